@@ -1,0 +1,127 @@
+"""From a preset's name, a YAML file and `--set` words to one `RunConfig`, or to an error that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.config import RunConfig
+from schemas.errors import ConfigError
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets shipped in the package, sorted."""
+    folder = resources.files("schemas") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
+    """Return the resolved configuration: `assignments` over the YAML at `path` over the preset.
+
+    Args:
+        preset: Name of a shipped preset.
+        path: YAML file with a part of the tree.
+        assignments: `masks.points_per_side=16` words; the right-hand side is read as YAML.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    tree = _read_preset(preset)
+    if path is not None:
+        tree = merge(tree, _read_yaml(path))
+    for assignment in assignments:
+        tree = merge(tree, _parse_assignment(assignment))
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """Return `tree` as a `RunConfig`.
+
+    Raises:
+        ConfigError: With one line a mistake: the key, the value got, what is allowed, the nearest known key.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise ConfigError("the configuration does not hold:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def config_hash(config: RunConfig) -> str:
+    """Return the sha256 of the whole tree as canonical JSON, 64 hex digits."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on top: mappings merge key by key, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of the tree, sub-models before what lies in them."""
+    for name, info in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from known_keys(info.annotation, f"{prefix}{name}.")
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    if preset not in preset_names():
+        near = difflib.get_close_matches(preset, preset_names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no preset {preset!r}; known: {', '.join(preset_names())}{hint}")
+    text = (resources.files("schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    return {"preset": preset, **yaml.safe_load(text)}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path} holds a {type(tree).__name__}; it must hold keys such as `masks:`")
+    return tree
+
+
+def _parse_assignment(assignment: str) -> dict[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value {text!r} is not YAML: {error}") from error
+    tree: Any = value
+    for name in reversed(key.strip().split(".")):
+        tree = {name: tree}
+    return dict(tree)
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.5)
+        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    given = item["input"]
+    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
+    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}"

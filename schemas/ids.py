@@ -1,0 +1,47 @@
+"""Names that follow from content alone, so that a moved bucket or another run gives the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+
+IMAGE_ID_HEX_DIGITS = 16  # 64 bits: at 50 million images a collision has a chance of about 1 in 15,000
+CONTENT_HASH_HEX_DIGITS = 8
+
+
+def image_id(key: str) -> str:
+    """Return the id of an image: the first 64 bits of sha256 of its key, as 16 lower-case hex digits.
+
+    Args:
+        key: The percent-encoded key relative to SOURCE (`folder/a.jpg`, `tar!member`, `file#row`).
+    """
+    return hashlib.sha256(key.encode("utf-8")).hexdigest()[:IMAGE_ID_HEX_DIGITS]
+
+
+def mask_id(image: str, index: int) -> str:
+    """Return the id of a mask: its image's id and its index in the proposer's order, `<image id>-0007`.
+
+    Args:
+        image: An image id.
+        index: Position of the mask in the proposer's output, from 0.
+    """
+    return f"{image}-{index:04d}"
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the sha256 of `data` as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def shard_name(shard: int, generation: int) -> str:
+    """Return the stem of everything that a shard's generation writes, `shard-00000042.g0`.
+
+    Args:
+        shard: The shard's number in the plan, from 0.
+        generation: 0 for the first run, raised by `--retry-failed`.
+    """
+    return f"shard-{shard:08d}.g{generation}"
+
+
+def part_name(shard: int, generation: int, content_sha256: str) -> str:
+    """Return a part's file name, `shard-00000042.g0-9f3a1c07.parquet`: equal content, equal name."""
+    return f"{shard_name(shard, generation)}-{content_sha256[:CONTENT_HASH_HEX_DIGITS]}.parquet"

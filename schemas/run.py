@@ -1,0 +1,135 @@
+"""The records of a run on storage: the header `_run.json` and the receipt of a committed shard."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from schemas.config import FrozenModel, RunConfig
+from schemas.tables import SCHEMAS
+
+RUN_VERSION: Final = 1
+RECEIPT_VERSION: Final = 1
+
+PLAN_FOLDER: Final = "_plan"
+RECEIPTS_FOLDER: Final = "_receipts"
+MANIFEST_FOLDER: Final = "_manifest"
+HEADER_NAME: Final = "_run.json"
+
+
+class PartRecord(FrozenModel):
+    """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
+
+    name: str
+    rows: int = Field(ge=0)
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Identity(FrozenModel):
+    """What must be equal for two starts to belong to one run: it decides the tables' bytes.
+
+    Attributes:
+        method: `RunConfig.method()`.
+        weights: sha256 by stage (`propose`, `caption`, `filter`).
+        device_kind: Name of the GPU, or `cpu` with its vector capability.
+        versions: Version by package, of what computes and what writes.
+    """
+
+    method: dict[str, JsonValue]
+    weights: dict[str, str]
+    device_kind: str
+    versions: dict[str, str]
+
+    def differences(self, other: Identity) -> list[str]:
+        """Return one line a differing field, `compute.seed: 0 in the run, 1 now`; empty when equal."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        keys = sorted(mine.keys() | theirs.keys())
+        return [
+            f"{key.removeprefix('method.')}: {mine.get(key, 'absent')!r} in the run, {theirs.get(key, 'absent')!r} now"
+            for key in keys
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+class RunHeader(FrozenModel):
+    """`_run.json`: written once, after the plan; no shard starts without it.
+
+    Attributes:
+        source: SOURCE as given, credentials excluded by refusal.
+        plan_parts: The plan's files in order; names relative to `_plan/`.
+        num_images: Images planned, repeated keys counted once.
+        num_repeated: Listings whose key had been listed already.
+        num_shards: Shards planned.
+        config: The configuration that the run was created with.
+        config_sha256: `config_hash` of it.
+    """
+
+    version: int = RUN_VERSION
+    source: str
+    created_utc: str
+    plan_parts: tuple[PartRecord, ...]
+    num_images: int = Field(ge=0)
+    num_repeated: int = Field(ge=0)
+    num_shards: int = Field(ge=0)
+    identity: Identity
+    config: RunConfig
+    config_sha256: str
+
+
+class ShardCounts(FrozenModel):
+    """What a shard held; images = annotated + empty + quarantined."""
+
+    images: int = Field(ge=0)
+    annotated: int = Field(ge=0)
+    empty: int = Field(ge=0)
+    quarantined: int = Field(ge=0)
+    masks: int = Field(ge=0)
+    expressions: int = Field(ge=0, description="Candidate rows; equal captions of a mask are one.")
+    samples: int = Field(ge=0, description="Draws, before equal captions were merged.")
+    kept: int = Field(ge=0)
+    reasons: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        total = self.annotated + self.empty + self.quarantined
+        if total != self.images:
+            raise ValueError(f"{self.images} images, but {total} are annotated, empty or quarantined")
+        return self
+
+
+class Receipt(FrozenModel):
+    """The commit of a shard's generation: which parts count. Written last, created once.
+
+    Attributes:
+        parts: By table name, all of `tables.SCHEMAS`.
+        seconds: Wall seconds by stage.
+        attempts: How many times the shard was started.
+        nodes: Ray node ids that worked on it.
+    """
+
+    version: int = RECEIPT_VERSION
+    shard: int = Field(ge=0)
+    generation: int = Field(ge=0)
+    parts: dict[str, PartRecord]
+    counts: ShardCounts
+    seconds: dict[str, float] = Field(default_factory=dict)
+    attempts: int = Field(default=1, ge=1)
+    nodes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_every_table(self) -> Self:
+        if set(self.parts) != set(SCHEMAS):
+            raise ValueError(f"a receipt names one part of each of {sorted(SCHEMAS)}, got {sorted(self.parts)}")
+        return self
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,163 @@
+"""The tables that a run writes: Arrow schemas with a version and a doc string for every column.
+
+All four tables of a shard are always written, also without rows, so that a glob over a folder exists.
+Boxes and masks refer to the *upright* image: EXIF orientation is applied before anything is measured.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+TABLES_VERSION: Final = 1
+
+IMAGES: Final = "images"
+MASKS: Final = "masks"
+EXPRESSIONS: Final = "expressions"
+FAILURES: Final = "failures"
+
+STATUS_ANNOTATED: Final = "annotated"
+STATUS_EMPTY: Final = "empty"
+STATUS_QUARANTINED: Final = "quarantined"
+
+# Reason codes of the failures table and what each tells the user.
+FAILURE_REASONS: Final[dict[str, str]] = {
+    "missing": "The image was planned but is not there any more (tried twice).",
+    "changed": "The image is another one than was planned: its etag, or size and time, differ.",
+    "empty_file": "The file has no bytes.",
+    "too_many_bytes": "The file is larger than images.max_bytes.",
+    "too_many_pixels": "The image has more pixels than images.max_pixels.",
+    "not_an_image": "No decoder knows the bytes.",
+    "corrupt": "A decoder knows the format but cannot decode the bytes to the end.",
+    "decoder_killed": "Decoding ended its process, twice.",
+    "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
+    "stage_error": "A stage raised on this image alone, twice.",
+    "stage_killed": "A stage process died on this image alone, twice.",
+}
+
+CROP_MASKED: Final = "masked"
+
+
+def crop_context(scale: float) -> str:
+    """Return the name of a context crop, `context_1.2`."""
+    return f"context_{scale:g}"
+
+
+def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
+
+
+def _schema(table: str, fields: list[pa.Field], doc: str) -> pa.Schema:
+    metadata = {"pseudoris.table": table, "pseudoris.version": str(TABLES_VERSION), "doc": doc}
+    return pa.schema(fields, metadata=metadata)
+
+
+_SEGMENTATION = pa.struct(
+    [
+        pa.field("size", pa.list_(pa.int32()), nullable=False),
+        pa.field("counts", pa.string(), nullable=False),
+    ]
+)
+_SAMPLE = pa.struct(
+    [
+        pa.field("crop", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+        pa.field("top_k", pa.int32()),
+        pa.field("top_p", pa.float64()),
+        pa.field("log_prob", pa.float64(), nullable=False),
+        pa.field("others", pa.string(), nullable=False),
+        pa.field("num_others", pa.int32(), nullable=False),
+    ]
+)
+
+IMAGES_SCHEMA: Final = _schema(
+    IMAGES,
+    [
+        _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
+        _field("key", pa.string(), "Percent-encoded key relative to SOURCE (`a/b.jpg`, `tar!member`, `file#row`)."),
+        _field("height", pa.int32(), "Upright height in pixels; null when quarantined before decoding.", nullable=True),
+        _field("width", pa.int32(), "Upright width in pixels; null when quarantined before decoding.", nullable=True),
+        _field("status", pa.string(), "`annotated`, `empty` (no mask survived) or `quarantined` (see failures)."),
+        _field(
+            "sha256", pa.string(), "Of the encoded bytes as read; null where they could not be read.", nullable=True
+        ),
+        _field("bytes", pa.large_binary(), "The encoded image, with shards.embed_images; else null.", nullable=True),
+    ],
+    "A row an input image, in plan order.",
+)
+
+MASKS_SCHEMA: Final = _schema(
+    MASKS,
+    [
+        _field("image_id", pa.string(), "The image it lies in."),
+        _field("mask_id", pa.string(), "Image id and index in the proposer's order, `<image id>-0007`."),
+        _field("segmentation", _SEGMENTATION, "COCO compressed RLE, size = [upright height, upright width]."),
+        _field("box_xyxy_px", pa.list_(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
+        _field("area_px", pa.int64(), "Number of pixels."),
+        _field("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU.", nullable=True),
+        _field("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset.", nullable=True),
+        _field("prior", pa.string(), "`none`, or the instance prior and row that chose it (`table:17`)."),
+    ],
+    "A row a mask, ordered by image in plan order, then by mask id.",
+)
+
+EXPRESSIONS_SCHEMA: Final = _schema(
+    EXPRESSIONS,
+    [
+        _field("image_id", pa.string(), "The image it speaks of."),
+        _field("target_mask_ids", pa.list_(pa.string()), "The masks it refers to; one today, several or none later."),
+        _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
+        _field("kind", pa.string(), "`attribute` today; `position`, `relation`, `group`, `none` later."),
+        _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
+        _field("decoder", pa.string(), "Decoder of the first draw that gave this text: `beam`, `top_k` or `top_p`."),
+        _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
+        _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
+        _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`."),
+        _field("count", pa.int32(), "How many draws of this mask gave this text."),
+        _field("log_prob", pa.float64(), "Sum of natural log-probabilities of that draw's tokens, as it was drawn."),
+        _field("samples", pa.list_(_SAMPLE), "Every draw that gave this text, the first one included."),
+        _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over the other masks; null alone.", nullable=True),
+        _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
+        _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),
+        _field("rival_mask_id", pa.string(), "The other mask with the highest c·m; null alone.", nullable=True),
+        _field("kept", pa.bool_(), "Whether distinctiveness > tau; true for a mask alone in its image."),
+        _field("weight", pa.float64(), "Weight of the pair for a trainer."),
+    ],
+    "A row a candidate expression, kept or not, ordered by image, mask, first draw.",
+)
+
+FAILURES_SCHEMA: Final = _schema(
+    FAILURES,
+    [
+        _field("image_id", pa.string(), "The quarantined image."),
+        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption` or `filter`."),
+        _field("reason", pa.string(), "Reason code, stable across versions."),
+        _field("message", pa.string(), "One sentence for a person; equal for equal images."),
+    ],
+    "A row a quarantined image.",
+)
+
+SCHEMAS: Final[dict[str, pa.Schema]] = {
+    IMAGES: IMAGES_SCHEMA,
+    MASKS: MASKS_SCHEMA,
+    EXPRESSIONS: EXPRESSIONS_SCHEMA,
+    FAILURES: FAILURES_SCHEMA,
+}
+
+PLAN_SCHEMA: Final = _schema(
+    "plan",
+    [
+        _field("shard", pa.int64(), "Number of the shard, from 0."),
+        _field("position", pa.int32(), "Position in the shard, from 0."),
+        _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
+        _field("key", pa.string(), "Percent-encoded key relative to SOURCE."),
+        _field("size_bytes", pa.int64(), "Listed size of the encoded image; null where not listed.", nullable=True),
+        _field("etag", pa.string(), "Listed etag of the object that holds it; null on disk.", nullable=True),
+        _field("mtime_ns", pa.int64(), "Modification time of the file that holds it; null on S3.", nullable=True),
+        _field("offset_bytes", pa.int64(), "Where the member's data starts in its tar; null otherwise.", nullable=True),
+        _field("row_group", pa.int32(), "Row group of its Parquet file; null otherwise.", nullable=True),
+        _field("row", pa.int64(), "Row of its Parquet file; null otherwise.", nullable=True),
+    ],
+    "The frozen listing: a row an input image, ordered by shard, then position.",
+)

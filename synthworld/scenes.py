@@ -1,0 +1,155 @@
+"""Scenes as plain data: what stands where, drawn from a counter-based generator keyed by (seed, index).
+
+A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a held-out
+category × colour pair, development and test scenes draw from all pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, RADIUS_RANGE_PX, SIZES, Attributes, is_held_out
+
+SCENE_SIZE_PX = 192
+MIN_OBJECTS, MAX_OBJECTS = 2, 10
+# Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, naming
+# the category alone would be unambiguous too often and the naive captions would look good.
+SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
+_LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
+_PLACEMENT_TRIES = 60
+
+
+class Split(StrEnum):
+    """Which scenes: `train` for weights, `development` for thresholds, `test` for the one report, `demo` for users."""
+
+    TRAIN = "train"
+    DEVELOPMENT = "development"
+    TEST = "test"
+    DEMO = "demo"
+
+
+SPLIT_START: dict[Split, int] = {
+    Split.TRAIN: 0,
+    Split.DEVELOPMENT: 1_000_000,
+    Split.TEST: 2_000_000,
+    Split.DEMO: 3_000_000,
+}
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: its words, its centre (x, y) and radius in scene pixels, its rotation, its colour offset (R, G, B)."""
+
+    attributes: Attributes
+    centre_xy_px: tuple[float, float]
+    radius_px: float
+    rotation_deg: float
+    tint: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene; `objects` are in painting order, later ones over earlier ones."""
+
+    seed: int
+    index: int
+    objects: tuple[SceneObject, ...]
+
+
+def generator(seed: int, index: int, *, stream: int) -> np.random.Generator:
+    """Returns the generator of one scene and stream; equal on every machine."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, 4 * index + stream], dtype=np.uint64)))
+
+
+def pixel_generator(scene: Scene) -> np.random.Generator:
+    """Returns the generator of a scene's textures and noise, apart from the one that laid it out."""
+    return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
+
+
+def scene_index(split: Split, position: int) -> int:
+    """Returns the index of the scene at `position` of a split."""
+    if not 0 <= position < 1_000_000:
+        raise ValueError(f"scene position {position} is outside [0, 1000000): a split holds a million scenes")
+    return SPLIT_START[split] + position
+
+
+def make_scene(split: Split, position: int, *, seed: int = 0) -> Scene:
+    """Returns the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes."""
+    index = scene_index(split, position)
+    rng = generator(seed, index, stream=_LAYOUT_STREAM)
+    wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_count_weights()))
+    objects: list[SceneObject] = []
+    # Placement may fail in a crowded scene; two objects always fit, so the loop ends.
+    for attempt in range(40 * wanted):
+        if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
+            break
+        attributes = _draw_attributes(rng, [o.attributes for o in objects], allow_held_out=split is not Split.TRAIN)
+        placed = _place(rng, attributes, objects)
+        if placed is not None and attributes not in [o.attributes for o in objects]:
+            objects.append(placed)
+    return Scene(seed, index, tuple(objects))
+
+
+def _count_weights() -> np.ndarray:
+    """Probabilities of 2 … 10 objects: mostly 3 to 6, a few crowded scenes."""
+    weights = np.array([2, 4, 5, 5, 4, 3, 2, 1, 1], dtype=np.float64)
+    return weights / weights.sum()
+
+
+def _draw_attributes(rng: np.random.Generator, earlier: list[Attributes], *, allow_held_out: bool) -> Attributes:
+    """Draws one object's words; often a distractor that shares words with an earlier object."""
+    while True:
+        drawn = _fresh(rng)
+        kind = rng.random()
+        if earlier:
+            other = earlier[int(rng.integers(len(earlier)))]
+            if kind < SAME_CATEGORY_SHARE:
+                drawn = replace(drawn, category=other.category)
+                drawn = _share_some(rng, drawn, other)
+            elif kind < SAME_CATEGORY_SHARE + SAME_LOOK_SHARE:
+                drawn = replace(drawn, colour=other.colour, pattern=other.pattern)
+        if allow_held_out or not is_held_out(drawn.category, drawn.colour):
+            return drawn
+
+
+def _fresh(rng: np.random.Generator) -> Attributes:
+    """Independent, uniform words; four objects in ten have a part."""
+    part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
+    return Attributes(
+        category=CATEGORIES[int(rng.integers(len(CATEGORIES)))],
+        colour=list(COLOURS)[int(rng.integers(len(COLOURS)))],
+        pattern=PATTERNS[int(rng.integers(len(PATTERNS)))],
+        size=SIZES[int(rng.integers(len(SIZES)))],
+        part=part,
+    )
+
+
+def _share_some(rng: np.random.Generator, drawn: Attributes, other: Attributes) -> Attributes:
+    """Copies each further word of the other object with a probability of 0.4."""
+    copied = rng.random(4) < 0.4
+    return Attributes(
+        category=drawn.category,
+        colour=other.colour if copied[0] else drawn.colour,
+        pattern=other.pattern if copied[1] else drawn.pattern,
+        size=other.size if copied[2] else drawn.size,
+        part=other.part if copied[3] else drawn.part,
+    )
+
+
+def _place(rng: np.random.Generator, attributes: Attributes, objects: list[SceneObject]) -> SceneObject | None:
+    """Finds a place where overlaps stay small, or returns None."""
+    radius = float(rng.uniform(*RADIUS_RANGE_PX[attributes.size]))
+    rotation = float(rng.uniform(-12.0, 12.0))
+    tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))
+    margin = 0.95 * radius
+    for _ in range(_PLACEMENT_TRIES):
+        x, y = rng.uniform(margin, SCENE_SIZE_PX - margin, size=2)
+        gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]
+        # 0.85 of touching: outlines overlap now and then, and no object hides most of another.
+        if all(gap >= 0.85 for gap in gaps):
+            return SceneObject(attributes, (float(x), float(y)), radius, rotation, (tint[0], tint[1], tint[2]))
+    return None

@@ -1,0 +1,1 @@
+"""The models at work: plain torch, no Ray; importable and benchmarkable without a cluster."""

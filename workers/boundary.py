@@ -1,0 +1,63 @@
+"""The one place where an exception becomes a quarantined image instead of the end of the run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from schemas.errors import ImageError, PseudorisError
+from schemas.shard import Failure, Shard, ShardImage
+
+logger = logging.getLogger(__name__)
+
+# Never an image's fault: they end the attempt, and the shard runs again elsewhere or the run stops.
+_NOT_THE_IMAGE: tuple[type[BaseException], ...] = (
+    MemoryError,
+    OSError,
+    torch.OutOfMemoryError,
+    torch.AcceleratorError,
+    PseudorisError,
+)
+
+
+def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:
+    """Return the shard with `work` applied to each image that is not quarantined, in order.
+
+    An image on which `work` raises twice is quarantined; the rest of the shard goes on. Errors of memory,
+    of the accelerator and of storage pass through: they are never an image's fault.
+
+    Args:
+        shard: Left as it is.
+        stage: Name for the failure's row and for the shard's seconds.
+        work: Pure: called again after a failure with the same argument.
+    """
+    started = time.perf_counter()
+    images = tuple(image if image.failure else _guarded(image, stage, work) for image in shard.images)
+    return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
+    for is_last in (False, True):
+        try:
+            return work(image)
+        except ImageError as error:
+            return image.quarantined(Failure(stage, error.reason, error.message))
+        except _NOT_THE_IMAGE:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the image boundary: recorded, counted, logged in full
+            if _is_accelerator_error(error):
+                raise
+            logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
+            if is_last:
+                # Only the type: the text of a foreign exception may hold an address or a time.
+                message = f"the {stage} stage raised {type(error).__name__} twice; the log holds the traceback"
+                return image.quarantined(Failure(stage, "stage_error", message))
+    raise AssertionError("unreachable: the second try returns or raises")
+
+
+def _is_accelerator_error(error: Exception) -> bool:
+    # cuDNN and cuBLAS still raise a bare RuntimeError for errors of the device.
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuDNN", "CUBLAS", "cublas"))

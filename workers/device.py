@@ -1,0 +1,42 @@
+"""Where a stage computes and in which precision, from the config alone."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from schemas.config import ComputeConfig
+from schemas.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def prepare_device(compute: ComputeConfig) -> torch.device:
+    """Return the device, with threads and deterministic settings in force for this process.
+
+    Raises:
+        ConfigError: compute.device=cuda where torch sees no GPU; a silent fallback would take weeks.
+    """
+    torch.set_num_threads(compute.threads)
+    if compute.device == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("compute.device=cuda, but torch sees no GPU: mend the driver or --set compute.device=cpu")
+        # Timing decides between kernels under benchmark: the same run would not give the same bytes.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device(compute.device)
+
+
+def compute_dtype(compute: ComputeConfig) -> torch.dtype:
+    """Return the dtype that models compute in; scores and softmax stay in float32."""
+    return _DTYPES[compute.precision]
+
+
+def device_kind(compute: ComputeConfig) -> str:
+    """Return what stands in a run's identity: the GPU's name, or the CPU's architecture and vector capability."""
+    if compute.device == "cuda":
+        prepare_device(compute)
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
