@@ -47,7 +47,7 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
             return image.quarantined(Failure(stage, error.reason, error.message))
         except _NOT_THE_IMAGE:
             raise
-        except Exception as error:  # noqa: BLE001 -- the image boundary: recorded, counted, logged in full
+        except Exception as error:
             if _is_accelerator_error(error):
                 raise
             logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
