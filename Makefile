@@ -1,0 +1,46 @@
+# Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench weights docs clean
+SHELL := /bin/bash
+PYTHON ?= python3.11
+RUN := .venv/bin/python
+STAMP := .venv/.installed
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into .venv (about 7 GB with torch; minutes on a first run) ..."
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP) ## Make .venv and install the pinned dependencies
+
+demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
+	$(RUN) -m cli demo
+
+test: $(STAMP) ## Run every test, with coverage
+	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Format check, lint, types, import contracts
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+format: $(STAMP) ## Format and sort imports
+	$(RUN) -m ruff check --fix --quiet .
+	$(RUN) -m ruff format .
+
+bench: $(STAMP) ## Images a second by stage; the captioner against the plain reference
+	$(RUN) -m benchmarks
+
+weights: $(STAMP) ## Train the three tiny models again (at most 90 minutes on 2 cores)
+	$(RUN) -m synthworld.train
+
+docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
+	$(RUN) -m cli.schema_page docs/schema.md
+
+clean: ## Remove what the targets made, but not .venv
+	rm -rf demo-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
