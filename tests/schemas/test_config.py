@@ -1,0 +1,54 @@
+"""Rules that span fields state both values."""
+
+import pytest
+from pydantic import ValidationError
+
+from schemas import config
+from schemas.config_loading import load_config
+
+ARCHITECTURE = {"encoder_width": 64, "encoder_depth": 2, "encoder_heads": 2, "encoder_global_blocks": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_size": 100}, "image_size 100 is no multiple of patch_size 16"),
+        ({"encoder_heads": 5}, "encoder_width 64 is no multiple of heads 5"),
+        ({"encoder_global_blocks": (2,)}, r"\[2\] lie outside 0..1"),
+    ],
+)
+def test_a_sam_architecture_that_does_not_fit_is_refused(changed, message):
+    with pytest.raises(ValidationError, match=message):
+        config.SamArchitecture(**{**ARCHITECTURE, **changed})
+
+
+def test_a_table_prior_without_a_path_is_refused():
+    with pytest.raises(ValidationError, match=r"prior.kind=table needs prior.path"):
+        config.PriorConfig(kind="table")
+
+
+def test_beams_that_groups_do_not_divide_are_refused():
+    with pytest.raises(ValidationError, match="num_beams 5 is no multiple of num_groups 3"):
+        config.BeamConfig(num_beams=5)
+
+
+def test_a_pool_whose_maximum_is_below_its_minimum_is_refused():
+    with pytest.raises(ValidationError, match="max_actors 1 is below min_actors 2"):
+        config.PoolConfig(min_actors=2, max_actors=1)
+
+
+def test_cuda_without_gpus_for_a_model_pool_is_refused():
+    tree = load_config("base").model_dump()
+    tree["placement"]["fused"]["num_gpus"] = 0
+    with pytest.raises(ValidationError, match=r"compute.device=cuda, but placement.fused.num_gpus=0"):
+        config.RunConfig.model_validate(tree)
+
+
+def test_the_method_leaves_out_placement_source_and_preset():
+    assert set(load_config("tiny").method()) == {"images", "masks", "captions", "filtering", "compute", "shards"}
+
+
+def test_model_pools_follow_the_placement_mode():
+    assert set(load_config("tiny").model_pools()) == {"fused"}
+    staged = load_config("tiny", assignments=["placement.mode=staged"])
+    assert set(staged.model_pools()) == {"propose", "caption", "filter"}

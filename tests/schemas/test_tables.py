@@ -1,0 +1,34 @@
+"""Every column is documented, and the tables agree with the records that fill them."""
+
+from dataclasses import fields
+
+import pytest
+
+from schemas import tables
+from schemas.plan import PlanEntry
+from schemas.shard import CaptionSample
+
+
+@pytest.mark.parametrize("schema", [*tables.SCHEMAS.values(), tables.PLAN_SCHEMA])
+def test_every_column_carries_its_documentation_and_every_table_its_version(schema):
+    assert all(len(field.metadata[b"doc"]) > 10 for field in schema)
+    assert schema.metadata[b"pseudoris.version"] == str(tables.TABLES_VERSION).encode()
+
+
+def test_the_plans_columns_are_the_plan_entrys_fields():
+    assert tables.PLAN_SCHEMA.names == [field.name for field in fields(PlanEntry)]
+
+
+def test_a_stored_sample_has_the_fields_of_a_caption_sample():
+    stored = tables.EXPRESSIONS_SCHEMA.field("samples").type.value_type
+    assert [field.name for field in stored] == [field.name for field in fields(CaptionSample)]
+
+
+def test_room_is_left_for_groups_and_no_target_expressions():
+    kinds = {name: tables.EXPRESSIONS_SCHEMA.field(name).type for name in ("target_mask_ids", "kind", "rival_mask_id")}
+    assert str(kinds["target_mask_ids"]).startswith("list<")
+    assert str(kinds["kind"]) == str(kinds["rival_mask_id"]) == "string"
+
+
+def test_crop_names_do_not_depend_on_how_the_scale_is_written():
+    assert [tables.crop_context(scale) for scale in (1.0, 1.1, 1.20)] == ["context_1", "context_1.1", "context_1.2"]
