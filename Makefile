@@ -40,7 +40,7 @@ weights: $(STAMP) ## Train the three tiny models again (at most 90 minutes on 2 
 	$(RUN) -m synthworld.train
 
 docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
-	$(RUN) -m cli.schema_page docs/schema.md
+	$(RUN) -m schemas.documentation > docs/schema.md
 
 clean: ## Remove what the targets made, but not .venv
 	rm -rf demo-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
