@@ -62,6 +62,9 @@ class ImagesConfig(FrozenModel):
     # Address space of the proving process above its own start; below about 4 bytes a pixel of
     # max_pixels, large images that are fine are quarantined.
     decoder_memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
+    # Modules that register further formats with Pillow when imported (`pillow_heif.HeifImagePlugin`); they must be
+    # installed on every node. Each is more code that untrusted bytes reach, hence none by default.
+    decoder_plugins: tuple[str, ...] = ()
 
 
 class SamArchitecture(FrozenModel):

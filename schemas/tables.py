@@ -30,6 +30,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
     "not_an_image": "No decoder knows the bytes.",
     "corrupt": "A decoder knows the format but cannot decode the bytes to the end.",
+    "unsupported_pixels": "The samples are 32-bit, signed or floating-point: their range is not stated.",
     "decoder_killed": "Decoding ended its process, twice.",
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
     "stage_error": "A stage raised on this image alone, twice.",

@@ -1,0 +1,80 @@
+"""Encoded images for tests: sound ones with safe defaults, and one builder for each kind of hard input."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+EXIF_ORIENTATION = 0x0112
+
+
+def random_pixels(height: int = 24, width: int = 32, *, seed: int = 0) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB noise, fixed by `seed`."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth_pixels(height: int = 24, width: int = 32) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB ramps: lossy formats keep them within a few levels."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    red = rows * 200 // max(height - 1, 1)
+    green = columns * 200 // max(width - 1, 1)
+    return np.stack([red, green, np.full_like(red, 90)], axis=2).astype(np.uint8)
+
+
+def encode(image: Image.Image | np.ndarray, image_format: str = "PNG", **options: Any) -> bytes:
+    """Return `image` encoded by Pillow."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def png(height: int = 24, width: int = 32, *, seed: int = 0) -> bytes:
+    """Return a sound PNG of noise."""
+    return encode(random_pixels(height, width, seed=seed))
+
+
+def jpeg(height: int = 24, width: int = 32) -> bytes:
+    """Return a sound JPEG of smooth ramps."""
+    return encode(smooth_pixels(height, width), "JPEG", quality=95)
+
+
+def oriented(pixels: np.ndarray, orientation: int, image_format: str = "PNG") -> bytes:
+    """Return `pixels` encoded as they lie, with an EXIF orientation tag of 1 to 8."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return encode(pixels, image_format, exif=exif)
+
+
+def animation(image_format: str, frames: list[np.ndarray]) -> bytes:
+    """Return an animated GIF, WebP or PNG whose frames are (H, W, 3) uint8 RGB."""
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    lossless = {"lossless": True} if image_format == "WEBP" else {}
+    return encode(first, image_format, save_all=True, append_images=rest, duration=50, **lossless)
+
+
+def png_of_header_only(width: int, height: int) -> bytes:
+    """Return a PNG that announces its size and holds a few bytes: a pixel bomb when the size is large."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 4096)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def png_16_bit(levels: np.ndarray) -> bytes:
+    """Return a 16-bit PNG: (H, W) uint16 grey, or (H, W, 3) uint16 RGB, which Pillow cannot write."""
+    height, width = levels.shape[:2]
+    colour_type = 0 if levels.ndim == 2 else 2
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

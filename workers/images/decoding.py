@@ -1,0 +1,218 @@
+"""Encoded bytes to upright RGB pixels, as a person would expect to see them, or an `ImageError` with a reason.
+
+The formats are a closed list: Pillow would hand a PostScript file to Ghostscript, and a folder of images is
+untrusted input. A site adds formats by naming Pillow plugins in `images.decoder_plugins`. No torch here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from schemas.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from schemas.config import ImagesConfig
+
+logger = logging.getLogger(__name__)
+
+# Importing a plugin registers its format; MPO is opened by way of JPEG.
+_PLUGINS: Final = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+
+_EXIF_ORIENTATION: Final = 0x0112
+_TIFF_PHOTOMETRIC: Final = 262
+_TIFF_WHITE_IS_ZERO: Final = 0
+# 0..65535 to 0..255, rounded to nearest: Pillow's own conversion clips everything above 255 to white.
+_TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+# Pillow raises a bare OSError for a failed allocation inside a decoder; only its text tells.
+_PILLOW_OUT_OF_MEMORY: Final = "out of memory"
+
+# The limit is ours, `images.max_pixels`, checked before a pixel is decoded; Pillow's would overrule a higher one.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
+    """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
+
+    Transparency is composited on white, as viewers show it. 16-bit grey is scaled to 8 bit; of 16-bit colour
+    the high byte is taken. CMYK is converted by Pillow's plain formula (JPEG inks in Adobe's inverted
+    convention); colour profiles are left alone. A truncated image is an error, never half an image.
+
+    Args:
+        data: The encoded image, whole.
+        limits: Its `max_bytes`, `max_pixels` and `decoder_plugins` are read.
+
+    Raises:
+        ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
+            `not_an_image`, `corrupt`, or `unsupported_pixels` (32-bit and floating-point samples).
+        MemoryError: The machine had no memory for it, which is no property of the image.
+        ConfigError: A plugin cannot be imported.
+    """
+    if len(data) > limits.max_bytes:
+        raise ImageError("too_many_bytes", bytes_message(len(data), limits))
+    with _open(data, limits.decoder_plugins) as image:
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
+                "raise it or make the image smaller",
+            )
+        return _decode(image)
+
+
+def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
+    """Return (height, width) of the upright image as its header states them; decodes no pixels.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, plugins) as image:
+        width, height = image.size
+        # Pillow gives a TIFF's size as it is after its orientation, and every other format's before.
+        is_turned = image.format != "TIFF" and _orientation(image) >= 5
+    return (width, height) if is_turned else (height, width)
+
+
+def bytes_message(size_bytes: int, limits: ImagesConfig) -> str:
+    """Return the sentence of a `too_many_bytes` failure."""
+    return f"{size_bytes:,} bytes; images.max_bytes allows {limits.max_bytes:,}: raise it or make the image smaller"
+
+
+def allowed_formats(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Import the Pillow plugin modules and return the formats that may be opened: ours, then theirs.
+
+    Raises:
+        ConfigError: A module cannot be imported.
+    """
+    if not plugins:
+        return FORMATS
+    for name in plugins:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
+                "install it on every node, or take it off the list"
+            ) from error
+    foreign = [name for name, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
+    return FORMATS + tuple(foreign)
+
+
+def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:
+    if not data:
+        raise ImageError("empty_file", "the file has no bytes")
+    formats = allowed_formats(plugins)
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        # Pillow's text holds the address of the buffer. It also says this where a known header is cut short.
+        if not _has_known_signature(data, formats):
+            raise ImageError("not_an_image", f"none of the decoders knows the bytes ({', '.join(formats)})") from None
+        raise ImageError("corrupt", "the header is cut short or damaged") from None
+    except Exception as error:  # the image boundary: on hostile bytes plugins raise any type
+        raise _as_image_error(error, "the header is damaged") from error
+    if min(image.size) < 1:
+        raise ImageError("corrupt", f"the header says {image.size[0]} x {image.size[1]} pixels")
+    return image
+
+
+def _has_known_signature(data: bytes, formats: Sequence[str]) -> bool:
+    accepts = [Image.OPEN[name][1] for name in formats if name in Image.OPEN]
+    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    try:
+        image.load()
+        pixels = _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # the image boundary again
+        raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
+    return _turn_upright(pixels, _orientation(image))
+
+
+def _as_image_error(error: Exception, message: str) -> ImageError:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and _PILLOW_OUT_OF_MEMORY in str(error)):
+        raise MemoryError(str(error)) from error
+    logger.debug("%s: %r", message, error)
+    return ImageError("corrupt", message)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return _grey_16_to_rgb(image)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            "unsupported_pixels",
+            f"the {image.format} holds samples of Pillow's mode {image.mode} (32-bit or signed), whose range nobody "
+            "states: convert it to 8 or 16 bits a channel",
+        )
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(layer, mask=layer.getchannel("A"))
+        return np.asarray(white)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
+    levels = np.asarray(image)
+    grey = _TO_8_BIT[levels]
+    # Pillow inverts this TIFF convention at 8 bits only.
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error) as error:
+        # Viewers show an image with a damaged EXIF block as it lies in the file, and so do we.
+        logger.debug("EXIF cannot be read: %r", error)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); the result is contiguous and owned."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.array(pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1], order="C")
