@@ -101,7 +101,7 @@ def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[
     """Return the box grown about its centre and clipped to the image: every pixel that the grown box touches.
 
     The first edge is rounded down, the second up, in exact arithmetic on `scale` as it is written: with
-    floats, 60 * 1.1 = 66.00000000000001 would touch a pixel more. A box without width or height, or beside
+    floats, 100 * 1.1 = 110.00000000000001 would touch a pixel more. A box without width or height, or beside
     the image, becomes one pixel wide or high at the nearest place inside.
 
     Args:
