@@ -1,0 +1,121 @@
+"""The commit of a shard: parts first, then the receipt, created once. The receipt is the commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.errors import TransientError
+from schemas.ids import part_name, sha256_hex
+from schemas.run import PartRecord, Receipt
+from schemas.shard import Shard
+from store.location import RunLocation
+from store.receipts import read_receipt, receipt_path
+from store.tables import counts_of, shard_tables, table_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutcome:
+    """The receipt that stands for the shard's generation.
+
+    Attributes:
+        receipt: Ours, or that of the writer who came first.
+        is_winner: Whether it names the parts of this call. True also for a repeated call.
+    """
+
+    receipt: Receipt
+    is_winner: bool
+
+
+def commit_shard(
+    location: RunLocation, shard: Shard, *, planned_ids: Sequence[str], embed_images: bool, attempts: int = 1
+) -> CommitOutcome:
+    """Write the shard's parts and create its receipt; safe to repeat, to kill, and to run twice at once.
+
+    Args:
+        location: Where the run lives.
+        shard: After the last stage, with all of its images.
+        planned_ids: The plan's image ids of this shard, in order.
+        embed_images: Whether encoded images go into the images table.
+        attempts: How many times the shard was started, for the receipt.
+
+    Raises:
+        ValueError: The shard's ids are not exactly the plan's: the engine cut, merged or reordered a block.
+        ConfigError: The location cannot be written.
+        TransientError: Storage failed.
+    """
+    _check_ids(shard, planned_ids)
+    contents = {name: table_bytes(table) for name, table in shard_tables(shard, embed_images=embed_images).items()}
+    receipt = _receipt(shard, contents, attempts)
+    # Asked first: a late writer with other bytes then leaves no parts behind.
+    standing = read_receipt(location, shard.shard, shard.generation)
+    if standing is None:
+        for table, data in contents.items():
+            location.put_part(part_path(table, receipt.parts[table]), data)
+        path = receipt_path(shard.shard, shard.generation)
+        if location.create_once(path, receipt.model_dump_json(indent=2).encode()):
+            return CommitOutcome(receipt, is_winner=True)
+        # Refused: another writer came first, or our own request arrived twice. The content tells which.
+        standing = read_receipt(location, shard.shard, shard.generation)
+    if standing is None:
+        uri = location.uri(receipt_path(shard.shard, shard.generation))
+        raise TransientError(f"{uri} was refused as existing and does not read back; the commit must be repeated")
+    return _outcome(standing, receipt)
+
+
+def part_path(table: str, part: PartRecord) -> str:
+    """Return where a part stands, `masks/shard-00000042.g0-51d20b6e.parquet`."""
+    return f"{table}/{part.name}"
+
+
+def _outcome(standing: Receipt, own: Receipt) -> CommitOutcome:
+    is_winner = standing.parts == own.parts
+    if not is_winner:
+        tables = [name for name in own.parts if own.parts[name] != standing.parts[name]]
+        logger.warning(
+            "shard %d generation %d was committed by another writer with other bytes in %s; its parts count",
+            own.shard,
+            own.generation,
+            ", ".join(tables),
+        )
+    return CommitOutcome(standing, is_winner)
+
+
+def _check_ids(shard: Shard, planned_ids: Sequence[str]) -> None:
+    got = [image.image_id for image in shard.images]
+    if got == list(planned_ids):
+        return
+    missing = sorted(set(planned_ids) - set(got))
+    extra = sorted(set(got) - set(planned_ids))
+    detail = f"missing {missing[:3]}, not planned {extra[:3]}" if missing or extra else "another order or a repeated id"
+    raise ValueError(
+        f"shard {shard.shard} holds {len(got)} images, the plan {len(planned_ids)}: {detail}. "
+        "A block must be one shard, whole: nothing is committed"
+    )
+
+
+def _receipt(shard: Shard, contents: dict[str, bytes], attempts: int) -> Receipt:
+    counts = counts_of(shard)
+    rows = {
+        "images": counts.images,
+        "masks": counts.masks,
+        "expressions": counts.expressions,
+        "failures": counts.quarantined,
+    }
+    parts = {}
+    for table, data in contents.items():
+        digest = sha256_hex(data)
+        name = part_name(shard.shard, shard.generation, digest)
+        parts[table] = PartRecord(name=name, rows=rows[table], size_bytes=len(data), sha256=digest)
+    return Receipt(
+        shard=shard.shard,
+        generation=shard.generation,
+        parts=parts,
+        counts=counts,
+        seconds=dict(shard.seconds),
+        attempts=attempts,
+        nodes=shard.nodes,
+    )

@@ -1,0 +1,151 @@
+"""Where a run lives: whole files below one folder or prefix, created once, never torn, on disk or in a bucket."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import fsspec
+
+from schemas.errors import ConfigError
+from store.local_files import ListedFile, LocalFiles
+from store.object_files import ObjectFiles
+from store.storage_errors import storage_errors
+from store.uris import refuse_secrets
+
+__all__ = ["ListedFile", "RunLocation"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLocation:
+    """The output of a run; every path is relative to it, with `/`. Pickles, so that it travels to workers.
+
+    Each operation raises `ConfigError` where the user must mend something (disk full, read-only, no
+    rights) and `TransientError` where another try may help; both name the full path.
+
+    Attributes:
+        root: Absolute path, or uri, of the run's folder.
+    """
+
+    root: str
+    _files: LocalFiles | ObjectFiles
+
+    @classmethod
+    def open(cls, out: str, endpoint_url: str | None = None) -> Self:
+        """Return the location `out`; nothing is touched yet, and it need not exist.
+
+        Args:
+            out: A local path or an fsspec url (`s3://bucket/prefix`).
+            endpoint_url: Of another S3 store than AWS.
+
+        Raises:
+            ConfigError: The uri holds a secret, or its protocol or the package behind it is unknown.
+        """
+        refuse_secrets(out)
+        protocol, _, rest = out.partition("://")
+        if not rest or protocol in ("file", "local"):
+            folder = Path(rest or out).expanduser().absolute()
+            return cls(str(folder), LocalFiles(folder))
+        # A cached listing would hide the receipts of other processes.
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if endpoint_url and protocol in ("s3", "s3a"):
+            options["endpoint_url"] = endpoint_url
+        try:
+            filesystem, path = fsspec.url_to_fs(out, **options)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"cannot open {out!r}: {error}. Give a local path or s3://bucket/prefix") from None
+        return cls(out.rstrip("/"), ObjectFiles(filesystem, path))
+
+    def uri(self, path: str) -> str:
+        """Return the full address of `path`, as pyarrow, DuckDB and the like accept it."""
+        return self._files.uri(path)
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file stands at `path`; a folder does not count."""
+        return self.size(path) is not None
+
+    def size(self, path: str) -> int | None:
+        """Return the file's size in bytes, None where there is none."""
+        with storage_errors("look at", self.uri(path)):
+            return self._files.size(path)
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return the whole file.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with self.open_input(path) as file, storage_errors("read", self.uri(path)):
+            return file.read()
+
+    def open_input(self, path: str) -> BinaryIO:
+        """Return the file opened for reading, seekable, so that a range of it can be read.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with storage_errors("open", self.uri(path)):
+            return self._files.open(path)
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """Yield the files directly in `folder`, in no order; nothing where the folder does not exist."""
+        with storage_errors("list", self.uri(folder)):
+            yield from self._files.list(folder)
+
+    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield name and modification time (epoch seconds) of unfinished files in `folder`; none in a bucket."""
+        with storage_errors("list", self.uri(folder)):
+            yield from self._files.list_temporary(folder)
+
+    def create_once(self, path: str, data: bytes) -> bool:
+        """Create `path` with `data`, durably, all of it or nothing; of several callers one gets True.
+
+        Returns:
+            False where the file already stands. On object stores also when a repeated request met its
+            own first try: a caller whose content names its author reads it back.
+        """
+        with storage_errors("create", self.uri(path)):
+            return self._files.create_once(path, data)
+
+    def put_part(self, path: str, data: bytes) -> None:
+        """Write a file whose name holds its content's hash; one of equal size is left alone.
+
+        Killed halfway it leaves no file, or the whole one, never a torn one.
+        """
+        with storage_errors("write", self.uri(path)):
+            if self._files.size(path) != len(data):
+                self._files.put(path, data)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write `path` in place of whatever stands there; a reader sees the old file or the new one, whole."""
+        with storage_errors("write", self.uri(path)):
+            self._files.put(path, data)
+
+    def delete(self, path: str) -> None:
+        """Delete the file; nothing happens where there is none."""
+        with storage_errors("delete", self.uri(path)):
+            self._files.delete(path)
+
+    def probe(self) -> None:
+        """Prove that the location can be written and that a second creation is refused.
+
+        Raises:
+            ConfigError: It cannot be written, or it ignores the condition, so that two writers of one
+                receipt would both believe to have won.
+        """
+        path = f"_probe-{secrets.token_hex(8)}"
+        try:
+            is_first = self.create_once(path, b"first")
+            is_second = self.create_once(path, b"second")
+            content = self.read_bytes(path)
+        finally:
+            self.delete(path)
+        if not is_first or is_second or content != b"first":
+            raise ConfigError(
+                f"{self.root} let a file be created twice: it ignores `If-None-Match: *` (or exclusive "
+                "links on a disk), so a commit would not be safe. Use a store that honours conditional "
+                "writes: AWS S3, MinIO, Ceph, or a local disk"
+            )

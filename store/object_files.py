@@ -1,0 +1,77 @@
+"""Objects of a store behind fsspec (`s3://…`): whole puts, no rename, creation on the condition of absence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import fsspec
+
+from store.local_files import ListedFile
+
+
+class ObjectFiles:
+    """The operations of `LocalFiles` on an fsspec file system; paths are relative to `root`.
+
+    A put is atomic on object stores: a reader sees the old object or the new one, never a half.
+    """
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    def uri(self, path: str) -> str:
+        """Return the object's uri with its protocol, `s3://bucket/prefix/…`."""
+        return str(self._filesystem.unstrip_protocol(self._at(path)))
+
+    def open(self, path: str) -> BinaryIO:
+        """Return the object opened for ranged reading, seekable."""
+        return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
+
+    def size(self, path: str) -> int | None:
+        """Return the object's size in bytes, None where there is none."""
+        try:
+            info = self._filesystem.info(self._at(path))
+        except FileNotFoundError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """Yield the objects directly below `folder`, in no order; nothing where there are none."""
+        try:
+            entries = self._filesystem.ls(self._at(folder), detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "file":
+                yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]))
+
+    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield nothing: an unfinished put leaves no object."""
+        yield from ()
+
+    def create_once(self, path: str, data: bytes) -> bool:
+        """Create the object (`If-None-Match: *`); False where it already stands.
+
+        A retry inside the client whose first try arrived unanswered also gives False: whoever must
+        know reads the object back.
+        """
+        try:
+            self._filesystem.pipe_file(self._at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write the object in place of whatever stands there."""
+        self._filesystem.pipe_file(self._at(path), data)
+
+    def delete(self, path: str) -> None:
+        """Delete the object; nothing happens where there is none."""
+        try:
+            self._filesystem.rm_file(self._at(path))
+        except FileNotFoundError:
+            return
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root

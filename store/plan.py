@@ -1,0 +1,171 @@
+"""The frozen listing of a run's input: Parquet parts with one row group a shard, written before the header.
+
+    _plan/g0001/part-<first shard, 8 digits>-<first 8 hex digits of its sha256>.parquet
+
+A part's name tells which shards it holds, so a shard is found from the header's list of names alone, and
+its rows by reading one row group.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Final
+
+import pyarrow as pa
+
+from schemas.errors import ConfigError, TransientError
+from schemas.ids import CONTENT_HASH_HEX_DIGITS, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import PLAN_FOLDER, PartRecord, RunHeader
+from schemas.tables import PLAN_SCHEMA
+from store.location import RunLocation
+from store.parquet import damaged, open_parquet, parquet_bytes
+
+# A part is built and hashed in memory: both bounds keep it near 100 MB, and a footer near 2 MB.
+MAX_SHARDS_PER_PART: Final = 1_000
+MAX_ROWS_PER_PART: Final = 1_000_000
+
+_PART_NAME: Final = re.compile(r"^g\d{4}/part-(\d{8,})-[0-9a-f]{8}\.parquet$")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """What `write_plan` wrote: the parts in order (names relative to `_plan/`), images and shards in all."""
+
+    parts: tuple[PartRecord, ...]
+    num_images: int
+    num_shards: int
+
+
+def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> PlanSummary:
+    """Write the plan's parts while `entries` stream in; memory is bounded by one part.
+
+    Killed halfway it leaves parts that no header names; writing the same entries again reuses them.
+
+    Args:
+        location: Where the run lives.
+        entries: Ordered by shard, then position. Shards follow each other without a gap (the first
+            may be above 0 for an extension), positions count from 0 in each.
+        generation: 1 for the first plan, higher for extensions.
+
+    Raises:
+        ValueError: The entries are out of order or leave a gap.
+        ConfigError: The location cannot be written.
+        TransientError: Storage failed.
+    """
+    parts: list[PartRecord] = []
+    num_shards = 0
+    for first_shard, tables in _bundles(_shard_tables(entries)):
+        parts.append(_write_part(location, generation, first_shard, tables))
+        num_shards += len(tables)
+    return PlanSummary(tuple(parts), sum(part.rows for part in parts), num_shards)
+
+
+def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
+    """Return the planned images of one shard, by position; reads a footer and one row group.
+
+    The part's size, its rows and the checksums of the pages read are checked; its whole digest is not
+    (`iter_plan` does that).
+
+    Raises:
+        ValueError: The plan holds no such shard.
+        ConfigError: The part is missing or is not the one that the header names.
+        TransientError: Storage failed.
+    """
+    firsts = [_first_shard(part) for part in header.plan_parts]
+    at = bisect_right(firsts, shard) - 1
+    if at < 0:
+        raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
+    record = header.plan_parts[at]
+    path = f"{PLAN_FOLDER}/{record.name}"
+    if location.size(path) != record.size_bytes:
+        raise ConfigError(_not_the_part(location, path, f"{record.size_bytes} bytes", f"{location.size(path)}"))
+    with location.open_input(path) as file:
+        parquet = open_parquet(file, location.uri(path))
+        row_group = shard - firsts[at]
+        if row_group >= parquet.num_row_groups:
+            raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
+        try:
+            table = parquet.read_row_group(row_group)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TransientError(damaged(location.uri(path), error)) from error
+    return _entries(table)
+
+
+def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, list[PlanEntry]]]:
+    """Yield every shard with its planned images, in order; holds one part in memory at a time.
+
+    Raises:
+        ConfigError: A part is missing, or its bytes are not those that the header's digest names.
+        TransientError: Storage failed.
+    """
+    for record in header.plan_parts:
+        path = f"{PLAN_FOLDER}/{record.name}"
+        try:
+            data = location.read_bytes(path)
+        except FileNotFoundError:
+            raise ConfigError(_not_the_part(location, path, "a file", "none")) from None
+        if sha256_hex(data) != record.sha256:
+            raise ConfigError(_not_the_part(location, path, f"sha256 {record.sha256}", sha256_hex(data)))
+        parquet = open_parquet(pa.BufferReader(data), location.uri(path))
+        for row_group in range(parquet.num_row_groups):
+            entries = _entries(parquet.read_row_group(row_group))
+            yield entries[0].shard, entries
+
+
+def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]]:
+    due: int | None = None
+    for shard, group in groupby(entries, key=lambda entry: entry.shard):
+        if due not in (None, shard):
+            raise ValueError(f"the plan must be ordered by shard without a gap: shard {due} is due, got {shard}")
+        rows = list(group)
+        for position, entry in enumerate(rows):
+            if entry.position != position:
+                raise ValueError(f"shard {shard}: position {position} is due, got {entry.position} ({entry.key})")
+        yield shard, pa.Table.from_pylist([asdict(entry) for entry in rows], schema=PLAN_SCHEMA)
+        due = shard + 1
+
+
+def _bundles(tables: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, list[pa.Table]]]:
+    """Gather tables into parts, each with its first shard; a part holds one table at least."""
+    first_shard, bundle, num_rows = 0, list[pa.Table](), 0
+    for shard, table in tables:
+        if bundle and (len(bundle) == MAX_SHARDS_PER_PART or num_rows + table.num_rows > MAX_ROWS_PER_PART):
+            yield first_shard, bundle
+            bundle, num_rows = [], 0
+        first_shard = first_shard if bundle else shard
+        bundle.append(table)
+        num_rows += table.num_rows
+    if bundle:
+        yield first_shard, bundle
+
+
+def _write_part(location: RunLocation, generation: int, first_shard: int, tables: list[pa.Table]) -> PartRecord:
+    data = parquet_bytes(tables, PLAN_SCHEMA)
+    digest = sha256_hex(data)
+    name = f"g{generation:04d}/part-{first_shard:08d}-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
+    location.put_part(f"{PLAN_FOLDER}/{name}", data)
+    rows = sum(table.num_rows for table in tables)
+    return PartRecord(name=name, rows=rows, size_bytes=len(data), sha256=digest)
+
+
+def _first_shard(part: PartRecord) -> int:
+    match = _PART_NAME.match(part.name)
+    if match is None:
+        raise ConfigError(f"the header names a plan part {part.name!r}: expected g0001/part-00000000-<hash>.parquet")
+    return int(match[1])
+
+
+def _entries(table: pa.Table) -> list[PlanEntry]:
+    return [PlanEntry(**row) for row in table.to_pylist()]
+
+
+def _not_the_part(location: RunLocation, path: str, expected: str, got: str) -> str:
+    return (
+        f"{location.uri(path)} is not the plan that _run.json names: expected {expected}, got {got}. "
+        "Put the file back from a copy, or start anew with another output"
+    )

@@ -1,0 +1,109 @@
+"""Receipts: which generation of which shard is committed, and which parts it names. They alone decide what counts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Final
+
+from pydantic import ValidationError
+
+from schemas.errors import ConfigError
+from schemas.ids import shard_name
+from schemas.run import RECEIPT_VERSION, RECEIPTS_FOLDER, Receipt
+from store.location import RunLocation
+
+_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
+# A receipt is a kilobyte: on a bucket its reading is all latency, which threads hide.
+_READERS: Final = 16
+
+
+def receipt_path(shard: int, generation: int) -> str:
+    """Return where the receipt stands, `_receipts/shard-00000042.g0.json`."""
+    return f"{RECEIPTS_FOLDER}/{shard_name(shard, generation)}.json"
+
+
+def list_receipts(location: RunLocation) -> dict[int, int]:
+    """Return the highest committed generation by shard, ordered by shard; one listing, no receipt is read."""
+    highest: dict[int, int] = {}
+    for shard, generation in _list_all(location):
+        highest[shard] = max(generation, highest.get(shard, 0))
+    return dict(sorted(highest.items()))
+
+
+def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | None:
+    """Return the receipt, None where that generation of the shard is not committed.
+
+    Raises:
+        ConfigError: It was written by a later version, or is not a receipt of this shard and generation.
+        TransientError: Storage failed.
+    """
+    path = receipt_path(shard, generation)
+    try:
+        data = location.read_bytes(path)
+    except FileNotFoundError:
+        return None
+    receipt = _parse(data, location.uri(path))
+    if (receipt.shard, receipt.generation) != (shard, generation):
+        raise ConfigError(
+            f"{location.uri(path)} is the receipt of shard {receipt.shard}, generation {receipt.generation}: "
+            "it was copied or renamed; put the original back"
+        )
+    return receipt
+
+
+def iter_receipts(location: RunLocation) -> Iterator[Receipt]:
+    """Yield every receipt, superseded generations included, ordered by shard, then generation."""
+    yield from read_receipts(location, sorted(_list_all(location)))
+
+
+def standing_receipts(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the receipt of the highest generation of each committed shard, ordered by shard."""
+    yield from read_receipts(location, list_receipts(location).items())
+
+
+def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
+    """Yield the receipts of (shard, generation) pairs, in their order; several are read at once.
+
+    Raises:
+        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+        TransientError: Storage failed.
+    """
+    remaining = iter(commits)
+    with ThreadPoolExecutor(_READERS) as pool:
+        # In batches: `map` alone would ask for a million receipts before the first is used.
+        while some := tuple(islice(remaining, 16 * _READERS)):
+            receipts = pool.map(lambda commit: read_receipt(location, *commit), some)
+            for (shard, generation), receipt in zip(some, receipts, strict=True):
+                if receipt is None:
+                    uri = location.uri(receipt_path(shard, generation))
+                    raise ConfigError(f"{uri} was deleted while it was read: receipts are never deleted by a run")
+                yield receipt
+
+
+def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
+    for file in location.list(RECEIPTS_FOLDER):
+        match = _NAME.match(file.name)
+        if match:
+            yield int(match[1]), int(match[2])
+
+
+def _parse(data: bytes, uri: str) -> Receipt:
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(
+            f"{uri} is not a receipt ({len(data)} bytes): delete it, and its shard is done again"
+        ) from None
+    if version != RECEIPT_VERSION:
+        raise ConfigError(
+            f"{uri} has version {version!r}, this package reads version {RECEIPT_VERSION}: "
+            "install the version of pseudoris that wrote it"
+        )
+    try:
+        return Receipt.model_validate_json(data)
+    except ValidationError:
+        raise ConfigError(f"{uri} does not hold as a receipt: delete it, and its shard is done again") from None
