@@ -1,0 +1,97 @@
+"""The process that may die: it decodes what it is handed, whole, and answers with the upright size.
+
+`python -m workers.images.prover_child <ImagesConfig as JSON>` speaks frames over its standard input and output:
+
+    frame     = 8 bytes, big-endian length, then that many bytes
+    request   = the encoded image
+    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]} or
+                {"reason": …, "message": …}; {"config_error": …} at the start where a plug-in is missing
+
+It ends with its standard input, so it never outlives its parent for longer than one image's time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from schemas.config import ImagesConfig
+from schemas.errors import ConfigError, ImageError
+from workers.images.decoding import allowed_formats, decode_upright
+
+LENGTH: Final = struct.Struct(">Q")
+EXIT_OUT_OF_MEMORY: Final = 86
+# The parent kills a decoder that hangs; this is for the one whose parent has died meanwhile.
+_ORPHAN_GRACE_S: Final = 10.0
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    limits = ImagesConfig.model_validate_json(sys.argv[1])
+    requests, answers = _take_standard_streams()
+    try:
+        allowed_formats(limits.decoder_plugins)
+    except ConfigError as error:
+        _write(answers, {"config_error": str(error)})
+        return
+    _limit_memory(limits.decoder_memory_bytes)
+    _write(answers, {"ready": True})
+    while (data := _read(requests)) is not None:
+        signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
+        answer = _prove(data, limits)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(answers, answer)
+
+
+def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
+    try:
+        return {"size": decode_upright(data, limits).shape[:2]}
+    except ImageError as error:
+        return {"reason": error.reason, "message": error.message}
+    except MemoryError:
+        # What a failed allocation leaves behind in a C library is unknown: a fresh process has the second try.
+        os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
+    # A decoder that prints must not tear the frames: its standard output becomes the error stream.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return sys.stdin.buffer, answers
+
+
+def _limit_memory(extra_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hostile folder must not fill the disk with core files
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return  # only Linux says how large a process is and enforces the limit
+    start_bytes = int(statm.read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = start_bytes + extra_bytes
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _read(stream: BinaryIO) -> bytes | None:
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    data = stream.read(length)
+    return data if len(data) == length else None
+
+
+def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
+    body = json.dumps(answer).encode("utf-8")
+    stream.write(LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

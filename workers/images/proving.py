@@ -1,0 +1,196 @@
+"""Proof that an image decodes, made in a process that may die, so that a decoder's crash never reaches a GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from schemas.config import ImagesConfig
+from schemas.errors import ConfigError, ImageError, TransientError
+from workers.images.prover_child import LENGTH
+
+logger = logging.getLogger(__name__)
+
+# Signals that come from outside: a machine that is short of memory or going away. No image sends them.
+_FROM_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# Imports on a machine under load; measured 0.3 s on an idle one.
+_START_TIMEOUT_S: Final = 120.0
+_END_TIMEOUT_S: Final = 10.0
+_WRITE_BYTES: Final = 2**20
+
+
+class _ChildDiedError(Exception):
+    """The child ended before it answered."""
+
+
+class _TimedOutError(Exception):
+    """The child did not answer in time."""
+
+
+class Prover:
+    """Decodes images in a child process with its own limits of memory and time; the child is replaced when it dies.
+
+    Use it as a context manager: the child lives from entry to exit. Not for several threads at once.
+    """
+
+    def __init__(self, limits: ImagesConfig) -> None:
+        self._limits = limits
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start the child, so that a missing plug-in is known before the first image.
+
+        Raises:
+            ConfigError: A module of `images.decoder_plugins` cannot be imported.
+            TransientError: The child does not start.
+        """
+        self._running_child()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the child."""
+        self._end_child()
+
+    def prove(self, data: bytes) -> tuple[int, int]:
+        """Return the upright (height, width) of an image that `decode_upright` decodes to the end.
+
+        Raises:
+            ImageError: A reason of `decode_upright`; `decoder_killed` where decoding ended its process twice (a
+                fault of the decoder, or its memory limit); `decoder_timeout` where it took too long twice.
+            TransientError: The child was twice killed from outside, or does not start.
+        """
+        for is_last in (False, True):
+            try:
+                answer = self._ask(data)
+            except (_ChildDiedError, _TimedOutError) as death:
+                self._mourn(death, is_last=is_last)
+                continue
+            if "size" in answer:
+                height, width = answer["size"]
+                return height, width
+            raise ImageError(answer["reason"], answer["message"])
+        raise AssertionError("unreachable: the second death raises")
+
+    def _ask(self, data: bytes) -> dict[str, Any]:
+        child = self._running_child()
+        deadline = time.monotonic() + self._limits.decoder_timeout_s
+        _send(child, LENGTH.pack(len(data)), deadline)
+        _send(child, data, deadline)
+        return _receive(child, deadline)
+
+    def _mourn(self, death: Exception, *, is_last: bool) -> None:
+        """Reap the child; after the second death, raise what it means."""
+        timed_out = isinstance(death, _TimedOutError)
+        status = self._end_child(is_hung=timed_out)
+        logger.warning("the proving process %s", "ran out of time" if timed_out else f"ended with status {status}")
+        if not is_last:
+            return
+        if timed_out:
+            limit = f"images.decoder_timeout_s = {self._limits.decoder_timeout_s:g}"
+            raise ImageError("decoder_timeout", f"decoding took longer than {limit}, twice")
+        if -status in _FROM_OUTSIDE:
+            raise TransientError(
+                f"the proving process was killed from outside ({signal.Signals(-status).name}), twice: "
+                "the machine may be short of memory; give reading more of it"
+            )
+        limit = f"images.decoder_memory_bytes = {self._limits.decoder_memory_bytes}"
+        raise ImageError("decoder_killed", f"decoding ended its process, twice: a crash, or beyond {limit}")
+
+    def _running_child(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            self._child = _start(self._limits)
+            try:
+                greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
+            except (_ChildDiedError, _TimedOutError) as error:
+                status = self._end_child(is_hung=isinstance(error, _TimedOutError))
+                raise TransientError(
+                    f"the proving process did not start (status {status}); its log says why"
+                ) from error
+            if "config_error" in greeting:
+                self._end_child()
+                raise ConfigError(greeting["config_error"])
+        return self._child
+
+    def _end_child(self, *, is_hung: bool = False) -> int:
+        """End and reap the child; return its exit status, a signal as a negative number."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
+        if is_hung:
+            child.kill()
+        try:
+            # A child whose pipe has closed is dying of something: its own status is the one that tells.
+            return child.wait(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+
+def _start(limits: ImagesConfig) -> subprocess.Popen[bytes]:
+    # The child finds what the parent has found, also where the package is on the path without being installed.
+    search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "workers.images.prover_child", limits.model_dump_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        # One BLAS thread: the others' stacks would count against the memory limit.
+        env={**os.environ, "PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        # Ctrl-C is the parent's to handle: the child ends with its standard input.
+        start_new_session=True,
+    )
+    os.set_blocking(_fileno(child.stdin), False)
+    return child
+
+
+def _fileno(stream: Any) -> int:
+    return int(stream.fileno())
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    rest = memoryview(data)
+    while rest:
+        _wait(_fileno(child.stdin), select.POLLOUT, deadline)
+        try:
+            rest = rest[os.write(_fileno(child.stdin), rest[:_WRITE_BYTES]) :]
+        except BlockingIOError:
+            continue
+        except BrokenPipeError:
+            raise _ChildDiedError from None
+
+
+def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
+    answer: dict[str, Any] = json.loads(_receive_bytes(child, length, deadline))
+    return answer
+
+
+def _receive_bytes(child: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
+    data = b""
+    while len(data) < count:
+        _wait(_fileno(child.stdout), select.POLLIN, deadline)
+        piece = os.read(_fileno(child.stdout), count - len(data))
+        if not piece:
+            raise _ChildDiedError
+        data += piece
+    return data
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+        raise _TimedOutError
