@@ -1,0 +1,129 @@
+"""Candidate masks of one crop as a table of tensors, and what is measured on their logits.
+
+Masks are kept as packed bits, eight pixels a byte: of some hundred candidates a few survive, and only those
+are ever unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from schemas.shard import Box
+
+MASK_THRESHOLD = 0.0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks of one frame, a crop or the whole image; ordered by point, then by mask, until NMS orders them anew.
+
+    Attributes:
+        size: (H, W) of the frame in pixels.
+        bits: (N, ceil(H·W / 8)) uint8, the masks row by row, most significant bit first.
+        boxes_px: (N, 4) int64, SAM's own boxes x0, y0, x1, y1 with x1, y1 INCLUSIVE; zeros where empty.
+        predicted_iou: (N,) float32.
+        stability: (N,) float32 in [0, 1]; NaN where no logit reaches the lower threshold.
+    """
+
+    size: tuple[int, int]
+    bits: torch.Tensor
+    boxes_px: torch.Tensor
+    predicted_iou: torch.Tensor
+    stability: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+        return len(self.boxes_px)
+
+    def take(self, rows: torch.Tensor) -> Candidates:
+        """Return the candidates at `rows` (indices in a new order, or a bool mask)."""
+        return Candidates(
+            self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
+        )
+
+    def with_masks(self, masks: torch.Tensor) -> Candidates:
+        """Return the candidates with other masks (N, H, W) bool and their boxes; scores as they were."""
+        size = (masks.shape[1], masks.shape[2])
+        return replace(self, size=size, bits=pack_bits(masks), boxes_px=inclusive_boxes(masks))
+
+    def placed(self, crop: Box, size: tuple[int, int]) -> Candidates:
+        """Return a crop's candidates in the frame of its image (H, W), background around them."""
+        (x0, y0, x1, y1), (height, width) = crop, size
+        if self.size == size:
+            return self
+        return self.with_masks(F.pad(self.masks(), (x0, width - x1, y0, height - y1)))
+
+    def masks(self) -> torch.Tensor:
+        """Return the masks unpacked, (N, H, W) bool."""
+        return unpack_bits(self.bits, self.size)
+
+
+def concatenate(parts: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of one crop's batches as one table, in the batches' order; at least one part."""
+    return Candidates(
+        parts[0].size,
+        torch.cat([part.bits for part in parts]),
+        torch.cat([part.boxes_px for part in parts]),
+        torch.cat([part.predicted_iou for part in parts]),
+        torch.cat([part.stability for part in parts]),
+    )
+
+
+def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, *, stability_offset: float) -> Candidates:
+    """Return the candidates of mask logits (N, H, W) float32 at the crop's original size."""
+    masks = logits > MASK_THRESHOLD
+    height, width = masks.shape[-2:]
+    return Candidates(
+        (height, width),
+        pack_bits(masks),
+        inclusive_boxes(masks),
+        predicted_iou,
+        stability_scores(logits, stability_offset),
+    )
+
+
+def stability_scores(logits: torch.Tensor, offset: float) -> torch.Tensor:
+    """Return the IoU of each mask's two versions, thresholded `offset` above and below, (N,) float32.
+
+    The upper version lies inside the lower one, so their areas are intersection and union.
+    """
+    intersections = (logits > MASK_THRESHOLD + offset).flatten(1).sum(1)
+    unions = (logits > MASK_THRESHOLD - offset).flatten(1).sum(1)
+    return intersections / unions
+
+
+def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """Return SAM's boxes of masks (N, H, W) bool: (N, 4) int64 x0, y0, x1, y1, x1 and y1 INCLUSIVE, 0 if empty.
+
+    One pixel short of the tables' boxes; SAM's NMS is defined on them.
+    """
+    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    (x0, x1), (y0, y1) = _first_and_last(columns), _first_and_last(rows)
+    return torch.stack([x0, y0, x1, y1], dim=1) * columns.any(dim=1)[:, None]
+
+
+def _first_and_last(is_set: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers = is_set.to(torch.uint8)
+    last = numbers.shape[1] - 1
+    return numbers.argmax(dim=1), last - numbers.flip(1).argmax(dim=1)
+
+
+def pack_bits(masks: torch.Tensor) -> torch.Tensor:
+    """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
+    flat = masks.flatten(1).to(torch.uint8)
+    padded = F.pad(flat, (0, -flat.shape[1] % 8)).view(len(flat), -1, 8)
+    packed: torch.Tensor = padded[..., 0] << 7
+    for place in range(1, 8):
+        packed |= padded[..., place] << (7 - place)
+    return packed
+
+
+def unpack_bits(bits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return the masks (N, H, W) bool that `pack_bits` packed."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    flat: torch.Tensor = (bits[..., None] >> shifts & 1).flatten(1).bool()
+    return flat[:, : size[0] * size[1]].reshape(-1, *size)

@@ -1,0 +1,123 @@
+"""SAM's automatic mask generation: prompts on a grid, filters, box NMS; equal to `SamAutomaticMaskGenerator`.
+
+Per crop: predicted IoU (strictly above), stability (at or above), no mask at an inner edge of the crop, box
+NMS by predicted IoU. Then NMS across crops, small crops first; holes and islands; run-length encoding.
+Source: Kirillov et al., Segment Anything, appendix B; segment-anything 1.0, automatic_mask_generator.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torchvision.ops import nms
+
+from schemas.config import MasksConfig
+from schemas.shard import Box
+from workers.masks import candidates, prompting
+from workers.masks.candidates import Candidates
+from workers.masks.grids import crop_boxes, layer_grids
+from workers.masks.proposals import Proposals, encode_proposals
+from workers.masks.regions import remove_small_regions
+
+# Boxes this close to an edge of their crop are taken for cut off. Source: amg.py, is_box_near_crop_edge.
+_EDGE_TOLERANCE_PX = 20
+# Logits that are upsampled at once; small enough to stay in caches, and it decides no result.
+_UPSAMPLE_BYTES = 64 * 2**20
+
+
+class MaskGenerator:
+    """A callable image -> `Proposals` over one SAM."""
+
+    def __init__(self, sam: Sam, config: MasksConfig, *, dtype: torch.dtype = torch.float32) -> None:
+        """Keep the model, in eval mode on its device; `dtype` is what encoder and transformer compute in.
+
+        Raises:
+            ConfigError: A crop layer would have no points.
+        """
+        self._sam = sam
+        self._config = config
+        self._dtype = dtype
+        self._grids = layer_grids(config)
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8]) -> Proposals:
+        """Return the masks of an upright image (H, W, 3) uint8 RGB, in NMS order; N may be 0."""
+        size = (image.shape[0], image.shape[1])
+        crops = crop_boxes(size, self._config)
+        parts = [self._process_crop(image, box, layer) for box, layer in crops]
+        found = candidates.concatenate(parts)
+        if len(crops) > 1:
+            found = found.take(self._nms_across(parts, [box for box, _ in crops]))
+        if self._config.min_mask_region_area > 0:
+            found = self._without_speckle(found)
+        return encode_proposals(found)
+
+    def _process_crop(self, image: NDArray[np.uint8], box: Box, layer: int) -> Candidates:
+        """Return what one crop's NMS leaves, in the frame of the image."""
+        x0, y0, x1, y1 = box
+        size = (image.shape[0], image.shape[1])
+        crop = prompting.encode_crop(self._sam, np.ascontiguousarray(image[y0:y1, x0:x1]), self._dtype)
+        points = prompting.to_input_frame(self._grids[layer], crop)
+        step = self._config.points_per_batch
+        batches = [self._process_points(crop, points[at : at + step]) for at in range(0, len(points), step)]
+        found = candidates.concatenate(batches)
+        found = found.take(~_is_cut_off(found.boxes_px, box, size))
+        found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
+        return found.placed(box, size)
+
+    def _process_points(self, crop: prompting.EncodedCrop, points: NDArray[np.float64]) -> Candidates:
+        low, predicted_iou = prompting.predict_masks(
+            self._sam, crop, points, min_predicted_iou=self._config.pred_iou_thresh, dtype=self._dtype
+        )
+        side = self._sam.image_encoder.img_size
+        step = max(1, _UPSAMPLE_BYTES // (4 * max(side**2, crop.size[0] * crop.size[1])))
+        chunks = range(0, max(1, len(low)), step)
+        return candidates.concatenate(
+            [
+                self._measure(prompting.upsample(low[at : at + step], crop, side), predicted_iou[at : at + step])
+                for at in chunks
+            ]
+        )
+
+    def _measure(self, logits: torch.Tensor, predicted_iou: torch.Tensor) -> Candidates:
+        found = candidates.measure(logits, predicted_iou, stability_offset=self._config.stability_score_offset)
+        if self._config.stability_score_thresh <= 0:
+            return found
+        return found.take(found.stability >= self._config.stability_score_thresh)
+
+    def _nms_across(self, parts: Sequence[Candidates], crops: Sequence[Box]) -> torch.Tensor:
+        """Return the rows of all parts that survive NMS between crops: the smaller the crop, the finer its masks."""
+        boxes = torch.cat([part.boxes_px for part in parts])
+        areas = torch.tensor([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in crops])
+        scores = (1 / areas).repeat_interleave(torch.tensor([len(part) for part in parts]))
+        kept: torch.Tensor = nms(boxes.float(), scores.to(boxes.device), self._config.crop_nms_thresh)
+        return kept
+
+    def _without_speckle(self, found: Candidates) -> Candidates:
+        """Remove holes and islands, then the doubles that this makes; masks that needed no change win."""
+        cleaned = [
+            remove_small_regions(mask, self._config.min_mask_region_area) for mask in found.masks().cpu().numpy()
+        ]
+        if not cleaned:
+            return found
+        device = found.bits.device
+        masks = torch.from_numpy(np.stack([mask for mask, _ in cleaned])).to(device)
+        is_unchanged = torch.tensor([not has_changed for _, has_changed in cleaned], device=device)
+        found = found.with_masks(masks)
+        threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
+        return found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold))
+
+
+def _is_cut_off(boxes_px: torch.Tensor, crop: Box, size: tuple[int, int]) -> torch.Tensor:
+    """Return which boxes (N, 4), in the crop's frame, end at an edge of the crop that is none of the image's."""
+    x0, y0, _, _ = crop
+    boxes = boxes_px + torch.tensor([x0, y0, x0, y0], device=boxes_px.device)
+    edges = torch.tensor(crop, device=boxes.device)
+    borders = torch.tensor([0, 0, size[1], size[0]], device=boxes.device)
+    is_at_edge = (boxes - edges).abs() <= _EDGE_TOLERANCE_PX
+    is_at_border = (boxes - borders).abs() <= _EDGE_TOLERANCE_PX
+    return (is_at_edge & ~is_at_border).any(dim=1)

@@ -1,0 +1,60 @@
+"""Instances of one image as a prior sees them, and the proposals that stand for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from workers.masks import rle
+from workers.masks.proposals import Proposals
+from workers.masks.reduction import Kept
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances of one image.
+
+    Attributes:
+        counts: COCO compressed RLE strings, of the image's size; an empty instance is allowed and matches nothing.
+        rows: What to call each in a mask's `prior`: its row in the table, its number among the detections.
+    """
+
+    counts: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+def match_instances(
+    proposals: Proposals, instances: Instances, *, name: str, match: Literal["intersection", "iou"]
+) -> list[Kept]:
+    """Return the proposal that fits each instance best, in the generator's order, each once.
+
+    Among equals the first proposal wins. An instance that touches no proposal is dropped; where several pick
+    the same one, the first of them is named as its prior.
+
+    Args:
+        proposals: All of the image's, unreduced.
+        instances: Of the same image.
+        name: Of the prior, for `Kept.prior`.
+        match: `intersection` takes the proposal that covers most of the instance (the paper), `iou` the best fit.
+    """
+    if not len(proposals) or not instances.counts:
+        return []
+    measure = rle.shares_inside if match == "intersection" else rle.ious
+    overlaps = measure(instances.counts, proposals.counts, proposals.size)
+    best = overlaps.argmax(axis=1)
+    chosen: dict[int, int] = {}
+    for instance in np.flatnonzero(overlaps.max(axis=1) > 0):
+        chosen.setdefault(int(best[instance]), instances.rows[instance])
+    return [Kept(row, f"{name}:{chosen[row]}") for row in sorted(chosen)]
+
+
+def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:
+    """Return the RLE of the pixels of an image (H, W) whose centres lie in the box; clipped, empty if none does."""
+    height, width = size
+    x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, y0:y1, x0:x1] = True
+    return rle.encode(mask)[0]

@@ -1,0 +1,83 @@
+"""Instances from a torchvision detector with masks, loaded from a local checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models import detection
+
+from schemas.errors import ConfigError
+from workers.masks import rle
+from workers.masks.instances import Instances
+
+_CLASSES_KEY = "roi_heads.box_predictor.cls_score.bias"
+# The second version's box head is convolutional, the first one's has two linear layers.
+_V1_KEY = "roi_heads.box_head.fc6.weight"
+_V2_KEY = "roi_heads.box_head.0.0.weight"
+# Mask probability of a pixel. Source: torchvision's Mask R-CNN reference.
+_MIN_MASK_PROBABILITY = 0.5
+
+
+class InstanceDetector:
+    """A torchvision detection model, `maskrcnn`-style, without regard to its classes."""
+
+    def __init__(self, model: nn.Module, device: torch.device, *, min_score: float) -> None:
+        """Keep the model in eval mode on `device`; detections of at least `min_score` count."""
+        self._model = model.to(device).eval()
+        self._device = device
+        self._min_score = min_score
+
+    @torch.inference_mode()
+    def instances(self, pixels: NDArray[np.uint8]) -> Instances:
+        """Return the instances of an image (H, W, 3) uint8 RGB, best first."""
+        image = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1).float() / 255
+        found = self._model([image])[0]
+        is_kept = found["scores"] >= self._min_score
+        masks = found["masks"][is_kept, 0] >= _MIN_MASK_PROBABILITY
+        return Instances(tuple(rle.encode(masks)), tuple(is_kept.nonzero()[:, 0].tolist()))
+
+
+def load_detector(path: str) -> nn.Module:
+    """Return the Mask R-CNN (ResNet-50 FPN, torchvision's v1 or v2) whose state dict stands at `path`.
+
+    Version and number of classes are read off the tensors.
+
+    Raises:
+        ConfigError: The file cannot be read or is of another architecture.
+    """
+    state = _read_state(path)
+    build = _builder(state, path)
+    model: nn.Module = build(weights=None, weights_backbone=None, num_classes=len(state[_CLASSES_KEY]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(f"prior.path={path} does not fit torchvision's {build.__name__}: {error}") from error
+    return model
+
+
+def _read_state(path: str) -> dict[str, torch.Tensor]:
+    try:
+        with fsspec.open(path, "rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"prior.path={path} cannot be read as a checkpoint: {error}") from error
+    # torchvision's reference training keeps the weights under "model", beside the optimiser's.
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict) or _CLASSES_KEY not in state:
+        raise ConfigError(f"prior.path={path} is no state dict of a torchvision Mask R-CNN: it has no {_CLASSES_KEY}")
+    return state
+
+
+def _builder(state: dict[str, torch.Tensor], path: str) -> Any:
+    if _V1_KEY in state:
+        return detection.maskrcnn_resnet50_fpn
+    if _V2_KEY in state:
+        return detection.maskrcnn_resnet50_fpn_v2
+    raise ConfigError(f"prior.path={path} has neither {_V1_KEY} nor {_V2_KEY}: torchvision's Mask R-CNN is needed")

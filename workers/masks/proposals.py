@@ -1,0 +1,62 @@
+"""What the generator hands on: the masks of one image, run-length encoded, before any reduction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.shard import Box
+from workers.masks import rle
+from workers.masks.candidates import Candidates
+
+# Pixels that are encoded at once; bounds memory and decides no result.
+_ENCODE_PIXELS = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The masks of one image in the generator's output order; none is empty.
+
+    Attributes:
+        size: (H, W) of the image in pixels.
+        counts: N COCO compressed RLE strings.
+        boxes_px: N tight boxes (x0, y0, x1, y1), x1 and y1 EXCLUSIVE.
+        areas_px: (N,) int64, at least 1.
+        predicted_iou: (N,) float32.
+        stability: (N,) float32 in [0, 1]; of the mask before holes and islands were removed.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[str, ...]
+    boxes_px: tuple[Box, ...]
+    areas_px: NDArray[np.int64]
+    predicted_iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.counts)
+
+
+def encode_proposals(found: Candidates) -> Proposals:
+    """Return the candidates, masks of a whole image, as proposals in the same order; empty masks are left out.
+
+    SAM itself lets an empty mask through only where the stability threshold is 0.
+    """
+    step = max(1, _ENCODE_PIXELS // (found.size[0] * found.size[1]))
+    chunks = [found.take(torch.arange(at, min(at + step, len(found)))) for at in range(0, len(found), step)]
+    counts = [text for chunk in chunks for text in rle.encode(chunk.masks())]
+    areas = rle.areas(counts, found.size)
+    filled = np.flatnonzero(areas)
+    kept = [counts[row] for row in filled]
+    return Proposals(
+        size=found.size,
+        counts=tuple(kept),
+        boxes_px=tuple(rle.boxes(kept, found.size)),
+        areas_px=areas[filled],
+        predicted_iou=found.predicted_iou.cpu().numpy()[filled],
+        stability=found.stability.cpu().numpy()[filled],
+    )

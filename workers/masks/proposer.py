@@ -1,0 +1,80 @@
+"""The first stage: images in, masks out, by SAM."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.config import ComputeConfig, ImagesConfig, MasksConfig
+from schemas.ids import mask_id
+from schemas.shard import MaskRecord, Shard, ShardImage
+from workers.boundary import apply_to_images
+from workers.checkpoints.models import load_sam
+from workers.checkpoints.weights import weights_digest as file_digest
+from workers.device import compute_dtype, prepare_device
+from workers.images.decoding import decode_upright
+from workers.masks.generator import MaskGenerator
+from workers.masks.priors import build_prior, prior_digest
+from workers.masks.proposals import Proposals
+from workers.masks.reduction import Kept
+from workers.protocols import STAGE_PROPOSE
+
+# The limits of `images` were applied when the image was proven; this stage has no second opinion.
+_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
+
+
+class SamProposer:
+    """Proposes masks with SAM's automatic generator and reduces them to objects.
+
+    A mask's index, and with it its id, is its position in the generator's output, before the reduction:
+    another reduction or prior later gives the masks that stay the same ids.
+    """
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        """Load SAM and the instance prior.
+
+        Raises:
+            ConfigError: Weights or the prior's file are missing, damaged or of another architecture; no GPU;
+                a crop layer without points.
+        """
+        device = prepare_device(compute)
+        sam = load_sam(config.architecture, config.weights).to(device)
+        self._generate = MaskGenerator(sam, config, dtype=compute_dtype(compute))
+        self._prior = build_prior(config, device)
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return the sha256 of the weights; with an instance prior, of the weights' and the prior file's digests."""
+        digest = file_digest(config.weights)
+        prior = prior_digest(config.prior)
+        if prior is None:
+            return digest
+        return hashlib.sha256(f"{digest} {prior}".encode()).hexdigest()
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
+        return apply_to_images(shard, STAGE_PROPOSE, self._propose)
+
+    def _propose(self, image: ShardImage) -> ShardImage:
+        pixels: NDArray[np.uint8] = decode_upright(image.data, _PROVEN)
+        proposals = self._generate(pixels)
+        kept = self._prior(image, pixels, proposals)
+        return replace(image, masks=tuple(_record(image.image_id, proposals, one) for one in kept))
+
+
+def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
+    row = kept.row
+    return MaskRecord(
+        mask_id=mask_id(image_id, row),
+        index=row,
+        rle_size=proposals.size,
+        rle_counts=proposals.counts[row],
+        box_xyxy_px=proposals.boxes_px[row],
+        area_px=int(proposals.areas_px[row]),
+        predicted_iou=float(proposals.predicted_iou[row]),
+        stability_score=float(proposals.stability[row]),
+        prior=kept.prior,
+    )
