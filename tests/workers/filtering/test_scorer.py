@@ -1,0 +1,173 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from schemas.config import ComputeConfig, FilterConfig, WeightsConfig
+from schemas.errors import ConfigError
+from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from workers.filtering import ClipScorer
+from workers.images.crops import make_crops
+from workers.masks import rle
+from workers.protocols import find_scorer
+
+HEIGHT, WIDTH = 60, 80
+TEXTS = ("a red circle with a tail", "left", "two dogs")
+SAMPLE = CaptionSample("masked", "beam", None, None, -1.0)
+CONFIG = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return ClipScorer(CONFIG, ComputeConfig(device="cpu"))
+
+
+def pixels_of(position):
+    return np.random.default_rng(position).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def mask_of(index):
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[4 * index : 4 * index + 11, 6 * index : 6 * index + 17] = True
+    return mask
+
+
+def build_image(position=0, *, num_masks=3, texts=TEXTS, data=None):
+    if data is None:
+        file = io.BytesIO()
+        Image.fromarray(pixels_of(position)).save(file, "PNG")
+        data = file.getvalue()
+    image_id = f"{position:016x}"
+    masks, expressions = [], []
+    for index in range(num_masks):
+        (counts,) = rle.encode(torch.from_numpy(mask_of(index))[None])
+        (box,) = rle.boxes([counts], (HEIGHT, WIDTH))
+        masks.append(MaskRecord(f"{image_id}-{index:04d}", index, (HEIGHT, WIDTH), counts, box, 11 * 17))
+        expressions += [ExpressionRecord((masks[-1].mask_id,), text, (SAMPLE,)) for text in texts]
+    return ShardImage(
+        position, image_id, f"{position}.png", data, "0" * 64, HEIGHT, WIDTH, None, tuple(masks), tuple(expressions)
+    )
+
+
+def build_shard(*images):
+    return Shard(0, 0, images)
+
+
+def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
+    image = build_image(num_masks=3)
+    got = scorer(build_shard(image)).images[0]
+
+    model, crop_format = scorer._embedder._model, scorer._embedder.crop_format
+    masks = np.stack([mask_of(index) for index in range(3)])
+    boxes = np.array([mask.box_xyxy_px for mask in image.masks])
+    context = make_crops(pixels_of(0), None, boxes_xyxy_px=boxes, scale=1.2, crop_format=crop_format)
+    masked = make_crops(pixels_of(0), masks, boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)
+    prompts = {"a red circle with a tail": "circle", "left": "left", "two dogs": "dogs"}
+    for expression in got.expressions:
+        i = [mask.mask_id for mask in image.masks].index(expression.target_mask_ids[0])
+        tokens = scorer._embedder._tokenise([expression.text, f"a photo of a {prompts[expression.text]}"])
+        with torch.inference_mode():
+            caption, prompt = model.encode_text(tokens, normalize=True)
+            c = (model.encode_image(context, normalize=True) @ caption).clamp(min=1e-4)
+            m = (model.encode_image(masked, normalize=True) @ prompt).clamp(min=1e-4)
+        others = [k for k in range(3) if k != i]
+        rival = max(others, key=lambda k: float(c[k] * m[k]))
+        assert expression.correctness == pytest.approx(float(m[i]), rel=1e-4)
+        assert expression.uniqueness == pytest.approx(float(c[i] / c[others].max()), rel=1e-4)
+        assert expression.distinctiveness == pytest.approx(float(c[i] * m[i] / (c[rival] * m[rival])), rel=1e-4)
+        assert expression.rival_mask_id == image.masks[rival].mask_id
+        assert expression.kept == (expression.distinctiveness > 1.0)
+
+
+def test_head_nouns_are_stored_and_null_where_the_rules_find_none(scorer):
+    got = scorer(build_shard(build_image(num_masks=1))).images[0]
+
+    assert [expression.head_noun for expression in got.expressions] == ["circle", None, "dogs"]
+
+
+def test_a_lone_mask_keeps_its_candidates_without_ratios(scorer):
+    for expression in scorer(build_shard(build_image(num_masks=1))).images[0].expressions:
+        assert (expression.uniqueness, expression.distinctiveness, expression.rival_mask_id) == (None, None, None)
+        assert expression.correctness is not None
+        assert expression.kept
+
+
+def test_an_image_scores_the_same_bits_alone_and_in_company(scorer):
+    images = [build_image(0, num_masks=3), build_image(1, num_masks=1), build_image(2, num_masks=5)]
+    together = scorer(build_shard(*images)).images
+
+    for image, scored in zip(images, together, strict=True):
+        assert scorer(build_shard(image)).images[0] == scored
+
+
+def test_an_image_that_cannot_be_cut_is_quarantined_and_the_rest_goes_on(scorer):
+    broken = build_image(1, data=b"no image at all")
+    good = build_image(2)
+    got = scorer(build_shard(build_image(0), broken, good))
+
+    assert got.images[1].failure == Failure("filter", "not_an_image", got.images[1].failure.message)
+    assert (got.images[1].masks, got.images[1].expressions, got.images[1].data) == ((), (), b"")
+    assert got.images[2] == scorer(build_shard(good)).images[0]
+
+
+def test_an_expression_whose_mask_is_not_there_quarantines_its_image(scorer):
+    image = build_image()
+    stray = replace(image.expressions[0], target_mask_ids=("elsewhere-0000",))
+    got = scorer(build_shard(replace(image, expressions=(stray,)))).images[0]
+
+    assert (got.failure.stage, got.failure.reason) == ("filter", "stage_error")
+
+
+def test_quarantined_and_empty_images_pass_through_untouched(scorer):
+    quarantined = build_image(0).quarantined(Failure("read", "corrupt", "why"))
+    empty = build_image(1, num_masks=0)
+
+    assert scorer(build_shard(quarantined, empty)).images == (quarantined, empty)
+
+
+def test_expressions_of_several_targets_or_none_pass_through_unscored(scorer):
+    image = build_image(num_masks=2)
+    both = replace(image.expressions[0], target_mask_ids=tuple(m.mask_id for m in image.masks), kind="group")
+    nobody = replace(image.expressions[0], target_mask_ids=(), kind="none")
+    got = scorer(build_shard(replace(image, expressions=(both, *image.expressions, nobody)))).images[0]
+
+    assert (got.expressions[0], got.expressions[-1]) == (both, nobody)
+    assert got.expressions[1:-1] == scorer(build_shard(image)).images[0].expressions
+
+
+def test_the_argument_is_left_as_it_was_and_the_seconds_are_added(scorer):
+    shard = build_shard(build_image()).with_seconds("filter", 100.0)
+    got = scorer(shard)
+
+    assert shard.images[0].expressions[0].correctness is None
+    assert got.seconds["filter"] > 100.0
+
+
+def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
+    strict = ClipScorer(CONFIG.model_copy(update={"tau": 1e9}), ComputeConfig(device="cpu"))
+    loose, tight = (s(build_shard(build_image())).images[0].expressions for s in (scorer, strict))
+
+    assert not any(expression.kept for expression in tight)
+    assert [replace(e, kept=False) for e in loose] == list(tight)
+
+
+def test_the_digest_is_the_weights_files(tmp_path):
+    weights = tmp_path / "clip.pt"
+    weights.write_bytes(b"abc")
+    config = CONFIG.model_copy(update={"weights": WeightsConfig(uri=str(weights))})
+
+    assert ClipScorer.weights_digest(config) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_missing_weights_are_refused_with_the_remedy():
+    weights = WeightsConfig(uri="nowhere/clip.pt", how_to_get="curl -O https://example.org/clip.pt")
+
+    with pytest.raises(ConfigError, match=r"nowhere/clip\.pt.*curl -O"):
+        ClipScorer(CONFIG.model_copy(update={"weights": weights}), ComputeConfig(device="cpu"))
+
+
+def test_the_engine_is_found_by_its_entry_point():
+    assert find_scorer(CONFIG) is ClipScorer

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.filtering.scores import score_candidates
+
+MIN_SCORE = 1e-4
+
+
+def scores(context, masked, targets):
+    return score_candidates(context, masked, targets=targets, min_score=MIN_SCORE)
+
+
+def test_the_three_scores_are_those_of_a_calculation_by_hand():
+    # Target 0 against masks 1 and 2: c·m is 0.5*0.4 = 0.2 against 0.25*0.2 = 0.05 and 0.4*0.2 = 0.08.
+    got = scores([[0.5], [0.25], [0.4]], [[0.4], [0.2], [0.2]], [0])
+
+    assert got.uniqueness == pytest.approx([0.5 / 0.4])
+    assert got.correctness == pytest.approx([0.4])
+    assert got.distinctiveness == pytest.approx([0.2 / 0.08])
+    assert got.rival.tolist() == [2]
+
+
+def test_the_rival_is_the_best_in_the_product_even_where_another_is_best_in_the_caption():
+    got = scores([[0.5], [0.6], [0.4]], [[0.5], [0.1], [0.5]], [0])
+
+    assert got.uniqueness == pytest.approx([0.5 / 0.6])
+    assert got.rival.tolist() == [2]
+    assert got.distinctiveness == pytest.approx([0.25 / 0.2])
+
+
+def test_each_candidate_is_compared_with_the_others_of_its_own_target():
+    context = [[0.4, 0.4], [0.2, 0.2]]
+    got = scores(context, [[1.0, 1.0], [1.0, 1.0]], [0, 1])
+
+    assert got.distinctiveness == pytest.approx([2.0, 0.5])
+    assert got.rival.tolist() == [1, 0]
+
+
+def test_two_negative_cosines_do_not_make_a_strong_rival():
+    got = scores([[0.3], [-0.9]], [[0.3], [-0.9]], [0])
+
+    assert got.distinctiveness == pytest.approx([0.09 / MIN_SCORE**2])
+
+
+def test_a_target_below_the_floor_scores_the_floor():
+    got = scores([[-0.2], [0.5]], [[-0.1], [0.5]], [0])
+
+    assert got.correctness == pytest.approx([MIN_SCORE])
+    assert got.distinctiveness == pytest.approx([MIN_SCORE**2 / 0.25])
+
+
+def test_a_lone_mask_has_correctness_alone_and_keeps_its_candidates():
+    got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
+
+    assert got.correctness == pytest.approx([0.7, MIN_SCORE])
+    assert (got.uniqueness, got.distinctiveness, got.rival) == (None, None, None)
+    assert got.kept(tau=5.0).tolist() == [True, True]
+
+
+def test_a_candidate_at_tau_is_not_kept_and_one_above_is():
+    # Ratios of exact binary fractions: exactly 1, and a little more.
+    got = scores([[0.5, 0.5], [0.5, 0.25]], [[0.5, 0.5], [0.5, 0.5]], [0, 0])
+
+    assert got.distinctiveness.tolist() == [1.0, 2.0]
+    assert got.kept(tau=1.0).tolist() == [False, True]
+
+
+def test_no_candidates_give_empty_scores():
+    got = scores(np.zeros((3, 0)), np.zeros((3, 0)), np.zeros(0, dtype=int))
+
+    assert got.kept(tau=1.0).shape == (0,)
+
+
+def test_of_equal_rivals_the_first_is_named():
+    assert scores([[0.5], [0.2], [0.2]], [[1.0], [1.0], [1.0]], [0]).rival.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("context", "masked", "targets", "message"),
+    [
+        ([[0.1]], [[0.1, 0.2]], [0], r"got \(1, 1\), \(1, 2\)"),
+        ([[0.1]], [[0.1]], [1], r"targets must lie in 0\.\.0, got 1\.\.1"),
+        ([[0.1]], [[0.1]], [-1], r"targets must lie in 0\.\.0"),
+        ([[float("nan")], [0.1]], [[0.1], [0.1]], [0], "not finite"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(context, masked, targets, message):
+    with pytest.raises(ValueError, match=message):
+        scores(context, masked, targets)
+
+
+@st.composite
+def problems(draw):
+    masks, texts = draw(st.integers(1, 6)), draw(st.integers(0, 8))
+    cosine = st.floats(-1, 1, width=32)
+    rows = st.lists(st.lists(cosine, min_size=texts, max_size=texts), min_size=masks, max_size=masks)
+    targets = st.lists(st.integers(0, masks - 1), min_size=texts, max_size=texts)
+    return draw(rows), draw(rows), draw(targets)
+
+
+@given(problems())
+def test_scores_equal_a_plain_loop_over_the_definition(problem):
+    context, masked, targets = problem
+    c = [[max(value, MIN_SCORE) for value in row] for row in context]
+    m = [[max(value, MIN_SCORE) for value in row] for row in masked]
+    got = score_candidates(context, masked, targets=targets, min_score=MIN_SCORE)
+
+    for t, i in enumerate(targets):
+        others = [k for k in range(len(c)) if k != i]
+        assert got.correctness[t] == m[i][t]
+        if not others:
+            assert got.uniqueness is None
+            continue
+        rival = max(others, key=lambda k: c[k][t] * m[k][t])
+        assert got.uniqueness[t] == c[i][t] / max(c[k][t] for k in others)
+        assert got.distinctiveness[t] == c[i][t] * m[i][t] / (c[rival][t] * m[rival][t])
+        assert got.rival[t] == rival

@@ -1,0 +1,161 @@
+"""The words that the head-noun rules know: closed classes of English, and the few open ones that decide a case.
+
+Every word outside these sets counts as a noun, which is what most unknown words of a caption are. So adjectives
+need to stand here only where they may end a noun phrase ("the cat asleep"), stand alone ("the red"), or follow
+a comma ("a small, red hat").
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ARTICLES = _words("a an the")
+# Words that open a noun phrase; after a noun they begin another one.
+DETERMINERS = ARTICLES | _words(
+    "this these those some any each every another other both all no my your his her its our their either neither "
+    "several many few most more much various multiple"
+)
+PLURAL_DETERMINERS = _words("these those some both all several many few most various multiple")
+NUMERALS = _words(
+    "one two three four five six seven eight nine ten eleven twelve dozen half first second third fourth fifth sixth "
+    "last next-to-last single double triple"
+)
+NUMERAL_PATTERN = re.compile(r"\d+(st|nd|rd|th|s)?")
+PLURAL_NUMERALS = _words("two three four five six seven eight nine ten eleven twelve dozen")
+
+COLOURS = _words(
+    "red orange yellow green blue purple pink brown black white grey gray gold golden silver beige tan teal cyan "
+    "magenta maroon turquoise violet lavender cream blonde blond brunette navy khaki burgundy"
+)
+# "light blue shirt", "sky blue car": before a colour these are shades, elsewhere nouns or adjectives.
+SHADES = _words(
+    "light dark bright pale deep navy sky baby lime forest olive royal rose hot neon mint dusty pastel off powder"
+)
+# Where in the picture; after a noun they end the phrase ("man left", "pizza bottom right").
+PLACES = _words(
+    "left right far top bottom middle center centre front back upper lower rear leftmost rightmost topmost bottommost "
+    "left-most right-most foreground background upper-left upper-right lower-left lower-right"
+)
+ADJECTIVES = (
+    COLOURS
+    | PLACES
+    | _words(
+        "big small large little tiny huge tall short long wide thin thick fat skinny slim giant giantic gigantic mini "
+        "old young new bigger smaller larger taller shorter longer thinner thicker fatter older younger darker lighter "
+        "closer nearer further farther higher brighter close near-by nearest closest best worst "
+        "dark bright pale clear shiny dirty clean wet dry hot cold warm fresh ripe raw open closed empty full "
+        "half-full asleep awake alone upright visible blurry fuzzy furry fluffy hairy curly curvy wavy straight bald "
+        "round oval rectangular plain wooden plastic metallic same different similar identical "
+        "happy sad angry pretty cute beautiful handsome fancy nice ugly lovely busy heavy soft hard smooth rough sharp "
+        "sunny cloudy snowy rusty dusty grassy rocky sandy muddy leafy tasty juicy creamy crispy messy chubby shaggy "
+        "spotty stripy stripey high low deep narrow flat male female nude naked shirtless topless barefoot pregnant "
+        "elderly middle-aged fake real whole entire main multicolored multicoloured multi-colored colorful colourful "
+        "loose tight ornate elegant modern classic vintage antique rustic"
+    )
+)
+ADJECTIVE_SUFFIXES = ("ful", "ous", "less", "ish")
+SUPERLATIVE_PATTERN = re.compile(r"[a-z]{3,}est")
+NOUNS_IN_EST = _words(
+    "forest nest chest vest guest west rest test harvest quest crest contest priest request protest pest tempest zest"
+)
+NOUNS_LIKE_ADJECTIVES = _words("fish radish dish british finish rubbish varnish relish starfish swordfish jellyfish")
+# Nouns too: at the end of a phrase without another noun they are its head ("a peeled orange").
+ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one ones others second-hand plastic")
+
+# Adjectives made of two words, the first of them a noun or an adjective: "a funny looking dog".
+LINKING_PARTICIPLES = _words(
+    "looking shaped colored coloured sized covered lined filled topped coated haired eyed printed faced legged handled "
+    "sleeved themed powered flavored flavoured dipped patterned shouldered rimmed framed frosted glazed crusted"
+)
+IRREGULAR_PARTICIPLES = _words(
+    "worn held seen shown made cut lit torn broken hung built eaten thrown driven ridden taken drawn written bent laid "
+    "set caught kept left-over spread shot sat stood woven frozen sewn grown swept"
+)
+NOUNS_IN_ING = _words(
+    "building painting drawing ceiling ring king string wing thing something anything everything nothing railing "
+    "clothing morning evening wedding pudding icing topping stuffing awning siding flooring swing spring earring "
+    "dressing bedding frosting crossing stocking duckling gosling sibling opening covering lightning sling sting "
+    "viking bling filling seating lettering lighting writing handwriting carving engraving rigging landing herring "
+    "offering serving helping keyring seasoning padding piping tubing wiring underling"
+)
+NOUNS_IN_ED = _words("bed shed seed weed sled reed steed tweed bobsled moped biped feed deed newlywed crossbred speed")
+# A participle that names the noun behind it, also after another noun ("the hotel swimming pool").
+GERUND_COMPOUNDS = frozenset(
+    {
+        *("parking lot", "parking meter", "parking garage", "parking space", "swimming pool", "cutting board"),
+        *("dining table", "dining room", "living room", "washing machine", "rocking chair", "sewing machine"),
+        *("ironing board", "baking sheet", "frying pan", "shopping cart", "shopping bag", "mixing bowl"),
+        *("serving tray", "watering can", "sleeping bag", "folding chair", "reading glasses", "running shoes"),
+    }
+)
+# Their last word alone names another thing: a photo of a hot dog is no photo of a dog.
+FIXED_COMPOUNDS = frozenset(
+    {
+        *("hot dog", "hot dogs", "corn dog", "corn dogs", "prairie dog", "prairie dogs", "guinea pig", "guinea pigs"),
+        *("sea lion", "sea lions", "ice cream", "remote control", "remote controls", "tank top", "crop top"),
+    }
+)
+
+PREPOSITIONS = _words(
+    "of in on at with without by near beside besides behind under over above below between among amongst along across "
+    "through from to into onto inside outside around against for about up down off toward towards next during like "
+    "than as per via w beneath underneath atop upon past beyond amid alongside within except out away back-to-back "
+    "besides indoors outdoors nearby together apart upside-down overhead downstairs upstairs sideways ahead opposite "
+    "because while when if but so not also just only very too quite really still almost partially mostly then"
+)
+RELATIVES = _words("that which who whom whose where whos what why how")
+# They stand for the noun that the caption never names: no head, the whole caption speaks.
+PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
+# Openers: "it is a dog", "there are two cats", "i can see a bus".
+EMPTY_PRONOUNS = _words("it there here i we you nobody everybody everyone someone's you'd")
+CONJUNCTIONS = _words("and or & plus nor")
+AUXILIARIES = _words(
+    "is are was were be been being am has have had having do does did can could may might will would shall should must "
+    "appears appear seems seem isn't aren't wasn't doesn't don't didn't can't hasn't ain't wont cant isnt doesnt"
+)
+# Base forms; what they do depends on the number of the noun before ("hot dog stand", "people stand").
+VERBS = _words(
+    "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
+    "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
+    "surf ski skate swing pose wait work try prepare perform enjoy stare point touch bite chew lick cross climb feed "
+    "cook serve fill cover contain feature depict display grow float travel pass enter leave follow chase slide"
+)
+THIRD_PERSON = _words("has does goes flies carries lies tries catches reaches watches touches pushes crosses passes")
+ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
+NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly dolly fly ally supply holly firefly")
+PARTICLES = _words("up down out off over")
+IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
+
+# Heads that are passed over when `of` follows: what they show, count or bound is what the picture shows.
+PICTURES = _words(
+    "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
+    "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
+)
+QUANTITIES = _words(
+    "pair pairs group groups bunch bunches couple number lot lots row rows pile piles stack stacks set sets herd flock "
+    "crowd pack school swarm slice slices piece pieces bit bits chunk scoop kind kinds type types sort variety array "
+    "assortment selection collection series trio dozen dozens handful mix mixture line loaf sheet strip strips cluster "
+    "team cup-full plenty hundreds majority gang batch heap clump spoonful family quarter portion portions serving"
+)
+PARTS = _words("top bottom front back side sides middle center centre half part parts section end edge rest corner")
+SHOWING = _words("showing depicting featuring containing shows depicts features contains")
+
+# Nouns that end a phrase when an adjective follows: "man blue shirt" is about the man, "vintage blue car" is not
+# about the vintage. What referring expressions speak of most.
+KNOWN_NOUNS = _words(
+    "man woman guy girl boy lady kid person player dude child baby toddler batter catcher pitcher umpire skier surfer "
+    "rider skater bride groom chef cop officer mom dad mother father gentleman people men women children kids chick "
+    "fella male-player someone somebody something anything dog cat horse cow sheep elephant giraffe zebra bear bird "
+    "duck goat pig lamb puppy kitten pony bull calf animal fish monkey lion tiger car truck bus train bike bicycle "
+    "motorcycle boat plane airplane van taxi cab scooter chair table couch sofa bed bench desk stool laptop computer "
+    "tv phone monitor screen keyboard mouse remote bottle glass cup bowl plate mug vase book umbrella bag backpack "
+    "suitcase hat shirt jacket coat tie shoe shoes dress pants pizza sandwich cake donut banana apple orange carrot "
+    "broccoli bread food pillow toilet sink oven fridge refrigerator microwave clock kite frisbee skateboard surfboard "
+    "snowboard racket bat ball tree flower plant sign light building house wall window door dish tray box hand arm leg "
+    "head circle triangle star heart diamond ring arrow moon drop mushroom bolt crown boat key"
+)

@@ -1,0 +1,181 @@
+"""The filter stage: every candidate expression scored by CLIP, and marked as kept or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from schemas.config import ComputeConfig, FilterConfig, ImagesConfig
+from schemas.shard import ExpressionRecord, Shard, ShardImage
+from workers.boundary import apply_to_images
+from workers.checkpoints.weights import weights_digest
+from workers.filtering.embedding import ClipEmbedder
+from workers.filtering.nouns import noun_finder, noun_prompt
+from workers.filtering.scores import CandidateScores, score_candidates
+from workers.images.crops import make_crops
+from workers.images.decoding import decode_upright
+from workers.masks.rle import decode
+from workers.protocols import STAGE_FILTER
+
+# The read stage has proven that the image decodes within the run's limits.
+_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageVectors:
+    """Embeddings of one image's crops, both (N, D) float32, normalised."""
+
+    context: torch.Tensor
+    masked: torch.Tensor
+
+
+class ClipScorer:
+    """Sets head noun, uniqueness, correctness, distinctiveness, rival and `kept` of every candidate.
+
+    An expression of several targets or none passes through unscored: the scores are defined against the other
+    masks of one target. Scores do not depend on which images share a shard, up to the last bits of an embedding.
+    """
+
+    def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
+        """Load CLIP and the noun finder.
+
+        Raises:
+            ConfigError: A weight, a GPU or the spaCy extra is missing.
+        """
+        self._config = config
+        self._find_noun = noun_finder(config)
+        self._embedder = ClipEmbedder(config, compute)
+
+    @classmethod
+    def weights_digest(cls, config: FilterConfig) -> str:
+        """Return the sha256 of CLIP's weights file, without loading it into a model."""
+        return weights_digest(config.weights)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
+        started = time.perf_counter()
+        images, vectors = self._embed_crops(shard)
+        nouns = {text: self._find_noun(text) for image in images for text in _candidate_texts(image)}
+        texts = _distinct_strings(images, nouns)
+        rows = {text: row for row, text in enumerate(texts)}
+        embedded = self._embedder.embed_texts(texts)
+
+        def score(image: ShardImage) -> ShardImage:
+            if image.image_id not in vectors:
+                return image
+            return self._scored(image, vectors[image.image_id], nouns=nouns, texts=embedded, rows=rows)
+
+        scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
+        return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
+
+    def _embed_crops(self, shard: Shard) -> tuple[tuple[ShardImage, ...], dict[str, _ImageVectors]]:
+        """Embed each crop once; return the images, some of them quarantined now, and vectors by image id."""
+        images: list[ShardImage] = []
+        counts: dict[str, int] = {}
+
+        def pieces() -> Iterator[torch.Tensor]:
+            for image in shard.images:
+                checked, crops = self._cut(shard, image)
+                images.append(checked)
+                if crops is not None:
+                    counts[image.image_id] = len(image.masks)
+                    yield crops
+
+        embedded = self._embedder.embed_crops(pieces())
+        vectors: dict[str, _ImageVectors] = {}
+        start = 0
+        for image_id, num_masks in counts.items():
+            middle, end = start + num_masks, start + 2 * num_masks
+            vectors[image_id] = _ImageVectors(context=embedded[start:middle], masked=embedded[middle:end])
+            start = end
+        return tuple(images), vectors
+
+    def _cut(self, shard: Shard, image: ShardImage) -> tuple[ShardImage, torch.Tensor | None]:
+        """Cut one image's crops inside the image boundary; the model runs outside: its errors are no image's fault."""
+        made: list[torch.Tensor] = []
+
+        def work(image: ShardImage) -> ShardImage:
+            made[:] = [self._crops(image)] if any(_is_candidate(e) for e in image.expressions) else []
+            return image
+
+        (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, work).images
+        return checked, made[0] if made and not checked.failure else None
+
+    def _crops(self, image: ShardImage) -> torch.Tensor:
+        """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
+        pixels = decode_upright(image.data, _PROVEN)
+        boxes = np.array([mask.box_xyxy_px for mask in image.masks], dtype=np.int64)
+        masks = decode([mask.rle_counts for mask in image.masks], image.masks[0].rle_size)
+        crop_format = self._embedder.crop_format
+        scale = self._config.context_scale
+        context = make_crops(pixels, None, boxes_xyxy_px=boxes, scale=scale, crop_format=crop_format)
+        masked = make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)
+        return torch.cat([context, masked])
+
+    def _scored(
+        self,
+        image: ShardImage,
+        vectors: _ImageVectors,
+        *,
+        nouns: Mapping[str, str | None],
+        texts: torch.Tensor,
+        rows: Mapping[str, int],
+    ) -> ShardImage:
+        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
+        candidates = [e for e in image.expressions if _is_candidate(e)]
+        captions = [rows[e.text] for e in candidates]
+        prompts = [rows[noun_prompt(e.text, nouns[e.text])] for e in candidates]
+        scores = score_candidates(
+            vectors.context @ texts[captions].T,
+            vectors.masked @ texts[prompts].T,
+            targets=[index_of[e.target_mask_ids[0]] for e in candidates],
+            min_score=self._config.min_score,
+        )
+        kept = scores.kept(self._config.tau)
+        scored = iter(
+            _with_scores(e, nouns[e.text], scores=scores, row=row, kept=bool(kept[row]), image=image)
+            for row, e in enumerate(candidates)
+        )
+        return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
+
+
+def _is_candidate(expression: ExpressionRecord) -> bool:
+    return len(expression.target_mask_ids) == 1
+
+
+def _candidate_texts(image: ShardImage) -> Iterator[str]:
+    return (expression.text for expression in image.expressions if _is_candidate(expression))
+
+
+def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | None]) -> list[str]:
+    """Return captions and prompts, each once, in the order of their first appearance in the shard."""
+    found: dict[str, None] = {}
+    for image in images:
+        for text in _candidate_texts(image):
+            found[text] = None
+            found[noun_prompt(text, nouns[text])] = None
+    return list(found)
+
+
+def _with_scores(
+    expression: ExpressionRecord,
+    noun: str | None,
+    *,
+    scores: CandidateScores,
+    row: int,
+    kept: bool,
+    image: ShardImage,
+) -> ExpressionRecord:
+    return replace(
+        expression,
+        head_noun=noun,
+        uniqueness=None if scores.uniqueness is None else float(scores.uniqueness[row]),
+        correctness=float(scores.correctness[row]),
+        distinctiveness=None if scores.distinctiveness is None else float(scores.distinctiveness[row]),
+        rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
+        kept=kept,
+    )
