@@ -33,6 +33,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "unsupported_pixels": "The samples are 32-bit, signed or floating-point: their range is not stated.",
     "decoder_killed": "Decoding ended its process, twice.",
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
+    "prior_mismatch": "The instance prior holds masks of another size than the upright image.",
     "stage_error": "A stage raised on this image alone, twice.",
     "stage_killed": "A stage process died on this image alone, twice.",
 }
