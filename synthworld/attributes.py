@@ -34,12 +34,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "orange": (245, 140, 30),
     "yellow": (240, 222, 60),
     "green": (50, 165, 65),
-    "cyan": (60, 205, 215),
+    "aqua": (60, 205, 215),
     "blue": (45, 80, 215),
     "purple": (140, 60, 180),
     "white": (244, 244, 240),
 }
-PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
+PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
 SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
 # Radii in scene pixels; the gap between the two ranges keeps every object on one side of the word.

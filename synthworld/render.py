@@ -126,6 +126,6 @@ def _pattern(name: str, item: SceneObject, *, frame: tuple[int, int], origin: tu
     dy = ys + (origin[1] - round(item.centre_xy_px[1] * SUPERSAMPLING))
     if name == "striped":
         return np.asarray((dx + dy) % 24 < 11)
-    if name == "checkered":
+    if name == "checked":
         return np.asarray((dx // 14 + dy // 14) % 2 == 0)
     return np.asarray((dx % 20 - 10) ** 2 + (dy % 20 - 10) ** 2 < 36)

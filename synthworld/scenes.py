@@ -21,6 +21,13 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
+# How far an object must stay from the left, top, right and bottom edge, in radii: a part outside the image would make its word untrue.
+_REACH: dict[str | None, tuple[float, float, float, float]] = {
+    None: (0.95, 0.95, 0.95, 0.95),
+    "hat": (0.95, 1.5, 0.95, 0.95),
+    "tail": (0.95, 0.95, 1.45, 0.95),
+    "handle": (1.45, 0.95, 0.95, 0.95),
+}
 
 
 class Split(StrEnum):
@@ -145,9 +152,9 @@ def _place(rng: np.random.Generator, attributes: Attributes, objects: list[Scene
     radius = float(rng.uniform(*RADIUS_RANGE_PX[attributes.size]))
     rotation = float(rng.uniform(-12.0, 12.0))
     tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))
-    margin = 0.95 * radius
+    left, top, right, bottom = (reach * radius for reach in _REACH[attributes.part])
     for _ in range(_PLACEMENT_TRIES):
-        x, y = rng.uniform(margin, SCENE_SIZE_PX - margin, size=2)
+        x, y = rng.uniform((left, top), (SCENE_SIZE_PX - right, SCENE_SIZE_PX - bottom))
         gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]
         # 0.85 of touching: outlines overlap now and then, and no object hides most of another.
         if all(gap >= 0.85 for gap in gaps):

@@ -42,7 +42,9 @@ def _heart() -> Polygon:
 
 def _drop() -> Polygon:
     """A round body that ends in a point at the top."""
-    body = [(0.66 * math.cos(a), 0.34 + 0.62 * math.sin(a)) for a in (math.pi * (-0.12 + 1.24 * k / 30) for k in range(31))]
+    body = [
+        (0.66 * math.cos(a), 0.34 + 0.62 * math.sin(a)) for a in (math.pi * (-0.12 + 1.24 * k / 30) for k in range(31))
+    ]
     return True, ((0.0, -1.0), *body)
 
 
@@ -63,11 +65,13 @@ _BUILDERS: dict[str, Callable[[], Shape]] = {
         _polygon((-0.3, -0.1), (0.3, -0.1), (0.3, 1.0), (-0.3, 1.0)),
     ),
     "moon": lambda: (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
-    "flower": lambda: tuple(
-        _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
-        for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
-    )
-    + (_ellipse(0, 0, 0.5, 0.5),),
+    "flower": lambda: (
+        tuple(
+            _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
+            for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
+        )
+        + (_ellipse(0, 0, 0.5, 0.5),)
+    ),
     "drop": lambda: (_drop(),),
     "house": lambda: (
         _polygon((-0.72, -0.15), (0.72, -0.15), (0.72, 0.9), (-0.72, 0.9)),
@@ -81,7 +85,12 @@ _BUILDERS: dict[str, Callable[[], Shape]] = {
         _polygon((-0.2, 0.4), (0.2, 0.4), (0.2, 1.0), (-0.2, 1.0)),
     ),
     "mushroom": lambda: (
-        (True, tuple((1.0 * math.cos(a), 0.1 + 0.95 * math.sin(a)) for a in (math.pi + math.pi * k / 24 for k in range(25)))),
+        (
+            True,
+            tuple(
+                (1.0 * math.cos(a), 0.1 + 0.95 * math.sin(a)) for a in (math.pi + math.pi * k / 24 for k in range(25))
+            ),
+        ),
         _polygon((-0.3, 0.05), (0.3, 0.05), (0.38, 0.95), (-0.38, 0.95)),
     ),
     "bolt": lambda: (
@@ -112,7 +121,9 @@ PART_SHAPES: dict[str, Shape] = {
         _polygon((-0.36, -0.95), (0.36, -0.95), (0.36, -1.55), (-0.36, -1.55)),
     ),
     "tail": (
-        _polygon((0.35, 0.4), (0.9, 0.72), (1.2, 0.5), (1.5, 0.75), (1.42, 0.92), (1.2, 0.76), (0.92, 1.0), (0.2, 0.62)),
+        _polygon(
+            (0.35, 0.4), (0.9, 0.72), (1.2, 0.5), (1.5, 0.75), (1.42, 0.92), (1.2, 0.76), (0.92, 1.0), (0.2, 0.62)
+        ),
     ),
     "handle": (_ellipse(-0.95, 0.05, 0.55, 0.5), _ellipse(-1.0, 0.05, 0.3, 0.27, filled=False)),
 }

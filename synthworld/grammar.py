@@ -1,0 +1,105 @@
+"""The closed grammar of captions: words to a description and back.
+
+    caption      := [opening] noun phrase
+    opening      := "a photo of" | "a picture of" | "an image of" | "there is" | "this is"
+    noun phrase  := [article] adjective* category ["with" [article] part] [position]
+    adjective    := size | pattern | colour, each at most once, in any order
+    position     := "on the left" | "on the right" | "at the top" | "at the bottom"
+
+Everything else is unparsable, and counts as wrong: a caption nobody can read refers to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+
+OPENINGS: tuple[str, ...] = ("a photo of", "a picture of", "an image of", "there is", "this is")
+POSITIONS: dict[str, str] = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
+ARTICLES: tuple[str, ...] = ("a", "an", "the")
+_SLOTS: dict[str, str] = {
+    **dict.fromkeys(SIZES, "size"),
+    **dict.fromkeys(PATTERNS, "pattern"),
+    **dict.fromkeys(COLOURS, "colour"),
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a caption says; None where it says nothing."""
+
+    category: str
+    colour: str | None = None
+    pattern: str | None = None
+    size: str | None = None
+    part: str | None = None
+    position: str | None = None
+
+
+def words_of(description: Description) -> tuple[str, ...]:
+    """Returns the noun phrase without its article, in the order in which people say it."""
+    stated = [description.size, description.pattern, description.colour, description.category]
+    words = [word for word in stated if word is not None]
+    if description.part is not None:
+        words += ["with", "a", description.part]
+    if description.position is not None:
+        words += POSITIONS[description.position].split()
+    return tuple(words)
+
+
+def realise(description: Description, *, opening: str = "", is_definite: bool = False) -> str:
+    """Returns the caption of a description, such as "a photo of the small red circle with a tail"."""
+    words = words_of(description)
+    article = "the" if is_definite else indefinite_article(words[0])
+    return " ".join(filter(None, (opening, article, *words)))
+
+
+def indefinite_article(word: str) -> str:
+    """Returns "an" before a vowel, else "a"; enough for this vocabulary."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def parse(caption: str) -> Description | None:
+    """Returns what a caption says, or None if it is not of the grammar."""
+    tokens = _without_opening(caption.lower().split())
+    if tokens and tokens[0] in ARTICLES:
+        tokens = tokens[1:]
+    stated: dict[str, str] = {}
+    while tokens and tokens[0] in _SLOTS:
+        slot = _SLOTS[tokens[0]]
+        if slot in stated:
+            return None
+        stated[slot] = tokens[0]
+        tokens = tokens[1:]
+    if not tokens or tokens[0] not in CATEGORIES:
+        return None
+    part, rest = _part(tokens[1:])
+    position = next((name for name, phrase in POSITIONS.items() if phrase.split() == rest), None)
+    if rest and position is None:
+        return None
+    return Description(category=tokens[0], part=part, position=position, **stated)
+
+
+def _without_opening(tokens: list[str]) -> list[str]:
+    """Drops one opening where the caption has one."""
+    for opening in OPENINGS:
+        words = opening.split()
+        if tokens[: len(words)] == words:
+            return tokens[len(words) :]
+    return tokens
+
+
+def _part(tokens: list[str]) -> tuple[str | None, list[str]]:
+    """Reads "with [article] part"; returns the part and what follows, or None and the tokens as they were."""
+    if tokens[:1] != ["with"]:
+        return None, tokens
+    rest = tokens[2:] if tokens[1:2] and tokens[1] in ARTICLES else tokens[1:]
+    if rest and rest[0] in PARTS:
+        return rest[0], rest[1:]
+    return None, tokens

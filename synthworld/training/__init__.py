@@ -1,0 +1,1 @@
+"""The recipe that trains the tiny SAM, CoCa and CLIP on rendered scenes."""

@@ -1,0 +1,86 @@
+"""Losses on (crop, noisy caption) pairs. Nothing here sees the truth of a scene: only pixels and caption texts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns which pairs of captions say the same, and which of them contradict nothing the other says.
+
+    content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled`
+    (B, B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): from the texts alone nobody
+    knows whether the shorter also fits the other crop, so that such pairs are no negatives.
+    """
+    shared = content @ content.T
+    count = content.sum(-1)
+    equal = (shared == count[:, None]) & (shared == count[None, :])
+    nested = (shared == count[:, None]) | (shared == count[None, :])
+    return equal, nested & ~equal
+
+
+def contrastive_loss(cosines: torch.Tensor, scale: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross-entropy of image × text cosines (B, B); captions that say the same are all positives."""
+    equal, unsettled = text_relations(content)
+    logits = (cosines * scale).masked_fill(unsettled, float("-inf"))
+    targets = equal.float() / equal.float().sum(-1, keepdim=True)
+    rows = _soft_cross_entropy(logits, targets)
+    return 0.5 * (rows + _soft_cross_entropy(logits.T, targets))
+
+
+def _soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against a distribution; pairs at minus infinity have no target mass."""
+    log_probabilities = logits.log_softmax(-1)
+    return -torch.where(targets > 0, targets * log_probabilities, torch.zeros_like(targets)).sum(-1).mean()
+
+
+def caption_loss(logits: torch.Tensor, tokens: torch.Tensor, *, unused_logit: float) -> torch.Tensor:
+    """Next-token cross-entropy over the full vocabulary, the unused tokens' zero logits gathered in one constant.
+
+    logits (B, L − 1, V) after tokens 0 … L − 2; tokens (B, L) compact; padding (0) is not predicted. A hinge keeps used
+    tokens above the unused ones' zero, so that the k most likely tokens are never among 49,360 tied ones.
+    """
+    constant = torch.full_like(logits[..., :1], unused_logit)
+    targets = tokens[:, 1:]
+    whole = torch.cat((logits, constant), -1).flatten(0, 1)
+    loss = F.cross_entropy(whole, targets.flatten(), ignore_index=0)
+    spoken = (targets > 0)[..., None]
+    hinge = ((0.5 - logits[..., 1:]).clamp(min=0).square() * spoken).sum() / spoken.sum()
+    return loss + 0.1 * hinge
+
+
+class WordHead(nn.Module):
+    """Predicts the caption's content words from the flattened image tokens; thrown away after the training.
+
+    open_clip's vision tower learns colours in minutes and shapes hardly at all without it (measured). What it is given
+    are the words of the noisy caption, nothing more: a word that the caption leaves out is simply no target.
+    """
+
+    def __init__(self, num_tokens: int, width: int, num_words: int) -> None:
+        """One linear map from all tokens at once: position and shape are then one matrix away."""
+        super().__init__()
+        self.norm = nn.LayerNorm(num_tokens * width)
+        self.head = nn.Linear(num_tokens * width, num_words)
+
+    def forward(self, tokens: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+        """Returns the mean cross-entropy of a caption's words; tokens (B, T, D), content (B, W) of 0 and 1."""
+        log_probabilities = self.head(self.norm(tokens.flatten(1))).float().log_softmax(-1)
+        return -((log_probabilities * content).sum(-1) / content.sum(-1).clamp(min=1)).mean()
+
+
+class TokenTap:
+    """Keeps the last output of a vision tower's transformer: image tokens (B, T, D) without the class token."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        """Hooks in."""
+        self.tokens = torch.empty(0)
+        self._handle = visual.get_submodule("transformer").register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        self.tokens = output[:, 1:]
+
+    def remove(self) -> None:
+        """Unhooks."""
+        self._handle.remove()

@@ -1,0 +1,138 @@
+"""Trains the tiny SAM: point prompts on rendered scenes, three masks a prompt, a predicted IoU each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+
+from synthworld.training.rendered import NOBODY, RenderedScenes
+from schemas.config import SamArchitecture
+from synthworld.training.schedule import Optimiser, Progress, fast_cpu_arithmetic, restore_checkpoint, save_checkpoint
+from workers.checkpoints.sam import build_sam
+
+
+@dataclass(frozen=True)
+class SamRecipe:
+    """The numbers of the training; the defaults are those of the shipped weights."""
+
+    steps: int = 6500
+    images_a_step: int = 6
+    object_points: int = 10
+    # Grid points on the background must get a low predicted IoU, or every one of them becomes a proposal.
+    background_points: int = 3
+    peak_rate: float = 1.6e-3
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """images (B, 3, S, S) float RGB in [0, 255]; points (B, P, 2) xy pixels; truth (B, P, S, S) bool, empty on background."""
+
+    images: torch.Tensor
+    points: torch.Tensor
+    truth: torch.Tensor
+
+
+def draw_batch(data: RenderedScenes, recipe: SamRecipe, rng: np.random.Generator) -> PromptBatch:
+    """Draws scenes, mirrors, turns and recolours them at random, and draws points on objects and background."""
+    images, points, truths = [], [], []
+    for _ in range(recipe.images_a_step):
+        row = int(rng.integers(len(data.scenes)))
+        image, owner = _augmented(data.images[row], data.owners[row], rng)
+        xy, truth = _draw_points(owner, recipe, rng)
+        images.append(torch.from_numpy(image).permute(2, 0, 1).float())
+        points.append(torch.from_numpy(xy))
+        truths.append(torch.from_numpy(truth))
+    return PromptBatch(torch.stack(images), torch.stack(points), torch.stack(truths))
+
+
+def _augmented(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One of the eight symmetries, and a permutation of the colour channels: outlines do not depend on either."""
+    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+    image, owner = np.rot90(image, turns), np.rot90(owner, turns)
+    if mirrored:
+        image, owner = image[:, ::-1], owner[:, ::-1]
+    return np.ascontiguousarray(image[..., rng.permutation(3)]), np.ascontiguousarray(owner)
+
+
+def _draw_points(owner: np.ndarray, recipe: SamRecipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 2) float32 at pixel centres and the masks (P, S, S) bool below them."""
+    numbers = np.setdiff1d(np.unique(owner), [NOBODY])
+    wanted = [*rng.choice(numbers, recipe.object_points), *([NOBODY] * recipe.background_points)]
+    points, masks = [], []
+    for number in wanted:
+        mask = owner == number
+        flat = np.flatnonzero(mask)
+        y, x = divmod(int(flat[rng.integers(len(flat))]), owner.shape[1])
+        points.append((x + 0.5, y + 0.5))
+        masks.append(mask if number != NOBODY else np.zeros_like(mask))
+    return np.array(points, dtype=np.float32), np.stack(masks)
+
+
+def predict(sam: Sam, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns low-resolution logits (B, P, 3, L, L) and predicted IoU (B, P, 3) of one point each."""
+    embeddings = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
+    logits, ious = [], []
+    for embedding, points in zip(embeddings, batch.points, strict=True):
+        labels = torch.ones(len(points), 1, dtype=torch.int64)
+        sparse, dense = sam.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        low, iou = sam.mask_decoder(
+            image_embeddings=embedding[None],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        logits.append(low)
+        ious.append(iou)
+    return torch.stack(logits).float(), torch.stack(ious).float()
+
+
+def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Mask loss of the best of three masks plus a little of all, and the squared error of the predicted IoU.
+
+    Targets are coverages at the logits' resolution, so that the zero crossing lies where half of a cell is covered.
+    """
+    coverage = F.adaptive_avg_pool2d(truth.float(), logits.shape[-1])[:, :, None].expand_as(logits)
+    on_object = truth.flatten(2).any(-1)
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, coverage, reduction="none")
+    focal = (cross_entropy * (probability - coverage).abs().square()).flatten(3).mean(-1)
+    overlap = (probability * coverage).flatten(3).sum(-1)
+    dice = 1 - (2 * overlap + 1) / (probability.flatten(3).sum(-1) + coverage.flatten(3).sum(-1) + 1)
+    each = (20 * focal + dice + cross_entropy.flatten(3).mean(-1))[on_object]
+    with torch.no_grad():
+        inside, wanted = logits > 0, coverage > 0.5
+        union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
+        reached = (inside & wanted).flatten(3).sum(-1) / union
+    return {
+        "mask": each.min(-1).values.mean() + 0.1 * each.mean(),
+        "iou": (ious - reached).square().mean(),
+        "best": reached[on_object].max(-1).values.mean(),
+    }
+
+
+def train_sam(
+    architecture: SamArchitecture, data: RenderedScenes, recipe: SamRecipe, *, seed: int, checkpoint: Path
+) -> Sam:
+    """Returns the trained Sam; a checkpoint of an interrupted training is continued from."""
+    torch.manual_seed(seed)
+    sam = build_sam(architecture).train()
+    optimiser = Optimiser(sam, recipe.steps, recipe.peak_rate)
+    first = restore_checkpoint(checkpoint, sam, optimiser)
+    progress = Progress("sam", recipe.steps)
+    for step in range(first, recipe.steps):
+        batch = draw_batch(data, recipe, np.random.default_rng([seed, step]))
+        with fast_cpu_arithmetic():
+            logits, ious = predict(sam, batch)
+        parts = losses(logits, ious, batch.truth)
+        optimiser.step(step, parts["mask"] + parts["iou"])
+        progress.add(step, **{name: value.item() for name, value in parts.items()})
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            save_checkpoint(checkpoint, step + 1, sam, optimiser)
+    return sam.eval()

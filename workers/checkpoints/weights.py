@@ -1,0 +1,236 @@
+"""Finds, verifies and loads weights: local files, fsspec urls, open_clip's hub tags, files shipped in this package.
+
+What a file holds decides how it is loaded, never its name: a tensor `token_ids` marks a compact vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tempfile
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import fsspec
+import open_clip
+import torch
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from schemas.config import WeightsConfig
+from schemas.errors import ConfigError
+from workers.checkpoints.compact import expand_vocabulary
+from workers.checkpoints.openclip import BUILTIN_PREFIX
+
+OPEN_CLIP_PREFIX, RANDOM_PREFIX = "open_clip:", "random:"
+_SHOWN_KEYS = 4
+_HASH_BLOCK_BYTES = 2**20
+
+
+def random_seed(weights: WeightsConfig) -> int | None:
+    """Returns the seed of `random:<seed>`, else None.
+
+    Raises:
+        ConfigError: what follows the prefix is no whole number.
+    """
+    if not weights.uri.startswith(RANDOM_PREFIX):
+        return None
+    text = weights.uri.removeprefix(RANDOM_PREFIX)
+    if not text.isdecimal():
+        raise ConfigError(f"weights '{weights.uri}': a whole number must follow '{RANDOM_PREFIX}', got '{text}'")
+    return int(text)
+
+
+def local_file(weights: WeightsConfig) -> Path:
+    """Returns a local path of the weights, fetching a remote file into the machine's temporary folder first.
+
+    Raises:
+        ConfigError: the file is missing or cannot be fetched; the message names the remedy.
+    """
+    if weights.uri.startswith(BUILTIN_PREFIX):
+        return _builtin_file(weights)
+    if weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip_file(weights)
+    if "://" in weights.uri:
+        return _remote_file(weights)
+    path = Path(weights.uri)
+    if not path.is_file():
+        raise ConfigError(_missing(weights, "there is no such file"))
+    return path
+
+
+def weights_digest(weights: WeightsConfig) -> str:
+    """Returns the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits.
+
+    Raises:
+        ConfigError: the file is missing, or is not the one that `sha256` expects.
+    """
+    if random_seed(weights) is not None:
+        return hashlib.sha256(weights.uri.encode()).hexdigest()
+    return _verified_digest(weights, local_file(weights))
+
+
+def load_into(module: nn.Module, weights: WeightsConfig) -> str:
+    """Loads a weights file into a module, every tensor of it and none left over; returns the file's sha256.
+
+    Raises:
+        ConfigError: missing, of another digest, unreadable, or of another architecture.
+    """
+    path = local_file(weights)
+    digest = _verified_digest(weights, path)
+    state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
+    state = _as_open_clip_names(module, state)
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or extra or shapes:
+        raise ConfigError(
+            f"weights '{weights.uri}' do not fit the architecture: {len(missing)} tensors missing {missing[:_SHOWN_KEYS]}, "
+            f"{len(extra)} unknown {extra[:_SHOWN_KEYS]}, {len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; "
+            "give the architecture that these weights were trained with"
+        )
+    module.load_state_dict(state)
+    return digest
+
+
+def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:
+    """Refuses a hub tag trained with QuickGELU on an architecture without it: it would load, and be silently wrong.
+
+    Raises:
+        ConfigError: as said; the remedy names the right architecture.
+    """
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return
+    name, tag = _split_tag(weights)
+    wanted = bool((get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False))
+    if wanted != bool(model_config.get("quick_gelu", False)):
+        remedy = f"{architecture}-quickgelu" if wanted else architecture.removesuffix("-quickgelu")
+        raise ConfigError(
+            f"weights '{weights.uri}' were trained {'with' if wanted else 'without'} QuickGELU, and architecture "
+            f"'{architecture}' is {'without' if wanted else 'with'} it: set architecture to '{remedy}'"
+        )
+
+
+def _builtin_file(weights: WeightsConfig) -> Path:
+    """A file shipped in this package."""
+    resource = files("workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
+    with as_file(resource) as path:
+        if not path.is_file():
+            raise ConfigError(_missing(weights, "the package holds no such file"))
+        return path
+
+
+def _split_tag(weights: WeightsConfig) -> tuple[str, str]:
+    """Model name and tag of `open_clip:<model>/<tag>`."""
+    name, separator, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
+    if not separator or not open_clip.pretrained.is_pretrained_cfg(name, tag):
+        raise ConfigError(
+            f"weights '{weights.uri}': open_clip knows no such pair of model and tag; "
+            f"tags of '{name}': {open_clip.list_pretrained_tags_by_model(name)}"
+        )
+    return name, tag
+
+
+def _open_clip_file(weights: WeightsConfig) -> Path:
+    """Downloads, or finds in open_clip's cache, the file of a hub tag."""
+    name, tag = _split_tag(weights)
+    try:
+        return Path(download_pretrained(get_pretrained_cfg(name, tag)))
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ConfigError(_missing(weights, f"the download failed: {type(error).__name__}: {error}")) from error
+
+
+def _remote_file(weights: WeightsConfig) -> Path:
+    """Fetches an fsspec url once a machine; the name in the temporary folder is the url's hash."""
+    name = hashlib.sha256(weights.uri.encode()).hexdigest()[:24] + Path(weights.uri).suffix
+    target = Path(tempfile.gettempdir()) / "pseudoris-weights" / name
+    if target.is_file():
+        return target
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with (
+            fsspec.open(weights.uri, "rb") as source,
+            tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out,
+        ):
+            while block := source.read(_HASH_BLOCK_BYTES):
+                out.write(block)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(_missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
+    Path(out.name).replace(target)
+    return target
+
+
+def _missing(weights: WeightsConfig, why: str) -> str:
+    """The message of a missing file, with the command that gets it."""
+    remedy = weights.how_to_get or _default_remedy(weights)
+    return f"weights '{weights.uri}' are not available: {why}. To get them: {remedy}"
+
+
+def _default_remedy(weights: WeightsConfig) -> str:
+    """What to run where the preset does not say."""
+    if weights.uri.startswith(BUILTIN_PREFIX):
+        return "reinstall the package, or train them: python -m synthworld.train"
+    if weights.uri.startswith(OPEN_CLIP_PREFIX):
+        name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
+        return (
+            'on a machine with a network run python -c "import open_clip; '
+            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache, or set weights.uri to a local file"
+        )
+    return "put the file there, or set weights.uri to where it is"
+
+
+def _verified_digest(weights: WeightsConfig, path: Path) -> str:
+    """The file's sha256, checked against the expected one."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    found = digest.hexdigest()
+    if weights.sha256 is not None and found != weights.sha256:
+        raise ConfigError(
+            f"weights '{weights.uri}' have sha256 {found}, expected {weights.sha256}: "
+            "the file was changed or is another version; get it again, or remove weights.sha256"
+        )
+    return found
+
+
+def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
+    """Tensors by name, from safetensors or from a pickle that may hold tensors only."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ConfigError(
+            f"weights '{weights.uri}' cannot be read as tensors: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConfigError(f"weights '{weights.uri}' hold no table of tensors: give a state dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames what open_clip itself renames: text towers of CLIP files for CoCa and custom-text models, old buffers."""
+    own = module.state_dict().keys()
+    if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
+        state = {_under_text(key): value for key, value in state.items()}
+    # Buffers and settings that older files carry and newer modules compute.
+    dropped = {
+        "attn_mask",
+        "text.attn_mask",
+        "text_decoder.attn_mask",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    }
+    return {key: value for key, value in state.items() if key in own or key not in dropped}
+
+
+def _under_text(key: str) -> str:
+    """A text tower's name in a module that keeps it under `text`."""
+    parts = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final", "attn_mask")
+    return f"text.{key}" if key.startswith(parts) else key
