@@ -53,7 +53,7 @@ def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(file, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise TransientError(damaged(name, error)) from error
 
 

@@ -91,7 +91,7 @@ def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> lis
             raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
         try:
             table = parquet.read_row_group(row_group)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise TransientError(damaged(location.uri(path), error)) from error
     return _entries(table)
 

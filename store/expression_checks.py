@@ -1,0 +1,121 @@
+"""What must hold of a shard's expressions; columns at a time, for a shard holds hundreds of thousands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.tables import EXPRESSIONS, MASKS
+from store.content_checks import Problem, Tables, examples
+
+_SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
+_FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
+
+Flags = npt.NDArray[np.bool_]
+
+
+def expression_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+    """Check every expression: masks referred to, text, draws, scores, and kept against the scores."""
+    table, masks = tables[EXPRESSIONS], tables[MASKS]
+    image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
+    num_masks = Counter(image_of.values())
+    images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
+    yield from _reference_problems(shard, table, image_of)
+    yield from _text_problems(shard, table)
+    yield from _draw_problems(shard, table)
+    # Scores of groups and of no-target expressions mean other things; today every expression has one target.
+    is_single = np.array([len(each) == 1 for each in targets], bool)
+    is_alone = np.array([num_masks[image] == 1 for image in images], bool)
+    yield from _score_problems(shard, table, is_single, is_alone)
+
+
+def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -> Iterator[Problem]:
+    """An expression speaks of masks of its own image, and its rival is another one of them."""
+    targets, rivals = [], []
+    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
+    for row, (image, target_ids, rival) in enumerate(zip(*columns, strict=True)):
+        strangers = [mask for mask in target_ids if image_of.get(mask) != image]
+        if strangers:
+            targets.append(f"row {row}: image {image} has no mask {strangers[0]}")
+        if rival is not None and (image_of.get(rival) != image or rival in target_ids):
+            rivals.append(f"row {row}: the rival {rival} of {target_ids} is no other mask of image {image}")
+    yield from examples(shard, "expression_target", targets)
+    yield from examples(shard, "expression_rival", rivals)
+
+
+def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
+    """A text is written as the schema promises, and equal texts of one target are one row."""
+    texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
+    yield from examples(
+        shard,
+        "expression_text",
+        (
+            f"row {row}: {text!r} is empty, not stripped or not lower case"
+            for row, text in enumerate(texts)
+            if not text or text != text.strip().lower()
+        ),
+    )
+    # Per image as well: a no-target expression has no mask to tell it by.
+    images = table["image_id"].to_pylist()
+    keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
+    yield from examples(shard, "expression_repeated", (f"{key} stands {n} times" for key, n in keys.items() if n > 1))
+
+
+def _draw_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
+    """`count` is the number of draws, and the flat columns are those of the first one."""
+    samples = table["samples"].combine_chunks()
+    num_samples = _numpy(pc.list_value_length(samples))
+    counts = _numpy(table["count"])
+    wrong = (counts != num_samples) | (num_samples < 1)
+    yield from _rows(shard, "expression_count", wrong, "count is not the number of draws")
+    if not len(samples) or (num_samples < 1).any():
+        return
+    first = pc.list_element(samples, 0)
+    for name in _FIRST_DRAW:
+        drawn = pc.struct_field(first, name)
+        flat = table[name].combine_chunks()
+        is_equal = pc.fill_null(pc.equal(drawn, flat), value=False)
+        is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
+        differs = ~_numpy(pc.or_(is_equal, is_both_null))
+        yield from _rows(shard, "expression_draw", differs, f"{name} is not that of the first draw")
+
+
+def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
+    for name in (*_SCORES, "log_prob", "weight"):
+        values = table[name]
+        is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), value=False))
+        yield from _rows(shard, "expression_score", is_bad, f"{name} is not finite")
+    for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
+        is_null = _numpy(pc.is_null(table[name]))
+        wrong = is_single & (is_null != is_alone)
+        yield from _rows(shard, "expression_score", wrong, f"{name} is null exactly for a mask alone in its image")
+    yield from _kept_problems(shard, table, is_single, is_alone)
+
+
+def _kept_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
+    """Some one tau must explain what is kept: every kept distinctiveness lies above every other one."""
+    kept = _numpy(table["kept"])
+    yield from _rows(shard, "expression_kept", is_single & is_alone & ~kept, "a mask alone keeps its expressions")
+    scores = _numpy(pc.fill_null(table["distinctiveness"].cast(pa.float64()), np.nan))
+    is_scored = is_single & np.isfinite(scores)
+    above, below = scores[is_scored & kept], scores[is_scored & ~kept]
+    if above.size and below.size and above.min() <= below.max():
+        detail = f"an expression of distinctiveness {below.max():.6g} is not kept, one of {above.min():.6g} is"
+        yield Problem(shard, "expression_kept", detail)
+
+
+def _rows(shard: int, what: str, is_wrong: Flags, rule: str) -> list[Problem]:
+    return examples(shard, what, (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong)))
+
+
+def _numpy(column: Any) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = (
+        column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    )
+    return array

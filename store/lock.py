@@ -1,0 +1,244 @@
+"""The advisory lock of a run: it keeps two drivers from doing the same work. Receipts alone protect the data.
+
+Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim holds. A claim carries
+its owner's nonce and a counter that the owner raises while it lives. Who finds a claim watches the counter for
+a minute of its own clock (clocks of two machines are never compared): it moves, and the other one lives; it
+stands still, and the watcher creates the next claim, which one watcher of several gets. Creation once is the
+only condition asked of the store, so a disk and a bucket behave alike.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from schemas.errors import ConfigError, TransientError
+from store.location import RunLocation
+
+logger = logging.getLogger(__name__)
+
+LOCK_FOLDER: Final = "_lock"
+# Four beats fit into the watch: one that a slow bucket delays does not cost the lock.
+HEARTBEAT_S: Final = 15.0
+WATCH_S: Final = 60.0
+_POLL_S: Final = 2.0
+_NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim's file says.
+
+    Attributes:
+        owner: The owner's nonce.
+        counter: Raised by every heartbeat.
+        host: Machine and process namespace of the owner.
+        pid: The owner's process.
+        is_released: Whether the owner is done.
+    """
+
+    owner: str
+    counter: int
+    host: str
+    pid: int
+    is_released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LockTimes:
+    """The lock's clock and patience; tests put their own in."""
+
+    watch_s: float = WATCH_S
+    heartbeat_s: float = HEARTBEAT_S
+    poll_s: float = _POLL_S
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class RunLock:
+    """A claim on a run, from `acquire` to `release`; `held` does both and beats in between."""
+
+    def __init__(self, location: RunLocation, number: int, claim: Claim) -> None:
+        self._location = location
+        self._number = number
+        self._claim = claim
+        self._loss: ConfigError | None = None
+
+    @classmethod
+    def acquire(
+        cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
+    ) -> RunLock:
+        """Return the lock, at once where nobody holds it or its owner died on this machine.
+
+        Args:
+            location: Where the run lives.
+            on_wait: Told once, with who holds it, before a wait.
+            times: Clock and patience.
+
+        Raises:
+            ConfigError: Another driver lives and holds it.
+            TransientError: Storage failed.
+        """
+        times = times or LockTimes()
+        own = Claim(secrets.token_hex(8), 0, _host(), os.getpid())
+        while True:
+            number, holder = _highest(location)
+            if holder is not None and not _is_gone(holder):
+                _watch(location, number, holder, on_wait=on_wait, times=times)
+            if location.create_once(_path(number + 1), _to_bytes(own)) or _read(location, number + 1) == own:
+                _tidy(location, number + 1)
+                return cls(location, number + 1, own)
+
+    def heartbeat(self) -> None:
+        """Raise the counter.
+
+        Raises:
+            ConfigError: Another driver took the run over: this one must stop.
+            TransientError: Storage failed.
+        """
+        number, holder = _highest(self._location)
+        if number != self._number or holder is None or holder.owner != self._claim.owner:
+            who = _name(holder) if holder else "nobody known"
+            raise ConfigError(
+                f"the run at {self._location.root} was taken over by another driver ({who}) while this one was "
+                "silent: this one stops; what it committed stands"
+            )
+        self._claim = replace(self._claim, counter=self._claim.counter + 1)
+        self._location.replace(_path(self._number), _to_bytes(self._claim))
+
+    def check(self) -> None:
+        """Return when the lock is still held, as far as the last heartbeat knows.
+
+        Raises:
+            ConfigError: Another driver took the run over; this one must stop.
+        """
+        if self._loss is not None:
+            raise self._loss
+
+    def release(self) -> None:
+        """Give the lock back; the next driver need not wait."""
+        # The file stays: were numbers used twice, a late beat of a stopped owner could look like a new claim.
+        self._location.replace(_path(self._number), _to_bytes(replace(self._claim, is_released=True)))
+
+    @classmethod
+    @contextmanager
+    def held(
+        cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
+    ) -> Iterator[RunLock]:
+        """Hold the lock for the block, with a thread that beats; call `check` between units of work.
+
+        Raises:
+            ConfigError: Another driver lives and holds it.
+            TransientError: Storage failed.
+        """
+        times = times or LockTimes()
+        lock = cls.acquire(location, on_wait=on_wait, times=times)
+        stop = threading.Event()
+        beats = threading.Thread(target=lock._beat, args=(stop, times.heartbeat_s), name="run-lock", daemon=True)
+        beats.start()
+        try:
+            yield lock
+        finally:
+            stop.set()
+            beats.join()
+            if lock._loss is None:
+                lock.release()
+
+    def _beat(self, stop: threading.Event, heartbeat_s: float) -> None:
+        while not stop.wait(heartbeat_s):
+            try:
+                self.heartbeat()
+            except TransientError as error:
+                # Silence is allowed for as long as others watch; whoever takes over meanwhile is seen next time.
+                logger.warning("a heartbeat of the run's lock failed: %s", error)
+            except ConfigError as loss:
+                self._loss = loss
+                return
+
+
+def _watch(
+    location: RunLocation, number: int, holder: Claim, *, on_wait: Callable[[str], None], times: LockTimes
+) -> None:
+    """Return once the claim is free to succeed; raise ConfigError when its owner shows a sign of life."""
+    on_wait(f"{_name(holder)} holds {location.root}: waiting up to {times.watch_s:.0f} s for a sign of life")
+    start = times.clock()
+    while times.clock() - start < times.watch_s:
+        times.sleep(times.poll_s)
+        now_number, now = _highest(location)
+        if now is None or _is_gone(now):
+            return
+        if now_number != number or now != holder:
+            raise ConfigError(
+                f"{_name(now)} works on {location.root}: wait for it, stop it there, or name another output"
+            )
+    on_wait(f"{_name(holder)} gave no sign of life for {times.watch_s:.0f} s: taking {location.root} over")
+
+
+def _highest(location: RunLocation) -> tuple[int, Claim | None]:
+    numbers = [int(match[1]) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    number = max(numbers, default=0)
+    return number, _read(location, number) if number else None
+
+
+def _read(location: RunLocation, number: int) -> Claim | None:
+    """Return the claim; None where its file is gone or was not written by us: then nobody is known to hold it."""
+    try:
+        return Claim(**json.loads(location.read_bytes(_path(number))))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _tidy(location: RunLocation, number: int) -> None:
+    """Delete the claims below `number`: they bind nobody any more."""
+    for file in list(location.list(LOCK_FOLDER)):
+        match = _NAME.match(file.name)
+        if match and int(match[1]) < number:
+            location.delete(f"{LOCK_FOLDER}/{file.name}")
+
+
+def _is_gone(holder: Claim) -> bool:
+    """Return whether the claim is released, or its process died on this machine; True is certain, False is not."""
+    if holder.is_released:
+        return True
+    if holder.host != _host():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _host() -> str:
+    """Return what tells this machine's process numbers from another's: name, boot, and process namespace."""
+    marks = [socket.gethostname()]
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.exists() and namespace.exists():
+        # Two containers may share a name, but not the namespace that a pid means something in.
+        marks += [boot.read_text().strip()[:8], str(namespace.readlink())]
+    return " ".join(marks)
+
+
+def _path(number: int) -> str:
+    return f"{LOCK_FOLDER}/claim-{number:08d}.json"
+
+
+def _to_bytes(claim: Claim) -> bytes:
+    return json.dumps(asdict(claim)).encode()
+
+
+def _name(claim: Claim) -> str:
+    return f"process {claim.pid} on {claim.host.partition(' ')[0]}"

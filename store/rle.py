@@ -1,0 +1,94 @@
+"""Area and tight box of a COCO compressed run-length encoding, from its runs alone.
+
+pycocotools trusts what it decodes: runs that do not fill the image read or write past its buffers. Verify
+reads files that something may have damaged, so it decodes here, with every run checked, and without ever
+holding the mask (a 100-megapixel image would need 100 MB a mask).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_CHUNK_BITS = 5
+# Seven chunks hold 35 bits: more than any image has pixels, and far from overflow of int64 in the sums.
+_MAX_CHUNKS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class RleSummary:
+    """What a mask's runs say.
+
+    Attributes:
+        area_px: Number of pixels in the mask.
+        box_xyxy_px: Tight box (x0, y0, x1, y1), x1 and y1 exclusive; all 0 for an empty mask.
+    """
+
+    area_px: int
+    box_xyxy_px: tuple[int, int, int, int]
+
+
+def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
+    """Return area and box of a mask.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        counts: COCO's compressed string: runs in column-major order, the first one outside the mask.
+
+    Raises:
+        ValueError: `counts` is no such string, or its runs do not add up to height x width.
+    """
+    runs = _decode_runs(counts)
+    if runs.size and runs.min() < 0:
+        raise ValueError(f"a run has the negative length {runs.min()}")
+    ends = np.cumsum(runs)
+    total = int(ends[-1]) if ends.size else 0
+    if total != height * width:
+        raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
+    lengths, stops = runs[1::2], ends[1::2]
+    stops, lengths = stops[lengths > 0], lengths[lengths > 0]
+    if not lengths.size:
+        return RleSummary(0, (0, 0, 0, 0))
+    first, last = stops - lengths, stops - 1
+    x0, x1 = int(first[0]) // height, int(last[-1]) // height + 1
+    # A run that goes on into the next column touches the image's bottom and its top.
+    if (first // height != last // height).any():
+        y0, y1 = 0, height
+    else:
+        y0, y1 = int((first % height).min()), int((last % height).max()) + 1
+    return RleSummary(int(lengths.sum()), (x0, y0, x1, y1))
+
+
+def _decode_runs(counts: str) -> npt.NDArray[np.int64]:
+    """Return the run lengths (R,) int64 of a compressed string.
+
+    Source: the COCO API's maskApi.c: six bits a character from `0`, five of payload, little end first, the
+    sixth says that more follows, the payload's top bit is the sign; from the fourth run on the difference
+    to the run before the last is stored.
+    """
+    try:
+        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise ValueError("the runs hold a character outside ASCII") from None
+    if codes.size and (codes.min() < 0 or codes.max() > 63):
+        raise ValueError("the runs hold a character outside `0` ... `o`")
+    is_last = (codes & 32) == 0
+    if codes.size and not is_last[-1]:
+        raise ValueError("the runs end in the middle of a number")
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
+    sizes = ends - starts + 1
+    if sizes.size and sizes.max() > _MAX_CHUNKS:
+        raise ValueError(f"a run is written in {sizes.max()} characters, at most {_MAX_CHUNKS} make sense")
+    shifts = _CHUNK_BITS * (np.arange(codes.size) - np.repeat(starts, sizes))
+    payload = (codes & 31) << shifts
+    values = np.add.reduceat(payload, starts) if starts.size else payload
+    is_negative = (codes[ends] & 16) != 0
+    values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
+    # The first run is stored as it is and never referred to.
+    for parity in (1, 2):
+        values[parity::2] = np.cumsum(values[parity::2])
+    return values

@@ -1,0 +1,184 @@
+"""Proof from the output alone that every planned image is accounted for exactly once, and that nothing is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import ConfigError
+from schemas.ids import image_id
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from store.content_checks import Problem, examples
+from store.header import read_header
+from store.location import RunLocation
+from store.plan import iter_plan
+from store.receipts import list_receipts, read_receipt
+from store.verify_shard import verify_shard
+
+__all__ = ["Problem", "VerifyReport", "verify_run", "verify_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked and what does not hold.
+
+    Attributes:
+        num_images: Planned.
+        num_accounted: Planned images of shards whose receipt stands: annotated + empty + quarantined.
+        num_shards: Planned.
+        num_checked: Shards whose parts were looked into.
+        problems: Empty when everything holds.
+    """
+
+    num_images: int
+    num_accounted: int
+    annotated: int
+    empty: int
+    quarantined: int
+    num_shards: int
+    num_checked: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is off and every planned image is accounted for."""
+        return not self.problems and self.num_accounted == self.num_images
+
+
+def verify_run(
+    location: RunLocation,
+    *,
+    quick: bool = False,
+    sample: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Return the proof for a whole run: the plan, the receipts, and the parts of all or of `sample` shards.
+
+    Args:
+        location: Where the run lives.
+        quick: As for `verify_shard`.
+        sample: How many committed shards to look into, spread evenly; all by default, 0 for none.
+        progress: Called after each planned shard with how many are done and how many there are.
+
+    Raises:
+        ConfigError: No run was started there, or the plan is not the one that the header names.
+        TransientError: Storage failed.
+    """
+    header = read_header(location)
+    if header is None:
+        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    walk = _Walk(location, quick=quick, chosen=_choose(sorted(list_receipts(location)), sample))
+    num_shards = 0
+    for shard, entries in iter_plan(location, header):
+        walk.visit(shard, entries)
+        num_shards += 1
+        if progress is not None:
+            progress(num_shards, header.num_shards)
+    return walk.report(header, num_shards)
+
+
+class _Walk:
+    """The sums of one pass over the plan."""
+
+    def __init__(self, location: RunLocation, *, quick: bool, chosen: frozenset[int]) -> None:
+        self._location = location
+        self._quick = quick
+        self._chosen = chosen
+        self._unplanned = list_receipts(location)
+        self._missing: list[int] = []
+        self._problems: list[Problem] = []
+        self._ids: list[npt.NDArray[np.uint64]] = []
+        self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
+        self._num_checked = 0
+
+    def visit(self, shard: int, entries: list[PlanEntry]) -> None:
+        """Account for one planned shard."""
+        self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
+        forged = (f"{each.key} has id {each.image_id}" for each in entries if each.image_id != image_id(each.key))
+        self._problems += examples(shard, "plan_id", forged)
+        generation = self._unplanned.pop(shard, None)
+        if generation is None:
+            self._missing.append(shard)
+            return
+        try:
+            receipt = read_receipt(self._location, shard, generation)
+        except ConfigError as error:
+            self._problems.append(Problem(shard, "receipt", str(error)))
+            return
+        if receipt is None:
+            self._missing.append(shard)
+            return
+        if receipt.counts.images != len(entries):
+            detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
+            self._problems.append(Problem(shard, "ids", detail))
+        for status in self._status:
+            self._status[status] += getattr(receipt.counts, status)
+        if shard in self._chosen:
+            self._num_checked += 1
+            self._problems += verify_shard(self._location, receipt, entries, quick=self._quick)
+
+    def report(self, header: RunHeader, num_shards: int) -> VerifyReport:
+        """Return the sums, with what can only be told at the end."""
+        ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
+        self._problems += _plan_problems(header, ids, num_shards)
+        self._problems += [
+            Problem(first, "not_committed", f"shards {first} to {last} have no receipt: run the same command again")
+            for first, last in _ranges(self._missing)
+        ]
+        self._problems += examples(
+            None, "unplanned_receipt", (f"shard {shard} has a receipt and no plan" for shard in self._unplanned)
+        )
+        return VerifyReport(
+            num_images=ids.size,
+            num_accounted=sum(self._status.values()),
+            **self._status,
+            num_shards=num_shards,
+            num_checked=self._num_checked,
+            problems=tuple(self._problems),
+        )
+
+
+def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: int) -> Iterator[Problem]:
+    # 8 bytes an image: fifty million of them sort in 400 MB.
+    values, counts = np.unique(ids, return_counts=True)
+    yield from examples(
+        None,
+        "plan_repeated",
+        (
+            f"image {value:016x} is planned {n} times"
+            for value, n in zip(values[counts > 1], counts[counts > 1], strict=True)
+        ),
+    )
+    if (ids.size, num_shards) != (header.num_images, header.num_shards):
+        yield Problem(
+            None,
+            "plan_counts",
+            f"the header says {header.num_images} images in {header.num_shards} shards, "
+            f"the plan holds {ids.size} in {num_shards}",
+        )
+
+
+def _choose(committed: list[int], sample: int | None) -> frozenset[int]:
+    """Return `sample` of the shards, spread evenly, the same ones every time."""
+    if sample is None or sample >= len(committed):
+        return frozenset(committed)
+    return frozenset(committed[n * len(committed) // sample] for n in range(sample))
+
+
+def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last of each run of consecutive numbers in an ascending sequence."""
+    first = last = None
+    for shard in shards:
+        if first is None or last is None:
+            first = last = shard
+        elif shard == last + 1:
+            last = shard
+        else:
+            yield first, last
+            first = last = shard
+    if first is not None and last is not None:
+        yield first, last
