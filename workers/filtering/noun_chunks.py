@@ -74,7 +74,8 @@ def read_chunk(words: list[str], start: int) -> Chunk:
             chunk.end = i
             break
         elif chunk.nouns and _describes(words[i]):
-            continue  # an adjective behind a word that is none we know: "vintage blue car"
+            # What seemed a noun describes one: "vintage blue car", "hand painted wooden sign".
+            chunk.modifiers, chunk.nouns = [*chunk.modifiers, *chunk.nouns, i], []
         else:
             chunk.nouns.append(i)
     return chunk
@@ -100,10 +101,15 @@ def _modifies(words: list[str], i: int, chunk: Chunk) -> bool:
 
 
 def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
-    """Whether word i, where a noun could come first, is a verb: "riding a horse", "i see two dogs", not "a watch"."""
+    """Whether word i, where a noun could come first, is a verb: "riding a horse", "i see two dogs"."""
     if _is_progressive(words[i]):
         return True
-    return words[i] in lexicon.VERBS and not chunk.modifiers and is_determiner(_at(words, i + 1))
+    if chunk.modifiers:
+        return False
+    if words[i] in lexicon.VERBS:
+        return is_determiner(_at(words, i + 1))
+    # "what looks like a fox"
+    return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
 
 
 def _continues_list(words: list[str], i: int, chunk: Chunk) -> bool:
@@ -183,7 +189,7 @@ def _is_adjective(word: str) -> bool:
 def _is_past_participle(word: str) -> bool:
     if word in lexicon.IRREGULAR_PARTICIPLES or word in lexicon.LINKING_PARTICIPLES:
         return True
-    return len(word) > 4 and word.endswith("ed") and word not in lexicon.NOUNS_IN_ED
+    return len(word) > 3 and word.endswith("ed") and word not in lexicon.NOUNS_IN_ED
 
 
 def _is_progressive(word: str) -> bool:
@@ -191,6 +197,8 @@ def _is_progressive(word: str) -> bool:
 
 
 def _is_adverb(word: str) -> bool:
+    if word in lexicon.DEGREES:
+        return True
     return lexicon.ADVERB_PATTERN.fullmatch(word) is not None and word not in lexicon.NOUNS_IN_LY
 
 

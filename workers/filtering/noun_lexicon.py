@@ -20,6 +20,7 @@ DETERMINERS = ARTICLES | _words(
     "this these those some any each every another other both all no my your his her its our their either neither "
     "several many few most more much various multiple"
 )
+DEMONSTRATIVES = _words("this that these those")
 PLURAL_DETERMINERS = _words("these those some both all several many few most various multiple")
 NUMERALS = _words(
     "one two three four five six seven eight nine ten eleven twelve dozen half first second third fourth fifth sixth "
@@ -70,11 +71,12 @@ ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one
 # Adjectives made of two words, the first of them a noun or an adjective: "a funny looking dog".
 LINKING_PARTICIPLES = _words(
     "looking shaped colored coloured sized covered lined filled topped coated haired eyed printed faced legged handled "
-    "sleeved themed powered flavored flavoured dipped patterned shouldered rimmed framed frosted glazed crusted"
+    "sleeved themed powered flavored flavoured dipped patterned shouldered rimmed framed frosted glazed crusted "
+    "painted carved"
 )
 IRREGULAR_PARTICIPLES = _words(
     "worn held seen shown made cut lit torn broken hung built eaten thrown driven ridden taken drawn written bent laid "
-    "set caught kept left-over spread shot sat stood woven frozen sewn grown swept"
+    "caught kept left-over spread sat stood woven frozen sewn grown swept"
 )
 NOUNS_IN_ING = _words(
     "building painting drawing ceiling ring king string wing thing something anything everything nothing railing "
@@ -106,9 +108,9 @@ PREPOSITIONS = _words(
     "through from to into onto inside outside around against for about up down off toward towards next during like "
     "than as per via w beneath underneath atop upon past beyond amid alongside within except out away back-to-back "
     "besides indoors outdoors nearby together apart upside-down overhead downstairs upstairs sideways ahead opposite "
-    "because while when if but so not also just only very too quite really still almost partially mostly then"
+    "because while when if but so not also just only still then"
 )
-RELATIVES = _words("that which who whom whose where whos what why how")
+RELATIVES = _words("that which who whom whose where whos what whatever why how")
 # They stand for the noun that the caption never names: no head, the whole caption speaks.
 PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
 # Openers: "it is a dog", "there are two cats", "i can see a bus".
@@ -123,10 +125,11 @@ VERBS = _words(
     "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
     "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
     "surf ski skate swing pose wait work try prepare perform enjoy stare point touch bite chew lick cross climb feed "
-    "cook serve fill cover contain feature depict display grow float travel pass enter leave follow chase slide"
+    "cook serve fill cover contain feature depict blow display grow float travel pass enter leave follow chase slide"
 )
 THIRD_PERSON = _words("has does goes flies carries lies tries catches reaches watches touches pushes crosses passes")
 ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
+DEGREES = _words("very too quite really almost so pretty super extra")
 NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly dolly fly ally supply holly firefly")
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")

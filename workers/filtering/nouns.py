@@ -21,6 +21,8 @@ from collections.abc import Callable
 from schemas.config import FilterConfig
 from workers.filtering.noun_chunks import Chunk, is_determiner, read_chunk, tokenise
 from workers.filtering.noun_lexicon import (
+    AUXILIARIES,
+    DEMONSTRATIVES,
     EMPTY_PRONOUNS,
     NUMERALS,
     PARTS,
@@ -99,8 +101,11 @@ def _is_final(words: list[str], chunk: Chunk) -> bool:
     end_word = words[chunk.end] if chunk.end < len(words) else ""
     if not chunk.modifiers:
         return end_word in PERSONAL_PRONOUNS
-    if end_word == "of":  # "two of the dogs", but "left of the dog" is a place
-        return words[chunk.modifiers[-1]] in PLACES
+    last = words[chunk.modifiers[-1]]
+    if end_word == "of":  # "two of the dogs" and "top of the dog" speak of dogs, "left of the dog" of a place
+        return last in PLACES - PARTS
+    if end_word in AUXILIARIES:  # "this is a dog"
+        return last not in DEMONSTRATIVES
     # "on the left, a red bus": the place stands apart, the phrase comes next.
     opens = end_word in {",", ":", "-"} or end_word in EMPTY_PRONOUNS
     return not opens or all(words[i] in NUMERALS for i in chunk.modifiers)
