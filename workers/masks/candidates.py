@@ -115,7 +115,8 @@ def _first_and_last(is_set: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def pack_bits(masks: torch.Tensor) -> torch.Tensor:
     """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
     flat = masks.flatten(1).to(torch.uint8)
-    padded = F.pad(flat, (0, -flat.shape[1] % 8)).view(len(flat), -1, 8)
+    num_bytes = -(-flat.shape[1] // 8)
+    padded = F.pad(flat, (0, 8 * num_bytes - flat.shape[1])).view(len(flat), num_bytes, 8)
     packed: torch.Tensor = padded[..., 0] << 7
     for place in range(1, 8):
         packed |= padded[..., place] << (7 - place)
@@ -126,4 +127,4 @@ def unpack_bits(bits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return the masks (N, H, W) bool that `pack_bits` packed."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     flat: torch.Tensor = (bits[..., None] >> shifts & 1).flatten(1).bool()
-    return flat[:, : size[0] * size[1]].reshape(-1, *size)
+    return flat[:, : size[0] * size[1]].reshape(len(bits), *size)

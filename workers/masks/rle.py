@@ -26,6 +26,8 @@ _SIGN = 0x10
 _FIRST_CHARACTER = 48
 # Runs are below 2^31 pixels, their differences below 2^32 in absolute value: 33 bits with the sign.
 _MAX_DIGITS = 7
+# pycocotools 2.0.11 keeps the number of masks in a uint8 and fails with numpy 2 above it.
+_MAX_AREAS = 255
 
 
 def encode(masks: torch.Tensor) -> list[str]:
@@ -70,9 +72,8 @@ def is_valid(counts: str, size: tuple[int, int]) -> bool:
 
 def areas(counts: Sequence[str], size: tuple[int, int]) -> Int64Array:
     """Return the number of pixels of every mask, (N,) int64."""
-    if not counts:
-        return np.zeros(0, dtype=np.int64)
-    return np.asarray(coco.area(_coco(counts, size)), dtype=np.int64)
+    chunks = [coco.area(_coco(counts[at : at + _MAX_AREAS], size)) for at in range(0, len(counts), _MAX_AREAS)]
+    return np.concatenate(chunks).astype(np.int64) if chunks else np.zeros(0, dtype=np.int64)
 
 
 def boxes(counts: Sequence[str], size: tuple[int, int]) -> list[Box]:

@@ -1,0 +1,159 @@
+"""The automatic generator, held to `SamAutomaticMaskGenerator` on the same weights."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
+from workers.masks import generator as generator_module
+from workers.masks import rle
+from workers.masks.generator import MaskGenerator
+
+# Below this a logit's sign is a matter of rounding.
+UNCERTAIN_LOGIT = 1e-4
+SHARED = (
+    "points_per_side",
+    "points_per_batch",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+    "crop_n_layers",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_n_points_downscale_factor",
+    "min_mask_region_area",
+)
+
+
+def reference(sam, config, image):
+    settings = {name: getattr(config, name) for name in SHARED}
+    return SamAutomaticMaskGenerator(sam, **settings).generate(image)
+
+
+def logits_of(sam, image, annotation):
+    """The logits (H, W) that an annotation was cut from."""
+    x, y, width, height = map(int, annotation["crop_box"])
+    predictor = SamPredictor(sam)
+    predictor.set_image(image[y : y + height, x : x + width])
+    point = np.array(annotation["point_coords"]) - [x, y]
+    logits, ious, _ = predictor.predict(point, np.ones(1), return_logits=True)
+    full = np.full((3, *image.shape[:2]), -np.inf)
+    full[:, y : y + height, x : x + width] = logits
+    return full[np.abs(ious - annotation["predicted_iou"]).argmin()]
+
+
+def assert_equal(sam, image, proposals, annotations):
+    """Same order, boxes and masks, pixels of uncertain logits aside; those exist only where rounding differs."""
+    assert len(proposals) == len(annotations)
+    np.testing.assert_allclose(proposals.predicted_iou, [a["predicted_iou"] for a in annotations], rtol=1e-5)
+    np.testing.assert_allclose(proposals.stability, [a["stability_score"] for a in annotations], atol=1e-3)
+    masks = rle.decode(proposals.counts, proposals.size)
+    for at, annotation in enumerate(annotations):
+        differs = masks[at] ^ annotation["segmentation"]
+        if differs.any():
+            assert np.abs(logits_of(sam, image, annotation)[differs]).max() < UNCERTAIN_LOGIT
+            continue
+        x, y, width, height = annotation["bbox"]
+        # SAM's boxes end on the last pixel, ours behind it.
+        assert proposals.boxes_px[at] == (x, y, x + width + 1, y + height + 1)
+        assert proposals.areas_px[at] == annotation["area"]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 150), (150, 71), (33, 200), (24, 17)])
+def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, size):
+    image, config = draw_image(*size), masks_config()
+    annotations = reference(sam, config, image)
+    assert len(annotations) >= 10
+    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+
+
+@pytest.mark.parametrize(("size", "layers", "downscale"), [((150, 100), 1, 1), ((300, 200), 2, 2)])
+def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downscale):
+    image = draw_image(*size, seed=3)
+    config = masks_config(crop_n_layers=layers, crop_n_points_downscale_factor=downscale)
+    annotations = reference(sam, config, image)
+    crops = {tuple(annotation["crop_box"]) for annotation in annotations}
+    assert len(annotations) >= 30
+    assert len(crops) > 2, "masks of several crops survive, so both the edge filter and the NMS across them count"
+    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"pred_iou_thresh": 0.72}, {"stability_score_thresh": 0.7}, {"box_nms_thresh": 0.3}]
+)
+def test_each_threshold_is_sams(sam, masks_config, draw_image, overrides):
+    image, config = draw_image(90, 120, seed=5), masks_config(**overrides)
+    annotations = reference(sam, config, image)
+    assert 0 < len(annotations) < len(MaskGenerator(sam, masks_config())(image)), "the threshold drops some, not all"
+    assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
+
+
+def components(mask, connectivity):
+    """OpenCV's connectedComponentsWithStats by scipy: labels, and areas in the last column."""
+    assert connectivity == 8
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    return count + 1, labels, np.bincount(labels.ravel(), minlength=count + 1)[:, None], None
+
+
+def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(connectedComponentsWithStats=components))
+    image = draw_image(70, 150)
+    # High enough for changed masks, and for doubles that the second NMS finds among them.
+    config = masks_config(min_mask_region_area=60, crop_nms_thresh=0.6, box_nms_thresh=0.6)
+    annotations = reference(sam, config, image)
+    ours = MaskGenerator(sam, config)(image)
+    plain = MaskGenerator(sam, config.model_copy(update={"min_mask_region_area": 0}))(image)
+    assert len(annotations) >= 10
+    assert set(ours.counts) - set(plain.counts), "at least one mask was changed"
+    assert_equal(sam, image, ours, annotations)
+
+
+def test_upsampling_in_chunks_changes_nothing(sam, masks_config, draw_image, monkeypatch):
+    image, config = draw_image(70, 150), masks_config()
+    whole = MaskGenerator(sam, config)(image)
+    monkeypatch.setattr(generator_module, "_UPSAMPLE_BYTES", 7 * 4 * 70 * 150)
+    in_chunks = MaskGenerator(sam, config)(image)
+    assert in_chunks.counts == whole.counts
+    assert in_chunks.stability.tolist() == whole.stability.tolist()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_an_image_of_any_shape_gives_masks_of_its_size(sam, masks_config, draw_image, size, layers):
+    config = masks_config(crop_n_layers=layers, pred_iou_thresh=-9, stability_score_thresh=0.01)
+    proposals = MaskGenerator(sam, config)(draw_image(*size))
+    assert proposals.size == size
+    assert len(proposals) > 0
+    masks = rle.decode(proposals.counts, size)
+    assert [int(mask.sum()) for mask in masks] == proposals.areas_px.tolist()
+    assert rle.boxes(proposals.counts, size) == list(proposals.boxes_px)
+
+
+@pytest.mark.parametrize("overrides", [{"pred_iou_thresh": 9.0}, {"stability_score_thresh": 1.1}])
+@pytest.mark.parametrize("min_mask_region_area", [0, 5])
+def test_an_image_where_nothing_survives_gives_no_masks(sam, masks_config, draw_image, overrides, min_mask_region_area):
+    config = masks_config(**overrides, min_mask_region_area=min_mask_region_area, crop_n_layers=1)
+    proposals = MaskGenerator(sam, config)(draw_image(40, 50))
+    assert len(proposals) == 0
+    assert proposals.boxes_px == ()
+    assert proposals.areas_px.shape == proposals.predicted_iou.shape == proposals.stability.shape == (0,)
+
+
+def test_empty_masks_are_left_out_where_no_stability_is_asked_for(sam, masks_config, draw_image):
+    config = masks_config(pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
+    with torch.inference_mode():
+        proposals = MaskGenerator(sam, config)(draw_image(64, 64))
+    assert len(proposals) > 100
+    assert proposals.areas_px.min() >= 1
+
+
+def test_the_same_image_gives_the_same_masks_again(sam, masks_config, draw_image):
+    generate = MaskGenerator(sam, masks_config(crop_n_layers=1))
+    first, _, again = generate(draw_image(80, 60)), generate(draw_image(33, 50, 9)), generate(draw_image(80, 60))
+    assert first.counts == again.counts
+    assert first.predicted_iou.tobytes() == again.predicted_iou.tobytes()
