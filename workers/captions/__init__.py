@@ -1,0 +1,5 @@
+"""Candidate captions of masks: CoCa's towers with caches, beam search and distinctive sampling."""
+
+from workers.captions.captioner import CocaCaptioner
+
+__all__ = ["CocaCaptioner"]

@@ -1,0 +1,92 @@
+"""The second stage: masks in, candidate expressions out, by CoCa."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer
+
+from schemas.config import CaptionsConfig, ComputeConfig, ImagesConfig
+from schemas.shard import MaskRecord, Shard, ShardImage
+from workers.boundary import apply_to_images
+from workers.captions.candidates import to_expressions
+from workers.captions.drafts import ImageCrops
+from workers.captions.engine import CachedEngine
+from workers.captions.vocabulary import SpecialTokens
+from workers.checkpoints.models import load_coca
+from workers.checkpoints.weights import weights_digest as file_digest
+from workers.device import compute_dtype, prepare_device
+from workers.images.crops import CropFormat, make_crops
+from workers.images.decoding import decode_upright
+from workers.masks import rle
+from workers.protocols import STAGE_CAPTION
+
+# The limits of `images` were applied when the image was proven; this stage has no second opinion.
+_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
+
+
+class CocaCaptioner:
+    """Captions every mask by beam search and distinctive sampling (paper section 3.2; method page section 3)."""
+
+    def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
+        """Load CoCa and its tokenizer.
+
+        Raises:
+            ConfigError: Weights are missing, damaged or of another architecture, the architecture cannot be
+                decoded or is too short for `max_length`; no GPU.
+        """
+        device, dtype = prepare_device(compute), compute_dtype(compute)
+        model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
+        self._tokenizer = SimpleTokenizer()
+        special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
+        self._engine = CachedEngine(model, special, config, seed=compute.seed)
+        self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        self._scales = crop_kinds(config)
+        self._device, self._dtype = device, dtype
+
+    @classmethod
+    def weights_digest(cls, config: CaptionsConfig) -> str:
+        """Return the sha256 of the weights that `config` names, without loading the model."""
+        return file_digest(config.weights)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
+        return apply_to_images(shard, STAGE_CAPTION, self._caption)
+
+    def _caption(self, image: ShardImage) -> ShardImage:
+        if not image.masks:
+            return replace(image, expressions=())
+        pixels: NDArray[np.uint8] = decode_upright(image.data, _PROVEN)
+        crops = ImageCrops(
+            image_id=image.image_id,
+            kinds=tuple(self._scales),
+            mask_indices=tuple(mask.index for mask in image.masks),
+            pixels=self._crops(pixels, image.masks).to(self._device, self._dtype),
+        )
+        drafts = self._engine.drafts(crops)
+        return replace(image, expressions=to_expressions(drafts, image.masks, self._to_text))
+
+    def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
+        boxes = np.array([record.box_xyxy_px for record in records])
+        masks = rle.decode([record.rle_counts for record in records], records[0].rle_size)
+        return torch.stack(
+            [
+                make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=scale, crop_format=self._format)
+                for scale in self._scales.values()
+            ]
+        )
+
+    def _to_text(self, tokens: Sequence[int]) -> str:
+        # A start of text in the middle of a caption would be spelled out.
+        return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))
+
+
+def crop_kinds(config: CaptionsConfig) -> dict[str, float | None]:
+    """Return the crop kinds in the tables' order, from name to scale; None is the masked crop."""
+    masked: dict[str, float | None] = {"masked": None} if config.has_masked_crop else {}
+    return {**masked, **{f"context_{scale}": scale for scale in config.context_scales}}

@@ -1,0 +1,209 @@
+"""CoCa's towers, one position at a time: what depends on the prefix alone is computed once a prefix.
+
+The text tower and the decoder's first self-attention see no image; their keys and values are cached per
+prefix. What follows the first cross-attention is cached per (prefix, crop). The keys and values of the
+image tokens are computed once a crop and layer. The result equals open_clip's full forward to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+
+from schemas.errors import ConfigError
+from workers.captions.attention import (
+    CropSlots,
+    NodeCache,
+    cross_attention_step,
+    cross_keys_values,
+    cross_queries,
+    self_attention_step,
+)
+from workers.captions.tree import Frontier, Ints, crop_slots
+from workers.captions.vocabulary import score_dtype
+
+# Crops a forward pass of the image tower; bounds its activations on images with many masks.
+_CROPS_A_PASS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCrops:
+    """The image tower's output for C crops.
+
+    Attributes:
+        embeddings: (C, E) float32 or float64 unit vectors, whose products are the similarities s_ij.
+        tokens: (C, T, D) in the model's dtype, what the decoder attends to.
+    """
+
+    embeddings: torch.Tensor
+    tokens: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where the positions of each prefix and pair stand in the caches.
+
+    Attributes:
+        prefixes: (U, T) int64 nodes.
+        pairs: (P, T) int64 nodes.
+        is_padding: (U, T) bool, positions that the text tower takes for padding; None where it takes none.
+        tokens: (U,) int64, the newest tokens.
+    """
+
+    prefixes: torch.Tensor
+    pairs: torch.Tensor
+    is_padding: torch.Tensor | None
+    tokens: torch.Tensor
+
+
+def encode_crops(model: CoCa, crops: torch.Tensor) -> EncodedCrops:
+    """Return embeddings and tokens of normalised crops (C, 3, S, S), in passes of a fixed size."""
+    parts = [model(part) for part in torch.split(crops, _CROPS_A_PASS)]
+    features = torch.cat([part["image_features"] for part in parts])
+    embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+    return EncodedCrops(embeddings, torch.cat([part["image_embs"] for part in parts]))
+
+
+class CachedDecoder:
+    """Text tower and multimodal decoder over the frontiers of one prefix tree."""
+
+    def __init__(self, model: CoCa) -> None:
+        """Wrap `model`, whose weights are shared.
+
+        Raises:
+            ConfigError: A text tower that cannot be decoded token by token.
+        """
+        self._text, self._layers = _checked_text(model.text), list(model.text_decoder.resblocks)
+        self._cross = list(model.text_decoder.cross_attn)
+        self._ln_final = model.text_decoder.ln_final
+        self._text_layers = list(self._text.transformer.resblocks)
+        heads, width = self._layers[0].attn.num_heads, self._layers[0].attn.embed_dim
+        self._text_cache = NodeCache(len(self._text_layers), self._text.heads, self._text.width)
+        self._first_cache = NodeCache(1, heads, width)
+        self._pair_cache = NodeCache(len(self._layers) - 1, heads, width)
+        dtype = self._text.token_embedding.weight.dtype
+        self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
+        self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
+        self._pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
+        self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @property
+    def max_prefix_length(self) -> int:
+        """The longest prefix, SOT included, that the model has positions for."""
+        return int(self._text.context_length)
+
+    def image_bytes(self, num_crops: int, num_tokens: int) -> int:
+        """Return what the cross-attention keys and values of crops with `num_tokens` image tokens take."""
+        width, dtype = self._layers[0].attn.embed_dim, self._text.token_embedding.weight.dtype
+        return num_crops * num_tokens * NodeCache.node_bytes(len(self._cross), width, dtype)
+
+    def begin(self, image_tokens: torch.Tensor) -> None:
+        """Forget all prefixes and attend to the image tokens (C, T, D) from now on."""
+        self.rewind((0, 0))
+        self._image = [cross_keys_values(block, image_tokens) for block in self._cross]
+
+    def mark(self) -> tuple[int, int]:
+        """Return the fill of the caches, for `rewind`."""
+        return self._text_cache.size, self._pair_cache.size
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Free what was cached after `mark`."""
+        self._text_cache.size = self._first_cache.size = mark[0]
+        self._pair_cache.size = mark[1]
+
+    def bytes_after(self, frontier: Frontier, num_steps: int) -> int:
+        """Return what the caches hold if `num_steps` more levels are as wide as `frontier`."""
+        prefixes = self._text_cache.size + num_steps * frontier.num_prefixes
+        pairs = self._pair_cache.size + num_steps * frontier.num_pairs
+        return prefixes * self._prefix_bytes + pairs * self._pair_bytes
+
+    def step(self, frontier: Frontier, before: Pages | None) -> tuple[torch.Tensor, Pages]:
+        """Return the last hidden states (P, D) of the frontier's pairs, ready for the vocabulary, and its pages."""
+        pages = self._turn_pages(frontier, before)
+        text = self._text_step(pages)
+        slots, rows_a_crop = crop_slots(frontier.pair_crop, self._image[0][0].shape[0])
+        crop_rows = CropSlots(self._index(slots), rows_a_crop)
+        pair_prefix = self._index(frontier.pair_prefix)
+        first = self_attention_step(self._layers[0], text, self._first_cache, layer=0, pages=pages.prefixes)
+        # Neither the queries of the first cross-attention see an image: one a prefix, then one a pair.
+        queries = cross_queries(self._cross[0], first)[pair_prefix]
+        x = cross_attention_step(
+            self._cross[0], first[pair_prefix], queries, keys_values=self._image[0], slots=crop_rows
+        )
+        for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
+            x = self_attention_step(block, x, self._pair_cache, layer=layer, pages=pages.pairs)
+            x = cross_attention_step(
+                cross, x, cross_queries(cross, x), keys_values=self._image[layer + 1], slots=crop_rows
+            )
+        hidden: torch.Tensor = self._ln_final(x)
+        return hidden, pages
+
+    def _index(self, values: Ints) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._text.token_embedding.weight.device)
+
+    def _turn_pages(self, frontier: Frontier, before: Pages | None) -> Pages:
+        like = self._text.token_embedding.weight
+        first_prefix = self._text_cache.reserve(frontier.num_prefixes, like)
+        self._first_cache.reserve(frontier.num_prefixes, like)
+        first_pair = self._pair_cache.reserve(frontier.num_pairs, like)
+        prefixes = torch.arange(first_prefix, first_prefix + frontier.num_prefixes, device=like.device)[:, None]
+        pairs = torch.arange(first_pair, first_pair + frontier.num_pairs, device=like.device)[:, None]
+        tokens = self._index(frontier.tokens)
+        if before is None:
+            return Pages(prefixes, pairs, None, tokens)
+        parents = self._index(frontier.parents)
+        return Pages(
+            torch.cat((before.prefixes[parents], prefixes), dim=1),
+            torch.cat((before.pairs[self._index(frontier.pair_parent)], pairs), dim=1),
+            self._padding(before, parents, tokens),
+            tokens,
+        )
+
+    def _padding(self, before: Pages, parents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
+        """Which positions the text tower's mask hides.
+
+        open_clip's mask puts the CLS token in front although it stands at the end: a token `pad_id` hides
+        the position after it. `correct_cls_mask` hides the token's own.
+        """
+        if self._text.cls_emb is None:
+            return None
+        looked_at = tokens if self._text.correct_cls_mask else before.tokens[parents]
+        newest = (looked_at == self._text.pad_id)[:, None]
+        if before.is_padding is None:
+            if not bool(newest.any()):
+                return None
+            return F.pad(newest, (before.prefixes.shape[1], 0))
+        return torch.cat((before.is_padding[parents], newest), dim=1)
+
+    def _text_step(self, pages: Pages) -> torch.Tensor:
+        text, place = self._text, pages.prefixes.shape[1] - 1
+        x = text.token_embedding(pages.tokens) + text.positional_embedding[place]
+        for layer, block in enumerate(self._text_layers):
+            x = self_attention_step(
+                block, x, self._text_cache, layer=layer, pages=pages.prefixes, is_hidden=pages.is_padding
+            )
+        # With a CLS token the tokens leave the tower before its last norm.
+        result: torch.Tensor = x if text.cls_emb is not None else text.ln_final(x)
+        return result
+
+
+def _checked_text(text: torch.nn.Module) -> TextTransformer:
+    """The text tower, if a token's state depends on the tokens before it alone and the blocks are known."""
+    if not isinstance(text, TextTransformer):
+        raise ConfigError(
+            f"captions: the text tower is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
+            "choose a CoCa architecture without hf_model_name"
+        )
+    if text.attn_mask is None:
+        raise ConfigError("captions: the text tower has no_causal_mask=true and cannot decode: choose a causal one")
+    if not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
+        raise ConfigError(
+            "captions: the text tower has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows "
+            "open_clip's default block: choose an architecture without them"
+        )
+    return text

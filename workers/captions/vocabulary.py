@@ -1,0 +1,101 @@
+"""The vocabulary projection, computed once a hidden state and read only where the rules look.
+
+A model trained on a small vocabulary carries it scattered into a table of zeros: the logit of such a
+*dead* token is exactly 0 under every prefix. Only the live columns are multiplied; the dead ones enter the
+softmax by their number, and by name only in the rare row whose kept set reaches down to logit 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from workers.captions.rules import Heads
+
+# Wide enough for the top-k and most nuclei, narrow enough that a step does not sort the vocabulary.
+_HEAD_WIDTH = 64
+# Beyond this many tokens a row, one whole projection is cheaper than gathering columns row by row.
+_MAX_GATHERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """Token ids that decoding knows by name: start of text, end of text, and padding."""
+
+    sot: int
+    eos: int
+    pad: int
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of scores under a model of `dtype`: float32, or float64 for a float64 model."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Vocabulary:
+    """From hidden states (R, D) to what the rules need of their logits."""
+
+    def __init__(self, projection: torch.Tensor, eos: int) -> None:
+        """Keep the live columns of `projection` (D, V); the token `eos` counts as live in any case."""
+        is_live = (projection != 0).any(dim=0)
+        is_live[eos] = True
+        self._live = is_live.nonzero()[:, 0]
+        self._rows = projection.t()[self._live].contiguous()
+        self._num_dead = projection.shape[1] - len(self._live)
+        # The row of a token; dead tokens share a row of zeros behind the live ones.
+        self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
+        self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
+        self._eos_column = int(self._row_of[eos])
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, dead ones included."""
+        return len(self._row_of)
+
+    def heads(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> Heads:
+        """Return the narrow heads of hidden states (R, D)."""
+        scores, log_total = self._scores(hidden, is_eos_allowed)
+        width = min(_HEAD_WIDTH, scores.shape[1])
+        # topk leaves the order of equal values open: by token id first, then stably by value.
+        columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
+        values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+        ids = self._live[columns.gather(1, order)]
+        bound = values[:, -1] if width < scores.shape[1] else torch.full_like(log_total, -torch.inf)
+        if self._num_dead:
+            bound = bound.clamp(min=0.0)
+        return Heads(values, ids, log_total, bound)
+
+    def whole_heads(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> Heads:
+        """Return heads that hold the whole vocabulary: slow, for the rows that a narrow head cannot settle."""
+        live, log_total = self._scores(hidden, is_eos_allowed)
+        scores = live.new_zeros(len(hidden), self.size)
+        scores[:, self._live] = live
+        values, ids = scores.sort(dim=1, descending=True, stable=True)
+        return Heads(values, ids, log_total, torch.full_like(log_total, -torch.inf))
+
+    def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
+        dtype = score_dtype(self._rows.dtype)
+        rows = self._row_of[ids]
+        is_dead = rows == len(self._live)
+        rows = rows.masked_fill(is_dead, 0)
+        if ids.shape[1] > _MAX_GATHERED:
+            found = self._project(hidden).gather(1, rows)
+        else:
+            found = torch.einsum("rkd,rd->rk", self._rows[rows], hidden.to(self._rows.dtype)).to(dtype)
+        return found.masked_fill(is_dead, 0.0)
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden.to(self._rows.dtype), self._rows).to(score_dtype(self._rows.dtype))
+
+    def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self._project(hidden)
+        if not is_eos_allowed:
+            scores[:, self._eos_column] = -torch.inf
+        log_total = scores.logsumexp(dim=1)
+        if self._num_dead:
+            log_total = torch.logaddexp(log_total, torch.full_like(log_total, math.log(self._num_dead)))
+        return scores, log_total
