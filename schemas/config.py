@@ -46,6 +46,8 @@ class SourceConfig(FrozenModel):
     # Parquet: the first of these columns that exists is read, bytes before uris.
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
+    # Where relative uris start and local ones must lie: a table is untrusted input. None is the table's own folder.
+    uri_root: str | None = None
     # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
     endpoint_url: str | None = None
 

@@ -28,6 +28,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
+    "refused_uri": "The table's uri leads out of source.uri_root, carries a secret, or has an unknown protocol.",
     "not_an_image": "No decoder knows the bytes.",
     "corrupt": "A decoder knows the format but cannot decode the bytes to the end.",
     "unsupported_pixels": "The samples are 32-bit, signed or floating-point: their range is not stated.",
@@ -55,9 +56,15 @@ def _schema(table: str, fields: list[pa.Field], doc: str) -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
+def _list(kind: pa.DataType) -> pa.DataType:
+    # Named as Parquet names it (Arrow's own name is `item`): a table read back then has the schema, and
+    # written again the bytes, that it was written with.
+    return pa.list_(pa.field("element", kind))
+
+
 _SEGMENTATION = pa.struct(
     [
-        pa.field("size", pa.list_(pa.int32()), nullable=False),
+        pa.field("size", _list(pa.int32()), nullable=False),
         pa.field("counts", pa.string(), nullable=False),
     ]
 )
@@ -95,7 +102,7 @@ MASKS_SCHEMA: Final = _schema(
         _field("image_id", pa.string(), "The image it lies in."),
         _field("mask_id", pa.string(), "Image id and index in the proposer's order, `<image id>-0007`."),
         _field("segmentation", _SEGMENTATION, "COCO compressed RLE, size = [upright height, upright width]."),
-        _field("box_xyxy_px", pa.list_(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
+        _field("box_xyxy_px", _list(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
         _field("area_px", pa.int64(), "Number of pixels."),
         _field("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU.", nullable=True),
         _field("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset.", nullable=True),
@@ -108,7 +115,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
     EXPRESSIONS,
     [
         _field("image_id", pa.string(), "The image it speaks of."),
-        _field("target_mask_ids", pa.list_(pa.string()), "The masks it refers to; one today, several or none later."),
+        _field("target_mask_ids", _list(pa.string()), "The masks it refers to; one today, several or none later."),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
         _field("kind", pa.string(), "`attribute` today; `position`, `relation`, `group`, `none` later."),
         _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
@@ -118,7 +125,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`."),
         _field("count", pa.int32(), "How many draws of this mask gave this text."),
         _field("log_prob", pa.float64(), "Sum of natural log-probabilities of that draw's tokens, as it was drawn."),
-        _field("samples", pa.list_(_SAMPLE), "Every draw that gave this text, the first one included."),
+        _field("samples", _list(_SAMPLE), "Every draw that gave this text, the first one included."),
         _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over the other masks; null alone.", nullable=True),
         _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
         _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),

@@ -1,0 +1,191 @@
+"""A planned shard's bytes, each image proven to decode; or the reason why it is quarantined. No Ray.
+
+What is wrong with an image becomes a failure of that image. What is wrong with the storage ends the attempt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from pipeline.sources.faults import transient_faults
+from pipeline.sources.items import Storage, StoredFile
+from pipeline.sources.keys import file_path
+from pipeline.sources.opening import open_root
+from pipeline.sources.parquet import RowImage, read_rows
+from pipeline.sources.row_uris import resolve_uri
+from schemas.config import RunConfig
+from schemas.errors import ImageError, TransientError
+from schemas.ids import sha256_hex
+from schemas.plan import PlanEntry
+from schemas.shard import Failure, Shard, ShardImage
+from workers.images.decoding import bytes_message
+from workers.images.proving import Prover
+
+logger = logging.getLogger(__name__)
+
+STAGE_READ: Final = "read"
+_MISSING: Final = ImageError("missing", "it was planned, but is not there any more")
+
+# An image's encoded bytes, or why there are none.
+_Outcome = bytes | ImageError
+
+
+def read_shard(
+    source: str, config: RunConfig, entries: Sequence[PlanEntry], *, prover: Prover, generation: int = 0
+) -> Shard:
+    """Return the shard of `entries` with bytes, digests and upright sizes; broken images are quarantined.
+
+    Images that are not there get a second look when all others have been read.
+
+    Args:
+        source: SOURCE as given now; keys are relative to its root.
+        config: Its `source` and `images` are read.
+        entries: The shard's plan, or the part of it that is retried, in order; at least one.
+        prover: Decodes each image in a process that may die.
+        generation: Of the shard.
+
+    Raises:
+        ConfigError: SOURCE itself does not exist any more.
+        TransientError: The storage failed, or the proving process was ended from outside.
+    """
+    started = time.perf_counter()
+    root = open_root(source, config.source)
+    outcomes = dict(_read_entries(root, entries, config))
+    missing = [entry for entry in entries if _is_missing(outcomes[entry.position])]
+    if missing:
+        outcomes.update(_read_entries(root, missing, config))
+        _check_root(root)
+    images = tuple(_prove(entry, outcomes[entry.position], prover) for entry in entries)
+    shard = Shard(entries[0].shard, generation, images)
+    return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
+
+
+def _is_missing(outcome: _Outcome) -> bool:
+    return isinstance(outcome, ImageError) and outcome.reason == "missing"
+
+
+def _check_root(root: Storage) -> None:
+    # A disk that is not mounted any more would quarantine every image.
+    if root.kind("") != "folder":
+        raise TransientError(f"SOURCE is gone: {root.describe()}; bring it back, then run the same command again")
+
+
+def _prove(entry: PlanEntry, outcome: _Outcome, prover: Prover) -> ShardImage:
+    image = ShardImage(position=entry.position, image_id=entry.image_id, key=entry.key)
+    if isinstance(outcome, ImageError):
+        return _quarantined(image, outcome)
+    image = replace(image, data=outcome, sha256=sha256_hex(outcome))
+    try:
+        height, width = prover.prove(outcome)
+    except ImageError as error:
+        return _quarantined(image, error)
+    return replace(image, height=height, width=width)
+
+
+def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:
+    logger.info("image %s is quarantined as %s: %s", image.key, error.reason, error.message)
+    return image.quarantined(Failure(STAGE_READ, error.reason, error.message))
+
+
+def _read_entries(root: Storage, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[tuple[int, _Outcome]]:
+    """Yield position and outcome of each entry; neighbours in one file are read from one handle."""
+    for path, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key)):
+        of_file = list(group)
+        uri = root.describe(path)
+        try:
+            with transient_faults("read", uri, faults=root.faults):
+                yield from _read_file(root, path, entries=of_file, config=config)
+        except FileNotFoundError:
+            yield from ((entry.position, _MISSING) for entry in of_file)
+
+
+def _read_file(
+    root: Storage, path: str, *, entries: Sequence[PlanEntry], config: RunConfig
+) -> Iterator[tuple[int, _Outcome]]:
+    """Yield the outcomes of one file's entries, once it is known that it stayed the same while it was read."""
+    change = _change(root.stat(path), entries[0])
+    outcomes: dict[int, _Outcome] = {}
+    if change is None:
+        if entries[0].row_group is not None:
+            outcomes = _read_table(root, path, entries=entries, config=config)
+        else:
+            outcomes = _read_ranges(root, path, entries=entries, config=config)
+        change = _change(root.stat(path), entries[0])
+    yield from ((entry.position, change or outcomes[entry.position]) for entry in entries)
+
+
+def _change(found: StoredFile, entry: PlanEntry) -> ImageError | None:
+    """Return why the file is not the planned one, None where it is."""
+    if entry.etag is not None and found.etag != entry.etag:
+        return ImageError("changed", "its etag is not the planned one")
+    if entry.mtime_ns is not None and found.mtime_ns != entry.mtime_ns:
+        return ImageError("changed", "its time of modification is not the planned one")
+    # Of a tar or a table the plan holds the image's size, not the file's.
+    is_whole_file = entry.offset_bytes is None and entry.row_group is None
+    if is_whole_file and entry.size_bytes is not None and found.size_bytes != entry.size_bytes:
+        return ImageError("changed", "its size is not the planned one")
+    return None
+
+
+def _read_ranges(root: Storage, path: str, *, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, _Outcome]:
+    """Return the bytes of a tar's members, or of the one image that is the whole file."""
+    outcomes: dict[int, _Outcome] = {}
+    with root.open(path) as stream:
+        for entry in entries:
+            limit = config.images.max_bytes
+            if entry.size_bytes is not None and entry.size_bytes > limit:
+                outcomes[entry.position] = _too_many_bytes(entry.size_bytes, config)
+                continue
+            stream.seek(entry.offset_bytes or 0)
+            data = stream.read(limit + 1 if entry.size_bytes is None else entry.size_bytes)
+            is_short = entry.size_bytes is not None and len(data) < entry.size_bytes
+            outcomes[entry.position] = ImageError("changed", "it ends before its planned size") if is_short else data
+    return outcomes
+
+
+def _read_table(root: Storage, path: str, *, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, _Outcome]:
+    """Return the bytes of a Parquet file's rows, which all stand in one row group."""
+    positions = {entry.row: entry.position for entry in entries if entry.row is not None}
+    outcomes: dict[int, _Outcome] = {}
+    row_group, table = entries[0].row_group or 0, root.describe(path)
+    try:
+        with root.open(path) as stream:
+            for row, image in read_rows(stream, row_group, rows=positions, config=config.source, table=table):
+                outcomes[positions[row]] = _read_row(image, table, config)
+    except ImageError as error:
+        # Damage in the midst of a row group: what came before it is sound.
+        outcomes = {position: outcomes.get(position, error) for position in positions.values()}
+    absent = ImageError("changed", "its Parquet file has no such row")
+    return {position: outcomes.get(position, absent) for position in positions.values()}
+
+
+def _read_row(image: RowImage, table: str, config: RunConfig) -> _Outcome:
+    if image.data is not None:
+        size_bytes = len(image.data)
+        return image.data if size_bytes <= config.images.max_bytes else _too_many_bytes(size_bytes, config)
+    if image.uri is None:
+        return ImageError("empty_file", "its row holds null")
+    try:
+        return _read_uri(image.uri, table, config)
+    except FileNotFoundError:
+        return _MISSING
+    except ImageError as error:
+        return error
+
+
+def _read_uri(uri: str, table: str, config: RunConfig) -> _Outcome:
+    storage, path = resolve_uri(uri, table, config.source)
+    with transient_faults("read", storage.describe(path), faults=storage.faults), storage.open(path) as stream:
+        data = stream.read(config.images.max_bytes + 1)
+    if len(data) <= config.images.max_bytes:
+        return data
+    return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
+
+
+def _too_many_bytes(size_bytes: int, config: RunConfig) -> ImageError:
+    return ImageError("too_many_bytes", bytes_message(size_bytes, config.images))

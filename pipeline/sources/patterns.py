@@ -1,0 +1,146 @@
+"""Braces and globs, with the shell's meaning, matched part by part so that a listing visits no folder in vain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from schemas.errors import ConfigError
+
+_MAGIC: Final = re.compile(r"[*?\[{]")
+_GLOB: Final = re.compile(r"[*?\[]")
+_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+# Several times the tars of the largest public sets; more is a slip of the keyboard that would fill the memory.
+MAX_EXPANDED: Final = 200_000
+
+
+def has_magic(text: str) -> bool:
+    """Return whether `text` holds a glob or the beginning of a brace."""
+    return _MAGIC.search(text) is not None
+
+
+def is_glob(text: str) -> bool:
+    """Return whether `text` holds `*`, `?` or `[`."""
+    return _GLOB.search(text) is not None
+
+
+def split_root(pattern: str) -> tuple[str, str]:
+    """Return the folder before the first special character, and the rest: `("a/b", "x-*.jpg")`."""
+    match = _MAGIC.search(pattern)
+    literal = pattern[: match.start()] if match else pattern
+    folder, slash, _ = literal.rpartition("/")
+    return folder or slash, pattern[len(folder) + len(slash) :]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the words that `pattern` stands for, in order: `{a,b}` and `{000..123}`, nested and repeated.
+
+    As in a shell: a range keeps the zeros of its first number, runs backwards if it says so, and a brace
+    with neither comma nor range stands for itself.
+
+    Raises:
+        ConfigError: It stands for more than `MAX_EXPANDED` words.
+    """
+    words: list[str] = []
+    for word in _expand(pattern):
+        words.append(word)
+        if len(words) > MAX_EXPANDED:
+            raise ConfigError(
+                f"the braces of {pattern!r} stand for more than {MAX_EXPANDED:,} names: give a folder or a glob"
+            )
+    return words
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    for start, end in _braces(pattern):
+        choices = _choices(pattern[start + 1 : end])
+        if choices is not None:
+            for choice in choices:
+                for tail in _expand(pattern[end + 1 :]):
+                    yield from (f"{pattern[:start]}{head}{tail}" for head in _expand(choice))
+            return
+    yield pattern
+
+
+def _braces(pattern: str) -> Iterator[tuple[int, int]]:
+    """Yield the positions of each brace and its partner, outer ones first."""
+    open_at: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for at, sign in enumerate(pattern):
+        if sign == "{":
+            open_at.append(at)
+        elif sign == "}" and open_at:
+            pairs.append((open_at.pop(), at))
+    yield from sorted(pairs)
+
+
+def _choices(inside: str) -> Iterator[str] | None:
+    """Return what a brace offers; None where it is none."""
+    match = _RANGE.fullmatch(inside)
+    if match:
+        return _count(match[1], match[2])
+    cuts = [-1]
+    depth = 0
+    for at, sign in enumerate(inside):
+        depth += (sign == "{") - (sign == "}")
+        if sign == "," and depth == 0:
+            cuts.append(at)
+    if len(cuts) == 1:
+        return None
+    return (inside[a + 1 : b] for a, b in zip(cuts, [*cuts[1:], len(inside)], strict=True))
+
+
+def _count(first: str, last: str) -> Iterator[str]:
+    step = 1 if int(first) <= int(last) else -1
+    return (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + step, step))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobPattern:
+    """A glob over paths below a root: `*`, `?`, `[…]` within a name, `**` over any number of folders.
+
+    It names files, not folders, and a hidden name only where its own part begins with a dot.
+
+    Attributes:
+        parts: The pattern, split at `/`.
+    """
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, pattern: str) -> GlobPattern:
+        """Return the pattern of a text such as `**/*.jpg`."""
+        return cls(tuple(part for part in pattern.split("/") if part))
+
+    def matches(self, path: tuple[str, ...]) -> bool:
+        """Return whether a file's path fits the whole pattern."""
+        return _fits(path, self.parts, is_folder=False)
+
+    def may_descend(self, folder: tuple[str, ...]) -> bool:
+        """Return whether a file below the folder may fit."""
+        return _fits(folder, self.parts, is_folder=True)
+
+
+ALL_FILES: Final = GlobPattern(("**", "*"))
+
+
+def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> bool:
+    if not path:
+        # A folder is worth a visit where the pattern goes on below it.
+        return bool(parts) if is_folder else all(part == "**" for part in parts)
+    if not parts:
+        return False
+    rest_fits = path[0][:1] != "." if parts[0] == "**" else _name_fits(path[0], parts[0])
+    if parts[0] != "**":
+        return rest_fits and _fits(path[1:], parts[1:], is_folder=is_folder)
+    here = _fits(path, parts[1:], is_folder=is_folder)
+    return here or (rest_fits and _fits(path[1:], parts, is_folder=is_folder))
+
+
+def _name_fits(name: str, part: str) -> bool:
+    if name.startswith(".") and not part.startswith("."):
+        return False
+    return fnmatchcase(name, part)

@@ -1,0 +1,52 @@
+"""SOURCEs for tests: tars and Parquet tables of encoded images, and objects in fsspec's memory."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources.items import SourceItem
+from schemas.ids import image_id
+from schemas.plan import PlanEntry
+
+
+def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return an uncompressed tar of regular members, in order; a name may repeat."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def parquet_bytes(columns: dict[str, Sequence[Any]], *, rows_per_group: int = 1000) -> bytes:
+    """Return a Parquet file of the columns."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, row_group_size=rows_per_group)
+    return buffer.getvalue()
+
+
+def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
+    """Return all items as one shard of a plan."""
+    return [
+        PlanEntry(
+            shard=shard,
+            position=position,
+            image_id=image_id(item.key),
+            key=item.key,
+            size_bytes=item.size_bytes,
+            etag=item.etag,
+            mtime_ns=item.mtime_ns,
+            offset_bytes=item.offset_bytes,
+            row_group=item.row_group,
+            row=item.row,
+        )
+        for position, item in enumerate(items)
+    ]

@@ -1,0 +1,113 @@
+"""Braces and globs mean what they mean in a shell."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, split_root
+from schemas.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("plain", ["plain"]),
+        ("{a,b}.jpg", ["a.jpg", "b.jpg"]),
+        ("x{,y}", ["x", "xy"]),
+        ("{000..003}.tar", ["000.tar", "001.tar", "002.tar", "003.tar"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("{08..11}", ["08", "09", "10", "11"]),
+        ("{a,b}{1..2}", ["a1", "a2", "b1", "b2"]),
+        ("{a,b{1,2}}c", ["ac", "b1c", "b2c"]),
+        ("{{1..2},x}", ["1", "2", "x"]),
+        ("{a,a}", ["a", "a"]),
+        ("{a}", ["{a}"]),
+        ("{", ["{"]),
+        ("{a,b", ["{a,b"]),
+        ("{a}{b,c}", ["{a}b", "{a}c"]),
+        ("{a{b,c}}", ["{ab}", "{ac}"]),
+    ],
+)
+def test_braces_stand_for_their_words(pattern, words):
+    assert expand_braces(pattern) == words
+
+
+def test_a_brace_that_would_fill_the_memory_is_refused():
+    with pytest.raises(ConfigError, match="more than 200,000 names"):
+        expand_braces("{0..99999999}.tar")
+
+
+@given(st.text(alphabet="ab{},.01", max_size=10))
+def test_any_text_expands_to_something(text):
+    assert expand_braces(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "root", "rest"),
+    [
+        ("a/b/*.jpg", "a/b", "*.jpg"),
+        ("/data/train-{000..1}.tar", "/data", "train-{000..1}.tar"),
+        ("*.jpg", "", "*.jpg"),
+        ("/*.jpg", "/", "*.jpg"),
+        ("a/b[1]/c.jpg", "a", "b[1]/c.jpg"),
+    ],
+)
+def test_the_root_ends_before_the_first_special_character(pattern, root, rest):
+    assert has_magic(pattern)
+    assert split_root(pattern) == (root, rest)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("*.jpg", "a.jpg", True),
+        ("*.jpg", "a.JPG", False),
+        ("*.jpg", "d/a.jpg", False),
+        ("*/a.jpg", "d/a.jpg", True),
+        ("**/*.jpg", "a.jpg", True),
+        ("**/*.jpg", "d/e/a.jpg", True),
+        ("**", "d/e/a.jpg", True),
+        ("d/**/e/*.jpg", "d/e/a.jpg", True),
+        ("d/**/e/*.jpg", "d/x/y/e/a.jpg", True),
+        ("d/**/e/*.jpg", "d/x/y/a.jpg", False),
+        ("img_?[0-9].png", "img_x7.png", True),
+        ("*", ".hidden", False),
+        ("**/*", ".git/a.jpg", False),
+        (".*/*", ".git/a.jpg", True),
+    ],
+)
+def test_globs_fit_names(pattern, path, fits):
+    assert GlobPattern.parse(pattern).matches(tuple(path.split("/"))) is fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder", "may"),
+    [
+        ("*.jpg", "d", False),
+        ("*/a.jpg", "d", True),
+        ("*/a.jpg", "d/e", False),
+        ("x*/y/*", "z", False),
+        ("x*/y/*", "x1/y", True),
+        ("**/*.jpg", "any/depth/at/all", True),
+        ("**/*.jpg", ".git", False),
+    ],
+)
+def test_a_folder_is_visited_only_where_something_in_it_may_fit(pattern, folder, may):
+    assert GlobPattern.parse(pattern).may_descend(tuple(folder.split("/"))) is may
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", ".c"]), min_size=1, max_size=4),
+    st.sampled_from(["**/*", "a/**", "*/*", "**/b", "a/*/.c"]),
+)
+def test_every_folder_above_a_fitting_file_is_visited(path, text):
+    pattern = GlobPattern.parse(text)
+    if pattern.matches(tuple(path)):
+        assert all(pattern.may_descend(tuple(path[:depth])) for depth in range(1, len(path)))
+
+
+def test_all_files_are_those_of_every_folder_but_the_hidden():
+    assert ALL_FILES.matches(("a", "b", "c.jpg"))
+    assert not ALL_FILES.matches(("a", ".b", "c.jpg"))
