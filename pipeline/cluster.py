@@ -1,0 +1,112 @@
+"""Ray itself: join or start it quietly, see its nodes, and leave as it was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from pipeline.failures import original_error
+from pipeline.identity import measure_identity
+from schemas.config import RunConfig
+from schemas.errors import ConfigError
+from schemas.run import Identity
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be connected to a Ray cluster inside the block; one that was started for it ends with it.
+
+    Args:
+        address: `auto`: the cluster of RAY_ADDRESS or of this machine, else a new local one; `local`:
+            a new local one; `HOST:PORT`: that one. An open connection of this process is used as it is.
+
+    Raises:
+        ConfigError: The address is a Ray Client's, or no cluster answers there.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"address {address!r} is Ray Client's, which loses the run when the connection drops. Submit the command "
+            "as a job: ray job submit --address http://HOST:8265 -- pseudoris annotate … --address auto"
+        )
+    if ray.is_initialized():
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="pseudoris-ray-") if address == "local" else None
+    try:
+        _start(address, folder)
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Return the resources of each living node."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def identity_on_cluster(config: RunConfig) -> Identity:
+    """Return the identity as a node measures it that the first model pool could run on.
+
+    Raises:
+        ConfigError: Weights, an engine or the device are missing there.
+    """
+    pool = next(iter(config.model_pools().values()))
+    measure = ray.remote(measure_identity).options(
+        num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
+    )
+    try:
+        identity: Identity = ray.get(measure.remote(config))
+    except ray.exceptions.RayError as error:
+        raise original_error(error) from error
+    return identity
+
+
+def _start(address: str, folder: str | None) -> None:
+    _quieten()
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+    elif address != "auto":
+        options |= {"address": address}
+    try:
+        with _muted_stderr():
+            ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
+            "--address HOST:PORT, or use --address local"
+        ) from error
+
+
+def _quieten() -> None:
+    """Keep Ray's talk off the terminal, where it would tear the progress bar; its log files keep all of it."""
+    # Read by Ray's C++ when it starts.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for handler in logging.getLogger("ray.data").handlers:
+        # What ends a run is raised as well, and told by us; its file handler is no StreamHandler.
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Let nothing through to the terminal's stderr: Ray's C++ announces there that it will be silent."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

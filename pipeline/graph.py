@@ -1,0 +1,136 @@
+"""The Ray Data graph: read tasks, pools of stage actors, commit tasks; one block a shard from end to end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from pipeline.identity import STAGES
+from pipeline.job import Job
+from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
+from schemas.config import ComputeConfig, PoolConfig
+from schemas.run import Receipt
+
+
+def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Iterator[Receipt]:
+    """Yield the receipt of each of `shards` as its commit lands, in no order.
+
+    Closing the iterator, or an exception in its consumer, ends the execution; what is committed stands.
+
+    Args:
+        job: The run.
+        shards: Numbers in the plan, not committed yet, in the order in which they should start.
+        actors: Planned actors by pool name, from `resources.plan_actors`.
+    """
+    dataset = build_dataset(job, shards, actors)
+    # Receipts are about a kilobyte: nothing to prefetch, and each is handed on when it lands.
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield block_to_receipt(block)
+
+
+def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Dataset:
+    """Return the lazy graph of `run_shards`: a block a shard in, a block of one receipt a shard out."""
+    _configure_ray_data()
+    placement = job.config.placement
+    dataset = ray.data.read_datasource(
+        ShardDatasource(job, shards),
+        # As many blocks as read tasks: else Ray Data would cut blocks to reach its own number.
+        override_num_blocks=len(shards),
+        **_task_arguments(placement.read),
+    )
+    for name, pool in job.config.model_pools().items():
+        dataset = _add_pool(dataset, job, pool, stages=_stages_of(name), num_actors=actors[name])
+    return dataset.map_batches(
+        functools.partial(commit_block, job=job),
+        batch_size=None,
+        batch_format="pyarrow",
+        **_task_arguments(placement.commit),
+    )
+
+
+class ShardDatasource(Datasource):
+    """Planned shards as a Ray Data source: a read task a shard, each of which yields one block."""
+
+    def __init__(self, job: Job, shards: Sequence[int]) -> None:
+        super().__init__()
+        # Once into the object store: a plan of 200,000 shards would pickle the header as many times.
+        self._job_ref = ray.put(job)
+        self._shards = tuple(shards)
+
+    def get_name(self) -> str:
+        """Return what Ray's dashboard calls it."""
+        return "Shards"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: sizes are the plan's business."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, **_: Any) -> list[ReadTask]:
+        """Return a read task a shard, whatever `parallelism` Ray Data would like."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read, self._job_ref, shard), metadata) for shard in self._shards]
+
+
+def actor_environment(compute: ComputeConfig) -> dict[str, str]:
+    """Return the environment variables of a process that holds models; read before its libraries load."""
+    threads = str(compute.threads)
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        # Without it cuBLAS may use several streams' workspaces, and sums differ from run to run.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
+    return [read_block(ray.get(job_ref), shard)]
+
+
+def _add_pool(dataset: Dataset, job: Job, pool: PoolConfig, *, stages: tuple[str, ...], num_actors: int) -> Dataset:
+    # `map_batches` itself refuses GPUs without a batch size, and any number would merge or cut shards.
+    return dataset.map_batches_internal(
+        StageActor,
+        fn_constructor_args=(stages, job),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=pool.min_actors,
+            max_size=num_actors,
+            initial_size=num_actors,
+            max_tasks_in_flight_per_actor=job.config.placement.max_tasks_in_flight_per_actor,
+        ),
+        num_gpus=pool.num_gpus,
+        # Its own environment also keeps the read from being fused into the first pool, where the
+        # models would wait for the disk: Ray Data fuses operators of equal arguments only.
+        runtime_env={"env_vars": actor_environment(job.config.compute)},
+        **_task_arguments(pool),
+    )
+
+
+def _task_arguments(pool: PoolConfig) -> dict[str, Any]:
+    return {"num_cpus": pool.num_cpus, "resources": dict(pool.resources)}
+
+
+def _stages_of(pool: str) -> tuple[str, ...]:
+    names = tuple(stage.name for stage in STAGES)
+    return (pool,) if pool in names else names
+
+
+def _configure_ray_data() -> None:
+    context = DataContext.get_current()
+    # One shard is one block, never cut: with the default a block of 400 MB comes out in three.
+    context.target_max_block_size = None
+    # A shard that waits for GPU nodes to come back makes no progress and is no failure.
+    context.execution_no_progress_timeout_s = -1
+    # Wrapped, an exception loses on the way to the driver what it was.
+    context.raise_original_map_exception = True
+    # Our own progress follows receipts, which are what counts.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

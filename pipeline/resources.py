@@ -1,0 +1,138 @@
+"""How many actors a run gets, as pure arithmetic over the nodes' resources; no Ray.
+
+Ray waits for ever for resources that do not exist: two actors of one CPU each on a machine of two leave
+the read task nothing, and the run hangs. So everything is placed here first, and a plan that cannot run
+is refused before it starts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from schemas.config import PoolConfig, RunConfig
+from schemas.errors import ConfigError
+
+# Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
+UNITS: Final = 10_000
+# One reader and one committer keep up with this many actors: an image takes a CPU tens of milliseconds
+# to read and prove, and a model at least several times that.
+ACTORS_PER_READER: Final = 8
+
+_Amounts = dict[str, int]
+
+
+def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict[str, int]:
+    """Return the number of actors of each model pool, by pool name in stage order.
+
+    First every pool gets its `min_actors`, next to one read and one commit task; then the pools grow in
+    turn, the smallest first, up to `max_actors` or as far as the nodes reach, with another read and
+    commit task for each `ACTORS_PER_READER` actors.
+
+    Args:
+        nodes: Ray's resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`.
+        config: Its `placement` and device.
+
+    Raises:
+        ConfigError: What must run at least can never be scheduled.
+    """
+    pools = config.model_pools()
+    free = [_units(node) for node in nodes]
+    actors = {name: 0 for name in pools}
+    _place_minimum(free, actors, pools, config=config, nodes=nodes)
+    growing = set(pools)
+    while growing:
+        name = min(growing, key=lambda pool: (actors[pool], -_weight(pools[pool]), list(pools).index(pool)))
+        if not _may_grow(actors[name], pools[name]) or not _grow(free, actors, name, config=config):
+            growing.discard(name)
+    return actors
+
+
+def _place_minimum(
+    free: list[_Amounts],
+    actors: dict[str, int],
+    pools: Mapping[str, PoolConfig],
+    *,
+    config: RunConfig,
+    nodes: Sequence[Mapping[str, float]],
+) -> None:
+    demands = [(name, pool) for name, pool in pools.items() for _ in range(pool.min_actors)]
+    demands += [("read", config.placement.read), ("commit", config.placement.commit)]
+    # Largest first: a small task that takes a hole first may leave none that the large one fits.
+    for name, pool in sorted(demands, key=lambda demand: -_weight(demand[1])):
+        if not _place(free, _demand(pool)):
+            raise ConfigError(_refusal(nodes, pools, config))
+        if name in actors:
+            actors[name] += 1
+
+
+def _may_grow(num_actors: int, pool: PoolConfig) -> bool:
+    if pool.max_actors is not None:
+        return num_actors < pool.max_actors
+    # An actor that asks for nothing would fit without end.
+    return bool(_demand(pool))
+
+
+def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:
+    """Place one more actor of `name`, with its readers; leave everything as it is where that does not fit."""
+    trial = [dict(node) for node in free] if _needs_reader(actors) else free
+    if trial is not free:
+        tasks = (config.placement.read, config.placement.commit)
+        if not all(_place(trial, _demand(task)) for task in tasks):
+            return False
+    if not _place(trial, _demand(config.model_pools()[name])):
+        return False
+    free[:] = trial
+    actors[name] += 1
+    return True
+
+
+def _needs_reader(actors: Mapping[str, int]) -> bool:
+    return sum(actors.values()) % ACTORS_PER_READER == 0
+
+
+def _place(free: Sequence[_Amounts], demand: Mapping[str, int]) -> bool:
+    """Take `demand` from the first node that has it; a demand is never spread over nodes."""
+    for node in free:
+        if all(node.get(name, 0) >= amount for name, amount in demand.items()):
+            for name, amount in demand.items():
+                node[name] -= amount
+            return True
+    return False
+
+
+def _demand(pool: PoolConfig) -> _Amounts:
+    return _units({"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources})
+
+
+def _weight(pool: PoolConfig) -> float:
+    # Accelerators and custom resources are scarcer than CPUs.
+    return 1_000 * pool.num_gpus + 100 * sum(pool.resources.values()) + pool.num_cpus
+
+
+def _units(amounts: Mapping[str, float]) -> _Amounts:
+    return {name: round(amount * UNITS) for name, amount in amounts.items() if amount > 0}
+
+
+def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfig], config: RunConfig) -> str:
+    tasks = {"read": config.placement.read, "commit": config.placement.commit}
+    asked = [f"  placement.{name}: {pool.min_actors} x {_shown(_demand(pool))}" for name, pool in pools.items()]
+    asked += [f"  placement.{name}: 1 x {_shown(_demand(pool))}" for name, pool in tasks.items()]
+    named = {resource for pool in (*pools.values(), *tasks.values()) for resource in _demand(pool)}
+    shapes = Counter(_shown({k: v for k, v in _units(node).items() if k in named}) for node in nodes)
+    existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]
+    return "\n".join(
+        [
+            "the placement can never be scheduled. It asks for at least:",
+            *asked,
+            "and the cluster has:",
+            *existing,
+            "An actor fits on one node or not at all, and reading needs its share next to the actors. Lower "
+            f"num_cpus, num_gpus or min_actors (--set placement.{next(iter(pools))}.num_cpus=0.5), or add nodes.",
+        ]
+    )
+
+
+def _shown(amounts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {amount / UNITS:g}" for name, amount in sorted(amounts.items())) or "nothing"

@@ -1,0 +1,178 @@
+"""What a run tells: events while it goes, a plan before it, a summary after it. Plain data, no printing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from schemas.run import Receipt
+from schemas.tables import EXPRESSIONS, SCHEMAS
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan stands and work begins.
+
+    Attributes:
+        num_images: Images in the plan.
+        num_images_done: Images of the shards that were committed before this start.
+        num_shards: Shards in the plan.
+        num_shards_done: Shards that were committed before this start.
+        actors: Actors by pool.
+    """
+
+    num_images: int
+    num_images_done: int
+    num_shards: int
+    num_shards_done: int
+    actors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A shard's commit has landed; its images count from now on."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should know and need not mend."""
+
+    text: str
+
+
+RunEvent = Planned | Committed | Notice
+OnEvent = Callable[[RunEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What `annotate` would do: the answer of a dry run. Nothing was written.
+
+    Attributes:
+        source: SOURCE as given.
+        out: Where the run would live.
+        num_images: Images planned.
+        num_repeated: Listings whose key had been listed already.
+        num_shards: Shards planned.
+        num_shards_done: Shards that are committed already; 0 where OUT holds no run.
+        input_bytes: Sum of the listed sizes.
+        actors: Actors by pool.
+        weights: By stage, where they come from and their sha256.
+        device_kind: The device that the identity was measured on.
+        output_bytes: Estimated size of the tables.
+        output_basis: What the estimate rests on.
+    """
+
+    source: str
+    out: str
+    num_images: int
+    num_repeated: int
+    num_shards: int
+    num_shards_done: int
+    input_bytes: int
+    actors: Mapping[str, int]
+    weights: Mapping[str, tuple[str, str]]
+    device_kind: str
+    output_bytes: int
+    output_basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """Counts over all committed shards of a run, whenever they were committed.
+
+    Attributes:
+        images: annotated + empty + quarantined.
+        reasons: Quarantined images by reason code, most frequent first.
+        samples: Candidate captions as drawn (44 a mask under the paper's settings).
+        expressions: Distinct candidates: equal captions of a mask are one.
+        kept: Expressions above tau.
+        output_bytes: Size of the parts that receipts name.
+        seconds: Wall seconds of the stages by name, summed over shards and so over actors.
+    """
+
+    shards: int = 0
+    images: int = 0
+    annotated: int = 0
+    empty: int = 0
+    quarantined: int = 0
+    masks: int = 0
+    samples: int = 0
+    expressions: int = 0
+    kept: int = 0
+    output_bytes: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run stands after one start of it.
+
+    Attributes:
+        out: Where the run lives.
+        totals: Over all committed shards.
+        num_planned_images: Images in the plan; equal to `totals.images` when the run is complete.
+        num_planned_shards: Shards in the plan.
+        num_shards_before: Shards that were committed when this start began.
+        num_images_now: Images that this start committed.
+        wall_s: Seconds from the start of the graph to its end.
+        tables: By table, the glob that reads it once the run is complete.
+        interrupted: Whether Ctrl-C or SIGTERM ended this start.
+    """
+
+    out: str
+    totals: RunTotals
+    num_planned_images: int
+    num_planned_shards: int
+    num_shards_before: int
+    num_images_now: int
+    wall_s: float
+    tables: Mapping[str, str]
+    interrupted: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return self.totals.shards == self.num_planned_shards
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that this start committed, by its wall time; 0.0 where it had nothing to do."""
+        return self.num_images_now / self.wall_s if self.wall_s > 0 else 0.0
+
+
+class Totals:
+    """Adds receipts up."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+
+    def add(self, receipt: Receipt) -> None:
+        """Count the shard of `receipt`; a shard must be added once."""
+        counts = receipt.counts.model_dump(exclude={"reasons"})
+        size = sum(part.size_bytes for part in receipt.parts.values())
+        self._counts.update({"shards": 1, "output_bytes": size, **counts})
+        self._reasons.update(receipt.counts.reasons)
+        for stage, seconds in receipt.seconds.items():
+            self._seconds[stage] += seconds  # type: ignore[assignment]  # a Counter sums floats as well
+
+    @property
+    def images(self) -> int:
+        """Images so far."""
+        return self._counts["images"]
+
+    def sum(self) -> RunTotals:
+        """Return the totals so far."""
+        return RunTotals(**self._counts, reasons=dict(self._reasons.most_common()), seconds=dict(self._seconds))
+
+
+def table_globs(uri_of: Callable[[str], str]) -> dict[str, str]:
+    """Return the glob of each table by name, expressions first: what people look at."""
+    names = sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS)
+    return {name: uri_of(f"{name}/*.parquet") for name in names}

@@ -1,0 +1,57 @@
+"""A driver process for tests that end it: `python -m tests.builders.driver SOURCE OUT ADDRESS DIE_AT [ASSIGNMENT …]`.
+
+DIE_AT is where it ends itself by SIGKILL: `plan` (one part of several is written), `header` (all of them
+are), `planned` (no shard has started) or `never`. It prints one JSON line when it comes back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import store.plan
+from pipeline import planning
+from pipeline.running import annotate
+from pipeline.sources import Source, SourceItem
+from pipeline.summary import Planned, RunEvent
+from tests.builders.runs import stub_config
+
+
+def main() -> None:
+    source, out, address, die_at, *assignments = sys.argv[1:]
+    if die_at == "plan":
+        _die_in_the_listing(after=11)
+    if die_at == "header":
+        planning.create_header = lambda location, header: _die()
+    config = stub_config(f"placement.address={address}", *assignments)
+
+    def on_event(event: RunEvent) -> None:
+        if isinstance(event, Planned) and die_at == "planned":
+            _die()
+
+    summary = annotate(source, out, config, on_event=on_event)
+    print(json.dumps({"interrupted": summary.interrupted, "shards": summary.totals.shards}))
+
+
+def _die_in_the_listing(*, after: int) -> None:
+    # Two shards a part: at the eleventh image one part is written and others are not.
+    store.plan.MAX_SHARDS_PER_PART = 2
+    listed = Source.list
+
+    def list_and_die(source: Source) -> Iterator[SourceItem]:
+        yield from itertools.islice(listed(source), after)
+        _die()
+
+    Source.list = list_and_die
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Runs for tests of the pipeline: a small source with broken images in it, and a configuration of stub engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from schemas.tables import SCHEMAS
+from tests.builders.images import png
+
+STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub")
+BROKEN: Mapping[str, bytes] = {"a/empty.png": b"", "b/words.jpg": b"not an image at all", "c/cut.png": png()[:60]}
+
+
+def stub_config(*assignments: str) -> RunConfig:
+    """Return a configuration of stub engines with shards of four images, `assignments` on top."""
+    return load_config("tiny", None, [*STUBS, "shards.max_images=4", *assignments])
+
+
+def write_source(folder: Path, num_images: int = 18) -> Path:
+    """Write `num_images` sound images and those of `BROKEN` into `folder`, and return it."""
+    for index in range(num_images):
+        path = folder / "abc"[index % 3] / f"image-{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(height=6 + index % 5, width=9, seed=index))
+    for name, data in BROKEN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def part_digests(out: Path) -> dict[str, str]:
+    """Return the sha256 of every part of a run by its path: what promise 2 is about."""
+    files = (path for table in SCHEMAS for path in (out / table).glob("*.parquet"))
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,107 @@
+"""The arithmetic of actors over nodes, and its refusals."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.resources import plan_actors
+from schemas.config import RunConfig
+from schemas.errors import ConfigError
+from tests.builders.runs import stub_config
+
+
+def config(*assignments: str) -> RunConfig:
+    return stub_config(*(f"placement.{assignment}" for assignment in assignments))
+
+
+def test_two_actors_of_three_quarters_fit_beside_reader_and_committer_on_two_cpus():
+    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=0.75")) == {"fused": 2}
+
+
+def test_actors_of_one_cpu_leave_reading_its_share():
+    # Two of them would take both CPUs, and the run would hang for ever.
+    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=1")) == {"fused": 1}
+
+
+def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_what_exists():
+    with pytest.raises(ConfigError) as refusal:
+        plan_actors([{"CPU": 2.0}], config("fused.num_cpus=1", "fused.min_actors=2"))
+    text = str(refusal.value)
+    assert "placement.fused: 2 x CPU 1" in text
+    assert "placement.read: 1 x CPU 0.25" in text
+    assert "1 node(s) of CPU 2" in text
+    assert "--set placement.fused.num_cpus" in text
+
+
+def test_a_missing_gpu_is_refused():
+    with pytest.raises(ConfigError, match=r"fused: 1 x CPU 0.75, GPU 1\n"):
+        plan_actors([{"CPU": 8.0}], config("fused.num_gpus=1"))
+
+
+def test_an_actor_is_never_spread_over_two_nodes():
+    with pytest.raises(ConfigError, match=r"2 node\(s\) of CPU 2"):
+        plan_actors([{"CPU": 2.0}, {"CPU": 2.0}], config("fused.num_cpus=3"))
+
+
+def test_no_node_at_all_is_refused():
+    with pytest.raises(ConfigError, match="no node"):
+        plan_actors([], config())
+
+
+def test_an_actor_a_gpu_where_gpus_are_what_is_scarce():
+    node = {"CPU": 64.0, "GPU": 8.0}
+    assert plan_actors([node, node], config("fused.num_gpus=1", "fused.num_cpus=1")) == {"fused": 16}
+
+
+def test_max_actors_bounds_a_pool():
+    assert plan_actors([{"CPU": 64.0}], config("fused.max_actors=3")) == {"fused": 3}
+
+
+def test_a_pool_that_asks_for_nothing_stays_at_its_minimum():
+    assert plan_actors([{"CPU": 2.0}], config("fused.num_cpus=0", "fused.min_actors=2")) == {"fused": 2}
+
+
+def test_custom_resources_bound_a_pool():
+    nodes = [{"CPU": 8.0, "spot": 1.0}, {"CPU": 8.0}]
+    assert plan_actors(nodes, config("fused.num_cpus=1", "fused.resources={spot: 0.5}")) == {"fused": 2}
+
+
+def test_tenths_add_up():
+    # 0.1 + 0.2 > 0.3 in binary; Ray counts in ten-thousandths.
+    pools = ("mode=staged", "propose.num_cpus=0.1", "caption.num_cpus=0.2", "filter.num_cpus=0.2")
+    tasks = ("read.num_cpus=0.25", "commit.num_cpus=0.25")
+    assert plan_actors([{"CPU": 1.0}], config(*pools, *tasks)) == {"propose": 1, "caption": 1, "filter": 1}
+
+
+def test_staged_pools_share_fractions_of_a_gpu():
+    pools = [f"{name}.num_{kind}" for name in ("propose", "caption", "filter") for kind in ("gpus=0.25", "cpus=1")]
+    actors = plan_actors([{"CPU": 16.0, "GPU": 1.0}], config("mode=staged", *pools))
+    assert sum(actors.values()) == 4
+    assert all(actors.values())
+
+
+def test_more_actors_get_more_readers():
+    # 16 CPUs would hold 15 actors and one reader; beyond eight actors a second reader and committer count.
+    assert plan_actors([{"CPU": 16.0}], config("fused.num_cpus=1")) == {"fused": 15}
+    assert plan_actors([{"CPU": 16.5}], config("fused.num_cpus=1")) == {"fused": 15}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    nodes=st.lists(
+        st.builds(lambda c, g: {"CPU": c / 4, "GPU": float(g)}, st.integers(0, 64), st.integers(0, 4)), max_size=4
+    ),
+    cpus=st.integers(1, 8),
+    gpus=st.integers(0, 4),
+)
+def test_what_is_planned_fits_next_to_a_reader_and_a_committer(nodes, cpus, gpus):
+    asked = config(f"fused.num_cpus={cpus / 4}", f"fused.num_gpus={gpus / 4}")
+    try:
+        actors = plan_actors(nodes, asked)["fused"]
+    except ConfigError:
+        return
+    assert actors >= 1
+    assert actors * cpus / 4 + 0.5 <= sum(node["CPU"] for node in nodes)
+    assert actors * gpus / 4 <= sum(node["GPU"] for node in nodes)

@@ -1,0 +1,153 @@
+"""Engines without a model for tests of what lies around models: cheap, deterministic, and faulty on request.
+
+What they do to an image follows from its bytes, the seed and the options alone, as it must for real ones.
+Options of the stub proposer (`masks.options`):
+
+    sleep_s        seconds of work an image
+    marker         path of a file; once it exists, `fault` strikes
+    fault          `config`, `transient`, `bug` or `load` (a ConfigError in the constructor)
+    raises_on      a key whose image makes the stage raise, as a model's bug would
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
+from schemas.errors import ConfigError, TransientError
+from schemas.ids import mask_id, sha256_hex
+from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
+from workers.boundary import apply_to_images
+
+_ADJECTIVES = ("red", "small", "dotted", "left", "round")
+_NOUNS = ("cup", "kite", "boat", "lamp", "leaf", "key")
+
+
+class StubProposer:
+    """Up to three rectangles an image; some images have none."""
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        self._options = config.options
+        self._seed = compute.seed
+        if self._options.get("fault") == "load" and self._is_due():
+            raise ConfigError("the stub's weights are missing: install them")
+
+    def __call__(self, shard: Shard) -> Shard:
+        if self._is_due():
+            _strike(str(self._options.get("fault")))
+        return apply_to_images(shard, "propose", self._propose)
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        return sha256_hex(config.weights.uri.encode())
+
+    def _is_due(self) -> bool:
+        marker = self._options.get("marker")
+        return bool(self._options.get("fault")) and (marker is None or Path(str(marker)).exists())
+
+    def _propose(self, image: ShardImage) -> ShardImage:
+        time.sleep(float(self._options.get("sleep_s", 0.0)))
+        if image.key == self._options.get("raises_on"):
+            raise ZeroDivisionError(f"a message that differs: {time.time()}")
+        draw = _draws(image.data, self._seed)
+        return replace(image, masks=tuple(_mask(image, index, next(draw)) for index in range(next(draw) % 4)))
+
+
+class StubCaptioner:
+    """Five draws a mask, of which equal texts are one candidate."""
+
+    def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
+        self._seed = compute.seed
+
+    def __call__(self, shard: Shard) -> Shard:
+        return apply_to_images(shard, "caption", self._caption)
+
+    @classmethod
+    def weights_digest(cls, config: CaptionsConfig) -> str:
+        return sha256_hex(config.weights.uri.encode())
+
+    def _caption(self, image: ShardImage) -> ShardImage:
+        expressions = [each for mask in image.masks for each in self._candidates(mask)]
+        return replace(image, expressions=tuple(expressions))
+
+    def _candidates(self, mask: MaskRecord) -> Iterator[ExpressionRecord]:
+        draw = _draws(mask.mask_id.encode(), self._seed)
+        samples: dict[str, list[CaptionSample]] = {}
+        for k in range(1, 6):
+            text = f"{_ADJECTIVES[next(draw) % 3]} {_NOUNS[next(draw) % 3]}"
+            samples.setdefault(text, []).append(CaptionSample("masked", "top_k", k, None, -0.25 * k))
+        for text, drawn in samples.items():
+            yield ExpressionRecord(target_mask_ids=(mask.mask_id,), text=text, samples=tuple(drawn))
+
+
+class StubScorer:
+    """Scores between 0.5 and 1.5, against the first other mask as the rival."""
+
+    def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
+        self._tau = config.tau
+
+    def __call__(self, shard: Shard) -> Shard:
+        return apply_to_images(shard, "filter", self._score_all)
+
+    @classmethod
+    def weights_digest(cls, config: FilterConfig) -> str:
+        return sha256_hex(config.weights.uri.encode())
+
+    def _score_all(self, image: ShardImage) -> ShardImage:
+        return replace(image, expressions=tuple(self._score(image, each) for each in image.expressions))
+
+    def _score(self, image: ShardImage, expression: ExpressionRecord) -> ExpressionRecord:
+        draw = _draws(expression.text.encode(), len(image.masks))
+        others = [mask.mask_id for mask in image.masks if mask.mask_id not in expression.target_mask_ids]
+        score = 0.5 + next(draw) / 255
+        return replace(
+            expression,
+            head_noun=expression.text.rpartition(" ")[2],
+            uniqueness=score if others else None,
+            correctness=next(draw) / 255,
+            distinctiveness=score if others else None,
+            rival_mask_id=others[0] if others else None,
+            kept=score > self._tau or not others,
+        )
+
+
+def _strike(fault: str) -> None:
+    if fault == "config":
+        raise ConfigError("the stub was told to fail: take the option away")
+    if fault == "transient":
+        raise TransientError("the stub's bucket does not answer; run the same command again")
+    raise ValueError("a bug in the stub")
+
+
+def _mask(image: ShardImage, index: int, draw: int) -> MaskRecord:
+    height, width = image.height, image.width
+    x0, y0 = draw % width, (draw // 7) % height
+    x1, y1 = min(x0 + 1 + draw % 5, width), min(y0 + 1 + draw % 3, height)
+    pixels = np.zeros((height, width), np.uint8, order="F")
+    pixels[y0:y1, x0:x1] = 1
+    return MaskRecord(
+        mask_id=mask_id(image.image_id, index),
+        index=index,
+        rle_size=(height, width),
+        rle_counts=coco.encode(pixels)["counts"].decode("ascii"),
+        box_xyxy_px=(x0, y0, x1, y1),
+        area_px=(x1 - x0) * (y1 - y0),
+        predicted_iou=draw / 255,
+        stability_score=1.0,
+    )
+
+
+def _draws(data: bytes, seed: int) -> Iterator[int]:
+    """Yield bytes of a hash chain over `data` and `seed`, 0 to 255."""
+    digest: Any = hashlib.sha256(data + seed.to_bytes(8, "little")).digest()
+    while True:
+        yield from digest
+        digest = hashlib.sha256(digest).digest()
