@@ -44,7 +44,7 @@ SIZES: tuple[str, ...] = ("small", "large")
 PARTS: tuple[str, ...] = ("hat", "tail", "handle")
 # Radii in scene pixels; the gap between the two ranges keeps every object on one side of the word.
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
-# One pair in six: (category index + colour index) divisible by it. 27 of 160 pairs, 16.9 %, every category and colour hit.
+# One pair in six: (category index + colour index) divisible by it. 27 of 160 pairs, 16.9 %; every category has one.
 HELD_OUT_MODULUS = 6
 
 

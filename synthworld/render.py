@@ -1,7 +1,7 @@
 """Paints a scene: antialiased pixels and the exact visible mask of each object.
 
-Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the pixels
-are the same on every machine and a mask pixel is set exactly where its object covers at least half of the samples.
+Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the
+pixels are the same on every machine and a mask pixel is set exactly where its object covers at least half of the samples.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _stencil(shape: Shape, item: SceneObject, *, frame: tuple[int, int], origin:
 
 
 def _pattern(name: str, item: SceneObject, *, frame: tuple[int, int], origin: tuple[int, int]) -> np.ndarray:
-    """Where the pattern's second colour goes, (height, width) bool; fixed period in scene pixels, so size stays readable."""
+    """Where the second colour goes, (height, width) bool; its period is fixed in scene pixels: size stays readable."""
     width, height = frame
     if name == "plain":
         return np.zeros((height, width), dtype=bool)

@@ -1,7 +1,7 @@
 """Scenes as plain data: what stands where, drawn from a counter-based generator keyed by (seed, index).
 
-A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a held-out
-category × colour pair, development and test scenes draw from all pairs.
+A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a
+held-out category × colour pair, development and test scenes draw from all pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
-# How far an object must stay from the left, top, right and bottom edge, in radii: a part outside the image would make its word untrue.
+# How far an object stays from the left, top, right and bottom edge, in radii: a part cut off would make its word untrue.
 _REACH: dict[str | None, tuple[float, float, float, float]] = {
     None: (0.95, 0.95, 0.95, 0.95),
     "hat": (0.95, 1.5, 0.95, 0.95),
@@ -49,7 +49,7 @@ SPLIT_START: dict[Split, int] = {
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: its words, its centre (x, y) and radius in scene pixels, its rotation, its colour offset (R, G, B)."""
+    """One object: its words, centre (x, y) and radius in scene pixels, rotation, and colour offset (R, G, B)."""
 
     attributes: Attributes
     centre_xy_px: tuple[float, float]

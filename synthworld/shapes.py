@@ -1,7 +1,7 @@
 """Outlines of the categories and parts as polygons in unit coordinates.
 
-Unit frame: centre (0, 0), x right, y down, an object of radius 1. A shape is a tuple of (filled, points) polygons painted
-in order: a polygon that is not filled cuts a hole.
+Unit frame: centre (0, 0), x right, y down, an object of radius 1. A shape is a tuple of (filled, points) polygons
+painted in order: a polygon that is not filled cuts a hole.
 """
 
 from __future__ import annotations

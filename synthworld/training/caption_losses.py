@@ -8,7 +8,7 @@ from torch import nn
 
 
 def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns which pairs of captions say the same, and which of them contradict nothing the other says.
+    """Returns which pairs of captions say the same, and which contradict nothing the other says.
 
     content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled`
     (B, B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): from the texts alone nobody

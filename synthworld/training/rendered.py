@@ -19,7 +19,7 @@ _CHUNK = 100
 
 @dataclass(frozen=True)
 class RenderedScenes:
-    """images (S, 192, 192, 3) uint8 RGB; owners (S, 192, 192) uint8, an object's number or 255; the scenes themselves."""
+    """images (S, 192, 192, 3) uint8 RGB; owners (S, 192, 192) uint8, an object's number or 255; the S scenes."""
 
     images: np.ndarray
     owners: np.ndarray

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
-from synthworld.training.rendered import NOBODY, RenderedScenes
 from schemas.config import SamArchitecture
+from synthworld.training.rendered import NOBODY, RenderedScenes
 from synthworld.training.schedule import Optimiser, Progress, fast_cpu_arithmetic, restore_checkpoint, save_checkpoint
 from workers.checkpoints.sam import build_sam
 
@@ -31,7 +31,7 @@ class SamRecipe:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """images (B, 3, S, S) float RGB in [0, 255]; points (B, P, 2) xy pixels; truth (B, P, S, S) bool, empty on background."""
+    """images (B, 3, S, S) float RGB in [0, 255]; points (B, P, 2) xy pixels; truth (B, P, S, S) bool, may be empty."""
 
     images: torch.Tensor
     points: torch.Tensor

@@ -1,8 +1,8 @@
 """The few BPE tokens that captions are made of, renumbered from 0 in the order of their ids.
 
-The models are trained with these rows alone. The rest of open_clip's 49,408 tokens would have rows of zeros: their logits
-are exactly zero, so that they enter the softmax as one constant, log(49408 − used). Order is kept: the end token stays the
-largest, by which CLIP finds it, and token 0 stays the padding.
+The models are trained with these rows alone. The rest of open_clip's 49,408 tokens would have rows of zeros: their
+logits are exactly zero, so that they enter the softmax as one constant, log(49408 − used). Order is kept: the end token
+stays the largest, by which CLIP finds it, and token 0 stays the padding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CompactVocabulary:
 
     @property
     def unused_logit(self) -> float:
-        """log of the number of unused tokens: their share of a softmax whose logits are zero."""
+        """The logarithm of the number of unused tokens: their share of a softmax whose logits are zero."""
         return math.log(FULL_SIZE - len(self.ids))
 
     def encode(self, captions: list[str]) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from schemas.errors import ConfigError
 
-TOKEN_IDS = "token_ids"  # noqa: S105 - the name of a tensor, no secret
+TOKEN_IDS = "token_ids"
 FULL_VOCABULARY = 49408
 # Tables with one row (embedding) or one column (projection) a token, by the end of their name: the dimension of tokens.
 _TOKEN_DIMENSION: dict[str, int] = {"token_embedding.weight": 0, "text_decoder.text_projection": 1}

@@ -87,8 +87,8 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or extra or shapes:
         raise ConfigError(
-            f"weights '{weights.uri}' do not fit the architecture: {len(missing)} tensors missing {missing[:_SHOWN_KEYS]}, "
-            f"{len(extra)} unknown {extra[:_SHOWN_KEYS]}, {len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; "
+            f"weights '{weights.uri}' do not fit the architecture: {len(missing)} tensors missing "
+            f"{missing[:_SHOWN_KEYS]}, {len(extra)} unknown {extra[:_SHOWN_KEYS]}, {len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; "
             "give the architecture that these weights were trained with"
         )
     module.load_state_dict(state)
@@ -176,7 +176,8 @@ def _default_remedy(weights: WeightsConfig) -> str:
         name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
         return (
             'on a machine with a network run python -c "import open_clip; '
-            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache, or set weights.uri to a local file"
+            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache, "
+            "or set weights.uri to a local file"
         )
     return "put the file there, or set weights.uri to where it is"
 

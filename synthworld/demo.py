@@ -1,0 +1,98 @@
+"""Writes the demonstration set: scenes as image files of several formats, a few broken ones, and the truth beside them.
+
+Rendered when asked for, the same bytes every time: `python -m synthworld.demo FOLDER [--scenes 64]`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+
+from synthworld.render import render
+from synthworld.scenes import Scene, Split, make_scene
+
+TRUTH_FILE = "truth.json"
+IMAGE_FOLDER = "images"
+# Every eighth scene is a JPEG and every ninth a WebP: the rest, PNG, is what the tiny models were trained on.
+_JPEG_EVERY, _WEBP_EVERY = 8, 9
+
+
+def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0) -> Path:
+    """Writes `images/` (scenes and broken files) and `truth.json` into a folder; returns the folder of images.
+
+    Files that stand there already with the same bytes are left as they are, so that a second call changes nothing.
+    """
+    images = folder / IMAGE_FOLDER
+    images.mkdir(parents=True, exist_ok=True)
+    truth: dict[str, object] = {}
+    for position in range(num_scenes):
+        scene = make_scene(Split.DEMO, position, seed=seed)
+        pixels = render(scene).image
+        name = f"scene-{position:03d}{_suffix(position)}"
+        _write(images / name, _encode(pixels, _suffix(position)))
+        truth[name] = scene_truth(scene)
+    for name, broken in broken_files().items():
+        _write(images / name, broken)
+        truth[name] = None
+    _write(folder / TRUTH_FILE, (json.dumps(truth, indent=1) + "\n").encode())
+    return images
+
+
+def scene_truth(scene: Scene) -> dict[str, object]:
+    """Returns a scene as plain JSON values."""
+    return {"seed": scene.seed, "index": scene.index, "objects": [asdict(item) for item in scene.objects]}
+
+
+def broken_files() -> dict[str, bytes]:
+    """Returns the files that no annotation can use, by name: cut off, empty, text, damaged, and no picture inside."""
+    pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
+    jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
+    makers: dict[str, Callable[[], bytes]] = {
+        "broken-truncated.jpg": lambda: jpeg[: len(jpeg) // 2],
+        "broken-zero-bytes.jpg": lambda: b"",
+        "broken-text.jpg": lambda: b"This is a shopping list, not a picture: apples, pears, plums.\n",
+        "broken-header-only.png": lambda: png[:40],
+        "broken-scrambled.png": lambda: png[:60] + bytes(reversed(png[60:])),
+    }
+    return {name: make() for name, make in makers.items()}
+
+
+def _suffix(position: int) -> str:
+    """The format of a scene's file."""
+    if position % _JPEG_EVERY == _JPEG_EVERY - 1:
+        return ".jpg"
+    return ".webp" if position % _WEBP_EVERY == _WEBP_EVERY - 1 else ".png"
+
+
+def _encode(pixels: np.ndarray, suffix: str) -> bytes:
+    """(H, W, 3) uint8 RGB as a file of a format."""
+    buffer = io.BytesIO()
+    options = {".jpg": {"format": "JPEG", "quality": 95}, ".webp": {"format": "WEBP", "lossless": True}}
+    Image.fromarray(pixels).save(buffer, **options.get(suffix, {"format": "PNG"}))
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes unless the file holds these bytes: a run in progress must not see its input change."""
+    if not path.is_file() or path.read_bytes() != data:
+        path.write_bytes(data)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the images go.")],
+    scenes: Annotated[int, typer.Option(min=1, max=900, help="How many scenes.")] = 64,
+) -> None:
+    """Writes the demonstration set."""
+    typer.echo(write_demo(folder, num_scenes=scenes))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,26 @@
+"""Which mask is which object: one-to-one, by IoU, so that two masks of one object cannot both be right."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+MIN_MATCH_IOU = 0.5
+
+
+def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
+    flat, other = masks.reshape(len(masks), -1).astype(np.float32), truth.reshape(len(truth), -1).astype(np.float32)
+    overlap = (flat @ other.T).astype(np.float64)
+    union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:
+    """Returns mask → object of the assignment with the largest total IoU, pairs below `min_iou` left out."""
+    if ious.size == 0:
+        return {}
+    # Pairs below the bound are worth nothing, so that they cannot push a good pair aside.
+    worth = np.where(ious >= min_iou, ious, 0.0)
+    rows, columns = linear_sum_assignment(-worth)
+    return {int(m): int(n) for m, n in zip(rows, columns, strict=True) if ious[m, n] >= min_iou}

@@ -1,0 +1,148 @@
+"""The order of the training: what can run side by side, what needs what, and which files say that it is done."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from schemas.config import MasksConfig, WeightsConfig
+from schemas.config_loading import load_config
+from synthworld.scenes import Split
+from synthworld.training.batches import PairSampler
+from synthworld.training.clip import train_clip
+from synthworld.training.coca import PairRecipe, train_coca
+from synthworld.training.crops import CropSet, cut_crops, truth_tasks
+from synthworld.training.export import shipped_state, write_weights
+from synthworld.training.proposed import proposed_tasks
+from synthworld.training.rendered import RenderedScenes, rendered_scenes
+from synthworld.training.sam import SamRecipe, train_sam
+from synthworld.training.vocabulary import caption_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All numbers of the whole training; the defaults made the shipped weights.
+
+    `out` receives the three weights files and, under `work`, what an interrupted training continues from. Steps of the
+    second phases, in which captioner and CLIP meet SAM's masks, are at a third of the first ones' rate.
+    """
+
+    out: Path
+    seed: int = 0
+    num_scenes: int = 6000
+    num_proposed_scenes: int = 3000
+    sam: SamRecipe = field(default_factory=SamRecipe)
+    coca: PairRecipe = field(default_factory=lambda: PairRecipe(steps=3000))
+    clip: PairRecipe = field(default_factory=lambda: PairRecipe(steps=2000, masked_share=0.4))
+    coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1200, peak_rate=4e-4))
+    clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1200, peak_rate=4e-4, masked_share=0.4))
+    proposed_share: float = 0.65
+
+    @property
+    def work(self) -> Path:
+        """Folder of rendered scenes, crops and checkpoints."""
+        return self.out / "work"
+
+    def weights(self, model: str) -> Path:
+        """Returns where a model's weights file goes; it stands only when the model is done."""
+        return self.out / f"{model}.safetensors"
+
+    def checkpoint(self, phase: str) -> Path:
+        """Returns where a phase keeps its checkpoint."""
+        return self.work / f"{phase}.pt"
+
+
+def masks_config(plan: TrainingPlan) -> MasksConfig:
+    """Returns the tiny preset's mask proposal with the freshly trained SAM."""
+    masks = load_config("tiny").masks
+    return masks.model_copy(update={"weights": WeightsConfig(uri=str(plan.weights("sam")))})
+
+
+def scenes_of(plan: TrainingPlan) -> RenderedScenes:
+    """Returns the training scenes."""
+    return rendered_scenes(plan.work, Split.TRAIN, plan.num_scenes, seed=plan.seed)
+
+
+def true_crops(plan: TrainingPlan) -> CropSet:
+    """Returns the crops cut with the truth's masks."""
+    data = scenes_of(plan)
+    tasks, attributes = truth_tasks(data, seed=plan.seed)
+    return cut_crops(plan.work / "crops-true.npy", data, tasks, attributes)
+
+
+def proposed_crops(plan: TrainingPlan) -> CropSet:
+    """Returns the crops cut with SAM's own masks."""
+    data = scenes_of(plan)
+    tasks, attributes = proposed_tasks(data, masks_config(plan), count=plan.num_proposed_scenes, seed=plan.seed)
+    return cut_crops(plan.work / "crops-proposed.npy", data, tasks, attributes)
+
+
+def first_sam(plan: TrainingPlan) -> None:
+    """Trains SAM and writes its weights."""
+    if plan.weights("sam").exists():
+        return
+    architecture = load_config("tiny").masks.architecture
+    sam = train_sam(architecture, scenes_of(plan), plan.sam, seed=plan.seed, checkpoint=plan.checkpoint("sam"))
+    logger.info("sam: sha256 %s", write_weights(plan.weights("sam"), shipped_state(sam.state_dict())))
+
+
+def first_captioner_and_clip(plan: TrainingPlan, models: frozenset[str]) -> None:
+    """Trains captioner, then CLIP, on the truth's crops; needs no SAM."""
+    sampler = PairSampler([true_crops(plan)], [1.0])
+    vocabulary = caption_vocabulary()
+    coca = plan.checkpoint("coca-first")
+    if not (plan.weights("coca").exists() and plan.weights("clip").exists()):
+        train_coca(vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
+    if "clip" in models and not plan.weights("clip").exists():
+        clip = plan.checkpoint("clip-first")
+        train_clip(vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
+
+
+def mixed_sampler(plan: TrainingPlan) -> PairSampler:
+    """Returns batches of both kinds of crop."""
+    crops = [true_crops(plan), proposed_crops(plan)]
+    return PairSampler(crops, [1.0 - plan.proposed_share, plan.proposed_share])
+
+
+def finish_captioner(plan: TrainingPlan) -> None:
+    """Goes on with the captioner on SAM's masks, and writes its weights."""
+    if plan.weights("coca").exists():
+        return
+    vocabulary = caption_vocabulary()
+    trainee = train_coca(
+        vocabulary,
+        mixed_sampler(plan),
+        plan.coca_on_masks,
+        seed=plan.seed + 1,
+        checkpoint=plan.checkpoint("coca-second"),
+        start_from=plan.checkpoint("coca-first"),
+    )
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("coca: sha256 %s", write_weights(plan.weights("coca"), state))
+
+
+def finish_clip(plan: TrainingPlan) -> None:
+    """Goes on with CLIP on SAM's masks, and writes its weights."""
+    if plan.weights("clip").exists():
+        return
+    vocabulary = caption_vocabulary()
+    trainee = train_clip(
+        vocabulary,
+        mixed_sampler(plan),
+        plan.clip_on_masks,
+        seed=plan.seed + 1,
+        checkpoint=plan.checkpoint("clip-second"),
+        start_from=plan.checkpoint("clip-first"),
+    )
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("clip: sha256 %s", write_weights(plan.weights("clip"), state))
+
+
+def use_one_thread() -> None:
+    """Two processes of one thread beat one of two (measured), and one thread rounds the same everywhere."""
+    torch.set_num_threads(1)
