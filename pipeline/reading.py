@@ -189,3 +189,18 @@ def _read_uri(uri: str, table: str, config: RunConfig) -> _Outcome:
 
 def _too_many_bytes(size_bytes: int, config: RunConfig) -> ImageError:
     return ImageError("too_many_bytes", bytes_message(size_bytes, config.images))
+
+
+def read_image(source: str, config: RunConfig, entry: PlanEntry) -> bytes:
+    """Return the encoded bytes of one planned image, unproven.
+
+    Raises:
+        ImageError: It is `missing`, `changed` or too large.
+        ConfigError: SOURCE itself does not exist any more.
+        TransientError: The storage failed.
+    """
+    root = open_root(source, config.source)
+    ((_, outcome),) = _read_entries(root, [entry], config)
+    if isinstance(outcome, ImageError):
+        raise outcome
+    return outcome

@@ -144,7 +144,7 @@ def test_a_source_beside_the_tables_of_out_is_fine(tmp_path):
 
 @pytest.mark.parametrize("missing", ["no-such-folder", "no-such-file.jpg", "no-such/*.jpg"])
 def test_a_path_that_does_not_exist_is_the_users_to_mend(tmp_path, missing):
-    with pytest.raises(ConfigError, match="does not exist|there is no folder"):
+    with pytest.raises(ConfigError, match=r"does not exist|there is no folder"):
         open_source(str(tmp_path / missing), AUTO)
 
 
