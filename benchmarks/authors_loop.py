@@ -1,0 +1,112 @@
+"""The authors' decoding loop, as the other side of the captioner's benchmark: no caches, but no straw man.
+
+Rows are batched, finished rows dropped, the text tower runs once a prefix and the decoder once a (prefix,
+crop); every step runs whole prefixes again. Draws, sets and contrast are those of `workers.captions.rules`,
+so that both sides draw the same captions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from open_clip.coca_model import CoCa
+
+from schemas.config import CaptionsConfig
+from workers.captions import rules
+from workers.captions.drafts import ImageCrops, configured_decoders
+from workers.captions.randomness import DrawKey, draws
+from workers.captions.vocabulary import SpecialTokens
+
+# (prefix, crop) pairs a forward pass: the largest that the authors' memory allowed is not known.
+PAIRS_A_PASS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Target (R,), k or 0 (R,), p (R,), uniform numbers (R, max_length) of the rows still alive."""
+
+    target: torch.Tensor
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    uniform: torch.Tensor
+
+    def at(self, index: torch.Tensor) -> _Rows:
+        return _Rows(self.target[index], self.top_k[index], self.top_p[index], self.uniform[index])
+
+
+class AuthorsLoop:
+    """Distinctive sampling of one crop kind, ten decoders a mask, whole prefixes at every step."""
+
+    def __init__(self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int) -> None:
+        self._model, self._special, self._config, self._seed = model, special, config, seed
+
+    @torch.inference_mode()
+    def sample(self, image: ImageCrops, kind: int) -> list[tuple[int, ...]]:
+        """Return the sampled tokens, without SOT and EOS, by mask, then decoder, of one crop kind."""
+        encoded = self._model(image.pixels[kind])
+        embeddings = torch.nn.functional.normalize(encoded["image_features"], dim=-1)
+        others = rules.choose_others(embeddings @ embeddings.t(), self._config.sampling)
+        rows = self._rows(image, image.kinds[kind])
+        alive = torch.arange(len(rows.target))
+        prefixes = torch.full((len(alive), 1), self._special.sot)
+        captions: list[tuple[int, ...]] = [()] * len(alive)
+        for length in range(1, self._config.max_length - 1):
+            live = rows.at(alive)
+            own, mean = self._logits(encoded["image_embs"], prefixes, live, others)
+            tokens = self._draw(own, mean, live, length)
+            prefixes = torch.cat([prefixes, tokens[:, None]], dim=1)
+            goes_on = tokens != self._special.eos
+            for row, prefix in zip(alive[~goes_on].tolist(), prefixes[~goes_on].tolist(), strict=True):
+                captions[row] = tuple(prefix[1:-1])
+            alive, prefixes = alive[goes_on], prefixes[goes_on]
+            if not len(alive):
+                break
+        for row, prefix in zip(alive.tolist(), prefixes.tolist(), strict=True):
+            captions[row] = tuple(prefix[1:])
+        return captions
+
+    def _rows(self, image: ImageCrops, kind: str) -> _Rows:
+        decoders = [decoder for decoder in configured_decoders(self._config) if decoder.name != "beam"]
+        pairs = [(place, decoder) for place in range(image.num_masks) for decoder in decoders]
+        keys = [DrawKey(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
+        return _Rows(
+            target=torch.tensor([place for place, _ in pairs]),
+            top_k=torch.tensor([decoder.top_k or 0 for _, decoder in pairs]),
+            top_p=torch.tensor([decoder.top_p or 1.0 for _, decoder in pairs], dtype=torch.float64),
+            uniform=torch.from_numpy(draws(keys, self._config.max_length)),
+        )
+
+    def _logits(
+        self, image_tokens: torch.Tensor, prefixes: torch.Tensor, live: _Rows, others: rules.Others
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return z_i and the weighted mean of the z_j, both (R, V), of the last position."""
+        num_crops = len(image_tokens)
+        _, text = self._model._encode_text(prefixes)
+        own, mean = [], []
+        weights = torch.zeros(len(others.indices), num_crops).scatter(1, others.indices, others.weights)
+        for index in torch.split(torch.arange(len(prefixes)), max(1, PAIRS_A_PASS // num_crops)):
+            pairs = text[index].repeat_interleave(num_crops, dim=0)
+            crops = image_tokens.repeat(len(index), 1, 1)
+            logits = self._model.text_decoder(crops, pairs)[:, -1].view(len(index), num_crops, -1)
+            target = live.target[index]
+            own.append(logits[torch.arange(len(index)), target])
+            mean.append((weights[target][:, :, None] * logits).sum(1))
+        return torch.cat(own), torch.cat(mean)
+
+    def _draw(self, own: torch.Tensor, mean: torch.Tensor, live: _Rows, length: int) -> torch.Tensor:
+        if length < self._config.min_length:
+            own[:, self._special.eos] = -torch.inf
+        ordered, ids = own.sort(dim=1, descending=True, stable=True)
+        heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf))
+        num_kept = torch.where(
+            live.top_k > 0, rules.count_top_k(heads, live.top_k.clamp(min=1)), rules.count_top_p(heads, live.top_p)
+        )
+        is_kept = torch.zeros_like(own, dtype=torch.bool)
+        is_kept.scatter_(1, ids, torch.arange(own.shape[1]) < num_kept[:, None])
+        is_eos = torch.zeros_like(is_kept)
+        is_eos[:, self._special.eos] = True
+        weights = rules.distinctive_weights(
+            own, mean, is_kept=is_kept, is_eos=is_eos, temperature=self._config.sampling.temperature
+        )
+        return rules.draw(weights, live.uniform[:, length])

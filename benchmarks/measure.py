@@ -1,0 +1,85 @@
+"""How a benchmark measures and prints: medians, ratios, peak memory, a table, JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured case.
+
+    Attributes:
+        case: What was measured.
+        baseline_s: Median seconds of the other side; None where there is none.
+        ours_s: Median seconds of ours.
+        peak_rss_bytes: Highest resident size of the process so far: it never falls within a run.
+        note: What a reader must know, such as a rate or a figure that was counted and not timed.
+    """
+
+    case: str
+    baseline_s: float | None
+    ours_s: float
+    peak_rss_bytes: int
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Baseline over ours: above 1 ours is faster."""
+        return None if self.baseline_s is None else self.baseline_s / self.ours_s
+
+
+def median_seconds(work: Callable[[], object], *, repeats: int = 5, warm_ups: int = 1) -> float:
+    """Return the median wall seconds of `repeats` calls after `warm_ups` that do not count."""
+    for _ in range(warm_ups):
+        work()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def peak_rss_bytes() -> int:
+    """Return the highest resident size that this process had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def machine() -> str:
+    """Return what the figures were measured on; never a host's name."""
+    return (
+        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}"
+    )
+
+
+def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
+    """Print `rows` as a table, and write them as a JSON list where a path is given."""
+    table = Table(title=f"{title} ({machine()})", title_justify="left")
+    for header in ("case", "baseline s", "ours s", "ratio", "peak RSS MiB", "note"):
+        table.add_column(header, justify="left" if header in ("case", "note") else "right")
+    for row in rows:
+        table.add_row(
+            row.case,
+            "–" if row.baseline_s is None else f"{row.baseline_s:.3f}",
+            f"{row.ours_s:.3f}",
+            "–" if row.ratio is None else f"{row.ratio:.1f}",
+            f"{row.peak_rss_bytes / 2**20:.0f}",
+            row.note,
+        )
+    Console().print(table)
+    if json_path is not None:
+        listed = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        json_path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,47 @@
+"""The two consoles, and how numbers are written for a person."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Without markup: keys, paths and captions hold square brackets that are no styles.
+stdout = Console(highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
+
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Return a size with three digits at most and a binary unit, `1.4 GiB`."""
+    unit = 0
+    while size_bytes >= 1024 and unit < len(_BINARY_UNITS) - 1:
+        size_bytes /= 1024
+        unit += 1
+    return f"{size_bytes:.0f} {_BINARY_UNITS[0]}" if unit == 0 else f"{size_bytes:.1f} {_BINARY_UNITS[unit]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as `4.2 s`, `3 min 20 s` or `5 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def facts_table(title: str) -> Table:
+    """Return an empty table of two columns, a name and its value, for `add_row`."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def report(word: str, text: str, style: str) -> None:
+    """Print a coloured word and a plain message on stderr, unwrapped so that commands can be copied."""
+    stderr.print(Text.assemble((word, style), " ", text), soft_wrap=True)

@@ -1,0 +1,71 @@
+"""`pseudoris demo`: the whole tool on a bundled set, offline, in about a minute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from rich.table import Table
+
+from cli import annotate, gallery
+from cli.console import facts_table, stdout
+from schemas.config_loading import load_config
+from schemas.tables import EXPRESSIONS
+from store.location import RunLocation
+from store.reading import read_table
+
+NUM_SAMPLE_ROWS = 3
+_SAMPLE_COLUMNS = ("text", "decoder", "crop", "count", "uniqueness", "correctness", "distinctiveness", "kept")
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where scenes and tables go.")] = Path("demo-out"),
+    scenes: Annotated[int, typer.Option(min=1, max=900, help="How many scenes.")] = 64,
+) -> None:
+    """Annotate bundled scenes, and a few broken files, with the embedded models."""
+    from synthworld.demo import write_demo
+
+    images = write_demo(folder, num_scenes=scenes)
+    out = str(folder / "run")
+    exit_code = annotate.run(str(images), out, load_config("tiny"))
+    if exit_code:
+        raise typer.Exit(exit_code)
+    stdout.print("", _sample_rows(RunLocation.open(out)), "")
+    page = gallery.write_page(out, sample=scenes)
+    paths = facts_table("look")
+    paths.add_row("page", str(page))
+    paths.add_row("next", f"pseudoris verify {out}")
+    stdout.print(paths, soft_wrap=True)
+
+
+def _sample_rows(location: RunLocation) -> Table:
+    """Return three rows of the expressions table: the most distinctive ones of different masks."""
+    rows = read_table(location, EXPRESSIONS, ("target_mask_ids", *_SAMPLE_COLUMNS))
+    kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows["distinctiveness"])), False))
+    ranked = kept.sort_by([("distinctiveness", "descending")]) if kept.num_rows else kept
+    table = Table(title=f"{NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", title_justify="left", title_style="bold", box=None)
+    for column in _SAMPLE_COLUMNS:
+        table.add_column(column)
+    for row in _of_different_masks(ranked):
+        table.add_row(*(_cell(row[column]) for column in _SAMPLE_COLUMNS))
+    return table
+
+
+def _of_different_masks(ranked: pa.Table) -> list[dict[str, object]]:
+    seen: set[tuple[str, ...]] = set()
+    chosen: list[dict[str, object]] = []
+    for row in ranked.to_pylist():
+        targets = tuple(row["target_mask_ids"])
+        if targets not in seen:
+            seen.add(targets)
+            chosen.append(row)
+        if len(chosen) == NUM_SAMPLE_ROWS:
+            break
+    return chosen
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

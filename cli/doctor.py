@@ -1,0 +1,154 @@
+"""`pseudoris doctor`: everything that would stop a run, checked in seconds, before a GPU is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cli import options
+from cli.console import format_bytes, stdout
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from schemas.errors import ConfigError, PseudorisError
+
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
+# A run below these still starts, but is likely to end early.
+_MIN_FREE_DISK_BYTES = 2 * 2**30
+_MIN_MEMORY_BYTES = 4 * 2**30
+# Weights need about four bytes a parameter twice while they load.
+_MIN_GPU_MEMORY_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report: what was looked at, whether it holds, and what was found or must be done."""
+
+    name: str
+    is_ok: bool
+    detail: str
+
+
+def doctor(
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Also try to list it.")] = None,
+    out: Annotated[str | None, typer.Argument(metavar="[OUT]", help="Also try to write there.")] = None,
+    preset: options.Preset = "tiny",
+    config_file: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+) -> None:
+    """Check versions, weights, device, memory and rights before a run. Exit code 1 if something is off."""
+    config = load_config(preset, config_file, assignments or ())
+    checks = list(run_checks(config, source=source, out=out))
+    stdout.print(_as_table(preset, checks))
+    if not all(check.is_ok for check in checks):
+        raise typer.Exit(1)
+
+
+def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
+    """Yield one check after the other; none raises for what it finds."""
+    yield _attempt("python and packages", _versions)
+    yield _attempt("device", lambda: _device(config))
+    yield _attempt("memory", _memory)
+    yield from _weights(config)
+    if source is not None:
+        yield _attempt("source", lambda: _source(source, config))
+    if out is not None:
+        yield _attempt("output", lambda: _output(out, config))
+
+
+def _attempt(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except PseudorisError as error:
+        return Check(name, False, str(error))
+
+
+def _versions() -> str:
+    # torchvision's operators exist only beside the torch that they were built for.
+    from torchvision.ops import nms
+
+    del nms
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    return f"Python {sys.version.split()[0]}, {found}"
+
+
+def _device(config: RunConfig) -> str:
+    import torch
+
+    from workers.device import device_kind
+
+    kind = device_kind(config.compute)
+    if config.compute.device == "cpu":
+        return f"{kind}, {os.cpu_count()} cores, {config.compute.threads} thread(s) a stage"
+    free, total = torch.cuda.mem_get_info()
+    if free < _MIN_GPU_MEMORY_BYTES:
+        raise ConfigError(f"{kind}: {format_bytes(free)} of {format_bytes(total)} free; end what else holds the GPU")
+    return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free"
+
+
+def _memory() -> str:
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total < _MIN_MEMORY_BYTES:
+        raise ConfigError(f"{format_bytes(total)} of memory; a local run wants {format_bytes(_MIN_MEMORY_BYTES)}")
+    return f"{format_bytes(available)} unused of {format_bytes(total)}"
+
+
+def _weights(config: RunConfig) -> Iterator[Check]:
+    from workers.protocols import find_captioner, find_proposer, find_scorer
+
+    def digest(look: Callable[[], str], uri: str) -> Callable[[], str]:
+        return lambda: f"{uri}  sha256 {look()[:12]}…"
+
+    masks, captions, filtering = config.masks, config.captions, config.filtering
+    yield _attempt("weights: propose", digest(lambda: find_proposer(masks).weights_digest(masks), masks.weights.uri))
+    yield _attempt(
+        "weights: caption", digest(lambda: find_captioner(captions).weights_digest(captions), captions.weights.uri)
+    )
+    yield _attempt(
+        "weights: filter", digest(lambda: find_scorer(filtering).weights_digest(filtering), filtering.weights.uri)
+    )
+
+
+def _source(source: str, config: RunConfig) -> str:
+    from pipeline.sources import open_source
+
+    first = [item.key for item in islice(open_source(source, config.source).list(), 3)]
+    if not first:
+        raise ConfigError(f"{source} lists no image; formats: {', '.join(config.source.extensions)}")
+    return f"{source} lists images, the first: {', '.join(first)}"
+
+
+def _output(out: str, config: RunConfig) -> str:
+    from store.location import RunLocation
+
+    location = RunLocation.open(out, endpoint_url=config.source.endpoint_url)
+    location.probe()
+    if "://" in location.root:
+        return f"{location.root} can be written, and refuses a second creation"
+    existing = next(folder for folder in (Path(location.root), *Path(location.root).parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < _MIN_FREE_DISK_BYTES:
+        raise ConfigError(f"{existing} has {format_bytes(free)} free; a run wants {format_bytes(_MIN_FREE_DISK_BYTES)}")
+    return f"{location.root} can be written, {format_bytes(free)} free"
+
+
+def _as_table(preset: str, checks: list[Check]) -> Table:
+    table = Table(
+        title=f"doctor, preset {preset}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
+    for header in ("", "check", "found"):
+        table.add_column(header, overflow="fold")
+    for check in checks:
+        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, check.detail)
+    return table

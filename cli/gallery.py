@@ -1,0 +1,74 @@
+"""`pseudoris gallery`: one page to look at before a week of GPUs is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.console import report
+from schemas.errors import ConfigError
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from store.header import read_header
+from store.location import RunLocation
+from store.plan import read_shard_plan
+
+DEFAULT_SAMPLE = 64
+
+
+def gallery(
+    out: options.Out,
+    sample: Annotated[int, typer.Option(min=1, help="Show at most N images, spread evenly.")] = DEFAULT_SAMPLE,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="Where the page goes; OUT/gallery.html by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Write one HTML page: images, masks, kept and rejected expressions with their scores."""
+    report("gallery", str(write_page(out, sample=sample, page=page)), "green")
+
+
+def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = None) -> Path:
+    """Write the gallery of the run at `out` and return the page's absolute path.
+
+    Raises:
+        ConfigError: There is no run, or `out` is no folder of this machine and no page is named.
+    """
+    from viewer.gallery import write_gallery
+    from viewer.reading import gallery_from_run
+
+    location = RunLocation.open(out)
+    header = read_header(location)
+    if header is None:
+        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    if page is None and "://" in location.root:
+        raise ConfigError(f"{location.root} is not on this machine: say where the page goes with --page gallery.html")
+    target = page if page is not None else Path(location.root) / "gallery.html"
+    return write_gallery(gallery_from_run(location, PlannedImages(location, header), sample=sample), target)
+
+
+class PlannedImages:
+    """Reads images of a run again from its SOURCE; keeps the plan of the shard that was asked for last."""
+
+    def __init__(self, location: RunLocation, header: RunHeader) -> None:
+        self._location = location
+        self._header = header
+        self._shard = -1
+        self._entries: dict[str, PlanEntry] = {}
+
+    def __call__(self, shard: int, key: str) -> bytes:
+        """Return the encoded bytes of the image `key` of `shard`.
+
+        Raises:
+            ImageError: It is missing or changed since the plan.
+            PseudorisError: SOURCE cannot be read.
+        """
+        from pipeline.reading import read_image
+
+        if shard != self._shard:
+            entries = read_shard_plan(self._location, self._header, shard)
+            self._shard, self._entries = shard, {entry.key: entry for entry in entries}
+        return read_image(self._header.source, self._header.config, self._entries[key])

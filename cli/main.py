@@ -1,0 +1,52 @@
+"""The `pseudoris` command: wires one module a command, and turns errors into messages and exit codes.
+
+Exit codes: 0 done; 1 `verify` or `doctor` found something; 2 the user can mend it; 3 incomplete, the same
+command continues; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.logging import RichHandler
+
+from cli import annotate, demo, doctor, gallery, status, verify
+from cli.console import report, stderr
+from schemas.errors import ConfigError, PseudorisError
+
+USER_MUST_MEND = 2
+
+app = typer.Typer(
+    name="pseudoris",
+    help="Referring-image-segmentation training data without a human: masks, distinctive expressions, Parquet.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("annotate")(annotate.annotate)
+app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("gallery")(gallery.gallery)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends in one message, without a traceback."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
+    )
+    try:
+        app()
+    except ConfigError as error:
+        report("error", str(error), "red")
+        sys.exit(USER_MUST_MEND)
+    except PseudorisError as error:
+        report("stopped", f"{error}\nNothing committed is lost: the same command continues.", "red")
+        sys.exit(annotate.INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What a person sees while a run goes and when it ends: one bar, notices, one summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cli.console import facts_table, format_bytes, format_seconds, stdout
+from pipeline.summary import Committed, Notice, OnEvent, Planned, RunEvent, RunPlan, RunSummary
+from schemas.tables import FAILURE_REASONS
+
+
+class ImageRateColumn(ProgressColumn):
+    """Images a second over the last commits."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or a dash before the first commit."""
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "–", style="dim")
+
+
+class RunProgress:
+    """Turns a run's events into one bar over images; quarantined ones are counted as they come."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("listing and planning", total=None)
+        self._quarantined = 0
+
+    def on_event(self, event: RunEvent) -> None:
+        """Show `event`."""
+        if isinstance(event, Planned):
+            self._start(event)
+        elif isinstance(event, Committed):
+            self._count(event)
+        elif isinstance(event, Notice):
+            self._progress.console.print(Text.assemble(("note", "yellow"), " ", event.text))
+
+    def _start(self, event: Planned) -> None:
+        actors = ", ".join(f"{count} × {pool}" for pool, count in event.actors.items())
+        if event.num_shards_done:
+            self._progress.console.print(
+                f"continuing: {event.num_shards_done} of {event.num_shards} shards are committed and stay as they are"
+            )
+        # A new task, so that the rate does not count what an earlier start committed.
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(
+            f"annotating ({actors or 'nothing left to do'})", total=event.num_images, completed=event.num_images_done
+        )
+
+    def _count(self, event: Committed) -> None:
+        counts = event.receipt.counts
+        self._quarantined += counts.quarantined
+        note = f"annotating, {self._quarantined} quarantined" if self._quarantined else "annotating"
+        self._progress.update(self._task, advance=counts.images, description=note)
+
+
+@contextmanager
+def run_progress(console: Console = stdout) -> Iterator[OnEvent]:
+    """Give a callback that shows a run's events on `console` as a bar; the bar ends with the block."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        ImageRateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield RunProgress(progress).on_event
+
+
+def summary_view(summary: RunSummary) -> RenderableType:
+    """Return the summary of a run as tables: counts, quarantine by reason, seconds by stage, paths."""
+    totals = summary.totals
+    counts = facts_table("summary")
+    done = f"{totals.images:,} of {summary.num_planned_images:,}"
+    counts.add_row(
+        "images", f"{done}: {totals.annotated:,} annotated, {totals.empty:,} empty, {totals.quarantined:,} quarantined"
+    )
+    counts.add_row("masks", f"{totals.masks:,}")
+    counts.add_row("candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct")
+    counts.add_row("kept expressions", f"{totals.kept:,}")
+    counts.add_row("speed", f"{summary.images_per_second:.1f} images/s, {format_seconds(summary.wall_s)} in all")
+    counts.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
+    counts.add_row("output", format_bytes(totals.output_bytes))
+    paths = facts_table("tables")
+    for name, glob in summary.tables.items():
+        paths.add_row(name, glob)
+    parts: list[RenderableType] = [counts]
+    if totals.reasons:
+        parts += ["", reasons_view(dict(totals.reasons))]
+    return Group(*parts, "", paths)
+
+
+def reasons_view(reasons: dict[str, int]) -> Table:
+    """Return the quarantined images by reason, the most frequent first."""
+    table = facts_table("quarantined")
+    for reason, count in reasons.items():
+        table.add_row(f"{count:>5,}  {reason}", FAILURE_REASONS.get(reason, ""))
+    return table
+
+
+def plan_view(plan: RunPlan) -> Table:
+    """Return what a dry run found: nothing of it has been written."""
+    table = facts_table("plan (dry run: nothing was written)")
+    repeated = f", {plan.num_repeated:,} repeated listings counted once" if plan.num_repeated else ""
+    done = f", {plan.num_shards_done:,} of them committed already" if plan.num_shards_done else ""
+    table.add_row("source", plan.source)
+    table.add_row("output", plan.out)
+    table.add_row("images", f"{plan.num_images:,} ({format_bytes(plan.input_bytes)}){repeated}")
+    table.add_row("shards", f"{plan.num_shards:,}{done}")
+    table.add_row("actors", ", ".join(f"{count} × {pool}" for pool, count in plan.actors.items()))
+    table.add_row("device", plan.device_kind)
+    for stage, (uri, digest) in plan.weights.items():
+        table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
+    table.add_row("estimated output", f"{format_bytes(plan.output_bytes)} ({plan.output_basis})")
+    return table

@@ -1,0 +1,61 @@
+"""`pseudoris verify`: the proof that nothing is lost, doubled or damaged, from the output alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from cli import options
+from cli.console import facts_table, report, stdout
+from store.location import RunLocation
+from store.verify import Problem, VerifyReport, verify_run
+
+# More lines than a person reads; the count says how many there are.
+MAX_SHOWN = 50
+
+
+def verify(
+    out: options.Out,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes, rows and ids alone; no digests, no masks.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=0, help="Look into N committed shards, spread evenly.", show_default=False)
+    ] = None,
+) -> None:
+    """Prove that every planned image is accounted for once and every part is what its receipt says."""
+    location = RunLocation.open(out)
+    with Progress(console=stdout, transient=True) as progress:
+        task = progress.add_task("verifying shards", total=None)
+        found = verify_run(
+            location,
+            quick=quick,
+            sample=sample,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    stdout.print(_view(out, found))
+    if found.problems:
+        stdout.print(_problems_view(found.problems))
+    if not found.is_clean:
+        report("off", f"{len(found.problems):,} problem(s) in {out}", "red")
+        raise typer.Exit(1)
+
+
+def _view(out: str, found: VerifyReport) -> Table:
+    table = facts_table(f"{out}: {'everything holds' if found.is_clean else 'something is off'}")
+    table.add_row("images planned", f"{found.num_images:,}")
+    table.add_row("accounted for", f"{found.num_accounted:,}")
+    table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
+    table.add_row("shards looked into", f"{found.num_checked:,} of {found.num_shards:,}")
+    return table
+
+
+def _problems_view(problems: tuple[Problem, ...]) -> Table:
+    shown = f", the first {MAX_SHOWN}" if len(problems) > MAX_SHOWN else ""
+    table = Table(title=f"{len(problems):,} problems{shown}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for header in ("shard", "what", "detail"):
+        table.add_column(header, overflow="fold")
+    for problem in problems[:MAX_SHOWN]:
+        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
+    return table
