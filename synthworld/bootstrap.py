@@ -47,7 +47,8 @@ class SceneBootstrap:
     def _resampled(self, name: str) -> np.ndarray:
         """The figure of each resample, (2000,) float64."""
         sums = self._table[name][self._draws].sum(1)
-        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+        missing = np.full(len(sums), np.nan)
+        return np.asarray(np.divide(sums[:, 0], sums[:, 1], out=missing, where=sums[:, 1] > 0))
 
 
 def _ratio(sums: np.ndarray) -> float:

@@ -75,8 +75,13 @@ def _suffix(position: int) -> str:
 def _encode(pixels: np.ndarray, suffix: str) -> bytes:
     """(H, W, 3) uint8 RGB as a file of a format."""
     buffer = io.BytesIO()
-    options = {".jpg": {"format": "JPEG", "quality": 95}, ".webp": {"format": "WEBP", "lossless": True}}
-    Image.fromarray(pixels).save(buffer, **options.get(suffix, {"format": "PNG"}))
+    picture = Image.fromarray(pixels)
+    if suffix == ".jpg":
+        picture.save(buffer, format="JPEG", quality=95)
+    elif suffix == ".webp":
+        picture.save(buffer, format="WEBP", lossless=True)
+    else:
+        picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -13,7 +13,7 @@ def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     flat, other = masks.reshape(len(masks), -1).astype(np.float32), truth.reshape(len(truth), -1).astype(np.float32)
     overlap = (flat @ other.T).astype(np.float64)
     union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
 
 
 def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:

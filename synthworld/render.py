@@ -1,7 +1,7 @@
 """Paints a scene: antialiased pixels and the exact visible mask of each object.
 
 Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the
-pixels are the same on every machine and a mask pixel is set exactly where its object covers at least half of the samples.
+pixels are the same on every machine. A mask pixel is set exactly where its object covers at least half of the samples.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     weight = _texture(rng, size)[..., None]
     grain = rng.normal(0.0, 4.0, size=(size, size, 1))
     pixels = base * (1 - weight) + other * weight + grain
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pixels), 0, 255), dtype=np.uint8)
 
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -21,7 +21,7 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
-# How far an object stays from the left, top, right and bottom edge, in radii: a part cut off would make its word untrue.
+# How far an object stays from the left, top, right and bottom edge, in radii: a part cut off makes its word untrue.
 _REACH: dict[str | None, tuple[float, float, float, float]] = {
     None: (0.95, 0.95, 0.95, 0.95),
     "hat": (0.95, 1.5, 0.95, 0.95),
@@ -104,7 +104,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0) -> Scene:
 def _count_weights() -> np.ndarray:
     """Probabilities of 2 … 10 objects: mostly 3 to 6, a few crowded scenes."""
     weights = np.array([2, 4, 5, 5, 4, 3, 2, 1, 1], dtype=np.float64)
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def _draw_attributes(rng: np.random.Generator, earlier: list[Attributes], *, allow_held_out: bool) -> Attributes:

@@ -40,6 +40,11 @@ def _heart() -> Polygon:
     return True, tuple((0.98 * x, 0.98 * y - 0.05) for x, y in zip(xs, ys, strict=True))
 
 
+def _sixths() -> list[float]:
+    """The directions of a flower's petals, the first one up."""
+    return [2 * math.pi * k / 6 - math.pi / 2 for k in range(6)]
+
+
 def _drop() -> Polygon:
     """A round body that ends in a point at the top."""
     body = [
@@ -66,11 +71,8 @@ _BUILDERS: dict[str, Callable[[], Shape]] = {
     ),
     "moon": lambda: (_ellipse(0, 0, 1.0, 1.0), _ellipse(0.55, -0.05, 0.78, 0.78, filled=False)),
     "flower": lambda: (
-        tuple(
-            _ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42)
-            for a in (2 * math.pi * k / 6 - math.pi / 2 for k in range(6))
-        )
-        + (_ellipse(0, 0, 0.5, 0.5),)
+        *(_ellipse(0.58 * math.cos(a), 0.58 * math.sin(a), 0.42, 0.42) for a in _sixths()),
+        _ellipse(0, 0, 0.5, 0.5),
     ),
     "drop": lambda: (_drop(),),
     "house": lambda: (

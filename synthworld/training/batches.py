@@ -13,11 +13,10 @@ from synthworld.training.crops import CONTEXT, MASKED, CropSet, normalise
 
 @dataclass(frozen=True)
 class PairBatch:
-    """images (B, 3, 96, 96) float, normalised; captions B texts; scenes (B,) int64, equal for crops of one scene."""
+    """images (B, 3, 96, 96) float, normalised; captions B texts."""
 
     images: torch.Tensor
     captions: list[str]
-    scenes: torch.Tensor
 
 
 class PairSampler:
@@ -30,18 +29,17 @@ class PairSampler:
 
     def draw(self, num_crops: int, rng: np.random.Generator, *, masked_share: float) -> PairBatch:
         """Returns at least `num_crops` pairs of whole scenes; each crop mirrored at random, with a fresh caption."""
-        pixels, captions, scenes = [], [], []
+        pixels: list[torch.Tensor] = []
+        captions: list[str] = []
         while len(captions) < num_crops:
             choice = int(rng.choice(len(self._sets), p=self._shares))
             crops, bounds = self._sets[choice], self._bounds[choice]
-            start, stop = bounds[int(rng.integers(len(bounds)))]
-            for row in range(start, stop):
+            for row in range(*bounds[int(rng.integers(len(bounds)))]):
                 kind = MASKED if rng.random() < masked_share else CONTEXT
                 crop = torch.from_numpy(np.array(crops.pixels[row, kind]))
                 pixels.append(crop.flip(-1) if rng.random() < 0.5 else crop)
                 captions.append(noisy_caption(crops.attributes[row], rng))
-                scenes.append(len(scenes) if start == stop else start + 10_000_000 * choice)
-        return PairBatch(normalise(torch.stack(pixels)), captions, torch.tensor(scenes))
+        return PairBatch(normalise(torch.stack(pixels)), captions)
 
 
 def _scene_bounds(scenes: np.ndarray) -> list[tuple[int, int]]:

@@ -1,7 +1,6 @@
 """Crops for the captioner and CLIP, cut from rendered scenes and kept in memory-mapped files.
 
-Equal in definition to the crops of annotation: a tight box grown about its centre and clipped to the image, padded
-centrally to a square with the mean colour, resized with antialiased bilinear weights.
+The crops of annotation, rounded to whole colours: a byte a colour fits in memory, four do not.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from synthworld.attributes import Attributes
 from synthworld.training.rendered import RenderedScenes
+from workers.images.crops import CropFormat, cut_square, resize_and_normalise
 
 logger = logging.getLogger(__name__)
 CROP_SIZE_PX = 96
-# CLIP's mean and standard deviation, RGB in [0, 1]. Source: open_clip.OPENAI_DATASET_MEAN and _STD.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 CONTEXT_SCALES = (1.0, 1.1, 1.2)
 MASKED, CONTEXT = 0, 1
+# Colours in [0, 1], not normalised.
+_COLOURS = CropFormat(CROP_SIZE_PX, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -50,41 +49,16 @@ def cut_pair(image: np.ndarray, task: CropTask) -> np.ndarray:
     """Returns the masked and the context crop (2, 3, 96, 96) uint8 of one object; image (H, W, 3) uint8 RGB."""
     ys, xs = np.nonzero(task.mask)
     box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(MEAN)[:, None, None]
-    inside = torch.from_numpy(np.ascontiguousarray(task.mask))
-    masked = _square(torch.where(inside, pixels, mean), box)
-    context = _square(pixels, grown_box(box, task.context_scale, width=image.shape[1], height=image.shape[0]))
-    both = torch.stack((masked, context))
+    masked = cut_square(image, box, mask=task.mask)
+    context = cut_square(image, box, scale=task.context_scale)
+    both = torch.stack([resize_and_normalise(square, _COLOURS) for square in (masked, context)])
     return (both.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def grown_box(box: tuple[int, int, int, int], scale: float, *, width: int, height: int) -> tuple[int, int, int, int]:
-    """Returns the box grown about its centre, rounded outwards and clipped to the image."""
-    x0, y0, x1, y1 = box
-    dx, dy = (x1 - x0) * (scale - 1) / 2, (y1 - y0) * (scale - 1) / 2
-    return (
-        max(int(np.floor(x0 - dx)), 0),
-        max(int(np.floor(y0 - dy)), 0),
-        min(int(np.ceil(x1 + dx)), width),
-        min(int(np.ceil(y1 + dy)), height),
-    )
-
-
-def _square(pixels: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
-    """Cuts, pads centrally with the mean colour, resizes; (3, H, W) in [0, 1] to (3, 96, 96)."""
-    x0, y0, x1, y1 = box
-    side = max(x1 - x0, y1 - y0)
-    square = torch.tensor(MEAN)[:, None, None].expand(3, side, side).clone()
-    left, top = (side - (x1 - x0)) // 2, (side - (y1 - y0)) // 2
-    square[:, top : top + y1 - y0, left : left + x1 - x0] = pixels[:, y0:y1, x0:x1]
-    size = (CROP_SIZE_PX, CROP_SIZE_PX)
-    return F.interpolate(square[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """Returns (…, 3, 96, 96) uint8 as floats with CLIP's mean and standard deviation."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
+    std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]
     return (pixels.float() / 255 - mean) / std
 
 

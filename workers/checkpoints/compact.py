@@ -45,7 +45,7 @@ def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[
     if TOKEN_IDS not in state:
         return full
     ids = state[TOKEN_IDS].to(torch.int64)
-    if ids.ndim != 1 or len(ids.unique()) != len(ids) or not bool(((ids >= 0) & (ids < FULL_VOCABULARY)).all()):
+    if ids.ndim != 1 or len(set(ids.tolist())) != len(ids) or not bool(((ids >= 0) & (ids < FULL_VOCABULARY)).all()):
         raise ConfigError(f"weights '{where}': token_ids must be distinct numbers in [0, {FULL_VOCABULARY})")
     for name, tensor in full.items():
         dimension = _token_dimension(name)

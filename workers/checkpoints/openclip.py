@@ -35,7 +35,7 @@ def read_model_config(architecture: str) -> dict[str, Any]:
                 f"architecture '{architecture}': no such file; give the path of an open_clip model config"
             )
         return _parse(path.read_text(encoding="utf-8"), architecture)
-    config = open_clip.get_model_config(architecture)
+    config: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if config is None:
         raise ConfigError(
             f"architecture '{architecture}' is not in open_clip's registry: give one of open_clip.list_models(), "

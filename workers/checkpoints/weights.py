@@ -88,8 +88,8 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     if missing or extra or shapes:
         raise ConfigError(
             f"weights '{weights.uri}' do not fit the architecture: {len(missing)} tensors missing "
-            f"{missing[:_SHOWN_KEYS]}, {len(extra)} unknown {extra[:_SHOWN_KEYS]}, {len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; "
-            "give the architecture that these weights were trained with"
+            f"{missing[:_SHOWN_KEYS]}, {len(extra)} unknown {extra[:_SHOWN_KEYS]}, "
+            f"{len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; give the architecture of these weights"
         )
     module.load_state_dict(state)
     return digest

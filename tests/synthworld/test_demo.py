@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from schemas.config import ImagesConfig
+from schemas.errors import ImageError
+from synthworld.demo import broken_files, write_demo
+from synthworld.scenes import Split, make_scene
+from workers.images.decoding import decode_upright
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_demo_set_is_the_same_every_time_and_left_alone_the_second(tmp_path):
+    images = write_demo(tmp_path / "one", num_scenes=10)
+    stamps = {path: path.stat().st_mtime_ns for path in images.iterdir()}
+    assert write_demo(tmp_path / "one", num_scenes=10) == images
+    assert {path: path.stat().st_mtime_ns for path in images.iterdir()} == stamps
+    write_demo(tmp_path / "two", num_scenes=10)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_truth_names_every_file(tmp_path):
+    images = write_demo(tmp_path, num_scenes=9)
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert set(truth) == {path.name for path in images.iterdir()}
+    scene = make_scene(Split.DEMO, 0)
+    assert [o["attributes"]["category"] for o in truth["scene-000.png"]["objects"]] == [
+        item.attributes.category for item in scene.objects
+    ]
+
+
+def test_the_scenes_decode_and_come_in_three_formats(tmp_path):
+    images = write_demo(tmp_path, num_scenes=9)
+    scenes = [path for path in images.iterdir() if path.name.startswith("scene")]
+    assert {path.suffix for path in scenes} == {".png", ".jpg", ".webp"}
+    for path in scenes:
+        assert decode_upright(path.read_bytes(), ImagesConfig()).shape == (192, 192, 3)
+
+
+@pytest.mark.parametrize("name", sorted(broken_files()))
+def test_the_broken_files_are_broken(name):
+    with pytest.raises(ImageError):
+        decode_upright(broken_files()[name], ImagesConfig())

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from synthworld.matching import iou_table, match_masks
+
+
+def box(x0, y0, x1, y1):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_iou_is_intersection_over_union():
+    table = iou_table(np.stack([box(0, 0, 10, 10)]), np.stack([box(5, 0, 15, 10), box(10, 10, 20, 20)]))
+    assert table.tolist() == [[pytest.approx(1 / 3), 0.0]]
+
+
+def test_empty_masks_have_no_overlap():
+    assert iou_table(np.zeros((1, 4, 4), dtype=bool), np.zeros((1, 4, 4), dtype=bool)).tolist() == [[0.0]]
+
+
+def test_two_masks_of_one_object_cannot_both_be_right():
+    assert match_masks(np.array([[0.9], [0.8]])) == {0: 0}
+
+
+def test_pairs_below_the_bound_do_not_push_good_pairs_aside():
+    # The largest total IoU without the bound would be 0.49 + 0.49.
+    assert match_masks(np.array([[0.9, 0.49], [0.49, 0.0]])) == {0: 0}
+
+
+def test_no_masks_match_nothing():
+    assert match_masks(np.zeros((0, 3))) == {}

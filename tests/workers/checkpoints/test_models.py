@@ -1,0 +1,60 @@
+import re
+from importlib.resources import files
+
+import pytest
+import torch
+
+from schemas.config import WeightsConfig
+from schemas.config_loading import load_config
+from workers.checkpoints.compact import TOKEN_IDS
+from workers.checkpoints.models import load_clip, load_coca, load_sam
+from workers.checkpoints.weights import weights_digest
+
+CONFIG = load_config("tiny")
+TINY = files("workers.checkpoints") / "tiny"
+
+
+def test_the_shipped_models_load():
+    assert not load_sam(CONFIG.masks.architecture, CONFIG.masks.weights).training
+    assert not load_coca(CONFIG.captions.architecture, CONFIG.captions.weights).training
+    assert not load_clip(CONFIG.filtering.architecture, CONFIG.filtering.weights).training
+
+
+def test_the_shipped_models_are_small():
+    assert sum(len((TINY / f"{name}.safetensors").read_bytes()) for name in ("sam", "coca", "clip")) < 10_000_000
+
+
+@pytest.mark.parametrize("model", ["sam", "coca", "clip"])
+def test_the_digests_are_those_of_the_model_card(model):
+    card = (TINY / "MODEL_CARD.md").read_text(encoding="utf-8")
+    said = re.search(rf"`{model}\.safetensors` \| `([0-9a-f]{{64}})`", card)
+    assert said is not None
+    assert weights_digest(WeightsConfig(uri=f"builtin:tiny/{model}.safetensors")) == said.group(1)
+
+
+def test_unused_tokens_have_a_logit_of_exactly_zero():
+    model = load_coca(CONFIG.captions.architecture, CONFIG.captions.weights)
+    used = (model.text_decoder.text_projection.abs().sum(0) > 0).sum().item()
+    assert 20 < used < 200
+    assert model.text.token_embedding.weight.shape[0] == 49408
+
+
+def test_random_weights_follow_from_their_seed_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = load_clip("builtin:tiny/clip.json", WeightsConfig(uri="random:3"))
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = load_clip("builtin:tiny/clip.json", WeightsConfig(uri="random:3"))
+    assert torch.equal(one.visual.proj, other.visual.proj)
+    assert not torch.equal(
+        one.visual.proj, load_clip("builtin:tiny/clip.json", WeightsConfig(uri="random:4")).visual.proj
+    )
+
+
+def test_compact_weights_are_told_by_what_the_file_holds():
+    from safetensors import safe_open
+
+    with safe_open(TINY / "coca.safetensors", "pt") as file:
+        assert TOKEN_IDS in file.keys()  # noqa: SIM118 - a safetensors file is no mapping
+    with safe_open(TINY / "sam.safetensors", "pt") as file:
+        assert TOKEN_IDS not in file.keys()  # noqa: SIM118 - as above

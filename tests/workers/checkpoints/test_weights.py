@@ -1,0 +1,126 @@
+import hashlib
+
+import fsspec
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from schemas.config import WeightsConfig
+from schemas.errors import ConfigError
+from workers.checkpoints.openclip import read_model_config
+from workers.checkpoints.weights import check_activation, load_into, local_file, random_seed, weights_digest
+
+
+@pytest.fixture
+def linear():
+    return nn.Linear(3, 2)
+
+
+def written(path, module):
+    if path.suffix == ".safetensors":
+        save_file(module.state_dict(), path)
+    else:
+        torch.save(module.state_dict(), path)
+    return WeightsConfig(uri=str(path))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_weights_survive_the_round_trip(tmp_path, linear, name):
+    weights = written(tmp_path / name, linear)
+    other = nn.Linear(3, 2)
+    digest = load_into(other, weights)
+    assert torch.equal(other.weight, linear.weight)
+    assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == weights_digest(weights)
+
+
+def test_a_training_checkpoint_with_a_state_dict_inside_is_read(tmp_path, linear):
+    state = {f"module.{key}": value for key, value in linear.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+    other = nn.Linear(3, 2)
+    load_into(other, WeightsConfig(uri=str(tmp_path / "w.pt")))
+    assert torch.equal(other.bias, linear.bias)
+
+
+def test_a_missing_file_names_the_command_that_gets_it():
+    weights = WeightsConfig(uri="checkpoints/none.pth", how_to_get="curl -o checkpoints/none.pth https://example.org")
+    with pytest.raises(ConfigError, match=r"no such file\. To get them: curl -o checkpoints/none.pth"):
+        weights_digest(weights)
+
+
+def test_missing_weights_of_the_package_name_the_training_command():
+    with pytest.raises(ConfigError, match="python -m synthworld.train"):
+        local_file(WeightsConfig(uri="builtin:tiny/none.safetensors"))
+
+
+def test_an_unknown_hub_tag_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"tags of 'coca_ViT-B-32': .*laion2b_s13b_b90k"):
+        local_file(WeightsConfig(uri="open_clip:coca_ViT-B-32/nothing"))
+
+
+def test_a_file_of_another_digest_is_refused(tmp_path, linear):
+    weights = written(tmp_path / "w.safetensors", linear).model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
+        load_into(linear, weights)
+
+
+def test_weights_of_another_architecture_are_refused_with_the_tensors_named(tmp_path, linear):
+    weights = written(tmp_path / "w.safetensors", linear)
+    with pytest.raises(ConfigError, match=r"1 of another shape \['weight'\]"):
+        load_into(nn.Linear(4, 2), weights)
+    larger = nn.Linear(3, 2)
+    larger.extra = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ConfigError, match=r"1 tensors missing \['extra'\]"):
+        load_into(larger, weights)
+
+
+def test_a_pickle_that_holds_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'owned')!r}, 'w').close()",))
+
+    torch.save({"weight": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="cannot be read as tensors"):
+        load_into(nn.Linear(1, 1), WeightsConfig(uri=str(tmp_path / "w.pth")))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_damaged_file_is_refused(tmp_path, linear, name):
+    weights = written(tmp_path / name, linear)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
+    with pytest.raises(ConfigError, match="cannot be read as tensors"):
+        load_into(linear, weights)
+
+
+def test_a_url_is_fetched_once(tmp_path, linear, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    written(tmp_path / "w.safetensors", linear)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/weights/w.safetensors", (tmp_path / "w.safetensors").read_bytes())
+    weights = WeightsConfig(uri="memory://weights/w.safetensors")
+    first = local_file(weights)
+    memory.rm("/weights/w.safetensors")
+    assert local_file(weights) == first
+    assert load_into(nn.Linear(3, 2), weights) == weights_digest(weights)
+
+
+def test_a_url_that_holds_nothing_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be fetched: FileNotFoundError"):
+        local_file(WeightsConfig(uri="memory://weights/none.safetensors"))
+    assert not list((tmp_path / "pseudoris-weights").iterdir())
+
+
+def test_random_weights_have_a_digest_of_their_own_and_no_file():
+    assert random_seed(WeightsConfig(uri="random:7")) == 7
+    assert weights_digest(WeightsConfig(uri="random:7")) != weights_digest(WeightsConfig(uri="random:8"))
+    with pytest.raises(ConfigError, match="whole number must follow"):
+        random_seed(WeightsConfig(uri="random:x"))
+
+
+def test_weights_trained_with_quickgelu_are_refused_by_an_architecture_without_it():
+    weights = WeightsConfig(uri="open_clip:RN50/openai")
+    with pytest.raises(ConfigError, match="set architecture to 'RN50-quickgelu'"):
+        check_activation("RN50", read_model_config("RN50"), weights)
+    check_activation("RN50-quickgelu", read_model_config("RN50-quickgelu"), weights)
