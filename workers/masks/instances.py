@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from schemas.errors import ConfigError, ImageError
 from workers.masks import rle
 from workers.masks.proposals import Proposals
 from workers.masks.reduction import Kept
@@ -58,3 +61,37 @@ def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, 
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, y0:y1, x0:x1] = True
     return rle.encode(mask)[0]
+
+
+def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
+    """Return the checked RLE of a foreign instance of an image (H, W): of its segmentation, else of its box.
+
+    Args:
+        segmentation: `size` and `counts` (compressed RLE), or None.
+        box: x0, y0, x1, y1, x1 and y1 exclusive, or None.
+        size: Of the upright image.
+        where: File and row, for messages.
+
+    Raises:
+        ConfigError: There is neither, or the codes are damaged.
+        ImageError: The segmentation is of another size.
+    """
+    if segmentation is None or segmentation.get("counts") is None:
+        if (
+            box is None
+            or len(box) != 4
+            or not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
+        ):
+            raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
+        return encode_box((box[0], box[1], box[2], box[3]), size)
+    if list(segmentation.get("size") or ()) != list(size):
+        raise ImageError(
+            "prior_mismatch",
+            f"{where} is a mask of size {segmentation.get('size')}, the upright image has {list(size)}: "
+            "make the table from images turned upright by their EXIF orientation, at full size",
+        )
+    counts = segmentation["counts"]
+    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    if not rle.is_valid(text, size):
+        raise ConfigError(f"{where}: counts is no COCO compressed RLE of {size[0]} x {size[1]} pixels")
+    return text

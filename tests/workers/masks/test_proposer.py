@@ -1,0 +1,149 @@
+"""The stage: shards in, shards with masks out."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
+from schemas.errors import ConfigError
+from schemas.shard import Failure, block_to_shard, shard_to_block
+from workers.masks import SamProposer, proposer, rle
+from workers.masks.generator import MaskGenerator
+
+
+@pytest.fixture
+def proposer_of(masks_config, compute):
+    return lambda **overrides: SamProposer(masks_config(**overrides), compute)
+
+
+def test_masks_are_records_of_the_reduced_proposals(proposer_of, masks_config, sam, draw_image, shard_of):
+    image = draw_image(60, 90)
+    (done,) = proposer_of()(shard_of(image)).images
+    proposals = MaskGenerator(sam, masks_config())(image)
+    assert 2 <= len(done.masks) < len(proposals)
+    for mask in done.masks:
+        assert mask.mask_id == f"{done.image_id}-{mask.index:04d}"
+        assert mask.rle_size == (60, 90)
+        assert mask.rle_counts == proposals.counts[mask.index]
+        (pixels,) = rle.decode([mask.rle_counts], mask.rle_size)
+        ys, xs = np.nonzero(pixels)
+        assert mask.box_xyxy_px == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert mask.area_px == pixels.sum()
+        assert mask.predicted_iou == proposals.predicted_iou[mask.index] > 0.3
+        assert mask.stability_score == proposals.stability[mask.index] >= 0.5
+        assert mask.prior == "none"
+
+
+def test_another_reduction_leaves_the_ids_of_what_stays(proposer_of, draw_image, shard_of):
+    shard = shard_of(draw_image(60, 90))
+    strict, loose = (
+        ReductionConfig(),
+        ReductionConfig(mask_nms_iou=1.0, min_inside=1.0, max_part_area=0.0, max_area=1.0),
+    )
+    few = {mask.mask_id: mask for mask in proposer_of(reduction=strict)(shard).images[0].masks}
+    many = {mask.mask_id: mask for mask in proposer_of(reduction=loose)(shard).images[0].masks}
+    assert 0 < len(few) < len(many)
+    assert few.items() <= many.items()
+
+
+def test_an_images_masks_do_not_depend_on_its_shard(proposer_of, draw_image, shard_of):
+    propose = proposer_of()
+    images = [draw_image(60, 90, seed) for seed in range(3)]
+    together = propose(shard_of(*images)).images
+    for at, image in enumerate(images):
+        alone = propose(shard_of(image)).images[0]
+        assert [m.rle_counts for m in together[at].masks] == [m.rle_counts for m in alone.masks]
+
+
+def test_the_argument_is_left_as_it_is_and_a_second_call_gives_the_same(proposer_of, draw_image, shard_of):
+    propose, shard = proposer_of(), shard_of(draw_image(50, 50))
+    before = dataclasses.replace(shard)
+    first, second = propose(shard), propose(shard)
+    assert shard == before
+    assert first.images == second.images
+
+
+def test_masks_survive_the_way_through_a_block(proposer_of, draw_image, shard_of):
+    done = proposer_of()(shard_of(draw_image(50, 50)))
+    assert block_to_shard(shard_to_block(done)).images == done.images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_shapes_give_masks_of_their_size(proposer_of, draw_image, shard_of, size):
+    everything = ReductionConfig(min_area=0.0, max_area=1.0)
+    propose = proposer_of(pred_iou_thresh=-9, stability_score_thresh=0.01, reduction=everything)
+    (done,) = propose(shard_of(draw_image(*size))).images
+    assert done.failure is None
+    assert done.masks
+    assert all(mask.rle_size == size and mask.area_px >= 1 for mask in done.masks)
+
+
+def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(proposer_of, draw_image, shard_of):
+    (done,) = proposer_of(pred_iou_thresh=9.0)(shard_of(draw_image(50, 50))).images
+    assert (done.masks, done.failure) == ((), None)
+
+
+def test_an_image_with_one_mask_has_one_record(proposer_of, draw_image, shard_of):
+    # One prompt, and a box NMS that leaves one of its three masks.
+    propose = proposer_of(points_per_side=1, box_nms_thresh=0.0, reduction=ReductionConfig(max_area=1.0))
+    (done,) = propose(shard_of(draw_image(50, 50))).images
+    assert len(done.masks) == 1
+    assert done.masks[0].index == 0
+
+
+def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):
+    broken, fine = proposer_of()(shard_of(b"not an image", draw_image(50, 50))).images
+    assert broken.failure is not None
+    assert (broken.failure.stage, broken.failure.reason) == ("propose", "not_an_image")
+    assert fine.masks
+
+
+def test_a_quarantined_image_passes_through(proposer_of, draw_image, shard_of):
+    shard = shard_of(draw_image(50, 50))
+    quarantined = shard.images[0].quarantined(Failure("read", "corrupt", "cut short"))
+    assert proposer_of()(shard.with_images((quarantined,))).images == (quarantined,)
+
+
+def test_the_time_of_the_stage_is_counted(proposer_of, draw_image, shard_of):
+    assert proposer_of()(shard_of(draw_image(50, 50))).seconds["propose"] > 0
+
+
+def test_an_image_is_decoded_once(proposer_of, draw_image, shard_of, monkeypatch):
+    calls = []
+    real = proposer.decode_upright
+    monkeypatch.setattr(proposer, "decode_upright", lambda *given: calls.append(given) or real(*given))
+    proposer_of()(shard_of(draw_image(50, 50), draw_image(40, 40)))
+    assert len(calls) == 2
+
+
+def test_the_digest_is_the_weights_files(masks_config, weights_file):
+    assert SamProposer.weights_digest(masks_config()) == hashlib.sha256(weights_file.read_bytes()).hexdigest()
+
+
+def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"one")
+    config = masks_config(prior=PriorConfig(kind="table", path=str(path)))
+    first = SamProposer.weights_digest(config)
+    path.write_bytes(b"two")
+    assert len({first, SamProposer.weights_digest(config), SamProposer.weights_digest(masks_config())}) == 3
+
+
+def test_missing_weights_are_refused_with_the_remedy(masks_config, compute):
+    weights = WeightsConfig(uri="nowhere/sam.pth", how_to_get="curl -O the-file")
+    with pytest.raises(ConfigError, match=r"nowhere/sam\.pth.*curl -O the-file"):
+        SamProposer(masks_config(weights=weights), compute)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_gpu_that_is_not_there_is_no_silent_fallback(masks_config):
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        SamProposer(masks_config(), ComputeConfig(device="cuda"))
+
+
+def test_bfloat16_proposes_masks_too(masks_config, draw_image, shard_of):
+    propose = SamProposer(masks_config(), ComputeConfig(device="cpu", precision="bfloat16"))
+    assert propose(shard_of(draw_image(60, 90))).images[0].masks
