@@ -22,6 +22,7 @@ app = typer.Typer(
     name="pseudoris",
     help="Referring-image-segmentation training data without a human: masks, distinctive expressions, Parquet.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

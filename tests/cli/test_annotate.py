@@ -1,0 +1,94 @@
+"""`pseudoris annotate` as a user meets it, with the real models on a real local Ray."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow.dataset as ds
+import pytest
+
+from schemas.tables import SCHEMAS
+from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris
+
+pytestmark = pytest.mark.ray
+NUM_BROKEN = 5
+
+
+def digests(out):
+    files = sorted(path for table in SCHEMAS for path in (out / table).glob("*.parquet"))
+    return {path: (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
+
+
+def test_the_summary_counts_images_masks_candidates_and_quarantine(tiny_run):
+    assert tiny_run.printed.returncode == 0, tiny_run.printed.stderr
+    printed = tiny_run.printed.stdout
+    assert f"{NUM_SCENES + NUM_BROKEN} of {NUM_SCENES + NUM_BROKEN}: {NUM_SCENES} annotated" in printed
+    assert f"{NUM_BROKEN} quarantined" in printed
+    assert "empty_file" in printed
+    assert all(word in printed for word in ("masks", "candidates", "kept expressions", "images/s", "seconds a stage"))
+    assert str(tiny_run.out / "expressions") in printed
+
+
+def test_the_tables_read_with_pyarrow_alone_and_join(tiny_run):
+    tables = {name: ds.dataset(tiny_run.out / name).to_table().to_pylist() for name in SCHEMAS}
+    masks = {row["mask_id"] for row in tables["masks"]}
+    assert masks
+    assert {target for row in tables["expressions"] for target in row["target_mask_ids"]} <= masks
+    assert any(row["kept"] for row in tables["expressions"])
+    assert all(sum(1 for _ in row["samples"]) == row["count"] for row in tables["expressions"])
+    assert len(tables["images"]) == NUM_SCENES + NUM_BROKEN
+    assert {row["status"] for row in tables["images"]} == {"annotated", "quarantined"}
+    assert len(tables["failures"]) == NUM_BROKEN
+
+
+def test_every_mask_has_44_draws_among_its_candidates(tiny_run):
+    expressions = ds.dataset(tiny_run.out / "expressions").to_table().to_pylist()
+    draws: dict[str, int] = {}
+    for row in expressions:
+        draws[row["target_mask_ids"][0]] = draws.get(row["target_mask_ids"][0], 0) + row["count"]
+    # An empty caption is no candidate, so a mask may have fewer; none has more.
+    assert max(draws.values()) == 44
+
+
+def test_the_same_command_again_touches_nothing(tiny_run):
+    before = digests(tiny_run.out)
+    again = pseudoris("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert digests(tiny_run.out) == before
+
+
+def test_another_seed_on_the_same_output_is_refused_by_name(tiny_run):
+    refused = pseudoris("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS, "--set", "compute.seed=7")
+    assert refused.returncode == 2
+    assert "compute.seed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_run, tmp_path):
+    out = tmp_path / "new"
+    dry = pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert all(word in dry.stdout for word in ("shards", "actors", "sha256", "estimated output"))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing-folder", "out"), "missing-folder"),
+        (("{source}", "out", "--set", "masks.points_per_sid=3"), "did you mean masks.points_per_side"),
+        (("{source}", "out", "--preset", "tinny"), "did you mean 'tiny'"),
+        (("{source}", "out", "--address", "ray://head:10001"), "job submit"),
+        (("s3://key:secret@bucket/images", "out"), "environment"),
+        (("{source}", "out", "--set", "masks.weights.uri=nowhere.pth"), "nowhere.pth"),
+        (("{source}", "out", "--set", "placement.fused.num_cpus=4096"), "4096"),
+    ],
+)
+def test_a_users_mistake_is_one_message_without_a_traceback(tiny_run, tmp_path, arguments, message):
+    words = [word.format(source=tiny_run.source) for word in arguments]
+    options = () if "--address" in words else OPTIONS
+    failed = pseudoris("annotate", *words, *options, cwd=tmp_path)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "secret" not in failed.stderr

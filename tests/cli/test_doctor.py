@@ -1,0 +1,37 @@
+"""`pseudoris doctor` says what would stop a run, and its exit code says whether something would."""
+
+import pytest
+
+from cli.doctor import run_checks
+from schemas.config_loading import load_config
+from synthworld.demo import write_demo
+from tests.builders.command import pseudoris
+
+
+def test_the_embedded_preset_is_healthy_here(tmp_path):
+    source = write_demo(tmp_path / "source", num_scenes=1)
+    shown = pseudoris("doctor", str(source), str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert all(word in shown.stdout for word in ("torch", "weights: propose", "scene-000.png", "can be written"))
+
+
+@pytest.mark.parametrize(
+    ("assignments", "name", "remedy"),
+    [
+        (["masks.weights.uri=gone.pth", "masks.weights.how_to_get=curl -O …"], "weights: propose", "curl -O"),
+        (["captions.engine=blip"], "weights: caption", "known: coca"),
+    ],
+)
+def test_what_is_off_is_one_line_with_the_remedy(assignments, name, remedy):
+    config = load_config("tiny", assignments=assignments)
+    (check,) = [check for check in run_checks(config, source=None, out=None) if not check.is_ok]
+    assert check.name == name
+    assert remedy in check.detail
+
+
+def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    checks = run_checks(load_config("tiny"), source=str(tmp_path / "nowhere"), out=str(tmp_path / "file" / "out"))
+    off = {check.name: check.detail for check in checks if not check.is_ok}
+    assert set(off) == {"source", "output"}
+    assert "nowhere" in off["source"]

@@ -1,0 +1,73 @@
+"""Events become a bar, notices and a summary; nothing in them is read as markup."""
+
+import io
+
+from rich.console import Console
+
+from cli.progress import plan_view, run_progress, summary_view
+from pipeline.summary import Committed, Notice, Planned, RunPlan, RunSummary, RunTotals
+from schemas.run import PartRecord, Receipt, ShardCounts
+from schemas.tables import SCHEMAS
+
+
+def shown(*renderables):
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    console.print(*renderables)
+    return console.file.getvalue()
+
+
+def test_the_bar_starts_at_what_is_committed_and_counts_quarantine():
+    part = PartRecord(name="p", rows=0, size_bytes=1, sha256="0" * 64)
+    counts = ShardCounts(images=3, annotated=1, empty=0, quarantined=2, masks=1, expressions=1, samples=1, kept=1)
+    console = Console(
+        file=io.StringIO(), width=200, force_terminal=True, markup=False, highlight=False, color_system=None
+    )
+    with run_progress(console) as on_event:
+        on_event(Planned(num_images=10, num_images_done=4, num_shards=4, num_shards_done=1, actors={"fused": 2}))
+        on_event(Notice("a path with [brackets]"))
+        on_event(Committed(Receipt(shard=1, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts)))
+    printed = console.file.getvalue()
+    assert "1 of 4 shards are committed and stay as they are" in printed
+    assert "a path with [brackets]" in printed
+    assert "2 quarantined" in printed
+    assert "7/10" in printed
+
+
+def test_the_summary_names_reasons_tables_and_rate():
+    totals = RunTotals(shards=2, images=4, annotated=3, quarantined=1, masks=5, samples=220, expressions=60, kept=20)
+    totals = RunTotals(**{**{f: getattr(totals, f) for f in totals.__slots__}, "reasons": {"corrupt": 1}})
+    summary = RunSummary(
+        out="out",
+        totals=totals,
+        num_planned_images=4,
+        num_planned_shards=2,
+        num_shards_before=0,
+        num_images_now=4,
+        wall_s=2.0,
+        tables={"masks": "out/masks/*.parquet"},
+    )
+    text = shown(summary_view(summary))
+    assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
+    assert "220 drawn, 60 distinct" in text
+    assert "2.0 images/s" in text
+    assert "corrupt" in text
+    assert "out/masks/*.parquet" in text
+
+
+def test_a_dry_run_says_that_nothing_was_written():
+    plan = RunPlan(
+        source="in",
+        out="out",
+        num_images=10,
+        num_repeated=1,
+        num_shards=2,
+        num_shards_done=0,
+        input_bytes=2048,
+        actors={"fused": 2},
+        weights={"propose": ("sam.pth", "ab" * 32)},
+        device_kind="cpu",
+        output_bytes=4096,
+        output_basis="44 candidates a mask",
+    )
+    text = shown(plan_view(plan))
+    assert all(word in text for word in ("nothing was written", "1 repeated", "2 × fused", "sam.pth", "4.0 KiB"))

@@ -1,0 +1,37 @@
+"""`pseudoris verify` proves a run, and lists what is off."""
+
+import shutil
+
+import pytest
+
+from tests.builders.command import pseudoris
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize("options", [(), ("--quick",), ("--sample", "1")])
+def test_a_whole_run_verifies(tiny_run, options):
+    shown = pseudoris("verify", str(tiny_run.out), *options)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "everything holds" in shown.stdout
+
+
+def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_run.out, damaged)
+    part = next(iter(sorted((damaged / "masks").glob("*.parquet"))))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    part.write_bytes(data)
+    shown = pseudoris("verify", str(damaged))
+    assert shown.returncode == 1
+    assert part.name in shown.stdout
+
+
+def test_a_shard_without_a_receipt_is_reported(tiny_run, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_run.out, damaged)
+    next(iter((damaged / "_receipts").iterdir())).unlink()
+    shown = pseudoris("verify", str(damaged))
+    assert shown.returncode == 1
+    assert "run the same command again" in shown.stdout
