@@ -17,6 +17,7 @@ from schemas.run import Receipt
 from schemas.shard import Shard, block_to_shard, shard_to_block
 from store.commit import commit_shard
 from store.plan import read_shard_plan
+from workers.images.formats import import_plugins
 from workers.images.proving import Prover
 
 Stage = Callable[[Shard], Shard]
@@ -47,6 +48,8 @@ class StageActor:
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
         try:
             _check_device(job)
+            # What reading has proven with a plug-in, the stages decode with it.
+            import_plugins(job.config.images.decoder_plugins)
             self._stages = [stage.build(job.config) for stage in STAGES if stage.name in names]
         except PseudorisError as error:
             self._error = error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
-from schemas.config import CaptionsConfig, ComputeConfig, ImagesConfig
+from schemas.config import CaptionsConfig, ComputeConfig
 from schemas.shard import MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.captions.candidates import to_expressions
@@ -22,12 +22,9 @@ from workers.checkpoints.models import load_coca
 from workers.checkpoints.weights import weights_digest as file_digest
 from workers.device import compute_dtype, prepare_device
 from workers.images.crops import CropFormat, make_crops
-from workers.images.decoding import decode_upright
+from workers.images.decoding import decode_proven
 from workers.masks import rle
 from workers.protocols import STAGE_CAPTION
-
-# The limits of `images` were applied when the image was proven; this stage has no second opinion.
-_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
 
 
 class CocaCaptioner:
@@ -61,7 +58,7 @@ class CocaCaptioner:
     def _caption(self, image: ShardImage) -> ShardImage:
         if not image.masks:
             return replace(image, expressions=())
-        pixels: NDArray[np.uint8] = decode_upright(image.data, _PROVEN)
+        pixels: NDArray[np.uint8] = decode_proven(image.data)
         crops = ImageCrops(
             image_id=image.image_id,
             kinds=tuple(self._scales),

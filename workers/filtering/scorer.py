@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from schemas.config import ComputeConfig, FilterConfig, ImagesConfig
+from schemas.config import ComputeConfig, FilterConfig
 from schemas.shard import ExpressionRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.weights import weights_digest
@@ -17,12 +17,9 @@ from workers.filtering.embedding import ClipEmbedder
 from workers.filtering.nouns import noun_finder, noun_prompt
 from workers.filtering.scores import CandidateScores, score_candidates
 from workers.images.crops import make_crops
-from workers.images.decoding import decode_upright
+from workers.images.decoding import decode_proven
 from workers.masks.rle import decode
 from workers.protocols import STAGE_FILTER
-
-# The read stage has proven that the image decodes within the run's limits.
-_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class ClipScorer:
 
     def _crops(self, image: ShardImage) -> torch.Tensor:
         """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
-        pixels = decode_upright(image.data, _PROVEN)
+        pixels = decode_proven(image.data)
         boxes = np.array([mask.box_xyxy_px for mask in image.masks], dtype=np.int64)
         masks = decode([mask.rle_counts for mask in image.masks], image.masks[0].rle_size)
         crop_format = self._embedder.crop_format

@@ -1,12 +1,10 @@
 """Encoded bytes to upright RGB pixels, as a person would expect to see them, or an `ImageError` with a reason.
 
-The formats are a closed list: Pillow would hand a PostScript file to Ghostscript, and a folder of images is
-untrusted input. A site adds formats by naming Pillow plugins in `images.decoder_plugins`. No torch here.
+No torch here: the proving process starts with this module.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import struct
@@ -14,40 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, UnidentifiedImageError
 
-from schemas.errors import ConfigError, ImageError
+from schemas.errors import ImageError
+from workers.images.formats import allowed_formats, registered_formats
 
 if TYPE_CHECKING:
     from schemas.config import ImagesConfig
 
 logger = logging.getLogger(__name__)
-
-# Importing a plugin registers its format; MPO is opened by way of JPEG.
-_PLUGINS: Final = (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 
 _EXIF_ORIENTATION: Final = 0x0112
 _TIFF_PHOTOMETRIC: Final = 262
@@ -80,7 +53,7 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
     """
     if len(data) > limits.max_bytes:
         raise ImageError("too_many_bytes", bytes_message(len(data), limits))
-    with _open(data, limits.decoder_plugins) as image:
+    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
         width, height = image.size
         if width * height > limits.max_pixels:
             raise ImageError(
@@ -91,13 +64,26 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
         return _decode(image)
 
 
+def decode_proven(data: bytes) -> np.ndarray:
+    """Return what `decode_upright` does for an image that reading has proved: no limits, no further question.
+
+    Formats of plugins count that this process has imported (`import_plugins`).
+
+    Raises:
+        ImageError: The bytes do not decode after all.
+        MemoryError: The machine had no memory for it.
+    """
+    with _open(data, registered_formats()) as image:
+        return _decode(image)
+
+
 def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
     """Return (height, width) of the upright image as its header states them; decodes no pixels.
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
     """
-    with _open(data, plugins) as image:
+    with _open(data, allowed_formats(plugins)) as image:
         width, height = image.size
         # Pillow gives a TIFF's size as it is after its orientation, and every other format's before.
         is_turned = image.format != "TIFF" and _orientation(image) >= 5
@@ -109,32 +95,11 @@ def bytes_message(size_bytes: int, limits: ImagesConfig) -> str:
     return f"{size_bytes:,} bytes; images.max_bytes allows {limits.max_bytes:,}: raise it or make the image smaller"
 
 
-def allowed_formats(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Import the Pillow plugin modules and return the formats that may be opened: ours, then theirs.
-
-    Raises:
-        ConfigError: A module cannot be imported.
-    """
-    if not plugins:
-        return FORMATS
-    for name in plugins:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(
-                f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
-                "install it on every node, or take it off the list"
-            ) from error
-    foreign = [name for name, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
-    return FORMATS + tuple(foreign)
-
-
-def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:
+def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
-    formats = allowed_formats(plugins)
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=tuple(formats))
     except UnidentifiedImageError:
         # Pillow's text holds the address of the buffer. It also says this where a known header is cut short.
         if not _has_known_signature(data, formats):

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, Final
 
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, ImageError
-from workers.images.decoding import allowed_formats, decode_upright
+from workers.images.decoding import decode_upright
+from workers.images.formats import import_plugins
 
 LENGTH: Final = struct.Struct(">Q")
 EXIT_OUT_OF_MEMORY: Final = 86
@@ -36,7 +37,7 @@ def main() -> None:
     limits = ImagesConfig.model_validate_json(sys.argv[1])
     requests, answers = _take_standard_streams()
     try:
-        allowed_formats(limits.decoder_plugins)
+        import_plugins(limits.decoder_plugins)
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
         return

@@ -8,22 +8,19 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.config import ComputeConfig, ImagesConfig, MasksConfig
+from schemas.config import ComputeConfig, MasksConfig
 from schemas.ids import mask_id
 from schemas.shard import MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.models import load_sam
 from workers.checkpoints.weights import weights_digest as file_digest
 from workers.device import compute_dtype, prepare_device
-from workers.images.decoding import decode_upright
+from workers.images.decoding import decode_proven
 from workers.masks.generator import MaskGenerator
 from workers.masks.priors import build_prior, prior_digest
 from workers.masks.proposals import Proposals
 from workers.masks.reduction import Kept
 from workers.protocols import STAGE_PROPOSE
-
-# The limits of `images` were applied when the image was proven; this stage has no second opinion.
-_PROVEN = ImagesConfig(max_pixels=2**62, max_bytes=2**62)
 
 
 class SamProposer:
@@ -59,7 +56,7 @@ class SamProposer:
         return apply_to_images(shard, STAGE_PROPOSE, self._propose)
 
     def _propose(self, image: ShardImage) -> ShardImage:
-        pixels: NDArray[np.uint8] = decode_upright(image.data, _PROVEN)
+        pixels: NDArray[np.uint8] = decode_proven(image.data)
         proposals = self._generate(pixels)
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=tuple(_record(image.image_id, proposals, one) for one in kept))

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from schemas.config import ImagesConfig
-from schemas.errors import ConfigError, ImageError
+from schemas.errors import ImageError
 from schemas.tables import FAILURE_REASONS
 from tests.builders import images as build
-from workers.images.decoding import decode_upright, upright_size
+from tests.builders.hostile_plugin import hostile
+from workers.images.decoding import decode_proven, decode_upright, upright_size
 
 LIMITS = ImagesConfig()
 
@@ -206,9 +207,19 @@ def test_running_out_of_memory_is_not_the_fault_of_the_image(monkeypatch):
         decode_upright(build.jpeg(), LIMITS)
 
 
-def test_a_plugin_that_is_not_installed_is_the_users_to_mend():
-    with pytest.raises(ConfigError, match="decoder_plugins names 'no_such_plugin'"):
-        decode_upright(build.png(), ImagesConfig(decoder_plugins=("no_such_plugin",)))
+def test_a_format_of_a_plugin_is_decoded_only_where_it_is_named():
+    data = hostile("nothing")
+    assert refusal(data).reason == "not_an_image"
+    limits = ImagesConfig(decoder_plugins=("tests.builders.hostile_plugin",))
+    assert decode_upright(data, limits).shape == (3, 5, 3)
+    # Imported by now, as a stage does when it starts.
+    assert decode_proven(data).shape == (3, 5, 3)
+
+
+def test_a_proven_image_is_not_measured_again():
+    np.testing.assert_array_equal(decode_proven(build.png()), decode_upright(build.png(), LIMITS))
+    with pytest.raises(ImageError, match="the file has no bytes"):
+        decode_proven(b"")
 
 
 def test_importing_the_decoder_loads_no_torch():

@@ -1,0 +1,71 @@
+"""The formats that may be opened: a closed list, and the Pillow plugins that a site names.
+
+Closed, because Pillow would hand a PostScript file to Ghostscript, and a folder of images is untrusted input.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from schemas.errors import ConfigError
+
+# Importing a plugin registers its format; MPO is opened by way of JPEG.
+_PLUGINS: Final = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+
+
+def import_plugins(plugins: Sequence[str]) -> None:
+    """Import Pillow plugin modules, which register their formats.
+
+    Raises:
+        ConfigError: A module cannot be imported.
+    """
+    for name in plugins:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"images.decoder_plugins names {name!r}, which cannot be imported ({error}): "
+                "install it on every node, or take it off the list"
+            ) from error
+
+
+def allowed_formats(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats that may be opened: ours, and with `plugins` those that they register.
+
+    Raises:
+        ConfigError: A module cannot be imported.
+    """
+    import_plugins(plugins)
+    return registered_formats() if plugins else FORMATS
+
+
+def registered_formats() -> tuple[str, ...]:
+    """Return our formats, and those of every plugin outside Pillow that this process has imported."""
+    foreign = (name for name, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL."))
+    return (*FORMATS, *foreign)
