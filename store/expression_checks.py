@@ -80,7 +80,7 @@ def _draw_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
     for name in _FIRST_DRAW:
         drawn = pc.struct_field(first, name)
         flat = table[name].combine_chunks()
-        is_equal = pc.fill_null(pc.equal(drawn, flat), value=False)
+        is_equal = pc.fill_null(pc.equal(drawn, flat), fill_value=False)
         is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
         differs = ~_numpy(pc.or_(is_equal, is_both_null))
         yield from _rows(shard, "expression_draw", differs, f"{name} is not that of the first draw")
@@ -89,7 +89,7 @@ def _draw_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
 def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
     for name in (*_SCORES, "log_prob", "weight"):
         values = table[name]
-        is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), value=False))
+        is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
         yield from _rows(shard, "expression_score", is_bad, f"{name} is not finite")
     for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
         is_null = _numpy(pc.is_null(table[name]))

@@ -96,7 +96,9 @@ class RunLock:
             number, holder = _highest(location)
             if holder is not None and not _is_gone(holder):
                 _watch(location, number, holder, on_wait=on_wait, times=times)
-            if location.create_once(_path(number + 1), _to_bytes(own)) or _read(location, number + 1) == own:
+            location.create_once(_path(number + 1), _to_bytes(own))
+            # Asked of the files, not of the answer: others may have claimed, released and tidied since we looked.
+            if _highest(location) == (number + 1, own):
                 _tidy(location, number + 1)
                 return cls(location, number + 1, own)
 

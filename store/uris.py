@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from schemas.errors import ConfigError
 
@@ -31,17 +31,14 @@ def refuse_secrets(uri: str) -> str:
 
 
 def _refuse_link(link: str) -> None:
-    scheme = link.partition("://")[0]
-    # Userinfo may hold a `/`, which urlsplit takes for the path; base64 secrets often do.
-    authority = link.partition("://")[2]
-    try:
-        parts = urlsplit(link)
-        query = parts.query
-        found = "@" in parts.netloc
-    except ValueError:
-        query, found = link.partition("?")[2], "@" in authority
-    if found or ("@" in authority and ":" in authority.partition("@")[0]):
+    scheme, _, rest = link.partition("://")
+    authority, slash, _ = rest.partition("/")
+    name, colon, port = authority.partition(":")
+    # A secret key is base64 and may hold a `/`: then the authority seems to end inside it.
+    is_cut_secret = bool(slash and colon) and not port.isdecimal() and "@" in rest and not name.startswith("[")
+    if "@" in authority or is_cut_secret:
         raise ConfigError(_message(scheme, "credentials before an @"))
+    query = rest.partition("?")[2].partition("#")[0]
     keys = {key.lower() for key, _ in parse_qsl(query, keep_blank_values=True)}
     if keys & _SIGNATURE_KEYS:
         raise ConfigError(_message(scheme, "a signature in its query"))

@@ -1,0 +1,118 @@
+"""Small runs to test against: every default is safe, so that a test names only what matters to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+from pycocotools import mask as coco
+
+from schemas.config_loading import config_hash, load_config
+from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import Identity, Receipt, RunHeader
+from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from store.commit import commit_shard
+from store.header import create_header
+from store.location import RunLocation
+from store.plan import read_shard_plan, write_plan
+
+HEIGHT, WIDTH = 12, 20
+
+
+def make_entries(num_shards: int = 3, per_shard: int = 4, first_shard: int = 0) -> list[PlanEntry]:
+    """Return a plan of `num_shards` times `per_shard` images."""
+    return [
+        PlanEntry(shard, position, image_id(f"s{shard}/{position}.png"), f"s{shard}/{position}.png", 100, None, 5)
+        for shard in range(first_shard, first_shard + num_shards)
+        for position in range(per_shard)
+    ]
+
+
+def make_identity(**changes: object) -> Identity:
+    config = load_config("tiny")
+    fields = {"method": config.method(), "weights": {"propose": "a" * 64}, "device_kind": "cpu", "versions": {"x": "1"}}
+    return Identity.model_validate({**fields, **changes})
+
+
+def start_run(location: RunLocation, entries: Iterable[PlanEntry] | None = None) -> RunHeader:
+    """Write a plan and its header."""
+    plan = write_plan(location, make_entries() if entries is None else entries)
+    config = load_config("tiny")
+    header = RunHeader(
+        source="images/",
+        created_utc="2026-01-01T00:00:00Z",
+        plan_parts=plan.parts,
+        num_images=plan.num_images,
+        num_repeated=0,
+        num_shards=plan.num_shards,
+        identity=make_identity(),
+        config=config,
+        config_sha256=config_hash(config),
+    )
+    return create_header(location, header)
+
+
+def make_mask(image: str, index: int = 0, box: tuple[int, int, int, int] = (3, 2, 9, 7)) -> MaskRecord:
+    """Return a rectangle without its first pixel, as a mask of a HEIGHT x WIDTH image."""
+    x0, y0, x1, y1 = box
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    pixels[y0:y1, x0:x1] = 1
+    pixels[y0, x0] = 0
+    counts = coco.encode(pixels)["counts"].decode("ascii")
+    area = int(pixels.sum())
+    return MaskRecord(mask_id(image, index), index, (HEIGHT, WIDTH), counts, box, area, 0.9, 0.95)
+
+
+def make_expression(target: str, text: str = "the red circle", rival: str | None = None, **changes) -> ExpressionRecord:
+    samples = (
+        CaptionSample("masked", "beam", None, None, -3.5, "none", 0),
+        CaptionSample("context_1.2", "top_p", None, 0.4, -2.25, "all", 1),
+    )
+    scores = {"uniqueness": 1.2, "distinctiveness": 1.1, "rival_mask_id": rival} if rival else {}
+    fields = {"head_noun": "circle", "correctness": 0.5, "kept": True, **scores, **changes}
+    return ExpressionRecord((target,), text, samples, **fields)
+
+
+def annotated(entry: PlanEntry, num_masks: int = 2) -> ShardImage:
+    """Return an image with masks that are each other's rivals and two candidates a mask, one of them kept."""
+    boxes = [(3 + n, 2, 9 + n, 7) for n in range(num_masks)]
+    masks = tuple(make_mask(entry.image_id, n, box) for n, box in enumerate(boxes))
+    expressions = []
+    for n, mask in enumerate(masks):
+        rival = masks[(n + 1) % num_masks].mask_id if num_masks > 1 else None
+        expressions.append(make_expression(mask.mask_id, rival=rival))
+        weaker = {"distinctiveness": 0.9, "kept": False} if rival else {}
+        expressions.append(make_expression(mask.mask_id, "a circle", rival=rival, **weaker))
+    return replace(empty(entry), masks=masks, expressions=tuple(expressions))
+
+
+def empty(entry: PlanEntry) -> ShardImage:
+    data = f"pixels of {entry.key}".encode()
+    return ShardImage(
+        entry.position, entry.image_id, entry.key, data, sha256=sha256_hex(data), height=HEIGHT, width=WIDTH
+    )
+
+
+def quarantined(entry: PlanEntry, reason: str = "corrupt") -> ShardImage:
+    return empty(entry).quarantined(Failure("read", reason, "The bytes end in the middle of the image."))
+
+
+def make_shard(entries: list[PlanEntry], generation: int = 0) -> Shard:
+    """Return a finished shard whose images are, in turn: annotated, alone, empty, quarantined."""
+    kinds = (annotated, lambda entry: annotated(entry, 1), empty, quarantined)
+    images = tuple(kinds[n % len(kinds)](entry) for n, entry in enumerate(entries))
+    return Shard(entries[0].shard, generation, images, {"propose": 1.5, "caption": 2.0}, ("node-a",))
+
+
+def commit(location: RunLocation, header: RunHeader, *shards: int, generation: int = 0, **options) -> list[Receipt]:
+    """Commit finished shards of the run."""
+    receipts = []
+    for number in shards:
+        entries = read_shard_plan(location, header, number)
+        ids = [entry.image_id for entry in entries]
+        shard = make_shard(entries, generation)
+        options = {"embed_images": True, **options}
+        receipts.append(commit_shard(location, shard, planned_ids=ids, **options).receipt)
+    return receipts

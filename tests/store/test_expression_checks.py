@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import math
+import re
+
+import pyarrow as pa
+import pytest
+
+from schemas.ids import mask_id
+from schemas.tables import SCHEMAS
+from store.expression_checks import expression_problems
+from store.tables import shard_tables
+from tests.store.builders import make_entries, make_shard
+
+ENTRIES = make_entries(num_shards=1, per_shard=4)
+# Rows of the expressions table: 0-3 of two masks of the first image (kept, not, kept, not), 4-5 of a lone mask.
+FIRST, ALONE = ENTRIES[0].image_id, ENTRIES[1].image_id
+
+
+def problems_with(edit) -> str:
+    tables = shard_tables(make_shard(ENTRIES), embed_images=False)
+    rows = tables["expressions"].to_pylist()
+    edit(rows)
+    tables["expressions"] = pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
+    return "\n".join(f"{each.what}: {each.detail}" for each in expression_problems(0, tables))
+
+
+def setting(row: int, **values):
+    return lambda rows: rows[row].update(values)
+
+
+CORRUPTIONS = {
+    "a target that is no mask": (
+        setting(0, target_mask_ids=[f"{FIRST}-0009"]),
+        f"expression_target: row 0: image {FIRST} has no mask {FIRST}-0009",
+    ),
+    "a target in another image": (setting(0, target_mask_ids=[mask_id(ALONE, 0)]), "expression_target: row 0"),
+    "a rival that is no mask": (setting(1, rival_mask_id="x-0000"), "expression_rival: row 1: the rival x-0000"),
+    "a rival that is the target": (setting(1, rival_mask_id=mask_id(FIRST, 0)), "expression_rival: row 1"),
+    "an empty text": (setting(2, text=""), "expression_text: row 2: '' is empty"),
+    "a text with blanks around it": (setting(2, text=" a circle"), "expression_text: row 2"),
+    "a text in upper case": (setting(2, text="A circle"), "not lower case"),
+    "one text twice": (setting(1, text="the red circle"), "expression_repeated: .*stands 2 times"),
+    "a wrong count": (setting(3, count=7), "expression_count: row 3: count is not the number of draws"),
+    "no draws": (setting(3, samples=[]), "expression_count: row 3"),
+    "another decoder than the first draw's": (setting(0, decoder="top_k"), "expression_draw: row 0: decoder"),
+    "a k that was not drawn with": (setting(0, top_k=5), "expression_draw: row 0: top_k is not that"),
+    "another log-probability": (setting(0, log_prob=-3.0), "expression_draw: row 0: log_prob"),
+    "a score that is no number": (
+        setting(0, correctness=math.nan),
+        "expression_score: row 0: correctness is not finite",
+    ),
+    "an endless score": (setting(0, distinctiveness=math.inf), "distinctiveness is not finite"),
+    "a score against nobody": (setting(4, uniqueness=1.0), "expression_score: row 4: uniqueness is null exactly"),
+    "no score against others": (setting(0, distinctiveness=None), "row 0: distinctiveness is null exactly"),
+    "no rival among others": (setting(0, rival_mask_id=None), "row 0: rival_mask_id is null exactly"),
+    "a lone mask's expression not kept": (setting(4, kept=False), "expression_kept: row 4: a mask alone keeps"),
+    "kept below what is not kept": (
+        setting(0, distinctiveness=0.8),
+        "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
+    ),
+    "kept at exactly the others' score": (setting(0, distinctiveness=0.9), "expression_kept"),
+}
+
+
+def test_sound_expressions_have_no_problem():
+    assert problems_with(lambda rows: None) == ""
+
+
+def test_a_shard_without_expressions_has_no_problem():
+    assert problems_with(lambda rows: rows.clear()) == ""
+
+
+def test_a_group_has_several_targets_and_scores_of_its_own():
+    both = [mask_id(FIRST, 0), mask_id(FIRST, 1)]
+    group = {"target_mask_ids": both, "kind": "group", "rival_mask_id": None, "distinctiveness": None, "text": "all"}
+    assert problems_with(setting(3, **group)) == ""
+
+
+def test_an_expression_without_a_target_is_sound():
+    nothing = {"target_mask_ids": [], "kind": "none", "rival_mask_id": None, "distinctiveness": None, "kept": True}
+    assert problems_with(setting(3, **nothing)) == ""
+
+
+@pytest.mark.parametrize(("edit", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
+def test_every_corruption_is_found_and_named(edit, expected):
+    assert re.search(expected, problems_with(edit))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+
+from schemas.errors import ConfigError
+from store.local_files import LocalFiles
+from store.location import RunLocation
+
+
+def create_keys(out: str, author: str, num_keys: int) -> list[int]:
+    """Race for every key; return those won."""
+    location = RunLocation.open(out)
+    return [key for key in range(num_keys) if location.create_once(f"_receipts/{key}", author.encode())]
+
+
+def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(disk):
+    with ThreadPoolExecutor(16) as pool:
+        authors = [str(n) for n in range(16)]
+        won = dict(zip(authors, pool.map(lambda author: create_keys(disk.root, author, 40), authors), strict=True))
+    assert sorted(key for keys in won.values() for key in keys) == list(range(40))
+    for author, keys in won.items():
+        assert all(disk.read_bytes(f"_receipts/{key}") == author.encode() for key in keys)
+    assert list(disk.list_temporary("_receipts")) == []
+
+
+def test_of_several_processes_exactly_one_creates_each_key(disk):
+    authors = [str(n) for n in range(4)]
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        won = list(pool.map(create_keys, [disk.root] * 4, authors, [40] * 4))
+    assert sorted(key for keys in won for key in keys) == list(range(40))
+
+
+def test_what_was_written_is_read_listed_and_deleted(location):
+    location.put_part("masks/a.parquet", b"abc")
+    assert location.exists("masks/a.parquet")
+    assert location.size("masks/a.parquet") == 3
+    assert [(file.name, file.size_bytes) for file in location.list("masks")] == [("a.parquet", 3)]
+    location.delete("masks/a.parquet")
+    location.delete("masks/a.parquet")
+    assert not location.exists("masks/a.parquet")
+
+
+def test_the_second_creation_is_refused_and_changes_nothing(location):
+    assert location.create_once("_run.json", b"first")
+    assert not location.create_once("_run.json", b"second")
+    assert location.read_bytes("_run.json") == b"first"
+
+
+def test_a_part_of_equal_size_is_left_alone_and_another_size_is_replaced(location):
+    location.put_part("masks/a", b"abc")
+    location.put_part("masks/a", b"xyz")
+    assert location.read_bytes("masks/a") == b"abc"
+    location.put_part("masks/a", b"longer")
+    assert location.read_bytes("masks/a") == b"longer"
+
+
+def test_replacing_overwrites(location):
+    location.replace("beat", b"1")
+    location.replace("beat", b"2")
+    assert location.read_bytes("beat") == b"2"
+
+
+def test_a_folder_that_is_not_there_lists_as_nothing(location):
+    assert list(location.list("masks")) == []
+    assert not location.exists("masks")
+
+
+def test_a_missing_file_is_an_answer(location):
+    with pytest.raises(FileNotFoundError):
+        location.read_bytes("nothing")
+
+
+def test_a_location_travels_by_pickle(location):
+    location.replace("a", b"1")
+    assert pickle.loads(pickle.dumps(location)).read_bytes("a") == b"1"
+
+
+def test_a_sound_store_passes_the_probe_and_nothing_is_left_of_it(location):
+    location.probe()
+    assert list(location.list("")) == []
+
+
+def test_a_store_that_ignores_the_condition_is_told(disk, monkeypatch):
+    def overwrite(files, path, data):
+        files.put(path, data)
+        return True
+
+    monkeypatch.setattr(LocalFiles, "create_once", overwrite)
+    with pytest.raises(ConfigError, match="let a file be created twice"):
+        disk.probe()
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ConfigError, match=r"cannot create .*out/_run.json: a part of the path is a file"):
+        RunLocation.open(str(tmp_path / "out")).create_once("_run.json", b"")
+
+
+def test_a_secret_in_the_uri_is_refused():
+    with pytest.raises(ConfigError, match="credentials before an @"):
+        RunLocation.open("s3://key:secret@bucket/run")
+
+
+def test_an_unknown_protocol_is_told():
+    with pytest.raises(ConfigError, match="cannot open 'nosuch://bucket'"):
+        RunLocation.open("nosuch://bucket")
+
+
+def test_addresses_are_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunLocation.open("run").uri("masks/a") == str(tmp_path / "run/masks/a")
+    assert RunLocation.open(f"file://{tmp_path}/run").uri("masks/a") == str(tmp_path / "run/masks/a")
+    assert RunLocation.open("memory://bucket/run/").uri("masks/a").endswith("bucket/run/masks/a")

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from store import manifest as manifest_module
+from store.manifest import cached_receipts, read_manifest, write_manifest
+from store.receipts import standing_receipts
+from tests.store.builders import commit, start_run
+
+
+@pytest.fixture
+def run(location):
+    header = start_run(location)
+    return location, header, commit(location, header, 0, 2)
+
+
+def test_a_snapshot_holds_every_standing_receipt_whole(run):
+    location, _, receipts = run
+    assert write_manifest(location) == "_manifest/0001.parquet"
+    assert read_manifest(location) == receipts
+
+
+def test_snapshots_are_numbered_and_the_latest_counts(run):
+    location, header, receipts = run
+    write_manifest(location)
+    more = commit(location, header, 1)
+    assert write_manifest(location) == "_manifest/0002.parquet"
+    assert read_manifest(location) == [receipts[0], *more, receipts[1]]
+
+
+def test_a_number_that_another_writer_took_is_passed_over(run, monkeypatch):
+    location, _, _ = run
+    location.replace("_manifest/0001.parquet", b"another writer's")
+    monkeypatch.setattr(manifest_module, "_numbers", lambda location: [])
+    assert write_manifest(location) == "_manifest/0002.parquet"
+    assert location.read_bytes("_manifest/0001.parquet") == b"another writer's"
+
+
+def test_what_the_snapshot_lacks_is_read_from_its_receipt(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    commit(location, header, 0, generation=1)
+    assert list(cached_receipts(location)) == list(standing_receipts(location))
+
+
+def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    read = []
+    original = manifest_module.read_receipts
+    monkeypatch.setattr(
+        manifest_module, "read_receipts", lambda place, commits: (read.extend(commits), original(place, commits))[1]
+    )
+    assert [receipt.shard for receipt in cached_receipts(location)] == [0, 1, 2]
+    assert read == [(1, 0)]
+
+
+@pytest.mark.parametrize("data", [b"", b"damaged", None])
+def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, caplog):
+    location, _, receipts = run
+    write_manifest(location)
+    if data is None:
+        data = location.read_bytes("_manifest/0001.parquet")[:-40]
+    location.replace("_manifest/0001.parquet", data)
+    with caplog.at_level(logging.WARNING):
+        assert list(cached_receipts(location)) == receipts
+    assert "the manifest is passed over" in caplog.text
+
+
+def test_without_a_snapshot_receipts_are_read(run):
+    location, _, receipts = run
+    assert read_manifest(location) == []
+    assert list(cached_receipts(location)) == receipts

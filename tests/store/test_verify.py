@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from schemas.errors import ConfigError
+from store.commit import part_path
+from store.receipts import receipt_path
+from store.verify import verify_run
+from tests.store.builders import commit, make_entries, start_run
+
+
+@pytest.fixture
+def run(location):
+    """Return the location, its header and the receipts of a complete run of five shards."""
+    header = start_run(location, make_entries(num_shards=5, per_shard=4))
+    return location, header, commit(location, header, 0, 1, 2, 3, 4)
+
+
+def whats(report) -> list[str]:
+    return [problem.what for problem in report.problems]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_complete_run_accounts_for_every_planned_image(run, quick):
+    report = verify_run(run[0], quick=quick)
+    assert report.is_clean
+    assert (report.num_images, report.num_accounted) == (20, 20)
+    assert (report.annotated, report.empty, report.quarantined) == (10, 5, 5)
+    assert (report.num_shards, report.num_checked) == (5, 5)
+
+
+def test_progress_is_told_after_every_shard(run):
+    told = []
+    verify_run(run[0], progress=lambda done, total: told.append((done, total)))
+    assert told == [(n, 5) for n in range(1, 6)]
+
+
+def test_shards_without_a_receipt_are_named_as_ranges(run):
+    location, _, _ = run
+    for shard in (1, 2, 4):
+        location.delete(receipt_path(shard, 0))
+    report = verify_run(location)
+    assert not report.is_clean
+    assert report.num_accounted == 8
+    assert [problem.detail[:16] for problem in report.problems] == ["shards 1 to 2 ha", "shards 4 to 4 ha"]
+
+
+def test_a_receipt_without_a_plan_is_found(run):
+    location, _, receipts = run
+    stranger = receipts[0].model_copy(update={"shard": 9})
+    location.replace(receipt_path(9, 0), stranger.model_dump_json().encode())
+    report = verify_run(location)
+    assert whats(report) == ["unplanned_receipt"]
+    assert "shard 9 has a receipt and no plan" in report.problems[0].detail
+
+
+def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
+    location, _, _ = run
+    location.replace(receipt_path(2, 0), b"{}")
+    report = verify_run(location)
+    assert whats(report) == ["receipt"]
+    assert report.num_accounted == 16
+
+
+def test_a_damaged_part_is_found_in_its_shard(run):
+    location, _, receipts = run
+    location.delete(part_path("masks", receipts[3].parts["masks"]))
+    assert [(problem.shard, problem.what) for problem in verify_run(location).problems] == [(3, "part_missing")]
+
+
+def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
+    location, _, receipts = run
+    counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
+    wrong = receipts[0].model_copy(update={"counts": counts})
+    location.replace(receipt_path(0, 0), wrong.model_dump_json().encode())
+    assert "the receipt accounts for 5 images, the plan has 4" in verify_run(location, sample=0).problems[0].detail
+
+
+def test_an_id_that_is_planned_twice_is_found(location):
+    entries = make_entries(num_shards=2, per_shard=2)
+    entries[3] = replace(entries[0], shard=1, position=1)
+    start_run(location, entries)
+    report = verify_run(location)
+    assert f"image {entries[0].image_id} is planned 2 times" in [problem.detail for problem in report.problems]
+
+
+def test_an_id_that_is_not_its_keys_is_found(location):
+    entries = make_entries(num_shards=1, per_shard=2)
+    entries[1] = replace(entries[1], image_id="0" * 16)
+    start_run(location, entries)
+    assert "plan_id" in whats(verify_run(location))
+
+
+def test_a_header_that_counts_otherwise_than_its_plan_is_found(run):
+    location, header, _ = run
+    wrong = header.model_copy(update={"num_images": 21})
+    location.replace("_run.json", wrong.model_dump_json().encode())
+    assert whats(verify_run(location)) == ["plan_counts"]
+
+
+@pytest.mark.parametrize(("sample", "checked"), [(0, 0), (2, 2), (5, 5), (99, 5), (None, 5)])
+def test_a_sample_is_looked_into_and_the_rest_is_still_accounted_for(run, sample, checked):
+    report = verify_run(run[0], sample=sample)
+    assert report.is_clean
+    assert (report.num_checked, report.num_accounted) == (checked, 20)
+
+
+def test_the_standing_generation_is_the_one_that_is_checked(run):
+    location, header, receipts = run
+    commit(location, header, 1, generation=1)
+    for table, part in receipts[1].parts.items():
+        location.delete(part_path(table, part))
+    assert verify_run(location).is_clean
+
+
+def test_where_no_run_is_there_is_nothing_to_verify(location):
+    with pytest.raises(ConfigError, match="there is no run at"):
+        verify_run(location)
