@@ -1,0 +1,124 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageDraw
+
+from tests.viewer.builders import encode, rectangle
+from viewer.outlines import FRAME, frame_size, outline_of, trace_loops
+
+
+def fill(loops, shape):
+    """Fill loops of pixel corners by the rule `evenodd`: a pixel is in where a ray to the left crosses odd borders."""
+    crossings = np.zeros((shape[0], shape[1] + 1), dtype=int)
+    for loop in loops:
+        for (x0, y0), (x1, y1) in zip(loop, np.roll(loop, -1, axis=0), strict=True):
+            if x0 == x1:
+                crossings[int(min(y0, y1)) : int(max(y0, y1)), int(x0)] += 1
+    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+
+
+def loops_of(path):
+    return [
+        np.array([[float(v) for v in point.split()] for point in loop.split("L")])
+        for loop in re.findall(r"M([^Z]+)Z", path)
+    ]
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_traced_loops_fill_exactly_the_masks_pixels(mask):
+    np.testing.assert_array_equal(fill(trace_loops(mask), mask.shape), mask)
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_no_traced_point_lies_on_a_straight_run(mask):
+    for loop in trace_loops(mask):
+        before, after = loop - np.roll(loop, 1, axis=0), np.roll(loop, -1, axis=0) - loop
+        assert (np.sign(before) != np.sign(after)).any(axis=1).all()
+
+
+def test_a_rectangle_is_four_points_in_the_frame():
+    outline = outline_of(encode(rectangle((10, 10, 40, 30), (64, 128))), (64, 128))
+
+    assert outline.path.count("L") == 3
+    assert sorted(map(tuple, loops_of(outline.path)[0].tolist())) == [(40, 40), (40, 120), (160, 40), (160, 120)]
+    assert outline.label_xy == pytest.approx((100, 80), abs=45)
+
+
+def test_a_hole_is_a_loop_of_its_own():
+    mask = rectangle((10, 10, 50, 50))
+    mask[20:30, 20:30] = False
+
+    assert outline_of(encode(mask), mask.shape).path.count("Z") == 2
+
+
+def test_a_slanted_edge_is_one_line_and_no_staircase():
+    image = Image.new("1", (400, 400))
+    ImageDraw.Draw(image).polygon([(20, 380), (380, 380), (200, 20)], fill=1)
+    outline = outline_of(encode(np.asarray(image)), (400, 400))
+
+    assert outline.path.count("L") < 12
+
+
+def test_an_outline_stays_within_a_pixel_of_the_mask():
+    image = Image.new("1", (300, 200))
+    ImageDraw.Draw(image).ellipse((40, 30, 250, 170), fill=1)
+    mask = np.asarray(image)
+    scale = FRAME / 300
+    drawn = Image.new("1", (300, 200))
+    (loop,) = loops_of(outline_of(encode(mask), mask.shape).path)
+    ImageDraw.Draw(drawn).polygon([(x / scale, y / scale) for x, y in loop.tolist()], fill=1)
+    overlap = (np.asarray(drawn) & mask).sum() / (np.asarray(drawn) | mask).sum()
+
+    assert overlap > 0.97
+
+
+def test_a_mask_larger_than_the_frame_keeps_its_place():
+    mask = rectangle((1000, 500, 2000, 1500), (2048, 4096))
+    points = loops_of(outline_of(encode(mask), mask.shape).path)[0]
+
+    assert points.min(axis=0) == pytest.approx([125, 62.5], abs=1)
+    assert points.max(axis=0) == pytest.approx([250, 187.5], abs=1)
+
+
+@pytest.mark.parametrize("size", [(4000, 3000), (1, 5000), (5000, 1), (1, 1)])
+def test_a_mask_of_one_pixel_has_an_outline(size):
+    mask = np.zeros(size, dtype=bool)
+    mask[size[0] // 2, size[1] // 2] = True
+
+    assert outline_of(encode(mask), size).path.startswith("M")
+
+
+@pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 0, 3, 3), (87, 0, 90, 60)])
+def test_a_label_stands_inside_the_picture(box):
+    x, y = outline_of(encode(rectangle(box)), (60, 90)).label_xy
+    height, width = frame_size(60, 90)
+
+    assert 0 <= x <= width
+    assert 0 <= y <= height
+
+
+def test_the_label_of_a_large_mask_stands_in_it():
+    mask = rectangle((5, 5, 85, 55))
+    mask[:, 30:] = False  # what is left lies on the left: its centre of gravity is no matter
+    x, y = outline_of(encode(mask), mask.shape).label_xy
+    scale = FRAME / 90
+
+    assert mask[int(y / scale), int(x / scale)]
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_the_longer_side_of_a_picture_is_the_frame(height, width):
+    framed = frame_size(height, width)
+
+    assert max(framed) == pytest.approx(FRAME)
+    assert framed[0] / framed[1] == pytest.approx(height / width)
+
+
+@pytest.mark.parametrize("counts", ["", "zzzz", "52", "Ω"])
+def test_a_damaged_encoding_is_refused(counts):
+    with pytest.raises(ValueError, match="run"):
+        outline_of(counts, (60, 90))

@@ -1,0 +1,131 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import ConfigError, TransientError
+from store.location import RunLocation
+from tests.store.builders import commit, make_entries, start_run
+from viewer.reading import choose_evenly, gallery_from_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Three shards; each holds an annotated image, one with a lone mask, an empty one and a quarantined one."""
+    location = RunLocation.open(str(tmp_path / "a run"))
+    header = start_run(location, make_entries(num_shards=3, per_shard=4))
+    return location, header
+
+
+def test_the_gallery_holds_every_image_that_is_not_quarantined_in_plan_order(run):
+    location, header = run
+    commit(location, header, 0, 1, 2)
+    gallery = gallery_from_run(location)
+    images = list(gallery.images)
+
+    assert [image.key for image in images] == [f"s{shard}/{n}.png" for shard in range(3) for n in range(3)]
+    assert gallery.num_images == len(images)
+    assert [len(image.masks) for image in images[:3]] == [2, 1, 0]
+
+
+def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
+    location, header = run
+    commit(location, header, 0)
+    first, lone, _ = gallery_from_run(location).images
+
+    assert [mask.index for mask in first.masks] == [0, 1]
+    kept, rejected = first.masks[1].expressions
+    assert (kept.text, kept.head_noun, kept.count, kept.kept) == ("the red circle", "circle", 2, True)
+    assert (kept.uniqueness, kept.correctness, kept.distinctiveness) == (1.2, 0.5, 1.1)
+    assert (rejected.distinctiveness, rejected.rival_index, rejected.kept) == (0.9, 0, False)
+    assert (lone.masks[0].expressions[0].distinctiveness, lone.masks[0].expressions[0].rival_index) == (None, None)
+
+
+def test_the_summary_counts_the_whole_run_whatever_is_shown(run):
+    location, header = run
+    commit(location, header, 0, 1, 2)
+    gallery = gallery_from_run(location, sample=1)
+    summary = gallery.summary
+
+    assert len(list(gallery.images)) == gallery.num_images == 1
+    assert (summary.images, summary.annotated, summary.empty, summary.quarantined) == (12, 6, 3, 3)
+    assert (summary.masks, summary.candidates, summary.tau, summary.is_complete) == (9, 18, 1.0, True)
+
+
+def test_quarantined_images_come_with_stage_reason_and_message(run):
+    location, header = run
+    commit(location, header, 0)
+    (found,) = gallery_from_run(location).quarantined
+
+    assert (found.key, found.stage, found.reason) == ("s0/3.png", "read", "corrupt")
+    assert found.message == "The bytes end in the middle of the image."
+
+
+def test_a_run_that_is_still_going_on_shows_what_is_committed(run):
+    location, header = run
+    commit(location, header, 1)
+    gallery = gallery_from_run(location)
+
+    assert not gallery.summary.is_complete
+    assert [image.key for image in gallery.images] == ["s1/0.png", "s1/1.png", "s1/2.png"]
+
+
+def test_a_run_without_a_commit_has_an_empty_gallery(run):
+    gallery = gallery_from_run(run[0])
+
+    assert (list(gallery.images), list(gallery.quarantined), gallery.num_images) == ([], [], 0)
+
+
+def test_embedded_bytes_are_used_and_others_are_loaded_by_shard_and_key(run):
+    location, header = run
+    commit(location, header, 0, embed_images=True)
+    commit(location, header, 1, embed_images=False)
+    images = list(gallery_from_run(location, lambda shard, key: f"loaded {shard} {key}".encode()).images)
+
+    assert images[0].data == b"pixels of s0/0.png"
+    assert images[3].data == b"loaded 1 s1/0.png"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), TransientError("the bucket answers 503")])
+def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, error):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    def load_bytes(shard, key):
+        raise error
+
+    images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data for image in images] == [None] * 3
+    assert "shows no picture of s0/0.png" in caplog.text
+
+
+def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    assert {image.data for image in gallery_from_run(location).images} == {None}
+
+
+def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate"):
+        gallery_from_run(RunLocation.open(str(tmp_path)))
+
+
+def test_a_negative_sample_is_refused(run):
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        gallery_from_run(run[0], sample=-1)
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 40))
+def test_a_sample_is_as_large_as_asked_for_and_spread_evenly(counts, sample):
+    chosen = choose_evenly(counts, sample)
+    starts = [sum(counts[:shard]) for shard in range(len(counts))]
+    positions = [starts[shard] + position for shard, some in chosen.items() for position in some]
+
+    assert all(0 <= position < counts[shard] for shard, some in chosen.items() for position in some)
+    assert len(positions) == min(sample, sum(counts))
+    assert positions == sorted(set(positions))
+    gaps = {later - earlier for earlier, later in pairwise(positions)}
+    assert not gaps or max(gaps) - min(gaps) <= 1

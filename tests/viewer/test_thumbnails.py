@@ -1,0 +1,64 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.viewer.builders import picture
+from viewer.thumbnails import MAX_SIDE_PX, thumbnail_uri
+
+
+def opened(uri):
+    assert uri.startswith("data:image/webp;base64,")
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def saved(image, image_format="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((2000, 1000), (512, 256)), ((90, 60), (90, 60)), ((1, 5000), (1, 512))]
+)
+def test_the_longer_side_is_bounded_and_small_pictures_are_left(size, expected):
+    assert opened(thumbnail_uri(picture(size=size))).size == expected
+    assert max(expected) <= MAX_SIDE_PX
+
+
+def test_a_large_jpeg_is_bounded_too():
+    assert opened(thumbnail_uri(picture("JPEG", size=(3000, 1500)))).size == (512, 256)
+
+
+def test_a_picture_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    assert opened(thumbnail_uri(picture("JPEG", size=(200, 100), exif=exif))).size == (100, 200)
+
+
+def test_transparency_lies_on_white():
+    pixel = opened(thumbnail_uri(saved(Image.new("RGBA", (8, 8), (255, 0, 0, 0))))).convert("RGB").getpixel((4, 4))
+
+    assert pixel == pytest.approx((255, 255, 255), abs=3)
+
+
+def test_16_bit_grey_keeps_its_brightness():
+    levels = np.full((8, 8), 128 << 8, dtype=np.uint16)
+    pixel = opened(thumbnail_uri(saved(Image.fromarray(levels)))).convert("RGB").getpixel((4, 4))
+
+    assert pixel == pytest.approx((128, 128, 128), abs=3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
+def test_other_modes_are_shown(mode):
+    image_format = "TIFF" if mode == "CMYK" else "PNG"
+
+    assert opened(thumbnail_uri(picture(image_format, mode=mode))).size == (90, 60)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", picture("JPEG", size=(300, 300))[:-200]])
+def test_what_cannot_be_read_is_none(data):
+    assert thumbnail_uri(data) is None
