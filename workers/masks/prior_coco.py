@@ -79,7 +79,8 @@ def _compressed(segmentation: Any, image: Entry, where: str) -> dict[str, Any] |
         return None
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str):
         return segmentation
-    size = segmentation.get("size") if isinstance(segmentation, dict) else [image.get("height"), image.get("width")]
+    in_image = [image.get("height"), image.get("width")]
+    size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
     if not _is_whole_numbers(size) or len(size) != 2:
         raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
     if isinstance(segmentation, dict) and _is_whole_numbers(segmentation.get("counts")):

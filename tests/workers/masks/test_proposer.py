@@ -113,8 +113,8 @@ def test_the_time_of_the_stage_is_counted(proposer_of, draw_image, shard_of):
 
 def test_an_image_is_decoded_once(proposer_of, draw_image, shard_of, monkeypatch):
     calls = []
-    real = proposer.decode_upright
-    monkeypatch.setattr(proposer, "decode_upright", lambda *given: calls.append(given) or real(*given))
+    real = proposer.decode_proven
+    monkeypatch.setattr(proposer, "decode_proven", lambda *given: calls.append(given) or real(*given))
     proposer_of()(shard_of(draw_image(50, 50), draw_image(40, 40)))
     assert len(calls) == 2
 
