@@ -1,0 +1,25 @@
+import pytest
+
+from schemas.config import WeightsConfig
+from synthworld.train import Model, shortened, train
+from synthworld.training.phases import TrainingPlan
+from workers.checkpoints.models import load_clip, load_coca
+
+
+def test_a_trial_shortens_every_phase(tmp_path):
+    plan = shortened(TrainingPlan(out=tmp_path), 3)
+    recipes = (plan.sam, plan.coca, plan.clip, plan.coca_on_masks, plan.clip_on_masks)
+    assert [recipe.steps for recipe in recipes] == [3] * 5
+
+
+@pytest.mark.slow
+def test_the_one_command_trains_ships_and_skips_what_is_done(tmp_path):
+    plan = shortened(TrainingPlan(out=tmp_path, num_scenes=12, num_proposed_scenes=12), 2)
+    train(plan, frozenset({Model.SAM}))
+    assert plan.weights("sam").exists()
+    assert not plan.weights("coca").exists()
+    stamp = plan.weights("sam").stat().st_mtime_ns
+    train(plan, frozenset(Model))
+    assert plan.weights("sam").stat().st_mtime_ns == stamp
+    load_coca("builtin:tiny/coca.json", WeightsConfig(uri=str(plan.weights("coca"))))
+    load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
