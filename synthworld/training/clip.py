@@ -89,7 +89,7 @@ def train_clip(
     for step in range(first, recipe.steps):
         rng = np.random.default_rng([seed, step, 3])
         parts = trainee.losses(sampler.draw(recipe.crops_a_step, rng, masked_share=recipe.masked_share))
-        optimiser.step(step, parts["contrast"] + 5 * parts["hinge"] + 0.3 * parts["words"])
+        optimiser.step(step, parts["contrast"] + 5 * parts["hinge"] + parts["words"])
         progress.add(step, **{name: value.item() for name, value in parts.items()})
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(checkpoint, step + 1, trainee, optimiser)

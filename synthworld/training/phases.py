@@ -29,18 +29,18 @@ class TrainingPlan:
     """All numbers of the whole training; the defaults made the shipped weights.
 
     `out` receives the three weights files and, under `work`, what an interrupted training continues from. Steps of the
-    second phases, in which captioner and CLIP meet SAM's masks, are at a third of the first ones' rate.
+    second phases, in which captioner and CLIP meet SAM's masks, are at half of the first ones' rate.
     """
 
     out: Path
     seed: int = 0
     num_scenes: int = 6000
-    num_proposed_scenes: int = 3000
+    num_proposed_scenes: int = 1500
     sam: SamRecipe = field(default_factory=SamRecipe)
     coca: PairRecipe = field(default_factory=lambda: PairRecipe(steps=3000))
-    clip: PairRecipe = field(default_factory=lambda: PairRecipe(steps=2000, masked_share=0.4))
-    coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1200, peak_rate=4e-4))
-    clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1200, peak_rate=4e-4, masked_share=0.4))
+    clip: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1500, peak_rate=5e-4, masked_share=0.4))
+    coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1500, peak_rate=5e-4))
+    clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1200, peak_rate=3e-4, masked_share=0.4))
     proposed_share: float = 0.65
 
     @property
@@ -78,7 +78,8 @@ def true_crops(plan: TrainingPlan) -> CropSet:
 def proposed_crops(plan: TrainingPlan) -> CropSet:
     """Returns the crops cut with SAM's own masks."""
     data = scenes_of(plan)
-    tasks, attributes = proposed_tasks(data, masks_config(plan), count=plan.num_proposed_scenes, seed=plan.seed)
+    path, count = plan.work / "proposals.npz", plan.num_proposed_scenes
+    tasks, attributes = proposed_tasks(path, data, masks_config(plan), count=count, seed=plan.seed)
     return cut_crops(plan.work / "crops-proposed.npy", data, tasks, attributes)
 
 

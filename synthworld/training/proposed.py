@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -17,29 +18,50 @@ from synthworld.training.rendered import RenderedScenes
 from workers.masks import SamProposer, rle
 
 logger = logging.getLogger(__name__)
-_CHUNK = 100
+_CHUNK = 50
 
 
 def proposed_tasks(
-    data: RenderedScenes, masks: MasksConfig, *, count: int, seed: int, processes: int = 2
+    path: Path, data: RenderedScenes, masks: MasksConfig, *, count: int, seed: int
 ) -> tuple[list[CropTask], list[Attributes]]:
     """Returns one task for each of SAM's masks on the first `count` scenes that is an object's (IoU ≥ 0.5, one-to-one).
 
-    The truth says only which object a mask shows, as a page says which picture a caption stands under.
+    The masks are proposed once and kept at `path`. The truth says only which object a mask shows, as a page says which
+    picture a caption stands under.
     """
-    scenes = data.scenes[:count]
-    chunks = [scenes[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-    logger.info("proposing masks on %d scenes", count)
+    if not path.exists():
+        _write_proposals(path, data.scenes[:count], masks)
+    rng = np.random.default_rng([seed, 4])
     tasks: list[CropTask] = []
     attributes: list[Attributes] = []
-    rng = np.random.default_rng([seed, 4])
+    with np.load(path) as stored:
+        columns = (stored["scenes"].tolist(), stored["objects"].tolist(), np.unpackbits(stored["masks"], axis=-1))
+        for row, number, mask in zip(*columns, strict=True):
+            tasks.append(CropTask(row, mask.astype(bool), float(rng.choice(CONTEXT_SCALES))))
+            attributes.append(data.scenes[row].objects[number].attributes)
+    return tasks, attributes
+
+
+def _write_proposals(path: Path, scenes: tuple[Scene, ...], masks: MasksConfig, *, processes: int = 2) -> None:
+    """Proposes and matches in child processes; the file takes its name last."""
+    logger.info("proposing masks on %d scenes", len(scenes))
+    starts = range(0, len(scenes), _CHUNK)
+    chunks = [scenes[start : start + _CHUNK] for start in starts]
     with ProcessPoolExecutor(processes) as pool:
         found = pool.map(_matched_masks, chunks, [masks] * len(chunks))
-        for start, chunk in zip(range(0, count, _CHUNK), found, strict=True):
-            for offset, number, mask in chunk:
-                tasks.append(CropTask(start + offset, mask, float(rng.choice(CONTEXT_SCALES))))
-                attributes.append(scenes[start + offset].objects[number].attributes)
-    return tasks, attributes
+        rows = [
+            (start + offset, number, mask)
+            for start, chunk in zip(starts, found, strict=True)
+            for offset, number, mask in chunk
+        ]
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez(
+        unfinished,
+        scenes=np.array([row for row, _, _ in rows]),
+        objects=np.array([number for _, number, _ in rows]),
+        masks=np.packbits(np.stack([mask for _, _, mask in rows]), axis=-1),
+    )
+    unfinished.rename(path)
 
 
 def _matched_masks(scenes: tuple[Scene, ...], masks: MasksConfig) -> list[tuple[int, int, np.ndarray]]:

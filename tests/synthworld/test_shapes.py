@@ -31,4 +31,4 @@ def test_every_part_sticks_out_of_every_category():
     for name, shape in SHAPES.items():
         for part, part_shape in PART_SHAPES.items():
             outside = stencil(part_shape) & ~stencil(shape)
-            assert outside.sum() / stencil(part_shape).sum() > 0.5, (name, part)
+            assert outside.sum() > 0.4 * stencil(part_shape).sum(), (name, part)
