@@ -18,6 +18,9 @@ from store.rle import summarise_rle
 FRAME: Final = 512
 # The corners of a staircase lie up to one pixel off the line it stands for; less would keep the steps.
 _TOLERANCE_PX: Final = 1.0
+_MAX_ENLARGEMENT: Final = 4.0
+# Standard deviation, in the image's pixels, of what blurs an enlarged mask's steps away.
+_SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
 _LABEL_HEIGHT: Final = 16.0
@@ -58,8 +61,8 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     height, width = size
     summarise_rle(height, width, counts)  # pycocotools would read past its buffers
     mask = coco.decode({"size": list(size), "counts": counts.encode("ascii")}).astype(np.bool_)
-    mask = _shrunk(mask)
-    # Per axis: a shrunk side is rounded to whole pixels.
+    mask = _resized(mask)
+    # Per axis: a resized side is rounded to whole pixels.
     frame_height, frame_width = frame_size(height, width)
     scale = np.array([frame_width / mask.shape[1], frame_height / mask.shape[0]])
     loops = [_simplified(loop) for loop in trace_loops(mask)]
@@ -155,15 +158,17 @@ def _path(loop: Points) -> str:
     return "M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in loop.tolist()) + "Z"
 
 
-def _shrunk(mask: Bools) -> Bools:
-    """The mask with its longer side at most `FRAME` pixels; one that would vanish keeps a pixel."""
+def _resized(mask: Bools) -> Bools:
+    """The mask with its longer side near `FRAME` pixels; one that would vanish keeps a pixel."""
     height, width = mask.shape
-    if max(height, width) <= FRAME:
-        return mask
-    scale = FRAME / max(height, width)
+    # Enlarged, a small mask's staircase becomes a curve; much further, every pixel would become a blob.
+    scale = min(FRAME / max(height, width), _MAX_ENLARGEMENT)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    coverage = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
-    return coverage >= min(128, int(coverage.max()))
+    method = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BILINEAR
+    coverage = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, method), dtype=np.float32)
+    if scale > 1:
+        coverage = ndimage.gaussian_filter(coverage, _SMOOTHING_PX * scale, mode="nearest", truncate=3)
+    return np.asarray(coverage >= min(127.5, float(coverage.max())))
 
 
 def _label(mask: Bools, scale: Points) -> tuple[float, float]:

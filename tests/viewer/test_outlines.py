@@ -41,11 +41,18 @@ def test_no_traced_point_lies_on_a_straight_run(mask):
 
 
 def test_a_rectangle_is_four_points_in_the_frame():
-    outline = outline_of(encode(rectangle((10, 10, 40, 30), (64, 128))), (64, 128))
+    outline = outline_of(encode(rectangle((40, 40, 160, 120), (256, 512))), (256, 512))
 
     assert outline.path.count("L") == 3
     assert sorted(map(tuple, loops_of(outline.path)[0].tolist())) == [(40, 40), (40, 120), (160, 40), (160, 120)]
-    assert outline.label_xy == pytest.approx((100, 80), abs=45)
+    assert outline.label_xy[1] == pytest.approx(80, abs=1)
+
+
+def test_a_small_masks_outline_lies_where_the_mask_does():
+    points = loops_of(outline_of(encode(rectangle((10, 10, 40, 30), (64, 128))), (64, 128)).path)[0]
+
+    assert points.min(axis=0) == pytest.approx([40, 40], abs=2)
+    assert points.max(axis=0) == pytest.approx([160, 120], abs=2)
 
 
 def test_a_hole_is_a_loop_of_its_own():
