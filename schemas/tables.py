@@ -43,8 +43,8 @@ CROP_MASKED: Final = "masked"
 
 
 def crop_context(scale: float) -> str:
-    """Return the name of a context crop, `context_1.2`."""
-    return f"context_{scale:g}"
+    """Return the name of a context crop, `context_1.2`; a whole scale keeps its decimal, `context_1.0`."""
+    return f"context_{float(scale)}"
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:

@@ -13,6 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from schemas.config import CaptionsConfig, ComputeConfig
 from schemas.shard import MaskRecord, Shard, ShardImage
+from schemas.tables import CROP_MASKED, crop_context
 from workers.boundary import apply_to_images
 from workers.captions.candidates import to_expressions
 from workers.captions.drafts import ImageCrops
@@ -85,5 +86,5 @@ class CocaCaptioner:
 
 def crop_kinds(config: CaptionsConfig) -> dict[str, float | None]:
     """Return the crop kinds in the tables' order, from name to scale; None is the masked crop."""
-    masked: dict[str, float | None] = {"masked": None} if config.has_masked_crop else {}
-    return {**masked, **{f"context_{scale}": scale for scale in config.context_scales}}
+    masked: dict[str, float | None] = {CROP_MASKED: None} if config.has_masked_crop else {}
+    return {**masked, **{crop_context(scale): scale for scale in config.context_scales}}
