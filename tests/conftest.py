@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A property's time says nothing on a shared machine; speed is a benchmark's business.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PLUGINS = Path(__file__).parent / "plugins"
 RAY_CPUS = 2
