@@ -147,11 +147,11 @@ class PlainEngine:
 def _kept(own: Floats, decoder: Decoder) -> NDArray[np.int64]:
     """V_i as token ids in ascending order."""
     order = np.argsort(-own, kind="stable")
-    if decoder.top_k is not None:
-        return np.flatnonzero((own >= own[order[decoder.top_k - 1]]) & (own > -np.inf))
+    if decoder.top_p is None:
+        return np.flatnonzero((own >= own[order[(decoder.top_k or 1) - 1]]) & (own > -np.inf))
     reached = np.cumsum(_softmax(own)[order])
-    size = int((reached < decoder.top_p).sum()) + 1
-    return np.sort(order[:size][own[order[:size]] > -np.inf])
+    smallest = order[: int((reached < decoder.top_p).sum()) + 1]
+    return np.sort(smallest[own[smallest] > -np.inf])
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -7,7 +7,8 @@ similarities of the crops, q the distribution drawn from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -37,8 +38,16 @@ class Heads:
     def holds(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: the first `num_kept` tokens are the kept set for certain, whatever lies outside."""
         last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
+        # A set as large as the head may go on outside: only a token that was left out shows where it ends.
+        num_allowed = (self.logits > -torch.inf).sum(dim=1)
         is_whole = self.rest_max == -torch.inf
-        return is_whole | ((num_kept < self.logits.shape[1]) & (last > self.rest_max))
+        return is_whole | ((num_kept < num_allowed) & (last > self.rest_max))
+
+
+def join_heads(parts: Sequence[Heads]) -> Heads:
+    """Return the rows of all parts, which have one width."""
+    columns = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Heads))
+    return Heads(*columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from workers.captions.rules import Heads
 from workers.captions.tree import Ints
 from workers.captions.vocabulary import Vocabulary
 
+# Rows whose whole vocabulary is sorted at a time.
+_ROWS_A_WHOLE_HEAD = 128
+
 
 @dataclass(frozen=True, slots=True)
 class SamplerRows:
@@ -70,14 +73,13 @@ class Sampler:
         )
         heads = self._vocabulary.heads(own, is_eos_allowed=is_eos_allowed).rows(line)
         num_kept = step.num_kept(heads)
-        is_settled = heads.holds(num_kept)
         tokens, log_probs = self._draw(step, heads, num_kept, others[line])
-        if not bool(is_settled.all()):
-            open_rows = (~is_settled).nonzero()[:, 0]
-            whole = self._vocabulary.whole_heads(own[line[open_rows]], is_eos_allowed=is_eos_allowed)
-            rest = step.rows(open_rows)
-            drawn = self._draw(rest, whole, rest.num_kept(whole), others[line[open_rows]])
-            tokens[open_rows], log_probs[open_rows] = drawn
+        unsettled = (~heads.holds(num_kept)).nonzero()[:, 0]
+        for first in range(0, len(unsettled), _ROWS_A_WHOLE_HEAD):
+            part = unsettled[first : first + _ROWS_A_WHOLE_HEAD]
+            whole = self._vocabulary.whole_heads(own[line[part]], is_eos_allowed=is_eos_allowed)
+            rest = step.rows(part)
+            tokens[part], log_probs[part] = self._draw(rest, whole, rest.num_kept(whole), others[line[part]])
         return tokens.cpu().numpy(), log_probs.cpu().numpy()
 
     def _draw(

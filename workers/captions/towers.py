@@ -170,8 +170,6 @@ class CachedDecoder:
         open_clip's mask puts the CLS token in front although it stands at the end: a token `pad_id` hides
         the position after it. `correct_cls_mask` hides the token's own.
         """
-        if self._text.cls_emb is None:
-            return None
         looked_at = tokens if self._text.correct_cls_mask else before.tokens[parents]
         newest = (looked_at == self._text.pad_id)[:, None]
         if before.is_padding is None:
@@ -182,14 +180,13 @@ class CachedDecoder:
 
     def _text_step(self, pages: Pages) -> torch.Tensor:
         text, place = self._text, pages.prefixes.shape[1] - 1
-        x = text.token_embedding(pages.tokens) + text.positional_embedding[place]
+        x: torch.Tensor = text.token_embedding(pages.tokens) + text.positional_embedding[place]
         for layer, block in enumerate(self._text_layers):
             x = self_attention_step(
                 block, x, self._text_cache, layer=layer, pages=pages.prefixes, is_hidden=pages.is_padding
             )
-        # With a CLS token the tokens leave the tower before its last norm.
-        result: torch.Tensor = x if text.cls_emb is not None else text.ln_final(x)
-        return result
+        # With a CLS token, as every CoCa has it, the tokens leave the tower before its last norm.
+        return x
 
 
 def _checked_text(text: torch.nn.Module) -> TextTransformer:
@@ -201,6 +198,11 @@ def _checked_text(text: torch.nn.Module) -> TextTransformer:
         )
     if text.attn_mask is None:
         raise ConfigError("captions: the text tower has no_causal_mask=true and cannot decode: choose a causal one")
+    if text.cls_emb is None:
+        raise ConfigError(
+            "captions: the text tower has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa "
+            "architecture with embed_cls=true"
+        )
     if not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
         raise ConfigError(
             "captions: the text tower has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows "

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from workers.captions.rules import Heads
+from workers.captions.rules import Heads, join_heads
 
 # Wide enough for the top-k and most nuclei, narrow enough that a step does not sort the vocabulary.
 _HEAD_WIDTH = 64
+# Rows of the vocabulary that exist at a time: 49,408 float32 logits of 512 rows are 100 MB.
+_ROWS_A_PROJECTION = 512
 # Beyond this many tokens a row, one whole projection is cheaper than gathering columns row by row.
 _MAX_GATHERED = 256
 
@@ -57,6 +59,10 @@ class Vocabulary:
 
     def heads(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> Heads:
         """Return the narrow heads of hidden states (R, D)."""
+        parts = [self._narrow_heads(part, is_eos_allowed) for part in torch.split(hidden, _ROWS_A_PROJECTION)]
+        return parts[0] if len(parts) == 1 else join_heads(parts)
+
+    def _narrow_heads(self, hidden: torch.Tensor, is_eos_allowed: bool) -> Heads:
         scores, log_total = self._scores(hidden, is_eos_allowed)
         width = min(_HEAD_WIDTH, scores.shape[1])
         # topk leaves the order of equal values open: by token id first, then stably by value.

@@ -1,0 +1,83 @@
+"""A small CoCa with diverse logits, and the crops, settings and token ids that go with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip.coca_model import CoCa
+
+from schemas.config import CaptionsConfig, WeightsConfig
+from workers.captions.drafts import ImageCrops
+from workers.captions.vocabulary import SpecialTokens
+
+VOCABULARY = 40
+SPECIAL = SpecialTokens(sot=38, eos=39, pad=0)
+CONTEXT_LENGTH = 12
+
+
+def small_coca(
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    num_dead: int = 0,
+    text: dict[str, Any] | None = None,
+    decoder: dict[str, Any] | None = None,
+    quick_gelu: bool = False,
+    eos_bonus: float = 6.0,
+) -> CoCa:
+    """Return a CoCa of random weights so large that every crop and prefix has logits of its own.
+
+    `num_dead` tokens from id 5 on have a column of zeros in the vocabulary projection; `eos_bonus` is added to every
+    logit of EOS, so that captions end.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CoCa(
+            embed_dim=16,
+            vision_cfg=_vision(),
+            text_cfg={**_text(), "heads": 4, "embed_cls": True, "output_tokens": True, **(text or {})},
+            multimodal_cfg={**_text(), **(decoder or {})},
+            quick_gelu=quick_gelu,
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.5)
+            model.text_decoder.text_projection.normal_(std=0.7)
+            model.text_decoder.text_projection[:, 5 : 5 + num_dead] = 0
+            model.text_decoder.ln_final.bias.fill_(1.0)
+            model.text_decoder.text_projection[:, SPECIAL.eos] += eos_bonus / 16
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def image_crops(
+    *, num_masks: int, num_kinds: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64, image_id: str = "00ab"
+) -> ImageCrops:
+    """Return crops of noise, one kind named `masked`, the others `context_<n>`."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(num_kinds, num_masks, 3, 8, 8, generator=generator, dtype=torch.float64)
+    kinds = ("masked", *(f"context_{n}" for n in range(1, num_kinds)))
+    return ImageCrops(image_id, kinds, tuple(range(num_masks)), pixels.to(dtype))
+
+
+def captions_config(**changes: Any) -> CaptionsConfig:
+    """Return settings that fit the small CoCa."""
+    return CaptionsConfig.model_validate(
+        {
+            "architecture": "small",
+            "weights": WeightsConfig(uri="random:0"),
+            "max_length": CONTEXT_LENGTH,
+            "cache_bytes": 2**26,
+            **changes,
+        }
+    )
+
+
+def _vision() -> dict[str, Any]:
+    pooler = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2, "output_tokens": True}
+    return {"image_size": 8, "patch_size": 4, "width": 16, "head_width": 8, "layers": 1, **pooler}
+
+
+def _text() -> dict[str, Any]:
+    return {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 2}

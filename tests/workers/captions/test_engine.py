@@ -1,0 +1,124 @@
+"""The cached engine against the plain definition: token for token, in double precision."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from schemas.errors import ConfigError
+from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from workers.captions.engine import CachedEngine
+from workers.captions.plain import PlainEngine
+
+
+def drafts_of(engine, image, model=None, *, seed=3, **changes):
+    return engine(model or small_coca(), SPECIAL, captions_config(**changes), seed=seed).drafts(image)
+
+
+def assert_equal(drafts, expected):
+    def apart_from_rounding(draft):
+        return dataclasses.replace(draft, log_prob=0.0)
+
+    assert [apart_from_rounding(draft) for draft in drafts] == [apart_from_rounding(draft) for draft in expected]
+    assert [draft.log_prob for draft in drafts] == pytest.approx([draft.log_prob for draft in expected], abs=1e-9)
+
+
+def assert_engines_agree(image, model=None, **changes):
+    drafts = drafts_of(CachedEngine, image, model, **changes)
+    assert_equal(drafts, drafts_of(PlainEngine, image, model, **changes))
+    return drafts
+
+
+@pytest.mark.parametrize("num_masks", [1, 2, 7])
+@pytest.mark.parametrize("over_max", ["own", "nearest"])
+@pytest.mark.parametrize("lengths", [(1, 7), (4, 9)], ids=["early_eos", "late_eos"])
+def test_every_decoder_draws_the_tokens_of_the_plain_definition(num_masks, over_max, lengths):
+    sampling = {"others_max": 4, "over_max": over_max}
+    min_length, max_length = lengths
+    drafts = assert_engines_agree(
+        image_crops(num_masks=num_masks), sampling=sampling, min_length=min_length, max_length=max_length
+    )
+    assert len(drafts) == 11 * num_masks
+    assert {len(draft.tokens) for draft in drafts} - {0, max_length - 2, max_length - 1}
+    assert all(len(draft.tokens) >= min_length - 1 for draft in drafts)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"over_max": "own"}], ids=["nearest", "own"])
+def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
+    text = {"layers": 1}
+    model = small_coca(text=text, decoder={"layers": 2})
+    sampling = {"top_k": (5, 13), "top_p": (0.4, 0.8), **sampling}
+    drafts = assert_engines_agree(image_crops(num_masks=31), model, sampling=sampling, min_length=3, max_length=6)
+    counted = {(draft.others, draft.num_others) for draft in drafts if draft.decoder.name != "beam"}
+    assert counted == ({("own", 0)} if "over_max" in sampling else {("all", 30)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling": {"is_distinctive": False}},
+        {"sampling": {"others_weight": 0.6, "temperature": 0.7}},
+        {"sampling": {"top_k": (1, 40), "top_p": (0.05, 1.0)}},
+        {"sampling": {"top_k": (), "top_p": ()}},
+        {"beam": {"beam_score": "logprob", "length_penalty": 0.7}},
+        {"beam": {"num_beams": 1, "num_groups": 1}},
+    ],
+    ids=["nucleus", "weighted", "extreme_sets", "beam_alone", "logprob", "greedy"],
+)
+def test_other_settings_follow_the_plain_definition(changes):
+    assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
+
+
+def test_several_crop_kinds_keep_to_their_own_others():
+    drafts = assert_engines_agree(image_crops(num_masks=3, num_kinds=3), max_length=6)
+    assert [draft.crop for draft in drafts[:33:11]] == ["masked", "context_1", "context_2"]
+    assert [draft.place for draft in drafts[::33]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_dead", [20, 33])
+def test_a_vocabulary_with_dead_tokens_is_sampled_as_if_they_were_multiplied(num_dead):
+    drafts = assert_engines_agree(image_crops(num_masks=3), small_coca(num_dead=num_dead), max_length=8)
+    dead = set(range(5, 5 + num_dead))
+    assert any(dead & set(draft.tokens) for draft in drafts)
+
+
+def test_the_contrast_changes_what_is_drawn():
+    image = image_crops(num_masks=4)
+    assert drafts_of(CachedEngine, image) != drafts_of(CachedEngine, image, sampling={"is_distinctive": False})
+
+
+def test_in_single_precision_the_engine_draws_what_double_precision_draws():
+    # Near ties aside: the share that rounding flips is below one in a hundred.
+    model, image = small_coca(), image_crops(num_masks=5, num_kinds=2)
+    double = drafts_of(CachedEngine, image, model)
+    single = drafts_of(
+        CachedEngine, image_crops(num_masks=5, num_kinds=2, dtype=torch.float32), small_coca(dtype=torch.float32)
+    )
+    different = sum(one.tokens != other.tokens for one, other in zip(single, double, strict=True))
+    assert different <= len(double) // 100
+
+
+def test_an_image_gives_the_same_drafts_after_any_other():
+    engine = CachedEngine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
+    image = image_crops(num_masks=4, dtype=torch.float32)
+    alone = engine.drafts(image)
+    engine.drafts(image_crops(num_masks=6, seed=9, dtype=torch.float32, image_id="ffff"))
+    assert engine.drafts(image) == alone
+
+
+def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place():
+    image = image_crops(num_masks=2)
+    moved = dataclasses.replace(image, mask_indices=(0, 5))
+    before, after = drafts_of(CachedEngine, image), drafts_of(CachedEngine, moved)
+    assert [draft.tokens for draft in before[:11]] == [draft.tokens for draft in after[:11]]
+    assert [draft.tokens for draft in before[11:]] != [draft.tokens for draft in after[11:]]
+
+
+def test_a_small_budget_splits_the_tree_and_changes_no_draft():
+    image = image_crops(num_masks=9, num_kinds=2)
+    assert_equal(drafts_of(CachedEngine, image, cache_bytes=2**20), drafts_of(CachedEngine, image, cache_bytes=2**26))
+
+
+def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match=r"set captions\.max_length=13"):
+        CachedEngine(small_coca(), SPECIAL, captions_config(max_length=14), seed=0)
