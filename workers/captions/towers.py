@@ -130,7 +130,7 @@ class CachedDecoder:
         crop_rows = CropSlots(self._index(slots), rows_a_crop)
         pair_prefix = self._index(frontier.pair_prefix)
         first = self_attention_step(self._layers[0], text, self._first_cache, layer=0, pages=pages.prefixes)
-        # Neither the queries of the first cross-attention see an image: one a prefix, then one a pair.
+        # The queries of the first cross-attention see no image either: computed once a prefix, then spread to pairs.
         queries = cross_queries(self._cross[0], first)[pair_prefix]
         x = cross_attention_step(
             self._cross[0], first[pair_prefix], queries, keys_values=self._image[0], slots=crop_rows
