@@ -52,7 +52,8 @@ def connected(address: str) -> Iterator[None]:
 
 def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    return [dict(node["Resources"]) for node in nodes if node["Alive"]]
 
 
 def identity_on_cluster(config: RunConfig) -> Identity:

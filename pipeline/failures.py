@@ -18,7 +18,8 @@ def original_error(error: BaseException) -> BaseException:
     """
     chain = list(_chain(error))
     for link in chain:
-        if isinstance(link, PseudorisError):
+        # Ray also raises a class made on the spot from ours and its own, whose text is a page of traceback.
+        if isinstance(link, PseudorisError) and not isinstance(link, RayError):
             return link
     for link in reversed(chain):
         if not isinstance(link, RayError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from schemas.config import ComputeConfig, PoolConfig
 from schemas.run import Receipt
 
 
-def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Iterator[Receipt]:
+def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
     """Yield the receipt of each of `shards` as its commit lands, in no order.
 
     Closing the iterator, or an exception in its consumer, ends the execution; what is committed stands.
@@ -46,19 +46,20 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     )
     for name, pool in job.config.model_pools().items():
         dataset = _add_pool(dataset, job, pool, stages=_stages_of(name), num_actors=actors[name])
-    return dataset.map_batches(
+    committed: Dataset = dataset.map_batches(
         functools.partial(commit_block, job=job),
         batch_size=None,
         batch_format="pyarrow",
         **_task_arguments(placement.commit),
     )
+    return committed
 
 
 class ShardDatasource(Datasource):
     """Planned shards as a Ray Data source: a read task a shard, each of which yields one block."""
 
     def __init__(self, job: Job, shards: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
         # Once into the object store: a plan of 200,000 shards would pickle the header as many times.
         self._job_ref = ray.put(job)
         self._shards = tuple(shards)
@@ -71,7 +72,9 @@ class ShardDatasource(Datasource):
         """Return None: sizes are the plan's business."""
         return None
 
-    def get_read_tasks(self, parallelism: int, **_: Any) -> list[ReadTask]:
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
         """Return a read task a shard, whatever `parallelism` Ray Data would like."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(functools.partial(_read, self._job_ref, shard), metadata) for shard in self._shards]

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from types import FrameType
 
 from ray.exceptions import RayError
@@ -113,8 +113,10 @@ class _Start:
         if not pending:
             return
         try:
-            for receipt in run_shards(self._job, pending, actors):
-                self._take(receipt)
+            # Closed here, or an error's traceback would keep the execution alive behind the caller's back.
+            with closing(run_shards(self._job, pending, actors)) as receipts:
+                for receipt in receipts:
+                    self._take(receipt)
         except RayError as error:
             found = original_error(error)
             if found is error:

@@ -16,8 +16,8 @@ BROKEN: Mapping[str, bytes] = {"a/empty.png": b"", "b/words.jpg": b"not an image
 
 
 def stub_config(*assignments: str) -> RunConfig:
-    """Return a configuration of stub engines with shards of four images, `assignments` on top."""
-    return load_config("tiny", None, [*STUBS, "shards.max_images=4", *assignments])
+    """Return a configuration of stub engines, one actor and shards of four images, `assignments` on top."""
+    return load_config("tiny", None, [*STUBS, "shards.max_images=4", "placement.fused.max_actors=1", *assignments])
 
 
 def write_source(folder: Path, num_images: int = 18) -> Path:

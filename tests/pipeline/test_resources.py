@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from pipeline.resources import plan_actors
 from schemas.config import RunConfig
+from schemas.config_loading import load_config
 from schemas.errors import ConfigError
-from tests.builders.runs import stub_config
 
 
 def config(*assignments: str) -> RunConfig:
-    return stub_config(*(f"placement.{assignment}" for assignment in assignments))
+    return load_config("tiny", None, [f"placement.{assignment}" for assignment in assignments])
 
 
 def test_two_actors_of_three_quarters_fit_beside_reader_and_committer_on_two_cpus():

@@ -78,15 +78,13 @@ def test_a_driver_killed_before_its_first_shard_is_followed_by_a_whole_run(die_a
 
 
 def test_a_driver_killed_between_shards_loses_nothing_that_was_committed(source, undisturbed, tmp_path):
-    # Slow enough that some shards are at work when it dies; an option would change the identity.
-    driver = start_driver(source, tmp_path, "never", "placement.fused.max_actors=1")
+    driver = start_driver(source, tmp_path, "never")
     wait_for_receipts(driver, tmp_path, 2)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait(timeout=60)
     before = committed_files(tmp_path)
 
-    events = []
-    summary = annotate(str(source), str(tmp_path), stub_config(), on_event=events.append)
+    summary = annotate(str(source), str(tmp_path), stub_config())
     assert summary.is_complete
     assert summary.num_shards_before >= 2
     assert {path: committed_files(tmp_path)[path] for path in before} == before

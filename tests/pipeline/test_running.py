@@ -20,7 +20,7 @@ def run(ray_session, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     source = write_source(folder / "in", num_images=18)
     events = []
-    config = stub_config("masks.options={raises_on: b/image-004.png}")
+    config = stub_config("masks.options={raises_on: b/image-004.png}", "placement.fused.max_actors=2")
     summary = annotate(str(source), str(folder / "out"), config, on_event=events.append)
     return source, folder / "out", config, summary, events
 

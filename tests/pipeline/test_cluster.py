@@ -1,0 +1,21 @@
+"""Joining and starting Ray."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from pipeline.cluster import connected, node_resources
+from schemas.errors import ConfigError
+
+
+def test_ray_client_is_refused_with_the_way_to_submit_a_job():
+    with pytest.raises(ConfigError, match="ray job submit"), connected("ray://head:10001"):
+        pass
+
+
+@pytest.mark.ray
+def test_an_open_connection_is_used_and_left_open(ray_session):
+    with connected("local"):
+        assert [node["CPU"] for node in node_resources()] == [2.0]
+    assert ray.is_initialized()

@@ -1,0 +1,148 @@
+"""The graph itself: whole blocks, equal bytes whatever the placement, and nothing fused that must overlap."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from pipeline import graph
+from pipeline.cluster import identity_on_cluster
+from pipeline.graph import actor_environment, build_dataset, run_shards
+from pipeline.job import Job
+from pipeline.planning import plan_run
+from pipeline.sources import open_source
+from schemas.config import ComputeConfig, RunConfig
+from schemas.ids import image_id
+from schemas.plan import PlanEntry
+from schemas.shard import Shard, ShardImage, block_to_shard, shard_to_block
+from store.location import RunLocation
+from tests.builders.runs import part_digests, stub_config, write_source
+
+pytestmark = pytest.mark.ray
+
+SEEDED = "masks.options={raises_on: b/image-004.png}"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("images"), num_images=21)
+
+
+@pytest.fixture(scope="module")
+def identity(ray_session):
+    return identity_on_cluster(stub_config(SEEDED))
+
+
+def planned_job(source: Path, out: Path, config: RunConfig, identity) -> Job:
+    location = RunLocation.open(str(out))
+    items = open_source(str(source), config.source).list()
+    header = plan_run(location, items, source=str(source), identity=identity, config=config)
+    return Job(str(source), location, header, config)
+
+
+@pytest.fixture(scope="module")
+def reference(source, identity, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("one-actor")
+    job = planned_job(source, out, stub_config(SEEDED), identity)
+    assert len(list(run_shards(job, range(job.header.num_shards), {"fused": 1}))) == 6
+    return part_digests(out)
+
+
+@pytest.mark.parametrize(
+    ("actors", "order", "assignments"),
+    [
+        ({"fused": 2}, [3, 0, 5, 1, 4, 2], ()),
+        ({"propose": 2, "caption": 1, "filter": 1}, range(6), ("placement.mode=staged",)),
+    ],
+    ids=["two actors, shards shuffled", "staged"],
+)
+def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, source, identity, reference, tmp_path):
+    job = planned_job(source, tmp_path, stub_config(SEEDED, *assignments), identity)
+    receipts = list(run_shards(job, list(order), actors))
+    assert sorted(receipt.shard for receipt in receipts) == list(range(6))
+    assert part_digests(tmp_path) == reference
+    assert len(reference) == 4 * 6
+
+
+def test_reading_is_not_fused_into_the_first_pool_even_where_it_asks_for_the_same(source, identity, tmp_path):
+    same = "{num_cpus: 0.25}"
+    pools = [f"placement.{name}={same}" for name in ("read", "commit", "propose", "caption", "filter")]
+    job = planned_job(source, tmp_path, stub_config("placement.mode=staged", *pools), identity)
+    dataset = build_dataset(job, range(6), {"propose": 1, "caption": 1, "filter": 1})
+    assert len(dataset.take_all()) == 6
+    operators = [line for line in dataset.stats().splitlines() if line.startswith("Operator")]
+    assert [line.split(":")[0].split(" ", 2)[2] for line in operators] == [
+        "ReadShards",
+        "MapBatches(StageActor)",
+        "MapBatches(StageActor)",
+        "MapBatches(StageActor)",
+        "MapBatches(commit_block)",
+    ]
+
+
+def test_pools_may_ask_for_gpus(source, identity, tmp_path):
+    # Ray Data refuses GPUs without a batch size in its public call; Ray counts what it is told it has.
+    job = planned_job(source, tmp_path, stub_config("placement.fused.num_gpus=1"), identity)
+    dataset = build_dataset(job, range(6), {"fused": 1})
+    operator = dataset._logical_plan.dag.input_dependencies[0]
+    assert operator.ray_remote_args["num_gpus"] == 1
+    assert operator.batch_size is None
+
+
+def test_a_stages_process_is_told_its_threads():
+    assert actor_environment(ComputeConfig(device="cpu", threads=3))["OMP_NUM_THREADS"] == "3"
+
+
+NUM_LARGE, LARGE_BYTES = 100, 4_000_000
+
+
+def large_entries() -> list[PlanEntry]:
+    keys = [f"{index:03d}.bin" for index in range(NUM_LARGE)]
+    return [PlanEntry(0, index, image_id(key), key) for index, key in enumerate(keys)]
+
+
+def read_large(job: Job, shard: int) -> pa.Table:
+    images = (
+        ShardImage(entry.position, entry.image_id, entry.key, data=bytes([entry.position]) * LARGE_BYTES)
+        for entry in large_entries()
+    )
+    return shard_to_block(Shard(shard, 0, tuple(images)))
+
+
+class CountingActor:
+    """Takes the place of a stage; a cut or merged block would not be a shard any more."""
+
+    def __init__(self, names: tuple[str, ...], job: Job) -> None:
+        self._name = names[0]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard = block_to_shard(block)
+        assert [image.position for image in shard.images] == list(range(NUM_LARGE))
+        assert {image.data[-1] == image.position for image in shard.images} == {True}
+        return shard_to_block(shard.with_seconds(self._name, block.nbytes))
+
+
+def commit_large(block: pa.Table, job: Job) -> pa.Table:
+    shard = block_to_shard(block)
+    return pa.table({"images": [len(shard.images)], "stages": [len(shard.seconds)], "bytes": [block.nbytes]})
+
+
+@pytest.mark.slow
+def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "read_block", read_large)
+    monkeypatch.setattr(graph, "StageActor", CountingActor)
+    monkeypatch.setattr(graph, "commit_block", commit_large)
+    monkeypatch.setattr(graph, "_read", functools.partial(_read_large_block))
+    job = planned_job(source, tmp_path, stub_config("placement.mode=staged"), identity)
+    rows = build_dataset(job, [0], {"propose": 1, "caption": 1, "filter": 1}).take_all()
+    assert len(rows) == 1
+    assert (rows[0]["images"], rows[0]["stages"]) == (NUM_LARGE, 3)
+    assert rows[0]["bytes"] > 400_000_000
+
+
+def _read_large_block(job_ref, shard):
+    return [read_large(ray.get(job_ref), shard)]
