@@ -204,8 +204,8 @@ class CaptionsConfig(FrozenModel):
     max_length: int = Field(default=30, ge=3)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
-    # Bound on the decoder's caches; prefixes are decoded in chunks below it. Halved it costs time, and results change by
-    # float rounding at most, which is why it belongs to the identity.
+    # Bound on the decoder's caches; prefixes are decoded in chunks below it. Halved it costs time, and results
+    # change by float rounding at most, which is why it belongs to the identity.
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
