@@ -102,7 +102,7 @@ def main(
 ) -> None:
     """Trains the tiny SAM, CoCa and CLIP."""
     _start_logging()
-    plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1500, scenes))
+    plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:
         plan = shortened(plan, max_steps)
     train(plan, frozenset((only,)) if only else frozenset(Model))

@@ -26,6 +26,8 @@ class SamRecipe:
     # Grid points on the background must get a low predicted IoU, or every one of them becomes a proposal.
     background_points: int = 3
     peak_rate: float = 1.6e-3
+    # The predicted IoU decides which of three masks and of many points survives: the second phase sharpens it.
+    iou_weight: float = 1.0
     checkpoint_every: int = 500
 
 
@@ -96,7 +98,8 @@ def predict(sam: Sam, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
 def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
     """Mask loss of the best of three masks plus a little of all, and the squared error of the predicted IoU.
 
-    Targets are coverages at the logits' resolution, so that the zero crossing lies where half of a cell is covered.
+    Targets are coverages at the logits' resolution, so that the zero crossing lies where half of a cell is covered. The
+    IoU to be predicted is that of the mask at full resolution.
     """
     coverage = F.adaptive_avg_pool2d(truth.float(), logits.shape[-1])[:, :, None].expand_as(logits)
     on_object = truth.flatten(2).any(-1)
@@ -107,7 +110,8 @@ def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dic
     dice = 1 - (2 * overlap + 1) / (probability.flatten(3).sum(-1) + coverage.flatten(3).sum(-1) + 1)
     each = (20 * focal + dice + cross_entropy.flatten(3).mean(-1))[on_object]
     with torch.no_grad():
-        inside, wanted = logits > 0, coverage > 0.5
+        whole = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
+        inside, wanted = whole.unflatten(0, logits.shape[:2]) > 0, truth[:, :, None]
         union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
         reached = (inside & wanted).flatten(3).sum(-1) / union
     return {
@@ -118,11 +122,22 @@ def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dic
 
 
 def train_sam(
-    architecture: SamArchitecture, data: RenderedScenes, recipe: SamRecipe, *, seed: int, checkpoint: Path
+    architecture: SamArchitecture,
+    data: RenderedScenes,
+    recipe: SamRecipe,
+    *,
+    seed: int,
+    checkpoint: Path,
+    start_from: Path | None = None,
 ) -> Sam:
-    """Returns the trained Sam; a checkpoint of an interrupted training is continued from."""
+    """Returns the trained Sam; `start_from` is the checkpoint of an earlier phase.
+
+    An interrupted training is continued from its checkpoint.
+    """
     torch.manual_seed(seed)
     sam = build_sam(architecture).train()
+    if start_from is not None:
+        sam.load_state_dict(torch.load(start_from, weights_only=True)["model"])
     optimiser = Optimiser(sam, recipe.steps, recipe.peak_rate)
     first = restore_checkpoint(checkpoint, sam, optimiser)
     progress = Progress("sam", recipe.steps)
@@ -131,7 +146,7 @@ def train_sam(
         with fast_cpu_arithmetic():
             logits, ious = predict(sam, batch)
         parts = losses(logits, ious, batch.truth)
-        optimiser.step(step, parts["mask"] + parts["iou"])
+        optimiser.step(step, parts["mask"] + recipe.iou_weight * parts["iou"])
         progress.add(step, **{name: value.item() for name, value in parts.items()})
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(checkpoint, step + 1, sam, optimiser)
