@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from ray.exceptions import OutOfMemoryError, RayError
 
 from schemas.errors import PseudorisError, TransientError
+
+# Ray Data writes advice on its own settings into the message of whatever passes through it.
+_ADVICE: Final = "\nFailed to apply UDF transform after "
 
 
 def original_error(error: BaseException) -> BaseException:
@@ -20,6 +24,7 @@ def original_error(error: BaseException) -> BaseException:
     for link in chain:
         # Ray also raises a class made on the spot from ours and its own, whose text is a page of traceback.
         if isinstance(link, PseudorisError) and not isinstance(link, RayError):
+            link.args = (str(link).partition(_ADVICE)[0], *link.args[1:])
             return link
     for link in reversed(chain):
         if not isinstance(link, RayError):

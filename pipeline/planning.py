@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PlanTally:
-    """What `assign_shards` has counted so far; complete once its iterator is used up.
+    """What `assign_shards` has counted, up to the row that it yielded last.
 
     Attributes:
         num_images: Images planned.
@@ -52,7 +52,7 @@ def assign_shards(
     Args:
         items: The listing, in an order that two listings of one source share.
         config: The bounds.
-        tally: Counts along; its caller reads it when the iterator is used up.
+        tally: Counts along.
     """
     tally = PlanTally() if tally is None else tally
     seen: set[int] = set()
@@ -67,11 +67,13 @@ def assign_shards(
         if tally.num_images == 0 or not filling.takes(item, config):
             tally.num_shards += 1
             filling = _Filling(boundary=item.boundary)
-        yield _entry(item, name, shard=tally.num_shards - 1, position=filling.num_images)
+        entry = _entry(item, name, shard=tally.num_shards - 1, position=filling.num_images)
+        # All counted before the row is given away: whoever stops here has this one.
         filling.num_images += 1
         filling.size_bytes += item.size_bytes or 0
         tally.num_images += 1
         tally.size_bytes += item.size_bytes or 0
+        yield entry
 
 
 def plan_run(

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import FrameType
 
@@ -27,6 +27,7 @@ from store.gc import run_gc
 from store.location import RunLocation
 from store.lock import RunLock
 from store.manifest import cached_receipts, read_manifest, write_manifest
+from store.receipts import list_receipts, read_receipts
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,7 @@ class _Start:
         self._on_event = on_event
         self._totals = Totals()
         self._done: set[int] = set()
-        for receipt in cached_receipts(job.location):
-            self._totals.add(receipt)
-            self._done.add(receipt.shard)
+        self._count(cached_receipts(job.location))
         self._num_shards_before = len(self._done)
         self._num_images_before = self._totals.images
 
@@ -102,6 +101,9 @@ class _Start:
                 self._work_off(pending, actors)
         except KeyboardInterrupt:
             interrupted = True
+            # Some were committed whose receipts had not reached this process.
+            standing = list_receipts(self._job.location).items()
+            self._count(read_receipts(self._job.location, [it for it in standing if it[0] not in self._done]))
         wall_s = time.perf_counter() - started
         if not interrupted and (pending or not self._is_manifest_complete()):
             # Garbage first: after the last manifest a glob over a table's folder is exact.
@@ -126,9 +128,13 @@ class _Start:
             missing = self._job.header.num_shards - len(self._done)
             raise TransientError(f"{missing} shards came back without a commit; run the same command again")
 
+    def _count(self, receipts: Iterable[Receipt]) -> None:
+        for receipt in receipts:
+            self._done.add(receipt.shard)
+            self._totals.add(receipt)
+
     def _take(self, receipt: Receipt) -> None:
-        self._done.add(receipt.shard)
-        self._totals.add(receipt)
+        self._count([receipt])
         self._on_event(Committed(receipt))
         self._lock.check()
         if len(self._done) % COMMITS_PER_MANIFEST == 0:

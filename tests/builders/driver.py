@@ -24,7 +24,7 @@ from tests.builders.runs import stub_config
 def main() -> None:
     source, out, address, die_at, *assignments = sys.argv[1:]
     if die_at == "plan":
-        _die_in_the_listing(after=11)
+        _die_in_the_listing(after=13)
     if die_at == "header":
         planning.create_header = lambda location, header: _die()
     config = stub_config(f"placement.address={address}", *assignments)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _die_in_the_listing(*, after: int) -> None:
-    # Two shards a part: at the eleventh image one part is written and others are not.
+    # Two shards of four a part: with the thirteenth image the first part is full and written, the others are not.
     store.plan.MAX_SHARDS_PER_PART = 2
     listed = Source.list
 

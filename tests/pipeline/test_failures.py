@@ -19,6 +19,13 @@ def test_our_own_errors_come_out_of_rays_wrapping(cause):
     assert original_error(worker_error(cause).as_instanceof_cause()) is cause
 
 
+def test_rays_advice_on_its_own_settings_is_taken_out_of_the_message():
+    # Verbatim from Ray Data 2.60, which changes the exception's args; the tests of a run see it live.
+    advice = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, …"
+    error = worker_error(ConfigError(f"two lines\nof ours\n{advice}"))
+    assert str(original_error(error)) == "two lines\nof ours"
+
+
 def test_a_bug_keeps_the_workers_traceback():
     error = worker_error(ZeroDivisionError("by zero"))
     assert original_error(error) is error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +73,12 @@ def test_a_repeated_key_is_planned_once_and_counted():
     entries = list(assign_shards(listing, ShardsConfig(), tally=tally))
     assert [entry.key for entry in entries] == ["a", "b", "c"]
     assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=2, size_bytes=30)
+
+
+def test_the_tally_holds_the_last_row_also_when_nobody_asks_for_more():
+    tally = PlanTally()
+    list(itertools.islice(assign_shards(items(5), ShardsConfig(), tally=tally), 3))
+    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=0, size_bytes=30)
 
 
 def test_entries_carry_how_the_item_was_listed():
