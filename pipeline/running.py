@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -114,16 +115,20 @@ class _Start:
     def _work_off(self, pending: Sequence[int], actors: dict[str, int]) -> None:
         if not pending:
             return
+        ours: BaseException | None = None
         try:
-            # Closed here, or an error's traceback would keep the execution alive behind the caller's back.
             with closing(run_shards(self._job, pending, actors)) as receipts:
                 for receipt in receipts:
                     self._take(receipt)
         except RayError as error:
-            found = original_error(error)
-            if found is error:
-                raise
-            raise found from error
+            logger.debug("what Ray raised", exc_info=True)
+            ours = original_error(error)
+        if ours is not None:
+            # Its frames, and cycles in Ray Data, would keep the actors and their CPUs taken. What went
+            # wrong in a worker stands in the text.
+            ours.__cause__ = ours.__context__ = None
+            gc.collect()
+            raise ours.with_traceback(None)
         if len(self._done) < self._job.header.num_shards:
             missing = self._job.header.num_shards - len(self._done)
             raise TransientError(f"{missing} shards came back without a commit; run the same command again")

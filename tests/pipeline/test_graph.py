@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 
 from pipeline import graph
 from pipeline.cluster import identity_on_cluster
@@ -16,10 +14,12 @@ from pipeline.job import Job
 from pipeline.planning import plan_run
 from pipeline.sources import open_source
 from schemas.config import ComputeConfig, RunConfig
+from schemas.config_loading import load_config
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
 from schemas.shard import Shard, ShardImage, block_to_shard, shard_to_block
 from store.location import RunLocation
+from synthworld.demo import write_demo
 from tests.builders.runs import part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -68,6 +68,26 @@ def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, so
     assert len(reference) == 4 * 6
 
 
+@pytest.mark.slow
+def test_placement_and_order_do_not_change_a_byte_of_the_embedded_models_work(ray_session, tmp_path):
+    images = write_demo(tmp_path / "demo", num_scenes=4)
+    runs = {
+        "one": (["placement.fused.max_actors=1"], {"fused": 1}, 1),
+        "two": ([], {"fused": 2}, -1),
+        "staged": (["placement.mode=staged"], {"propose": 1, "caption": 1, "filter": 1}, 1),
+    }
+    digests = {}
+    for name, (assignments, actors, step) in runs.items():
+        config = load_config("tiny", None, ["shards.max_images=3", *assignments])
+        job = planned_job(images, tmp_path / name, config, identity_on_cluster(config))
+        receipts = list(run_shards(job, range(job.header.num_shards)[::step], actors))
+        assert sum(receipt.counts.masks for receipt in receipts) > 4
+        assert sum(receipt.counts.quarantined for receipt in receipts) > 2
+        digests[name] = part_digests(tmp_path / name)
+    assert digests["two"] == digests["one"]
+    assert digests["staged"] == digests["one"]
+
+
 def test_reading_is_not_fused_into_the_first_pool_even_where_it_asks_for_the_same(source, identity, tmp_path):
     same = "{num_cpus: 0.25}"
     pools = [f"placement.{name}={same}" for name in ("read", "commit", "propose", "caption", "filter")]
@@ -105,12 +125,12 @@ def large_entries() -> list[PlanEntry]:
     return [PlanEntry(0, index, image_id(key), key) for index, key in enumerate(keys)]
 
 
-def read_large(job: Job, shard: int) -> pa.Table:
+def read_large(job_ref, shard: int) -> list[pa.Table]:
     images = (
         ShardImage(entry.position, entry.image_id, entry.key, data=bytes([entry.position]) * LARGE_BYTES)
         for entry in large_entries()
     )
-    return shard_to_block(Shard(shard, 0, tuple(images)))
+    return [shard_to_block(Shard(shard, 0, tuple(images)))]
 
 
 class CountingActor:
@@ -133,16 +153,11 @@ def commit_large(block: pa.Table, job: Job) -> pa.Table:
 
 @pytest.mark.slow
 def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "read_block", read_large)
+    monkeypatch.setattr(graph, "_read", read_large)
     monkeypatch.setattr(graph, "StageActor", CountingActor)
     monkeypatch.setattr(graph, "commit_block", commit_large)
-    monkeypatch.setattr(graph, "_read", functools.partial(_read_large_block))
     job = planned_job(source, tmp_path, stub_config("placement.mode=staged"), identity)
     rows = build_dataset(job, [0], {"propose": 1, "caption": 1, "filter": 1}).take_all()
     assert len(rows) == 1
     assert (rows[0]["images"], rows[0]["stages"]) == (NUM_LARGE, 3)
     assert rows[0]["bytes"] > 400_000_000
-
-
-def _read_large_block(job_ref, shard):
-    return [read_large(ray.get(job_ref), shard)]
