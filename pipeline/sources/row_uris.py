@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
+import re
+import socket
 from typing import Final
+from urllib.parse import urlsplit
 
 from pipeline.sources.items import Storage
 from pipeline.sources.opening import storage_at
@@ -11,14 +15,21 @@ from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
 from store.uris import refuse_secrets
 
-_LOCAL_PREFIXES: Final = ("file://", "local://")
+_LOCAL_SCHEMES: Final = frozenset({"file", "local"})
+_WEB_SCHEMES: Final = frozenset({"http", "https"})
+# Closed: fsspec also knows protocols that read this machine (`dir`, `zip`, `git`) or other ones (`ssh`, `smb`).
+_REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+# Other characters are normalised differently by those who check a host and those who connect to it.
+_HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
 def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, str]:
     """Return the storage and the path below it that a row's uri names.
 
     A relative uri starts in `source.uri_root`, else in the table's folder; a local absolute one must lie in
-    there. Other protocols are taken as they are.
+    there. Of remote ones the protocol must be one of s3, s3a, gs, gcs, az, abfs, http and https, and a web
+    host must not be this machine or an address of a private network. What a host's name resolves to, and
+    where its server redirects to, is not looked at.
 
     Args:
         uri: As it stands in the row.
@@ -26,18 +37,25 @@ def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, st
         config: Its `uri_root` and `endpoint_url` are read.
 
     Raises:
-        ImageError: `refused_uri` where it leaves the root, chains protocols, or carries a secret.
+        ImageError: `refused_uri` where it leaves the root, names another protocol or such a host, chains
+            protocols, carries a secret, or names no place at all.
     """
     try:
         refuse_secrets(uri)
     except ConfigError:
         raise ImageError("refused_uri", "its uri carries credentials or a signature, which would expire") from None
-    for prefix in _LOCAL_PREFIXES:
-        uri = uri.removeprefix(prefix)
-    if "://" in uri:
-        return _resolve_remote(uri, config)
+    scheme, separator, rest = uri.partition("://")
+    if "://" in rest or (separator and "::" in uri):
+        # Of `file://file:///etc/…` one prefix would be left; `tar://…::file:///etc/…` reaches what fsspec can.
+        raise ImageError("refused_uri", "its uri chains protocols: it may hold `://` once, and no `::` beside it")
+    if separator and scheme.lower() not in _LOCAL_SCHEMES:
+        return _resolve_remote(scheme.lower(), rest, config)
+    return _resolve_local(rest if separator else uri, table, config)
+
+
+def _resolve_local(path: str, table: str, config: SourceConfig) -> tuple[Storage, str]:
     root = storage_at(config.uri_root or posixpath.dirname(table), config)
-    path = posixpath.normpath(uri)
+    path = posixpath.normpath(path)
     if path.startswith("/"):
         path = posixpath.relpath(path, root.describe())
     if path == ".." or path.startswith("../") or "\0" in path:
@@ -45,12 +63,42 @@ def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, st
     return root, path
 
 
-def _resolve_remote(uri: str, config: SourceConfig) -> tuple[Storage, str]:
-    if "::" in uri:
-        # `tar://…::file:///etc/…` would reach anything that fsspec can.
-        raise ImageError("refused_uri", "its uri chains protocols with `::`")
-    folder, _, name = uri.rpartition("/")
+def _resolve_remote(scheme: str, rest: str, config: SourceConfig) -> tuple[Storage, str]:
+    if scheme not in _REMOTE_SCHEMES:
+        allowed = ", ".join(sorted(_REMOTE_SCHEMES | _LOCAL_SCHEMES))
+        raise ImageError("refused_uri", f"its uri has a protocol that is not one of {allowed}")
+    if scheme in _WEB_SCHEMES:
+        _refuse_inner_host(f"{scheme}://{rest}")
+    folder, _, name = rest.rpartition("/")
+    if not folder or not name:
+        raise ImageError("refused_uri", "its uri names no file: give scheme://bucket/name")
     try:
-        return storage_at(folder, config), name
-    except ConfigError:
-        raise ImageError("refused_uri", "its uri has a protocol that is not known or not installed") from None
+        return storage_at(f"{scheme}://{folder}", config), name
+    except Exception as error:  # the image boundary: on hostile words fsspec's classes raise any type
+        raise ImageError("refused_uri", "its uri cannot be opened: it is malformed, or a package is missing") from error
+
+
+def _refuse_inner_host(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise ImageError("refused_uri", "its uri names no host: letters, digits, `.`, `-` and `_`, or an IP address")
+    address = _ip_address(host)
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and not address.is_global):
+        raise ImageError("refused_uri", "its uri names a host of this machine or of a private network")
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is written as, None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            # Resolvers also read `127.1`, `0x7f000001` and `2130706433`.
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    return getattr(address, "ipv4_mapped", None) or address

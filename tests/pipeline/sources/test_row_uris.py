@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.sources import row_uris
 from pipeline.sources.row_uris import resolve_uri
 from schemas.config import SourceConfig
 from schemas.errors import ImageError
@@ -18,7 +19,12 @@ from schemas.errors import ImageError
         ("file:///data/meta/a.jpg", None, "/data/meta/a.jpg"),
         ("images/a.jpg", "/data", "/data/images/a.jpg"),
         ("/data/images/a.jpg", "/data", "/data/images/a.jpg"),
-        ("memory://bucket/a.jpg", None, "memory:///bucket/a.jpg"),
+        ("FILE:///data/meta/a.jpg", None, "/data/meta/a.jpg"),
+        ("file:/etc/hostname", None, "/data/meta/file:/etc/hostname"),
+        ("s3://bucket/set/a.jpg", None, "s3://bucket/set/a.jpg"),
+        ("S3://bucket/a.jpg", None, "s3://bucket/a.jpg"),
+        ("https://images.example.org/a.jpg", None, "https://images.example.org/a.jpg"),
+        ("http://8.8.8.8:8080/x/a.jpg", None, "http://8.8.8.8:8080/x/a.jpg"),
         ("a.jpg", "memory://bucket/set", "memory:///bucket/set/a.jpg"),
     ],
 )
@@ -39,6 +45,19 @@ def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
         "nul\0byte.jpg",
         "zip://x::file:///etc/passwd",
         "nope://bucket/a.jpg",
+        "file://file:///etc/passwd",
+        "local://file:///etc/passwd",
+        "file://local:///etc/passwd",
+        "file://../../etc/passwd",
+        "s3://bucket/file:///etc/passwd",
+        "dir:///etc/passwd",
+        "memory://bucket/a.jpg",
+        "ssh://host/etc/passwd",
+        "github://org:repo@main/a.jpg",
+        "://etc/passwd",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///passwd",
         "s3://key:hush@bucket/a.jpg",
         "https://host/a.jpg?X-Amz-Signature=hush",
     ],
@@ -49,6 +68,55 @@ def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):
     assert caught.value.reason == "refused_uri"
     assert "hush" not in caught.value.message
     assert "passwd" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.0.0.1.",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "10.0.0.7",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "[fe80:0:0:0:0:0:0:1]",
+        "[0:0:0:0:0:0:0:1]",
+        "[fd00:0:0:0:0:0:0:1]",
+        "[0:0:0:0:0:ffff:7f00:1]",
+        "[::1]",
+        "localhost",
+        "LOCALHOST:80",
+        "metadata.localhost",
+        "１２７.0.0.1",
+        "127。0。0。1",
+        "a\\127.0.0.1",
+        "host:port",
+        "[bad",
+        "",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "HTTPS"])
+def test_a_web_host_of_this_machine_or_a_private_network_is_refused(scheme, host):
+    with pytest.raises(ImageError, match="its uri") as caught:
+        resolve_uri(f"{scheme}://{host}/latest/meta-data", "/data/meta/t.parquet", SourceConfig())
+    assert caught.value.reason == "refused_uri"
+
+
+def test_a_storage_that_cannot_be_built_is_the_rows_fault(monkeypatch):
+    def fails(*args, **kwargs):
+        raise AttributeError("fo")
+
+    monkeypatch.setattr(row_uris, "storage_at", fails)
+    with pytest.raises(ImageError, match="malformed, or a package is missing") as caught:
+        resolve_uri("s3://bucket/a.jpg", "/data/meta/t.parquet", SourceConfig())
+    assert caught.value.reason == "refused_uri"
 
 
 def test_an_absolute_path_in_a_remote_table_is_refused():
