@@ -21,6 +21,11 @@ _NOT_THE_IMAGE: tuple[type[BaseException], ...] = (
     torch.AcceleratorError,
     PseudorisError,
 )
+# Torch raises a bare RuntimeError for these; only its text tells.
+_MACHINE_WORDS: tuple[str, ...] = (
+    *("CUDA", "cuDNN", "CUBLAS", "cublas"),
+    *("DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc"),
+)
 
 
 def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:
@@ -48,7 +53,7 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
         except _NOT_THE_IMAGE:
             raise
         except Exception as error:
-            if _is_accelerator_error(error):
+            if _is_of_the_machine(error):
                 raise
             logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
             if is_last:
@@ -58,6 +63,5 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
     raise AssertionError("unreachable: the second try returns or raises")
 
 
-def _is_accelerator_error(error: Exception) -> bool:
-    # cuDNN and cuBLAS still raise a bare RuntimeError for errors of the device.
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuDNN", "CUBLAS", "cublas"))
+def _is_of_the_machine(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _MACHINE_WORDS)

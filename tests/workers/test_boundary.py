@@ -1,6 +1,8 @@
 """What is an image's fault becomes a row; everything else passes through."""
 
+import numpy as np
 import pytest
+import torch
 
 from schemas.errors import ImageError, TransientError
 from schemas.shard import Failure, Shard, ShardImage
@@ -52,6 +54,12 @@ def test_an_image_that_passes_at_the_second_try_is_not_quarantined():
 def test_memory_storage_and_accelerator_errors_are_never_an_images_fault(error):
     with pytest.raises(type(error), match=str(error)):
         apply_to_images(shard_of("bad"), "propose", raising(error))
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_memory_that_torch_or_numpy_cannot_get_is_never_an_images_fault(allocate):
+    with pytest.raises((RuntimeError, MemoryError), match=r"(?i)allocate"):
+        apply_to_images(shard_of("a"), "propose", lambda image: allocate(10**15) is None)
 
 
 def test_quarantined_images_are_not_worked_on_and_seconds_are_recorded():
