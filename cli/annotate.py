@@ -60,11 +60,17 @@ def run(source: str, out: str, config: RunConfig, *, limit: int | None = None) -
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
     """
-    # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pipeline.running import annotate as run_pipeline
+    try:
+        # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
+        from pipeline.running import annotate as run_pipeline
 
-    with run_progress() as on_event:
-        summary = run_pipeline(source, out, config, limit=limit, on_event=on_event)
+        with run_progress() as on_event:
+            summary = run_pipeline(source, out, config, limit=limit, on_event=on_event)
+    except KeyboardInterrupt:
+        # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
+        report("stopped", f"nothing that is committed in {out} is lost", "yellow")
+        report("to resume", "run the same command again", "yellow")
+        return INTERRUPTED
     stdout.print(summary_view(summary))
     if summary.interrupted:
         report("stopped", f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.", "yellow")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli import annotate, gallery
 from cli.console import facts_table, stdout
-from schemas.config_loading import load_config
+from schemas.config_loading import config_hash, load_config
 from schemas.tables import EXPRESSIONS
 from store.location import RunLocation
 from store.reading import read_table
@@ -29,8 +29,11 @@ def demo(
     from synthworld.demo import write_demo
 
     images = write_demo(folder, num_scenes=scenes)
-    out = str(folder / "run")
-    exit_code = annotate.run(str(images), out, load_config("tiny"))
+    # A Ray of its own: a demonstration must not land on somebody's cluster.
+    config = load_config("tiny", assignments=["placement.address=local"])
+    # Another preset, other weights or another number of scenes are another run; the same ones continue or are done.
+    out = str(folder / f"run-{scenes}-{config_hash(config)[:8]}")
+    exit_code = annotate.run(str(images), out, config)
     if exit_code:
         raise typer.Exit(exit_code)
     stdout.print("", _sample_rows(RunLocation.open(out)), "")

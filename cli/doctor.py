@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -21,6 +22,9 @@ from cli.console import format_bytes, stdout
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError, PseudorisError
+
+if TYPE_CHECKING:
+    from pipeline.identity import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
 # A run below these still starts, but is likely to end early.
@@ -61,7 +65,7 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     yield _attempt("memory", _memory)
     yield from _weights(config)
     if source is not None:
-        yield _attempt("source", lambda: _source(source, config))
+        yield _attempt("source", lambda: _source(source, config, out))
     if out is not None:
         yield _attempt("output", lambda: _output(out, config))
 
@@ -74,11 +78,19 @@ def _attempt(name: str, look: Callable[[], str]) -> Check:
 
 
 def _versions() -> str:
-    # torchvision's operators exist only beside the torch that they were built for.
-    from torchvision.ops import nms
-
-    del nms
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    try:
+        found = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    except metadata.PackageNotFoundError as error:
+        raise ConfigError(f"package {error.name} is not installed: run `make install`") from None
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:
+        # Its operators exist only beside the torch that they were built for.
+        raise ConfigError(
+            f"{found}: torchvision cannot be imported ({error}); torch and torchvision must be a matching pair, "
+            "such as torch==2.14.1 torchvision==0.29.1"
+        ) from None
+    del torchvision
     return f"Python {sys.version.split()[0]}, {found}"
 
 
@@ -105,27 +117,20 @@ def _memory() -> str:
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:
-    from workers.protocols import find_captioner, find_proposer, find_scorer
+    from pipeline.identity import STAGES
 
-    def digest(look: Callable[[], str], uri: str) -> Callable[[], str]:
-        return lambda: f"{uri}  sha256 {look()[:12]}…"
-
-    masks, captions, filtering = config.masks, config.captions, config.filtering
-    yield _attempt("weights: propose", digest(lambda: find_proposer(masks).weights_digest(masks), masks.weights.uri))
-    yield _attempt(
-        "weights: caption", digest(lambda: find_captioner(captions).weights_digest(captions), captions.weights.uri)
-    )
-    yield _attempt(
-        "weights: filter", digest(lambda: find_scorer(filtering).weights_digest(filtering), filtering.weights.uri)
-    )
+    for stage in STAGES:
+        yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, config))
 
 
-def _source(source: str, config: RunConfig) -> str:
+def _digest(stage: StageKind, config: RunConfig) -> str:
+    return f"{stage.settings(config).weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
+
+
+def _source(source: str, config: RunConfig, out: str | None) -> str:
     from pipeline.sources import open_source
 
-    first = [item.key for item in islice(open_source(source, config.source).list(), 3)]
-    if not first:
-        raise ConfigError(f"{source} lists no image; formats: {', '.join(config.source.extensions)}")
+    first = [item.key for item in islice(open_source(source, config.source, exclude=out).list(), 3)]
     return f"{source} lists images, the first: {', '.join(first)}"
 
 

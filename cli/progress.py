@@ -96,7 +96,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("masks", f"{totals.masks:,}")
     counts.add_row("candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct")
     counts.add_row("kept expressions", f"{totals.kept:,}")
-    counts.add_row("speed", f"{summary.images_per_second:.1f} images/s, {format_seconds(summary.wall_s)} in all")
+    counts.add_row("speed", _speed(summary))
     counts.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
     counts.add_row("output", format_bytes(totals.output_bytes))
     paths = facts_table("tables")
@@ -106,6 +106,13 @@ def summary_view(summary: RunSummary) -> RenderableType:
     if totals.reasons:
         parts += ["", reasons_view(dict(totals.reasons))]
     return Group(*parts, "", paths)
+
+
+def _speed(summary: RunSummary) -> str:
+    if not summary.num_images_now:
+        return "nothing was left to do"
+    taken = f"{format_seconds(summary.wall_s)} for {summary.num_images_now:,} images"
+    return f"{summary.images_per_second:.1f} images/s, {taken}"
 
 
 def reasons_view(reasons: dict[str, int]) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 
 import pyarrow.dataset as ds
 import pytest
 
 from schemas.tables import SCHEMAS
-from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris
+from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris, start_pseudoris, wait_for
 
 pytestmark = pytest.mark.ray
 NUM_BROKEN = 5
@@ -92,3 +93,31 @@ def test_a_users_mistake_is_one_message_without_a_traceback(tiny_run, tmp_path, 
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "secret" not in failed.stderr
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes(tiny_run, tmp_path, signal_number):
+    out = tmp_path / "out"
+    arguments = ("annotate", str(tiny_run.source), str(out), *OPTIONS, "--limit", "4")
+    process = start_pseudoris(*arguments)
+    # The header stands, so Ray runs and shards are about to start; before it, `to resume` holds as well.
+    wait_for(lambda: (out / "_run.json").exists())
+    process.send_signal(signal_number)
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "to resume run the same command again" in printed
+    assert "Traceback" not in printed
+    again = pseudoris(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert pseudoris("verify", str(out)).returncode == 0
+
+
+def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(tiny_run, tmp_path):
+    out = tmp_path / "out"
+    process = start_pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS)
+    wait_for(lambda: (out / "_lock").exists())
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "to resume run the same command again" in printed
+    assert "Traceback" not in printed

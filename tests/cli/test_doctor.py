@@ -1,5 +1,8 @@
 """`pseudoris doctor` says what would stop a run, and its exit code says whether something would."""
 
+import importlib.abc
+import sys
+
 import pytest
 
 from cli.doctor import run_checks
@@ -35,3 +38,16 @@ def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     off = {check.name: check.detail for check in checks if not check.is_ok}
     assert set(off) == {"source", "output"}
     assert "nowhere" in off["source"]
+
+
+def test_a_torchvision_that_does_not_fit_its_torch_is_a_line_and_no_traceback(monkeypatch):
+    class Refuses(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name == "torchvision":
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
+    check = next(run_checks(load_config("tiny"), source=None, out=None))
+    assert not check.is_ok
+    assert "must be a matching pair" in check.detail
