@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from schemas.uris import secrets_in
+
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -290,7 +292,10 @@ class PlacementConfig(FrozenModel):
 
 
 class RunConfig(FrozenModel):
-    """Everything a run is configured by, resolved: preset, then YAML, then `--set`."""
+    """Everything a run is configured by, resolved: preset, then YAML, then `--set`.
+
+    It ends in the run's header, so no text of it may hold a uri with credentials or a signature.
+    """
 
     preset: str = Field(description="Name of the preset it started from; a label, no code asks for it.")
     source: SourceConfig = SourceConfig()
@@ -301,6 +306,15 @@ class RunConfig(FrozenModel):
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, tree: Any) -> Any:
+        # Before any field is: an error about a value repeats the value.
+        found = "; ".join(secrets_in(tree))
+        if found:
+            raise ValueError(found)
+        return tree
 
     @model_validator(mode="after")
     def _gpus_match_device(self) -> Self:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
+from schemas.uris import secret_in
 
 
 def preset_names() -> list[str]:
@@ -93,7 +94,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"--config {path} cannot be read as YAML: {_yaml_fault(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -101,10 +102,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _yaml_fault(error: Exception) -> str:
+    # The error's own text repeats the lines around the fault, and with them what may be secret.
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error)
+
+
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
+    secret = secret_in(text)
+    if secret is not None:
+        # What YAML says of a word that it cannot read repeats the word.
+        raise ConfigError(f"--set {key}: {secret}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

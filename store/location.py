@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, Self
 import fsspec
 
 from schemas.errors import ConfigError
+from schemas.uris import refuse_secrets
 from store.local_files import ListedFile, LocalFiles
 from store.object_files import ObjectFiles
 from store.storage_errors import storage_errors
-from store.uris import refuse_secrets
 
 __all__ = ["ListedFile", "RunLocation"]
 

@@ -19,7 +19,7 @@ from pipeline.sources.tars import list_members
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
 from schemas.tables import SCHEMAS
-from store.uris import refuse_secrets
+from schemas.uris import refuse_secrets
 
 logger = logging.getLogger(__name__)
 

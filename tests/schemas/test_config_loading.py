@@ -75,3 +75,45 @@ def test_merge_replaces_lists_and_merges_mappings():
 
 def test_known_keys_reach_into_sub_models():
     assert {"masks", "masks.points_per_side", "captions.sampling.top_k"} <= set(known_keys())
+
+
+SECRET = "https://user:hunter2@host/x.pth"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "masks.weights.uri",
+        "masks.weights.how_to_get",
+        "masks.prior.path",
+        "source.uri_root",
+        "source.endpoint_url",
+        "captions.options.url",
+        "images.decoder_plugins",
+        "images.max_pixels",
+        "unknown.key",
+    ],
+)
+@pytest.mark.parametrize("way", ["yaml", "assignment"])
+def test_a_uri_with_a_secret_is_refused_wherever_it_stands_without_repeating_it(key, way, tmp_path):
+    path = tmp_path / "run.yaml"
+    names = key.split(".")
+    path.write_text("".join(f"{'  ' * depth}{name}:\n" for depth, name in enumerate(names))[:-1] + f" ['{SECRET}']\n")
+    given = (path, ()) if way == "yaml" else (None, (f"{key}={SECRET}",))
+    with pytest.raises(ConfigError, match=f"{key}: a https:// uri holds credentials.*in the environment") as caught:
+        load_config("tiny", *given)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_that_is_no_yaml_is_not_repeated_either():
+    with pytest.raises(ConfigError, match="credentials") as caught:
+        load_config("tiny", assignments=[f"masks.weights.uri=[{SECRET}"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_yaml_file_that_cannot_be_read_is_told_by_line_and_not_by_its_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"masks:\n  weights: {{uri: '{SECRET}'\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot be read as YAML: expected .* in line 3") as caught:
+        load_config("tiny", path)
+    assert "hunter2" not in str(caught.value)
