@@ -1,12 +1,13 @@
 """The one configuration tree of a run: frozen, complete, and the same model for every preset.
 
-Three groups matter to a resume. *Method* (`images`, `masks`, `captions`, `filtering`, `compute`, `shards`)
-decides the bytes of the tables and is part of a run's identity. *Placement* (`placement`) says where the
-work happens and may change between two starts of one run. `source` says how to read the input.
+Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `compute`,
+`shards`) decides the bytes of the tables and is part of a run's identity. *Placement* (`placement`, and
+`source.endpoint_url`) says where the work happens and may change between two starts of one run.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -49,9 +50,17 @@ class SourceConfig(FrozenModel):
     bytes_columns: tuple[str, ...] = ("bytes", "image_bytes", "image")
     uri_columns: tuple[str, ...] = ("uri", "url", "path")
     # Where relative uris start and local ones must lie: a table is untrusted input. None is the table's own folder.
+    # Never relative: it would be another folder in another process.
     uri_root: str | None = None
     # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
     endpoint_url: str | None = None
+
+    @model_validator(mode="after")
+    def _has_absolute_root(self) -> Self:
+        path = (self.uri_root or "/").removeprefix("file://").removeprefix("local://")
+        if "://" not in path and not Path(path).is_absolute():
+            raise ValueError(f"uri_root {self.uri_root!r} is relative: give an absolute path, or an fsspec url")
+        return self
 
 
 class ImagesConfig(FrozenModel):
@@ -333,5 +342,5 @@ class RunConfig(FrozenModel):
 
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
-        chosen = {"images", "masks", "captions", "filtering", "compute", "shards"}
-        return self.model_dump(mode="json", include=chosen)
+        # The same bucket may answer under another name: only where it is, not what is in it.
+        return self.model_dump(mode="json", exclude={"preset": True, "placement": True, "source": {"endpoint_url"}})

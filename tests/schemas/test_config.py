@@ -44,8 +44,30 @@ def test_cuda_without_gpus_for_a_model_pool_is_refused():
         config.RunConfig.model_validate(tree)
 
 
-def test_the_method_leaves_out_placement_source_and_preset():
-    assert set(load_config("tiny").method()) == {"images", "masks", "captions", "filtering", "compute", "shards"}
+def test_the_method_leaves_out_placement_endpoint_and_preset():
+    method = load_config("tiny").method()
+    assert set(method) == {"source", "images", "masks", "captions", "filtering", "compute", "shards"}
+    assert set(config.SourceConfig.model_fields) - set(method["source"]) == {"endpoint_url"}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "source.format=parquet",
+        "source.extensions=[.jpg]",
+        "source.bytes_columns=[jpeg]",
+        "source.uri_columns=[link]",
+        "source.uri_root=/images",
+    ],
+)
+def test_what_decides_the_bytes_of_the_input_belongs_to_the_method(assignment):
+    assert load_config("tiny", assignments=[assignment]).method() != load_config("tiny").method()
+
+
+@pytest.mark.parametrize("root", ["images", "./images", "~/images", "file://images"])
+def test_a_relative_root_of_uris_is_refused(root):
+    with pytest.raises(ValidationError, match=f"uri_root '{root}' is relative: give an absolute path"):
+        config.SourceConfig(uri_root=root)
 
 
 def test_model_pools_follow_the_placement_mode():
