@@ -13,7 +13,7 @@ from pipeline.sources.items import Storage
 from pipeline.sources.opening import storage_at
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
-from store.uris import refuse_secrets
+from schemas.uris import refuse_secrets
 
 _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
