@@ -10,7 +10,8 @@ MIN_MATCH_IOU = 0.5
 
 def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Returns IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
-    flat, other = masks.reshape(len(masks), -1).astype(np.float32), truth.reshape(len(truth), -1).astype(np.float32)
+    pixels = masks.shape[1] * masks.shape[2]
+    flat, other = (m.reshape(len(m), pixels).astype(np.float32) for m in (masks, truth))
     overlap = (flat @ other.T).astype(np.float64)
     union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))

@@ -1,8 +1,9 @@
 """Trains the three tiny models from nothing: `python -m synthworld.train [--out DIR] [--only sam|coca|clip]`.
 
-Seeded; about 75 minutes on two cores. SAM trains beside captioner and CLIP; then the latter two go on with crops of
-SAM's masks, side by side. A model whose weights file stands in the folder is not trained again, and an interrupted
-training goes on from its last checkpoint. To ship new weights, copy the three files into workers/checkpoints/tiny/.
+Seeded; about an hour on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
+crops of SAM's masks while SAM goes on. A model whose weights file stands in the folder is not trained again, and an
+interrupted training goes on from its last checkpoint. To ship new weights, copy the three files into
+workers/checkpoints/tiny/.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from synthworld.training.coca import PairRecipe
 from synthworld.training.phases import TrainingPlan
 from synthworld.training.sam import SamRecipe
 
+Job = tuple[Callable[..., None], tuple[object, ...]]
+
 
 class Model(StrEnum):
     """What can be trained; captioner and CLIP need SAM's masks, and CLIP the captioner's image tower."""
@@ -33,26 +36,24 @@ class Model(StrEnum):
 
 
 def train(plan: TrainingPlan, models: frozenset[str]) -> None:
-    """Trains the wanted models, and SAM where a wanted one needs its masks."""
+    """Trains the wanted models, and the first phase of SAM, whose masks the others need."""
+    wanted = {model for model in models if not plan.weights(model).exists()}
+    if not wanted:
+        return
     plan.work.mkdir(parents=True, exist_ok=True)
     phases.scenes_of(plan)
-    if models != {Model.SAM}:
+    first: list[Job] = [(phases.first_sam, (plan,))]
+    if wanted & {Model.COCA, Model.CLIP}:
         phases.true_crops(plan)
-    first: list[tuple[Callable[..., None], tuple[object, ...]]] = [(phases.first_sam, (plan,))]
-    if models != {Model.SAM}:
-        first.append((phases.first_captioner_and_clip, (plan, models)))
+        first.append((phases.first_captioner_and_clip, (plan, Model.CLIP in wanted)))
     _side_by_side(first)
-    second: list[tuple[Callable[..., None], tuple[object, ...]]] = []
-    if models & {Model.COCA, Model.CLIP}:
+    if wanted & {Model.COCA, Model.CLIP}:
         phases.proposed_crops(plan)
-    if Model.COCA in models:
-        second.append((phases.finish_captioner, (plan,)))
-    if Model.CLIP in models:
-        second.append((phases.finish_clip, (plan,)))
-    _side_by_side(second)
+    finishing = {Model.SAM: phases.finish_sam, Model.COCA: phases.finish_captioner, Model.CLIP: phases.finish_clip}
+    _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
 
 
-def _side_by_side(jobs: list[tuple[Callable[..., None], tuple[object, ...]]]) -> None:
+def _side_by_side(jobs: list[Job]) -> None:
     """Runs each job in a process of one thread, and raises what one of them raised."""
     if not jobs:
         return
@@ -84,6 +85,7 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
     return replace(
         plan,
         sam=sam,
+        sam_further=replace(plan.sam_further, steps=min(plan.sam_further.steps, steps)),
         coca=cut(plan.coca),
         clip=cut(plan.clip),
         coca_on_masks=cut(plan.coca_on_masks),

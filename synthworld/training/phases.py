@@ -29,7 +29,7 @@ class TrainingPlan:
     """All numbers of the whole training; the defaults made the shipped weights.
 
     `out` receives the three weights files and, under `work`, what an interrupted training continues from. Steps of the
-    second phases, in which captioner and CLIP meet SAM's masks, are at half of the first ones' rate.
+    second phases, in which captioner and CLIP meet SAM's masks, are at about half of the first ones' rate.
     """
 
     out: Path
@@ -100,8 +100,6 @@ def first_sam(plan: TrainingPlan) -> None:
 
 def finish_sam(plan: TrainingPlan) -> None:
     """Goes on with SAM, above all with its predicted IoU, and writes its weights."""
-    if plan.weights("sam").exists():
-        return
     sam = train_sam(
         load_config("tiny").masks.architecture,
         scenes_of(plan),
@@ -113,14 +111,13 @@ def finish_sam(plan: TrainingPlan) -> None:
     logger.info("sam: sha256 %s", write_weights(plan.weights("sam"), shipped_state(sam.state_dict())))
 
 
-def first_captioner_and_clip(plan: TrainingPlan, models: frozenset[str]) -> None:
-    """Trains captioner, then CLIP, on the truth's crops; needs no SAM."""
+def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
+    """Trains the captioner and then, from its image tower, CLIP, on the truth's crops; needs no SAM."""
     sampler = PairSampler([true_crops(plan)], [1.0])
     vocabulary = caption_vocabulary()
     coca = plan.checkpoint("coca-first")
-    if not (plan.weights("coca").exists() and plan.weights("clip").exists()):
-        train_coca(vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
-    if "clip" in models and not plan.weights("clip").exists():
+    train_coca(vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
+    if with_clip:
         clip = plan.checkpoint("clip-first")
         train_clip(vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
 
@@ -133,8 +130,6 @@ def mixed_sampler(plan: TrainingPlan) -> PairSampler:
 
 def finish_captioner(plan: TrainingPlan) -> None:
     """Goes on with the captioner on SAM's masks, and writes its weights."""
-    if plan.weights("coca").exists():
-        return
     vocabulary = caption_vocabulary()
     trainee = train_coca(
         vocabulary,
@@ -150,8 +145,6 @@ def finish_captioner(plan: TrainingPlan) -> None:
 
 def finish_clip(plan: TrainingPlan) -> None:
     """Goes on with CLIP on SAM's masks, and writes its weights."""
-    if plan.weights("clip").exists():
-        return
     vocabulary = caption_vocabulary()
     trainee = train_clip(
         vocabulary,

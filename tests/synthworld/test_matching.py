@@ -29,4 +29,7 @@ def test_pairs_below_the_bound_do_not_push_good_pairs_aside():
 
 
 def test_no_masks_match_nothing():
+    table = iou_table(np.zeros((0, 4, 4), dtype=bool), np.zeros((3, 4, 4), dtype=bool))
+    assert table.shape == (0, 3)
+    assert match_masks(table) == {}
     assert match_masks(np.zeros((0, 3))) == {}
