@@ -28,7 +28,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
-    "refused_uri": "The table's uri leads out of its root, carries a secret, or has a protocol or host that is not allowed.",
+    "refused_uri": "The table's uri leads out of its root, carries a secret, or names a place not allowed.",
     "not_an_image": "No decoder knows the bytes.",
     "corrupt": "A decoder knows the format but cannot decode the bytes to the end.",
     "unsupported_pixels": "The samples are 32-bit, signed or floating-point: their range is not stated.",
