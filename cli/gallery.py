@@ -12,7 +12,7 @@ from cli.console import report
 from schemas.errors import ConfigError
 from schemas.plan import PlanEntry
 from schemas.run import RunHeader
-from store.header import read_header
+from store.header import require_header
 from store.location import RunLocation
 from store.plan import read_shard_plan
 
@@ -41,9 +41,7 @@ def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = No
     from viewer.reading import gallery_from_run
 
     location = RunLocation.open(out)
-    header = read_header(location)
-    if header is None:
-        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    header = require_header(location)
     if page is None and "://" in location.root:
         raise ConfigError(f"{location.root} is not on this machine: say where the page goes with --page gallery.html")
     target = page if page is not None else Path(location.root) / "gallery.html"

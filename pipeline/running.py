@@ -20,7 +20,7 @@ from pipeline.job import Job
 from pipeline.resources import plan_actors
 from pipeline.resuming import plan_or_resume
 from pipeline.sources import open_source
-from pipeline.summary import Committed, Notice, OnEvent, Planned, RunEvent, RunSummary, Totals, table_globs
+from pipeline.summary import Committed, Notice, OnEvent, Planned, RunEvent, RunSummary, table_globs
 from schemas.config import RunConfig
 from schemas.errors import TransientError
 from schemas.run import Receipt
@@ -29,6 +29,7 @@ from store.location import RunLocation
 from store.lock import RunLock
 from store.manifest import cached_receipts, read_manifest, write_manifest
 from store.receipts import list_receipts, read_receipts
+from store.totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def annotate(
     with _held(location, on_event) as lock, connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         header = plan_or_resume(listing, location, config, limit=limit, on_event=on_event)
-        return _Start(Job(source, location, header, config), lock, on_event).run(actors)
+        return _Start(Job(listing.name, location, header, config), lock, on_event).run(actors)
 
 
 class _Start:

@@ -37,6 +37,19 @@ def read_header(location: RunLocation) -> RunHeader | None:
     return _parse(location, data)
 
 
+def require_header(location: RunLocation) -> RunHeader:
+    """Return the header of the run in `location`.
+
+    Raises:
+        ConfigError: No run was started there, or its header cannot be used.
+        TransientError: Storage failed.
+    """
+    header = read_header(location)
+    if header is None:
+        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    return header
+
+
 def check_identity(header: RunHeader, identity: Identity) -> None:
     """Accept `identity` for the run of `header` when no field differs.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.errors import ConfigError
-from store.header import read_header
+from store.header import require_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
+from store.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +59,25 @@ def run_status(location: RunLocation) -> RunStatus:
         ConfigError: No run was started there, or its records cannot be used.
         TransientError: Storage failed.
     """
-    header = read_header(location)
-    if header is None:
-        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
-    totals, reasons, seconds = Counter[str](), Counter[str](), Counter[str]()
-    num_done = size_bytes = 0
+    header = require_header(location)
+    totals = Totals()
     for receipt in cached_receipts(location):
-        num_done += 1
-        totals.update(receipt.counts.model_dump(exclude={"reasons"}))
-        reasons.update(receipt.counts.reasons)
-        for stage, value in receipt.seconds.items():
-            # Counter is typed for whole numbers; a stage's seconds are not.
-            seconds[stage] += value  # type: ignore[assignment]
-        size_bytes += sum(part.size_bytes for part in receipt.parts.values())
+        totals.add(receipt)
+    done = totals.sum()
     return RunStatus(
         source=header.source,
         num_shards=header.num_shards,
-        num_done=num_done,
+        num_done=done.shards,
         num_images=header.num_images,
-        num_images_done=totals["images"],
-        annotated=totals["annotated"],
-        empty=totals["empty"],
-        quarantined=totals["quarantined"],
-        masks=totals["masks"],
-        expressions=totals["expressions"],
-        samples=totals["samples"],
-        kept=totals["kept"],
-        reasons=dict(reasons.most_common()),
-        seconds=dict(seconds),
-        size_bytes=size_bytes,
+        num_images_done=done.images,
+        annotated=done.annotated,
+        empty=done.empty,
+        quarantined=done.quarantined,
+        masks=done.masks,
+        expressions=done.expressions,
+        samples=done.samples,
+        kept=done.kept,
+        reasons=done.reasons,
+        seconds=done.seconds,
+        size_bytes=done.output_bytes,
     )

@@ -13,7 +13,7 @@ from schemas.ids import image_id
 from schemas.plan import PlanEntry
 from schemas.run import RunHeader
 from store.content_checks import Problem, examples
-from store.header import read_header
+from store.header import require_header
 from store.location import RunLocation
 from store.plan import iter_plan
 from store.receipts import list_receipts, read_receipt
@@ -68,9 +68,7 @@ def verify_run(
         ConfigError: No run was started there, or the plan is not the one that the header names.
         TransientError: Storage failed.
     """
-    header = read_header(location)
-    if header is None:
-        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    header = require_header(location)
     walk = _Walk(location, quick=quick, chosen=_choose(sorted(list_receipts(location)), sample))
     num_shards = 0
     for shard, entries in iter_plan(location, header):

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import ConfigError, PseudorisError
+from schemas.errors import PseudorisError
 from schemas.run import Receipt
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
-from store.header import read_header
+from store.header import require_header
 from store.location import RunLocation
 from store.reading import read_table
 from store.receipts import standing_receipts
@@ -49,9 +49,7 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
     """
     if sample < 0:
         raise ValueError(f"sample must be at least 0, got {sample}")
-    header = read_header(location)
-    if header is None:
-        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+    header = require_header(location)
     receipts = list(standing_receipts(location))
     chosen = choose_evenly([r.counts.annotated + r.counts.empty for r in receipts], sample)
     return Gallery(

@@ -5,9 +5,10 @@ import io
 from rich.console import Console
 
 from cli.progress import plan_view, run_progress, summary_view
-from pipeline.summary import Committed, Notice, Planned, RunPlan, RunSummary, RunTotals
+from pipeline.summary import Committed, Notice, Planned, RunPlan, RunSummary
 from schemas.run import PartRecord, Receipt, ShardCounts
 from schemas.tables import SCHEMAS
+from store.totals import RunTotals
 
 
 def shown(*renderables):
@@ -34,8 +35,8 @@ def test_the_bar_starts_at_what_is_committed_and_counts_quarantine():
 
 
 def test_the_summary_names_reasons_tables_and_rate():
-    totals = RunTotals(shards=2, images=4, annotated=3, quarantined=1, masks=5, samples=220, expressions=60, kept=20)
-    totals = RunTotals(**{**{f: getattr(totals, f) for f in totals.__slots__}, "reasons": {"corrupt": 1}})
+    counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
+    totals = RunTotals(**counts, kept=20, reasons={"corrupt": 1})
     summary = RunSummary(
         out="out",
         totals=totals,

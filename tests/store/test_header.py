@@ -6,7 +6,7 @@ import pytest
 
 from schemas.errors import ConfigError
 from schemas.run import HEADER_NAME
-from store.header import check_identity, create_header, read_header
+from store.header import check_identity, create_header, read_header, require_header
 from tests.store.builders import make_identity, start_run
 
 
@@ -64,3 +64,8 @@ def test_a_file_that_is_no_header_is_refused(location, data):
     location.replace(HEADER_NAME, data)
     with pytest.raises(ConfigError, match="is not the header of a run"):
         read_header(location)
+
+
+def test_where_a_header_is_required_its_absence_says_how_to_start_a_run(location):
+    with pytest.raises(ConfigError, match="there is no run at .*pseudoris annotate SOURCE OUT"):
+        require_header(location)
