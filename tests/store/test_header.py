@@ -67,5 +67,5 @@ def test_a_file_that_is_no_header_is_refused(location, data):
 
 
 def test_where_a_header_is_required_its_absence_says_how_to_start_a_run(location):
-    with pytest.raises(ConfigError, match="there is no run at .*pseudoris annotate SOURCE OUT"):
+    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate SOURCE OUT"):
         require_header(location)
