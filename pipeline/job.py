@@ -14,7 +14,7 @@ class Job:
     """A planned run, as its workers see it.
 
     Attributes:
-        source: SOURCE as given now; a moved source has the same keys under another root.
+        source: SOURCE, the one that the run was planned from; a local one as an absolute path.
         location: Where the run lives.
         header: Its plan and identity.
         config: The configuration of this start: the header's method, this start's placement.

@@ -46,11 +46,11 @@ def dry_run(source: str, out: str, config: RunConfig, *, limit: int | None = Non
         tally = _listed(listing, config, limit)
     else:
         check_identity(header, identity)
-        check_source(header, source)
+        check_source(header, listing.name)
         tally = _planned(location, header)
     output_bytes, basis, num_done = _estimate(location, tally, config)
     return RunPlan(
-        source=source,
+        source=listing.name,
         out=location.root,
         num_images=tally.num_images,
         num_repeated=tally.num_repeated,

@@ -28,21 +28,25 @@ def plan_or_resume(
     """
     # Before the listing, which may take an hour: a missing weight is known first.
     identity = identity_on_cluster(config)
-    header = read_header(location)
-    if header is None:
-        header = plan_run(location, source.list(), source=source.name, identity=identity, config=config, limit=limit)
+    standing = read_header(location)
+    header = standing or plan_run(
+        location, source.list(), source=source.name, identity=identity, config=config, limit=limit
+    )
     check_identity(header, identity)
     check_source(header, source.name)
-    if limit is not None and limit != header.num_images:
+    if standing is not None and limit is not None and limit != header.num_images:
         on_event(Notice(f"the run's plan stands with {header.num_images} images; --limit {limit} does not change it"))
     return header
 
 
 def check_source(header: RunHeader, source: str) -> None:
-    """Accept `source` where it is the one that the run was planned from.
+    """Accept `source`, a `Source.name`, where it is the one that the run was planned from.
+
+    A copy in another place is refused as well. Ids are relative to SOURCE and would hold, but its files may have
+    other times or etags: their images would be quarantined as changed.
 
     Raises:
-        ConfigError: It is another one: all of its images would be quarantined as missing.
+        ConfigError: It is another one.
     """
     if _place(header.source) != _place(source):
         raise ConfigError(
@@ -52,4 +56,5 @@ def check_source(header: RunHeader, source: str) -> None:
 
 
 def _place(source: str) -> str:
-    return source.rstrip("/") if "://" in source else str(Path(source).absolute())
+    # Followed here and not in the header: `../photos` names one folder from two others.
+    return source.rstrip("/") if "://" in source else str(Path(source).resolve())

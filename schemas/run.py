@@ -57,7 +57,7 @@ class RunHeader(FrozenModel):
     """`_run.json`: written once, after the plan; no shard starts without it.
 
     Attributes:
-        source: SOURCE as given, credentials excluded by refusal.
+        source: SOURCE, a local one as an absolute path; credentials are excluded by refusal.
         plan_parts: The plan's files in order; names relative to `_plan/`.
         num_images: Images planned, repeated keys counted once.
         num_repeated: Listings whose key had been listed already.

@@ -46,7 +46,7 @@ class Source:
     """A SOURCE that exists; `list` says what is in it.
 
     Attributes:
-        name: As the user gave it.
+        name: SOURCE, a local one as an absolute path: the same in another folder and another process.
         storage: Its root; keys are relative to it.
         selection: What of the root belongs to it.
         config: Formats, extensions, columns.
@@ -129,7 +129,7 @@ def open_source(source: str, config: SourceConfig, *, exclude: str | None = None
         ConfigError: It does not exist, holds a secret, or lies in OUT.
         TransientError: The storage failed.
     """
-    refuse_secrets(source)
+    source = absolute_source(refuse_secrets(source))
     root, rest = _split(source, config)
     if has_magic(rest):
         if root.kind("") != "folder":
@@ -154,7 +154,28 @@ def open_root(source: str, config: SourceConfig) -> Storage:
     Raises:
         ConfigError: SOURCE does not exist or holds a secret.
     """
-    return _split(refuse_secrets(source), config)[0]
+    return _split(absolute_source(refuse_secrets(source)), config)[0]
+
+
+def absolute_source(source: str) -> str:
+    """Return SOURCE as it names the same place from every folder; of a pattern only its beginning changes.
+
+    Links are not followed: a link that points elsewhere tomorrow is the same SOURCE.
+
+    Raises:
+        ConfigError: It is a relative pattern and the current folder's name has special characters.
+    """
+    protocol, _, path = source.rpartition("://")
+    if protocol and protocol not in _LOCAL_PROTOCOLS:
+        return source
+    folder, rest = split_root(path) if has_magic(path) else (path, "")
+    root = str(Path(folder).expanduser().absolute())
+    if rest and has_magic(root) and LocalStorage(Path(root) / rest).kind("") is None:
+        raise ConfigError(
+            f"SOURCE {source!r} is a pattern below {root}, whose own name has special characters: "
+            "start in another folder, or give the folder itself"
+        )
+    return f"{root.rstrip('/')}/{rest}" if rest else root
 
 
 def _split(source: str, config: SourceConfig) -> tuple[Storage, str]:

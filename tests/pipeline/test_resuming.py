@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import ray
 
+from pipeline.reading import read_image
 from pipeline.running import annotate
 from pipeline.summary import Notice
 from schemas.errors import ConfigError
 from schemas.run import HEADER_NAME
+from store.header import read_header
 from store.location import RunLocation
+from store.plan import read_shard_plan
 from store.receipts import iter_receipts
 from tests.builders.runs import part_digests, stub_config, write_source
 
@@ -128,11 +131,28 @@ def test_another_source_is_refused(undisturbed, tmp_path):
         annotate(str(write_source(tmp_path)), str(undisturbed), stub_config())
 
 
+def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path, monkeypatch):
+    source = write_source(tmp_path / "photos", num_images=2)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    annotate("photos", "out", stub_config())
+    location = RunLocation.open(str(tmp_path / "out"))
+    header = read_header(location)
+    assert header.source == str(source)
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = annotate("../photos", str(tmp_path / "out"), stub_config())
+    assert again.num_shards_before == again.num_planned_shards
+    (entry, *_) = read_shard_plan(location, header, 0)
+    assert read_image(header.source, header.config, entry) == (source / entry.key).read_bytes()
+
+
 def test_images_that_appear_after_the_plan_are_not_added_and_another_limit_is_told(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=3)
-    annotate(str(source), str(tmp_path / "out"), stub_config(), limit=4)
-    write_source(source, num_images=9)
     events = []
+    annotate(str(source), str(tmp_path / "out"), stub_config(), limit=40, on_event=events.append)
+    assert not [event for event in events if isinstance(event, Notice)]
+    write_source(source, num_images=9)
     summary = annotate(str(source), str(tmp_path / "out"), stub_config(), limit=9, on_event=events.append)
-    assert summary.num_planned_images == 4
-    assert Notice("the run's plan stands with 4 images; --limit 9 does not change it") in events
+    assert summary.num_planned_images == 6
+    assert Notice("the run's plan stands with 6 images; --limit 9 does not change it") in events

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from pipeline.sources import open_source
+from pipeline.sources.opening import absolute_source
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
 from tests.builders.images import png
@@ -231,3 +232,36 @@ def test_two_listings_of_one_source_are_equal_and_in_order(tmp_path):
     first, second = list(open_source(str(tmp_path), AUTO).list()), list(open_source(str(tmp_path), AUTO).list())
     assert first == second
     assert all(a.key < b.key for a, b in pairwise(first))
+
+
+@pytest.mark.parametrize(
+    ("source", "below"),
+    [
+        ("photos", "photos"),
+        ("./photos/", "photos"),
+        ("file://photos", "photos"),
+        ("*.jpg", "*.jpg"),
+        ("photos/**/*.jpg", "photos/**/*.jpg"),
+        ("tars/train-{000..123}.tar", "tars/train-{000..123}.tar"),
+        ("{a,../b}/*.jpg", "{a,../b}/*.jpg"),
+    ],
+)
+def test_a_relative_source_starts_in_the_current_folder_and_its_pattern_stays(source, below, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    absolute = absolute_source(source)
+    assert absolute == f"{tmp_path}/{below}"
+    assert absolute_source(absolute) == absolute
+
+
+@pytest.mark.parametrize("source", ["/data/a", "/data/**/*.jpg", "/*.jpg", "s3://bucket/a*", "memory://a/{b,c}"])
+def test_an_absolute_source_stays_as_it_is(source):
+    assert absolute_source(source) == source
+
+
+def test_a_pattern_in_a_folder_whose_own_name_is_one_is_refused(tmp_path, monkeypatch):
+    fill(tmp_path / "[1]", "a.jpg", "x{1}/b.jpg")
+    monkeypatch.chdir(tmp_path / "[1]")
+    assert keys("x{1}") == ["b.jpg"]
+    with pytest.raises(ConfigError, match="special characters: start in another folder"):
+        keys("*.jpg")
+    assert keys(".") == ["a.jpg", "x%7B1%7D/b.jpg"]
