@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from typing import Any, Final
 
 from schemas.config import RunConfig
+from schemas.errors import ConfigError
 from schemas.run import Identity
 from schemas.shard import Shard
 from workers import protocols
@@ -58,24 +60,38 @@ STAGES: Final = (
 )
 
 
-def measure_identity(config: RunConfig) -> Identity:
-    """Return the identity that a run of `config` has in this process.
+def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
+    """Return the identity that a run of `config` has in this process, with the weights of `stages`.
 
     Raises:
         ConfigError: Weights or an engine are missing, or the device is; the message holds the remedy.
     """
     return Identity(
         method=config.method(),
-        weights={stage.name: stage.weights_digest(config) for stage in STAGES},
+        weights={stage.name: stage.weights_digest(config) for stage in stages},
         device_kind=_device_kind(config),
-        versions={name: _version(name) for name in (*PACKAGES, *_plugin_packages(config))},
+        versions={name: _version(name) for name in (*PACKAGES, *_further_packages(config))},
     )
 
 
-def device_differs(identity: Identity, config: RunConfig) -> str | None:
-    """Return how this process's device differs from the identity's, None where it does not."""
-    here = _device_kind(config)
-    return None if here == identity.device_kind else f"{here!r} here, {identity.device_kind!r} in the run"
+def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> None:
+    """Accept this process for `stages` of the run where it has the run's identity.
+
+    A node may hold other weights under the same path, other packages or another device.
+
+    Raises:
+        ConfigError: It has another one; the message names each difference. Or weights, an engine or the
+            device are missing here.
+    """
+    held = {stage.name: identity.weights[stage.name] for stage in stages}
+    differences = identity.model_copy(update={"weights": held}).differences(measure_identity(config, stages))
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise ConfigError(
+            f"a process on {platform.node()} would compute otherwise than the run:\n{lines}\n"
+            "Give every node the same weights and packages, and keep the pools on one kind of device with "
+            "placement.<pool>.resources"
+        )
 
 
 def _device_kind(config: RunConfig) -> str:
@@ -85,14 +101,26 @@ def _device_kind(config: RunConfig) -> str:
     return device_kind(config.compute)
 
 
-def _plugin_packages(config: RunConfig) -> list[str]:
-    """Return the distributions, other than ours, that the engines of `config` come from, sorted."""
-    names = set()
+def _further_packages(config: RunConfig) -> list[str]:
+    """Return the distributions, other than `PACKAGES`, that `config` makes a part of the work, sorted."""
+    names = set(_decoder_packages(config.images.decoder_plugins))
+    if config.filtering.nouns == "spacy":
+        from workers.filtering.spacy_nouns import SPACY_MODEL
+
+        names |= {"spacy", SPACY_MODEL}
     for stage in STAGES:
         for entry in entry_points(group=stage.group, name=stage.settings(config).engine):
             if entry.dist is not None and entry.dist.name not in PACKAGES:
                 names.add(entry.dist.name)
     return sorted(names)
+
+
+def _decoder_packages(plugins: Sequence[str]) -> Iterator[str]:
+    """Yield the distributions that decoder plug-ins come from; a module of none by its own name."""
+    distributions = packages_distributions() if plugins else {}
+    for plugin in plugins:
+        module = plugin.partition(".")[0]
+        yield from distributions.get(module, [module])
 
 
 def _version(package: str) -> str:

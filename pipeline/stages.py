@@ -9,10 +9,10 @@ from typing import Final
 import pyarrow as pa
 import ray
 
-from pipeline.identity import STAGES, device_differs
+from pipeline.identity import STAGES, check_process
 from pipeline.job import Job
 from pipeline.reading import read_shard
-from schemas.errors import ConfigError, PseudorisError
+from schemas.errors import PseudorisError
 from schemas.run import Receipt
 from schemas.shard import Shard, block_to_shard, shard_to_block
 from store.commit import commit_shard
@@ -47,10 +47,11 @@ class StageActor:
         # Bytes that nobody needs any more would only fill the object store.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
         try:
-            _check_device(job)
+            held = [stage for stage in STAGES if stage.name in names]
+            check_process(job.header.identity, job.config, held)
             # What reading has proven with a plug-in, the stages decode with it.
             import_plugins(job.config.images.decoder_plugins)
-            self._stages = [stage.build(job.config) for stage in STAGES if stage.name in names]
+            self._stages = [stage.build(job.config) for stage in held]
         except PseudorisError as error:
             self._error = error
 
@@ -78,15 +79,6 @@ def commit_block(block: pa.Table, job: Job) -> pa.Table:
 def block_to_receipt(block: pa.Table) -> Receipt:
     """Return the receipt that `commit_block` put into its block."""
     return Receipt.model_validate_json(block["receipt"][0].as_py())
-
-
-def _check_device(job: Job) -> None:
-    difference = device_differs(job.header.identity, job.config)
-    if difference:
-        raise ConfigError(
-            f"a node of the cluster computes with another device than the run: {difference}. One run, one kind of "
-            "device: keep the pools on that kind with placement.<pool>.resources"
-        )
 
 
 def _on_this_node(shard: Shard) -> Shard:

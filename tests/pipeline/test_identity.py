@@ -6,10 +6,12 @@ from importlib.metadata import version
 
 import pytest
 
-from pipeline.identity import PACKAGES, STAGES, device_differs, measure_identity
+from pipeline.identity import PACKAGES, STAGES, check_process, measure_identity
 from schemas.errors import ConfigError
 from schemas.ids import sha256_hex
+from schemas.run import Identity
 from tests.builders.runs import stub_config
+from workers.filtering.spacy_nouns import SPACY_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,44 @@ def test_it_holds_the_whole_method_and_nothing_of_the_placement(measured):
     assert "placement" not in measured.method
 
 
-def test_two_measurements_are_equal_and_another_device_is_told(measured):
+def test_two_measurements_are_equal_and_the_process_is_accepted(measured):
     config = stub_config("masks.weights.uri=here")
     assert measure_identity(config) == measured
-    assert device_differs(measured, config) is None
-    other = measured.model_copy(update={"device_kind": "NVIDIA A100"})
-    assert "'NVIDIA A100' in the run" in device_differs(other, config)
+    check_process(measured, config, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"device_kind": "NVIDIA A100"}, "device_kind: 'NVIDIA A100' in the run, 'cpu"),
+        ({"versions": {"torch": "1.0"}}, "versions.torch: '1.0' in the run"),
+        ({"weights": {"propose": "0" * 64}}, f"weights.propose: '{'0' * 64}' in the run, '{sha256_hex(b'here')}' now"),
+    ],
+)
+def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(measured, changed, message):
+    tree = measured.model_dump()
+    for name, value in changed.items():
+        tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+    with pytest.raises(ConfigError, match="would compute otherwise than the run") as refusal:
+        check_process(Identity(**tree), stub_config("masks.weights.uri=here"), STAGES)
+    assert message in str(refusal.value)
+
+
+def test_a_process_is_asked_for_the_weights_of_its_own_stages_alone(measured):
+    config = stub_config("masks.weights.uri=here")
+    other = measured.model_copy(update={"weights": {**measured.weights, "caption": "0" * 64}})
+    check_process(other, config, [stage for stage in STAGES if stage.name != "caption"])
+    with pytest.raises(ConfigError, match=r"weights\.caption"):
+        check_process(other, config, [stage for stage in STAGES if stage.name == "caption"])
+
+
+def test_versions_hold_what_finds_nouns_and_what_decodes_where_the_config_asks_for_it(stub_engines):
+    config = stub_config("filtering.nouns=spacy", "images.decoder_plugins=[yaml.loader, of_no_package]")
+    versions = measure_identity(config).versions
+    further = versions.keys() - {*PACKAGES, "stub-engines"}
+    assert further == {"spacy", SPACY_MODEL, "PyYAML", "of_no_package"}
+    assert versions["PyYAML"] == version("pyyaml")
+    assert versions["of_no_package"] == "absent"
 
 
 def test_an_unknown_engine_is_refused(stub_engines):
