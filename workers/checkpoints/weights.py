@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -27,6 +28,22 @@ from workers.checkpoints.openclip import BUILTIN_PREFIX
 OPEN_CLIP_PREFIX, RANDOM_PREFIX = "open_clip:", "random:"
 _SHOWN_KEYS = 4
 _HASH_BLOCK_BYTES = 2**20
+# What tells one file from the next under the same url, as S3, GCS, Azure, web servers and disks name it.
+_VERSION_KEYS = (
+    "size",
+    "ETag",
+    "etag",
+    "Content-MD5",
+    "content_md5",
+    "md5Hash",
+    "generation",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 
 
 def random_seed(weights: WeightsConfig) -> int | None:
@@ -143,23 +160,39 @@ def _open_clip_file(weights: WeightsConfig) -> Path:
 
 
 def _remote_file(weights: WeightsConfig) -> Path:
-    """Fetches an fsspec url once a machine; the name in the temporary folder is the url's hash."""
-    name = hashlib.sha256(weights.uri.encode()).hexdigest()[:24] + Path(weights.uri).suffix
-    target = Path(tempfile.gettempdir()) / "pseudoris-weights" / name
-    if target.is_file():
-        return target
-    target.parent.mkdir(mode=0o700, exist_ok=True)
+    """Fetches an fsspec url once a machine, into the temporary folder; another file behind the url is fetched anew."""
     try:
-        with (
-            fsspec.open(weights.uri, "rb") as source,
-            tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out,
-        ):
-            while block := source.read(_HASH_BLOCK_BYTES):
-                out.write(block)
+        # With a digest the store need not be asked: what lies here under its name was verified when it came.
+        version = weights.sha256 or _remote_version(weights.uri)
+        name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
+        target = Path(tempfile.gettempdir()) / "pseudoris-weights" / name
+        if not target.is_file():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            _fetch(weights, target)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(_missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
-    Path(out.name).replace(target)
     return target
+
+
+def _remote_version(uri: str) -> str:
+    """Size, and where the store tells them digest and time, of the file behind an fsspec url."""
+    filesystem, path = fsspec.url_to_fs(uri)
+    info = filesystem.info(path)
+    return " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
+
+
+def _fetch(weights: WeightsConfig, target: Path) -> None:
+    """Writes the remote file to `target` whole, or leaves nothing behind."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
+        partial = Path(out.name)
+        try:
+            with fsspec.open(weights.uri, "rb") as source:
+                shutil.copyfileobj(source, out, _HASH_BLOCK_BYTES)
+            out.close()
+            _verified_digest(weights, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _missing(weights: WeightsConfig, why: str) -> str:

@@ -93,23 +93,64 @@ def test_a_damaged_file_is_refused(tmp_path, linear, name):
         load_into(linear, weights)
 
 
-def test_a_url_is_fetched_once(tmp_path, linear, monkeypatch):
+@pytest.fixture
+def remote(tmp_path, linear, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     written(tmp_path / "w.safetensors", linear)
     memory = fsspec.filesystem("memory")
     memory.pipe("/weights/w.safetensors", (tmp_path / "w.safetensors").read_bytes())
-    weights = WeightsConfig(uri="memory://weights/w.safetensors")
+    yield memory
+    memory.rm("/weights", recursive=True)
+
+
+REMOTE = "memory://weights/w.safetensors"
+
+
+def test_a_url_is_fetched_once_and_anew_when_its_file_is_another(tmp_path, remote, monkeypatch):
+    weights = WeightsConfig(uri=REMOTE)
     first = local_file(weights)
-    memory.rm("/weights/w.safetensors")
+    opened = []
+    monkeypatch.setattr(fsspec, "open", lambda *args, real=fsspec.open: opened.append(args) or real(*args))
     assert local_file(weights) == first
-    assert load_into(nn.Linear(3, 2), weights) == weights_digest(weights)
+    assert not opened
+    other = nn.Linear(3, 2)
+    written(tmp_path / "other.safetensors", other)
+    remote.pipe("/weights/w.safetensors", (tmp_path / "other.safetensors").read_bytes())
+    loaded = nn.Linear(3, 2)
+    assert load_into(loaded, weights) == hashlib.sha256((tmp_path / "other.safetensors").read_bytes()).hexdigest()
+    assert torch.equal(loaded.weight, other.weight)
+
+
+def test_a_url_with_a_digest_needs_its_store_once(tmp_path, remote):
+    digest = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    weights = WeightsConfig(uri=REMOTE, sha256=digest)
+    first = local_file(weights)
+    remote.pipe("/weights/w.safetensors", b"another file")
+    assert local_file(weights) == first
+    assert weights_digest(weights) == digest
+
+
+def test_a_fetched_file_of_another_digest_is_not_kept(tmp_path, remote):
+    with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
+        local_file(WeightsConfig(uri=REMOTE, sha256="0" * 64))
+    assert not list((tmp_path / "pseudoris-weights").iterdir())
+
+
+def test_a_fetch_that_breaks_off_leaves_nothing_behind(tmp_path, remote, monkeypatch):
+    def broken(source, out, size):
+        out.write(source.read(10))
+        raise OSError("the connection was lost")
+
+    monkeypatch.setattr("shutil.copyfileobj", broken)
+    with pytest.raises(ConfigError, match="cannot be fetched: OSError: the connection was lost"):
+        local_file(WeightsConfig(uri=REMOTE))
+    assert not list((tmp_path / "pseudoris-weights").iterdir())
 
 
 def test_a_url_that_holds_nothing_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(ConfigError, match="cannot be fetched: FileNotFoundError"):
         local_file(WeightsConfig(uri="memory://weights/none.safetensors"))
-    assert not list((tmp_path / "pseudoris-weights").iterdir())
 
 
 def test_random_weights_have_a_digest_of_their_own_and_no_file():
