@@ -24,6 +24,8 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
             raise ConfigError("compute.device=cuda, but torch sees no GPU: mend the driver or --set compute.device=cpu")
         # Timing decides between kernels under benchmark: the same run would not give the same bytes.
         torch.backends.cudnn.benchmark = False
+        # cuDNN's backward kernels sum in any order, and a transposed convolution (SAM's mask decoder) runs on them.
+        torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(compute.device)

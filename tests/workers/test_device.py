@@ -14,6 +14,18 @@ def test_cuda_without_a_gpu_is_refused_and_never_falls_back():
         prepare_device(ComputeConfig(device="cuda"))
 
 
+def test_cuda_takes_no_kernel_that_timing_or_the_order_of_a_sum_chooses(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cudnn = torch.backends.cudnn
+    try:
+        with cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+            prepare_device(ComputeConfig(device="cuda"))
+            assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_config_sets_the_threads():
     before = torch.get_num_threads()
     try:
