@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ from synthworld.training.coca import PairRecipe
 from synthworld.training.phases import TrainingPlan
 from synthworld.training.sam import SamRecipe
 
+RecipeT = TypeVar("RecipeT", SamRecipe, PairRecipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
 
@@ -78,14 +79,14 @@ def _start_logging() -> None:
 def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
     """Returns the plan with at most so many steps a phase, for a trial of the whole chain."""
 
-    def cut(recipe: PairRecipe) -> PairRecipe:
+    def cut(recipe: RecipeT) -> RecipeT:
         return replace(recipe, steps=min(recipe.steps, steps))
 
-    sam: SamRecipe = replace(plan.sam, steps=min(plan.sam.steps, steps))
     return replace(
         plan,
-        sam=sam,
-        sam_further=replace(plan.sam_further, steps=min(plan.sam_further.steps, steps)),
+        sam=cut(plan.sam),
+        sam_second=cut(plan.sam_second),
+        sam_third=cut(plan.sam_third),
         coca=cut(plan.coca),
         clip=cut(plan.clip),
         coca_on_masks=cut(plan.coca_on_masks),

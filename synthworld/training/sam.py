@@ -28,6 +28,9 @@ class SamRecipe:
     peak_rate: float = 1.6e-3
     # The predicted IoU decides which of three masks and of many points survives: the second phase sharpens it.
     iou_weight: float = 1.0
+    # Side of the grid on which masks are compared with the truth. At the logits' own 64 a rim thinner than half a cell
+    # is no part of the target; a finer grid costs time and brings it back.
+    loss_size: int = 64
     checkpoint_every: int = 500
 
 
@@ -95,13 +98,18 @@ def predict(sam: Sam, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(logits).float(), torch.stack(ious).float()
 
 
-def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+def losses(
+    logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor, *, loss_size: int = 64
+) -> dict[str, torch.Tensor]:
     """Mask loss of the best of three masks plus a little of all, and the squared error of the predicted IoU.
 
-    Targets are coverages at the logits' resolution, so that the zero crossing lies where half of a cell is covered. The
-    IoU to be predicted is that of the mask at full resolution.
+    Targets are coverages of the cells of a grid, so that the zero crossing lies where half of a cell is covered. The IoU
+    to be predicted is that of the mask at full resolution.
     """
-    coverage = F.adaptive_avg_pool2d(truth.float(), logits.shape[-1])[:, :, None].expand_as(logits)
+    reached = _reached_iou(logits, truth)
+    if logits.shape[-1] != loss_size:
+        logits = _resized(logits, loss_size)
+    coverage = F.adaptive_avg_pool2d(truth.float(), loss_size)[:, :, None].expand_as(logits)
     on_object = truth.flatten(2).any(-1)
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, coverage, reduction="none")
@@ -109,16 +117,25 @@ def losses(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor) -> dic
     overlap = (probability * coverage).flatten(3).sum(-1)
     dice = 1 - (2 * overlap + 1) / (probability.flatten(3).sum(-1) + coverage.flatten(3).sum(-1) + 1)
     each = (20 * focal + dice + cross_entropy.flatten(3).mean(-1))[on_object]
-    with torch.no_grad():
-        whole = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
-        inside, wanted = whole.unflatten(0, logits.shape[:2]) > 0, truth[:, :, None]
-        union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
-        reached = (inside & wanted).flatten(3).sum(-1) / union
     return {
         "mask": each.min(-1).values.mean() + 0.1 * each.mean(),
         "iou": (ious - reached).square().mean(),
         "best": reached[on_object].max(-1).values.mean(),
     }
+
+
+@torch.no_grad()
+def _reached_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """IoU (B, P, 3) of the masks at full resolution, 0 on the background."""
+    inside, wanted = _resized(logits, truth.shape[-1]) > 0, truth[:, :, None]
+    union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
+    return (inside & wanted).flatten(3).sum(-1) / union
+
+
+def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """Logits (B, P, 3, L, L) as SAM enlarges them, to (B, P, 3, size, size)."""
+    resized = F.interpolate(logits.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
+    return resized.unflatten(0, logits.shape[:2])
 
 
 def train_sam(
@@ -145,7 +162,7 @@ def train_sam(
         batch = draw_batch(data, recipe, np.random.default_rng([seed, step]))
         with fast_cpu_arithmetic():
             logits, ious = predict(sam, batch)
-        parts = losses(logits, ious, batch.truth)
+        parts = losses(logits, ious, batch.truth, loss_size=recipe.loss_size)
         optimiser.step(step, parts["mask"] + recipe.iou_weight * parts["iou"])
         progress.add(step, **{name: value.item() for name, value in parts.items()})
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
