@@ -103,8 +103,8 @@ def losses(
 ) -> dict[str, torch.Tensor]:
     """Mask loss of the best of three masks plus a little of all, and the squared error of the predicted IoU.
 
-    Targets are coverages of the cells of a grid, so that the zero crossing lies where half of a cell is covered. The IoU
-    to be predicted is that of the mask at full resolution.
+    Targets are coverages of the cells of a grid, so that the zero crossing lies where half of a cell is covered. The
+    IoU to be predicted is that of the mask at full resolution.
     """
     reached = _reached_iou(logits, truth)
     if logits.shape[-1] != loss_size:
@@ -135,7 +135,7 @@ def _reached_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:
     """Logits (B, P, 3, L, L) as SAM enlarges them, to (B, P, 3, size, size)."""
     resized = F.interpolate(logits.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
-    return resized.unflatten(0, logits.shape[:2])
+    return resized.reshape(*logits.shape[:3], size, size)
 
 
 def train_sam(
