@@ -46,7 +46,7 @@ def test_the_constant_stands_for_the_unused_rows_of_the_full_vocabulary():
     targets = torch.tensor(VOCABULARY.ids)[tokens[:, 1:]]
     expected = F.cross_entropy(full.flatten(0, 1), targets.flatten(), ignore_index=0)
     loss = caption_loss(used, tokens, unused_logit=VOCABULARY.unused_logit)
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
     assert pytest.approx(math.log(FULL_SIZE - len(VOCABULARY.ids))) == VOCABULARY.unused_logit
 
 

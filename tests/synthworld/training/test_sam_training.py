@@ -28,9 +28,10 @@ def test_the_loss_is_lowest_on_the_truth():
     right = torch.where(truth[..., 1::3, 1::3], 9.0, -9.0)[:, :, None].expand(1, 1, 3, 64, 64)
     good = losses(right, torch.ones(1, 1, 3), truth)
     bad = losses(-right, torch.ones(1, 1, 3), truth)
-    assert good["best"].item() == 1.0
+    # Enlarging rounds the four corners.
+    assert good["best"].item() > 0.99
     assert good["mask"] < 0.1 * bad["mask"]
-    assert good["iou"].item() == 0.0
+    assert good["iou"].item() < 1e-4
     assert bad["iou"].item() > 0.9
 
 
