@@ -37,10 +37,11 @@ def load_config(preset: str, path: Path | None = None, assignments: Sequence[str
     """
     tree = _read_preset(preset)
     if path is not None:
-        tree = merge(tree, _read_yaml(path))
+        tree = _lay_over(tree, _read_yaml(path))
+    assigned: dict[str, Any] = {}
     for assignment in assignments:
-        tree = merge(tree, _parse_assignment(assignment))
-    return validate(tree)
+        assigned = merge(assigned, _parse_assignment(assignment))
+    return validate(_lay_over(tree, assigned))
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
@@ -68,6 +69,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = merged.get(key)
         merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `merge`, but where `over` names another file than `base`, the digest of that one and its remedy go."""
+    merged = merge(base, over)
+    for key, above in over.items():
+        below = base.get(key)
+        if isinstance(above, Mapping) and isinstance(below, Mapping):
+            merged[key] = _lay_over(below, above)
+    if over.get("uri", base.get("uri")) != base.get("uri"):
+        merged = {key: value for key, value in merged.items() if key in over or key not in {"sha256", "how_to_get"}}
     return merged
 
 

@@ -2,8 +2,7 @@
 
 Seeded; about an hour on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
 crops of SAM's masks while SAM goes on. A model whose weights file stands in the folder is not trained again, and an
-interrupted training goes on from its last checkpoint. To ship new weights, copy the three files into
-workers/checkpoints/tiny/.
+interrupted training goes on from its last checkpoint. To ship new weights: `python -m synthworld.ship OUT`.
 """
 
 from __future__ import annotations

@@ -117,3 +117,23 @@ def test_a_yaml_file_that_cannot_be_read_is_told_by_line_and_not_by_its_words(tm
     with pytest.raises(ConfigError, match=r"cannot be read as YAML: expected .* in line 3") as caught:
         load_config("tiny", path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_weights_named_anew_lose_the_digest_and_the_remedy_of_those_before(tmp_path):
+    assert load_config("tiny").masks.weights.sha256 is not None
+    assert load_config("tiny", assignments=["masks.weights.uri=mine.pth"]).masks.weights.sha256 is None
+    assert load_config("base", assignments=["masks.weights.uri=mine.pth"]).masks.weights.how_to_get == ""
+    path = tmp_path / "run.yaml"
+    path.write_text("masks: {weights: {uri: mine.pth}}\n", encoding="utf-8")
+    assert load_config("tiny", path).masks.weights.sha256 is None
+
+
+def test_a_digest_given_with_the_weights_stays_whatever_the_order():
+    words = ["masks.weights.uri=mine.pth", f"masks.weights.sha256={'a' * 64}"]
+    for order in (words, words[::-1]):
+        assert load_config("tiny", assignments=order).masks.weights.sha256 == "a" * 64
+
+
+def test_weights_named_again_keep_their_digest():
+    tiny = load_config("tiny")
+    assert load_config("tiny", assignments=[f"masks.weights.uri={tiny.masks.weights.uri}"]) == tiny

@@ -1,0 +1,98 @@
+"""Ships trained weights: `python -m synthworld.ship OUT` copies them into the package and writes down their digests.
+
+The digests stand in the preset `tiny`, so that each run verifies its files, and in the model card. Without OUT the
+files of the package stay and only what is said of them is renewed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from safetensors.torch import load_file
+
+from workers.checkpoints.compact import TOKEN_IDS
+
+DESCRIPTIONS: Final = {
+    "sam": "mask proposals: SAM with a ViT of 4 blocks, 192 px",
+    "coca": "captions: CoCa, 4 + 1 + 2 layers, 96 px",
+    "clip": "scores: CLIP, 4 + 2 layers, 96 px",
+}
+ROOT: Final = Path(__file__).parents[1]
+_CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
+
+
+def ship(out: Path | None, root: Path = ROOT) -> None:
+    """Copies the weights files of `out` into the tree at `root`, and renews preset and model card from what is there.
+
+    Raises:
+        FileNotFoundError: a weights file is missing; nothing was changed.
+        ValueError: preset or card no longer have a place for the digests.
+    """
+    folder = root / "workers" / "checkpoints" / "tiny"
+    if out is not None:
+        for source in [(out / f"{model}.safetensors").resolve(strict=True) for model in DESCRIPTIONS]:
+            shutil.copyfile(source, folder / source.name)
+    preset, card = root / "schemas" / "presets" / "tiny.yaml", folder / "MODEL_CARD.md"
+    files = [folder / f"{model}.safetensors" for model in DESCRIPTIONS]
+    new_preset = with_preset_digests(preset.read_text(encoding="utf-8"), files)
+    new_card = with_card_rows(card.read_text(encoding="utf-8"), files)
+    preset.write_text(new_preset, encoding="utf-8")
+    card.write_text(new_card, encoding="utf-8")
+
+
+def with_preset_digests(text: str, files: list[Path]) -> str:
+    """Returns the preset's YAML with the sha256 of each file below its uri.
+
+    Raises:
+        ValueError: a file is not named there.
+    """
+    for file in files:
+        place = rf'( +)uri: "builtin:tiny/{re.escape(file.name)}"\n\1sha256: "[0-9a-f]{{64}}"\n'
+        said = rf'\1uri: "builtin:tiny/{file.name}"\n\1sha256: "{_digest(file)}"\n'
+        text, count = re.subn(place, said, text)
+        if count != 1:
+            raise ValueError(
+                f"the preset has {count} places for the sha256 of {file.name}, it must have one below its uri"
+            )
+    return text
+
+
+def with_card_rows(text: str, files: list[Path]) -> str:
+    """Returns the model card with a row for each file: name, sha256, bytes, parameters, what it is.
+
+    Raises:
+        ValueError: the card has no table for them.
+    """
+    before, head, after = text.partition(_CARD_HEAD)
+    if not head:
+        raise ValueError(f"the model card has no table of files: no line {_CARD_HEAD.strip()!r}")
+    _, blank, rest = after.partition("\n\n")
+    return before + head + "\n".join(_card_row(file) for file in files) + blank + rest
+
+
+def _card_row(file: Path) -> str:
+    """The table's row of a weights file."""
+    tensors = load_file(file)
+    parameters = sum(tensor.numel() for name, tensor in tensors.items() if name != TOKEN_IDS)
+    size = file.stat().st_size
+    return f"| `{file.name}` | `{_digest(file)}` | {size:,} | {parameters:,} | {DESCRIPTIONS[file.stem]} |"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def main(
+    out: Annotated[Path | None, typer.Argument(help="Folder of sam, coca and clip.safetensors.")] = None,
+) -> None:
+    """Ships the weights of OUT, or renews what is said of those in the package."""
+    ship(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
