@@ -75,16 +75,17 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) ->
 
 
 def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> None:
-    """Accept this process for `stages` of the run where it has the run's identity.
+    """Accept this process for `stages` of the run where its weights, packages and device are the run's.
 
     A node may hold other weights under the same path, other packages or another device.
 
     Raises:
-        ConfigError: It has another one; the message names each difference. Or weights, an engine or the
-            device are missing here.
+        ConfigError: They differ, or some are missing here; the message names each.
     """
     held = {stage.name: identity.weights[stage.name] for stage in stages}
-    differences = identity.model_copy(update={"weights": held}).differences(measure_identity(config, stages))
+    # The method came here with the run; what the process brings itself is to be seen.
+    here = measure_identity(config, stages).model_copy(update={"method": identity.method})
+    differences = identity.model_copy(update={"weights": held}).differences(here)
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
         raise ConfigError(
