@@ -105,7 +105,7 @@ class Receipt(FrozenModel):
     Attributes:
         parts: By table name, all of `tables.SCHEMAS`.
         seconds: Wall seconds by stage.
-        attempts: How many times the shard was started.
+        attempts: How many times the shard was started, as far as the pipeline counts it: 1 in this version.
         nodes: Ray node ids that worked on it.
     """
 

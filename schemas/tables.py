@@ -36,7 +36,6 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
     "prior_mismatch": "The instance prior holds masks of another size than the upright image.",
     "stage_error": "A stage raised on this image alone, twice.",
-    "stage_killed": "A stage process died on this image alone, twice.",
 }
 
 CROP_MASKED: Final = "masked"
