@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
@@ -16,6 +16,15 @@ from pipeline.job import Job
 from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
 from schemas.config import ComputeConfig, PoolConfig
 from schemas.run import Receipt
+
+# glibc keeps what it has freed: half of SAM's time on a CPU can be page faults of fresh temporaries.
+# Source: measured, `tiny`, three scenes: 99,712 faults become 9,903, seconds in the kernel 0.26 become 0.03,
+# resident memory 1,061 MB becomes 1,099.
+_KEPT_MEMORY: Final = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(30 * 10**9),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 
 
 def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
@@ -83,13 +92,11 @@ class ShardDatasource(Datasource):
 def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     """Return the environment variables of a process that holds models; read before its libraries load."""
     threads = str(compute.threads)
-    return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    if compute.device == "cuda":
         # Without it cuBLAS may use several streams' workspaces, and sums differ from run to run.
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
+        return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return {**environment, **_KEPT_MEMORY}
 
 
 def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:

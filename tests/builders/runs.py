@@ -12,12 +12,14 @@ from schemas.tables import SCHEMAS
 from tests.builders.images import png
 
 STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub")
+# A tau of our own: the preset's follows its weights, and the stubs' scores do not.
+SMALL = ("shards.max_images=4", "placement.fused.max_actors=1", "filtering.tau=1.0")
 BROKEN: Mapping[str, bytes] = {"a/empty.png": b"", "b/words.jpg": b"not an image at all", "c/cut.png": png()[:60]}
 
 
 def stub_config(*assignments: str) -> RunConfig:
     """Return a configuration of stub engines, one actor and shards of four images, `assignments` on top."""
-    return load_config("tiny", None, [*STUBS, "shards.max_images=4", "placement.fused.max_actors=1", *assignments])
+    return load_config("tiny", None, [*STUBS, *SMALL, *assignments])
 
 
 def write_source(folder: Path, num_images: int = 18) -> Path:

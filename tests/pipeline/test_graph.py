@@ -113,8 +113,11 @@ def test_pools_may_ask_for_gpus(source, identity, tmp_path):
     assert operator.batch_size is None
 
 
-def test_a_stages_process_is_told_its_threads():
-    assert actor_environment(ComputeConfig(device="cpu", threads=3))["OMP_NUM_THREADS"] == "3"
+@pytest.mark.parametrize(("device", "own"), [("cpu", "MALLOC_TOP_PAD_"), ("cuda", "CUBLAS_WORKSPACE_CONFIG")])
+def test_a_stages_process_is_told_its_threads_and_what_its_device_needs(device, own):
+    environment = actor_environment(ComputeConfig(device=device, threads=3))
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert own in environment
 
 
 NUM_LARGE, LARGE_BYTES = 100, 4_000_000
