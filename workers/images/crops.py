@@ -1,18 +1,21 @@
 """The crops of one image's masks, as method page section 2 defines them: one masked crop, context crops by scale.
 
-The plain definition, one crop after the other: each is cut and filled in uint8, padded to a square, resized
-in float32, normalised last. What a crop holds depends on the image, its mask and its box alone.
+Each is cut, filled outside its mask, padded to a square, resized in float32, normalised last. What a crop holds
+depends on the image, its mask and its box alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from workers.images.resampling import resize_padded
 
 # The fill of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
@@ -36,7 +39,7 @@ class CropFormat:
 
 def make_crops(
     pixels: np.ndarray,
-    masks: np.ndarray | None,
+    masks: Iterable[np.ndarray] | None,
     *,
     boxes_xyxy_px: np.ndarray,
     scale: float | None,
@@ -46,7 +49,7 @@ def make_crops(
 
     Args:
         pixels: (H, W, 3) uint8 RGB, the upright image.
-        masks: (N, H, W) bool; needed by masked crops alone, else it may be None.
+        masks: N times (H, W) bool, taken one after another; masked crops alone need them, else they may be None.
         boxes_xyxy_px: (N, 4) integers, x1 and y1 exclusive: the masks' tight boxes.
         scale: Factor on the box's width and height of a context crop; None makes masked crops.
         crop_format: The tower's size, mean and std.
@@ -54,47 +57,44 @@ def make_crops(
     Raises:
         ValueError: Masked crops without masks, or masks that do not fit the boxes or the image.
     """
-    if scale is None:
-        if masks is None:
-            raise ValueError("masked crops need masks, got None; pass them, or a scale for context crops")
-        expected = (len(boxes_xyxy_px), *pixels.shape[:2])
-        if masks.shape != expected:
-            raise ValueError(f"masks have shape {masks.shape}; boxes and image ask for {expected}")
-    crops = torch.empty(len(boxes_xyxy_px), 3, crop_format.size, crop_format.size)
-    for index, box in enumerate(boxes_xyxy_px.tolist()):
-        mask = masks[index] if scale is None and masks is not None else None
-        square = cut_square(pixels, box, scale=1.0 if scale is None else scale, mask=mask)
-        crops[index] = resize_and_normalise(square, crop_format)
+    if scale is None and masks is None:
+        raise ValueError("masked crops need masks, got None; pass them, or a scale for context crops")
+    boxes = boxes_xyxy_px.tolist()
+    crops = torch.empty(len(boxes), 3, crop_format.size, crop_format.size)
+    masks_or_none = repeat(None, len(boxes)) if scale is not None or masks is None else masks
+    for index, (box, mask) in enumerate(zip(boxes, masks_or_none, strict=True)):
+        crops[index] = make_crop(pixels, box, scale=scale or 1.0, mask=mask, crop_format=crop_format)
     return crops
 
 
-def cut_square(
-    pixels: np.ndarray, box: tuple[int, int, int, int], *, scale: float = 1.0, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the crop before resizing: (S, S, 3) uint8 RGB, S the longer side of the grown and clipped box.
-
-    Padding is central; of an odd rest the last row or column gets one pixel more than the first.
+def make_crop(
+    pixels: np.ndarray,
+    box: tuple[int, int, int, int],
+    *,
+    scale: float,
+    mask: np.ndarray | None,
+    crop_format: CropFormat,
+) -> torch.Tensor:
+    """Return one crop as (3, size, size) float32, RGB, normalised.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         box: Tight box (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
-        scale: Factor on the box's width and height.
+        scale: Factor on the box's width and height, at least 1.
         mask: (H, W) bool; pixels outside it become `FILL_RGB`. None masks nothing.
+        crop_format: The tower's size, mean and std.
+
+    Raises:
+        ValueError: The mask is of another size than the image.
     """
+    if mask is not None and mask.shape != pixels.shape[:2]:
+        raise ValueError(f"a mask has shape {mask.shape}; the image asks for {pixels.shape[:2]}")
     x0, y0, x1, y1 = grow_box(box, scale=scale, image_size=(pixels.shape[0], pixels.shape[1]))
-    region = pixels[y0:y1, x0:x1]
-    height, width = region.shape[:2]
-    side = max(height, width)
-    square = np.empty((side, side, 3), dtype=np.uint8)
-    square[:] = FILL_RGB
-    top, left = (side - height) // 2, (side - width) // 2
-    inside = square[top : top + height, left : left + width]
-    if mask is None:
-        inside[:] = region
-    else:
-        kept = mask[y0:y1, x0:x1]
-        inside[kept] = region[kept]
-    return square
+    kept = None if mask is None else mask[y0:y1, x0:x1]
+    colours = resize_padded(pixels[y0:y1, x0:x1], crop_format.size, fill_rgb=FILL_RGB, mask=kept)
+    mean = torch.tensor(crop_format.mean).view(3, 1, 1)
+    std = torch.tensor(crop_format.std).view(3, 1, 1)
+    return colours.sub_(mean).div_(std)
 
 
 def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -124,18 +124,3 @@ def _grow_interval(start: int, end: int, factor: Fraction, limit: int) -> tuple[
     high = -((-twice_centre - span) // (2 * denominator))
     low = min(max(low, 0), limit - 1)
     return low, min(max(high, low + 1), limit)
-
-
-def resize_and_normalise(square: np.ndarray, crop_format: CropFormat) -> torch.Tensor:
-    """Return (3, size, size) float32: antialiased bilinear as torchvision's `Resize(antialias=True)`, then normalised.
-
-    Args:
-        square: (S, S, 3) uint8 RGB.
-        crop_format: The tower's size, mean and std.
-    """
-    colours = torch.from_numpy(square).permute(2, 0, 1).to(torch.float32).div_(255.0)
-    size = (crop_format.size, crop_format.size)
-    resized = F.interpolate(colours[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
-    mean = torch.tensor(crop_format.mean).view(3, 1, 1)
-    std = torch.tensor(crop_format.std).view(3, 1, 1)
-    return (resized - mean) / std

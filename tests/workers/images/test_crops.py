@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from tests.builders.crops import padded_square
 from tests.builders.images import random_pixels
-from workers.images.crops import FILL_RGB, CropFormat, cut_square, grow_box, make_crops, resize_and_normalise
+from workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crop, make_crops
 
 RAW = CropFormat(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 CLIP = CropFormat(size=16, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
@@ -63,25 +64,45 @@ def test_a_grown_box_lies_in_the_image_and_holds_the_old_one(case, scale):
     assert gx1 - gx0 <= max((x1 - x0) * scale + 2, 1)
 
 
+def unresized(square):
+    """A square (S, S, 3) uint8 as the crop of its own size."""
+    return torch.from_numpy(square).permute(2, 0, 1) / 255
+
+
+def cut(pixels, box, *, size, scale=1.0, mask=None, mean=RAW.mean, std=RAW.std):
+    return make_crop(pixels, box, scale=scale, mask=mask, crop_format=CropFormat(size, mean, std))
+
+
 def test_a_masked_crop_shows_the_mask_and_fills_the_rest():
     pixels = random_pixels(6, 8)
     mask = np.zeros((6, 8), dtype=bool)
     mask[1, 2] = mask[2, 3] = mask[3, 2] = True
-    square = cut_square(pixels, (2, 1, 4, 4), mask=mask)
     # 3 rows, 2 columns: of the single column of padding, all lies on the right.
     expected = np.empty((3, 3, 3), dtype=np.uint8)
     expected[:] = FILL_RGB
     expected[0, 0], expected[1, 1], expected[2, 0] = pixels[1, 2], pixels[2, 3], pixels[3, 2]
-    np.testing.assert_array_equal(square, expected)
+    torch.testing.assert_close(cut(pixels, (2, 1, 4, 4), size=3, mask=mask), unresized(expected), rtol=0, atol=1e-6)
 
 
 def test_a_context_crop_masks_nothing_and_pads_centrally():
     pixels = random_pixels(6, 8)
-    square = cut_square(pixels, (0, 2, 8, 4), scale=1.0)
-    assert square.shape == (8, 8, 3)
-    np.testing.assert_array_equal(square[3:5], pixels[2:4])
-    assert (square[:3] == FILL_RGB).all()
-    assert (square[5:] == FILL_RGB).all()
+    expected = np.empty((8, 8, 3), dtype=np.uint8)
+    expected[:] = FILL_RGB
+    expected[3:5] = pixels[2:4]
+    torch.testing.assert_close(cut(pixels, (0, 2, 8, 4), size=8), unresized(expected), rtol=0, atol=1e-6)
+
+
+def test_a_crop_is_the_grown_box_resized_and_normalised():
+    pixels = random_pixels(40, 60)
+    steps = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Resize((16, 16), antialias=True),
+        v2.Normalize(CLIP.mean, CLIP.std),
+    ]
+    # 20 x 10 pixels, grown by 1.2 to 24 x 12.
+    square = torch.from_numpy(padded_square(pixels[9:21, 8:32])).permute(2, 0, 1)
+    crop = make_crop(pixels, (10, 10, 30, 20), scale=1.2, mask=None, crop_format=CLIP)
+    torch.testing.assert_close(crop, v2.Compose(steps)(square), rtol=0, atol=1e-5)
 
 
 def test_the_fill_is_the_mean_colour_so_it_is_nearly_zero_after_normalisation():
@@ -94,30 +115,14 @@ def test_the_fill_is_the_mean_colour_so_it_is_nearly_zero_after_normalisation():
     assert crop[0, :, 8, 8].max() < -1
 
 
-def test_resizing_equals_the_transform_of_torchvision():
-    square = random_pixels(37, 37)
-    tensor = torch.from_numpy(square).permute(2, 0, 1)
-    steps = [
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Resize((16, 16), antialias=True),
-        v2.Normalize(CLIP.mean, CLIP.std),
-    ]
-    torch.testing.assert_close(resize_and_normalise(square, CLIP), v2.Compose(steps)(tensor), rtol=0, atol=1e-6)
-
-
-def test_halving_averages_with_the_triangle_filter():
+@pytest.mark.parametrize(("column", "expected"), [(0, [3 / 7, 0.0]), (1, [3 / 7, 1 / 7])])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_halving_averages_with_the_triangle_filter(column, expected, is_turned):
     # Antialiased bilinear at factor 2: taps 1, 3, 3, 1; what is cut off at the border is left out of the sum.
-    square = np.zeros((4, 4, 3), dtype=np.uint8)
-    square[:, 0] = 255
-    crop = resize_and_normalise(square, CropFormat(2, (0.0,) * 3, (1.0,) * 3))
-    torch.testing.assert_close(crop[0, 0], torch.tensor([3 / 7, 0.0]))
-
-
-def test_halving_takes_the_outermost_tap_too():
-    square = np.zeros((4, 4, 3), dtype=np.uint8)
-    square[:, 1] = 255
-    crop = resize_and_normalise(square, CropFormat(2, (0.0,) * 3, (1.0,) * 3))
-    torch.testing.assert_close(crop[0, 0], torch.tensor([3 / 7, 1 / 7]))
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[:, column] = 255
+    crop = cut(pixels.transpose(1, 0, 2) if is_turned else pixels, (0, 0, 4, 4), size=2)[0]
+    torch.testing.assert_close(crop[:, 0] if is_turned else crop[0], torch.tensor(expected))
 
 
 def test_a_mask_of_one_pixel_gives_a_crop_of_one_colour():
@@ -156,5 +161,7 @@ def test_masked_crops_refuse_to_work_without_fitting_masks():
     boxes = np.array([[0, 0, 2, 2]])
     with pytest.raises(ValueError, match="need masks, got None"):
         make_crops(random_pixels(), None, boxes_xyxy_px=boxes, scale=None, crop_format=RAW)
-    with pytest.raises(ValueError, match=r"masks have shape \(1, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"a mask has shape \(3, 3\); the image asks for \(24, 32\)"):
         make_crops(random_pixels(), np.ones((1, 3, 3), bool), boxes_xyxy_px=boxes, scale=None, crop_format=RAW)
+    with pytest.raises(ValueError, match="zip"):
+        make_crops(random_pixels(), np.ones((2, 24, 32), bool), boxes_xyxy_px=boxes, scale=None, crop_format=RAW)
