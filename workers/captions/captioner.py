@@ -71,13 +71,11 @@ class CocaCaptioner:
 
     def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
         boxes = np.array([record.box_xyxy_px for record in records])
-        masks = rle.decode([record.rle_counts for record in records], records[0].rle_size)
-        return torch.stack(
-            [
-                make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=scale, crop_format=self._format)
-                for scale in self._scales.values()
-            ]
-        )
+        kinds = []
+        for scale in self._scales.values():
+            masks = rle.iter_decoded((record.rle_counts for record in records), records[0].rle_size)
+            kinds.append(make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=scale, crop_format=self._format))
+        return torch.stack(kinds)
 
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A start of text in the middle of a caption would be spelled out.

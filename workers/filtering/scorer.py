@@ -18,7 +18,7 @@ from workers.filtering.nouns import noun_finder, noun_prompt
 from workers.filtering.scores import CandidateScores, score_candidates
 from workers.images.crops import make_crops
 from workers.images.decoding import decode_proven
-from workers.masks.rle import decode
+from workers.masks.rle import iter_decoded
 from workers.protocols import STAGE_FILTER
 
 
@@ -106,7 +106,7 @@ class ClipScorer:
         """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
         pixels = decode_proven(image.data)
         boxes = np.array([mask.box_xyxy_px for mask in image.masks], dtype=np.int64)
-        masks = decode([mask.rle_counts for mask in image.masks], image.masks[0].rle_size)
+        masks = iter_decoded((mask.rle_counts for mask in image.masks), image.masks[0].rle_size)
         crop_format = self._embedder.crop_format
         scale = self._config.context_scale
         context = make_crops(pixels, None, boxes_xyxy_px=boxes, scale=scale, crop_format=crop_format)

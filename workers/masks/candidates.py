@@ -6,7 +6,7 @@ are ever unpacked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from schemas.shard import Box
 
 MASK_THRESHOLD = 0.0
+# Pixels of masks that are unpacked at once; bounds memory and decides no result.
+_CHUNK_PIXELS = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,17 @@ class Candidates:
         (x0, y0, x1, y1), (height, width) = crop, size
         if self.size == size:
             return self
-        return self.with_masks(F.pad(self.masks(), (x0, width - x1, y0, height - y1)))
+        margins = (x0, width - x1, y0, height - y1)
+        return concatenate([chunk.with_masks(F.pad(chunk.masks(), margins)) for chunk in self.chunks(size)])
+
+    def chunks(self, size: tuple[int, int]) -> Iterator[Candidates]:
+        """Yield the candidates in order, so few at once that their masks at `size` (H, W) fit in memory; at least one.
+
+        Of no candidates the one part is empty.
+        """
+        step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
+        for at in range(0, max(1, len(self)), step):
+            yield self.take(torch.arange(at, min(at + step, len(self)), device=self.bits.device))
 
     def masks(self) -> torch.Tensor:
         """Return the masks unpacked, (N, H, W) bool."""
@@ -63,7 +75,7 @@ class Candidates:
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """Return the candidates of one crop's batches as one table, in the batches' order; at least one part."""
+    """Return candidates of one frame as one table, in the parts' order; at least one part."""
     return Candidates(
         parts[0].size,
         torch.cat([part.bits for part in parts]),

@@ -99,17 +99,21 @@ class MaskGenerator:
 
     def _without_speckle(self, found: Candidates) -> Candidates:
         """Remove holes and islands, then the doubles that this makes; masks that needed no change win."""
-        cleaned = [
-            remove_small_regions(mask, self._config.min_mask_region_area) for mask in found.masks().cpu().numpy()
-        ]
-        if not cleaned:
+        parts, is_unchanged = [], []
+        for row in range(len(found)):
+            part, has_changed = self._without_regions(found.take(torch.tensor([row], device=found.bits.device)))
+            parts.append(part)
+            is_unchanged.append(not has_changed)
+        if not parts:
             return found
-        device = found.bits.device
-        masks = torch.from_numpy(np.stack([mask for mask, _ in cleaned])).to(device)
-        is_unchanged = torch.tensor([not has_changed for _, has_changed in cleaned], device=device)
-        found = found.with_masks(masks)
+        found = candidates.concatenate(parts)
+        scores = torch.tensor(is_unchanged, device=found.bits.device).float()
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
-        return found.take(nms(found.boxes_px.float(), is_unchanged.float(), threshold))
+        return found.take(nms(found.boxes_px.float(), scores, threshold))
+
+    def _without_regions(self, one: Candidates) -> tuple[Candidates, bool]:
+        mask, has_changed = remove_small_regions(one.masks()[0].cpu().numpy(), self._config.min_mask_region_area)
+        return one.with_masks(torch.from_numpy(mask)[None].to(one.bits.device)) if has_changed else one, has_changed
 
 
 def _is_cut_off(boxes_px: torch.Tensor, crop: Box, size: tuple[int, int]) -> torch.Tensor:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from schemas.shard import Box
 from workers.masks import rle
 from workers.masks.candidates import Candidates
-
-# Pixels that are encoded at once; bounds memory and decides no result.
-_ENCODE_PIXELS = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,7 @@ def encode_proposals(found: Candidates) -> Proposals:
 
     SAM itself lets an empty mask through only where the stability threshold is 0.
     """
-    step = max(1, _ENCODE_PIXELS // (found.size[0] * found.size[1]))
-    chunks = [found.take(torch.arange(at, min(at + step, len(found)))) for at in range(0, len(found), step)]
-    counts = [text for chunk in chunks for text in rle.encode(chunk.masks())]
+    counts = [text for chunk in found.chunks(found.size) for text in rle.encode(chunk.masks())]
     areas = rle.areas(counts, found.size)
     filled = np.flatnonzero(areas)
     kept = [counts[row] for row in filled]

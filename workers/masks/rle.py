@@ -8,7 +8,7 @@ Source: pycocotools 2.0, maskApi.c, rleEncode and rleToString; property-tested a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
         return np.zeros((0, *size), dtype=np.bool_)
     stacked = coco.decode(_coco(counts, size))
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
+
+
+def iter_decoded(counts: Iterable[str], size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
+    """Yield the masks (H, W) bool one after another: of a photograph, sixty at once would take gigabytes."""
+    for text in counts:
+        yield decode([text], size)[0]
 
 
 def is_valid(counts: str, size: tuple[int, int]) -> bool:

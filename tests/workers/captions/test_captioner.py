@@ -101,6 +101,13 @@ def test_another_seed_draws_other_captions_and_the_same_beams(run, captioner):
     assert texts(captioner, "top_p") != texts(other, "top_p")
 
 
+def test_masks_are_decoded_one_at_a_time(captioner, monkeypatch):
+    decoded, decode = [], rle.decode
+    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or decode(counts, size))
+    captioner(Shard(0, 0, (shard_image(1),)))
+    assert decoded == [1] * 3, "for the masked crops, and for no other kind"
+
+
 def test_images_without_masks_and_quarantined_ones_pass_through(captioner):
     empty = dataclasses.replace(shard_image(0), masks=())
     broken = shard_image(1).quarantined(Failure("read", "corrupt", "cut short"))

@@ -56,6 +56,13 @@ def build_shard(*images):
     return Shard(0, 0, images)
 
 
+def test_masks_are_decoded_one_at_a_time(scorer, monkeypatch):
+    decoded, decode = [], rle.decode
+    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or decode(counts, size))
+    scorer(build_shard(build_image(num_masks=3)))
+    assert decoded == [1] * 3
+
+
 def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
     image = build_image(num_masks=3)
     got = scorer(build_shard(image)).images[0]

@@ -9,6 +9,8 @@ from segment_anything.utils import amg
 
 from workers.masks import candidates
 
+_unpack_bits = candidates.unpack_bits
+
 
 @st.composite
 def stacks(draw):
@@ -52,6 +54,22 @@ def test_a_crops_mask_is_placed_in_its_image_with_its_box():
     placed = found(square((6, 5), 1, 2, 3)).placed((10, 20, 15, 26), (40, 30))
     np.testing.assert_array_equal(placed.masks()[0].numpy(), square((40, 30), 21, 12, 3))
     assert placed.boxes_px.tolist() == [[12, 21, 14, 23]]
+
+
+def test_masks_are_placed_few_at_a_time_and_all_the_same(monkeypatch):
+    crop, size = (10, 20, 15, 26), (40, 30)
+    seven = found(*(square((6, 5), at % 5, at % 4, 2) for at in range(7)))
+    whole = seven.placed(crop, size)
+    unpacked = []
+    monkeypatch.setattr(candidates, "_CHUNK_PIXELS", 2 * 40 * 30)
+    monkeypatch.setattr(
+        candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or _unpack_bits(bits, size)
+    )
+    in_chunks = seven.placed(crop, size)
+    assert unpacked == [2, 2, 2, 1]
+    assert torch.equal(in_chunks.bits, whole.bits)
+    assert torch.equal(in_chunks.boxes_px, whole.boxes_px)
+    assert len(seven.take(torch.arange(0)).placed(crop, size)) == 0
 
 
 def test_candidates_are_taken_in_the_order_asked_for():

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from workers.masks import candidates, rle
 from workers.masks import generator as generator_module
-from workers.masks import rle
 from workers.masks.generator import MaskGenerator
 
 # Below this a logit's sign is a matter of rounding.
@@ -111,6 +111,19 @@ def test_small_regions_are_removed_as_sam_does(sam, masks_config, draw_image, mo
     assert len(annotations) >= 10
     assert set(ours.counts) - set(plain.counts), "at least one mask was changed"
     assert_equal(sam, image, ours, annotations)
+
+
+def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, draw_image, monkeypatch):
+    config = masks_config(min_mask_region_area=60, crop_n_layers=1)
+    image = draw_image(70, 150)
+    whole = MaskGenerator(sam, config)(image)
+    unpacked = []
+    unpack = candidates.unpack_bits
+    monkeypatch.setattr(candidates, "_CHUNK_PIXELS", 1)
+    monkeypatch.setattr(candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size))
+    in_chunks = MaskGenerator(sam, config)(image)
+    assert set(unpacked) == {1}
+    assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)
 
 
 def test_upsampling_in_chunks_changes_nothing(sam, masks_config, draw_image, monkeypatch):

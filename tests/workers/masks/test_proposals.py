@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from workers.masks import proposals as proposals_module
-from workers.masks import rle
+from workers.masks import candidates, rle
 from workers.masks.candidates import Candidates, inclusive_boxes, pack_bits
 from workers.masks.proposals import encode_proposals
 
@@ -29,7 +28,7 @@ def test_empty_masks_are_left_out_and_the_scores_stay_with_their_masks():
 def test_encoding_in_chunks_changes_nothing(monkeypatch):
     masks = torch.rand(7, 9, 11, generator=torch.Generator().manual_seed(0)) > 0.5
     whole = encode_proposals(candidates_of(masks))
-    monkeypatch.setattr(proposals_module, "_ENCODE_PIXELS", 2 * 9 * 11)
+    monkeypatch.setattr(candidates, "_CHUNK_PIXELS", 2 * 9 * 11)
     assert encode_proposals(candidates_of(masks)).counts == whole.counts
 
 

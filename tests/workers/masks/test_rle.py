@@ -68,6 +68,8 @@ def test_no_masks_give_no_codes():
 @given(stacks())
 def test_decoding_undoes_encoding(masks):
     np.testing.assert_array_equal(rle.decode(rle.encode(torch.from_numpy(masks)), masks.shape[1:]), masks)
+    one_by_one = list(rle.iter_decoded(rle.encode(torch.from_numpy(masks)), masks.shape[1:]))
+    np.testing.assert_array_equal(np.reshape(one_by_one, masks.shape), masks)
 
 
 @given(stacks())
