@@ -15,7 +15,7 @@ import ray
 from pipeline.failures import original_error
 from pipeline.identity import measure_identity
 from schemas.config import RunConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TransientError
 from schemas.run import Identity
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def connected(address: str) -> Iterator[None]:
 
     Raises:
         ConfigError: The address is a Ray Client's, or no cluster answers there.
+        TransientError: A new cluster did not come up in Ray's own time.
     """
     if address.startswith("ray://"):
         raise ConfigError(
@@ -87,6 +88,11 @@ def _start(address: str, folder: str | None) -> None:
         raise ConfigError(
             f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
             "--address HOST:PORT, or use --address local"
+        ) from error
+    except Exception as error:
+        # Ray raises a bare Exception where its processes do not come up in their 30 seconds.
+        raise TransientError(
+            f"Ray did not start: {error} The machine may be busy or short of memory: see what else runs on it"
         ) from error
 
 

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from pipeline.cluster import connected, node_resources
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TransientError
 
 
 def test_ray_client_is_refused_with_the_way_to_submit_a_job():
@@ -19,3 +19,13 @@ def test_an_open_connection_is_used_and_left_open(ray_session):
     with connected("local"):
         assert [node["CPU"] for node in node_resources()] == [2.0]
     assert ray.is_initialized()
+
+
+def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
+    def times_out(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pipeline.cluster.ray.init", times_out)
+    with pytest.raises(TransientError, match="Ray did not start: The current node timed out"), connected("local"):
+        pass
