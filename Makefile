@@ -12,7 +12,7 @@ help: ## Show this list
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into .venv (about 7 GB with torch; minutes on a first run) ..."
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
 install: $(STAMP) ## Make .venv and install the pinned dependencies
