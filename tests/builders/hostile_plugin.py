@@ -16,7 +16,8 @@ MAGIC = b"HOSTILE:"
 
 def hostile(deed: str) -> bytes:
     """Return a file whose decoder does the deed: `abort`, `segfault`, `memory`, `hang`, `killed`, `print`,
-    or `abort-once <path>`, which aborts unless the path exists, and creates it."""
+    `abort-once <path>`, which aborts unless the path exists, and creates it, or `in-turn <path> <deeds>`, which
+    does the first of the deeds, then at each further decoding the next one, and nothing once they are done."""
     return MAGIC + deed.encode()
 
 
@@ -35,7 +36,9 @@ class HostileImageFile(ImageFile.ImageFile):
 
 
 def _do(deed: str, path: str = "") -> None:
-    if deed == "abort":
+    if deed == "in-turn":
+        _do(_next_deed(*path.split(" ", 1)))
+    elif deed == "abort":
         os.abort()
     elif deed == "segfault":
         ctypes.string_at(0)
@@ -51,6 +54,12 @@ def _do(deed: str, path: str = "") -> None:
     elif deed == "abort-once" and not Path(path).exists():
         Path(path).touch()
         os.abort()
+
+
+def _next_deed(path: str, deeds: str) -> str:
+    todo = Path(path).read_text().split() if Path(path).exists() else deeds.split()
+    Path(path).write_text(" ".join(todo[1:]))
+    return todo[0] if todo else "nothing"
 
 
 Image.register_open("HOSTILE", HostileImageFile, lambda prefix: prefix.startswith(MAGIC))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -64,22 +65,28 @@ class Prover:
     def prove(self, data: bytes) -> tuple[int, int]:
         """Return the upright (height, width) of an image that `decode_upright` decodes to the end.
 
+        Nothing is concluded from one death. The second of one kind counts: a death from outside says nothing of
+        the image, whatever it follows.
+
         Raises:
             ImageError: A reason of `decode_upright`; `decoder_killed` where decoding ended its process twice (a
                 fault of the decoder, or its memory limit); `decoder_timeout` where it took too long twice.
             TransientError: The child was twice killed from outside, or does not start.
         """
-        for is_last in (False, True):
+        deaths: Counter[str] = Counter()
+        while True:
             try:
                 answer = self._ask(data)
             except (_ChildDiedError, _TimedOutError) as death:
-                self._mourn(death, is_last=is_last)
+                error = self._mourn(death)
+                deaths[_kind(error)] += 1
+                if deaths[_kind(error)] == 2:
+                    raise error from None
                 continue
             if "size" in answer:
                 height, width = answer["size"]
                 return height, width
             raise ImageError(answer["reason"], answer["message"])
-        raise AssertionError("unreachable: the second death raises")
 
     def _ask(self, data: bytes) -> dict[str, Any]:
         child = self._running_child()
@@ -88,23 +95,21 @@ class Prover:
         _send(child, data, deadline)
         return _receive(child, deadline)
 
-    def _mourn(self, death: Exception, *, is_last: bool) -> None:
-        """Reap the child; after the second death, raise what it means."""
+    def _mourn(self, death: Exception) -> ImageError | TransientError:
+        """Reap the child; return what a second death of this kind means."""
         timed_out = isinstance(death, _TimedOutError)
         status = self._end_child(is_hung=timed_out)
         logger.warning("the proving process %s", "ran out of time" if timed_out else f"ended with status {status}")
-        if not is_last:
-            return
         if timed_out:
             limit = f"images.decoder_timeout_s = {self._limits.decoder_timeout_s:g}"
-            raise ImageError("decoder_timeout", f"decoding took longer than {limit}, twice")
+            return ImageError("decoder_timeout", f"decoding took longer than {limit}, twice")
         if -status in _FROM_OUTSIDE:
-            raise TransientError(
-                f"the proving process was killed from outside ({signal.Signals(-status).name}), twice: "
+            return TransientError(
+                f"the proving process was killed from outside twice, at last by {signal.Signals(-status).name}: "
                 "the machine may be short of memory; give reading more of it"
             )
         limit = f"images.decoder_memory_bytes = {self._limits.decoder_memory_bytes}"
-        raise ImageError("decoder_killed", f"decoding ended its process, twice: a crash, or beyond {limit}")
+        return ImageError("decoder_killed", f"decoding ended its process, twice: a crash, or beyond {limit}")
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -137,6 +142,10 @@ class Prover:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
+
+
+def _kind(error: ImageError | TransientError) -> str:
+    return error.reason if isinstance(error, ImageError) else "killed from outside"
 
 
 def _start(limits: ImagesConfig) -> subprocess.Popen[bytes]:

@@ -64,8 +64,26 @@ def test_a_decoder_that_prints_does_not_disturb_the_answers(prover):
 
 
 def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
-    with pytest.raises(TransientError, match=r"killed from outside \(SIGKILL\)"):
+    with pytest.raises(TransientError, match="killed from outside twice, at last by SIGKILL"):
         prover.prove(hostile("killed"))
+
+
+@pytest.mark.parametrize("deeds", ["killed abort", "abort killed"])
+def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path, deeds):
+    assert prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}")) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("deeds", "error", "message"),
+    [
+        ("killed abort abort", ImageError, "ended its process, twice"),
+        ("abort killed segfault", ImageError, "ended its process, twice"),
+        ("killed abort killed", TransientError, "killed from outside twice"),
+    ],
+)
+def test_the_second_death_of_a_kind_decides(prover, tmp_path, deeds, error, message):
+    with pytest.raises(error, match=message):
+        prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}"))
 
 
 def test_a_decoder_that_hangs_is_timed_out():
