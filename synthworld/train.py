@@ -84,8 +84,7 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
     return replace(
         plan,
         sam=cut(plan.sam),
-        sam_second=cut(plan.sam_second),
-        sam_third=cut(plan.sam_third),
+        sam_further=tuple(cut(recipe) for recipe in plan.sam_further),
         coca=cut(plan.coca),
         clip=cut(plan.clip),
         coca_on_masks=cut(plan.coca_on_masks),

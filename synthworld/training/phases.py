@@ -37,9 +37,10 @@ class TrainingPlan:
     num_scenes: int = 6000
     num_proposed_scenes: int = 1200
     sam: SamRecipe = field(default_factory=SamRecipe)
-    sam_second: SamRecipe = field(default_factory=lambda: SamRecipe(steps=1000, peak_rate=6e-4, iou_weight=5.0))
-    sam_third: SamRecipe = field(
-        default_factory=lambda: SamRecipe(steps=700, peak_rate=4e-4, iou_weight=5.0, loss_size=96)
+    sam_further: tuple[SamRecipe, ...] = (
+        SamRecipe(steps=1000, peak_rate=6e-4, iou_weight=5.0),
+        SamRecipe(steps=700, peak_rate=4e-4, iou_weight=5.0, loss_size=96),
+        SamRecipe(steps=1500, peak_rate=7e-4, iou_weight=10.0, loss_size=96, hard_object_weight=1.0),
     )
     coca: PairRecipe = field(default_factory=lambda: PairRecipe(steps=3000))
     clip: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1500, peak_rate=5e-4, masked_share=0.4))
@@ -102,12 +103,14 @@ def first_sam(plan: TrainingPlan) -> None:
 
 
 def finish_sam(plan: TrainingPlan) -> None:
-    """Goes on with SAM, first above all with its predicted IoU, then with thin outlines, and writes its weights."""
+    """Goes on with SAM: its predicted IoU, then thin outlines, then what it still misses; writes its weights."""
     architecture, data = load_config("tiny").masks.architecture, scenes_of(plan)
-    second, third = plan.checkpoint("sam-second"), plan.checkpoint("sam-third")
-    start = plan.checkpoint("sam-first")
-    train_sam(architecture, data, plan.sam_second, seed=plan.seed + 1, checkpoint=second, start_from=start)
-    sam = train_sam(architecture, data, plan.sam_third, seed=plan.seed + 2, checkpoint=third, start_from=second)
+    earlier = plan.checkpoint("sam-first")
+    for number, recipe in enumerate(plan.sam_further, start=1):
+        checkpoint = plan.checkpoint(f"sam-further-{number}")
+        seed = plan.seed + number
+        sam = train_sam(architecture, data, recipe, seed=seed, checkpoint=checkpoint, start_from=earlier)
+        earlier = checkpoint
     logger.info("sam: sha256 %s", write_weights(plan.weights("sam"), shipped_state(sam.state_dict())))
 
 

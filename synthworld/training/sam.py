@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
 from schemas.config import SamArchitecture
+from synthworld.scenes import SceneObject
 from synthworld.training.rendered import NOBODY, RenderedScenes
 from synthworld.training.schedule import Optimiser, Progress, fast_cpu_arithmetic, restore_checkpoint, save_checkpoint
 from workers.checkpoints.sam import build_sam
@@ -31,6 +32,8 @@ class SamRecipe:
     # Side of the grid on which masks are compared with the truth. At the logits' own 64 a rim thinner than half a cell
     # is no part of the target; a finer grid costs time and brings it back.
     loss_size: int = 64
+    # How much likelier, for each of the two, a small object and one with a part are prompted: they are the misses.
+    hard_object_weight: float = 0.0
     checkpoint_every: int = 500
 
 
@@ -49,7 +52,8 @@ def draw_batch(data: RenderedScenes, recipe: SamRecipe, rng: np.random.Generator
     for _ in range(recipe.images_a_step):
         row = int(rng.integers(len(data.scenes)))
         image, owner = _augmented(data.images[row], data.owners[row], rng)
-        xy, truth = _draw_points(owner, recipe, rng)
+        hardness = [1.0 + recipe.hard_object_weight * _hardness(item) for item in data.scenes[row].objects]
+        xy, truth = _draw_points(owner, np.array(hardness), recipe, rng)
         images.append(torch.from_numpy(image).permute(2, 0, 1).float())
         points.append(torch.from_numpy(xy))
         truths.append(torch.from_numpy(truth))
@@ -65,10 +69,18 @@ def _augmented(image: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -
     return np.ascontiguousarray(image[..., rng.permutation(3)]), np.ascontiguousarray(owner)
 
 
-def _draw_points(owner: np.ndarray, recipe: SamRecipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 2) float32 at pixel centres and the masks (P, S, S) bool below them."""
+def _hardness(item: SceneObject) -> int:
+    """0 for a large object without a part, 2 for a small one with a part."""
+    return int(item.attributes.size == "small") + int(item.attributes.part is not None)
+
+
+def _draw_points(
+    owner: np.ndarray, weights: np.ndarray, recipe: SamRecipe, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 2) float32 at pixel centres and the masks (P, S, S) bool below them; weights by object number."""
     numbers = np.setdiff1d(np.unique(owner), [NOBODY])
-    wanted = [*rng.choice(numbers, recipe.object_points), *([NOBODY] * recipe.background_points)]
+    shares = weights[numbers] / weights[numbers].sum()
+    wanted = [*rng.choice(numbers, recipe.object_points, p=shares), *([NOBODY] * recipe.background_points)]
     points, masks = [], []
     for number in wanted:
         mask = owner == number

@@ -8,8 +8,8 @@ from workers.checkpoints.models import load_clip, load_coca
 
 def test_a_trial_shortens_every_phase(tmp_path):
     plan = shortened(TrainingPlan(out=tmp_path), 3)
-    recipes = (plan.sam, plan.sam_second, plan.sam_third, plan.coca, plan.clip, plan.coca_on_masks, plan.clip_on_masks)
-    assert [recipe.steps for recipe in recipes] == [3] * 7
+    recipes = (plan.sam, *plan.sam_further, plan.coca, plan.clip, plan.coca_on_masks, plan.clip_on_masks)
+    assert [recipe.steps for recipe in recipes] == [3] * 8
 
 
 @pytest.mark.slow
