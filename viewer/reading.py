@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import PseudorisError
+from schemas.errors import ImageError, PseudorisError
+from schemas.ids import sha256_hex
 from schemas.run import Receipt
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 LoadBytes = Callable[[int, str], bytes]
 # What a person reads; `pseudoris status` has the counts by reason.
 MAX_QUARANTINED = 200
-_IMAGE_COLUMNS = ("image_id", "key", "height", "width", "status", "bytes")
+_IMAGE_COLUMNS = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
 _EXPRESSION_COLUMNS = (
     *("image_id", "target_mask_ids", "text", "head_noun", "count"),
     *("uniqueness", "correctness", "distinctiveness", "rival_mask_id", "kept"),
@@ -38,8 +39,8 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
 
     Args:
         location: Where the run lives.
-        load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError` or an error of
-            ours leaves that picture blank. None: only embedded images are shown.
+        load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
+            ours, or other bytes than were annotated leave that picture blank. None: only embedded images are shown.
         sample: At most so many, evenly spaced over the images that are not quarantined, in plan order.
 
     Raises:
@@ -107,7 +108,7 @@ def _iter_images(
         masks = _by_image(read_table(location, MASKS, receipts=receipt), ids)
         expressions = _by_image(read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, receipt), ids)
         for row in images.to_pylist():
-            data = row["bytes"] or _loaded(receipts[number].shard, row["key"], load_bytes)
+            data = row["bytes"] or _loaded(receipts[number].shard, row, load_bytes)
             yield _image(row, data, masks=masks[row["image_id"]], expressions=expressions[row["image_id"]])
 
 
@@ -154,14 +155,18 @@ def _expression(row: Mapping[str, Any], index_of: Mapping[str, int]) -> GalleryE
     return GalleryExpression(**{name: row[name] for name in plain}, rival_index=index_of.get(row["rival_mask_id"]))
 
 
-def _loaded(shard: int, key: str, load_bytes: LoadBytes | None) -> bytes | None:
+def _loaded(shard: int, row: Mapping[str, Any], load_bytes: LoadBytes | None) -> bytes | None:
     if load_bytes is None:
         return None
     try:
-        return load_bytes(shard, key)
+        data = load_bytes(shard, row["key"])
+        # Masks over a picture that was put in the annotated one's place would say what is not so.
+        if sha256_hex(data) != row["sha256"]:
+            raise ImageError("changed", "its bytes are not those that were annotated")
     except (OSError, PseudorisError) as error:
-        logger.warning("the gallery shows no picture of %s: %s", key, error)
+        logger.warning("the gallery shows no picture of %s: %s", row["key"], error)
         return None
+    return data
 
 
 def _iter_quarantined(location: RunLocation, receipts: Sequence[Receipt]) -> Iterator[QuarantinedImage]:

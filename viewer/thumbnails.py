@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from schemas.formats import IMAGE_FORMATS
+
 logger = logging.getLogger(__name__)
 
 MAX_SIDE_PX: Final = 512
@@ -24,7 +26,7 @@ def thumbnail_uri(data: bytes) -> str | None:
     The image was decoded when it was annotated, so a failure here means that the source has changed since.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             image.draft("RGB", (2 * MAX_SIDE_PX, 2 * MAX_SIDE_PX))  # JPEG alone: decodes at a fraction of the size
             upright = _as_rgb(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -50,7 +50,8 @@ def test_the_summary_counts_the_whole_run_whatever_is_shown(run):
 
     assert len(list(gallery.images)) == gallery.num_images == 1
     assert (summary.images, summary.annotated, summary.empty, summary.quarantined) == (12, 6, 3, 3)
-    assert (summary.masks, summary.candidates, summary.tau, summary.is_complete) == (9, 18, 1.0, True)
+    assert (summary.masks, summary.candidates, summary.is_complete) == (9, 18, True)
+    assert summary.tau == header.config.filtering.tau
 
 
 def test_quarantined_images_come_with_stage_reason_and_message(run):
@@ -81,10 +82,29 @@ def test_embedded_bytes_are_used_and_others_are_loaded_by_shard_and_key(run):
     location, header = run
     commit(location, header, 0, embed_images=True)
     commit(location, header, 1, embed_images=False)
-    images = list(gallery_from_run(location, lambda shard, key: f"loaded {shard} {key}".encode()).images)
+    loaded = []
 
-    assert images[0].data == b"pixels of s0/0.png"
-    assert images[3].data == b"loaded 1 s1/0.png"
+    def load_bytes(shard, key):
+        loaded.append((shard, key))
+        return f"pixels of {key}".encode()
+
+    images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data for image in images] == [f"pixels of s{n}/{at}.png".encode() for n in (0, 1) for at in range(3)]
+    assert loaded == [(1, "s1/0.png"), (1, "s1/1.png"), (1, "s1/2.png")]
+
+
+def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged(run, caplog):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    def load_bytes(shard, key):
+        return b"another picture" if key == "s0/1.png" else f"pixels of {key}".encode()
+
+    images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data is None for image in images] == [False, True, False]
+    assert "shows no picture of s0/1.png: its bytes are not those that were annotated" in caplog.text
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), TransientError("the bucket answers 503")])

@@ -1,10 +1,13 @@
 import base64
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from schemas.formats import IMAGE_FORMATS
 from tests.viewer.builders import picture
 from viewer.thumbnails import MAX_SIDE_PX, thumbnail_uri
 
@@ -62,3 +65,21 @@ def test_other_modes_are_shown(mode):
 @pytest.mark.parametrize("data", [b"", b"no image", picture("JPEG", size=(300, 300))[:-200]])
 def test_what_cannot_be_read_is_none(data):
     assert thumbnail_uri(data) is None
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "PPM", "PCX"])
+def test_formats_off_the_closed_list_are_not_opened(image_format):
+    assert thumbnail_uri(picture(image_format)) is None
+
+
+def test_every_format_of_the_list_is_opened_by_a_process_that_has_loaded_no_plugin():
+    # In this process other tests may have imported them.
+    code = (
+        "import sys; from viewer.thumbnails import thumbnail_uri; data = sys.stdin.buffer.read().split(b'--next--')\n"
+        "print([thumbnail_uri(one) is not None for one in data])"
+    )
+    pictures = [picture(name) for name in IMAGE_FORMATS]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=b"--next--".join(pictures), capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == str([True] * len(IMAGE_FORMATS))

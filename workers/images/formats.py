@@ -1,7 +1,4 @@
-"""The formats that may be opened: a closed list, and the Pillow plugins that a site names.
-
-Closed, because Pillow would hand a PostScript file to Ghostscript, and a folder of images is untrusted input.
-"""
+"""The formats that a worker may open: the closed list of schemas, and the Pillow plugins that a site names."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from PIL import (
 )
 
 from schemas.errors import ConfigError
+from schemas.formats import IMAGE_FORMATS
 
 # Importing a plugin registers its format; MPO is opened by way of JPEG.
 _PLUGINS: Final = (
@@ -36,7 +34,6 @@ _PLUGINS: Final = (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 
 
 def import_plugins(plugins: Sequence[str]) -> None:
@@ -62,10 +59,10 @@ def allowed_formats(plugins: Sequence[str]) -> tuple[str, ...]:
         ConfigError: A module cannot be imported.
     """
     import_plugins(plugins)
-    return registered_formats() if plugins else FORMATS
+    return registered_formats() if plugins else IMAGE_FORMATS
 
 
 def registered_formats() -> tuple[str, ...]:
     """Return our formats, and those of every plugin outside Pillow that this process has imported."""
     foreign = (name for name, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL."))
-    return (*FORMATS, *foreign)
+    return (*IMAGE_FORMATS, *foreign)

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from schemas.errors import ConfigError
-from workers.images.formats import FORMATS, allowed_formats, import_plugins
+from schemas.formats import IMAGE_FORMATS
+from workers.images.formats import allowed_formats, import_plugins
 
 
 def test_every_format_of_the_list_has_a_decoder():
-    assert set(FORMATS) <= set(Image.OPEN)
+    assert set(IMAGE_FORMATS) <= set(Image.OPEN)
 
 
 def test_formats_that_run_other_programs_are_not_on_the_list():
@@ -21,7 +22,7 @@ def test_formats_that_run_other_programs_are_not_on_the_list():
 
 def test_a_plugin_adds_its_format_where_it_is_named():
     assert "HOSTILE" in allowed_formats(("tests.builders.hostile_plugin",))
-    assert allowed_formats(()) == FORMATS
+    assert allowed_formats(()) == IMAGE_FORMATS
 
 
 def test_a_plugin_that_is_not_installed_is_the_users_to_mend():
