@@ -86,11 +86,14 @@ def true_crops(plan: TrainingPlan) -> CropSet:
     return cut_crops(plan.work / "crops-true.npy", data, tasks, attributes)
 
 
-def proposed_crops(plan: TrainingPlan) -> CropSet:
-    """Returns the crops cut with SAM's own masks."""
+def proposed_crops(plan: TrainingPlan) -> CropSet | None:
+    """Returns the crops cut with SAM's own masks; None where none is an object's, as in a short trial."""
     data = scenes_of(plan)
     path, count = plan.work / "proposals.npz", plan.num_proposed_scenes
     tasks, attributes = proposed_tasks(path, data, masks_config(plan), count=count, seed=plan.seed)
+    if not tasks:
+        logger.warning("none of SAM's masks on %d scenes is an object's: going on with true crops alone", count)
+        return None
     return cut_crops(plan.work / "crops-proposed.npy", data, tasks, attributes)
 
 
@@ -127,8 +130,10 @@ def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
 
 def mixed_sampler(plan: TrainingPlan) -> PairSampler:
     """Returns batches of both kinds of crop."""
-    crops = [true_crops(plan), proposed_crops(plan)]
-    return PairSampler(crops, [1.0 - plan.proposed_share, plan.proposed_share])
+    true, proposed = true_crops(plan), proposed_crops(plan)
+    if proposed is None:
+        return PairSampler([true], [1.0])
+    return PairSampler([true, proposed], [1.0 - plan.proposed_share, plan.proposed_share])
 
 
 def finish_captioner(plan: TrainingPlan) -> None:

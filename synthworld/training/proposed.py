@@ -59,7 +59,7 @@ def _write_proposals(path: Path, scenes: tuple[Scene, ...], masks: MasksConfig, 
         unfinished,
         scenes=np.array([row for row, _, _ in rows]),
         objects=np.array([number for _, number, _ in rows]),
-        masks=np.packbits(np.stack([mask for _, _, mask in rows]), axis=-1),
+        masks=np.packbits(np.array([mask for _, _, mask in rows], dtype=bool), axis=-1),
     )
     unfinished.rename(path)
 
