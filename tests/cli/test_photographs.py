@@ -1,0 +1,32 @@
+"""Real photographs go through the embedded models: poor words, sound tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from tests.builders.command import pseudoris
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
+NUM_PHOTOS = 3
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone"),
+]
+
+
+def test_photographs_are_annotated_in_their_own_size_and_verify(tmp_path):
+    out = tmp_path / "out"
+    shown = pseudoris("annotate", str(PHOTOS), str(out), "--address", "local", "--limit", str(NUM_PHOTOS))
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]
+    sizes = {image["file_name"]: (image["height"], image["width"]) for image in listed}
+    rows = ds.dataset(out / "images").to_table().to_pylist()
+    assert len(rows) == NUM_PHOTOS
+    assert all((row["height"], row["width"]) == sizes[row["key"]] for row in rows)
+    assert {row["status"] for row in rows} <= {"annotated", "empty"}
+    assert pseudoris("verify", str(out)).returncode == 0
