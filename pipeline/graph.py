@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import shlex
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
@@ -99,6 +101,18 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     return {**environment, **_KEPT_MEMORY}
 
 
+def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:
+    """Return the runtime environment of a process that holds models: `actor_environment`, and a shell-safe Python.
+
+    Ray hands the interpreter's path to a shell unquoted: below a folder with a space in its name, workers with an
+    environment of their own would never start, and the run would hang.
+    """
+    runtime: dict[str, Any] = {"env_vars": actor_environment(compute)}
+    quoted = shlex.quote(executable)
+    # Left alone otherwise: nodes of a cluster may keep their Python elsewhere.
+    return runtime if quoted == executable else {**runtime, "py_executable": quoted}
+
+
 def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
     return [read_block(ray.get(job_ref), shard)]
 
@@ -119,7 +133,7 @@ def _add_pool(dataset: Dataset, job: Job, pool: PoolConfig, *, stages: tuple[str
         num_gpus=pool.num_gpus,
         # Its own environment also keeps the read from being fused into the first pool, where the
         # models would wait for the disk: Ray Data fuses operators of equal arguments only.
-        runtime_env={"env_vars": actor_environment(job.config.compute)},
+        runtime_env=actor_runtime(job.config.compute),
         **_task_arguments(pool),
     )
 

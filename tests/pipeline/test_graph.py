@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import graph
 from pipeline.cluster import identity_on_cluster
-from pipeline.graph import actor_environment, build_dataset, run_shards
+from pipeline.graph import actor_environment, actor_runtime, build_dataset, run_shards
 from pipeline.job import Job
 from pipeline.planning import plan_run
 from pipeline.sources import open_source
@@ -164,3 +164,9 @@ def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_pat
     assert len(rows) == 1
     assert (rows[0]["images"], rows[0]["stages"]) == (NUM_LARGE, 3)
     assert rows[0]["bytes"] > 400_000_000
+
+
+def test_an_interpreter_below_a_folder_with_a_space_reaches_rays_shell_quoted():
+    compute = stub_config().compute
+    assert actor_runtime(compute, "/a b/bin/python")["py_executable"] == "'/a b/bin/python'"
+    assert "py_executable" not in actor_runtime(compute, "/ab/bin/python")
