@@ -18,7 +18,8 @@ from store.location import RunLocation
 from store.reading import read_table
 
 NUM_SAMPLE_ROWS = 3
-_SAMPLE_COLUMNS = ("text", "decoder", "crop", "count", "uniqueness", "correctness", "distinctiveness", "kept")
+# What fits a terminal of 80 columns beside the text; the table has many more.
+_SAMPLE_COLUMNS = ("text", "uniqueness", "correctness", "distinctiveness")
 
 
 def demo(
@@ -46,7 +47,7 @@ def demo(
 
 def _sample_rows(location: RunLocation) -> Table:
     """Return three rows of the expressions table: the most distinctive ones of different masks."""
-    rows = read_table(location, EXPRESSIONS, ("target_mask_ids", *_SAMPLE_COLUMNS))
+    rows = read_table(location, EXPRESSIONS, ("target_mask_ids", "kept", *_SAMPLE_COLUMNS))
     kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows["distinctiveness"])), False))
     ranked = kept.sort_by([("distinctiveness", "descending")]) if kept.num_rows else kept
     table = Table(title=f"{NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", title_justify="left", title_style="bold", box=None)
