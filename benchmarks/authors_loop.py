@@ -84,7 +84,7 @@ class AuthorsLoop:
         num_crops = len(image_tokens)
         _, text = self._model._encode_text(prefixes)
         own, mean = [], []
-        weights = torch.zeros(len(others.indices), num_crops).scatter(1, others.indices, others.weights)
+        weights = others.weights.new_zeros(len(others.indices), num_crops).scatter(1, others.indices, others.weights)
         for index in torch.split(torch.arange(len(prefixes)), max(1, PAIRS_A_PASS // num_crops)):
             pairs = text[index].repeat_interleave(num_crops, dim=0)
             crops = image_tokens.repeat(len(index), 1, 1)

@@ -1,21 +1,32 @@
 """The benchmark's other side is no straw man: it draws the very captions that the engine draws."""
 
-import pytest
+from dataclasses import replace
 
 from benchmarks import captioner
+from benchmarks.authors_loop import AuthorsLoop
 from schemas.config_loading import load_config
+from workers.captions.engine import CachedEngine
+from workers.checkpoints.models import load_coca
 
 
-@pytest.fixture(scope="module")
-def config():
-    return load_config("tiny", assignments=["captions.max_length=8"])
+def test_both_sides_draw_the_same_captions():
+    config = captioner.one_crop_kind(load_config("tiny", assignments=["captions.max_length=8"]).captions)
+    # In float64: in float32 the two orders of summation may flip a draw.
+    model = load_coca(config.architecture, config.weights).double()
+    special = captioner.special_tokens(model)
+    image = captioner.noise_crops(3, model.visual.image_size[0])
+    image = replace(image, pixels=image.pixels.double())
+    theirs = AuthorsLoop(model, special, config, seed=0).sample(image, 0)
+    drafts = CachedEngine(model, special, config, seed=0).drafts(image)
+    assert [draft.tokens for draft in drafts if draft.decoder.name != "beam"] == theirs
+    assert len(set(theirs)) > 5
 
 
-def test_both_sides_draw_the_same_captions(config):
-    (row,) = captioner.measure(config, num_masks=3, repeats=1)
-    assert row.note.startswith("30 of 30 captions equal token for token")
-    assert row.baseline_s > 0
-    assert row.ours_s > 0
+def test_a_row_tells_how_many_captions_were_equal_and_how_fast_they_came():
+    config = load_config("tiny", assignments=["captions.max_length=6"])
+    (row,) = captioner.measure(config, num_masks=2, repeats=1)
+    assert "of 20 captions equal" in row.note
+    assert "captions/s" in row.note
 
 
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
