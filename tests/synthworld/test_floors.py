@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("figure", "floor"),
     [
-        ("mask_recall_75", 0.81),
+        ("mask_recall_75", 0.84),
         ("accuracy_filtered", 0.66),
         ("accuracy_filtered_truth_masks", 0.76),
         ("yield_filtered", 2.0),
