@@ -35,7 +35,13 @@ def format_seconds(seconds: float) -> str:
 def facts_table(title: str) -> Table:
     """Return an empty table of two columns, a name and its value, for `add_row`."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+        padding=(0, 2, 0, 0),
+        min_width=len(title),
     )
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
