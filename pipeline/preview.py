@@ -18,6 +18,7 @@ from store.header import check_identity, read_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.plan import iter_plan
+from store.totals import Totals
 
 # Source: measured, all four tables, on 37 masks of bundled scenes with the `tiny` preset: what a shard's
 # footers and column docs take, and what each row adds to them after compression.
@@ -79,12 +80,13 @@ def _planned(location: RunLocation, header: RunHeader) -> PlanTally:
 
 def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tuple[int, str, int]:
     """Return the tables' estimated bytes, what that rests on, and the number of committed shards."""
-    receipts = list(cached_receipts(location))
-    images = sum(receipt.counts.images for receipt in receipts)
-    if images:
-        size = sum(part.size_bytes for receipt in receipts for part in receipt.parts.values())
-        basis = f"the {images} images committed so far, {size // images} bytes each"
-        return size * tally.num_images // images, basis, len(receipts)
+    totals = Totals()
+    for receipt in cached_receipts(location):
+        totals.add(receipt)
+    done = totals.sum()
+    if done.images:
+        basis = f"the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
+        return done.output_bytes * tally.num_images // done.images, basis, done.shards
     per_mask = BYTES_PER_MASK + draws_per_mask(config) * BYTES_PER_DRAW
     tables = tally.num_shards * BYTES_PER_SHARD
     tables += tally.num_images * (BYTES_PER_IMAGE + ASSUMED_MASKS_PER_IMAGE * per_mask)
