@@ -71,7 +71,7 @@ def run(source: str, out: str, config: RunConfig, *, limit: int | None = None) -
         report("stopped", f"nothing that is committed in {out} is lost", "yellow")
         report("to resume", "run the same command again", "yellow")
         return INTERRUPTED
-    stdout.print(summary_view(summary))
+    stdout.print(summary_view(summary), soft_wrap=True)
     if summary.interrupted:
         report("stopped", f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.", "yellow")
         report("to resume", "run the same command again", "yellow")

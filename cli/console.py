@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,6 +53,22 @@ def facts_table(title: str) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     return table
+
+
+def path_lines(title: str, lines: Mapping[str, str]) -> Text:
+    """Return names and their paths or commands, one a line; print with `soft_wrap=True`, so that each can be copied."""
+    width = max(map(len, lines))
+    rows = [Text.assemble("\n", (f"{name:<{width}}", "dim"), "  ", line) for name, line in lines.items()]
+    return Text.assemble((title, "bold"), *rows)
+
+
+def command(*arguments: str) -> str:
+    """Return a `pseudoris` command as it can be pasted into a shell, also where the program is not on the path."""
+    program = "pseudoris"
+    beside = Path(sys.executable).with_name(program)
+    if shutil.which(program) is None and beside.exists():
+        program = os.path.relpath(beside)
+    return shlex.join([program, *arguments])
 
 
 def report(word: str, text: str, style: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from cli import annotate, gallery
-from cli.console import facts_table, stdout
+from cli.console import command, path_lines, stdout
 from schemas.config_loading import config_hash, load_config
 from schemas.tables import EXPRESSIONS
 from store.location import RunLocation
@@ -39,10 +39,7 @@ def demo(
         raise typer.Exit(exit_code)
     stdout.print("", _sample_rows(RunLocation.open(out)), "")
     page = gallery.write_page(out, sample=scenes)
-    paths = facts_table("look")
-    paths.add_row("page", str(page))
-    paths.add_row("next", f"pseudoris verify {out}")
-    stdout.print(paths, soft_wrap=True)
+    stdout.print(path_lines("look", {"page": str(page), "next": command("verify", out)}), soft_wrap=True)
 
 
 def _sample_rows(location: RunLocation) -> Table:

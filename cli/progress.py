@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import facts_table, format_bytes, format_seconds, stdout
+from cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
 from pipeline.summary import Committed, Notice, OnEvent, Planned, RunEvent, RunPlan, RunSummary
 from schemas.tables import FAILURE_REASONS
 
@@ -99,13 +99,10 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("speed", _speed(summary))
     counts.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
     counts.add_row("output", format_bytes(totals.output_bytes))
-    paths = facts_table("tables")
-    for name, glob in summary.tables.items():
-        paths.add_row(name, glob)
     parts: list[RenderableType] = [counts]
     if totals.reasons:
         parts += ["", reasons_view(dict(totals.reasons))]
-    return Group(*parts, "", paths)
+    return Group(*parts, "", path_lines("tables", summary.tables))
 
 
 def _speed(summary: RunSummary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from schemas.config import MasksConfig, WeightsConfig
 from schemas.config_loading import load_config
 from synthworld.scenes import Split
 from synthworld.training.batches import PairSampler
-from synthworld.training.clip import train_clip
-from synthworld.training.coca import PairRecipe, train_coca
+from synthworld.training.clip import ClipTrainee, train_clip
+from synthworld.training.coca import CocaTrainee, PairRecipe, train_coca
 from synthworld.training.crops import CropSet, cut_crops, truth_tasks
 from synthworld.training.export import shipped_state, write_weights
 from synthworld.training.proposed import proposed_tasks
@@ -138,32 +139,26 @@ def mixed_sampler(plan: TrainingPlan) -> PairSampler:
 
 def finish_captioner(plan: TrainingPlan) -> None:
     """Goes on with the captioner on SAM's masks, and writes its weights."""
-    vocabulary = caption_vocabulary()
-    trainee = train_coca(
-        vocabulary,
-        mixed_sampler(plan),
-        plan.coca_on_masks,
-        seed=plan.seed + 1,
-        checkpoint=plan.checkpoint("coca-second"),
-        start_from=plan.checkpoint("coca-first"),
-    )
-    state = shipped_state(trainee.model.state_dict(), vocabulary)
-    logger.info("coca: sha256 %s", write_weights(plan.weights("coca"), state))
+    _finish(plan, "coca", train_coca, plan.coca_on_masks)
 
 
 def finish_clip(plan: TrainingPlan) -> None:
     """Goes on with CLIP on SAM's masks, and writes its weights."""
+    _finish(plan, "clip", train_clip, plan.clip_on_masks)
+
+
+def _finish(plan: TrainingPlan, name: str, train: Callable[..., CocaTrainee | ClipTrainee], recipe: PairRecipe) -> None:
     vocabulary = caption_vocabulary()
-    trainee = train_clip(
+    trainee = train(
         vocabulary,
         mixed_sampler(plan),
-        plan.clip_on_masks,
+        recipe,
         seed=plan.seed + 1,
-        checkpoint=plan.checkpoint("clip-second"),
-        start_from=plan.checkpoint("clip-first"),
+        checkpoint=plan.checkpoint(f"{name}-second"),
+        start_from=plan.checkpoint(f"{name}-first"),
     )
     state = shipped_state(trainee.model.state_dict(), vocabulary)
-    logger.info("clip: sha256 %s", write_weights(plan.weights("clip"), state))
+    logger.info("%s: sha256 %s", name, write_weights(plan.weights(name), state))
 
 
 def use_one_thread() -> None:

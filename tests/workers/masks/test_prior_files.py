@@ -6,30 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from schemas.errors import ConfigError, ImageError
-from workers.masks import rle
+from tests.builders.instances import BOX, SIZE, box_mask, code, instances, masks, segmentation
 from workers.masks.prior_files import file_digest, read_instance_table
 
-SIZE = (20, 30)
-BOX = (4, 5, 14, 12)
 SEGMENTATION = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
-
-
-def box_mask(box=BOX):
-    x0, y0, x1, y1 = box
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def code(box=BOX):
-    return rle.encode(torch.from_numpy(box_mask(box))[None])[0]
-
-
-def segmentation(box=BOX):
-    return {"size": list(SIZE), "counts": code(box)}
 
 
 @pytest.fixture
@@ -44,14 +26,6 @@ def parquet(tmp_path):
         return str(path)
 
     return write
-
-
-def instances(path, *, min_score=0.5, key="a.jpg", size=SIZE):
-    return read_instance_table(path, min_score).instances("0" * 16, key, size)
-
-
-def masks(path, **settings):
-    return rle.decode(instances(path, **settings).counts, SIZE)
 
 
 def test_a_parquet_table_of_masks_is_read(parquet):
