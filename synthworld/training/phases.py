@@ -39,14 +39,14 @@ class TrainingPlan:
     num_proposed_scenes: int = 1200
     sam: SamRecipe = field(default_factory=SamRecipe)
     sam_further: tuple[SamRecipe, ...] = (
-        SamRecipe(steps=1000, peak_rate=6e-4, iou_weight=5.0),
-        SamRecipe(steps=700, peak_rate=4e-4, iou_weight=5.0, loss_size=96),
-        SamRecipe(steps=1500, peak_rate=7e-4, iou_weight=10.0, loss_size=96, hard_object_weight=1.0),
+        SamRecipe(steps=800, peak_rate=6e-4, iou_weight=5.0),
+        SamRecipe(steps=500, peak_rate=4e-4, iou_weight=5.0, loss_size=96),
+        SamRecipe(steps=1300, peak_rate=7e-4, iou_weight=10.0, loss_size=96, hard_object_weight=1.0),
     )
     coca: PairRecipe = field(default_factory=lambda: PairRecipe(steps=3000))
     clip: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1500, peak_rate=5e-4, masked_share=0.4))
-    coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1100, peak_rate=5e-4))
-    clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=900, peak_rate=3e-4, masked_share=0.4))
+    coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1000, peak_rate=5e-4))
+    clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=800, peak_rate=3e-4, masked_share=0.4))
     proposed_share: float = 0.65
 
     @property

@@ -5,7 +5,8 @@ import torch
 from schemas.config_loading import load_config
 from synthworld.scenes import Split
 from synthworld.training.rendered import rendered_scenes
-from synthworld.training.sam import SamRecipe, draw_batch, losses, train_sam
+from synthworld.training.sam import SamRecipe, draw_batch, losses, predict, train_sam
+from workers.checkpoints.sam import build_sam
 
 RECIPE = SamRecipe(steps=2, images_a_step=2, object_points=3, background_points=1, checkpoint_every=1)
 
@@ -61,3 +62,26 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     again = train_sam(architecture, data, RECIPE, seed=1, checkpoint=saved)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_all_images_of_a_batch_are_decoded_as_one_by_one(tmp_path):
+    data = rendered_scenes(tmp_path, Split.TRAIN, 3, seed=0, processes=1)
+    batch = draw_batch(data, RECIPE, np.random.default_rng(0))
+    torch.manual_seed(0)
+    sam = build_sam(load_config("tiny").masks.architecture).eval()
+    with torch.no_grad():
+        logits, ious = predict(sam, batch)
+        for number, points in enumerate(batch.points):
+            image = (batch.images[number : number + 1] - sam.pixel_mean) / sam.pixel_std
+            sparse, dense = sam.prompt_encoder(
+                points=(points[:, None], torch.ones(len(points), 1, dtype=torch.int64)), boxes=None, masks=None
+            )
+            wanted_logits, wanted_ious = sam.mask_decoder(
+                image_embeddings=sam.image_encoder(image),
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )
+            torch.testing.assert_close(logits[number], wanted_logits, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ious[number], wanted_ious, rtol=1e-4, atol=1e-4)
