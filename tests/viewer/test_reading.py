@@ -1,3 +1,4 @@
+import logging
 from itertools import pairwise
 
 import pytest
@@ -101,7 +102,8 @@ def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged
     def load_bytes(shard, key):
         return b"another picture" if key == "s0/1.png" else f"pixels of {key}".encode()
 
-    images = list(gallery_from_run(location, load_bytes).images)
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
 
     assert [image.data is None for image in images] == [False, True, False]
     assert "shows no picture of s0/1.png: its bytes are not those that were annotated" in caplog.text
@@ -115,7 +117,8 @@ def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, err
     def load_bytes(shard, key):
         raise error
 
-    images = list(gallery_from_run(location, load_bytes).images)
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
 
     assert [image.data for image in images] == [None] * 3
     assert "shows no picture of s0/0.png" in caplog.text
