@@ -64,6 +64,7 @@ class CaptionSample:
             (for a beam: under the full softmax of its own crop).
         others: How the other masks counted in the draw: `none` (not distinctive), `all`, `nearest`, `own`.
         num_others: How many other masks were averaged, 0 where none.
+        other_masks: Under `nearest` the `MaskRecord.index` of each of them, ascending; else empty.
     """
 
     crop: str
@@ -73,6 +74,7 @@ class CaptionSample:
     log_prob: float
     others: str = "none"
     num_others: int = 0
+    other_masks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ _SAMPLE = pa.struct(
         pa.field("log_prob", pa.float64(), nullable=False),
         pa.field("others", pa.string(), nullable=False),
         pa.field("num_others", pa.int32(), nullable=False),
+        pa.field("other_masks", _list(pa.int32()), nullable=False),
     ]
 )
 

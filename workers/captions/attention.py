@@ -105,6 +105,7 @@ def self_attention_step(
     cache: NodeCache,
     *,
     layer: int,
+    first: int,
     pages: torch.Tensor,
     is_hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -115,12 +116,13 @@ def self_attention_step(
         x: (P, D), the block's input at the newest position.
         cache: Holds the older positions' keys and values of this layer.
         layer: The layer's place in the cache.
-        pages: (P, T) int64, nodes of each row's positions; the newest ones are consecutive numbers.
+        first: Node of the first row's newest position; those of the other rows follow it.
+        pages: (P, T) int64, nodes of each row's positions.
         is_hidden: (P, T) bool, positions that count as padding.
     """
     attention = block.attn
     queries, keys, values = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
-    cache.write(layer, cache.size - len(x), keys, values)
+    cache.write(layer, first, keys, values)
     past_keys, past_values = cache.read(layer, pages)
     queries = queries.reshape(len(x), attention.num_heads, 1, -1).transpose(0, 1)
     hidden = None if is_hidden is None else is_hidden[None, :, None, :]

@@ -64,6 +64,28 @@ class Others:
     weights: torch.Tensor
     how: str
 
+    @property
+    def num_others(self) -> int:
+        """Number of others M."""
+        return self.indices.shape[1]
+
+
+def join_others(parts: Sequence[Others]) -> Others:
+    """Return the others of several sets of masks, which are numbered one after another; at least one set.
+
+    A row with fewer others than the longest is filled up with the mask itself at weight 0. `how` is the first set's.
+    """
+    width = max(part.num_others for part in parts)
+    indices, weights = [], []
+    first = 0
+    for part in parts:
+        own = torch.arange(len(part.indices), device=part.indices.device)[:, None]
+        missing = width - part.num_others
+        indices.append(first + torch.cat((part.indices, own.expand(-1, missing)), dim=1))
+        weights.append(torch.nn.functional.pad(part.weights, (0, missing)))
+        first += len(part.indices)
+    return Others(torch.cat(indices), torch.cat(weights), parts[0].how)
+
 
 def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     """Return the others of each mask by the settings `others_max`, `over_max` and `is_distinctive`.

@@ -7,6 +7,7 @@ image tokens are computed once a crop and layer. The result equals open_clip's f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ from workers.captions.vocabulary import score_dtype
 
 # Crops a forward pass of the image tower; bounds its activations on images with many masks.
 _CROPS_A_PASS = 64
+# Rows of a step are computed in parts whose temporaries stay below this.
+_TEMPORARY_BYTES = 64 * 2**20
+_LEAST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,16 @@ class Pages:
     """Where the positions of each prefix and pair stand in the caches.
 
     Attributes:
+        first_prefix: Node of the first prefix's newest position; those of the others follow it.
+        first_pair: The same for the pairs.
         prefixes: (U, T) int64 nodes.
         pairs: (P, T) int64 nodes.
         is_padding: (U, T) bool, positions that the text tower takes for padding; None where it takes none.
         tokens: (U,) int64, the newest tokens.
     """
 
+    first_prefix: int
+    first_pair: int
     prefixes: torch.Tensor
     pairs: torch.Tensor
     is_padding: torch.Tensor | None
@@ -87,6 +95,7 @@ class CachedDecoder:
         self._first_cache = NodeCache(1, heads, width)
         self._pair_cache = NodeCache(len(self._layers) - 1, heads, width)
         dtype = self._text.token_embedding.weight.dtype
+        self._widest, self._itemsize = max(width, self._text.width), dtype.itemsize
         self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
         self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
         self._pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
@@ -125,23 +134,47 @@ class CachedDecoder:
     def step(self, frontier: Frontier, before: Pages | None) -> tuple[torch.Tensor, Pages]:
         """Return the last hidden states (P, D) of the frontier's pairs, ready for the vocabulary, and its pages."""
         pages = self._turn_pages(frontier, before)
-        text = self._text_step(pages)
-        slots, rows_a_crop = crop_slots(frontier.pair_crop, self._image[0][0].shape[0])
-        crop_rows = CropSlots(self._index(slots), rows_a_crop)
-        pair_prefix = self._index(frontier.pair_prefix)
-        first = self_attention_step(self._layers[0], text, self._first_cache, layer=0, pages=pages.prefixes)
-        # The queries of the first cross-attention see no image either: computed once a prefix, then spread to pairs.
-        queries = cross_queries(self._cross[0], first)[pair_prefix]
-        x = cross_attention_step(
-            self._cross[0], first[pair_prefix], queries, keys_values=self._image[0], slots=crop_rows
-        )
-        for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
-            x = self_attention_step(block, x, self._pair_cache, layer=layer, pages=pages.pairs)
-            x = cross_attention_step(
-                cross, x, cross_queries(cross, x), keys_values=self._image[layer + 1], slots=crop_rows
-            )
-        hidden: torch.Tensor = self._ln_final(x)
+        first, queries = self._states_of_prefixes(pages)
+        hidden = first.new_empty(frontier.num_pairs, first.shape[1])
+        for rows in self._parts(frontier.num_pairs, pages.pairs.shape[1]):
+            hidden[rows] = self._states_of_pairs(frontier, pages, rows, first, queries)
         return hidden, pages
+
+    def _states_of_prefixes(self, pages: Pages) -> tuple[torch.Tensor, torch.Tensor]:
+        """What sees no image: (U, D) after the decoder's first self-attention, and the queries that follow it."""
+        parts = []
+        for rows in self._parts(len(pages.prefixes), pages.prefixes.shape[1]):
+            text, node = self._text_step(pages, rows), pages.first_prefix + rows.start
+            states = self_attention_step(
+                self._layers[0], text, self._first_cache, layer=0, first=node, pages=pages.prefixes[rows]
+            )
+            parts.append((states, cross_queries(self._cross[0], states)))
+        return torch.cat([states for states, _ in parts]), torch.cat([queries for _, queries in parts])
+
+    def _states_of_pairs(
+        self, frontier: Frontier, pages: Pages, rows: slice, first: torch.Tensor, queries: torch.Tensor
+    ) -> torch.Tensor:
+        """The hidden states of some pairs, through all layers, ready for the vocabulary."""
+        crops, node = frontier.pair_crop[rows], pages.first_pair + rows.start
+        present = slice(int(crops[0]), int(crops[-1]) + 1)
+        slots, rows_a_crop = crop_slots(crops - present.start, present.stop - present.start)
+        crop_rows = CropSlots(self._index(slots), rows_a_crop)
+        image = [(keys[present], values[present]) for keys, values in self._image]
+        prefix = self._index(frontier.pair_prefix[rows])
+        x = cross_attention_step(self._cross[0], first[prefix], queries[prefix], keys_values=image[0], slots=crop_rows)
+        for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
+            x = self_attention_step(block, x, self._pair_cache, layer=layer, first=node, pages=pages.pairs[rows])
+            x = cross_attention_step(cross, x, cross_queries(cross, x), keys_values=image[layer + 1], slots=crop_rows)
+        hidden: torch.Tensor = self._ln_final(x)
+        return hidden
+
+    def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
+        """Rows that are computed together: no more than keep a layer's temporaries below their bound."""
+        # Keys and values of all positions, gathered; the MLP before and after its activation; some states.
+        a_row = self._widest * self._itemsize * (2 * num_positions + 8 + 4)
+        together = max(_LEAST_ROWS, _TEMPORARY_BYTES // a_row)
+        for start in range(0, num_rows, together):
+            yield slice(start, min(start + together, num_rows))
 
     def _index(self, values: Ints) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._text.token_embedding.weight.device)
@@ -155,9 +188,11 @@ class CachedDecoder:
         pairs = torch.arange(first_pair, first_pair + frontier.num_pairs, device=like.device)[:, None]
         tokens = self._index(frontier.tokens)
         if before is None:
-            return Pages(prefixes, pairs, None, tokens)
+            return Pages(first_prefix, first_pair, prefixes, pairs, None, tokens)
         parents = self._index(frontier.parents)
         return Pages(
+            first_prefix,
+            first_pair,
             torch.cat((before.prefixes[parents], prefixes), dim=1),
             torch.cat((before.pairs[self._index(frontier.pair_parent)], pairs), dim=1),
             self._padding(before, parents, tokens),
@@ -178,12 +213,13 @@ class CachedDecoder:
             return F.pad(newest, (before.prefixes.shape[1], 0))
         return torch.cat((before.is_padding[parents], newest), dim=1)
 
-    def _text_step(self, pages: Pages) -> torch.Tensor:
-        text, place = self._text, pages.prefixes.shape[1] - 1
-        x: torch.Tensor = text.token_embedding(pages.tokens) + text.positional_embedding[place]
+    def _text_step(self, pages: Pages, rows: slice) -> torch.Tensor:
+        text, nodes = self._text, pages.prefixes[rows]
+        x: torch.Tensor = text.token_embedding(pages.tokens[rows]) + text.positional_embedding[nodes.shape[1] - 1]
+        node, is_hidden = pages.first_prefix + rows.start, None if pages.is_padding is None else pages.is_padding[rows]
         for layer, block in enumerate(self._text_layers):
             x = self_attention_step(
-                block, x, self._text_cache, layer=layer, pages=pages.prefixes, is_hidden=pages.is_padding
+                block, x, self._text_cache, layer=layer, first=node, pages=nodes, is_hidden=is_hidden
             )
         # With a CLS token, as every CoCa has it, the tokens leave the tower before its last norm.
         return x

@@ -60,23 +60,26 @@ class TreeWalk:
         others: Others,
         rows: SamplerRows,
         rules: WalkRules,
+        picture_of: Ints,
     ) -> None:
         """Prepare the walk.
 
         Args:
-            decoder: Has begun with C crops.
+            decoder: Has begun with the pictures: crops of which no two are equal.
             vocabulary: The model's.
             others: Of the C crops, as numbers among them.
             rows: The sampling rows.
             rules: Lengths, beams and budget.
+            picture_of: (C,) the picture of each crop; equal crops have one, and what is computed for it serves all.
         """
         self._decoder, self._vocabulary, self._rules = decoder, vocabulary, rules
         self._target = rows.target
         self._others, self._members = others, others.indices.cpu().numpy()
         num_crops = len(self._members)
-        self._needs_own = np.eye(num_crops, dtype=np.bool_)
+        self._picture_of, num_pictures = picture_of, int(picture_of.max()) + 1
+        self._needs_own = np.eye(num_pictures, dtype=np.bool_)[picture_of]
         self._needs_all = self._needs_own.copy()
-        self._needs_all[np.arange(num_crops)[:, None], self._members] = True
+        self._needs_all[np.arange(num_crops)[:, None], picture_of[self._members]] = True
         self._sampler = Sampler(rows, vocabulary, eos=rules.special.eos, temperature=rules.temperature)
         self._tokens = np.full((len(rows.target), rules.max_length), rules.special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
@@ -131,13 +134,15 @@ class TreeWalk:
 
     def _sample(self, live: Live, frontier: Frontier, hidden: torch.Tensor, length: int) -> Ints:
         # Rows of one (prefix, target) share a line: one projection, whatever the number of decoders.
-        pairs = frontier.pair_of[frontier.row_prefix[: len(live.rows)], live.targets]
-        lines, own_of = np.unique(pairs, return_inverse=True)
+        keys = frontier.row_prefix[: len(live.rows)] * len(self._picture_of) + live.targets
+        lines, own_of = np.unique(keys, return_inverse=True)
+        prefix, target = np.divmod(lines, len(self._picture_of))
+        pairs = frontier.pair_of[prefix, self._picture_of[target]]
         tokens, log_probs = self._sampler.next_tokens(
             live.rows,
             own_of,
-            own=hidden[torch.from_numpy(lines).to(hidden.device)],
-            others=self._mean_of_others(lines, frontier, hidden),
+            own=hidden[torch.from_numpy(pairs).to(hidden.device)],
+            others=self._mean_of_others(prefix, target, frontier, hidden),
             prefix_length=length,
             is_eos_allowed=length >= self._rules.min_length,
         )
@@ -145,10 +150,9 @@ class TreeWalk:
         self._log_probs[live.rows] += log_probs
         return tokens
 
-    def _mean_of_others(self, lines: Ints, frontier: Frontier, hidden: torch.Tensor) -> torch.Tensor:
+    def _mean_of_others(self, prefix: Ints, target: Ints, frontier: Frontier, hidden: torch.Tensor) -> torch.Tensor:
         """Σ_j (s_ij / M) h_j for each line: the projection is linear, so one serves all others together."""
-        target = frontier.pair_crop[lines]
-        pairs = frontier.pair_of[frontier.pair_prefix[lines][:, None], self._members[target]]
+        pairs = frontier.pair_of[prefix[:, None], self._picture_of[self._members[target]]]
         weights = self._others.weights[torch.from_numpy(target).to(hidden.device)]
         index = torch.from_numpy(pairs).to(hidden.device)
         means = [
@@ -164,8 +168,8 @@ class TreeWalk:
             return ()
         num_beams = self._rules.num_beams
         prefixes = frontier.row_prefix[len(live.rows) :].reshape(-1, num_beams)
-        crops = np.array([beams.crop for beams in live.beams])
-        pairs = frontier.pair_of[prefixes, crops[:, None]].reshape(-1)
+        pictures = self._picture_of[[beams.crop for beams in live.beams]]
+        pairs = frontier.pair_of[prefixes, pictures[:, None]].reshape(-1)
         heads = self._beam_heads(hidden[torch.from_numpy(pairs).to(hidden.device)], is_eos_allowed)
         log_probs = (heads.logits.double() - heads.log_total.double()[:, None]).cpu().numpy()
         scores = log_probs if self._rules.beam_score == "logprob" else heads.logits.double().cpu().numpy()

@@ -42,6 +42,7 @@ def walk_with(budget_bytes, *, num_masks=5):
             others=choose_others(crops.embeddings @ crops.embeddings.t(), config.sampling),
             rows=rows,
             rules=dataclasses.replace(WalkRules.of(config, SPECIAL, image_bytes=0), budget_bytes=budget_bytes),
+            picture_of=np.arange(num_masks),
         )
         walk.run()
     return walk, decoder
