@@ -219,6 +219,9 @@ class CaptionsConfig(FrozenModel):
     # Bound on the decoder's caches; prefixes are decoded in chunks below it. Halved it costs time, and results
     # change by float rounding at most, which is why it belongs to the identity.
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    # Successive images of a shard are captioned together while their crops number no more than this; at 1 each goes
+    # alone, and its captions do not depend, in the last bits of a probability, on its neighbours in the shard.
+    crops_together: int = Field(default=1, ge=1)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from schemas.config import CaptionsConfig, ComputeConfig
 from schemas.shard import MaskRecord, Shard, ShardImage
 from schemas.tables import CROP_MASKED, crop_context
-from workers.boundary import apply_to_images
+from workers.boundary import apply_to_groups
 from workers.captions.candidates import to_expressions
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
@@ -45,6 +45,7 @@ class CocaCaptioner:
         self._engine = CachedEngine(model, special, config, seed=compute.seed)
         self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         self._scales = crop_kinds(config)
+        self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype
 
     @classmethod
@@ -54,20 +55,28 @@ class CocaCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        return apply_to_images(shard, STAGE_CAPTION, self._caption)
+        return apply_to_groups(shard, STAGE_CAPTION, self._caption, fits=self._fits)
 
-    def _caption(self, image: ShardImage) -> ShardImage:
-        if not image.masks:
-            return replace(image, expressions=())
+    def _fits(self, images: Sequence[ShardImage]) -> bool:
+        return len(self._scales) * sum(len(image.masks) for image in images) <= self._crops_together
+
+    def _caption(self, images: Sequence[ShardImage]) -> list[ShardImage]:
+        with_masks = [image for image in images if image.masks]
+        drafts = self._engine.drafts_together([self._image_crops(image) for image in with_masks]) if with_masks else []
+        expressions = {
+            image.position: to_expressions(found, image.masks, self._to_text)
+            for image, found in zip(with_masks, drafts, strict=True)
+        }
+        return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
+
+    def _image_crops(self, image: ShardImage) -> ImageCrops:
         pixels: NDArray[np.uint8] = decode_proven(image.data)
-        crops = ImageCrops(
+        return ImageCrops(
             image_id=image.image_id,
             kinds=tuple(self._scales),
             mask_indices=tuple(mask.index for mask in image.masks),
             pixels=self._crops(pixels, image.masks).to(self._device, self._dtype),
         )
-        drafts = self._engine.drafts(crops)
-        return replace(image, expressions=to_expressions(drafts, image.masks, self._to_text))
 
     def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
         boxes = np.array([record.box_xyxy_px for record in records])
