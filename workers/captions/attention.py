@@ -34,7 +34,7 @@ class NodeCache:
 
     Nodes are numbered as they are written and freed from the end, as a stack: a branch of the tree that is
     done gives its nodes back. A prefix finds its keys through *pages*, the node numbers of its positions, so
-    that a fork copies numbers and never keys. Storage grows by doubling and is kept from image to image.
+    that a fork copies numbers and never keys. Storage is kept from image to image.
     """
 
     def __init__(self, num_layers: int, num_heads: int, width: int) -> None:
@@ -47,18 +47,28 @@ class NodeCache:
         """Return what one node takes."""
         return 2 * num_layers * width * dtype.itemsize
 
+    @property
+    def capacity(self) -> int:
+        """Number of nodes that fit without new memory."""
+        return 0 if self._store is None else self._store.shape[2]
+
+    def resize(self, capacity: int, like: torch.Tensor) -> None:
+        """Take memory for `capacity` nodes of `like`'s dtype and device, no fewer than there are."""
+        layers, heads, width = self._shape
+        if not self.size:
+            # Before the new memory is taken: both at once may be more than there is.
+            self._store = None
+        resized = like.new_empty(layers, heads, max(capacity, self.size), width)
+        if self._store is not None:
+            resized[:, :, : self.size] = self._store[:, :, : self.size]
+        self._store = resized
+
     def reserve(self, count: int, like: torch.Tensor) -> int:
-        """Make room for `count` more nodes of `like`'s dtype and device; return the first one's number."""
+        """Take the next `count` nodes, with twice the memory where it does not suffice; return the first's number."""
+        if self.size + count > self.capacity:
+            self.resize(max(_FIRST_CAPACITY, 2 * self.capacity, self.size + count), like)
         first = self.size
         self.size += count
-        layers, heads, width = self._shape
-        capacity = 0 if self._store is None else self._store.shape[2]
-        if self.size > capacity:
-            capacity = max(_FIRST_CAPACITY, 2 * capacity, self.size)
-            grown = like.new_empty(layers, heads, capacity, width)
-            if self._store is not None:
-                grown[:, :, :first] = self._store[:, :, :first]
-            self._store = grown
         return first
 
     def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:

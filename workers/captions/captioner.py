@@ -62,14 +62,15 @@ class CocaCaptioner:
 
     def _caption(self, images: Sequence[ShardImage]) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]
-        drafts = self._engine.drafts_together([self._image_crops(image) for image in with_masks]) if with_masks else []
+        drafts = self._engine.drafts_together([self.image_crops(image) for image in with_masks]) if with_masks else []
         expressions = {
             image.position: to_expressions(found, image.masks, self._to_text)
             for image, found in zip(with_masks, drafts, strict=True)
         }
         return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
 
-    def _image_crops(self, image: ShardImage) -> ImageCrops:
+    def image_crops(self, image: ShardImage) -> ImageCrops:
+        """Return the crops of a proven image's masks, at least one, as the engine takes them."""
         pixels: NDArray[np.uint8] = decode_proven(image.data)
         return ImageCrops(
             image_id=image.image_id,

@@ -21,7 +21,7 @@ from workers.captions.rules import Others, choose_others, join_others
 from workers.captions.sampling import SamplerRows
 from workers.captions.towers import CachedDecoder
 from workers.captions.vocabulary import SpecialTokens, Vocabulary
-from workers.captions.walk import TreeWalk, WalkRules
+from workers.captions.walk import PairCounts, TreeWalk, WalkRules
 
 
 class CachedEngine:
@@ -35,6 +35,8 @@ class CachedEngine:
         """
         self._model, self._special, self._config, self._seed = model, special, config, seed
         self._decoder = CachedDecoder(model)
+        # Of all images so far; a benchmark reads it.
+        self.counts = PairCounts()
         self._samplers = [decoder for decoder in configured_decoders(config) if decoder.name != "beam"]
         self._vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
         positions = self._decoder.max_prefix_length
@@ -79,6 +81,8 @@ class CachedEngine:
             picture_of=picture_of,
         )
         walk.run()
+        self.counts.num_asked += walk.counts.num_asked
+        self.counts.num_computed += walk.counts.num_computed
         return self._collect(images, units, walk, others)
 
     def _rows(self, images: Sequence[ImageCrops], units: Sequence[Unit]) -> SamplerRows:

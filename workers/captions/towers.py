@@ -131,6 +131,27 @@ class CachedDecoder:
         pairs = self._pair_cache.size + num_steps * frontier.num_pairs
         return prefixes * self._prefix_bytes + pairs * self._pair_bytes
 
+    def make_room(self, frontier: Frontier, num_steps: int, budget_bytes: int) -> None:
+        """Take the memory for `num_steps` more levels as wide as `frontier`, at once instead of by doubling.
+
+        Memory that an earlier image took is given back where the caches would hold more than `budget_bytes` with it.
+        """
+        like = self._text.token_embedding.weight
+        prefixes = self._text_cache.size + num_steps * frontier.num_prefixes
+        pairs = self._pair_cache.size + num_steps * frontier.num_pairs
+        wanted = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
+        most_prefixes = max(prefixes, self._text_cache.capacity)
+        most_pairs = max(pairs, self._pair_cache.capacity)
+        is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self._pair_bytes > budget_bytes
+        for cache, count in wanted:
+            if count > cache.capacity or (is_too_much and count < cache.capacity):
+                cache.resize(count, like)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What the caches have taken."""
+        return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self._pair_bytes
+
     def step(self, frontier: Frontier, before: Pages | None) -> tuple[torch.Tensor, Pages]:
         """Return the last hidden states (P, D) of the frontier's pairs, ready for the vocabulary, and its pages."""
         pages = self._turn_pages(frontier, before)

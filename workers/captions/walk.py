@@ -49,6 +49,19 @@ class WalkRules:
         )
 
 
+@dataclass(slots=True)
+class PairCounts:
+    """What the tree saves, over all levels.
+
+    Attributes:
+        num_asked: Pairs (prefix, crop) that the rows read: what caches alone, without a tree, would compute.
+        num_computed: Pairs that were computed.
+    """
+
+    num_asked: int = 0
+    num_computed: int = 0
+
+
 class TreeWalk:
     """Decodes all rows and beams over the crops that the decoder has begun with."""
 
@@ -83,6 +96,7 @@ class TreeWalk:
         self._sampler = Sampler(rows, vocabulary, eos=rules.special.eos, temperature=rules.temperature)
         self._tokens = np.full((len(rows.target), rules.max_length), rules.special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
+        self.counts = PairCounts()
         self.searches = [BeamSearch(rules.num_beams, rules.special.eos, rules.length_penalty) for _ in range(num_crops)]
 
     def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
@@ -102,7 +116,7 @@ class TreeWalk:
     def _descend(self, live: Live, frontier: Frontier | None, pages: Pages | None, *, length: int) -> None:
         """Take `live` from prefixes of `length` tokens to the end."""
         while live.num_searches and length < self._rules.max_length:
-            wider = self._widen(live, frontier)
+            wider, num_asked = self._widen(live, frontier)
             needed = self._decoder.bytes_after(wider, self._rules.max_length - length)
             if needed > self._rules.budget_bytes and live.num_searches > 1:
                 mark = self._decoder.mark()
@@ -110,15 +124,19 @@ class TreeWalk:
                     self._descend(part, frontier, pages, length=length)
                     self._decoder.rewind(mark)
                 return
+            self._decoder.make_room(wider, self._rules.max_length - length, self._rules.budget_bytes)
+            self.counts.num_asked += num_asked
+            self.counts.num_computed += wider.num_pairs
             hidden, pages = self._decoder.step(wider, pages)
             live = self._advance(live, wider, hidden, length)
             frontier, length = wider, length + 1
 
-    def _widen(self, live: Live, frontier: Frontier | None) -> Frontier:
+    def _widen(self, live: Live, frontier: Frontier | None) -> tuple[Frontier, int]:
+        """The next level, and the pairs that its rows ask for, shared ones counted for each."""
         parents, tokens, targets = live.requests(self._rules.special.sot)
         needs = self._needs_own[targets]
         needs[: len(live.rows)] = self._needs_all[live.targets]
-        return extend(frontier, parents, tokens, needs)
+        return extend(frontier, parents, tokens, needs), int(needs.sum())
 
     def _advance(self, live: Live, frontier: Frontier, hidden: torch.Tensor, length: int) -> Live:
         is_eos_allowed = length >= self._rules.min_length

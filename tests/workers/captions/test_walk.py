@@ -19,7 +19,7 @@ class MeasuredDecoder(CachedDecoder):
 
     def step(self, frontier, before):
         result = super().step(frontier, before)
-        self.peak_bytes = max(self.peak_bytes, self.bytes_after(frontier, 0))
+        self.peak_bytes = max(self.peak_bytes, self.bytes_after(frontier, 0), self.allocated_bytes)
         self.num_steps += 1
         return result
 
@@ -63,6 +63,14 @@ def test_the_caches_stay_below_the_budget_whatever_it_is():
         assert decoder.peak_bytes <= budget
         assert decoder.num_steps > 11
         assert results_of(walk) == results_of(whole)
+
+
+def test_the_tree_computes_a_shared_pair_once_and_counts_both():
+    walk, _ = walk_with(2**26)
+    # At the first level all 20 sampling rows read one prefix under 5 crops, 2 beams of 5 crops their own.
+    assert walk.counts.num_computed < walk.counts.num_asked
+    alone, _ = walk_with(2**26, num_masks=1)
+    assert alone.counts.num_computed <= alone.counts.num_asked
 
 
 def test_below_one_rows_caches_the_walk_goes_row_by_row():
