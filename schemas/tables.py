@@ -38,13 +38,6 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "stage_error": "A stage raised on this image alone, twice.",
 }
 
-CROP_MASKED: Final = "masked"
-
-
-def crop_context(scale: float) -> str:
-    """Return the name of a context crop, `context_1.2`; a whole scale keeps its decimal, `context_1.0`."""
-    return f"context_{float(scale)}"
-
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})

@@ -12,8 +12,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
 from schemas.config import CaptionsConfig, ComputeConfig
-from schemas.shard import MaskRecord, Shard, ShardImage
-from schemas.tables import CROP_MASKED, crop_context
+from schemas.shard import CROP_MASKED, MaskRecord, Shard, ShardImage, crop_context
 from workers.boundary import apply_to_groups
 from workers.captions.candidates import to_expressions
 from workers.captions.drafts import ImageCrops

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
 from schemas.errors import ConfigError
-from schemas.shard import Failure, block_to_shard, shard_to_block
+from schemas.shard import Failure
 from workers.masks import SamProposer, proposer, rle
 from workers.masks.generator import MaskGenerator
 
