@@ -21,7 +21,7 @@ from workers.captions.rules import Others, choose_others, join_others
 from workers.captions.sampling import SamplerRows
 from workers.captions.towers import CachedDecoder
 from workers.captions.vocabulary import SpecialTokens, Vocabulary
-from workers.captions.walk import PairCounts, TreeWalk, WalkRules
+from workers.captions.walk import TreeWalk, WalkCounts, WalkRules
 
 
 class CachedEngine:
@@ -36,7 +36,7 @@ class CachedEngine:
         self._model, self._special, self._config, self._seed = model, special, config, seed
         self._decoder = CachedDecoder(model)
         # Of all images so far; a benchmark reads it.
-        self.counts = PairCounts()
+        self.counts = WalkCounts()
         self._samplers = [decoder for decoder in configured_decoders(config) if decoder.name != "beam"]
         self._vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
         positions = self._decoder.max_prefix_length
@@ -71,18 +71,18 @@ class CachedEngine:
         picture_of, tokens = gather(encoded, units)
         embeddings = [encoded[unit.image].embeddings(unit.kind) for unit in units]
         others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
+        image_bytes = self._decoder.image_bytes(*tokens.shape[:2])
         self._decoder.begin(tokens)
         walk = TreeWalk(
             self._decoder,
             self._vocabulary,
             others=join_others(others),
             rows=self._rows(images, units),
-            rules=WalkRules.of(self._config, self._special, image_bytes=self._decoder.image_bytes(*tokens.shape[:2])),
+            rules=WalkRules.of(self._config, self._special, image_bytes=image_bytes),
             picture_of=picture_of,
         )
         walk.run()
-        self.counts.num_asked += walk.counts.num_asked
-        self.counts.num_computed += walk.counts.num_computed
+        self.counts.include(walk.counts, image_bytes=image_bytes)
         return self._collect(images, units, walk, others)
 
     def _rows(self, images: Sequence[ImageCrops], units: Sequence[Unit]) -> SamplerRows:

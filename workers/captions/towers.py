@@ -98,7 +98,8 @@ class CachedDecoder:
         self._widest, self._itemsize = max(width, self._text.width), dtype.itemsize
         self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
         self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
-        self._pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
+        # What one (prefix, crop) takes in the caches.
+        self.pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
@@ -129,7 +130,7 @@ class CachedDecoder:
         """Return what the caches hold if `num_steps` more levels are as wide as `frontier`."""
         prefixes = self._text_cache.size + num_steps * frontier.num_prefixes
         pairs = self._pair_cache.size + num_steps * frontier.num_pairs
-        return prefixes * self._prefix_bytes + pairs * self._pair_bytes
+        return prefixes * self._prefix_bytes + pairs * self.pair_bytes
 
     def make_room(self, frontier: Frontier, num_steps: int, budget_bytes: int) -> None:
         """Take the memory for `num_steps` more levels as wide as `frontier`, at once instead of by doubling.
@@ -142,7 +143,7 @@ class CachedDecoder:
         wanted = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
         most_prefixes = max(prefixes, self._text_cache.capacity)
         most_pairs = max(pairs, self._pair_cache.capacity)
-        is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self._pair_bytes > budget_bytes
+        is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self.pair_bytes > budget_bytes
         for cache, count in wanted:
             if count > cache.capacity or (is_too_much and count < cache.capacity):
                 cache.resize(count, like)
@@ -150,7 +151,7 @@ class CachedDecoder:
     @property
     def allocated_bytes(self) -> int:
         """What the caches have taken."""
-        return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self._pair_bytes
+        return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self.pair_bytes
 
     def step(self, frontier: Frontier, before: Pages | None) -> tuple[torch.Tensor, Pages]:
         """Return the last hidden states (P, D) of the frontier's pairs, ready for the vocabulary, and its pages."""

@@ -50,16 +50,24 @@ class WalkRules:
 
 
 @dataclass(slots=True)
-class PairCounts:
-    """What the tree saves, over all levels.
+class WalkCounts:
+    """What a walk cost, over all levels.
 
     Attributes:
         num_asked: Pairs (prefix, crop) that the rows read: what caches alone, without a tree, would compute.
         num_computed: Pairs that were computed.
+        peak_cache_bytes: Most that the caches had taken, keys and values of the image tokens left out.
     """
 
     num_asked: int = 0
     num_computed: int = 0
+    peak_cache_bytes: int = 0
+
+    def include(self, other: WalkCounts, *, image_bytes: int) -> None:
+        """Add another walk's counts; its `image_bytes` of keys and values were there at the same time."""
+        self.num_asked += other.num_asked
+        self.num_computed += other.num_computed
+        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes + image_bytes)
 
 
 class TreeWalk:
@@ -96,7 +104,7 @@ class TreeWalk:
         self._sampler = Sampler(rows, vocabulary, eos=rules.special.eos, temperature=rules.temperature)
         self._tokens = np.full((len(rows.target), rules.max_length), rules.special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
-        self.counts = PairCounts()
+        self.counts = WalkCounts()
         self.searches = [BeamSearch(rules.num_beams, rules.special.eos, rules.length_penalty) for _ in range(num_crops)]
 
     def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
@@ -127,6 +135,7 @@ class TreeWalk:
             self._decoder.make_room(wider, self._rules.max_length - length, self._rules.budget_bytes)
             self.counts.num_asked += num_asked
             self.counts.num_computed += wider.num_pairs
+            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._decoder.allocated_bytes)
             hidden, pages = self._decoder.step(wider, pages)
             live = self._advance(live, wider, hidden, length)
             frontier, length = wider, length + 1
