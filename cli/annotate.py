@@ -23,7 +23,11 @@ def annotate(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
     shard_size: Annotated[
-        int | None, typer.Option(help="Images a shard; short for --set shards.max_images=…", show_default=False)
+        int | None,
+        typer.Option(
+            help="Images a shard, short for --set shards.max_images=…; a run keeps the one it began with.",
+            show_default=False,
+        ),
     ] = None,
     address: options.Address = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Plan the first N images only.", show_default=False)] = None,

@@ -138,14 +138,23 @@ def _output(out: str, config: RunConfig) -> str:
     from store.location import RunLocation
 
     location = RunLocation.open(out, endpoint_url=config.source.endpoint_url)
+    folder = Path(location.root)
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
+    _remove_empty(folder, down_to=existing)
     if "://" in location.root:
         return f"{location.root} can be written, and refuses a second creation"
-    existing = next(folder for folder in (Path(location.root), *Path(location.root).parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < _MIN_FREE_DISK_BYTES:
         raise ConfigError(f"{existing} has {format_bytes(free)} free; a run wants {format_bytes(_MIN_FREE_DISK_BYTES)}")
     return f"{location.root} can be written, {format_bytes(free)} free"
+
+
+def _remove_empty(folder: Path, *, down_to: Path) -> None:
+    """Take back the folders that the probe made: a check leaves nothing behind."""
+    while folder != down_to and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _as_table(preset: str, checks: list[Check]) -> Table:

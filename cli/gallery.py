@@ -35,7 +35,8 @@ def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = No
     """Write the gallery of the run at `out` and return the page's absolute path.
 
     Raises:
-        ConfigError: There is no run, or `out` is no folder of this machine and no page is named.
+        ConfigError: There is no run, `out` is no folder of this machine and no page is named, or the page cannot be
+            written where it should go.
     """
     from viewer.gallery import write_gallery
     from viewer.reading import gallery_from_run
@@ -45,7 +46,14 @@ def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = No
     if page is None and "://" in location.root:
         raise ConfigError(f"{location.root} is not on this machine: say where the page goes with --page gallery.html")
     target = page if page is not None else Path(location.root) / "gallery.html"
-    return write_gallery(gallery_from_run(location, PlannedImages(location, header), sample=sample), target)
+    content = gallery_from_run(location, PlannedImages(location, header), sample=sample)
+    try:
+        return write_gallery(content, target)
+    except OSError as error:
+        raise ConfigError(
+            f"the page {target} cannot be written: {error.strerror or error}. Name another place with --page, in a "
+            "folder that exists and that you may write to"
+        ) from error
 
 
 class PlannedImages:

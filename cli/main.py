@@ -7,6 +7,7 @@ command continues; 130 interrupted.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import typer
@@ -22,6 +23,7 @@ app = typer.Typer(
     name="pseudoris",
     help="Referring-image-segmentation training data without a human: masks, distinctive expressions, Parquet.",
     no_args_is_help=True,
+    epilog="Exit codes: 0 done; 1 verify or doctor found something; 2 yours to mend; 3 incomplete; 130 interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,13 +41,15 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
     )
+    # Ends as an exception: what is half written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        app()
+        app(prog_name="pseudoris")
     except ConfigError as error:
         report("error", str(error), "red")
         sys.exit(USER_MUST_MEND)
     except PseudorisError as error:
-        report("stopped", f"{error}\nNothing committed is lost: the same command continues.", "red")
+        report("stopped", f"{error}\nNothing that is committed is lost; give the same command again.", "red")
         sys.exit(annotate.INCOMPLETE)
 
 

@@ -11,7 +11,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder, file, glob, fsspec url or prefix (s3://…), WebDataset tars ({000..123}.tar), or Parquet.",
+        help="Folder, file, fsspec url or prefix (s3://…), Parquet, or, in quotes, a glob or tars ('{000..123}.tar').",
         show_default=False,
     ),
 ]

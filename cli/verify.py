@@ -21,7 +21,10 @@ def verify(
     out: options.Out,
     quick: Annotated[bool, typer.Option("--quick", help="Sizes, rows and ids alone; no digests, no masks.")] = False,
     sample: Annotated[
-        int | None, typer.Option(min=0, help="Look into N committed shards, spread evenly.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, help="Look into N committed shards, spread evenly; without it into all.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Prove that every planned image is accounted for once and every part is what its receipt says."""

@@ -39,16 +39,16 @@ def dry_run(source: str, out: str, config: RunConfig, *, limit: int | None = Non
     """
     location = RunLocation.open(out, config.source.endpoint_url)
     listing = open_source(source, config.source, exclude=location.root)
+    header = read_header(location)
+    # Before Ray, which takes seconds to start: most mistakes are in a path.
+    if header is not None:
+        check_source(header, listing.name)
+    tally = _listed(listing, config, limit) if header is None else _planned(location, header)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = identity_on_cluster(config)
-    header = read_header(location)
-    if header is None:
-        tally = _listed(listing, config, limit)
-    else:
+    if header is not None:
         check_identity(header, identity)
-        check_source(header, listing.name)
-        tally = _planned(location, header)
     output_bytes, basis, num_done = _estimate(location, tally, config)
     return RunPlan(
         source=listing.name,

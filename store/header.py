@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -46,7 +47,9 @@ def require_header(location: RunLocation) -> RunHeader:
     """
     header = read_header(location)
     if header is None:
-        raise ConfigError(f"there is no run at {location.root}: start one with `pseudoris annotate SOURCE OUT`")
+        below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
+        remedy = f"did you mean {below[0].parent}?" if below else "start one with `pseudoris annotate SOURCE OUT`"
+        raise ConfigError(f"there is no run at {location.root}: {remedy}")
     return header
 
 

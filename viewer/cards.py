@@ -98,7 +98,7 @@ def rejection(distinctiveness: float | None, rival_index: int | None, *, tau: fl
         return f"fits mask {rival_index} better"
     if distinctiveness == 1:
         return f"fits mask {rival_index} as well"
-    return f"ahead of mask {rival_index} by too little (τ = {tau:g})"
+    return f"ahead of mask {rival_index}, but {tau - distinctiveness:.2g} short of τ = {tau:g}"
 
 
 def _mask_card(mask: GalleryMask, *, order: int, tau: float) -> MaskCard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,10 @@ def _split(source: str, config: SourceConfig) -> tuple[Storage, str]:
         return storage_at(source, config), ""
     protocol, separator, path = source.rpartition("://")
     if kind is None and not has_magic(path):
+        suspects = "the url and the credentials" if separator else "the path"
         raise ConfigError(
-            f"SOURCE {source!r} does not exist: check the path and the credentials. For all names that begin alike "
-            f"write {source}*"
+            f"SOURCE {source!r} does not exist: check {suspects}. For all names that begin alike write "
+            f"{shlex.quote(source + '*')}"
         )
     folder, rest = split_root(path) if kind is None else _split_file(path)
     return storage_at(f"{protocol}{separator}{folder}", config), rest

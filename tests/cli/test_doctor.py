@@ -16,6 +16,7 @@ def test_the_embedded_preset_is_healthy_here(tmp_path):
     shown = pseudoris("doctor", str(source), str(tmp_path / "out"))
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert all(word in shown.stdout for word in ("torch", "weights: propose", "broken-text.jpg", "can be written"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -53,5 +53,11 @@ def test_a_source_that_does_not_exist_is_refused(tmp_path):
         dry_run(str(tmp_path / "nowhere"), str(tmp_path / "out"), stub_config())
 
 
+def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.preview.connected", lambda address: pytest.fail("Ray was started"))
+    with pytest.raises(ConfigError, match="no image"):
+        dry_run(str(tmp_path), str(tmp_path / "out"), stub_config())
+
+
 def test_the_papers_settings_draw_44_candidates_a_mask():
     assert draws_per_mask(load_config("paper")) == 44

@@ -7,6 +7,7 @@ import pytest
 from schemas.errors import ConfigError
 from schemas.run import HEADER_NAME
 from store.header import check_identity, create_header, read_header, require_header
+from store.location import RunLocation
 from tests.store.builders import make_identity, start_run
 
 
@@ -69,3 +70,10 @@ def test_a_file_that_is_no_header_is_refused(location, data):
 def test_where_a_header_is_required_its_absence_says_how_to_start_a_run(location):
     with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate SOURCE OUT"):
         require_header(location)
+
+
+def test_a_run_one_folder_down_is_suggested(tmp_path):
+    (tmp_path / "demo" / "run-1").mkdir(parents=True)
+    (tmp_path / "demo" / "run-1" / HEADER_NAME).write_text("{}")
+    with pytest.raises(ConfigError, match=r"there is no run at .*did you mean .*run-1\?"):
+        require_header(RunLocation.open(str(tmp_path / "demo")))

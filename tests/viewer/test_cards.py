@@ -64,7 +64,7 @@ def test_a_tau_of_zero_has_a_meter_too():
     [
         (0.8, 3, "fits mask 3 better"),
         (1.0, 3, "fits mask 3 as well"),
-        (1.1, 3, "ahead of mask 3 by too little (τ = 1.2)"),
+        (1.1, 3, "ahead of mask 3, but 0.1 short of τ = 1.2"),
         (None, None, "not scored"),
     ],
 )
