@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import captioner, stages
+from benchmarks import captioner, crops, filter, pipeline, stages
 
 if __name__ == "__main__":
     stages.main([])
+    crops.main([])
     captioner.main([])
+    filter.main([])
+    pipeline.main([])

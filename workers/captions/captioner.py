@@ -75,16 +75,18 @@ class CocaCaptioner:
             image_id=image.image_id,
             kinds=tuple(self._scales),
             mask_indices=tuple(mask.index for mask in image.masks),
-            pixels=self._crops(pixels, image.masks).to(self._device, self._dtype),
+            pixels=self._crops(pixels, image.masks).to(self._dtype),
         )
 
     def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
-        boxes = np.array([record.box_xyxy_px for record in records])
-        kinds = []
-        for scale in self._scales.values():
-            masks = rle.iter_decoded((record.rle_counts for record in records), records[0].rle_size)
-            kinds.append(make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=scale, crop_format=self._format))
-        return torch.stack(kinds)
+        return make_crops(
+            pixels,
+            [record.box_xyxy_px for record in records],
+            runs=[rle.runs(record.rle_counts) for record in records],
+            scales=tuple(self._scales.values()),
+            crop_format=self._format,
+            device=self._device,
+        )
 
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A start of text in the middle of a caption would be spelled out.

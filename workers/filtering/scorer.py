@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from schemas.config import ComputeConfig, FilterConfig
@@ -18,7 +17,7 @@ from workers.filtering.nouns import noun_finder, noun_prompt
 from workers.filtering.scores import CandidateScores, score_candidates
 from workers.images.crops import make_crops
 from workers.images.decoding import decode_proven
-from workers.masks.rle import iter_decoded
+from workers.masks.rle import runs
 from workers.protocols import STAGE_FILTER
 
 
@@ -56,7 +55,8 @@ class ClipScorer:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
         images, vectors = self._embed_crops(shard)
-        nouns = {text: self._find_noun(text) for image in images for text in _candidate_texts(image)}
+        captions = dict.fromkeys(text for image in images for text in _candidate_texts(image))
+        nouns = {text: self._find_noun(text) for text in captions}
         texts = _distinct_strings(images, nouns)
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
@@ -104,14 +104,15 @@ class ClipScorer:
 
     def _crops(self, image: ShardImage) -> torch.Tensor:
         """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
-        pixels = decode_proven(image.data)
-        boxes = np.array([mask.box_xyxy_px for mask in image.masks], dtype=np.int64)
-        masks = iter_decoded((mask.rle_counts for mask in image.masks), image.masks[0].rle_size)
-        crop_format = self._embedder.crop_format
-        scale = self._config.context_scale
-        context = make_crops(pixels, None, boxes_xyxy_px=boxes, scale=scale, crop_format=crop_format)
-        masked = make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)
-        return torch.cat([context, masked])
+        crops = make_crops(
+            decode_proven(image.data),
+            [mask.box_xyxy_px for mask in image.masks],
+            runs=[runs(mask.rle_counts) for mask in image.masks],
+            scales=(self._config.context_scale, None),
+            crop_format=self._embedder.crop_format,
+            device=self._embedder.device,
+        )
+        return crops.flatten(0, 1)
 
     def _scored(
         self,

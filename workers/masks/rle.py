@@ -8,7 +8,7 @@ Source: pycocotools 2.0, maskApi.c, rleEncode and rleToString; property-tested a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,17 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
 
 
-def iter_decoded(counts: Iterable[str], size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
-    """Yield the masks (H, W) bool one after another: of a photograph, sixty at once would take gigabytes."""
-    for text in counts:
-        yield decode([text], size)[0]
+def runs(counts: str) -> Int64Array:
+    """Return the lengths of a mask's runs, column by column, background first, as an RLE string states them.
+
+    Raises:
+        ValueError: No such string.
+    """
+    digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    found = _to_runs(digits) if len(digits) else None
+    if found is None:
+        raise ValueError(f"an RLE of {len(counts)} characters does not read: {counts[:40]!r}")
+    return found
 
 
 def is_valid(counts: str, size: tuple[int, int]) -> bool:

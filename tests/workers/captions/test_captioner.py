@@ -15,12 +15,14 @@ from schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from tests.builders.coca import captions_config
 from tests.builders.images import encode
 from workers.captions import CocaCaptioner
+from workers.captions import captioner as captioner_module
 from workers.captions.captioner import crop_kinds
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
 from workers.captions.plain import PlainEngine
 from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
+from workers.images.decoding import decode_proven
 from workers.masks import rle
 
 SIDE = 96
@@ -101,11 +103,19 @@ def test_another_seed_draws_other_captions_and_the_same_beams(run, captioner):
     assert texts(captioner, "top_p") != texts(other, "top_p")
 
 
-def test_masks_are_decoded_one_at_a_time(captioner, monkeypatch):
-    decoded, decode = [], rle.decode
-    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or decode(counts, size))
-    captioner(Shard(0, 0, (shard_image(1),)))
-    assert decoded == [1] * 3, "for the masked crops, and for no other kind"
+def test_masks_are_never_decoded_to_whole_images(captioner, monkeypatch):
+    # Sixty of a photograph at once would take gigabytes: they go as run lengths to where crops are cut.
+    monkeypatch.setattr(rle, "decode", lambda counts, size: pytest.fail("a mask was decoded"))
+    (image,) = captioner(Shard(0, 0, (shard_image(1),))).images
+    assert image.failure is None
+
+
+def test_an_image_is_decoded_once_for_all_of_its_crops(captioner, monkeypatch):
+    calls = []
+    monkeypatch.setattr(captioner_module, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    images = [shard_image(number, num_masks=1) for number in range(2)]
+    captioner(Shard(0, 0, tuple(images)))
+    assert calls == [image.data for image in images]
 
 
 def test_images_without_masks_and_quarantined_ones_pass_through(captioner):
