@@ -129,7 +129,7 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
 def test_upsampling_in_chunks_changes_nothing(sam, masks_config, draw_image, monkeypatch):
     image, config = draw_image(70, 150), masks_config()
     whole = MaskGenerator(sam, config)(image)
-    monkeypatch.setattr(generator_module, "_UPSAMPLE_BYTES", 7 * 4 * 70 * 150)
+    monkeypatch.setitem(generator_module._UPSAMPLE_BYTES, "cpu", 7 * 4 * 70 * 150)
     in_chunks = MaskGenerator(sam, config)(image)
     assert in_chunks.counts == whole.counts
     assert in_chunks.stability.tolist() == whole.stability.tolist()
