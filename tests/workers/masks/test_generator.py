@@ -120,7 +120,7 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     sam, config = shipped
     config = config.model_copy(update={"crop_n_layers": layers, "points_per_side": 6})
     annotations = reference(sam, config, image)
-    assert len(annotations) >= 2
+    assert annotations
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
