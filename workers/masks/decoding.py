@@ -31,7 +31,7 @@ from workers.masks.upscaling import Upscaling
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
 # What one pass over some prompts may hold. On a CPU about a last-level cache: a pass reads the same image tokens ten
-# times. Source: measured, docs/performance-masks.md.
+# times. Estimated from the shapes, not tuned by measurement.
 _PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 4 * 2**30}
 
 

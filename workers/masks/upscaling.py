@@ -7,7 +7,7 @@ from segment_anything.modeling import MaskDecoder
 from torch.nn import functional as F
 
 # What the upscaled features of one step may take: on a CPU about a core's own cache.
-# Source: measured, docs/performance-masks.md.
+# Estimated from the shapes, not tuned by measurement.
 _STEP_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # Two convolutions, each of which makes 2 × 2 pixels of one.
 _PIXELS_A_TOKEN = 16
