@@ -128,15 +128,24 @@ def _runs(flat: torch.Tensor) -> tuple[Int64Array, Int64Array]:
     # Before the first pixel lies background: a mask that starts with foreground has a run of length 0.
     changes[:, 0] = flat[:, 0]
     torch.logical_xor(flat[:, 1:], flat[:, :-1], out=changes[:, 1:])
-    runs_a_mask = changes.sum(dim=1).cpu().numpy() + 1
-    rows, starts = changes.nonzero(as_tuple=True)
+    rows, starts = np.divmod(_set_places(changes.flatten()), num_pixels)
+    runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
     ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
     # The change number c of row r ends run c + r: each row before adds one run, its last.
-    ends[np.arange(len(rows)) + rows.cpu().numpy()] = starts.cpu().numpy()
+    ends[np.arange(len(rows)) + rows] = starts
     runs = np.diff(ends, prepend=0)
     first = np.cumsum(runs_a_mask)[:-1]
     runs[first] = ends[first]
     return runs, runs_a_mask
+
+
+def _set_places(flags: torch.Tensor) -> Int64Array:
+    """Return the places of the flags (P,) bool that are set."""
+    # On the CPU numpy finds them five times as fast as torch; from a GPU the places alone are copied.
+    if flags.device.type == "cpu":
+        return np.flatnonzero(flags.numpy())
+    places: Int64Array = flags.nonzero()[:, 0].cpu().numpy()
+    return places
 
 
 def _to_runs(digits: Int64Array) -> Int64Array | None:
