@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import captioner, crops, filter, pipeline, stages
+from benchmarks import captioner, crops, filter, masks, pipeline, stages
 
 if __name__ == "__main__":
     stages.main([])
+    masks.main([])
     crops.main([])
     captioner.main([])
     filter.main([])
