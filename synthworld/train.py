@@ -1,6 +1,6 @@
 """Trains the three tiny models from nothing: `python -m synthworld.train [--out DIR] [--only sam|coca|clip]`.
 
-Seeded; about 75 minutes on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
+Seeded; 75 minutes on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
 crops of SAM's masks while SAM goes on. A model whose weights file stands in the folder is not trained again, and an
 interrupted training goes on from its last checkpoint. To ship new weights: `python -m synthworld.ship OUT`.
 """
