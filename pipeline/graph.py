@@ -6,7 +6,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -18,15 +18,7 @@ from pipeline.job import Job
 from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
 from schemas.config import ComputeConfig, PoolConfig
 from schemas.run import Receipt
-
-# glibc keeps what it has freed: half of SAM's time on a CPU can be page faults of fresh temporaries.
-# Source: measured, `tiny`, three scenes: 99,712 faults become 9,903, seconds in the kernel 0.26 become 0.03,
-# resident memory 1,061 MB becomes 1,099.
-_KEPT_MEMORY: Final = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(30 * 10**9),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
+from workers.memory import KEPT_MEMORY
 
 
 def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
@@ -98,7 +90,7 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     if compute.device == "cuda":
         # Without it cuBLAS may use several streams' workspaces, and sums differ from run to run.
         return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    return {**environment, **_KEPT_MEMORY}
+    return {**environment, **KEPT_MEMORY}
 
 
 def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:

@@ -41,9 +41,11 @@ def dry_run(source: str, out: str, config: RunConfig, *, limit: int | None = Non
     listing = open_source(source, config.source, exclude=location.root)
     header = read_header(location)
     # Before Ray, which takes seconds to start: most mistakes are in a path.
-    if header is not None:
+    if header is None:
+        tally = _listed(listing, config, limit)
+    else:
         check_source(header, listing.name)
-    tally = _listed(listing, config, limit) if header is None else _planned(location, header)
+        tally = _planned(location, header)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = identity_on_cluster(config)

@@ -1,6 +1,6 @@
 """Trains the three tiny models from nothing: `python -m synthworld.train [--out DIR] [--only sam|coca|clip]`.
 
-Seeded; about 75 minutes on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
+Seeded; 75 minutes on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
 crops of SAM's masks while SAM goes on. A model whose weights file stands in the folder is not trained again, and an
 interrupted training goes on from its last checkpoint. To ship new weights: `python -m synthworld.ship OUT`.
 """
@@ -23,15 +23,9 @@ from synthworld.training import phases
 from synthworld.training.coca import PairRecipe
 from synthworld.training.phases import TrainingPlan
 from synthworld.training.sam import SamRecipe
+from workers.memory import KEPT_MEMORY
 
 RecipeT = TypeVar("RecipeT", SamRecipe, PairRecipe)
-# Read by glibc when a process starts. Large temporaries come back at every step, and mapping them anew each time costs
-# a fifth of SAM's training (measured).
-_KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "30000000000",
-    "MALLOC_TOP_PAD_": "500000000",
-}
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
 
@@ -65,7 +59,7 @@ def _side_by_side(jobs: list[Job]) -> None:
     """Runs each job in a process of one thread, and raises what one of them raised."""
     if not jobs:
         return
-    os.environ.update(_KEEP_FREED_MEMORY)
+    os.environ.update(KEPT_MEMORY)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker) as pool:
         running: list[Future[None]] = [pool.submit(job, *arguments) for job, arguments in jobs]

@@ -139,12 +139,9 @@ def losses(
 @torch.no_grad()
 def _reached_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """IoU (B, P, 3) of the masks at full resolution, 0 on the background."""
-    # Counts below 2^24 are exact in float32, and three times as fast as the sums of booleans (measured).
-    inside = (_resized(logits, truth.shape[-1]) > 0).flatten(3).float()
-    wanted = truth.flatten(2).float()
-    shared = (inside @ wanted[..., None]).squeeze(-1)
-    union = inside.sum(-1) + wanted.sum(-1)[..., None] - shared
-    return shared / union.clamp(min=1)
+    inside, wanted = _resized(logits, truth.shape[-1]) > 0, truth[:, :, None]
+    union = (inside | wanted).flatten(3).sum(-1).clamp(min=1)
+    return (inside & wanted).flatten(3).sum(-1) / union
 
 
 def _resized(logits: torch.Tensor, size: int) -> torch.Tensor:

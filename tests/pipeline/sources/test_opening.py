@@ -223,7 +223,7 @@ def test_out_below_a_prefix_is_not_listed(memory):
 
 
 def test_a_prefix_without_objects_is_the_users_to_mend(memory):
-    with pytest.raises(ConfigError, match=r"does not exist: .* write memory://bucket/img_\*"):
+    with pytest.raises(ConfigError, match=r"does not exist: .* write 'memory://bucket/img_\*'"):
         open_source("memory://bucket/img_", AUTO)
 
 

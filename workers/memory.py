@@ -1,0 +1,15 @@
+"""How a process that computes on a CPU asks glibc to treat the memory it has freed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Environment that glibc reads when a process starts: it keeps what was freed, where half of SAM's time on a CPU can be
+# page faults of fresh temporaries.
+# Source: measured, `tiny`, three scenes: 99,712 faults become 9,903, seconds in the kernel 0.26 become 0.03,
+# resident memory 1,061 MB becomes 1,099; a step of SAM's training becomes a fifth shorter.
+KEPT_MEMORY: Final = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(30 * 10**9),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
