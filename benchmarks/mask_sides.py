@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything import SamAutomaticMaskGenerator
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
@@ -22,13 +22,14 @@ from synthworld.scenes import Split, make_scene
 from synthworld.shards import scene_image
 from workers.checkpoints.models import load_sam
 from workers.checkpoints.weights import random_seed
-from workers.device import prepare_device
+from workers.device import compute_dtype, prepare_device
 from workers.images.decoding import decode_proven
 from workers.masks import rle
 from workers.masks.generator import MaskGenerator
 from workers.masks.proposals import Proposals
 
-Side = Literal["meta", "ours"]
+# Coarse: in the precision of the configuration; autocast: Meta's models under it, as people speed them up.
+Side = Literal["meta", "meta, autocast", "ours", "ours, coarse"]
 
 # What Meta's generator takes by these names; not `min_mask_region_area`, for which it needs OpenCV.
 _SHARED = (
@@ -79,42 +80,60 @@ class Agreement:
 class Sides:
     """Meta's generator and ours on the same weights and images, with a clock in the image encoder."""
 
-    def __init__(self, config: RunConfig, *, num_images: int, kept_share: float) -> None:
-        """Load SAM; random weights are made smooth, with thresholds that let `kept_share` of the candidates pass."""
-        prepare_device(config.compute)
+    def __init__(
+        self, config: RunConfig, *, num_images: int, kept_share: float, is_remembering: bool | None = None
+    ) -> None:
+        """Load SAM; random weights are made smooth, with thresholds that let `kept_share` of the candidates pass.
+
+        Args:
+            config: Its `masks` and `compute`.
+            num_images: Scenes on which masks are generated.
+            kept_share: Of the candidates of random weights, those to pass predicted IoU.
+            is_remembering: Encode each image once for both sides, where the encoder is left out of the times; by
+                default that of random weights, which may be a large one.
+        """
+        self._device, self._dtype = prepare_device(config.compute), compute_dtype(config.compute)
         masks = config.masks.model_copy(update={"min_mask_region_area": 0})
-        self._sam = load_sam(masks.architecture, masks.weights).requires_grad_(False)
+        self._sam = load_sam(masks.architecture, masks.weights).requires_grad_(False).to(self._device)
         scenes = [scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)]
         self._images: list[NDArray[np.uint8]] = [decode_proven(scene.data) for scene in scenes]
         is_random = random_seed(masks.weights) is not None
         if is_random:
             smooth_weights(self._sam)
-        self._clock = _EncoderClock(self._sam, is_remembering=is_random)
+        is_remembering = is_random if is_remembering is None else is_remembering
+        self._clock = _EncoderClock(self._sam, is_remembering=is_remembering)
         if is_random:
             masks = masks.model_copy(update=self._thresholds(masks, kept_share))
         self._config = masks
-        self._ours = MaskGenerator(self._sam, masks)
-        self._meta = SamAutomaticMaskGenerator(self._sam, **{name: getattr(masks, name) for name in _SHARED})
+        shared = {name: getattr(masks, name) for name in _SHARED}
+        meta, autocast = (SamAutomaticMaskGenerator(self._sam, **shared) for _ in range(2))
+        autocast.predictor = _AutocastPredictor(self._sam, self._dtype)
+        self._generate: dict[Side, Callable[[NDArray[np.uint8]], Any]] = {
+            "meta": meta.generate,
+            "meta, autocast": autocast.generate,
+            "ours": MaskGenerator(self._sam, masks),
+            "ours, coarse": MaskGenerator(self._sam, masks, dtype=self._dtype),
+        }
 
     def run(self, side: Side) -> Timing:
         """Generate the masks of all images once."""
-        generate: Callable[[NDArray[np.uint8]], Any] = self._ours if side == "ours" else self._meta.generate
         self._clock.seconds = 0.0
         started = time.perf_counter()
         for image in self._images:
-            generate(image)
+            self._generate[side](image)
+        _wait_for(self._device)
         total = time.perf_counter() - started
         return Timing(total - self._clock.seconds, self._clock.seconds, peak_rss_bytes())
 
-    def agree(self) -> Agreement:
-        """Compare the masks of both sides.
+    def agree(self, side: Side = "ours") -> Agreement:
+        """Compare the masks of a side of ours with those of Meta's generator in float32.
 
         Raises:
             ValueError: They differ by more than rounding explains, so that their times cannot be compared.
         """
         with _PredictedIous(self._sam) as predicted:
-            ours = [self._ours(image) for image in self._images]
-        theirs = [_codes(self._meta.generate(image)) for image in self._images]
+            ours = [self._generate[side](image) for image in self._images]
+        theirs = [_codes(self._generate["meta"](image)) for image in self._images]
         pairs = list(zip(ours, theirs, strict=True))
         best = [_best_ious(one, other) for one, other in pairs]
         agreement = Agreement(
@@ -174,17 +193,44 @@ class _EncoderClock:
         sam.image_encoder.forward = self._timed
 
     def _timed(self, pixels: torch.Tensor) -> torch.Tensor:
+        _wait_for(pixels.device)
         started = time.perf_counter()
         encoded = self._remembered(pixels) if self._is_remembering else self._encode(pixels)
+        _wait_for(pixels.device)
         self.seconds += time.perf_counter() - started
         return encoded
 
     def _remembered(self, pixels: torch.Tensor) -> torch.Tensor:
-        keys = [hashlib.sha256(one.numpy().tobytes()).digest() for one in pixels]
+        keys = [hashlib.sha256(one.cpu().numpy().tobytes()).digest() for one in pixels]
         for key, one in zip(keys, pixels, strict=True):
             if key not in self._known:
                 self._known[key] = self._encode(one[None])[0]
         return torch.stack([self._known[key] for key in keys])
+
+
+class _AutocastPredictor(SamPredictor):  # type: ignore[misc]
+    """Meta's predictor with its models under autocast; its generator needs float32 where numpy reads."""
+
+    def __init__(self, sam: Sam, dtype: torch.dtype) -> None:
+        super().__init__(sam)
+        self._dtype = dtype
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
+
+    def set_image(self, *given: Any, **named: Any) -> None:
+        with self._autocast():
+            super().set_image(*given, **named)
+
+    def predict_torch(self, *given: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        with self._autocast():
+            found = super().predict_torch(*given, **named)
+        return tuple(one.float() for one in found)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class _PredictedIous:

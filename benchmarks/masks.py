@@ -18,19 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
 
 from benchmarks.mask_sides import Agreement, Side, Sides, Timing
 from benchmarks.measure import Row, report
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
-
-# As the pipeline sets it for the actors of its stages.
-KEPT_MEMORY: Final = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(30 * 10**9),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
+from workers.memory import KEPT_MEMORY
 
 _sides: Sides | None = None
 

@@ -257,6 +257,9 @@ class ComputeConfig(FrozenModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on CPU. Another number may round otherwise, hence identity.
     threads: int = Field(default=1, ge=1)
+    # torch.compile for towers and decoder blocks, over a few fixed shapes: minutes at the start of each actor,
+    # for runs on GPUs that last hours. It needs a C++ compiler on every node.
+    is_compiled: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import mask_sides, masks
 from benchmarks.mask_sides import Sides
 from schemas.config_loading import load_config
+from workers.memory import KEPT_MEMORY
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
 
@@ -52,8 +53,8 @@ def test_a_process_has_the_settings_of_malloc_that_it_was_given_and_no_others(mo
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     with masks._environment({}):
         assert "MALLOC_TOP_PAD_" not in os.environ
-    with masks._environment(masks.KEPT_MEMORY):
-        assert masks.KEPT_MEMORY.items() <= os.environ.items()
+    with masks._environment(KEPT_MEMORY):
+        assert KEPT_MEMORY.items() <= os.environ.items()
     assert os.environ["MALLOC_TOP_PAD_"] == "1"
     assert "MALLOC_MMAP_MAX_" not in os.environ
 

@@ -41,7 +41,7 @@ class CocaCaptioner:
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         self._tokenizer = SimpleTokenizer()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
-        self._engine = CachedEngine(model, special, config, seed=compute.seed)
+        self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
         self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         self._scales = crop_kinds(config)
         self._crops_together = config.crops_together

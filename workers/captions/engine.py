@@ -22,19 +22,25 @@ from workers.captions.sampling import SamplerRows
 from workers.captions.towers import CachedDecoder
 from workers.captions.vocabulary import SpecialTokens, Vocabulary
 from workers.captions.walk import TreeWalk, WalkCounts, WalkRules
+from workers.compilation import compile_tower
 
 
 class CachedEngine:
     """Distinctive caption sampling and beam search that compute nothing twice (method page section 3)."""
 
-    def __init__(self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int) -> None:
-        """Wrap a model in eval mode, on its device and in its dtype.
+    def __init__(
+        self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
+    ) -> None:
+        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in `compute.compile`.
 
         Raises:
             ConfigError: An architecture that cannot be decoded, or one with too few positions.
         """
         self._model, self._special, self._config, self._seed = model, special, config, seed
-        self._decoder = CachedDecoder(model)
+        self._is_compiled = is_compiled
+        if is_compiled:
+            compile_tower(model.visual)
+        self._decoder = CachedDecoder(model, is_compiled=is_compiled)
         # Of all images so far; a benchmark reads it.
         self.counts = WalkCounts()
         self._samplers = [decoder for decoder in configured_decoders(config) if decoder.name != "beam"]
@@ -57,7 +63,7 @@ class CachedEngine:
         Their crops walk down one prefix tree. Matrices are larger than those of an image alone, so that the last bits
         of a probability, and once in a while a draw, follow from which images come together.
         """
-        encoded = encode_images(self._model, images)
+        encoded = encode_images(self._model, images, is_compiled=self._is_compiled)
         drafts: list[list[Draft]] = [[] for _ in images]
         bytes_a_crop = self._decoder.image_bytes(1, encoded[0].crops.tokens.shape[1])
         for units in passes(encoded, bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2):

@@ -13,6 +13,7 @@ from open_clip.coca_model import CoCa
 from workers.captions.drafts import ImageCrops
 from workers.captions.towers import EncodedCrops, encode_crops
 from workers.captions.tree import Ints
+from workers.device import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class EncodedImage:
 
     def embeddings(self, kind: int) -> torch.Tensor:
         """Return the embeddings (N, E) of the crops of a kind."""
-        return self.crops.embeddings[torch.from_numpy(self.picture_of[kind]).to(self.crops.embeddings.device)]
+        return self.crops.embeddings[to_device(self.picture_of[kind], self.crops.embeddings.device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Unit:
     kind: int
 
 
-def encode_images(model: CoCa, images: Sequence[ImageCrops]) -> list[EncodedImage]:
-    """Return the encodings of the images' crops, every picture encoded once."""
+def encode_images(model: CoCa, images: Sequence[ImageCrops], *, is_compiled: bool = False) -> list[EncodedImage]:
+    """Return the encodings of the images' crops, every picture encoded once; `is_compiled` as in `encode_crops`."""
     firsts, pictures_of, pixels = [], [], []
     for image in images:
         flat = image.pixels.flatten(0, 1)
@@ -49,7 +50,7 @@ def encode_images(model: CoCa, images: Sequence[ImageCrops]) -> list[EncodedImag
         pixels.append(flat[first])
         firsts.append(len(first))
         pictures_of.append(picture_of.reshape(len(image.kinds), image.num_masks))
-    encoded = encode_crops(model, torch.cat(pixels))
+    encoded = encode_crops(model, torch.cat(pixels), is_compiled=is_compiled)
     embeddings, tokens = torch.split(encoded.embeddings, firsts), torch.split(encoded.tokens, firsts)
     return [EncodedImage(EncodedCrops(*parts), of) for *parts, of in zip(embeddings, tokens, pictures_of, strict=True)]
 
@@ -102,6 +103,6 @@ def gather(images: Sequence[EncodedImage], units: Sequence[Unit]) -> tuple[Ints,
         image = images[place]
         used, picture = np.unique(image.picture_of[[unit.kind for unit in group]], return_inverse=True)
         picture_of.append(first + picture.reshape(-1))
-        tokens.append(image.crops.tokens[torch.from_numpy(used).to(image.crops.tokens.device)])
+        tokens.append(image.crops.tokens[to_device(used, image.crops.tokens.device)])
         first += len(used)
     return np.concatenate(picture_of), torch.cat(tokens)

@@ -10,28 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from schemas.errors import ConfigError
-from workers.captions.attention import (
-    CropSlots,
-    NodeCache,
-    cross_attention_step,
-    cross_keys_values,
-    cross_queries,
-    self_attention_step,
-)
+from workers.captions.attention import NodeCache
+from workers.captions.blocks import CropSlots, CrossAttention, SelfAttention, finish_block
 from workers.captions.tree import Frontier, Ints, crop_slots
 from workers.captions.vocabulary import score_dtype
+from workers.compilation import compile_rows, padded
+from workers.device import to_device
 
 # Crops a forward pass of the image tower; bounds its activations on images with many masks.
 _CROPS_A_PASS = 64
 # Rows of a step are computed in parts whose temporaries stay below this.
-_TEMPORARY_BYTES = 64 * 2**20
+_TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 _LEAST_ROWS = 64
 
 
@@ -69,33 +64,44 @@ class Pages:
     tokens: torch.Tensor
 
 
-def encode_crops(model: CoCa, crops: torch.Tensor) -> EncodedCrops:
-    """Return embeddings and tokens of normalised crops (C, 3, S, S), in passes of a fixed size."""
-    parts = [model(part) for part in torch.split(crops, _CROPS_A_PASS)]
-    features = torch.cat([part["image_features"] for part in parts])
+def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> EncodedCrops:
+    """Return embeddings and tokens of normalised crops (C, 3, S, S), in passes of a fixed size.
+
+    Of a compiled tower the last pass has the size of the others too: each size would be compiled anew.
+    """
+    passes = torch.split(crops, _CROPS_A_PASS)
+    parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
+    features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
     embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
-    return EncodedCrops(embeddings, torch.cat([part["image_embs"] for part in parts]))
+    return EncodedCrops(embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)])
 
 
 class CachedDecoder:
     """Text tower and multimodal decoder over the frontiers of one prefix tree."""
 
-    def __init__(self, model: CoCa) -> None:
+    def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
         """Wrap `model`, whose weights are shared.
+
+        Args:
+            model: In eval mode, on its device.
+            is_compiled: Compile what each block does after its heads.
 
         Raises:
             ConfigError: A text tower that cannot be decoded token by token.
         """
-        self._text, self._layers = _checked_text(model.text), list(model.text_decoder.resblocks)
-        self._cross = list(model.text_decoder.cross_attn)
-        self._ln_final = model.text_decoder.ln_final
-        self._text_layers = list(self._text.transformer.resblocks)
-        heads, width = self._layers[0].attn.num_heads, self._layers[0].attn.embed_dim
+        self._text = _checked_text(model.text)
+        finish = compile_rows(finish_block) if is_compiled else finish_block
+        decoder = model.text_decoder
+        self._layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
+        self._cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
+        self._ln_final = decoder.ln_final
+        self._text_layers = [SelfAttention(block, finish=finish) for block in self._text.transformer.resblocks]
+        heads, width = self._layers[0].num_heads, int(decoder.resblocks[0].attn.embed_dim)
         self._text_cache = NodeCache(len(self._text_layers), self._text.heads, self._text.width)
         self._first_cache = NodeCache(1, heads, width)
         self._pair_cache = NodeCache(len(self._layers) - 1, heads, width)
         dtype = self._text.token_embedding.weight.dtype
-        self._widest, self._itemsize = max(width, self._text.width), dtype.itemsize
+        self._width, self._itemsize = width, dtype.itemsize
         self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
         self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
         # What one (prefix, crop) takes in the caches.
@@ -109,13 +115,13 @@ class CachedDecoder:
 
     def image_bytes(self, num_crops: int, num_tokens: int) -> int:
         """Return what the cross-attention keys and values of crops with `num_tokens` image tokens take."""
-        width, dtype = self._layers[0].attn.embed_dim, self._text.token_embedding.weight.dtype
-        return num_crops * num_tokens * NodeCache.node_bytes(len(self._cross), width, dtype)
+        dtype = self._text.token_embedding.weight.dtype
+        return num_crops * num_tokens * NodeCache.node_bytes(len(self._cross), self._width, dtype)
 
     def begin(self, image_tokens: torch.Tensor) -> None:
         """Forget all prefixes and attend to the image tokens (C, T, D) from now on."""
         self.rewind((0, 0))
-        self._image = [cross_keys_values(block, image_tokens) for block in self._cross]
+        self._image = [block.keys_values(image_tokens) for block in self._cross]
 
     def mark(self) -> tuple[int, int]:
         """Return the fill of the caches, for `rewind`."""
@@ -167,10 +173,8 @@ class CachedDecoder:
         parts = []
         for rows in self._parts(len(pages.prefixes), pages.prefixes.shape[1]):
             text, node = self._text_step(pages, rows), pages.first_prefix + rows.start
-            states = self_attention_step(
-                self._layers[0], text, self._first_cache, layer=0, first=node, pages=pages.prefixes[rows]
-            )
-            parts.append((states, cross_queries(self._cross[0], states)))
+            states = self._layers[0].step(text, self._first_cache, layer=0, first=node, pages=pages.prefixes[rows])
+            parts.append((states, self._cross[0].queries(states)))
         return torch.cat([states for states, _ in parts]), torch.cat([queries for _, queries in parts])
 
     def _states_of_pairs(
@@ -183,23 +187,23 @@ class CachedDecoder:
         crop_rows = CropSlots(self._index(slots), rows_a_crop)
         image = [(keys[present], values[present]) for keys, values in self._image]
         prefix = self._index(frontier.pair_prefix[rows])
-        x = cross_attention_step(self._cross[0], first[prefix], queries[prefix], keys_values=image[0], slots=crop_rows)
+        x = self._cross[0].step(first[prefix], queries[prefix], keys_values=image[0], slots=crop_rows)
         for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
-            x = self_attention_step(block, x, self._pair_cache, layer=layer, first=node, pages=pages.pairs[rows])
-            x = cross_attention_step(cross, x, cross_queries(cross, x), keys_values=image[layer + 1], slots=crop_rows)
+            x = block.step(x, self._pair_cache, layer=layer, first=node, pages=pages.pairs[rows])
+            x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=crop_rows)
         hidden: torch.Tensor = self._ln_final(x)
         return hidden
 
     def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
         """Rows that are computed together: no more than keep a layer's temporaries below their bound."""
         # Keys and values of all positions, gathered; the MLP before and after its activation; some states.
-        a_row = self._widest * self._itemsize * (2 * num_positions + 8 + 4)
-        together = max(_LEAST_ROWS, _TEMPORARY_BYTES // a_row)
+        a_row = max(self._width, self._text.width) * self._itemsize * (2 * num_positions + 8 + 4)
+        together = max(_LEAST_ROWS, _TEMPORARY_BYTES[self._text.token_embedding.weight.device.type] // a_row)
         for start in range(0, num_rows, together):
             yield slice(start, min(start + together, num_rows))
 
     def _index(self, values: Ints) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._text.token_embedding.weight.device)
+        return to_device(values, self._text.token_embedding.weight.device)
 
     def _turn_pages(self, frontier: Frontier, before: Pages | None) -> Pages:
         like = self._text.token_embedding.weight
@@ -240,9 +244,7 @@ class CachedDecoder:
         x: torch.Tensor = text.token_embedding(pages.tokens[rows]) + text.positional_embedding[nodes.shape[1] - 1]
         node, is_hidden = pages.first_prefix + rows.start, None if pages.is_padding is None else pages.is_padding[rows]
         for layer, block in enumerate(self._text_layers):
-            x = self_attention_step(
-                block, x, self._text_cache, layer=layer, first=node, pages=nodes, is_hidden=is_hidden
-            )
+            x = block.step(x, self._text_cache, layer=layer, first=node, pages=nodes, is_hidden=is_hidden)
         # With a CLS token, as every CoCa has it, the tokens leave the tower before its last norm.
         return x
 

@@ -11,16 +11,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from workers.captions.rules import Heads, join_heads
+from workers.linear import linear
 
 # Wide enough for the top-k and most nuclei, narrow enough that a step does not sort the vocabulary.
 _HEAD_WIDTH = 64
 # Rows of the vocabulary that exist at a time: 49,408 float32 logits of 512 rows are 100 MB.
 _ROWS_A_PROJECTION = 512
-# Beyond this many tokens a row, one whole projection is cheaper than gathering columns row by row.
-_MAX_GATHERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class Vocabulary:
         is_live[eos] = True
         self._live = is_live.nonzero()[:, 0]
         self._rows = projection.t()[self._live].contiguous()
+        self._linear = linear(self._rows, None)
         self._num_dead = projection.shape[1] - len(self._live)
         # The row of a token; dead tokens share a row of zeros behind the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
@@ -75,12 +74,19 @@ class Vocabulary:
         return Heads(values, ids, log_total, bound)
 
     def whole_heads(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> Heads:
-        """Return heads that hold the whole vocabulary: slow, for the rows that a narrow head cannot settle."""
-        live, log_total = self._scores(hidden, is_eos_allowed)
-        scores = live.new_zeros(len(hidden), self.size)
-        scores[:, self._live] = live
+        """Return heads that hold the whole vocabulary: slow, for the beams that a narrow head cannot settle."""
+        scores, log_total = self.whole_logits(hidden, is_eos_allowed=is_eos_allowed)
         values, ids = scores.sort(dim=1, descending=True, stable=True)
         return Heads(values, ids, log_total, torch.full_like(log_total, -torch.inf))
+
+    def whole_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (R, V) of hidden states (R, D) in token-id order, and `log_total` of them (R,)."""
+        live, log_total = self._scores(hidden, is_eos_allowed)
+        if not self._num_dead:
+            return live, log_total
+        logits = live.new_zeros(len(hidden), self.size)
+        logits[:, self._live] = live
+        return logits, log_total
 
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
@@ -88,14 +94,12 @@ class Vocabulary:
         rows = self._row_of[ids]
         is_dead = rows == len(self._live)
         rows = rows.masked_fill(is_dead, 0)
-        if ids.shape[1] > _MAX_GATHERED:
-            found = self._project(hidden).gather(1, rows)
-        else:
-            found = torch.einsum("rkd,rd->rk", self._rows[rows], hidden.to(self._rows.dtype)).to(dtype)
+        found = torch.einsum("rkd,rd->rk", self._rows[rows], hidden.to(self._rows.dtype)).to(dtype)
         return found.masked_fill(is_dead, 0.0)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden.to(self._rows.dtype), self._rows).to(score_dtype(self._rows.dtype))
+        projected: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        return projected.to(score_dtype(self._rows.dtype))
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         scores = self._project(hidden)

@@ -16,6 +16,7 @@ from workers.captions.search import Live, LiveBeams
 from workers.captions.towers import CachedDecoder, Pages
 from workers.captions.tree import Frontier, Ints, extend
 from workers.captions.vocabulary import SpecialTokens, Vocabulary
+from workers.device import to_device
 
 # Hidden states of the others are gathered for so many lines at a time.
 _LINES_A_MEAN = 512
@@ -168,7 +169,7 @@ class TreeWalk:
         tokens, log_probs = self._sampler.next_tokens(
             live.rows,
             own_of,
-            own=hidden[torch.from_numpy(pairs).to(hidden.device)],
+            own=hidden[to_device(pairs, hidden.device)],
             others=self._mean_of_others(prefix, target, frontier, hidden),
             prefix_length=length,
             is_eos_allowed=length >= self._rules.min_length,
@@ -180,8 +181,8 @@ class TreeWalk:
     def _mean_of_others(self, prefix: Ints, target: Ints, frontier: Frontier, hidden: torch.Tensor) -> torch.Tensor:
         """Σ_j (s_ij / M) h_j for each line: the projection is linear, so one serves all others together."""
         pairs = frontier.pair_of[prefix[:, None], self._picture_of[self._members[target]]]
-        weights = self._others.weights[torch.from_numpy(target).to(hidden.device)]
-        index = torch.from_numpy(pairs).to(hidden.device)
+        weights = self._others.weights[to_device(target, hidden.device)]
+        index = to_device(pairs, hidden.device)
         means = [
             torch.bmm(weight[:, None], hidden[part].to(weight.dtype))[:, 0]
             for weight, part in zip(torch.split(weights, _LINES_A_MEAN), torch.split(index, _LINES_A_MEAN), strict=True)
@@ -197,7 +198,7 @@ class TreeWalk:
         prefixes = frontier.row_prefix[len(live.rows) :].reshape(-1, num_beams)
         pictures = self._picture_of[[beams.crop for beams in live.beams]]
         pairs = frontier.pair_of[prefixes, pictures[:, None]].reshape(-1)
-        heads = self._beam_heads(hidden[torch.from_numpy(pairs).to(hidden.device)], is_eos_allowed)
+        heads = self._beam_heads(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
         log_probs = (heads.logits.double() - heads.log_total.double()[:, None]).cpu().numpy()
         scores = log_probs if self._rules.beam_score == "logprob" else heads.logits.double().cpu().numpy()
         table = (scores, log_probs, heads.ids.cpu().numpy())

@@ -14,7 +14,8 @@ from schemas.errors import ConfigError
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
 from workers.checkpoints.weights import OPEN_CLIP_PREFIX
-from workers.device import compute_dtype, prepare_device
+from workers.compilation import compile_tower
+from workers.device import compute_dtype, prepare_device, to_device
 from workers.filtering.text_tower import TextTower
 from workers.filtering.tokens import TextTokeniser
 from workers.images.crops import CropFormat
@@ -46,6 +47,9 @@ class ClipEmbedder:
             )
         model = load_clip(config.architecture, config.weights)
         self._model = model.to(device=self.device, dtype=self._dtype)
+        if compute.is_compiled:
+            # Crops come in tiles of one size, texts in tiles of a few lengths.
+            compile_tower(self._model.visual)
         self._text = TextTower(self._model)
         self._tokenise = TextTokeniser(int(model.context_length))
         self.crop_format = crop_format(model, config.weights)
@@ -80,7 +84,7 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        return _normalised(self._text.encode(tokens.to(self.device)))
+        return _normalised(self._text.encode(to_device(tokens, self.device)))
 
 
 def embed_in_tiles(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.device import to_device
 from workers.images.cuts import BAND_ROWS, Cut
 from workers.images.resampling import AxisTaps, axis_taps, weighted_sums
 from workers.images.strips import ImageStrips, Windows, place_within
@@ -42,7 +43,7 @@ class CropSums:
         rows = plan.sum_rows(image.table(plan.windows), y)
         sums = plan.sum_columns(rows, x)
         crops = np.array([cut.crop for cut in cuts])
-        places = torch.from_numpy(crops[plan.band_cut] * self._num_bands + plan.band).to(sums.device)
+        places = to_device(crops[plan.band_cut] * self._num_bands + plan.band, sums.device)
         # Pieces of one crop are zero where the others are not.
         self._bands.index_add_(0, places, sums.view(len(places), self._size, -1))
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from workers.device import to_device
+
 Ints = NDArray[np.int64]
 
 
@@ -95,16 +97,16 @@ def weighted_sums(
     device = table.device
     num_rows = int(count.sum())
     offsets = np.cumsum(count) - count
-    run = torch.repeat_interleave(torch.from_numpy(count).to(device), output_size=num_rows)
+    run = torch.repeat_interleave(to_device(count, device), output_size=num_rows)
     place = torch.arange(num_rows, device=device)
-    rows = torch.from_numpy(first - offsets).to(device)[run].add_(place)
-    places = torch.from_numpy(start - offsets).to(device)[run].add_(place)
+    rows = to_device(first - offsets, device)[run].add_(place)
+    places = to_device(start - offsets, device)[run].add_(place)
     return F.embedding_bag(
         rows,
         table,
-        torch.from_numpy(offsets).to(device),
+        to_device(offsets, device),
         mode="sum",
-        per_sample_weights=torch.from_numpy(weights).to(device)[places],
+        per_sample_weights=to_device(weights, device)[places],
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.device import to_device
 from workers.images.unpacking import unpack_columns
 
 Ints = NDArray[np.int64]
@@ -63,7 +64,7 @@ class ImageStrips:
         self._num_strips = -(-width // self.strip_px)
         padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
         padded[:, :width] = pixels
-        self._rows = torch.from_numpy(padded).to(device).view(-1, 3 * self.strip_px)
+        self._rows = to_device(padded, device).view(-1, 3 * self.strip_px)
         self._fill = torch.tensor(fill_rgb, dtype=torch.float32, device=device).repeat(self.strip_px)
         self._runs, self._device = runs, device
 
@@ -96,9 +97,9 @@ class ImageStrips:
 
     def _numbers(self, first: Ints, count: Ints, *, stride: int) -> torch.Tensor:
         """Return first[0], first[0] + stride, … `count[0]` times, then those of first[1], and so on."""
-        begin = torch.from_numpy(first - (np.cumsum(count) - count) * stride).to(self._device)
+        begin = to_device(first - (np.cumsum(count) - count) * stride, self._device)
         num_rows = int(count.sum())
-        of = torch.repeat_interleave(torch.from_numpy(count).to(self._device), output_size=num_rows)
+        of = torch.repeat_interleave(to_device(count, self._device), output_size=num_rows)
         return begin[of].add_(torch.arange(num_rows, device=self._device), alpha=stride)
 
 

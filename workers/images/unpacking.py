@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.device import to_device
+
 Ints = NDArray[np.int64]
 
 
@@ -31,7 +33,7 @@ def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: 
     ]
     # One place more than there are pixels: a run that ends with the last column changes what follows it.
     flat = torch.zeros(num_pixels + 1, dtype=torch.uint8, device=device)
-    places = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *changes])).to(device)
+    places = to_device(np.concatenate([np.zeros(0, np.int64), *changes]), device)
     flat.index_add_(0, places, torch.ones(len(places), dtype=torch.uint8, device=device))
     # Modulo 256 the count of changes keeps its parity.
     bits = flat.cumsum(0, dtype=torch.uint8)[:num_pixels].bitwise_and_(1)

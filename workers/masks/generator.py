@@ -17,6 +17,7 @@ from torchvision.ops import nms
 
 from schemas.config import MasksConfig
 from schemas.shard import Box
+from workers.device import to_device
 from workers.masks import candidates, prompting
 from workers.masks.candidates import Candidates
 from workers.masks.decoding import PromptDecoder, SharedImage
@@ -68,7 +69,7 @@ class MaskGenerator:
     ) -> Candidates:
         """Return what one crop's NMS leaves, in the frame of its image (H, W)."""
         image = self._decode.share(crop.embedding)
-        points = torch.from_numpy(prompting.to_input_frame(grid, crop)).to(crop.embedding.device)
+        points = to_device(prompting.to_input_frame(grid, crop), crop.embedding.device)
         batches = [
             self._process_points(crop, image, some) for some in torch.split(points, self._config.points_per_batch)
         ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import Sam
 
+from workers.device import to_device
 from workers.masks.grids import resized_size
 
 # What the attention maps of the crops that are encoded at once may take; a crop alone may take more. Part of what
@@ -50,7 +51,7 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
     for at in range(0, len(crops), step):
         several = crops[at : at + step]
         resized = [resize_for_sam(pixels, encoder.img_size) for pixels in several]
-        planes = [sam.preprocess(torch.from_numpy(one).to(sam.device).permute(2, 0, 1)) for one in resized]
+        planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
         with torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):

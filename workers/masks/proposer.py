@@ -14,6 +14,7 @@ from schemas.shard import MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.models import load_sam
 from workers.checkpoints.weights import weights_digest as file_digest
+from workers.compilation import compile_tower
 from workers.device import compute_dtype, prepare_device
 from workers.images.decoding import decode_proven
 from workers.masks.generator import MaskGenerator
@@ -39,6 +40,8 @@ class SamProposer:
         """
         device = prepare_device(compute)
         sam = load_sam(config.architecture, config.weights).to(device)
+        if compute.is_compiled:
+            compile_tower(sam.image_encoder)
         self._generate = MaskGenerator(sam, config, dtype=compute_dtype(compute))
         self._prior = build_prior(config, device)
 

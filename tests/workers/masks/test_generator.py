@@ -91,8 +91,9 @@ def shipped():
     """The trained SAM of the tiny preset, and its config without the removal of small regions."""
     config = load_config("tiny").masks
     sam = load_sam(config.architecture, config.weights).requires_grad_(False)
-    # Lower thresholds than the preset's, so that several masks of an object are left to be put in order.
-    more = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.6, "box_nms_thresh": 0.8}
+    # Lower thresholds than the preset's, so that several masks of an object are left to be put in order, and weights
+    # that were trained again find some in every image.
+    more = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "box_nms_thresh": 0.8}
     return sam, config.model_copy(update={"min_mask_region_area": 0, **more})
 
 
@@ -120,7 +121,7 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     sam, config = shipped
     config = config.model_copy(update={"crop_n_layers": layers, "points_per_side": 6})
     annotations = reference(sam, config, image)
-    assert annotations
+    assert len(annotations) >= 2
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
@@ -128,15 +129,17 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     ("dtype", "overrides"), [(torch.bfloat16, {}), (torch.float32, {"points_per_batch": 25})], ids=["bf16", "shapes"]
 )
 def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dtype, overrides):
-    sam, config = shipped
+    sam, _ = shipped
+    # The thresholds that users run: the lower ones let masks pass that no two roundings agree on.
+    config = load_config("tiny").masks.model_copy(update={"min_mask_region_area": 0})
     images = [scene(at, size) for at, (size, _) in enumerate(SCENES)]
-    config = config.model_copy(update={"crop_n_layers": 0})
     plain = MaskGenerator(sam, config)
     other = MaskGenerator(sam, config.model_copy(update=overrides), dtype=dtype)
     pairs = [(plain(image), other(image)) for image in images]
-    ious = [rle.ious(one.counts, another.counts, one.size).max(axis=1) for one, another in pairs]
+    ious = [rle.ious(one.counts, another.counts, one.size).max(axis=1) for one, another in pairs if len(one)]
     assert np.concatenate(ious).mean() >= 0.99
     num_plain, num_other = (sum(map(len, side)) for side in zip(*pairs, strict=True))
+    assert num_plain >= 50
     assert abs(num_plain - num_other) <= 0.02 * num_plain
 
 

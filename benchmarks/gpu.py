@@ -1,0 +1,290 @@
+"""The three engines on one accelerator, without Ray: captions and masks against the plain reference, images a second.
+
+    python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
+    python -m benchmarks.gpu --device cpu --tiny
+
+Needs torch, open_clip, segment-anything, pycocotools and pydantic, and no weights: presets other than `tiny` run on
+random ones. Before anything is timed the two sides of a comparison must agree: captions token for token in float64,
+masks as `benchmarks.masks` asks for. In the table the baseline of captions is the authors' loop, that of masks Meta's
+generator in float32; beside it stands Meta's under autocast. Images a second are those of the stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.authors_loop import AuthorsLoop
+from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
+from benchmarks.mask_sides import Sides
+from benchmarks.measure import median_seconds, peak_rss_bytes
+from benchmarks.utilisation import Utilisation
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from schemas.shard import Shard
+from synthworld.scenes import Split, make_scene
+from synthworld.shards import scene_image, scene_shard
+from workers.captions import CocaCaptioner
+from workers.captions.captioner import crop_kinds
+from workers.captions.drafts import ImageCrops
+from workers.captions.engine import CachedEngine
+from workers.checkpoints.models import load_coca
+from workers.device import compute_dtype, prepare_device
+from workers.filtering import ClipScorer
+from workers.masks import SamProposer
+
+# Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
+_CHECKED_STEPS, _CHECKED_MASKS = 6, 3
+# More scenes than these are not looked through for one with enough objects.
+_SCENES_LOOKED_AT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One measured case.
+
+    Attributes:
+        case: What was measured.
+        baseline_s: Median seconds of the plain reference; None where there is none.
+        ours_s: Median seconds of ours.
+        ratio: Baseline over ours.
+        utilisation: Share of the time of ours in which the GPU ran a kernel, in [0, 1]; None where nothing tells.
+        peak_bytes: Most that ours had allocated on the GPU; of the process, on a CPU.
+        rate: Captions or images a second, as the note says.
+        device: Name of the device.
+        note: What a reader must know.
+    """
+
+    case: str
+    baseline_s: float | None
+    ours_s: float
+    ratio: float | None
+    utilisation: float | None
+    peak_bytes: int
+    rate: float
+    device: str
+    note: str
+
+
+class Bench:
+    """Times work on one device, with its utilisation and its peak memory."""
+
+    def __init__(self, device: torch.device, *, repeats: int) -> None:
+        self._device, self._repeats = device, repeats
+        self.name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+    def seconds(self, work: Callable[[], object], *, repeats: int | None = None) -> float:
+        """Return the median seconds of `work`, up to the end of its last kernel; one more call warms up."""
+
+        def synchronised() -> None:
+            work()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1)
+
+    def row(self, case: str, work: Callable[[], object], *, done: int, baseline_s: float | None, note: str) -> GpuRow:
+        """Return the row of `work`, which does `done` captions or images a call."""
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        with Utilisation(self._device) as used:
+            ours_s = self.seconds(work)
+        is_gpu = self._device.type == "cuda"
+        return GpuRow(
+            case=case,
+            baseline_s=baseline_s,
+            ours_s=ours_s,
+            ratio=None if baseline_s is None else baseline_s / ours_s,
+            utilisation=used.share,
+            peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else peak_rss_bytes(),
+            rate=done / ours_s,
+            device=self.name,
+            note=note,
+        )
+
+
+def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> list[GpuRow]:
+    """Return the captioner's rows: one crop kind against the authors' loop, then all kinds of one image.
+
+    Raises:
+        ValueError: The two sides draw other captions in float64.
+    """
+    captions, seed = config.captions, config.compute.seed
+    device, dtype = prepare_device(config.compute), compute_dtype(config.compute)
+    check_captions(config)
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    one_kind = one_crop_kind(captions, num_steps=num_steps)
+    image = _on(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
+    special = special_tokens(model)
+    authors = AuthorsLoop(model, special, one_kind, seed=seed)
+    engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
+    theirs = authors.sample(image, 0)
+    ours = [draft.tokens for draft in engine.drafts(image) if draft.decoder.name != "beam"]
+    num_equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
+    # Minutes on a CPU: there its warm-up and one run are enough.
+    baseline_s = bench.seconds(lambda: authors.sample(image, 0), repeats=None if device.type == "cuda" else 1)
+    case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
+    note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal in this precision, all in float64"
+    rows = [bench.row(case, lambda: engine.drafts(image), done=len(ours), baseline_s=baseline_s, note=note)]
+    whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    kinds = tuple(crop_kinds(captions))
+    full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
+    # Crops of one mask differ by kind, as those of small masks do.
+    full.pixels.mul_(torch.linspace(1, 0.7, len(kinds), device=device, dtype=dtype)[:, None, None, None, None])
+    num_captions = len(whole.drafts(full))
+    case = f"captions, {config.preset}, {num_masks} masks, {len(kinds)} crop kinds, {config.compute.precision}"
+    rows.append(bench.row(case, lambda: whole.drafts(full), done=num_captions, baseline_s=None, note="captions/s"))
+    return rows
+
+
+def check_captions(config: RunConfig) -> None:
+    """Accept engines that draw the same captions as the authors' loop in float64; ValueError names the first other."""
+    device = prepare_device(config.compute)
+    captions = one_crop_kind(config.captions, num_steps=_CHECKED_STEPS)
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
+    image = _on(noise_crops(_CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
+    special, seed = special_tokens(model), config.compute.seed
+    theirs = AuthorsLoop(model, special, captions, seed=seed).sample(image, 0)
+    drafts = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled).drafts(image)
+    ours = [draft.tokens for draft in drafts if draft.decoder.name != "beam"]
+    differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
+    if differing:
+        raise ValueError(
+            f"caption {differing[0]} differs in float64: {ours[differing[0]]} from the engine, "
+            f"{theirs[differing[0]]} from the authors' loop; compare no times before this is mended"
+        )
+
+
+def measure_masks(config: RunConfig, bench: Bench, *, num_images: int, kept_share: float) -> list[GpuRow]:
+    """Return the rows of the whole generator, image encoder included: ours in float32 and in the config's precision.
+
+    Raises:
+        ValueError: The two sides find other masks.
+    """
+    sides = Sides(config, num_images=num_images, kept_share=kept_share, is_remembering=False)
+    agreement = sides.agree()
+    meta_s = bench.seconds(lambda: sides.run("meta"))
+    case = f"masks, {config.preset}, {num_images} scenes, {config.masks.points_per_side}² points"
+    fine = bench.row(
+        f"{case}, float32", lambda: sides.run("ours"), done=num_images, baseline_s=meta_s, note=f"images/s; {agreement}"
+    )
+    if compute_dtype(config.compute) == torch.float32:
+        return [fine]
+    agreement = sides.agree("ours, coarse")
+    autocast_s = bench.seconds(lambda: sides.run("meta, autocast"))
+    coarse = bench.row(
+        f"{case}, {config.compute.precision}",
+        lambda: sides.run("ours, coarse"),
+        done=num_images,
+        baseline_s=meta_s,
+        note=f"images/s; Meta's under autocast takes {autocast_s:.3f} s; {agreement}",
+    )
+    return [fine, coarse]
+
+
+def measure_stages(config: RunConfig, bench: Bench, *, num_images: int, num_masks: int) -> GpuRow:
+    """Return the row of the three stages one after another, on scenes with `num_masks` of their true masks."""
+    propose = SamProposer(config.masks, config.compute)
+    caption = CocaCaptioner(config.captions, config.compute)
+    score = ClipScorer(config.filtering, config.compute)
+    shard = scenes_with(num_masks, num_images)
+    captioned = caption(shard)
+    parts = {
+        "propose": bench.seconds(lambda: propose(shard)),
+        "caption": bench.seconds(lambda: caption(shard)),
+        "filter": bench.seconds(lambda: score(captioned)),
+    }
+    note = "images/s; " + ", ".join(f"{name} {seconds / num_images:.3f} s an image" for name, seconds in parts.items())
+
+    def work() -> None:
+        propose(shard)
+        score(caption(shard))
+
+    case = f"all stages, {config.preset}, {num_images} scenes with {num_masks} masks, {config.compute.precision}"
+    return bench.row(case, work, done=num_images, baseline_s=None, note=note)
+
+
+def scenes_with(num_masks: int, num_images: int) -> Shard:
+    """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects."""
+    positions = range(_SCENES_LOOKED_AT)
+    richest = sorted(positions, key=lambda at: -len(make_scene(Split.DEMO, at).objects))[:num_images]
+    shard = scene_shard([scene_image(make_scene(Split.DEMO, at)) for at in richest], with_true_masks=True)
+    images = []
+    for image in shard.images:
+        repeats = -(-num_masks // len(image.masks))
+        masks = [
+            replace(mask, index=number, mask_id=f"{mask.mask_id[:-2]}{number:02d}")
+            for number, mask in enumerate((image.masks * repeats)[:num_masks])
+        ]
+        images.append(replace(image, masks=tuple(masks)))
+    return shard.with_images(tuple(images))
+
+
+def _on(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCrops:
+    return replace(image, pixels=image.pixels.to(device, dtype))
+
+
+def report(rows: Sequence[GpuRow], json_path: Path | None) -> None:
+    """Print the rows as a table, and write them as a JSON list where a path is given."""
+    print(f"device: {rows[0].device}; torch {torch.__version__}")
+    print(f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}")
+    for row in rows:
+        baseline = "–" if row.baseline_s is None else f"{row.baseline_s:.3f}"
+        ratio = "–" if row.ratio is None else f"{row.ratio:.1f}"
+        used = "–" if row.utilisation is None else f"{row.utilisation:.0%}"
+        print(
+            f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {row.peak_bytes / 2**20:>9.0f} "
+            f"{row.rate:>9.2f}\n    {row.note}"
+        )
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="the tiny preset alone, in little: whether it runs")
+    parser.add_argument("--presets", nargs="+", default=["base", "paper"])
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--masks", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1} if given.tiny else {}
+    for name, value in little.items():
+        setattr(given, name, value)
+    rows: list[GpuRow] = []
+    for preset in given.presets:
+        config = load_config(
+            preset, assignments=[*_assignments(preset, given.device, given.precision), *given.assignments]
+        )
+        bench = Bench(prepare_device(config.compute), repeats=given.repeats)
+        rows += measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps)
+        rows += measure_masks(config, bench, num_images=given.images, kept_share=given.kept)
+        rows.append(measure_stages(config, bench, num_images=given.images, num_masks=given.masks))
+    report(rows, given.json)
+
+
+def _assignments(preset: str, device: str, precision: str) -> list[str]:
+    of_compute = [f"compute.device={device}", f"compute.precision={precision}"]
+    if device == "cuda":
+        of_compute.append("placement.fused.num_gpus=1")
+    random = [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions", "filtering")]
+    return of_compute if preset == "tiny" else [*of_compute, *random]
+
+
+if __name__ == "__main__":
+    main()
