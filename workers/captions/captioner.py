@@ -21,8 +21,8 @@ from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
 from workers.checkpoints.weights import weights_digest as file_digest
 from workers.device import compute_dtype, prepare_device
+from workers.images.ahead import Decode, decoding_ahead
 from workers.images.crops import CropFormat, make_crops
-from workers.images.decoding import decode_proven
 from workers.masks import rle
 from workers.protocols import STAGE_CAPTION
 
@@ -54,23 +54,24 @@ class CocaCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        return apply_to_groups(shard, STAGE_CAPTION, self._caption, fits=self._fits)
+        with decoding_ahead([image for image in shard.images if _has_masks(image)], self._device) as decode:
+            return apply_to_groups(shard, STAGE_CAPTION, lambda some: self._caption(some, decode), fits=self._fits)
 
     def _fits(self, images: Sequence[ShardImage]) -> bool:
         return len(self._scales) * sum(len(image.masks) for image in images) <= self._crops_together
 
-    def _caption(self, images: Sequence[ShardImage]) -> list[ShardImage]:
-        with_masks = [image for image in images if image.masks]
-        drafts = self._engine.drafts_together([self.image_crops(image) for image in with_masks]) if with_masks else []
+    def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
+        with_masks = [image for image in images if _has_masks(image)]
+        crops = [self.image_crops(image, decode(image)) for image in with_masks]
+        drafts = self._engine.drafts_together(crops) if crops else []
         expressions = {
             image.position: to_expressions(found, image.masks, self._to_text)
             for image, found in zip(with_masks, drafts, strict=True)
         }
         return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
 
-    def image_crops(self, image: ShardImage) -> ImageCrops:
-        """Return the crops of a proven image's masks, at least one, as the engine takes them."""
-        pixels: NDArray[np.uint8] = decode_proven(image.data)
+    def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
+        """Return the crops of an image's masks, at least one, as the engine takes them; `pixels` (H, W, 3) are RGB."""
         return ImageCrops(
             image_id=image.image_id,
             kinds=tuple(self._scales),
@@ -91,6 +92,10 @@ class CocaCaptioner:
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A start of text in the middle of a caption would be spelled out.
         return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))
+
+
+def _has_masks(image: ShardImage) -> bool:
+    return not image.failure and bool(image.masks)
 
 
 def crop_kinds(config: CaptionsConfig) -> dict[str, float | None]:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from schemas.config import ComputeConfig, FilterConfig
 from schemas.shard import ExpressionRecord, Shard, ShardImage
@@ -15,8 +17,8 @@ from workers.checkpoints.weights import weights_digest
 from workers.filtering.embedding import ClipEmbedder
 from workers.filtering.nouns import noun_finder, noun_prompt
 from workers.filtering.scores import CandidateScores, score_candidates
+from workers.images.ahead import Decode, decoding_ahead
 from workers.images.crops import make_crops
-from workers.images.decoding import decode_proven
 from workers.masks.rle import runs
 from workers.protocols import STAGE_FILTER
 
@@ -74,15 +76,16 @@ class ClipScorer:
         images: list[ShardImage] = []
         counts: dict[str, int] = {}
 
-        def pieces() -> Iterator[torch.Tensor]:
+        def pieces(decode: Decode) -> Iterator[torch.Tensor]:
             for image in shard.images:
-                checked, crops = self._cut(shard, image)
+                checked, crops = self._cut(shard, image, decode)
                 images.append(checked)
                 if crops is not None:
                     counts[image.image_id] = len(image.masks)
                     yield crops
 
-        embedded = self._embedder.embed_crops(pieces())
+        with decoding_ahead([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
+            embedded = self._embedder.embed_crops(pieces(decode))
         vectors: dict[str, _ImageVectors] = {}
         start = 0
         for image_id, num_masks in counts.items():
@@ -91,21 +94,21 @@ class ClipScorer:
             start = end
         return tuple(images), vectors
 
-    def _cut(self, shard: Shard, image: ShardImage) -> tuple[ShardImage, torch.Tensor | None]:
+    def _cut(self, shard: Shard, image: ShardImage, decode: Decode) -> tuple[ShardImage, torch.Tensor | None]:
         """Cut one image's crops inside the image boundary; the model runs outside: its errors are no image's fault."""
         made: list[torch.Tensor] = []
 
         def work(image: ShardImage) -> ShardImage:
-            made[:] = [self._crops(image)] if any(_is_candidate(e) for e in image.expressions) else []
+            made[:] = [self._crops(image, decode(image))] if _is_scored(image) else []
             return image
 
         (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, work).images
         return checked, made[0] if made and not checked.failure else None
 
-    def _crops(self, image: ShardImage) -> torch.Tensor:
+    def _crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
         crops = make_crops(
-            decode_proven(image.data),
+            pixels,
             [mask.box_xyxy_px for mask in image.masks],
             runs=[runs(mask.rle_counts) for mask in image.masks],
             scales=(self._config.context_scale, None),
@@ -139,6 +142,10 @@ class ClipScorer:
             for row, e in enumerate(candidates)
         )
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
+
+
+def _is_scored(image: ShardImage) -> bool:
+    return not image.failure and any(_is_candidate(expression) for expression in image.expressions)
 
 
 def _is_candidate(expression: ExpressionRecord) -> bool:

@@ -15,13 +15,13 @@ from schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from tests.builders.coca import captions_config
 from tests.builders.images import encode
 from workers.captions import CocaCaptioner
-from workers.captions import captioner as captioner_module
 from workers.captions.captioner import crop_kinds
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
 from workers.captions.plain import PlainEngine
 from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
+from workers.images import ahead
 from workers.images.decoding import decode_proven
 from workers.masks import rle
 
@@ -112,7 +112,7 @@ def test_masks_are_never_decoded_to_whole_images(captioner, monkeypatch):
 
 def test_an_image_is_decoded_once_for_all_of_its_crops(captioner, monkeypatch):
     calls = []
-    monkeypatch.setattr(captioner_module, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    monkeypatch.setattr(ahead, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
     images = [shard_image(number, num_masks=1) for number in range(2)]
     captioner(Shard(0, 0, tuple(images)))
     assert calls == [image.data for image in images]

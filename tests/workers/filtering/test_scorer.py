@@ -11,7 +11,7 @@ from schemas.errors import ConfigError
 from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from tests.builders.crops import runs_of
 from workers.filtering import ClipScorer
-from workers.filtering import scorer as scorer_module
+from workers.images import ahead
 from workers.images.crops import make_crops
 from workers.images.decoding import decode_proven
 from workers.masks import rle
@@ -68,7 +68,7 @@ def test_masks_are_never_decoded_to_whole_images(scorer, monkeypatch):
 
 def test_an_image_is_decoded_once_for_all_of_its_crops(scorer, monkeypatch):
     calls = []
-    monkeypatch.setattr(scorer_module, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    monkeypatch.setattr(ahead, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
     images = [build_image(position) for position in range(2)]
     scorer(build_shard(*images))
     assert calls == [image.data for image in images]
