@@ -1,21 +1,18 @@
 """One position through open_clip's attention blocks, with keys and values kept instead of computed again.
 
-A block here shares the weights, norms, layer scales and activation of one of open_clip's; only attention is written
-anew, because `nn.MultiheadAttention` cannot be given a past.
+`nn.MultiheadAttention` cannot be given a past, so attention is written anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
-from torch import nn
 
+from workers.blocks import Block, Finish, finish_block
 from workers.captions.attention import NodeCache, attend
-from workers.linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,42 +28,13 @@ class CropSlots:
     rows_a_crop: int
 
 
-class Block(nn.Module):
-    """What self-attention and cross-attention blocks have in common: all that follows the heads."""
-
-    def __init__(self, block: ResidualAttentionBlock, *, finish: Finish) -> None:
-        """Share the weights of `block`, which must not change; `finish` is `finish_block` or its compiled form."""
-        super().__init__()
-        self.num_heads = int(block.attn.num_heads)
-        self.ln_1, self.ln_2, self.ls_1, self.ls_2 = block.ln_1, block.ln_2, block.ls_1, block.ls_2
-        self.out = linear(block.attn.out_proj.weight, block.attn.out_proj.bias)
-        self.widen = linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
-        self.activate = block.mlp.gelu
-        self.narrow = linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
-        self._finish = finish
-
-    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        """Return the block's output for its input and its heads' output, (P, D) each."""
-        return self._finish(self, x, mixed)
-
-
-Finish = Callable[[Block, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def finish_block(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    """Return what `block` makes of its input and its heads' output, (P, D) each: projection, residuals, MLP."""
-    x = x + block.ls_1(block.out(mixed))
-    result: torch.Tensor = x + block.ls_2(block.narrow(block.activate(block.widen(block.ln_2(x)))))
-    return result
-
-
 class SelfAttention(Block):
     """A causal self-attention block, one position at a time."""
 
     def __init__(self, block: ResidualAttentionBlock, *, finish: Finish = finish_block) -> None:
         """As `Block`."""
         super().__init__(block, finish=finish)
-        self.queries_keys_values = linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
+        self.queries_keys_values = self.linear(block.attn.in_proj_weight, block.attn.in_proj_bias)
 
     def step(
         self,
@@ -105,8 +73,8 @@ class CrossAttention(Block):
         super().__init__(block, finish=finish)
         weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
         self.ln_1_kv = block.ln_1_kv
-        self._queries = linear(weight[:width], None if bias is None else bias[:width])
-        self._keys_values = linear(weight[width:], None if bias is None else bias[width:])
+        self._queries = self.linear(weight[:width], None if bias is None else bias[:width])
+        self._keys_values = self.linear(weight[width:], None if bias is None else bias[width:])
 
     def keys_values(self, image_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (C, heads, T, head width) of image tokens (C, T, D)."""

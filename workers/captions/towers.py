@@ -16,8 +16,9 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from schemas.errors import ConfigError
+from workers.blocks import finish_block
 from workers.captions.attention import NodeCache
-from workers.captions.blocks import CropSlots, CrossAttention, SelfAttention, finish_block
+from workers.captions.blocks import CropSlots, CrossAttention, SelfAttention
 from workers.captions.tree import Frontier, Ints, crop_slots
 from workers.captions.vocabulary import score_dtype
 from workers.compilation import compile_rows, padded
@@ -28,6 +29,8 @@ _CROPS_A_PASS = 64
 # Rows of a step are computed in parts whose temporaries stay below this.
 _TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 _LEAST_ROWS = 64
+# CUDA's attention kernels take as many of them as a grid has blocks along its second axis, 65,535.
+_MOST_ROWS = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class CachedDecoder:
     def begin(self, image_tokens: torch.Tensor) -> None:
         """Forget all prefixes and attend to the image tokens (C, T, D) from now on."""
         self.rewind((0, 0))
+        # Those of the images before are given back first: both at once may be more than there is.
+        self._image = []
         self._image = [block.keys_values(image_tokens) for block in self._cross]
 
     def mark(self) -> tuple[int, int]:
@@ -198,7 +203,8 @@ class CachedDecoder:
         """Rows that are computed together: no more than keep a layer's temporaries below their bound."""
         # Keys and values of all positions, gathered; the MLP before and after its activation; some states.
         a_row = max(self._width, self._text.width) * self._itemsize * (2 * num_positions + 8 + 4)
-        together = max(_LEAST_ROWS, _TEMPORARY_BYTES[self._text.token_embedding.weight.device.type] // a_row)
+        allowed = _TEMPORARY_BYTES[self._text.token_embedding.weight.device.type] // a_row
+        together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)
         for start in range(0, num_rows, together):
             yield slice(start, min(start + together, num_rows))
 

@@ -20,11 +20,14 @@ from workers.filtering.text_tower import TextTower
 from workers.filtering.tokens import TextTokeniser
 from workers.images.crops import CropFormat
 
+# A tile has room for `batch_size` texts of so many tokens.
+_TOKENS_A_TEXT = 16
+
 
 class ClipEmbedder:
     """A CLIP on its device; embeddings come back normalised, float32, on the CPU.
 
-    Rows are computed in tiles of `batch_size`, the last one padded with zeros, because a matrix product rounds
+    Rows are computed in tiles of one size, the last one padded with zeros, because a matrix product rounds
     by the shape of the whole batch (measured: the last bits of a Linear differ between 125 rows and 62). For the
     same reason texts share a tile with texts of one length alone, as `TextTower` rounds it.
 
@@ -74,9 +77,13 @@ class ClipEmbedder:
         for length in sorted(set(lengths.tolist())):
             rows.append((lengths == length).nonzero().flatten())
             alike = tokens[rows[-1], :length]
-            parts.append(embed_in_tiles([alike], self._encode_tokens, tile=self._batch_size))
+            parts.append(embed_in_tiles([alike], self._encode_tokens, tile=self._texts_a_tile(length)))
         embedded = torch.cat(parts)
         return torch.empty_like(embedded).index_copy_(0, torch.cat(rows), embedded)
+
+    def _texts_a_tile(self, length: int) -> int:
+        """Return how many texts of a length share a tile: as many tokens for each, so that the last holds few rows."""
+        return max(1, self._batch_size * _TOKENS_A_TEXT // length)
 
     @torch.inference_mode()
     def _encode_crops(self, crops: torch.Tensor) -> torch.Tensor:
