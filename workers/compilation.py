@@ -1,4 +1,4 @@
-"""Compiled forward passes over a fixed set of shapes (`compute.compile`).
+"""Compiled forward passes over a fixed set of shapes (`compute.is_compiled`).
 
 A compiler makes one program a shape. Where the number of rows follows from the image, it is rounded up to one of a few
 *buckets*, so that the programs are a few and soon all made; what is computed for the rows added is thrown away.
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+import torch._dynamo
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import nn
 
@@ -17,6 +19,19 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Fewer rows than these take as long.
 _LEAST_ROWS = 64
+# Of one function: buckets up to millions of rows, for each kind of block.
+_MAX_PROGRAMS = 128
+
+
+def _set_up() -> None:
+    """Make what is compiled follow from the shapes alone, whatever a process saw first.
+
+    By default torch compiles eight shapes of a function and runs all others as they are: which eight would follow from
+    the order of the work. And a kernel's form may be chosen by timing.
+    """
+    torch._dynamo.config.recompile_limit = _MAX_PROGRAMS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._inductor.config.deterministic = True
 
 
 def bucket(count: int) -> int:
@@ -41,6 +56,7 @@ def compile_rows(
 
     Modules of one kind and size share their programs: weights are arguments of these.
     """
+    _set_up()
     program = torch.compile(function, dynamic=False)
 
     def run(module: ModuleT, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -53,4 +69,5 @@ def compile_rows(
 
 def compile_tower(tower: nn.Module) -> None:
     """Compile a module's forward pass in place, a program for each shape that it is called with."""
+    _set_up()
     tower.compile(dynamic=False)

@@ -18,7 +18,8 @@ class NodeCache:
 
     def __init__(self, num_layers: int, num_heads: int, width: int) -> None:
         self._shape = (num_layers, num_heads, 2 * width // num_heads)
-        self._store: torch.Tensor | None = None
+        # A tensor (heads, nodes, keys and values) a layer.
+        self._store: list[torch.Tensor] = []
         self.size = 0
 
     @staticmethod
@@ -29,18 +30,23 @@ class NodeCache:
     @property
     def capacity(self) -> int:
         """Number of nodes that fit without new memory."""
-        return 0 if self._store is None else self._store.shape[2]
+        return self._store[0].shape[1] if self._store else 0
 
     def resize(self, capacity: int, like: torch.Tensor) -> None:
         """Take memory for `capacity` nodes of `like`'s dtype and device, no fewer than there are."""
         layers, heads, width = self._shape
         if not self.size:
             # Before the new memory is taken: both at once may be more than there is.
-            self._store = None
-        resized = like.new_empty(layers, heads, max(capacity, self.size), width)
-        if self._store is not None:
-            resized[:, :, : self.size] = self._store[:, :, : self.size]
-        self._store = resized
+            self._store = []
+        shape = (heads, max(capacity, self.size), width)
+        if not self._store:
+            self._store = [like.new_empty(shape) for _ in range(layers)]
+            return
+        for layer in range(layers):
+            # A layer at a time, so that no more than one of them exists twice.
+            resized = like.new_empty(shape)
+            resized[:, : self.size] = self._store[layer][:, : self.size]
+            self._store[layer] = resized
 
     def reserve(self, count: int, like: torch.Tensor) -> int:
         """Take the next `count` nodes, with twice the memory where it does not suffice; return the first's number."""
@@ -52,21 +58,21 @@ class NodeCache:
 
     def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store keys and values (P, D) of the nodes from number `first` on."""
-        store, (_, heads, width) = self._store, self._shape
-        if store is None:
-            raise RuntimeError("write to a cache without nodes: reserve comes first")
-        here = store[layer, :, first : first + len(keys)]
+        _, heads, width = self._shape
+        here = self._layer(layer)[:, first : first + len(keys)]
         here[..., : width // 2] = keys.view(len(keys), heads, -1).transpose(0, 1)
         here[..., width // 2 :] = values.view(len(values), heads, -1).transpose(0, 1)
 
     def read(self, layer: int, pages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (heads, P, T, head width) at the nodes `pages` (P, T)."""
-        store = self._store
-        if store is None:
-            raise RuntimeError("read from a cache without nodes: reserve comes first")
-        rows = store[layer].index_select(1, pages.reshape(-1))
+        rows = self._layer(layer).index_select(1, pages.reshape(-1))
         keys, values = rows.view(rows.shape[0], *pages.shape, rows.shape[2]).chunk(2, dim=3)
         return keys, values
+
+    def _layer(self, layer: int) -> torch.Tensor:
+        if not self._store:
+            raise RuntimeError("a cache without nodes is neither read nor written: reserve comes first")
+        return self._store[layer]
 
 
 def attend(

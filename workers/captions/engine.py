@@ -31,7 +31,7 @@ class CachedEngine:
     def __init__(
         self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, is_compiled: bool = False
     ) -> None:
-        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in `compute.compile`.
+        """Wrap a model in eval mode, on its device and in its dtype; `is_compiled` as in the configuration.
 
         Raises:
             ConfigError: An architecture that cannot be decoded, or one with too few positions.

@@ -62,7 +62,7 @@ def different_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
     """
     flat = crops.flatten(1)
     # Equal crops have equal sums; of those with equal sums, only the ones that equal the first bit for bit count.
-    sums = flat.double().sum(dim=1)
+    sums = flat.sum(dim=1, dtype=torch.float64)
     values, group = torch.unique(sums, return_inverse=True)
     numbers = torch.arange(len(flat), device=flat.device)
     first_of_group = torch.full_like(values, len(flat), dtype=torch.int64).scatter_reduce(0, group, numbers, "amin")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schemas.errors import ImageError
 from workers.captions import rules
 from workers.captions.rules import Heads
 from workers.captions.tree import Ints
@@ -74,12 +75,16 @@ class Sampler:
         )
         heads = self._vocabulary.heads(own, is_eos_allowed=is_eos_allowed).rows(line)
         num_kept = step.num_kept(heads)
+        # Read with the tokens, so that a GPU is waited for once.
+        is_finite = heads.log_total.isfinite().all() & others.isfinite().all()
         tokens, log_probs = self._draw(step, heads, num_kept, others[line])
         unsettled = (~heads.holds(num_kept)).nonzero()[:, 0]
         for part in torch.split(unsettled, _ROWS_A_WHOLE_HEAD) if len(unsettled) else ():
             tokens[part], log_probs[part] = self._draw_of_all(
                 step.rows(part), own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed
             )
+        if not bool(is_finite):
+            raise ImageError("stage_error", "the captioner's scores are not finite: the precision is too low for it")
         return tokens.cpu().numpy(), log_probs.cpu().numpy()
 
     def _draw(
@@ -130,4 +135,5 @@ class _Step:
 
     def num_kept(self, heads: rules.Ordered) -> torch.Tensor:
         by_k = rules.count_top_k(heads, self.top_k.clamp(min=1))
-        return torch.where(self.top_k > 0, by_k, rules.count_top_p(heads, self.top_p))
+        # A row that is not finite has no set; on a GPU it must not reach a gather.
+        return torch.where(self.top_k > 0, by_k, rules.count_top_p(heads, self.top_p)).clamp(min=1)

@@ -19,6 +19,8 @@ from workers.linear import linear
 _HEAD_WIDTH = 64
 # Rows of the vocabulary that exist at a time: 49,408 float32 logits of 512 rows are 100 MB.
 _ROWS_A_PROJECTION = 512
+# Columns of the vocabulary, gathered row by row, that exist at a time.
+_GATHERED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Vocabulary:
         is_live = (projection != 0).any(dim=0)
         is_live[eos] = True
         self._live = is_live.nonzero()[:, 0]
-        self._rows = projection.t()[self._live].contiguous()
+        # Scores of half precision would tie, and the contrast is a difference of two: this one product is exact.
+        self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
         self._linear = linear(self._rows, None)
         self._num_dead = projection.shape[1] - len(self._live)
         # The row of a token; dead tokens share a row of zeros behind the live ones.
@@ -90,16 +93,18 @@ class Vocabulary:
 
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
-        dtype = score_dtype(self._rows.dtype)
         rows = self._row_of[ids]
         is_dead = rows == len(self._live)
         rows = rows.masked_fill(is_dead, 0)
-        found = torch.einsum("rkd,rd->rk", self._rows[rows], hidden.to(self._rows.dtype)).to(dtype)
+        states = hidden.to(self._rows.dtype)
+        together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
+        parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
+        found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
         return found.masked_fill(is_dead, 0.0)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
         projected: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
-        return projected.to(score_dtype(self._rows.dtype))
+        return projected
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         scores = self._project(hidden)

@@ -37,7 +37,10 @@ class WalkRules:
 
     @classmethod
     def of(cls, config: CaptionsConfig, special: SpecialTokens, *, image_bytes: int) -> Self:
-        """Read `config`; image keys and values of `image_bytes` take at most half of its `cache_bytes`."""
+        """Read `config`; the prefixes get what image keys and values of `image_bytes` leave of its `cache_bytes`.
+
+        An eighth is put by for temporaries, and an eighth is theirs in any case.
+        """
         return cls(
             special=special,
             min_length=config.min_length,
@@ -46,7 +49,7 @@ class WalkRules:
             num_beams=config.beam.num_beams // config.beam.num_groups,
             beam_score=config.beam.beam_score,
             length_penalty=config.beam.length_penalty,
-            budget_bytes=max(config.cache_bytes - image_bytes, config.cache_bytes // 2),
+            budget_bytes=max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8),
         )
 
 
@@ -57,7 +60,8 @@ class WalkCounts:
     Attributes:
         num_asked: Pairs (prefix, crop) that the rows read: what caches alone, without a tree, would compute.
         num_computed: Pairs that were computed.
-        peak_cache_bytes: Most that the caches had taken, keys and values of the image tokens left out.
+        peak_cache_bytes: Most that the caches had taken; in an engine's counts with the keys and values of the image
+            tokens, in a walk's without them.
     """
 
     num_asked: int = 0

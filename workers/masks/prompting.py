@@ -17,7 +17,7 @@ from workers.masks.grids import resized_size
 
 # What the attention maps of the crops that are encoded at once may take; a crop alone may take more. Part of what
 # rounds: it is a constant.
-_ENCODER_BYTES = 2 * 2**30
+_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _crops_a_pass(sam: Sam) -> int:
     num_heads = max(block.attn.num_heads for block in sam.image_encoder.blocks)
     # Scores, then their softmax, in float32 at most.
     held: int = 2 * 4 * num_heads * (height * width) ** 2
-    return max(1, _ENCODER_BYTES // held)
+    return max(1, _ENCODER_BYTES[sam.device.type] // held)
 
 
 def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:

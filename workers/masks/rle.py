@@ -59,10 +59,10 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def runs(counts: str) -> Int64Array:
-    """Return the lengths of a mask's runs, column by column, background first, as an RLE string states them.
+    """Return the lengths of a mask's runs, column by column, background first, as an RLE string of ours states them.
 
     Raises:
-        ValueError: No such string.
+        ValueError: An empty string, or a number too long to be one; `is_valid` tells of foreign strings.
     """
     digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
     found = _to_runs(digits) if len(digits) else None
