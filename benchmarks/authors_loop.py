@@ -101,16 +101,29 @@ class AuthorsLoop:
     def _draw(self, own: torch.Tensor, mean: torch.Tensor, live: _Rows, length: int) -> torch.Tensor:
         if length < self._config.min_length:
             own[:, self._special.eos] = -torch.inf
-        ordered, ids = own.sort(dim=1, descending=True, stable=True)
-        heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf))
-        num_kept = torch.where(
-            live.top_k > 0, rules.count_top_k(heads, live.top_k.clamp(min=1)), rules.count_top_p(heads, live.top_p)
-        )
         is_kept = torch.zeros_like(own, dtype=torch.bool)
-        is_kept.scatter_(1, ids, torch.arange(own.shape[1], device=self._device) < num_kept[:, None])
+        has_k = live.top_k > 0
+        is_kept[has_k] = _top_k_sets(own[has_k], live.top_k[has_k])
+        is_kept[~has_k] = _top_p_sets(own[~has_k], live.top_p[~has_k])
         is_eos = torch.zeros_like(is_kept)
         is_eos[:, self._special.eos] = True
         weights = rules.distinctive_weights(
             own, mean, is_kept=is_kept, is_eos=is_eos, temperature=self._config.sampling.temperature
         )
         return rules.draw(weights, live.uniform[:, length])
+
+
+def _top_k_sets(own: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """Return (R, V) bool, the tokens at or above the k-th logit of each row."""
+    if not len(own):
+        return torch.zeros_like(own, dtype=torch.bool)
+    highest = own.topk(int(top_k.max()), dim=1).values
+    return (own >= highest.gather(1, (top_k - 1)[:, None])) & (own > -torch.inf)
+
+
+def _top_p_sets(own: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return (R, V) bool, the smallest sets that reach p."""
+    ordered, ids = own.sort(dim=1, descending=True, stable=True)
+    heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf, device=own.device))
+    is_first = torch.arange(own.shape[1], device=own.device) < rules.count_top_p(heads, top_p)[:, None]
+    return torch.zeros_like(is_first).scatter_(1, ids, is_first)

@@ -31,9 +31,10 @@ from workers.captions.engine import CachedEngine
 from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
 from workers.device import prepare_device
+from workers.images.ahead import decode_image
 
 # More masks than any of these scenes has objects are noise.
-_SCENES_LOOKED_AT = 200
+SCENES_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +126,19 @@ def crops_for(config: RunConfig, num_masks: int, size: int) -> ImageCrops:
     """
     if not config.captions.weights.uri.startswith("builtin:"):
         return noise_crops(num_masks, size)
-    scenes = (make_scene(Split.DEMO, position) for position in range(_SCENES_LOOKED_AT))
+    scenes = (make_scene(Split.DEMO, position) for position in range(SCENES_LOOKED_AT))
     scene = next((scene for scene in scenes if len(scene.objects) >= num_masks), None)
     if scene is None:
         return noise_crops(num_masks, size)
     shard = scene_shard([scene_image(scene)], with_true_masks=True)
     image = replace(shard.images[0], masks=shard.images[0].masks[:num_masks])
     captioner = CocaCaptioner(one_crop_kind(config.captions), config.compute)
-    return captioner.image_crops(image)
+    return captioner.image_crops(image, decode_image(image))
 
 
-def noise_crops(num_masks: int, size: int) -> ImageCrops:
+def noise_crops(num_masks: int, size: int, *, seed: int = 0) -> ImageCrops:
     """Return smooth noise as the crops of one image."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(num_masks, 3, 8, 8, generator=generator)
     pixels = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     return ImageCrops("0" * 16, ("context_1.0",), tuple(range(num_masks)), pixels[None])

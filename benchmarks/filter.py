@@ -42,7 +42,7 @@ def measure(config: RunConfig, *, num_images: int, max_masks: int, repeats: int,
     if difference > MAX_SCORE_DIFFERENCE:
         raise ValueError(f"scores differ by {difference:g}; at most {MAX_SCORE_DIFFERENCE:g} is allowed")
     caption_s = median_seconds(lambda: caption(shard), repeats=caption_repeats, warm_ups=0)
-    plain_s = median_seconds(lambda: plain(captioned), repeats=min(repeats, 3), warm_ups=0)
+    plain_s = median_seconds(lambda: plain(captioned), repeats=repeats, warm_ups=0)
     ours_s = median_seconds(lambda: scorer(captioned), repeats=repeats)
     case = f"{config.preset}, {num_images} images, {sum(len(image.masks) for image in shard.images)} masks"
     texts = [expression.text for image in captioned.images for expression in image.expressions]

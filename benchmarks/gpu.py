@@ -3,7 +3,8 @@
     python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
     python -m benchmarks.gpu --device cpu --tiny
 
-Needs torch, open_clip, segment-anything, pycocotools and pydantic, and no weights: presets other than `tiny` run on
+Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
+pycocotools, and no weights: presets other than `tiny` run on
 random ones. Before anything is timed the two sides of a comparison must agree: captions token for token in float64,
 masks as `benchmarks.masks` asks for. In the table the baseline of captions is the authors' loop, that of masks Meta's
 generator in float32; beside it stands Meta's under autocast. Images a second are those of the stages.
@@ -14,14 +15,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
+from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
 from benchmarks.measure import median_seconds, peak_rss_bytes
 from benchmarks.utilisation import Utilisation
@@ -37,12 +39,9 @@ from workers.captions.engine import CachedEngine
 from workers.checkpoints.models import load_coca
 from workers.device import compute_dtype, prepare_device
 from workers.filtering import ClipScorer
-from workers.masks import SamProposer
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 _CHECKED_STEPS, _CHECKED_MASKS = 6, 3
-# More scenes than these are not looked through for one with enough objects.
-_SCENES_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,8 @@ class GpuRow:
         ours_s: Median seconds of ours.
         ratio: Baseline over ours.
         utilisation: Share of the time of ours in which the GPU ran a kernel, in [0, 1]; None where nothing tells.
-        peak_bytes: Most that ours had allocated on the GPU; of the process, on a CPU.
+        peak_bytes: Most that was allocated on the GPU while ours ran, its model included; of the process, on a CPU.
+        peak_rss_bytes: Highest resident size of the process so far.
         rate: Captions or images a second, as the note says.
         device: Name of the device.
         note: What a reader must know.
@@ -67,6 +67,7 @@ class GpuRow:
     ratio: float | None
     utilisation: float | None
     peak_bytes: int
+    peak_rss_bytes: int
     rate: float
     device: str
     note: str
@@ -105,14 +106,15 @@ class Bench:
             ratio=None if baseline_s is None else baseline_s / ours_s,
             utilisation=used.share,
             peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else peak_rss_bytes(),
+            peak_rss_bytes=peak_rss_bytes(),
             rate=done / ours_s,
             device=self.name,
             note=note,
         )
 
 
-def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> list[GpuRow]:
-    """Return the captioner's rows: one crop kind against the authors' loop, then all kinds of one image.
+def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> Iterator[GpuRow]:
+    """Yield the captioner's rows: one crop kind against the authors' loop, then all kinds of one image.
 
     Raises:
         ValueError: The two sides draw other captions in float64.
@@ -133,7 +135,9 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     baseline_s = bench.seconds(lambda: authors.sample(image, 0), repeats=None if device.type == "cuda" else 1)
     case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
     note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal in this precision, all in float64"
-    rows = [bench.row(case, lambda: engine.drafts(image), done=len(ours), baseline_s=baseline_s, note=note)]
+    yield bench.row(case, partial(engine.drafts, image), done=len(ours), baseline_s=baseline_s, note=note)
+    # Its caches would count as the next row's.
+    del engine
     whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
     kinds = tuple(crop_kinds(captions))
     full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
@@ -141,8 +145,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     full.pixels.mul_(torch.linspace(1, 0.7, len(kinds), device=device, dtype=dtype)[:, None, None, None, None])
     num_captions = len(whole.drafts(full))
     case = f"captions, {config.preset}, {num_masks} masks, {len(kinds)} crop kinds, {config.compute.precision}"
-    rows.append(bench.row(case, lambda: whole.drafts(full), done=num_captions, baseline_s=None, note="captions/s"))
-    return rows
+    yield bench.row(case, partial(whole.drafts, full), done=num_captions, baseline_s=None, note="captions/s")
 
 
 def check_captions(config: RunConfig) -> None:
@@ -163,58 +166,53 @@ def check_captions(config: RunConfig) -> None:
         )
 
 
-def measure_masks(config: RunConfig, bench: Bench, *, num_images: int, kept_share: float) -> list[GpuRow]:
-    """Return the rows of the whole generator, image encoder included: ours in float32 and in the config's precision.
+def measure_masks(sides: Sides, config: RunConfig, bench: Bench) -> Iterator[GpuRow]:
+    """Yield the rows of the whole generator, image encoder included: ours in float32 and in the config's precision.
 
     Raises:
         ValueError: The two sides find other masks.
     """
-    sides = Sides(config, num_images=num_images, kept_share=kept_share, is_remembering=False)
-    agreement = sides.agree()
+    num_images, agreement = sides.num_images, sides.agree()
     meta_s = bench.seconds(lambda: sides.run("meta"))
     case = f"masks, {config.preset}, {num_images} scenes, {config.masks.points_per_side}² points"
-    fine = bench.row(
-        f"{case}, float32", lambda: sides.run("ours"), done=num_images, baseline_s=meta_s, note=f"images/s; {agreement}"
-    )
+    note = f"images/s; {agreement}"
+    work = partial(sides.run, "ours")
+    yield bench.row(f"{case}, float32", work, done=num_images, baseline_s=meta_s, note=note)
     if compute_dtype(config.compute) == torch.float32:
-        return [fine]
-    agreement = sides.agree("ours, coarse")
+        return
     autocast_s = bench.seconds(lambda: sides.run("meta, autocast"))
-    coarse = bench.row(
-        f"{case}, {config.compute.precision}",
-        lambda: sides.run("ours, coarse"),
-        done=num_images,
-        baseline_s=meta_s,
-        note=f"images/s; Meta's under autocast takes {autocast_s:.3f} s; {agreement}",
-    )
-    return [fine, coarse]
+    note = f"images/s; Meta's under autocast takes {autocast_s:.3f} s; {sides.compare('ours, coarse')}"
+    work = partial(sides.run, "ours, coarse")
+    yield bench.row(f"{case}, {config.compute.precision}", work, done=num_images, baseline_s=meta_s, note=note)
 
 
-def measure_stages(config: RunConfig, bench: Bench, *, num_images: int, num_masks: int) -> GpuRow:
-    """Return the row of the three stages one after another, on scenes with `num_masks` of their true masks."""
-    propose = SamProposer(config.masks, config.compute)
+def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: int) -> GpuRow:
+    """Return the row of the three stages one after another, on scenes with `num_masks` of their true masks.
+
+    Masks are generated under the thresholds of `sides`: random weights let none pass those of the preset.
+    """
     caption = CocaCaptioner(config.captions, config.compute)
     score = ClipScorer(config.filtering, config.compute)
-    shard = scenes_with(num_masks, num_images)
+    shard = scenes_with(num_masks, sides.num_images)
     captioned = caption(shard)
     parts = {
-        "propose": bench.seconds(lambda: propose(shard)),
-        "caption": bench.seconds(lambda: caption(shard)),
+        "masks": bench.seconds(lambda: sides.run("ours, coarse")),
+        "captions": bench.seconds(lambda: caption(shard)),
         "filter": bench.seconds(lambda: score(captioned)),
     }
-    note = "images/s; " + ", ".join(f"{name} {seconds / num_images:.3f} s an image" for name, seconds in parts.items())
+    taken = ", ".join(f"{name} {seconds / sides.num_images:.3f} s an image" for name, seconds in parts.items())
 
     def work() -> None:
-        propose(shard)
+        sides.run("ours, coarse")
         score(caption(shard))
 
-    case = f"all stages, {config.preset}, {num_images} scenes with {num_masks} masks, {config.compute.precision}"
-    return bench.row(case, work, done=num_images, baseline_s=None, note=note)
+    case = f"all stages, {config.preset}, {sides.num_images} scenes with {num_masks} masks, {config.compute.precision}"
+    return bench.row(case, work, done=sides.num_images, baseline_s=None, note=f"images/s; {taken}")
 
 
 def scenes_with(num_masks: int, num_images: int) -> Shard:
     """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects."""
-    positions = range(_SCENES_LOOKED_AT)
+    positions = range(SCENES_LOOKED_AT)
     richest = sorted(positions, key=lambda at: -len(make_scene(Split.DEMO, at).objects))[:num_images]
     shard = scene_shard([scene_image(make_scene(Split.DEMO, at)) for at in richest], with_true_masks=True)
     images = []
@@ -232,20 +230,31 @@ def _on(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCro
     return replace(image, pixels=image.pixels.to(device, dtype))
 
 
-def report(rows: Sequence[GpuRow], json_path: Path | None) -> None:
-    """Print the rows as a table, and write them as a JSON list where a path is given."""
-    print(f"device: {rows[0].device}; torch {torch.__version__}")
-    print(f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}")
-    for row in rows:
+class Report:
+    """The rows so far: each is printed and written as soon as it is there, so that a failure costs one row."""
+
+    def __init__(self, json_path: Path | None) -> None:
+        self._path = json_path
+        self._rows: list[GpuRow] = []
+
+    def add(self, row: GpuRow) -> None:
+        """Print the row, and write all of them as a JSON list where a path was given."""
+        if not self._rows:
+            print(f"device: {row.device}; torch {torch.__version__}")
+            print(
+                f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}"
+            )
+        self._rows.append(row)
         baseline = "–" if row.baseline_s is None else f"{row.baseline_s:.3f}"
         ratio = "–" if row.ratio is None else f"{row.ratio:.1f}"
         used = "–" if row.utilisation is None else f"{row.utilisation:.0%}"
         print(
             f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {row.peak_bytes / 2**20:>9.0f} "
-            f"{row.rate:>9.2f}\n    {row.note}"
+            f"{row.rate:>9.2f}\n    {row.note}",
+            flush=True,
         )
-    if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        if self._path is not None:
+            self._path.write_text(json.dumps([asdict(one) for one in self._rows], indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -266,16 +275,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1} if given.tiny else {}
     for name, value in little.items():
         setattr(given, name, value)
-    rows: list[GpuRow] = []
+    report = Report(given.json)
     for preset in given.presets:
-        config = load_config(
-            preset, assignments=[*_assignments(preset, given.device, given.precision), *given.assignments]
-        )
+        assignments = [*_assignments(preset, given.device, given.precision), *given.assignments]
+        config = load_config(preset, assignments=assignments)
         bench = Bench(prepare_device(config.compute), repeats=given.repeats)
-        rows += measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps)
-        rows += measure_masks(config, bench, num_images=given.images, kept_share=given.kept)
-        rows.append(measure_stages(config, bench, num_images=given.images, num_masks=given.masks))
-    report(rows, given.json)
+        for row in measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps):
+            report.add(row)
+        sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
+        for row in measure_masks(sides, config, bench):
+            report.add(row)
+        report.add(measure_stages(sides, config, bench, num_masks=given.masks))
 
 
 def _assignments(preset: str, device: str, precision: str) -> list[str]:

@@ -125,30 +125,39 @@ class Sides:
         total = time.perf_counter() - started
         return Timing(total - self._clock.seconds, self._clock.seconds, peak_rss_bytes())
 
-    def agree(self, side: Side = "ours") -> Agreement:
-        """Compare the masks of a side of ours with those of Meta's generator in float32.
+    @property
+    def num_images(self) -> int:
+        """How many images a run takes."""
+        return len(self._images)
+
+    def agree(self) -> Agreement:
+        """Compare our masks with those of Meta's generator, both in float32.
 
         Raises:
             ValueError: They differ by more than rounding explains, so that their times cannot be compared.
         """
-        with _PredictedIous(self._sam) as predicted:
-            ours = [self._generate[side](image) for image in self._images]
-        theirs = [_codes(self._generate["meta"](image)) for image in self._images]
-        pairs = list(zip(ours, theirs, strict=True))
-        best = [_best_ious(one, other) for one, other in pairs]
-        agreement = Agreement(
-            num_theirs=sum(map(len, theirs)),
-            num_ours=sum(map(len, ours)),
-            num_same_codes=sum(len(set(one.counts) & set(other)) for one, other in pairs),
-            mean_iou=float(np.concatenate(best).mean()),
-            share_kept=float((torch.cat(predicted.values) > self._config.pred_iou_thresh).float().mean()),
-        )
+        agreement = self.compare("ours")
         difference = abs(agreement.num_ours - agreement.num_theirs)
         if agreement.mean_iou < _MIN_IOU or difference > _MAX_COUNT_DIFFERENCE * agreement.num_theirs:
             raise ValueError(
                 f"the two sides find different masks ({agreement}): compare no times before this is mended"
             )
         return agreement
+
+    def compare(self, side: Side) -> Agreement:
+        """Return how far a side of ours agrees with Meta's generator in float32."""
+        with _PredictedIous(self._sam) as predicted:
+            ours = [self._generate[side](image) for image in self._images]
+        theirs = [_codes(self._generate["meta"](image)) for image in self._images]
+        pairs = list(zip(ours, theirs, strict=True))
+        best = [_best_ious(one, other) for one, other in pairs]
+        return Agreement(
+            num_theirs=sum(map(len, theirs)),
+            num_ours=sum(map(len, ours)),
+            num_same_codes=sum(len(set(one.counts) & set(other)) for one, other in pairs),
+            mean_iou=float(np.concatenate(best).mean()),
+            share_kept=float((torch.cat(predicted.values) > self._config.pred_iou_thresh).float().mean()),
+        )
 
     def _thresholds(self, masks: Any, kept_share: float) -> dict[str, float]:
         """Return thresholds under which random weights leave a realistic share of candidates."""

@@ -15,7 +15,7 @@ def build_case():
 def test_the_row_states_how_far_both_sides_lie_apart():
     row = crops.measure(build_case(), size=32, device=torch.device("cpu"), repeats=1)
     assert "crops, cpu, 60x50 to 32, 2 masks, 4 kinds" in row.case
-    assert "from the float32 definition max" in row.note
+    assert "from the definition max" in row.note
     assert row.ratio > 0
 
 

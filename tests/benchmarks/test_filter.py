@@ -1,11 +1,13 @@
 """The filter's benchmark: both filters give the same scores, and the share is of real captioning."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import filter as filter_benchmark
 from schemas.config_loading import load_config
+from schemas.shard import ExpressionRecord
 
 CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
 
@@ -24,11 +26,20 @@ def test_scores_that_differ_are_not_timed(monkeypatch):
 
 
 def test_the_difference_is_the_largest_of_any_score():
-    (row,) = filter_benchmark.build_shard(1, 2).images
-    assert len(row.masks) == 2
-    assert (
-        filter_benchmark.largest_difference(filter_benchmark.build_shard(1, 2), filter_benchmark.build_shard(1, 2)) == 0
-    )
+    shard = filter_benchmark.build_shard(1, 2)
+    (image,) = shard.images
+    assert len(image.masks) == 2
+
+    def scored(*correctness):
+        expressions = tuple(
+            ExpressionRecord(text="a", target_mask_ids=("0",), samples=(), uniqueness=4.0, correctness=value)
+            for value in correctness
+        )
+        return shard.with_images((replace(image, expressions=expressions),))
+
+    difference = filter_benchmark.largest_difference
+    assert difference(scored(0.5, 0.25), scored(0.5, 0.25)) == 0
+    assert difference(scored(0.5, 0.25), scored(0.375, 0.25)) == 0.125
 
 
 def test_the_command_line_writes_two_rows(tmp_path):
