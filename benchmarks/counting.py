@@ -13,11 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # A multiplication and an addition.
 _PER_MULTIPLY = 2
-# These move nothing: they give a tensor another shape over the same memory.
-_VIEWS = frozenset(
-    {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze"}
-    | {"squeeze", "split", "split_with_sizes", "chunk", "detach", "as_strided", "alias", "_reshape_alias", "unbind"}
-)
+# Of what they read from, only the rows that come out.
+_GATHERS = frozenset({"index_select", "index", "embedding", "gather"})
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -37,15 +34,36 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation and count what it moved."""
         result = function(*args, **(kwargs or {}))
-        if function.overloadpacket.__name__ not in _VIEWS:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-            self.num_bytes += sum(map(_size, tensors))
+        name: str = function.overloadpacket.__name__
+        read, made = _tensors((args, kwargs)), _tensors(result)
+        memory = {_memory(tensor) for tensor in read}
+        new = [tensor for tensor in made if _memory(tensor) not in memory]
+        if name in _GATHERS:
+            self.num_bytes += sum(_size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(_size, new))
+        elif not name.startswith(("empty", "new_empty")) and (new or name.endswith("_") or "out" in (kwargs or {})):
+            self.num_bytes += sum(map(_size, read)) + sum(map(_size, new))
         return result
 
 
+def _tensors(tree: object) -> list[torch.Tensor]:
+    found = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+    return list(found.values())
+
+
+def _is_packed(tensor: torch.Tensor) -> bool:
+    return str(tensor.layout) == "torch._mkldnn"
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """Return what tells whether two tensors are views of one memory."""
+    return id(tensor) if _is_packed(tensor) else tensor.untyped_storage().data_ptr()
+
+
 def _size(tensor: torch.Tensor) -> int:
-    # oneDNN's own layouts are of float32 and know no element size.
-    return 4 * tensor.numel() if str(tensor.layout) == "torch._mkldnn" else tensor.numel() * tensor.element_size()
+    # oneDNN's own layouts are of float32 and know no element size; what is expanded lies in memory once.
+    if _is_packed(tensor):
+        return 4 * tensor.numel()
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def _packed_linear(x: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:

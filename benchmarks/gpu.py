@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,18 +127,21 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     one_kind = one_crop_kind(captions, num_steps=num_steps)
     image = _on(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
     special = special_tokens(model)
-    authors = AuthorsLoop(model, special, one_kind, seed=seed)
+    # A model of its own: the engine may compile parts of its.
+    plain = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    authors = AuthorsLoop(plain, special, one_kind, seed=seed)
     engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
     theirs = authors.sample(image, 0)
     ours = [draft.tokens for draft in engine.drafts(image) if draft.decoder.name != "beam"]
     num_equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
     # Minutes on a CPU: there its warm-up and one run are enough.
-    baseline_s = bench.seconds(lambda: authors.sample(image, 0), repeats=None if device.type == "cuda" else 1)
+    baseline_s = bench.seconds(partial(authors.sample, image, 0), repeats=None if device.type == "cuda" else 1)
     case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
-    note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal in this precision, all in float64"
+    checked = f"{_CHECKED_MASKS} masks, {_CHECKED_STEPS} steps"
+    note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal, in float64 all of {checked}"
     yield bench.row(case, partial(engine.drafts, image), done=len(ours), baseline_s=baseline_s, note=note)
     # Its caches would count as the next row's.
-    del engine
+    del engine, authors, plain
     whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
     kinds = tuple(crop_kinds(captions))
     full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
@@ -206,6 +210,8 @@ def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: 
         sides.run("ours, coarse")
         score(caption(shard))
 
+    different = sum(len({mask.rle_counts for mask in image.masks}) for image in shard.images) / sides.num_images
+    taken += f"; {different:.1f} masks an image differ"
     case = f"all stages, {config.preset}, {sides.num_images} scenes with {num_masks} masks, {config.compute.precision}"
     return bench.row(case, work, done=sides.num_images, baseline_s=None, note=f"images/s; {taken}")
 
@@ -236,6 +242,16 @@ class Report:
     def __init__(self, json_path: Path | None) -> None:
         self._path = json_path
         self._rows: list[GpuRow] = []
+        self.failures: list[str] = []
+
+    def take(self, part: str, measure: Callable[[], Iterable[GpuRow]]) -> None:
+        """Add the rows of a part; where it disagrees or runs out of memory, keep the reason for the end."""
+        try:
+            for row in measure():
+                self.add(row)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            self.failures.append(f"{part} ({error})")
+            print(f"{part}: {error}", flush=True)
 
     def add(self, row: GpuRow) -> None:
         """Print the row, and write all of them as a JSON list where a path was given."""
@@ -278,14 +294,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = Report(given.json)
     for preset in given.presets:
         assignments = [*_assignments(preset, given.device, given.precision), *given.assignments]
-        config = load_config(preset, assignments=assignments)
-        bench = Bench(prepare_device(config.compute), repeats=given.repeats)
-        for row in measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps):
-            report.add(row)
-        sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
-        for row in measure_masks(sides, config, bench):
-            report.add(row)
-        report.add(measure_stages(sides, config, bench, num_masks=given.masks))
+        _measure_preset(load_config(preset, assignments=assignments), given, report)
+    if report.failures:
+        sys.exit("not measured: " + "; ".join(report.failures))
+
+
+def _measure_preset(config: RunConfig, given: argparse.Namespace, report: Report) -> None:
+    """Add the rows of one preset; what fails is noted and costs no other part its rows."""
+    bench = Bench(prepare_device(config.compute), repeats=given.repeats)
+    report.take(
+        f"captions, {config.preset}",
+        lambda: measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps),
+    )
+    sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
+    report.take(f"masks, {config.preset}", lambda: measure_masks(sides, config, bench))
+    report.take(f"stages, {config.preset}", lambda: [measure_stages(sides, config, bench, num_masks=given.masks)])
 
 
 def _assignments(preset: str, device: str, precision: str) -> list[str]:

@@ -67,8 +67,7 @@ def measure(config: RunConfig, *, num_masks: int, num_steps: int) -> dict[str, d
     special, seed = special_tokens(model), config.compute.seed
     authors = AuthorsLoop(model, special, captions, seed=seed)
     engine = CachedEngine(model, special, captions, seed=seed)
-    sides = Sides(config, num_images=1, kept_share=0.4)
-    engine.drafts(image)
+    sides = Sides(config, num_images=1, kept_share=0.4, is_remembering=True)
     sides.agree()
     case = f"{num_masks} masks, 1 crop kind, {num_steps} steps"
     grid = f"{config.masks.points_per_side}² points, without the image encoder"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
@@ -70,9 +69,9 @@ def measure_peaks() -> Peaks:
     weight, x = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
     layer = linear(weight, None)
     product = min(_least(lambda: x @ weight), _least(lambda: layer(x)))
-    source = np.zeros(_COPIED_BYTES, dtype=np.uint8)
-    target = np.zeros_like(source)
-    copy = _least(lambda: np.copyto(target, source))
+    source = torch.zeros(_COPIED_BYTES // 4)
+    target = torch.zeros_like(source)
+    copy = _least(lambda: target.copy_(source))
     return Peaks(2 * _SIDE**3 / product, 2 * _COPIED_BYTES / copy)
 
 

@@ -216,9 +216,9 @@ class CaptionsConfig(FrozenModel):
     max_length: int = Field(default=30, ge=3)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
-    # Bound on what decoding takes beside the models: keys and values of image tokens and of prefixes, and an eighth for
-    # temporaries; prefixes are decoded in chunks below it. Halved it costs time, and results change by float rounding
-    # at most, which is why it belongs to the identity. Below the image tokens of one crop kind it does not hold.
+    # Bound on the keys and values of image tokens and of prefixes, an eighth of it put by for temporaries; prefixes are
+    # decoded in chunks below it. Halved it costs time, and results change by float rounding at most, which is why it
+    # belongs to the identity. Where those of the image tokens of one crop kind exceed it, it does not hold.
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
     # Successive images of a shard are captioned together while their crops number no more than this; at 1 each goes
     # alone, and its captions do not depend, in the last bits of a probability, on its neighbours in the shard.

@@ -15,6 +15,8 @@ import torch._inductor.config
 import torch.nn.functional as F
 from torch import nn
 
+from schemas.errors import ConfigError
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Fewer rows than these take as long.
@@ -28,9 +30,17 @@ def _set_up() -> None:
 
     By default torch compiles eight shapes of a function and runs all others as they are: which eight would follow from
     the order of the work. And a kernel's form may be chosen by timing.
+
+    Raises:
+        ConfigError: This torch cannot be told not to.
     """
     torch._dynamo.config.recompile_limit = _MAX_PROGRAMS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    if not hasattr(torch._inductor.config, "deterministic"):
+        raise ConfigError(
+            f"compute.is_compiled=true, but torch {torch.__version__} chooses kernels by timing: install a later one, "
+            "or --set compute.is_compiled=false"
+        )
     torch._inductor.config.deterministic = True
 
 

@@ -24,6 +24,15 @@ def test_attention_on_a_cpu_is_counted():
     assert operations == 2 * 2 * (2 * 4 * 5 * 9 * 16)
 
 
-def test_views_move_nothing():
+@torch.inference_mode()
+def test_views_move_nothing_and_copies_both_ways():
     x = torch.ones(4, 6)
-    assert count(lambda: x.view(24).unsqueeze(0)) == (0, 0)
+    assert count(lambda: x.reshape(24).unsqueeze(0).chunk(2, dim=1)[0].contiguous()) == (0, 0)
+    assert count(lambda: x.t().contiguous()) == (0, 2 * 4 * 24)
+    assert count(lambda: torch.empty(4, 6).copy_(x)) == (0, 2 * 4 * 24)
+
+
+@torch.inference_mode()
+def test_a_gather_reads_the_rows_it_takes_and_not_the_table():
+    table, index = torch.ones(1000, 6), torch.tensor([1, 5])
+    assert count(lambda: table.index_select(0, index)) == (0, 2 * 8 + 2 * 4 * 12)

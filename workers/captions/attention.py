@@ -30,7 +30,8 @@ class NodeCache:
     @property
     def capacity(self) -> int:
         """Number of nodes that fit without new memory."""
-        return self._store[0].shape[1] if self._store else 0
+        # Of the smallest: where memory ran out while they grew, later layers are as they were.
+        return min((layer.shape[1] for layer in self._store), default=0)
 
     def resize(self, capacity: int, like: torch.Tensor) -> None:
         """Take memory for `capacity` nodes of `like`'s dtype and device, no fewer than there are."""

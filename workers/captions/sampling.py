@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.errors import ImageError
 from workers.captions import rules
 from workers.captions.rules import Heads
 from workers.captions.tree import Ints
-from workers.captions.vocabulary import Vocabulary
+from workers.captions.vocabulary import Vocabulary, check_finite
 from workers.device import to_device
 
 # Rows whose whole vocabulary is sorted at a time.
-_ROWS_A_WHOLE_HEAD = 128
+_ROWS_A_WHOLE_HEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +74,13 @@ class Sampler:
         )
         heads = self._vocabulary.heads(own, is_eos_allowed=is_eos_allowed).rows(line)
         num_kept = step.num_kept(heads)
-        # Read with the tokens, so that a GPU is waited for once.
-        is_finite = heads.log_total.isfinite().all() & others.isfinite().all()
+        check_finite(heads.log_total, others)
         tokens, log_probs = self._draw(step, heads, num_kept, others[line])
         unsettled = (~heads.holds(num_kept)).nonzero()[:, 0]
         for part in torch.split(unsettled, _ROWS_A_WHOLE_HEAD) if len(unsettled) else ():
             tokens[part], log_probs[part] = self._draw_of_all(
                 step.rows(part), own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed
             )
-        if not bool(is_finite):
-            raise ImageError("stage_error", "the captioner's scores are not finite: the precision is too low for it")
         return tokens.cpu().numpy(), log_probs.cpu().numpy()
 
     def _draw(

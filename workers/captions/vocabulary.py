@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
+from schemas.errors import ImageError
 from workers.captions.rules import Heads, join_heads
 from workers.linear import linear
 
 # Wide enough for the top-k and most nuclei, narrow enough that a step does not sort the vocabulary.
 _HEAD_WIDTH = 64
-# Rows of the vocabulary that exist at a time: 49,408 float32 logits of 512 rows are 100 MB.
-_ROWS_A_PROJECTION = 512
+# Rows of the vocabulary that exist at a time: 49,408 float32 logits of 256 rows are 50 MB, and their softmax as much.
+_ROWS_A_PROJECTION = 256
 # Columns of the vocabulary, gathered row by row, that exist at a time.
 _GATHERED_BYTES = 64 * 2**20
 
@@ -35,6 +36,19 @@ class SpecialTokens:
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of scores under a model of `dtype`: float32, or float64 for a float64 model."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_finite(*scores: torch.Tensor) -> None:
+    """Accept scores that are numbers.
+
+    Raises:
+        ImageError: One is infinite or no number: a sum beyond the range of half precision.
+    """
+    if not all(bool(part.isfinite().all()) for part in scores):
+        raise ImageError(
+            "not_finite",
+            "the captioner's scores are beyond the range of its precision: bfloat16 reaches further",
+        )
 
 
 class Vocabulary:

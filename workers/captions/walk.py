@@ -15,11 +15,11 @@ from workers.captions.sampling import Sampler, SamplerRows
 from workers.captions.search import Live, LiveBeams
 from workers.captions.towers import CachedDecoder, Pages
 from workers.captions.tree import Frontier, Ints, extend
-from workers.captions.vocabulary import SpecialTokens, Vocabulary
+from workers.captions.vocabulary import SpecialTokens, Vocabulary, check_finite
 from workers.device import to_device
 
 # Hidden states of the others are gathered for so many lines at a time.
-_LINES_A_MEAN = 512
+_LINES_A_MEAN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,7 @@ class TreeWalk:
         pictures = self._picture_of[[beams.crop for beams in live.beams]]
         pairs = frontier.pair_of[prefixes, pictures[:, None]].reshape(-1)
         heads = self._beam_heads(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
+        check_finite(heads.log_total)
         log_probs = (heads.logits.double() - heads.log_total.double()[:, None]).cpu().numpy()
         scores = log_probs if self._rules.beam_score == "logprob" else heads.logits.double().cpu().numpy()
         table = (scores, log_probs, heads.ids.cpu().numpy())

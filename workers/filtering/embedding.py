@@ -27,9 +27,9 @@ _TOKENS_A_TEXT = 16
 class ClipEmbedder:
     """A CLIP on its device; embeddings come back normalised, float32, on the CPU.
 
-    Rows are computed in tiles of one size, the last one padded with zeros, because a matrix product rounds
-    by the shape of the whole batch (measured: the last bits of a Linear differ between 125 rows and 62). For the
-    same reason texts share a tile with texts of one length alone, as `TextTower` rounds it.
+    Crops are computed in tiles of `batch_size`, texts in tiles of as many tokens, the last one padded with zeros,
+    because a matrix product rounds by the shape of the whole batch (measured: the last bits of a Linear differ between
+    125 rows and 62). For the same reason texts share a tile with texts of one length alone, as `TextTower` rounds it.
 
     Attributes:
         device: Where the model computes.
@@ -51,7 +51,7 @@ class ClipEmbedder:
         model = load_clip(config.architecture, config.weights)
         self._model = model.to(device=self.device, dtype=self._dtype)
         if compute.is_compiled:
-            # Crops come in tiles of one size, texts in tiles of a few lengths.
+            # Crops come in tiles of one size.
             compile_tower(self._model.visual)
         self._text = TextTower(self._model)
         self._tokenise = TextTokeniser(int(model.context_length))
