@@ -33,7 +33,7 @@ format: $(STAMP) ## Format and sort imports
 	$(RUN) -m ruff check --fix --quiet .
 	$(RUN) -m ruff format .
 
-bench: $(STAMP) ## Images a second by stage; the captioner against the plain reference
+bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 	$(RUN) -m benchmarks
 
 weights: $(STAMP) ## Train the three tiny models again (at most 90 minutes on 2 cores)
@@ -43,4 +43,4 @@ docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
 	$(RUN) -m schemas.documentation > docs/schema.md
 
 clean: ## Remove what the targets made, but not .venv
-	rm -rf demo-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

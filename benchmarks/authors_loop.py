@@ -16,10 +16,11 @@ from schemas.config import CaptionsConfig
 from workers.captions import rules
 from workers.captions.drafts import ImageCrops, configured_decoders
 from workers.captions.randomness import DrawKey, draws
-from workers.captions.vocabulary import SpecialTokens
+from workers.captions.vocabulary import SpecialTokens, score_dtype
 
-# (prefix, crop) pairs a forward pass: the largest that the authors' memory allowed is not known.
-PAIRS_A_PASS = 256
+# (prefix, crop) pairs a forward pass: the largest that the authors' memory allowed is not known. On a GPU enough to
+# fill it: open_clip's decoder gives the logits of all positions, 2.4 MB a pair at 24 tokens in half precision.
+PAIRS_A_PASS = {"cpu": 256, "cuda": 2048}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,18 @@ class AuthorsLoop:
 
     def __init__(self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int) -> None:
         self._model, self._special, self._config, self._seed = model, special, config, seed
+        self._device = model.text_decoder.text_projection.device
 
     @torch.inference_mode()
     def sample(self, image: ImageCrops, kind: int) -> list[tuple[int, ...]]:
         """Return the sampled tokens, without SOT and EOS, by mask, then decoder, of one crop kind."""
         encoded = self._model(image.pixels[kind])
-        embeddings = torch.nn.functional.normalize(encoded["image_features"], dim=-1)
+        features = encoded["image_features"]
+        embeddings = torch.nn.functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
         others = rules.choose_others(embeddings @ embeddings.t(), self._config.sampling)
         rows = self._rows(image, image.kinds[kind])
-        alive = torch.arange(len(rows.target))
-        prefixes = torch.full((len(alive), 1), self._special.sot)
+        alive = torch.arange(len(rows.target), device=self._device)
+        prefixes = torch.full((len(alive), 1), self._special.sot, device=self._device)
         captions: list[tuple[int, ...]] = [()] * len(alive)
         for length in range(1, self._config.max_length - 1):
             live = rows.at(alive)
@@ -71,10 +74,10 @@ class AuthorsLoop:
         pairs = [(place, decoder) for place in range(image.num_masks) for decoder in decoders]
         keys = [DrawKey(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
         return _Rows(
-            target=torch.tensor([place for place, _ in pairs]),
-            top_k=torch.tensor([decoder.top_k or 0 for _, decoder in pairs]),
-            top_p=torch.tensor([decoder.top_p or 1.0 for _, decoder in pairs], dtype=torch.float64),
-            uniform=torch.from_numpy(draws(keys, self._config.max_length)),
+            target=torch.tensor([place for place, _ in pairs], device=self._device),
+            top_k=torch.tensor([decoder.top_k or 0 for _, decoder in pairs], device=self._device),
+            top_p=torch.tensor([decoder.top_p or 1.0 for _, decoder in pairs], dtype=torch.float64).to(self._device),
+            uniform=torch.from_numpy(draws(keys, self._config.max_length)).to(self._device),
         )
 
     def _logits(
@@ -85,28 +88,43 @@ class AuthorsLoop:
         _, text = self._model._encode_text(prefixes)
         own, mean = [], []
         weights = others.weights.new_zeros(len(others.indices), num_crops).scatter(1, others.indices, others.weights)
-        for index in torch.split(torch.arange(len(prefixes)), max(1, PAIRS_A_PASS // num_crops)):
+        rows = torch.arange(len(prefixes), device=self._device)
+        for index in torch.split(rows, max(1, PAIRS_A_PASS[self._device.type] // num_crops)):
             pairs = text[index].repeat_interleave(num_crops, dim=0)
             crops = image_tokens.repeat(len(index), 1, 1)
             logits = self._model.text_decoder(crops, pairs)[:, -1].view(len(index), num_crops, -1)
+            logits = logits.to(score_dtype(logits.dtype))
             target = live.target[index]
-            own.append(logits[torch.arange(len(index)), target])
+            own.append(logits[torch.arange(len(index), device=self._device), target])
             mean.append((weights[target][:, :, None] * logits).sum(1))
         return torch.cat(own), torch.cat(mean)
 
     def _draw(self, own: torch.Tensor, mean: torch.Tensor, live: _Rows, length: int) -> torch.Tensor:
         if length < self._config.min_length:
             own[:, self._special.eos] = -torch.inf
-        ordered, ids = own.sort(dim=1, descending=True, stable=True)
-        heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf))
-        num_kept = torch.where(
-            live.top_k > 0, rules.count_top_k(heads, live.top_k.clamp(min=1)), rules.count_top_p(heads, live.top_p)
-        )
         is_kept = torch.zeros_like(own, dtype=torch.bool)
-        is_kept.scatter_(1, ids, torch.arange(own.shape[1]) < num_kept[:, None])
+        has_k = live.top_k > 0
+        is_kept[has_k] = _top_k_sets(own[has_k], live.top_k[has_k])
+        is_kept[~has_k] = _top_p_sets(own[~has_k], live.top_p[~has_k])
         is_eos = torch.zeros_like(is_kept)
         is_eos[:, self._special.eos] = True
         weights = rules.distinctive_weights(
             own, mean, is_kept=is_kept, is_eos=is_eos, temperature=self._config.sampling.temperature
         )
         return rules.draw(weights, live.uniform[:, length])
+
+
+def _top_k_sets(own: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """Return (R, V) bool, the tokens at or above the k-th logit of each row."""
+    if not len(own):
+        return torch.zeros_like(own, dtype=torch.bool)
+    highest = own.topk(int(top_k.max()), dim=1).values
+    return (own >= highest.gather(1, (top_k - 1)[:, None])) & (own > -torch.inf)
+
+
+def _top_p_sets(own: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return (R, V) bool, the smallest sets that reach p."""
+    ordered, ids = own.sort(dim=1, descending=True, stable=True)
+    heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf, device=own.device))
+    is_first = torch.arange(own.shape[1], device=own.device) < rules.count_top_p(heads, top_p)[:, None]
+    return torch.zeros_like(is_first).scatter_(1, ids, is_first)

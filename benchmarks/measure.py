@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,10 @@ def machine() -> str:
 
 def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
     """Print `rows` as a table, and write them as a JSON list where a path is given."""
+    # Here, because a machine that only measures may lack it.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=f"{title} ({machine()})", title_justify="left")
     for header in ("case", "baseline s", "ours s", "ratio", "peak RSS MiB", "note"):
         table.add_column(header, justify="left" if header in ("case", "note") else "right")

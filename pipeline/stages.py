@@ -12,9 +12,10 @@ import ray
 from pipeline.identity import STAGES, check_process
 from pipeline.job import Job
 from pipeline.reading import read_shard
+from schemas.blocks import block_to_shard, shard_to_block
 from schemas.errors import PseudorisError
 from schemas.run import Receipt
-from schemas.shard import Shard, block_to_shard, shard_to_block
+from schemas.shard import Shard
 from store.commit import commit_shard
 from store.plan import read_shard_plan
 from workers.images.formats import import_plugins

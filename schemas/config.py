@@ -216,9 +216,13 @@ class CaptionsConfig(FrozenModel):
     max_length: int = Field(default=30, ge=3)
     beam: BeamConfig = BeamConfig()
     sampling: SamplingConfig = SamplingConfig()
-    # Bound on the decoder's caches; prefixes are decoded in chunks below it. Halved it costs time, and results
-    # change by float rounding at most, which is why it belongs to the identity.
+    # Bound on the keys and values of image tokens and of prefixes, an eighth of it put by for temporaries; prefixes are
+    # decoded in chunks below it. Halved it costs time, and results change by float rounding at most, which is why it
+    # belongs to the identity. Where those of the image tokens of one crop kind exceed it, it does not hold.
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    # Successive images of a shard are captioned together while their crops number no more than this; at 1 each goes
+    # alone, and its captions do not depend, in the last bits of a probability, on its neighbours in the shard.
+    crops_together: int = Field(default=1, ge=1)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @model_validator(mode="after")
@@ -254,6 +258,9 @@ class ComputeConfig(FrozenModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on CPU. Another number may round otherwise, hence identity.
     threads: int = Field(default=1, ge=1)
+    # torch.compile for towers and decoder blocks, over a few fixed shapes: minutes at the start of each actor,
+    # for runs on GPUs that last hours. It needs a C++ compiler on every node.
+    is_compiled: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

@@ -1,4 +1,4 @@
-"""A shard in memory: what the stages receive and return, and its one Arrow block on the wire.
+"""A shard in memory: what the stages receive and return.
 
 A stage is a callable `Shard -> Shard`. It never changes its input: it returns a new shard, so that a
 call may be repeated after a crash.
@@ -7,12 +7,17 @@ call may be repeated after a crash.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
-
-import pyarrow as pa
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 Box = tuple[int, int, int, int]
+
+CROP_MASKED: Final = "masked"
+
+
+def crop_context(scale: float) -> str:
+    """Return the name of a context crop, `context_1.2`; a whole scale keeps its decimal, `context_1.0`."""
+    return f"context_{float(scale)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class CaptionSample:
             (for a beam: under the full softmax of its own crop).
         others: How the other masks counted in the draw: `none` (not distinctive), `all`, `nearest`, `own`.
         num_others: How many other masks were averaged, 0 where none.
+        other_masks: Under `nearest` the `MaskRecord.index` of each of them, ascending; else empty.
     """
 
     crop: str
@@ -73,6 +79,7 @@ class CaptionSample:
     log_prob: float
     others: str = "none"
     num_others: int = 0
+    other_masks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,125 +171,3 @@ class Shard:
     def with_seconds(self, stage: str, seconds: float) -> Shard:
         """Return the shard with `seconds` added to what `stage` has used."""
         return replace(self, seconds={**self.seconds, stage: self.seconds.get(stage, 0.0) + seconds})
-
-
-_SAMPLE = pa.struct(
-    [
-        ("crop", pa.string()),
-        ("decoder", pa.string()),
-        ("top_k", pa.int32()),
-        ("top_p", pa.float64()),
-        ("log_prob", pa.float64()),
-        ("others", pa.string()),
-        ("num_others", pa.int32()),
-    ]
-)
-_MASK = pa.struct(
-    [
-        ("mask_id", pa.string()),
-        ("index", pa.int32()),
-        ("rle_size", pa.list_(pa.int32())),
-        ("rle_counts", pa.large_string()),
-        ("box_xyxy_px", pa.list_(pa.int32())),
-        ("area_px", pa.int64()),
-        ("predicted_iou", pa.float64()),
-        ("stability_score", pa.float64()),
-        ("prior", pa.string()),
-    ]
-)
-_EXPRESSION = pa.struct(
-    [
-        ("target_mask_ids", pa.list_(pa.string())),
-        ("text", pa.string()),
-        ("samples", pa.list_(_SAMPLE)),
-        ("kind", pa.string()),
-        ("head_noun", pa.string()),
-        ("uniqueness", pa.float64()),
-        ("correctness", pa.float64()),
-        ("distinctiveness", pa.float64()),
-        ("rival_mask_id", pa.string()),
-        ("kept", pa.bool_()),
-        ("weight", pa.float64()),
-    ]
-)
-# `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
-BLOCK_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("generation", pa.int32()),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-        ("nodes", pa.list_(pa.string())),
-        ("position", pa.int32()),
-        ("image_id", pa.string()),
-        ("key", pa.string()),
-        ("data", pa.large_binary()),
-        ("sha256", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        (
-            "failure",
-            pa.struct([("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())]),
-        ),
-        ("masks", pa.large_list(_MASK)),
-        ("expressions", pa.large_list(_EXPRESSION)),
-    ]
-)
-
-
-def shard_to_block(shard: Shard) -> pa.Table:
-    """Return the shard as one Arrow table of `BLOCK_SCHEMA`, a row an image, in plan order."""
-    common = {
-        "shard": shard.shard,
-        "generation": shard.generation,
-        "seconds": list(shard.seconds.items()),
-        "nodes": list(shard.nodes),
-    }
-    rows = [{**common, **_image_to_row(image)} for image in shard.images]
-    return pa.Table.from_pylist(rows, schema=BLOCK_SCHEMA)
-
-
-def block_to_shard(block: pa.Table) -> Shard:
-    """Return the shard that `shard_to_block` wrote; images come back in plan order.
-
-    Raises:
-        ValueError: The block is empty or holds rows of more than one shard: Ray cut or merged it.
-    """
-    rows = block.to_pylist()
-    numbers = {(row["shard"], row["generation"]) for row in rows}
-    if len(numbers) != 1:
-        raise ValueError(f"a block holds exactly one shard's generation, got {sorted(numbers)}")
-    rows.sort(key=lambda row: row["position"])
-    first = rows[0]
-    return Shard(
-        shard=first["shard"],
-        generation=first["generation"],
-        images=tuple(_row_to_image(row) for row in rows),
-        seconds=dict(first["seconds"]),
-        nodes=tuple(first["nodes"]),
-    )
-
-
-def _image_to_row(image: ShardImage) -> dict[str, Any]:
-    # asdict would deep-copy the encoded bytes; a shallow walk keeps one reference.
-    row = {f.name: getattr(image, f.name) for f in fields(image)}
-    row["failure"] = asdict(image.failure) if image.failure else None
-    row["masks"] = [asdict(mask) for mask in image.masks]
-    row["expressions"] = [asdict(expression) for expression in image.expressions]
-    return row
-
-
-def _row_to_image(row: Mapping[str, Any]) -> ShardImage:
-    values = {f.name: row[f.name] for f in fields(ShardImage)}
-    values["failure"] = Failure(**row["failure"]) if row["failure"] else None
-    values["masks"] = tuple(_to_mask(mask) for mask in row["masks"])
-    values["expressions"] = tuple(_to_expression(expression) for expression in row["expressions"])
-    return ShardImage(**values)
-
-
-def _to_mask(row: Mapping[str, Any]) -> MaskRecord:
-    return MaskRecord(**{**row, "rle_size": tuple(row["rle_size"]), "box_xyxy_px": tuple(row["box_xyxy_px"])})
-
-
-def _to_expression(row: Mapping[str, Any]) -> ExpressionRecord:
-    samples = tuple(CaptionSample(**sample) for sample in row["samples"])
-    return ExpressionRecord(**{**row, "target_mask_ids": tuple(row["target_mask_ids"]), "samples": samples})

@@ -35,15 +35,9 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "decoder_killed": "Decoding ended its process, twice.",
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
     "prior_mismatch": "The instance prior holds masks of another size than the upright image.",
+    "not_finite": "A model's scores are beyond the range of compute.precision.",
     "stage_error": "A stage raised on this image alone, twice.",
 }
-
-CROP_MASKED: Final = "masked"
-
-
-def crop_context(scale: float) -> str:
-    """Return the name of a context crop, `context_1.2`; a whole scale keeps its decimal, `context_1.0`."""
-    return f"context_{float(scale)}"
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:
@@ -76,6 +70,7 @@ _SAMPLE = pa.struct(
         pa.field("log_prob", pa.float64(), nullable=False),
         pa.field("others", pa.string(), nullable=False),
         pa.field("num_others", pa.int32(), nullable=False),
+        pa.field("other_masks", _list(pa.int32()), nullable=False),
     ]
 )
 

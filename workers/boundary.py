@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -28,6 +28,10 @@ _MACHINE_WORDS: tuple[str, ...] = (
 )
 
 
+# Where the exceptions of `compute.is_compiled` come from: a machine without a compiler, never an image.
+_COMPILERS: tuple[str, ...] = ("torch._dynamo", "torch._inductor")
+
+
 def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:
     """Return the shard with `work` applied to each image that is not quarantined, in order.
 
@@ -42,6 +46,63 @@ def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], Shard
     started = time.perf_counter()
     images = tuple(image if image.failure else _guarded(image, stage, work) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def apply_to_groups(
+    shard: Shard,
+    stage: str,
+    work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]],
+    *,
+    fits: Callable[[Sequence[ShardImage]], bool],
+) -> Shard:
+    """Return the shard with `work` applied to groups of successive images that are not quarantined.
+
+    Where `work` raises on a group, each of its images goes on alone, under the rules of `apply_to_images`.
+
+    Args:
+        shard: Left as it is.
+        stage: Name for the failure's row and for the shard's seconds.
+        work: Pure, and of images' number and order preserved.
+        fits: Whether images may be a group; one alone always may.
+    """
+    started = time.perf_counter()
+    done = {
+        image.position: image
+        for group in _groups([image for image in shard.images if not image.failure], fits)
+        for image in _guarded_group(group, stage, work)
+    }
+    images = tuple(done.get(image.position, image) for image in shard.images)
+    return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def _groups(
+    images: Sequence[ShardImage], fits: Callable[[Sequence[ShardImage]], bool]
+) -> Iterator[Sequence[ShardImage]]:
+    group: list[ShardImage] = []
+    for image in images:
+        if group and not fits([*group, image]):
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group
+
+
+def _guarded_group(
+    group: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
+) -> Sequence[ShardImage]:
+    if len(group) > 1:
+        try:
+            return work(group)
+        except ImageError:
+            logger.info("stage %s goes through %d images one by one: one of them is at fault", stage, len(group))
+        except _NOT_THE_IMAGE:
+            raise
+        except Exception as error:
+            if _is_of_the_machine(error):
+                raise
+            logger.exception("stage %s raised on %d images together; they go on one by one", stage, len(group))
+    return [_guarded(image, stage, lambda one: work([one])[0]) for image in group]
 
 
 def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
@@ -64,4 +125,6 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
 
 
 def _is_of_the_machine(error: Exception) -> bool:
+    if type(error).__module__.partition(".")[0] == "triton" or type(error).__module__.startswith(_COMPILERS):
+        return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _MACHINE_WORDS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from schemas.config import ComputeConfig
 from schemas.errors import ConfigError
@@ -34,6 +36,18 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
 def compute_dtype(compute: ComputeConfig) -> torch.dtype:
     """Return the dtype that models compute in; scores and softmax stay in float32."""
     return _DTYPES[compute.precision]
+
+
+def to_device(values: NDArray[np.generic] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return an array or tensor of this machine's memory on `device`, in its own dtype.
+
+    On its way to a GPU it lies in pinned memory, so that the copy waits for nothing the GPU is computing, and nothing
+    waits for the copy.
+    """
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_kind(compute: ComputeConfig) -> str:

@@ -17,7 +17,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from synthworld.attributes import Attributes
 from synthworld.training.rendered import RenderedScenes
-from workers.images.crops import CropFormat, make_crop
+from workers.images.crops import CropFormat, make_crops
+from workers.masks import rle
 
 logger = logging.getLogger(__name__)
 CROP_SIZE_PX = 96
@@ -49,9 +50,15 @@ def cut_pair(image: np.ndarray, task: CropTask) -> np.ndarray:
     """Returns the masked and the context crop (2, 3, 96, 96) uint8 of one object; image (H, W, 3) uint8 RGB."""
     ys, xs = np.nonzero(task.mask)
     box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-    masked = make_crop(image, box, scale=1.0, mask=task.mask, crop_format=_COLOURS)
-    context = make_crop(image, box, scale=task.context_scale, mask=None, crop_format=_COLOURS)
-    both = torch.stack((masked, context))
+    (counts,) = rle.encode(torch.from_numpy(task.mask)[None])
+    both = make_crops(
+        image,
+        [box],
+        runs=[rle.runs(counts)],
+        scales=(None, task.context_scale),
+        crop_format=_COLOURS,
+        device=torch.device("cpu"),
+    )[:, 0]
     return (both.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 

@@ -24,12 +24,22 @@ def test_both_sides_draw_the_same_captions():
 
 def test_a_row_tells_how_many_captions_were_equal_and_how_fast_they_came():
     config = load_config("tiny", assignments=["captions.max_length=6"])
-    (row,) = captioner.measure(config, num_masks=2, repeats=1)
+    (row,) = captioner.measure(config, masks=[2], steps=[4], timed_masks=2, repeats=1)
     assert "of 20 captions equal" in row.note
     assert "captions/s" in row.note
+    assert "of the pairs" in row.note
+
+
+def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
+    config = load_config("tiny")
+    timed, counted = captioner.measure(config, masks=[2, 3], steps=[4], timed_masks=2, repeats=1)
+    assert "COUNTED" in counted.note
+    assert "COUNTED" not in timed.note
+    # Three rows of targets instead of two, each under three crops instead of two.
+    assert 1.5 < counted.baseline_s / timed.baseline_s < 3
 
 
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"
-    captioner.main(["--masks", "2", "--max-length", "6", "--repeats", "1", "--json", str(path)])
+    captioner.main(["--masks", "2", "--steps", "4", "--repeats", "1", "--json", str(path)])
     assert '"baseline_s"' in path.read_text(encoding="utf-8")

@@ -13,11 +13,12 @@ from pipeline.graph import actor_environment, actor_runtime, build_dataset, run_
 from pipeline.job import Job
 from pipeline.planning import plan_run
 from pipeline.sources import open_source
+from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ComputeConfig, RunConfig
 from schemas.config_loading import load_config
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
-from schemas.shard import Shard, ShardImage, block_to_shard, shard_to_block
+from schemas.shard import Shard, ShardImage
 from store.location import RunLocation
 from synthworld.demo import write_demo
 from tests.builders.runs import part_digests, stub_config, write_source

@@ -28,12 +28,3 @@ def test_room_is_left_for_groups_and_no_target_expressions():
     kinds = {name: tables.EXPRESSIONS_SCHEMA.field(name).type for name in ("target_mask_ids", "kind", "rival_mask_id")}
     assert str(kinds["target_mask_ids"]).startswith("list<")
     assert str(kinds["kind"]) == str(kinds["rival_mask_id"]) == "string"
-
-
-def test_crop_names_do_not_depend_on_how_the_scale_is_written():
-    assert [tables.crop_context(scale) for scale in (1, 1.0, 1.1, 1.20)] == [
-        "context_1.0",
-        "context_1.0",
-        "context_1.1",
-        "context_1.2",
-    ]

@@ -1,7 +1,7 @@
 import numpy as np
 
+from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ImagesConfig
-from schemas.shard import block_to_shard, shard_to_block
 from synthworld.render import render
 from synthworld.scenes import Split, make_scene
 from synthworld.shards import scene_image, scene_shard

@@ -1,12 +1,14 @@
 """What is an image's fault becomes a row; everything else passes through."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from schemas.errors import ImageError, TransientError
 from schemas.shard import Failure, Shard, ShardImage
-from workers.boundary import apply_to_images
+from workers.boundary import apply_to_groups, apply_to_images
 
 
 def shard_of(*names):
@@ -68,3 +70,50 @@ def test_quarantined_images_are_not_worked_on_and_seconds_are_recorded():
     done = apply_to_images(shard, "propose", raising(AssertionError("called")))
     assert done.images == shard.images
     assert done.seconds["propose"] >= 0
+
+
+def at_most(count):
+    return lambda images: len(images) <= count
+
+
+def remembering(seen, *, bad=None, error=None):
+    def work(images):
+        seen.append([image.image_id for image in images])
+        if error is not None and any(image.image_id == bad for image in images):
+            raise error
+        return [dataclasses.replace(image, height=7) for image in images]
+
+    return work
+
+
+def test_successive_images_come_together_while_they_fit_and_quarantined_ones_stay_out():
+    shard, seen = shard_of("a", "b", "c", "d", "e"), []
+    lost = shard.images[1].quarantined(Failure("read", "missing", "gone"))
+    shard = shard.with_images((shard.images[0], lost, *shard.images[2:]))
+    done = apply_to_groups(shard, "caption", remembering(seen), fits=at_most(3))
+    assert seen == [["a", "c", "d"], ["e"]]
+    assert [image.image_id for image in done.images] == ["a", "b", "c", "d", "e"]
+    assert [image.height for image in done.images] == [7, None, 7, 7, 7]
+    assert set(done.seconds) == {"caption"}
+
+
+def test_an_image_that_never_fits_goes_alone():
+    seen = []
+    apply_to_groups(shard_of("a", "b"), "caption", remembering(seen), fits=lambda images: False)
+    assert seen == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), ImageError("corrupt", "torn")])
+def test_of_a_group_only_the_image_at_fault_is_quarantined(error):
+    seen = []
+    done = apply_to_groups(
+        shard_of("a", "bad", "c"), "caption", remembering(seen, bad="bad", error=error), fits=at_most(3)
+    )
+    assert seen[0] == ["a", "bad", "c"]
+    assert [image.failure is None for image in done.images] == [True, False, True]
+
+
+@pytest.mark.parametrize("error", [MemoryError("host"), TransientError("bucket"), RuntimeError("CUDA error")])
+def test_what_is_never_an_images_fault_passes_through_a_group(error):
+    with pytest.raises(type(error)):
+        apply_to_groups(shard_of("a", "bad"), "caption", remembering([], bad="bad", error=error), fits=at_most(2))

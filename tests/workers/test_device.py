@@ -1,11 +1,12 @@
 """The device comes from the config alone."""
 
+import numpy as np
 import pytest
 import torch
 
 from schemas.config import ComputeConfig
 from schemas.errors import ConfigError
-from workers.device import compute_dtype, device_kind, prepare_device
+from workers.device import compute_dtype, device_kind, prepare_device, to_device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -41,3 +42,15 @@ def test_the_device_kind_of_a_cpu_names_its_vector_capability():
 
 def test_each_precision_has_a_dtype():
     assert compute_dtype(ComputeConfig(precision="bfloat16")) is torch.bfloat16
+
+
+def test_arrays_and_tensors_are_copied_as_they_are():
+    cpu = torch.device("cpu")
+    assert to_device(np.arange(6)[::2], cpu).tolist() == [0, 2, 4]
+    assert to_device(torch.ones(2, dtype=torch.int32), cpu).dtype == torch.int32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_on_their_way_to_a_gpu_nothing_is_lost():
+    device = torch.device("cuda")
+    assert [to_device(np.full(4, number), device).tolist() for number in range(50)] == [[n] * 4 for n in range(50)]

@@ -44,4 +44,5 @@ def _sample(draft: Draft) -> CaptionSample:
         log_prob=draft.log_prob,
         others=draft.others,
         num_others=draft.num_others,
+        other_masks=draft.other_masks,
     )

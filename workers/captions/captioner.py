@@ -12,9 +12,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
 from schemas.config import CaptionsConfig, ComputeConfig
-from schemas.shard import MaskRecord, Shard, ShardImage
-from schemas.tables import CROP_MASKED, crop_context
-from workers.boundary import apply_to_images
+from schemas.shard import CROP_MASKED, MaskRecord, Shard, ShardImage, crop_context
+from workers.boundary import apply_to_groups
 from workers.captions.candidates import to_expressions
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
@@ -22,8 +21,8 @@ from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
 from workers.checkpoints.weights import weights_digest as file_digest
 from workers.device import compute_dtype, prepare_device
+from workers.images.ahead import Decode, decoding_ahead
 from workers.images.crops import CropFormat, make_crops
-from workers.images.decoding import decode_proven
 from workers.masks import rle
 from workers.protocols import STAGE_CAPTION
 
@@ -42,9 +41,10 @@ class CocaCaptioner:
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         self._tokenizer = SimpleTokenizer()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
-        self._engine = CachedEngine(model, special, config, seed=compute.seed)
+        self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
         self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         self._scales = crop_kinds(config)
+        self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype
 
     @classmethod
@@ -54,32 +54,48 @@ class CocaCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        return apply_to_images(shard, STAGE_CAPTION, self._caption)
+        with decoding_ahead([image for image in shard.images if _has_masks(image)], self._device) as decode:
+            return apply_to_groups(shard, STAGE_CAPTION, lambda some: self._caption(some, decode), fits=self._fits)
 
-    def _caption(self, image: ShardImage) -> ShardImage:
-        if not image.masks:
-            return replace(image, expressions=())
-        pixels: NDArray[np.uint8] = decode_proven(image.data)
-        crops = ImageCrops(
+    def _fits(self, images: Sequence[ShardImage]) -> bool:
+        return len(self._scales) * sum(len(image.masks) for image in images) <= self._crops_together
+
+    def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
+        with_masks = [image for image in images if _has_masks(image)]
+        crops = [self.image_crops(image, decode(image)) for image in with_masks]
+        drafts = self._engine.drafts_together(crops) if crops else []
+        expressions = {
+            image.position: to_expressions(found, image.masks, self._to_text)
+            for image, found in zip(with_masks, drafts, strict=True)
+        }
+        return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
+
+    def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
+        """Return the crops of an image's masks, at least one, as the engine takes them; `pixels` (H, W, 3) are RGB."""
+        return ImageCrops(
             image_id=image.image_id,
             kinds=tuple(self._scales),
             mask_indices=tuple(mask.index for mask in image.masks),
-            pixels=self._crops(pixels, image.masks).to(self._device, self._dtype),
+            pixels=self._crops(pixels, image.masks).to(self._dtype),
         )
-        drafts = self._engine.drafts(crops)
-        return replace(image, expressions=to_expressions(drafts, image.masks, self._to_text))
 
     def _crops(self, pixels: NDArray[np.uint8], records: Sequence[MaskRecord]) -> torch.Tensor:
-        boxes = np.array([record.box_xyxy_px for record in records])
-        kinds = []
-        for scale in self._scales.values():
-            masks = rle.iter_decoded((record.rle_counts for record in records), records[0].rle_size)
-            kinds.append(make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=scale, crop_format=self._format))
-        return torch.stack(kinds)
+        return make_crops(
+            pixels,
+            [record.box_xyxy_px for record in records],
+            runs=[rle.runs(record.rle_counts) for record in records],
+            scales=tuple(self._scales.values()),
+            crop_format=self._format,
+            device=self._device,
+        )
 
     def _to_text(self, tokens: Sequence[int]) -> str:
         # A start of text in the middle of a caption would be spelled out.
         return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))
+
+
+def _has_masks(image: ShardImage) -> bool:
+    return not image.failure and bool(image.masks)
 
 
 def crop_kinds(config: CaptionsConfig) -> dict[str, float | None]:

@@ -71,6 +71,7 @@ class Draft:
         log_prob: As `CaptionSample.log_prob`.
         others: As `CaptionSample.others`.
         num_others: As `CaptionSample.num_others`.
+        other_masks: As `CaptionSample.other_masks`.
     """
 
     place: int
@@ -80,6 +81,7 @@ class Draft:
     log_prob: float
     others: str = "none"
     num_others: int = 0
+    other_masks: tuple[int, ...] = ()
 
 
 class Engine(Protocol):

@@ -97,11 +97,12 @@ class PlainEngine:
                     prefixes[row].append(token)
                     is_live.append(row)
             live = is_live
-        how, counted = self._others(cosines[0], 0)
-        return [
-            Draft(mask, kind, decoder, tuple(prefix[1:]), log_prob, how, len(counted))
-            for (mask, decoder), prefix, log_prob in zip(rows, prefixes, log_probs, strict=True)
-        ]
+        drafts = []
+        for (mask, decoder), prefix, log_prob in zip(rows, prefixes, log_probs, strict=True):
+            how, counted = self._others(cosines[mask], mask)
+            named = tuple(image.mask_indices[other] for other in sorted(counted)) if how == "nearest" else ()
+            drafts.append(Draft(mask, kind, decoder, tuple(prefix[1:]), log_prob, how, len(counted), named))
+        return drafts
 
     def _others(self, cosines: Floats, mask: int) -> tuple[str, list[int]]:
         sampling = self._config.sampling

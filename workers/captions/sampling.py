@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from workers.captions import rules
 from workers.captions.rules import Heads
 from workers.captions.tree import Ints
-from workers.captions.vocabulary import Vocabulary
+from workers.captions.vocabulary import Vocabulary, check_finite
+from workers.device import to_device
 
 # Rows whose whole vocabulary is sorted at a time.
-_ROWS_A_WHOLE_HEAD = 128
+_ROWS_A_WHOLE_HEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +66,56 @@ class Sampler:
             is_eos_allowed: Whether a caption may end here.
         """
         device = own.device
-        line, row = torch.from_numpy(own_of).to(device), torch.from_numpy(rows)
+        line, row = to_device(own_of, device), torch.from_numpy(rows)
         step = _Step(
-            top_k=self._top_k[row].to(device),
-            top_p=self._top_p[row].to(device),
-            uniform=self._uniform[row, prefix_length].to(device),
+            top_k=to_device(self._top_k[row], device),
+            top_p=to_device(self._top_p[row], device),
+            uniform=to_device(self._uniform[row, prefix_length], device),
         )
         heads = self._vocabulary.heads(own, is_eos_allowed=is_eos_allowed).rows(line)
         num_kept = step.num_kept(heads)
+        check_finite(heads.log_total, others)
         tokens, log_probs = self._draw(step, heads, num_kept, others[line])
         unsettled = (~heads.holds(num_kept)).nonzero()[:, 0]
-        for first in range(0, len(unsettled), _ROWS_A_WHOLE_HEAD):
-            part = unsettled[first : first + _ROWS_A_WHOLE_HEAD]
-            whole = self._vocabulary.whole_heads(own[line[part]], is_eos_allowed=is_eos_allowed)
-            rest = step.rows(part)
-            tokens[part], log_probs[part] = self._draw(rest, whole, rest.num_kept(whole), others[line[part]])
+        for part in torch.split(unsettled, _ROWS_A_WHOLE_HEAD) if len(unsettled) else ():
+            tokens[part], log_probs[part] = self._draw_of_all(
+                step.rows(part), own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed
+            )
         return tokens.cpu().numpy(), log_probs.cpu().numpy()
 
     def _draw(
         self, step: _Step, heads: Heads, num_kept: torch.Tensor, others: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw from narrow heads, which hold the kept set of the rows that count."""
         width = int(num_kept.max())
         ids, logits = heads.ids[:, :width], heads.logits[:, :width]
         is_kept = torch.arange(width, device=ids.device) < num_kept[:, None]
         # Token-id order, as the draw reads it; what is not kept goes to the end, where it weighs nothing.
         order = ids.masked_fill(~is_kept, self._vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        weights = rules.distinctive_weights(
-            logits,
-            self._vocabulary.logits_at(others, ids),
-            is_kept=is_kept,
-            is_eos=ids == self._eos,
-            temperature=self._temperature,
-        )
-        column = rules.draw(weights, step.uniform)[:, None]
-        log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
+        contrast = self._vocabulary.logits_at(others, ids)
+        column, log_probs = self._draw_column(step, logits, contrast, is_kept=is_kept, is_eos=ids == self._eos)
         return ids.gather(1, column)[:, 0], log_probs
+
+    def _draw_of_all(
+        self, step: _Step, own: torch.Tensor, others: torch.Tensor, *, is_eos_allowed: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw from the whole vocabulary, for kept sets wider than a head: nuclei of flat distributions."""
+        logits, log_total = self._vocabulary.whole_logits(own, is_eos_allowed=is_eos_allowed)
+        order = rules.WholeOrder.of(logits, log_total)
+        is_kept = rules.first_in_order(logits, order, step.num_kept(order))
+        contrast, _ = self._vocabulary.whole_logits(others, is_eos_allowed=True)
+        is_eos = (torch.arange(self._vocabulary.size, device=logits.device) == self._eos).expand(len(logits), -1)
+        column, log_probs = self._draw_column(step, logits, contrast, is_kept=is_kept, is_eos=is_eos)
+        return column[:, 0], log_probs
+
+    def _draw_column(
+        self, step: _Step, own: torch.Tensor, others: torch.Tensor, *, is_kept: torch.Tensor, is_eos: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the drawn column (r, 1) of logits (r, K) in token-id order, and its log-probability (r,)."""
+        weights = rules.distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self._temperature)
+        column = rules.draw(weights, step.uniform)[:, None]
+        return column, (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,7 @@ class _Step:
     def rows(self, index: torch.Tensor) -> _Step:
         return _Step(self.top_k[index], self.top_p[index], self.uniform[index])
 
-    def num_kept(self, heads: Heads) -> torch.Tensor:
+    def num_kept(self, heads: rules.Ordered) -> torch.Tensor:
         by_k = rules.count_top_k(heads, self.top_k.clamp(min=1))
-        return torch.where(self.top_k > 0, by_k, rules.count_top_p(heads, self.top_p))
+        # A row that is not finite has no set; on a GPU it must not reach a gather.
+        return torch.where(self.top_k > 0, by_k, rules.count_top_p(heads, self.top_p)).clamp(min=1)

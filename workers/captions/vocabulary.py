@@ -11,16 +11,17 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from schemas.errors import ImageError
 from workers.captions.rules import Heads, join_heads
+from workers.linear import linear
 
 # Wide enough for the top-k and most nuclei, narrow enough that a step does not sort the vocabulary.
 _HEAD_WIDTH = 64
-# Rows of the vocabulary that exist at a time: 49,408 float32 logits of 512 rows are 100 MB.
-_ROWS_A_PROJECTION = 512
-# Beyond this many tokens a row, one whole projection is cheaper than gathering columns row by row.
-_MAX_GATHERED = 256
+# Rows of the vocabulary that exist at a time: 49,408 float32 logits of 256 rows are 50 MB, and their softmax as much.
+_ROWS_A_PROJECTION = 256
+# Columns of the vocabulary, gathered row by row, that exist at a time.
+_GATHERED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,19 @@ def score_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def check_finite(*scores: torch.Tensor) -> None:
+    """Accept scores that are numbers.
+
+    Raises:
+        ImageError: One is infinite or no number: a sum beyond the range of half precision.
+    """
+    if not all(bool(part.isfinite().all()) for part in scores):
+        raise ImageError(
+            "not_finite",
+            "the captioner's scores are beyond the range of its precision: bfloat16 reaches further",
+        )
+
+
 class Vocabulary:
     """From hidden states (R, D) to what the rules need of their logits."""
 
@@ -45,7 +59,9 @@ class Vocabulary:
         is_live = (projection != 0).any(dim=0)
         is_live[eos] = True
         self._live = is_live.nonzero()[:, 0]
-        self._rows = projection.t()[self._live].contiguous()
+        # Scores of half precision would tie, and the contrast is a difference of two: this one product is exact.
+        self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
+        self._linear = linear(self._rows, None)
         self._num_dead = projection.shape[1] - len(self._live)
         # The row of a token; dead tokens share a row of zeros behind the live ones.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
@@ -75,27 +91,34 @@ class Vocabulary:
         return Heads(values, ids, log_total, bound)
 
     def whole_heads(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> Heads:
-        """Return heads that hold the whole vocabulary: slow, for the rows that a narrow head cannot settle."""
-        live, log_total = self._scores(hidden, is_eos_allowed)
-        scores = live.new_zeros(len(hidden), self.size)
-        scores[:, self._live] = live
+        """Return heads that hold the whole vocabulary: slow, for the beams that a narrow head cannot settle."""
+        scores, log_total = self.whole_logits(hidden, is_eos_allowed=is_eos_allowed)
         values, ids = scores.sort(dim=1, descending=True, stable=True)
         return Heads(values, ids, log_total, torch.full_like(log_total, -torch.inf))
 
+    def whole_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (R, V) of hidden states (R, D) in token-id order, and `log_total` of them (R,)."""
+        live, log_total = self._scores(hidden, is_eos_allowed)
+        if not self._num_dead:
+            return live, log_total
+        logits = live.new_zeros(len(hidden), self.size)
+        logits[:, self._live] = live
+        return logits, log_total
+
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
-        dtype = score_dtype(self._rows.dtype)
         rows = self._row_of[ids]
         is_dead = rows == len(self._live)
         rows = rows.masked_fill(is_dead, 0)
-        if ids.shape[1] > _MAX_GATHERED:
-            found = self._project(hidden).gather(1, rows)
-        else:
-            found = torch.einsum("rkd,rd->rk", self._rows[rows], hidden.to(self._rows.dtype)).to(dtype)
+        states = hidden.to(self._rows.dtype)
+        together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
+        parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
+        found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
         return found.masked_fill(is_dead, 0.0)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden.to(self._rows.dtype), self._rows).to(score_dtype(self._rows.dtype))
+        projected: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        return projected
 
     def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
         scores = self._project(hidden)

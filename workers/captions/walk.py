@@ -15,10 +15,11 @@ from workers.captions.sampling import Sampler, SamplerRows
 from workers.captions.search import Live, LiveBeams
 from workers.captions.towers import CachedDecoder, Pages
 from workers.captions.tree import Frontier, Ints, extend
-from workers.captions.vocabulary import SpecialTokens, Vocabulary
+from workers.captions.vocabulary import SpecialTokens, Vocabulary, check_finite
+from workers.device import to_device
 
 # Hidden states of the others are gathered for so many lines at a time.
-_LINES_A_MEAN = 512
+_LINES_A_MEAN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class WalkRules:
 
     @classmethod
     def of(cls, config: CaptionsConfig, special: SpecialTokens, *, image_bytes: int) -> Self:
-        """Read `config`; image keys and values of `image_bytes` take at most half of its `cache_bytes`."""
+        """Read `config`; the prefixes get what image keys and values of `image_bytes` leave of its `cache_bytes`.
+
+        An eighth is put by for temporaries, and an eighth is theirs in any case.
+        """
         return cls(
             special=special,
             min_length=config.min_length,
@@ -45,8 +49,30 @@ class WalkRules:
             num_beams=config.beam.num_beams // config.beam.num_groups,
             beam_score=config.beam.beam_score,
             length_penalty=config.beam.length_penalty,
-            budget_bytes=max(config.cache_bytes - image_bytes, config.cache_bytes // 2),
+            budget_bytes=max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8),
         )
+
+
+@dataclass(slots=True)
+class WalkCounts:
+    """What a walk cost, over all levels.
+
+    Attributes:
+        num_asked: Pairs (prefix, crop) that the rows read: what caches alone, without a tree, would compute.
+        num_computed: Pairs that were computed.
+        peak_cache_bytes: Most that the caches had taken; in an engine's counts with the keys and values of the image
+            tokens, in a walk's without them.
+    """
+
+    num_asked: int = 0
+    num_computed: int = 0
+    peak_cache_bytes: int = 0
+
+    def include(self, other: WalkCounts, *, image_bytes: int) -> None:
+        """Add another walk's counts; its `image_bytes` of keys and values were there at the same time."""
+        self.num_asked += other.num_asked
+        self.num_computed += other.num_computed
+        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes + image_bytes)
 
 
 class TreeWalk:
@@ -60,26 +86,30 @@ class TreeWalk:
         others: Others,
         rows: SamplerRows,
         rules: WalkRules,
+        picture_of: Ints,
     ) -> None:
         """Prepare the walk.
 
         Args:
-            decoder: Has begun with C crops.
+            decoder: Has begun with the pictures: crops of which no two are equal.
             vocabulary: The model's.
             others: Of the C crops, as numbers among them.
             rows: The sampling rows.
             rules: Lengths, beams and budget.
+            picture_of: (C,) the picture of each crop; equal crops have one, and what is computed for it serves all.
         """
         self._decoder, self._vocabulary, self._rules = decoder, vocabulary, rules
         self._target = rows.target
         self._others, self._members = others, others.indices.cpu().numpy()
         num_crops = len(self._members)
-        self._needs_own = np.eye(num_crops, dtype=np.bool_)
+        self._picture_of, num_pictures = picture_of, int(picture_of.max()) + 1
+        self._needs_own = np.eye(num_pictures, dtype=np.bool_)[picture_of]
         self._needs_all = self._needs_own.copy()
-        self._needs_all[np.arange(num_crops)[:, None], self._members] = True
+        self._needs_all[np.arange(num_crops)[:, None], picture_of[self._members]] = True
         self._sampler = Sampler(rows, vocabulary, eos=rules.special.eos, temperature=rules.temperature)
         self._tokens = np.full((len(rows.target), rules.max_length), rules.special.eos, dtype=np.int64)
         self._log_probs = np.zeros(len(rows.target))
+        self.counts = WalkCounts()
         self.searches = [BeamSearch(rules.num_beams, rules.special.eos, rules.length_penalty) for _ in range(num_crops)]
 
     def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
@@ -99,7 +129,7 @@ class TreeWalk:
     def _descend(self, live: Live, frontier: Frontier | None, pages: Pages | None, *, length: int) -> None:
         """Take `live` from prefixes of `length` tokens to the end."""
         while live.num_searches and length < self._rules.max_length:
-            wider = self._widen(live, frontier)
+            wider, num_asked = self._widen(live, frontier)
             needed = self._decoder.bytes_after(wider, self._rules.max_length - length)
             if needed > self._rules.budget_bytes and live.num_searches > 1:
                 mark = self._decoder.mark()
@@ -107,15 +137,20 @@ class TreeWalk:
                     self._descend(part, frontier, pages, length=length)
                     self._decoder.rewind(mark)
                 return
+            self._decoder.make_room(wider, self._rules.max_length - length, self._rules.budget_bytes)
+            self.counts.num_asked += num_asked
+            self.counts.num_computed += wider.num_pairs
+            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._decoder.allocated_bytes)
             hidden, pages = self._decoder.step(wider, pages)
             live = self._advance(live, wider, hidden, length)
             frontier, length = wider, length + 1
 
-    def _widen(self, live: Live, frontier: Frontier | None) -> Frontier:
+    def _widen(self, live: Live, frontier: Frontier | None) -> tuple[Frontier, int]:
+        """The next level, and the pairs that its rows ask for, shared ones counted for each."""
         parents, tokens, targets = live.requests(self._rules.special.sot)
         needs = self._needs_own[targets]
         needs[: len(live.rows)] = self._needs_all[live.targets]
-        return extend(frontier, parents, tokens, needs)
+        return extend(frontier, parents, tokens, needs), int(needs.sum())
 
     def _advance(self, live: Live, frontier: Frontier, hidden: torch.Tensor, length: int) -> Live:
         is_eos_allowed = length >= self._rules.min_length
@@ -131,13 +166,15 @@ class TreeWalk:
 
     def _sample(self, live: Live, frontier: Frontier, hidden: torch.Tensor, length: int) -> Ints:
         # Rows of one (prefix, target) share a line: one projection, whatever the number of decoders.
-        pairs = frontier.pair_of[frontier.row_prefix[: len(live.rows)], live.targets]
-        lines, own_of = np.unique(pairs, return_inverse=True)
+        keys = frontier.row_prefix[: len(live.rows)] * len(self._picture_of) + live.targets
+        lines, own_of = np.unique(keys, return_inverse=True)
+        prefix, target = np.divmod(lines, len(self._picture_of))
+        pairs = frontier.pair_of[prefix, self._picture_of[target]]
         tokens, log_probs = self._sampler.next_tokens(
             live.rows,
             own_of,
-            own=hidden[torch.from_numpy(lines).to(hidden.device)],
-            others=self._mean_of_others(lines, frontier, hidden),
+            own=hidden[to_device(pairs, hidden.device)],
+            others=self._mean_of_others(prefix, target, frontier, hidden),
             prefix_length=length,
             is_eos_allowed=length >= self._rules.min_length,
         )
@@ -145,12 +182,11 @@ class TreeWalk:
         self._log_probs[live.rows] += log_probs
         return tokens
 
-    def _mean_of_others(self, lines: Ints, frontier: Frontier, hidden: torch.Tensor) -> torch.Tensor:
+    def _mean_of_others(self, prefix: Ints, target: Ints, frontier: Frontier, hidden: torch.Tensor) -> torch.Tensor:
         """Σ_j (s_ij / M) h_j for each line: the projection is linear, so one serves all others together."""
-        target = frontier.pair_crop[lines]
-        pairs = frontier.pair_of[frontier.pair_prefix[lines][:, None], self._members[target]]
-        weights = self._others.weights[torch.from_numpy(target).to(hidden.device)]
-        index = torch.from_numpy(pairs).to(hidden.device)
+        pairs = frontier.pair_of[prefix[:, None], self._picture_of[self._members[target]]]
+        weights = self._others.weights[to_device(target, hidden.device)]
+        index = to_device(pairs, hidden.device)
         means = [
             torch.bmm(weight[:, None], hidden[part].to(weight.dtype))[:, 0]
             for weight, part in zip(torch.split(weights, _LINES_A_MEAN), torch.split(index, _LINES_A_MEAN), strict=True)
@@ -164,9 +200,10 @@ class TreeWalk:
             return ()
         num_beams = self._rules.num_beams
         prefixes = frontier.row_prefix[len(live.rows) :].reshape(-1, num_beams)
-        crops = np.array([beams.crop for beams in live.beams])
-        pairs = frontier.pair_of[prefixes, crops[:, None]].reshape(-1)
-        heads = self._beam_heads(hidden[torch.from_numpy(pairs).to(hidden.device)], is_eos_allowed)
+        pictures = self._picture_of[[beams.crop for beams in live.beams]]
+        pairs = frontier.pair_of[prefixes, pictures[:, None]].reshape(-1)
+        heads = self._beam_heads(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
+        check_finite(heads.log_total)
         log_probs = (heads.logits.double() - heads.log_total.double()[:, None]).cpu().numpy()
         scores = log_probs if self._rules.beam_score == "logprob" else heads.logits.double().cpu().numpy()
         table = (scores, log_probs, heads.ids.cpu().numpy())

@@ -14,20 +14,31 @@ from schemas.errors import ConfigError
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
 from workers.checkpoints.weights import OPEN_CLIP_PREFIX
-from workers.device import compute_dtype, prepare_device
+from workers.compilation import compile_tower
+from workers.device import compute_dtype, prepare_device, to_device
+from workers.filtering.text_tower import TextTower
+from workers.filtering.tokens import TextTokeniser
 from workers.images.crops import CropFormat
+
+# A tile has room for `batch_size` texts of so many tokens.
+_TOKENS_A_TEXT = 16
 
 
 class ClipEmbedder:
     """A CLIP on its device; embeddings come back normalised, float32, on the CPU.
 
-    Rows are computed in tiles of `batch_size`, the last one padded with zeros, because a matrix product rounds
-    by the shape of the whole batch (measured: the last bits of a Linear differ between 125 rows and 62).
+    Crops are computed in tiles of `batch_size`, texts in tiles of as many tokens, the last one padded with zeros,
+    because a matrix product rounds by the shape of the whole batch (measured: the last bits of a Linear differ between
+    125 rows and 62). For the same reason texts share a tile with texts of one length alone, as `TextTower` rounds it.
+
+    Attributes:
+        device: Where the model computes.
+        crop_format: What its image tower takes.
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
         """Load the model; `ConfigError` where weights are missing or the text tower is not a plain CLIP's."""
-        self._device = prepare_device(compute)
+        self.device = prepare_device(compute)
         self._dtype = compute_dtype(compute)
         self._batch_size = config.batch_size
         text_config = read_model_config(config.architecture)["text_cfg"]
@@ -38,8 +49,12 @@ class ClipEmbedder:
                 "choose another architecture, or add it as an engine of its own"
             )
         model = load_clip(config.architecture, config.weights)
-        self._model = model.to(device=self._device, dtype=self._dtype)
-        self._tokenise = open_clip.SimpleTokenizer(context_length=int(model.context_length))
+        self._model = model.to(device=self.device, dtype=self._dtype)
+        if compute.is_compiled:
+            # Crops come in tiles of one size.
+            compile_tower(self._model.visual)
+        self._text = TextTower(self._model)
+        self._tokenise = TextTokeniser(int(model.context_length))
         self.crop_format = crop_format(model, config.weights)
 
     def embed_crops(self, crops: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -53,17 +68,30 @@ class ClipEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, D) float32, a row a text; what exceeds the model's context is cut off."""
-        starts = range(0, len(texts), self._batch_size)
-        tokens = (self._tokenise(list(texts[start : start + self._batch_size])) for start in starts)
-        return embed_in_tiles(tokens, self._encode_tokens, tile=self._batch_size)
+        if not texts:
+            return torch.zeros(0, 0)
+        tokens = self._tokenise(texts)
+        lengths = self._text.lengths(tokens)
+        parts: list[torch.Tensor] = []
+        rows: list[torch.Tensor] = []
+        for length in sorted(set(lengths.tolist())):
+            rows.append((lengths == length).nonzero().flatten())
+            alike = tokens[rows[-1], :length]
+            parts.append(embed_in_tiles([alike], self._encode_tokens, tile=self._texts_a_tile(length)))
+        embedded = torch.cat(parts)
+        return torch.empty_like(embedded).index_copy_(0, torch.cat(rows), embedded)
+
+    def _texts_a_tile(self, length: int) -> int:
+        """Return how many texts of a length share a tile: as many tokens for each, so that the last holds few rows."""
+        return max(1, self._batch_size * _TOKENS_A_TEXT // length)
 
     @torch.inference_mode()
     def _encode_crops(self, crops: torch.Tensor) -> torch.Tensor:
-        return _normalised(self._model.encode_image(crops.to(device=self._device, dtype=self._dtype)))
+        return _normalised(self._model.encode_image(crops.to(device=self.device, dtype=self._dtype)))
 
     @torch.inference_mode()
     def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        return _normalised(self._model.encode_text(tokens.to(self._device)))
+        return _normalised(self._text.encode(to_device(tokens, self.device)))
 
 
 def embed_in_tiles(

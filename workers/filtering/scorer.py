@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from schemas.config import ComputeConfig, FilterConfig
 from schemas.shard import ExpressionRecord, Shard, ShardImage
@@ -16,9 +17,9 @@ from workers.checkpoints.weights import weights_digest
 from workers.filtering.embedding import ClipEmbedder
 from workers.filtering.nouns import noun_finder, noun_prompt
 from workers.filtering.scores import CandidateScores, score_candidates
+from workers.images.ahead import Decode, decoding_ahead
 from workers.images.crops import make_crops
-from workers.images.decoding import decode_proven
-from workers.masks.rle import iter_decoded
+from workers.masks.rle import runs
 from workers.protocols import STAGE_FILTER
 
 
@@ -56,7 +57,8 @@ class ClipScorer:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
         started = time.perf_counter()
         images, vectors = self._embed_crops(shard)
-        nouns = {text: self._find_noun(text) for image in images for text in _candidate_texts(image)}
+        captions = dict.fromkeys(text for image in images for text in _candidate_texts(image))
+        nouns = {text: self._find_noun(text) for text in captions}
         texts = _distinct_strings(images, nouns)
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
@@ -74,15 +76,16 @@ class ClipScorer:
         images: list[ShardImage] = []
         counts: dict[str, int] = {}
 
-        def pieces() -> Iterator[torch.Tensor]:
+        def pieces(decode: Decode) -> Iterator[torch.Tensor]:
             for image in shard.images:
-                checked, crops = self._cut(shard, image)
+                checked, crops = self._cut(shard, image, decode)
                 images.append(checked)
                 if crops is not None:
                     counts[image.image_id] = len(image.masks)
                     yield crops
 
-        embedded = self._embedder.embed_crops(pieces())
+        with decoding_ahead([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
+            embedded = self._embedder.embed_crops(pieces(decode))
         vectors: dict[str, _ImageVectors] = {}
         start = 0
         for image_id, num_masks in counts.items():
@@ -91,27 +94,28 @@ class ClipScorer:
             start = end
         return tuple(images), vectors
 
-    def _cut(self, shard: Shard, image: ShardImage) -> tuple[ShardImage, torch.Tensor | None]:
+    def _cut(self, shard: Shard, image: ShardImage, decode: Decode) -> tuple[ShardImage, torch.Tensor | None]:
         """Cut one image's crops inside the image boundary; the model runs outside: its errors are no image's fault."""
         made: list[torch.Tensor] = []
 
         def work(image: ShardImage) -> ShardImage:
-            made[:] = [self._crops(image)] if any(_is_candidate(e) for e in image.expressions) else []
+            made[:] = [self._crops(image, decode(image))] if _is_scored(image) else []
             return image
 
         (checked,) = apply_to_images(shard.with_images((image,)), STAGE_FILTER, work).images
         return checked, made[0] if made and not checked.failure else None
 
-    def _crops(self, image: ShardImage) -> torch.Tensor:
+    def _crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """Return (2N, 3, S, S): the N context crops, then the N masked ones."""
-        pixels = decode_proven(image.data)
-        boxes = np.array([mask.box_xyxy_px for mask in image.masks], dtype=np.int64)
-        masks = iter_decoded((mask.rle_counts for mask in image.masks), image.masks[0].rle_size)
-        crop_format = self._embedder.crop_format
-        scale = self._config.context_scale
-        context = make_crops(pixels, None, boxes_xyxy_px=boxes, scale=scale, crop_format=crop_format)
-        masked = make_crops(pixels, masks, boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)
-        return torch.cat([context, masked])
+        crops = make_crops(
+            pixels,
+            [mask.box_xyxy_px for mask in image.masks],
+            runs=[runs(mask.rle_counts) for mask in image.masks],
+            scales=(self._config.context_scale, None),
+            crop_format=self._embedder.crop_format,
+            device=self._embedder.device,
+        )
+        return crops.flatten(0, 1)
 
     def _scored(
         self,
@@ -138,6 +142,10 @@ class ClipScorer:
             for row, e in enumerate(candidates)
         )
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
+
+
+def _is_scored(image: ShardImage) -> bool:
+    return not image.failure and any(_is_candidate(expression) for expression in image.expressions)
 
 
 def _is_candidate(expression: ExpressionRecord) -> bool:

@@ -6,20 +6,25 @@ depends on the image, its mask and its box alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from workers.images.resampling import resize_padded
+from schemas.shard import Box
+from workers.images.cuts import Cut, batches
+from workers.images.cutting import CropSums
+from workers.images.strips import ImageStrips
 
 # The fill of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
+# What a batch of crops takes at once: all crops of a photograph's few masks fit; smaller costs time, and no bit.
+BATCH_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,63 +43,66 @@ class CropFormat:
 
 
 def make_crops(
-    pixels: np.ndarray,
-    masks: Iterable[np.ndarray] | None,
+    pixels: NDArray[np.uint8],
+    boxes: Sequence[Box],
     *,
-    boxes_xyxy_px: np.ndarray,
-    scale: float | None,
+    runs: Sequence[NDArray[np.int64]],
+    scales: Sequence[float | None],
     crop_format: CropFormat,
+    device: torch.device,
+    max_bytes: int = BATCH_BYTES,
 ) -> torch.Tensor:
-    """Return one crop a box as (N, 3, size, size) float32, RGB, normalised, on the CPU.
+    """Return all crops of one image as (K, N, 3, size, size) float32, RGB, normalised, on `device`.
+
+    All are cut from one copy of the image, in batches; how they are batched changes no bit of them.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, the upright image.
-        masks: N times (H, W) bool, taken one after another; masked crops alone need them, else they may be None.
-        boxes_xyxy_px: (N, 4) integers, x1 and y1 exclusive: the masks' tight boxes.
-        scale: Factor on the box's width and height of a context crop; None makes masked crops.
+        boxes: The N masks' tight boxes (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
+        runs: Of each mask, the lengths of its runs column by column, background first; read for masked crops alone.
+        scales: The K crop kinds: a factor of at least 1 on a box's width and height, or None for masked crops.
         crop_format: The tower's size, mean and std.
+        device: Where to compute.
+        max_bytes: About how much a batch takes, beside the image and the crops.
 
     Raises:
-        ValueError: Masked crops without masks, or masks that do not fit the boxes or the image.
+        ValueError: Another number of masks than of boxes, or a mask of another size than the image.
     """
-    if scale is None and masks is None:
-        raise ValueError("masked crops need masks, got None; pass them, or a scale for context crops")
-    boxes = boxes_xyxy_px.tolist()
-    crops = torch.empty(len(boxes), 3, crop_format.size, crop_format.size)
-    masks_or_none = repeat(None, len(boxes)) if scale is not None or masks is None else masks
-    for index, (box, mask) in enumerate(zip(boxes, masks_or_none, strict=True)):
-        crops[index] = make_crop(pixels, box, scale=scale or 1.0, mask=mask, crop_format=crop_format)
-    return crops
+    height, width = pixels.shape[:2]
+    _check_runs(runs, len(boxes), height * width)
+    cuts = _cuts(boxes, scales, image_size=(height, width), size=crop_format.size)
+    image = ImageStrips(pixels, runs, fill_rgb=FILL_RGB, device=device)
+    sums = CropSums(len(cuts), crop_format.size, device)
+    for batch in batches(cuts, size=crop_format.size, max_bytes=max_bytes):
+        sums.add(image, batch)
+    fill, mean, std = (torch.tensor(rgb, device=device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
+    crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
+    return crops.view(len(scales), len(boxes), *crops.shape[1:])
 
 
-def make_crop(
-    pixels: np.ndarray,
-    box: tuple[int, int, int, int],
-    *,
-    scale: float,
-    mask: np.ndarray | None,
-    crop_format: CropFormat,
-) -> torch.Tensor:
-    """Return one crop as (3, size, size) float32, RGB, normalised.
+def _check_runs(runs: Sequence[NDArray[np.int64]], num_boxes: int, num_pixels: int) -> None:
+    if len(runs) != num_boxes:
+        raise ValueError(f"got {len(runs)} masks and {num_boxes} boxes; each mask has one box")
+    for number, mask in enumerate(runs):
+        if (found := int(mask.sum())) != num_pixels:
+            raise ValueError(f"mask {number} has {found:,} pixels, the image {num_pixels:,}")
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        box: Tight box (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
-        scale: Factor on the box's width and height, at least 1.
-        mask: (H, W) bool; pixels outside it become `FILL_RGB`. None masks nothing.
-        crop_format: The tower's size, mean and std.
 
-    Raises:
-        ValueError: The mask is of another size than the image.
-    """
-    if mask is not None and mask.shape != pixels.shape[:2]:
-        raise ValueError(f"a mask has shape {mask.shape}; the image asks for {pixels.shape[:2]}")
-    x0, y0, x1, y1 = grow_box(box, scale=scale, image_size=(pixels.shape[0], pixels.shape[1]))
-    kept = None if mask is None else mask[y0:y1, x0:x1]
-    colours = resize_padded(pixels[y0:y1, x0:x1], crop_format.size, fill_rgb=FILL_RGB, mask=kept)
-    mean = torch.tensor(crop_format.mean).view(3, 1, 1)
-    std = torch.tensor(crop_format.std).view(3, 1, 1)
-    return colours.sub_(mean).div_(std)
+def _cuts(boxes: Sequence[Box], scales: Sequence[float | None], *, image_size: tuple[int, int], size: int) -> list[Cut]:
+    """Return one cut a crop, mask after mask: the kinds of a mask read the same pixels."""
+    whole = (0, size)
+    return [
+        Cut(
+            crop=kind * len(boxes) + mask,
+            mask=mask,
+            is_masked=scale is None,
+            box=grow_box(box, scale=scale or 1.0, image_size=image_size),
+            rows=whole,
+            columns=whole,
+        )
+        for mask, box in enumerate(boxes)
+        for kind, scale in enumerate(scales)
+    ]
 
 
 def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[int, int]) -> tuple[int, int, int, int]:

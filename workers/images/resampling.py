@@ -1,88 +1,121 @@
-"""Padding to a square and antialiased bilinear resizing in one, without the square.
+"""Antialiased bilinear resizing of padded squares, as weighted sums over the pixels that exist.
 
-A strip of 1 x 60,000 pixels would ask for a square of 3.6 gigapixels. But resizing is linear, one axis at a
-time, and its weights sum to one: of a picture's deviation from the colour that it is padded with, the padding
-contributes nothing. So the long axis is resized as it is, a band of rows after the other, and along the short
-one only the weights of rows that exist are multiplied.
+Resizing is linear, one axis at a time, and its weights sum to one: of a picture's deviation from the colour that
+it is padded with, the padding contributes nothing. So the square is never made, and an output pixel is a sum
+over a run of neighbouring pixels, whose weights follow from the axis alone.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-# Pixels that are floats at once; bounds memory and decides no result.
-_BAND_PIXELS: Final = 2**18
+from workers.device import to_device
+
+Ints = NDArray[np.int64]
 
 
-def resize_padded(
-    region: np.ndarray, size: int, *, fill_rgb: tuple[int, int, int], mask: np.ndarray | None = None
-) -> torch.Tensor:
-    """Return (3, size, size) float32 RGB in [0, 1]: `region` padded centrally to a square with `fill_rgb`, resized.
+@dataclass(frozen=True, slots=True)
+class AxisTaps:
+    """Which pixels each of the S outputs of C crops reads along one axis, and how much they weigh.
 
-    Equal, up to rounding, to torchvision's `Resize(antialias=True)` of the square in float32. Of an odd rest of
-    padding the last row or column gets one pixel more than the first. Takes 12 bytes for each of `size` times
-    the shorter side, and as many for a row of the longer one.
+    Attributes:
+        first: (C, S) int64, the first pixel, in the image's frame.
+        count: (C, S) int64, how many from there on; 0 where an output sees padding alone, or is not wanted.
+        start: (C, S) int64, where an output's weights begin in `weights`.
+        weights: (E,) float32, the weights of all outputs one after another.
+    """
+
+    first: Ints
+    count: Ints
+    start: Ints
+    weights: NDArray[np.float32]
+
+    def outputs(self) -> Ints:
+        """Return (C, 2), the first output of each crop that reads a pixel, and the end of those that do."""
+        reads = self.count > 0
+        return np.stack([reads.argmax(axis=1), reads.shape[1] - reads[:, ::-1].argmax(axis=1)], axis=1)
+
+    def pixels(self) -> Ints:
+        """Return (C, 2), the first pixel that an output of each crop reads, and the end of those."""
+        crop = np.arange(len(self.count))
+        begin, end = self.outputs().T
+        last = self.first[crop, end - 1] + self.count[crop, end - 1]
+        return np.stack([self.first[crop, begin], last], axis=1)
+
+
+def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int) -> AxisTaps:
+    """Return the taps of spans of pixels, each padded centrally to `side` pixels and resized to `size`.
+
+    The triangle filter is as wide as an output pixel to each side, and at least as an input pixel. What the square's
+    border cuts off is left out of the sum that weights are divided by; padding is not. Of an odd rest of padding the
+    end gets one pixel more. Source: Pillow 12, Resample.c, precompute_coeffs.
 
     Args:
-        region: (h, w, 3) uint8 RGB, h and w at least 1.
-        size: Side of the result in pixels.
-        fill_rgb: Colour of the padding, in [0, 255].
-        mask: (h, w) bool; pixels outside it become `fill_rgb`. None masks nothing.
+        spans: (C, 2), first pixel and end of each crop along the axis.
+        sides: (C,), the padded length, at least the span's.
+        wanted: (C, 2), first output and end; taps of the others are not counted.
+        size: Number of outputs S.
     """
-    is_tall = region.shape[0] > region.shape[1]
-    if is_tall:
-        region = region.transpose(1, 0, 2)
-        mask = None if mask is None else mask.T
-    fill = (torch.tensor(fill_rgb, dtype=torch.float32) / 255).view(3, 1, 1)
-    rows = _resize_long_axis(region, size, fill=fill, mask=mask)
-    weights = torch.from_numpy(_short_axis_weights(region.shape[0], region.shape[1], size))
-    square = torch.baddbmm(fill, weights.expand(3, -1, -1), rows)
-    return square.transpose(1, 2) if is_tall else square
+    scale = (sides / size)[:, None]
+    reach = np.maximum(scale, 1.0)
+    outputs = np.arange(size)
+    centre = (outputs + 0.5) * scale
+    length = spans[:, 1] - spans[:, 0]
+    before = ((sides - length) // 2)[:, None]
+    low = np.maximum(np.floor(centre - reach + 0.5), before).astype(np.int64)
+    high = np.minimum(np.floor(centre + reach + 0.5), before + length[:, None]).astype(np.int64)
+    is_wanted = (outputs >= wanted[:, :1]) & (outputs < wanted[:, 1:])
+    count = np.where(is_wanted, np.maximum(high - low, 0), 0)
+    total = _triangle_sums(centre, sides[:, None], reach)
+    ends = np.cumsum(count).reshape(count.shape)
+    output = np.repeat(np.arange(count.size), count.ravel())
+    pixel = np.arange(len(output)) + (low - ends + count).ravel()[output]
+    distance = np.abs(pixel + 0.5 - centre.ravel()[output]) / np.repeat(reach.ravel(), count.sum(axis=1))
+    weights = (np.maximum(1 - distance, 0) / total.ravel()[output]).astype(np.float32)
+    return AxisTaps(low - before + spans[:, :1], count, ends - count, weights)
 
 
-def _resize_long_axis(region: np.ndarray, size: int, *, fill: torch.Tensor, mask: np.ndarray | None) -> torch.Tensor:
-    """Return the region's deviation from the fill with its rows resized, (3, h, size) float32."""
-    height, width = region.shape[:2]
-    resized = torch.empty(3, height, size)
-    step = max(1, _BAND_PIXELS // width)
-    for top in range(0, height, step):
-        band = slice(top, top + step)
-        # The interpolation's rows must lie together: of a turned region they do not.
-        planes = torch.from_numpy(np.ascontiguousarray(region[band].transpose(2, 0, 1)))
-        deviation = planes.to(torch.float32).div_(255).sub_(fill)
-        if mask is not None:
-            deviation *= torch.from_numpy(np.ascontiguousarray(mask[band]))
-        shape = (deviation.shape[1], size)
-        resized[:, band] = F.interpolate(
-            deviation[None], size=shape, mode="bilinear", align_corners=False, antialias=True
-        )[0]
-    return resized
+def weighted_sums(
+    table: torch.Tensor, first: Ints, *, count: Ints, start: Ints, weights: NDArray[np.float32]
+) -> torch.Tensor:
+    """Return (B, D): of each of B runs of rows of `table`, their weighted sum; zeros for an empty run.
 
+    A run is summed by itself and in order: its bits depend on no other run.
 
-def _short_axis_weights(height: int, side: int, size: int) -> np.ndarray:
-    """Return (size, height) float32: what the rows of a strip weigh when the square of `side` is resized to `size`.
-
-    The triangle filter of antialiased bilinear resizing, as wide as an output pixel to each side, and at least
-    as an input pixel; what the square's border cuts off is left out of the sum.
+    Args:
+        table: (R, D) float32, on the device that computes.
+        first: (B,), each run's first row.
+        count: (B,), rows in each run.
+        start: (B,), where each run's weights begin in `weights`.
+        weights: (E,), weights of runs; runs may share them.
     """
-    reach = max(side / size, 1.0)
-    centres = (np.arange(size) + 0.5) * (side / size)
-    rows = (side - height) // 2 + np.arange(height) + 0.5
-    weights = np.maximum(1 - np.abs(rows - centres[:, None]) / reach, 0)
-    normalised: np.ndarray = (weights / _triangle_sums(centres, side, reach)[:, None]).astype(np.float32)
-    return normalised
+    device = table.device
+    num_rows = int(count.sum())
+    offsets = np.cumsum(count) - count
+    run = torch.repeat_interleave(to_device(count, device), output_size=num_rows)
+    place = torch.arange(num_rows, device=device)
+    rows = to_device(first - offsets, device)[run].add_(place)
+    places = to_device(start - offsets, device)[run].add_(place)
+    return F.embedding_bag(
+        rows,
+        table,
+        to_device(offsets, device),
+        mode="sum",
+        per_sample_weights=to_device(weights, device)[places],
+    )
 
 
-def _triangle_sums(centres: np.ndarray, side: int, reach: float) -> np.ndarray:
-    """Return the sum of every output's triangle over all pixels of the square, in closed form, (size,) float64."""
+def _triangle_sums(centres: NDArray[np.float64], side: Ints, reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of every output's triangle over all pixels of the square, in closed form; shapes broadcast."""
     # Pixels [first, middle) lie on the rising flank, [middle, last) on the falling one.
     first = np.maximum(np.floor(centres - reach + 0.5), 0)
     middle = np.floor(centres + 0.5)
     last = np.minimum(np.floor(centres + reach + 0.5), side)
     rising = (middle - first) * (1 - (centres - (first + middle) / 2) / reach)
-    sums: np.ndarray = rising + (last - middle) * (1 - ((middle + last) / 2 - centres) / reach)
+    sums: NDArray[np.float64] = rising + (last - middle) * (1 - ((middle + last) / 2 - centres) / reach)
     return sums

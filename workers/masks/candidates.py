@@ -17,6 +17,12 @@ from schemas.shard import Box
 MASK_THRESHOLD = 0.0
 # Pixels of masks that are unpacked at once; bounds memory and decides no result.
 _CHUNK_PIXELS = 32 * 2**20
+_PIXELS_A_BYTE = 8
+# Eight pixels, bytes of 0 or 1 that are read as one little-endian word, times this have their bits in the highest byte.
+_GATHER = 0x8040201008040201 - 2**64
+# A byte times this is eight copies of it, of which pixel 0 takes the highest bit and pixel 7 the lowest.
+_COPY = 0x0101010101010101
+_SCATTER = 0x0102040810204080
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,20 @@ def concatenate(parts: Sequence[Candidates]) -> Candidates:
     )
 
 
-def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, *, stability_offset: float) -> Candidates:
-    """Return the candidates of mask logits (N, H, W) float32 at the crop's original size."""
+def measure(
+    logits: torch.Tensor, predicted_iou: torch.Tensor, *, stability_offset: float, min_stability: float = 0.0
+) -> Candidates:
+    """Return the candidates of mask logits (N, H, W) float32 at the crop's original size.
+
+    Those below `min_stability` are left out before anything else is measured; 0 or less keeps all, as SAM does.
+    """
+    stability = stability_scores(logits, stability_offset)
+    if min_stability > 0:
+        is_stable = stability >= min_stability
+        logits, predicted_iou, stability = logits[is_stable], predicted_iou[is_stable], stability[is_stable]
     masks = logits > MASK_THRESHOLD
     height, width = masks.shape[-2:]
-    return Candidates(
-        (height, width),
-        pack_bits(masks),
-        inclusive_boxes(masks),
-        predicted_iou,
-        stability_scores(logits, stability_offset),
-    )
+    return Candidates((height, width), pack_bits(masks), inclusive_boxes(masks), predicted_iou, stability)
 
 
 def stability_scores(logits: torch.Tensor, offset: float) -> torch.Tensor:
@@ -103,9 +112,13 @@ def stability_scores(logits: torch.Tensor, offset: float) -> torch.Tensor:
 
     The upper version lies inside the lower one, so their areas are intersection and union.
     """
-    intersections = (logits > MASK_THRESHOLD + offset).flatten(1).sum(1)
-    unions = (logits > MASK_THRESHOLD - offset).flatten(1).sum(1)
+    intersections = _areas(logits > MASK_THRESHOLD + offset)
+    unions = _areas(logits > MASK_THRESHOLD - offset)
     return intersections / unions
+
+
+def _areas(masks: torch.Tensor) -> torch.Tensor:
+    return masks.flatten(1).sum(1, dtype=torch.int32)
 
 
 def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
@@ -113,30 +126,28 @@ def inclusive_boxes(masks: torch.Tensor) -> torch.Tensor:
 
     One pixel short of the tables' boxes; SAM's NMS is defined on them.
     """
-    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    # The largest of bytes is found fifty times as fast as `any` of bools.
+    numbers = masks.view(torch.uint8)
+    columns, rows = numbers.amax(dim=1), numbers.amax(dim=2)
     (x0, x1), (y0, y1) = _first_and_last(columns), _first_and_last(rows)
-    return torch.stack([x0, y0, x1, y1], dim=1) * columns.any(dim=1)[:, None]
+    return torch.stack([x0, y0, x1, y1], dim=1) * columns.amax(dim=1)[:, None]
 
 
 def _first_and_last(is_set: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    numbers = is_set.to(torch.uint8)
-    last = numbers.shape[1] - 1
-    return numbers.argmax(dim=1), last - numbers.flip(1).argmax(dim=1)
+    last = is_set.shape[1] - 1
+    return is_set.argmax(dim=1), last - is_set.flip(1).argmax(dim=1)
 
 
 def pack_bits(masks: torch.Tensor) -> torch.Tensor:
     """Return masks (N, H, W) bool as (N, ceil(H·W / 8)) uint8, row by row, most significant bit first."""
-    flat = masks.flatten(1).to(torch.uint8)
-    num_bytes = -(-flat.shape[1] // 8)
-    padded = F.pad(flat, (0, 8 * num_bytes - flat.shape[1])).view(len(flat), num_bytes, 8)
-    packed: torch.Tensor = padded[..., 0] << 7
-    for place in range(1, 8):
-        packed |= padded[..., place] << (7 - place)
-    return packed
+    flat = masks.flatten(1).view(torch.uint8)
+    words = F.pad(flat, (0, -flat.shape[1] % _PIXELS_A_BYTE)).view(torch.int64)
+    # No two products of a pixel and a bit of the factor meet, so nothing is carried into the highest byte.
+    return (words * _GATHER >> 56).to(torch.uint8)
 
 
 def unpack_bits(bits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return the masks (N, H, W) bool that `pack_bits` packed."""
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    flat: torch.Tensor = (bits[..., None] >> shifts & 1).flatten(1).bool()
-    return flat[:, : size[0] * size[1]].reshape(len(bits), *size)
+    words = (bits.long() * _COPY & _SCATTER).flatten()
+    pixels: torch.Tensor = (words.view(torch.uint8) != 0).view(len(bits), _PIXELS_A_BYTE * bits.shape[1])
+    return pixels[:, : size[0] * size[1]].reshape(len(bits), *size)

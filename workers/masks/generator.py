@@ -17,16 +17,18 @@ from torchvision.ops import nms
 
 from schemas.config import MasksConfig
 from schemas.shard import Box
+from workers.device import to_device
 from workers.masks import candidates, prompting
 from workers.masks.candidates import Candidates
-from workers.masks.grids import crop_boxes, layer_grids
+from workers.masks.decoding import PromptDecoder, SharedImage
+from workers.masks.grids import PointGrid, crop_boxes, layer_grids
 from workers.masks.proposals import Proposals, encode_proposals
 from workers.masks.regions import remove_small_regions
 
 # Boxes this close to an edge of their crop are taken for cut off. Source: amg.py, is_box_near_crop_edge.
 _EDGE_TOLERANCE_PX = 20
-# Logits that are upsampled at once; small enough to stay in caches, and it decides no result.
-_UPSAMPLE_BYTES = 64 * 2**20
+# Logits that are upsampled at once: on a CPU few enough to stay in its caches. It decides no result.
+_UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 
 
 class MaskGenerator:
@@ -41,6 +43,7 @@ class MaskGenerator:
         self._sam = sam
         self._config = config
         self._dtype = dtype
+        self._decode = PromptDecoder(sam, dtype=dtype)
         self._grids = layer_grids(config)
 
     @torch.inference_mode()
@@ -48,7 +51,12 @@ class MaskGenerator:
         """Return the masks of an upright image (H, W, 3) uint8 RGB, in NMS order; N may be 0."""
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
-        parts = [self._process_crop(image, box, layer) for box, layer in crops]
+        pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
+        encoded = prompting.encode_crops(self._sam, pixels, self._dtype)
+        parts = [
+            self._process_crop(crop, self._grids[layer], box, size)
+            for crop, (box, layer) in zip(encoded, crops, strict=True)
+        ]
         found = candidates.concatenate(parts)
         if len(crops) > 1:
             found = found.take(self._nms_across(parts, [box for box, _ in crops]))
@@ -56,38 +64,35 @@ class MaskGenerator:
             found = self._without_speckle(found)
         return encode_proposals(found)
 
-    def _process_crop(self, image: NDArray[np.uint8], box: Box, layer: int) -> Candidates:
-        """Return what one crop's NMS leaves, in the frame of the image."""
-        x0, y0, x1, y1 = box
-        size = (image.shape[0], image.shape[1])
-        crop = prompting.encode_crop(self._sam, np.ascontiguousarray(image[y0:y1, x0:x1]), self._dtype)
-        points = prompting.to_input_frame(self._grids[layer], crop)
-        step = self._config.points_per_batch
-        batches = [self._process_points(crop, points[at : at + step]) for at in range(0, len(points), step)]
+    def _process_crop(
+        self, crop: prompting.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
+    ) -> Candidates:
+        """Return what one crop's NMS leaves, in the frame of its image (H, W)."""
+        image = self._decode.share(crop.embedding)
+        points = to_device(prompting.to_input_frame(grid, crop), crop.embedding.device)
+        batches = [
+            self._process_points(crop, image, some) for some in torch.split(points, self._config.points_per_batch)
+        ]
         found = candidates.concatenate(batches)
         found = found.take(~_is_cut_off(found.boxes_px, box, size))
         found = found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
         return found.placed(box, size)
 
-    def _process_points(self, crop: prompting.EncodedCrop, points: NDArray[np.float64]) -> Candidates:
-        low, predicted_iou = prompting.predict_masks(
-            self._sam, crop, points, min_predicted_iou=self._config.pred_iou_thresh, dtype=self._dtype
-        )
+    def _process_points(self, crop: prompting.EncodedCrop, image: SharedImage, points: torch.Tensor) -> Candidates:
+        low, predicted_iou = self._decode(image, points, min_predicted_iou=self._config.pred_iou_thresh)
         side = self._sam.image_encoder.img_size
-        step = max(1, _UPSAMPLE_BYTES // (4 * max(side**2, crop.size[0] * crop.size[1])))
-        chunks = range(0, max(1, len(low)), step)
-        return candidates.concatenate(
-            [
-                self._measure(prompting.upsample(low[at : at + step], crop, side), predicted_iou[at : at + step])
-                for at in chunks
-            ]
-        )
+        held = 4 * max(side**2, crop.size[0] * crop.size[1])
+        step = max(1, _UPSAMPLE_BYTES[low.device.type] // held)
+        parts = zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True)
+        return candidates.concatenate([self._measure(prompting.upsample(few, crop, side), iou) for few, iou in parts])
 
     def _measure(self, logits: torch.Tensor, predicted_iou: torch.Tensor) -> Candidates:
-        found = candidates.measure(logits, predicted_iou, stability_offset=self._config.stability_score_offset)
-        if self._config.stability_score_thresh <= 0:
-            return found
-        return found.take(found.stability >= self._config.stability_score_thresh)
+        return candidates.measure(
+            logits,
+            predicted_iou,
+            stability_offset=self._config.stability_score_offset,
+            min_stability=self._config.stability_score_thresh,
+        )
 
     def _nms_across(self, parts: Sequence[Candidates], crops: Sequence[Box]) -> torch.Tensor:
         """Return the rows of all parts that survive NMS between crops: the smaller the crop, the finer its masks."""

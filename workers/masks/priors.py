@@ -15,7 +15,6 @@ from schemas.config import MasksConfig, PriorConfig, ReductionConfig
 from schemas.shard import ShardImage
 from workers.masks.instances import match_instances
 from workers.masks.prior_detector import InstanceDetector, load_detector
-from workers.masks.prior_files import file_digest, read_instance_table
 from workers.masks.prior_table import InstanceTable
 from workers.masks.proposals import Proposals
 from workers.masks.reduction import Kept, reduce_proposals
@@ -80,6 +79,9 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
     if prior.path is None or prior.kind == "none":
         return NoPrior(config.reduction)
     if prior.kind == "table":
+        # Here, because it reads Parquet, and a machine that only proposes masks may lack pyarrow.
+        from workers.masks.prior_files import read_instance_table
+
         return TablePrior(read_instance_table(prior.path, prior.min_score), prior)
     return DetectorPrior(InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score), prior)
 
@@ -88,4 +90,6 @@ def prior_digest(config: PriorConfig) -> str | None:
     """Return the sha256 of the prior's file, or None for `none`. Raises: ConfigError: it cannot be read."""
     if config.path is None or config.kind == "none":
         return None
+    from workers.masks.prior_files import file_digest
+
     return file_digest(config.path)

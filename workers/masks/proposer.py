@@ -14,8 +14,9 @@ from schemas.shard import MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.models import load_sam
 from workers.checkpoints.weights import weights_digest as file_digest
+from workers.compilation import compile_tower
 from workers.device import compute_dtype, prepare_device
-from workers.images.decoding import decode_proven
+from workers.images.ahead import decoding_ahead
 from workers.masks.generator import MaskGenerator
 from workers.masks.priors import build_prior, prior_digest
 from workers.masks.proposals import Proposals
@@ -37,8 +38,10 @@ class SamProposer:
             ConfigError: Weights or the prior's file are missing, damaged or of another architecture; no GPU;
                 a crop layer without points.
         """
-        device = prepare_device(compute)
+        self._device = device = prepare_device(compute)
         sam = load_sam(config.architecture, config.weights).to(device)
+        if compute.is_compiled:
+            compile_tower(sam.image_encoder)
         self._generate = MaskGenerator(sam, config, dtype=compute_dtype(compute))
         self._prior = build_prior(config, device)
 
@@ -53,10 +56,11 @@ class SamProposer:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
-        return apply_to_images(shard, STAGE_PROPOSE, self._propose)
+        sound = [image for image in shard.images if not image.failure]
+        with decoding_ahead(sound, self._device) as decode:
+            return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
 
-    def _propose(self, image: ShardImage) -> ShardImage:
-        pixels: NDArray[np.uint8] = decode_proven(image.data)
+    def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._generate(pixels)
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=tuple(_record(image.image_id, proposals, one) for one in kept))

@@ -8,7 +8,7 @@ Source: pycocotools 2.0, maskApi.c, rleEncode and rleToString; property-tested a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,17 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
 
 
-def iter_decoded(counts: Iterable[str], size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
-    """Yield the masks (H, W) bool one after another: of a photograph, sixty at once would take gigabytes."""
-    for text in counts:
-        yield decode([text], size)[0]
+def runs(counts: str) -> Int64Array:
+    """Return the lengths of a mask's runs, column by column, background first, as an RLE string of ours states them.
+
+    Raises:
+        ValueError: An empty string, or a number too long to be one; `is_valid` tells of foreign strings.
+    """
+    digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    found = _to_runs(digits) if len(digits) else None
+    if found is None:
+        raise ValueError(f"an RLE of {len(counts)} characters does not read: {counts[:40]!r}")
+    return found
 
 
 def is_valid(counts: str, size: tuple[int, int]) -> bool:
@@ -121,15 +128,24 @@ def _runs(flat: torch.Tensor) -> tuple[Int64Array, Int64Array]:
     # Before the first pixel lies background: a mask that starts with foreground has a run of length 0.
     changes[:, 0] = flat[:, 0]
     torch.logical_xor(flat[:, 1:], flat[:, :-1], out=changes[:, 1:])
-    runs_a_mask = changes.sum(dim=1).cpu().numpy() + 1
-    rows, starts = changes.nonzero(as_tuple=True)
+    rows, starts = np.divmod(_set_places(changes.flatten()), num_pixels)
+    runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
     ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
     # The change number c of row r ends run c + r: each row before adds one run, its last.
-    ends[np.arange(len(rows)) + rows.cpu().numpy()] = starts.cpu().numpy()
+    ends[np.arange(len(rows)) + rows] = starts
     runs = np.diff(ends, prepend=0)
     first = np.cumsum(runs_a_mask)[:-1]
     runs[first] = ends[first]
     return runs, runs_a_mask
+
+
+def _set_places(flags: torch.Tensor) -> Int64Array:
+    """Return the places of the flags (P,) bool that are set."""
+    # On the CPU numpy finds them five times as fast as torch; from a GPU the places alone are copied.
+    if flags.device.type == "cpu":
+        return np.flatnonzero(flags.numpy())
+    places: Int64Array = flags.nonzero()[:, 0].cpu().numpy()
+    return places
 
 
 def _to_runs(digits: Int64Array) -> Int64Array | None:

@@ -7,6 +7,7 @@ from synthworld.scenes import Split, make_scene
 from synthworld.training.batches import PairSampler
 from synthworld.training.crops import CropTask, cut_crops, cut_pair, normalise, truth_tasks
 from synthworld.training.rendered import NOBODY, rendered_scenes
+from tests.builders.crops import runs_of
 from workers.images.crops import CropFormat, make_crops
 
 
@@ -14,11 +15,17 @@ def test_training_crops_are_those_of_annotation():
     rendered = render(make_scene(Split.TRAIN, 0))
     mask = rendered.masks[0]
     ys, xs = np.nonzero(mask)
-    boxes = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]])
+    box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
     crop_format = CropFormat(96, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     pair = normalise(torch.from_numpy(cut_pair(rendered.image, CropTask(0, mask, 1.2))))
-    masked = make_crops(rendered.image, mask[None], boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)[0]
-    context = make_crops(rendered.image, None, boxes_xyxy_px=boxes, scale=1.2, crop_format=crop_format)[0]
+    masked, context = make_crops(
+        rendered.image,
+        [box],
+        runs=[runs_of(mask)],
+        scales=(None, 1.2),
+        crop_format=crop_format,
+        device=torch.device("cpu"),
+    )[:, 0]
     # Half a colour step of 255, divided by the standard deviation.
     assert (pair[0] - masked).abs().max() < 0.51 / 255 / 0.26
     assert (pair[1] - context).abs().max() < 0.51 / 255 / 0.26

@@ -49,3 +49,12 @@ def test_a_node_takes_its_keys_and_values():
 def test_reading_before_anything_is_cached_is_an_error():
     with pytest.raises(RuntimeError, match="reserve comes first"):
         NodeCache(1, 1, 2).read(0, torch.tensor([[0]]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("is_hiding", [True, False])
+def test_on_a_gpu_attention_is_what_it_is_on_a_cpu(is_hiding):
+    q, k, v = (random(4, 300, length, 16, seed=seed).float() for seed, length in enumerate((1, 9, 9)))
+    is_hidden = (torch.arange(9) == 3).expand(300, 9)[None, :, None] if is_hiding else None
+    on_gpu = attend(q.cuda(), k.cuda(), v.cuda(), None if is_hidden is None else is_hidden.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), attend(q, k, v, is_hidden), rtol=1e-4, atol=1e-4)

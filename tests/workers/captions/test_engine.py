@@ -98,6 +98,45 @@ def test_in_single_precision_the_engine_draws_what_double_precision_draws():
     assert different <= len(double) // 100
 
 
+def test_images_that_come_together_keep_to_their_own_others():
+    # Ragged: of 1, 5 and 3 masks, of which one set has more than others_max allows.
+    images = [
+        image_crops(num_masks=num_masks, num_kinds=2, seed=num_masks, image_id=f"{num_masks:04}")
+        for num_masks in (1, 5, 3)
+    ]
+    config = captions_config(sampling={"others_max": 2}, max_length=7)
+    together = CachedEngine(small_coca(), SPECIAL, config, seed=3).drafts_together(images)
+    plain = PlainEngine(small_coca(), SPECIAL, config, seed=3)
+    for drafts, image in zip(together, images, strict=True):
+        assert_equal(drafts, plain.drafts(image))
+
+
+def test_images_that_do_not_fit_the_budget_together_are_decoded_one_after_the_other():
+    images = [image_crops(num_masks=9, num_kinds=2, seed=n, image_id=f"{n:04}") for n in range(2)]
+    for one, other in zip(
+        CachedEngine(small_coca(), SPECIAL, captions_config(cache_bytes=2**20), seed=3).drafts_together(images),
+        CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3).drafts_together(images),
+        strict=True,
+    ):
+        assert_equal(one, other)
+
+
+def test_equal_crops_are_one_picture_and_change_no_draft():
+    image = image_crops(num_masks=4, num_kinds=3)
+    pixels = image.pixels.clone()
+    pixels[2, 1], pixels[1, 3], pixels[2, 2] = pixels[1, 1], pixels[1, 1], pixels[0, 2]
+    assert_engines_agree(dataclasses.replace(image, pixels=pixels), max_length=7)
+
+
+def test_the_nearest_others_are_named_by_their_indices():
+    image = dataclasses.replace(image_crops(num_masks=4), mask_indices=(0, 2, 3, 7))
+    drafts = assert_engines_agree(image, max_length=5, sampling={"others_max": 2})
+    beam, *sampled = drafts[:11]
+    assert beam.other_masks == ()
+    assert {draft.other_masks for draft in sampled} <= {(2, 3), (2, 7), (3, 7)}
+    assert not any(draft.other_masks for draft in drafts_of(CachedEngine, image, max_length=5))
+
+
 def test_an_image_gives_the_same_drafts_after_any_other():
     engine = CachedEngine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
     image = image_crops(num_masks=4, dtype=torch.float32)

@@ -165,3 +165,23 @@ def test_the_bound_of_the_paper_counts_masks_and_the_record_says_what_counted(nu
     others = rules.choose_others(SIMILARITY[:num_masks, :num_masks], settings_)
     assert others.how == how
     assert others.indices.shape == (num_masks, num_masks - 1 if how == "all" else 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
+    # Few different values, so that ties are everywhere.
+    logits = torch.randint(0, 4, (6, 50), generator=torch.Generator().manual_seed(seed)).double()
+    order = rules.WholeOrder.of(logits, logits.logsumexp(1))
+    num_kept = torch.randint(1, 51, (6,), generator=torch.Generator().manual_seed(seed + 100))
+    found = rules.first_in_order(logits, order, num_kept)
+    values, ids = logits.sort(dim=1, descending=True, stable=True)
+    torch.testing.assert_close(order.logits, values)
+    for row, count in enumerate(num_kept.tolist()):
+        assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
+
+
+def test_a_forbidden_token_is_never_among_the_first_in_order():
+    logits = torch.tensor([[-torch.inf, 1.0, 1.0, 0.0]])
+    order = rules.WholeOrder.of(logits, logits.logsumexp(1))
+    num_kept = rules.count_top_p(order, torch.tensor([1.0], dtype=torch.float64))
+    assert rules.first_in_order(logits, order, num_kept).tolist() == [[False, True, True, True]]

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
+from schemas.errors import ImageError
 from workers.captions.sampling import Sampler, SamplerRows
 from workers.captions.vocabulary import Vocabulary
 
@@ -65,3 +67,13 @@ def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():
     # 900 equal tokens reach 0.9; a top-3 set of 1000 equal tokens keeps them all.
     assert tokens == [899, 500]
     np.testing.assert_allclose(found, [1 / 900, 1 / 1000])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["own", "others"])
+def test_scores_beyond_the_precision_are_an_error_of_the_image_and_never_a_draw(wrong, side):
+    drawn_by = sampler(top_k=[2], top_p=[1.0], uniform=[0.5])
+    states = {"own": [[0.0, 1.0, 2.0, 3.0]], "others": [[0.0, 1.0, 2.0, 3.0]]}
+    states[side][0][1] = wrong
+    with pytest.raises(ImageError, match="beyond the range of its precision"):
+        next_tokens(drawn_by, states["own"], states["others"])

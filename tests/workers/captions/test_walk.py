@@ -19,7 +19,7 @@ class MeasuredDecoder(CachedDecoder):
 
     def step(self, frontier, before):
         result = super().step(frontier, before)
-        self.peak_bytes = max(self.peak_bytes, self.bytes_after(frontier, 0))
+        self.peak_bytes = max(self.peak_bytes, self.bytes_after(frontier, 0), self.allocated_bytes)
         self.num_steps += 1
         return result
 
@@ -42,6 +42,7 @@ def walk_with(budget_bytes, *, num_masks=5):
             others=choose_others(crops.embeddings @ crops.embeddings.t(), config.sampling),
             rows=rows,
             rules=dataclasses.replace(WalkRules.of(config, SPECIAL, image_bytes=0), budget_bytes=budget_bytes),
+            picture_of=np.arange(num_masks),
         )
         walk.run()
     return walk, decoder
@@ -62,6 +63,15 @@ def test_the_caches_stay_below_the_budget_whatever_it_is():
         assert decoder.peak_bytes <= budget
         assert decoder.num_steps > 11
         assert results_of(walk) == results_of(whole)
+
+
+def test_the_tree_computes_a_shared_pair_once_and_counts_both():
+    walk, _ = walk_with(2**26)
+    # At the first level all 20 sampling rows read one prefix under 5 crops, 2 beams of 5 crops their own.
+    assert walk.counts.num_computed < walk.counts.num_asked
+    # Of these, as caches without a tree would do it: 20 rows under 5 crops each, and 5 times 2 beams under their own.
+    first_level = 20 * 5 + 5 * 2
+    assert walk.counts.num_asked - walk.counts.num_computed >= first_level - 5
 
 
 def test_below_one_rows_caches_the_walk_goes_row_by_row():

@@ -73,6 +73,20 @@ def test_a_text_has_the_same_bits_in_any_company(embedder):
         assert torch.equal(embedder.embed_texts([text])[0], together[row])
 
 
+def test_texts_of_any_lengths_come_back_in_their_order(embedder):
+    texts = ["a small dotted red circle with a tail", "a star", "a large plain white square and a cat", "dogs"]
+    tokens = embedder._tokenise(texts)
+    with torch.inference_mode():
+        expected = embedder._model.encode_text(tokens, normalize=True)
+
+    assert len(embedder._text.lengths(tokens).unique()) == 2
+    torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_texts_give_no_embeddings(embedder):
+    assert len(embedder.embed_texts([])) == 0
+
+
 def test_a_crop_has_the_same_bits_in_any_company(embedder):
     crops = torch.rand(11, 3, embedder.crop_format.size, embedder.crop_format.size)
     together = embedder.embed_crops([crops])

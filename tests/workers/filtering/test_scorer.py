@@ -9,8 +9,11 @@ from PIL import Image
 from schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from schemas.errors import ConfigError
 from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from tests.builders.crops import runs_of
 from workers.filtering import ClipScorer
+from workers.images import ahead
 from workers.images.crops import make_crops
+from workers.images.decoding import decode_proven
 from workers.masks import rle
 from workers.protocols import find_scorer
 
@@ -56,11 +59,19 @@ def build_shard(*images):
     return Shard(0, 0, images)
 
 
-def test_masks_are_decoded_one_at_a_time(scorer, monkeypatch):
-    decoded, decode = [], rle.decode
-    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or decode(counts, size))
-    scorer(build_shard(build_image(num_masks=3)))
-    assert decoded == [1] * 3
+def test_masks_are_never_decoded_to_whole_images(scorer, monkeypatch):
+    # Sixty of a photograph at once would take gigabytes: they go as run lengths to where crops are cut.
+    monkeypatch.setattr(rle, "decode", lambda counts, size: pytest.fail("a mask was decoded"))
+    (image,) = scorer(build_shard(build_image(num_masks=3))).images
+    assert image.failure is None
+
+
+def test_an_image_is_decoded_once_for_all_of_its_crops(scorer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(ahead, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    images = [build_image(position) for position in range(2)]
+    scorer(build_shard(*images))
+    assert calls == [image.data for image in images]
 
 
 def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
@@ -68,10 +79,11 @@ def test_scores_equal_the_definition_computed_on_open_clips_own_forward(scorer):
     got = scorer(build_shard(image)).images[0]
 
     model, crop_format = scorer._embedder._model, scorer._embedder.crop_format
-    masks = np.stack([mask_of(index) for index in range(3)])
-    boxes = np.array([mask.box_xyxy_px for mask in image.masks])
-    context = make_crops(pixels_of(0), None, boxes_xyxy_px=boxes, scale=1.2, crop_format=crop_format)
-    masked = make_crops(pixels_of(0), masks, boxes_xyxy_px=boxes, scale=None, crop_format=crop_format)
+    boxes = [mask.box_xyxy_px for mask in image.masks]
+    runs = [runs_of(mask_of(index)) for index in range(3)]
+    context, masked = make_crops(
+        pixels_of(0), boxes, runs=runs, scales=(1.2, None), crop_format=crop_format, device=torch.device("cpu")
+    )
     prompts = {"a red circle with a tail": "circle", "left": "left", "two dogs": "dogs"}
     for expression in got.expressions:
         i = [mask.mask_id for mask in image.masks].index(expression.target_mask_ids[0])

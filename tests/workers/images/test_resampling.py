@@ -1,87 +1,94 @@
-"""The resizing that never makes the square, against the plain one that does."""
+"""Taps against the triangle filter computed pixel by pixel, and sums that depend on nothing beside them."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.transforms import v2
 
-from tests.builders.crops import padded_square
-from tests.builders.images import random_pixels
-from workers.images import resampling
-from workers.images.resampling import resize_padded
-
-FILL = (123, 117, 104)
+from workers.images.resampling import axis_taps, weighted_sums
 
 
-def plain(region, size, *, mask=None, fill=FILL):
-    """The definition: fill, pad, convert, resize as torchvision does."""
-    tensor = torch.from_numpy(padded_square(region, fill=fill, mask=mask)).permute(2, 0, 1)
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=True)])(tensor)
+def plain_weights(length, side, size):
+    """(size, length) float64: what each pixel of a padded span weighs in each output, one after another."""
+    before = (side - length) // 2
+    scale = side / size
+    reach = max(scale, 1.0)
+    weights = np.zeros((size, side))
+    for output in range(size):
+        centre = (output + 0.5) * scale
+        for pixel in range(max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), side)):
+            weights[output, pixel] = max(1 - abs(pixel + 0.5 - centre) / reach, 0)
+    return (weights / weights.sum(axis=1, keepdims=True))[:, before : before + length]
 
 
-@pytest.mark.parametrize("size", [1, 16, 224])
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 1), (37, 37), (16, 16), (1, 5), (5, 1), (7, 12), (64, 63), (300, 1), (1, 3000), (2000, 3), (500, 700)],
+def dense(taps, crop, start, length):
+    """The taps of one crop as a matrix like that of `plain_weights`."""
+    weights = np.zeros((taps.count.shape[1], length))
+    for output, (first, count, at) in enumerate(zip(taps.first[crop], taps.count[crop], taps.start[crop], strict=True)):
+        weights[output, first - start : first - start + count] = taps.weights[at : at + count]
+    return weights
+
+
+@settings(max_examples=60)
+@given(
+    crops=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 80), st.integers(0, 60)), min_size=1, max_size=4),
+    size=st.integers(1, 40),
 )
-def test_it_equals_torchvisions_resize_of_the_padded_square(shape, size):
-    region = random_pixels(*shape)
-    torch.testing.assert_close(resize_padded(region, size, fill_rgb=FILL), plain(region, size), rtol=0, atol=1e-5)
+def test_taps_are_the_triangle_filter_of_the_padded_square(crops, size):
+    spans = np.array([(start, start + length) for start, length, _ in crops])
+    sides = np.array([length + padding for _, length, padding in crops])
+    taps = axis_taps(spans, sides, np.tile([0, size], (len(crops), 1)), size=size)
+    for crop, (start, length, _) in enumerate(crops):
+        expected = plain_weights(length, int(sides[crop]), size)
+        np.testing.assert_allclose(dense(taps, crop, start, length), expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
-@given(height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 40), seed=st.integers(0, 9))
-def test_any_region_mask_and_size_give_what_the_plain_definition_gives(height, width, size, seed):
-    region = random_pixels(height, width, seed=seed)
-    mask = np.random.default_rng(seed).random((height, width)) < 0.6
-    found = resize_padded(region, size, fill_rgb=FILL, mask=mask)
-    torch.testing.assert_close(found, plain(region, size, mask=mask), rtol=0, atol=1e-5)
+def test_outputs_that_are_not_wanted_read_nothing_and_change_no_other():
+    spans, sides = np.array([[3, 40]]), np.array([50])
+    whole = axis_taps(spans, sides, np.array([[0, 9]]), size=9)
+    part = axis_taps(spans, sides, np.array([[4, 6]]), size=9)
+    assert part.count[0].astype(bool).tolist() == [4 <= output < 6 for output in range(9)]
+    expected = dense(whole, 0, 3, 37)
+    np.testing.assert_array_equal(dense(part, 0, 3, 37)[4:6], expected[4:6])
 
 
-@pytest.mark.parametrize(("fill", "shape"), [((0, 0, 0), (9, 4)), ((255, 0, 255), (4, 9))])
-def test_hard_edges_to_the_padding_are_those_of_the_plain_definition(fill, shape):
-    region = np.full((*shape, 3), 255, dtype=np.uint8)
-    found = resize_padded(region, 6, fill_rgb=fill)
-    torch.testing.assert_close(found, plain(region, 6, fill=fill), rtol=0, atol=1e-5)
+def test_extents_name_the_outputs_and_pixels_that_are_read():
+    # 4 pixels in a square of 16, halved: outputs 3 and 4 lie in them, 2 and 5 reach them.
+    taps = axis_taps(np.array([[100, 104]]), np.array([16]), np.array([[0, 8]]), size=8)
+    assert taps.outputs().tolist() == [[2, 6]]
+    assert taps.pixels().tolist() == [[100, 104]]
 
 
-def test_bands_decide_no_bit_of_the_result(monkeypatch):
-    region, mask = random_pixels(50, 70), np.random.default_rng(0).random((50, 70)) < 0.5
-    whole = [resize_padded(turned, 32, fill_rgb=FILL, mask=kept) for turned, kept in _both_ways(region, mask)]
-    monkeypatch.setattr(resampling, "_BAND_PIXELS", 3 * 70)
-    in_bands = [resize_padded(turned, 32, fill_rgb=FILL, mask=kept) for turned, kept in _both_ways(region, mask)]
-    assert all(torch.equal(*pair) for pair in zip(whole, in_bands, strict=True))
+def test_long_axes_sum_to_one_where_the_square_has_no_padding():
+    taps = axis_taps(np.array([[0, 2_000_000]]), np.array([2_000_000]), np.array([[0, 224]]), size=224)
+    for output in (0, 100, 223):
+        at = taps.start[0, output]
+        assert math.fsum(taps.weights[at : at + taps.count[0, output]]) == pytest.approx(1, abs=1e-5)
 
 
-def _both_ways(region, mask):
-    return (region, mask), (region.transpose(1, 0, 2), mask.T)
+def sums(table, runs, weights):
+    first, count, start = (np.array(column, dtype=np.int64) for column in zip(*runs, strict=True))
+    return weighted_sums(table, first, count=count, start=start, weights=weights)
 
 
-def test_a_turned_region_gives_the_turned_result():
-    region = random_pixels(20, 31)
-    upright = resize_padded(region, 16, fill_rgb=FILL)
-    turned = resize_padded(region.transpose(1, 0, 2), 16, fill_rgb=FILL)
-    assert torch.equal(upright, turned.transpose(1, 2))
+def test_a_run_is_the_weighted_sum_of_its_rows_and_an_empty_one_is_zero():
+    table = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    weights = np.array([0.5, -1.0, 2.0, 0.25], dtype=np.float32)
+    got = sums(table, [(3, 2, 1), (7, 0, 0), (16, 4, 0)], weights)
+    torch.testing.assert_close(got[0], -table[3] + 2 * table[4])
+    assert torch.equal(got[1], torch.zeros(6))
+    torch.testing.assert_close(got[2], torch.from_numpy(weights) @ table[16:])
 
 
-def test_memory_follows_the_region_and_not_its_square():
-    # The squares would take up to 48 TB. A process of its own: its high-water mark starts low.
-    code = """
-import resource, numpy as np, torch
-from workers.images.resampling import resize_padded
-torch.set_num_threads(1)
-peaks = []
-for shape in (9, 9), (1, 60_000), (60_000, 1), (3, 2_000_000), (4000, 6000):
-    resize_padded(np.full((*shape, 3), 200, np.uint8), 224, fill_rgb=(0, 0, 0))
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-print(peaks[-1] - peaks[0])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
-    assert int(done.stdout) * 1024 < 256 * 2**20
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 12), st.integers(0, 8)), min_size=1, max_size=40))
+def test_a_run_has_the_same_bits_in_any_company(runs):
+    table = torch.randn(64, 96, generator=torch.Generator().manual_seed(1))
+    weights = np.random.default_rng(0).random(20).astype(np.float32)
+    together = sums(table, runs, weights)
+    for number in {0, len(runs) // 2, len(runs) - 1}:
+        assert torch.equal(sums(table, [runs[number]], weights)[0], together[number])

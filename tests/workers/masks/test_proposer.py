@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
 from schemas.errors import ConfigError
-from schemas.shard import Failure, block_to_shard, shard_to_block
-from workers.masks import SamProposer, proposer, rle
+from schemas.shard import Failure
+from workers.images import ahead
+from workers.masks import SamProposer, rle
 from workers.masks.generator import MaskGenerator
 
 
@@ -113,8 +115,8 @@ def test_the_time_of_the_stage_is_counted(proposer_of, draw_image, shard_of):
 
 def test_an_image_is_decoded_once(proposer_of, draw_image, shard_of, monkeypatch):
     calls = []
-    real = proposer.decode_proven
-    monkeypatch.setattr(proposer, "decode_proven", lambda *given: calls.append(given) or real(*given))
+    real = ahead.decode_proven
+    monkeypatch.setattr(ahead, "decode_proven", lambda *given: calls.append(given) or real(*given))
     proposer_of()(shard_of(draw_image(50, 50), draw_image(40, 40)))
     assert len(calls) == 2
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
+from tests.builders.crops import runs_of
 from workers.masks import rle
 
 SIZES = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
@@ -68,8 +69,17 @@ def test_no_masks_give_no_codes():
 @given(stacks())
 def test_decoding_undoes_encoding(masks):
     np.testing.assert_array_equal(rle.decode(rle.encode(torch.from_numpy(masks)), masks.shape[1:]), masks)
-    one_by_one = list(rle.iter_decoded(rle.encode(torch.from_numpy(masks)), masks.shape[1:]))
-    np.testing.assert_array_equal(np.reshape(one_by_one, masks.shape), masks)
+
+
+@given(stacks())
+def test_runs_are_those_of_the_pixels_column_by_column(masks):
+    for code, mask in zip(rle.encode(torch.from_numpy(masks)), masks, strict=True):
+        np.testing.assert_array_equal(rle.runs(code), runs_of(mask))
+
+
+def test_runs_of_a_damaged_string_are_refused():
+    with pytest.raises(ValueError, match="an RLE of 15 characters does not read: 'ooooooooooooooo"):
+        rle.runs("ooooooooooooooo")
 
 
 @given(stacks())

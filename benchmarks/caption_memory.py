@@ -1,0 +1,122 @@
+"""Whether captioning keeps to its byte budget on an image with many masks: measured, and planned for larger models.
+
+    python -m benchmarks.caption_memory [--preset base] [--masks 60] [--kinds 2] [--budget-mib 2048] [--json F]
+
+Without trained weights at hand: `--set captions.weights.uri=random:0`. Linux only: there a peak can be reset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from open_clip.coca_model import CoCa
+
+from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
+from benchmarks.measure import Row, peak_rss_bytes, report
+from schemas.config import CaptionsConfig, RunConfig
+from schemas.config_loading import load_config
+from workers.captions.captioner import crop_kinds
+from workers.captions.engine import CachedEngine
+from workers.captions.towers import CachedDecoder
+from workers.checkpoints.models import load_coca
+from workers.checkpoints.openclip import build_from_config, read_model_config
+from workers.device import prepare_device
+
+_MIB = 2**20
+
+
+def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int) -> Row:
+    """Return the row of one image with `num_masks` masks, decoded for real; two crop kinds may be two passes.
+
+    Raises:
+        ValueError: Decoding took more than its budget.
+    """
+    prepare_device(config.compute)
+    captions = one_crop_kind(config.captions, num_steps=num_steps)
+    captions = captions.model_copy(update={"context_scales": tuple(1.0 + 0.1 * kind for kind in range(num_kinds))})
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False)
+    crops = [noise_crops(num_masks, model.visual.image_size[0], seed=kind) for kind in range(num_kinds)]
+    image = replace(crops[0], kinds=tuple(crop_kinds(captions)), pixels=torch.cat([one.pixels for one in crops]))
+    engine = CachedEngine(model, special_tokens(model), captions, seed=config.compute.seed)
+    before: list[int] = []
+
+    def begin_again(*_: object) -> None:
+        # The image tower's own peak is not the budget's business.
+        reset_peak()
+        before[:] = [resident_bytes()]
+
+    model.visual.register_forward_hook(begin_again)
+    started = time.perf_counter()
+    engine.drafts(image)
+    seconds = time.perf_counter() - started
+    grown, budget = resident_peak_bytes() - before[0], captions.cache_bytes
+    taken = (
+        f"budget {budget // _MIB} MiB: keys and values took {engine.counts.peak_cache_bytes / _MIB:.0f} MiB, "
+        f"the process grew by {grown / _MIB:.0f} MiB at most"
+    )
+    if max(grown, engine.counts.peak_cache_bytes) > budget:
+        raise ValueError(f"decoding went over its budget: {taken}")
+    case = f"memory, {config.preset}, {num_masks} masks, {num_kinds} crop kind(s), {num_steps} steps"
+    return Row(case, None, seconds, peak_rss_bytes(), taken)
+
+
+def resident_bytes() -> int:
+    """Return the resident size of this process now, in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def reset_peak() -> None:
+    """Forget this process's highest resident size, so that `resident_peak_bytes` tells of what follows."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def resident_peak_bytes() -> int:
+    """Return the highest resident size since `reset_peak`, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> str:
+    """Return in one sentence what the budget of `captions` holds, from the architecture's sizes alone."""
+    with torch.device("meta"):
+        model = build_from_config(read_model_config(captions.architecture)).to(dtype)
+    if not isinstance(model, CoCa):
+        raise TypeError(f"{captions.architecture} builds {type(model).__name__}, not CoCa")
+    decoder = CachedDecoder(model)
+    tokens = int(model.visual.attn_pool.query.shape[0]) - 1
+    image = decoder.image_bytes(num_masks, tokens)
+    left = max(captions.cache_bytes * 7 // 8 - image, captions.cache_bytes // 8)
+    return (
+        f"{captions.architecture}, {num_masks} masks, {dtype}: image keys and values {image / _MIB:.0f} MiB a crop "
+        f"kind, {decoder.pair_bytes / 1024:.0f} KiB a (prefix, crop); a budget of {captions.cache_bytes // _MIB} MiB "
+        f"leaves {left // decoder.pair_bytes:,} of these at a time"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table and the plan, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--masks", type=int, default=60)
+    parser.add_argument("--kinds", type=int, default=2)
+    parser.add_argument("--budget-mib", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    budget = f"captions.cache_bytes={given.budget_mib * _MIB}"
+    config = load_config(given.preset, assignments=["compute.device=cpu", budget, *given.assignments])
+    row = measure(config, num_masks=given.masks, num_kinds=given.kinds, num_steps=given.steps)
+    plan = planned(load_config("paper").captions, num_masks=given.masks, dtype=torch.bfloat16)
+    row = replace(row, note=f"{row.note}. On paper: {plan}")
+    report("captioner: memory against its budget", [row], given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The filter's time beside the captioner's, and against a filter that shares nothing.
+
+    python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5] [--json F]
+
+Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
+the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
+candidate's texts over the whole context, equal strings again and again; both must give the same scores.
+
+Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
+filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.plain_filter import PlainFilter
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from schemas.shard import Shard, ShardImage
+from synthworld.scenes import Split, make_scene
+from synthworld.shards import scene_image, scene_shard
+from workers.protocols import find_captioner, find_scorer
+
+MAX_SCORE_DIFFERENCE = 1e-3
+
+
+def measure(config: RunConfig, *, num_images: int, max_masks: int, repeats: int, caption_repeats: int) -> list[Row]:
+    """Return the two rows for a shard of scenes with their true masks; ValueError where scores differ."""
+    caption = find_captioner(config.captions)(config.captions, config.compute)
+    scorer = find_scorer(config.filtering)(config.filtering, config.compute)
+    plain = PlainFilter(config)
+    shard = build_shard(num_images, max_masks)
+    captioned = caption(shard)
+    difference = largest_difference(scorer(captioned), plain(captioned))
+    if difference > MAX_SCORE_DIFFERENCE:
+        raise ValueError(f"scores differ by {difference:g}; at most {MAX_SCORE_DIFFERENCE:g} is allowed")
+    caption_s = median_seconds(lambda: caption(shard), repeats=caption_repeats, warm_ups=0)
+    plain_s = median_seconds(lambda: plain(captioned), repeats=repeats, warm_ups=0)
+    ours_s = median_seconds(lambda: scorer(captioned), repeats=repeats)
+    case = f"{config.preset}, {num_images} images, {sum(len(image.masks) for image in shard.images)} masks"
+    texts = [expression.text for image in captioned.images for expression in image.expressions]
+    share = f"filter {100 * ours_s / caption_s:.1f} % of the captioner; {len(set(texts))} distinct captions"
+    equal = f"scores of {len(texts)} candidates within {difference:.0e}"
+    return [
+        Row(f"captioner against filter, {case}", caption_s, ours_s, peak_rss_bytes(), share),
+        Row(f"plain filter against ours, {case}", plain_s, ours_s, peak_rss_bytes(), equal),
+    ]
+
+
+def build_shard(num_images: int, max_masks: int) -> Shard:
+    """Return scenes of the synthetic world as a shard, each with at most `max_masks` of its true masks."""
+    scenes = [scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)]
+    shard = scene_shard(scenes, with_true_masks=True)
+    return shard.with_images(tuple(replace(image, masks=image.masks[:max_masks]) for image in shard.images))
+
+
+def largest_difference(shard: Shard, other: Shard) -> float:
+    """Return by how much any two scores of the same candidate differ at most, relative where they exceed 1."""
+    one, two = (_scores(image_of.images) for image_of in (shard, other))
+    return float((np.abs(one - two) / np.maximum(np.abs(two), 1)).max(initial=0.0))
+
+
+def _scores(images: Sequence[ShardImage]) -> np.ndarray:
+    rows = [
+        (e.uniqueness or 0.0, e.correctness or 0.0, e.distinctiveness or 0.0)
+        for image in images
+        for e in image.expressions
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--masks", type=int, default=8, help="at most so many an image")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--caption-repeats", type=int, default=5)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    config = load_config(given.preset, assignments=["compute.device=cpu", *given.assignments])
+    rows = measure(
+        config,
+        num_images=given.images,
+        max_masks=given.masks,
+        repeats=given.repeats,
+        caption_repeats=given.caption_repeats,
+    )
+    report("filter: its share of the captioner's time, and against one that shares nothing", rows, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""The three engines on one accelerator, without Ray: captions and masks against the plain reference, images a second.
+
+    python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
+    python -m benchmarks.gpu --device cpu --tiny
+
+Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
+pycocotools, and no weights: presets other than `tiny` run on
+random ones. Before anything is timed the two sides of a comparison must agree: captions token for token in float64,
+masks as `benchmarks.masks` asks for. In the table the baseline of captions is the authors' loop, that of masks Meta's
+generator in float32; beside it stands Meta's under autocast. Images a second are those of the stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.authors_loop import AuthorsLoop
+from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
+from benchmarks.mask_sides import Sides
+from benchmarks.measure import median_seconds, peak_rss_bytes
+from benchmarks.utilisation import Utilisation
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from schemas.shard import Shard
+from synthworld.scenes import Split, make_scene
+from synthworld.shards import scene_image, scene_shard
+from workers.captions import CocaCaptioner
+from workers.captions.captioner import crop_kinds
+from workers.captions.drafts import ImageCrops
+from workers.captions.engine import CachedEngine
+from workers.checkpoints.models import load_coca
+from workers.device import compute_dtype, prepare_device
+from workers.filtering import ClipScorer
+
+# Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
+_CHECKED_STEPS, _CHECKED_MASKS = 6, 3
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One measured case.
+
+    Attributes:
+        case: What was measured.
+        baseline_s: Median seconds of the plain reference; None where there is none.
+        ours_s: Median seconds of ours.
+        ratio: Baseline over ours.
+        utilisation: Share of the time of ours in which the GPU ran a kernel, in [0, 1]; None where nothing tells.
+        peak_bytes: Most that was allocated on the GPU while ours ran, its model included; of the process, on a CPU.
+        peak_rss_bytes: Highest resident size of the process so far.
+        rate: Captions or images a second, as the note says.
+        device: Name of the device.
+        note: What a reader must know.
+    """
+
+    case: str
+    baseline_s: float | None
+    ours_s: float
+    ratio: float | None
+    utilisation: float | None
+    peak_bytes: int
+    peak_rss_bytes: int
+    rate: float
+    device: str
+    note: str
+
+
+class Bench:
+    """Times work on one device, with its utilisation and its peak memory."""
+
+    def __init__(self, device: torch.device, *, repeats: int) -> None:
+        self._device, self._repeats = device, repeats
+        self.name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+    def seconds(self, work: Callable[[], object], *, repeats: int | None = None) -> float:
+        """Return the median seconds of `work`, up to the end of its last kernel; one more call warms up."""
+
+        def synchronised() -> None:
+            work()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1)
+
+    def row(self, case: str, work: Callable[[], object], *, done: int, baseline_s: float | None, note: str) -> GpuRow:
+        """Return the row of `work`, which does `done` captions or images a call."""
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        with Utilisation(self._device) as used:
+            ours_s = self.seconds(work)
+        is_gpu = self._device.type == "cuda"
+        return GpuRow(
+            case=case,
+            baseline_s=baseline_s,
+            ours_s=ours_s,
+            ratio=None if baseline_s is None else baseline_s / ours_s,
+            utilisation=used.share,
+            peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else peak_rss_bytes(),
+            peak_rss_bytes=peak_rss_bytes(),
+            rate=done / ours_s,
+            device=self.name,
+            note=note,
+        )
+
+
+def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> Iterator[GpuRow]:
+    """Yield the captioner's rows: one crop kind against the authors' loop, then all kinds of one image.
+
+    Raises:
+        ValueError: The two sides draw other captions in float64.
+    """
+    captions, seed = config.captions, config.compute.seed
+    device, dtype = prepare_device(config.compute), compute_dtype(config.compute)
+    check_captions(config)
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    one_kind = one_crop_kind(captions, num_steps=num_steps)
+    image = _on(noise_crops(num_masks, model.visual.image_size[0]), device, dtype)
+    special = special_tokens(model)
+    # A model of its own: the engine may compile parts of its.
+    plain = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, dtype)
+    authors = AuthorsLoop(plain, special, one_kind, seed=seed)
+    engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
+    theirs = authors.sample(image, 0)
+    ours = [draft.tokens for draft in engine.drafts(image) if draft.decoder.name != "beam"]
+    num_equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
+    # Minutes on a CPU: there its warm-up and one run are enough.
+    baseline_s = bench.seconds(partial(authors.sample, image, 0), repeats=None if device.type == "cuda" else 1)
+    case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
+    checked = f"{_CHECKED_MASKS} masks, {_CHECKED_STEPS} steps"
+    note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal, in float64 all of {checked}"
+    yield bench.row(case, partial(engine.drafts, image), done=len(ours), baseline_s=baseline_s, note=note)
+    # Its caches would count as the next row's.
+    del engine, authors, plain
+    whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    kinds = tuple(crop_kinds(captions))
+    full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
+    # Crops of one mask differ by kind, as those of small masks do.
+    full.pixels.mul_(torch.linspace(1, 0.7, len(kinds), device=device, dtype=dtype)[:, None, None, None, None])
+    num_captions = len(whole.drafts(full))
+    case = f"captions, {config.preset}, {num_masks} masks, {len(kinds)} crop kinds, {config.compute.precision}"
+    yield bench.row(case, partial(whole.drafts, full), done=num_captions, baseline_s=None, note="captions/s")
+
+
+def check_captions(config: RunConfig) -> None:
+    """Accept engines that draw the same captions as the authors' loop in float64; ValueError names the first other."""
+    device = prepare_device(config.compute)
+    captions = one_crop_kind(config.captions, num_steps=_CHECKED_STEPS)
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False).to(device, torch.float64)
+    image = _on(noise_crops(_CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
+    special, seed = special_tokens(model), config.compute.seed
+    theirs = AuthorsLoop(model, special, captions, seed=seed).sample(image, 0)
+    drafts = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled).drafts(image)
+    ours = [draft.tokens for draft in drafts if draft.decoder.name != "beam"]
+    differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
+    if differing:
+        raise ValueError(
+            f"caption {differing[0]} differs in float64: {ours[differing[0]]} from the engine, "
+            f"{theirs[differing[0]]} from the authors' loop; compare no times before this is mended"
+        )
+
+
+def measure_masks(sides: Sides, config: RunConfig, bench: Bench) -> Iterator[GpuRow]:
+    """Yield the rows of the whole generator, image encoder included: ours in float32 and in the config's precision.
+
+    Raises:
+        ValueError: The two sides find other masks.
+    """
+    num_images, agreement = sides.num_images, sides.agree()
+    meta_s = bench.seconds(lambda: sides.run("meta"))
+    case = f"masks, {config.preset}, {num_images} scenes, {config.masks.points_per_side}² points"
+    note = f"images/s; {agreement}"
+    work = partial(sides.run, "ours")
+    yield bench.row(f"{case}, float32", work, done=num_images, baseline_s=meta_s, note=note)
+    if compute_dtype(config.compute) == torch.float32:
+        return
+    autocast_s = bench.seconds(lambda: sides.run("meta, autocast"))
+    note = f"images/s; Meta's under autocast takes {autocast_s:.3f} s; {sides.compare('ours, coarse')}"
+    work = partial(sides.run, "ours, coarse")
+    yield bench.row(f"{case}, {config.compute.precision}", work, done=num_images, baseline_s=meta_s, note=note)
+
+
+def measure_stages(sides: Sides, config: RunConfig, bench: Bench, *, num_masks: int) -> GpuRow:
+    """Return the row of the three stages one after another, on scenes with `num_masks` of their true masks.
+
+    Masks are generated under the thresholds of `sides`: random weights let none pass those of the preset.
+    """
+    caption = CocaCaptioner(config.captions, config.compute)
+    score = ClipScorer(config.filtering, config.compute)
+    shard = scenes_with(num_masks, sides.num_images)
+    captioned = caption(shard)
+    parts = {
+        "masks": bench.seconds(lambda: sides.run("ours, coarse")),
+        "captions": bench.seconds(lambda: caption(shard)),
+        "filter": bench.seconds(lambda: score(captioned)),
+    }
+    taken = ", ".join(f"{name} {seconds / sides.num_images:.3f} s an image" for name, seconds in parts.items())
+
+    def work() -> None:
+        sides.run("ours, coarse")
+        score(caption(shard))
+
+    different = sum(len({mask.rle_counts for mask in image.masks}) for image in shard.images) / sides.num_images
+    taken += f"; {different:.1f} masks an image differ"
+    case = f"all stages, {config.preset}, {sides.num_images} scenes with {num_masks} masks, {config.compute.precision}"
+    return bench.row(case, work, done=sides.num_images, baseline_s=None, note=f"images/s; {taken}")
+
+
+def scenes_with(num_masks: int, num_images: int) -> Shard:
+    """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects."""
+    positions = range(SCENES_LOOKED_AT)
+    richest = sorted(positions, key=lambda at: -len(make_scene(Split.DEMO, at).objects))[:num_images]
+    shard = scene_shard([scene_image(make_scene(Split.DEMO, at)) for at in richest], with_true_masks=True)
+    images = []
+    for image in shard.images:
+        repeats = -(-num_masks // len(image.masks))
+        masks = [
+            replace(mask, index=number, mask_id=f"{mask.mask_id[:-2]}{number:02d}")
+            for number, mask in enumerate((image.masks * repeats)[:num_masks])
+        ]
+        images.append(replace(image, masks=tuple(masks)))
+    return shard.with_images(tuple(images))
+
+
+def _on(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCrops:
+    return replace(image, pixels=image.pixels.to(device, dtype))
+
+
+class Report:
+    """The rows so far: each is printed and written as soon as it is there, so that a failure costs one row."""
+
+    def __init__(self, json_path: Path | None) -> None:
+        self._path = json_path
+        self._rows: list[GpuRow] = []
+        self.failures: list[str] = []
+
+    def take(self, part: str, measure: Callable[[], Iterable[GpuRow]]) -> None:
+        """Add the rows of a part; where it disagrees or runs out of memory, keep the reason for the end."""
+        try:
+            for row in measure():
+                self.add(row)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            self.failures.append(f"{part} ({error})")
+            print(f"{part}: {error}", flush=True)
+
+    def add(self, row: GpuRow) -> None:
+        """Print the row, and write all of them as a JSON list where a path was given."""
+        if not self._rows:
+            print(f"device: {row.device}; torch {torch.__version__}")
+            print(
+                f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}"
+            )
+        self._rows.append(row)
+        baseline = "–" if row.baseline_s is None else f"{row.baseline_s:.3f}"
+        ratio = "–" if row.ratio is None else f"{row.ratio:.1f}"
+        used = "–" if row.utilisation is None else f"{row.utilisation:.0%}"
+        print(
+            f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {row.peak_bytes / 2**20:>9.0f} "
+            f"{row.rate:>9.2f}\n    {row.note}",
+            flush=True,
+        )
+        if self._path is not None:
+            self._path.write_text(json.dumps([asdict(one) for one in self._rows], indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="the tiny preset alone, in little: whether it runs")
+    parser.add_argument("--presets", nargs="+", default=["base", "paper"])
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--masks", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1} if given.tiny else {}
+    for name, value in little.items():
+        setattr(given, name, value)
+    report = Report(given.json)
+    for preset in given.presets:
+        assignments = [*_assignments(preset, given.device, given.precision), *given.assignments]
+        _measure_preset(load_config(preset, assignments=assignments), given, report)
+    if report.failures:
+        sys.exit("not measured: " + "; ".join(report.failures))
+
+
+def _measure_preset(config: RunConfig, given: argparse.Namespace, report: Report) -> None:
+    """Add the rows of one preset; what fails is noted and costs no other part its rows."""
+    bench = Bench(prepare_device(config.compute), repeats=given.repeats)
+    report.take(
+        f"captions, {config.preset}",
+        lambda: measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps),
+    )
+    sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
+    report.take(f"masks, {config.preset}", lambda: measure_masks(sides, config, bench))
+    report.take(f"stages, {config.preset}", lambda: [measure_stages(sides, config, bench, num_masks=given.masks)])
+
+
+def _assignments(preset: str, device: str, precision: str) -> list[str]:
+    of_compute = [f"compute.device={device}", f"compute.precision={precision}"]
+    if device == "cuda":
+        of_compute.append("placement.fused.num_gpus=1")
+    random = [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions", "filtering")]
+    return of_compute if preset == "tiny" else [*of_compute, *random]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Automatic mask generation, everything but the image encoder: Meta's generator against ours.
+
+    python -m benchmarks.masks [--preset tiny] [--images 4] [--points 32] [--kept 0.4] [--repeats 5] [--json F]
+
+Two comparisons: Meta's generator as people run it against ours as the pipeline runs it, whose processes tell glibc to
+keep freed memory; and both with that setting, which glibc reads when a process starts. So two processes are driven
+in turn. Where no weights are at hand `base` runs on random ones, its predicted IoU and stability thresholds set so
+that a share of the candidates survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.mask_sides import Agreement, Side, Sides, Timing
+from benchmarks.measure import Row, report
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from workers.memory import KEPT_MEMORY
+
+_sides: Sides | None = None
+
+
+class Process:
+    """A process of its own that holds both sides, started under environment variables that glibc reads."""
+
+    def __init__(self, environment: dict[str, str], config: RunConfig, *, num_images: int, kept_share: float) -> None:
+        """Start it and load the models."""
+        self._pool = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=_load, initargs=(config, num_images, kept_share)
+        )
+        with _environment(environment):
+            self.agreement = self._pool.submit(_agree).result()
+
+    def run(self, side: Side) -> Timing:
+        """Generate the masks of all images once."""
+        return self._pool.submit(_run, side).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+def measure(config: RunConfig, *, num_images: int, kept_share: float, repeats: int) -> list[Row]:
+    """Return a row a comparison; both sides agree on all masks before anything is timed."""
+    default = Process({}, config, num_images=num_images, kept_share=kept_share)
+    kept = Process(KEPT_MEMORY, config, num_images=num_images, kept_share=kept_share)
+    timings: dict[str, list[Timing]] = {"meta": [], "ours": [], "meta, kept": [], "ours, kept": []}
+    for _ in range(repeats):
+        timings["meta"].append(default.run("meta"))
+        timings["ours, kept"].append(kept.run("ours"))
+        timings["meta, kept"].append(kept.run("meta"))
+        timings["ours"].append(default.run("ours"))
+    default.close()
+    kept.close()
+    medians = {name: statistics.median(timing.rest_s for timing in listed) for name, listed in timings.items()}
+    peaks = {name: listed[-1].peak_rss_bytes for name, listed in timings.items()}
+    case = f"masks, {config.preset}, {num_images} scenes, {config.masks.points_per_side}² points"
+    compared = {
+        "Meta as people run it, ours as the pipeline runs it": ("meta", "ours, kept"),
+        "memory kept on both sides": ("meta, kept", "ours, kept"),
+        "memory kept on neither side": ("meta", "ours"),
+    }
+    encoder = _encoder_note(timings)
+    return [
+        Row(f"{case}: {name}", medians[theirs], medians[ours], peaks[ours], f"{kept.agreement}; {encoder}")
+        for name, (theirs, ours) in compared.items()
+    ]
+
+
+def _encoder_note(timings: dict[str, list[Timing]]) -> str:
+    theirs, ours = (
+        statistics.median(timing.encoder_s for timing in timings[name]) for name in ("meta, kept", "ours, kept")
+    )
+    return f"beside it the image encoder: Meta {theirs:.3f} s, ours {ours:.3f} s"
+
+
+def _load(config: RunConfig, num_images: int, kept_share: float) -> None:
+    global _sides
+    _sides = Sides(config, num_images=num_images, kept_share=kept_share)
+
+
+def _loaded() -> Sides:
+    if _sides is None:
+        raise RuntimeError("the process has not loaded its models: start it with _load as the initialiser")
+    return _sides
+
+
+def _agree() -> Agreement:
+    return _loaded().agree()
+
+
+def _run(side: Side) -> Timing:
+    return _loaded().run(side)
+
+
+@contextmanager
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    """Let the processes that start meanwhile find `added` in their environment, and no other setting of malloc."""
+    before = dict(os.environ)
+    for name in KEPT_MEMORY:
+        os.environ.pop(name, None)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--points", type=int, help="a side of the grid; by default the preset's")
+    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    assignments = ["compute.device=cpu", *given.assignments]
+    if given.points is not None:
+        assignments.append(f"masks.points_per_side={given.points}")
+    config = load_config(given.preset, assignments=assignments)
+    rows = measure(config, num_images=given.images, kept_share=given.kept, repeats=given.repeats)
+    report("masks, everything but the image encoder: Meta's generator against ours", rows, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""How near each stage comes to what the machine can do: operations and bytes against its measured peaks.
+
+    python -m benchmarks.roofline [--preset base] [--masks 8] [--points 8] [--steps 12] [--json F]
+
+The peaks are the fastest matrix product and copy found here, on the same threads. Bytes are those of all tensors that
+operations read and write, as if no cache held any; a share above 1 is what the caches saved. Presets other than `tiny`
+run on random weights. One scene; captions of one crop kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
+from benchmarks.counting import count
+from benchmarks.filter import build_shard
+from benchmarks.mask_sides import Sides
+from benchmarks.measure import machine, median_seconds
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+from workers.captions import CocaCaptioner
+from workers.captions.engine import CachedEngine
+from workers.checkpoints.models import load_coca
+from workers.device import prepare_device
+from workers.filtering import ClipScorer
+from workers.linear import linear
+
+_SIDE = 2048
+_COPIED_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The machine's best: operations and bytes a second."""
+
+    operations: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One stage on the roofline.
+
+    Attributes:
+        case: What ran.
+        seconds: Median of the repeats.
+        operations: Floating-point operations of one run.
+        bytes: Read and written by operations, caches left out of account.
+        share_of_operations: Of the peak.
+        share_of_bytes: Of the peak.
+    """
+
+    case: str
+    seconds: float
+    operations: int
+    bytes: int
+    share_of_operations: float
+    share_of_bytes: float
+
+
+def measure_peaks() -> Peaks:
+    """Return the best of several matrix products and copies, in float32."""
+    weight, x = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
+    layer = linear(weight, None)
+    product = min(_least(lambda: x @ weight), _least(lambda: layer(x)))
+    # Ones: memory that nobody has written is one page of zeros, and lies in a cache.
+    source = torch.ones(_COPIED_BYTES // 4)
+    target = torch.ones_like(source)
+    copy = _least(lambda: target.copy_(source))
+    return Peaks(2 * _SIDE**3 / product, 2 * _COPIED_BYTES / copy)
+
+
+def _least(work: Callable[[], object]) -> float:
+    return min(median_seconds(work, repeats=1, warm_ups=1) for _ in range(5))
+
+
+def measure(
+    config: RunConfig, *, num_masks: int, num_steps: int, kept_share: float, repeats: int
+) -> tuple[Peaks, list[Point]]:
+    """Return the peaks and a point a stage."""
+    prepare_device(config.compute)
+    peaks = measure_peaks()
+    works = stages(config, num_masks=num_masks, num_steps=num_steps, kept_share=kept_share)
+    points = []
+    for case, work in works.items():
+        operations, num_bytes = count(work)
+        seconds = median_seconds(work, repeats=repeats, warm_ups=0)
+        points.append(
+            Point(
+                case=case,
+                seconds=seconds,
+                operations=operations,
+                bytes=num_bytes,
+                share_of_operations=operations / seconds / peaks.operations,
+                share_of_bytes=num_bytes / seconds / peaks.bytes,
+            )
+        )
+    return peaks, points
+
+
+def stages(config: RunConfig, *, num_masks: int, num_steps: int, kept_share: float) -> dict[str, Callable[[], object]]:
+    """Return what to run for each point, by its name."""
+    captions = one_crop_kind(config.captions, num_steps=num_steps)
+    shard = build_shard(1, num_masks)
+    sides = Sides(config, num_images=1, kept_share=kept_share, is_remembering=False)
+    agreement = sides.agree()
+    model = load_coca(captions.architecture, captions.weights).requires_grad_(False)
+    engine = CachedEngine(model, special_tokens(model), captions, seed=config.compute.seed)
+    image = crops_for(config, num_masks, model.visual.image_size[0])
+    score = ClipScorer(config.filtering, config.compute)
+    captioned = CocaCaptioner(captions, config.compute)(shard)
+    grid = config.masks.points_per_side
+    return {
+        f"propose, {config.preset}, {grid}² points, {agreement.share_kept:.0%} kept": lambda: sides.run("ours"),
+        f"caption, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps": lambda: engine.drafts(image),
+        f"filter, {config.preset}, {len(shard.images[0].masks)} masks of one scene": lambda: score(captioned),
+    }
+
+
+def report(peaks: Peaks, points: Sequence[Point], json_path: Path | None) -> None:
+    """Print the points as a table, and write them as a JSON list where a path is given."""
+    print(f"{machine()}; peaks {peaks.operations / 1e9:.0f} GFLOP/s, {peaks.bytes / 1e9:.1f} GB/s")
+    print(f"{'case':<60} {'s':>8} {'GFLOP':>9} {'GB':>8} {'of peak FLOP/s':>15} {'of peak GB/s':>13}")
+    for point in points:
+        print(
+            f"{point.case:<60} {point.seconds:>8.3f} {point.operations / 1e9:>9.1f} {point.bytes / 1e9:>8.2f} "
+            f"{point.share_of_operations:>15.0%} {point.share_of_bytes:>13.0%}"
+        )
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--masks", type=int, default=8)
+    parser.add_argument("--points", type=int, help="a side of the grid; by default the preset's")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    assignments = ["compute.device=cpu", *given.assignments]
+    if given.preset != "tiny":
+        assignments += [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions", "filtering")]
+    if given.points is not None:
+        assignments.append(f"masks.points_per_side={given.points}")
+    config = load_config(given.preset, assignments=assignments)
+    peaks, points = measure(
+        config, num_masks=given.masks, num_steps=given.steps, kept_share=given.kept, repeats=given.repeats
+    )
+    report(peaks, points, given.json)
+
+
+if __name__ == "__main__":
+    main()

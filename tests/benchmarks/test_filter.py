@@ -1,0 +1,49 @@
+"""The filter's benchmark: both filters give the same scores, and the share is of real captioning."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import filter as filter_benchmark
+from schemas.config_loading import load_config
+from schemas.shard import ExpressionRecord
+
+CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
+
+
+def test_both_filters_score_alike_and_the_note_gives_the_share():
+    share, plain = filter_benchmark.measure(CONFIG, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
+    assert "% of the captioner" in share.note
+    assert share.ours_s == plain.ours_s
+    assert "candidates within" in plain.note
+
+
+def test_scores_that_differ_are_not_timed(monkeypatch):
+    monkeypatch.setattr(filter_benchmark, "largest_difference", lambda one, other: 0.5)
+    with pytest.raises(ValueError, match=r"scores differ by 0\.5"):
+        filter_benchmark.measure(CONFIG, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
+
+
+def test_the_difference_is_the_largest_of_any_score():
+    shard = filter_benchmark.build_shard(1, 2)
+    (image,) = shard.images
+    assert len(image.masks) == 2
+
+    def scored(*correctness):
+        expressions = tuple(
+            ExpressionRecord(text="a", target_mask_ids=("0",), samples=(), uniqueness=4.0, correctness=value)
+            for value in correctness
+        )
+        return shard.with_images((replace(image, expressions=expressions),))
+
+    difference = filter_benchmark.largest_difference
+    assert difference(scored(0.5, 0.25), scored(0.5, 0.25)) == 0
+    assert difference(scored(0.5, 0.25), scored(0.375, 0.25)) == 0.125
+
+
+def test_the_command_line_writes_two_rows(tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = ["--images", "1", "--masks", "2", "--repeats", "1", "--caption-repeats", "1", "--json", str(path)]
+    filter_benchmark.main([*arguments, "--set", "captions.max_length=6"])
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == 2

@@ -1,0 +1,56 @@
+"""The GPU benchmark, as far as it runs where there is none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.authors_loop import AuthorsLoop
+from schemas.config_loading import load_config
+
+ROOT = Path(__file__).parents[2]
+# What a bare GPU machine has not, and the engines must not ask for.
+ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "synthworld.train"]
+
+
+def test_it_runs_on_a_cpu_without_ray_or_pyarrow_and_writes_the_devices_name(tmp_path):
+    blocker = (
+        "import sys, runpy\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT}))\n"
+        "sys.argv = ['gpu', *sys.argv[1:]]\n"
+        "runpy.run_module('benchmarks.gpu', run_name='__main__')\n"
+    )
+    path = tmp_path / "rows.json"
+    little = ["--device", "cpu", "--tiny", "--repeats", "1", "--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", blocker, *little], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    keys = {"case", "baseline_s", "ours_s", "ratio", "utilisation", "rate", "device", "note"}
+    keys |= {"peak_bytes", "peak_rss_bytes"}
+    assert all(row.keys() == keys for row in rows)
+    assert [row["case"].split(",")[0] for row in rows] == ["captions", "captions", "masks", "masks", "all stages"]
+    assert {row["device"] for row in rows} == {"cpu, 1 threads"}
+    assert "all in float64" in rows[0]["note"]
+    assert "images/s" in rows[-1]["note"]
+    for row in rows:
+        assert row["case"] in done.stdout
+
+
+def test_engines_that_draw_other_captions_are_not_timed(monkeypatch):
+    sample = AuthorsLoop.sample
+    monkeypatch.setattr(AuthorsLoop, "sample", lambda self, *given: [(), *sample(self, *given)[1:]])
+    with pytest.raises(ValueError, match="caption 0 differs in float64"):
+        gpu.check_captions(load_config("tiny"))
+
+
+def test_scenes_get_as_many_masks_as_asked_for():
+    shard = gpu.scenes_with(11, 2)
+    assert [len(image.masks) for image in shard.images] == [11, 11]
+    for image in shard.images:
+        assert [mask.index for mask in image.masks] == list(range(11))
+        assert len({mask.mask_id for mask in image.masks}) == 11

@@ -1,0 +1,69 @@
+"""The masks' benchmark compares equals: the same masks on both sides, the encoder left out of both."""
+
+import json
+import os
+
+import pytest
+
+from benchmarks import mask_sides, masks
+from benchmarks.mask_sides import Sides
+from schemas.config_loading import load_config
+from workers.memory import KEPT_MEMORY
+
+FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return Sides(load_config("tiny", assignments=FEW_POINTS), num_images=1, kept_share=0.4)
+
+
+def test_both_sides_find_the_same_masks(sides):
+    agreement = sides.agree()
+    assert agreement.num_same_codes == agreement.num_ours == agreement.num_theirs > 0
+    assert agreement.mean_iou == 1.0
+    assert 0 < agreement.share_kept < 1
+    assert "codes equal" in str(agreement)
+
+
+def test_different_masks_are_not_timed(sides, monkeypatch):
+    monkeypatch.setattr(mask_sides, "_codes", lambda annotations: [])
+    monkeypatch.setattr(mask_sides, "_best_ious", lambda ours, theirs: [[0.5]])
+    with pytest.raises(ValueError, match="find different masks"):
+        sides.agree()
+
+
+@pytest.mark.parametrize("side", ["meta", "ours"])
+def test_the_encoder_is_timed_apart(sides, side):
+    timing = sides.run(side)
+    assert timing.encoder_s > 0
+    assert timing.rest_s > 0
+    assert timing.peak_rss_bytes > 2**20
+
+
+def test_random_weights_leave_the_share_asked_for_and_smooth_masks():
+    random = ["masks.weights={uri: 'random:0'}", *FEW_POINTS]
+    sides = Sides(load_config("tiny", assignments=random), num_images=1, kept_share=0.25)
+    assert sides.agree().share_kept == pytest.approx(0.25, abs=0.05)
+    first, again = sides.run("ours"), sides.run("ours")
+    assert min(first.encoder_s, again.encoder_s) > 0
+
+
+def test_a_process_has_the_settings_of_malloc_that_it_was_given_and_no_others(monkeypatch):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    with masks._environment({}):
+        assert "MALLOC_TOP_PAD_" not in os.environ
+    with masks._environment(KEPT_MEMORY):
+        assert KEPT_MEMORY.items() <= os.environ.items()
+    assert os.environ["MALLOC_TOP_PAD_"] == "1"
+    assert "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = [f"--set={assignment}" for assignment in FEW_POINTS]
+    masks.main([*arguments, "--images", "1", "--repeats", "1", "--json", str(path)])
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert len(rows) == 3
+    assert {"case", "baseline_s", "ours_s", "ratio", "peak_rss_bytes", "note"} <= rows[0].keys()
+    assert "of candidates pass predicted IoU" in rows[0]["note"]

@@ -1,0 +1,24 @@
+import json
+
+from benchmarks import roofline
+
+LITTLE = ["--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1", "--set", "captions.max_length=5"]
+
+
+def test_every_stage_is_a_point_below_the_peak(tmp_path, capsys):
+    path = tmp_path / "points.json"
+    roofline.main([*LITTLE, "--json", str(path)])
+    points = json.loads(path.read_text(encoding="utf-8"))
+    shown = capsys.readouterr().out
+    assert [point["case"].split(",")[0] for point in points] == ["propose", "caption", "filter"]
+    for point in points:
+        assert point["operations"] > 1e6
+        assert point["bytes"] > 1e6
+        assert 0 < point["share_of_operations"] < 1.05
+        assert point["case"] in shown
+
+
+def test_peaks_are_those_of_this_machine():
+    peaks = roofline.measure_peaks()
+    assert peaks.operations > 1e9
+    assert peaks.bytes > 1e8

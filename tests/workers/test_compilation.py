@@ -1,0 +1,65 @@
+"""Compiled passes give what plain ones give, from a few programs."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from workers.captions.engine import CachedEngine
+from workers.compilation import bucket, compile_rows, padded
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, 64), (64, 64), (65, 96), (97, 128), (129, 192), (200, 256), (3000, 3072)]
+)
+def test_rows_are_rounded_up_to_a_bucket(count, size):
+    assert bucket(count) == size
+
+
+def test_a_bucket_is_never_smaller_than_its_rows_nor_half_as_large_again():
+    assert all(count <= bucket(count) < 1.5 * max(count, 64) for count in range(1, 5000))
+
+
+def test_padding_adds_zeros_behind():
+    rows = torch.ones(2, 3, 4)
+    assert torch.equal(padded(rows, 5)[:2], rows)
+    assert padded(rows, 5)[2:].count_nonzero() == 0
+    assert padded(rows, 2) is rows
+
+
+def test_rows_of_one_bucket_and_layers_of_one_kind_share_a_program(monkeypatch):
+    torch.compiler.reset()
+    programs = []
+    real = torch.compile
+
+    def backend(graph, _):
+        programs.append(graph)
+        return graph.forward
+
+    def add(module, x, other):
+        return module(x) + other
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
+    run, layers = compile_rows(add), [nn.Linear(4, 4), nn.Linear(4, 4)]
+    with torch.inference_mode():
+        for layer in layers:
+            for rows in (3, 50, 64):
+                x, other = torch.rand(rows, 4), torch.rand(rows, 4)
+                torch.testing.assert_close(run(layer, x, other), add(layer, x, other))
+        assert len(programs) == 1
+        run(layers[0], torch.rand(65, 4), torch.rand(65, 4))
+        assert len(programs) == 2
+
+
+@needs_compiler
+def test_a_compiled_engine_draws_the_same_captions():
+    torch.compiler.reset()
+    config = captions_config(max_length=6)
+    image = image_crops(num_masks=3)
+    plain = CachedEngine(small_coca(), SPECIAL, config, seed=0).drafts(image)
+    compiled = CachedEngine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).drafts(image)
+    assert [draft.tokens for draft in compiled] == [draft.tokens for draft in plain]
