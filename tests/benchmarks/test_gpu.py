@@ -35,7 +35,7 @@ def test_it_runs_on_a_cpu_without_ray_or_pyarrow_and_writes_the_devices_name(tmp
     assert all(row.keys() == keys for row in rows)
     assert [row["case"].split(",")[0] for row in rows] == ["captions", "captions", "masks", "masks", "all stages"]
     assert {row["device"] for row in rows} == {"cpu, 1 threads"}
-    assert "all in float64" in rows[0]["note"]
+    assert "in float64 all of 3 masks, 6 steps" in rows[0]["note"]
     assert "images/s" in rows[-1]["note"]
     for row in rows:
         assert row["case"] in done.stdout
