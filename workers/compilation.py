@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-import torch._dynamo
-import torch._inductor.config
 import torch.nn.functional as F
 from torch import nn
 
@@ -34,6 +32,10 @@ def _set_up() -> None:
     Raises:
         ConfigError: This torch cannot be told not to.
     """
+    # Here, because it takes as long to import as torch itself, and most processes compile nothing.
+    import torch._dynamo
+    import torch._inductor.config
+
     torch._dynamo.config.recompile_limit = _MAX_PROGRAMS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     if not hasattr(torch._inductor.config, "deterministic"):
