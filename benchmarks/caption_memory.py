@@ -24,6 +24,7 @@ from schemas.config_loading import load_config
 from workers.captions.captioner import crop_kinds
 from workers.captions.engine import CachedEngine
 from workers.captions.towers import CachedDecoder
+from workers.captions.walk import prefix_budget
 from workers.checkpoints.models import load_coca
 from workers.checkpoints.openclip import build_from_config, read_model_config
 from workers.device import prepare_device
@@ -91,7 +92,7 @@ def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> 
     decoder = CachedDecoder(model)
     tokens = int(model.visual.attn_pool.query.shape[0]) - 1
     image = decoder.image_bytes(num_masks, tokens)
-    left = max(captions.cache_bytes * 7 // 8 - image, captions.cache_bytes // 8)
+    left = prefix_budget(captions, image_bytes=image)
     return (
         f"{captions.architecture}, {num_masks} masks, {dtype}: image keys and values {image / _MIB:.0f} MiB a crop "
         f"kind, {decoder.pair_bytes / 1024:.0f} KiB a (prefix, crop); a budget of {captions.cache_bytes // _MIB} MiB "

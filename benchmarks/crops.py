@@ -20,7 +20,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torchvision.transforms import v2
 
-from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report, wait_for
 from schemas.shard import Box
 from workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from workers.masks import rle
@@ -64,8 +64,7 @@ def batched(case: Case, crop_format: CropFormat, device: torch.device) -> torch.
         crop_format=crop_format,
         device=device,
     )
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(device)
     return crops
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,7 @@ import torch
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import median_seconds, peak_rss_bytes
+from benchmarks.measure import median_seconds, peak_rss_bytes, random_weights, wait_for, write_json
 from benchmarks.utilisation import Utilisation
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
@@ -86,8 +85,7 @@ class Bench:
 
         def synchronised() -> None:
             work()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(self._device)
 
         return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1)
 
@@ -269,8 +267,7 @@ class Report:
             f"{row.rate:>9.2f}\n    {row.note}",
             flush=True,
         )
-        if self._path is not None:
-            self._path.write_text(json.dumps([asdict(one) for one in self._rows], indent=2) + "\n", encoding="utf-8")
+        write_json([asdict(one) for one in self._rows], self._path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -315,8 +312,7 @@ def _assignments(preset: str, device: str, precision: str) -> list[str]:
     of_compute = [f"compute.device={device}", f"compute.precision={precision}"]
     if device == "cuda":
         of_compute.append("placement.fused.num_gpus=1")
-    random = [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions", "filtering")]
-    return of_compute if preset == "tiny" else [*of_compute, *random]
+    return [*of_compute, *random_weights(preset, ("masks", "captions", "filtering"))]
 
 
 if __name__ == "__main__":

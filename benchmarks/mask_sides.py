@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.measure import peak_rss_bytes
+from benchmarks.measure import peak_rss_bytes, wait_for
 from schemas.config import RunConfig
 from synthworld.scenes import Split, make_scene
 from synthworld.shards import scene_image
@@ -121,7 +121,7 @@ class Sides:
         started = time.perf_counter()
         for image in self._images:
             self._generate[side](image)
-        _wait_for(self._device)
+        wait_for(self._device)
         total = time.perf_counter() - started
         return Timing(total - self._clock.seconds, self._clock.seconds, peak_rss_bytes())
 
@@ -202,10 +202,10 @@ class _EncoderClock:
         sam.image_encoder.forward = self._timed
 
     def _timed(self, pixels: torch.Tensor) -> torch.Tensor:
-        _wait_for(pixels.device)
+        wait_for(pixels.device)
         started = time.perf_counter()
         encoded = self._remembered(pixels) if self._is_remembering else self._encode(pixels)
-        _wait_for(pixels.device)
+        wait_for(pixels.device)
         self.seconds += time.perf_counter() - started
         return encoded
 
@@ -235,11 +235,6 @@ class _AutocastPredictor(SamPredictor):  # type: ignore[misc]
         with self._autocast():
             found = super().predict_torch(*given, **named)
         return tuple(one.float() for one in found)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _PredictedIous:

@@ -7,7 +7,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,6 +55,23 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def wait_for(device: torch.device) -> None:
+    """Return once a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def random_weights(preset: str, stages: Sequence[str]) -> list[str]:
+    """Return the assignments that give `stages` random weights; none for `tiny`, whose weights are in the package."""
+    return [] if preset == "tiny" else [f"{stage}.weights={{uri: 'random:0'}}" for stage in stages]
+
+
+def write_json(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
+    """Write `rows` as a JSON list, where a path is given."""
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
 def machine() -> str:
     """Return what the figures were measured on; never a host's name."""
     return (
@@ -82,6 +99,4 @@ def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
             row.note,
         )
     Console().print(table)
-    if json_path is not None:
-        listed = [{**asdict(row), "ratio": row.ratio} for row in rows]
-        json_path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    write_json([{**asdict(row), "ratio": row.ratio} for row in rows], json_path)

@@ -9,7 +9,6 @@ torch's own, by kind of operation, nested ones left out. Presets other than `tin
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import machine
+from benchmarks.measure import machine, random_weights, write_json
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from workers.captions.engine import CachedEngine
@@ -90,8 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     assignments = ["compute.device=cpu", f"masks.points_per_side={given.points}", *given.assignments]
-    if given.preset != "tiny":
-        assignments += [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions")]
+    assignments += random_weights(given.preset, ("masks", "captions"))
     config = load_config(given.preset, assignments=assignments)
     found = measure(config, num_masks=given.masks, num_steps=given.steps)
     print(machine())
@@ -100,9 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{case}: {total:.2f} s")
         for kind, taken in seconds.items():
             print(f"  {kind:<20} {taken:>8.3f} s {taken / total:>5.0%}")
-    if given.json is not None:
-        rows = [{"case": case, "seconds": seconds} for case, seconds in found.items()]
-        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_json([{"case": case, "seconds": seconds} for case, seconds in found.items()], given.json)
 
 
 if __name__ == "__main__":

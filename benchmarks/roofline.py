@@ -10,7 +10,6 @@ run on random weights. One scene; captions of one crop kind.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
 from benchmarks.counting import count
 from benchmarks.filter import build_shard
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import machine, median_seconds
+from benchmarks.measure import machine, median_seconds, random_weights, write_json
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from workers.captions import CocaCaptioner
@@ -132,8 +131,7 @@ def report(peaks: Peaks, points: Sequence[Point], json_path: Path | None) -> Non
             f"{point.case:<60} {point.seconds:>8.3f} {point.operations / 1e9:>9.1f} {point.bytes / 1e9:>8.2f} "
             f"{point.share_of_operations:>15.0%} {point.share_of_bytes:>13.0%}"
         )
-    if json_path is not None:
-        json_path.write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n", encoding="utf-8")
+    write_json([asdict(point) for point in points], json_path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,9 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    assignments = ["compute.device=cpu", *given.assignments]
-    if given.preset != "tiny":
-        assignments += [f"{stage}.weights={{uri: 'random:0'}}" for stage in ("masks", "captions", "filtering")]
+    random = random_weights(given.preset, ("masks", "captions", "filtering"))
+    assignments = ["compute.device=cpu", *given.assignments, *random]
     if given.points is not None:
         assignments.append(f"masks.points_per_side={given.points}")
     config = load_config(given.preset, assignments=assignments)

@@ -29,7 +29,7 @@ _MACHINE_WORDS: tuple[str, ...] = (
 
 
 # Where the exceptions of `compute.is_compiled` come from: a machine without a compiler, never an image.
-_COMPILERS: tuple[str, ...] = ("torch._dynamo", "torch._inductor")
+_COMPILERS: tuple[str, ...] = ("torch._dynamo", "torch._inductor", "triton.")
 
 
 def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:
@@ -125,6 +125,6 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    if type(error).__module__.partition(".")[0] == "triton" or type(error).__module__.startswith(_COMPILERS):
+    if type(error).__module__.startswith(_COMPILERS):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _MACHINE_WORDS)

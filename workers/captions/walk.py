@@ -22,6 +22,14 @@ from workers.device import to_device
 _LINES_A_MEAN = 256
 
 
+def prefix_budget(config: CaptionsConfig, *, image_bytes: int) -> int:
+    """Return the bytes that the caches of prefixes may take: of `cache_bytes`, what `image_bytes` leave.
+
+    An eighth is put by for temporaries, and an eighth is theirs in any case.
+    """
+    return max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8)
+
+
 @dataclass(frozen=True, slots=True)
 class WalkRules:
     """What a walk needs of the config, with the bytes that are left for the prefixes' caches."""
@@ -37,10 +45,7 @@ class WalkRules:
 
     @classmethod
     def of(cls, config: CaptionsConfig, special: SpecialTokens, *, image_bytes: int) -> Self:
-        """Read `config`; the prefixes get what image keys and values of `image_bytes` leave of its `cache_bytes`.
-
-        An eighth is put by for temporaries, and an eighth is theirs in any case.
-        """
+        """Read `config`; the caches get what `prefix_budget` leaves beside image keys and values of `image_bytes`."""
         return cls(
             special=special,
             min_length=config.min_length,
@@ -49,7 +54,7 @@ class WalkRules:
             num_beams=config.beam.num_beams // config.beam.num_groups,
             beam_score=config.beam.beam_score,
             length_penalty=config.beam.length_penalty,
-            budget_bytes=max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8),
+            budget_bytes=prefix_budget(config, image_bytes=image_bytes),
         )
 
 
