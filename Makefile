@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench weights docs clean
+.PHONY: help install demo test test-all soak lint format bench weights docs dashboard wheel clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 RUN := .venv/bin/python
@@ -20,8 +20,14 @@ install: $(STAMP) ## Make .venv and install the pinned dependencies
 demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 	$(RUN) -m cli demo
 
-test: $(STAMP) ## Run every test, with coverage
+test: $(STAMP) ## Run the tests but the longest, with coverage (about 20 minutes on 2 cores)
+	$(RUN) -m pytest -m "not long" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## Run every test (about 40 minutes on 2 cores)
 	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+soak: $(STAMP) ## Half an hour of faults at random over 5,000 images; SOAK_ARGS="--minutes 3 --seed 7" for another
+	$(RUN) -m tests.faults.soak $(SOAK_ARGS)
 
 lint: $(STAMP) ## Format check, lint, types, import contracts
 	$(RUN) -m ruff format --check .
@@ -41,6 +47,13 @@ weights: $(STAMP) ## Train the three tiny models again (at most 90 minutes on 2 
 
 docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
 	$(RUN) -m schemas.documentation > docs/schema.md
+
+dashboard: $(STAMP) ## Regenerate the Grafana dashboard from the metrics
+	$(RUN) -m deploy.dashboard > deploy/dashboards/pseudoris.json
+
+wheel: $(STAMP) ## Build the package that clusters install, into dist/
+	rm -f dist/pseudoris-*.whl
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean: ## Remove what the targets made, but not .venv
 	rm -rf demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

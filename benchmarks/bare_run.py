@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from pipeline.graph import actor_environment
-from pipeline.identity import STAGES, measure_identity
+from pipeline.identity import measure_identity
 from pipeline.planning import plan_run
 from pipeline.reading import read_shard
 from pipeline.sources import open_source
@@ -19,6 +19,7 @@ from store.commit import commit_shard
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from workers.images.proving import Prover
+from workers.stages import STAGES
 
 
 def run_bare(source: Path, out: Path, config: RunConfig) -> tuple[float, list[float]]:

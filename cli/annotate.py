@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from cli.console import report, stdout
 from cli.progress import plan_view, run_progress, summary_view
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
+
+if TYPE_CHECKING:
+    from pipeline.starting import Start
 
 INTERRUPTED = 130
 INCOMPLETE = 3
@@ -31,16 +35,38 @@ def annotate(
     ] = None,
     address: options.Address = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Plan the first N images only.", show_default=False)] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="List SOURCE again and add what it has gained to the run.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Compute the quarantined images again, and nothing else.")
+    ] = False,
+    retry_reasons: Annotated[
+        str | None,
+        typer.Option(help="With --retry-failed only these, e.g. missing,decoder_timeout.", show_default=False),
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Go on with another kind of device or other package versions.")
+    ] = False,
+    allow_degraded: Annotated[
+        bool, typer.Option("--allow-degraded", help="Halve a shard's tiles where memory has run out twice.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Annotate every image of SOURCE with masks and distinctive expressions, into tables under OUT."""
-    config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address)
+    allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded}
+    config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
+    # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
+    from pipeline.retrying import parse_reasons
+    from pipeline.starting import Start
+
+    start = Start(limit, is_extension=extend, is_retry=retry_failed, reasons=parse_reasons(retry_reasons))
     if dry_run:
         from pipeline.preview import dry_run as preview
 
-        stdout.print(plan_view(preview(source, out, config, limit=limit)))
+        stdout.print(plan_view(preview(source, out, config, start=start)))
         return
-    raise typer.Exit(run(source, out, config, limit=limit))
+    raise typer.Exit(run(source, out, config, start=start))
 
 
 def resolve(
@@ -50,26 +76,27 @@ def resolve(
     *,
     shard_size: int | None,
     address: str | None,
+    allowed: Mapping[str, bool] | None = None,
 ) -> RunConfig:
-    """Return the configuration with the two short options laid over everything else."""
+    """Return the configuration with the short options laid over everything else."""
     words = list(assignments or ())
     words += [f"shards.max_images={shard_size}"] if shard_size is not None else []
     words += [f"placement.address={address}"] if address is not None else []
+    words += [f"placement.{name}=true" for name, is_given in (allowed or {}).items() if is_given]
     return load_config(preset, config_file, words)
 
 
-def run(source: str, out: str, config: RunConfig, *, limit: int | None = None) -> int:
+def run(source: str, out: str, config: RunConfig, *, start: Start | None = None) -> int:
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
 
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
     """
     try:
-        # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
         from pipeline.running import annotate as run_pipeline
 
         with run_progress() as on_event:
-            summary = run_pipeline(source, out, config, limit=limit, on_event=on_event)
+            summary = run_pipeline(source, out, config, start=start, on_event=on_event)
     except KeyboardInterrupt:
         # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
         report("stopped", f"nothing that is committed in {out} is lost", "yellow")
@@ -80,4 +107,9 @@ def run(source: str, out: str, config: RunConfig, *, limit: int | None = None) -
         report("stopped", f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.", "yellow")
         report("to resume", "run the same command again", "yellow")
         return INTERRUPTED
-    return 0 if summary.is_complete else INCOMPLETE
+    if not summary.is_complete:
+        left = summary.num_planned_shards - summary.totals.shards
+        # A retry leaves the rest of the plan alone.
+        report("incomplete", f"{left:,} shards are not committed: run without --retry-failed to go on", "yellow")
+        return INCOMPLETE
+    return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from rich.text import Text
 stdout = Console(highlight=False, markup=False)
 stderr = Console(stderr=True, highlight=False, markup=False)
 
+# Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -73,4 +77,29 @@ def command(*arguments: str) -> str:
 
 def report(word: str, text: str, style: str) -> None:
     """Print a coloured word and a plain message on stderr, unwrapped so that commands can be copied."""
-    stderr.print(Text.assemble((word, style), " ", text), soft_wrap=True)
+    stderr.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return a message with control characters spelled out: names of files and columns in it are a stranger's words.
+
+    A terminal would obey them: set its title, overwrite lines, and with signs that turn the direction of writing
+    show another name than the one that is meant.
+    """
+    return "".join(letter if letter in "\n\t" or not _is_control(letter) else _spelled(letter) for letter in text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Writes log records as `printable` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's message."""
+        return printable(super().format(record))
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in _CONTROL_CATEGORIES
+
+
+def _spelled(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

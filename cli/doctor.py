@@ -18,13 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import options
-from cli.console import format_bytes, stdout
+from cli.console import format_bytes, printable, stdout
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError, PseudorisError
 
 if TYPE_CHECKING:
-    from pipeline.identity import StageKind
+    from workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
 # A run below these still starts, but is likely to end early.
@@ -117,8 +117,10 @@ def _memory() -> str:
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:
-    from pipeline.identity import STAGES
+    from pipeline.endpoint import announce_endpoint
+    from workers.stages import STAGES
 
+    announce_endpoint(config)
     for stage in STAGES:
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, config))
 
@@ -130,14 +132,15 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 def _source(source: str, config: RunConfig, out: str | None) -> str:
     from pipeline.sources import open_source
 
-    first = [item.key for item in islice(open_source(source, config.source, exclude=out).list(), 3)]
+    listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
+    first = [item.key for item in islice(listing.list(), 3)]
     return f"{source} lists images, the first: {', '.join(first)}"
 
 
 def _output(out: str, config: RunConfig) -> str:
     from store.location import RunLocation
 
-    location = RunLocation.open(out, endpoint_url=config.source.endpoint_url)
+    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()
@@ -164,5 +167,5 @@ def _as_table(preset: str, checks: list[Check]) -> Table:
     for header in ("", "check", "found"):
         table.add_column(header, overflow="fold")
     for check in checks:
-        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, check.detail)
+        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, printable(check.detail))
     return table

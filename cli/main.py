@@ -13,8 +13,8 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from cli import annotate, demo, doctor, gallery, status, verify
-from cli.console import report, stderr
+from cli import annotate, demo, doctor, estimate, export, gallery, gc, parts, status, verify
+from cli.console import PrintableFormatter, report, stderr
 from schemas.errors import ConfigError, PseudorisError
 
 USER_MUST_MEND = 2
@@ -29,8 +29,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("annotate")(annotate.annotate)
+app.command("estimate")(estimate.estimate)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
+app.command("parts")(parts.parts)
+app.command("gc")(gc.gc)
+app.command("export")(export.export)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
@@ -38,9 +42,9 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Run the command line; a mistake of the user's ends in one message, without a traceback."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
-    )
+    handler = RichHandler(console=stderr, show_path=False)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # Ends as an exception: what is half written is removed on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:

@@ -15,7 +15,14 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[str, typer.Argument(metavar="OUT", help="Folder or url that holds the run.", show_default=False)]
+Out = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="Folder or url that holds the run. Another S3 than AWS: AWS_ENDPOINT_URL (annotate: source.endpoint_url).",
+        show_default=False,
+    ),
+]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU), base, or paper.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file laid over the preset.", show_default=False)

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
-from pipeline.summary import Committed, Notice, OnEvent, Planned, RunEvent, RunPlan, RunSummary
+from pipeline.summary import Committed, Notice, OnEvent, Planned, Retried, RunEvent, RunPlan, RunSummary
 from schemas.tables import FAILURE_REASONS
 
 
@@ -39,7 +39,9 @@ class RunProgress:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("listing and planning", total=None)
+        self._verb = "annotating"
         self._quarantined = 0
+        self._recovered = 0
 
     def on_event(self, event: RunEvent) -> None:
         """Show `event`."""
@@ -47,11 +49,14 @@ class RunProgress:
             self._start(event)
         elif isinstance(event, Committed):
             self._count(event)
+        elif isinstance(event, Retried):
+            self._count_retried(event)
         elif isinstance(event, Notice):
             self._progress.console.print(Text.assemble(("note", "yellow"), " ", event.text))
 
     def _start(self, event: Planned) -> None:
         actors = ", ".join(f"{count} × {pool}" for pool, count in event.actors.items())
+        self._verb = "retrying" if event.is_retry else "annotating"
         if event.num_shards_done:
             self._progress.console.print(
                 f"continuing: {event.num_shards_done} of {event.num_shards} shards are committed and stay as they are"
@@ -59,7 +64,7 @@ class RunProgress:
         # A new task, so that the rate does not count what an earlier start committed.
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(
-            f"annotating ({actors or 'nothing left to do'})", total=event.num_images, completed=event.num_images_done
+            f"{self._verb} ({actors or 'nothing left to do'})", total=event.num_images, completed=event.num_images_done
         )
 
     def _count(self, event: Committed) -> None:
@@ -67,6 +72,11 @@ class RunProgress:
         self._quarantined += counts.quarantined
         note = f"annotating, {self._quarantined} quarantined" if self._quarantined else "annotating"
         self._progress.update(self._task, advance=counts.images, description=note)
+
+    def _count_retried(self, event: Retried) -> None:
+        self._recovered += event.num_recovered
+        note = f"retrying, {self._recovered:,} recovered"
+        self._progress.update(self._task, advance=event.num_images, description=note)
 
 
 @contextmanager
@@ -99,10 +109,29 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("speed", _speed(summary))
     counts.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
     counts.add_row("output", format_bytes(totals.output_bytes))
+    for name, text in _extras(summary):
+        counts.add_row(name, text)
     parts: list[RenderableType] = [counts]
     if totals.reasons:
         parts += ["", reasons_view(dict(totals.reasons))]
     return Group(*parts, "", path_lines("tables", summary.tables))
+
+
+def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """Yield what most runs have none of."""
+    totals, retry = summary.totals, summary.retry
+    if retry is not None:
+        changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
+        yield "retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}"
+    if totals.repeats:
+        yield "done twice", repeats_text(totals.repeats)
+    if totals.degraded or totals.mixed:
+        yield "promise 2", f"{totals.degraded:,} shards degraded, {totals.mixed:,} mixed: their bytes may differ"
+
+
+def repeats_text(count: int) -> str:
+    """Return what to say of work that was done twice."""
+    return f"{count:,} shards of a pool, after the loss of a process, node or driver"
 
 
 def _speed(summary: RunSummary) -> str:
@@ -129,6 +158,13 @@ def plan_view(plan: RunPlan) -> Table:
     table.add_row("output", plan.out)
     table.add_row("images", f"{plan.num_images:,} ({format_bytes(plan.input_bytes)}){repeated}")
     table.add_row("shards", f"{plan.num_shards:,}{done}")
+    if plan.extension is not None:
+        known = f"{plan.extension.num_changed:,} known ones changed, {plan.extension.num_vanished:,} vanished"
+        table.add_row(
+            "extension", f"{plan.extension.num_new:,} images in {plan.extension.num_shards:,} shards; {known}"
+        )
+    if plan.num_to_retry is not None:
+        table.add_row("to retry", f"{plan.num_to_retry:,} quarantined images")
     table.add_row("actors", ", ".join(f"{count} × {pool}" for pool, count in plan.actors.items()))
     table.add_row("device", plan.device_kind)
     for stage, (uri, digest) in plan.weights.items():

@@ -1,34 +1,135 @@
-"""`pseudoris status`: how far a run is, from its output alone."""
+"""`pseudoris status`: how far a run is and how fast it goes, from its output alone."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
+from typing import Annotated
+
+import typer
 from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 
 from cli import options
-from cli.console import facts_table, format_bytes, stdout
-from cli.progress import reasons_view
+from cli.console import facts_table, format_bytes, format_seconds, stdout
+from cli.progress import reasons_view, repeats_text
 from store.location import RunLocation
-from store.status import RunStatus, run_status
+from store.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
+
+DEFAULT_EVERY_S = 5.0
 
 
-def status(out: options.Out) -> None:
-    """Show how far a run is, alive or dead, from its receipts."""
-    found = run_status(RunLocation.open(out))
-    parts: list[RenderableType] = [_view(out, found)]
+def status(
+    out: options.Out,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until it is complete, or Ctrl-C.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = DEFAULT_EVERY_S,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch one a line.")] = False,
+) -> None:
+    """Show how far a run is, alive or dead, from its receipts; nothing is written."""
+    reader = StatusReader(RunLocation.open(out))
+    found = reader.read()
+    if as_json:
+        typer.echo(_as_json(found))
+        while watch and not found.is_complete:
+            time.sleep(every_s)
+            found = reader.read()
+            typer.echo(_as_json(found))
+    elif watch:
+        _watch(out, reader, found, every_s)
+    else:
+        stdout.print(status_view(out, found))
+
+
+def _watch(out: str, reader: StatusReader, found: RunStatus, every_s: float) -> None:
+    try:
+        with Live(status_view(out, found), console=stdout, auto_refresh=False) as live:
+            while not found.is_complete:
+                time.sleep(every_s)
+                found = reader.read()
+                live.update(status_view(out, found), refresh=True)
+    except KeyboardInterrupt:
+        # The last view stays on the screen; the run goes on, this only looked.
+        return
+
+
+def status_view(out: str, found: RunStatus) -> RenderableType:
+    """Return the status as tables: counts, speed, and quarantine by reason."""
+    parts: list[RenderableType] = [_counts_view(out, found)]
     if found.reasons:
         parts.append(reasons_view(dict(found.reasons)))
-    stdout.print(Group(*parts))
+    return Group(*parts)
 
 
-def _view(out: str, found: RunStatus) -> Table:
-    table = facts_table(f"{out}: {'complete' if found.is_complete else 'not complete; run annotate again to continue'}")
+def _counts_view(out: str, found: RunStatus) -> Table:
+    table = facts_table(f"{out}: {_headline(found)}")
     table.add_row("source", found.source)
-    table.add_row("shards", f"{found.num_done:,} of {found.num_shards:,}")
+    table.add_row("driver", _driver(found))
+    table.add_row("shards", f"{found.num_done:,} of {found.num_shards:,}{_retried(found)}")
     table.add_row("images", f"{found.num_images_done:,} of {found.num_images:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
     table.add_row("masks", f"{found.masks:,}")
     table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct, {found.kept:,} kept")
+    table.add_row("speed", _speed(found))
+    if not found.is_complete:
+        table.add_row("left", _left(found))
     table.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items()) or "–")
+    if found.bottleneck is not None:
+        basis = "the stages' seconds an actor" if found.bottleneck.is_by_actor else "the stages' seconds"
+        table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
     table.add_row("output", format_bytes(found.size_bytes))
+    if found.repeats:
+        table.add_row("done twice", repeats_text(found.repeats))
+    table.add_row("promise 2", _outside(found))
     return table
+
+
+def _headline(found: RunStatus) -> str:
+    if found.is_complete:
+        return "complete"
+    return "running" if found.driver.state == DRIVER_ALIVE else "not complete; run annotate again to continue"
+
+
+def _driver(found: RunStatus) -> str:
+    driver = found.driver
+    ago = "" if driver.beaten_s_ago is None else f", last sign of life {format_seconds(driver.beaten_s_ago)} ago"
+    if driver.state == DRIVER_ALIVE:
+        return f"{driver.name} works on it{ago}"
+    if driver.state == DRIVER_SILENT:
+        return f"{driver.name} holds it and is silent{ago}: it died, or cannot reach the storage"
+    return "nobody works on it"
+
+
+def _retried(found: RunStatus) -> str:
+    return f", {found.retried:,} of them retried" if found.retried else ""
+
+
+def _speed(found: RunStatus) -> str:
+    rates = found.rates
+    if rates.overall is None:
+        return "–"
+    pauses = f" without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
+    overall = f"{rates.overall:.2f} images/s overall ({format_seconds(rates.active_s)} of work{pauses})"
+    if rates.now is None:
+        return overall
+    return f"{rates.now:.2f} images/s in the last {format_seconds(rates.window_s)} at most, {overall}"
+
+
+def _left(found: RunStatus) -> str:
+    images = f"{found.num_images - found.num_images_done:,} images"
+    if found.eta_s is None:
+        return images
+    once = "" if found.driver.state == DRIVER_ALIVE else " once it is started again"
+    return f"{images}, about {format_seconds(found.eta_s)}{once}"
+
+
+def _outside(found: RunStatus) -> str:
+    if not found.degraded and not found.mixed:
+        return "no shard outside"
+    return f"{found.degraded:,} shards degraded, {found.mixed:,} mixed: their bytes may differ from another run's"
+
+
+def _as_json(found: RunStatus) -> str:
+    tree = {"is_complete": found.is_complete, **dataclasses.asdict(found), "eta_s": found.eta_s}
+    return json.dumps(tree)

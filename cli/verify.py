@@ -9,12 +9,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cli import options
-from cli.console import facts_table, report, stdout
+from cli.console import facts_table, printable, report, stdout
 from store.location import RunLocation
-from store.verify import Problem, VerifyReport, verify_run
+from store.verify import OutsideBytes, Problem, VerifyReport, verify_run
 
 # More lines than a person reads; the count says how many there are.
 MAX_SHOWN = 50
+MAX_RANGES = 8
 
 
 def verify(
@@ -40,6 +41,8 @@ def verify(
     stdout.print(_view(out, found))
     if found.problems:
         stdout.print(_problems_view(found.problems))
+    if found.outside:
+        stdout.print(_outside_view(found.outside))
     if not found.is_clean:
         report("off", f"{len(found.problems):,} problem(s) in {out}", "red")
         raise typer.Exit(1)
@@ -54,11 +57,23 @@ def _view(out: str, found: VerifyReport) -> Table:
     return table
 
 
+def _outside_view(outside: tuple[OutsideBytes, ...]) -> Table:
+    title = "outside promise 2: their bytes may differ from another run's, and nothing of them is wrong"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for header in ("shards", "what", "detail"):
+        table.add_column(header, overflow="fold")
+    for each in outside:
+        shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
+        more = ", …" if len(each.shards) > MAX_RANGES else ""
+        table.add_row(f"{each.num_shards:,}: {', '.join(shown)}{more}", each.what, each.detail)
+    return table
+
+
 def _problems_view(problems: tuple[Problem, ...]) -> Table:
     shown = f", the first {MAX_SHOWN}" if len(problems) > MAX_SHOWN else ""
     table = Table(title=f"{len(problems):,} problems{shown}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for header in ("shard", "what", "detail"):
         table.add_column(header, overflow="fold")
     for problem in problems[:MAX_SHOWN]:
-        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
+        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, printable(problem.detail))
     return table

@@ -11,19 +11,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.failures import original_error
+from pipeline.failures import causes, original_error
 from pipeline.identity import measure_identity
+from pipeline.interrupts import signals_deferred
 from schemas.config import RunConfig
 from schemas.errors import ConfigError, TransientError
 from schemas.run import Identity
 
 logger = logging.getLogger(__name__)
 
+RAY_ADDRESS = "RAY_ADDRESS"
+
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str) -> Iterator[bool]:
     """Be connected to a Ray cluster inside the block; one that was started for it ends with it.
+
+    Yields whether nodes may join the cluster: it was there before, or is being scaled.
 
     Args:
         address: `auto`: the cluster of RAY_ADDRESS or of this machine, else a new local one; `local`:
@@ -33,18 +39,13 @@ def connected(address: str) -> Iterator[None]:
         ConfigError: The address is a Ray Client's, or no cluster answers there.
         TransientError: A new cluster did not come up in Ray's own time.
     """
-    if address.startswith("ray://"):
-        raise ConfigError(
-            f"address {address!r} is Ray Client's, which loses the run when the connection drops. Submit the command "
-            "as a job: ray job submit --address http://HOST:8265 -- pseudoris annotate … --address auto"
-        )
+    _refuse_client(address)
     if ray.is_initialized():
-        yield
+        yield True
         return
     folder = tempfile.mkdtemp(prefix="pseudoris-ray-") if address == "local" else None
     try:
-        _start(address, folder)
-        yield
+        yield _start(address, folder)
     finally:
         ray.shutdown()
         if folder is not None:
@@ -53,8 +54,13 @@ def connected(address: str) -> Iterator[None]:
 
 def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node."""
+    return [dict(node["Resources"]) for node in living_nodes()]
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of each living node."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
-    return [dict(node["Resources"]) for node in nodes if node["Alive"]]
+    return [node for node in nodes if node["Alive"]]
 
 
 def identity_on_cluster(config: RunConfig) -> Identity:
@@ -74,7 +80,20 @@ def identity_on_cluster(config: RunConfig) -> Identity:
     return identity
 
 
-def _start(address: str, folder: str | None) -> None:
+def _refuse_client(address: str) -> None:
+    """Raise ConfigError for an address with a protocol, which Ray would take for its Client, also in RAY_ADDRESS."""
+    named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
+    if "://" not in named:
+        return
+    where = f"address {named!r}" + (f" (of {RAY_ADDRESS})" if address == "auto" else "")
+    raise ConfigError(
+        f"{where} is Ray Client's or a job server's. A run through Ray Client is lost when the connection drops: "
+        "submit the command as a job, ray job submit --address http://HOST:8265 -- pseudoris annotate … --address auto"
+    )
+
+
+def _start(address: str, folder: str | None) -> bool:
+    """Connect, and return whether the cluster was there before."""
     _quieten()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
@@ -82,9 +101,16 @@ def _start(address: str, folder: str | None) -> None:
     elif address != "auto":
         options |= {"address": address}
     try:
-        with _muted_stderr():
+        # Broken off halfway it would leave the processes that it has started.
+        with signals_deferred(), _muted_stderr():
             ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        # Ray gives its own error away as text.
+        if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
+            raise ConfigError(
+                f"the Ray cluster at address {address!r} asks for a token: set RAY_AUTH_MODE=token, with the token in "
+                "~/.ray/auth_token or RAY_AUTH_TOKEN"
+            ) from error
         raise ConfigError(
             f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
             "--address HOST:PORT, or use --address local"
@@ -94,6 +120,9 @@ def _start(address: str, folder: str | None) -> None:
         raise TransientError(
             f"Ray did not start: {error} The machine may be busy or short of memory: see what else runs on it"
         ) from error
+    # No public name tells whether `auto` has found a cluster or started one.
+    node: Any = ray._private.worker._global_node
+    return node is None or not node.is_head()
 
 
 def _quieten() -> None:

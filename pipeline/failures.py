@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,7 +21,7 @@ def original_error(error: BaseException) -> BaseException:
     comes back, with the worker's traceback in its text. Errors of Ray (a lost node, a lost object) become
     `TransientError`: what is committed stands, and another start continues.
     """
-    chain = list(_chain(error))
+    chain = list(causes(error))
     for link in chain:
         # Ray also raises a class made on the spot from ours and its own, whose text is a page of traceback.
         if isinstance(link, PseudorisError) and not isinstance(link, RayError):
@@ -33,7 +34,18 @@ def original_error(error: BaseException) -> BaseException:
     return TransientError(_explanation(error))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def let_go(error: BaseException) -> BaseException:
+    """Return `error` without what it was raised from, to be raised outside of the handler that caught it.
+
+    Its frames, and cycles in Ray Data, would keep the actors and their CPUs taken. What went wrong in a worker stands
+    in the text.
+    """
+    error.__cause__ = error.__context__ = None
+    gc.collect()
+    return error.with_traceback(None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and all that it was raised from, outermost first, each once."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()

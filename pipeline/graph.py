@@ -5,24 +5,32 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
-from pipeline.identity import STAGES
 from pipeline.job import Job
+from pipeline.resources import num_readers
 from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
+from pipeline.windows import WINDOWS, WindowRule, WindowTimes
 from schemas.config import ComputeConfig, PoolConfig
 from schemas.run import Receipt
 from workers.memory import KEPT_MEMORY
+from workers.stages import STAGES
+
+MAX_INIT_DEATHS: Final = 8
 
 
-def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
-    """Yield the receipt of each of `shards` as its commit lands, in no order.
+def run_shards(
+    job: Job, shards: Sequence[int], actors: Mapping[str, int], *, rule: WindowRule = WINDOWS
+) -> Generator[Receipt]:
+    """Yield the receipt of each of `shards` as its commit lands, in no order but that of the windows.
 
     Closing the iterator, or an exception in its consumer, ends the execution; what is committed stands.
 
@@ -30,7 +38,20 @@ def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Ge
         job: The run.
         shards: Numbers in the plan, not committed yet, in the order in which they should start.
         actors: Planned actors by pool name, from `resources.plan_actors`.
+        rule: How many shards go into one execution.
     """
+    start, times = 0, None
+    while start < len(shards):
+        window = shards[start : start + rule.size(len(shards) - start, times)]
+        start += len(window)
+        times = WindowTimes(time.monotonic())
+        with closing(_run_window(job, window, actors)) as receipts:
+            for receipt in receipts:
+                times.add(time.monotonic())
+                yield receipt
+
+
+def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
     dataset = build_dataset(job, shards, actors)
     # Receipts are about a kilobyte: nothing to prefetch, and each is handed on when it lands.
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -39,20 +60,23 @@ def run_shards(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Ge
 
 def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Dataset:
     """Return the lazy graph of `run_shards`: a block a shard in, a block of one receipt a shard out."""
-    _configure_ray_data()
+    configure_ray_data()
     placement = job.config.placement
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
         # As many blocks as read tasks: else Ray Data would cut blocks to reach its own number.
         override_num_blocks=len(shards),
+        concurrency=num_readers(actors),
         **_task_arguments(placement.read),
     )
-    for name, pool in job.config.model_pools().items():
-        dataset = _add_pool(dataset, job, pool, stages=_stages_of(name), num_actors=actors[name])
+    for name in job.config.model_pools():
+        dataset = _add_pool(dataset, job, name, num_actors=actors[name])
     committed: Dataset = dataset.map_batches(
         functools.partial(commit_block, job=job),
         batch_size=None,
         batch_format="pyarrow",
+        # A bound that Ray Data knows: what tasks cannot use it leaves to the pools.
+        compute=TaskPoolStrategy(size=num_readers(actors)),
         **_task_arguments(placement.commit),
     )
     return committed
@@ -109,16 +133,19 @@ def _read(job_ref: ray.ObjectRef[Job], shard: int) -> list[pa.Table]:
     return [read_block(ray.get(job_ref), shard)]
 
 
-def _add_pool(dataset: Dataset, job: Job, pool: PoolConfig, *, stages: tuple[str, ...], num_actors: int) -> Dataset:
+def _add_pool(dataset: Dataset, job: Job, name: str, *, num_actors: int) -> Dataset:
+    pool = job.config.model_pools()[name]
     # `map_batches` itself refuses GPUs without a batch size, and any number would merge or cut shards.
     return dataset.map_batches_internal(
         StageActor,
-        fn_constructor_args=(stages, job),
+        fn_constructor_args=(_stages_of(name), job, name),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
             min_size=pool.min_actors,
-            max_size=num_actors,
+            # On a cluster that may grow the plan is where a pool starts: Ray Data adds actors while shards wait and
+            # resources are free, and keeps back what reading and committing need.
+            max_size=pool.max_actors if job.may_grow else num_actors,
             initial_size=num_actors,
             max_tasks_in_flight_per_actor=job.config.placement.max_tasks_in_flight_per_actor,
         ),
@@ -139,10 +166,13 @@ def _stages_of(pool: str) -> tuple[str, ...]:
     return (pool,) if pool in names else names
 
 
-def _configure_ray_data() -> None:
+def configure_ray_data() -> None:
+    """Set what a run needs of Ray Data, for this process."""
     context = DataContext.get_current()
     # One shard is one block, never cut: with the default a block of 400 MB comes out in three.
     context.target_max_block_size = None
+    # A node whose GPU is broken must not end the run; one that loads nowhere does, after so many in a row.
+    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
     # A shard that waits for GPU nodes to come back makes no progress and is no failure.
     context.execution_no_progress_timeout_s = -1
     # Wrapped, an exception loses on the way to the driver what it was.

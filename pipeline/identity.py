@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
-from typing import Any, Final
+from typing import Final
 
+from pipeline.endpoint import announce_endpoint
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.run import Identity
-from schemas.shard import Shard
-from workers import protocols
+from workers.stages import STAGES, StageKind
 
 # What computes, and what writes: another version may give other bytes.
 PACKAGES: Final = (
@@ -28,44 +27,14 @@ PACKAGES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StageKind:
-    """A stage: its name, the part of the config that is its own, and how its engine's class is found."""
-
-    name: str
-    section: str
-    group: str
-    find: Callable[[Any], Any]
-
-    def settings(self, config: RunConfig) -> Any:
-        """Return the stage's sub-model of the config."""
-        return getattr(config, self.section)
-
-    def build(self, config: RunConfig) -> Callable[[Shard], Shard]:
-        """Return the stage with its model loaded. Raises: ConfigError: it cannot be."""
-        settings = self.settings(config)
-        stage: Callable[[Shard], Shard] = self.find(settings)(settings, config.compute)
-        return stage
-
-    def weights_digest(self, config: RunConfig) -> str:
-        """Return the sha256 of the stage's weights. Raises: ConfigError: they are missing or others."""
-        settings = self.settings(config)
-        return str(self.find(settings).weights_digest(settings))
-
-
-STAGES: Final = (
-    StageKind(protocols.STAGE_PROPOSE, "masks", "pseudoris.proposers", protocols.find_proposer),
-    StageKind(protocols.STAGE_CAPTION, "captions", "pseudoris.captioners", protocols.find_captioner),
-    StageKind(protocols.STAGE_FILTER, "filtering", "pseudoris.scorers", protocols.find_scorer),
-)
-
-
 def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
     """Return the identity that a run of `config` has in this process, with the weights of `stages`.
 
     Raises:
         ConfigError: Weights or an engine are missing, or the device is; the message holds the remedy.
     """
+    # Every process that loads weights comes by here first.
+    announce_endpoint(config)
     return Identity(
         method=config.method(),
         weights={stage.name: stage.weights_digest(config) for stage in stages},
@@ -74,10 +43,13 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) ->
     )
 
 
-def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> None:
+def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> tuple[str, ...]:
     """Accept this process for `stages` of the run where its weights, packages and device are the run's.
 
     A node may hold other weights under the same path, other packages or another device.
+
+    Returns:
+        The differences that `placement.allow_mixed` accepts, a line a field; none without it.
 
     Raises:
         ConfigError: They differ, or some are missing here; the message names each.
@@ -85,7 +57,9 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     held = {stage.name: identity.weights[stage.name] for stage in stages}
     # The method came here with the run; what the process brings itself is to be seen.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    differences = identity.model_copy(update={"weights": held}).differences(here)
+    of_run = identity.model_copy(update={"weights": held})
+    accepted = tuple(of_run.mixed_differences(here)) if config.placement.allow_mixed else ()
+    differences = [line for line in of_run.differences(here) if line not in accepted]
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
         raise ConfigError(
@@ -93,6 +67,7 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
             "Give every node the same weights and packages, and keep the pools on one kind of device with "
             "placement.<pool>.resources"
         )
+    return accepted
 
 
 def _device_kind(config: RunConfig) -> str:

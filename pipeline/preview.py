@@ -6,11 +6,13 @@ import itertools
 from typing import Final
 
 from pipeline.cluster import connected, identity_on_cluster, node_resources
-from pipeline.identity import STAGES
+from pipeline.extending import ExtensionTally, new_entries
 from pipeline.planning import PlanTally, assign_shards
 from pipeline.resources import plan_actors
 from pipeline.resuming import check_source
+from pipeline.retrying import num_to_retry
 from pipeline.sources import Source, open_source
+from pipeline.starting import Start, check_start
 from pipeline.summary import RunPlan
 from schemas.config import RunConfig
 from schemas.run import RunHeader
@@ -19,6 +21,7 @@ from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.plan import iter_plan
 from store.totals import Totals
+from workers.stages import STAGES
 
 # Source: measured, all four tables, on 37 masks of bundled scenes with the `tiny` preset: what a shard's
 # footers and column docs take, and what each row adds to them after compression.
@@ -30,27 +33,36 @@ BYTES_PER_DRAW: Final = 44
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 
-def dry_run(source: str, out: str, config: RunConfig, *, limit: int | None = None) -> RunPlan:
+def dry_run(
+    source: str, out: str, config: RunConfig, *, limit: int | None = None, start: Start | None = None
+) -> RunPlan:
     """Return what `annotate` would do with the same arguments. Nothing is written, no model is loaded.
 
     Raises:
         ConfigError: What `annotate` would refuse before it starts: weights, identity, resources, SOURCE.
         TransientError: Storage or the cluster failed.
     """
-    location = RunLocation.open(out, config.source.endpoint_url)
-    listing = open_source(source, config.source, exclude=location.root)
+    start = start or Start(limit)
+    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    check_start(location, start)
+    listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
     header = read_header(location)
     # Before Ray, which takes seconds to start: most mistakes are in a path.
     if header is None:
-        tally = _listed(listing, config, limit)
+        tally = _listed(listing, config, start.limit)
     else:
         check_source(header, listing.name)
         tally = _planned(location, header)
+    extension = _extension(listing, location, header, start)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = identity_on_cluster(config)
     if header is not None:
-        check_identity(header, identity)
+        check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
+    if extension is not None:
+        tally.num_images += extension.num_new
+        tally.num_shards += extension.num_shards
+        tally.size_bytes += extension.size_bytes
     output_bytes, basis, num_done = _estimate(location, tally, config)
     return RunPlan(
         source=listing.name,
@@ -65,6 +77,8 @@ def dry_run(source: str, out: str, config: RunConfig, *, limit: int | None = Non
         device_kind=identity.device_kind,
         output_bytes=output_bytes,
         output_basis=basis,
+        extension=extension,
+        num_to_retry=_num_to_retry(location, start),
     )
 
 
@@ -73,6 +87,21 @@ def _listed(listing: Source, config: RunConfig, limit: int | None) -> PlanTally:
     for _ in itertools.islice(assign_shards(listing.list(), config.shards, tally=tally), limit):
         pass
     return tally
+
+
+def _extension(listing: Source, location: RunLocation, header: RunHeader | None, start: Start) -> ExtensionTally | None:
+    if header is None or not start.is_extension:
+        return None
+    tally = ExtensionTally()
+    for _ in new_entries(location, header, listing.list(), tally=tally, limit=start.limit):
+        pass
+    return tally
+
+
+def _num_to_retry(location: RunLocation, start: Start) -> int | None:
+    if not start.is_retry:
+        return None
+    return sum(num_to_retry(receipt, start.reasons) for receipt in cached_receipts(location))
 
 
 def _planned(location: RunLocation, header: RunHeader) -> PlanTally:

@@ -20,6 +20,9 @@ UNITS: Final = 10_000
 # to read and prove, and a model at least several times that.
 ACTORS_PER_READER: Final = 8
 
+# Of the object store; Ray Data's own default. Source: ray.data.DataContext, Ray 2.60.
+RAY_DATA_SHARE: Final = 0.5
+
 _Amounts = dict[str, int]
 
 
@@ -47,6 +50,50 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
         if not _may_grow(actors[name], pools[name]) or not _grow(free, actors, name, config=config):
             growing.discard(name)
     return actors
+
+
+def num_readers(actors: Mapping[str, int]) -> int:
+    """Return how many shards are read at a time: one for each actor that reading feeds.
+
+    More would only fill the object store: a model takes at least several times as long for an image as a reader.
+    """
+    return max(2, next(iter(actors.values()), 0))
+
+
+def check_object_store(
+    nodes: Sequence[Mapping[str, float]], config: RunConfig, actors: Mapping[str, int], max_shard_bytes: int
+) -> None:
+    """Accept a plan whose shards in flight fit into the object store, so that nothing spills to a disk.
+
+    In flight are the shards that are being read and those handed to actors. Ray Data gives a dataset half of the
+    store and makes readers wait beyond it; below what is in flight at least, waiting would not help.
+
+    Args:
+        nodes: Ray's resources of each living node, `object_store_memory` in bytes among them.
+        config: Its `placement` and `shards`.
+        actors: Planned actors by pool name.
+        max_shard_bytes: Encoded bytes of the plan's largest shard.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    stores = [int(node["object_store_memory"]) for node in nodes if node.get("object_store_memory")]
+    # An image above its own limit stands in a shard of its own, and is not read.
+    max_shard_bytes = min(max_shard_bytes, max(config.shards.max_bytes, config.images.max_bytes))
+    per_actor = config.placement.max_tasks_in_flight_per_actor
+    in_flight = num_readers(actors) + per_actor * sum(actors.values())
+    asked, given = in_flight * max_shard_bytes, int(sum(stores) * RAY_DATA_SHARE)
+    # A block lies on one node, whole, next to the one that an actor there works on.
+    largest_store = int(max(stores, default=0) * RAY_DATA_SHARE)
+    if asked <= given and 2 * max_shard_bytes <= largest_store:
+        return
+    raise ConfigError(
+        f"the shards in flight do not fit into the object store: {in_flight} of up to {max_shard_bytes / 2**20:,.0f} "
+        f"MiB ({num_readers(actors)} being read, {per_actor} for each of {sum(actors.values())} actors) against "
+        f"{given / 2**20:,.0f} MiB, the half of it that Ray Data uses. Lower shards.max_bytes or shards.max_images in "
+        "a new run, placement.max_tasks_in_flight_per_actor or the actors in this one, or give Ray more "
+        "(ray start --object-store-memory)"
+    )
 
 
 def _place_minimum(

@@ -2,77 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import ray
 
-from pipeline.identity import STAGES, check_process
+from pipeline.attempts import attempted
+from pipeline.identity import check_process
 from pipeline.job import Job
+from pipeline.metering import StageMeter, handed_on, report_counts
 from pipeline.reading import read_shard
+from pipeline.retrying import shard_work
 from schemas.blocks import block_to_shard, shard_to_block
-from schemas.errors import PseudorisError
+from schemas.errors import BrokenDeviceError, ConfigError
 from schemas.run import Receipt
 from schemas.shard import Shard
-from store.commit import commit_shard
+from store.attempts import clear_attempts, read_attempts
+from store.commit import Provenance, commit_shard
+from store.generations import commit_retry
 from store.plan import read_shard_plan
 from workers.images.formats import import_plugins
 from workers.images.proving import Prover
+from workers.stages import STAGES, kinds_of
 
-Stage = Callable[[Shard], Shard]
+if TYPE_CHECKING:
+    from workers.enduring import EnduringStages
+
+logger = logging.getLogger(__name__)
+
+EXIT_BROKEN_DEVICE: Final = 87
 
 RECEIPT_BLOCK_SCHEMA: Final = pa.schema([("shard", pa.int64()), ("receipt", pa.large_string())])
 
 
 def read_block(job: Job, shard: int) -> pa.Table:
     """Return the planned shard as one block: bytes read, every image proven to decode or quarantined."""
-    entries = read_shard_plan(job.location, job.header, shard)
+    work = shard_work(job, shard)
+    if isinstance(work, Shard):
+        return shard_to_block(_on_this_node(work))
     # A prover a shard, not one that lives on: what an image may have done to it ends here.
     with Prover(job.config.images) as prover:
-        return shard_to_block(_on_this_node(read_shard(job.source, job.config, entries, prover=prover)))
+        shard_read = read_shard(job.source, job.config, work.entries, prover=prover, generation=work.generation)
+    report_counts(job.location.root, "read")
+    return handed_on(shard_to_block(_on_this_node(shard_read)))
 
 
 class StageActor:
     """Blocks in, blocks out, through the models of the named stages, loaded once.
 
-    A constructor that raises is not raised from: Ray would report the death of an actor, with our
-    message in a page of traceback. It is raised by the first call instead, as what it is.
+    A mistake of the user's is not raised by the constructor: Ray would report the death of an actor, with our
+    message in a page of traceback. It is raised by the first call instead, as what it is. Whatever else goes wrong
+    while models load is this node's trouble: Ray Data starts another actor, so many times.
     """
 
-    def __init__(self, names: tuple[str, ...], job: Job) -> None:
-        """Load the models of `names` (in stage order) and check that this process computes as the run does."""
-        self._stages: list[Stage] = []
-        self._error: PseudorisError | None = None
+    def __init__(self, names: tuple[str, ...], job: Job, pool: str) -> None:
+        """Load the models of `names` (in stage order) and check that this process computes as the run does.
+
+        Args:
+            names: Of the stages that this pool holds.
+            job: The run.
+            pool: Its name, for the record of attempts.
+        """
+        self._job = job
+        self._pool = pool
+        self._stages: EnduringStages | None = None
+        self._error: ConfigError | None = None
+        self._meter = StageMeter(job.location.root, pool)
+        self._mixed: tuple[str, ...] = ()
         # Bytes that nobody needs any more would only fill the object store.
         self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
+        # Here and not above: processes that read and commit live without torch, its seconds and its memory.
+        from workers.enduring import EnduringStages
+
         try:
-            held = [stage for stage in STAGES if stage.name in names]
-            check_process(job.header.identity, job.config, held)
+            self._mixed = check_process(job.header.identity, job.config, kinds_of(names))
             # What reading has proven with a plug-in, the stages decode with it.
             import_plugins(job.config.images.decoder_plugins)
-            self._stages = [stage.build(job.config) for stage in held]
-        except PseudorisError as error:
+            with self._meter.loading():
+                self._stages = EnduringStages(names, job.config)
+        except ConfigError as error:
             self._error = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return the block after every stage, one shard as it came."""
-        if self._error is not None:
-            raise self._error
-        shard = block_to_shard(block)
-        for stage in self._stages:
-            shard = stage(shard)
+        if self._stages is None:
+            raise self._error or RuntimeError("no stages")
+        shard = block_to_shard(block).with_mixed(self._mixed)
+        measured = self._meter.at_work(block, nodes=shard.nodes, on_node=_this_node())
+        with measured, attempted(self._job, shard, self._pool) as num_deaths:
+            try:
+                shard = self._stages(shard, num_deaths=num_deaths)
+            except BrokenDeviceError:
+                # Whatever this process would do next on its device fails too. Ray starts another in its place, which
+                # takes the shard again; the attempt stays open, and counts as a death.
+                logger.exception("the accelerator failed on shard %d: this process ends", shard.shard)
+                logging.shutdown()
+                os._exit(EXIT_BROKEN_DEVICE)
         if self._drops_bytes:
             shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))
-        return shard_to_block(_on_this_node(shard))
+        return handed_on(shard_to_block(_on_this_node(shard)))
 
 
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
     shard = _on_this_node(block_to_shard(block))
     planned = [entry.image_id for entry in read_shard_plan(job.location, job.header, shard.shard)]
-    outcome = commit_shard(job.location, shard, planned_ids=planned, embed_images=job.config.shards.embed_images)
+    history = read_attempts(job.location, shard.shard, shard.generation)
+    commit = commit_shard if shard.generation == 0 else commit_retry
+    outcome = commit(
+        job.location,
+        shard,
+        planned_ids=planned,
+        embed_images=job.config.shards.embed_images,
+        provenance=Provenance(attempts=history.starts(), degraded=shard.degraded, mixed=shard.mixed),
+    )
+    clear_attempts(job.location, shard.shard, shard.generation)
+    report_counts(job.location.root, "commit")
     row = {"shard": [shard.shard], "receipt": [outcome.receipt.model_dump_json()]}
     return pa.table(row, schema=RECEIPT_BLOCK_SCHEMA)
 
@@ -83,5 +131,9 @@ def block_to_receipt(block: pa.Table) -> Receipt:
 
 
 def _on_this_node(shard: Shard) -> Shard:
-    node = ray.get_runtime_context().get_node_id()
+    node = _this_node()
     return shard if shard.nodes and shard.nodes[-1] == node else replace(shard, nodes=(*shard.nodes, node))
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pipeline.extending import ExtensionTally
 from schemas.run import Receipt
 from schemas.tables import EXPRESSIONS, SCHEMAS
 from store.totals import RunTotals
@@ -12,7 +13,7 @@ from store.totals import RunTotals
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The plan stands and work begins.
+    """The plan stands and work begins. Of a retry all figures are about what is retried.
 
     Attributes:
         num_images: Images in the plan.
@@ -20,6 +21,7 @@ class Planned:
         num_shards: Shards in the plan.
         num_shards_done: Shards that were committed before this start.
         actors: Actors by pool.
+        is_retry: Whether quarantined images alone are computed.
     """
 
     num_images: int
@@ -27,6 +29,7 @@ class Planned:
     num_shards: int
     num_shards_done: int
     actors: Mapping[str, int]
+    is_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,28 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """The retry of a shard has ended; with a new generation, or without one where nothing has changed.
+
+    Attributes:
+        receipt: The one that stands now.
+        num_images: Images that were computed again.
+        num_recovered: Images that are not in quarantine any more.
+    """
+
+    receipt: Receipt
+    num_images: int
+    num_recovered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something that the user should know and need not mend."""
 
     text: str
 
 
-RunEvent = Planned | Committed | Notice
+RunEvent = Planned | Committed | Retried | Notice
 OnEvent = Callable[[RunEvent], None]
 
 
@@ -64,6 +82,8 @@ class RunPlan:
         device_kind: The device that the identity was measured on.
         output_bytes: Estimated size of the tables.
         output_basis: What the estimate rests on.
+        extension: With `--extend`, what a second listing shows; the figures above are then about the plan with it.
+        num_to_retry: With `--retry-failed`, how many images would be computed again.
     """
 
     source: str
@@ -78,6 +98,25 @@ class RunPlan:
     device_kind: str
     output_bytes: int
     output_basis: str
+    extension: ExtensionTally | None = None
+    num_to_retry: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryTally:
+    """What a retry has come to.
+
+    Attributes:
+        num_images: Images that were computed again.
+        num_recovered: Of them, not in quarantine any more.
+        num_shards: Shards that hold them.
+        num_shards_changed: Of them, with a new generation.
+    """
+
+    num_images: int = 0
+    num_recovered: int = 0
+    num_shards: int = 0
+    num_shards_changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +133,7 @@ class RunSummary:
         wall_s: Seconds from the start of the graph to its end.
         tables: By table, the glob that reads it once the run is complete.
         interrupted: Whether Ctrl-C or SIGTERM ended this start.
+        retry: What a retry has come to; None where shards were computed for the first time.
     """
 
     out: str
@@ -105,6 +145,7 @@ class RunSummary:
     wall_s: float
     tables: Mapping[str, str]
     interrupted: bool = False
+    retry: RetryTally | None = None
 
     @property
     def is_complete(self) -> bool:

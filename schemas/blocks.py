@@ -57,6 +57,8 @@ BLOCK_SCHEMA = pa.schema(
         ("generation", pa.int32()),
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("nodes", pa.list_(pa.string())),
+        ("degraded", pa.map_(pa.string(), pa.int64())),
+        ("mixed", pa.list_(pa.string())),
         ("position", pa.int32()),
         ("image_id", pa.string()),
         ("key", pa.string()),
@@ -81,6 +83,8 @@ def shard_to_block(shard: Shard) -> pa.Table:
         "generation": shard.generation,
         "seconds": list(shard.seconds.items()),
         "nodes": list(shard.nodes),
+        "degraded": list(shard.degraded.items()),
+        "mixed": list(shard.mixed),
     }
     rows = [{**common, **_image_to_row(image)} for image in shard.images]
     return pa.Table.from_pylist(rows, schema=BLOCK_SCHEMA)
@@ -104,6 +108,8 @@ def block_to_shard(block: pa.Table) -> Shard:
         images=tuple(_row_to_image(row) for row in rows),
         seconds=dict(first["seconds"]),
         nodes=tuple(first["nodes"]),
+        degraded=dict(first["degraded"]),
+        mixed=tuple(first["mixed"]),
     )
 
 

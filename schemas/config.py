@@ -53,7 +53,7 @@ class SourceConfig(FrozenModel):
     # Never relative: it would be another folder in another process.
     uri_root: str | None = None
     # Custom S3 endpoint; None is AWS. Credentials come from the environment only.
-    endpoint_url: str | None = None
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
 
     @model_validator(mode="after")
     def _has_absolute_root(self) -> Self:
@@ -291,6 +291,22 @@ class PoolConfig(FrozenModel):
         return self
 
 
+class StorageConfig(FrozenModel):
+    """How an S3 store is asked, for SOURCE and OUT alike; where it answers is `source.endpoint_url`."""
+
+    # A machine that is gone is noticed after this long.
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    # Silence in the midst of a request. Below the slowest answer of a busy store, requests are made twice.
+    read_timeout_s: float = Field(default=60.0, gt=0)
+    # An operation is tried again, with growing pauses, for this long; then the start ends, resumable. It bounds the
+    # operation as a whole: raise it where one part takes minutes to travel.
+    patience_s: float = Field(default=300.0, gt=0)
+    # Objects above travel in parts of this size, each of which is tried again alone. S3 takes no part below 5 MiB.
+    multipart_bytes: int = Field(default=64 * 2**20, ge=5 * 2**20)
+    # Of one process. More only helps where a single connection is slow.
+    max_connections: int = Field(default=32, ge=1)
+
+
 class PlacementConfig(FrozenModel):
     """Where the stages run; may change between two starts of one run."""
 
@@ -306,6 +322,15 @@ class PlacementConfig(FrozenModel):
     filter: PoolConfig = PoolConfig()
     # Shards handed to an actor beyond the one it works on; more only fills the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
+    # Deaths of its process, on nodes that live, after which a shard ends the run: what kills it is no single image.
+    max_deaths_per_shard: int = Field(default=6, ge=3)
+    # Out of memory twice with the same tiles: halve them for that shard instead of ending the run. Its bytes may then
+    # differ in the last bits from those of a run that had the memory; its receipt and `verify` say so.
+    allow_degraded: bool = False
+    storage: StorageConfig = StorageConfig()
+    # Another kind of device or other package versions than the run's: compute all the same. The tables of those shards
+    # may then differ in the last bits; their receipts and `verify` say so. Method and weights must be equal always.
+    allow_mixed: bool = False
 
 
 class RunConfig(FrozenModel):

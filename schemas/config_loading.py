@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
-from schemas.uris import secret_in
+from schemas.uris import secret_in, secrets_in
 
 
 def preset_names() -> list[str]:
@@ -124,12 +124,12 @@ def _yaml_fault(error: Exception) -> str:
 
 def _parse_assignment(assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
+    # What the messages below say of a word that they cannot use repeats the word.
+    secret = next(secrets_in({key.strip(): text}), None) or secret_in(assignment)
+    if secret is not None:
+        raise ConfigError(f"--set {secret}")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
-    secret = secret_in(text)
-    if secret is not None:
-        # What YAML says of a word that it cannot read repeats the word.
-        raise ConfigError(f"--set {key}: {secret}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -34,3 +34,7 @@ class ImageError(PseudorisError):
 
 class TransientError(PseudorisError):
     """Storage or a process failed in a way that another try may cure; never an image's fault."""
+
+
+class BrokenDeviceError(TransientError):
+    """The accelerator failed in a way that its process does not recover from; another process may go on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -21,7 +21,8 @@ HEADER_NAME: Final = "_run.json"
 class PartRecord(FrozenModel):
     """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
 
-    name: str
+    # Of one folder, or two: a record that somebody has edited must not lead out of the run.
+    name: str = Field(pattern=r"^([\w-][\w.-]*/)?[\w-][\w.-]*$")
     rows: int = Field(ge=0)
     size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -52,16 +53,27 @@ class Identity(FrozenModel):
             if mine.get(key) != theirs.get(key)
         ]
 
+    def mixed_differences(self, other: Identity) -> list[str]:
+        """Return the lines of `differences` that `--allow-mixed` accepts: kind of device, versions of packages."""
+        return self.differences(self.model_copy(update={"device_kind": other.device_kind, "versions": other.versions}))
+
+    def method_differences(self, other: Identity) -> list[str]:
+        """Return the lines of `differences` that nothing accepts: method and weights."""
+        return self.differences(self.model_copy(update={"method": other.method, "weights": other.weights}))
+
 
 class RunHeader(FrozenModel):
     """`_run.json`: written once, after the plan; no shard starts without it.
 
+    Read back, its plan includes the extensions (`PlanExtension`): a reader sees one plan, whatever it grew from.
+
     Attributes:
         source: SOURCE, a local one as an absolute path; credentials are excluded by refusal.
-        plan_parts: The plan's files in order; names relative to `_plan/`.
+        plan_parts: The plan's files in order of their shards; names relative to `_plan/`.
         num_images: Images planned, repeated keys counted once.
         num_repeated: Listings whose key had been listed already.
         num_shards: Shards planned.
+        max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
     """
@@ -73,9 +85,34 @@ class RunHeader(FrozenModel):
     num_images: int = Field(ge=0)
     num_repeated: int = Field(ge=0)
     num_shards: int = Field(ge=0)
+    max_shard_bytes: int = Field(default=0, ge=0)
     identity: Identity
     config: RunConfig
     config_sha256: str
+
+
+class PlanExtension(FrozenModel):
+    """`_plan/g0002.json`: images that SOURCE had gained since; created once, after its parts of the plan.
+
+    Its shards follow those of the plan before it without a gap.
+
+    Attributes:
+        number: Generation of the plan, from 2.
+        plan_parts: Its files in order; names relative to `_plan/`.
+        num_images: Images that it plans.
+        num_repeated: Listings of a new key that had been listed already.
+        num_shards: Shards that it plans.
+        max_shard_bytes: As that of the header.
+    """
+
+    version: int = RUN_VERSION
+    number: int = Field(ge=2)
+    created_utc: str
+    plan_parts: tuple[PartRecord, ...]
+    num_images: int = Field(ge=1)
+    num_repeated: int = Field(ge=0)
+    num_shards: int = Field(ge=1)
+    max_shard_bytes: int = Field(default=0, ge=0)
 
 
 class ShardCounts(FrozenModel):
@@ -105,8 +142,13 @@ class Receipt(FrozenModel):
     Attributes:
         parts: By table name, all of `tables.SCHEMAS`.
         seconds: Wall seconds by stage.
-        attempts: How many times the shard was started, as far as the pipeline counts it: 1 in this version.
+        attempts: How many times each pool started on the shard, over all starts of the run; what is above 1 was
+            done again after a process, a node or a driver was lost.
         nodes: Ray node ids that worked on it.
+        degraded: Settings that were lowered for this shard after the device ran out of memory
+            (`--allow-degraded`), as `captions.cache_bytes`: value. Its bytes are outside promise 2.
+        mixed: Under `--allow-mixed`, what differed from the run's identity where the shard was computed, a line a
+            field. Its bytes are outside promise 2.
     """
 
     version: int = RECEIPT_VERSION
@@ -115,8 +157,15 @@ class Receipt(FrozenModel):
     parts: dict[str, PartRecord]
     counts: ShardCounts
     seconds: dict[str, float] = Field(default_factory=dict)
-    attempts: int = Field(default=1, ge=1)
+    attempts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+    degraded: dict[str, JsonValue] = Field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def num_repeats(self) -> int:
+        """How many times a pool's work on the shard was done again."""
+        return sum(count - 1 for count in self.attempts.values())
 
     @model_validator(mode="after")
     def _names_every_table(self) -> Self:

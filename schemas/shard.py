@@ -156,6 +156,9 @@ class Shard:
         images: In plan order; all of the shard's images, quarantined ones included.
         seconds: Wall seconds by stage name so far, for the receipt.
         nodes: Ray node ids that worked on the shard, in order, for the receipt.
+        degraded: Settings that were lowered for it, for the receipt; empty but under `placement.allow_degraded`.
+        mixed: Under `placement.allow_mixed`, how processes that worked on it differ from the run's identity, a line
+            a field, for the receipt.
     """
 
     shard: int
@@ -163,10 +166,16 @@ class Shard:
     images: tuple[ShardImage, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+    degraded: Mapping[str, int] = field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
 
     def with_images(self, images: tuple[ShardImage, ...]) -> Shard:
         """Return the shard with other images, the rest unchanged."""
         return replace(self, images=images)
+
+    def with_mixed(self, differences: tuple[str, ...]) -> Shard:
+        """Return the shard with `differences` added to what differs, each once."""
+        return replace(self, mixed=tuple(dict.fromkeys((*self.mixed, *differences))))
 
     def with_seconds(self, stage: str, seconds: float) -> Shard:
         """Return the shard with `seconds` added to what `stage` has used."""

@@ -36,7 +36,8 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
     "prior_mismatch": "The instance prior holds masks of another size than the upright image.",
     "not_finite": "A model's scores are beyond the range of compute.precision.",
-    "stage_error": "A stage raised on this image alone, twice.",
+    "stage_error": "A stage raised on this image alone, again and again, at last in a fresh process.",
+    "process_killed": "A stage's process died of this image alone, twice.",
 }
 
 

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 from pydantic import BaseModel
 
 from schemas.errors import ConfigError
 
-# Query keys of presigned links (S3 v2 and v4, GCS, Azure), lower case.
-_SIGNATURE_KEYS: Final = frozenset(
-    {"signature", "sig", "token", "awsaccesskeyid", "googleaccessid", "x-amz-signature", "x-amz-credential"}
-    | {"x-amz-security-token", "x-goog-signature", "x-goog-credential", "access_key", "secret_key", "password"}
+# Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them) ...
+_SECRET_SETTINGS: Final = frozenset(
+    {"key", "secret", "token", "password", "passwd", "pwd", "passphrase", "signature", "authorization", "bearer"}
+    | {"credential", "credentials", "privatekey", "connectionstring", "apikey", "xapikey", "clientsecret"}
+    | {"awsaccesskeyid", "awssecretaccesskey", "awssessiontoken", "securitytoken", "sessiontoken", "accesstoken"}
+    | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
+    | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
+# ... and in a query: presigned links of S3 (v2 and v4), GCS, Azure and Aliyun. `?key=` names pictures too.
+_SECRET_FIELDS: Final = (_SECRET_SETTINGS - {"key"}) | frozenset(
+    {"sig", "googleaccessid", "ossaccesskeyid", "xamzsignature", "xamzcredential", "xamzsecuritytoken"}
+    | {"xgoogsignature", "xgoogcredential", "xosssignature", "xosscredential", "xosssecuritytoken"}
+)
+# Texts that hold a secret without being a uri: connection strings, headers, private keys, tokens of known shape.
+_SECRET_TEXT: Final = re.compile(
+    r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
+    r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
+    r"|\b(?:hf_|gh[pousr]_)[a-z0-9]{30}|\baiza[\w-]{35}"
+)
+_REMEDY: Final = (
+    "it would end in the run file and in logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
+    "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
+)
+_LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def refuse_secrets(uri: str) -> str:
@@ -35,7 +55,8 @@ def refuse_secrets(uri: str) -> str:
 def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
     """Yield a line for each text of a tree of mappings, sequences and models that holds a secret uri.
 
-    Each line is the text's dotted key and what `secret_in` says of it.
+    Each line is the text's dotted key and what `secret_in` says of it. A setting that is named as a secret is one
+    whatever it holds, such as those that the options of a plug-in hand on to a client.
     """
     if isinstance(tree, BaseModel):
         tree = tree.model_dump()
@@ -43,6 +64,8 @@ def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
         secret = secret_in(tree)
         if secret is not None:
             yield f"{key}: {secret}"
+        elif tree and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
+            yield f"{key}: a setting of this name holds a secret: {_REMEDY}"
     elif isinstance(tree, Mapping):
         for name, value in tree.items():
             yield from secrets_in(value, f"{key}.{name}" if key else str(name))
@@ -53,29 +76,34 @@ def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
 
 def secret_in(uri: str) -> str | None:
     """Return what is wrong with a uri that holds a secret, and the remedy, without the uri; None where nothing is."""
-    # `simplecache::s3://…`: each link of a chain is a uri of its own.
-    found = (_secret_in_link(link) for link in uri.split("::") if "://" in link)
-    return next((secret for secret in found if secret is not None), None)
+    # `simplecache::s3://…`, `https://host/?from=https://…`: each is a uri of its own.
+    starts = [match.start() for match in _LINK.finditer(uri)]
+    for start, end in zip(starts, [*starts[1:], None], strict=False):
+        if _has_userinfo(uri[start:end]):
+            return _message(uri[start:end], "credentials before an @")
+    if starts and _has_secret_field(uri[starts[0] :]):
+        return _message(uri[starts[0] :], "a signature in its query")
+    return f"a text holds a secret: {_REMEDY}" if _SECRET_TEXT.search(uri) else None
 
 
-def _secret_in_link(link: str) -> str | None:
-    scheme, _, rest = link.partition("://")
-    # Text before the uri, as in a command, may be secret too.
-    scheme = scheme.split()[-1] if scheme.split() else ""
+def _has_userinfo(link: str) -> bool:
+    rest = link.partition("://")[2]
     authority, slash, _ = rest.partition("/")
     name, colon, port = authority.partition(":")
     # A secret key is base64 and may hold a `/`: then the authority seems to end inside it.
     is_cut_secret = bool(slash and colon) and not port.isdecimal() and "@" in rest and not name.startswith("[")
-    if "@" in authority or is_cut_secret:
-        return _message(scheme, "credentials before an @")
-    query = rest.partition("?")[2].partition("#")[0]
-    keys = {key.lower() for key, _ in parse_qsl(query, keep_blank_values=True)}
-    return _message(scheme, "a signature in its query") if keys & _SIGNATURE_KEYS else None
+    return "@" in authority or is_cut_secret
 
 
-def _message(scheme: str, secret: str) -> str:
-    return (
-        f"a {scheme}:// uri holds {secret}: it would end in the run file and in logs. Give the bare "
-        "uri (s3://bucket/prefix) and the credentials in the environment (AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
-    )
+def _has_secret_field(uri: str) -> bool:
+    # Some services part fields by `;`, and tokens stand behind a `#` too.
+    fields = re.split(r"[?#&;]", uri)[1:]
+    return any(_letters(unquote(field.partition("=")[0])) in _SECRET_FIELDS for field in fields if "=" in field)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _message(link: str, secret: str) -> str:
+    return f"a {link.partition('://')[0]}:// uri holds {secret}: {_REMEDY}"

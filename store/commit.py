@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import JsonValue
 
 from schemas.errors import TransientError
 from schemas.ids import part_name, sha256_hex
-from schemas.run import PartRecord, Receipt
+from schemas.run import PartRecord, Receipt, ShardCounts
 from schemas.shard import Shard
 from store.location import RunLocation
 from store.receipts import read_receipt, receipt_path
 from store.tables import counts_of, shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a receipt says beyond the shard's content; the fields are those of `schemas.run.Receipt`."""
+
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    degraded: Mapping[str, JsonValue] = field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
+
+
+NOWHERE: Final = Provenance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +46,12 @@ class CommitOutcome:
 
 
 def commit_shard(
-    location: RunLocation, shard: Shard, *, planned_ids: Sequence[str], embed_images: bool, attempts: int = 1
+    location: RunLocation,
+    shard: Shard,
+    *,
+    planned_ids: Sequence[str],
+    embed_images: bool,
+    provenance: Provenance = NOWHERE,
 ) -> CommitOutcome:
     """Write the shard's parts and create its receipt; safe to repeat, to kill, and to run twice at once.
 
@@ -40,7 +60,7 @@ def commit_shard(
         shard: After the last stage, with all of its images.
         planned_ids: The plan's image ids of this shard, in order.
         embed_images: Whether encoded images go into the images table.
-        attempts: How many times the shard was started, for the receipt.
+        provenance: How the shard came to be, for the receipt.
 
     Raises:
         ValueError: The shard's ids are not exactly the plan's: the engine cut, merged or reordered a block.
@@ -49,21 +69,36 @@ def commit_shard(
     """
     _check_ids(shard, planned_ids)
     contents = {name: table_bytes(table) for name, table in shard_tables(shard, embed_images=embed_images).items()}
-    receipt = _receipt(shard, contents, attempts)
+    return commit_parts(location, contents, make_receipt(shard, contents, counts_of(shard), provenance))
+
+
+def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt) -> CommitOutcome:
+    """Write the parts of `contents` by table, then create the `receipt` that names them.
+
+    Raises:
+        ConfigError: The location cannot be written.
+        TransientError: Storage failed.
+    """
     # Asked first: a late writer with other bytes then leaves no parts behind.
-    standing = read_receipt(location, shard.shard, shard.generation)
+    standing = read_receipt(location, receipt.shard, receipt.generation)
     if standing is None:
         for table, data in contents.items():
             location.put_part(part_path(table, receipt.parts[table]), data)
-        path = receipt_path(shard.shard, shard.generation)
+        path = receipt_path(receipt.shard, receipt.generation)
         if location.create_once(path, receipt.model_dump_json(indent=2).encode()):
             return CommitOutcome(receipt, is_winner=True)
         # Refused: another writer came first, or our own request arrived twice. The content tells which.
-        standing = read_receipt(location, shard.shard, shard.generation)
+        standing = read_receipt(location, receipt.shard, receipt.generation)
     if standing is None:
-        uri = location.uri(receipt_path(shard.shard, shard.generation))
+        uri = location.uri(receipt_path(receipt.shard, receipt.generation))
         raise TransientError(f"{uri} was refused as existing and does not read back; the commit must be repeated")
-    return _outcome(standing, receipt)
+    outcome = _outcome(standing, receipt)
+    if not outcome.is_winner:
+        # They count nowhere, and the run's last collection may be over.
+        for table, part in receipt.parts.items():
+            if part != standing.parts[table]:
+                location.delete(part_path(table, part))
+    return outcome
 
 
 def part_path(table: str, part: PartRecord) -> str:
@@ -97,8 +132,10 @@ def _check_ids(shard: Shard, planned_ids: Sequence[str]) -> None:
     )
 
 
-def _receipt(shard: Shard, contents: dict[str, bytes], attempts: int) -> Receipt:
-    counts = counts_of(shard)
+def make_receipt(
+    shard: Shard, contents: Mapping[str, bytes], counts: ShardCounts, provenance: Provenance = NOWHERE
+) -> Receipt:
+    """Return the receipt of `contents`, the parts by table, that hold `counts`; nothing is written."""
     rows = {
         "images": counts.images,
         "masks": counts.masks,
@@ -116,6 +153,8 @@ def _receipt(shard: Shard, contents: dict[str, bytes], attempts: int) -> Receipt
         parts=parts,
         counts=counts,
         seconds=dict(shard.seconds),
-        attempts=attempts,
+        attempts=dict(provenance.attempts),
+        degraded=dict(provenance.degraded),
+        mixed=provenance.mixed,
         nodes=shard.nodes,
     )

@@ -1,6 +1,7 @@
 """What may be deleted from a run: parts that lost, superseded generations, and what killed writers left.
 
-Nothing of a shard without a receipt is touched, so this is safe at any time, beside a run, without a lock.
+Nothing of a shard without a receipt is touched, so this is safe at any time, beside a run, without a lock. The
+parts are listed before the receipts: whatever is deleted stood there before the receipt that dooms it was seen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from schemas.tables import SCHEMAS
+from store.attempts import ATTEMPTS_FOLDER, attempts_of
 from store.header import read_header
 from store.location import RunLocation
 from store.lock import LOCK_FOLDER
@@ -22,15 +24,31 @@ from store.receipts import list_receipts, read_receipts
 # No write of one file takes this long; a younger temporary file may belong to a living writer.
 TEMPORARY_AGE_S: Final = 3_600.0
 
-_PART_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)-[0-9a-f]{8}\.parquet$")
+_PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What was deleted: paths relative to the run, and the bytes that parts among them held."""
+    """What was deleted, or would be: paths relative to the run, and the bytes that parts among them held.
 
-    deleted: tuple[str, ...]
+    Attributes:
+        lost: Parts of a generation whose receipt names others.
+        superseded: Parts below the standing generation.
+        abandoned: Temporary files of killed writers, and records of attempts that a commit has made void.
+        freed_bytes: Of the parts.
+        num_uploads: Multipart uploads that were begun, never ended, and have been given up.
+    """
+
+    lost: tuple[str, ...]
+    superseded: tuple[str, ...]
+    abandoned: tuple[str, ...]
     freed_bytes: int
+    num_uploads: int = 0
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        """All paths."""
+        return (*self.lost, *self.superseded, *self.abandoned)
 
 
 def plan_gc(parts: Mapping[str, Iterable[str]], standing: Mapping[int, Receipt]) -> list[str]:
@@ -42,11 +60,13 @@ def plan_gc(parts: Mapping[str, Iterable[str]], standing: Mapping[int, Receipt])
             a generation above its standing one: both may be in the making.
     """
     doomed = []
-    for table, names in parts.items():
-        for name in names:
+    for table, listed in parts.items():
+        names = set(listed)
+        for name in sorted(names):
             commit = _commit_of(name)
             receipt = standing.get(commit[0]) if commit else None
-            if commit is None or receipt is None:
+            # Where the named part is lost, or its receipt edited, the others may be all that is left.
+            if commit is None or receipt is None or receipt.parts[table].name not in names:
                 continue
             is_superseded = commit[1] < receipt.generation
             has_lost = commit[1] == receipt.generation and name != receipt.parts[table].name
@@ -55,12 +75,19 @@ def plan_gc(parts: Mapping[str, Iterable[str]], standing: Mapping[int, Receipt])
     return doomed
 
 
-def run_gc(location: RunLocation, *, temporary_age_s: float = TEMPORARY_AGE_S, now_s: float | None = None) -> GcReport:
-    """Delete what `plan_gc` names, and temporary files older than `temporary_age_s`; return what went.
+def run_gc(
+    location: RunLocation,
+    *,
+    is_dry: bool = False,
+    temporary_age_s: float = TEMPORARY_AGE_S,
+    now_s: float | None = None,
+) -> GcReport:
+    """Delete what `plan_gc` names, and temporary files and uploads older than `temporary_age_s`; return what went.
 
     Args:
         location: Where the run lives.
-        temporary_age_s: By the file system's clock.
+        is_dry: Only return what would go.
+        temporary_age_s: By the storage's clock.
         now_s: Seconds since the epoch; the present by default.
 
     Raises:
@@ -80,9 +107,26 @@ def run_gc(location: RunLocation, *, temporary_age_s: float = TEMPORARY_AGE_S, n
         for name, modified_s in location.list_temporary(folder)
         if modified_s < limit_s
     ]
-    for path in (*doomed, *leftovers):
+    leftovers += attempts_of(location, highest.items())
+    uploads = [upload for upload in location.list_uploads() if upload.started_s < limit_s]
+    is_old = [_is_superseded(path, highest) for path in doomed]
+    report = GcReport(
+        lost=tuple(path for path, old in zip(doomed, is_old, strict=True) if not old),
+        superseded=tuple(path for path, old in zip(doomed, is_old, strict=True) if old),
+        abandoned=tuple(leftovers),
+        freed_bytes=freed,
+        num_uploads=len(uploads),
+    )
+    for path in () if is_dry else report.deleted:
         location.delete(path)
-    return GcReport((*doomed, *leftovers), freed)
+    for upload in () if is_dry else uploads:
+        location.abort_upload(upload)
+    return report
+
+
+def _is_superseded(path: str, highest: Mapping[int, int]) -> bool:
+    commit = _commit_of(path.rpartition("/")[2])
+    return commit is not None and commit[1] < highest[commit[0]]
 
 
 def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) -> list[int]:
@@ -96,7 +140,7 @@ def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) ->
 
 
 def _commit_of(name: str) -> tuple[int, int] | None:
-    match = _PART_NAME.match(name)
+    match = _PART_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
@@ -104,9 +148,11 @@ def _folders(header: RunHeader | None) -> Sequence[str]:
     plans = {part.name.partition("/")[0] for part in header.plan_parts} if header else {"g0001"}
     return (
         "",
+        ATTEMPTS_FOLDER,
         LOCK_FOLDER,
         RECEIPTS_FOLDER,
         MANIFEST_FOLDER,
+        PLAN_FOLDER,
         *(f"{PLAN_FOLDER}/{name}" for name in sorted(plans)),
         *SCHEMAS,
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
 from schemas.errors import ConfigError
-from schemas.run import HEADER_NAME, RUN_VERSION, Identity, RunHeader
+from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
 from store.location import RunLocation
+
+_EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
+_SUMMED: Final = ("num_images", "num_repeated", "num_shards")
+_Header = TypeVar("_Header", RunHeader, PlanExtension)
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
@@ -21,11 +27,27 @@ def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
     """
     if location.create_once(HEADER_NAME, header.model_dump_json(indent=2).encode()):
         return header
-    return _parse(location, location.read_bytes(HEADER_NAME))
+    return require_header(location)
+
+
+def create_extension(location: RunLocation, extension: PlanExtension) -> RunHeader:
+    """Return the run's header with the extension of its plan that stands: `extension`, or another driver's.
+
+    Raises:
+        ConfigError: The location cannot be written, or what stands there cannot be used.
+        TransientError: Storage failed.
+    """
+    location.create_once(extension_path(extension.number), extension.model_dump_json(indent=2).encode())
+    return require_header(location)
+
+
+def extension_path(number: int) -> str:
+    """Return where the header of the plan's generation `number` stands, `_plan/g0002.json`."""
+    return f"{PLAN_FOLDER}/g{number:04d}.json"
 
 
 def read_header(location: RunLocation) -> RunHeader | None:
-    """Return the run's header, None where no run was started.
+    """Return the run's header, its plan with all extensions; None where no run was started.
 
     Raises:
         ConfigError: It was written by a later version, or is not a header.
@@ -35,7 +57,7 @@ def read_header(location: RunLocation) -> RunHeader | None:
         data = location.read_bytes(HEADER_NAME)
     except FileNotFoundError:
         return None
-    return _parse(location, data)
+    return _extended(location, _parse(location, data, HEADER_NAME, RunHeader))
 
 
 def require_header(location: RunLocation) -> RunHeader:
@@ -53,27 +75,51 @@ def require_header(location: RunLocation) -> RunHeader:
     return header
 
 
-def check_identity(header: RunHeader, identity: Identity) -> None:
-    """Accept `identity` for the run of `header` when no field differs.
+def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool = False) -> list[str]:
+    """Accept `identity` for the run of `header` when no field differs, or none that `allow_mixed` does not accept.
+
+    Returns:
+        The accepted differences, a line a field.
 
     Raises:
         ConfigError: With a line for each differing field: what the run was started with, and what is given now.
     """
-    differences = header.identity.differences(identity)
-    if differences:
-        lines = "\n".join(f"  {line}" for line in differences)
+    acceptable = header.identity.mixed_differences(identity)
+    refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
+    if not refused:
+        return acceptable
+    lines = "\n".join(f"  {line}" for line in refused)
+    mixed = ", or accept other devices and versions with --allow-mixed" if refused == acceptable else ""
+    raise ConfigError(
+        f"this output belongs to a run with another identity, so its tables would not fit together:\n{lines}\n"
+        f"Run with the settings it was started with, or name another output{mixed}"
+    )
+
+
+def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
+    matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
+    numbers = sorted(int(match[1]) for match in matches if match)
+    if numbers != list(range(2, 2 + len(numbers))):
         raise ConfigError(
-            f"this output belongs to a run with another identity, so its tables would not fit together:\n{lines}\n"
-            "Run with the settings it was started with, or name another output"
+            f"{location.uri(PLAN_FOLDER)} holds the extensions {numbers} of the plan, one between them is missing: "
+            "put the file back from a copy, or start anew with another output"
         )
+    for number in numbers:
+        path = extension_path(number)
+        extension = _parse(location, location.read_bytes(path), path, PlanExtension)
+        sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
+        largest = max(header.max_shard_bytes, extension.max_shard_bytes)
+        parts = header.plan_parts + extension.plan_parts
+        header = header.model_copy(update={"plan_parts": parts, "max_shard_bytes": largest, **sums})
+    return header
 
 
-def _parse(location: RunLocation, data: bytes) -> RunHeader:
-    uri = location.uri(HEADER_NAME)
+def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) -> _Header:
+    uri = location.uri(path)
     try:
         tree = json.loads(data)
         version = tree["version"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes): name another output") from None
     # Asked before the fields are: those of a later version would only read as unknown keys.
     if version != RUN_VERSION:
@@ -82,7 +128,7 @@ def _parse(location: RunLocation, data: bytes) -> RunHeader:
             "install the version of pseudoris that wrote it, or name another output"
         )
     try:
-        return RunHeader.model_validate_json(data)
+        return model.model_validate_json(data)
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
         raise ConfigError(

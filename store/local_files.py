@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +17,23 @@ from typing import BinaryIO, Final
 
 # Hidden, and without the ending of any table: no glob of ours or of a reader's finds one.
 TEMPORARY_PREFIX: Final = ".tmp-"
+# A process number and a nonce: what is named otherwise was not written here, whatever it begins with.
+_TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of one folder: its name there, and its size in bytes."""
+    """A file of one folder.
+
+    Attributes:
+        name: In its folder.
+        size_bytes: Its size.
+        modified_s: When it was written, seconds since the epoch by the storage's clock.
+    """
 
     name: str
     size_bytes: int
+    modified_s: float
 
 
 class LocalFiles:
@@ -50,14 +60,15 @@ class LocalFiles:
     def list(self, folder: str) -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in no order; nothing where it does not exist."""
         for entry in self._scan(folder):
-            if not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file():
-                yield ListedFile(entry.name, entry.stat().st_size)
+            if not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file() and (found := _stat(entry)):
+                yield ListedFile(entry.name, found.st_size, found.st_mtime)
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield name and modification time (seconds since the epoch) of what killed writers left in `folder`."""
         for entry in self._scan(folder):
-            if entry.name.startswith(TEMPORARY_PREFIX):
-                yield entry.name, entry.stat().st_mtime
+            is_ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if is_ours and (found := _stat(entry)):
+                yield entry.name, found.st_mtime
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced; False where it already stands, untouched."""
@@ -105,6 +116,14 @@ class LocalFiles:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return what the file is; None where a living writer took it away since it was listed."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _link_once(temporary: Path, target: Path) -> bool:

@@ -6,17 +6,25 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
 import fsspec
 
-from schemas.errors import ConfigError
+from schemas.config import StorageConfig
+from schemas.errors import ConfigError, TransientError
 from schemas.uris import refuse_secrets
 from store.local_files import ListedFile, LocalFiles
 from store.object_files import ObjectFiles
+from store.s3_answers import Upload
+from store.s3_files import S3Files
 from store.storage_errors import storage_errors
 
-__all__ = ["ListedFile", "RunLocation"]
+__all__ = ["ListedFile", "RunLocation", "Upload"]
+
+S3_PROTOCOLS: Final = ("s3", "s3a")
+_NEEDED: Final = (
+    "a commit would not be safe. Use a store that honours conditional writes: AWS S3, MinIO, Ceph, or a local disk"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +39,16 @@ class RunLocation:
     """
 
     root: str
-    _files: LocalFiles | ObjectFiles
+    _files: LocalFiles | S3Files | ObjectFiles
 
     @classmethod
-    def open(cls, out: str, endpoint_url: str | None = None) -> Self:
+    def open(cls, out: str, endpoint_url: str | None = None, limits: StorageConfig | None = None) -> Self:
         """Return the location `out`; nothing is touched yet, and it need not exist.
 
         Args:
             out: A local path or an fsspec url (`s3://bucket/prefix`).
-            endpoint_url: Of another S3 store than AWS.
+            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL of the environment.
+            limits: Time-outs and patience of an S3 store.
 
         Raises:
             ConfigError: The uri holds a secret, or its protocol or the package behind it is unknown.
@@ -49,12 +58,11 @@ class RunLocation:
         if not rest or protocol in ("file", "local"):
             folder = Path(rest or out).expanduser().absolute()
             return cls(str(folder), LocalFiles(folder))
-        # A cached listing would hide the receipts of other processes.
-        options: dict[str, Any] = {"use_listings_cache": False}
-        if endpoint_url and protocol in ("s3", "s3a"):
-            options["endpoint_url"] = endpoint_url
+        if protocol in S3_PROTOCOLS:
+            return cls(out.rstrip("/"), S3Files.at(out, endpoint_url, limits or StorageConfig()))
         try:
-            filesystem, path = fsspec.url_to_fs(out, **options)
+            # A cached listing would hide the receipts of other processes.
+            filesystem, path = fsspec.url_to_fs(out, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {out!r}: {error}. Give a local path or s3://bucket/prefix") from None
         return cls(out.rstrip("/"), ObjectFiles(filesystem, path))
@@ -78,8 +86,11 @@ class RunLocation:
         Raises:
             FileNotFoundError: There is none.
         """
-        with self.open_input(path) as file, storage_errors("read", self.uri(path)):
-            return file.read()
+        with storage_errors("read", self.uri(path)):
+            if isinstance(self._files, S3Files):
+                return self._files.read(path)
+            with self._files.open(path) as file:
+                return file.read()
 
     def open_input(self, path: str) -> BinaryIO:
         """Return the file opened for reading, seekable, so that a range of it can be read.
@@ -100,12 +111,24 @@ class RunLocation:
         with storage_errors("list", self.uri(folder)):
             yield from self._files.list_temporary(folder)
 
+    def list_uploads(self) -> Iterator[Upload]:
+        """Yield the multipart uploads that were begun for the run and never completed; none on a disk."""
+        if isinstance(self._files, S3Files):
+            with storage_errors("list uploads of", self.root):
+                yield from self._files.list_uploads()
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Give an upload up, which frees what it holds; nothing happens where it is gone."""
+        if isinstance(self._files, S3Files):
+            with storage_errors("abort", self.root):
+                self._files.abort_upload(upload)
+
     def create_once(self, path: str, data: bytes) -> bool:
         """Create `path` with `data`, durably, all of it or nothing; of several callers one gets True.
 
         Returns:
-            False where the file already stands. On object stores also when a repeated request met its
-            own first try: a caller whose content names its author reads it back.
+            False where the file already stands. On other object stores than S3 also when a repeated
+            request met its own first try: a caller whose content names its author reads it back.
         """
         with storage_errors("create", self.uri(path)):
             return self._files.create_once(path, data)
@@ -141,11 +164,14 @@ class RunLocation:
             is_first = self.create_once(path, b"first")
             is_second = self.create_once(path, b"second")
             content = self.read_bytes(path)
+        except TransientError as error:
+            if "HTTP 501" not in str(error):
+                raise
+            raise ConfigError(f"{self.root} does not know conditional writes (it answers 501): {_NEEDED}") from error
         finally:
             self.delete(path)
         if not is_first or is_second or content != b"first":
             raise ConfigError(
-                f"{self.root} let a file be created twice: it ignores `If-None-Match: *` (or exclusive "
-                "links on a disk), so a commit would not be safe. Use a store that honours conditional "
-                "writes: AWS S3, MinIO, Ceph, or a local disk"
+                f"{self.root} let a file be created twice: it ignores `If-None-Match: *` (or exclusive links on a "
+                f"disk): {_NEEDED}"
             )

@@ -169,6 +169,39 @@ class RunLock:
                 return
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What a look at the highest claim says of the driver behind it.
+
+    Attributes:
+        name: Process and machine.
+        beat: Owner's nonce and counter: another value at the next look is a sign of life.
+        is_gone: Whether it is certain that nobody drives the run: released, or the process died on this machine.
+        is_here: Whether its process is seen to live on this machine.
+        beaten_s: When the claim was last written, epoch seconds by the storage's clock.
+    """
+
+    name: str
+    beat: tuple[str, int]
+    is_gone: bool
+    is_here: bool
+    beaten_s: float
+
+
+def look_at_holder(location: RunLocation) -> Holder | None:
+    """Return who holds the run, None where nobody ever did; nothing is written, nobody is waited for."""
+    claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    if not claims:
+        return None
+    number, file = max(claims, key=lambda claim: claim[0])
+    claim = _read(location, number)
+    if claim is None:
+        return None
+    is_gone = _is_gone(claim)
+    is_here = not is_gone and claim.host == _host()
+    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s)
+
+
 def _watch(
     location: RunLocation, number: int, holder: Claim, *, on_wait: Callable[[str], None], times: LockTimes
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,9 +22,13 @@ logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
+_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed"}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
+_ROWS_AT_ONCE: Final = 1_000
+_UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
+_PASSED_OVER: Final = "the manifest is passed over, receipts are read instead: %s"
 _VERSION_KEY: Final = b"pseudoris.manifest_version"
-_VERSION: Final = b"1"
+_VERSION: Final = b"2"
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -32,8 +38,11 @@ MANIFEST_SCHEMA: Final = pa.schema(
         *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
         pa.field("reasons", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
-        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
         pa.field("nodes", pa.list_(pa.string()), nullable=False),
+        # As JSON: settings have values of many types.
+        pa.field("degraded", pa.string(), nullable=False),
+        pa.field("mixed", pa.list_(pa.string()), nullable=False),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
             for table in SCHEMAS
@@ -44,15 +53,19 @@ MANIFEST_SCHEMA: Final = pa.schema(
 )
 
 
-def write_manifest(location: RunLocation) -> str:
+def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = None) -> str:
     """Write a snapshot of all standing receipts under the next number; return its path.
+
+    Args:
+        location: Where the run lives.
+        receipts: Them, ordered by shard, where `cached_receipts` serves: between the commits of a run. By default each
+            is read from the storage.
 
     Raises:
         ConfigError: The location cannot be written, or a receipt cannot be used.
         TransientError: Storage failed.
     """
-    table = pa.Table.from_pylist([_row(receipt) for receipt in standing_receipts(location)], schema=MANIFEST_SCHEMA)
-    data = parquet_bytes([table], MANIFEST_SCHEMA)
+    data = parquet_bytes([_table(standing_receipts(location) if receipts is None else receipts)], MANIFEST_SCHEMA)
     number = max(_numbers(location), default=0)
     while True:
         number += 1
@@ -66,32 +79,70 @@ def read_manifest(location: RunLocation) -> list[Receipt]:
 
     A damaged snapshot, or one of another version, is passed over with a warning: the receipts have it all.
     """
-    number = max(_numbers(location), default=None)
-    if number is None:
-        return []
-    path = f"{MANIFEST_FOLDER}/{number:04d}.parquet"
     try:
-        with location.open_input(path) as file:
-            parquet = open_parquet(file, location.uri(path))
-            if (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
-                raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
-            return [_receipt(row) for row in parquet.read().to_pylist()]
-    except (TransientError, FileNotFoundError, OSError, ValueError) as error:
-        logger.warning("the manifest is passed over, receipts are read instead: %s", error)
+        return list(_snapshot(location))
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
         return []
+
+
+def manifest_size(location: RunLocation) -> int:
+    """Return how many receipts the latest snapshot holds; 0 where there is no usable one."""
+    try:
+        return sum(1 for _ in _snapshot(location))
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
+        return 0
 
 
 def cached_receipts(location: RunLocation) -> Iterator[Receipt]:
-    """Yield the standing receipts ordered by shard, from the latest snapshot where it has them.
+    """Yield the standing receipts ordered by shard, from the latest snapshot where it has them; a few are held at once.
 
     For figures, not for deletion or proof: a receipt that somebody deleted and that was written anew may
     still show as it was.
     """
-    highest = list_receipts(location)
-    cached = {(receipt.shard, receipt.generation): receipt for receipt in read_manifest(location)}
-    unread = read_receipts(location, [commit for commit in highest.items() if commit not in cached])
-    for commit in highest.items():
-        yield cached[commit] if commit in cached else next(unread)
+    commits = iter(list_receipts(location).items())
+    snapshot = _ignoring_damage(_snapshot(location))
+    ahead = next(snapshot, None)
+    while some := list(islice(commits, _ROWS_AT_ONCE)):
+        cached: dict[tuple[int, int], Receipt] = {}
+        # Both are ordered by shard.
+        while ahead is not None and ahead.shard <= some[-1][0]:
+            cached[ahead.shard, ahead.generation] = ahead
+            ahead = next(snapshot, None)
+        lacking = [commit for commit in some if commit not in cached]
+        unread = read_receipts(location, lacking) if lacking else iter(())
+        for commit in some:
+            yield cached[commit] if commit in cached else next(unread)
+
+
+def _table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Return the rows of `receipts`; as Python objects, ten times as large, never more than a few."""
+    remaining, batches = iter(receipts), []
+    while some := [_row(receipt) for receipt in islice(remaining, _ROWS_AT_ONCE)]:
+        batches.append(pa.RecordBatch.from_pylist(some, schema=MANIFEST_SCHEMA))
+    return pa.Table.from_batches(batches, schema=MANIFEST_SCHEMA)
+
+
+def _snapshot(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the receipts of the latest snapshot; raises one of `_UNUSABLE` where it is damaged."""
+    number = max(_numbers(location), default=None)
+    if number is None:
+        return
+    path = f"{MANIFEST_FOLDER}/{number:04d}.parquet"
+    with location.open_input(path) as file:
+        parquet = open_parquet(file, location.uri(path))
+        if (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+            raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from map(_receipt, batch.to_pylist())
+
+
+def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
+    try:
+        yield from receipts
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
 
 
 def _numbers(location: RunLocation) -> Iterable[int]:
@@ -100,7 +151,8 @@ def _numbers(location: RunLocation) -> Iterable[int]:
 
 
 def _row(receipt: Receipt) -> dict[str, Any]:
-    row: dict[str, Any] = receipt.model_dump(include={"version", "shard", "generation", "seconds", "attempts", "nodes"})
+    row: dict[str, Any] = receipt.model_dump(include=_COPIED)
+    row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
     row |= receipt.counts.model_dump()
     for table, part in receipt.parts.items():
         row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
@@ -116,6 +168,8 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         parts=parts,
         counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
         seconds=dict(row["seconds"]),
-        attempts=row["attempts"],
+        attempts=dict(row["attempts"]),
         nodes=tuple(row["nodes"]),
+        degraded=json.loads(row["degraded"]),
+        mixed=tuple(row["mixed"]),
     )

@@ -1,9 +1,13 @@
-"""Objects of a store behind fsspec (`s3://…`): whole puts, no rename, creation on the condition of absence."""
+"""Objects of any other store behind fsspec (`gs://…`, `az://…`): whole puts, no rename, creation where there is none.
+
+Trying again is the client's own business here; S3 has a module of its own, where it is ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
@@ -21,7 +25,7 @@ class ObjectFiles:
         self._root = root.rstrip("/")
 
     def uri(self, path: str) -> str:
-        """Return the object's uri with its protocol, `s3://bucket/prefix/…`."""
+        """Return the object's uri with its protocol, `gs://bucket/prefix/…`."""
         return str(self._filesystem.unstrip_protocol(self._at(path)))
 
     def open(self, path: str) -> BinaryIO:
@@ -44,14 +48,14 @@ class ObjectFiles:
             return
         for entry in entries:
             if entry["type"] == "file":
-                yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]))
+                yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]), _modified_s(entry))
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield nothing: an unfinished put leaves no object."""
         yield from ()
 
     def create_once(self, path: str, data: bytes) -> bool:
-        """Create the object (`If-None-Match: *`); False where it already stands.
+        """Create the object on the condition that there is none; False where it already stands.
 
         A retry inside the client whose first try arrived unanswered also gives False: whoever must
         know reads the object back.
@@ -75,3 +79,16 @@ class ObjectFiles:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+
+def _modified_s(entry: Mapping[str, Any]) -> float:
+    for name in ("LastModified", "mtime", "modified", "updated", "last_modified", "created"):
+        value = entry.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).timestamp()
+    # A store that keeps no times: as old as can be.
+    return 0.0

@@ -35,14 +35,19 @@ _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 def parquet_bytes(row_groups: Iterable[pa.Table], schema: pa.Schema) -> bytes:
     """Return a Parquet file of `schema` with one row group a table (none is written for no rows)."""
     sink = io.BytesIO()
-    flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
-    # A list names leaf columns, which for nested schemas are long paths: only a table that needs it pays.
-    use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
-    with pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS) as writer:
+    with open_writer(sink, schema) as writer:
         for table in row_groups:
             # Page boundaries follow the chunks of the table, unless it has one.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
     return sink.getvalue()
+
+
+def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return a writer with the fixed settings; equal row groups in give equal bytes out."""
+    flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
+    # A list names leaf columns, which for nested schemas are long paths: only a table that needs it pays.
+    use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
+    return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
 
 def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
@@ -53,7 +58,14 @@ def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(file, page_checksum_verification=True)
-    except pa.ArrowException as error:
+    except MemoryError:
+        raise
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise TransientError(damaged(name, error)) from error
+    except OSError as error:
+        # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+        if type(error) is not OSError or error.errno is not None:
+            raise
         raise TransientError(damaged(name, error)) from error
 
 

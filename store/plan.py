@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
@@ -126,7 +126,15 @@ def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]
         for position, entry in enumerate(rows):
             if entry.position != position:
                 raise ValueError(f"shard {shard}: position {position} is due, got {entry.position} ({entry.key})")
-        yield shard, pa.Table.from_pylist([asdict(entry) for entry in rows], schema=PLAN_SCHEMA)
+        # By column: `asdict` copies every value deeply, which is two thirds of the time for a hundred million rows.
+        columns = [[getattr(entry, name) for entry in rows] for name in PLAN_SCHEMA.names]
+        yield (
+            shard,
+            pa.Table.from_arrays(
+                [pa.array(values, field.type) for values, field in zip(columns, PLAN_SCHEMA, strict=True)],
+                schema=PLAN_SCHEMA,
+            ),
+        )
         due = shard + 1
 
 

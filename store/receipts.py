@@ -34,6 +34,14 @@ def list_receipts(location: RunLocation) -> dict[int, int]:
     return dict(sorted(highest.items()))
 
 
+def list_commits(location: RunLocation) -> Iterator[tuple[int, int, float]]:
+    """Yield shard, generation and time (epoch seconds by the storage's clock) of every receipt, in no order."""
+    for file in location.list(RECEIPTS_FOLDER):
+        match = _NAME.match(file.name)
+        if match:
+            yield int(match[1]), int(match[2]), file.modified_s
+
+
 def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | None:
     """Return the receipt, None where that generation of the shard is not committed.
 
@@ -85,16 +93,13 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
 
 
 def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
-    for file in location.list(RECEIPTS_FOLDER):
-        match = _NAME.match(file.name)
-        if match:
-            yield int(match[1]), int(match[2])
+    return ((shard, generation) for shard, generation, _ in list_commits(location))
 
 
 def _parse(data: bytes, uri: str) -> Receipt:
     try:
         version = json.loads(data)["version"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ConfigError(
             f"{uri} is not a receipt ({len(data)} bytes): delete it, and its shard is done again"
         ) from None

@@ -20,6 +20,10 @@ class RunTotals:
         expressions: Distinct candidates: equal captions of a mask are one.
         kept: Expressions above tau.
         output_bytes: Size of the parts that receipts name.
+        repeats: How many times a pool's work on a shard was done again, after a loss.
+        retried: Shards whose standing generation is a retry of quarantined images.
+        degraded: Shards for which settings were lowered.
+        mixed: Shards computed under another identity than the run's.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
 
@@ -33,6 +37,10 @@ class RunTotals:
     expressions: int = 0
     kept: int = 0
     output_bytes: int = 0
+    repeats: int = 0
+    retried: int = 0
+    degraded: int = 0
+    mixed: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -47,12 +55,22 @@ class Totals:
 
     def add(self, receipt: Receipt) -> None:
         """Count the shard of `receipt`; a shard must be added once."""
+        self._count(receipt, 1)
+
+    def remove(self, receipt: Receipt) -> None:
+        """Take back what `add` counted, for a shard of which a higher generation stands now."""
+        self._count(receipt, -1)
+
+    def _count(self, receipt: Receipt, sign: int) -> None:
         counts = receipt.counts.model_dump(exclude={"reasons"})
         size = sum(part.size_bytes for part in receipt.parts.values())
-        self._counts.update({"shards": 1, "output_bytes": size, **counts})
-        self._reasons.update(receipt.counts.reasons)
+        outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
+        retried = {"retried": receipt.generation > 0}
+        whole = {"shards": 1, "output_bytes": size, **retried, **outside, **counts}
+        self._counts.update({name: sign * value for name, value in whole.items()})
+        self._reasons.update({reason: sign * count for reason, count in receipt.counts.reasons.items()})
         for stage, seconds in receipt.seconds.items():
-            self._seconds[stage] += seconds  # type: ignore[assignment]  # a Counter sums floats as well
+            self._seconds[stage] += sign * seconds  # type: ignore[assignment]  # a Counter sums floats as well
 
     @property
     def images(self) -> int:
@@ -61,4 +79,5 @@ class Totals:
 
     def sum(self) -> RunTotals:
         """Return the totals so far."""
-        return RunTotals(**self._counts, reasons=dict(self._reasons.most_common()), seconds=dict(self._seconds))
+        reasons = {reason: count for reason, count in self._reasons.most_common() if count}
+        return RunTotals(**self._counts, reasons=reasons, seconds=dict(self._seconds))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from schemas.errors import ConfigError
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
-from schemas.run import RunHeader
+from schemas.run import Receipt, RunHeader
 from store.content_checks import Problem, examples
 from store.header import require_header
 from store.location import RunLocation
@@ -19,7 +19,27 @@ from store.plan import iter_plan
 from store.receipts import list_receipts, read_receipt
 from store.verify_shard import verify_shard
 
-__all__ = ["Problem", "VerifyReport", "verify_run", "verify_shard"]
+__all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideBytes:
+    """Shards whose bytes may differ from another run's (promise 2), for one reason; nothing of them is wrong.
+
+    Attributes:
+        what: `degraded` or `mixed`.
+        detail: The setting and its lowered value, or the difference from the run's identity.
+        shards: First and last of each row of consecutive ones, ascending.
+    """
+
+    what: str
+    detail: str
+    shards: tuple[tuple[int, int], ...]
+
+    @property
+    def num_shards(self) -> int:
+        """How many there are."""
+        return sum(last - first + 1 for first, last in self.shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +52,7 @@ class VerifyReport:
         num_shards: Planned.
         num_checked: Shards whose parts were looked into.
         problems: Empty when everything holds.
+        outside: Shards that were allowed to give other bytes; no problem.
     """
 
     num_images: int
@@ -42,6 +63,7 @@ class VerifyReport:
     num_shards: int
     num_checked: int
     problems: tuple[Problem, ...]
+    outside: tuple[OutsideBytes, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -92,6 +114,7 @@ class _Walk:
         self._ids: list[npt.NDArray[np.uint64]] = []
         self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
         self._num_checked = 0
+        self._outside: dict[tuple[str, str], list[int]] = {}
 
     def visit(self, shard: int, entries: list[PlanEntry]) -> None:
         """Account for one planned shard."""
@@ -113,11 +136,17 @@ class _Walk:
         if receipt.counts.images != len(entries):
             detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
             self._problems.append(Problem(shard, "ids", detail))
+        self._note_outside(receipt)
         for status in self._status:
             self._status[status] += getattr(receipt.counts, status)
         if shard in self._chosen:
             self._num_checked += 1
             self._problems += verify_shard(self._location, receipt, entries, quick=self._quick)
+
+    def _note_outside(self, receipt: Receipt) -> None:
+        reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
+        for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
+            self._outside.setdefault(reason, []).append(receipt.shard)
 
     def report(self, header: RunHeader, num_shards: int) -> VerifyReport:
         """Return the sums, with what can only be told at the end."""
@@ -137,6 +166,7 @@ class _Walk:
             num_shards=num_shards,
             num_checked=self._num_checked,
             problems=tuple(self._problems),
+            outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
         )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
+
 # A property's time says nothing on a shared machine; speed is a benchmark's business.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -27,7 +29,31 @@ def stub_engines() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session(stub_engines: None) -> Iterator[None]:
+def s3_credentials() -> Iterator[None]:
+    """Put credentials for a test server into the environment, here and in processes started from now on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        for name in FORBIDDEN:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_credentials: None) -> Iterator[S3Server]:
+    """Run one S3 server for the whole session; each test makes its own bucket, as `s3_bucket` does."""
+    with serving_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> str:
+    """Create a bucket for one test, and return its name."""
+    return s3_server.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[None]:
     """Start one local Ray of two CPUs for the whole session; `annotate` uses it as it finds it."""
     import ray
 

@@ -111,7 +111,7 @@ def _mask_card(mask: GalleryMask, *, order: int, tau: float) -> MaskCard:
         index=mask.index,
         colour=mask_colour(order),
         outline=outline,
-        area_percent=100 * mask.area_px / (mask.rle_size[0] * mask.rle_size[1]),
+        area_percent=100 * mask.area_px / max(1, mask.rle_size[0] * mask.rle_size[1]),
         predicted_iou=mask.predicted_iou,
         kept=tuple(_row(e, tau=tau) for e in ordered if e.kept),
         rejected=tuple(_row(e, tau=tau) for e in ordered if not e.kept),

@@ -16,6 +16,8 @@ from store.rle import summarise_rle
 
 # The longer side of every picture in the page's units, whatever its pixels: strokes and labels keep their size.
 FRAME: Final = 512
+# A table may claim any size, and a byte a pixel is taken for it: ten times what reading accepts by default.
+_MAX_PIXELS: Final = 2**30
 # The corners of a staircase lie up to one pixel off the line it stands for; less would keep the steps.
 _TOLERANCE_PX: Final = 1.0
 _MAX_ENLARGEMENT: Final = 4.0
@@ -44,7 +46,7 @@ class Outline:
 
 def frame_size(height: int, width: int) -> tuple[float, float]:
     """Return (height, width) of a picture in the page's units, the longer side `FRAME`."""
-    scale = FRAME / max(height, width)
+    scale = FRAME / max(height, width, 1)
     return height * scale, width * scale
 
 
@@ -59,6 +61,8 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
         ValueError: `counts` is no encoding of a mask of that size.
     """
     height, width = size
+    if min(size) < 1 or height * width > _MAX_PIXELS:
+        raise ValueError(f"a mask of {height} x {width} pixels; a picture has 1 to {_MAX_PIXELS:,}")
     summarise_rle(height, width, counts)  # pycocotools would read past its buffers
     mask = coco.decode({"size": list(size), "counts": counts.encode("ascii")}).astype(np.bool_)
     mask = _resized(mask)

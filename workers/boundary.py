@@ -22,10 +22,13 @@ _NOT_THE_IMAGE: tuple[type[BaseException], ...] = (
     PseudorisError,
 )
 # Torch raises a bare RuntimeError for these; only its text tells.
-_MACHINE_WORDS: tuple[str, ...] = (
-    *("CUDA", "cuDNN", "CUBLAS", "cublas"),
-    *("DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc"),
+_MEMORY_WORDS: tuple[str, ...] = (
+    "CUDA out of memory",
+    "DefaultCPUAllocator",
+    "Cannot allocate memory",
+    "std::bad_alloc",
 )
+_DEVICE_WORDS: tuple[str, ...] = ("CUDA", "cuDNN", "CUBLAS", "cublas")
 
 
 # Where the exceptions of `compute.is_compiled` come from: a machine without a compiler, never an image.
@@ -124,7 +127,26 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
     raise AssertionError("unreachable: the second try returns or raises")
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    if type(error).__module__.startswith(_COMPILERS):
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the host or the accelerator had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _MACHINE_WORDS)
+    return isinstance(error, RuntimeError) and _says(error, _MEMORY_WORDS)
+
+
+def is_broken_device(error: BaseException) -> bool:
+    """Return whether the accelerator failed otherwise: its process cannot be used any further."""
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and _says(error, _DEVICE_WORDS)
+    )
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    is_compiling = type(error).__module__.startswith(_COMPILERS)
+    return is_compiling or is_out_of_memory(error) or is_broken_device(error)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(word in str(error) for word in words)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.errors import PseudorisError, TransientError
+from schemas.errors import ConfigError, PseudorisError, TransientError
+from store.s3_errors import ChangedError
 
 
 @contextmanager
@@ -21,11 +22,12 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
 
     Raises:
         FileNotFoundError: There is no such file; also where a part of its path is no folder.
+        ChangedError: It is not the version that was asked for.
         TransientError: Anything else of `faults`.
     """
     try:
         yield
-    except (FileNotFoundError, PseudorisError, MemoryError):
+    except (FileNotFoundError, PseudorisError, MemoryError, ChangedError):
         raise
     except NotADirectoryError as error:
         raise FileNotFoundError(str(error)) from error
@@ -34,3 +36,12 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
         raise TransientError(
             f"cannot {action} {uri}: {reason}; mend it if need be, then run the same command again"
         ) from error
+
+
+@contextmanager
+def denial_is_final(uri: str) -> Iterator[None]:
+    """Before a run starts, denied access is the user's to mend; in its midst, credentials may be being renewed."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ConfigError(f"access to {uri} is denied: grant these credentials the rights to list and read") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -24,6 +25,7 @@ class SourceItem:
         row: In its Parquet file, from 0; else None.
         boundary: Shards hold items of one boundary alone: a tar's key, or a Parquet file's key and row group;
             None for plain files.
+        mean_bytes: Of a row of its row group, by the footer; None for uris and elsewhere.
     """
 
     key: str
@@ -34,6 +36,12 @@ class SourceItem:
     row_group: int | None = None
     row: int | None = None
     boundary: str | None = None
+    mean_bytes: int | None = None
+
+    @property
+    def expected_bytes(self) -> int:
+        """What the image is expected to take, encoded; 0 where nothing is known."""
+        return self.size_bytes or self.mean_bytes or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +66,16 @@ class Storage(Protocol):
 
     Attributes:
         faults: What reading from it may raise that is no fault of a file.
+        max_readers: Files that are worth reading at once.
     """
 
     @property
     def faults(self) -> tuple[type[Exception], ...]:
         """Exception types."""
+
+    @property
+    def max_readers(self) -> int:
+        """At least 1."""
 
     def describe(self, path: str = "") -> str:
         """Return the full path or uri, for messages."""
@@ -78,3 +91,16 @@ class Storage(Protocol):
 
     def open(self, path: str) -> BinaryIO:
         """Return the file opened for reading, seekable. Raises: FileNotFoundError: there is none."""
+
+    def reading(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> AbstractContextManager[BinaryIO]:
+        """Open the expected version of a file for a block.
+
+        Args:
+            path: Of the file.
+            expected: Etag, time and size that it must have; what is None is not asked.
+            window_bytes: Fetched at once where less is read: for many small reads that lie close together.
+
+        Raises:
+            ImageError: `changed`, by the end of the block: what was read must not be used.
+            FileNotFoundError: There is none.
+        """

@@ -25,7 +25,11 @@ def row_key(table_path: str, row: int) -> str:
     return f"{path_key(table_path)}{_ROW}{row}"
 
 
+def file_of(key: str) -> str:
+    """Return the key of the file that holds the image: the file itself, its tar, or its table."""
+    return key.partition(_MEMBER)[0].partition(_ROW)[0]
+
+
 def file_path(key: str) -> str:
-    """Return the path of the file that holds the image: the file itself, its tar, or its table."""
-    quoted = key.partition(_MEMBER)[0].partition(_ROW)[0]
-    return unquote_to_bytes(quoted).decode("utf-8", "surrogateescape")
+    """Return the path of the file that holds the image."""
+    return unquote_to_bytes(file_of(key)).decode("utf-8", "surrogateescape")

@@ -1,20 +1,19 @@
-"""Objects of any store that fsspec knows (`s3://`, `gs://`, `https://`, …), listed in the order of their keys."""
+"""Objects of any other store that fsspec knows (`gs://`, `https://`, …), listed in the order of their keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, BinaryIO, Literal, Self, cast
 
 import fsspec
 
-from pipeline.sources.faults import transient_faults
+from pipeline.sources.faults import denial_is_final, transient_faults
 from pipeline.sources.items import MayDescend, StoredFile
 from pipeline.sources.keys import path_key
+from pipeline.sources.versions import looked_at_twice
 from schemas.errors import ConfigError
-
-_S3_PROTOCOLS = ("s3", "s3a")
 
 
 class ObjectStorage:
@@ -25,9 +24,11 @@ class ObjectStorage:
 
     Attributes:
         faults: What a client may raise.
+        max_readers: Objects that are worth reading at once.
     """
 
     faults: tuple[type[Exception], ...] = (Exception,)
+    max_readers: int = 8
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
         """Keep the prefix `root`, as the file system writes it, without its last slash."""
@@ -35,18 +36,15 @@ class ObjectStorage:
         self._root = root.rstrip("/")
 
     @classmethod
-    def at(cls, uri: str, endpoint_url: str | None = None) -> Self:
+    def at(cls, uri: str) -> Self:
         """Return the storage at `uri`; nothing is asked of it yet.
 
         Raises:
             ConfigError: The protocol is unknown, or its package is missing.
         """
-        # A cached listing would show objects as they were, not as they are.
-        options: dict[str, Any] = {"use_listings_cache": False}
-        if endpoint_url and uri.partition("://")[0] in _S3_PROTOCOLS:
-            options["endpoint_url"] = endpoint_url
         try:
-            filesystem, root = fsspec.url_to_fs(uri, **options)
+            # A cached listing would show objects as they were, not as they are.
+            filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"cannot open {uri!r}: {error}. Give a local path or s3://bucket/prefix") from None
         return cls(filesystem, root)
@@ -59,7 +57,7 @@ class ObjectStorage:
         """Return what stands at `path`; a folder is a prefix below which something stands."""
         uri = self.describe(path)
         try:
-            with transient_faults("look at", uri, faults=self.faults), _denial_is_final(uri):
+            with transient_faults("look at", uri, faults=self.faults), denial_is_final(uri):
                 found = self._filesystem.info(self._at(path))
         except FileNotFoundError:
             return None
@@ -83,10 +81,14 @@ class ObjectStorage:
         with transient_faults("open", self.describe(path), faults=self.faults):
             return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
+    def reading(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> AbstractContextManager[BinaryIO]:
+        """Open the expected version, which is looked at before and after; reads go by the client's own blocks."""
+        return looked_at_twice(self, path, expected)
+
     def _walk(self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None) -> Iterator[StoredFile]:
         folder = self._at("/".join(parts))
         uri = self.describe("/".join(parts))
-        with transient_faults("list", uri, faults=self.faults), _denial_is_final(uri):
+        with transient_faults("list", uri, faults=self.faults), denial_is_final(uri):
             entries = self._filesystem.ls(folder, detail=True)
         named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
         for name, entry in sorted(named, key=_order):
@@ -102,15 +104,6 @@ class ObjectStorage:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
-
-
-@contextmanager
-def _denial_is_final(uri: str) -> Iterator[None]:
-    """Before a run starts, denied access is the user's to mend; in its midst, credentials may be being renewed."""
-    try:
-        yield
-    except PermissionError as error:
-        raise ConfigError(f"access to {uri} is denied: grant these credentials the rights to list and read") from error
 
 
 def _order(named: tuple[str, Mapping[str, Any]]) -> str:

@@ -16,13 +16,18 @@ from pipeline.sources.local_storage import LocalStorage
 from pipeline.sources.object_storage import ObjectStorage
 from pipeline.sources.parquet import list_rows
 from pipeline.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
+from pipeline.sources.s3_storage import S3Storage
 from pipeline.sources.tars import list_members
-from schemas.config import SourceConfig
+from schemas.config import SourceConfig, StorageConfig
 from schemas.errors import ConfigError
 from schemas.tables import SCHEMAS
 from schemas.uris import refuse_secrets
+from store.location import S3_PROTOCOLS
 
 logger = logging.getLogger(__name__)
+
+# How a file is listed: as one image, as a tar of them, or as a table of them.
+Format = Literal["files", "webdataset", "parquet"]
 
 _LOCAL_PROTOCOLS: Final = ("file", "local")
 # Where a run writes below OUT: a SOURCE in there would list the run's own tables.
@@ -72,16 +77,44 @@ class Source:
             TransientError: The storage failed.
         """
         is_empty = True
-        for file, is_named in self._files():
-            for item in self._items(file, is_named=is_named):
+        for file, format_ in self.files():
+            for item in self.items(file, format_):
                 is_empty = False
                 yield item
         if is_empty:
-            raise ConfigError(
-                f"SOURCE {self.name!r} lists no image: it takes files of {' '.join(self.config.extensions)} "
-                "(source.extensions), .tar and .parquet, hidden names aside. A glob names files, not folders: "
-                "folder/**/*.jpg. Check the path, or name the format with --set source.format=…"
-            )
+            raise self.lists_nothing()
+
+    def lists_nothing(self) -> ConfigError:
+        """Return the error of a listing without an image."""
+        return ConfigError(
+            f"SOURCE {self.name!r} lists no image: it takes files of {' '.join(self.config.extensions)} "
+            "(source.extensions), .tar and .parquet, hidden names aside. A glob names files, not folders: "
+            "folder/**/*.jpg. Check the path, or name the format with --set source.format=…"
+        )
+
+    def files(self) -> Iterator[tuple[StoredFile, Format]]:
+        """Yield the files that hold images, in the order of their keys, and how each is listed.
+
+        A file that SOURCE names twice comes twice, one after the other.
+        """
+        for file, is_named in self._files():
+            format_ = _format_of(file.path, self.config, is_named=is_named)
+            if format_ is not None:
+                yield file, format_
+
+    def items(self, file: StoredFile, format_: Format) -> Iterator[SourceItem]:
+        """Yield the images of one of the files.
+
+        Raises:
+            ConfigError: It is a tar or a table that cannot be listed.
+            TransientError: The storage failed, or it changed since it was listed.
+        """
+        if format_ == "webdataset":
+            yield from list_members(self.storage, file, self.config)
+        elif format_ == "parquet":
+            yield from list_rows(self.storage, file, self.config)
+        else:
+            yield SourceItem(path_key(file.path), file.size_bytes, etag=file.etag, mtime_ns=file.mtime_ns)
 
     def _files(self) -> Iterator[tuple[StoredFile, bool]]:
         """Yield the selected files in the order of their keys, and whether each was named as itself."""
@@ -104,17 +137,10 @@ class Source:
             if pattern.matches(tuple(file.path.split("/"))):
                 yield file, False
 
-    def _items(self, file: StoredFile, *, is_named: bool) -> Iterator[SourceItem]:
-        kind = _format_of(file.path, self.config, is_named=is_named)
-        if kind == "webdataset":
-            yield from list_members(self.storage, file, self.config)
-        elif kind == "parquet":
-            yield from list_rows(self.storage, file, self.config)
-        elif kind == "files":
-            yield SourceItem(path_key(file.path), file.size_bytes, etag=file.etag, mtime_ns=file.mtime_ns)
 
-
-def open_source(source: str, config: SourceConfig, *, exclude: str | None = None) -> Source:
+def open_source(
+    source: str, config: SourceConfig, *, exclude: str | None = None, limits: StorageConfig | None = None
+) -> Source:
     """Return SOURCE, found and ready to be listed; braces are spelled out, nothing is listed yet.
 
     The root, which keys are relative to, is the folder itself, the folder of a single file, or the
@@ -125,13 +151,14 @@ def open_source(source: str, config: SourceConfig, *, exclude: str | None = None
         source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`).
         config: How it is read.
         exclude: OUT, where it may lie below SOURCE.
+        limits: Time-outs and patience of an S3 store.
 
     Raises:
         ConfigError: It does not exist, holds a secret, or lies in OUT.
         TransientError: The storage failed.
     """
     source = absolute_source(refuse_secrets(source))
-    root, rest = _split(source, config)
+    root, rest = _split(source, config, limits)
     if has_magic(rest):
         if root.kind("") != "folder":
             raise ConfigError(f"SOURCE {source!r}: there is no folder {root.describe()}; check the path")
@@ -142,20 +169,20 @@ def open_source(source: str, config: SourceConfig, *, exclude: str | None = None
         )
     else:
         selection = Selection(files=(rest,) if rest else ())
-    output = None if exclude is None else storage_at(exclude, config)
+    output = None if exclude is None else storage_at(exclude, config, limits)
     if output is None or type(output) is not type(root):
         return Source(source, root, selection, config)
     _refuse_output(root, source, output)
     return Source(source, root, selection, config, exclude=output.describe())
 
 
-def open_root(source: str, config: SourceConfig) -> Storage:
+def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> Storage:
     """Return the storage that the keys of SOURCE are relative to; braces are not spelled out.
 
     Raises:
         ConfigError: SOURCE does not exist or holds a secret.
     """
-    return _split(absolute_source(refuse_secrets(source)), config)[0]
+    return _split(absolute_source(refuse_secrets(source)), config, limits)[0]
 
 
 def absolute_source(source: str) -> str:
@@ -179,11 +206,12 @@ def absolute_source(source: str) -> str:
     return f"{root.rstrip('/')}/{rest}" if rest else root
 
 
-def _split(source: str, config: SourceConfig) -> tuple[Storage, str]:
+def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[Storage, str]:
     """Return the root and what of it is named: nothing for a folder, else a file or a pattern."""
-    kind = storage_at(source, config).kind("")
+    whole = storage_at(source, config, limits)
+    kind = whole.kind("")
     if kind == "folder":
-        return storage_at(source, config), ""
+        return whole, ""
     protocol, separator, path = source.rpartition("://")
     if kind is None and not has_magic(path):
         suspects = "the url and the credentials" if separator else "the path"
@@ -192,7 +220,7 @@ def _split(source: str, config: SourceConfig) -> tuple[Storage, str]:
             f"{shlex.quote(source + '*')}"
         )
     folder, rest = split_root(path) if kind is None else _split_file(path)
-    return storage_at(f"{protocol}{separator}{folder}", config), rest
+    return storage_at(f"{protocol}{separator}{folder}", config, limits), rest
 
 
 def _split_file(path: str) -> tuple[str, str]:
@@ -200,7 +228,7 @@ def _split_file(path: str) -> tuple[str, str]:
     return folder or slash, name
 
 
-def storage_at(location: str, config: SourceConfig) -> Storage:
+def storage_at(location: str, config: SourceConfig, limits: StorageConfig | None = None) -> Storage:
     """Return the storage whose root is a local path or an fsspec url; it need not exist.
 
     Raises:
@@ -209,7 +237,9 @@ def storage_at(location: str, config: SourceConfig) -> Storage:
     protocol, _, path = location.rpartition("://")
     if not protocol or protocol in _LOCAL_PROTOCOLS:
         return LocalStorage(Path(path).expanduser().resolve())
-    return ObjectStorage.at(location, config.endpoint_url)
+    if protocol in S3_PROTOCOLS:
+        return S3Storage.at(location, config.endpoint_url, limits or StorageConfig())
+    return ObjectStorage.at(location)
 
 
 def _refuse_output(root: Storage, source: str, output: Storage) -> None:
@@ -226,7 +256,7 @@ def _below(inner: str, outer: str) -> str | None:
     return inner[len(outer) + 1 :] if inner.startswith(f"{outer}/") else None
 
 
-def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Literal["files", "webdataset", "parquet"] | None:
+def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:
     """Return how a file is listed; None where it is not."""
     name = path.lower()
     if config.format != "auto":

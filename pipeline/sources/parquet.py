@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources.items import SourceItem, Storage, StoredFile
 from pipeline.sources.keys import path_key, row_key
+from pipeline.sources.versions import listed_version
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
 
-# Bounds what is decoded at once: a row group may hold many shards.
-_ROWS_AT_ONCE: Final = 64
+# Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
+# time costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
+_IMAGES_AT_ONCE: Final = 1
+_URIS_AT_ONCE: Final = 8
 _BUFFER_BYTES: Final = 2**20
+# As much as pyarrow asks for at a table's end.
+_FOOTER_BYTES: Final = 64 * 2**10
+# Of a stranger's words, in messages.
+_SHOWN_COLUMNS: Final = 20
+_SHOWN_LETTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +43,77 @@ class RowImage:
     uri: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """What a footer says of a row group: its rows, and the mean size of one; None for a column of uris."""
+
+    num_rows: int
+    mean_bytes: int | None = None
+
+
 def list_rows(storage: Storage, file: StoredFile, config: SourceConfig) -> Iterator[SourceItem]:
     """Yield the table's rows in order; only its footer is read.
 
     Raises:
         ConfigError: It is no Parquet file, or has no column of images.
+        TransientError: It changed since it was listed, or the storage failed.
     """
-    with storage.open(file.path) as stream:
+    yield from rows_of(file, count_rows(storage, file, config))
+
+
+def count_rows(storage: Storage, file: StoredFile, config: SourceConfig) -> list[RowGroup]:
+    """Return the table's row groups; only the footer is read. Raises as `list_rows` does."""
+    name = storage.describe(file.path)
+    with listed_version(storage, file, window_bytes=_FOOTER_BYTES) as stream:
         try:
             table = pq.ParquetFile(stream)
-        except pa.ArrowInvalid as error:
+            schema = table.schema_arrow
+            found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
+            # Of all columns together: of a damaged footer pyarrow's view of a single one ends the process.
+            groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
+        except Exception as error:  # a hostile footer; what is not its fault passes
+            if not _is_damage(error):
+                raise
             raise ConfigError(
-                f"{storage.describe(file.path)} cannot be read as Parquet ({error}): mend it, or leave it out of SOURCE"
+                f"{name} cannot be read as Parquet ({_first_words(error)}): mend it, or leave it out of SOURCE"
             ) from error
-        find_column(table.schema_arrow, config, storage.describe(file.path))
-        counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    column = find_column(schema, config, name)
+    _check_counts([num_rows for num_rows, _ in groups], table.metadata.num_rows, file, name)
+    return [RowGroup(num_rows, _mean_bytes(num_rows, size_bytes, column, file)) for num_rows, size_bytes in groups]
+
+
+def _mean_bytes(num_rows: int, size_bytes: int, column: ImageColumn, file: StoredFile) -> int | None:
+    if column.kind == "uri":
+        return None
+    mean_bytes = max(0, size_bytes) // max(1, num_rows)
+    # A footer may claim anything; encoded images do not get smaller by compression.
+    return mean_bytes if file.size_bytes is None else min(mean_bytes, file.size_bytes)
+
+
+def _check_counts(counts: Sequence[int], total: int, file: StoredFile, name: str) -> None:
+    """Accept the row counts of a footer, each row of which is to become a row of the plan."""
+    # An image, or a uri, takes more than a byte, however it is compressed.
+    limit = total if file.size_bytes is None else file.size_bytes
+    if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
+        raise ConfigError(
+            f"{name} cannot be read as Parquet: its footer claims {total:,} rows in all, {sum(counts):,} in its row "
+            f"groups, in {limit:,} bytes: mend it, or leave it out of SOURCE"
+        )
+
+
+def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem]:
+    """Yield the rows of a table of these row groups."""
     row = 0
-    for group, count in enumerate(counts):
-        for _ in range(count):
+    for number, group in enumerate(groups):
+        for _ in range(group.num_rows):
             yield SourceItem(
                 key=row_key(file.path, row),
                 etag=file.etag,
                 mtime_ns=file.mtime_ns,
-                row_group=group,
+                row_group=number,
                 row=row,
-                boundary=f"{path_key(file.path)}#{group}",
+                boundary=f"{path_key(file.path)}#{number}",
+                mean_bytes=group.mean_bytes,
             )
             row += 1
 
@@ -70,16 +124,20 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
     Raises:
         ConfigError: There is none.
     """
+    # A name that several columns share names none.
+    names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
-        kind = schema.field(name).type if name in schema.names else None
+        kind = schema.field(name).type if name in names else None
         if kind is not None and _is_binary(kind):
             return ImageColumn(name, "bytes")
         if kind is not None and pa.types.is_struct(kind) and _has_binary_field(kind):
             return ImageColumn(name, "struct")
     for name in config.uri_columns:
-        if name in schema.names and _is_text(schema.field(name).type):
+        if name in names and _is_text(schema.field(name).type):
             return ImageColumn(name, "uri")
-    columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+    columns = ", ".join(
+        f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in _first(schema)
+    )
     raise ConfigError(
         f"{table} has no column of images: looked for bytes or {{bytes, path}} in {', '.join(config.bytes_columns)} "
         f"and for uris in {', '.join(config.uri_columns)}, found {columns}. Name yours with --set "
@@ -101,20 +159,37 @@ def read_rows(
 
     Raises:
         ImageError: `corrupt` where the row group cannot be decoded.
+        MemoryError: The machine had no memory for it, which is no property of the table.
     """
     try:
         yield from _read_rows(stream, row_group, rows=frozenset(rows), config=config, table=table)
-    except pa.ArrowException as error:
-        raise _damaged(error) from error
-    except OSError as error:
-        # Arrow reports damaged pages as bare OSErrors; one from the storage has a number, or a type of its own.
-        if type(error) is not OSError or error.errno is not None:
+    except Exception as error:  # hostile pages; what is not their fault passes
+        if not _is_damage(error):
             raise
-        raise _damaged(error) from error
+        raise ImageError(
+            "corrupt", f"its row group of the Parquet file cannot be decoded ({type(error).__name__})"
+        ) from error
 
 
-def _damaged(error: Exception) -> ImageError:
-    return ImageError("corrupt", f"its row group of the Parquet file cannot be decoded ({type(error).__name__})")
+def _is_damage(error: Exception) -> bool:
+    """Return whether it is what pyarrow raises for a damaged file."""
+    if isinstance(error, MemoryError):
+        return False  # Arrow's own is an ArrowException too
+    # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+    is_bare = type(error) is OSError and error.errno is None
+    return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
+
+
+def _first_words(error: Exception) -> str:
+    return _shown(" ".join(str(error).split()))
+
+
+def _shown(word: object) -> str:
+    return str(word)[:_SHOWN_LETTERS]
+
+
+def _first(schema: pa.Schema) -> list[pa.Field]:
+    return [schema.field(index) for index in range(min(len(schema), _SHOWN_COLUMNS))]
 
 
 def _read_rows(
@@ -124,22 +199,36 @@ def _read_rows(
     column = find_column(parquet.schema_arrow, config, table)
     row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
     last = max(rows, default=-1)
-    for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[row_group], columns=[column.name], use_threads=False):
-        values = batch.column(0)
-        wanted = [index for index in range(len(values)) if row + index in rows]
-        yield from ((row + index, _row_image(values[index].as_py(), column)) for index in wanted)
-        row += len(values)
+    size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
+    leaves = _leaves(column)
+    for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
+        wanted = [index for index in range(batch.num_rows) if row + index in rows]
+        yield from ((row + index, _row_image(batch.column(0)[index], column)) for index in wanted)
+        row += batch.num_rows
         if row > last:
             return
 
 
-def _row_image(value: bytes | str | dict[str, bytes | str | None] | None, column: ImageColumn) -> RowImage:
-    if isinstance(value, dict):
-        data, path = value.get("bytes"), value.get("path")
-        return RowImage(data if isinstance(data, bytes) else None, path if isinstance(path, str) else None)
-    if column.kind == "bytes":
-        return RowImage(value if isinstance(value, bytes) else None, None)
-    return RowImage(None, value if isinstance(value, str) else None)
+def _leaves(column: ImageColumn) -> list[str]:
+    # Of a struct nothing else is decoded: what lies beside the image may be anything.
+    return [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
+
+
+def _row_image(value: pa.Scalar, column: ImageColumn) -> RowImage:
+    if not value.is_valid:
+        return RowImage(None, None)
+    if column.kind == "struct":
+        fields = value.type.names
+        return RowImage(*(_plain(value[name]) if name in fields else None for name in ("bytes", "path")))
+    found = _plain(value)
+    return RowImage(found, None) if column.kind == "bytes" else RowImage(None, found)
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """Return bytes, or text as a path would hold it: a row that is not UTF-8 costs no other row."""
+    if _is_text(value.type) and value.is_valid:
+        return value.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+    return value.as_py() if _is_binary(value.type) else None
 
 
 def _is_binary(kind: pa.DataType) -> bool:

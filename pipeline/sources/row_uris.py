@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pipeline.sources.items import Storage
 from pipeline.sources.opening import storage_at
-from schemas.config import SourceConfig
+from schemas.config import SourceConfig, StorageConfig
 from schemas.errors import ConfigError, ImageError
 from schemas.uris import refuse_secrets
 
@@ -19,11 +19,14 @@ _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
 # Closed: fsspec also knows protocols that read this machine (`dir`, `zip`, `git`) or other ones (`ssh`, `smb`).
 _REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+# A path of Linux, and a name in it; a key of S3 has 1,024 bytes.
+_MAX_URI_BYTES: Final = 4_095
+_MAX_NAME_BYTES: Final = 255
 # Other characters are normalised differently by those who check a host and those who connect to it.
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
-def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, str]:
+def resolve_uri(uri: str, table: str, config: SourceConfig, limits: StorageConfig | None = None) -> tuple[Storage, str]:
     """Return the storage and the path below it that a row's uri names.
 
     A relative uri starts in `source.uri_root`, else in the table's folder; a local absolute one must lie in
@@ -35,11 +38,13 @@ def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, st
         uri: As it stands in the row.
         table: Full path or uri of the table.
         config: Its `uri_root` and `endpoint_url` are read.
+        limits: Time-outs and patience of an S3 store.
 
     Raises:
         ImageError: `refused_uri` where it leaves the root, names another protocol or such a host, chains
-            protocols, carries a secret, or names no place at all.
+            protocols, carries a secret, is no text or too long, or names no place at all.
     """
+    _refuse_unusable(uri)
     try:
         refuse_secrets(uri)
     except ConfigError:
@@ -49,12 +54,24 @@ def resolve_uri(uri: str, table: str, config: SourceConfig) -> tuple[Storage, st
         # Of `file://file:///etc/…` one prefix would be left; `tar://…::file:///etc/…` reaches what fsspec can.
         raise ImageError("refused_uri", "its uri chains protocols: it may hold `://` once, and no `::` beside it")
     if separator and scheme.lower() not in _LOCAL_SCHEMES:
-        return _resolve_remote(scheme.lower(), rest, config)
-    return _resolve_local(rest if separator else uri, table, config)
+        return _resolve_remote(scheme.lower(), rest, config, limits)
+    return _resolve_local(rest if separator else uri, table, config, limits)
 
 
-def _resolve_local(path: str, table: str, config: SourceConfig) -> tuple[Storage, str]:
-    root = storage_at(config.uri_root or posixpath.dirname(table), config)
+def _refuse_unusable(uri: str) -> None:
+    """Refuse words that a file system or a client would raise for: that would seem a fault of the storage."""
+    try:
+        size_bytes = len(uri.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ImageError("refused_uri", "its uri is not UTF-8") from None
+    if size_bytes > _MAX_URI_BYTES:
+        raise ImageError("refused_uri", f"its uri has {size_bytes:,} bytes, {_MAX_URI_BYTES:,} are allowed")
+
+
+def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[Storage, str]:
+    root = storage_at(config.uri_root or posixpath.dirname(table), config, limits)
+    if any(len(name.encode("utf-8")) > _MAX_NAME_BYTES for name in path.split("/")):
+        raise ImageError("refused_uri", f"its uri holds a name of more than {_MAX_NAME_BYTES} bytes")
     path = posixpath.normpath(path)
     if path.startswith("/"):
         path = posixpath.relpath(path, root.describe())
@@ -63,7 +80,7 @@ def _resolve_local(path: str, table: str, config: SourceConfig) -> tuple[Storage
     return root, path
 
 
-def _resolve_remote(scheme: str, rest: str, config: SourceConfig) -> tuple[Storage, str]:
+def _resolve_remote(scheme: str, rest: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[Storage, str]:
     if scheme not in _REMOTE_SCHEMES:
         allowed = ", ".join(sorted(_REMOTE_SCHEMES | _LOCAL_SCHEMES))
         raise ImageError("refused_uri", f"its uri has a protocol that is not one of {allowed}")
@@ -73,7 +90,7 @@ def _resolve_remote(scheme: str, rest: str, config: SourceConfig) -> tuple[Stora
     if not folder or not name:
         raise ImageError("refused_uri", "its uri names no file: give scheme://bucket/name")
     try:
-        return storage_at(f"{scheme}://{folder}", config), name
+        return storage_at(f"{scheme}://{folder}", config, limits), name
     except Exception as error:  # the image boundary: on hostile words fsspec's classes raise any type
         raise ImageError("refused_uri", "its uri cannot be opened: it is malformed, or a package is missing") from error
 

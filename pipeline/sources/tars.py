@@ -5,12 +5,22 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, Final, cast
 
 from pipeline.sources.items import SourceItem, Storage, StoredFile
 from pipeline.sources.keys import member_key, path_key
+from pipeline.sources.versions import listed_version
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+
+# Holds the headers of a sample's smaller members, and of the next image.
+_WINDOW_BYTES: Final = 32 * 2**10
+# Long names, and attributes of a file: file systems end them at 64 KiB. A header may claim exabytes.
+_MAX_HEADER_BYTES: Final = 2**20
+# Settings for all members that follow; each member gets a copy of them.
+_MAX_GLOBAL_SETTINGS: Final = 1_000
+# What tarfile lets through where a header is made to mislead it.
+_HOSTILE: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
 def list_members(storage: Storage, file: StoredFile, config: SourceConfig) -> Iterator[SourceItem]:
@@ -20,25 +30,66 @@ def list_members(storage: Storage, file: StoredFile, config: SourceConfig) -> It
     and sparse members are passed over. A member's name is a name in a key and never a path: `../x.jpg` is
     as good as any.
 
+    Of a tar in a bucket the headers alone are fetched: a window of 32 KiB each, or one for several of small members.
+
+    Memory is bounded by one header, whatever the tar claims.
+
     Raises:
-        ConfigError: The tar is cut short, damaged or compressed.
+        ConfigError: The tar is cut short, damaged, compressed, or made to mislead.
+        TransientError: It changed since it was listed, or the storage failed.
     """
-    with storage.open(file.path) as stream:
+    with listed_version(storage, file, window_bytes=_WINDOW_BYTES) as stream:
         try:
+            headers = cast("BinaryIO", _Headers(stream))
             # `r:` refuses compression: a member of a compressed tar cannot be read alone.
-            with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-                yield from (_item(file, member) for member in _members(tar) if _is_image(member, config))
-        except tarfile.TarError as error:
+            with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+                for member in _members(tar, stream):
+                    if _is_image(member, config):
+                        _check_place(member, file)
+                        yield _item(file, member)
+        except _HOSTILE as error:
             raise ConfigError(_damage(storage, file, str(error))) from error
     # tarfile ends in silence where the last header is cut.
     if file.size_bytes is not None and file.size_bytes % tarfile.BLOCKSIZE:
         raise ConfigError(_damage(storage, file, "its size is no multiple of 512 bytes"))
 
 
-def _members(tar: Any) -> Iterator[tarfile.TarInfo]:
+class _Headers:
+    """A tar as tarfile may read it: headers alone, and none of an absurd size."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; the memory for them is taken before it is known whether they are there."""
+        if not 0 <= size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes, {_MAX_HEADER_BYTES:,} are allowed")
+        return self._stream.read(size)
+
+
+def _members(tar: Any, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    end = 0
     while (member := tar.next()) is not None:
+        # A negative size leads back, and round for ever.
+        if tar.offset <= end:
+            raise tarfile.ReadError(f"the member after byte {end:,} ends before it begins")
+        if len(tar.pax_headers) > _MAX_GLOBAL_SETTINGS:
+            raise tarfile.ReadError(f"more than {_MAX_GLOBAL_SETTINGS:,} global settings before byte {tar.offset:,}")
+        end = tar.offset
         yield member
         tar.members = []  # not declared by its type; it would keep every header of a tar of millions
+    # tarfile takes a damaged header for the end, and all members behind it would be lost in silence.
+    stream.seek(tar.offset)
+    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"the header at byte {tar.offset:,} is damaged")
+
+
+def _check_place(member: tarfile.TarInfo, file: StoredFile) -> None:
+    """Accept a member that lies inside its tar: extended headers may give it any size."""
+    end = member.offset_data + member.size
+    if member.size < 0 or (file.size_bytes is not None and end > file.size_bytes):
+        raise tarfile.ReadError(f"a member of {member.size:,} bytes at byte {member.offset_data:,} of the tar")
 
 
 def _is_image(member: tarfile.TarInfo, config: SourceConfig) -> bool:

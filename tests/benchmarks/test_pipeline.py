@@ -43,6 +43,7 @@ def test_the_scenes_of_the_halves_are_all_scenes_once(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_both_sides_write_the_same_bytes_and_the_note_says_what_ray_adds(tmp_path, ray_session):
     path = tmp_path / "rows.json"
     quick = ["captions.max_length=6", "captions.has_masked_crop=false", "captions.context_scales=[1.0]"]

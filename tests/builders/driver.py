@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 
 import store.plan
-from pipeline import planning
+from pipeline import planning, resuming
 from pipeline.running import annotate
 from pipeline.sources import Source, SourceItem
 from pipeline.summary import Planned, RunEvent
+from schemas.config import PoolConfig
 from tests.builders.runs import stub_config
 
 
@@ -34,19 +35,25 @@ def main() -> None:
             _die()
 
     summary = annotate(source, out, config, on_event=on_event)
-    print(json.dumps({"interrupted": summary.interrupted, "shards": summary.totals.shards}))
+    left = {
+        "interrupted": summary.interrupted,
+        "shards": summary.totals.shards,
+        "shards_before": summary.num_shards_before,
+        "repeats": summary.totals.repeats,
+    }
+    print(json.dumps(left))
 
 
 def _die_in_the_listing(*, after: int) -> None:
     # Two shards of four a part: with the thirteenth image the first part is full and written, the others are not.
     store.plan.MAX_SHARDS_PER_PART = 2
-    listed = Source.list
+    listed = resuming.list_on_cluster
 
-    def list_and_die(source: Source) -> Iterator[SourceItem]:
-        yield from itertools.islice(listed(source), after)
+    def list_and_die(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
+        yield from itertools.islice(listed(source, pool), after)
         _die()
 
-    Source.list = list_and_die
+    resuming.list_on_cluster = list_and_die
 
 
 def _die() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,8 +17,9 @@ MAGIC = b"HOSTILE:"
 
 def hostile(deed: str) -> bytes:
     """Return a file whose decoder does the deed: `abort`, `segfault`, `memory`, `hang`, `killed`, `print`,
-    `abort-once <path>`, which aborts unless the path exists, and creates it, or `in-turn <path> <deeds>`, which
-    does the first of the deeds, then at each further decoding the next one, and nothing once they are done."""
+    `forge <hex>`, which writes bytes among the answers, `abort-once <path>`, which aborts unless the path exists, and
+    creates it, or `in-turn <path> <deeds>`, which does the first of the deeds, then at each further decoding the next
+    one, and nothing once they are done."""
     return MAGIC + deed.encode()
 
 
@@ -51,9 +53,17 @@ def _do(deed: str, path: str = "") -> None:
     elif deed == "print":
         print("a decoder that talks", file=sys.stdout, flush=True)
         os.write(1, b"and one that talks from C")
+    elif deed == "forge":
+        _forge(bytes.fromhex(path))
     elif deed == "abort-once" and not Path(path).exists():
         Path(path).touch()
         os.abort()
+
+
+def _forge(answer: bytes) -> None:
+    for descriptor in range(3, 32):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, answer)
 
 
 def _next_deed(path: str, deeds: str) -> str:

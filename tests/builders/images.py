@@ -66,6 +66,14 @@ def png_of_header_only(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
+def png_with(*chunks: tuple[bytes, bytes], data: bytes | None = None) -> bytes:
+    """Return an 8 x 8 PNG with further chunks, kind and body, before its pixels; `data` in place of those."""
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    data = zlib.compress((b"\0" + b"\x7f" * 24) * 8) if data is None else data
+    every = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in every)
+
+
 def png_16_bit(levels: np.ndarray) -> bytes:
     """Return a 16-bit PNG: (H, W) uint16 grey, or (H, W, 3) uint16 RGB, which Pillow cannot write."""
     height, width = levels.shape[:2]

@@ -8,6 +8,7 @@ import signal
 import pyarrow.dataset as ds
 import pytest
 
+from cli.annotate import resolve
 from schemas.tables import SCHEMAS
 from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris, start_pseudoris, wait_for
 
@@ -95,7 +96,7 @@ def test_a_users_mistake_is_one_message_without_a_traceback(tiny_run, tmp_path, 
     assert "secret" not in failed.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes(tiny_run, tmp_path, signal_number):
     out = tmp_path / "out"
     arguments = ("annotate", str(tiny_run.source), str(out), *OPTIONS, "--limit", "4")
@@ -121,3 +122,11 @@ def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(tiny_run, tmp_path):
     assert process.returncode == 130, printed
     assert "to resume run the same command again" in printed
     assert "Traceback" not in printed
+
+
+def test_the_short_options_are_settings_of_the_configuration():
+    given = {"allow_mixed": False, "allow_degraded": True}
+    config = resolve("tiny", None, None, shard_size=5, address="head:6379", allowed=given)
+    assert config.shards.max_images == 5
+    assert config.placement.address == "head:6379"
+    assert (config.placement.allow_mixed, config.placement.allow_degraded) == (False, True)

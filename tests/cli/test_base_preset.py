@@ -12,7 +12,7 @@ from tests.builders.images import png
 from workers.checkpoints.openclip import build_clip, build_coca
 from workers.checkpoints.sam import build_sam
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

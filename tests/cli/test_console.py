@@ -1,13 +1,14 @@
 """Numbers are written for a person."""
 
 import io
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from cli.console import command, format_bytes, format_seconds, path_lines
+from cli.console import PrintableFormatter, command, format_bytes, format_seconds, path_lines, printable
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,19 @@ def test_a_command_can_be_pasted(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(Path(sys.executable).parents[1])
     assert command("verify", "run") == "bin/pseudoris verify run"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain: [bold] naïve 写真\n\tnext line", "plain: [bold] naïve 写真\n\tnext line"),
+        ("\x1b]0;owned\x07.tar", r"\x1b]0;owned\x07.tar"),
+        ("\x9b31m\r\x00\x7f", r"\x9b31m\r\x00\x7f"),
+        ("a\u202egpj.tar", r"a\u202egpj.tar"),
+        ("caf\udce9.tar", r"caf\udce9.tar"),
+    ],
+)
+def test_a_strangers_words_do_not_steer_the_terminal(text, shown, capsys):
+    assert printable(text) == shown
+    record = logging.LogRecord("x", logging.WARNING, "x.py", 1, "%s", (text,), None)
+    assert PrintableFormatter("%(message)s").format(record) == shown

@@ -6,7 +6,7 @@ from tests.builders.command import pseudoris
 def test_help_lists_every_command_at_a_glance():
     shown = pseudoris("--help")
     assert shown.returncode == 0
-    commands = ("annotate", "status", "verify", "gallery", "doctor", "demo")
+    commands = ("annotate", "estimate", "status", "verify", "parts", "gc", "export", "gallery", "doctor", "demo")
     assert all(command in shown.stdout for command in commands)
     assert len(shown.stdout.splitlines()) < 40
 

@@ -1,8 +1,21 @@
 """`pseudoris status` reads the output alone."""
 
-import pytest
+from __future__ import annotations
 
-from tests.builders.command import NUM_SCENES, pseudoris
+import json
+import signal
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from store.commit import Provenance
+from store.location import RunLocation
+from store.lock import RunLock
+from tests.builders.command import NUM_SCENES, pseudoris, start_pseudoris
+from tests.store.builders import commit, start_run
 
 
 @pytest.mark.ray
@@ -18,3 +31,72 @@ def test_status_of_a_folder_without_a_run_says_how_to_start_one(tmp_path):
     shown = pseudoris("status", str(tmp_path))
     assert shown.returncode == 2
     assert "pseudoris annotate" in shown.stderr
+
+
+def shown(*arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    with RunLock.held(location):
+        commit(location, header, 0, provenance=Provenance(attempts={"fused": 2}, mixed=("device_kind: …",)))
+        printed = shown(str(tmp_path))
+    assert "running" in printed
+    assert "works on it" in printed
+    assert "images/s overall" in printed
+    assert "8 images, about" in printed
+    assert "caption: 57% of the stages' seconds" in printed
+    assert "1 shards of a pool, after the loss" in printed
+    assert "0 shards degraded, 1 mixed" in printed
+
+
+def test_a_dead_run_says_how_to_continue(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0)
+    printed = shown(str(tmp_path))
+    assert "not complete; run annotate again to continue" in printed
+    assert "nobody works on it" in printed
+    assert "once it is started again" in printed
+
+
+def test_json_has_every_figure(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    found = json.loads(shown(str(tmp_path), "--json"))
+    assert (found["is_complete"], found["num_done"], found["reasons"]) == (True, 3, {"corrupt": 3})
+    assert found["rates"]["overall"] > 0
+    assert found["driver"]["state"] == "none"
+
+
+def test_watch_ends_when_the_run_is_complete(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    commit(location, header, 0)
+
+    def finish() -> None:
+        time.sleep(1.0)
+        commit(location, header, 1, 2)
+
+    worker = threading.Thread(target=finish)
+    worker.start()
+    lines = shown(str(tmp_path), "--watch", "--every", "0.5", "--json").splitlines()
+    worker.join()
+    assert [json.loads(line)["is_complete"] for line in (lines[0], lines[-1])] == [False, True]
+    assert "complete" in shown(str(tmp_path), "--watch")
+
+
+def test_ctrl_c_ends_a_watch_with_its_last_view_and_no_traceback(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0)
+    process = start_pseudoris("status", str(tmp_path), "--watch", "--every", "0.5")
+    time.sleep(6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "1 of 3" in printed
+    assert "Traceback" not in errors

@@ -3,8 +3,13 @@
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
+from store.commit import Provenance
+from store.location import RunLocation
 from tests.builders.command import pseudoris
+from tests.store.builders import commit, start_run
 
 pytestmark = pytest.mark.ray
 
@@ -35,3 +40,16 @@ def test_a_shard_without_a_receipt_is_reported(tiny_run, tmp_path):
     shown = pseudoris("verify", str(damaged))
     assert shown.returncode == 1
     assert "run the same command again" in shown.stdout
+
+
+def test_shards_outside_promise_two_are_listed_and_are_no_fault(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location)
+    commit(location, header, 0, 1, provenance=Provenance(mixed=("device_kind: 'a' in the run, 'b' now",)))
+    commit(location, header, 2, provenance=Provenance(degraded={"captions.cache_bytes": 7}))
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "outside promise 2" in shown.output
+    assert "2: 0–1" in shown.output
+    assert "device_kind: 'a' in the run, 'b' now" in shown.output
+    assert "captions.cache_bytes: 7" in shown.output

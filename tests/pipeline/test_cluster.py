@@ -14,6 +14,13 @@ def test_ray_client_is_refused_with_the_way_to_submit_a_job():
         pass
 
 
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
+def test_a_client_address_in_the_environment_is_refused_as_well(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=r"of RAY_ADDRESS.*ray job submit"), connected("auto"):
+        pass
+
+
 @pytest.mark.ray
 def test_an_open_connection_is_used_and_left_open(ray_session):
     with connected("local"):

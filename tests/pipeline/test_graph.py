@@ -13,6 +13,7 @@ from pipeline.graph import actor_environment, actor_runtime, build_dataset, run_
 from pipeline.job import Job
 from pipeline.planning import plan_run
 from pipeline.sources import open_source
+from pipeline.windows import WindowRule
 from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ComputeConfig, RunConfig
 from schemas.config_loading import load_config
@@ -67,6 +68,25 @@ def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, so
     assert sorted(receipt.shard for receipt in receipts) == list(range(6))
     assert part_digests(tmp_path) == reference
     assert len(reference) == 4 * 6
+
+
+def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_byte(
+    source, identity, reference, tmp_path, monkeypatch
+):
+    windows = []
+    built = graph.build_dataset
+    monkeypatch.setattr(
+        graph, "build_dataset", lambda job, shards, actors: windows.append(list(shards)) or built(job, shards, actors)
+    )
+    job = planned_job(source, tmp_path, stub_config(SEEDED), identity)
+    rule = WindowRule(max_shards=3, min_shards=2)
+    receipts = list(run_shards(job, range(6), {"fused": 1}, rule=rule))
+    # The first measures; then as long as may be, evenly.
+    assert windows[0] == [0, 1]
+    assert [shard for window in windows for shard in window] == list(range(6))
+    assert sorted(receipt.shard for receipt in receipts) == list(range(6))
+    assert [receipt.shard in windows[0] for receipt in receipts] == [True] * 2 + [False] * 4
+    assert part_digests(tmp_path) == reference
 
 
 @pytest.mark.slow
@@ -140,7 +160,7 @@ def read_large(job_ref, shard: int) -> list[pa.Table]:
 class CountingActor:
     """Takes the place of a stage; a cut or merged block would not be a shard any more."""
 
-    def __init__(self, names: tuple[str, ...], job: Job) -> None:
+    def __init__(self, names: tuple[str, ...], job: Job, pool: str) -> None:
         self._name = names[0]
 
     def __call__(self, block: pa.Table) -> pa.Table:

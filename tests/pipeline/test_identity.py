@@ -6,12 +6,13 @@ from importlib.metadata import version
 
 import pytest
 
-from pipeline.identity import PACKAGES, STAGES, check_process, measure_identity
+from pipeline.identity import PACKAGES, check_process, measure_identity
 from schemas.errors import ConfigError
 from schemas.ids import sha256_hex
 from schemas.run import Identity
 from tests.builders.runs import stub_config
 from workers.filtering.spacy_nouns import SPACY_MODEL
+from workers.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +86,16 @@ def test_an_unknown_engine_is_refused(stub_engines):
 def test_stages_come_in_the_order_of_the_work(stub_engines):
     assert [stage.name for stage in STAGES] == ["propose", "caption", "filter"]
     assert all(stage.build(stub_config()) is not None for stage in STAGES)
+
+
+def test_with_allow_mixed_a_process_of_another_device_or_version_is_accepted_and_says_so(measured):
+    config = stub_config("masks.weights.uri=here", "placement.allow_mixed=true")
+    versions = {**measured.versions, "torch": "1.0"}
+    other = measured.model_copy(update={"device_kind": "NVIDIA A100", "versions": versions})
+    accepted = check_process(other, config, STAGES)
+    assert [line.partition(":")[0] for line in accepted] == ["device_kind", "versions.torch"]
+    assert check_process(measured, config, STAGES) == ()
+    wrong = other.model_copy(update={"weights": {**measured.weights, "caption": "0" * 64}})
+    with pytest.raises(ConfigError, match=r"weights\.caption") as refusal:
+        check_process(wrong, config, STAGES)
+    assert "device_kind" not in str(refusal.value)

@@ -48,8 +48,8 @@ def test_a_shard_ends_before_the_image_that_would_exceed_the_bound_on_bytes():
 
 
 def test_an_image_above_the_bound_on_bytes_gets_a_shard_of_its_own():
-    listing = [item("a"), item("huge", size_bytes=1000), item("b")]
-    assert shards_of(listing, max_bytes=100) == [["a"], ["huge"], ["b"]]
+    listing = [item("a"), item("huge", size_bytes=1000), item("z")]
+    assert shards_of(listing, max_bytes=100) == [["a"], ["huge"], ["z"]]
 
 
 def test_images_of_unlisted_size_are_bounded_by_count_alone():
@@ -69,16 +69,50 @@ def test_a_shard_never_crosses_a_boundary():
 
 def test_a_repeated_key_is_planned_once_and_counted():
     tally = PlanTally()
-    listing = [item("a"), item("b"), item("a", size_bytes=99), item("b"), item("c")]
+    listing = [item("a"), item("a", size_bytes=99), item("b"), item("b"), item("c")]
     entries = list(assign_shards(listing, ShardsConfig(), tally=tally))
     assert [entry.key for entry in entries] == ["a", "b", "c"]
-    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=2, size_bytes=30)
+    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=2, size_bytes=30, max_shard_bytes=30)
+
+
+def test_a_listing_out_of_order_is_refused_for_its_repeats_could_not_be_told():
+    with pytest.raises(ValueError, match="out of order: 'a' comes after 'b'"):
+        list(assign_shards([item("a"), item("b"), item("a")], ShardsConfig()))
+
+
+@st.composite
+def listings(draw) -> list[SourceItem]:
+    """Files in the order of their keys, each up to three times; tars with repeated members, tables with their rows."""
+    listed = []
+    for file in sorted(draw(st.sets(st.sampled_from("abcdefgh"), max_size=8))):
+        kind = draw(st.sampled_from(["image", "tar", "table"]))
+        if kind == "image":
+            once = [item(file)]
+        elif kind == "tar":
+            members = draw(st.lists(st.sampled_from("xyz"), max_size=6))
+            once = [item(f"{file}!{member}", boundary=file) for member in members]
+        else:
+            once = [item(f"{file}#{row}", row=row, row_group=row // 2) for row in range(draw(st.integers(0, 5)))]
+        listed += once * draw(st.integers(1, 3))
+    return listed
+
+
+@given(listing=listings())
+def test_repeats_are_told_as_a_set_of_all_keys_tells_them(listing):
+    seen, planned = set(), []
+    for each in listing:
+        if each.key not in seen:
+            planned.append(each.key)
+        seen.add(each.key)
+    tally = PlanTally()
+    assert [entry.key for entry in assign_shards(listing, ShardsConfig(), tally=tally)] == planned
+    assert tally.num_repeated == len(listing) - len(planned)
 
 
 def test_the_tally_holds_the_last_row_also_when_nobody_asks_for_more():
     tally = PlanTally()
     list(itertools.islice(assign_shards(items(5), ShardsConfig(), tally=tally), 3))
-    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=0, size_bytes=30)
+    assert tally == PlanTally(num_images=3, num_shards=1, num_repeated=0, size_bytes=30, max_shard_bytes=30)
 
 
 def test_entries_carry_how_the_item_was_listed():
@@ -96,7 +130,9 @@ def test_entries_carry_how_the_item_was_listed():
     per_tar=st.integers(1, 9),
 )
 def test_every_image_is_planned_once_in_order_and_within_the_bounds(sizes, max_images, max_bytes, per_tar):
-    listing = [item(str(index), size_bytes=size, boundary=str(index // per_tar)) for index, size in enumerate(sizes)]
+    listing = [
+        item(f"{index:02d}", size_bytes=size, boundary=str(index // per_tar)) for index, size in enumerate(sizes)
+    ]
     shards = shards_of(listing, max_images=max_images, max_bytes=max_bytes)
     assert [key for shard in shards for key in shard] == [entry.key for entry in listing]
     for shard in shards:
@@ -113,7 +149,7 @@ def plan(location, listing, **values):
 
 def test_the_header_counts_what_the_plan_holds(tmp_path):
     location = RunLocation.open(str(tmp_path / "out"))
-    header = plan(location, [*items(5), item("000.jpg")])
+    header = plan(location, [item("000.jpg"), *items(5)])
     assert (header.num_images, header.num_repeated, header.num_shards) == (5, 1, 3)
     assert header == read_header(location)
     assert [[entry.key for entry in entries] for _, entries in iter_plan(location, header)] == [
@@ -137,3 +173,14 @@ def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
     with pytest.raises(ConnectionError, match="gone"):
         plan(RunLocation.open(str(tmp_path)), listing())
     assert not (tmp_path / HEADER_NAME).exists()
+
+
+def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
+    tally = PlanTally()
+    items = [
+        SourceItem("a.jpg", size_bytes=70),
+        *(SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)),
+    ]
+    entries = list(assign_shards(items, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
+    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
+    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.resources import plan_actors
+from pipeline.resources import check_object_store, num_readers, plan_actors
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError
@@ -105,3 +105,40 @@ def test_what_is_planned_fits_next_to_a_reader_and_a_committer(nodes, cpus, gpus
     assert actors >= 1
     assert actors * cpus / 4 + 0.5 <= sum(node["CPU"] for node in nodes)
     assert actors * gpus / 4 <= sum(node["GPU"] for node in nodes)
+
+
+GIB = 2**30
+
+
+def test_shards_in_flight_that_fit_into_half_of_the_store_are_accepted():
+    nodes = [{"CPU": 8.0, "object_store_memory": 3.0 * GIB}, {"CPU": 0.0}]
+    # Two actors with two shards each, and two readers.
+    check_object_store(nodes, config(), {"fused": 2}, GIB // 4)
+    check_object_store(nodes, config(), {"fused": 2}, 0)
+
+
+def test_an_image_beyond_its_limit_is_never_read_and_asks_for_no_room():
+    nodes = [{"CPU": 8.0, "object_store_memory": 3.0 * GIB}]
+    assert config().images.max_bytes == GIB // 4 > config().shards.max_bytes
+    check_object_store(nodes, config(), {"fused": 2}, 500 * GIB)
+
+
+def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():
+    nodes = [{"CPU": 8.0, "object_store_memory": 2.9 * GIB}]
+    message = r"6 of up to 256 MiB .* against 1,485 MiB.*shards\.max_bytes.*max_tasks_in_flight_per_actor"
+    with pytest.raises(ConfigError, match=message):
+        check_object_store(nodes, config(), {"fused": 2}, GIB // 4)
+    check_object_store(nodes, config("max_tasks_in_flight_per_actor=1"), {"fused": 2}, GIB // 4)
+
+
+def test_a_shard_must_fit_on_one_node_whatever_the_cluster_holds():
+    nodes = [{"CPU": 2.0, "object_store_memory": 0.9 * GIB}] * 64
+    with pytest.raises(ConfigError, match="do not fit into the object store"):
+        check_object_store(nodes, config(), {"fused": 1}, GIB // 4)
+
+
+@pytest.mark.parametrize(
+    ("actors", "readers"), [({"fused": 1}, 2), ({"fused": 9}, 9), ({"propose": 3, "filter": 1}, 3)]
+)
+def test_there_is_a_reader_for_each_actor_that_reading_feeds(actors, readers):
+    assert num_readers(actors) == readers

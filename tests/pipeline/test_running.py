@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.running import annotate
+from pipeline import running
+from pipeline.graph import run_shards
+from pipeline.running import annotate, next_manifest
 from pipeline.summary import Committed, Planned
+from pipeline.windows import WindowRule
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
-from store.manifest import read_manifest
+from store.manifest import manifest_size, read_manifest
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -115,3 +120,48 @@ def test_an_empty_source_is_refused(ray_session, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ConfigError, match="lists no image"):
         annotate(str(tmp_path / "in"), str(tmp_path / "out"), stub_config())
+
+
+def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
+    source, undisturbed, config, _, _ = run
+    rule = WindowRule(max_shards=4, min_shards=2)
+    monkeypatch.setattr(running, "run_shards", functools.partial(run_shards, rule=rule))
+    seen = []
+
+    def interrupt_at_the_third(event):
+        if isinstance(event, Committed):
+            seen.append(event.receipt.shard)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    summary = annotate(str(source), str(tmp_path), config, on_event=interrupt_at_the_third)
+    assert summary.interrupted
+    assert set(seen[:2]) == {0, 1}
+    assert 3 <= summary.totals.shards < 6
+    again = annotate(str(source), str(tmp_path), config)
+    assert again.is_complete
+    assert again.num_shards_before == summary.totals.shards
+    assert part_digests(tmp_path) == part_digests(undisturbed)
+
+
+def test_snapshots_come_every_thousand_commits_and_in_long_runs_every_tenth():
+    assert [next_manifest(num_done) for num_done in (0, 1_000, 10_000, 100_000)] == [1_000, 2_000, 11_000, 110_000]
+
+
+def test_snapshots_during_a_run_hold_what_is_committed_then(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "COMMITS_PER_MANIFEST", 2)
+    source = write_source(tmp_path / "in", num_images=13)
+    sizes = []
+    written = running.write_manifest
+
+    def record(location, receipts=None):
+        path = written(location, receipts)
+        sizes.append(manifest_size(location))
+        return path
+
+    monkeypatch.setattr(running, "write_manifest", record)
+    assert annotate(str(source), str(tmp_path / "out"), stub_config()).is_complete
+    assert len(sizes) == 3
+    assert sizes[0] >= 2
+    assert sizes[1] >= 4
+    assert sizes[2] == 4

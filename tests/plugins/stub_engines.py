@@ -7,11 +7,24 @@ Options of the stub proposer (`masks.options`):
     marker         path of a file; once it exists, `fault` strikes
     fault          `config`, `transient`, `bug` or `load` (a ConfigError in the constructor)
     raises_on      a key whose image makes the stage raise, as a model's bug would
+    raises_times   how often `raises_on` strikes before it is over, in all processes together (default: always)
+    breaks_on      a key whose image meets an error of the disk
+    kills_on       a key whose image ends the process, in C, as a bug in a library would
+    kills_with     the signal that does it (default: SIGABRT)
+    device_fails   how often, in all processes together, the accelerator fails before it is over
+    tally          path of a file that counts what strikes a limited number of times, a byte each
+    mb_per_point   megabytes that a shard takes for each of `masks.points_per_batch`, above what is allowed:
+    roomy_pid      a process to which that does not apply
+    allowed_mb     megabytes that this process may take beyond what it has; beyond them memory runs out, for real
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import resource
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,12 +50,17 @@ class StubProposer:
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         self._options = config.options
         self._seed = compute.seed
+        self._points_per_batch = config.points_per_batch
         if self._options.get("fault") == "load" and self._is_due():
             raise ConfigError("the stub's weights are missing: install them")
 
     def __call__(self, shard: Shard) -> Shard:
         if self._is_due():
             _strike(str(self._options.get("fault")))
+        if self._strikes("device_fails"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if "mb_per_point" in self._options and os.getpid() != self._options.get("roomy_pid"):
+            self._take_memory()
         return apply_to_images(shard, "propose", self._propose)
 
     @classmethod
@@ -53,10 +71,33 @@ class StubProposer:
         marker = self._options.get("marker")
         return bool(self._options.get("fault")) and (marker is None or Path(str(marker)).exists())
 
+    def _strikes(self, name: str, always: str | None = None) -> bool:
+        """Return whether a fault of limited number strikes now, and count it."""
+        if name not in self._options:
+            return name == always
+        with Path(str(self._options["tally"])).open("ab") as file:
+            is_due = file.tell() < int(self._options[name])
+            file.write(b"." if is_due else b"")
+        return is_due
+
+    def _take_memory(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + int(self._options["allowed_mb"]) * 2**20, hard))
+        try:
+            np.ones(int(self._options["mb_per_point"]) * self._points_per_batch * 2**20, np.uint8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
     def _propose(self, image: ShardImage) -> ShardImage:
         time.sleep(float(self._options.get("sleep_s", 0.0)))
-        if image.key == self._options.get("raises_on"):
+        if image.key == self._options.get("raises_on") and self._strikes("raises_times", always="raises_times"):
             raise ZeroDivisionError(f"a message that differs: {time.time()}")
+        if image.key == self._options.get("breaks_on"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "weights.bin")
+        if image.key == self._options.get("kills_on"):
+            os.kill(os.getpid(), int(self._options.get("kills_with", signal.SIGABRT)))
+            time.sleep(60)
         draw = _draws(image.data, self._seed)
         return replace(image, masks=tuple(_mask(image, index, next(draw)) for index in range(next(draw) % 4)))
 

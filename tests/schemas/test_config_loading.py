@@ -111,6 +111,24 @@ def test_a_secret_that_is_no_yaml_is_not_repeated_either():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        SECRET,
+        f"{SECRET}=",
+        "captions.options.secret=hunter2",
+        "captions.options.api_key=[hunter2",
+        "captions.options={token: hunter2}",
+        "secret=hunter2",
+    ],
+)
+def test_no_word_of_an_assignment_with_a_secret_is_repeated(assignment):
+    with pytest.raises(ConfigError, match=r"--set|configuration does not hold") as caught:
+        load_config("tiny", assignments=[assignment])
+    assert "hunter2" not in str(caught.value)
+    assert "in the environment" in str(caught.value)
+
+
 def test_a_yaml_file_that_cannot_be_read_is_told_by_line_and_not_by_its_words(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"masks:\n  weights: {{uri: '{SECRET}'\n", encoding="utf-8")

@@ -35,6 +35,6 @@ def test_counts_that_do_not_add_up_are_refused():
 
 
 def test_a_receipt_names_a_part_of_every_table():
-    assert Receipt(shard=0, generation=0, parts=dict.fromkeys(SCHEMAS, PART), counts=COUNTS).attempts == 1
+    assert Receipt(shard=0, generation=0, parts=dict.fromkeys(SCHEMAS, PART), counts=COUNTS).num_repeats == 0
     with pytest.raises(ValidationError, match="names one part of each of"):
         Receipt(shard=0, generation=0, parts={"images": PART}, counts=COUNTS)

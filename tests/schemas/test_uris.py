@@ -17,6 +17,19 @@ from schemas.uris import refuse_secrets, secrets_in
         "https://host/a.tar?AWSAccessKeyId=hunter2&Expires=1",
         "simplecache::s3://AKIA:hunter2@bucket/prefix",
         "https://user:hunter2@[::1/a",
+        "https://account.blob.core.windows.net/c/a.tar?sv=2024&se=2030&sr=c&sp=rl&sig=hunter2",
+        "https://host/a.tar?x=1;Sig=hunter2",
+        "https://host/a.tar?%73ig=hunter2",
+        "https://host/a.tar?X-Amz-Security-Token=hunter2",
+        "https://host/a.tar?OSSAccessKeyId=1&Signature=hunter2",
+        "https://host/a.tar#access_token=hunter2",
+        "https://host/a.tar?secret=hunter2",
+        "https://host/a.tar?api_key=hunter2",
+        "https://host/?from=https://AKIA:hunter2@other/a",
+        "https://host/?from=https://other/a&sig=hunter2",
+        "zip://a.jpg::https://host/a.zip?sig=hunter2",
+        "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hunter2==;EndpointSuffix=core.windows.net",
+        "SharedAccessSignature=hunter2",
     ],
 )
 def test_a_uri_with_a_secret_is_refused_without_repeating_it(uri):
@@ -38,6 +51,9 @@ def test_a_uri_with_a_secret_is_refused_without_repeating_it(uri):
         "memory://x",
         "http://host:9000/a@2x.png",
         "http://[::1]:9000/a@2x.png",
+        "https://host/picture?key=4711&size=2",
+        "https://host/signature=1/a.png",
+        "/data/secret=1/password=2/a.png",
     ],
 )
 def test_a_place_without_a_secret_passes_unchanged(uri):
@@ -54,3 +70,30 @@ def test_secrets_of_a_tree_are_told_by_their_keys():
     lines = list(secrets_in(tree))
     assert [line.split(":")[0] for line in lines] == ["a.b", "d"]
     assert "hunter2" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "AKIA", "secret": "hunter2"},
+        {"storage_options": {"token": "hunter2"}},
+        {"client": [{"API-Key": "hunter2"}]},
+        {"sas_token": "sv=2024&sig=hunter2"},
+        {"headers": {"Authorization": "Basic hunter2"}},
+        {"headers": ["Authorization: Bearer hunter2"]},
+        {"command": "curl -H 'Authorization: Bearer hunter2' host/x"},
+        {"environment": "AWS_SECRET_ACCESS_KEY=hunter2"},
+        {"pem": "-----BEGIN RSA PRIVATE KEY-----\nhunter2"},
+        {"token_": "hunter2"},
+    ],
+)
+def test_a_secret_in_the_options_of_a_plug_in_is_told_by_its_key(options):
+    (line, *_) = secrets_in({"masks": {"options": options}})
+    assert line.startswith("masks.options.")
+    assert "credentials in the environment" in line
+    assert "hunter2" not in line
+
+
+def test_options_that_only_sound_like_secrets_pass():
+    options = {"num_tokens": 3, "eos_token": "</s>", "keys": ["a"], "token": None, "password": "", "monkey": "x"}
+    assert list(secrets_in(options)) == []

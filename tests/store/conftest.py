@@ -5,14 +5,33 @@ import uuid
 import fsspec
 import pytest
 
+from schemas.config import StorageConfig
 from store.location import RunLocation
+from tests.builders.fault_proxy import injecting
+
+# Seconds where a run has minutes: a fault that is never cured must not hold a test up.
+IMPATIENT = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=30.0, multipart_bytes=5 * 2**20)
 
 
-@pytest.fixture(params=["disk", "objects"])
+# The modules that say what a location promises also ask it of a real server; for the others that would be minutes.
+ON_S3 = ("test_location", "test_commit")
+
+
+def pytest_generate_tests(metafunc):
+    if "location" in metafunc.fixturenames:
+        is_promise = metafunc.module.__name__.rpartition(".")[2] in ON_S3
+        metafunc.parametrize("location", ["disk", "objects", *(["s3"] if is_promise else [])], indirect=True)
+
+
+@pytest.fixture
 def location(request, tmp_path):
-    """A location of each kind: a folder (with a space in its path), and objects in fsspec's memory store."""
+    """A location of each kind: a folder (with a space in its path), fsspec's memory store, and a real S3 server."""
     if request.param == "disk":
         yield RunLocation.open(str(tmp_path / "a run"))
+        return
+    if request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        yield RunLocation.open(f"s3://{server.new_bucket()}/a run", server.endpoint_url, IMPATIENT)
         return
     root = f"memory://run-{uuid.uuid4().hex}"
     yield RunLocation.open(root)
@@ -24,3 +43,16 @@ def location(request, tmp_path):
 @pytest.fixture
 def disk(tmp_path):
     return RunLocation.open(str(tmp_path / "a run"))
+
+
+@pytest.fixture
+def proxy(s3_server):
+    """A proxy before the S3 server; it lets all requests through until the test sets faults."""
+    with injecting(s3_server.endpoint_url, seed=7) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket_run(proxy, s3_bucket):
+    """A run's location in a fresh bucket, behind the proxy."""
+    return RunLocation.open(f"s3://{s3_bucket}/run", proxy.endpoint_url, IMPATIENT)

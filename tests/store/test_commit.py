@@ -9,13 +9,14 @@ import pytest
 
 from schemas.errors import TransientError
 from schemas.ids import sha256_hex
-from store.commit import commit_shard, part_path
+from store.commit import Provenance, commit_shard, part_path
 from store.location import RunLocation
 from store.receipts import list_receipts, read_receipt
 from tests.store.builders import make_entries, make_shard
 
 ENTRIES = make_entries(num_shards=1, per_shard=8)
 IDS = [entry.image_id for entry in ENTRIES]
+THRICE = Provenance({"fused": 3})
 
 
 def other_shard():
@@ -33,11 +34,15 @@ def names(location):
 
 
 def test_the_receipt_names_every_part_with_its_rows_size_and_digest(location):
-    outcome = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, attempts=3)
+    outcome = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=THRICE)
     assert outcome.is_winner
     receipt = read_receipt(location, 0, 0)
     assert receipt == outcome.receipt
-    assert (receipt.attempts, receipt.nodes, receipt.seconds) == (3, ("node-a",), {"propose": 1.5, "caption": 2.0})
+    assert (receipt.attempts, receipt.nodes, receipt.seconds) == (
+        {"fused": 3},
+        ("node-a",),
+        {"propose": 1.5, "caption": 2.0},
+    )
     for table, part in receipt.parts.items():
         data = location.read_bytes(part_path(table, part))
         assert part.name == f"shard-00000000.g0-{sha256_hex(data)[:8]}.parquet"
@@ -57,7 +62,9 @@ def test_tables_without_rows_are_written_so_that_globs_exist(location):
 def test_a_repeated_commit_wins_again_and_writes_nothing(location):
     first = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
     before = names(location)
-    again = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, attempts=2)
+    again = commit_shard(
+        location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=Provenance({"fused": 2})
+    )
     assert again.is_winner
     assert again.receipt == first.receipt
     assert names(location) == before

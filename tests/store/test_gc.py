@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from schemas.errors import ConfigError
+from schemas.run import HEADER_NAME
 from schemas.tables import SCHEMAS
+from store.attempts import begin_attempt
 from store.commit import part_path
 from store.gc import TEMPORARY_AGE_S, plan_gc, run_gc
+from store.receipts import receipt_path
 from store.verify import verify_run
-from tests.store.builders import commit, start_run
+from tests.store.builders import commit, make_entries, start_run
 
 LOST = "shard-00000001.g0-00000000.parquet"
 
@@ -65,6 +72,15 @@ def test_a_named_part_is_never_deleted_even_when_it_is_the_only_witness(run):
     assert location.exists(f"masks/{LOST}")
 
 
+def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
+    location = run[0]
+    done, _ = begin_attempt(location, 1, 0, pool="fused", start="one", node="n")
+    flying, _ = begin_attempt(location, 2, 0, pool="fused", start="one", node="n")
+    assert run_gc(location).abandoned == (done.path("begun"),)
+    assert location.exists(flying.path("begun"))
+    assert not location.exists(done.path("begun"))
+
+
 def test_after_gc_the_folders_hold_exactly_what_the_receipts_name(run):
     location, header, _ = run
     commit(location, header, 2)
@@ -85,14 +101,14 @@ def test_gc_on_a_clean_run_reads_no_receipt_and_deletes_nothing(run, monkeypatch
 
 def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):
     commit(disk, start_run(disk), 0)
-    old, young = Path(disk.uri("masks/.tmp-1-aa")), Path(disk.uri("_receipts/.tmp-2-bb"))
+    old, young = Path(disk.uri("masks/.tmp-1-00112233445566aa")), Path(disk.uri("_receipts/.tmp-2-00112233445566bb"))
     for path in (old, young):
         path.write_bytes(b"half")
     past_s = time.time() - TEMPORARY_AGE_S - 10
     os.utime(old, (past_s, past_s))
-    assert run_gc(disk).deleted == ("masks/.tmp-1-aa",)
+    assert run_gc(disk).deleted == ("masks/.tmp-1-00112233445566aa",)
     assert young.exists()
-    assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 1).deleted == ("_receipts/.tmp-2-bb",)
+    assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 1).deleted == ("_receipts/.tmp-2-00112233445566bb",)
 
 
 def test_the_decision_is_a_pure_function_of_names_and_receipts(run):
@@ -101,3 +117,95 @@ def test_the_decision_is_a_pure_function_of_names_and_receipts(run):
     parts = {"masks": [named, LOST, "shard-00000005.g0-11111111.parquet"]}
     assert plan_gc(parts, {1: receipts[1]}) == [f"masks/{LOST}"]
     assert plan_gc(parts, {}) == []
+
+
+def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):
+    location, header, receipts = run
+    commit(location, header, 1, generation=1)
+    location.replace("masks/shard-00000000.g0-00000000.parquet", b"12345")
+    dry = run_gc(location, is_dry=True)
+    assert dry.lost == ("masks/shard-00000000.g0-00000000.parquet",)
+    assert sorted(dry.superseded) == sorted(part_path(t, part) for t, part in receipts[1].parts.items())
+    assert all(location.exists(path) for path in dry.deleted)
+    assert run_gc(location) == dry
+    assert not any(location.exists(path) for path in dry.deleted)
+
+
+def test_gc_beside_living_writers_never_takes_a_part_that_counts(disk):
+    """Writers of two minds race for each shard and then write generations, while gc runs without a pause."""
+    num_shards = 12
+    header = start_run(disk, make_entries(num_shards=num_shards))
+    is_written = threading.Event()
+    rounds = []
+
+    def write(embed_images: bool) -> None:
+        # Other settings, other bytes: one of the two loses each shard, and its parts are garbage at once.
+        for generation in range(3):
+            commit(disk, header, *range(num_shards), generation=generation, embed_images=embed_images)
+
+    def collect() -> None:
+        while not is_written.is_set():
+            rounds.append(len(run_gc(disk).deleted))
+
+    with ThreadPoolExecutor(3) as pool:
+        collecting = pool.submit(collect)
+        for writing in [pool.submit(write, embed_images) for embed_images in (True, False)]:
+            writing.result()
+        is_written.set()
+        collecting.result()
+    run_gc(disk)
+    assert sum(rounds) > num_shards
+    report = verify_run(disk)
+    assert report.is_clean, report.problems[:5]
+    for table in SCHEMAS:
+        assert len(list(disk.list(table))) == num_shards
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere/x.parquet", "/etc/passwd", "..", ".hidden", "a/b/c", "a\nb", ""])
+def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_deleted(run, name):
+    location, _, _ = run
+    location.replace(f"masks/{LOST}", b"12345")
+    before = files_of(location)
+    path = receipt_path(1, 0)
+    receipt = json.loads(location.read_bytes(path))
+    receipt["parts"]["masks"]["name"] = name
+    location.replace(path, json.dumps(receipt).encode())
+    with pytest.raises(ConfigError, match="does not hold as a receipt"):
+        run_gc(location)
+    assert files_of(location) == before
+
+
+def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
+    location, _, receipts = run
+    location.replace(f"masks/{LOST}", b"12345")
+    location.delete(part_path("masks", receipts[1].parts["masks"]))
+    assert run_gc(location).deleted == ()
+
+
+def test_a_header_that_names_a_plan_outside_the_run_is_refused(run):
+    location, _, _ = run
+    header = json.loads(location.read_bytes(HEADER_NAME))
+    header["plan_parts"][0]["name"] = "../../plan/part-00000000-00000000.parquet"
+    location.replace(HEADER_NAME, json.dumps(header).encode())
+    with pytest.raises(ConfigError, match="does not hold as a header, see plan_parts"):
+        run_gc(location)
+
+
+def test_links_folders_and_strange_names_are_not_ours_to_delete(disk, tmp_path):
+    commit(disk, start_run(disk), 0)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    masks = Path(disk.uri("masks"))
+    (masks / ".tmp-1-00112233445566aa").symlink_to(outside)
+    (masks / ".tmp-1-00112233445566bb").mkdir()
+    (masks / ".tmp-mine").write_bytes(b"notes")
+    (masks / "shard-00000000.g0-00000000.parquet\n").write_bytes(b"notes")
+    before = sorted(path.name for path in masks.iterdir())
+    assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 10).deleted == ()
+    assert sorted(path.name for path in masks.iterdir()) == before
+    assert outside.read_bytes() == b"precious"
+
+
+def files_of(location) -> set[str]:
+    folders = (*SCHEMAS, "_plan/g0001", "_receipts")
+    return {f"{folder}/{file.name}" for folder in folders for file in location.list(folder)}

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.run import HEADER_NAME
-from store.header import check_identity, create_header, read_header, require_header
+from schemas.run import HEADER_NAME, PlanExtension
+from store.header import check_identity, create_extension, create_header, extension_path, read_header, require_header
 from store.location import RunLocation
-from tests.store.builders import make_identity, start_run
+from store.plan import iter_plan, read_shard_plan, write_plan
+from tests.store.builders import make_entries, make_identity, start_run
 
 
 def edit(location, **changes) -> None:
@@ -77,3 +78,70 @@ def test_a_run_one_folder_down_is_suggested(tmp_path):
     (tmp_path / "demo" / "run-1" / HEADER_NAME).write_text("{}")
     with pytest.raises(ConfigError, match=r"there is no run at .*did you mean .*run-1\?"):
         require_header(RunLocation.open(str(tmp_path / "demo")))
+
+
+def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
+    header = start_run(location)
+    other = make_identity(device_kind="NVIDIA H200", versions={"x": "2"})
+    with pytest.raises(ConfigError, match="or accept other devices and versions with --allow-mixed"):
+        check_identity(header, other)
+    assert check_identity(header, other, allow_mixed=True) == [
+        "device_kind: 'cpu' in the run, 'NVIDIA H200' now",
+        "versions.x: '1' in the run, '2' now",
+    ]
+
+
+def test_other_weights_or_another_method_are_never_accepted(location):
+    header = start_run(location)
+    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
+    with pytest.raises(ConfigError) as refusal:
+        check_identity(header, other, allow_mixed=True)
+    assert "weights.propose" in str(refusal.value)
+    assert "device_kind" not in str(refusal.value)
+    assert "--allow-mixed" not in str(refusal.value)
+
+
+def extension(location, number: int, first_shard: int) -> PlanExtension:
+    written = write_plan(location, make_entries(num_shards=2, first_shard=first_shard), generation=number)
+    return PlanExtension(
+        number=number,
+        created_utc="2026-01-02T00:00:00Z",
+        plan_parts=written.parts,
+        num_images=written.num_images,
+        num_repeated=1,
+        num_shards=written.num_shards,
+    )
+
+
+def test_readers_see_one_plan_with_all_extensions_in_it(location):
+    first = start_run(location)
+    create_extension(location, extension(location, 2, first_shard=3))
+    header = create_extension(location, extension(location, 3, first_shard=5))
+    assert header == read_header(location) == create_header(location, first)
+    assert (header.num_images, header.num_shards, header.num_repeated) == (28, 7, 2)
+    assert [shard for shard, _ in iter_plan(location, header)] == list(range(7))
+    assert [entry.key for entry in read_shard_plan(location, header, 6)] == [f"s6/{n}.png" for n in range(4)]
+    assert header.identity == first.identity
+
+
+def test_the_first_extension_of_a_number_stands(location):
+    start_run(location)
+    standing = create_extension(location, extension(location, 2, first_shard=3))
+    late = extension(location, 2, first_shard=3).model_copy(update={"num_repeated": 9})
+    assert create_extension(location, late) == standing
+
+
+def test_a_lost_extension_is_told(location):
+    start_run(location)
+    create_extension(location, extension(location, 2, first_shard=3))
+    create_extension(location, extension(location, 3, first_shard=5))
+    location.delete(extension_path(2))
+    with pytest.raises(ConfigError, match=r"holds the extensions \[3\] of the plan"):
+        read_header(location)
+
+
+def test_an_extension_that_was_edited_is_refused_by_its_name(location):
+    start_run(location)
+    location.replace(extension_path(2), b'{"version": 1, "number": 2}')
+    with pytest.raises(ConfigError, match=r"g0002\.json does not hold as a header, see created_utc"):
+        read_header(location)

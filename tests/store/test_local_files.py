@@ -125,3 +125,18 @@ def test_every_new_folder_and_every_file_is_synced(files, tmp_path, monkeypatch)
     folders = [path for path in synced if path.is_dir()]
     assert folders == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
     assert [path.name[:5] for path in synced if path not in folders] == [TEMPORARY_PREFIX]
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("list", ("a", "b")), ("list_temporary", (".tmp-1-00112233445566aa", ".tmp-1-00112233445566bb"))],
+)
+def test_a_file_that_vanishes_while_its_folder_is_listed_is_passed_over(tmp_path, method, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    listing = getattr(LocalFiles(tmp_path), method)("")
+    next(listing)
+    # What was scanned already is gone when it is looked at, as the temporary file of a living writer is.
+    for name in names:
+        (tmp_path / name).unlink()
+    assert list(listing) == []

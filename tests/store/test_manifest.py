@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from store import manifest as manifest_module
-from store.manifest import cached_receipts, read_manifest, write_manifest
+from store.manifest import cached_receipts, manifest_size, read_manifest, write_manifest
 from store.receipts import standing_receipts
 from tests.store.builders import commit, start_run
 
@@ -69,6 +69,38 @@ def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, 
     with caplog.at_level(logging.WARNING):
         assert list(cached_receipts(location)) == receipts
     assert "the manifest is passed over" in caplog.text
+
+
+def test_a_snapshot_may_be_made_of_the_one_before_and_of_what_it_lacks(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    write_manifest(location, cached_receipts(location))
+    assert read_manifest(location) == list(standing_receipts(location))
+    assert manifest_size(location) == 3
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
+def test_snapshot_and_receipts_are_merged_a_few_at_a_time(run, rows_at_once, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", rows_at_once)
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    commit(location, header, 0, generation=1)
+    assert list(cached_receipts(location)) == list(standing_receipts(location))
+
+
+def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
+    def damaged_after_one(location):
+        yield receipts[0]
+        raise OSError("a page's checksum")
+
+    location, _, receipts = run
+    monkeypatch.setattr(manifest_module, "_snapshot", damaged_after_one)
+    with caplog.at_level(logging.WARNING):
+        assert list(cached_receipts(location)) == receipts
+    assert "the manifest is passed over" in caplog.text
+    assert (read_manifest(location), manifest_size(location)) == ([], 0)
 
 
 def test_without_a_snapshot_receipts_are_read(run):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,3 +54,18 @@ def test_encoded_images_are_written_without_a_dictionary():
 def test_what_is_no_parquet_is_named():
     with pytest.raises(TransientError, match="masks/part does not read as Parquet"):
         open_parquet(io.BytesIO(b"not a table"), "masks/part")
+
+
+def test_any_damage_of_a_footer_is_told_as_such():
+    whole = parquet_bytes([pa.table({"naïve": pa.array([1, 2])})], pa.schema([("naïve", pa.int64())]))
+    length = int.from_bytes(whole[-8:-4], "little") + 8
+    changes = random.Random(0)
+    num_damaged = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[-changes.randrange(9, length)] = changes.randrange(256)
+        try:
+            open_parquet(io.BytesIO(data), "part")
+        except TransientError as error:
+            num_damaged += str(error).startswith("part does not read as Parquet")
+    assert num_damaged > 50

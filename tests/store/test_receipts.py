@@ -72,7 +72,7 @@ def test_a_receipt_under_anothers_name_is_refused(location):
         read_receipt(location, 0, 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"[1]", b"{}"])
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{}", b"[" * 100_000, b"9" * 5_000])
 def test_a_file_that_is_no_receipt_is_refused(location, data):
     location.replace(receipt_path(0, 0), data)
     with pytest.raises(ConfigError, match="is not a receipt"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.errors import ConfigError
-from store.commit import part_path
+from store.commit import Provenance, part_path
 from store.receipts import receipt_path
 from store.verify import verify_run
 from tests.store.builders import commit, make_entries, start_run
@@ -118,3 +118,19 @@ def test_the_standing_generation_is_the_one_that_is_checked(run):
 def test_where_no_run_is_there_is_nothing_to_verify(location):
     with pytest.raises(ConfigError, match="there is no run at"):
         verify_run(location)
+
+
+def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(location):
+    header = start_run(location, make_entries(num_shards=6))
+    line = "device_kind: 'a' in the run, 'b' now"
+    commit(location, header, 0, 1, 2, provenance=Provenance(mixed=(line,)))
+    commit(location, header, 3, provenance=Provenance(degraded={"captions.cache_bytes": 5}))
+    commit(location, header, 4)
+    commit(location, header, 5, provenance=Provenance(mixed=(line, "versions.x: '1' in the run, '2' now")))
+    report = verify_run(location)
+    assert report.is_clean
+    assert [(each.what, each.detail, each.shards, each.num_shards) for each in report.outside] == [
+        ("mixed", line, ((0, 2), (5, 5)), 4),
+        ("degraded", "captions.cache_bytes: 5", ((3, 3),), 1),
+        ("mixed", "versions.x: '1' in the run, '2' now", ((5, 5),), 1),
+    ]

@@ -4,12 +4,13 @@ import shutil
 import subprocess
 from collections import Counter
 from html.parser import HTMLParser
+from urllib.parse import quote
 
 import pytest
 
 from tests.viewer.builders import make_expression, make_gallery, make_image, make_mask, make_quarantined, make_summary
 from viewer.gallery import iter_gallery, write_gallery
-from viewer.model import Gallery
+from viewer.model import Gallery, GalleryImage, GalleryMask
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"&"
 HOSTILE_STYLE = "</style></script><svg onload=document.title='owned'>"
@@ -25,12 +26,15 @@ class Elements(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.counts, self.handlers = Counter(), []
+        self.counts, self.handlers, self.texts = Counter(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.counts[tag] += 1
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
 
 
 def hostile_gallery():
@@ -192,3 +196,37 @@ def test_finding_words_hides_the_other_images(tmp_path):
 
     assert "1 of 2 images match" in dom
     assert dom.count('class="card" aria-labelledby="name-1" hidden=""') == 1
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "javascript:document.title='owned'",
+        'x" onmouseover="document.title=\'owned\'" style="--c:red',
+        "x' onerror='document.title=1",
+        "--></style></title></textarea></script><script>document.title=1</script>",
+        "<![CDATA[<img src=x onerror=document.title=1>]]>",
+        "{{ 7 * 7 }}{% raw %}",
+        "\x00\x1b]0;owned\x07\x08\x7f\x9b",
+        "a\u202egnp.b\u2066\u2069\u200f",
+        "\u2028\u2029\ufeff\ufffe",
+        "&lt;script&gt;&#60;b&#62;",
+    ],
+)
+def test_no_word_of_a_stranger_is_more_than_a_word(word):
+    def elements(text):
+        expressions = [make_expression(text), make_expression(text, distinctiveness=0.5, kept=False)]
+        image = make_image(quote(text), masks=[make_mask(expressions=expressions), make_mask(1)])
+        return Elements(page(make_gallery(image, source=text, quarantined=[make_quarantined(text, text)])))
+
+    found = elements(word)
+    assert found.counts == elements("a word").counts
+    assert found.handlers == []
+    # The run, the image, its kept and rejected expressions, the quarantined one: the words are all there.
+    assert sum(word.strip() in text for text in found.texts) >= 5
+
+
+def test_a_damaged_table_still_has_a_page():
+    mask = GalleryMask(0, (0, 0), "", 7, None, (make_expression(),))
+    image = GalleryImage("a.png", 0, 0, None, (mask,))
+    assert "its encoding is damaged" in page(make_gallery(image))

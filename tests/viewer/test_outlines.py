@@ -129,3 +129,10 @@ def test_the_longer_side_of_a_picture_is_the_frame(height, width):
 def test_a_damaged_encoding_is_refused(counts):
     with pytest.raises(ValueError, match="run"):
         outline_of(counts, (60, 90))
+
+
+@pytest.mark.parametrize("size", [(2**20, 2**20), (0, 5), (5, 0), (-3, -5)])
+def test_a_mask_of_an_absurd_size_is_refused_before_memory_is_taken(size, monkeypatch):
+    monkeypatch.setattr("pycocotools.mask.decode", lambda *args: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match="a picture has 1 to 1,073,741,824"):
+        outline_of("0", size)

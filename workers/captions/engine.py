@@ -14,6 +14,7 @@ from open_clip.coca_model import CoCa
 
 from schemas.config import CaptionsConfig
 from schemas.errors import ConfigError
+from schemas.measures import CACHE_BYTES, record
 from workers.captions.drafts import Decoder, Draft, ImageCrops, configured_decoders
 from workers.captions.pictures import EncodedImage, Unit, encode_images, gather, passes
 from workers.captions.randomness import DrawKey, draws
@@ -89,6 +90,7 @@ class CachedEngine:
         )
         walk.run()
         self.counts.include(walk.counts, image_bytes=image_bytes)
+        record(CACHE_BYTES, walk.counts.peak_cache_bytes + image_bytes)
         return self._collect(images, units, walk, others)
 
     def _rows(self, images: Sequence[ImageCrops], units: Sequence[Unit]) -> SamplerRows:

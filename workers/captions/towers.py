@@ -16,6 +16,7 @@ from open_clip.coca_model import CoCa
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
 from schemas.errors import ConfigError
+from schemas.measures import BATCH_FILL, record
 from workers.blocks import finish_block
 from workers.captions.attention import NodeCache
 from workers.captions.blocks import CropSlots, CrossAttention, SelfAttention
@@ -73,6 +74,8 @@ def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False)
     Of a compiled tower the last pass has the size of the others too: each size would be compiled anew.
     """
     passes = torch.split(crops, _CROPS_A_PASS)
+    for part in passes:
+        record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
     parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
     features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
     embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import nn
 from schemas.errors import ConfigError
 
 BUILTIN_PREFIX = "builtin:"
+# In open_clip's registry a config has a kilobyte, and the largest number is a vocabulary of 901,629 tokens.
+_MAX_FILE_BYTES = 2**20
+_MAX_NUMBER = 2**20
 
 
 def read_model_config(architecture: str) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def read_model_config(architecture: str) -> dict[str, Any]:
             raise ConfigError(
                 f"architecture '{architecture}': no such file; give the path of an open_clip model config"
             )
-        return _parse(path.read_text(encoding="utf-8"), architecture)
+        return _parse(_read_file(path, architecture), architecture)
     config: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if config is None:
         raise ConfigError(
@@ -44,29 +48,62 @@ def read_model_config(architecture: str) -> dict[str, Any]:
     return config
 
 
+def _read_file(path: Path, architecture: str) -> str:
+    """Text of a config that is not ours."""
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ConfigError(
+            f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
+            f"{_MAX_FILE_BYTES:,}: give the path of one"
+        )
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _parse(text: str, architecture: str) -> dict[str, Any]:
     """Reads a config, with the file named in the error."""
     try:
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"architecture '{architecture}' is not JSON: {error}") from error
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ConfigError(
             f"architecture '{architecture}' is no open_clip model config: it needs embed_dim, vision_cfg and text_cfg"
         )
+    for key, number in _numbers(config):
+        if not abs(number) <= _MAX_NUMBER:
+            raise ConfigError(
+                f"architecture '{architecture}': {key} is {number}; the numbers of a model are at most {_MAX_NUMBER:,}"
+            )
     return config
+
+
+def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a config, with its dotted key."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _numbers(value, f"{key}.{name}" if key else name)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _numbers(value, key)
+    elif isinstance(tree, int | float):
+        yield key, tree
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:
     """Returns an open_clip model in eval mode with fresh weights: CoCa where the config has a multimodal decoder."""
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
-    if "multimodal_cfg" in config:
-        model: nn.Module = CoCa(**arguments)
-        _initialise_projection(model)
-    elif config.get("custom_text"):
-        model = CustomTextCLIP(**arguments)
-    else:
-        model = CLIP(**arguments)
+    try:
+        if "multimodal_cfg" in config:
+            model: nn.Module = CoCa(**arguments)
+            _initialise_projection(model)
+        elif config.get("custom_text"):
+            model = CustomTextCLIP(**arguments)
+        else:
+            model = CLIP(**arguments)
+    except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
+        # open_clip asks nothing of a config before it uses it.
+        raise ConfigError(
+            f"open_clip builds no model of this architecture ({type(error).__name__}: {error}): mend its config"
+        ) from error
     return model.eval()
 
 

@@ -6,8 +6,9 @@ What a file holds decides how it is loaded, never its name: a tensor `token_ids`
 from __future__ import annotations
 
 import hashlib
-import pickle
+import os
 import shutil
+import stat
 import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,7 +17,6 @@ import fsspec
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -27,6 +27,7 @@ from workers.checkpoints.openclip import BUILTIN_PREFIX
 
 OPEN_CLIP_PREFIX, RANDOM_PREFIX = "open_clip:", "random:"
 _SHOWN_KEYS = 4
+_SHOWN_LETTERS = 500
 _HASH_BLOCK_BYTES = 2**20
 # What tells one file from the next under the same url, as S3, GCS, Azure, web servers and disks name it.
 _VERSION_KEYS = (
@@ -165,13 +166,29 @@ def _remote_file(weights: WeightsConfig) -> Path:
         # With a digest the store need not be asked: what lies here under its name was verified when it came.
         version = weights.sha256 or _remote_version(weights.uri)
         name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
-        target = Path(tempfile.gettempdir()) / "pseudoris-weights" / name
+        target = _own_folder() / name
         if not target.is_file():
-            target.parent.mkdir(mode=0o700, exist_ok=True)
             _fetch(weights, target)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(_missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
     return target
+
+
+def _own_folder() -> Path:
+    """The machine's folder of fetched weights. Whoever else could write there could put weights of his own in it.
+
+    Raises:
+        ConfigError: it is another user's, or others may write to it.
+    """
+    folder = Path(tempfile.gettempdir()) / "pseudoris-weights"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{folder} keeps fetched weights, and is not this user's alone (owner {found.st_uid}, "
+            f"{stat.filemode(found.st_mode)}): remove it, or set TMPDIR to a folder of yours"
+        )
+    return folder
 
 
 def _remote_version(uri: str) -> str:
@@ -236,13 +253,16 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ConfigError(
-            f"weights '{weights.uri}' cannot be read as tensors: {type(error).__name__}: {error}"
-        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on hostile bytes the unpickler raises any type
+        reason = f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
+        raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {reason}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ConfigError(f"weights '{weights.uri}' hold no table of tensors: give a state dict")
     return {key.removeprefix("module."): value for key, value in state.items()}
 

@@ -11,6 +11,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from schemas.errors import ConfigError
+from schemas.measures import BATCH_FILL, record
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
 from workers.checkpoints.weights import OPEN_CLIP_PREFIX
@@ -64,7 +65,7 @@ class ClipEmbedder:
             crops: Pieces (n, 3, S, S) float32 in `crop_format`, K crops in all; read one after another, so that a
                 shard's crops are never in memory together.
         """
-        return embed_in_tiles(crops, self._encode_crops, tile=self._batch_size)
+        return embed_in_tiles(crops, self._encode_crops, tile=self._batch_size, of="filter crops")
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, D) float32, a row a text; what exceeds the model's context is cut off."""
@@ -77,7 +78,9 @@ class ClipEmbedder:
         for length in sorted(set(lengths.tolist())):
             rows.append((lengths == length).nonzero().flatten())
             alike = tokens[rows[-1], :length]
-            parts.append(embed_in_tiles([alike], self._encode_tokens, tile=self._texts_a_tile(length)))
+            parts.append(
+                embed_in_tiles([alike], self._encode_tokens, tile=self._texts_a_tile(length), of="filter texts")
+            )
         embedded = torch.cat(parts)
         return torch.empty_like(embedded).index_copy_(0, torch.cat(rows), embedded)
 
@@ -95,7 +98,7 @@ class ClipEmbedder:
 
 
 def embed_in_tiles(
-    pieces: Iterable[torch.Tensor], encode: Callable[[torch.Tensor], torch.Tensor], *, tile: int
+    pieces: Iterable[torch.Tensor], encode: Callable[[torch.Tensor], torch.Tensor], *, tile: int, of: str = "rows"
 ) -> torch.Tensor:
     """Return `encode` of all rows of all pieces, in order, called on exactly `tile` rows each time.
 
@@ -103,6 +106,7 @@ def embed_in_tiles(
         pieces: Tensors (n, ...) of one trailing shape and dtype; n may be 0, and other than `tile`.
         encode: (tile, ...) to (tile, D).
         tile: Rows a call; the last call is padded with zeros, and what they give is dropped.
+        of: What the rows are, for the tiles' recorded fill.
 
     Returns:
         (rows, D), or (0, 0) where there is no row.
@@ -112,9 +116,11 @@ def embed_in_tiles(
     for piece in pieces:
         waiting = piece if waiting is None else torch.cat([waiting, piece])
         while len(waiting) >= tile:
+            record(BATCH_FILL, 1.0, of=of)
             done.append(encode(waiting[:tile]))
             waiting = waiting[tile:]
     if waiting is not None and len(waiting):
+        record(BATCH_FILL, len(waiting) / tile, of=of)
         padding = waiting.new_zeros(tile - len(waiting), *waiting.shape[1:])
         done.append(encode(torch.cat([waiting, padding]))[: len(waiting)])
     return torch.cat(done) if done else torch.zeros(0, 0)

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, ImageError
+from workers.children import take_standard_streams
 from workers.images.decoding import decode_upright
 from workers.images.formats import import_plugins
 
@@ -35,7 +36,7 @@ _ORPHAN_GRACE_S: Final = 10.0
 def main() -> None:
     """Answer requests until the standard input ends."""
     limits = ImagesConfig.model_validate_json(sys.argv[1])
-    requests, answers = _take_standard_streams()
+    requests, answers = take_standard_streams()
     try:
         import_plugins(limits.decoder_plugins)
     except ConfigError as error:
@@ -58,13 +59,6 @@ def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
     except MemoryError:
         # What a failed allocation leaves behind in a C library is unknown: a fresh process has the second try.
         os._exit(EXIT_OUT_OF_MEMORY)
-
-
-def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    # A decoder that prints must not tear the frames: its standard output becomes the error stream.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return sys.stdin.buffer, answers
 
 
 def _limit_memory(extra_bytes: int) -> None:

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from types import TracebackType
@@ -16,16 +15,16 @@ from typing import Any, Final, Self
 
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, ImageError, TransientError
+from workers.children import is_from_outside, start_child
 from workers.images.prover_child import LENGTH
 
 logger = logging.getLogger(__name__)
 
-# Signals that come from outside: a machine that is short of memory or going away. No image sends them.
-_FROM_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # Imports on a machine under load; measured 0.3 s on an idle one.
 _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
+_MAX_ANSWER_BYTES: Final = 2**16
 
 
 class _ChildDiedError(Exception):
@@ -103,7 +102,7 @@ class Prover:
         if timed_out:
             limit = f"images.decoder_timeout_s = {self._limits.decoder_timeout_s:g}"
             return ImageError("decoder_timeout", f"decoding took longer than {limit}, twice")
-        if -status in _FROM_OUTSIDE:
+        if is_from_outside(status):
             return TransientError(
                 f"the proving process was killed from outside twice, at last by {signal.Signals(-status).name}: "
                 "the machine may be short of memory; give reading more of it"
@@ -149,17 +148,10 @@ def _kind(error: ImageError | TransientError) -> str:
 
 
 def _start(limits: ImagesConfig) -> subprocess.Popen[bytes]:
-    # The child finds what the parent has found, also where the package is on the path without being installed.
-    search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "workers.images.prover_child", limits.model_dump_json()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        # One BLAS thread: the others' stacks would count against the memory limit.
-        env={**os.environ, "PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        # Ctrl-C is the parent's to handle: the child ends with its standard input.
-        start_new_session=True,
+    # One BLAS thread: the others' stacks would count against the memory limit.
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    child = start_child(
+        "workers.images.prover_child", limits.model_dump_json(), environment=environment, is_buffered=False
     )
     os.set_blocking(_fileno(child.stdin), False)
     return child
@@ -182,8 +174,16 @@ def _send(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
 
 
 def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    """Return the child's answer; one that no sound child gives was written by what an image has done to it."""
     (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
-    answer: dict[str, Any] = json.loads(_receive_bytes(child, length, deadline))
+    if length > _MAX_ANSWER_BYTES:
+        raise _ChildDiedError
+    try:
+        answer = json.loads(_receive_bytes(child, length, deadline))
+    except ValueError:
+        raise _ChildDiedError from None
+    if not isinstance(answer, dict):
+        raise _ChildDiedError
     return answer
 
 

@@ -76,22 +76,33 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
         ConfigError: There is neither, or the codes are damaged.
         ImageError: The segmentation is of another size.
     """
+    if segmentation is not None and not isinstance(segmentation, Mapping):
+        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, size and counts are needed")
     if segmentation is None or segmentation.get("counts") is None:
         if (
-            box is None
+            not isinstance(box, list | tuple)
             or len(box) != 4
             or not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
         ):
             raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
         return encode_box((box[0], box[1], box[2], box[3]), size)
-    if list(segmentation.get("size") or ()) != list(size):
-        raise ImageError(
-            "prior_mismatch",
-            f"{where} is a mask of size {segmentation.get('size')}, the upright image has {list(size)}: "
-            "make the table from images turned upright by their EXIF orientation, at full size",
-        )
+    check_size(segmentation.get("size"), size, where=where)
     counts = segmentation["counts"]
     text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
-    if not rle.is_valid(text, size):
+    if not isinstance(text, str) or not rle.is_valid(text, size):
         raise ConfigError(f"{where}: counts is no COCO compressed RLE of {size[0]} x {size[1]} pixels")
     return text
+
+
+def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
+    """Accept a mask whose table says that it is of the upright image's size (H, W); to be asked before it is drawn.
+
+    Raises:
+        ImageError: It is of another.
+    """
+    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
+        raise ImageError(
+            "prior_mismatch",
+            f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
+            "make the table from images turned upright by their EXIF orientation, at full size",
+        )

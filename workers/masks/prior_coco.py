@@ -10,7 +10,7 @@ from typing import Any
 from pycocotools import mask as coco
 
 from schemas.errors import ConfigError
-from workers.masks.instances import encode_instance
+from workers.masks.instances import check_size, encode_instance
 from workers.masks.prior_table import InstanceTable
 
 Entry = Mapping[str, Any]
@@ -30,7 +30,7 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
     def encode_row(row: int, size: tuple[int, int]) -> str:
         where = f"prior.path={path}: annotation {row}"
         annotation = annotations[row]
-        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], where)
+        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
         return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
 
     return InstanceTable(names, encode_row, path=path)
@@ -39,7 +39,7 @@ def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
 def _document(data: bytes, path: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"prior.path={path} is neither Parquet nor JSON: {error}") from error
     if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
         raise ConfigError(
@@ -73,8 +73,14 @@ def _names(
             yield row, images[image]["file_name"]
 
 
-def _compressed(segmentation: Any, image: Entry, where: str) -> dict[str, Any] | None:
-    """Return any of COCO's three forms as compressed RLE, or None where there is no segmentation."""
+def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where: str) -> dict[str, Any] | None:
+    """Return any of COCO's three forms as compressed RLE, or None where there is no segmentation.
+
+    Raises:
+        ConfigError: It is none of the three.
+        ImageError: It is of another size than the upright image: pycocotools takes memory by the size that is claimed,
+            and ends the process where there is none.
+    """
     if not segmentation:
         return None
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str):
@@ -83,6 +89,7 @@ def _compressed(segmentation: Any, image: Entry, where: str) -> dict[str, Any] |
     size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
     if not _is_whole_numbers(size) or len(size) != 2:
         raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
+    check_size(size, upright, where=where)
     if isinstance(segmentation, dict) and _is_whole_numbers(segmentation.get("counts")):
         encoded = coco.frPyObjects({"size": size, "counts": segmentation["counts"]}, *size)
     elif isinstance(segmentation, list) and all(_is_polygon(piece) for piece in segmentation):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import fsspec
@@ -22,6 +21,7 @@ _V1_KEY = "roi_heads.box_head.fc6.weight"
 _V2_KEY = "roi_heads.box_head.0.0.weight"
 # Mask probability of a pixel. Source: torchvision's Mask R-CNN reference.
 _MIN_MASK_PROBABILITY = 0.5
+_SHOWN_LETTERS = 500
 
 
 class InstanceDetector:
@@ -65,8 +65,10 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
     try:
         with fsspec.open(path, "rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, RuntimeError, ImportError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"prior.path={path} cannot be read as a checkpoint: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on hostile bytes the unpickler raises any type
+        raise ConfigError(f"prior.path={path} cannot be read as a checkpoint: {str(error)[:_SHOWN_LETTERS]}") from error
     # torchvision's reference training keeps the weights under "model", beside the optimiser's.
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]

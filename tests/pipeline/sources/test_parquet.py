@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sources import open_source
@@ -100,3 +102,115 @@ def test_an_error_of_the_disk_passes_as_what_it_is():
 
     with pytest.raises(OSError, match="Input/output error"):
         list(read_rows(FailingDisk(parquet_bytes({"bytes": [b"x"]})), 0, rows=[0], config=AUTO, table="t"))
+
+
+def texts(*rows):
+    """Return a text column that holds these bytes, UTF-8 or not."""
+    return pa.Array.from_buffers(pa.string(), len(rows), pa.array(rows, pa.binary()).buffers())
+
+
+def test_a_row_that_is_not_utf8_costs_no_other_row():
+    data = parquet_bytes({"url": texts(b"a.jpg", b"caf\xe9.jpg", b"b.jpg")})
+    assert [image.uri for image in rows_of(data, 0, [0, 1, 2]).values()] == ["a.jpg", "caf\udce9.jpg", "b.jpg"]
+
+
+def test_two_columns_of_one_name_are_none():
+    with pytest.raises(ConfigError, match="found bytes: binary, bytes: binary"):
+        find_column(pa.schema([("bytes", pa.binary()), ("bytes", pa.binary())]), AUTO, "t.parquet")
+
+
+def test_a_table_of_a_million_columns_is_told_in_a_few_lines():
+    schema = pa.schema([("x" * 10_000, pa.int8())] * 1_000)
+    with pytest.raises(ConfigError, match="has no column of images") as caught:
+        find_column(schema, AUTO, "t.parquet")
+    assert len(str(caught.value)) < 6_000
+
+
+def test_a_dictionary_bomb_costs_one_row_at_a_time():
+    size_bytes = 2**24
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int32()), pa.array([b"\0" * size_bytes]))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"bytes": column}), buffer, compression="zstd", store_schema=False)
+    assert len(buffer.getvalue()) < 4_000
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    peak = 0
+    for _, image in read_rows(buffer, 0, rows=range(256), config=AUTO, table="t"):
+        assert len(image.data) == size_bytes
+        peak = max(peak, pool.bytes_allocated() - before)
+    assert peak < 8 * size_bytes
+
+
+def test_a_page_that_claims_more_than_it_holds_is_damage():
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"bytes": [b"x" * 5000]}), buffer, compression="zstd", use_dictionary=False)
+    data = buffer.getvalue()
+    # The page's header says its size decompressed: 5,010 as a zigzag varint.
+    assert data.count(b"\xa4\x4e", 0, 40) == 1
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        rows_of(data.replace(b"\xa4\x4e", b"\xfe\x7f", 1), 0, [0])
+
+
+def test_the_fields_beside_an_image_are_not_decoded():
+    rows = [{"bytes": b"x", "path": None, "other": "y" * 100}] * 3
+    data = bytearray(parquet_bytes({"image": rows}))
+    other = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2)
+    assert other.path_in_schema == "image.other"
+    start = other.dictionary_page_offset
+    data[start : start + other.total_compressed_size] = b"\xff" * other.total_compressed_size
+    assert rows_of(bytes(data), 0, [0, 1, 2]) == dict.fromkeys(range(3), RowImage(b"x", None))
+
+
+def test_running_out_of_memory_is_not_the_fault_of_a_table(monkeypatch):
+    def fails(*args, **kwargs):
+        raise pa.ArrowMemoryError("malloc of size 4096 failed")
+
+    monkeypatch.setattr(pq, "ParquetFile", fails)
+    with pytest.raises(MemoryError, match="malloc"):
+        rows_of(b"", 0, [0])
+
+
+def zigzag(number: int) -> bytes:
+    """Return a number below 8,192 as two bytes of a Thrift footer."""
+    coded = number << 1 if number >= 0 else (-number << 1) - 1
+    return bytes([coded & 127 | 128, coded >> 7])
+
+
+@pytest.mark.parametrize(
+    ("claimed", "count"), [(8_191, -1), (-200, -1), (199, 1)], ids=["more than bytes", "negative", "not the sum"]
+)
+def test_a_footer_that_claims_rows_which_cannot_be_there_is_refused(tmp_path, claimed, count):
+    data = parquet_bytes({"bytes": [b"x"] * 200})
+    length = int.from_bytes(data[-8:-4], "little") + 8
+    footer = data[-length:]
+    assert footer.count(zigzag(200)) >= 2
+    (tmp_path / "t.parquet").write_bytes(data[:-length] + footer.replace(zigzag(200), zigzag(claimed), count))
+    with pytest.raises(ConfigError, match=r"t\.parquet cannot be read as Parquet: its footer claims .* leave it out"):
+        list(open_source(str(tmp_path), AUTO).list())
+
+
+def test_any_damage_of_a_footer_is_told_as_such(tmp_path):
+    whole = parquet_bytes({"bytes": [b"x"] * 20, "naïve": ["y"] * 20})
+    length = int.from_bytes(whole[-8:-4], "little") + 8
+    changes = random.Random(0)
+    num_refused = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        data[-changes.randrange(9, length)] = changes.randrange(256)
+        (tmp_path / "t.parquet").write_bytes(data)
+        try:
+            assert len(list(open_source(str(tmp_path), AUTO).list())) == 20
+        except ConfigError:
+            num_refused += 1
+    assert num_refused > 100
+
+
+def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(
+        parquet_bytes({"bytes": [random.randbytes(100_000), random.randbytes(300_000)]}, rows_per_group=2)
+    )
+    (tmp_path / "u.parquet").write_bytes(parquet_bytes({"url": ["a.jpg", "b.jpg"]}))
+    items = list(open_source(str(tmp_path), SourceConfig()).list())
+    assert [item.size_bytes for item in items] == [None] * 4
+    assert all(200_000 <= item.expected_bytes < 210_000 for item in items[:2])
+    assert [item.expected_bytes for item in items[2:]] == [0, 0]

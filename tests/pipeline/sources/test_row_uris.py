@@ -60,6 +60,12 @@ def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
         "s3:///passwd",
         "s3://key:hush@bucket/a.jpg",
         "https://host/a.jpg?X-Amz-Signature=hush",
+        f"{'a' * 256}.jpg",
+        f"file:///data/meta/{'a' * 256}.jpg",
+        "a/" * 2048 + "a.jpg",
+        f"s3://bucket/{'a/' * 2048}a.jpg",
+        "caf\udce9.jpg",
+        "s3://bucket/caf\udce9.jpg",
     ],
 )
 def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):

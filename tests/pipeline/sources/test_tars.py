@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 
 import pytest
 
@@ -76,3 +77,68 @@ def test_a_damaged_tar_loses_nothing_in_silence(tmp_path, damage):
     path.write_bytes(damage(tar_bytes([("a.jpg", b"x" * 1024), ("b.jpg", b"y" * 1024)])))
     with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .*: it must be whole and not compressed"):
         listed(path)
+
+
+def header(name: str, size: bytes = b"%011o\0" % 0, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a tar header whose size field says anything."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def binary_size(size: int) -> bytes:
+    """Return a size field as GNU writes it where octal digits do not suffice."""
+    return b"\x80" + size.to_bytes(11) if size >= 0 else (256**12 + size).to_bytes(12)
+
+
+def tar_settings(kind: bytes, settings: dict[str, str]) -> bytes:
+    """Return an extended header: settings for the next member, or for all that follow."""
+    return tarfile.TarInfo._create_pax_generic_header(settings, kind, "utf-8")
+
+
+END = b"\0" * 1024
+IMAGE = header("a.jpg", b"%011o\0" % 512) + b"x" * 512
+HOSTILE = {
+    "a member that ends before it begins": IMAGE + header("b.jpg", binary_size(-2048)),
+    "a member of exabytes": header("b.jpg", binary_size(2**62)),
+    "a member of more bytes than a number holds": header("b.jpg", binary_size(2**87)),
+    "a long name of gigabytes": header("././@LongLink", binary_size(2**33), tarfile.GNUTYPE_LONGNAME) + IMAGE,
+    "settings of exabytes": header("pax", binary_size(2**62), tarfile.XHDTYPE) + IMAGE,
+    "settings of more bytes than memory has addresses": header("pax", binary_size(2**80), tarfile.XHDTYPE) + IMAGE,
+    "settings upon settings": tar_settings(tarfile.XHDTYPE, {"comment": "x"}) * 2000 + IMAGE,
+    "a size laid over the member's": tar_settings(tarfile.XHDTYPE, {"size": "4000000000"}) + IMAGE,
+    "a negative size laid over the member's": tar_settings(tarfile.XHDTYPE, {"size": "-1024"}) + IMAGE,
+    "the size of a sparse file that is none": tar_settings(tarfile.XHDTYPE, {"GNU.sparse.realsize": "9" * 30}) + IMAGE,
+    "a sparse map without an end": tar_settings(tarfile.XHDTYPE, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    + header("a.jpg", b"%011o\0" % 512)
+    + b"9999999999\n".ljust(512, b"1"),
+    "a sparse map that is no numbers": tar_settings(tarfile.XHDTYPE, {"GNU.sparse.map": "a,b"}) + IMAGE,
+    "settings for all by the thousand": b"".join(
+        tar_settings(tarfile.XGLTYPE, {f"k{first + n}": "v" for n in range(400)}) + IMAGE for first in (0, 400, 800)
+    ),
+    "a damaged header in the midst": IMAGE + header("b.jpg").replace(b"b.jpg", b"c.jpg") + IMAGE,
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_tar_that_misleads_is_refused_at_little_cost(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content + END)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .* leave it out of SOURCE"):
+            listed(tmp_path / "a.tar")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 32 * 2**20
+
+
+def test_long_names_and_attributes_of_a_usual_size_are_read(tmp_path):
+    settings = tar_settings(tarfile.XHDTYPE, {"SCHILY.xattr.user.note": "x" * 60_000, "path": f"{'d/' * 500}a.jpg"})
+    (tmp_path / "a.tar").write_bytes(tar_settings(tarfile.XGLTYPE, {"comment": "y"}) + settings + IMAGE + END)
+    (item,) = listed(tmp_path / "a.tar")
+    assert (item.key, item.size_bytes) == (f"a.tar!{'d/' * 500}a.jpg", 512)

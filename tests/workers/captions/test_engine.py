@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from schemas.errors import ConfigError
+from schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 from workers.captions.engine import CachedEngine
 from workers.captions.plain import PlainEngine
@@ -156,6 +157,14 @@ def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place():
 def test_a_small_budget_splits_the_tree_and_changes_no_draft():
     image = image_crops(num_masks=9, num_kinds=2)
     assert_equal(drafts_of(CachedEngine, image, cache_bytes=2**20), drafts_of(CachedEngine, image, cache_bytes=2**26))
+
+
+def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
+    engine = CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3)
+    with collecting() as measures:
+        engine.drafts(image_crops(num_masks=2))
+    assert max(measures.values[CACHE_BYTES, ""]) == engine.counts.peak_cache_bytes > 0
+    assert all(0 < fill <= 1 for fill in measures.values[BATCH_FILL, "caption crops"])
 
 
 def test_an_architecture_with_too_few_positions_is_refused_with_the_remedy():

@@ -53,3 +53,26 @@ def test_a_captioner_needs_a_decoder_and_a_scorer_none():
         build_coca("builtin:tiny/clip.json")
     with pytest.raises(ConfigError, match="a scorer must be a CLIP"):
         build_clip("builtin:tiny/coca.json")
+
+
+SOUND = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "is not JSON"),
+        ('{"embed_dim": ' + "9" * 5_000 + "}", "is not JSON"),
+        ('"' + "x" * 2**20 + '"', "is a file of 1,048,578 bytes, a model config has at most 1,048,576"),
+        (json.dumps({**SOUND, "embed_dim": 10**12}), "embed_dim is 1000000000000; the numbers of a model are at most"),
+        (json.dumps({**SOUND, "text_cfg": {"layers": -(10**9)}}), r"text_cfg\.layers is -1000000000"),
+        (json.dumps({**SOUND, "vision_cfg": {"layers": [1, float("nan")]}}), r"vision_cfg\.layers is nan"),
+        (json.dumps({**SOUND, "no_such_setting": 1}), "open_clip builds no model of this architecture .TypeError"),
+        (json.dumps({**SOUND, "vision_cfg": 3}), "open_clip builds no model of this architecture"),
+    ],
+)
+def test_a_config_that_is_none_or_absurd_is_refused_before_memory_is_taken(tmp_path, text, message):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        build_clip(str(path))

@@ -1,4 +1,5 @@
 import hashlib
+import random
 
 import fsspec
 import pytest
@@ -165,3 +166,36 @@ def test_weights_trained_with_quickgelu_are_refused_by_an_architecture_without_i
     with pytest.raises(ConfigError, match="set architecture to 'RN50-quickgelu'"):
         check_activation("RN50", read_model_config("RN50"), weights)
     check_activation("RN50-quickgelu", read_model_config("RN50-quickgelu"), weights)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_of_a_pickle_is_told_as_such(tmp_path, linear, seed):
+    torch.save(linear.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "w.pth").read_bytes()
+    changes = random.Random(seed)
+    num_refused = 0
+    for _ in range(100):
+        data = bytearray(whole)
+        data[changes.randrange(len(data))] = changes.randrange(256)
+        (tmp_path / "w.pth").write_bytes(data)
+        try:
+            load_into(nn.Linear(3, 2), WeightsConfig(uri=str(tmp_path / "w.pth")))
+        except ConfigError:
+            num_refused += 1
+    assert num_refused > 20
+
+
+@pytest.mark.parametrize("kind", ["open to others", "another's", "a link"])
+def test_a_folder_of_fetched_weights_that_others_may_write_to_is_not_used(tmp_path, remote, monkeypatch, kind):
+    folder = tmp_path / "pseudoris-weights"
+    if kind == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if kind == "open to others" else 0o700)
+    if kind == "another's":
+        monkeypatch.setattr("os.getuid", lambda: 4711)
+    with pytest.raises(ConfigError, match=r"is not this user's alone .* remove it, or set TMPDIR"):
+        local_file(WeightsConfig(uri=REMOTE))

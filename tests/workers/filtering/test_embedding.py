@@ -6,6 +6,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN
 
 from schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from schemas.errors import ConfigError
+from schemas.measures import BATCH_FILL, collecting
 from workers.filtering.embedding import ClipEmbedder, embed_in_tiles
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
@@ -29,6 +30,12 @@ def test_every_call_has_the_tiles_size_and_rows_come_back_in_order(sizes, tile):
 
     assert calls == [tile] * -(-len(rows) // tile)
     assert got.flatten().tolist() == (rows + 1).flatten().tolist()
+
+
+def test_the_fill_of_every_tile_is_recorded():
+    with collecting() as measures:
+        embed_in_tiles([torch.zeros(3, 1), torch.zeros(7, 1)], lambda rows: rows, tile=4, of="crops")
+    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 1.0, 0.5]}
 
 
 def test_a_tile_is_computed_before_the_next_piece_is_read():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -81,6 +85,66 @@ def test_the_pixel_limit_is_inclusive_and_replaces_the_one_of_pillow():
     assert decode_upright(data, ImagesConfig(max_pixels=200)).shape == (10, 20, 3)
     assert refusal(data, ImagesConfig(max_pixels=199)).reason == "too_many_pixels"
     assert upright_size(build.png_of_header_only(30_000, 30_000)) == (30_000, 30_000)
+
+
+def with_size_at(data: bytes, mark: bytes, offset: int, size: bytes) -> bytes:
+    """Return an image whose header says another size, `offset` bytes behind the beginning of a mark in it."""
+    start = data.index(mark) + offset
+    return data[:start] + size + data[start + len(size) :]
+
+
+GIBIBYTE = zlib.compress(b"\0" * 2**28, 9)
+MEBIBYTE = zlib.compress(b"\0" * (2**20 - 10), 9)
+# An entry of EXIF of four billion numbers, by the ten thousand.
+EXIF = b"MM\0*\0\0\0\x08" + b"\xff\xff" + b"\x01\x12\x00\x03\xff\xff\xff\xff\0\0\0\0" * 10_000
+GIF = build.encode(Image.new("P", (8, 8)), "GIF")
+BOMBS = {
+    "text": (build.png_with((b"zTXt", b"c\0\0" + GIBIBYTE)), "corrupt"),
+    "international text": (build.png_with((b"iTXt", b"c\0\1\0\0\0" + GIBIBYTE)), "corrupt"),
+    "many texts": (build.png_with(*[(b"zTXt", b"c%d\0\0" % n + MEBIBYTE) for n in range(100)]), "corrupt"),
+    "colour profile": (build.png_with((b"iCCP", b"p\0\0" + GIBIBYTE)), "corrupt"),
+    "EXIF": (build.png_with((b"eXIf", EXIF)), None),
+    "frames": (build.png_with((b"acTL", struct.pack(">II", 2**31 - 1, 0))), None),
+    "pixels beyond the size": (build.png_with(data=GIBIBYTE), None),
+    "a GIF's screen": (
+        with_size_at(build.encode(Image.new("P", (8, 8)), "GIF"), b"GIF8", 6, b"\xff" * 4),
+        "too_many_pixels",
+    ),
+    "a GIF's first frame": (
+        with_size_at(GIF, b",\0\0\0\0", 5, b"\xff" * 4),
+        "too_many_pixels",
+    ),
+    "a JPEG 2000's box": (
+        with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"ihdr", 4, struct.pack(">II", 10**5, 10**5)),
+        "too_many_pixels",
+    ),
+    "a JPEG 2000's stream": (
+        with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"\xff\x51", 6, struct.pack(">II", 10**5, 10**5)),
+        "corrupt",
+    ),
+    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not_an_image"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file", "ignore:Invalid APNG")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_costs_little_memory_whatever_it_claims(name):
+    data, reason = BOMBS[name]
+    assert len(data) < 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        if reason is None:
+            assert decode_upright(data, LIMITS).shape == (8, 8, 3)
+        else:
+            assert refusal(data).reason == reason
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**27
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+    )  # in KiB: no decoder took what was claimed
 
 
 def test_too_many_bytes_are_refused():

@@ -63,6 +63,18 @@ def test_a_decoder_that_prints_does_not_disturb_the_answers(prover):
     assert prover.prove(build.png(3, 4)) == (3, 4)
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [b"\xff" * 8, (2**20).to_bytes(8), (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]"],
+    ids=["exabytes", "a megabyte", "no JSON", "no object"],
+)
+def test_an_answer_that_no_sound_child_gives_costs_its_image_alone(prover, forged):
+    with pytest.raises(ImageError, match="ended its process, twice") as caught:
+        prover.prove(hostile(f"forge {forged.hex()}"))
+    assert caught.value.reason == "decoder_killed"
+    assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
 def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
     with pytest.raises(TransientError, match="killed from outside twice, at last by SIGKILL"):
         prover.prove(hostile("killed"))

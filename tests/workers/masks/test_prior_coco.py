@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, ImageError
 from tests.builders.instances import BOX, SIZE, box_mask, instances, masks, segmentation
 from workers.masks.prior_files import read_instance_table
 
@@ -62,6 +62,8 @@ def test_low_scores_and_crowds_are_passed_over(coco):
     ("text", "message"),
     [
         ("not json", "neither Parquet nor JSON"),
+        ("[" * 100_000, "neither Parquet nor JSON"),
+        ('{"images": ' + "9" * 5000 + "}", "neither Parquet nor JSON"),
         ('[{"image_id": 7, "score": 0.4}]', "got list; a bare list of results"),
         ('{"images": []}', "an object with images and annotations"),
         ('{"images": [{"id": 1}], "annotations": []}', "needs an id and a file_name"),
@@ -111,3 +113,22 @@ def test_polygons_need_the_size_of_their_image(coco):
     path = coco({"segmentation": [[1, 1, 4, 1, 4, 4]]}, images=[{"id": 7, "file_name": "a.jpg"}])
     with pytest.raises(ConfigError, match=r"needs a size \[height, width\], got \[None, None\]"):
         instances(path)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {"segmentation": [[0, 0, 2**31, 0, 2**31, 2**31]]},
+        {"segmentation": {"size": [2**31 - 1, 2**31 - 1], "counts": [2**31 - 1] * 3}},
+    ],
+    ids=["polygons", "runs"],
+)
+def test_a_mask_of_an_absurd_size_costs_its_image_alone_and_is_not_drawn(coco, monkeypatch, annotation):
+    def draws(*args):
+        pytest.fail("pycocotools was asked to draw it")
+
+    monkeypatch.setattr("pycocotools.mask.frPyObjects", draws)
+    huge = [{"id": 7, "file_name": "a.jpg", "height": 2**31 - 1, "width": 2**31 - 1}]
+    with pytest.raises(ImageError, match=r"annotation 0 is a mask of size \[2147483647, 2147483647\]") as caught:
+        instances(coco(annotation, images=huge))
+    assert caught.value.reason == "prior_mismatch"

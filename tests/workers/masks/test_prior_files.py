@@ -19,7 +19,7 @@ def parquet(tmp_path):
     def write(**columns):
         path = tmp_path / "instances.parquet"
         arrays = {
-            name: pa.array(values, SEGMENTATION) if name == "segmentation" else pa.array(values)
+            name: pa.array(values, SEGMENTATION) if name == "segmentation" and isinstance(values, list) else values
             for name, values in columns.items()
         }
         pq.write_table(pa.table(arrays), path)
@@ -88,6 +88,14 @@ def test_a_malformed_parquet_table_is_refused_when_it_is_read(parquet, columns, 
             "row 0: counts is no COCO compressed RLE of 20 x 30",
         ),
         ({"segmentation": [{"size": list(SIZE), "counts": None}]}, "row 0 has neither"),
+        (
+            {"segmentation": pa.array([{"size": list(SIZE), "counts": [600]}])},
+            "row 0: counts is no COCO compressed RLE",
+        ),
+        ({"segmentation": [{"size": list(SIZE), "counts": "o" * 300}]}, "row 0: counts is no COCO compressed RLE"),
+        ({"segmentation": [{"size": list(SIZE), "counts": "PPPPPPPPPPP0"}]}, "row 0: counts is no COCO compressed"),
+        ({"segmentation": pa.array(["m"])}, "row 0: segmentation is a str, size and counts are needed"),
+        ({"box_xyxy_px": [7]}, "row 0 has neither"),
     ],
 )
 def test_a_malformed_row_is_refused_with_its_number(parquet, columns, message):

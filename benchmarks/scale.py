@@ -1,0 +1,182 @@
+"""What a shard costs the control plane: real plans, graphs and commits around stages that only wait.
+
+    python -m benchmarks.scale [--rows 10000 100000] [--shard-images 100] [--shard-s 0] [--work-s 600] [--json F]
+
+Tables of tiny images are planned, read, proven, taken through stand-ins for the models (a set wait a shard, see
+`benchmarks/plugins`) and committed, beside bare Ray Data: as many blocks through two pools of one actor and nothing
+else. Every run is a process of its own, watched from outside; workers are not counted. `--rows` and `--shard-images`
+take several numbers, with commas or spaces, and every pair is measured. `--work-s` ends a side early: the plan and the
+graph are of all shards, what a shard costs is of those that were committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.measure import write_json
+from benchmarks.processes import Watched, run_watched
+from benchmarks.scale_inputs import write_tables
+from schemas.config import RunConfig
+from schemas.config_loading import load_config
+
+_PLUGINS: Final = Path(__file__).parent / "plugins"
+_STAND_INS: Final = ("masks.engine=timed", "captions.engine=timed", "filtering.engine=timed")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What blocks cost one side.
+
+    Attributes:
+        committed_shards: How many came to their end; all, where `--work-s` was enough.
+        pool_start_s: From the start of the graph to the first block's end: processes, imports, its own work.
+        overhead_s_per_shard: Wall seconds from the first block's end to the last one's, the set waits taken off.
+        driver_cpu_s_per_shard: CPU seconds of the driver in that span.
+        head_cpu_s_per_shard: Of Ray's own processes (GCS and raylet) in that span.
+        driver_start_rss_bytes: Of the driver once Ray is up, before anything is listed.
+        driver_first_rss_bytes: At the first block's end: every read task of the graph stands by then.
+        driver_peak_rss_bytes: The highest.
+        driver_growth_bytes_per_1000_shards: From the first block's end to the highest after it.
+        head_growth_bytes_per_1000_shards: Of GCS and raylet, in the same span.
+        end_s: From the last block's end to that of the run.
+    """
+
+    committed_shards: int
+    pool_start_s: float
+    overhead_s_per_shard: float
+    driver_cpu_s_per_shard: float
+    head_cpu_s_per_shard: float
+    driver_start_rss_bytes: int
+    driver_first_rss_bytes: int
+    driver_peak_rss_bytes: int
+    driver_growth_bytes_per_1000_shards: float
+    head_growth_bytes_per_1000_shards: float
+    end_s: float
+
+
+def cost_of(watched: Watched, *, wait_s: float) -> Cost:
+    """Return what a watched run cost; `wait_s` is the stages' set wait a shard. At least two shards."""
+    answer = watched.answer
+    commits: list[float] = answer["commits_s"]
+    work = watched.between(commits[0], commits[-1])
+    before = watched.between(answer["start_s"], answer["start_s"])
+    later = len(commits) - 1
+    first, last = work[0], work[-1]
+    return Cost(
+        committed_shards=len(commits),
+        pool_start_s=commits[0] - answer["graph_s"],
+        overhead_s_per_shard=(commits[-1] - commits[0]) / later - wait_s,
+        driver_cpu_s_per_shard=(last.driver.cpu_s - first.driver.cpu_s) / later,
+        head_cpu_s_per_shard=(last.head.cpu_s - first.head.cpu_s) / later,
+        driver_start_rss_bytes=before[0].driver.rss_bytes,
+        driver_first_rss_bytes=first.driver.rss_bytes,
+        driver_peak_rss_bytes=max(sample.driver.rss_bytes for sample in watched.samples),
+        driver_growth_bytes_per_1000_shards=_growth([sample.driver.rss_bytes for sample in work], later),
+        head_growth_bytes_per_1000_shards=_growth([sample.head.rss_bytes for sample in work], later),
+        end_s=answer["end_s"] - commits[-1],
+    )
+
+
+def measure(folder: Path, *, rows: int, shard_images: int, shard_s: float, work_s: float) -> dict[str, object]:
+    """Return the JSON row of one size: ours, and bare Ray Data's over as many blocks as `bare_…`."""
+    source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
+    config = stand_in_config(shard_images=shard_images, shard_s=shard_s)
+    environment = plugin_environment()
+    arguments = ["run", str(work_s), str(source), str(folder / "out"), config.model_dump_json()]
+    ours = run_watched("benchmarks.scale_driver", arguments, environment)
+    num_shards = ours.answer["num_shards"]
+    bare = run_watched("benchmarks.scale_driver", ["bare", str(work_s), str(num_shards)], environment)
+    start_s, planned_s = ours.answer["start_s"], ours.answer["planned_s"]
+    sizes = [sample.driver.rss_bytes for sample in ours.between(start_s, planned_s)]
+    beside = asdict(cost_of(bare, wait_s=0.0))
+    return {
+        "rows": ours.answer["num_images"],
+        "shards": num_shards,
+        "shard_images": shard_images,
+        "shard_s": shard_s,
+        "plan_s": planned_s - start_s,
+        # Above the driver's start: while it plans, and what of it is still held when the graph is built.
+        "plan_peak_growth_bytes": max(sizes) - sizes[0],
+        "plan_held_growth_bytes": sizes[-1] - sizes[0],
+        **asdict(cost_of(ours, wait_s=shard_s)),
+        **{f"bare_{name}": value for name, value in beside.items()},
+    }
+
+
+def plugin_environment() -> dict[str, str]:
+    """Return the environment of a process that finds the stand-ins, and this repository."""
+    root = Path(__file__).resolve().parents[1]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_PLUGINS), str(root), os.environ.get("PYTHONPATH")]))}
+
+
+def stand_in_config(*, shard_images: int, shard_s: float) -> RunConfig:
+    """Return the configuration of a run of stand-ins: one actor that waits `shard_s` a shard."""
+    assignments = [
+        *_STAND_INS,
+        f"masks.options={{shard_s: {shard_s}}}",
+        f"shards.max_images={shard_images}",
+        "placement.fused.max_actors=1",
+        "placement.address=local",
+    ]
+    return load_config("tiny", assignments=assignments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON after every size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=["10000", "100000"])
+    parser.add_argument("--shard-images", nargs="+", default=["100"])
+    parser.add_argument("--shard-s", type=float, default=0.0)
+    parser.add_argument("--work-s", type=float, default=600.0)
+    parser.add_argument("--folder", type=Path, help="scratch; the system's by default")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    measured: list[dict[str, object]] = []
+    for rows in _numbers(given.rows):
+        for shard_images in _numbers(given.shard_images):
+            with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+                row = measure(
+                    Path(folder), rows=rows, shard_images=shard_images, shard_s=given.shard_s, work_s=given.work_s
+                )
+            measured.append(row)
+            # A million rows take an hour: what is done is not lost with what is not.
+            write_json(measured, given.json)
+    show(measured)
+
+
+def show(measured: Sequence[dict[str, object]]) -> None:
+    """Print the rows as a table, a size a column."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="scale: a shard's cost to the control plane", title_justify="left")
+    table.add_column("")
+    for row in measured:
+        table.add_column(f"{row['rows']:,} rows", justify="right")
+    for name in measured[0]:
+        table.add_row(name, *(_shown(name, row[name]) for row in measured))
+    Console().print(table)
+
+
+def _shown(name: str, value: object) -> str:
+    if "bytes" in name and isinstance(value, int | float):
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _numbers(words: Sequence[str]) -> list[int]:
+    return [int(number) for word in words for number in word.split(",") if number]
+
+
+def _growth(sizes: Sequence[int], num_shards: int) -> float:
+    return (max(sizes) - sizes[0]) / num_shards * 1_000
+
+
+if __name__ == "__main__":
+    main()

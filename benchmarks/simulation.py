@@ -1,0 +1,201 @@
+"""What a large run loses, and to what: fleets that lose nodes and drivers, fed with the overheads that were measured.
+
+    python -m benchmarks.simulation [--scale benchmarks/results/scale.json] [--json F] [--plot F.svg]
+
+For every number of GPUs, images and images a shard: GPU idle share, work lost, and the share of the control plane, with
+the 90 % interval over `--repeats` runs of other seeds. The driver's seconds a shard come from the JSON of
+`benchmarks.scale`; how many images a GPU does a second is an assumption, and swept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.driver_queue import DriverQueue
+from benchmarks.fleet import Fleet, Spent, simulate
+from benchmarks.measure import write_json
+
+_RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
+SHARD_IMAGES: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
+# Finished work that a lost node holds, in shards: with pools of 0.4, 0.5 and 0.1 of a GPU in turn the three shards at
+# work on it have 0.2, 0.65 and 0.95 of theirs behind them, of which the clock counts 0.5.
+HELD_SHARDS: Final = {"fused": 0.0, "staged": 1.3}
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What was not measured; seconds.
+
+    Attributes:
+        actor_s: Of an actor between two shards: the record of its attempt, one small object written.
+        pool_start_s: Processes, weights from a disk nearby, a GPU's context.
+        node_losses_per_h: 5 % of the nodes an hour.
+        node_return_s: Until another node stands in place of a lost one.
+        driver_deaths_per_h: One a day.
+        driver_return_s: Until whoever watches the job has submitted it again.
+        waits_for_plan: Whether all GPUs stand by while the input is listed and planned. An autoscaler brings them for
+            the graph, which comes after.
+        resume_s_per_shard: A LIST page of 1,000 receipts in 0.1 s, a tenth of the receipts by 16 readers at 20 ms.
+    """
+
+    actor_s: float = 0.05
+    pool_start_s: float = 60.0
+    node_losses_per_h: float = 0.05
+    node_return_s: float = 300.0
+    driver_deaths_per_h: float = 1 / 24
+    driver_return_s: float = 300.0
+    waits_for_plan: bool = True
+    resume_s_per_shard: float = 0.1 / 1_000 + 0.1 * 0.02 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run to simulate."""
+
+    gpus: int
+    images: int
+    images_per_s: float
+    shard_images: int
+    placement: str = "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What `benchmarks.scale` measured: the driver's CPU seconds a shard, and its seconds of planning an image.
+
+    A driver with little to do looks for more all the time, and its CPU time a shard grows with the time between two. So
+    the first is that of bare Ray Data, which keeps the driver busy; a run has as many operators, and its own
+    bookkeeping, a receipt parsed and added up, is a hundredth of it.
+    """
+
+    driver_s: float
+    plan_s_per_image: float
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Return the driver's figure where most blocks were done, and the plan's of the largest plan."""
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        longest = max(rows, key=lambda row: row["bare_committed_shards"])
+        largest = max(rows, key=lambda row: row["rows"])
+        return cls(longest["bare_driver_cpu_s_per_shard"], largest["plan_s"] / largest["rows"])
+
+
+def fleet_of(case: Case, measured: Measured, assumed: Assumptions) -> Fleet:
+    """Return the fleet of `case`, its cycle from the queue at the driver."""
+    shard_s = case.shard_images / case.images_per_s
+    return Fleet(
+        gpus=case.gpus,
+        num_shards=-(-case.images // case.shard_images),
+        shard_s=shard_s,
+        cycle_s=_cycle_s(case.gpus, shard_s + assumed.actor_s, measured.driver_s),
+        plan_s=case.images * measured.plan_s_per_image if assumed.waits_for_plan else 0.0,
+        pool_start_s=assumed.pool_start_s,
+        node_losses_per_h=assumed.node_losses_per_h,
+        node_return_s=assumed.node_return_s,
+        driver_deaths_per_h=assumed.driver_deaths_per_h,
+        driver_return_s=assumed.driver_return_s,
+        resume_s_per_shard=assumed.resume_s_per_shard,
+        held_shards=HELD_SHARDS[case.placement],
+    )
+
+
+def row_of(case: Case, runs: Sequence[Spent], *, driver_s: float) -> dict[str, object]:
+    """Return the JSON row of a case: means over its runs, and the bounds of 90 % of them as `…_low` and `…_high`."""
+    shares: dict[str, list[float]] = {
+        "hours": [run.hours for run in runs],
+        "control_share": [run.control_share for run in runs],
+        "idle_share": [run.idle / run.paid for run in runs],
+        "lost_share": [1 - run.work / run.paid for run in runs],
+        "lost_work_share": [(run.lost_to_nodes + run.lost_to_drivers) / run.paid for run in runs],
+    }
+    parts = ("planning", "queue", "starts", "drains", "driver", "lost_to_drivers", "lost_to_nodes", "node_starts")
+    row: dict[str, object] = {**asdict(case), "repeats": len(runs)}
+    # Of one core of the driver: at 1 it is the bottleneck, whatever waits for it.
+    row["driver_busy_share"] = min(1.0, case.gpus * driver_s * case.images_per_s / case.shard_images)
+    for name, values in shares.items():
+        low, high = np.quantile(values, [0.05, 0.95])
+        row |= {name: float(np.mean(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
+    row |= {f"{name}_share": float(np.mean([getattr(run, name) / run.paid for run in runs])) for name in parts}
+    row |= {
+        name: float(np.mean([getattr(run, name) for run in runs]))
+        for name in ("num_windows", "num_node_losses", "num_driver_deaths")
+    }
+    return row
+
+
+def sweep(cases: Sequence[Case], measured: Measured, assumed: Assumptions, repeats: int) -> Iterator[dict[str, object]]:
+    """Yield the row of each case."""
+    for case in cases:
+        fleet = fleet_of(case, measured, assumed)
+        yield row_of(case, [simulate(fleet, seed) for seed in range(repeats)], driver_s=measured.driver_s)
+
+
+def _rounded(value: object) -> object:
+    # The repeats agree on fewer digits.
+    return round(value, 5) if isinstance(value, float) else value
+
+
+@functools.cache
+def _cycle_s(gpus: int, work_s: float, driver_s: float) -> float:
+    if gpus * driver_s < 0.5 * work_s:
+        # A driver idle for half of its time never keeps a GPU waiting that has a second shard (tests).
+        return work_s
+    return max(DriverQueue(gpus, work_s, driver_s).cycle_s(), work_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Simulate what the command line asks for, print a table a rate, write JSON and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=Path, default=_RESULTS)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000_000, 100_000_000])
+    parser.add_argument("--images-per-s", type=float, nargs="+", default=[0.2, 1.0, 5.0])
+    parser.add_argument("--shard-images", type=int, nargs="+", default=list(SHARD_IMAGES))
+    parser.add_argument("--placement", choices=sorted(HELD_SHARDS), nargs="+", default=["fused", "staged"])
+    parser.add_argument("--gpus-after-plan", action="store_true", help="no GPU stands by while the input is planned")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args(arguments)
+    measured = Measured.read(given.scale)
+    assumed = Assumptions(waits_for_plan=not given.gpus_after_plan)
+    axes = (given.gpus, given.images, given.images_per_s, given.shard_images, given.placement)
+    rows = list(sweep([Case(*point) for point in product(*axes)], measured, assumed, given.repeats))
+    write_json([{name: _rounded(value) for name, value in row.items()} for row in rows], given.json)
+    show(rows, measured.driver_s)
+    if given.plot:
+        from benchmarks.simulation_plot import write_plot
+
+        write_plot(rows, given.plot)
+
+
+def show(rows: Sequence[dict[str, object]], driver_s: float) -> None:
+    """Print the shares over the sizes of a shard, a line a fleet."""
+    from rich.console import Console
+    from rich.table import Table
+
+    sizes = sorted({int(str(row["shard_images"])) for row in rows})
+    title = f"control plane % / lost work % by images a shard (driver {driver_s * 1e3:.1f} ms a shard)"
+    table = Table(title=title, title_justify="left")
+    for header in ("GPUs", "images", "images/s", "placement", *map(str, sizes)):
+        table.add_column(header, justify="right")
+    fleets: dict[tuple[object, ...], list[str]] = {}
+    for row in sorted(rows, key=lambda row: int(str(row["shard_images"]))):
+        key = (row["gpus"], row["images"], row["images_per_s"], row["placement"])
+        fleets.setdefault(key, []).append(f"{row['control_share']:.2%} / {row['lost_work_share']:.2%}")
+    for (gpus, images, rate, placement), cells in fleets.items():
+        table.add_row(f"{gpus}", f"{images:,}", f"{rate}", str(placement), *cells)
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()

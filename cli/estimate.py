@@ -1,0 +1,88 @@
+"""`pseudoris estimate`: what the whole would take, from a sample that is really run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.progress import Progress
+
+from cli import options
+from cli.annotate import resolve
+from cli.console import facts_table, format_bytes, format_seconds, stderr, stdout
+
+if TYPE_CHECKING:
+    from pipeline.extrapolation import Estimate, Interval
+
+DEFAULT_SAMPLE = 200
+
+
+def estimate(
+    source: options.Source,
+    preset: options.Preset = "tiny",
+    config_file: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    sample: Annotated[int, typer.Option(min=2, help="Images to draw, uniformly, and run.")] = DEFAULT_SAMPLE,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="GPUs that the run would have; without it, those of the cluster.", show_default=False
+        ),
+    ] = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(help="Folder or url that all nodes reach, for the sample's output.", show_default=False),
+    ] = None,
+    address: options.Address = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Run a sample of SOURCE and print speed, hours, GPU hours, output size and quarantine of the whole."""
+    config = resolve(preset, config_file, assignments, shard_size=None, address=address)
+    # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
+    from pipeline.estimating import estimate as run_sample
+
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("listing", total=None)
+        found = run_sample(
+            source,
+            config,
+            size=sample,
+            num_gpus=gpus,
+            scratch=scratch,
+            on_progress=lambda done, total: progress.update(
+                task, completed=done, total=total, description="running the sample"
+            ),
+        )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found)))
+    else:
+        stdout.print(estimate_view(found))
+
+
+def estimate_view(found: Estimate) -> RenderableType:
+    """Return the estimate as a table, each figure with its interval."""
+    table = facts_table(f"{found.source}: estimate")
+    table.add_row("images", f"{found.num_images:,} in {found.num_shards:,} shards")
+    table.add_row(
+        "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
+    )
+    table.add_row("speed", f"{_span(found.images_per_s, '{:.3g}')} images/s a {found.unit}, models loaded")
+    table.add_row("models", f"{format_seconds(found.load_s)} until they are loaded, once an actor, on top")
+    units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
+    table.add_row("hours", f"{_span(found.hours, '{:.3g}')} on {units}")
+    table.add_row(f"{found.unit} hours", _span(found.unit_hours, "{:.3g}"))
+    low, high = format_bytes(found.output_bytes.low), format_bytes(found.output_bytes.high)
+    table.add_row("output", f"{format_bytes(found.output_bytes.value)} ({low} to {high})")
+    table.add_row("quarantined", _span(found.quarantined, "{:.1%}"))
+    seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
+    table.add_row("seconds an image", seconds)
+    note = "In brackets: 95 % bootstrap intervals over the sample's shards."
+    return Group(table, note)
+
+
+def _span(interval: Interval, pattern: str) -> str:
+    value, low, high = (pattern.format(each) for each in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"

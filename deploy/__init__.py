@@ -1,0 +1,1 @@
+"""What a cluster needs beside the package: the entry of submitted jobs, container, manifests, dashboards."""

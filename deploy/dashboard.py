@@ -1,0 +1,184 @@
+"""The Grafana dashboard, written from the metrics themselves: `python -m deploy.dashboard > deploy/dashboards/…`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.metrics import METRICS, RUN_TAG, Metric
+
+PATH: Final = Path(__file__).parent / "dashboards" / "pseudoris.json"
+
+# Of Grafana 10; later ones migrate it themselves.
+SCHEMA_VERSION: Final = 38
+_SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_WIDTH, _HEIGHT, _COLUMNS = 12, 8, 24
+# Grafana's name of a unit, by ours; others are plain numbers.
+_AXES: Final = {"seconds": "s", "bytes": "bytes", "share": "percentunit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One graph: what stands above it, what its axis counts, and a line a query."""
+
+    title: str
+    description: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+
+
+# Of Ray itself, for the nodes below the run; `node-exporter` is not needed.
+MACHINES: Final = (
+    Panel(
+        "GPU utilisation",
+        "As the driver of each GPU reports it.",
+        "percent",
+        (("avg by (instance, GpuIndex) (ray_node_gpus_utilization)", "{{instance}} GPU {{GpuIndex}}"),),
+    ),
+    Panel(
+        "GPU memory",
+        "Taken on each GPU.",
+        "decmbytes",
+        (("avg by (instance, GpuIndex) (ray_node_gram_used)", "{{instance}} GPU {{GpuIndex}}"),),
+    ),
+    Panel("CPU", "Of each node.", "percent", (("avg by (instance) (ray_node_cpu_utilization)", "{{instance}}"),)),
+    Panel("Memory", "Taken on each node.", "bytes", (("avg by (instance) (ray_node_mem_used)", "{{instance}}"),)),
+    Panel(
+        "Object store",
+        "Bytes in use; what is spilled to disk should stay 0.",
+        "bytes",
+        (
+            ("sum by (instance) (ray_object_store_used_memory)", "{{instance}} used"),
+            ('sum by (instance) (ray_object_store_memory{Location="SPILLED"})', "{{instance}} spilled"),
+        ),
+    ),
+    Panel("Nodes", "Alive, by type.", "none", (("sum by (node_type) (ray_cluster_active_nodes)", "{{node_type}}"),)),
+)
+
+
+def dashboard() -> dict[str, Any]:
+    """Return the dashboard as Grafana imports it."""
+    groups = {group: [panel_of(metric) for metric in METRICS if metric.group == group] for group in _groups()}
+    return {
+        "uid": "pseudoris",
+        "title": "pseudoris",
+        "tags": ["pseudoris", "ray"],
+        "schemaVersion": SCHEMA_VERSION,
+        "version": 1,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {"list": [_datasource_variable(), _run_variable()]},
+        "panels": list(_laid_out({**groups, "Machines": list(MACHINES)})),
+    }
+
+
+def panel_of(metric: Metric) -> Panel:
+    """Return the panel of a metric: a counter as its rate, a histogram as its mean and 95th percentile."""
+    by = [tag for tag in metric.tags if tag != RUN_TAG]
+    legend = " ".join(f"{{{{{tag}}}}}" for tag in by) or metric.unit
+    queries: tuple[tuple[str, str], ...]
+    if metric.kind == "gauge":
+        queries = ((f"max{_by(by)} ({_chosen(metric.series[0])})", legend),)
+    elif metric.kind == "counter":
+        queries = ((_rate(metric.series[0], by), legend),)
+    else:
+        bucket, total, number = metric.series
+        mean = f"{_rate(total, by)} / {_rate(number, by)}"
+        high = f"histogram_quantile(0.95, {_rate(bucket, [*by, 'le'])})"
+        queries = ((mean, f"{legend} mean"), (high, f"{legend} p95"))
+    is_rate = metric.kind == "counter"
+    # Seconds by second is how many actors are at it on average.
+    unit = "none" if is_rate else _AXES.get(metric.unit, "none")
+    title = metric.name.removeprefix("pseudoris_").replace("_", " ").capitalize()
+    return Panel(f"{title} per second" if is_rate else title, metric.description, unit, queries)
+
+
+def to_json() -> str:
+    """Return the dashboard's file, the same bytes each time."""
+    return json.dumps(dashboard(), indent=2) + "\n"
+
+
+def _groups() -> list[str]:
+    return list(dict.fromkeys(metric.group for metric in METRICS))
+
+
+def _chosen(series: str) -> str:
+    return f'{series}{{{RUN_TAG}=~"$run"}}'
+
+
+def _by(tags: Sequence[str]) -> str:
+    return f" by ({', '.join(tags)})" if tags else ""
+
+
+def _rate(series: str, by: Sequence[str]) -> str:
+    return f"sum{_by(by)} (rate({_chosen(series)}[$__rate_interval]))"
+
+
+def _laid_out(groups: dict[str, list[Panel]]) -> Iterator[dict[str, Any]]:
+    numbers = count(1)
+    top = 0
+    for group, panels in groups.items():
+        yield {
+            "type": "row",
+            "id": next(numbers),
+            "title": group,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": {"x": 0, "y": top, "w": _COLUMNS, "h": 1},
+        }
+        top += 1
+        per_row = _COLUMNS // _WIDTH
+        for place, panel in enumerate(panels):
+            position = {"x": place % per_row * _WIDTH, "y": top + place // per_row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+            yield _graph(panel, next(numbers), position)
+        top += -(-len(panels) // per_row) * _HEIGHT
+
+
+def _graph(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "id": number,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": _SOURCE,
+        "gridPos": position,
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [
+            {"refId": chr(ord("A") + place), "datasource": _SOURCE, "expr": query, "legendFormat": legend}
+            for place, (query, legend) in enumerate(panel.queries)
+        ],
+    }
+
+
+def _datasource_variable() -> dict[str, Any]:
+    return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
+
+
+def _run_variable() -> dict[str, Any]:
+    # Of the counter that every run has first.
+    query = f"label_values({METRICS[0].series[0]}, {RUN_TAG})"
+    return {
+        "name": "run",
+        "label": "Run",
+        "type": "query",
+        "datasource": _SOURCE,
+        "query": {"query": query, "refId": "runs"},
+        "definition": query,
+        # Again whenever the time range changes: runs come and go.
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(to_json())

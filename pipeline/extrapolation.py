@@ -1,0 +1,185 @@
+"""From the receipts of a sample to the whole: figures with bootstrap intervals, as pure arithmetic. No Ray."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.planning import PlanTally
+from schemas.config import RunConfig
+from schemas.run import Receipt
+from schemas.tables import SCHEMAS
+from store.tables import table_bytes
+from workers.protocols import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
+
+_NUM_RESAMPLES: Final = 2_000
+_MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the whole of SOURCE would take.
+
+    The intervals come from resampling the sample's shards: they hold what differs between images, not what differs
+    between machines, times of day, or the sample's small shards and the run's.
+
+    Attributes:
+        source: SOURCE, a local one as an absolute path.
+        num_images: In the whole, repeated keys counted once.
+        num_shards: That a run would plan.
+        num_sampled: Images that were run.
+        num_sample_shards: Shards that they were run in.
+        num_warming_shards: Of them, the first that landed, one an actor: left out of the speed, where enough are left.
+        device_kind: What computed.
+        unit: `GPU`, or `CPU actor` where the models run without one.
+        num_units: GPUs or CPU actors that `hours` counts with.
+        load_s: From the start of the graph to the first commit, less what that shard's stages took: processes,
+            weights, compilation. Paid once an actor; no part of the other figures.
+        images_per_s: Of one unit, once its models are loaded.
+        hours: For the whole, on `num_units`, without `load_s`. On the cluster as it is, of the pool that takes
+            longest; on another number of GPUs, with pools in proportion to their work.
+        unit_hours: GPU hours (or hours of CPU actors) for the whole.
+        output_bytes: Of the four tables of the whole.
+        quarantined: Share of images, in [0, 1].
+        stage_seconds: Seconds an image, by stage.
+    """
+
+    source: str
+    num_images: int
+    num_shards: int
+    num_sampled: int
+    num_sample_shards: int
+    num_warming_shards: int
+    device_kind: str
+    unit: str
+    num_units: float
+    load_s: float
+    images_per_s: Interval
+    hours: Interval
+    unit_hours: Interval
+    output_bytes: Interval
+    quarantined: Interval
+    stage_seconds: Mapping[str, float]
+
+
+def summarise(
+    whole: PlanTally,
+    receipts: list[Receipt],
+    config: RunConfig,
+    *,
+    source: str,
+    device_kind: str,
+    actors: Mapping[str, int],
+    num_gpus: float | None,
+    load_s: float,
+) -> Estimate:
+    """Return what the receipts of a sample say of the `whole` listing."""
+    warm = receipts[num_warming(len(receipts), actors) :]
+    warm_images = _column(warm, lambda receipt: receipt.counts.images)
+    unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
+    warm_draws = _resamples(len(warm), seed=config.compute.seed)
+    images = _column(receipts, lambda receipt: receipt.counts.images)
+    quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
+    fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
+    # What a shard's footers take is known; with the sample's small shards it would weigh too much.
+    bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
+    draws = _resamples(len(receipts), seed=config.compute.seed)
+    num_images, num_shards = whole.num_images, whole.num_shards
+    num_units = _num_units(config, actors) if num_gpus is None else num_gpus
+    unit_hours = _ratio(unit_s, warm_images, warm_draws, num_images / 3_600)
+    if num_gpus is None:
+        wall_s = _column(warm, _wall_seconds(warm, config, actors))
+        hours = _ratio(wall_s, warm_images, warm_draws, num_images / 3_600)
+    else:
+        hours = Interval(*(each / num_gpus for each in (unit_hours.value, unit_hours.low, unit_hours.high)))
+    size = _ratio(bytes_, images, draws, num_images)
+    fixed = num_shards * fixed_bytes
+    return Estimate(
+        source=source,
+        num_images=num_images,
+        num_shards=num_shards,
+        num_sampled=int(images.sum()),
+        num_sample_shards=len(receipts),
+        num_warming_shards=len(receipts) - len(warm),
+        device_kind=device_kind,
+        unit="GPU" if config.compute.device == "cuda" else "CPU actor",
+        num_units=num_units,
+        load_s=load_s,
+        images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
+        hours=hours,
+        unit_hours=unit_hours,
+        output_bytes=Interval(*(each + fixed for each in (size.value, size.low, size.high))),
+        quarantined=_ratio(quarantined, images, draws, 1.0),
+        stage_seconds=_stage_seconds(receipts, int(images.sum())),
+    )
+
+
+def unit_seconds(seconds: Mapping[str, float], config: RunConfig) -> float:
+    """Return how long a shard's stages keep GPUs taken, or on CPU actors: wall seconds times what their pool holds."""
+    pools = config.model_pools()
+    total = 0.0
+    for stage in _MODEL_STAGES:
+        pool = pools.get(stage) or pools["fused"]
+        total += seconds.get(stage, 0.0) * (pool.num_gpus if config.compute.device == "cuda" else 1.0)
+    return total
+
+
+def num_warming(num_shards: int, actors: Mapping[str, int]) -> int:
+    """Return how many of the first shards are left out of the speed: an actor's first one warms caches and kernels."""
+    first = max(actors.values())
+    return first if num_shards >= 4 * first else 0
+
+
+def _wall_seconds(receipts: list[Receipt], config: RunConfig, actors: Mapping[str, int]) -> Callable[[Receipt], float]:
+    """Return what gives a shard's share of the wall time: its seconds in the pool that takes longest, by its actors."""
+    stages = {name: (name,) if name in _MODEL_STAGES else _MODEL_STAGES for name in config.model_pools()}
+
+    def seconds_in(pool: str, receipt: Receipt) -> float:
+        return sum(receipt.seconds.get(stage, 0.0) for stage in stages[pool]) / actors[pool]
+
+    slowest = max(stages, key=lambda pool: sum(seconds_in(pool, receipt) for receipt in receipts))
+    return lambda receipt: seconds_in(slowest, receipt)
+
+
+def _num_units(config: RunConfig, actors: Mapping[str, int]) -> float:
+    pools = config.model_pools()
+    if config.compute.device == "cuda":
+        return sum(actors[name] * pool.num_gpus for name, pool in pools.items())
+    return float(sum(actors.values()))
+
+
+def _column(receipts: list[Receipt], of: Callable[[Receipt], float]) -> npt.NDArray[np.float64]:
+    return np.array([of(receipt) for receipt in receipts], np.float64)
+
+
+def _resamples(num_shards: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return which shards each resample holds, (resamples, shards), drawn with replacement."""
+    return np.random.default_rng(seed).integers(0, num_shards, (_NUM_RESAMPLES, num_shards))
+
+
+def _ratio(
+    above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], draws: npt.NDArray[np.int64], scale: float
+) -> Interval:
+    """Return `scale` times the ratio of two sums over shards (N,), and its 2.5 and 97.5 percentiles."""
+    resampled = scale * above[draws].sum(axis=1) / np.maximum(below[draws].sum(axis=1), 1e-9)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(scale * above.sum() / max(below.sum(), 1e-9)), float(low), float(high))
+
+
+def _stage_seconds(receipts: list[Receipt], num_images: int) -> dict[str, float]:
+    stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
+    return {stage: sum(each.seconds.get(stage, 0.0) for each in receipts) / num_images for stage in stages}

@@ -1,0 +1,103 @@
+"""The listing of SOURCE on a cluster: the driver lists files, tasks look into tars and tables, the order stays."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+
+from pipeline.failures import original_error
+from pipeline.sources import Source, SourceItem, StoredFile
+from pipeline.sources.opening import Format
+from pipeline.sources.parquet import RowGroup, count_rows, rows_of
+from schemas.config import PoolConfig
+
+# Tars and tables a task: what starting a task costs is then little beside a bucket's answers.
+_FILES_A_TASK: Final = 4
+# Bounds what waits in the object store for the driver: the items of this many tasks, a few megabytes each.
+_TASKS_IN_FLIGHT: Final = 64
+
+# A tar's items, or a table's row groups: a table of millions is not sent row by row.
+_Index = list[SourceItem] | list[RowGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Files that follow each other in the listing; `index` is of those that a task looks into, None for images."""
+
+    files: tuple[tuple[StoredFile, Format], ...]
+    index: ray.ObjectRef[list[_Index]] | None
+
+
+def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
+    """Yield what `source.list()` yields, in its order, with the looking into tars and tables done by tasks.
+
+    Args:
+        source: SOURCE; every node must reach it, as it must to read the images.
+        pool: What a task needs: that of reading.
+
+    Raises:
+        ConfigError: Nothing is listed, or a tar or a table cannot be.
+        TransientError: The storage or the cluster failed.
+    """
+    index = ray.remote(_index).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
+    source_ref = ray.put(source)
+    waiting: deque[_Bundle] = deque()
+    num_in_flight = 0
+    is_empty = True
+    for files in _bundles(source):
+        is_task = files[0][1] != "files"
+        waiting.append(_Bundle(files, index.remote(source_ref, files) if is_task else None))
+        num_in_flight += is_task
+        # Images wait behind the tars before them; with no tar before them they go on at once.
+        while waiting and (waiting[0].index is None or num_in_flight >= _TASKS_IN_FLIGHT):
+            bundle = waiting.popleft()
+            num_in_flight -= bundle.index is not None
+            for item in _items(source, bundle):
+                is_empty = False
+                yield item
+    for bundle in waiting:
+        for item in _items(source, bundle):
+            is_empty = False
+            yield item
+    if is_empty:
+        raise source.lists_nothing()
+
+
+def _bundles(source: Source) -> Iterator[tuple[tuple[StoredFile, Format], ...]]:
+    """Yield the files in order: an image alone, tars and tables a few at a time."""
+    gathered: list[tuple[StoredFile, Format]] = []
+    for file in source.files():
+        if file[1] != "files":
+            gathered.append(file)
+        if gathered and (file[1] == "files" or len(gathered) == _FILES_A_TASK):
+            yield tuple(gathered)
+            gathered = []
+        if file[1] == "files":
+            yield (file,)
+    if gathered:
+        yield tuple(gathered)
+
+
+def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> list[_Index]:
+    return [
+        count_rows(source.storage, file, source.config) if format_ == "parquet" else list(source.items(file, format_))
+        for file, format_ in files
+    ]
+
+
+def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
+    if bundle.index is None:
+        for file, format_ in bundle.files:
+            yield from source.items(file, format_)
+        return
+    try:
+        indices = ray.get(bundle.index)
+    except ray.exceptions.RayError as error:
+        raise original_error(error) from error
+    for (file, format_), index in zip(bundle.files, indices, strict=True):
+        # Both by what the task returned for the format.
+        yield from rows_of(file, index) if format_ == "parquet" else index  # type: ignore[arg-type, misc]

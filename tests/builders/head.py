@@ -1,0 +1,178 @@
+"""A Ray head node in processes of its own, with a job server and a metrics port, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.builders.command import wait_for
+
+ROOT = Path(__file__).parents[2]
+# Beside the interpreter: a test's PATH need not know the environment.
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node.
+
+    Attributes:
+        address: HOST:PORT that a driver joins.
+        jobs_url: Where `ray job submit` goes.
+        metrics_url: What Prometheus would scrape of this node.
+        temp: Ray's temporary folder.
+        environment: What drivers and clients need beside their own: the token that the cluster asks for.
+    """
+
+    address: str
+    jobs_url: str
+    metrics_url: str
+    temp: Path
+    environment: Mapping[str, str]
+
+    def ray(self, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Run the `ray` command against it, from the repository's root, and return what it printed."""
+        environment = {**os.environ, **self.environment, "RAY_ADDRESS": self.jobs_url, "COLUMNS": "400"}
+        return subprocess.run(
+            [RAY, *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+        )
+
+
+def start_arguments(temp: Path | None, ports: Mapping[str, int], *, num_cpus: int) -> list[str]:
+    """Return the words behind `ray` that start a head which meets no other on its ports; `temp` None is Ray's own."""
+    return [
+        "start",
+        "--head",
+        f"--num-cpus={num_cpus}",
+        f"--object-store-memory={600 * 2**20}",
+        *([f"--temp-dir={temp}"] if temp else ()),
+        "--include-dashboard=true",
+        "--disable-usage-stats",
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]
+
+
+def head_ports() -> dict[str, int]:
+    """Return a free port for each that two heads on one machine would both want."""
+    names = ("port", "dashboard-port", "metrics-export-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    return dict(zip(names, free_ports(len(names)), strict=True))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, of loopback."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def is_listening(port: int) -> bool:
+    """Return whether a connection to the port of loopback is taken."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def running_head(*, num_cpus: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Run a head for the block; every process that it started is gone afterwards, and no other."""
+    # Short: the paths of its unix sockets may have 107 characters.
+    temp = Path(tempfile.mkdtemp(prefix="ph-", dir="/tmp"))
+    ports = head_ports()
+    arguments = start_arguments(temp / "r", ports, num_cpus=num_cpus)
+    # Its own token: a cluster without one would run what anybody on this machine sends.
+    shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    # Of drivers too: a node drops a gauge that is not reported again within two of its own intervals.
+    shared["RAY_metrics_report_interval_ms"] = "1000"
+    with (temp / "log").open("w") as log:
+        process = subprocess.Popen(
+            [RAY, *arguments, "--block"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **shared, **(environment or {})},
+        )
+    head = Head(
+        address=f"127.0.0.1:{ports['port']}",
+        jobs_url=f"http://127.0.0.1:{ports['dashboard-port']}",
+        metrics_url=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
+        temp=temp / "r",
+        environment=shared,
+    )
+    try:
+        wait_for(lambda: _answers(head) or _ended(process, temp / "log"), timeout_s=120)
+        yield head
+    finally:
+        end_tree(process.pid)
+        process.wait()
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def end_tree(pid: int, *, patience_s: float = 5.0) -> None:
+    """End a process of ours and all below it: asked first, killed where they have not gone in time."""
+    processes = [pid, *_descendants(pid)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        with suppress(TimeoutError):
+            wait_for(lambda: not any(_lives(process) for process in processes), timeout_s=patience_s)
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        children.setdefault(_stat(process)[1], []).append(process)
+    found = list(children.get(pid, ()))
+    for process in found:
+        # Grows while it is walked: the children of children.
+        found += children.get(process, ())
+    return found
+
+
+def _lives(pid: int) -> bool:
+    return _stat(pid)[0] not in ("", "Z")
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State and parent of a process; an empty state where it is gone."""
+    try:
+        # The name in parentheses may hold spaces.
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    return state, int(parent)
+
+
+def _answers(head: Head) -> bool:
+    bearer = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{head.jobs_url}/api/version", headers=bearer), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _ended(process: subprocess.Popen[bytes], log: Path) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(f"ray start ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+    return False

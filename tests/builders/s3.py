@@ -1,0 +1,110 @@
+"""An S3 server for tests: moto's, as a process of its own, on a free port of this machine.
+
+From a shell: `python -m tests.builders.s3` prints its url and serves until it is interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import botocore.session
+
+# The server believes anyone; a client still refuses to send what it cannot sign.
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "AWS_ACCESS_KEY_ID": "testing-key",
+    "AWS_SECRET_ACCESS_KEY": "testing-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    # No test may find the credentials, or the settings, of whoever runs it.
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+FORBIDDEN: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+
+# It ends with its parent, however that one ends: a killed test leaves no server behind.
+_SERVER: Final = """
+import os, sys, threading
+from moto.server import main
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+main(["-H", "127.0.0.1", "-p", "0"])
+"""
+_START_TIMEOUT_S: Final = 60.0
+_ADDRESS: Final = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    """A server that runs.
+
+    Attributes:
+        endpoint_url: Where it answers, `http://127.0.0.1:<port>`.
+        pid: Of its process.
+    """
+
+    endpoint_url: str
+    pid: int
+
+    def client(self) -> Any:
+        """Return a plain botocore client of the server itself; credentials come from the environment."""
+        return botocore.session.get_session().create_client("s3", endpoint_url=self.endpoint_url)
+
+    def new_bucket(self, prefix: str = "test") -> str:
+        """Create a bucket of a name never used before, and return its name."""
+        name = f"{prefix}-{uuid.uuid4().hex}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+
+@contextmanager
+def serving_s3() -> Iterator[S3Server]:
+    """Serve for the block; the process is ended by its id.
+
+    Raises:
+        RuntimeError: The server did not start; with what it said.
+    """
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield S3Server(_address(process, Path(log.name)), process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    started = time.monotonic()
+    while process.poll() is None and time.monotonic() - started < _START_TIMEOUT_S:
+        match = _ADDRESS.search(log.read_text())
+        if match:
+            return match[1]
+        time.sleep(0.05)
+    raise RuntimeError(f"moto's server did not start within {_START_TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    with serving_s3() as server:
+        print(server.endpoint_url, flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()

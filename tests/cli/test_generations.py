@@ -1,0 +1,96 @@
+"""`annotate --retry-failed`, `--extend`, `--allow-mixed`, and `estimate`, as a user meets them; with stub engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from schemas.errors import ConfigError
+from store.header import read_header
+from store.location import RunLocation
+from tests.builders.images import png
+from tests.builders.runs import SMALL, STUBS, write_source
+
+SETTINGS = [word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment)]
+
+
+def invoke(*arguments: str):
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, [*arguments, *SETTINGS], catch_exceptions=False)
+
+
+@pytest.fixture
+def run(ray_session, tmp_path):
+    """A finished run of the first image of its source; source and output."""
+    source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
+    assert invoke("annotate", str(source), str(out), "--limit", "1").exit_code == 0
+    return source, out
+
+
+@pytest.mark.ray
+def test_extend_then_retry_then_mixed(run):
+    source, out = run
+    dry = invoke("annotate", str(source), str(out), "--extend", "--dry-run")
+    assert "8 images in 2 shards; 0 known ones changed, 0 vanished" in dry.output
+    extended = invoke("annotate", str(source), str(out), "--extend")
+    assert extended.exit_code == 0, extended.output
+    assert "SOURCE has gained 8 images, in 2 new shards" in extended.output
+    assert "9 of 9" in extended.output
+    assert "3 quarantined" in extended.output
+
+    dry = invoke("annotate", str(source), str(out), "--retry-failed", "--dry-run")
+    assert "3 quarantined images" in dry.output
+    retried = invoke("annotate", str(source), str(out), "--retry-failed", "--retry-reasons", "corrupt,empty_file")
+    assert retried.exit_code == 0, retried.output
+    assert "2 images, 0 recovered; 0 of " in retried.output
+
+    location = RunLocation.open(str(out))
+    header = read_header(location)
+    first = json.loads(location.read_bytes("_run.json"))
+    first["identity"]["device_kind"] = "another"
+    location.replace("_run.json", json.dumps(first).encode())
+    (source / "z.png").write_bytes(png(seed=50))
+    with pytest.raises(ConfigError, match="--allow-mixed"):
+        invoke("annotate", str(source), str(out), "--extend")
+    mixed = invoke("annotate", str(source), str(out), "--extend", "--allow-mixed")
+    assert mixed.exit_code == 0, mixed.output
+    assert "0 shards degraded, 1 mixed" in mixed.output
+    assert read_header(location).num_images == header.num_images + 1
+    verified = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["verify", str(out)])
+    assert verified.exit_code == 0, verified.output
+    assert "device_kind: 'another' in the run" in verified.output
+
+
+@pytest.mark.ray
+def test_an_estimate_prints_figures_with_intervals_and_json(ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=9)
+    shown = invoke("estimate", str(source), "--sample", "8")
+    assert shown.exit_code == 0, shown.output
+    assert "12 in 3 shards" in shown.output
+    assert all(word in shown.output for word in ("images/s a CPU actor", "hours", "output", "quarantined", " to "))
+    tree = json.loads(invoke("estimate", str(source), "--sample", "8", "--json").stdout)
+    assert tree["num_sampled"] == 8
+    assert tree["output_bytes"]["low"] <= tree["output_bytes"]["value"] <= tree["output_bytes"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--retry-failed"], "there is no run"),
+        (["--extend"], "there is no run"),
+        (["--retry-failed", "--extend"], "one after the other"),
+        (["--retry-failed", "--retry-reasons", "mising"], "quarantined as 'mising'"),
+        (["--retry-reasons", "missing"], "give both"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_starts(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        invoke("annotate", str(write_source(tmp_path / "in", num_images=1)), str(tmp_path / "out"), *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_of_a_missing_source_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        invoke("estimate", str(tmp_path / "nowhere"))

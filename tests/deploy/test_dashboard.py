@@ -1,0 +1,70 @@
+"""The Grafana dashboard against the metrics that it is made from."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from deploy.dashboard import MACHINES, PATH, dashboard, panel_of, to_json
+from pipeline.metrics import METRICS
+
+BOARD = json.loads(PATH.read_text())
+GRAPHS = [panel for panel in BOARD["panels"] if panel["type"] == "timeseries"]
+
+
+def named(text):
+    """Names of the run's own series in a text."""
+    return set(re.findall(r"ray_pseudoris_\w+", text))
+
+
+def test_the_file_in_the_repository_is_what_the_metrics_give():
+    assert PATH.read_text() == to_json() == to_json(), "make dashboard"
+
+
+def test_it_shows_every_metric_and_no_other():
+    shown = set().union(*(named(target["expr"]) for panel in GRAPHS for target in panel["targets"]))
+    assert shown == {series for metric in METRICS for series in metric.series}
+    assert named(json.dumps(BOARD["templating"])) <= shown
+
+
+def test_graphs_stand_below_their_rows_without_overlap():
+    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
+    assert rows == [*dict.fromkeys(metric.group for metric in METRICS), "Machines"]
+    cells = [
+        (x, y)
+        for panel in BOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) == 23
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+
+
+def test_it_has_what_grafana_10_imports_and_names_no_data_source_of_ours():
+    assert BOARD["uid"] == "pseudoris"
+    assert BOARD["schemaVersion"] >= 38
+    assert [variable["type"] for variable in BOARD["templating"]["list"]] == ["datasource", "query"]
+    sources = {panel["datasource"]["uid"] for panel in GRAPHS}
+    assert sources == {"${datasource}"}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_panel_has_the_metric_s_words_tags_and_run(metric):
+    panel = panel_of(metric)
+    assert panel.description == metric.description
+    for query, _ in panel.queries:
+        assert query.count('{run=~"$run"}') == len(re.findall("ray_pseudoris", query))
+        assert all(tag in query for tag in metric.tags)
+        assert query.count("(") == query.count(")")
+
+
+def test_a_metric_that_is_added_gets_a_panel(monkeypatch):
+    monkeypatch.setattr("deploy.dashboard.METRICS", METRICS[:-1])
+    assert len(dashboard()["panels"]) == len(BOARD["panels"]) - 1
+
+
+def test_the_machines_panels_read_ray_s_own_series():
+    assert all(query.partition("(ray_")[1] for panel in MACHINES for query, _ in panel.queries)

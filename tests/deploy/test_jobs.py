@@ -1,0 +1,112 @@
+"""`ray job submit` and `ray job stop` against a job server: runs, resumes, and a stop that leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from store.lock import LOCK_FOLDER
+from tests.builders.command import pseudoris, wait_for
+from tests.builders.head import ROOT, Head, running_head
+from tests.builders.runs import SMALL, STUBS, part_digests, write_source
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+NUM_SHARDS = 6
+INTERRUPTED = 130
+
+
+@pytest.fixture(scope="module")
+def head():
+    environment = {
+        # `python` of a job is the node's.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "tests" / "plugins"),
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    }
+    with running_head(environment=environment) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_source(tmp_path_factory.mktemp("jobs") / "in", num_images=18)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(head: Head, source: Path):
+    """A run that nothing stopped, and what its submission printed."""
+    out = source.parent / "undisturbed"
+    submitted = head.ray("job", "submit", "--working-dir", ".", "--", *command(source, out))
+    return out, submitted
+
+
+def command(source: Path, out: Path, *, sleep_s: float = 0.0) -> list[str]:
+    """The entry script as docs/cluster.md has it, `sleep_s` of work an image."""
+    assignments = (*STUBS, *SMALL, f"masks.options={{sleep_s: {sleep_s}}}")
+    settings = [word for each in assignments for word in ("--set", each)]
+    return ["python", "deploy/annotate.py", str(source), str(out), *settings]
+
+
+def receipts(out: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of each receipt: a shard that is computed again would get another."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (out / "_receipts").glob("*.json")}
+
+
+def claim(out: Path) -> dict[str, object]:
+    """The newest claim of the run's lock."""
+    return json.loads(max((out / LOCK_FOLDER).glob("claim-*.json")).read_text())
+
+
+def test_a_submitted_run_ends_whole_and_verified(undisturbed):
+    out, submitted = undisturbed
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert "21 of 21" in submitted.stdout
+    assert len(receipts(out)) == NUM_SHARDS
+    assert pseudoris("verify", str(out)).returncode == 0
+
+
+@pytest.mark.long
+def test_the_same_submission_again_computes_nothing(head, source, undisturbed):
+    out, _ = undisturbed
+    before = receipts(out)
+    again = head.ray("job", "submit", "--working-dir", ".", "--", *command(source, out))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert receipts(out) == before
+
+
+def test_a_mistake_fails_the_job_with_the_command_s_exit_code(head, source):
+    failed = head.ray("job", "submit", "--working-dir", ".", "--", *command(source / "nowhere", source.parent / "none"))
+    assert failed.returncode != 0
+    assert "exit code 2" in failed.stdout + failed.stderr
+    assert "nowhere' does not exist" in failed.stdout + failed.stderr
+
+
+@pytest.mark.long
+def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, source, undisturbed):
+    out, code = source.parent / "stopped", source.parent / "code"
+    # Slow enough that the stop finds it at work, on a busy machine too; the tables do not follow from it.
+    slow = command(source, out, sleep_s=1.5)
+    # Its shell outlives the signal, which goes to every process of the job, to say what the run ended with.
+    script = f"trap : TERM; {shlex.join(slow)}; echo $? > {code}"
+    options = ("--no-wait", "--submission-id=stopped", "--working-dir=.")
+    started = head.ray("job", "submit", *options, "--", "bash", "-c", script)
+    assert started.returncode == 0, started.stdout + started.stderr
+    wait_for(lambda: bool(receipts(out)), timeout_s=120)
+    stopped = head.ray("job", "stop", "stopped")
+    assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert int(code.read_text()) == INTERRUPTED
+    assert "run the same command again" in head.ray("job", "logs", "stopped").stdout
+    assert claim(out)["is_released"]
+    kept = receipts(out)
+    assert 0 < len(kept) < NUM_SHARDS
+    resumed = head.ray("job", "submit", "--working-dir", ".", "--", *slow)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert kept.items() <= receipts(out).items()
+    assert part_digests(out) == part_digests(undisturbed[0])
+    assert pseudoris("verify", str(out)).returncode == 0

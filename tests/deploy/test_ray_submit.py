@@ -1,0 +1,174 @@
+"""`ray up` and `ray submit` over a real sshd on loopback, with a key and a home that are thrown away."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.builders.command import pseudoris, wait_for
+from tests.builders.head import RAY, ROOT, free_ports, head_ports, is_listening, start_arguments
+from tests.builders.runs import SMALL, STUBS, write_source
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("CI") == "true", reason="a login server has no place on a CI machine"),
+    pytest.mark.skipif(SSHD is None, reason="sshd is missing: apt-get install openssh-server"),
+    pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is missing: apt-get install rsync"),
+]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Somebody's laptop: the cluster file, and an environment whose `ssh` finds the server."""
+
+    config: Path
+    environment: dict[str, str]
+
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [RAY, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    folder = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+    token = secrets.token_hex(16)
+    try:
+        (port,) = free_ports(1)
+        with _sshd(folder, port):
+            yield _launcher(folder, port, token)
+    finally:
+        # `ray start` leaves daemons, whose parents are gone: the token in their environment tells them from others'.
+        _end_all_with(token)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path):
+    source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
+    up = launcher.ray("up", "--yes", "--no-config-cache", str(launcher.config))
+    assert up.returncode == 0, up.stdout + up.stderr
+    # `ray submit` puts its words into a shell line as they are.
+    settings = [word for each in (*STUBS, *SMALL) for word in ("--set", each)]
+    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/annotate.py", "--"]
+    submitted = launcher.ray(*words, str(source), str(out), *settings)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert "9 of 9" in submitted.stdout
+    assert pseudoris("verify", str(out)).returncode == 0
+    assert (launcher.config.parent / "home" / "annotate.py").exists()
+
+    receipts = {path: path.stat().st_mtime_ns for path in (out / "_receipts").iterdir()}
+    again = launcher.ray(*words, str(source), str(out), *settings)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert receipts == {path: path.stat().st_mtime_ns for path in (out / "_receipts").iterdir()}
+
+    failed = launcher.ray(*words, str(tmp_path / "nowhere"), str(tmp_path / "none"))
+    assert failed.returncode != 0
+    assert "nowhere" in failed.stdout + failed.stderr
+
+
+class _sshd:  # noqa: N801  # reads as the command it runs
+    """A server for the block that knows one key, this user, and a home of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder, self._port = folder, port
+
+    def __enter__(self) -> None:
+        folder = self._folder
+        (folder / "home").mkdir()
+        for name in ("host", "key"):
+            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+            subprocess.run(words, check=True, capture_output=True)
+        shutil.copy(folder / "key.pub", folder / "authorized")
+        (folder / "sshd_config").write_text(
+            f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {folder}/authorized\nAuthenticationMethods publickey\nStrictModes no\nUsePAM no\n"
+            f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}/home\n"
+        )
+        if os.getuid() == 0:
+            # Where the server drops its rights to; Debian's service makes it.
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        self._log = (folder / "sshd.log").open("w")
+        arguments = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
+        self._process = subprocess.Popen(arguments, stdout=self._log, stderr=self._log)
+        wait_for(lambda: is_listening(self._port), timeout_s=20)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()
+
+
+def _launcher(folder: Path, port: int, token: str) -> Launcher:
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    remote = {
+        **auth,
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'plugins'}",
+        # Here Ray notes which cluster `auto` means.
+        "RAY_TMPDIR": str(folder / "r"),
+        "COLUMNS": "200",
+    }
+    (folder / "home" / ".bashrc").write_text("".join(f"export {name}={value}\n" for name, value in remote.items()))
+    (folder / "r").mkdir()
+    # Ray's launcher has no setting for the port.
+    ssh = folder / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F none -p {port} "$@"\n')
+    ssh.chmod(0o755)
+    start = start_arguments(None, head_ports(), num_cpus=2)
+    config = {
+        "cluster_name": f"loopback-{token[:8]}",
+        "provider": {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []},
+        "auth": {"ssh_user": getpass.getuser(), "ssh_private_key": str(folder / "key")},
+        "max_workers": 0,
+        "head_start_ray_commands": [" ".join(["ray", *start])],
+        "worker_start_ray_commands": [],
+    }
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
+    environment = {
+        **os.environ,
+        **auth,
+        "PATH": f"{ssh.parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "RAY_TMPDIR": str(folder / "l"),
+    }
+    (folder / "l").mkdir()
+    return Launcher(folder / "cluster.yaml", environment)
+
+
+def _end_all_with(token: str) -> None:
+    marked = []
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with suppress(OSError):
+            if token.encode() in (process / "environ").read_bytes():
+                marked.append(int(process.name))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in marked:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        with suppress(TimeoutError):
+            wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in marked), timeout_s=5)

@@ -1,0 +1,243 @@
+"""What the fault tests share: a cluster of several nodes on this machine, drivers to kill, and the proof afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from schemas.ids import image_id
+from schemas.run import Receipt
+from schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from store.attempts import Attempt, parse_attempts
+from store.location import RunLocation
+from store.receipts import iter_receipts
+from store.verify import VerifyReport, verify_run
+
+ROOT = Path(__file__).parents[2]
+# A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
+DEADLINE_S = 300.0
+# Two actors on three nodes: one node can be lost and there is still room for both.
+NODES = 3
+
+
+class LocalCluster:
+    """A Ray cluster of several raylets on this machine; `kill_node` is what a spot loss looks like."""
+
+    def __init__(self, num_nodes: int = NODES, *, num_cpus: float = 2, **node_arguments: Any) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._arguments = {"num_cpus": num_cpus, "object_store_memory": 100 * 2**20, **node_arguments}
+        # The head does no work, as on a real cluster: its loss is another fault than a node's.
+        head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        self.nodes: list[Any] = []
+        for _ in range(num_nodes):
+            self.add_node()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add_node(self, **arguments: Any) -> Any:
+        node = self._cluster.add_node(wait=False, **{**self._arguments, **arguments})
+        self.nodes.append(node)
+        return node
+
+    def kill_node(self, node_id: str) -> None:
+        """End a node's raylet, and with it all of its workers, by SIGKILL."""
+        node = next(node for node in self.nodes if node.node_id == node_id)
+        self.nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def kill_head(self) -> None:
+        """End the head node: GCS, its raylet, everything on it."""
+        self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def local_cluster(num_nodes: int = NODES, **arguments: Any) -> Iterator[LocalCluster]:
+    cluster = LocalCluster(num_nodes, **arguments)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@dataclass
+class Driver:
+    """A start of a run in a process of its own."""
+
+    process: subprocess.Popen[str]
+    out: str
+
+    def location(self) -> RunLocation:
+        return RunLocation.open(self.out)
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Return what `condition` returns once it is true; the driver must live until then."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := condition()):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the driver ended before {what}:\n{self._output()}")
+            assert time.monotonic() < deadline, f"not in time: {what}"
+            time.sleep(0.02)
+        return found
+
+    def attempt(self, among: Callable[[Attempt], bool] = lambda attempt: True) -> Attempt:
+        """Return an attempt that is under way."""
+
+        def under_way() -> list[Attempt]:
+            return [attempt for attempt in open_attempts(self.location()) if among(attempt)]
+
+        return self.wait_until(under_way, "a shard was begun")[0]
+
+    def wait_for_commits(self, count: int) -> None:
+        self.wait_until(lambda: num_receipts(self.location()) >= count, f"{count} shards were committed")
+
+    def finish(self, code: int = 0) -> dict[str, Any]:
+        """Return what the driver printed at its end; its exit code must be `code`."""
+        output = self._output()
+        assert self.process.returncode == code, f"exit code {self.process.returncode}:\n{output}"
+        line = output.strip().splitlines()[-1] if output.strip() else "{}"
+        return dict(json.loads(line)) if line.startswith("{") else {"text": output}
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=DEADLINE_S)
+
+    def _output(self) -> str:
+        return self.process.communicate(timeout=DEADLINE_S)[0]
+
+
+def start_driver(
+    source: str | Path, out: str | Path, address: str, *assignments: str, prefix: Sequence[str] = ()
+) -> Driver:
+    """Start `annotate` with stub engines in a process of its own; `prefix` stands before its command."""
+    command = [sys.executable, "-m", "tests.builders.driver", str(source), str(out), address, "never", *assignments]
+    search_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [*prefix, *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": search_path},
+    )
+    return Driver(process, str(out))
+
+
+def open_attempts(location: RunLocation) -> list[Attempt]:
+    """Return the attempts that have begun and not ended."""
+    begun, ended = parse_attempts(location)
+    return sorted(begun - ended, key=lambda attempt: attempt.shard)
+
+
+def num_receipts(location: RunLocation) -> int:
+    return sum(1 for _ in location.list("_receipts"))
+
+
+def receipts(location: RunLocation) -> list[Receipt]:
+    return list(iter_receipts(location))
+
+
+def part_digests(location: RunLocation) -> dict[str, str]:
+    """Return the sha256 of every part that lies in a table's folder, by its path."""
+    return {
+        f"{table}/{file.name}": hashlib.sha256(location.read_bytes(f"{table}/{file.name}")).hexdigest()
+        for table in SCHEMAS
+        for file in location.list(table)
+    }
+
+
+def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1) -> VerifyReport:
+    """Nothing lost, nothing doubled, the same bytes: the two promises that every fault must leave standing.
+
+    Args:
+        out: The run that was disturbed and has ended.
+        undisturbed: The same run, left alone.
+        fault: What happened, for the table of docs/reliability.md.
+        how: How it was made to happen.
+        tries: How often, in this run.
+    """
+    location, reference = RunLocation.open(str(out)), RunLocation.open(str(undisturbed))
+    report = verify_run(location)
+    rows = Counter(image_ids(location))
+    planned = set(image_ids(reference))
+    row = {
+        "fault": fault,
+        "how": how,
+        "tries": tries,
+        "images": len(planned),
+        "lost": len(planned - rows.keys()),
+        "doubled": sum(count - 1 for count in rows.values()),
+        "bytes_equal": part_digests(location) == part_digests(reference),
+        "verified": report.is_clean,
+    }
+    record(row)
+    assert report.is_clean, report.problems
+    assert report.num_accounted == report.num_images == report.annotated + report.empty + report.quarantined
+    assert (row["lost"], row["doubled"], row["bytes_equal"]) == (0, 0, True), row
+    return report
+
+
+def prove_all_but(out: str | Path, undisturbed: str | Path, key: str, *, fault: str, how: str) -> None:
+    """One image is quarantined, as it must be; nothing else differs from the run in which it was sound."""
+    location, reference = RunLocation.open(str(out)), RunLocation.open(str(undisturbed))
+    report = verify_run(location)
+    lost = image_id(key)
+    ids = Counter(image_ids(location))
+    is_equal = all(_rows_but(location, table, lost) == _rows_but(reference, table, lost) for table in (IMAGES, MASKS))
+    is_equal = is_equal and _rows_but(location, EXPRESSIONS, lost) == _rows_but(reference, EXPRESSIONS, lost)
+    row = {
+        "fault": fault,
+        "how": how,
+        "tries": 1,
+        "images": len(ids),
+        "lost": len(set(image_ids(reference)) - ids.keys()),
+        "doubled": sum(count - 1 for count in ids.values()),
+        "bytes_equal": is_equal,
+        "verified": report.is_clean,
+    }
+    record(row)
+    assert report.is_clean, report.problems
+    assert (row["lost"], row["doubled"], row["bytes_equal"]) == (0, 0, True), row
+
+
+def _rows_but(location: RunLocation, table: str, image: str) -> list[dict[str, Any]]:
+    names = sorted(file.name for file in location.list(table))
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        with location.open_input(f"{table}/{name}") as stream:
+            rows += pq.read_table(stream).to_pylist()
+    return [row for row in rows if row["image_id"] != image]
+
+
+def record(row: dict[str, Any]) -> None:
+    """Add a trial to the file that `PSEUDORIS_RELIABILITY` names, from which the page's table is made."""
+    path = os.environ.get("PSEUDORIS_RELIABILITY")
+    if path:
+        with Path(path).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def image_ids(location: RunLocation) -> Iterator[str]:
+    """Yield the id of every row of the images table, as a glob over it finds them."""
+    for file in location.list(IMAGES):
+        with location.open_input(f"{IMAGES}/{file.name}") as stream:
+            yield from pq.read_table(stream, columns=["image_id"])["image_id"].to_pylist()

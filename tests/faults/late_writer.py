@@ -1,0 +1,53 @@
+"""A writer that comes late: `python -m tests.faults.late_writer OUT SHARD [ASSIGNMENT …]`.
+
+It computes a shard of the run at OUT, writes its parts, and stops itself (SIGSTOP) before it would create the receipt.
+Woken (SIGCONT), it goes on, and prints whether it has won.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from pipeline.reading import read_shard
+from schemas.run import RECEIPTS_FOLDER
+from store import commit
+from store.header import require_header
+from store.location import RunLocation
+from store.plan import read_shard_plan
+from tests.builders.runs import stub_config
+from workers.images.proving import Prover
+from workers.stages import STAGES
+
+
+def main() -> None:
+    out, number, *assignments = sys.argv[1:]
+    config = stub_config(*assignments)
+    location = RunLocation.open(out)
+    header = require_header(location)
+    entries = read_shard_plan(location, header, int(number))
+    with Prover(config.images) as prover:
+        shard = read_shard(header.source, config, entries, prover=prover)
+    for kind in STAGES:
+        shard = kind.build(config)(shard)
+    _stop_before_the_receipt()
+    outcome = commit.commit_shard(
+        location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=config.shards.embed_images
+    )
+    print("won" if outcome.is_winner else "lost")
+
+
+def _stop_before_the_receipt() -> None:
+    create_once = RunLocation.create_once
+
+    def stop_and_create(location: RunLocation, path: str, data: bytes) -> bool:
+        if path.startswith(RECEIPTS_FOLDER):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return create_once(location, path, data)
+
+    RunLocation.create_once = stop_and_create
+
+
+if __name__ == "__main__":
+    main()

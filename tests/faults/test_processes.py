@@ -1,0 +1,97 @@
+"""Processes and nodes that are lost in the midst of a run: nothing is lost with them, and nothing is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from store.location import RunLocation
+from tests.faults.conftest import SLOW, SLOWER
+from tests.faults.harness import local_cluster, num_receipts, prove, prove_all_but, receipts, start_driver
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_a_stage_actor_killed_in_the_midst_of_a_shard(cluster, source, undisturbed, tmp_path):
+    driver = start_driver(source, tmp_path, cluster.address, *SLOWER)
+    driver.wait_for_commits(1)
+    struck = driver.attempt()
+    os.kill(int(struck.process.partition("-")[0]), signal.SIGKILL)
+    driver.finish()
+    prove(tmp_path, undisturbed, fault="a stage's process dies", how="SIGKILL of an actor in the midst of a shard")
+    (receipt,) = [receipt for receipt in receipts(RunLocation.open(str(tmp_path))) if receipt.shard == struck.shard]
+    assert receipt.attempts == {"fused": 2}
+    assert receipt.counts.reasons.keys() <= {"empty_file", "not_an_image", "corrupt"}
+
+
+@pytest.mark.long
+def test_a_node_killed_in_the_midst_of_a_shard_blames_nobody(cluster, source, undisturbed, tmp_path):
+    driver = start_driver(source, tmp_path, cluster.address, *SLOWER)
+    driver.wait_for_commits(1)
+    struck = driver.attempt()
+    cluster.kill_node(struck.node)
+    try:
+        left = driver.finish()
+    finally:
+        cluster.add_node()
+    prove(tmp_path, undisturbed, fault="a node is lost", how="SIGKILL of a raylet and all its workers, 1 of 3 nodes")
+    assert left["repeats"] >= 1
+
+
+@pytest.mark.long
+def test_a_driver_killed_at_ten_random_points_is_followed_by_the_same_bytes(cluster, source, undisturbed, tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    for _ in range(10):
+        driver = start_driver(source, tmp_path, cluster.address, *SLOW)
+        before = num_receipts(RunLocation.open(str(tmp_path)))
+        point = draw.choice(("start", "begun", "committed"))
+        if point == "begun" and before < 8:
+            driver.attempt()
+        elif point == "committed" and before < 7:
+            driver.wait_for_commits(before + 1)
+        time.sleep(draw.uniform(0.0, 3.0 if point == "start" else 0.5))
+        driver.kill()
+    left = start_driver(source, tmp_path, cluster.address, *SLOW).finish()
+    assert left["shards"] == 8
+    prove(
+        tmp_path, undisturbed, fault="the driver dies", how="SIGKILL at random points, then the same command", tries=10
+    )
+
+
+def test_a_poison_image_that_kills_its_process_costs_itself_alone(cluster, source, undisturbed, tmp_path):
+    poison = "a/image-012.png"
+    options = f"masks.options={{sleep_s: 0.12, kills_on: {poison}}}"
+    driver = start_driver(source, tmp_path, cluster.address, *SLOW, options)
+    driver.finish()
+    done = receipts(RunLocation.open(str(tmp_path)))
+    killed = [receipt for receipt in done if "process_killed" in receipt.counts.reasons]
+    assert [receipt.counts.reasons["process_killed"] for receipt in killed] == [1]
+    # Two deaths, and the attempt that searched, found, and went through.
+    assert killed[0].attempts == {"fused": 3}
+    reference = {receipt.shard: receipt for receipt in receipts(RunLocation.open(str(undisturbed)))}
+    others = [receipt for receipt in done if receipt.shard != killed[0].shard]
+    assert all(receipt.parts == reference[receipt.shard].parts for receipt in others)
+    assert killed[0].counts.images == reference[killed[0].shard].counts.images
+    prove_all_but(tmp_path, undisturbed, poison, fault="an image kills its process", how="a C-level abort on one image")
+
+
+@pytest.mark.long
+def test_the_head_node_dies_and_a_new_cluster_goes_on(source, undisturbed, tmp_path):
+    with local_cluster(1) as first:
+        driver = start_driver(source, tmp_path, first.address, *SLOW)
+        driver.wait_for_commits(2)
+        first.kill_head()
+        driver.process.wait(timeout=300)
+        assert driver.process.returncode != 0
+    before = num_receipts(RunLocation.open(str(tmp_path)))
+    assert 2 <= before < 8
+    with local_cluster(1) as second:
+        left = start_driver(source, tmp_path, second.address, *SLOW).finish()
+    assert left["shards_before"] == before
+    prove(tmp_path, undisturbed, fault="the head node dies", how="its processes killed, then a new cluster")

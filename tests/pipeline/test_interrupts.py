@@ -1,0 +1,91 @@
+"""Signals become one exception, at a point where it breaks nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from pipeline.interrupts import interruptible, signals_deferred
+
+
+def _signal_and_wait(number):
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+def _with_the_logging_lock(steps):
+    logging._acquireLock()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        steps.append("not interrupted while it is taken")
+    finally:
+        logging._releaseLock()
+    time.sleep(5)
+    steps.append("too late")
+
+
+def _deferring(steps):
+    with signals_deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("goes on")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    steps.append("too late")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_either_signal_raises_inside_the_block_and_the_handlers_of_before_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        _signal_and_wait(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_while_the_logging_lock_is_taken_waits_until_it_is_given_back():
+    steps = []
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        _with_the_logging_lock(steps)
+    assert steps == ["not interrupted while it is taken"]
+    said = threading.Thread(target=lambda: logging.getLogger(__name__).info("free again"), daemon=True)
+    said.start()
+    said.join(timeout=30)
+    assert not said.is_alive()
+
+
+def test_a_request_that_a_library_swallows_is_remembered():
+    with interruptible() as interrupts:
+        interrupts.check()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+
+
+def test_deferred_signals_come_at_the_end_of_the_block_whatever_handlers_it_installed():
+    steps = []
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        _deferring(steps)
+    assert steps == ["goes on"]
+
+
+def test_in_another_thread_nothing_is_touched():
+    handlers = []
+
+    def enter():
+        with interruptible() as interrupts, signals_deferred():
+            interrupts.check()
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert handlers == [before]

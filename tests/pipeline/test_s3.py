@@ -1,0 +1,168 @@
+"""A whole run on a real S3 server that fails requests: the same bytes as on a disk, and no secret anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import pytest
+
+from pipeline.identity import measure_identity
+from pipeline.planning import plan_run
+from pipeline.reading import read_shard
+from pipeline.running import annotate
+from pipeline.sources import open_source
+from schemas.errors import PseudorisError
+from schemas.tables import SCHEMAS
+from store.commit import commit_shard
+from store.gc import run_gc
+from store.location import RunLocation
+from store.manifest import write_manifest
+from store.plan import read_shard_plan
+from store.receipts import list_receipts
+from store.verify import verify_run
+from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.images import png
+from tests.builders.runs import part_digests, stub_config, write_source
+from tests.builders.sources import parquet_bytes, tar_bytes
+from workers.images.proving import Prover
+from workers.stages import STAGES
+
+SECRET = "wJalrXUtnFEMI-marker-bPxRfiCY"
+# What a busy store does, a tenth of all requests in all.
+BUSY = [
+    Fault("slow_down", rate=0.06),
+    Fault("conflict_done", rate=0.05, operation="PutObject", is_conditional=True),
+    Fault("reset", rate=0.02),
+    Fault("reset_done", rate=0.02),
+    Fault("cut_body", rate=0.02, operation="GetObject"),
+]
+
+
+@pytest.fixture(autouse=True)
+def endpoint_of_each_test_alone(monkeypatch):
+    # Set first, so that monkeypatch takes back what the run announces.
+    for name in ("AWS_ENDPOINT_URL", "PSEUDORIS_ANNOUNCED_ENDPOINT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def proxy(s3_server):
+    with injecting(s3_server.endpoint_url, seed=5) as proxy:
+        yield proxy
+
+
+def upload(folder, server, bucket) -> str:
+    """Put a folder's files into a bucket, and return the uri of its copy."""
+    client = server.client()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(folder)}", Body=path.read_bytes())
+    return f"s3://{bucket}/in"
+
+
+def objects(server, bucket, prefix="") -> dict[str, bytes]:
+    """Return all objects of a bucket below a prefix."""
+    client, found = server.client(), {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for entry in page.get("Contents", ()):
+            found[entry["Key"]] = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+    return found
+
+
+def s3_config(proxy, *assignments):
+    return stub_config(f"source.endpoint_url={proxy.endpoint_url}", "placement.storage.read_timeout_s=20", *assignments)
+
+
+def work_off(source: str, out: str, config) -> None:
+    """Do what a run does, shard after shard in this process."""
+    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    location.probe()
+    listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
+    header = plan_run(location, listing.list(), source=listing.name, identity=measure_identity(config), config=config)
+    stages = [stage.build(config) for stage in STAGES]
+    with Prover(config.images) as prover:
+        for number in range(header.num_shards):
+            entries = read_shard_plan(location, header, number)
+            shard = read_shard(listing.name, config, entries, prover=prover)
+            for stage in stages:
+                shard = stage(shard)
+            commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=False)
+    run_gc(location)
+    write_manifest(location)
+
+
+def digests_in(server, bucket) -> dict[str, str]:
+    """Return the sha256 of every part of the run in a bucket, as `part_digests` does of one on a disk."""
+    return {
+        key.removeprefix("out/"): hashlib.sha256(data).hexdigest()
+        for key, data in objects(server, bucket, "out/").items()
+        if key.split("/")[1] in SCHEMAS
+    }
+
+
+def test_shards_worked_off_on_a_busy_store_have_the_bytes_of_a_disk(
+    stub_engines, s3_server, s3_bucket, proxy, tmp_path
+):
+    source = write_source(tmp_path / "in", num_images=9)
+    (source / "d.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(5)]))
+    (source / "e.parquet").write_bytes(parquet_bytes({"bytes": [png(seed=n) for n in range(5)]}, rows_per_group=2))
+    work_off(str(source), str(tmp_path / "out"), stub_config())
+    uri = upload(source, s3_server, s3_bucket)
+    proxy.set_faults(BUSY)
+    work_off(uri, f"s3://{s3_bucket}/out", s3_config(proxy))
+    assert sum(proxy.hits.values()) > 10
+    assert digests_in(s3_server, s3_bucket) == part_digests(tmp_path / "out")
+    proxy.set_faults([])
+    assert verify_run(RunLocation.open(f"s3://{s3_bucket}/out", proxy.endpoint_url)).is_clean
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_on_a_busy_store_gives_the_bytes_of_a_run_on_a_disk(ray_session, s3_server, s3_bucket, proxy, tmp_path):
+    source = write_source(tmp_path / "in", num_images=18)
+    calm = annotate(str(source), str(tmp_path / "out"), stub_config())
+    uri = upload(source, s3_server, s3_bucket)
+    proxy.set_faults(BUSY)
+    out = f"s3://{s3_bucket}/out"
+    summary = annotate(uri, out, s3_config(proxy))
+    assert summary.is_complete
+    assert summary.totals.images == calm.totals.images
+    assert summary.totals.reasons == calm.totals.reasons
+    assert digests_in(s3_server, s3_bucket) == part_digests(tmp_path / "out")
+    assert sum(proxy.hits.values()) > 10
+    location = RunLocation.open(out, proxy.endpoint_url)
+    assert verify_run(location).is_clean
+    assert len(list_receipts(location)) == summary.num_planned_shards
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_no_secret_reaches_the_output_a_log_or_an_error(
+    ray_session, s3_server, s3_bucket, proxy, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    caplog.set_level(logging.DEBUG, logger="store")
+    caplog.set_level(logging.DEBUG, logger="pipeline")
+    uri = upload(write_source(tmp_path / "in", num_images=6), s3_server, s3_bucket)
+    out = f"s3://{s3_bucket}/out"
+    proxy.set_faults([Fault("slow_down", rate=0.2)])
+    # Its own patience makes clients of its own, which read the environment as it is now.
+    assert annotate(uri, out, s3_config(proxy, "placement.storage.connect_timeout_s=9")).is_complete
+    texts = [caplog.text]
+    for fault in (Fault("denied"), Fault("slow_down"), Fault("reset")):
+        proxy.set_faults([fault])
+        with pytest.raises(PseudorisError) as caught:
+            annotate(uri, out, s3_config(proxy, "placement.storage.patience_s=1"))
+        texts += [str(caught.getrepr(style="long")), *chain_of(caught.value)]
+    texts.append(caplog.text)
+    assert not [text for text in texts if SECRET in text]
+    written = objects(s3_server, s3_bucket, "out/")
+    assert {"_run.json", "_plan", "_receipts", "_manifest", "failures"} <= {key.split("/")[1] for key in written}
+    assert not [key for key, data in written.items() if SECRET.encode() in data]
+
+
+def chain_of(error: BaseException | None) -> list[str]:
+    """Return the texts of an error and of all that it came from."""
+    return [] if error is None else [repr(error), *chain_of(error.__cause__ or error.__context__)]

@@ -1,0 +1,53 @@
+"""What is recorded while somebody collects, and that nothing is kept else."""
+
+from __future__ import annotations
+
+import threading
+
+from schemas.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
+
+
+def test_values_are_collected_by_name_and_by_what_they_are_of():
+    with collecting() as measures:
+        record(BATCH_FILL, 1.0, of="crops")
+        record(BATCH_FILL, 0.5, of="crops")
+        record(BATCH_FILL, 0.25, of="texts")
+    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 0.5], (BATCH_FILL, "texts"): [0.25]}
+
+
+def test_what_is_recorded_outside_a_block_goes_nowhere():
+    record(BATCH_FILL, 1.0)
+    with collecting() as measures:
+        pass
+    record(BATCH_FILL, 1.0)
+    assert measures.values == {}
+
+
+def test_a_block_within_a_block_collects_for_itself():
+    with collecting() as outer:
+        record("outer", 1.0)
+        with collecting() as inner:
+            record("inner", 2.0)
+        record("outer", 3.0)
+    assert outer.values == {("outer", ""): [1.0, 3.0]}
+    assert inner.values == {("inner", ""): [2.0]}
+
+
+def test_threads_do_not_see_each_other_s_values():
+    with collecting() as measures:
+        thread = threading.Thread(target=record, args=("elsewhere", 1.0))
+        thread.start()
+        thread.join()
+    assert measures.values == {}
+
+
+def test_counts_come_from_every_thread_and_are_taken_once():
+    take_counts()
+    threads = [threading.Thread(target=count, args=(STORAGE_RETRIES, 2)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    count(STORAGE_RETRIES)
+    assert take_counts() == {STORAGE_RETRIES: 7}
+    assert take_counts() == {}

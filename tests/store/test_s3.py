@@ -1,0 +1,135 @@
+"""A run's location on a real S3 server behind a proxy that fails requests: commits, resumes, garbage."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from schemas.config import StorageConfig
+from schemas.errors import ConfigError, TransientError
+from store.commit import commit_shard
+from store.gc import TEMPORARY_AGE_S, run_gc
+from store.location import RunLocation
+from store.manifest import cached_receipts, write_manifest
+from store.plan import read_shard_plan
+from store.receipts import list_receipts
+from store.verify import verify_run
+from tests.builders.fault_proxy import Fault
+from tests.store.builders import commit, make_shard, start_run
+
+LARGE = bytes(11 * 2**20)
+
+
+def uploads_after_a_failed_put(bucket_run, proxy):
+    """Leave an unfinished upload as a killed writer does, and return those that are there."""
+    limits = StorageConfig(patience_s=4.0, multipart_bytes=5 * 2**20)
+    hasty = RunLocation.open(bucket_run.root, proxy.endpoint_url, limits)
+    proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
+    with pytest.raises(TransientError, match="cannot write"):
+        hasty.put_part("masks/a", LARGE)
+    proxy.set_faults([])
+    return list(bucket_run.list_uploads())
+
+
+def test_of_sixteen_threads_exactly_one_creates_a_key(bucket_run):
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda author: bucket_run.create_once("_receipts/1", str(author).encode()), range(16)))
+    assert won.count(True) == 1
+    assert bucket_run.read_bytes("_receipts/1") == str(won.index(True)).encode()
+
+
+@pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "conflict", "slow_down"])
+def test_a_sound_store_passes_the_probe_whatever_its_connection_does(bucket_run, proxy, kind):
+    proxy.set_faults([Fault(kind, times=1, operation="PutObject")])
+    bucket_run.probe()
+    assert list(bucket_run.list("")) == []
+
+
+def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
+    proxy.set_faults([Fault("denied", operation="PutObject")])
+    with pytest.raises(ConfigError, match=r"cannot create s3://.*: access is denied: grant this user"):
+        bucket_run.probe()
+
+
+def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
+    proxy.set_faults([Fault("not_implemented", is_conditional=True)])
+    with pytest.raises(ConfigError, match="does not know conditional writes"):
+        bucket_run.probe()
+    assert proxy.hits["not_implemented"] == 1
+
+
+def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):
+    with pytest.raises(ConfigError, match="there is no such bucket"):
+        RunLocation.open("s3://no-such-bucket/run", proxy.endpoint_url).probe()
+
+
+@pytest.mark.parametrize("kind", ["conflict", "conflict_done", "reset", "reset_done", "slow_down", "hang_done"])
+def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, kind):
+    header = start_run(bucket_run)
+    proxy.set_faults([Fault(kind, times=1, operation="PutObject", key="_receipts/")])
+    entries = read_shard_plan(bucket_run, header, 0)
+    outcome = commit_shard(
+        bucket_run, make_shard(entries), planned_ids=[entry.image_id for entry in entries], embed_images=False
+    )
+    assert proxy.hits[kind] == 1
+    assert outcome.is_winner
+    assert list_receipts(bucket_run) == {0: 0}
+
+
+def test_a_run_whose_every_request_may_fail_verifies(bucket_run, proxy):
+    proxy.set_faults([Fault(kind, rate=0.05) for kind in ("slow_down", "reset", "reset_done", "internal_error")])
+    header = start_run(bucket_run)
+    for shard in range(header.num_shards):
+        commit(bucket_run, header, shard)
+    write_manifest(bucket_run)
+    assert verify_run(bucket_run).is_clean
+    assert sum(proxy.hits.values()) > 5
+
+
+def test_a_resume_lists_receipts_by_pages_and_reads_the_manifest_alone(bucket_run, proxy):
+    header = start_run(bucket_run)
+    for shard in range(header.num_shards):
+        commit(bucket_run, header, shard)
+    write_manifest(bucket_run)
+    proxy.reset_counts()
+    assert len(list(cached_receipts(bucket_run))) == header.num_shards
+    # A page of receipts, a page of manifests; no receipt is read.
+    assert proxy.counts["ListObjectsV2"] == 2
+    assert not [key for operation, key in proxy.requests if operation == "GetObject" and "_receipts/" in key]
+    assert proxy.counts["HeadObject"] == 0
+
+
+def test_a_commit_asks_as_little_as_its_parts_need(bucket_run, proxy):
+    header = start_run(bucket_run)
+    proxy.reset_counts()
+    commit(bucket_run, header, 0)
+    written = {"PutObject": 5, "HeadObject": proxy.counts["HeadObject"], "GetObject": proxy.counts["GetObject"]}
+    assert proxy.counts == written
+    assert proxy.counts["HeadObject"] <= 5
+
+
+def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
+    start_run(bucket_run)
+    (upload,) = uploads_after_a_failed_put(bucket_run, proxy)
+    assert run_gc(bucket_run, now_s=upload.started_s + 1).num_uploads == 0
+    assert list(bucket_run.list_uploads()) == [upload]
+    assert run_gc(bucket_run, now_s=upload.started_s + TEMPORARY_AGE_S + 1).num_uploads == 1
+    assert list(bucket_run.list_uploads()) == []
+
+
+def test_uploads_of_another_run_are_not_listed(bucket_run, proxy):
+    uploads_after_a_failed_put(bucket_run, proxy)
+    other = RunLocation.open(bucket_run.root + "-2", proxy.endpoint_url)
+    assert list(other.list_uploads()) == []
+
+
+def test_the_environment_names_the_endpoint_where_no_configuration_does(bucket_run, s3_server, proxy, monkeypatch):
+    bucket_run.replace("a", b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    assert RunLocation.open(bucket_run.root).read_bytes("a") == b"1"
+    # Another store, asked from the same process: what was connected before must not answer in its place.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+    proxy.set_faults([Fault("denied", operation="GetObject")])
+    with pytest.raises(ConfigError, match="access is denied"):
+        RunLocation.open(bucket_run.root).read_bytes("a")
