@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 RUN := .venv/bin/python
 STAMP := .venv/.installed
+# All tests that start Ray share one of the processes (tests/conftest.py). PARALLEL= runs one process, as a debugger wants.
+PARALLEL ?= --numprocesses 2 --dist loadgroup
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -21,10 +23,10 @@ demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 	$(RUN) -m cli demo
 
 test: $(STAMP) ## Run the tests but the longest, with coverage (about 20 minutes on 2 cores)
-	$(RUN) -m pytest -m "not long" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not long" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-all: $(STAMP) ## Run every test (about 40 minutes on 2 cores)
-	$(RUN) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 soak: $(STAMP) ## Half an hour of faults at random over 5,000 images; SOAK_ARGS="--minutes 3 --seed 7" for another
 	$(RUN) -m tests.faults.soak $(SOAK_ARGS)

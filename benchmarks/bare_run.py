@@ -18,7 +18,7 @@ from schemas.config import RunConfig
 from store.commit import commit_shard
 from store.location import RunLocation
 from store.plan import read_shard_plan
-from workers.images.proving import Prover
+from workers.images.proving import kept_prover
 from workers.stages import STAGES
 
 
@@ -45,7 +45,7 @@ def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[floa
     commits = []
     for number in range(header.num_shards):
         entries = read_shard_plan(location, header, number)
-        with Prover(config.images) as prover:
+        with kept_prover(config.images) as prover:
             shard = read_shard(listing.name, config, entries, prover=prover)
         for stage in stages:
             shard = stage(shard)

@@ -27,6 +27,10 @@ PACKAGES: Final = (
 )
 
 
+# Of these, what processes use that hold no models: they prove that images decode, and write the tables.
+_PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
+
+
 def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
     """Return the identity that a run of `config` has in this process, with the weights of `stages`.
 
@@ -57,7 +61,20 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
     held = {stage.name: identity.weights[stage.name] for stage in stages}
     # The method came here with the run; what the process brings itself is to be seen.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
-    of_run = identity.model_copy(update={"weights": held})
+    return _check(identity.model_copy(update={"weights": held}), here, config)
+
+
+def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
+    """Accept this process for reading and committing where the packages that these use are the run's; no torch.
+
+    Returns, raises as `check_process`.
+    """
+    names = {*_PACKAGES_WITHOUT_MODELS, *_decoder_packages(config.images.decoder_plugins)} & identity.versions.keys()
+    here = {**identity.versions, **{name: _version(name) for name in names}}
+    return _check(identity, identity.model_copy(update={"versions": here}), config)
+
+
+def _check(of_run: Identity, here: Identity, config: RunConfig) -> tuple[str, ...]:
     accepted = tuple(of_run.mixed_differences(here)) if config.placement.allow_mixed else ()
     differences = [line for line in of_run.differences(here) if line not in accepted]
     if differences:

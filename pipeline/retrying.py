@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.job import Job, Retry
+from pipeline.job import Job
 from schemas.errors import ConfigError
 from schemas.plan import PlanEntry
 from schemas.run import Receipt
 from schemas.shard import Shard
 from schemas.tables import FAILURE_REASONS
-from store.generations import committed_shard, quarantined_ids
+from store.commit import committed_shard
+from store.generations import quarantined_ids
 from store.plan import read_shard_plan
 from store.receipts import read_receipt
 
@@ -44,17 +44,12 @@ def num_to_retry(receipt: Receipt, reasons: frozenset[str] | None) -> int:
     return sum(count for reason, count in receipt.counts.reasons.items() if reasons is None or reason in reasons)
 
 
-def retry_of(chosen: Mapping[int, Receipt], reasons: frozenset[str] | None) -> Retry:
-    """Return what workers must know of a retry of the shards of `chosen`, on top of these receipts."""
-    return Retry({shard: receipt.generation for shard, receipt in chosen.items()}, reasons)
-
-
 def shard_work(job: Job, shard: int) -> ShardWork | Shard:
     """Return what is to be read of a shard: all of it, or what is retried.
 
     Returns:
-        A `Shard` where the generation to write stands already, as after the loss of a node that had committed: it
-        goes through the graph without work.
+        A `Shard` where the generation to write stands already, as after the loss of a node that had committed, or
+        whose commit was told to nobody: it goes through the graph without work.
 
     Raises:
         ConfigError: The plan, or the generation that the retry starts from, cannot be read.
@@ -62,6 +57,8 @@ def shard_work(job: Job, shard: int) -> ShardWork | Shard:
     """
     entries = read_shard_plan(job.location, job.header, shard)
     if job.retry is None:
+        if read_receipt(job.location, shard, 0) is not None:
+            return committed_shard(shard, 0, entries[0])
         return ShardWork(0, entries)
     base = job.retry.generations[shard]
     receipt = read_receipt(job.location, shard, base)

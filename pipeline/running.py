@@ -14,11 +14,11 @@ from pipeline.cluster import connected, node_resources
 from pipeline.failures import let_go, original_error
 from pipeline.graph import run_shards
 from pipeline.interrupts import Interrupts, interruptible
-from pipeline.job import Job
+from pipeline.job import Job, Retry
 from pipeline.metering import RunMeter
 from pipeline.resources import check_object_store, plan_actors
 from pipeline.resuming import plan_or_resume
-from pipeline.retrying import num_to_retry, retry_of
+from pipeline.retrying import num_to_retry
 from pipeline.sources import open_source
 from pipeline.starting import Start, check_start
 from pipeline.summary import (
@@ -38,7 +38,7 @@ from schemas.run import Receipt
 from store.gc import run_gc
 from store.location import RunLocation
 from store.lock import RunLock
-from store.manifest import cached_receipts, read_manifest, write_manifest
+from store.manifest import cached_receipts, is_manifest_complete, write_manifest
 from store.receipts import list_receipts, read_receipts
 from store.totals import Totals
 
@@ -144,7 +144,7 @@ class _Start:
             for receipt in read_receipts(self._job.location, self._unseen(pending)):
                 self._count(receipt)
         wall_s = time.perf_counter() - started
-        if not interrupted and (pending or not self._is_manifest_complete()):
+        if not interrupted and (pending or not is_manifest_complete(self._job.location)):
             # Garbage first: after the last manifest a glob over a table's folder is exact.
             run_gc(self._job.location)
             write_manifest(self._job.location)
@@ -208,10 +208,6 @@ class _Start:
             write_manifest(self._job.location, cached_receipts(self._job.location))
             self._manifest_due = next_manifest(self._num_shards_before + self._num_commits)
 
-    def _is_manifest_complete(self) -> bool:
-        cached = {receipt.shard: receipt.generation for receipt in read_manifest(self._job.location)}
-        return cached == list_receipts(self._job.location)
-
     def _num_images_now(self) -> int:
         return self._totals.images - self._num_images_before
 
@@ -237,16 +233,19 @@ class _Retries(_Start):
         self, job: Job, lock: RunLock, on_event: OnEvent, interrupts: Interrupts, reasons: frozenset[str] | None
     ) -> None:
         self._reasons = reasons
-        # Receipts, not only numbers: what a retry changes is told against them.
-        self._before: dict[int, Receipt] = {}
+        # By shard, the generation that the retry starts from; its receipt is read when the next one comes.
+        self._before: dict[int, int] = {}
+        self._num_asked = 0
         super().__init__(job, lock, on_event, interrupts)
-        self._job = replace(job, retry=retry_of(self._before, reasons))
+        self._job = replace(job, retry=Retry(dict(self._before), reasons))
         self._tally = RetryTally()
 
     def _recall(self, receipt: Receipt) -> None:
         super()._recall(receipt)
-        if num_to_retry(receipt, self._reasons):
-            self._before[receipt.shard] = receipt
+        num_images = num_to_retry(receipt, self._reasons)
+        if num_images:
+            self._before[receipt.shard] = receipt.generation
+            self._num_asked += num_images
 
     def _pending(self) -> list[int]:
         if not self._before:
@@ -255,8 +254,7 @@ class _Retries(_Start):
         return list(self._before)
 
     def _planned(self, pending: Sequence[int], actors: dict[str, int]) -> Planned:
-        num_images = sum(num_to_retry(receipt, self._reasons) for receipt in self._before.values())
-        return Planned(num_images, 0, len(pending), 0, actors, is_retry=True)
+        return Planned(self._num_asked, 0, len(pending), 0, actors, is_retry=True)
 
     def _unseen(self, pending: Sequence[int]) -> list[tuple[int, int]]:
         standing = list_receipts(self._job.location)
@@ -265,7 +263,7 @@ class _Retries(_Start):
         return [(shard, generation) for shard, generation in left if generation > retried[shard]]
 
     def _count(self, receipt: Receipt) -> RunEvent:
-        before = self._before.pop(receipt.shard)
+        (before,) = read_receipts(self._job.location, [(receipt.shard, self._before.pop(receipt.shard))])
         num_images = num_to_retry(before, self._reasons)
         num_recovered = before.counts.quarantined - receipt.counts.quarantined
         self._totals.remove(before)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.attempts import attempted
-from pipeline.identity import check_process
+from pipeline.identity import check_packages, check_process
 from pipeline.job import Job
 from pipeline.metering import StageMeter, handed_on, report_counts
 from pipeline.reading import read_shard
@@ -21,11 +21,11 @@ from schemas.errors import BrokenDeviceError, ConfigError
 from schemas.run import Receipt
 from schemas.shard import Shard
 from store.attempts import clear_attempts, read_attempts
-from store.commit import Provenance, commit_shard
+from store.commit import CommitOutcome, Provenance, commit_of_stand_in, commit_shard
 from store.generations import commit_retry
 from store.plan import read_shard_plan
 from workers.images.formats import import_plugins
-from workers.images.proving import Prover
+from workers.images.proving import kept_prover
 from workers.stages import STAGES, kinds_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXIT_BROKEN_DEVICE: Final = 87
+# By start of a run, what `check_packages` has accepted in this process.
+_CHECKED: Final[dict[str, tuple[str, ...]]] = {}
 
 RECEIPT_BLOCK_SCHEMA: Final = pa.schema([("shard", pa.int64()), ("receipt", pa.large_string())])
 
@@ -43,11 +45,11 @@ def read_block(job: Job, shard: int) -> pa.Table:
     work = shard_work(job, shard)
     if isinstance(work, Shard):
         return shard_to_block(_on_this_node(work))
-    # A prover a shard, not one that lives on: what an image may have done to it ends here.
-    with Prover(job.config.images) as prover:
+    mixed = _checked_packages(job)
+    with kept_prover(job.config.images) as prover:
         shard_read = read_shard(job.source, job.config, work.entries, prover=prover, generation=work.generation)
     report_counts(job.location.root, "read")
-    return handed_on(shard_to_block(_on_this_node(shard_read)))
+    return handed_on(shard_to_block(_on_this_node(shard_read.with_mixed(mixed))))
 
 
 class StageActor:
@@ -108,26 +110,38 @@ class StageActor:
 
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
-    shard = _on_this_node(block_to_shard(block))
-    planned = [entry.image_id for entry in read_shard_plan(job.location, job.header, shard.shard)]
-    history = read_attempts(job.location, shard.shard, shard.generation)
-    commit = commit_shard if shard.generation == 0 else commit_retry
-    outcome = commit(
-        job.location,
-        shard,
-        planned_ids=planned,
-        embed_images=job.config.shards.embed_images,
-        provenance=Provenance(attempts=history.starts(), degraded=shard.degraded, mixed=shard.mixed),
-    )
+    shard = _on_this_node(block_to_shard(block)).with_mixed(_checked_packages(job))
+    outcome = commit_of_stand_in(job.location, shard) or _commit(job, shard)
     clear_attempts(job.location, shard.shard, shard.generation)
     report_counts(job.location.root, "commit")
     row = {"shard": [shard.shard], "receipt": [outcome.receipt.model_dump_json()]}
     return pa.table(row, schema=RECEIPT_BLOCK_SCHEMA)
 
 
+def _commit(job: Job, shard: Shard) -> CommitOutcome:
+    planned = [entry.image_id for entry in read_shard_plan(job.location, job.header, shard.shard)]
+    history = read_attempts(job.location, shard.shard, shard.generation)
+    commit = commit_shard if shard.generation == 0 else commit_retry
+    return commit(
+        job.location,
+        shard,
+        planned_ids=planned,
+        embed_images=job.config.shards.embed_images,
+        provenance=Provenance(attempts=history.starts(), degraded=shard.degraded, mixed=shard.mixed),
+    )
+
+
 def block_to_receipt(block: pa.Table) -> Receipt:
     """Return the receipt that `commit_block` put into its block."""
     return Receipt.model_validate_json(block["receipt"][0].as_py())
+
+
+def _checked_packages(job: Job) -> tuple[str, ...]:
+    """Return what differs in this process and is accepted; Ray uses a process for many blocks, one look serves all."""
+    if job.start not in _CHECKED:
+        _CHECKED.clear()
+        _CHECKED[job.start] = check_packages(job.header.identity, job.config)
+    return _CHECKED[job.start]
 
 
 def _on_this_node(shard: Shard) -> Shard:

@@ -11,8 +11,9 @@ from pydantic import JsonValue
 
 from schemas.errors import TransientError
 from schemas.ids import part_name, sha256_hex
+from schemas.plan import PlanEntry
 from schemas.run import PartRecord, Receipt, ShardCounts
-from schemas.shard import Shard
+from schemas.shard import Failure, Shard, ShardImage
 from store.location import RunLocation
 from store.receipts import read_receipt, receipt_path
 from store.tables import counts_of, shard_tables, table_bytes
@@ -30,6 +31,8 @@ class Provenance:
 
 
 NOWHERE: Final = Provenance()
+# No stage of ours: marks the block of a shard that turned out to be committed already.
+_STAGE_DONE: Final = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,32 @@ def commit_shard(
     _check_ids(shard, planned_ids)
     contents = {name: table_bytes(table) for name, table in shard_tables(shard, embed_images=embed_images).items()}
     return commit_parts(location, contents, make_receipt(shard, contents, counts_of(shard), provenance))
+
+
+def committed_shard(shard: int, generation: int, entry: PlanEntry) -> Shard:
+    """Return what stands in for a shard that is committed already: an engine wants one image at least.
+
+    Stages pass it through, as a quarantined image; `commit_of_stand_in` answers it with the receipt that stands.
+    """
+    image = ShardImage(entry.position, entry.image_id, entry.key)
+    return Shard(shard, generation, (image.quarantined(Failure(_STAGE_DONE, "missing", "")),))
+
+
+def commit_of_stand_in(location: RunLocation, shard: Shard) -> CommitOutcome | None:
+    """Return the commit that a `committed_shard` stands for; None for a shard that was worked on.
+
+    Raises:
+        TransientError: Its receipt is gone, or storage failed.
+    """
+    if not any(image.failure and image.failure.stage == _STAGE_DONE for image in shard.images):
+        return None
+    standing = read_receipt(location, shard.shard, shard.generation)
+    if standing is None:
+        raise TransientError(
+            f"the receipt of shard {shard.shard}, generation {shard.generation}, was there and is gone: "
+            "run the same command again"
+        )
+    return CommitOutcome(standing, is_winner=False)
 
 
 def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: Receipt) -> CommitOutcome:

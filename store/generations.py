@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import ConfigError, TransientError
-from schemas.plan import PlanEntry
+from schemas.errors import ConfigError
 from schemas.run import Receipt, ShardCounts
-from schemas.shard import Failure, Shard, ShardImage
+from schemas.shard import Shard
 from schemas.tables import (
     EXPRESSIONS,
     FAILURES,
@@ -31,9 +29,6 @@ from store.reading import read_table
 from store.receipts import read_receipt
 from store.tables import shard_tables, table_bytes
 
-# No stage of ours: marks the block of a retry that turned out to be committed already.
-_STAGE_DONE: Final = "done"
-
 
 def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
     """Return the ids of the images that the receipt's generation has in quarantine.
@@ -49,15 +44,6 @@ def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[
     """
     failures = read_table(location, FAILURES, ("image_id", "reason"), [receipt]).to_pylist()
     return frozenset(row["image_id"] for row in failures if reasons is None or row["reason"] in reasons)
-
-
-def committed_shard(shard: int, generation: int, entry: PlanEntry) -> Shard:
-    """Return what stands in for a retry whose generation is committed already: an engine wants one image at least.
-
-    Stages pass it through, as a quarantined image; `commit_retry` answers it with the receipt that stands.
-    """
-    image = ShardImage(entry.position, entry.image_id, entry.key)
-    return Shard(shard, generation, (image.quarantined(Failure(_STAGE_DONE, "missing", "")),))
 
 
 def commit_retry(
@@ -91,11 +77,6 @@ def commit_retry(
     standing = read_receipt(location, shard.shard, shard.generation)
     if standing is not None:
         return CommitOutcome(standing, is_winner=False)
-    if any(image.failure and image.failure.stage == _STAGE_DONE for image in shard.images):
-        raise TransientError(
-            f"the receipt of shard {shard.shard}, generation {shard.generation}, was there and is gone: "
-            "run the same command again"
-        )
     base = read_receipt(location, shard.shard, shard.generation - 1)
     if base is None:
         raise ConfigError(f"shard {shard.shard} has no generation {shard.generation - 1} to retry: was it deleted?")

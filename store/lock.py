@@ -33,6 +33,7 @@ LOCK_FOLDER: Final = "_lock"
 HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
+_RELEASE_S: Final = 30.0
 _NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
 
 
@@ -62,6 +63,7 @@ class LockTimes:
     watch_s: float = WATCH_S
     heartbeat_s: float = HEARTBEAT_S
     poll_s: float = _POLL_S
+    release_s: float = _RELEASE_S
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -153,15 +155,27 @@ class RunLock:
             yield lock
         finally:
             stop.set()
-            beats.join()
-            if lock._loss is None:
-                lock.release()
+            # A thread, for a storage that has stopped to answer: what the user is about to be told must not wait for
+            # another patience, nor be hidden by it. A claim not released goes stale within a minute.
+            end = threading.Thread(target=lock._end, args=(beats,), name="run-lock-end", daemon=True)
+            end.start()
+            end.join(times.release_s)
+
+    def _end(self, beats: threading.Thread) -> None:
+        # A beat that is under way would undo the release.
+        beats.join()
+        if self._loss is not None:
+            return
+        try:
+            self.release()
+        except (TransientError, ConfigError, OSError) as error:
+            logger.warning("the run's lock was not given back, and is free in a minute: %s", error)
 
     def _beat(self, stop: threading.Event, heartbeat_s: float) -> None:
         while not stop.wait(heartbeat_s):
             try:
                 self.heartbeat()
-            except TransientError as error:
+            except (TransientError, OSError) as error:
                 # Silence is allowed for as long as others watch; whoever takes over meanwhile is seen next time.
                 logger.warning("a heartbeat of the run's lock failed: %s", error)
             except ConfigError as loss:

@@ -74,16 +74,19 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
             return path
 
 
-def read_manifest(location: RunLocation) -> list[Receipt]:
-    """Return the receipts of the latest snapshot, ordered by shard; none where there is no usable one.
+def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the receipts of the latest snapshot, ordered by shard, a few held at once; none where none is usable.
 
-    A damaged snapshot, or one of another version, is passed over with a warning: the receipts have it all.
+    A damaged snapshot ends at its damage, one of another version at its beginning, with a warning: the receipts
+    themselves have it all.
     """
-    try:
-        return list(_snapshot(location))
-    except _UNUSABLE as error:
-        logger.warning(_PASSED_OVER, error)
-        return []
+    yield from _ignoring_damage(_snapshot(location))
+
+
+def is_manifest_complete(location: RunLocation) -> bool:
+    """Return whether the latest snapshot holds what stands, no less and no more."""
+    standing = list_receipts(location)
+    return all(standing.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not standing
 
 
 def manifest_size(location: RunLocation) -> int:

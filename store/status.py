@@ -13,7 +13,7 @@ from schemas.run import Receipt
 from store.header import require_header
 from store.location import RunLocation
 from store.lock import WATCH_S, Holder, look_at_holder
-from store.manifest import read_manifest
+from store.manifest import iter_manifest
 from store.rates import Rates, measure_rates
 from store.receipts import list_commits, read_receipt, read_receipts
 from store.totals import Totals
@@ -203,7 +203,7 @@ class StatusReader:
         new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
         if self._is_first:
             self._is_first = False
-            for receipt in read_manifest(self._location):
+            for receipt in iter_manifest(self._location):
                 if new.get(receipt.shard) == receipt.generation:
                     del new[receipt.shard]
                     self._take(receipt)

@@ -19,6 +19,17 @@ settings.load_profile("untimed")
 
 PLUGINS = Path(__file__).parent / "plugins"
 RAY_CPUS = 2
+# Who asks for one of these has a Ray on this machine, whether or not it is marked.
+RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test that has a Ray to one of the parallel processes: two Rays at once starve each other."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("ray") or fixtures & RAY_FIXTURES:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

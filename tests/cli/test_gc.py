@@ -32,7 +32,8 @@ def location(tmp_path):
 def printed(location: RunLocation, *options: str) -> str:
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["gc", location.root, *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    # A line breaks where the folder's name makes it.
+    return " ".join(result.output.split())
 
 
 def files(location: RunLocation) -> set[str]:

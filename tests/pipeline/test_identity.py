@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from pipeline.identity import PACKAGES, check_process, measure_identity
+from pipeline.identity import PACKAGES, check_packages, check_process, measure_identity
 from schemas.errors import ConfigError
 from schemas.ids import sha256_hex
 from schemas.run import Identity
@@ -59,6 +59,24 @@ def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(
     with pytest.raises(ConfigError, match="would compute otherwise than the run") as refusal:
         check_process(Identity(**tree), stub_config("masks.weights.uri=here"), STAGES)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "pillow", "yaml"])
+def test_a_process_that_reads_and_commits_is_asked_for_its_own_packages(measured, package):
+    config = stub_config("masks.weights.uri=here", f"images.decoder_plugins=[{package}]")
+    name = "PyYAML" if package == "yaml" else package
+    other = measured.model_copy(update={"versions": {**measured.versions, name: "1.0"}})
+    with pytest.raises(ConfigError, match=rf"versions\.{name}: '1\.0' in the run"):
+        check_packages(other, config)
+    mixed = stub_config("masks.weights.uri=here", f"images.decoder_plugins=[{package}]", "placement.allow_mixed=true")
+    assert [line.partition(":")[0] for line in check_packages(other, mixed)] == [f"versions.{name}"]
+
+
+def test_a_process_that_reads_and_commits_may_lack_what_computes(measured):
+    other = measured.model_copy(
+        update={"versions": {**measured.versions, "torch": "1.0"}, "device_kind": "NVIDIA A100"}
+    )
+    assert check_packages(other, stub_config("masks.weights.uri=here")) == ()
 
 
 def test_a_process_is_asked_for_the_weights_of_its_own_stages_alone(measured):

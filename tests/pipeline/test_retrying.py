@@ -15,9 +15,9 @@ import pytest
 import ray
 
 from pipeline.graph import run_shards
-from pipeline.job import Job
+from pipeline.job import Job, Retry
 from pipeline.preview import dry_run
-from pipeline.retrying import parse_reasons, retry_of
+from pipeline.retrying import parse_reasons
 from pipeline.running import annotate
 from pipeline.starting import Start
 from pipeline.summary import Notice, Planned, Retried
@@ -27,7 +27,7 @@ from schemas.tables import SCHEMAS
 from store.gc import run_gc
 from store.header import read_header
 from store.location import RunLocation
-from store.manifest import read_manifest
+from store.manifest import iter_manifest
 from store.receipts import list_receipts, read_receipt
 from store.status import run_status
 from store.verify import verify_run
@@ -101,7 +101,7 @@ def rows(out: Path, table: str) -> list[dict]:
 @pytest.mark.ray
 def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed, source):
     location = RunLocation.open(str(lacking))
-    before = {receipt.shard: receipt for receipt in read_manifest(location)}
+    before = {receipt.shard: receipt for receipt in iter_manifest(location)}
     events = []
     assert dry_run(str(source), str(lacking), stub_config(), start=RETRY).num_to_retry == 6
     summary = annotate(str(source), str(lacking), stub_config(), start=RETRY, on_event=events.append)
@@ -120,11 +120,11 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     # Shards where nothing changed wrote nothing; in the others the parts have the undisturbed run's content.
     changed = {shard for shard, generation in list_receipts(location).items() if generation == 1}
     assert len(changed) == tally.num_shards_changed < tally.num_shards
-    standing = {receipt.shard: receipt for receipt in read_manifest(location)}
+    standing = {receipt.shard: receipt for receipt in iter_manifest(location)}
     for shard, receipt in standing.items():
         if shard not in changed:
             assert receipt == before[shard]
-    whole = {receipt.shard: receipt for receipt in read_manifest(RunLocation.open(str(undisturbed)))}
+    whole = {receipt.shard: receipt for receipt in iter_manifest(RunLocation.open(str(undisturbed)))}
     assert {s: {t: p.sha256 for t, p in r.parts.items()} for s, r in standing.items()} == {
         s: {t: p.sha256 for t, p in r.parts.items()} for s, r in whole.items()
     }
@@ -133,7 +133,7 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
 
     again = annotate(str(source), str(lacking), stub_config(), start=RETRY)
     assert (again.retry.num_images, again.retry.num_shards_changed) == (3, 0)
-    assert {receipt.shard: receipt for receipt in read_manifest(location)} == standing
+    assert {receipt.shard: receipt for receipt in iter_manifest(location)} == standing
 
 
 @pytest.mark.ray
@@ -224,9 +224,10 @@ def retry_job(source: Path, out: Path) -> tuple[Job, list[int]]:
     location = RunLocation.open(str(out))
     header = read_header(location)
     assert isinstance(header, RunHeader)
-    chosen = {each.shard: each for each in read_manifest(location) if each.counts.reasons.get("missing")}
+    chosen = {each.shard: each for each in iter_manifest(location) if each.counts.reasons.get("missing")}
     reasons = frozenset({"missing"})
-    return Job(str(source), location, header, stub_config(), retry=retry_of(chosen, reasons)), sorted(chosen)
+    retry = Retry({shard: each.generation for shard, each in chosen.items()}, reasons)
+    return Job(str(source), location, header, stub_config(), retry=retry), sorted(chosen)
 
 
 @pytest.mark.ray

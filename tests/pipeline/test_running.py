@@ -14,7 +14,7 @@ from pipeline.summary import Committed, Planned
 from pipeline.windows import WindowRule
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
-from store.manifest import manifest_size, read_manifest
+from store.manifest import iter_manifest, manifest_size
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -66,7 +66,7 @@ def test_events_tell_the_plan_and_then_each_commit_once(run):
 
 def test_the_last_manifest_holds_every_receipt(run):
     _, out, _, _, events = run
-    assert read_manifest(RunLocation.open(str(out))) == sorted(
+    assert list(iter_manifest(RunLocation.open(str(out)))) == sorted(
         (event.receipt for event in events[1:]), key=lambda receipt: receipt.shard
     )
 

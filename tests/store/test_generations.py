@@ -7,15 +7,15 @@ import pytest
 from schemas.errors import ConfigError, TransientError
 from schemas.shard import Failure, Shard
 from schemas.tables import FAILURES, IMAGES, SCHEMAS
-from store.commit import Provenance, commit_shard
+from store.commit import Provenance, commit_of_stand_in, commit_shard, committed_shard
 from store.gc import run_gc
-from store.generations import commit_retry, committed_shard, quarantined_ids
+from store.generations import commit_retry, quarantined_ids
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.reading import read_table
 from store.receipts import list_receipts, read_receipt
 from store.verify import verify_run
-from tests.store.builders import annotated, commit, empty, make_entries, quarantined, start_run
+from tests.store.builders import annotated, commit, empty, make_entries, make_shard, quarantined, start_run
 
 NUM_IMAGES = 9
 
@@ -135,11 +135,11 @@ def test_a_generation_without_the_one_before_it_is_refused(run):
 def test_a_retry_found_committed_already_is_answered_with_its_receipt_and_never_becomes_rows(run):
     location, entries, _ = run
     stand_in = committed_shard(0, 1, entries[3])
-    ids = [entry.image_id for entry in entries]
     with pytest.raises(TransientError, match="was there and is gone"):
-        commit_retry(location, stand_in, planned_ids=ids, embed_images=True)
+        commit_of_stand_in(location, stand_in)
     receipt = retry(run, [annotated, annotated]).receipt
-    assert commit_retry(location, stand_in, planned_ids=ids, embed_images=True).receipt == receipt
+    assert commit_of_stand_in(location, stand_in).receipt == receipt
+    assert commit_of_stand_in(location, make_shard(entries)) is None
 
 
 def test_a_retried_image_may_fail_elsewhere(run):

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -25,6 +27,10 @@ _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
+# Of one child, over many shards: libraries leak.
+_MAX_PROOFS: Final = 10_000
+# By its limits, the prover that waits for this process's next shard; one at most.
+_KEPT: Final[dict[str, Prover]] = {}
 
 
 class _ChildDiedError(Exception):
@@ -35,15 +41,43 @@ class _TimedOutError(Exception):
     """The child did not answer in time."""
 
 
+@contextmanager
+def kept_prover(limits: ImagesConfig) -> Iterator[Prover]:
+    """Lend this process's prover for the block; its child stays for the next block with the same limits.
+
+    Starting a child takes longer than proving a shard of small images. What an image may have done to it ends with the
+    child, which is replaced after `_MAX_PROOFS` images, and where the block ends with an exception. Blocks do not nest.
+
+    Raises as `Prover.__enter__`.
+    """
+    prover = _KEPT.pop(limits.model_dump_json(), None)
+    for stale in [_KEPT.pop(key) for key in list(_KEPT)]:
+        stale.__exit__(None, None, None)
+    prover = prover or Prover(limits)
+    try:
+        yield prover.__enter__()
+    except BaseException:
+        prover.__exit__(None, None, None)
+        raise
+    if prover.num_proofs >= _MAX_PROOFS:
+        prover.__exit__(None, None, None)
+    else:
+        _KEPT[limits.model_dump_json()] = prover
+
+
 class Prover:
     """Decodes images in a child process with its own limits of memory and time; the child is replaced when it dies.
 
     Use it as a context manager: the child lives from entry to exit. Not for several threads at once.
+
+    Attributes:
+        num_proofs: Images that it was asked to prove.
     """
 
     def __init__(self, limits: ImagesConfig) -> None:
         self._limits = limits
         self._child: subprocess.Popen[bytes] | None = None
+        self.num_proofs = 0
 
     def __enter__(self) -> Self:
         """Start the child, so that a missing plug-in is known before the first image.
@@ -72,6 +106,7 @@ class Prover:
                 fault of the decoder, or its memory limit); `decoder_timeout` where it took too long twice.
             TransientError: The child was twice killed from outside, or does not start.
         """
+        self.num_proofs += 1
         deaths: Counter[str] = Counter()
         while True:
             try:

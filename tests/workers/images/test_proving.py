@@ -15,7 +15,7 @@ from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, ImageError, TransientError
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
-from workers.images.proving import Prover
+from workers.images.proving import Prover, kept_prover
 
 PLUGIN = "tests.builders.hostile_plugin"
 
@@ -124,6 +124,32 @@ def test_images_larger_than_a_pipe_are_handed_over_whole(prover):
 def test_a_missing_plugin_is_known_before_the_first_image():
     with pytest.raises(ConfigError, match="decoder_plugins names 'no_such_plugin'"):
         Prover(ImagesConfig(decoder_plugins=("no_such_plugin",))).__enter__()
+
+
+def test_a_kept_child_serves_shard_after_shard(monkeypatch):
+    monkeypatch.setattr("workers.images.proving._MAX_PROOFS", 3)
+    pids = []
+    for _ in range(4):
+        with kept_prover(ImagesConfig()) as prover:
+            assert prover.prove(build.png(3, 4)) == (3, 4)
+            pids.append(prover._child.pid)
+    # Three proofs, and another child takes over; the first one has ended by then.
+    assert pids[:3] == [pids[0]] * 3
+    assert pids[3] != pids[0]
+    assert not _is_running(pids[0])
+
+
+def test_a_kept_child_is_not_used_after_an_error_or_under_other_limits():
+    with kept_prover(limits()) as prover:
+        first = prover.prove(build.png(3, 4)) and prover._child.pid
+    with pytest.raises(TransientError, match="killed from outside twice"), kept_prover(limits()) as prover:
+        prover.prove(hostile("killed"))
+    with kept_prover(limits()) as prover:
+        second = prover.prove(build.png(3, 4)) and prover._child.pid
+    with kept_prover(limits(max_pixels=6)) as prover, pytest.raises(ImageError, match="pixels"):
+        prover.prove(build.png(3, 4))
+    assert first != second
+    assert not _is_running(second)
 
 
 def test_the_child_ends_with_its_parent():
