@@ -230,22 +230,30 @@ def test_a_beat_that_storage_swallows_does_not_cost_the_lock(disk, monkeypatch, 
     assert "a heartbeat of the run's lock failed: slow down" in caplog.text
 
 
-@pytest.mark.parametrize("error", [TransientError("503 for minutes"), ConfigError("access is denied")])
-def test_a_lock_that_cannot_be_given_back_hides_nothing_of_what_went_wrong(disk, monkeypatch, caplog, error):
-    def refuse(self, path, data):
+def fail_while_held(disk, monkeypatch, replacement, error, times=None):
+    with RunLock.held(disk, times=times):
+        monkeypatch.setattr(lock_module.RunLocation, "replace", replacement)
         raise error
 
-    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="what went wrong"), RunLock.held(disk):
-        monkeypatch.setattr(lock_module.RunLocation, "replace", refuse)
-        raise ValueError("what went wrong")
-    assert f"the run's lock was not given back, and is free in a minute: {error}" in caplog.text
+
+@pytest.mark.parametrize("refusal", [TransientError("503 for minutes"), ConfigError("access is denied")])
+def test_a_lock_that_cannot_be_given_back_hides_nothing_of_what_went_wrong(disk, monkeypatch, caplog, refusal):
+    def refuse(self, path, data):
+        raise refusal
+
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="what went wrong"):
+        fail_while_held(disk, monkeypatch, refuse, ValueError("what went wrong"))
+    assert f"the run's lock was not given back, and is free in a minute: {refusal}" in caplog.text
 
 
 def test_a_storage_that_has_stopped_to_answer_does_not_hold_up_the_end(disk, monkeypatch):
     is_over = threading.Event()
-    with pytest.raises(TransientError, match="no answer"), RunLock.held(disk, times=LockTimes(release_s=0.05)):
-        monkeypatch.setattr(lock_module.RunLocation, "replace", lambda self, path, data: is_over.wait(60))
-        raise TransientError("no answer")
+
+    def hang(self, path, data):
+        is_over.wait(60)
+
+    with pytest.raises(TransientError, match="no answer"):
+        fail_while_held(disk, monkeypatch, hang, TransientError("no answer"), LockTimes(release_s=0.05))
     # Reached while the release still waits.
     assert not is_over.is_set()
     is_over.set()
