@@ -33,8 +33,10 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
         if num_deaths >= job.config.placement.max_deaths_per_shard:
             raise TransientError(
                 f"shard {shard.shard} has ended its process {num_deaths} times on nodes that live, and no image of it "
-                "does so alone: the node may be short of memory. Give the actors of "
-                f"placement.{pool} more of it (num_cpus, or fewer of them); Ray's logs hold the signals"
+                "could be shown to do so alone. Ray's logs hold the signals: where it was killed for want of memory, "
+                f"give the actors of placement.{pool} more of it (num_cpus, or fewer of them); where the accelerator "
+                "failed, look at the node. An image that the log of the search names can be taken out of SOURCE: it is "
+                "quarantined as missing then"
             )
         yield num_deaths
     finally:

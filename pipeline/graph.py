@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTa
 from ray.data.block import BlockMetadata
 
 from pipeline.job import Job
-from pipeline.resources import num_readers
+from pipeline.resources import num_committers, num_readers
 from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
 from pipeline.windows import WINDOWS, WindowRule, WindowTimes
 from schemas.config import ComputeConfig, PoolConfig
@@ -66,7 +66,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         ShardDatasource(job, shards),
         # As many blocks as read tasks: else Ray Data would cut blocks to reach its own number.
         override_num_blocks=len(shards),
-        concurrency=num_readers(actors),
+        concurrency=num_readers(actors, job.config),
         **_task_arguments(placement.read),
     )
     for name in job.config.model_pools():
@@ -76,7 +76,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         batch_size=None,
         batch_format="pyarrow",
         # A bound that Ray Data knows: what tasks cannot use it leaves to the pools.
-        compute=TaskPoolStrategy(size=num_readers(actors)),
+        compute=TaskPoolStrategy(size=num_committers(actors, job.config)),
         **_task_arguments(placement.commit),
     )
     return committed

@@ -52,12 +52,18 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     return actors
 
 
-def num_readers(actors: Mapping[str, int]) -> int:
-    """Return how many shards are read at a time: one for each actor that reading feeds.
+def num_readers(actors: Mapping[str, int], config: RunConfig) -> int:
+    """Return how many shards are read at a time: `placement.read.max_actors`, else one an actor that reading feeds.
 
-    More would only fill the object store: a model takes at least several times as long for an image as a reader.
+    More would only fill the object store: a model takes at least several times as long for an image as a reader. So
+    what a run starts with serves `ACTORS_PER_READER` times its actors, should the cluster grow.
     """
-    return max(2, next(iter(actors.values()), 0))
+    return config.placement.read.max_actors or max(2, next(iter(actors.values()), 0))
+
+
+def num_committers(actors: Mapping[str, int], config: RunConfig) -> int:
+    """Return how many shards are committed at a time: `placement.commit.max_actors`, else as many as are read."""
+    return config.placement.commit.max_actors or num_readers(actors, config)
 
 
 def check_object_store(
@@ -81,7 +87,8 @@ def check_object_store(
     # An image above its own limit stands in a shard of its own, and is not read.
     max_shard_bytes = min(max_shard_bytes, max(config.shards.max_bytes, config.images.max_bytes))
     per_actor = config.placement.max_tasks_in_flight_per_actor
-    in_flight = num_readers(actors) + per_actor * sum(actors.values())
+    being_read = num_readers(actors, config)
+    in_flight = being_read + per_actor * sum(actors.values())
     asked, given = in_flight * max_shard_bytes, int(sum(stores) * RAY_DATA_SHARE)
     # A block lies on one node, whole, next to the one that an actor there works on.
     largest_store = int(max(stores, default=0) * RAY_DATA_SHARE)
@@ -89,7 +96,7 @@ def check_object_store(
         return
     raise ConfigError(
         f"the shards in flight do not fit into the object store: {in_flight} of up to {max_shard_bytes / 2**20:,.0f} "
-        f"MiB ({num_readers(actors)} being read, {per_actor} for each of {sum(actors.values())} actors) against "
+        f"MiB ({being_read} being read, {per_actor} for each of {sum(actors.values())} actors) against "
         f"{given / 2**20:,.0f} MiB, the half of it that Ray Data uses. Lower shards.max_bytes or shards.max_images in "
         "a new run, placement.max_tasks_in_flight_per_actor or the actors in this one, or give Ray more "
         "(ray start --object-store-memory)"

@@ -314,6 +314,8 @@ class PlacementConfig(FrozenModel):
     mode: Literal["fused", "staged"] = "fused"
     # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one; local: always a new one.
     address: str = "auto"
+    # Shards read, and committed, at a time: `max_actors` of them, else one an actor that the run starts with. Eight
+    # times that many actors can be served: a cluster that grows beyond it needs the number set.
     read: PoolConfig = PoolConfig(num_cpus=0.25)
     commit: PoolConfig = PoolConfig(num_cpus=0.25)
     fused: PoolConfig = PoolConfig()

@@ -178,6 +178,10 @@ def tried_alone(shard: Shard, image: ShardImage, child: IsolatedStages) -> Shard
     while True:
         try:
             return child(shard.with_images((image,))).images[0]
+        except (BrokenDeviceError, ChildOutOfMemoryError) as error:
+            # Not its fault, as far as anybody can tell; whoever looks for the cause wants to know where it struck.
+            logger.warning("alone with image %s: %s", image.key, error)
+            raise
         except ChildDiedError as death:
             logger.warning("alone with image %s: %s", image.key, death)
             if death.stage is None:

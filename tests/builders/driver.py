@@ -1,7 +1,8 @@
 """A driver process for tests that end it: `python -m tests.builders.driver SOURCE OUT ADDRESS DIE_AT [ASSIGNMENT …]`.
 
 DIE_AT is where it ends itself by SIGKILL: `plan` (one part of several is written), `header` (all of them
-are), `planned` (no shard has started) or `never`. It prints one JSON line when it comes back.
+are), `planned` (no shard has started) or `never`. Among the assignments `--retry-failed` may stand. It prints one JSON
+line when it comes back.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import store.plan
 from pipeline import planning, resuming
 from pipeline.running import annotate
 from pipeline.sources import Source, SourceItem
+from pipeline.starting import Start
 from pipeline.summary import Planned, RunEvent
 from schemas.config import PoolConfig
 from tests.builders.runs import stub_config
 
+RETRY_FAILED = "--retry-failed"
+
 
 def main() -> None:
-    source, out, address, die_at, *assignments = sys.argv[1:]
+    source, out, address, die_at, *words = sys.argv[1:]
+    assignments = [word for word in words if word != RETRY_FAILED]
     if die_at == "plan":
         _die_in_the_listing(after=13)
     if die_at == "header":
@@ -34,7 +39,8 @@ def main() -> None:
         if isinstance(event, Planned) and die_at == "planned":
             _die()
 
-    summary = annotate(source, out, config, on_event=on_event)
+    start = Start(is_retry=RETRY_FAILED in words)
+    summary = annotate(source, out, config, start=start, on_event=on_event)
     left = {
         "interrupted": summary.interrupted,
         "shards": summary.totals.shards,

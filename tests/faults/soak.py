@@ -3,7 +3,7 @@
     python -m tests.faults.soak --minutes 30 --images 5000 [--seed N]
 
 Every few seconds one of: a stage's process is killed, a node is (and another takes its place), the driver is killed or
-asked to stop, the bucket answers 503, resets, or is slow for a while. Whoever ends is started again with the same
+asked to stop, the bucket answers 503, resets, or is slow for a while, `gc` runs beside it. Whoever ends is started again with the same
 command. A run that has come to its end is held against one that nobody disturbed: nothing lost, nothing doubled, the
 same bytes. The seed is printed; it fixes the draws, not what the machine makes of them.
 """
@@ -24,6 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.gc import run_gc
 from tests.builders.fault_proxy import Fault, FaultProxy, injecting
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
@@ -75,8 +76,8 @@ class Soak:
 
     def strike(self, driver: Driver) -> None:
         """Make one fault, drawn at random."""
-        faults = (self._kill_actor, self._kill_node, self._kill_driver, self._stop_driver, self._storm)
-        name = self.draw.choices(faults, weights=(5, 2, 2, 1, 4))[0](driver)
+        faults = (self._kill_actor, self._kill_node, self._kill_driver, self._stop_driver, self._storm, self._collect)
+        name = self.draw.choices(faults, weights=(5, 2, 2, 1, 4, 1))[0](driver)
         if name:
             self.struck[name] += 1
             self.say(name)
@@ -85,10 +86,12 @@ class Soak:
         attempts = open_attempts(driver.location())
         if not attempts:
             return ""
-        attempt = self.draw.choice(attempts)
-        with suppress(ProcessLookupError):
-            os.kill(int(attempt.process.partition("-")[0]), signal.SIGKILL)
-            return "a stage's process was killed"
+        pid = int(self.draw.choice(attempts).process.partition("-")[0])
+        with suppress(OSError):
+            # An attempt may be an earlier start's, and its number another process's by now.
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+                os.kill(pid, signal.SIGKILL)
+                return "a stage's process was killed"
         return ""
 
     def _kill_node(self, driver: Driver) -> str:
@@ -107,6 +110,10 @@ class Soak:
     def _stop_driver(self, driver: Driver) -> str:
         driver.process.terminate()
         return "the driver was asked to stop"
+
+    def _collect(self, driver: Driver) -> str:
+        run_gc(driver.location())
+        return "gc ran beside it"
 
     def _storm(self, driver: Driver) -> str:
         name, faults = self.draw.choice(STORMS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from store.location import RunLocation
 from tests.faults.conftest import SLOW
-from tests.faults.harness import prove, receipts, start_driver
+from tests.faults.harness import local_cluster, prove, receipts, start_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
@@ -27,3 +29,26 @@ def test_memory_that_runs_out_stops_the_run_and_more_of_it_continues(cluster, so
     prove(tmp_path, reference, fault="out of memory in a stage", how=how)
     lowered = [receipt.degraded for receipt in receipts(RunLocation.open(str(tmp_path)))]
     assert lowered == [{"masks.points_per_batch": 32}] * 8
+
+
+def test_rays_memory_monitor_ends_a_hoarder_and_nobody_is_blamed(source, undisturbed, tmp_path, monkeypatch):
+    total, available = memory_bytes("MemTotal"), memory_bytes("MemAvailable")
+    room = 3 * 2**30
+    if available < 3 * room:
+        pytest.skip("less than 9 GB of memory are free")
+    # Of this machine's memory: what is used now, the run itself, and no hoard beside it.
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - available + room) / total:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    options = f"masks.options={{sleep_s: 0.12, hoards: 1, hoard_mb: 5000, tally: {tmp_path / 'tally'}}}"
+    with local_cluster(1) as cluster:
+        driver = start_driver(source, tmp_path / "out", cluster.address, *SLOW, options)
+        driver.finish()
+    how = "a stage that takes 5 GB where 3 are left, ended by the monitor"
+    prove(tmp_path / "out", undisturbed, fault="Ray's memory monitor", how=how)
+    assert (tmp_path / "tally").stat().st_size >= 1
+    assert max(receipt.attempts["fused"] for receipt in receipts(RunLocation.open(str(tmp_path / "out")))) >= 2
+
+
+def memory_bytes(name: str) -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

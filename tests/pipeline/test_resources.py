@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.resources import check_object_store, num_readers, plan_actors
+from pipeline.resources import check_object_store, num_committers, num_readers, plan_actors
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError
@@ -141,4 +141,10 @@ def test_a_shard_must_fit_on_one_node_whatever_the_cluster_holds():
     ("actors", "readers"), [({"fused": 1}, 2), ({"fused": 9}, 9), ({"propose": 3, "filter": 1}, 3)]
 )
 def test_there_is_a_reader_for_each_actor_that_reading_feeds(actors, readers):
-    assert num_readers(actors) == readers
+    assert num_readers(actors, config()) == num_committers(actors, config()) == readers
+
+
+def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
+    named = config("read.max_actors=16", "commit.max_actors=4")
+    assert (num_readers({"fused": 1}, named), num_committers({"fused": 1}, named)) == (16, 4)
+    assert num_committers({"fused": 1}, config("read.max_actors=16")) == 16

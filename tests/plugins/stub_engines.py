@@ -12,6 +12,7 @@ Options of the stub proposer (`masks.options`):
     kills_on       a key whose image ends the process, in C, as a bug in a library would
     kills_with     the signal that does it (default: SIGABRT)
     device_fails   how often, in all processes together, the accelerator fails before it is over
+    hoards         how often, in all processes together, a shard takes `hoard_mb` megabytes and holds them until killed
     tally          path of a file that counts what strikes a limited number of times, a byte each
     mb_per_point   megabytes that a shard takes for each of `masks.points_per_batch`, above what is allowed:
     roomy_pid      a process to which that does not apply
@@ -59,6 +60,10 @@ class StubProposer:
             _strike(str(self._options.get("fault")))
         if self._strikes("device_fails"):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self._strikes("hoards"):
+            hoard = np.ones(int(self._options["hoard_mb"]) * 2**20, np.uint8)
+            time.sleep(60)
+            raise TransientError(f"nobody ended the process that holds {hoard.size} bytes")
         if "mb_per_point" in self._options and os.getpid() != self._options.get("roomy_pid"):
             self._take_memory()
         return apply_to_images(shard, "propose", self._propose)

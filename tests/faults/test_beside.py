@@ -1,0 +1,54 @@
+"""Commands beside a run that lives: `gc` takes nothing that anybody wants, `--retry-failed` waits its turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from store.gc import run_gc
+from store.location import RunLocation
+from tests.faults.conftest import SLOW, SLOWER
+from tests.faults.harness import part_digests, prove, receipts, start_driver
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_gc_beside_a_live_run_takes_what_has_lost_and_nothing_else(cluster, source, undisturbed, tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    driver = start_driver(source, tmp_path, cluster.address, *SLOWER)
+    driver.wait_for_commits(1)
+    times, planted, lost = 0, set[str](), list[str]()
+    while driver.process.poll() is None:
+        # What a writer leaves that came too late, of each shard as soon as it is committed.
+        for receipt in receipts(location):
+            path = f"masks/shard-{receipt.shard:08d}.g0-00000000.parquet"
+            if path not in planted:
+                location.put_part(path, b"late")
+                planted.add(path)
+        report = run_gc(location)
+        lost += report.lost
+        times += 1
+        assert report.superseded == ()
+    driver.finish()
+    lost += run_gc(location).lost
+    assert set(lost) <= planted
+    # The run's own end collects too.
+    assert not planted & part_digests(location).keys()
+    assert lost
+    prove(tmp_path, undisturbed, fault="gc beside a live run", how="gc in a loop, with late parts to take", tries=times)
+
+
+def test_a_retry_beside_a_live_run_says_who_holds_it_and_afterwards_changes_nothing(
+    cluster, source, undisturbed, tmp_path
+):
+    slower = tuple(word.replace("0.12", "4") for word in SLOW)
+    first = start_driver(source, tmp_path, cluster.address, *slower)
+    first.wait_for_commits(1)
+    second = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish(code=1)
+    assert "works on" in second["text"]
+    assert f"process {first.process.pid}" in second["text"]
+    first.finish()
+    # What was broken still is: no new generation.
+    retried = start_driver(source, tmp_path, cluster.address, *SLOW, "--retry-failed").finish()
+    assert retried["shards"] == 8
+    how = "a start with --retry-failed while the first one works, and again after it"
+    prove(tmp_path, undisturbed, fault="--retry-failed beside a live run", how=how)
