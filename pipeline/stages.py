@@ -20,7 +20,7 @@ from schemas.blocks import block_to_shard, shard_to_block
 from schemas.errors import BrokenDeviceError, ConfigError
 from schemas.run import Receipt
 from schemas.shard import Shard
-from store.attempts import clear_attempts, read_attempts
+from store.attempts import AttemptHistory, clear_attempts, read_attempts
 from store.commit import CommitOutcome, Provenance, commit_of_stand_in, commit_shard
 from store.generations import commit_retry
 from store.plan import read_shard_plan
@@ -111,16 +111,16 @@ class StageActor:
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
     shard = _on_this_node(block_to_shard(block)).with_mixed(_checked_packages(job))
-    outcome = commit_of_stand_in(job.location, shard) or _commit(job, shard)
-    clear_attempts(job.location, shard.shard, shard.generation)
+    history = read_attempts(job.location, shard.shard, shard.generation)
+    outcome = commit_of_stand_in(job.location, shard) or _commit(job, shard, history)
+    clear_attempts(job.location, history)
     report_counts(job.location.root, "commit")
     row = {"shard": [shard.shard], "receipt": [outcome.receipt.model_dump_json()]}
     return pa.table(row, schema=RECEIPT_BLOCK_SCHEMA)
 
 
-def _commit(job: Job, shard: Shard) -> CommitOutcome:
+def _commit(job: Job, shard: Shard, history: AttemptHistory) -> CommitOutcome:
     planned = [entry.image_id for entry in read_shard_plan(job.location, job.header, shard.shard)]
-    history = read_attempts(job.location, shard.shard, shard.generation)
     commit = commit_shard if shard.generation == 0 else commit_retry
     return commit(
         job.location,

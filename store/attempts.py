@@ -111,11 +111,11 @@ def parse_attempts(location: RunLocation) -> tuple[frozenset[Attempt], frozenset
     return frozenset(found["begun"]), frozenset(found["ended"])
 
 
-def clear_attempts(location: RunLocation, shard: int, generation: int) -> None:
-    """Delete the records of a generation whose receipt stands."""
-    for attempt, _, path in list(_list(location)):
-        if (attempt.shard, attempt.generation) == (shard, generation):
-            location.delete(path)
+def clear_attempts(location: RunLocation, history: AttemptHistory) -> None:
+    """Delete the records of a generation whose receipt stands; what was begun since is left to gc."""
+    for event, attempts in (("begun", history.begun), ("ended", history.ended)):
+        for attempt in attempts:
+            location.delete(attempt.path(event))
 
 
 def attempts_of(location: RunLocation, committed: Iterable[tuple[int, int]]) -> list[str]:

@@ -3,9 +3,9 @@
     python -m tests.faults.soak --minutes 30 --images 5000 [--seed N]
 
 Every few seconds one of: a stage's process is killed, a node is (and another takes its place), the driver is killed or
-asked to stop, the bucket answers 503, resets, or is slow for a while, `gc` runs beside it. Whoever ends is started again with the same
-command. A run that has come to its end is held against one that nobody disturbed: nothing lost, nothing doubled, the
-same bytes. The seed is printed; it fixes the draws, not what the machine makes of them.
+asked to stop, the bucket answers 503, resets, or is slow for a while, `gc` runs beside it. Whoever ends is started
+again with the same command. A run that has come to its end is held against one that nobody disturbed: nothing lost,
+nothing doubled, the same bytes. The seed is printed; it fixes the draws, not what the machine makes of them.
 """
 
 from __future__ import annotations

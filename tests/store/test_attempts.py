@@ -55,7 +55,7 @@ def test_starts_are_counted_by_pool_over_all_starts_of_the_run(location):
 
 def test_a_commit_clears_its_own_generation_alone(location):
     begin(location), begin(location, generation=1), begin(location, shard=8)
-    clear_attempts(location, 7, 0)
+    clear_attempts(location, read_attempts(location, 7, 0))
     left, _ = parse_attempts(location)
     assert {(attempt.shard, attempt.generation) for attempt in left} == {(7, 1), (8, 0)}
 
