@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -10,8 +12,9 @@ from rich.table import Table
 
 from cli import options
 from cli.console import facts_table, printable, report, stdout
+from schemas.config import PlacementConfig
 from store.location import RunLocation
-from store.verify import OutsideBytes, Problem, VerifyReport, verify_run
+from store.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
 
 # More lines than a person reads; the count says how many there are.
 MAX_SHOWN = 50
@@ -27,16 +30,25 @@ def verify(
             min=0, help="Look into N committed shards, spread evenly; without it into all.", show_default=False
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Ray cluster that looks into the parts: auto, local, or HOST:PORT. By default this process does.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Prove that every planned image is accounted for once and every part is what its receipt says."""
     location = RunLocation.open(out)
-    with Progress(console=stdout, transient=True) as progress:
+    with _checking(address) as check, Progress(console=stdout, transient=True) as progress:
         task = progress.add_task("verifying shards", total=None)
         found = verify_run(
             location,
             quick=quick,
             sample=sample,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            check=check,
         )
     stdout.print(_view(out, found))
     if found.problems:
@@ -46,6 +58,19 @@ def verify(
     if not found.is_clean:
         report("off", f"{len(found.problems):,} problem(s) in {out}", "red")
         raise typer.Exit(1)
+
+
+@contextmanager
+def _checking(address: str | None) -> Iterator[CheckShards]:
+    if address is None:
+        yield check_shards
+        return
+    # Ray takes seconds to import: only for those who ask for it.
+    from pipeline.cluster import connected
+    from pipeline.verifying import checking_on_cluster
+
+    with connected(address):
+        yield checking_on_cluster(PlacementConfig().read)
 
 
 def _view(out: str, found: VerifyReport) -> Table:

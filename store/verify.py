@@ -71,12 +71,31 @@ class VerifyReport:
         return not self.problems and self.num_accounted == self.num_images
 
 
+@dataclass(frozen=True, slots=True)
+class ShardToCheck:
+    """A committed shard to look into: what stands, and what was planned, by position."""
+
+    receipt: Receipt
+    entries: list[PlanEntry]
+
+
+# Looks into shards, here or elsewhere: yields the problems of each, in any order, and takes new ones as it can.
+CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
+
+
+def check_shards(location: RunLocation, shards: Iterator[ShardToCheck], quick: bool) -> Iterator[list[Problem]]:
+    """Yield the problems of each shard, in this process, one after the other; raises as `verify_shard`."""
+    for shard in shards:
+        yield verify_shard(location, shard.receipt, shard.entries, quick=quick)
+
+
 def verify_run(
     location: RunLocation,
     *,
     quick: bool = False,
     sample: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    check: CheckShards = check_shards,
 ) -> VerifyReport:
     """Return the proof for a whole run: the plan, the receipts, and the parts of all or of `sample` shards.
 
@@ -85,28 +104,37 @@ def verify_run(
         quick: As for `verify_shard`.
         sample: How many committed shards to look into, spread evenly; all by default, 0 for none.
         progress: Called after each planned shard with how many are done and how many there are.
+        check: Who looks into the parts; `pipeline.verifying` has one for a cluster.
 
     Raises:
         ConfigError: No run was started there, or the plan is not the one that the header names.
         TransientError: Storage failed.
     """
     header = require_header(location)
-    walk = _Walk(location, quick=quick, chosen=_choose(sorted(list_receipts(location)), sample))
-    num_shards = 0
+    walk = _Walk(location, chosen=_choose(sorted(list_receipts(location)), sample))
+    for problems in check(location, _visited(walk, location, header, progress), quick):
+        walk.add(problems)
+    return walk.report(header)
+
+
+def _visited(
+    walk: _Walk, location: RunLocation, header: RunHeader, progress: Callable[[int, int], None] | None
+) -> Iterator[ShardToCheck]:
+    """Take `walk` through the plan; yield the shards to look into."""
     for shard, entries in iter_plan(location, header):
-        walk.visit(shard, entries)
-        num_shards += 1
+        receipt = walk.visit(shard, entries)
+        if receipt is not None:
+            yield ShardToCheck(receipt, entries)
         if progress is not None:
-            progress(num_shards, header.num_shards)
-    return walk.report(header, num_shards)
+            progress(walk.num_shards, header.num_shards)
 
 
 class _Walk:
     """The sums of one pass over the plan."""
 
-    def __init__(self, location: RunLocation, *, quick: bool, chosen: frozenset[int]) -> None:
+    def __init__(self, location: RunLocation, *, chosen: frozenset[int]) -> None:
+        self.num_shards = 0
         self._location = location
-        self._quick = quick
         self._chosen = chosen
         self._unplanned = list_receipts(location)
         self._missing: list[int] = []
@@ -116,42 +144,50 @@ class _Walk:
         self._num_checked = 0
         self._outside: dict[tuple[str, str], list[int]] = {}
 
-    def visit(self, shard: int, entries: list[PlanEntry]) -> None:
-        """Account for one planned shard."""
+    def visit(self, shard: int, entries: list[PlanEntry]) -> Receipt | None:
+        """Account for one planned shard; return its receipt where its parts are to be looked into."""
+        self.num_shards += 1
         self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
         forged = (f"{each.key} has id {each.image_id}" for each in entries if each.image_id != image_id(each.key))
         self._problems += examples(shard, "plan_id", forged)
         generation = self._unplanned.pop(shard, None)
         if generation is None:
             self._missing.append(shard)
-            return
+            return None
         try:
             receipt = read_receipt(self._location, shard, generation)
         except ConfigError as error:
             self._problems.append(Problem(shard, "receipt", str(error)))
-            return
+            return None
         if receipt is None:
             self._missing.append(shard)
-            return
+            return None
         if receipt.counts.images != len(entries):
             detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
             self._problems.append(Problem(shard, "ids", detail))
         self._note_outside(receipt)
         for status in self._status:
             self._status[status] += getattr(receipt.counts, status)
-        if shard in self._chosen:
-            self._num_checked += 1
-            self._problems += verify_shard(self._location, receipt, entries, quick=self._quick)
+        if shard not in self._chosen:
+            return None
+        self._num_checked += 1
+        return receipt
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Take note of what was found in a shard's parts."""
+        self._problems += problems
 
     def _note_outside(self, receipt: Receipt) -> None:
         reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
         for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
             self._outside.setdefault(reason, []).append(receipt.shard)
 
-    def report(self, header: RunHeader, num_shards: int) -> VerifyReport:
+    def report(self, header: RunHeader) -> VerifyReport:
         """Return the sums, with what can only be told at the end."""
+        # As they came in, from one process or many: a report is the same for the same run.
+        self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
-        self._problems += _plan_problems(header, ids, num_shards)
+        self._problems += _plan_problems(header, ids, self.num_shards)
         self._problems += [
             Problem(first, "not_committed", f"shards {first} to {last} have no receipt: run the same command again")
             for first, last in _ranges(self._missing)
@@ -163,7 +199,7 @@ class _Walk:
             num_images=ids.size,
             num_accounted=sum(self._status.values()),
             **self._status,
-            num_shards=num_shards,
+            num_shards=self.num_shards,
             num_checked=self._num_checked,
             problems=tuple(self._problems),
             outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
