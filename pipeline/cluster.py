@@ -19,6 +19,7 @@ from pipeline.interrupts import signals_deferred
 from schemas.config import RunConfig
 from schemas.errors import ConfigError, TransientError
 from schemas.run import Identity
+from schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ def identity_on_cluster(config: RunConfig) -> Identity:
 def _refuse_client(address: str) -> None:
     """Raise ConfigError for an address with a protocol, which Ray would take for its Client, also in RAY_ADDRESS."""
     named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
+    secret = secret_in(named)
+    if secret is not None:
+        raise ConfigError(f"{RAY_ADDRESS if address == 'auto' else 'address'}: {secret}")
     if "://" not in named:
         return
     where = f"address {named!r}" + (f" (of {RAY_ADDRESS})" if address == "auto" else "")

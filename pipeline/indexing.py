@@ -19,6 +19,8 @@ from schemas.config import PoolConfig
 _FILES_A_TASK: Final = 4
 # Bounds what waits in the object store for the driver: the items of this many tasks, a few megabytes each.
 _TASKS_IN_FLIGHT: Final = 64
+# Images listed behind a tar that is still looked into; a bucket of millions must not wait on the driver for one tar.
+_BUNDLES_WAITING: Final = 10_000
 
 # A tar's items, or a table's row groups: a table of millions is not sent row by row.
 _Index = list[SourceItem] | list[RowGroup]
@@ -53,7 +55,9 @@ def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
         waiting.append(_Bundle(files, index.remote(source_ref, files) if is_task else None))
         num_in_flight += is_task
         # Images wait behind the tars before them; with no tar before them they go on at once.
-        while waiting and (waiting[0].index is None or num_in_flight >= _TASKS_IN_FLIGHT):
+        while waiting and (
+            waiting[0].index is None or num_in_flight >= _TASKS_IN_FLIGHT or len(waiting) >= _BUNDLES_WAITING
+        ):
             bundle = waiting.popleft()
             num_in_flight -= bundle.index is not None
             for item in _items(source, bundle):

@@ -128,11 +128,15 @@ class _Start:
         self._num_shards_before = len(self._done)
         self._num_images_before = self._totals.images
         self._num_commits = 0
+        self._num_pending = 0
+        # Committed by this start and in no snapshot yet.
+        self._unwritten: set[int] = set()
         self._manifest_due = next_manifest(self._num_shards_before)
 
     def run(self, actors: dict[str, int]) -> RunSummary:
         """Run what is left, and return how the run stands then."""
         pending = self._pending()
+        self._num_pending = len(pending)
         self._on_event(self._planned(pending, actors))
         started = time.perf_counter()
         interrupted = False
@@ -147,7 +151,7 @@ class _Start:
         if not interrupted and (pending or not is_manifest_complete(self._job.location)):
             # Garbage first: after the last manifest a glob over a table's folder is exact.
             run_gc(self._job.location)
-            write_manifest(self._job.location)
+            self._write_manifest()
         return self._summary(wall_s if pending else 0.0, interrupted=interrupted)
 
     def _work_off(self, pending: Sequence[int], actors: dict[str, int]) -> None:
@@ -202,11 +206,18 @@ class _Start:
         self._on_event(self._count(receipt))
         self._meter.count(receipt)
         self._num_commits += 1
+        self._unwritten.add(receipt.shard)
         self._lock.check()
         self._interrupts.check()
-        if self._num_shards_before + self._num_commits >= self._manifest_due:
-            write_manifest(self._job.location, cached_receipts(self._job.location))
-            self._manifest_due = next_manifest(self._num_shards_before + self._num_commits)
+        num_done = self._num_shards_before + self._num_commits
+        # The last one is due after gc, and only then: a start that finds it complete does nothing more.
+        if num_done >= self._manifest_due and self._num_commits < self._num_pending:
+            self._write_manifest()
+            self._manifest_due = next_manifest(num_done)
+
+    def _write_manifest(self) -> None:
+        write_manifest(self._job.location, cached_receipts(self._job.location, self._unwritten))
+        self._unwritten.clear()
 
     def _num_images_now(self) -> int:
         return self._totals.images - self._num_images_before

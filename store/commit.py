@@ -122,11 +122,12 @@ def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: 
         uri = location.uri(receipt_path(receipt.shard, receipt.generation))
         raise TransientError(f"{uri} was refused as existing and does not read back; the commit must be repeated")
     outcome = _outcome(standing, receipt)
-    if not outcome.is_winner:
-        # They count nowhere, and the run's last collection may be over.
-        for table, part in receipt.parts.items():
-            if part != standing.parts[table]:
-                location.delete(part_path(table, part))
+    # What counts nowhere goes: the run's last collection may be over. One after a retry has taken the parts below it,
+    # which this writer may have put there again.
+    is_superseded = read_receipt(location, receipt.shard, receipt.generation + 1) is not None
+    for table, part in receipt.parts.items():
+        if is_superseded or part != standing.parts[table]:
+            location.delete(part_path(table, part))
     return outcome
 
 

@@ -162,12 +162,13 @@ class RunLocation:
         path = f"_probe-{secrets.token_hex(8)}"
         try:
             is_first = self.create_once(path, b"first")
-            is_second = self.create_once(path, b"second")
-            content = self.read_bytes(path)
         except TransientError as error:
             if "HTTP 501" not in str(error):
                 raise
             raise ConfigError(f"{self.root} does not know conditional writes (it answers 501): {_NEEDED}") from error
+        try:
+            is_second = self.create_once(path, b"second")
+            content = self.read_bytes(path)
         finally:
             self.delete(path)
         if not is_first or is_second or content != b"first":

@@ -37,6 +37,10 @@ _RELEASE_S: Final = 30.0
 _NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
 
 
+class TakenOverError(ConfigError):
+    """Another driver holds the run now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a claim's file says.
@@ -75,7 +79,7 @@ class RunLock:
         self._location = location
         self._number = number
         self._claim = claim
-        self._loss: ConfigError | None = None
+        self._loss: TakenOverError | None = None
 
     @classmethod
     def acquire(
@@ -108,13 +112,14 @@ class RunLock:
         """Raise the counter.
 
         Raises:
-            ConfigError: Another driver took the run over: this one must stop.
+            TakenOverError: Another driver took the run over: this one must stop.
+            ConfigError: The location cannot be written.
             TransientError: Storage failed.
         """
         number, holder = _highest(self._location)
         if number != self._number or holder is None or holder.owner != self._claim.owner:
             who = _name(holder) if holder else "nobody known"
-            raise ConfigError(
+            raise TakenOverError(
                 f"the run at {self._location.root} was taken over by another driver ({who}) while this one was "
                 "silent: this one stops; what it committed stands"
             )
@@ -125,7 +130,7 @@ class RunLock:
         """Return when the lock is still held, as far as the last heartbeat knows.
 
         Raises:
-            ConfigError: Another driver took the run over; this one must stop.
+            TakenOverError: Another driver took the run over; this one must stop.
         """
         if self._loss is not None:
             raise self._loss
@@ -175,12 +180,13 @@ class RunLock:
         while not stop.wait(heartbeat_s):
             try:
                 self.heartbeat()
-            except (TransientError, OSError) as error:
-                # Silence is allowed for as long as others watch; whoever takes over meanwhile is seen next time.
-                logger.warning("a heartbeat of the run's lock failed: %s", error)
-            except ConfigError as loss:
+            except TakenOverError as loss:
                 self._loss = loss
                 return
+            except (TransientError, ConfigError, OSError) as error:
+                # Silence is allowed for as long as others watch; whoever takes over meanwhile is seen next time. Rights
+                # that are gone for a moment come back, and a commit says it where they do not.
+                logger.warning("a heartbeat of the run's lock failed: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -98,11 +98,15 @@ def manifest_size(location: RunLocation) -> int:
         return 0
 
 
-def cached_receipts(location: RunLocation) -> Iterator[Receipt]:
+def cached_receipts(location: RunLocation, anew: Container[int] = ()) -> Iterator[Receipt]:
     """Yield the standing receipts ordered by shard, from the latest snapshot where it has them; a few are held at once.
 
     For figures, not for deletion or proof: a receipt that somebody deleted and that was written anew may
     still show as it was.
+
+    Args:
+        location: Where the run lives.
+        anew: Shards whose receipts are read even where the snapshot has them: what was committed since it was made.
     """
     commits = iter(list_receipts(location).items())
     snapshot = _ignoring_damage(_snapshot(location))
@@ -111,7 +115,8 @@ def cached_receipts(location: RunLocation) -> Iterator[Receipt]:
         cached: dict[tuple[int, int], Receipt] = {}
         # Both are ordered by shard.
         while ahead is not None and ahead.shard <= some[-1][0]:
-            cached[ahead.shard, ahead.generation] = ahead
+            if ahead.shard not in anew:
+                cached[ahead.shard, ahead.generation] = ahead
             ahead = next(snapshot, None)
         lacking = [commit for commit in some if commit not in cached]
         unread = read_receipts(location, lacking) if lacking else iter(())

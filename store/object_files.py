@@ -5,7 +5,9 @@ Trying again is the client's own business here; S3 has a module of its own, wher
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
@@ -30,12 +32,14 @@ class ObjectFiles:
 
     def open(self, path: str) -> BinaryIO:
         """Return the object opened for ranged reading, seekable."""
-        return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
+        with _client_errors():
+            return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
     def size(self, path: str) -> int | None:
         """Return the object's size in bytes, None where there is none."""
         try:
-            info = self._filesystem.info(self._at(path))
+            with _client_errors():
+                info = self._filesystem.info(self._at(path))
         except FileNotFoundError:
             return None
         return int(info["size"]) if info["type"] == "file" else None
@@ -43,7 +47,8 @@ class ObjectFiles:
     def list(self, folder: str) -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in no order; nothing where there are none."""
         try:
-            entries = self._filesystem.ls(self._at(folder), detail=True)
+            with _client_errors():
+                entries = self._filesystem.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return
         for entry in entries:
@@ -61,24 +66,38 @@ class ObjectFiles:
         know reads the object back.
         """
         try:
-            self._filesystem.pipe_file(self._at(path), data, mode="create")
+            with _client_errors():
+                self._filesystem.pipe_file(self._at(path), data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def put(self, path: str, data: bytes) -> None:
         """Write the object in place of whatever stands there."""
-        self._filesystem.pipe_file(self._at(path), data)
+        with _client_errors():
+            self._filesystem.pipe_file(self._at(path), data)
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens where there is none."""
         try:
-            self._filesystem.rm_file(self._at(path))
+            with _client_errors():
+                self._filesystem.rm_file(self._at(path))
         except FileNotFoundError:
             return
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """Turn a client's own kind of error into an OSError; its text stays out, which may repeat a signed url."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
 
 
 def _modified_s(entry: Mapping[str, Any]) -> float:

@@ -13,11 +13,12 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 MAGIC = b"HOSTILE:"
+_LEAKED: list[bytearray] = []
 
 
 def hostile(deed: str) -> bytes:
     """Return a file whose decoder does the deed: `abort`, `segfault`, `memory`, `hang`, `killed`, `print`,
-    `forge <hex>`, which writes bytes among the answers, `abort-once <path>`, which aborts unless the path exists, and
+    `leak <megabytes>`, `forge <hex>`, which writes bytes among the answers, `abort-once <path>`, which aborts unless the path exists, and
     creates it, or `in-turn <path> <deeds>`, which does the first of the deeds, then at each further decoding the next
     one, and nothing once they are done."""
     return MAGIC + deed.encode()
@@ -44,8 +45,6 @@ def _do(deed: str, path: str = "") -> None:
         os.abort()
     elif deed == "segfault":
         ctypes.string_at(0)
-    elif deed == "memory":
-        bytearray(2**40)
     elif deed == "hang":
         time.sleep(600)
     elif deed == "killed":
@@ -53,6 +52,8 @@ def _do(deed: str, path: str = "") -> None:
     elif deed == "print":
         print("a decoder that talks", file=sys.stdout, flush=True)
         os.write(1, b"and one that talks from C")
+    elif deed in ("memory", "leak"):
+        _LEAKED.append(bytearray(2**40 if deed == "memory" else int(path) * 2**20))
     elif deed == "forge":
         _forge(bytes.fromhex(path))
     elif deed == "abort-once" and not Path(path).exists():

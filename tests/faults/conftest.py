@@ -18,7 +18,7 @@ SLOW = ("masks.options.sleep_s=0.12", "placement.fused.max_actors=2")
 
 
 @pytest.fixture(scope="package")
-def cluster(stub_engines: None) -> Iterator[LocalCluster]:
+def cluster(stub_engines: None, s3_credentials: None) -> Iterator[LocalCluster]:
     with local_cluster() as cluster:
         yield cluster
 

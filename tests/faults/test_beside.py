@@ -48,7 +48,7 @@ def test_a_retry_beside_a_live_run_says_who_holds_it_and_afterwards_changes_noth
     assert f"process {first.process.pid}" in second["text"]
     first.finish()
     # What was broken still is: no new generation.
-    retried = start_driver(source, tmp_path, cluster.address, *SLOW, "--retry-failed").finish()
+    retried = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish()
     assert retried["shards"] == 8
     how = "a start with --retry-failed while the first one works, and again after it"
     prove(tmp_path, undisturbed, fault="--retry-failed beside a live run", how=how)

@@ -62,7 +62,7 @@ def test_a_bucket_that_becomes_read_only_ends_the_run_with_the_remedy(
         assert 2 <= before < 8
         assert "access is denied: grant this user" in ended["text"]
         proxy.set_faults([])
-        left = start_driver(source, out, cluster.address, *SLOW, endpoint).finish()
+        left = start_driver(source, out, cluster.address, *SLOWER, endpoint).finish()
     assert left["shards_before"] == before
     how = "403 to all writes in the midst of a run, then rights again"
     prove(out, undisturbed, fault="the bucket: read-only", how=how)

@@ -5,7 +5,8 @@
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
     answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]} or
-                {"reason": …, "message": …}; {"config_error": …} at the start where a plug-in is missing
+                {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what earlier images
+                have left in this process; {"config_error": …} at the start where a plug-in is missing
 
 It ends with its standard input, so it never outlives its parent for longer than one image's time limit.
 """
@@ -42,13 +43,17 @@ def main() -> None:
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
         return
-    _limit_memory(limits.decoder_memory_bytes)
+    start_bytes = _address_space_bytes()
+    _limit_memory(start_bytes, limits.decoder_memory_bytes)
     _write(answers, {"ready": True})
+    number = 0
     while (data := _read(requests)) is not None:
+        number += 1
+        grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
         answer = _prove(data, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _write(answers, answer)
+        _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
 
 
 def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
@@ -61,12 +66,16 @@ def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _limit_memory(extra_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hostile folder must not fill the disk with core files
+def _address_space_bytes() -> int:
+    """Return how large this process is; 0 where the system does not say."""
     statm = Path("/proc/self/statm")
-    if not statm.exists():
+    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+
+
+def _limit_memory(start_bytes: int, extra_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hostile folder must not fill the disk with core files
+    if not start_bytes:
         return  # only Linux says how large a process is and enforces the limit
-    start_bytes = int(statm.read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = start_bytes + extra_bytes
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -29,6 +29,8 @@ _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
 # Of one child, over many shards: libraries leak.
 _MAX_PROOFS: Final = 10_000
+# A child with less than 15/16 of its memory left is replaced, and what it refused is asked again.
+_CRAMPED: Final = 16
 # By its limits, the prover that waits for this process's next shard; one at most.
 _KEPT: Final[dict[str, Prover]] = {}
 
@@ -77,6 +79,7 @@ class Prover:
     def __init__(self, limits: ImagesConfig) -> None:
         self._limits = limits
         self._child: subprocess.Popen[bytes] | None = None
+        self._num_asked = 0  # of the child that runs
         self.num_proofs = 0
 
     def __enter__(self) -> Self:
@@ -117,17 +120,30 @@ class Prover:
                 if deaths[_kind(error)] == 2:
                     raise error from None
                 continue
+            is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
+            if is_cramped:
+                # What earlier images have left behind must not decide about the next ones.
+                self._end_child()
             if "size" in answer:
                 height, width = answer["size"]
                 return height, width
-            raise ImageError(answer["reason"], answer["message"])
+            if not is_cramped:
+                raise ImageError(answer["reason"], answer["message"])
 
     def _ask(self, data: bytes) -> dict[str, Any]:
         child = self._running_child()
+        self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
         _send(child, LENGTH.pack(len(data)), deadline)
         _send(child, data, deadline)
-        return _receive(child, deadline)
+        answer = _receive(child, deadline)
+        is_sound = isinstance(answer.get("grown_bytes"), int) and (
+            "size" in answer or {"reason", "message"} <= {*answer}
+        )
+        if not is_sound or answer.get("number") != self._num_asked:
+            # An earlier image's, or what an image has written in its decoder's name.
+            raise _ChildDiedError
+        return answer
 
     def _mourn(self, death: Exception) -> ImageError | TransientError:
         """Reap the child; return what a second death of this kind means."""
@@ -148,6 +164,7 @@ class Prover:
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
             self._child = _start(self._limits)
+            self._num_asked = 0
             try:
                 greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
             except (_ChildDiedError, _TimedOutError) as error:

@@ -65,14 +65,37 @@ def test_a_decoder_that_prints_does_not_disturb_the_answers(prover):
 
 @pytest.mark.parametrize(
     "forged",
-    [b"\xff" * 8, (2**20).to_bytes(8), (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]"],
-    ids=["exabytes", "a megabyte", "no JSON", "no object"],
+    [b"\xff" * 8, (2**20).to_bytes(8), (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]", (2).to_bytes(8) + b"{}"],
+    ids=["exabytes", "a megabyte", "no JSON", "no object", "an empty one"],
 )
 def test_an_answer_that_no_sound_child_gives_costs_its_image_alone(prover, forged):
     with pytest.raises(ImageError, match="ended its process, twice") as caught:
         prover.prove(hostile(f"forge {forged.hex()}"))
     assert caught.value.reason == "decoder_killed"
     assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+def test_a_forged_answer_is_never_taken_for_the_next_images():
+    forged = b'{"size": [9, 9], "number": 1, "grown_bytes": 0}'
+    with Prover(limits()) as prover:
+        assert prover.prove(hostile(f"forge {(len(forged).to_bytes(8) + forged).hex()}")) == (9, 9)
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(5, 6)) == (5, 6)
+
+
+def test_what_earlier_images_left_in_memory_decides_about_no_later_one():
+    with Prover(limits(decoder_memory_bytes=2**28)) as prover:
+        assert prover.prove(hostile("leak 64")) == (3, 5)
+        cramped = prover._child.pid
+        # Refused where memory is short, it is asked again in a fresh child, which refuses it for good.
+        with pytest.raises(ImageError, match="the header is damaged"):
+            prover.prove(build.png()[:20])
+        assert prover._child.pid != cramped
+        assert prover.prove(hostile("leak 64")) == (3, 5)
+        leaky = prover._child.pid
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover._child.pid != leaky
 
 
 def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
