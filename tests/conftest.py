@@ -64,11 +64,11 @@ def s3_bucket(s3_server: S3Server) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[None]:
-    """Start one local Ray of two CPUs for the whole session; `annotate` uses it as it finds it."""
+def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[str]:
+    """Start one local Ray of two CPUs for the whole session, and yield where it logs; `annotate` uses it as it is."""
     import ray
 
-    ray.init(
+    connected = ray.init(
         address="local",
         num_cpus=RAY_CPUS,
         object_store_memory=1_500 * 2**20,
@@ -76,5 +76,5 @@ def ray_session(stub_engines: None, s3_credentials: None) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    yield
+    yield str(Path(connected["session_dir"]) / "logs")
     ray.shutdown()

@@ -18,9 +18,9 @@ _LEAKED: list[bytearray] = []
 
 def hostile(deed: str) -> bytes:
     """Return a file whose decoder does the deed: `abort`, `segfault`, `memory`, `hang`, `killed`, `print`,
-    `leak <megabytes>`, `forge <hex>`, which writes bytes among the answers, `abort-once <path>`, which aborts unless the path exists, and
-    creates it, or `in-turn <path> <deeds>`, which does the first of the deeds, then at each further decoding the next
-    one, and nothing once they are done."""
+    `leak <megabytes>`, `forge <hex>`, which writes bytes among the answers, `abort-once <path>`, which aborts unless
+    the path exists, and creates it, or `in-turn <path> <deeds>`, which does the first of the deeds, then at each
+    further decoding the next one, and nothing once they are done."""
     return MAGIC + deed.encode()
 
 

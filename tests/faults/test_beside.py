@@ -37,10 +37,11 @@ def test_gc_beside_a_live_run_takes_what_has_lost_and_nothing_else(cluster, sour
     prove(tmp_path, undisturbed, fault="gc beside a live run", how="gc in a loop, with late parts to take", tries=times)
 
 
+@pytest.mark.long
 def test_a_retry_beside_a_live_run_says_who_holds_it_and_afterwards_changes_nothing(
     cluster, source, undisturbed, tmp_path
 ):
-    slower = tuple(word.replace("0.12", "4") for word in SLOW)
+    slower = tuple(word.replace("0.12", "2.5") for word in SLOW)
     first = start_driver(source, tmp_path, cluster.address, *slower)
     first.wait_for_commits(1)
     second = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish(code=1)

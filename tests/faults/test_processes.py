@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 
 import pytest
 
 from store.location import RunLocation
+from tests.builders.hostile_plugin import hostile
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import local_cluster, num_receipts, prove, prove_all_but, receipts, start_driver
 
@@ -79,6 +81,20 @@ def test_a_poison_image_that_kills_its_process_costs_itself_alone(cluster, sourc
     assert all(receipt.parts == reference[receipt.shard].parts for receipt in others)
     assert killed[0].counts.images == reference[killed[0].shard].counts.images
     prove_all_but(tmp_path, undisturbed, poison, fault="an image kills its process", how="a C-level abort on one image")
+
+
+def test_an_image_whose_decoder_dies_costs_itself_alone(cluster, source, undisturbed, tmp_path):
+    key = "a/image-012.png"
+    shutil.copytree(source, tmp_path / "in")
+    (tmp_path / "in" / key).write_bytes(hostile("abort"))
+    plugin = "images.decoder_plugins=[tests.builders.hostile_plugin]"
+    start_driver(tmp_path / "in", tmp_path / "out", cluster.address, *SLOW, plugin).finish()
+    done = receipts(RunLocation.open(str(tmp_path / "out")))
+    assert sum(receipt.counts.reasons.get("decoder_killed", 0) for receipt in done) == 1
+    # It has never come to a stage.
+    assert all(receipt.attempts == {"fused": 1} for receipt in done)
+    how = "a C-level abort in the decoder of one image"
+    prove_all_but(tmp_path / "out", undisturbed, key, fault="an image kills its decoder", how=how)
 
 
 @pytest.mark.long

@@ -44,7 +44,7 @@ def test_a_disk_that_fills_ends_the_run_with_its_name_and_more_room_continues_it
 
 @pytest.mark.long
 def test_a_second_driver_says_who_holds_the_run_and_changes_nothing(cluster, source, undisturbed, tmp_path):
-    slower = tuple(word.replace("0.12", "4") for word in SLOW)
+    slower = tuple(word.replace("0.12", "2.5") for word in SLOW)
     first = start_driver(source, tmp_path, cluster.address, *slower)
     first.wait_for_commits(1)
     second = start_driver(source, tmp_path, cluster.address, *slower).finish(code=1)

@@ -22,6 +22,15 @@ def test_a_client_address_in_the_environment_is_refused_as_well(address, monkeyp
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("address", ["https://user:hunter2@host:8265", "ray://user:hunter2@host:10001"])
+def test_an_address_with_a_secret_is_not_repeated(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for given, name in (("auto", "RAY_ADDRESS"), (address, "address")):
+        with pytest.raises(ConfigError, match=f"^{name}: a .* uri holds credentials") as refusal, connected(given):
+            pass
+        assert "hunter2" not in str(refusal.value)
+
+
 def test_an_open_connection_is_used_and_left_open(ray_session):
     with connected("local"):
         assert [node["CPU"] for node in node_resources()] == [2.0]

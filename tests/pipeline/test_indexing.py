@@ -38,6 +38,28 @@ def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, 
     assert list(list_on_cluster(source, POOL)) == list(source.list())
 
 
+def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "_BUNDLES_WAITING", 10)
+    (tmp_path / "00.tar").write_bytes(tar_bytes([("a.png", png())]))
+    for number in range(200):
+        (tmp_path / f"{number:03d}.png").write_bytes(b"not looked into")
+    source = open_source(str(tmp_path), SourceConfig(format="auto"))
+    listed = []
+    monkeypatch.setattr(type(source), "files", _counting(type(source).files, listed))
+    first = next(list_on_cluster(source, POOL))
+    assert first.key.startswith("00.tar")
+    assert len(listed) <= 12
+
+
+def _counting(files, listed):
+    def count(self):
+        for file in files(self):
+            listed.append(file)
+            yield file
+
+    return count
+
+
 def test_a_damaged_tar_and_an_empty_source_are_told_as_in_one_process(ray_session, tmp_path):
     (tmp_path / "a.tar").write_bytes(b"x" * 1024)
     with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar"):

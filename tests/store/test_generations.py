@@ -142,6 +142,27 @@ def test_a_retry_found_committed_already_is_answered_with_its_receipt_and_never_
     assert commit_of_stand_in(location, make_shard(entries)) is None
 
 
+def test_a_writer_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_behind(location, monkeypatch):
+    header = start_run(location, make_entries(num_shards=1, per_shard=NUM_IMAGES))
+    entries = read_shard_plan(location, header, 0)
+    put_part = RunLocation.put_part
+
+    def others_come_first(self, path, data):
+        # The writer has looked and found no receipt; now everything happens that can happen before its first byte.
+        monkeypatch.setattr(RunLocation, "put_part", put_part)
+        commit(location, header, 0)
+        retry((location, entries, [entries[3], entries[7]]), [annotated, empty])
+        run_gc(location)
+        put_part(self, path, data)
+
+    monkeypatch.setattr(RunLocation, "put_part", others_come_first)
+    commit(location, header, 0)
+    assert list_receipts(location) == {0: 1}
+    for table in SCHEMAS:
+        assert [file.name.partition("-")[2][8:12] for file in location.list(table)] == [".g1-"]
+    assert verify_run(location).is_clean
+
+
 def test_a_retried_image_may_fail_elsewhere(run):
     moved = Failure("propose", "stage_error", "The stage raised on this image.")
     receipt = retry(run, [lambda entry: empty(entry).quarantined(moved), annotated]).receipt

@@ -236,6 +236,22 @@ def fail_while_held(disk, monkeypatch, replacement, error, times=None):
         raise error
 
 
+def test_rights_that_are_gone_for_a_moment_do_not_cost_the_lock(disk, monkeypatch):
+    replace_file, refusals = RunLocation.replace, []
+
+    def refuse_once(self, path, data):
+        if not refusals:
+            refusals.append(path)
+            raise ConfigError("access is denied")
+        replace_file(self, path, data)
+
+    with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
+        monkeypatch.setattr(lock_module.RunLocation, "replace", refuse_once)
+        wait_for(lambda: refusals and counter(disk) >= 2)
+        lock.check()
+    assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
+
+
 @pytest.mark.parametrize("refusal", [TransientError("503 for minutes"), ConfigError("access is denied")])
 def test_a_lock_that_cannot_be_given_back_hides_nothing_of_what_went_wrong(disk, monkeypatch, caplog, refusal):
     def refuse(self, path, data):

@@ -47,9 +47,10 @@ def test_a_sound_store_passes_the_probe_whatever_its_connection_does(bucket_run,
 
 
 def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
-    proxy.set_faults([Fault("denied", operation="PutObject")])
-    with pytest.raises(ConfigError, match=r"cannot create s3://.*: access is denied: grant this user"):
-        bucket_run.probe()
+    for denied in ("PutObject", "PutObject|DeleteObject"):
+        proxy.set_faults([Fault("denied", operation=denied)])
+        with pytest.raises(ConfigError, match=r"cannot create s3://.*: access is denied: grant this user"):
+            bucket_run.probe()
 
 
 def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
