@@ -322,7 +322,7 @@ class PlacementConfig(FrozenModel):
     propose: PoolConfig = PoolConfig()
     caption: PoolConfig = PoolConfig()
     filter: PoolConfig = PoolConfig()
-    # Shards handed to an actor beyond the one it works on; more only fills the object store.
+    # Shards handed to an actor, the one it works on included; more than two only fill the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
     # Deaths of its process, on nodes that live, after which a shard ends the run: what kills it is no single image.
     max_deaths_per_shard: int = Field(default=6, ge=3)
