@@ -122,7 +122,8 @@ class _Start:
         self._on_event = on_event
         self._totals = Totals()
         self._meter = RunMeter(job.location.root)
-        self._done: set[int] = set()
+        # By shard, the generation that stands; one listing tells it.
+        self._done: dict[int, int] = {}
         for receipt in cached_receipts(job.location):
             self._recall(receipt)
         self._num_shards_before = len(self._done)
@@ -148,7 +149,7 @@ class _Start:
             for receipt in read_receipts(self._job.location, self._unseen(pending)):
                 self._count(receipt)
         wall_s = time.perf_counter() - started
-        if not interrupted and (pending or not is_manifest_complete(self._job.location)):
+        if not interrupted and (pending or not is_manifest_complete(self._job.location, self._done)):
             # Garbage first: after the last manifest a glob over a table's folder is exact.
             run_gc(self._job.location)
             self._write_manifest()
@@ -194,7 +195,7 @@ class _Start:
         self._note(receipt)
 
     def _note(self, receipt: Receipt) -> None:
-        self._done.add(receipt.shard)
+        self._done[receipt.shard] = receipt.generation
         self._totals.add(receipt)
 
     def _count(self, receipt: Receipt) -> RunEvent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -83,10 +83,10 @@ def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
     yield from _ignoring_damage(_snapshot(location))
 
 
-def is_manifest_complete(location: RunLocation) -> bool:
-    """Return whether the latest snapshot holds what stands, no less and no more."""
-    standing = list_receipts(location)
-    return all(standing.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not standing
+def is_manifest_complete(location: RunLocation, standing: Mapping[int, int]) -> bool:
+    """Return whether the latest snapshot holds what stands, a generation by shard, no less and no more."""
+    left = dict(standing)
+    return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
 
 
 def manifest_size(location: RunLocation) -> int:
