@@ -15,22 +15,40 @@ CASE = Case(gpus=8, images=100_000, images_per_s=1.0, shard_images=128)
 @pytest.fixture
 def scale_json(tmp_path):
     path = tmp_path / "scale.json"
-    rows = [
-        {"rows": 2_000, "bare_committed_shards": 900, "bare_driver_cpu_s_per_shard": 0.02, "plan_s": 1.0},
-        {"rows": 100_000, "bare_committed_shards": 100, "bare_driver_cpu_s_per_shard": 0.5, "plan_s": 3.0},
-    ]
+    rows = [scale_row(2_000, 900, driver_s=0.05, plan_s=1.0), scale_row(100_000, 100, driver_s=0.5, plan_s=3.0)]
     path.write_text(json.dumps(rows))
     return path
 
 
+def scale_row(rows: int, committed: int, *, driver_s: float, plan_s: float, bare_s: float = 0.02) -> dict[str, float]:
+    return {
+        "rows": rows,
+        "committed_shards": committed,
+        "overhead_s_per_shard": 0.2,
+        "shard_s": 0.05,
+        "driver_cpu_s_per_shard": driver_s,
+        "bare_driver_cpu_s_per_shard": bare_s,
+        "plan_s": plan_s,
+    }
+
+
 def test_the_drivers_seconds_are_those_of_the_longest_run_and_the_plans_of_the_largest(scale_json):
-    assert Measured.read(scale_json) == Measured(driver_s=0.02, plan_s_per_image=3e-5)
+    measured = Measured.read(scale_json)
+    # A quarter of a second a shard, in a part of which the driver only looks for work.
+    assert measured.driver_s == pytest.approx(0.05 - simulation.IDLE_SHARE * 0.25)
+    assert measured.plan_s_per_image == pytest.approx(3e-5)
+
+
+def test_a_run_costs_the_driver_no_less_than_bare_ray_data(tmp_path):
+    path = tmp_path / "scale.json"
+    path.write_text(json.dumps([scale_row(2_000, 900, driver_s=0.01, plan_s=1.0)]))
+    assert Measured.read(path).driver_s == 0.02
 
 
 def test_a_fleet_has_its_cases_shards_and_a_cycle_that_is_no_shorter_than_its_work():
     fleet = fleet_of(CASE, MEASURED, Assumptions())
     assert (fleet.num_shards, fleet.shard_s) == (782, 128.0)
-    assert fleet.cycle_s == pytest.approx(128.05)
+    assert fleet.cycle_s == pytest.approx(128.15)
     assert fleet.plan_s == pytest.approx(2.0)
     assert fleet_of(Case(8, 100_000, 1.0, 128, "staged"), MEASURED, Assumptions()).held_shards > 0
 
