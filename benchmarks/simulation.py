@@ -72,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What `benchmarks.scale` measured of a run: the driver's CPU seconds a shard, and its seconds of planning an image.
+    """What `benchmarks.scale` measured of a run: CPU seconds of the driver a shard, seconds of planning an image.
 
     A driver with little to do looks for more all the time, so its CPU time a shard grows with the time between two:
     `IDLE_SHARE` of that time is taken off. What is left is no less than bare Ray Data, which keeps the driver busy.

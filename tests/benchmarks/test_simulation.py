@@ -85,4 +85,4 @@ def test_the_command_writes_a_row_a_case_and_a_plot(scale_json, tmp_path, capsys
     # Two panels, each with two lines for the one rate.
     assert drawn.count("<polyline") == 4
     assert "64 GPUs, 100,000 images" in drawn
-    assert "driver 20.0 ms a shard" in capsys.readouterr().out
+    assert "driver 40.0 ms a shard" in capsys.readouterr().out
