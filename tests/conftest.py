@@ -13,6 +13,10 @@ from hypothesis import settings
 
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 
+# Idle threads of one process must not spin on the cores of another: read by libgomp when torch loads it. With two
+# processes on two cores, the engines' tests took twice the CPU time otherwise.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A property's time says nothing on a shared machine; speed is a benchmark's business.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -46,6 +46,7 @@ def test_a_bucket_that_fails_for_a_while_costs_time_alone(cluster, source, undis
         prove(out, undisturbed, fault=f"the bucket: {trouble}", how=how)
 
 
+@pytest.mark.long
 def test_a_bucket_that_becomes_read_only_ends_the_run_with_the_remedy(
     cluster, source, undisturbed, s3_server, s3_bucket, monkeypatch
 ):

@@ -18,6 +18,7 @@ from tests.faults.harness import local_cluster, num_receipts, prove, prove_all_b
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_a_stage_actor_killed_in_the_midst_of_a_shard(cluster, source, undisturbed, tmp_path):
     driver = start_driver(source, tmp_path, cluster.address, *SLOWER)
     driver.wait_for_commits(1)

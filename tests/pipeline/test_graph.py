@@ -90,6 +90,7 @@ def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_by
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_placement_and_order_do_not_change_a_byte_of_the_embedded_models_work(ray_session, tmp_path):
     images = write_demo(tmp_path / "demo", num_scenes=4)
     runs = {
@@ -176,6 +177,7 @@ def commit_large(block: pa.Table, job: Job) -> pa.Table:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_shard_of_400_mb_is_one_block_in_every_stage(source, identity, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "_read", read_large)
     monkeypatch.setattr(graph, "StageActor", CountingActor)

@@ -172,7 +172,7 @@ def test_a_retry_of_an_unfinished_run_leaves_the_rest_of_its_plan_alone(ray_sess
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_commits", [0, 1])
+@pytest.mark.parametrize("num_commits", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_retry_killed_anywhere_is_finished_by_the_same_command(lacking, undisturbed, source, num_commits):
     code = (
         "import sys; from tests.builders.runs import stub_config; from pipeline.running import annotate; "

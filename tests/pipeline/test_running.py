@@ -123,7 +123,10 @@ def test_an_empty_source_is_refused(ray_session, tmp_path):
 
 
 def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
-    source, undisturbed, config, _, _ = run
+    source, undisturbed, _, _, _ = run
+    # Slow enough for the interrupt to come before the last shard.
+    options = "masks.options={raises_on: b/image-004.png, sleep_s: 0.4}"
+    config = stub_config(options, "placement.fused.max_actors=2", "placement.max_tasks_in_flight_per_actor=1")
     rule = WindowRule(max_shards=4, min_shards=2)
     monkeypatch.setattr(running, "run_shards", functools.partial(run_shards, rule=rule))
     seen = []
@@ -161,7 +164,6 @@ def test_snapshots_during_a_run_hold_what_is_committed_then(ray_session, tmp_pat
 
     monkeypatch.setattr(running, "write_manifest", record)
     assert annotate(str(source), str(tmp_path / "out"), stub_config()).is_complete
-    assert len(sizes) == 3
-    assert sizes[0] >= 2
-    assert sizes[1] >= 4
-    assert sizes[2] == 4
+    # After two commits, and at the end; the fourth commit is the end.
+    assert len(sizes) == 2
+    assert 2 <= sizes[0] <= sizes[1] == 4
