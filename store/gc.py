@@ -6,6 +6,7 @@ parts are listed before the receipts: whatever is deleted stood there before the
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from schemas.errors import ConfigError
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER, attempts_of
@@ -20,6 +22,9 @@ from store.header import read_header
 from store.location import RunLocation
 from store.lock import LOCK_FOLDER
 from store.receipts import list_receipts, read_receipts
+from store.s3_answers import Upload
+
+logger = logging.getLogger(__name__)
 
 # No write of one file takes this long; a younger temporary file may belong to a living writer.
 TEMPORARY_AGE_S: Final = 3_600.0
@@ -108,7 +113,7 @@ def run_gc(
         if modified_s < limit_s
     ]
     leftovers += attempts_of(location, highest.items())
-    uploads = [upload for upload in location.list_uploads() if upload.started_s < limit_s]
+    uploads = [upload for upload in _uploads(location) if upload.started_s < limit_s]
     is_old = [_is_superseded(path, highest) for path in doomed]
     report = GcReport(
         lost=tuple(path for path, old in zip(doomed, is_old, strict=True) if not old),
@@ -122,6 +127,15 @@ def run_gc(
     for upload in () if is_dry else uploads:
         location.abort_upload(upload)
     return report
+
+
+def _uploads(location: RunLocation) -> list[Upload]:
+    """Return the uploads that were begun; none where listing them is a right of its own that was not granted."""
+    try:
+        return list(location.list_uploads())
+    except ConfigError as error:
+        logger.warning("abandoned uploads stay, for they cannot be listed (s3:ListBucketMultipartUploads): %s", error)
+        return []
 
 
 def _is_superseded(path: str, highest: Mapping[int, int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -117,6 +118,14 @@ def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     assert list(bucket_run.list_uploads()) == [upload]
     assert run_gc(bucket_run, now_s=upload.started_s + TEMPORARY_AGE_S + 1).num_uploads == 1
     assert list(bucket_run.list_uploads()) == []
+
+
+def test_gc_goes_on_where_uploads_may_not_be_listed(bucket_run, proxy, caplog):
+    start_run(bucket_run)
+    proxy.set_faults([Fault("denied", operation="ListMultipartUploads")])
+    with caplog.at_level(logging.WARNING):
+        assert run_gc(bucket_run).num_uploads == 0
+    assert "s3:ListBucketMultipartUploads" in caplog.text
 
 
 def test_uploads_of_another_run_are_not_listed(bucket_run, proxy):
