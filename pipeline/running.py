@@ -15,6 +15,7 @@ from pipeline.failures import let_go, original_error
 from pipeline.graph import run_shards
 from pipeline.interrupts import Interrupts, interruptible
 from pipeline.job import Job, Retry
+from pipeline.memory import give_back_memory
 from pipeline.metering import RunMeter
 from pipeline.resources import check_object_store, plan_actors
 from pipeline.resuming import plan_or_resume
@@ -104,6 +105,7 @@ def _annotate(
         header = plan_or_resume(
             listing, location, config, limit=start.limit, on_event=on_event, is_extended=start.is_extension
         )
+        give_back_memory()
         check_object_store(node_resources(), config, actors, header.max_shard_bytes)
         interrupts.check()
         job = Job(listing.name, location, header, config, may_grow=may_grow)
@@ -219,6 +221,7 @@ class _Start:
     def _write_manifest(self) -> None:
         write_manifest(self._job.location, cached_receipts(self._job.location, self._unwritten))
         self._unwritten.clear()
+        give_back_memory()
 
     def _num_images_now(self) -> int:
         return self._totals.images - self._num_images_before

@@ -65,7 +65,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
         ConfigError: The location cannot be written, or a receipt cannot be used.
         TransientError: Storage failed.
     """
-    data = parquet_bytes([_table(standing_receipts(location) if receipts is None else receipts)], MANIFEST_SCHEMA)
+    data = parquet_bytes(_tables(standing_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
     number = max(_numbers(location), default=0)
     while True:
         number += 1
@@ -124,12 +124,11 @@ def cached_receipts(location: RunLocation, anew: Container[int] = ()) -> Iterato
             yield cached[commit] if commit in cached else next(unread)
 
 
-def _table(receipts: Iterable[Receipt]) -> pa.Table:
-    """Return the rows of `receipts`; as Python objects, ten times as large, never more than a few."""
-    remaining, batches = iter(receipts), []
+def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
+    """Yield the rows of `receipts`, a row group each; the file grows with the run, what is held beside it does not."""
+    remaining = iter(receipts)
     while some := [_row(receipt) for receipt in islice(remaining, _ROWS_AT_ONCE)]:
-        batches.append(pa.RecordBatch.from_pylist(some, schema=MANIFEST_SCHEMA))
-    return pa.Table.from_batches(batches, schema=MANIFEST_SCHEMA)
+        yield pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA)
 
 
 def _snapshot(location: RunLocation) -> Iterator[Receipt]:
