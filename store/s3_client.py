@@ -10,13 +10,14 @@ import errno
 import logging
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 import fsspec
-from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.exceptions import ClientError, IncompleteReadError, NoCredentialsError
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
@@ -37,6 +38,7 @@ _TOLD_AFTER_S: Final = 10.0
 _PARTS_AT_ONCE: Final = 4
 _BODY_CHUNK_BYTES: Final = 2**20
 _AUTHOR: Final = "pseudoris-author"
+_CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
 # In the order in which botocore asks for them.
 ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
@@ -267,6 +269,16 @@ class S3Bucket:
         )
 
     def _once(self, request: Callable[[], Awaitable[Any]]) -> Any:
+        for pause_s in _CREDENTIAL_PAUSES_S:
+            try:
+                return self._synced(request)
+            except NoCredentialsError:
+                # A node that has just started may not have its role's yet, and a client made without never asks again.
+                type(self._filesystem()).clear_instance_cache()
+                time.sleep(pause_s)
+        return self._synced(request)
+
+    def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
         # The bound holds also for a body that trickles, where no single read times out.
         return sync(self._filesystem().loop, request, timeout=self.limits.patience_s)
 

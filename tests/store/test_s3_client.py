@@ -10,6 +10,7 @@ import pytest
 
 from schemas.config import StorageConfig
 from schemas.errors import ConfigError, TransientError
+from store import s3_client
 from store.s3_client import S3Bucket
 from store.s3_errors import ChangedError
 from tests.builders.fault_proxy import Fault, injecting
@@ -163,6 +164,16 @@ def test_missing_credentials_are_told_without_any_request(bucket, proxy, monkeyp
     with pytest.raises(ConfigError, match=r"NoCredentialsError\. Put credentials into the environment"):
         S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
     assert not proxy.counts
+
+
+def test_credentials_that_come_a_moment_later_are_found(bucket, proxy, monkeypatch):
+    bucket.put("key", b"1")
+    given = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in given:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(s3_client.time, "sleep", lambda _: [monkeypatch.setenv(*each) for each in given.items()])
+    limits = LIMITS.model_copy(update={"connect_timeout_s": 4.8})
+    assert S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
 
 
 def test_a_listing_takes_one_request_a_thousand_keys_and_holds_each_once(bucket, proxy, s3_server):
