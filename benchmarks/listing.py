@@ -22,8 +22,8 @@ from benchmarks.fake_bucket import BUCKET, num_requests, served
 from benchmarks.measure import write_json
 from benchmarks.processes import run_watched, usage
 from benchmarks.scale_inputs import write_tars
-from pipeline.sources import open_source
 from schemas.config import SourceConfig
+from store.sources import open_source
 
 # Any will do: nothing checks them, but a client without credentials looks for them on the network.
 _CREDENTIALS: Final = {

@@ -26,10 +26,10 @@ from pipeline.cluster import connected, identity_on_cluster
 from pipeline.graph import actor_runtime, configure_ray_data
 from pipeline.planning import plan_run
 from pipeline.running import annotate
-from pipeline.sources import open_source
 from pipeline.summary import Committed, Planned, RunEvent
 from schemas.config import ComputeConfig, PoolConfig, RunConfig
 from store.location import RunLocation
+from store.sources import open_source
 
 
 def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, Any]:

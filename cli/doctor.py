@@ -130,7 +130,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
-    from pipeline.sources import open_source
+    from store.sources import open_source
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first = [item.key for item in islice(listing.list(), 3)]

@@ -10,11 +10,9 @@ import typer
 from cli import options
 from cli.console import report
 from schemas.errors import ConfigError
-from schemas.plan import PlanEntry
-from schemas.run import RunHeader
 from store.header import require_header
 from store.location import RunLocation
-from store.plan import read_shard_plan
+from store.sources.reading import PlannedImages
 
 DEFAULT_SAMPLE = 64
 
@@ -54,27 +52,3 @@ def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = No
             f"the page {target} cannot be written: {error.strerror or error}. Name another place with --page, in a "
             "folder that exists and that you may write to"
         ) from error
-
-
-class PlannedImages:
-    """Reads images of a run again from its SOURCE; keeps the plan of the shard that was asked for last."""
-
-    def __init__(self, location: RunLocation, header: RunHeader) -> None:
-        self._location = location
-        self._header = header
-        self._shard = -1
-        self._entries: dict[str, PlanEntry] = {}
-
-    def __call__(self, shard: int, key: str) -> bytes:
-        """Return the encoded bytes of the image `key` of `shard`.
-
-        Raises:
-            ImageError: It is missing or changed since the plan.
-            PseudorisError: SOURCE cannot be read.
-        """
-        from pipeline.reading import read_image
-
-        if shard != self._shard:
-            entries = read_shard_plan(self._location, self._header, shard)
-            self._shard, self._entries = shard, {entry.key: entry for entry in entries}
-        return read_image(self._header.source, self._header.config, self._entries[key])

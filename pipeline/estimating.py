@@ -19,12 +19,12 @@ from pipeline.graph import run_shards
 from pipeline.job import Job
 from pipeline.planning import PlanTally, assign_shards, plan_run
 from pipeline.resources import plan_actors
-from pipeline.sources import SourceItem, open_source
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.run import Receipt
 from store.location import RunLocation
 from store.removal import remove_run
+from store.sources import SourceItem, open_source
 
 DEFAULT_SAMPLE: Final = 200
 # Enough shards to resample, and for every actor of a small cluster; each still fills a few tiles of a batch.

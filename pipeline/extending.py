@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from pipeline.planning import PlanTally, assign_shards
-from pipeline.sources.items import SourceItem
-from pipeline.sources.keys import file_of
 from schemas.config import ShardsConfig
 from schemas.errors import ConfigError
 from schemas.plan import PlanEntry
@@ -24,6 +22,8 @@ from schemas.run import PartRecord, PlanExtension, RunHeader
 from store.header import create_extension
 from store.location import RunLocation
 from store.plan import iter_plan, write_plan
+from store.sources.items import SourceItem
+from store.sources.keys import file_of
 
 _MAX_EXAMPLES: Final = 5
 

@@ -10,10 +10,10 @@ from typing import Final
 import ray
 
 from pipeline.failures import original_error
-from pipeline.sources import Source, SourceItem, StoredFile
-from pipeline.sources.opening import Format
-from pipeline.sources.parquet import RowGroup, count_rows, rows_of
 from schemas.config import PoolConfig
+from store.sources import Source, SourceItem, StoredFile
+from store.sources.opening import Format
+from store.sources.parquet import RowGroup, count_rows, rows_of
 
 # Tars and tables a task: what starting a task costs is then little beside a bucket's answers.
 _FILES_A_TASK: Final = 4

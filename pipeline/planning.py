@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.sources.items import SourceItem
-from pipeline.sources.keys import file_of
 from schemas.config import RunConfig, ShardsConfig
 from schemas.config_loading import config_hash
 from schemas.ids import image_id
@@ -18,6 +16,8 @@ from schemas.run import Identity, RunHeader
 from store.header import create_header
 from store.location import RunLocation
 from store.plan import write_plan
+from store.sources.items import SourceItem
+from store.sources.keys import file_of
 
 logger = logging.getLogger(__name__)
 

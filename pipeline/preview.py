@@ -11,7 +11,6 @@ from pipeline.planning import PlanTally, assign_shards
 from pipeline.resources import plan_actors
 from pipeline.resuming import check_source
 from pipeline.retrying import num_to_retry
-from pipeline.sources import Source, open_source
 from pipeline.starting import Start, check_start
 from pipeline.summary import RunPlan
 from schemas.config import RunConfig
@@ -20,6 +19,7 @@ from store.header import check_identity, read_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.plan import iter_plan
+from store.sources import Source, open_source
 from store.totals import Totals
 from workers.stages import STAGES
 

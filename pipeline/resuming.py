@@ -8,13 +8,13 @@ from pipeline.cluster import identity_on_cluster
 from pipeline.extending import ExtensionTally, extend_plan
 from pipeline.indexing import list_on_cluster
 from pipeline.planning import plan_run
-from pipeline.sources import Source
 from pipeline.summary import Notice, OnEvent
 from schemas.config import PoolConfig, RunConfig
 from schemas.errors import ConfigError
 from schemas.run import RunHeader
 from store.header import check_identity, read_header
 from store.location import RunLocation
+from store.sources import Source
 
 
 def plan_or_resume(

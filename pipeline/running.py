@@ -20,7 +20,6 @@ from pipeline.metering import RunMeter
 from pipeline.resources import check_object_store, plan_actors
 from pipeline.resuming import plan_or_resume
 from pipeline.retrying import num_to_retry
-from pipeline.sources import open_source
 from pipeline.starting import Start, check_start
 from pipeline.summary import (
     Committed,
@@ -41,6 +40,7 @@ from store.location import RunLocation
 from store.lock import RunLock
 from store.manifest import cached_receipts, is_manifest_complete, write_manifest
 from store.receipts import list_receipts, read_receipts
+from store.sources import open_source
 from store.totals import Totals
 
 logger = logging.getLogger(__name__)

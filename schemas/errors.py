@@ -32,6 +32,12 @@ class ImageError(PseudorisError):
         return type(self), (self.reason, self.message)
 
 
+def too_many_bytes(size_bytes: int, allowed_bytes: int) -> ImageError:
+    """Return the error of an encoded image that is larger than `images.max_bytes`."""
+    message = f"{size_bytes:,} bytes; images.max_bytes allows {allowed_bytes:,}: raise it or make the image smaller"
+    return ImageError("too_many_bytes", message)
+
+
 class TransientError(PseudorisError):
     """Storage or a process failed in a way that another try may cure; never an image's fault."""
 

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import fake_bucket, listing
 from benchmarks.fake_bucket import BUCKET, KeySpace, num_requests, served
-from pipeline.sources import open_source
 from schemas.config import SourceConfig
+from store.sources import open_source
 
 
 def pages(space, **given):

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 import store.plan
 from pipeline import planning, resuming
 from pipeline.running import annotate
-from pipeline.sources import Source, SourceItem
 from pipeline.starting import Start
 from pipeline.summary import Planned, RunEvent
 from schemas.config import PoolConfig
+from store.sources import Source, SourceItem
 from tests.builders.runs import stub_config
 
 RETRY_FAILED = "--retry-failed"

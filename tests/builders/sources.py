@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources.items import SourceItem
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
+from store.sources.items import SourceItem
 
 
 def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:

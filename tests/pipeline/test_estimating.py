@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from pipeline.estimating import draw_sample, estimate
-from pipeline.sources.items import SourceItem
 from schemas.errors import ConfigError
 from schemas.tables import SCHEMAS
+from store.sources.items import SourceItem
 from store.tables import table_bytes
 from tests.builders.runs import stub_config, write_source
 

@@ -10,13 +10,13 @@ import pytest
 
 from pipeline.extending import ExtensionTally, extend_plan, new_entries
 from pipeline.planning import plan_run
-from pipeline.sources import open_source
-from pipeline.sources.items import SourceItem
 from schemas.errors import ConfigError
 from schemas.run import Identity, RunHeader
 from store.header import read_header
 from store.location import RunLocation
 from store.plan import iter_plan
+from store.sources import open_source
+from store.sources.items import SourceItem
 from store.verify import verify_run
 from tests.builders.images import png
 from tests.builders.runs import stub_config

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline import indexing
 from pipeline.indexing import list_on_cluster
-from pipeline.sources import open_source
 from schemas.config import PoolConfig, SourceConfig, StorageConfig
 from schemas.errors import ConfigError, TransientError
+from store.sources import open_source
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.planning import PlanTally, assign_shards, plan_run
-from pipeline.sources.items import SourceItem
 from schemas.config import ShardsConfig
 from schemas.ids import image_id
 from schemas.run import HEADER_NAME, Identity
 from store.header import read_header
 from store.location import RunLocation
 from store.plan import iter_plan
+from store.sources.items import SourceItem
 from tests.builders.runs import stub_config
 
 IDENTITY = Identity(method={}, weights={}, device_kind="cpu", versions={})

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline.planning import PlanTally, assign_shards
 from pipeline.reading import read_shard
-from pipeline.sources import open_source
-from pipeline.sources.local_storage import LocalStorage
 from schemas.config import ImagesConfig, RunConfig, SourceConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError, TransientError
 from schemas.shard import Shard
 from schemas.tables import FAILURE_REASONS
+from store.sources import open_source
+from store.sources.local_storage import LocalStorage
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.reading import read_image
 from pipeline.running import annotate
 from pipeline.summary import Notice
 from schemas.errors import ConfigError
@@ -22,6 +21,7 @@ from store.header import read_header
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.receipts import iter_receipts
+from store.sources.reading import read_image
 from tests.builders.runs import part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray

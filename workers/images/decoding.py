@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from schemas.errors import ImageError
+from schemas.errors import ImageError, too_many_bytes
 from workers.images.formats import allowed_formats, registered_formats
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
         ConfigError: A plugin cannot be imported.
     """
     if len(data) > limits.max_bytes:
-        raise ImageError("too_many_bytes", bytes_message(len(data), limits))
+        raise too_many_bytes(len(data), limits.max_bytes)
     with _open(data, allowed_formats(limits.decoder_plugins)) as image:
         width, height = image.size
         if width * height > limits.max_pixels:
@@ -88,11 +88,6 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
         # Pillow gives a TIFF's size as it is after its orientation, and every other format's before.
         is_turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if is_turned else (height, width)
-
-
-def bytes_message(size_bytes: int, limits: ImagesConfig) -> str:
-    """Return the sentence of a `too_many_bytes` failure."""
-    return f"{size_bytes:,} bytes; images.max_bytes allows {limits.max_bytes:,}: raise it or make the image smaller"
 
 
 def _open(data: bytes, formats: Sequence[str]) -> Image.Image:

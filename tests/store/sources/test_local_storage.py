@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from pipeline.sources.local_storage import LocalStorage
-from pipeline.sources.patterns import ALL_FILES
+from store.sources.local_storage import LocalStorage
+from store.sources.patterns import ALL_FILES
 
 
 def test_a_file_is_described_to_the_byte_and_the_nanosecond(tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.sources import row_uris
-from pipeline.sources.row_uris import resolve_uri
 from schemas.config import SourceConfig
 from schemas.errors import ImageError
+from store.sources import row_uris
+from store.sources.row_uris import resolve_uri
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sources import sorting
-from pipeline.sources.sorting import sorted_externally
+from store.sources import sorting
+from store.sources.sorting import sorted_externally
 
 
 @given(

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources.items import SourceItem, Storage, StoredFile
-from pipeline.sources.keys import path_key, row_key
-from pipeline.sources.versions import listed_version
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
+from store.sources.items import SourceItem, Storage, StoredFile
+from store.sources.keys import path_key, row_key
+from store.sources.versions import listed_version
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
 # time costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).

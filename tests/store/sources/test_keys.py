@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sources.keys import file_path, member_key, path_key, row_key
+from store.sources.keys import file_path, member_key, path_key, row_key
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.sources.items import Storage
-from pipeline.sources.opening import storage_at
 from schemas.config import SourceConfig, StorageConfig
 from schemas.errors import ConfigError, ImageError
 from schemas.uris import refuse_secrets
+from store.sources.items import Storage
+from store.sources.opening import storage_at
 
 _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fsspec import AbstractFileSystem
 
-from pipeline.sources.object_storage import ObjectStorage
-from pipeline.sources.patterns import ALL_FILES
 from schemas.errors import ConfigError, TransientError
+from store.sources.object_storage import ObjectStorage
+from store.sources.patterns import ALL_FILES
 
 
 class Bucket(AbstractFileSystem):

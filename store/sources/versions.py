@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from pipeline.sources.faults import transient_faults
-from pipeline.sources.items import Storage, StoredFile
 from schemas.errors import ConfigError, ImageError, TransientError
+from store.sources.faults import transient_faults
+from store.sources.items import Storage, StoredFile
 
 OTHER_ETAG: Final = "its etag is not the planned one"
 

@@ -1,6 +1,6 @@
 """SOURCE in all its forms, listed in one order: folders, urls, globs, WebDataset tars, Parquet tables. No Ray."""
 
-from pipeline.sources.items import SourceItem, StoredFile
-from pipeline.sources.opening import Source, open_source
+from store.sources.items import SourceItem, StoredFile
+from store.sources.opening import Source, open_source
 
 __all__ = ["Source", "SourceItem", "StoredFile", "open_source"]

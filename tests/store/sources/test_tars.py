@@ -10,9 +10,9 @@ import tracemalloc
 
 import pytest
 
-from pipeline.sources import open_source
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from store.sources import open_source
 from tests.builders.sources import tar_bytes
 
 

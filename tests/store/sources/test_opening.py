@@ -8,10 +8,10 @@ from itertools import pairwise
 import fsspec
 import pytest
 
-from pipeline.sources import open_source
-from pipeline.sources.opening import absolute_source
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from store.sources import open_source
+from store.sources.opening import absolute_source
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes
 

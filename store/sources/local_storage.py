@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pipeline.sources.items import MayDescend, StoredFile
-from pipeline.sources.keys import path_key
-from pipeline.sources.sorting import sorted_externally
-from pipeline.sources.versions import looked_at_twice
+from store.sources.items import MayDescend, StoredFile
+from store.sources.keys import path_key
+from store.sources.sorting import sorted_externally
+from store.sources.versions import looked_at_twice
 from store.storage_errors import storage_errors
 
 logger = logging.getLogger(__name__)

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pipeline.sources.items import SourceItem, Storage, StoredFile
-from pipeline.sources.keys import path_key
-from pipeline.sources.local_storage import LocalStorage
-from pipeline.sources.object_storage import ObjectStorage
-from pipeline.sources.parquet import list_rows
-from pipeline.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
-from pipeline.sources.s3_storage import S3Storage
-from pipeline.sources.tars import list_members
 from schemas.config import SourceConfig, StorageConfig
 from schemas.errors import ConfigError
 from schemas.tables import SCHEMAS
 from schemas.uris import refuse_secrets
 from store.location import S3_PROTOCOLS
+from store.sources.items import SourceItem, Storage, StoredFile
+from store.sources.keys import path_key
+from store.sources.local_storage import LocalStorage
+from store.sources.object_storage import ObjectStorage
+from store.sources.parquet import list_rows
+from store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
+from store.sources.s3_storage import S3Storage
+from store.sources.tars import list_members
 
 logger = logging.getLogger(__name__)
 

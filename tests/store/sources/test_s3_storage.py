@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import open_source, s3_storage, sorting
-from pipeline.sources.items import StoredFile
-from pipeline.sources.keys import path_key
-from pipeline.sources.patterns import ALL_FILES, GlobPattern
-from pipeline.sources.s3_storage import S3Storage
 from schemas.config import SourceConfig, StorageConfig
 from schemas.errors import ConfigError, ImageError, TransientError
 from store.s3_answers import Page, StoredObject
 from store.s3_client import S3Bucket
+from store.sources import open_source, s3_storage, sorting
+from store.sources.items import StoredFile
+from store.sources.keys import path_key
+from store.sources.patterns import ALL_FILES, GlobPattern
+from store.sources.s3_storage import S3Storage
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.sources import parquet_bytes, tar_bytes
 

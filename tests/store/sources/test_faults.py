@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from pipeline.sources.faults import transient_faults
 from schemas.errors import ImageError, TransientError
+from store.sources.faults import transient_faults
 
 
 def raise_inside(error, faults=(OSError,)):

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO, Literal, Self, cast
 
 import fsspec
 
-from pipeline.sources.faults import denial_is_final, transient_faults
-from pipeline.sources.items import MayDescend, StoredFile
-from pipeline.sources.keys import path_key
-from pipeline.sources.versions import looked_at_twice
 from schemas.errors import ConfigError
+from store.sources.faults import denial_is_final, transient_faults
+from store.sources.items import MayDescend, StoredFile
+from store.sources.keys import path_key
+from store.sources.versions import looked_at_twice
 
 
 class ObjectStorage:

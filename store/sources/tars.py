@@ -7,11 +7,11 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from pipeline.sources.items import SourceItem, Storage, StoredFile
-from pipeline.sources.keys import member_key, path_key
-from pipeline.sources.versions import listed_version
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from store.sources.items import SourceItem, Storage, StoredFile
+from store.sources.keys import member_key, path_key
+from store.sources.versions import listed_version
 
 # Holds the headers of a sample's smaller members, and of the next image.
 _WINDOW_BYTES: Final = 32 * 2**10

@@ -10,17 +10,17 @@ from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, Final, Literal, Self, cast
 
-from pipeline.sources.faults import denial_is_final, transient_faults
-from pipeline.sources.items import MayDescend, StoredFile
-from pipeline.sources.keys import path_key
-from pipeline.sources.sorting import sorted_externally
-from pipeline.sources.versions import OTHER_ETAG, refuse_change
 from schemas.config import StorageConfig
 from schemas.errors import ImageError
 from store.s3_answers import Page, StoredObject
 from store.s3_client import S3Bucket
 from store.s3_errors import ChangedError
 from store.s3_reader import S3Reader
+from store.sources.faults import denial_is_final, transient_faults
+from store.sources.items import MayDescend, StoredFile
+from store.sources.keys import path_key
+from store.sources.sorting import sorted_externally
+from store.sources.versions import OTHER_ETAG, refuse_change
 
 # Pages of this many prefixes are asked for at once.
 _LISTERS: Final = 16

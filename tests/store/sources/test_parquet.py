@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import open_source
-from pipeline.sources.parquet import ImageColumn, RowImage, find_column, read_rows
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
+from store.sources import open_source
+from store.sources.parquet import ImageColumn, RowImage, find_column, read_rows
 from tests.builders.sources import parquet_bytes
 
 AUTO = SourceConfig()

@@ -1,0 +1,199 @@
+"""The encoded bytes of planned images, read again from SOURCE: of the planned version of each file, and no other."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, Final
+
+from schemas.config import RunConfig
+from schemas.errors import ImageError, too_many_bytes
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from store.location import RunLocation
+from store.plan import read_shard_plan
+from store.sources.faults import transient_faults
+from store.sources.items import Storage, StoredFile
+from store.sources.keys import file_path
+from store.sources.opening import open_root
+from store.sources.parquet import RowImage, read_rows
+from store.sources.row_uris import resolve_uri
+
+_MISSING: Final = ImageError("missing", "it was planned, but is not there any more")
+
+# Members of a tar are read together while no more than this lies between two of them: headers, labels, other files.
+# On a bucket a megabyte travels in the time that a request of its own would wait.
+_MAX_GAP_BYTES: Final = 2**20
+# Bounds what is held twice for a moment.
+_MAX_SPAN_BYTES: Final = 32 * 2**20
+# Of a table in a bucket; a column of images is read from its row group's beginning to its end.
+_TABLE_WINDOW_BYTES: Final = 8 * 2**20
+
+# An image's encoded bytes, or why there are none.
+Outcome = bytes | ImageError
+
+
+def read_entries(root: Storage, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[tuple[int, Outcome]]:
+    """Yield position and outcome of each entry; neighbours in one file are read from one handle.
+
+    Args:
+        root: What keys are relative to.
+        entries: Of one shard, in its order.
+        config: Its `source`, `images.max_bytes` and `placement.storage` are read.
+
+    Raises:
+        TransientError: The storage failed.
+    """
+    groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
+    read = functools.partial(_read_group, root, config=config)
+    num_readers = min(root.max_readers, len(groups))
+    if num_readers < 2:
+        yield from itertools.chain.from_iterable(map(read, groups))
+        return
+    # In a bucket an image is a request, nearly all of it waiting.
+    with ThreadPoolExecutor(num_readers) as pool:
+        yield from itertools.chain.from_iterable(pool.map(read, groups))
+
+
+def _read_group(root: Storage, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[tuple[int, Outcome]]:
+    """Return position and outcome of the entries of one file, of the planned version of it and no other."""
+    path, first = file_path(entries[0].key), entries[0]
+    # Of a tar or a table the plan holds the image's size, not the file's.
+    is_whole_file = first.offset_bytes is None and first.row_group is None
+    expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
+    window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
+    outcomes: Mapping[int, Outcome]
+    try:
+        with (
+            transient_faults("read", root.describe(path), faults=root.faults),
+            root.reading(path, expected, window_bytes=window_bytes) as stream,
+        ):
+            if first.row_group is None:
+                outcomes = _read_ranges(stream, entries, config)
+            else:
+                outcomes = _read_table(stream, root.describe(path), entries=entries, config=config)
+    except ImageError as change:
+        return [(entry.position, change) for entry in entries]
+    except FileNotFoundError:
+        return [(entry.position, _MISSING) for entry in entries]
+    return [(entry.position, outcomes[entry.position]) for entry in entries]
+
+
+def _read_ranges(stream: BinaryIO, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
+    """Return the bytes of a tar's members, or of the one image that is the whole file."""
+    limit = config.images.max_bytes
+    outcomes: dict[int, Outcome] = {}
+    wanted: list[PlanEntry] = []
+    for entry in entries:
+        if entry.size_bytes is not None and entry.size_bytes > limit:
+            outcomes[entry.position] = too_many_bytes(entry.size_bytes, config.images.max_bytes)
+        elif entry.size_bytes is None:
+            outcomes[entry.position] = stream.read(limit + 1)
+        else:
+            wanted.append(entry)
+    for span in _spans(wanted):
+        start = span[0].offset_bytes or 0
+        stream.seek(start)
+        data = memoryview(stream.read(_end(span[-1]) - start))
+        for entry in span:
+            image = bytes(data[(entry.offset_bytes or 0) - start : _end(entry) - start])
+            is_short = len(image) < (entry.size_bytes or 0)
+            outcomes[entry.position] = ImageError("changed", "it ends before its planned size") if is_short else image
+    return outcomes
+
+
+def _spans(entries: Iterable[PlanEntry]) -> Iterator[list[PlanEntry]]:
+    """Yield neighbours that are worth one read together, in the order of the entries."""
+    span: list[PlanEntry] = []
+    for entry in entries:
+        start = entry.offset_bytes or 0
+        fits = bool(span) and 0 <= start - _end(span[-1]) <= _MAX_GAP_BYTES
+        if span and not (fits and _end(entry) - (span[0].offset_bytes or 0) <= _MAX_SPAN_BYTES):
+            yield span
+            span = []
+        span.append(entry)
+    if span:
+        yield span
+
+
+def _end(entry: PlanEntry) -> int:
+    return (entry.offset_bytes or 0) + (entry.size_bytes or 0)
+
+
+def _read_table(stream: BinaryIO, table: str, *, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
+    """Return the bytes of a Parquet file's rows, which all stand in one row group."""
+    positions = {entry.row: entry.position for entry in entries if entry.row is not None}
+    outcomes: dict[int, Outcome] = {}
+    row_group = entries[0].row_group or 0
+    try:
+        for row, image in read_rows(stream, row_group, rows=positions, config=config.source, table=table):
+            outcomes[positions[row]] = _read_row(image, table, config)
+    except ImageError as error:
+        # Damage in the midst of a row group: what came before it is sound.
+        outcomes = {position: outcomes.get(position, error) for position in positions.values()}
+    absent = ImageError("changed", "its Parquet file has no such row")
+    return {position: outcomes.get(position, absent) for position in positions.values()}
+
+
+def _read_row(image: RowImage, table: str, config: RunConfig) -> Outcome:
+    if image.data is not None:
+        size_bytes = len(image.data)
+        return (
+            image.data if size_bytes <= config.images.max_bytes else too_many_bytes(size_bytes, config.images.max_bytes)
+        )
+    if image.uri is None:
+        return ImageError("empty_file", "its row holds null")
+    try:
+        return _read_uri(image.uri, table, config)
+    except FileNotFoundError:
+        return _MISSING
+    except ImageError as error:
+        return error
+
+
+def _read_uri(uri: str, table: str, config: RunConfig) -> Outcome:
+    storage, path = resolve_uri(uri, table, config.source, config.placement.storage)
+    with transient_faults("read", storage.describe(path), faults=storage.faults), storage.open(path) as stream:
+        data = stream.read(config.images.max_bytes + 1)
+    if len(data) <= config.images.max_bytes:
+        return data
+    return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
+
+
+def read_image(source: str, config: RunConfig, entry: PlanEntry) -> bytes:
+    """Return the encoded bytes of one planned image, unproven.
+
+    Raises:
+        ImageError: It is `missing`, `changed` or too large.
+        ConfigError: SOURCE itself does not exist any more.
+        TransientError: The storage failed.
+    """
+    root = open_root(source, config.source, config.placement.storage)
+    ((_, outcome),) = read_entries(root, [entry], config)
+    if isinstance(outcome, ImageError):
+        raise outcome
+    return outcome
+
+
+class PlannedImages:
+    """Reads images of a run again from its SOURCE; keeps the plan of the shard that was asked for last."""
+
+    def __init__(self, location: RunLocation, header: RunHeader) -> None:
+        self._location = location
+        self._header = header
+        self._shard = -1
+        self._entries: dict[str, PlanEntry] = {}
+
+    def __call__(self, shard: int, key: str) -> bytes:
+        """Return the encoded bytes of the image `key` of `shard`.
+
+        Raises:
+            ImageError: It is missing or changed since the plan.
+            PseudorisError: SOURCE cannot be read.
+        """
+        if shard != self._shard:
+            entries = read_shard_plan(self._location, self._header, shard)
+            self._shard, self._entries = shard, {entry.key: entry for entry in entries}
+        return read_image(self._header.source, self._header.config, self._entries[key])
