@@ -48,6 +48,7 @@ _EXPRESSION = pa.struct(
         ("rival_mask_id", pa.string()),
         ("kept", pa.bool_()),
         ("weight", pa.float64()),
+        ("source", pa.string()),
     ]
 )
 # `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).

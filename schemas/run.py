@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -62,6 +62,22 @@ class Identity(FrozenModel):
         return self.differences(self.model_copy(update={"method": other.method, "weights": other.weights}))
 
 
+class ParentRun(FrozenModel):
+    """The complete run that another one was made from.
+
+    Attributes:
+        location: Its folder or url, as it was given.
+        created_utc: When it was created: two runs may stand at one place, one after the other.
+        manifest: Number of the snapshot of its receipts that was read.
+        manifest_sha256: Of that snapshot's bytes.
+    """
+
+    location: str
+    created_utc: str
+    manifest: int = Field(ge=1)
+    manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class RunHeader(FrozenModel):
     """`_run.json`: written once, after the plan; no shard starts without it.
 
@@ -76,6 +92,9 @@ class RunHeader(FrozenModel):
         max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
+        origin: What made the tables: `annotate` with models, `refilter` out of a parent's scores, or `import` of a
+            human's annotation.
+        parent: Of a run that reuses another one's results; else None.
     """
 
     version: int = RUN_VERSION
@@ -89,6 +108,8 @@ class RunHeader(FrozenModel):
     identity: Identity
     config: RunConfig
     config_sha256: str
+    origin: Literal["annotate", "refilter", "import"] = "annotate"
+    parent: ParentRun | None = None
 
 
 class PlanExtension(FrozenModel):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from schemas.tables import SOURCE_MODEL
+
 Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
@@ -90,7 +92,7 @@ class ExpressionRecord:
         target_mask_ids: The masks it refers to: one today; several for groups, none for no-target.
         text: Lower-cased, stripped, without a trailing full stop; never empty.
         kind: `attribute`, `position`, `relation`, `group` or `none`.
-        samples: Every draw that gave this text, in the order crop, decoder; at least one.
+        samples: Every draw that gave this text, in the order crop, decoder; at least one, none for a human's.
         head_noun: Head of the expression's first noun phrase; None where the rules found none.
         uniqueness: Method page section 4; None for a mask alone in its image.
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
@@ -98,6 +100,7 @@ class ExpressionRecord:
         rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
         kept: Whether distinctiveness > tau (for a lone mask: always; correctness alone ranks it).
         weight: Weight of the pair for a trainer, 1.0 today.
+        source: `model`, or `human` where it was imported.
     """
 
     target_mask_ids: tuple[str, ...]
@@ -111,6 +114,7 @@ class ExpressionRecord:
     rival_mask_id: str | None = None
     kept: bool = False
     weight: float = 1.0
+    source: str = SOURCE_MODEL
 
 
 @dataclass(frozen=True, slots=True)

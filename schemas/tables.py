@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-TABLES_VERSION: Final = 1
+TABLES_VERSION: Final = 2
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -20,6 +20,10 @@ FAILURES: Final = "failures"
 STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"
+
+# Who wrote an expression.
+SOURCE_MODEL: Final = "model"
+SOURCE_HUMAN: Final = "human"
 
 # Reason codes of the failures table and what each tells the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
@@ -114,18 +118,31 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
         _field("kind", pa.string(), "`attribute` today; `position`, `relation`, `group`, `none` later."),
         _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
-        _field("decoder", pa.string(), "Decoder of the first draw that gave this text: `beam`, `top_k` or `top_p`."),
+        _field("source", pa.string(), "`model`, or `human` where it was imported; null in tables of version 1: model."),
+        _field(
+            "decoder",
+            pa.string(),
+            "Decoder of the first draw that gave this text: `beam`, `top_k` or `top_p`; null without draws.",
+            nullable=True,
+        ),
         _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
         _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
-        _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`."),
-        _field("count", pa.int32(), "How many draws of this mask gave this text."),
-        _field("log_prob", pa.float64(), "Sum of natural log-probabilities of that draw's tokens, as it was drawn."),
+        _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`.", nullable=True),
+        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 for a human's."),
+        _field(
+            "log_prob",
+            pa.float64(),
+            "Sum of natural log-probabilities of that draw's tokens, as it was drawn.",
+            nullable=True,
+        ),
         _field("samples", _list(_SAMPLE), "Every draw that gave this text, the first one included."),
         _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over the other masks; null alone.", nullable=True),
         _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
         _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),
         _field("rival_mask_id", pa.string(), "The other mask with the highest c·m; null alone.", nullable=True),
-        _field("kept", pa.bool_(), "Whether distinctiveness > tau; true for a mask alone in its image."),
+        _field(
+            "kept", pa.bool_(), "Whether distinctiveness > tau; true of a mask alone in its image, and of a human's."
+        ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],
     "A row a candidate expression, kept or not, ordered by image, mask, first draw.",

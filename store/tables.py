@@ -97,19 +97,16 @@ def _mask_row(image: ShardImage, mask: MaskRecord) -> dict[str, Any]:
 
 
 def _expression_row(image: ShardImage, expression: ExpressionRecord) -> dict[str, Any]:
-    first = expression.samples[0]
+    first = expression.samples[0] if expression.samples else None
     return {
         "image_id": image.image_id,
         "target_mask_ids": list(expression.target_mask_ids),
         "text": expression.text,
         "kind": expression.kind,
         "head_noun": expression.head_noun,
-        "decoder": first.decoder,
-        "top_k": first.top_k,
-        "top_p": first.top_p,
-        "crop": first.crop,
+        "source": expression.source,
+        **{name: getattr(first, name, None) for name in ("decoder", "top_k", "top_p", "crop", "log_prob")},
         "count": len(expression.samples),
-        "log_prob": first.log_prob,
         "samples": [asdict(sample) for sample in expression.samples],
         "uniqueness": expression.uniqueness,
         "correctness": expression.correctness,
