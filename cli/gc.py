@@ -35,5 +35,7 @@ def _view(out: str, report: GcReport, *, is_dry: bool) -> Table:
     table.add_row("lost", f"{len(report.lost):,} parts of writers who came second")
     table.add_row("superseded", f"{len(report.superseded):,} parts of generations before a retry")
     table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed writers")
+    if report.num_uploads:
+        table.add_row("uploads", f"{report.num_uploads:,} begun by killed writers and never completed")
     table.add_row("freed", format_bytes(report.freed_bytes))
     return table

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TransientError
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER, attempts_of
@@ -41,7 +41,7 @@ class GcReport:
         superseded: Parts below the standing generation.
         abandoned: Temporary files of killed writers, and records of attempts that a commit has made void.
         freed_bytes: Of the parts.
-        num_uploads: Multipart uploads that were begun, never ended, and have been given up.
+        num_uploads: Multipart uploads of the run's own files that were begun, never ended, and have been given up.
     """
 
     lost: tuple[str, ...]
@@ -113,7 +113,7 @@ def run_gc(
         if modified_s < limit_s
     ]
     leftovers += attempts_of(location, highest.items())
-    uploads = [upload for upload in _uploads(location) if upload.started_s < limit_s]
+    uploads = [upload for upload in abandoned_uploads(location) if upload.started_s < limit_s]
     is_old = [_is_superseded(path, highest) for path in doomed]
     report = GcReport(
         lost=tuple(path for path, old in zip(doomed, is_old, strict=True) if not old),
@@ -129,11 +129,15 @@ def run_gc(
     return report
 
 
-def _uploads(location: RunLocation) -> list[Upload]:
-    """Return the uploads that were begun; none where listing them is a right of its own that was not granted."""
+def abandoned_uploads(location: RunLocation) -> list[Upload]:
+    """Return the uploads of the run's files that were begun, and not ended.
+
+    None, and a warning, where they cannot be listed: that is a right of its own (s3:ListBucketMultipartUploads), some
+    stores do not know the request, and a run must not hang on it.
+    """
     try:
         return list(location.list_uploads())
-    except ConfigError as error:
+    except (ConfigError, TransientError) as error:
         logger.warning("abandoned uploads stay, for they cannot be listed (s3:ListBucketMultipartUploads): %s", error)
         return []
 

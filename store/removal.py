@@ -8,6 +8,7 @@ from pathlib import Path
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER
+from store.gc import abandoned_uploads
 from store.location import RunLocation
 from store.lock import LOCK_FOLDER
 from store.storage_errors import storage_errors
@@ -30,5 +31,5 @@ def remove_run(location: RunLocation) -> None:
     for folder in folders:
         for file in list(location.list(folder)):
             location.delete(f"{folder}/{file.name}" if folder else file.name)
-    for upload in location.list_uploads():
+    for upload in abandoned_uploads(location):
         location.abort_upload(upload)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Final, Self, cast
 
 from schemas.config import StorageConfig
+from schemas.run import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
+from schemas.tables import SCHEMAS
 from store.local_files import ListedFile
 from store.s3_answers import Upload
 from store.s3_client import S3Bucket
@@ -15,6 +18,10 @@ from store.s3_reader import S3Reader
 
 # Of a plan part one row group is read, of a manifest everything.
 _WINDOW_BYTES = 2**20
+_RUN_FILE: Final = re.compile(
+    rf"({'|'.join(SCHEMAS)})/shard-\d{{8,}}\.g\d+-[0-9a-f]{{8}}\.parquet"
+    rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,14 @@ class S3Files:
         yield from ()
 
     def list_uploads(self) -> Iterator[Upload]:
-        """Yield the multipart uploads that were begun below the prefix and not completed."""
-        yield from self.bucket.uploads(f"{self.prefix}/".lstrip("/"))
+        """Yield the multipart uploads of a run's files that were begun and not completed.
+
+        SOURCE may lie below the prefix too, and whoever fills it is not to lose an upload.
+        """
+        below = f"{self.prefix}/".lstrip("/")
+        for upload in self.bucket.uploads(below):
+            if _RUN_FILE.fullmatch(upload.key[len(below) :]):
+                yield upload
 
     def abort_upload(self, upload: Upload) -> None:
         """Give the upload up; nothing happens where it is gone."""

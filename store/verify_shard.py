@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.errors import TransientError
 from schemas.ids import sha256_hex
 from schemas.plan import PlanEntry
-from schemas.run import Receipt
+from schemas.run import RECEIPTS_FOLDER, Receipt
 from schemas.tables import IMAGES, SCHEMAS
 from store import content_checks as checks
 from store.commit import part_path
@@ -71,7 +71,9 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
     if quick:
         return location.open_input(path)
     if (digest := sha256_hex(data)) != part.sha256:
-        return Problem(receipt.shard, "part_sha256", f"{path} has sha256 {digest}, its receipt says {part.sha256}")
+        remedy = f"delete it and {RECEIPTS_FOLDER}/shard-{receipt.shard:08d}.g*.json: annotate does the shard again"
+        detail = f"{path} has sha256 {digest}, its receipt says {part.sha256}; {remedy}"
+        return Problem(receipt.shard, "part_sha256", detail)
     return io.BytesIO(data)
 
 

@@ -12,6 +12,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from store.storage_errors import storage_errors
+
 # A record of a listing takes about 400 bytes: 40 MB here, whatever the listing's length.
 MAX_IN_MEMORY: Final = 100_000
 # Runs that are merged at once: each holds an open file and a block of records.
@@ -81,7 +83,8 @@ class _Spilled:
 
 
 def _append(run: Path, records: list[Any]) -> None:
-    with run.open("ab") as file:
+    # Where it fails while a bucket is listed, the bucket is not to blame.
+    with storage_errors("sort the listing on disk (TMPDIR names another)", str(run.parent)), run.open("ab") as file:
         for start in range(0, len(records), _BLOCK):
             pickle.dump(records[start : start + _BLOCK], file, protocol=pickle.HIGHEST_PROTOCOL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,11 +16,13 @@ from store.location import RunLocation
 from store.manifest import cached_receipts, write_manifest
 from store.plan import read_shard_plan
 from store.receipts import list_receipts
+from store.removal import remove_run
 from store.verify import verify_run
 from tests.builders.fault_proxy import Fault
 from tests.store.builders import commit, make_shard, start_run
 
 LARGE = bytes(11 * 2**20)
+PART = "masks/shard-00000000.g0-00000000.parquet"
 
 
 def uploads_after_a_failed_put(bucket_run, proxy):
@@ -28,7 +31,7 @@ def uploads_after_a_failed_put(bucket_run, proxy):
     hasty = RunLocation.open(bucket_run.root, proxy.endpoint_url, limits)
     proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
     with pytest.raises(TransientError, match="cannot write"):
-        hasty.put_part("masks/a", LARGE)
+        hasty.put_part(PART, LARGE)
     proxy.set_faults([])
     return list(bucket_run.list_uploads())
 
@@ -120,12 +123,27 @@ def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     assert list(bucket_run.list_uploads()) == []
 
 
-def test_gc_goes_on_where_uploads_may_not_be_listed(bucket_run, proxy, caplog):
+@pytest.mark.parametrize("fault", ["denied", "not_implemented"])
+def test_gc_and_removal_go_on_where_uploads_may_not_be_listed(bucket_run, proxy, caplog, fault):
     start_run(bucket_run)
-    proxy.set_faults([Fault("denied", operation="ListMultipartUploads")])
+    proxy.set_faults([Fault(fault, operation="ListMultipartUploads")])
     with caplog.at_level(logging.WARNING):
         assert run_gc(bucket_run).num_uploads == 0
     assert "s3:ListBucketMultipartUploads" in caplog.text
+    remove_run(bucket_run)
+    assert not bucket_run.exists("_run.json")
+
+
+def test_gc_leaves_the_uploads_of_others_below_its_prefix(bucket_run, s3_server):
+    start_run(bucket_run)
+    bucket, _, prefix = bucket_run.root.removeprefix("s3://").partition("/")
+    keys = [f"{prefix}/photos/huge.tar", f"{prefix}/masks/mine.parquet", f"{prefix}/images/shard-1.tar"]
+    client = s3_server.client()
+    for key in keys:
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    assert run_gc(bucket_run, now_s=time.time() + 10 * TEMPORARY_AGE_S).num_uploads == 0
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert sorted(each["Key"] for each in left) == sorted(keys)
 
 
 def test_uploads_of_another_run_are_not_listed(bucket_run, proxy):

@@ -11,6 +11,7 @@ from store.commit import part_path
 from store.parquet import parquet_bytes
 from store.plan import read_shard_plan
 from store.reading import read_table
+from store.receipts import receipt_path
 from store.tables import table_bytes
 from store.verify_shard import verify_shard
 from tests.store.builders import commit, start_run
@@ -51,7 +52,21 @@ def test_a_byte_that_changed_anywhere_is_found(run, table):
         data = bytearray(original)
         data[at] ^= 0x40
         location.replace(path, bytes(data))
-        assert whats(verify_shard(location, receipt, planned, quick=False)) == ["part_sha256"]
+        problems = verify_shard(location, receipt, planned, quick=False)
+        assert whats(problems) == ["part_sha256"]
+        assert "delete it and _receipts/shard-0000" in problems[0].detail
+
+
+def test_the_remedy_for_a_damaged_part_mends_it(run):
+    location, receipt, planned = run
+    path = part_path("masks", receipt.parts["masks"])
+    location.replace(path, location.read_bytes(path)[::-1])
+    assert whats(verify_shard(location, receipt, planned, quick=False)) == ["part_sha256"]
+    location.delete(path)
+    location.delete(receipt_path(1, 0))
+    (again,) = commit(location, start_run(location), 1)
+    assert again == receipt
+    assert verify_shard(location, again, planned, quick=False) == []
 
 
 @pytest.mark.parametrize("quick", [True, False])

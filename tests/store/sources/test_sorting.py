@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import tempfile
 import tracemalloc
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.errors import ConfigError
 from store.sources import sorting
 from store.sources.sorting import sorted_externally
 
@@ -86,3 +88,12 @@ def test_memory_does_not_grow_with_the_listing():
 def test_runs_lie_where_tempfile_says(spilled):
     next(sorted_externally([("a",), ("b",)], max_in_memory=1))
     assert Path(tempfile.gettempdir()) == spilled
+
+
+def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sorting.pickle, "dump", full)
+    with pytest.raises(ConfigError, match=r"sort the listing on disk \(TMPDIR names another\).*the disk is full"):
+        list(sorted_externally(((n,) for n in range(10)), max_in_memory=4))
