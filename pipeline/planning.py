@@ -1,87 +1,19 @@
-"""From a listing to the frozen plan: which images stand in which shard, decided once and by a pure rule."""
+"""From a listing to the frozen plan, and the header that names it."""
 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from schemas.config import RunConfig, ShardsConfig
+from schemas.config import RunConfig
 from schemas.config_loading import config_hash
-from schemas.ids import image_id
-from schemas.plan import PlanEntry
 from schemas.run import Identity, RunHeader
 from store.header import create_header
 from store.location import RunLocation
 from store.plan import write_plan
+from store.sharding import PlanTally, assign_shards
 from store.sources.items import SourceItem
-from store.sources.keys import file_of
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class PlanTally:
-    """What `assign_shards` has counted, up to the row that it yielded last.
-
-    Attributes:
-        num_images: Images planned.
-        num_shards: Shards begun.
-        num_repeated: Listings whose key had been listed already; they are not planned again.
-        size_bytes: Sum of the expected sizes.
-        max_shard_bytes: Largest sum of one shard.
-    """
-
-    num_images: int = 0
-    num_shards: int = 0
-    num_repeated: int = 0
-    size_bytes: int = 0
-    max_shard_bytes: int = 0
-
-
-def assign_shards(
-    items: Iterable[SourceItem], config: ShardsConfig, *, tally: PlanTally | None = None
-) -> Iterator[PlanEntry]:
-    """Yield the plan's rows for `items`, in their order: shards numbered from 0, positions from 0 in each.
-
-    A shard ends before the item that would exceed `max_images` or `max_bytes`, and wherever the item's
-    `boundary` changes. An item larger than `max_bytes` gets a shard of its own. The first of several
-    items with one key is planned, the others are counted.
-
-    Memory does not grow with the images: what is repeated in a listing follows at once, a file after
-    itself, and a tar's members in the same tar. Only the ids of one tar's members are held, about 70 bytes
-    each.
-
-    Args:
-        items: The listing as `Source.list` orders it: by the key of the file that holds the image; in a
-            table by row.
-        config: The bounds.
-        tally: Counts along.
-
-    Raises:
-        ValueError: The files are out of order, so that a repeated one could not be told.
-    """
-    tally = PlanTally() if tally is None else tally
-    seen = _Seen()
-    filling = _Filling()
-    for item in items:
-        name = image_id(item.key)
-        if seen.has_or_adds(item, name):
-            tally.num_repeated += 1
-            continue
-        if tally.num_images == 0 or not filling.takes(item, config):
-            tally.num_shards += 1
-            filling = _Filling(boundary=item.boundary)
-        entry = _entry(item, name, shard=tally.num_shards - 1, position=filling.num_images)
-        # All counted before the row is given away: whoever stops here has this one.
-        filling.num_images += 1
-        filling.size_bytes += item.expected_bytes
-        tally.num_images += 1
-        tally.size_bytes += item.expected_bytes
-        tally.max_shard_bytes = max(tally.max_shard_bytes, filling.size_bytes)
-        yield entry
 
 
 def plan_run(
@@ -126,57 +58,3 @@ def plan_run(
         config_sha256=config_hash(config),
     )
     return create_header(location, header)
-
-
-class _Seen:
-    """The items of the file that is being listed."""
-
-    def __init__(self) -> None:
-        self._file: str | None = None
-        self._last_row = -1
-        self._ids: set[int] = set()
-
-    def has_or_adds(self, item: SourceItem, name: str) -> bool:
-        """Return whether the item was listed before; from now on it was."""
-        file = file_of(item.key)
-        if file != self._file:
-            if self._file is not None and file < self._file:
-                raise ValueError(f"the listing is out of order: {file!r} comes after {self._file!r}")
-            self._file, self._last_row, self._ids = file, -1, set()
-        if item.row is not None:
-            is_repeated = item.row <= self._last_row
-            self._last_row = max(item.row, self._last_row)
-            return is_repeated
-        number = int(name, 16)
-        is_repeated = number in self._ids
-        self._ids.add(number)
-        return is_repeated
-
-
-@dataclass(slots=True)
-class _Filling:
-    """The shard that is being filled."""
-
-    boundary: str | None = None
-    num_images: int = 0
-    size_bytes: int = 0
-
-    def takes(self, item: SourceItem, config: ShardsConfig) -> bool:
-        size_bytes = self.size_bytes + item.expected_bytes
-        fits = self.num_images < config.max_images and size_bytes <= config.max_bytes
-        return fits and item.boundary == self.boundary
-
-
-def _entry(item: SourceItem, name: str, *, shard: int, position: int) -> PlanEntry:
-    return PlanEntry(
-        shard=shard,
-        position=position,
-        image_id=name,
-        key=item.key,
-        size_bytes=item.size_bytes,
-        etag=item.etag,
-        mtime_ns=item.mtime_ns,
-        offset_bytes=item.offset_bytes,
-        row_group=item.row_group,
-        row=item.row,
-    )
