@@ -21,7 +21,7 @@ from schemas.run import PartRecord, PlanExtension, RunHeader
 from store.header import create_extension
 from store.location import RunLocation
 from store.plan import iter_plan, write_plan
-from store.sharding import PlanTally, assign_shards
+from store.planning import PlanTally, assign_shards
 from store.sources.items import SourceItem
 from store.sources.keys import file_of
 

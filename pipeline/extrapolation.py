@@ -13,7 +13,7 @@ import numpy.typing as npt
 from schemas.config import RunConfig
 from schemas.run import Receipt
 from schemas.tables import SCHEMAS
-from store.sharding import PlanTally
+from store.planning import PlanTally
 from store.tables import table_bytes
 from workers.protocols import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 

@@ -17,6 +17,8 @@ RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 
+Origin = Literal["annotate", "refilter", "import"]
+
 
 class PartRecord(FrozenModel):
     """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
@@ -108,7 +110,7 @@ class RunHeader(FrozenModel):
     identity: Identity
     config: RunConfig
     config_sha256: str
-    origin: Literal["annotate", "refilter", "import"] = "annotate"
+    origin: Origin = "annotate"
     parent: ParentRun | None = None
 
 

@@ -96,6 +96,22 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
     )
 
 
+def check_source(header: RunHeader, source: str) -> None:
+    """Accept `source`, a `Source.name`, where it is the one that the run was planned from.
+
+    A copy in another place is refused as well. Ids are relative to SOURCE and would hold, but its files may have
+    other times or etags: their images would be quarantined as changed.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    if _place(header.source) != _place(source):
+        raise ConfigError(
+            f"this output was planned from SOURCE {header.source!r}, and is given {source!r} now. Give the first "
+            "again to continue, or name another output"
+        )
+
+
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
     matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
@@ -135,3 +151,8 @@ def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) 
             f"{uri} does not hold as a header, see {', '.join(places)}: it was edited, or written by another "
             "version of pseudoris; use that one, or name another output"
         ) from None
+
+
+def _place(source: str) -> str:
+    # Followed here and not in the header: `../photos` names one folder from two others.
+    return source.rstrip("/") if "://" in source else str(Path(source).resolve())

@@ -60,7 +60,7 @@ def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
         return counts.decode("ascii", "replace")
     if isinstance(counts, str):
         return counts
-    if not _is_runs(counts):
+    if not isinstance(counts, list) or not _are_runs(counts):
         raise ValueError(_UNKNOWN_FORM)
     if sum(counts) != size[0] * size[1]:
         raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {size[0]} x {size[1]}")
@@ -79,8 +79,8 @@ def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
     return [min(max(value, 0), limits[place % 2]) for place, value in enumerate(polygon)]
 
 
-def _is_runs(counts: Any) -> bool:
-    return isinstance(counts, list) and all(isinstance(run, int) and 0 <= run < 2**31 for run in counts)
+def _are_runs(counts: list[Any]) -> bool:
+    return all(isinstance(run, int) and 0 <= run < 2**31 for run in counts)
 
 
 def _shown(value: Any) -> str:

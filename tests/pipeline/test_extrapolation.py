@@ -12,7 +12,7 @@ from pipeline.extrapolation import Estimate, summarise, unit_seconds
 from schemas.config_loading import load_config
 from schemas.run import PartRecord, Receipt, ShardCounts
 from schemas.tables import SCHEMAS
-from store.sharding import PlanTally
+from store.planning import PlanTally
 from store.tables import table_bytes
 from tests.builders.runs import stub_config
 

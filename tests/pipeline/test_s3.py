@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.identity import measure_identity
-from pipeline.planning import plan_run
 from pipeline.running import annotate
 from schemas.errors import PseudorisError
 from schemas.tables import SCHEMAS
@@ -18,6 +17,7 @@ from store.gc import run_gc
 from store.location import RunLocation
 from store.manifest import write_manifest
 from store.plan import read_shard_plan
+from store.planning import plan_run
 from store.receipts import list_receipts
 from store.sources import open_source
 from store.sources.shards import read_shard

@@ -16,7 +16,7 @@ from schemas.config_loading import load_config
 from schemas.errors import ConfigError, TransientError
 from schemas.shard import Shard
 from schemas.tables import FAILURE_REASONS
-from store.sharding import PlanTally, assign_shards
+from store.planning import PlanTally, assign_shards
 from store.sources import open_source
 from store.sources.local_storage import LocalStorage
 from store.sources.shards import read_shard
