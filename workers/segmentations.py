@@ -68,9 +68,14 @@ def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
 
 
 def _is_polygon(piece: Any) -> bool:
-    # COCO would take four numbers for a box. JSON as Python reads it has NaN and Infinity.
+    # COCO would take four numbers for a box.
     is_list = isinstance(piece, list | tuple) and len(piece) >= 6 and len(piece) % 2 == 0
-    return is_list and all(isinstance(value, int | float) and math.isfinite(value) for value in piece)
+    return is_list and all(_is_number(value) for value in piece)
+
+
+def _is_number(value: Any) -> bool:
+    # JSON as Python reads it has NaN and Infinity, and whole numbers too long for a float.
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
