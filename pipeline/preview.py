@@ -13,7 +13,7 @@ from pipeline.starting import Start, check_start
 from pipeline.summary import RunPlan
 from schemas.config import RunConfig
 from schemas.run import RunHeader
-from store.header import check_identity, check_source, read_header
+from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.plan import iter_plan
@@ -50,6 +50,7 @@ def dry_run(
     if header is None:
         tally = _listed(listing, config, start.limit)
     else:
+        check_origin(header, "annotate")
         check_source(header, listing.name)
         tally = _planned(location, header)
     extension = _extension(listing, location, header, start)

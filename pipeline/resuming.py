@@ -8,7 +8,7 @@ from pipeline.indexing import list_on_cluster
 from pipeline.summary import Notice, OnEvent
 from schemas.config import PoolConfig, RunConfig
 from schemas.run import RunHeader
-from store.header import check_identity, check_source, read_header
+from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
 from store.planning import plan_run
 from store.sources import Source
@@ -42,6 +42,7 @@ def plan_or_resume(
         config=config,
         limit=limit,
     )
+    check_origin(header, "annotate")
     accepted = check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
     check_source(header, source.name)
     if accepted:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from schemas.errors import ConfigError
-from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
+from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, Origin, PlanExtension, RunHeader
 from store.location import RunLocation
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
@@ -94,6 +94,19 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
         f"this output belongs to a run with another identity, so its tables would not fit together:\n{lines}\n"
         f"Run with the settings it was started with, or name another output{mixed}"
     )
+
+
+def check_origin(header: RunHeader, origin: Origin) -> None:
+    """Accept a run that was made as `origin` says.
+
+    Raises:
+        ConfigError: It was made otherwise: its tables hold other things.
+    """
+    if header.origin != origin:
+        raise ConfigError(
+            f"this output holds a run that `pseudoris {header.origin}` made, and is given to `pseudoris {origin}` now: "
+            "name another output"
+        )
 
 
 def check_source(header: RunHeader, source: str) -> None:

@@ -63,7 +63,7 @@ def reference(number: int, annotation: int, image: int, *sents: str, split: str 
         for n, sent in enumerate(sents)
     ]
     ids = {"ref_id": number, "ann_id": annotation, "image_id": image, "category_id": 1}
-    named = {"file_name": f"COCO_train2014_{image:012d}_{number}.jpg", "sent_ids": [s["sent_id"] for s in sentences]}
+    named = {"file_name": f"COCO_train2014_{image}_{number}.jpg", "sent_ids": [s["sent_id"] for s in sentences]}
     return {**ids, **named, "split": split, "sentences": sentences, **changes}
 
 

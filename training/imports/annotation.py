@@ -88,20 +88,20 @@ def relative_path(file_name: Any, *, where: str) -> str:
     secret = secret_in(file_name)
     if secret is not None:
         raise ConfigError(f"{where}: file_name: {secret}")
-    parts = PurePosixPath(file_name).parts
-    is_inside = parts and parts[0] != "/" and ".." not in parts and "://" not in file_name and "\0" not in file_name
-    if not is_inside:
+    path = PurePosixPath(file_name)
+    is_relative = not path.is_absolute() and "://" not in file_name
+    if not path.parts or not is_relative or ".." in path.parts or "\0" in file_name:
         raise ConfigError(
             f"{where} has the file_name {shown(file_name)}, which leads out of the folder of images: make it relative "
             "to IMAGES (and to --prefix, where that is given)"
         )
     try:
-        is_short = all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in parts)
+        is_short = all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in path.parts)
     except UnicodeEncodeError:
         is_short = False
     if not is_short:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}, which no file system allows: mend it")
-    return "/".join(parts)
+    return str(path)
 
 
 def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from schemas.errors import ConfigError
 from schemas.ids import image_id
 from schemas.run import Identity, RunHeader
-from store.header import check_identity, check_source, read_header
+from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
 from store.planning import plan_run
 from store.sources import Source, SourceItem, open_source
@@ -70,8 +70,7 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
     header = read_header(location)
     if header is None:
         header = _freeze(request, source, location, identity, humans)
-    if header.origin != "import":
-        raise ConfigError(f"{location.root} holds a run that `{header.origin}` made: name another OUT for the import")
+    check_origin(header, "import")
     mixed = check_identity(header, identity, allow_mixed=request.config.placement.allow_mixed)
     check_source(header, source.name)
     return PlannedImport(header, {image_id(key): human for key, human in humans.items()}, tuple(mixed))

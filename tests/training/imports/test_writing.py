@@ -35,6 +35,7 @@ from tests.builders.human import (
     write_refer,
     write_small_refer,
 )
+from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
 
 
@@ -48,6 +49,15 @@ def location(tmp_path):
     return RunLocation.open(str(tmp_path / "out"))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An import that its tests only read: its location, the folder of images, its summary."""
+    folder = tmp_path_factory.mktemp("finished")
+    annotation, images = write_small_refer(folder)
+    location = RunLocation.open(str(folder / "out"))
+    return location, images, import_small(annotation, images, location)
+
+
 def found(location: RunLocation) -> dict:
     """Return the run's images by key."""
     return {image.key: image for image in iter_annotations(location, standing_receipts(location))}
@@ -57,9 +67,8 @@ def pixels(mask) -> np.ndarray:
     return coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()}).astype(bool)
 
 
-def test_a_refer_dataset_becomes_a_run_that_verifies(dataset, imported, location):
-    annotation, images = dataset
-    summary = imported(annotation, images)
+def test_a_refer_dataset_becomes_a_run_that_verifies(finished):
+    location, _, summary = finished
     assert (summary.totals.images, summary.totals.masks, summary.totals.expressions) == (5, 5, 10)
     assert summary.totals.kept == 10
     verified = verify_run(location)
@@ -69,9 +78,8 @@ def test_a_refer_dataset_becomes_a_run_that_verifies(dataset, imported, location
     assert is_manifest_complete(location, list_receipts(location))
 
 
-def test_texts_masks_and_ids_are_the_datasets(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images)
+def test_texts_masks_and_ids_are_the_datasets(finished):
+    location, _, _ = finished
     run = found(location)
     assert sorted(run) == [f"train2014/{n}.png" for n in range(5)]
     for number in range(5):
@@ -84,9 +92,8 @@ def test_texts_masks_and_ids_are_the_datasets(dataset, imported, location):
         assert [each.text for each in mask.expressions] == [f"thing {2 * number}", "the one on the left"]
 
 
-def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images)
+def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one(finished):
+    location, _, _ = finished
     nothing = ("decoder", "top_k", "top_p", "crop", "log_prob", "uniqueness", "correctness", "distinctiveness")
     for row in read_table(location, "expressions").to_pylist():
         assert all(row[name] is None for name in (*nothing, "rival_mask_id", "head_noun"))
@@ -94,17 +101,15 @@ def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one
         assert (row["kept"], row["weight"]) == (True, 1.0)
 
 
-def test_ids_are_those_of_a_run_over_the_same_folder(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images)
+def test_ids_are_those_of_a_run_over_the_same_folder(finished):
+    location, images, _ = finished
     header = require_header(location)
     listed = {item.key for item in open_source(str(images), header.config.source).list()}
     assert set(found(location)) == listed
 
 
-def test_the_images_are_read_again_from_their_folder_as_of_any_run(dataset, imported, location):
-    annotation, images = dataset
-    imported(annotation, images)
+def test_the_images_are_read_again_from_their_folder_as_of_any_run(finished):
+    location, images, _ = finished
     read = PlannedImages(location, require_header(location))
     for key, image in found(location).items():
         assert read(image.shard, key) == (images / key).read_bytes()
@@ -233,7 +238,7 @@ def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, loca
     imported(annotation, images)
     header = json.loads(location.read_bytes("_run.json"))
     location.replace("_run.json", json.dumps({**header, "origin": "annotate"}).encode())
-    with pytest.raises(ConfigError, match="holds a run that `annotate` made: name another OUT"):
+    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and is given to `pseudoris import` now"):
         imported(annotation, images)
 
 
