@@ -70,6 +70,10 @@ def import_annotation(
     split_by: Annotated[
         str | None, typer.Option("--split-by", help="refer: unc, google or umd, of refs(…).p.", show_default=False)
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option("--captions", help="coco: captions by instance_id, as export writes them.", show_default=False),
+    ] = None,
     prefix: Annotated[
         str, typer.Option("--prefix", help="Folder below IMAGES in which the file names start.", show_default=False)
     ] = "",
@@ -95,6 +99,8 @@ def import_annotation(
     config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
     if chosen == Format.COCO and (split or split_by):
         raise ConfigError("--split and --split-by are for --format refer: of COCO JSON each file is a split of its own")
+    if chosen == Format.REFER and captions:
+        raise ConfigError("--captions is for --format coco: a REFER dataset has its sentences in refs(…).p")
     from training.imports import ImportRequest
     from training.imports.request import DEFAULT_SPLITS
 
@@ -105,6 +111,7 @@ def import_annotation(
         "coco" if chosen == Format.COCO else "refer",
         splits=tuple(split or DEFAULT_SPLITS),
         split_by=split_by,
+        captions=captions,
         prefix=prefix,
         orientation="stored" if orientation == Orientation.STORED else "upright",
         num_workers=workers or len(os.sched_getaffinity(0)),

@@ -36,7 +36,7 @@ class Identity(FrozenModel):
     Attributes:
         method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
-        device_kind: Name of the GPU, or `cpu` with its vector capability.
+        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` of an import, where no model computes.
         versions: Version by package, of what computes and what writes.
     """
 

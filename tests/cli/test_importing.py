@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pyarrow.dataset as ds
@@ -63,6 +64,17 @@ def test_the_format_follows_from_the_name_and_can_be_said(dataset, tmp_path):
     assert invoke("import", unnamed, images, tmp_path / "said", "--format", "coco").exit_code == 0
     with pytest.raises(ConfigError, match="--split and --split-by are for --format refer"):
         invoke("import", unnamed, images, tmp_path / "other", "--format", "coco", "--split", "train")
+
+
+def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
+    annotation, images = dataset
+    objects, said = tmp_path / "instances_train.json", tmp_path / "captions_train.json"
+    objects.write_bytes(document([image_row(1, "train2014/0.png")], [object_row(7, 1)]))
+    said.write_bytes(json.dumps({"annotations": [{"id": 1, "instance_id": 7, "caption": "A box"}]}).encode())
+    assert invoke("import", objects, images, tmp_path / "out", "--captions", said).exit_code == 0
+    assert ds.dataset(tmp_path / "out" / "expressions").to_table()["text"].to_pylist() == ["a box"]
+    with pytest.raises(ConfigError, match="--captions is for --format coco"):
+        invoke("import", annotation, images, tmp_path / "other", "--captions", said)
 
 
 def test_embedded_images_are_asked_for_as_of_annotate(dataset, tmp_path):

@@ -70,7 +70,7 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
     Raises:
         ConfigError: It is none, an id is missing or repeated, or a path leads out of the folder of images.
     """
-    document = _document(data, where)
+    document = read_lists(data, where, ("images", "annotations"))
     sizes: dict[str, tuple[int, int] | None] = {}
     paths: dict[int | str, str] = {}
     for place, row in enumerate(document["images"]):
@@ -84,14 +84,18 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
     return CocoTables(sizes, paths, _annotations(document["annotations"], paths, where))
 
 
-def _document(data: bytes, where: str) -> dict[str, list[Any]]:
+def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the named lists of a JSON object; what stands in them is unchecked.
+
+    Raises:
+        ConfigError: It is no JSON, or lacks one of them.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} cannot be read as JSON ({type(error).__name__}): get the file again") from error
-    names = ("images", "annotations")
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in names):
-        raise ConfigError(f"{where} is no COCO JSON: an object with lists named images and annotations is needed")
+        raise ConfigError(f"{where} is no COCO JSON: an object with lists named {' and '.join(names)} is needed")
     return {name: document[name] for name in names}
 
 

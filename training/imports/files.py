@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.uris import refuse_secrets
 from store.sources.faults import denial_is_final, transient_faults
@@ -21,34 +22,42 @@ _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 def read_annotation(request: ImportRequest) -> Annotation:
     """Return what the annotation's files hold.
 
-    They are read into memory whole: of COCO's largest, 450 MB, Python makes about 4 GB.
+    They are read into memory whole, and take about eight times their size there (measured: docs/imports.md).
 
     Raises:
         ConfigError: A file is missing, damaged, hostile or of another format.
         TransientError: The storage failed.
     """
-    folder, name = _locate(request)
     if request.format == "coco":
-        if not name:
-            raise ConfigError(f"{folder.describe()} is a folder: name the COCO JSON file in it")
-        return read_coco(_read(folder, name), name)
+        data, name = _read_named(request.annotation, request.config)
+        captions, captions_name = _read_named(request.captions, request.config) if request.captions else (None, "")
+        return read_coco(data, name, captions, captions_name)
+    folder, name = _locate(request.annotation, request.config)
+    if name and request.split_by is not None:
+        raise ConfigError(
+            f"ANNOTATION {request.annotation!r} is a file: --split-by chooses one in a folder, leave it out"
+        )
     refs_name = name or _refs_in(folder, request.split_by)
     instances = _read(folder, INSTANCES_NAME)
     return read_refer(_read(folder, refs_name), instances, refs_name=refs_name, splits=request.splits)
 
 
-def _locate(request: ImportRequest) -> tuple[Storage, str]:
-    """Return the annotation's folder, and its file in there; "" where it is a folder itself."""
-    given = refuse_secrets(request.annotation).rstrip("/")
-    config = request.config
+def _read_named(given: str, config: RunConfig) -> tuple[bytes, str]:
+    folder, name = _locate(given, config)
+    if not name:
+        raise ConfigError(f"{folder.describe()} is a folder: name the COCO JSON file in it")
+    return _read(folder, name), name
+
+
+def _locate(given: str, config: RunConfig) -> tuple[Storage, str]:
+    """Return the folder of an annotation's file, and the file in there; "" where a folder is given itself."""
+    given = refuse_secrets(given).rstrip("/")
     whole = storage_at(given, config.source, config.placement.storage)
     kind = whole.kind("")
     if kind is None:
         raise ConfigError(f"ANNOTATION {given!r} does not exist: check the path, or the url and the credentials")
     if kind == "folder":
         return whole, ""
-    if request.split_by is not None:
-        raise ConfigError(f"ANNOTATION {given!r} is a file: --split-by chooses one in a folder, leave it out")
     folder, _, name = given.rpartition("/")
     return storage_at(folder or ("/" if given.startswith("/") else "."), config.source, config.placement.storage), name
 

@@ -31,6 +31,7 @@ class ImportRequest:
         format: `refer` or `coco`.
         splits: Of REFER: which references; all of them go into one run.
         split_by: Of REFER, where `annotation` is a folder: which `refs(<split_by>).p`; None where there is one.
+        captions: Of COCO: file or url of captions by instance; None where there is none.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
         orientation: What masks and sizes refer to.
         num_workers: Shards at work at a time; decides no byte.
@@ -42,6 +43,7 @@ class ImportRequest:
     format: Format
     splits: tuple[str, ...] = DEFAULT_SPLITS
     split_by: str | None = None
+    captions: str | None = None
     prefix: str = ""
     orientation: Orientation = "upright"
     num_workers: int = 1

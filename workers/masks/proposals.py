@@ -21,7 +21,7 @@ class Proposals:
         counts: N COCO compressed RLE strings.
         boxes_px: N tight boxes (x0, y0, x1, y1), x1 and y1 EXCLUSIVE.
         areas_px: (N,) int64, at least 1.
-        predicted_iou: (N,) float32; float64 of masks that were read and not generated.
+        predicted_iou: (N,) float32; float64 of masks that were read and not generated, NaN where nothing is stated.
         stability: (N,) in [0, 1], of the same type; of the mask before holes and islands were removed.
     """
 

@@ -10,6 +10,7 @@ Other keys are not read: box and area follow from the mask. Whoever wrote the fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -142,9 +143,12 @@ def _counts(row: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
 
 
 def _score(row: Mapping[str, Any], name: str, where: str) -> float:
+    """Return a score, NaN where it is not stated."""
     value = row.get(name)
+    if value is None:
+        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_SCORE <= value <= _MAX_SCORE:
-        raise _damaged(f"{where} has no {name} that is a number")
+        raise _damaged(f"{where} has a {name} that is no number of a score")
     return float(value)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from schemas.ids import mask_id
 from schemas.shard import MaskRecord
@@ -24,7 +27,11 @@ def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
         rle_counts=proposals.counts[row],
         box_xyxy_px=proposals.boxes_px[row],
         area_px=int(proposals.areas_px[row]),
-        predicted_iou=float(proposals.predicted_iou[row]),
-        stability_score=float(proposals.stability[row]),
+        predicted_iou=_known(proposals.predicted_iou[row]),
+        stability_score=_known(proposals.stability[row]),
         prior=kept.prior,
     )
+
+
+def _known(score: np.floating[Any]) -> float | None:
+    return None if np.isnan(score) else float(score)

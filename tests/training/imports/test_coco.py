@@ -34,6 +34,36 @@ def test_all_images_and_their_objects_are_read_with_captions_where_they_have_som
     assert second.masks[0].texts == ("a cat",)
 
 
+def captions(*pairs) -> bytes:
+    rows = [
+        {"id": n, "image_id": 1, "instance_id": instance, "caption": text} for n, (instance, text) in enumerate(pairs)
+    ]
+    return json.dumps({"images": [], "annotations": rows}).encode()
+
+
+def test_captions_by_instance_come_from_a_file_of_their_own():
+    data = document(IMAGES, [object_row(5, 1, caption="First"), object_row(6, 1)])
+    found = read_coco(data, "x.json", captions((6, "B."), (5, "second"), (6, "C"), (5, "first")), "x.json")
+    assert [mask.texts for mask in found.images[0].masks] == [("first", "second"), ("b", "c")]
+    assert set(found.digests) == {"x.json", "x.json (captions)"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (captions((9, "a")), r"annotations\[0\] is a caption of instance_id 9, which is no object"),
+        (captions((None, "a")), "instance_id None, .*captions of whole images cannot be imported"),
+        (captions(([5], "a")), "instance_id a list"),
+        (captions((5, None)), "annotation 5 says None"),
+        (b'{"annotations": ["a"]}', "instance_id None"),
+        (b"[]", "said.json is no COCO JSON: an object with lists named annotations"),
+    ],
+)
+def test_captions_that_fit_no_object_are_refused(data, message):
+    with pytest.raises(ConfigError, match=message):
+        read_coco(document(IMAGES, [object_row(5, 1)]), "x.json", data, "said.json")
+
+
 def test_crowds_are_left_out_and_counted_and_the_others_keep_their_place():
     found = read(annotations=[object_row(5, 1, iscrowd=1), object_row(6, 1)])
     assert [mask.index for mask in found.images[0].masks] == [1]

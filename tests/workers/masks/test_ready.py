@@ -192,7 +192,6 @@ GOOD = mask_row(box_mask(BOXES[0]))
                 {"segmentation": {"size": list(SIZE), "counts": "0"}},
                 {"segmentation": {"size": list(SIZE), "counts": [5]}},
                 {"segmentation": "mask"},
-                {"predicted_iou": None},
                 {"predicted_iou": "0.9"},
                 {"predicted_iou": float("nan")},
                 {"stability_score": float("inf")},
@@ -207,6 +206,16 @@ def test_a_damaged_file_is_quarantined(folder, propose, content):
     image = failure(propose)
     assert image.reason == "annotation_damaged"
     assert "a.json" in image.message
+
+
+def test_scores_that_are_not_stated_are_null_and_such_a_mask_gives_way_to_one_with_a_score(folder, config_of, compute):
+    box = box_mask((2, 2, 20, 20))
+    rows = [mask_row(box, predicted_iou=None), mask_row(box, predicted_iou=0.1, stability_score=None)]
+    write_sa1b(folder / "a.json", rows, SIZE)
+    (mask,) = only(ReadyProposer(config_of(reduction=ReductionConfig()), compute)(shard_of("a.jpg"))).masks
+    assert (mask.index, mask.predicted_iou, mask.stability_score) == (1, 0.1, None)
+    (first, _) = only(ReadyProposer(config_of(), compute)(shard_of("a.jpg"))).masks
+    assert first.predicted_iou is None
 
 
 def test_polygons_are_masks_too(folder, propose):
