@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pipeline.graph import actor_environment
 from pipeline.identity import measure_identity
-from pipeline.planning import plan_run
-from pipeline.reading import read_shard
 from schemas.config import RunConfig
 from store.commit import commit_shard
 from store.location import RunLocation
 from store.plan import read_shard_plan
+from store.planning import plan_run
 from store.sources import open_source
+from store.sources.shards import read_shard
 from workers.images.proving import kept_prover
 from workers.stages import STAGES
 

@@ -24,11 +24,11 @@ from ray.data.block import BlockMetadata
 
 from pipeline.cluster import connected, identity_on_cluster
 from pipeline.graph import actor_runtime, configure_ray_data
-from pipeline.planning import plan_run
 from pipeline.running import annotate
 from pipeline.summary import Committed, Planned, RunEvent
 from schemas.config import ComputeConfig, PoolConfig, RunConfig
 from store.location import RunLocation
+from store.planning import plan_run
 from store.sources import open_source
 
 

@@ -13,7 +13,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from cli import annotate, demo, doctor, estimate, export, gallery, gc, parts, status, verify
+from cli import annotate, demo, doctor, estimate, export, gallery, gc, importing, parts, status, verify
 from cli.console import PrintableFormatter, report, stderr
 from schemas.errors import ConfigError, PseudorisError
 
@@ -35,6 +35,7 @@ app.command("verify")(verify.verify)
 app.command("parts")(parts.parts)
 app.command("gc")(gc.gc)
 app.command("export")(export.export)
+app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -17,12 +17,12 @@ from pipeline.extrapolation import Estimate, summarise
 from pipeline.failures import let_go, original_error
 from pipeline.graph import run_shards
 from pipeline.job import Job
-from pipeline.planning import PlanTally, assign_shards, plan_run
 from pipeline.resources import plan_actors
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.run import Receipt
 from store.location import RunLocation
+from store.planning import PlanTally, assign_shards, plan_run
 from store.removal import remove_run
 from store.sources import SourceItem, open_source
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from pipeline.planning import PlanTally, assign_shards
 from schemas.config import ShardsConfig
 from schemas.errors import ConfigError
 from schemas.plan import PlanEntry
@@ -22,6 +21,7 @@ from schemas.run import PartRecord, PlanExtension, RunHeader
 from store.header import create_extension
 from store.location import RunLocation
 from store.plan import iter_plan, write_plan
+from store.planning import PlanTally, assign_shards
 from store.sources.items import SourceItem
 from store.sources.keys import file_of
 

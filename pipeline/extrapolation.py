@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.planning import PlanTally
 from schemas.config import RunConfig
 from schemas.run import Receipt
 from schemas.tables import SCHEMAS
+from store.planning import PlanTally
 from store.tables import table_bytes
 from workers.protocols import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 

@@ -7,18 +7,17 @@ from typing import Final
 
 from pipeline.cluster import connected, identity_on_cluster, node_resources
 from pipeline.extending import ExtensionTally, new_entries
-from pipeline.planning import PlanTally, assign_shards
 from pipeline.resources import plan_actors
-from pipeline.resuming import check_source
 from pipeline.retrying import num_to_retry
 from pipeline.starting import Start, check_start
 from pipeline.summary import RunPlan
 from schemas.config import RunConfig
 from schemas.run import RunHeader
-from store.header import check_identity, read_header
+from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.plan import iter_plan
+from store.planning import PlanTally, assign_shards
 from store.sources import Source, open_source
 from store.totals import Totals
 from workers.stages import STAGES
@@ -51,6 +50,7 @@ def dry_run(
     if header is None:
         tally = _listed(listing, config, start.limit)
     else:
+        check_origin(header, "annotate")
         check_source(header, listing.name)
         tally = _planned(location, header)
     extension = _extension(listing, location, header, start)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.cluster import identity_on_cluster
 from pipeline.extending import ExtensionTally, extend_plan
 from pipeline.indexing import list_on_cluster
-from pipeline.planning import plan_run
 from pipeline.summary import Notice, OnEvent
 from schemas.config import PoolConfig, RunConfig
-from schemas.errors import ConfigError
 from schemas.run import RunHeader
-from store.header import check_identity, read_header
+from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
+from store.planning import plan_run
 from store.sources import Source
 
 
@@ -45,6 +42,7 @@ def plan_or_resume(
         config=config,
         limit=limit,
     )
+    check_origin(header, "annotate")
     accepted = check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
     check_source(header, source.name)
     if accepted:
@@ -94,24 +92,3 @@ def extension_notices(tally: ExtensionTally) -> list[str]:
 
 def _some(keys: list[str]) -> str:
     return ", ".join([*keys[:3], "…"] if len(keys) > 3 else keys)
-
-
-def check_source(header: RunHeader, source: str) -> None:
-    """Accept `source`, a `Source.name`, where it is the one that the run was planned from.
-
-    A copy in another place is refused as well. Ids are relative to SOURCE and would hold, but its files may have
-    other times or etags: their images would be quarantined as changed.
-
-    Raises:
-        ConfigError: It is another one.
-    """
-    if _place(header.source) != _place(source):
-        raise ConfigError(
-            f"this output was planned from SOURCE {header.source!r}, and is given {source!r} now. Give the first "
-            "again to continue, or name another output"
-        )
-
-
-def _place(source: str) -> str:
-    # Followed here and not in the header: `../photos` names one folder from two others.
-    return source.rstrip("/") if "://" in source else str(Path(source).resolve())

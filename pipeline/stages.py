@@ -14,7 +14,6 @@ from pipeline.attempts import attempted
 from pipeline.identity import check_packages, check_process
 from pipeline.job import Job
 from pipeline.metering import StageMeter, handed_on, report_counts
-from pipeline.reading import read_shard
 from pipeline.retrying import shard_work
 from schemas.blocks import block_to_shard, shard_to_block
 from schemas.errors import BrokenDeviceError, ConfigError
@@ -24,6 +23,7 @@ from store.attempts import AttemptHistory, clear_attempts, read_attempts
 from store.commit import CommitOutcome, Provenance, commit_of_stand_in, commit_shard
 from store.generations import commit_retry
 from store.plan import read_shard_plan
+from store.sources.shards import read_shard
 from workers.images.formats import import_plugins
 from workers.images.proving import kept_prover
 from workers.stages import STAGES, kinds_of

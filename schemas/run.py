@@ -17,6 +17,8 @@ RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 
+Origin = Literal["annotate", "refilter", "import"]
+
 
 class PartRecord(FrozenModel):
     """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
@@ -34,7 +36,7 @@ class Identity(FrozenModel):
     Attributes:
         method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
-        device_kind: Name of the GPU, or `cpu` with its vector capability.
+        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` of an import, where no model computes.
         versions: Version by package, of what computes and what writes.
     """
 
@@ -108,7 +110,7 @@ class RunHeader(FrozenModel):
     identity: Identity
     config: RunConfig
     config_sha256: str
-    origin: Literal["annotate", "refilter", "import"] = "annotate"
+    origin: Origin = "annotate"
     parent: ParentRun | None = None
 
 

@@ -44,7 +44,8 @@ class MaskRecord:
         area_px: Number of pixels in the mask, at least 1.
         predicted_iou: The proposer's own estimate of the mask's IoU; None where it has none.
         stability_score: IoU of the mask under a shifted logit threshold, in [0, 1]; None where unknown.
-        prior: Where the mask came from: `none`, or the instance prior's name and row (`table:17`).
+        prior: Where the mask came from: `none`, the instance prior's name and row (`table:17`), or `human` and the id
+            of the imported annotation (`human:431`).
     """
 
     mask_id: str

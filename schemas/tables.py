@@ -42,6 +42,9 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "not_finite": "A model's scores are beyond the range of compute.precision.",
     "stage_error": "A stage raised on this image alone, again and again, at last in a fresh process.",
     "process_killed": "A stage's process died of this image alone, twice.",
+    "annotation_missing": "No ready masks stand for the image where masks.options.path says.",
+    "annotation_mismatch": "The imported annotation, or the ready masks, are of another size than the image.",
+    "annotation_damaged": "A mask of the imported annotation, or of the ready masks, does not decode.",
 }
 
 
@@ -105,7 +108,11 @@ MASKS_SCHEMA: Final = _schema(
         _field("area_px", pa.int64(), "Number of pixels."),
         _field("predicted_iou", pa.float64(), "The proposer's estimate of the mask's IoU.", nullable=True),
         _field("stability_score", pa.float64(), "IoU between the mask at logit thresholds ± offset.", nullable=True),
-        _field("prior", pa.string(), "`none`, or the instance prior and row that chose it (`table:17`)."),
+        _field(
+            "prior",
+            pa.string(),
+            "`none`, the instance prior and row that chose it (`table:17`), or a human's annotation (`human:431`).",
+        ),
     ],
     "A row a mask, ordered by image in plan order, then by mask id.",
 )
@@ -152,7 +159,7 @@ FAILURES_SCHEMA: Final = _schema(
     FAILURES,
     [
         _field("image_id", pa.string(), "The quarantined image."),
-        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption` or `filter`."),
+        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter` or `import`."),
         _field("reason", pa.string(), "Reason code, stable across versions."),
         _field("message", pa.string(), "One sentence for a person; equal for equal images."),
     ],

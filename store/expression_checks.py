@@ -11,26 +11,36 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.tables import EXPRESSIONS, MASKS
+from schemas.tables import EXPRESSIONS, MASKS, SOURCE_HUMAN, SOURCE_MODEL
 from store.content_checks import Problem, Tables, examples
 
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
+# Nobody has drawn or scored what a human wrote.
+_NULL_OF_HUMANS: Final = (*_FIRST_DRAW, *_SCORES, "rival_mask_id")
+_WEIGHT_OF_HUMANS: Final = 1.0
 
 Flags = npt.NDArray[np.bool_]
 
 
 def expression_problems(shard: int, tables: Tables) -> Iterator[Problem]:
-    """Check every expression: masks referred to, text, draws, scores, and kept against the scores."""
+    """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
+
+    A model's has draws, and scores that explain what is kept; a human's has neither, and is kept.
+    """
     table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
     num_masks = Counter(image_of.values())
     images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
     yield from _reference_problems(shard, table, image_of)
     yield from _text_problems(shard, table)
-    yield from _draw_problems(shard, table)
+    yield from _source_problems(shard, table)
+    # Tables of version 1 do not say it: models wrote them.
+    is_human = _numpy(pc.fill_null(pc.equal(table["source"], SOURCE_HUMAN), fill_value=False))
+    yield from _draw_problems(shard, table, is_human)
+    yield from _human_problems(shard, table, is_human)
     # Scores of groups and of no-target expressions mean other things; today every expression has one target.
-    is_single = np.array([len(each) == 1 for each in targets], bool)
+    is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_human
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(shard, table, is_single, is_alone)
 
@@ -67,23 +77,42 @@ def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
     yield from examples(shard, "expression_repeated", (f"{key} stands {n} times" for key, n in keys.items() if n > 1))
 
 
-def _draw_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
-    """`count` is the number of draws, and the flat columns are those of the first one."""
+def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
+    known = pc.is_in(table["source"], value_set=pa.array([SOURCE_MODEL, SOURCE_HUMAN, None], pa.string()))
+    return _rows(shard, "expression_source", ~_numpy(known), f"source is neither {SOURCE_MODEL} nor {SOURCE_HUMAN}")
+
+
+def _draw_problems(shard: int, table: pa.Table, is_human: Flags) -> Iterator[Problem]:
+    """`count` is the number of draws, and of a model's expression the flat columns are those of the first one."""
     samples = table["samples"].combine_chunks()
     num_samples = _numpy(pc.list_value_length(samples))
-    counts = _numpy(table["count"])
-    wrong = (counts != num_samples) | (num_samples < 1)
+    wrong = (_numpy(table["count"]) != num_samples) | (~is_human & (num_samples < 1))
     yield from _rows(shard, "expression_count", wrong, "count is not the number of draws")
-    if not len(samples) or (num_samples < 1).any():
+    is_drawn = num_samples >= 1
+    if not is_drawn.any() or (~is_drawn & ~is_human).any():
         return
-    first = pc.list_element(samples, 0)
+    first = pc.list_element(samples.filter(pa.array(is_drawn)), 0)
     for name in _FIRST_DRAW:
         drawn = pc.struct_field(first, name)
-        flat = table[name].combine_chunks()
+        flat = table[name].combine_chunks().filter(pa.array(is_drawn))
         is_equal = pc.fill_null(pc.equal(drawn, flat), fill_value=False)
         is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
-        differs = ~_numpy(pc.or_(is_equal, is_both_null))
+        differs = np.zeros(len(is_drawn), bool)
+        differs[is_drawn] = ~_numpy(pc.or_(is_equal, is_both_null))
         yield from _rows(shard, "expression_draw", differs, f"{name} is not that of the first draw")
+
+
+def _human_problems(shard: int, table: pa.Table, is_human: Flags) -> Iterator[Problem]:
+    """A human's expression has no draws and no scores, is kept, and has the weight 1."""
+    num_samples = _numpy(pc.list_value_length(table["samples"]))
+    yield from _rows(shard, "expression_human", is_human & (num_samples > 0), "a human's expression has no draws")
+    for name in _NULL_OF_HUMANS:
+        is_set = _numpy(pc.is_valid(table[name]))
+        yield from _rows(shard, "expression_human", is_human & is_set, f"{name} of a human's expression is null")
+    kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
+    yield from _rows(shard, "expression_human", is_human & ~kept, "a human's expression is kept")
+    is_weighed = is_human & (weight != _WEIGHT_OF_HUMANS)
+    yield from _rows(shard, "expression_human", is_weighed, "a human's expression has the weight 1")
 
 
 def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from schemas.errors import ConfigError
-from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
+from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, Origin, PlanExtension, RunHeader
 from store.location import RunLocation
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
@@ -96,6 +96,35 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
     )
 
 
+def check_origin(header: RunHeader, origin: Origin) -> None:
+    """Accept a run that was made as `origin` says.
+
+    Raises:
+        ConfigError: It was made otherwise: its tables hold other things.
+    """
+    if header.origin != origin:
+        raise ConfigError(
+            f"this output holds a run that `pseudoris {header.origin}` made, and is given to `pseudoris {origin}` now: "
+            "name another output"
+        )
+
+
+def check_source(header: RunHeader, source: str) -> None:
+    """Accept `source`, a `Source.name`, where it is the one that the run was planned from.
+
+    A copy in another place is refused as well. Ids are relative to SOURCE and would hold, but its files may have
+    other times or etags: their images would be quarantined as changed.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    if _place(header.source) != _place(source):
+        raise ConfigError(
+            f"this output was planned from SOURCE {header.source!r}, and is given {source!r} now. Give the first "
+            "again to continue, or name another output"
+        )
+
+
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
     matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
@@ -135,3 +164,8 @@ def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) 
             f"{uri} does not hold as a header, see {', '.join(places)}: it was edited, or written by another "
             "version of pseudoris; use that one, or name another output"
         ) from None
+
+
+def _place(source: str) -> str:
+    # Followed here and not in the header: `../photos` names one folder from two others.
+    return source.rstrip("/") if "://" in source else str(Path(source).resolve())

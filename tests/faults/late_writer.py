@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 
-from pipeline.reading import read_shard
 from schemas.run import RECEIPTS_FOLDER
 from store import commit
 from store.header import require_header
 from store.location import RunLocation
 from store.plan import read_shard_plan
+from store.sources.shards import read_shard
 from tests.builders.runs import stub_config
 from workers.images.proving import Prover
 from workers.stages import STAGES

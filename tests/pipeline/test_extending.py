@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.extending import ExtensionTally, extend_plan, new_entries
-from pipeline.planning import plan_run
 from schemas.errors import ConfigError
 from schemas.run import Identity, RunHeader
 from store.header import read_header
 from store.location import RunLocation
 from store.plan import iter_plan
+from store.planning import plan_run
 from store.sources import open_source
 from store.sources.items import SourceItem
 from store.verify import verify_run

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.extrapolation import Estimate, summarise, unit_seconds
-from pipeline.planning import PlanTally
 from schemas.config_loading import load_config
 from schemas.run import PartRecord, Receipt, ShardCounts
 from schemas.tables import SCHEMAS
+from store.planning import PlanTally
 from store.tables import table_bytes
 from tests.builders.runs import stub_config
 

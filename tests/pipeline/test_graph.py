@@ -11,7 +11,6 @@ from pipeline import graph
 from pipeline.cluster import identity_on_cluster
 from pipeline.graph import actor_environment, actor_runtime, build_dataset, run_shards
 from pipeline.job import Job
-from pipeline.planning import plan_run
 from pipeline.windows import WindowRule
 from schemas.blocks import block_to_shard, shard_to_block
 from schemas.config import ComputeConfig, RunConfig
@@ -20,6 +19,7 @@ from schemas.ids import image_id
 from schemas.plan import PlanEntry
 from schemas.shard import Shard, ShardImage
 from store.location import RunLocation
+from store.planning import plan_run
 from store.sources import open_source
 from synthworld.demo import write_demo
 from tests.builders.runs import part_digests, stub_config, write_source

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.identity import measure_identity
-from pipeline.planning import plan_run
-from pipeline.reading import read_shard
 from pipeline.running import annotate
 from schemas.errors import PseudorisError
 from schemas.tables import SCHEMAS
@@ -19,8 +17,10 @@ from store.gc import run_gc
 from store.location import RunLocation
 from store.manifest import write_manifest
 from store.plan import read_shard_plan
+from store.planning import plan_run
 from store.receipts import list_receipts
 from store.sources import open_source
+from store.sources.shards import read_shard
 from store.verify import verify_run
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png

@@ -17,6 +17,14 @@ ENTRIES = make_entries(num_shards=1, per_shard=4)
 FIRST, ALONE = ENTRIES[0].image_id, ENTRIES[1].image_id
 
 
+# What verify accepts of a human's expression, and of no other.
+AS_HUMANS = {
+    **dict.fromkeys(("crop", "decoder", "top_k", "top_p", "log_prob")),
+    **dict.fromkeys(("uniqueness", "correctness", "distinctiveness", "rival_mask_id")),
+    **{"source": "human", "samples": [], "count": 0, "kept": True, "weight": 1.0},
+}
+
+
 def problems_with(edit) -> str:
     tables = shard_tables(make_shard(ENTRIES), embed_images=False)
     rows = tables["expressions"].to_pylist()
@@ -59,6 +67,11 @@ CORRUPTIONS = {
         setting(0, distinctiveness=0.8),
         "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
     ),
+    "an author whom nobody knows": (setting(0, source="robot"), "expression_source: row 0: source is neither model"),
+    "a model's expression without draws or scores": (
+        lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
+        "expression_count: row 4: count is not the number of draws",
+    ),
     "kept at exactly the others' score": (setting(0, distinctiveness=0.9), "expression_kept"),
 }
 
@@ -85,3 +98,53 @@ def test_an_expression_without_a_target_is_sound():
 @pytest.mark.parametrize(("edit", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
 def test_every_corruption_is_found_and_named(edit, expected):
     assert re.search(expected, problems_with(edit))
+
+
+@pytest.mark.parametrize("source", ["model", None])
+def test_version_1_says_no_author_and_is_judged_as_a_models(source):
+    assert problems_with(lambda rows: [row.update(source=source) for row in rows]) == ""
+    assert "expression_count: row 0" in problems_with(setting(0, **{**AS_HUMANS, "source": source}))
+
+
+def test_humans_expressions_have_neither_draws_nor_scores_and_are_sound():
+    assert problems_with(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
+
+
+def test_one_shard_holds_both_kinds_each_under_its_own_rules():
+    assert problems_with(setting(1, **AS_HUMANS)) == ""
+    assert "row 0: distinctiveness is null exactly" in problems_with(
+        lambda rows: (rows[1].update(AS_HUMANS), rows[0].update(distinctiveness=None))
+    )
+
+
+def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
+    def edit(rows):
+        rows[1].update(AS_HUMANS)
+        rows[2].update(log_prob=-1.0)
+
+    assert "expression_draw: row 2: log_prob" in problems_with(edit)
+
+
+DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"samples": DRAWN, "count": 1}, "expression_human: row 1: a human's expression has no draws"),
+        ({"count": 1}, "expression_count: row 1"),
+        *(({name: "masked"}, f"{name} of a human's expression is null") for name in ("crop", "decoder")),
+        *(({name: 5}, f"{name} of a human's expression is null") for name in ("top_k",)),
+        *(
+            ({name: 0.5}, f"{name} of a human's expression is null")
+            for name in ("top_p", "log_prob", "uniqueness", "correctness", "distinctiveness")
+        ),
+        ({"rival_mask_id": mask_id(FIRST, 1)}, "rival_mask_id of a human's expression is null"),
+        ({"kept": False}, "expression_human: row 1: a human's expression is kept"),
+        ({"weight": 0.5}, "expression_human: row 1: a human's expression has the weight 1"),
+        ({"weight": math.nan}, "weight is not finite"),
+        ({"text": "A Circle"}, "expression_text: row 1"),
+    ],
+)
+def test_a_humans_expression_is_accepted_in_no_other_form(values, expected):
+    assert re.search(expected, problems_with(setting(1, **{**AS_HUMANS, **values})))

@@ -6,7 +6,15 @@ import pytest
 
 from schemas.errors import ConfigError
 from schemas.run import HEADER_NAME, PlanExtension
-from store.header import check_identity, create_extension, create_header, extension_path, read_header, require_header
+from store.header import (
+    check_identity,
+    check_origin,
+    create_extension,
+    create_header,
+    extension_path,
+    read_header,
+    require_header,
+)
 from store.location import RunLocation
 from store.plan import iter_plan, read_shard_plan, write_plan
 from tests.store.builders import make_entries, make_identity, start_run
@@ -44,6 +52,13 @@ def test_another_identity_is_refused_with_every_differing_field(location):
     assert "device_kind: 'cpu' in the run, 'NVIDIA H200' now" in str(caught.value)
     assert "weights.propose" in str(caught.value)
     assert "name another output" in str(caught.value)
+
+
+def test_a_run_that_another_command_made_is_refused(location):
+    header = start_run(location)
+    check_origin(header, "annotate")
+    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and is given to `pseudoris import` now"):
+        check_origin(header, "import")
 
 
 @pytest.mark.parametrize("version", [2, 0, "new"])

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord
+from schemas.texts import clean_text
 from workers.captions.drafts import Draft
-
-
-def clean_caption(text: str) -> str:
-    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" where nothing is left."""
-    return " ".join(text.lower().split()).rstrip(". ")
 
 
 def to_expressions(
@@ -25,7 +21,7 @@ def to_expressions(
     """
     samples: dict[tuple[int, str], list[CaptionSample]] = {}
     for draft in drafts:
-        text = clean_caption(to_text(draft.tokens))
+        text = clean_text(to_text(draft.tokens))
         if text:
             samples.setdefault((draft.place, text), []).append(_sample(draft))
     return tuple(

@@ -90,6 +90,29 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
+def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
+    """Return how the image lies in its file, 1 to 8 (Exif 2.32, tag 0x0112); 1 where it does not say.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(plugins)) as image:
+        return _orientation(image)
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); the result is contiguous and owned.
+
+    Args:
+        pixels: (H, W) or (H, W, C) as they lie in the file.
+        orientation: As `exif_orientation` states it.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.array(pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1], order="C")
+
+
 def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
@@ -120,7 +143,7 @@ def _decode(image: Image.Image) -> np.ndarray:
         raise
     except Exception as error:  # the image boundary again
         raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
-    return _turn_upright(pixels, _orientation(image))
+    return turn_upright(pixels, _orientation(image))
 
 
 def _as_image_error(error: Exception, message: str) -> ImageError:
@@ -168,11 +191,3 @@ def _orientation(image: Image.Image) -> int:
         logger.debug("EXIF cannot be read: %r", error)
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); the result is contiguous and owned."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    return np.array(pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1], order="C")

@@ -1,5 +1,6 @@
-"""Mask proposal: SAM's automatic generator, the reduction of its masks to objects, instance priors, and RLE."""
+"""Mask proposal: SAM's automatic generator, ready masks, the reduction to objects, instance priors, and RLE."""
 
 from workers.masks.proposer import SamProposer
+from workers.masks.ready import ReadyProposer
 
-__all__ = ["SamProposer"]
+__all__ = ["ReadyProposer", "SamProposer"]

@@ -7,11 +7,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pycocotools import mask as coco
-
 from schemas.errors import ConfigError
 from workers.masks.instances import check_size, encode_instance
 from workers.masks.prior_table import InstanceTable
+from workers.segmentations import compressed_counts, unwrapped
 
 Entry = Mapping[str, Any]
 
@@ -74,40 +73,24 @@ def _names(
 
 
 def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where: str) -> dict[str, Any] | None:
-    """Return any of COCO's three forms as compressed RLE, or None where there is no segmentation.
+    """Return any of COCO's forms as compressed RLE, or None where there is no segmentation.
 
     Raises:
-        ConfigError: It is none of the three.
-        ImageError: It is of another size than the upright image: pycocotools takes memory by the size that is claimed,
-            and ends the process where there is none.
+        ConfigError: It is none of them.
+        ImageError: It is of another size than the upright image.
     """
+    segmentation = unwrapped(segmentation)
     if not segmentation:
         return None
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str):
-        return segmentation
     in_image = [image.get("height"), image.get("width")]
     size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
     if not _is_whole_numbers(size) or len(size) != 2:
         raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
     check_size(size, upright, where=where)
-    if isinstance(segmentation, dict) and _is_whole_numbers(segmentation.get("counts")):
-        encoded = coco.frPyObjects({"size": size, "counts": segmentation["counts"]}, *size)
-    elif isinstance(segmentation, list) and all(_is_polygon(piece) for piece in segmentation):
-        encoded = coco.merge(coco.frPyObjects([_clipped(piece, size) for piece in segmentation], *size))
-    else:
-        raise ConfigError(f"{where}: the segmentation is neither RLE nor polygons of at least three points")
-    return {"size": size, "counts": encoded["counts"].decode("ascii")}
-
-
-def _is_polygon(piece: Any) -> bool:
-    # COCO would take four numbers for a box.
-    return _is_numbers(piece) and len(piece) >= 6 and len(piece) % 2 == 0
-
-
-def _clipped(polygon: list[float], size: list[int]) -> list[float]:
-    # COCO rasterises what lies far outside too, and takes memory for it.
-    limits = (size[1], size[0])
-    return [min(max(value, 0), limits[place % 2]) for place, value in enumerate(polygon)]
+    try:
+        return {"size": size, "counts": compressed_counts(segmentation, upright)}
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _is_whole_numbers(values: Any) -> bool:

@@ -12,8 +12,9 @@ Two formats, told apart by their first bytes:
 A run's own masks table is such a file.
 
 **COCO JSON**, an object with `images` (`id`, `file_name`, and `height`, `width` for polygons) and `annotations`
-(`image_id`; `segmentation` as polygons, compressed or uncompressed RLE; else `bbox` as [x, y, w, h]; `score`
-optional). Crowd regions (`iscrowd`) are passed over: they are no instances.
+(`image_id`; `segmentation` as polygons, compressed or uncompressed RLE, bare or alone in a list as in a REFER
+`instances.json`; else `bbox` as [x, y, w, h]; `score` optional). Crowd regions (`iscrowd`) are
+passed over: they are no instances.
 
 Rows count from 0 in the file's order. An image is found under its `image_id`, or its key (percent-encoded or
 plain), else under a name of which one path ends in the other (`train/1.jpg` and `1.jpg`) where only one such

@@ -21,16 +21,16 @@ class Proposals:
         counts: N COCO compressed RLE strings.
         boxes_px: N tight boxes (x0, y0, x1, y1), x1 and y1 EXCLUSIVE.
         areas_px: (N,) int64, at least 1.
-        predicted_iou: (N,) float32.
-        stability: (N,) float32 in [0, 1]; of the mask before holes and islands were removed.
+        predicted_iou: (N,) float32; float64 of masks that were read and not generated, NaN where nothing is stated.
+        stability: (N,) in [0, 1], of the same type; of the mask before holes and islands were removed.
     """
 
     size: tuple[int, int]
     counts: tuple[str, ...]
     boxes_px: tuple[Box, ...]
     areas_px: NDArray[np.int64]
-    predicted_iou: NDArray[np.float32]
-    stability: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32] | NDArray[np.float64]
+    stability: NDArray[np.float32] | NDArray[np.float64]
 
     def __len__(self) -> int:
         """Return the number of masks."""

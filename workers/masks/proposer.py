@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.config import ComputeConfig, MasksConfig
-from schemas.ids import mask_id
-from schemas.shard import MaskRecord, Shard, ShardImage
+from schemas.shard import Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.models import load_sam
 from workers.checkpoints.weights import weights_digest as file_digest
@@ -19,8 +18,7 @@ from workers.device import compute_dtype, prepare_device
 from workers.images.ahead import decoding_ahead
 from workers.masks.generator import MaskGenerator
 from workers.masks.priors import build_prior, prior_digest
-from workers.masks.proposals import Proposals
-from workers.masks.reduction import Kept
+from workers.masks.records import mask_records
 from workers.protocols import STAGE_PROPOSE
 
 
@@ -63,19 +61,4 @@ class SamProposer:
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._generate(pixels)
         kept = self._prior(image, pixels, proposals)
-        return replace(image, masks=tuple(_record(image.image_id, proposals, one) for one in kept))
-
-
-def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
-    row = kept.row
-    return MaskRecord(
-        mask_id=mask_id(image_id, row),
-        index=row,
-        rle_size=proposals.size,
-        rle_counts=proposals.counts[row],
-        box_xyxy_px=proposals.boxes_px[row],
-        area_px=int(proposals.areas_px[row]),
-        predicted_iou=float(proposals.predicted_iou[row]),
-        stability_score=float(proposals.stability[row]),
-        prior=kept.prior,
-    )
+        return replace(image, masks=mask_records(image.image_id, proposals, kept))

@@ -1,7 +1,5 @@
-import pytest
-
 from schemas.shard import MaskRecord
-from workers.captions.candidates import clean_caption, to_expressions
+from workers.captions.candidates import to_expressions
 from workers.captions.drafts import Decoder, Draft
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
@@ -14,21 +12,6 @@ def draft(place, token, *, crop="masked", decoder=None, **changes):
 
 def expressions(*drafts):
     return to_expressions(drafts, MASKS, lambda tokens: WORDS[tokens[0]])
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("A Dog . ", "a dog"),
-        ("a dog", "a dog"),
-        ("  a   dog.. ", "a dog"),
-        ("u.s. flag", "u.s. flag"),
-        (" . ", ""),
-        ("", ""),
-    ],
-)
-def test_captions_are_lower_cased_stripped_and_lose_their_full_stop(text, cleaned):
-    assert clean_caption(text) == cleaned
 
 
 def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():

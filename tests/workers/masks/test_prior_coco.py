@@ -31,10 +31,12 @@ def test_coco_masks_are_read_in_all_of_their_forms(coco):
         {"segmentation": segmentation()},
         {"segmentation": {"size": list(SIZE), "counts": runs}},
         {"segmentation": [polygon]},
+        {"segmentation": [segmentation()]},
+        {"segmentation": [{"size": list(SIZE), "counts": runs}]},
         {"bbox": [x0, y0, x1 - x0, y1 - y0]},
         {"segmentation": [], "bbox": [x0, y0, x1 - x0, y1 - y0]},
     )
-    assert instances(path).rows == (0, 1, 2, 3, 4)
+    assert instances(path).rows == (0, 1, 2, 3, 4, 5, 6)
     for mask in masks(path):
         np.testing.assert_array_equal(mask, box_mask())
 
@@ -98,7 +100,7 @@ def test_a_malformed_file_is_refused_when_it_is_read(tmp_path, text, message):
         ({"segmentation": "polygon"}, "annotation 0: the segmentation is neither RLE nor polygons"),
         ({"segmentation": [[1, 2, 9, float("nan"), 3, 4]]}, "neither RLE nor polygons"),
         ({"segmentation": {"size": list(SIZE), "counts": [-5, 605]}}, "neither RLE nor polygons"),
-        ({"segmentation": {"size": list(SIZE), "counts": [500]}}, "counts is no COCO compressed RLE of 20 x 30"),
+        ({"segmentation": {"size": list(SIZE), "counts": [500]}}, "the runs cover 500 pixels, the image has 20 x 30"),
         ({"bbox": [1, 2, 3]}, r"annotation 0: bbox is \[1, 2, 3\], four numbers"),
         ({"bbox": [1, 2, 3, "4"]}, "annotation 0: bbox is .*, four numbers"),
         ({}, "annotation 0 has neither a segmentation nor a box"),

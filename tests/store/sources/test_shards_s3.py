@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from pipeline.reading import read_shard
 from schemas.config import SourceConfig, StorageConfig
 from schemas.config_loading import load_config
 from schemas.errors import TransientError
 from schemas.shard import Shard
 from store.sources import open_source
+from store.sources.shards import read_shard
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes

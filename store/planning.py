@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,14 +11,12 @@ from schemas.config import RunConfig, ShardsConfig
 from schemas.config_loading import config_hash
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
-from schemas.run import Identity, RunHeader
+from schemas.run import Identity, Origin, RunHeader
 from store.header import create_header
 from store.location import RunLocation
 from store.plan import write_plan
 from store.sources.items import SourceItem
 from store.sources.keys import file_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -92,6 +89,7 @@ def plan_run(
     identity: Identity,
     config: RunConfig,
     limit: int | None = None,
+    origin: Origin = "annotate",
 ) -> RunHeader:
     """Freeze the listing under `location`, then create the header, and return it.
 
@@ -105,6 +103,7 @@ def plan_run(
         identity: For the header.
         config: For the header; its `shards` bound the shards.
         limit: Plan the first so many images only.
+        origin: What makes the tables, for the header.
 
     Raises:
         ConfigError: The listing ends in one, or the location cannot be written.
@@ -124,6 +123,7 @@ def plan_run(
         identity=identity,
         config=config,
         config_sha256=config_hash(config),
+        origin=origin,
     )
     return create_header(location, header)
 

@@ -1,4 +1,4 @@
-"""A planned shard's bytes, each image proven to decode; or the reason why it is quarantined. No Ray.
+"""A planned shard's bytes, each image proven to decode; or the reason why it is quarantined.
 
 What is wrong with an image becomes a failure of that image. What is wrong with the storage ends the attempt.
 """
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from schemas.config import RunConfig
 from schemas.errors import ImageError, TransientError
@@ -19,11 +19,17 @@ from schemas.shard import Failure, Shard, ShardImage
 from store.sources.items import Storage
 from store.sources.opening import open_root
 from store.sources.reading import Outcome, read_entries
-from workers.images.proving import Prover
 
 logger = logging.getLogger(__name__)
 
 STAGE_READ: Final = "read"
+
+
+class Prover(Protocol):
+    """What proves that an image decodes; decoders live with the workers."""
+
+    def prove(self, data: bytes) -> tuple[int, int]:
+        """Return the upright (height, width) of an encoded image. Raises: ImageError: it does not decode."""
 
 
 def read_shard(

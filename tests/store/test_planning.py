@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.planning import PlanTally, assign_shards, plan_run
 from schemas.config import ShardsConfig
 from schemas.ids import image_id
 from schemas.run import HEADER_NAME, Identity
 from store.header import read_header
 from store.location import RunLocation
 from store.plan import iter_plan
+from store.planning import PlanTally, assign_shards, plan_run
 from store.sources.items import SourceItem
 from tests.builders.runs import stub_config
 
@@ -142,6 +142,17 @@ def test_every_image_is_planned_once_in_order_and_within_the_bounds(sizes, max_i
         assert len({member.boundary for member in members}) == 1
 
 
+def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
+    tally = PlanTally()
+    items = [
+        SourceItem("a.jpg", size_bytes=70),
+        *(SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)),
+    ]
+    entries = list(assign_shards(items, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
+    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
+    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)
+
+
 def plan(location, listing, **values):
     config = stub_config("shards.max_images=2")
     return plan_run(location, listing, **{"source": "in", "identity": IDENTITY, "config": config, **values})
@@ -173,14 +184,3 @@ def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
     with pytest.raises(ConnectionError, match="gone"):
         plan(RunLocation.open(str(tmp_path)), listing())
     assert not (tmp_path / HEADER_NAME).exists()
-
-
-def test_the_largest_shard_is_told_and_rows_count_with_their_mean():
-    tally = PlanTally()
-    items = [
-        SourceItem("a.jpg", size_bytes=70),
-        *(SourceItem(f"t#{n}", row=n, boundary="t", mean_bytes=40) for n in range(3)),
-    ]
-    entries = list(assign_shards(items, ShardsConfig(max_images=10, max_bytes=100), tally=tally))
-    assert [entry.shard for entry in entries] == [0, 1, 1, 2]
-    assert (tally.max_shard_bytes, tally.size_bytes) == (80, 190)

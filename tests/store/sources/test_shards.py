@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.planning import PlanTally, assign_shards
-from pipeline.reading import read_shard
 from schemas.config import ImagesConfig, RunConfig, SourceConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError, TransientError
 from schemas.shard import Shard
 from schemas.tables import FAILURE_REASONS
+from store.planning import PlanTally, assign_shards
 from store.sources import open_source
 from store.sources.local_storage import LocalStorage
+from store.sources.shards import read_shard
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
@@ -199,7 +199,7 @@ def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
     (folder / "a.png").write_bytes(build.png())
     with pytest.raises(ConfigError, match="mounted' does not exist"):
         read(folder, lambda: folder.rename(tmp_path / "elsewhere"))
-    monkeypatch.setattr("pipeline.reading.open_root", lambda *_: LocalStorage(folder))
+    monkeypatch.setattr("store.sources.shards.open_root", lambda *_: LocalStorage(folder))
     (tmp_path / "elsewhere").rename(folder)
     with pytest.raises(TransientError, match="SOURCE is gone"):
         read(folder, lambda: folder.rename(tmp_path / "elsewhere"))

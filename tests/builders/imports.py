@@ -1,0 +1,26 @@
+"""Imports of a human's annotation in the test's own process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from schemas.config_loading import load_config
+from store.location import RunLocation
+from training.imports import ImportRequest, ImportSummary, import_annotation
+
+
+def import_small(
+    annotation: str | Path,
+    images: str | Path,
+    location: RunLocation,
+    *words: str,
+    on_progress: Any = None,
+    **values: Any,
+) -> ImportSummary:
+    """Import, two images a shard; `words` are `--set` words, `values` fields of the request."""
+    config = load_config("tiny", None, ["shards.max_images=2", *words])
+    request = ImportRequest(str(annotation), str(images), config, **{"format": "refer", **values})
+    return import_annotation(
+        request, location, on_progress=on_progress or (lambda done, total: None), on_wait=lambda text: None
+    )

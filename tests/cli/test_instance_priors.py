@@ -1,0 +1,57 @@
+"""`pseudoris annotate` with a table of instances: which of SAM's masks are objects is another program's opinion."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from tests.builders.command import OPTIONS, pseudoris
+
+pytestmark = pytest.mark.ray
+
+
+def masks_of(out) -> list[dict]:
+    return ds.dataset(out / "masks").to_table().to_pylist()
+
+
+def write_parquet(run, path) -> None:
+    """Write the run's own masks table, in one file."""
+    pq.write_table(ds.dataset(run.out / "masks").to_table(), path)
+
+
+def write_coco(run, path) -> None:
+    """Write the run's masks as a REFER dataset's `instances.json` has them, with a weak one and a crowd beside them."""
+    images = ds.dataset(run.out / "images").to_table().to_pylist()
+    names = [{"id": row["image_id"], "file_name": row["key"]} for row in images]
+    rows = [{"image_id": row["image_id"], "segmentation": [row["segmentation"]]} for row in masks_of(run.out)]
+    weak = {"image_id": images[0]["image_id"], "bbox": [0, 0, 5, 5], "score": 0.1}
+    crowd = {"image_id": images[0]["image_id"], "bbox": [0, 0, 5, 5], "iscrowd": 1}
+    path.write_text(json.dumps({"images": names, "annotations": [*rows, weak, crowd]}))
+
+
+@pytest.mark.parametrize("write", [write_coco, pytest.param(write_parquet, marks=pytest.mark.long)])
+def test_the_instances_choose_their_masks_and_each_says_which_row_chose_it(tiny_run, tmp_path, write):
+    path, out = tmp_path / "instances", tmp_path / "out"
+    write(tiny_run, path)
+    prior = ("kind=table", f"path={path}", "match=iou")
+    options = [word for each in prior for word in ("--set", f"masks.prior.{each}")]
+    done = pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS, *options)
+    assert done.returncode == 0, done.stderr
+    chosen, before = masks_of(out), masks_of(tiny_run.out)
+    # SAM proposes the same again, so each instance finds its own mask.
+    assert {row["mask_id"]: row["segmentation"] for row in chosen} == {
+        row["mask_id"]: row["segmentation"] for row in before
+    }
+    assert {row["prior"] for row in chosen} == {f"table:{row}" for row in range(len(before))}
+    assert pseudoris("verify", str(out)).returncode == 0
+
+
+def test_a_table_that_is_not_there_is_known_before_the_start(tiny_run, tmp_path):
+    options = ("--set", "masks.prior.kind=table", "--set", f"masks.prior.path={tmp_path / 'nowhere.json'}")
+    failed = pseudoris("annotate", str(tiny_run.source), str(tmp_path / "out"), *OPTIONS, *options)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "nowhere.json cannot be read" in failed.stderr
+    assert "Traceback" not in failed.stderr

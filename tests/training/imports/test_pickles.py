@@ -1,0 +1,101 @@
+"""Pickles as strangers make them: plain data of every protocol is read, nothing is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import ConfigError
+from training.imports.pickles import load_plain
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=20,
+)
+
+
+class Runs:
+    """Pickles to a call, as a hostile file does."""
+
+    def __init__(self, function, *arguments):
+        self._call = (function, arguments)
+
+    def __reduce__(self):
+        return self._call
+
+
+@given(value=PLAIN, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_plain_values_of_every_protocol_are_read(value, protocol):
+    assert load_plain(pickle.dumps(value, protocol), "refs(unc).p") == value
+
+
+def test_python_2s_strings_are_texts():
+    assert load_plain(b"(lp0\nS'a man'\np1\naV\\u732b\np2\na.", "x") == ["a man", "猫"]
+    assert load_plain(b"\x80\x02U\x05caf\xc3\xa9.", "x") == "café"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "call", [(os.system, "touch {}"), (subprocess.run, "touch {}"), (Path.touch, "{}"), (eval, "1")]
+)
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, protocol, call):
+    function, argument = call
+    path = tmp_path / "proof"
+    argument = argument.format(path)
+    hostile = Runs(function, Path(argument) if function is Path.touch else argument)
+    data = pickle.dumps([{"ref_id": hostile}], protocol)
+    with pytest.raises(ConfigError, match=r"refs\(unc\)\.p is not plain data: its instruction .* builds or calls"):
+        load_plain(data, "refs(unc).p")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("number", [np.int64(3), np.float32(0.5), np.arange(3)])
+def test_numpys_numbers_are_refused_with_the_remedy(protocol, number):
+    with pytest.raises(ConfigError, match=r"numbers of numpy.*write the pickle again with int\(…\)"):
+        load_plain(pickle.dumps([{"ref_id": number}], protocol), "refs(unc).p")
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, OrderedDict(a=1), 1j, range(3), print], ids=repr)
+def test_whatever_is_not_plain_is_refused(value):
+    with pytest.raises(ConfigError, match="is not plain data"):
+        load_plain(pickle.dumps([value], 4), "x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps(["a", 1], 4)[:-3],
+        b"\x80\x02]",
+        b"\x80\x02.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff]\x94.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f\x00.",
+        b"I" + b"9" * 10_000 + b"\n.",
+        b"h\x05.",
+        b"U\x01\xff.",
+    ],
+)
+def test_a_damaged_pickle_is_refused(data):
+    with pytest.raises(ConfigError, match=r"refs\(unc\)\.p cannot be read as a pickle"):
+        load_plain(data, "refs(unc).p")
+
+
+def test_a_number_under_which_no_file_of_its_size_stores_a_value_takes_no_memory():
+    with pytest.raises(ConfigError, match="stores a value under number 2147483647"):
+        load_plain(b"\x80\x02]r\xff\xff\xff\x7f.", "x")
+
+
+def test_deep_nesting_is_read_or_refused_and_never_crashes():
+    deep = load_plain(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "x")
+    assert isinstance(deep, list)
