@@ -96,6 +96,22 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
     )
 
 
+def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
+    """Accept the run of `header` where `origin`, the command that is to go on with it, made it.
+
+    Raises:
+        ConfigError: Another one did; its tables would not fit together.
+    """
+    if header.origin == origin:
+        return
+    parent = f" out of {header.parent.location}" if header.parent else ""
+    remedy = f"; what is to be computed anew is computed in {header.parent.location}" if header.parent else ""
+    raise ConfigError(
+        f"{location.root} holds a run that `pseudoris {header.origin}` made{parent}, and `{origin}` cannot go on with "
+        f"it: name another output{remedy}"
+    )
+
+
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
     matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
