@@ -1,4 +1,4 @@
-"""Which candidate expressions are kept: tau, and bounds on stored scores. The filter stage, `refilter`, `verify` share it.
+"""Which candidate expressions are kept: tau, and bounds on scores. The filter stage, `refilter`, `verify` share it.
 
 A score that is undefined is held against nobody: a mask alone in its image has no rival, and so no distinctiveness.
 """

@@ -1,4 +1,4 @@
-"""The sections of a data card, from a run's header and its totals: Markdown under front matter as Hugging Face reads it."""
+"""The sections of a data card, from a run's header and totals: Markdown under front matter as Hugging Face has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from schemas.config import WeightsConfig
+from schemas.config import SamArchitecture, WeightsConfig
 from schemas.run import RunHeader
 from schemas.tables import EXPRESSIONS, SCHEMAS
 from store.card_texts import BIBTEX, BUILTIN, METHOD, PUBLISHED, RANDOM, Statement
@@ -61,7 +61,11 @@ def _front_matter(facts: CardFacts) -> str:
         "size_categories": [next((name for bound, name in _SIZES if facts.totals.expressions < bound), _LARGEST)],
         "tags": ["referring-image-segmentation", "pseudoris", *([] if is_human else ["synthetic"])],
         "configs": [
-            {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if name == EXPRESSIONS else {})}
+            {
+                "config_name": name,
+                "data_files": f"{name}/*.parquet",
+                **({"default": True} if name == EXPRESSIONS else {}),
+            }
             for name in sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS)
         ],
     }
@@ -73,7 +77,7 @@ def _title(facts: CardFacts) -> Iterator[str]:
     yield ""
     yield (
         "Referring image segmentation: images, masks of their objects, and expressions that each fit one mask, as "
-        "Parquet tables written by [pseudoris]. Hugging Face reads this card when it is copied to `README.md` beside "
+        "Parquet tables written by `pseudoris`. Hugging Face reads this card when it is copied to `README.md` beside "
         "the tables."
     )
 
@@ -148,27 +152,29 @@ def _biases(facts: CardFacts) -> Iterator[str]:
     yield "## Known biases and limits"
     yield ""
     if facts.header.identity.weights:
-        for statement in METHOD:
-            yield _bullet(statement)
+        yield from map(_bullet, METHOD)
+    # What is said of several stages is said once.
+    stages_of: dict[Statement, list[str]] = {}
     for stage in facts.header.identity.weights:
-        yield from _biases_of(facts.header, stage)
+        title = _STAGE_TITLES.get(stage, stage)
+        statements = _statements(facts.header, stage)
+        for statement in statements:
+            stages_of.setdefault(statement, []).append(title)
+        if not statements:
+            yield f"- {title}: of {_code(_model(facts.header, stage)[0])} nothing is known here: {TO_FILL}."
+    for statement, titles in stages_of.items():
+        yield _bullet(statement, f"{', '.join(titles)}: ")
     yield f"- Of these images: {TO_FILL}."
 
 
-def _biases_of(header: RunHeader, stage: str) -> Iterator[str]:
-    title = _STAGE_TITLES.get(stage, stage)
+def _statements(header: RunHeader, stage: str) -> tuple[Statement, ...]:
+    """Return what is known of a stage's model; the schemes are those of `WeightsConfig.uri`."""
     engine, _, weights = _model(header, stage)
-    # The schemes are those of `WeightsConfig.uri`.
     if weights.startswith("builtin:"):
-        statements: tuple[Statement, ...] = (BUILTIN,)
-    elif weights.startswith("random:"):
-        statements = (RANDOM,)
-    else:
-        statements = PUBLISHED.get(engine, ())
-    for statement in statements:
-        yield _bullet(statement, f"{title}: ")
-    if not statements:
-        yield f"- {title}: of engine {_code(engine)} nothing is known here: {TO_FILL}."
+        return (BUILTIN,)
+    if weights.startswith("random:"):
+        return (RANDOM,)
+    return PUBLISHED.get(engine, ())
 
 
 def _licence(facts: CardFacts) -> Iterator[str]:
@@ -194,14 +200,17 @@ def _citation(facts: CardFacts) -> Iterator[str]:
 
 
 def _model(header: RunHeader, stage: str) -> tuple[str, str, str]:
-    """Return engine, architecture and weights of a stage; architectures given by numbers are left to `_run.json`."""
+    """Return engine, architecture and weights of a stage."""
     name = _STAGES.get(stage)
     if name is None:
         return stage, "", ""
     settings = getattr(header.config, name)
     weights: WeightsConfig = settings.weights
-    architecture = settings.architecture if isinstance(settings.architecture, str) else "see _run.json"
-    return settings.engine, architecture, weights.uri
+    architecture = settings.architecture
+    if isinstance(architecture, SamArchitecture):
+        sizes = f"{architecture.encoder_depth} blocks of {architecture.encoder_width}, {architecture.image_size} px"
+        return settings.engine, f"ViT, {sizes}", weights.uri
+    return settings.engine, str(architecture), weights.uri
 
 
 def _bullet(statement: Statement, title: str = "") -> str:
@@ -214,4 +223,4 @@ def _code(text: str) -> str:
         letter if unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
-    return f"`{plain}`" if not set(plain) & {"`", "|"} else "`" + plain.replace("`", "'").replace("|", "¦") + "`"
+    return "`" + plain.replace("`", "'").replace("|", "¦") + "`"

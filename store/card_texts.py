@@ -119,7 +119,8 @@ BIBTEX: Final = r"""@inproceedings{yu2024pseudoris,
 
 @article{yu2022coca,
   title   = {CoCa: Contrastive Captioners are Image-Text Foundation Models},
-  author  = {Yu, Jiahui and Wang, Zirui and Vasudevan, Vijay and Yeung, Legg and Seyedhosseini, Mojtaba and Wu, Yonghui},
+  author  = {Yu, Jiahui and Wang, Zirui and Vasudevan, Vijay and Yeung, Legg and Seyedhosseini, Mojtaba and
+             Wu, Yonghui},
   journal = {Transactions on Machine Learning Research},
   year    = {2022}
 }

@@ -75,7 +75,7 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class ShardToCheck:
-    """A committed shard to look into: what stands, what was planned, by position, and the run's rule of what is kept."""
+    """A committed shard to look into: what stands, what was planned, by position, and what the run keeps."""
 
     receipt: Receipt
     entries: list[PlanEntry]
