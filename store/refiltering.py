@@ -156,6 +156,28 @@ def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
     return pa.table([changed.get(name, table[name]) for name in EXPRESSIONS_SCHEMA.names], schema=EXPRESSIONS_SCHEMA)
 
 
+def writer_versions() -> dict[str, str]:
+    """Return the versions of the packages that write tables here, by name."""
+    found = {}
+    for package in _WRITERS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _begin_or_continue(
+    parent: RunLocation, source: RunHeader, target: RunLocation, config: RunConfig, identity: Identity
+) -> tuple[RunHeader, ParentRun]:
+    header = read_header(target) or _create(parent, source, target, config, identity)
+    check_origin(target, header, ORIGIN)
+    if header.parent is None:
+        raise ConfigError(f"{target.root} names no parent: its header was edited; name another output")
+    check_parent(parent, source, header.parent)
+    return header, header.parent
+
+
 @dataclass(frozen=True, slots=True)
 class _Commit:
     """Commits the shard of a receipt of the parent; returns the receipt that stands then."""
@@ -204,28 +226,7 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
 def _identity(source: RunHeader, config: RunConfig) -> Identity:
     before = source.identity
     method = {**before.method, "filtering": config.method()["filtering"]}
-    return before.model_copy(update={"method": method, "versions": {**before.versions, **_versions()}})
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _WRITERS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def _begin_or_continue(
-    parent: RunLocation, source: RunHeader, target: RunLocation, config: RunConfig, identity: Identity
-) -> tuple[RunHeader, ParentRun]:
-    header = read_header(target) or _create(parent, source, target, config, identity)
-    check_origin(target, header, ORIGIN)
-    if header.parent is None:
-        raise ConfigError(f"{target.root} names no parent: its header was edited; name another output")
-    check_parent(parent, source, header.parent)
-    return header, header.parent
+    return before.model_copy(update={"method": method, "versions": {**before.versions, **writer_versions()}})
 
 
 def _create(
