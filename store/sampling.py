@@ -118,4 +118,8 @@ def _joined(
 
 def _field(name: str) -> pa.Field:
     table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _OF_IMAGE else MASKS
-    return SCHEMAS[table].field(name).with_nullable(True)
+    field = SCHEMAS[table].field(name).with_nullable(True)
+    if not pa.types.is_struct(field.type):
+        return field
+    # Of a row that speaks of no single mask, what lies in the struct is null too.
+    return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))
