@@ -99,7 +99,9 @@ def _quantile_name(share: float) -> str:
 
 
 def _table(title: str, headers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), min_width=len(title)
+    )
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index == 0 else "right", overflow="fold", min_width=len(header))
     return table
