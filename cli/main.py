@@ -13,7 +13,22 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from cli import annotate, demo, doctor, estimate, export, gallery, gc, importing, parts, status, verify
+from cli import (
+    annotate,
+    demo,
+    doctor,
+    estimate,
+    export,
+    gallery,
+    gc,
+    importing,
+    parts,
+    refilter,
+    sample,
+    stats,
+    status,
+    verify,
+)
 from cli.console import PrintableFormatter, report, stderr
 from schemas.errors import ConfigError, PseudorisError
 
@@ -34,6 +49,9 @@ app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("parts")(parts.parts)
 app.command("gc")(gc.gc)
+app.command("refilter")(refilter.refilter)
+app.command("stats")(stats.stats)
+app.command("sample")(sample.sample)
 app.command("export")(export.export)
 app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)

@@ -50,7 +50,7 @@ def dry_run(
     if header is None:
         tally = _listed(listing, config, start.limit)
     else:
-        check_origin(header, "annotate")
+        check_origin(location, header, "annotate")
         check_source(header, listing.name)
         tally = _planned(location, header)
     extension = _extension(listing, location, header, start)

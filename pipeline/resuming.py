@@ -42,7 +42,7 @@ def plan_or_resume(
         config=config,
         limit=limit,
     )
-    check_origin(header, "annotate")
+    check_origin(location, header, "annotate")
     accepted = check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
     check_source(header, source.name)
     if accepted:

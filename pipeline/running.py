@@ -35,6 +35,7 @@ from pipeline.summary import (
 from schemas.config import RunConfig
 from schemas.errors import TransientError
 from schemas.run import Receipt
+from store.datacard import CARD_NAME, write_datacard
 from store.gc import run_gc
 from store.location import RunLocation
 from store.lock import RunLock
@@ -155,6 +156,8 @@ class _Start:
             # Garbage first: after the last manifest a glob over a table's folder is exact.
             run_gc(self._job.location)
             self._write_manifest()
+        if not interrupted:
+            self._write_card()
         return self._summary(wall_s if pending else 0.0, interrupted=interrupted)
 
     def _work_off(self, pending: Sequence[int], actors: dict[str, int]) -> None:
@@ -222,6 +225,11 @@ class _Start:
         write_manifest(self._job.location, cached_receipts(self._job.location, self._unwritten))
         self._unwritten.clear()
         give_back_memory()
+
+    def _write_card(self) -> None:
+        card = write_datacard(self._job.location)
+        if card.is_beside:
+            self._on_event(Notice(f"{CARD_NAME} was edited by hand and stays as it is; the new one is {card.path}"))
 
     def _num_images_now(self) -> int:
         return self._totals.images - self._num_images_before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.errors import ConfigError
-from store.header import require_header
+from store.header import check_origin, read_header, require_header
 from store.location import RunLocation
 
 
@@ -30,12 +30,14 @@ def check_start(location: RunLocation, start: Start) -> None:
     """Accept `start` where it makes sense for what stands in `location`.
 
     Raises:
-        ConfigError: There is no run to retry or to extend, or the options exclude each other.
+        ConfigError: There is no run to retry or to extend, another command made it, or the options exclude each other.
         TransientError: Storage failed.
     """
     if start.is_extension and start.is_retry:
         raise ConfigError("--retry-failed computes quarantined images alone: give it and --extend one after the other")
     if start.reasons is not None and not start.is_retry:
         raise ConfigError("--retry-reasons says what --retry-failed retries: give both")
-    if start.is_extension or start.is_retry:
-        require_header(location)
+    is_old = start.is_extension or start.is_retry
+    header = require_header(location) if is_old else read_header(location)
+    if header is not None:
+        check_origin(location, header, "annotate")

@@ -10,8 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from schemas.keeping import KeepCondition
 from schemas.uris import secrets_in
 
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -242,6 +252,8 @@ class FilterConfig(FrozenModel):
     weights: WeightsConfig
     # Keeps a candidate whose distinctiveness is strictly above.
     tau: NonNegative = 1.0
+    # What it must meet besides, such as `correctness > 0.2`; all of them hold. More of them, fewer expressions a mask.
+    keep: tuple[KeepCondition, ...] = ()
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
     # Cosines are clamped from below: a negative product would flip a ratio.
     min_score: float = Field(default=1e-4, gt=0)
@@ -249,6 +261,20 @@ class FilterConfig(FrozenModel):
     # Crops and texts a forward pass, padded to this size: rounding follows the batch's shape.
     batch_size: int = Field(default=64, ge=1)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+
+    @field_validator("keep")
+    @classmethod
+    def _in_one_order(cls, keep: tuple[KeepCondition, ...]) -> tuple[KeepCondition, ...]:
+        # A conjunction: the same one written in another order is the same method.
+        return tuple(sorted(set(keep), key=str))
+
+    @model_serializer(mode="wrap")
+    def _without_empty_keep(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        # Runs from before there were conditions have the identity and the hash of those that use none.
+        if not self.keep:
+            tree.pop("keep", None)
+        return tree
 
 
 class ComputeConfig(FrozenModel):

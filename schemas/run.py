@@ -68,7 +68,7 @@ class ParentRun(FrozenModel):
     """The complete run that another one was made from.
 
     Attributes:
-        location: Its folder or url, as it was given.
+        location: Its folder as an absolute path, or its url; where it stood then, for it may be moved.
         created_utc: When it was created: two runs may stand at one place, one after the other.
         manifest: Number of the snapshot of its receipts that was read.
         manifest_sha256: Of that snapshot's bytes.

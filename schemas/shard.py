@@ -99,7 +99,7 @@ class ExpressionRecord:
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
         distinctiveness: Method page section 4; None for a mask alone in its image.
         rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
-        kept: Whether distinctiveness > tau (for a lone mask: always; correctness alone ranks it).
+        kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
         source: `model`, or `human` where it was imported.
     """

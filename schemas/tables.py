@@ -148,7 +148,9 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),
         _field("rival_mask_id", pa.string(), "The other mask with the highest c·m; null alone.", nullable=True),
         _field(
-            "kept", pa.bool_(), "Whether distinctiveness > tau; true of a mask alone in its image, and of a human's."
+            "kept",
+            pa.bool_(),
+            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of a human's.",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],

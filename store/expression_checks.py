@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.keeping import Flags, KeepRule, meets
 from schemas.tables import EXPRESSIONS, MASKS, SOURCE_HUMAN, SOURCE_MODEL
 from store.content_checks import Problem, Tables, examples
+from store.keeping import SOME_TAU, flags_of, judged, passes, scores_of
 
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
@@ -20,13 +22,11 @@ _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
 _NULL_OF_HUMANS: Final = (*_FIRST_DRAW, *_SCORES, "rival_mask_id")
 _WEIGHT_OF_HUMANS: Final = 1.0
 
-Flags = npt.NDArray[np.bool_]
 
-
-def expression_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
     """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
 
-    A model's has draws, and scores that explain what is kept; a human's has neither, and is kept.
+    A model's has draws, and scores that explain by `rule` what is kept; a human's has neither, and is kept.
     """
     table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
@@ -43,6 +43,7 @@ def expression_problems(shard: int, tables: Tables) -> Iterator[Problem]:
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_human
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(shard, table, is_single, is_alone)
+    yield from _kept_problems(shard, table, is_alone, rule)
 
 
 def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -> Iterator[Problem]:
@@ -124,16 +125,24 @@ def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Fla
         is_null = _numpy(pc.is_null(table[name]))
         wrong = is_single & (is_null != is_alone)
         yield from _rows(shard, "expression_score", wrong, f"{name} is null exactly for a mask alone in its image")
-    yield from _kept_problems(shard, table, is_single, is_alone)
 
 
-def _kept_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
-    """Some one tau must explain what is kept: every kept distinctiveness lies above every other one."""
-    kept = _numpy(table["kept"])
-    yield from _rows(shard, "expression_kept", is_single & is_alone & ~kept, "a mask alone keeps its expressions")
-    scores = _numpy(pc.fill_null(table["distinctiveness"].cast(pa.float64()), np.nan))
-    is_scored = is_single & np.isfinite(scores)
-    above, below = scores[is_scored & kept], scores[is_scored & ~kept]
+def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator[Problem]:
+    """What is kept is what the rule says; where its tau is not known, some one tau must explain it."""
+    kept = flags_of(table["kept"])
+    is_judged = judged(table)
+    scores = scores_of(table)
+    if rule.tau is not None:
+        yield from _rows(shard, "expression_kept", is_judged & (kept != passes(rule, table)), f"kept is not: {rule}")
+        return
+    is_met = meets(rule.conditions, scores, table.num_rows)
+    unmet = f"kept without: {' and '.join(map(str, rule.conditions))}"
+    yield from _rows(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
+    alone = is_judged & is_alone & is_met
+    yield from _rows(shard, "expression_kept", alone & ~kept, "a mask alone keeps its expressions")
+    distinctiveness = scores["distinctiveness"]
+    is_scored = is_judged & is_met & np.isfinite(distinctiveness)
+    above, below = distinctiveness[is_scored & kept], distinctiveness[is_scored & ~kept]
     if above.size and below.size and above.min() <= below.max():
         detail = f"an expression of distinctiveness {below.max():.6g} is not kept, one of {above.min():.6g} is"
         yield Problem(shard, "expression_kept", detail)

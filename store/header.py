@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from schemas.errors import ConfigError
-from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, Origin, PlanExtension, RunHeader
+from schemas.run import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
 from store.location import RunLocation
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
@@ -96,17 +96,20 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
     )
 
 
-def check_origin(header: RunHeader, origin: Origin) -> None:
-    """Accept a run that was made as `origin` says.
+def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
+    """Accept the run of `header` where `origin`, the command that is to go on with it, made it.
 
     Raises:
-        ConfigError: It was made otherwise: its tables hold other things.
+        ConfigError: Another one did; its tables would not fit together.
     """
-    if header.origin != origin:
-        raise ConfigError(
-            f"this output holds a run that `pseudoris {header.origin}` made, and is given to `pseudoris {origin}` now: "
-            "name another output"
-        )
+    if header.origin == origin:
+        return
+    parent = f" out of {header.parent.location}" if header.parent else ""
+    remedy = f"; what is to be computed anew is computed in {header.parent.location}" if header.parent else ""
+    raise ConfigError(
+        f"{location.root} holds a run that `pseudoris {header.origin}` made{parent}, and `{origin}` cannot go on with "
+        f"it: name another output{remedy}"
+    )
 
 
 def check_source(header: RunHeader, source: str) -> None:

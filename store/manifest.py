@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -27,6 +28,7 @@ _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.
 # As Python objects a receipt takes 15 KB, in Arrow one.
 _ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
+_BLOCK_BYTES: Final = 8 * 2**20
 _UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
 _PASSED_OVER: Final = "the manifest is passed over, receipts are read instead: %s"
 _VERSION_KEY: Final = b"pseudoris.manifest_version"
@@ -71,7 +73,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
     number = max(_numbers(location), default=0)
     while True:
         number += 1
-        path = f"{MANIFEST_FOLDER}/{number:04d}.parquet"
+        path = snapshot_path(number)
         if location.create_once(path, data):
             return path
 
@@ -98,6 +100,46 @@ def manifest_size(location: RunLocation) -> int:
     except _UNUSABLE as error:
         logger.warning(_PASSED_OVER, error)
         return 0
+
+
+def latest_snapshot(location: RunLocation) -> int | None:
+    """Return the number of the latest snapshot, whether or not it is usable; None where there is none."""
+    return max(_numbers(location), default=None)
+
+
+def snapshot_sha256(location: RunLocation, number: int) -> str:
+    """Return the sha256 of a snapshot's bytes, 64 hex digits.
+
+    Raises:
+        FileNotFoundError: There is no such snapshot.
+        TransientError: Storage failed.
+    """
+    digest = hashlib.sha256()
+    with location.open_input(snapshot_path(number)) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
+    """Yield the receipts of one snapshot, ordered by shard, a few held at once.
+
+    Raises:
+        FileNotFoundError: There is no such snapshot.
+        TransientError: It does not read, or storage failed.
+    """
+    path = snapshot_path(number)
+    with location.open_input(path) as file:
+        parquet = open_parquet(file, location.uri(path))
+        if (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+            raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from map(_receipt, batch.to_pylist())
+
+
+def snapshot_path(number: int) -> str:
+    """Return where a snapshot stands, `_manifest/0001.parquet`."""
+    return f"{MANIFEST_FOLDER}/{number:04d}.parquet"
 
 
 def cached_receipts(location: RunLocation, anew: Container[int] = ()) -> Iterator[Receipt]:
@@ -141,16 +183,9 @@ def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
 
 def _snapshot(location: RunLocation) -> Iterator[Receipt]:
     """Yield the receipts of the latest snapshot; raises one of `_UNUSABLE` where it is damaged."""
-    number = max(_numbers(location), default=None)
-    if number is None:
-        return
-    path = f"{MANIFEST_FOLDER}/{number:04d}.parquet"
-    with location.open_input(path) as file:
-        parquet = open_parquet(file, location.uri(path))
-        if (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
-            raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
-        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
-            yield from map(_receipt, batch.to_pylist())
+    number = latest_snapshot(location)
+    if number is not None:
+        yield from read_snapshot(location, number)
 
 
 def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from schemas.errors import ConfigError
 from schemas.ids import image_id
+from schemas.keeping import KeepRule
 from schemas.plan import PlanEntry
 from schemas.run import Receipt, RunHeader
 from store.content_checks import Problem, examples
 from store.header import require_header
+from store.keeping import SOME_TAU, rule_of
 from store.location import RunLocation
 from store.plan import iter_plan
 from store.receipts import list_receipts, read_receipt
@@ -73,10 +75,11 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class ShardToCheck:
-    """A committed shard to look into: what stands, and what was planned, by position."""
+    """A committed shard to look into: what stands, what was planned, by position, and what the run keeps."""
 
     receipt: Receipt
     entries: list[PlanEntry]
+    rule: KeepRule = SOME_TAU
 
 
 # Looks into shards, here or elsewhere: yields the problems of each, in any order, and takes new ones as it can.
@@ -86,7 +89,7 @@ CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[lis
 def check_shards(location: RunLocation, shards: Iterator[ShardToCheck], quick: bool) -> Iterator[list[Problem]]:
     """Yield the problems of each shard, in this process, one after the other; raises as `verify_shard`."""
     for shard in shards:
-        yield verify_shard(location, shard.receipt, shard.entries, quick=quick)
+        yield verify_shard(location, shard.receipt, shard.entries, quick=quick, rule=shard.rule)
 
 
 def verify_run(
@@ -121,10 +124,11 @@ def _visited(
     walk: _Walk, location: RunLocation, header: RunHeader, progress: Callable[[int, int], None] | None
 ) -> Iterator[ShardToCheck]:
     """Take `walk` through the plan; yield the shards to look into."""
+    rule = rule_of(header)
     for shard, entries in iter_plan(location, header):
         receipt = walk.visit(shard, entries)
         if receipt is not None:
-            yield ShardToCheck(receipt, entries)
+            yield ShardToCheck(receipt, entries, rule)
         if progress is not None:
             progress(walk.num_shards, header.num_shards)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from schemas.errors import TransientError
 from schemas.ids import sha256_hex
+from schemas.keeping import KeepRule
 from schemas.plan import PlanEntry
 from schemas.run import RECEIPTS_FOLDER, Receipt
 from schemas.tables import IMAGES, SCHEMAS
@@ -17,12 +18,20 @@ from store import content_checks as checks
 from store.commit import part_path
 from store.content_checks import Problem
 from store.expression_checks import expression_problems
+from store.keeping import SOME_TAU
 from store.location import RunLocation
 from store.parquet import open_parquet
 from store.reading import read_part
 
 
-def verify_shard(location: RunLocation, receipt: Receipt, planned: list[PlanEntry], *, quick: bool) -> list[Problem]:
+def verify_shard(
+    location: RunLocation,
+    receipt: Receipt,
+    planned: list[PlanEntry],
+    *,
+    quick: bool,
+    rule: KeepRule = SOME_TAU,
+) -> list[Problem]:
     """Return what does not hold of a committed shard; nothing else than its files is looked at.
 
     Args:
@@ -30,6 +39,7 @@ def verify_shard(location: RunLocation, receipt: Receipt, planned: list[PlanEntr
         receipt: The standing one.
         planned: The shard's entries, by position.
         quick: Sizes, row counts and ids alone; else digests and every row too.
+        rule: What is kept; `store.keeping.rule_of` has it of a run's header.
 
     Raises:
         ConfigError: The parts may not be read, or a later version of the package wrote them.
@@ -46,7 +56,7 @@ def verify_shard(location: RunLocation, receipt: Receipt, planned: list[PlanEntr
             files[table] = file
             problems += _footer_problems(receipt, table, file)
         # What a damaged part says about its rows would only hide the cause.
-        return problems or list(_content_problems(receipt, files, planned, quick=quick))
+        return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
     finally:
         for file in files.values():
             file.close()
@@ -94,7 +104,7 @@ def _footer_problems(receipt: Receipt, table: str, file: BinaryIO) -> Iterator[P
 
 
 def _content_problems(
-    receipt: Receipt, files: dict[str, BinaryIO], planned: list[PlanEntry], *, quick: bool
+    receipt: Receipt, files: dict[str, BinaryIO], planned: list[PlanEntry], *, quick: bool, rule: KeepRule
 ) -> Iterator[Problem]:
     shard = receipt.shard
     tables: dict[str, pa.Table] = {}
@@ -114,4 +124,4 @@ def _content_problems(
     yield from checks.mask_problems(shard, tables)
     yield from checks.order_problems(shard, tables)
     yield from checks.count_problems(shard, tables, receipt.counts)
-    yield from expression_problems(shard, tables)
+    yield from expression_problems(shard, tables, rule)

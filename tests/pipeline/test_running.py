@@ -10,9 +10,10 @@ import pytest
 from pipeline import running
 from pipeline.graph import run_shards
 from pipeline.running import annotate, next_manifest
-from pipeline.summary import Committed, Planned
+from pipeline.summary import Committed, Notice, Planned
 from pipeline.windows import WindowRule
 from schemas.errors import ConfigError, TransientError
+from store.datacard import is_generated
 from store.location import RunLocation
 from store.manifest import iter_manifest, manifest_size
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
@@ -69,6 +70,25 @@ def test_the_last_manifest_holds_every_receipt(run):
     assert list(iter_manifest(RunLocation.open(str(out)))) == sorted(
         (event.receipt for event in events[1:]), key=lambda receipt: receipt.shard
     )
+
+
+def test_a_run_ends_with_its_data_card(run):
+    _, out, _, summary, _ = run
+    card = (out / "DATACARD.md").read_bytes()
+    assert is_generated(card)
+    assert f"| kept expressions | {summary.totals.kept:,} |".encode() in card
+
+
+def test_a_card_that_a_person_edited_stays_and_they_are_told(ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=1)
+    out = tmp_path / "out"
+    annotate(str(source), str(out), stub_config())
+    (out / "DATACARD.md").write_text("mine")
+    events = []
+    annotate(str(source), str(out), stub_config(), on_event=events.append)
+    assert (out / "DATACARD.md").read_text() == "mine"
+    assert is_generated((out / "DATACARD.generated.md").read_bytes())
+    assert any(isinstance(event, Notice) and "edited by hand" in event.text for event in events)
 
 
 def test_a_finished_run_started_again_computes_and_writes_nothing(run):

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 from schemas.ids import mask_id
+from schemas.keeping import KeepCondition, KeepRule
 from schemas.tables import SCHEMAS
 from store.expression_checks import expression_problems
+from store.keeping import SOME_TAU
 from store.tables import shard_tables
 from tests.store.builders import make_entries, make_shard
 
@@ -25,12 +27,12 @@ AS_HUMANS = {
 }
 
 
-def problems_with(edit) -> str:
+def problems_with(edit, rule: KeepRule = SOME_TAU) -> str:
     tables = shard_tables(make_shard(ENTRIES), embed_images=False)
     rows = tables["expressions"].to_pylist()
     edit(rows)
     tables["expressions"] = pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
-    return "\n".join(f"{each.what}: {each.detail}" for each in expression_problems(0, tables))
+    return "\n".join(f"{each.what}: {each.detail}" for each in expression_problems(0, tables, rule))
 
 
 def setting(row: int, **values):
@@ -148,3 +150,37 @@ DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none
 )
 def test_a_humans_expression_is_accepted_in_no_other_form(values, expected):
     assert re.search(expected, problems_with(setting(1, **{**AS_HUMANS, **values})))
+
+
+# As the builders have it: 1.1 is kept, 0.9 is not, correctness is 0.5.
+def rule(tau: float | None, *conditions: str) -> KeepRule:
+    return KeepRule(tau, tuple(KeepCondition.model_validate(text) for text in conditions))
+
+
+def test_a_known_rule_is_held_to_the_letter():
+    assert problems_with(lambda rows: None, rule(1.0)) == ""
+    assert problems_with(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
+    # Some other tau explains what is kept; this one does not.
+    assert "row 0: kept is not: distinctiveness > 1.1" in problems_with(lambda rows: None, rule(1.1))
+    assert "row 1: kept is not: distinctiveness > 0.8" in problems_with(lambda rows: None, rule(0.8))
+    assert "row 0: kept is not" in problems_with(lambda rows: None, rule(1.0, "correctness > 0.5"))
+
+
+def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
+    assert "row 4: kept is not" in problems_with(setting(4, kept=False), rule(1.0))
+    assert problems_with(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4")) == ""
+    assert "row 4: kept is not" in problems_with(setting(4, correctness=0.3), rule(1.0, "correctness > 0.4"))
+
+
+def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_rest():
+    conditions = rule(None, "correctness > 0.4")
+    assert problems_with(lambda rows: None, conditions) == ""
+    assert "row 0: kept without: correctness > 0.4" in problems_with(setting(0, correctness=0.3), conditions)
+    # What the condition drops says nothing of tau.
+    assert problems_with(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions) == ""
+    assert "a mask alone keeps" in problems_with(setting(4, kept=False), conditions)
+    assert problems_with(setting(4, kept=False, correctness=0.3), conditions) == ""
+
+
+def test_no_rule_is_held_against_what_a_human_wrote():
+    assert problems_with(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""

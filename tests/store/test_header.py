@@ -56,9 +56,9 @@ def test_another_identity_is_refused_with_every_differing_field(location):
 
 def test_a_run_that_another_command_made_is_refused(location):
     header = start_run(location)
-    check_origin(header, "annotate")
-    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and is given to `pseudoris import` now"):
-        check_origin(header, "import")
+    check_origin(location, header, "annotate")
+    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and `import` cannot go on with it"):
+        check_origin(location, header, "import")
 
 
 @pytest.mark.parametrize("version", [2, 0, "new"])

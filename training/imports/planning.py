@@ -70,7 +70,7 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
     header = read_header(location)
     if header is None:
         header = _freeze(request, source, location, identity, humans)
-    check_origin(header, "import")
+    check_origin(location, header, "import")
     mixed = check_identity(header, identity, allow_mixed=request.config.placement.allow_mixed)
     check_source(header, source.name)
     return PlannedImport(header, {image_id(key): human for key, human in humans.items()}, tuple(mixed))

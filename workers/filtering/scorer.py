@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.config import ComputeConfig, FilterConfig
+from schemas.keeping import Floats, meets
 from schemas.shard import ExpressionRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.weights import weights_digest
@@ -136,7 +137,9 @@ class ClipScorer:
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_score=self._config.min_score,
         )
-        kept = scores.kept(self._config.tau)
+        kept = scores.kept(self._config.tau) & meets(
+            self._config.keep, _columns(candidates, scores), num_candidates=len(candidates)
+        )
         scored = iter(
             _with_scores(e, nouns[e.text], scores=scores, row=row, kept=bool(kept[row]), image=image)
             for row, e in enumerate(candidates)
@@ -164,6 +167,18 @@ def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | 
             found[text] = None
             found[noun_prompt(text, nouns[text])] = None
     return list(found)
+
+
+def _columns(candidates: Sequence[ExpressionRecord], scores: CandidateScores) -> dict[str, Floats]:
+    """Return what `filtering.keep` may bound, by the names of the table's columns, NaN where undefined."""
+    undefined = np.full(len(candidates), np.nan)
+    return {
+        "uniqueness": undefined if scores.uniqueness is None else scores.uniqueness,
+        "correctness": scores.correctness,
+        "distinctiveness": undefined if scores.distinctiveness is None else scores.distinctiveness,
+        "log_prob": np.array([e.samples[0].log_prob if e.samples else np.nan for e in candidates], np.float64),
+        "count": np.array([len(e.samples) for e in candidates], np.float64),
+    }
 
 
 def _with_scores(

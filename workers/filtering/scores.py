@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from schemas.keeping import is_above
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -45,7 +47,7 @@ class CandidateScores:
         """Return (T,) bool: distinctiveness strictly above `tau`; all of them for a mask without others."""
         if self.distinctiveness is None:
             return np.ones(len(self.correctness), dtype=np.bool_)
-        return self.distinctiveness > tau
+        return is_above(self.distinctiveness, tau)
 
 
 def score_candidates(

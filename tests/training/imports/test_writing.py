@@ -238,7 +238,7 @@ def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, loca
     imported(annotation, images)
     header = json.loads(location.read_bytes("_run.json"))
     location.replace("_run.json", json.dumps({**header, "origin": "annotate"}).encode())
-    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and is given to `pseudoris import` now"):
+    with pytest.raises(ConfigError, match="`pseudoris annotate` made, and `import` cannot go on with it"):
         imported(annotation, images)
 
 

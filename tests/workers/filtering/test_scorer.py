@@ -190,3 +190,28 @@ def test_missing_weights_are_refused_with_the_remedy():
 
 def test_the_engine_is_found_by_its_entry_point():
     assert find_scorer(CONFIG) is ClipScorer
+
+
+def test_conditions_keep_what_tau_keeps_and_they_let_pass():
+    image = build_image(num_masks=3)
+    # Trained ones: cosines of random weights are mostly negative, and so all equal once clamped.
+    trained = WeightsConfig(uri="builtin:tiny/clip.safetensors")
+    config = CONFIG.model_copy(update={"tau": 0.0, "weights": trained})
+    (scored,) = ClipScorer(config, ComputeConfig(device="cpu"))(build_shard(image)).images
+    assert all(expression.kept for expression in scored.expressions)
+    bound = sorted({expression.correctness for expression in scored.expressions})[1]
+    tree = {**config.model_dump(), "keep": [f"correctness > {bound!r}", "log_prob >= -1", "count <= 1"]}
+    strict = ClipScorer(FilterConfig.model_validate(tree), ComputeConfig(device="cpu"))
+    (filtered,) = strict(build_shard(image)).images
+    assert [expression.kept for expression in filtered.expressions] == [
+        expression.correctness > bound for expression in scored.expressions
+    ]
+    assert {expression.kept for expression in filtered.expressions} == {True, False}
+
+
+def test_a_condition_on_a_score_that_a_lone_mask_has_not_lets_it_pass():
+    tree = {**CONFIG.model_dump(), "keep": ["distinctiveness > 100", "uniqueness > 100"]}
+    strict = ClipScorer(FilterConfig.model_validate(tree), ComputeConfig(device="cpu"))
+    alone, several = strict(build_shard(build_image(0, num_masks=1), build_image(1, num_masks=2))).images
+    assert {expression.kept for expression in alone.expressions} == {True}
+    assert {expression.kept for expression in several.expressions} == {False}

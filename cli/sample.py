@@ -1,0 +1,73 @@
+"""`pseudoris sample`: a few expressions of a run as a table, for an eye or another program."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cli import options
+from cli.console import printable, stdout
+from schemas.errors import ConfigError
+from store.location import RunLocation
+from store.sampling import COLUMNS, sample_expressions
+
+DEFAULT_ROWS = 20
+_MAX_HEADER = 15
+DEFAULT_COLUMNS = "key,text,distinctiveness,correctness,decoder,crop"
+
+
+def sample(
+    out: options.Out,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = DEFAULT_ROWS,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows; the same one, the same rows.")] = 0,
+    columns: Annotated[str, typer.Option(help=f"Some of {', '.join(COLUMNS)}.")] = DEFAULT_COLUMNS,
+    all_candidates: Annotated[
+        bool, typer.Option("--all", help="Draw from all candidates, not from kept expressions alone.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="An object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, with a header; lists as JSON.")] = False,
+) -> None:
+    """Show rows drawn evenly over the whole run; only the shards that hold them are read."""
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv are two forms of the same rows: give one")
+    names = [name.strip() for name in columns.split(",")]
+    table = sample_expressions(RunLocation.open(out), rows, columns=names, seed=seed, kept_only=not all_candidates)
+    found = table.to_pylist()
+    if as_json:
+        for row in found:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+    elif as_csv:
+        _write_csv(names, found)
+    else:
+        stdout.print(_view(names, found))
+
+
+def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _flat(value) for name, value in row.items()})
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _view(names: list[str], rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold", min_width=min(len(name), _MAX_HEADER))
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(_flat(value)))

@@ -1,0 +1,61 @@
+"""The rule of what is kept, on a shard's expressions table: what `refilter` applies and `verify` holds a run to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.keeping import SCORE_COLUMNS, Flags, Floats, KeepRule, is_above, meets
+from schemas.run import RunHeader
+from schemas.tables import SOURCE_HUMAN
+
+# An engine of another package may keep by a bound of its own; that it kept by one bound can be seen.
+SOME_TAU: Final = KeepRule(tau=None)
+
+
+def rule_of(header: RunHeader) -> KeepRule:
+    """Return what the run of `header` keeps.
+
+    Where a filter stage decided, its tau is not held against the tables: a plug-in's scores may be bounded
+    otherwise. A refilter's rule is exact.
+    """
+    filtering = header.config.filtering
+    return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep)
+
+
+def judged(table: pa.Table) -> Flags:
+    """Return (rows,) bool: expressions that scores decide on.
+
+    A human's are kept whatever they score, and those of several masks or none have scores of another meaning.
+    """
+    is_single = pc.equal(pc.list_value_length(table["target_mask_ids"]), 1)
+    is_human = pc.fill_null(pc.equal(table["source"], SOURCE_HUMAN), fill_value=False)
+    return flags_of(is_single) & ~flags_of(is_human)
+
+
+def passes(rule: KeepRule, table: pa.Table) -> Flags:
+    """Return (rows,) bool: what `rule` keeps of the expressions that are `judged`.
+
+    Raises:
+        ValueError: The rule has no tau.
+    """
+    if rule.tau is None:
+        raise ValueError(f"a rule without tau tells of no expression whether it is kept: {rule}")
+    scores = scores_of(table)
+    return is_above(scores["distinctiveness"], rule.tau) & meets(rule.conditions, scores, table.num_rows)
+
+
+def scores_of(table: pa.Table) -> dict[str, Floats]:
+    """Return every score by its column, (rows,) float64, NaN where it is null."""
+    return {
+        name: np.asarray(pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy(), np.float64)
+        for name in SCORE_COLUMNS
+    }
+
+
+def flags_of(column: pa.ChunkedArray) -> Flags:
+    """Return a column without nulls as (rows,) bool."""
+    return np.asarray(column.to_numpy(), np.bool_)

@@ -1,0 +1,125 @@
+"""A few rows of a run's expressions, drawn evenly over all of it; only the shards that hold them are read."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.errors import ConfigError
+from schemas.run import Receipt
+from schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from store.header import require_header
+from store.location import RunLocation
+from store.manifest import cached_receipts
+from store.reading import read_table
+from store.receipts import read_receipts
+
+# Beside those of the expressions table: of its image, and of its mask where it speaks of one.
+_OF_IMAGE: Final = ("key", "height", "width", "sha256")
+_OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")
+COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
+
+
+def sample_expressions(
+    location: RunLocation, size: int, *, columns: Sequence[str], seed: int = 0, kept_only: bool = True
+) -> pa.Table:
+    """Return `size` expressions in plan order, one drawn from each of as many equal stretches of the run.
+
+    The same committed run and seed give the same rows.
+
+    Args:
+        location: Where the run lives, finished or not.
+        size: How many rows; fewer where the run has fewer.
+        columns: Of `COLUMNS`, in the order wanted.
+        seed: Of the draw.
+        kept_only: Draw from kept expressions alone, else from all candidates.
+
+    Raises:
+        ConfigError: No run was started there, a column does not exist, or a part is missing or too short.
+        TransientError: Storage failed.
+    """
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown or not columns:
+        raise ConfigError(f"there is no column {' '.join(unknown[:1])!r}: give some of {', '.join(COLUMNS)}")
+    require_header(location)
+    commits, counts = [], []
+    for receipt in cached_receipts(location):
+        commits.append((receipt.shard, receipt.generation))
+        counts.append(receipt.counts.kept if kept_only else receipt.counts.expressions)
+    rows = draw_rows(counts, size, seed)
+    receipts = read_receipts(location, (commits[index] for index in rows))
+    drawn = [
+        _rows(location, receipt, rows[index], columns, kept_only=kept_only)
+        for index, receipt in zip(rows, receipts, strict=True)
+    ]
+    schema = pa.schema([_field(name) for name in columns])
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in drawn)])
+
+
+def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
+    """Return which rows of which of `counts[s]` long shards are drawn: one of each of `size` equal stretches.
+
+    Every row of a stretch is as likely as any other; both levels ascend.
+    """
+    ends = list(accumulate(counts))
+    total = ends[-1] if ends else 0
+    size = min(size, total)
+    draw = random.Random(seed)
+    chosen: defaultdict[int, list[int]] = defaultdict(list)
+    shard = 0
+    for number in range(size):
+        position = draw.randrange(number * total // size, (number + 1) * total // size)
+        while position >= ends[shard]:
+            shard += 1
+        chosen[shard].append(position - ends[shard] + counts[shard])
+    return dict(chosen)
+
+
+def _rows(
+    location: RunLocation, receipt: Receipt, rows: Sequence[int], columns: Sequence[str], *, kept_only: bool
+) -> pa.Table:
+    names = SCHEMAS[EXPRESSIONS].names
+    needed = dict.fromkeys([*(name for name in columns if name in names), "image_id", "target_mask_ids", "kept"])
+    table = read_table(location, EXPRESSIONS, tuple(needed), [receipt])
+    if kept_only:
+        table = table.filter(table["kept"])
+    if rows[-1] >= table.num_rows:
+        raise ConfigError(
+            f"the expressions of shard {receipt.shard} are fewer than its receipt says: run `pseudoris verify`"
+        )
+    table = table.take(list(rows))
+    found = dict(_joined(location, receipt, table, columns))
+    return pa.table({name: found[name] if name in found else table[name] for name in columns})
+
+
+def _joined(
+    location: RunLocation, receipt: Receipt, table: pa.Table, columns: Sequence[str]
+) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """Yield the wanted columns of the rows' images and masks; null where a row speaks of several masks or none."""
+    targets = [each[0] if len(each) == 1 else None for each in table["target_mask_ids"].to_pylist()]
+    of: Mapping[str, tuple[str, tuple[str, ...], pa.Array]] = {
+        IMAGES: ("image_id", _OF_IMAGE, table["image_id"].combine_chunks()),
+        MASKS: ("mask_id", _OF_MASK, pa.array(targets, pa.string())),
+    }
+    for name, (key, known, wanted_ids) in of.items():
+        wanted = [column for column in columns if column in known]
+        if wanted:
+            other = read_table(location, name, tuple(dict.fromkeys([key, *wanted])), [receipt])
+            places = pc.index_in(wanted_ids, value_set=other[key].combine_chunks())
+            for column in wanted:
+                yield column, other[column].combine_chunks().take(places)
+
+
+def _field(name: str) -> pa.Field:
+    table = EXPRESSIONS if name in SCHEMAS[EXPRESSIONS].names else IMAGES if name in _OF_IMAGE else MASKS
+    field = SCHEMAS[table].field(name).with_nullable(True)
+    if not pa.types.is_struct(field.type):
+        return field
+    # Of a row that speaks of no single mask, what lies in the struct is null too.
+    return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))

@@ -1,0 +1,31 @@
+"""Work on many files at once: what waits for a disk or a bucket, in threads, with a bound on what is held."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """Yield `work(item)` in the order of the items; no more than `num_threads` are worked on, as many wait.
+
+    Items are taken as threads get free, so that the iterable may be of any length. An error of `work` is raised in
+    its item's turn; what has not begun by then, or when the caller stops, is not done.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 2 * num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

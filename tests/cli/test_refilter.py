@@ -1,0 +1,116 @@
+"""`pseudoris refilter` as a user meets it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import refilter as command
+from cli.main import app
+from schemas.errors import ConfigError
+from store.location import RunLocation
+from store.reading import read_table
+from store.receipts import list_receipts
+from tests.builders.command import pseudoris, start_pseudoris, wait_for
+from tests.builders.scored_runs import scored_run
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("refilter") / "a run é"
+    scored_run(RunLocation.open(str(out)))
+    return out
+
+
+def invoke(*arguments: str):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["refilter", *arguments], catch_exceptions=False)
+
+
+def test_a_new_run_is_written_and_summed_up(out, tmp_path):
+    new = tmp_path / "new"
+    result = invoke(str(out), str(new), "--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2")
+    assert result.exit_code == 0, result.output
+    kept = sum(read_table(RunLocation.open(str(new)), "expressions")["kept"].to_pylist())
+    assert "distinctiveness > 1.2 and correctness > 0.3 and count >= 2" in result.output
+    assert f"{kept:,} of " in result.output
+    assert CliRunner().invoke(app, ["verify", str(new)]).exit_code == 0
+    assert CliRunner().invoke(app, ["status", str(new)]).exit_code == 0
+
+
+def test_a_card_that_was_edited_is_told_of(out, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "DATACARD.md").write_text("mine")
+    told = pseudoris("refilter", str(out), str(new), "--tau", "1.2")
+    assert told.returncode == 0
+    assert "DATACARD.md was edited by hand and stays as it is; the new one is DATACARD.generated.md" in told.stderr
+    assert (new / "DATACARD.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tau", "1.0"], "already: give another --tau, or a --keep"),
+        ([], "already: give another --tau, or a --keep"),
+        (["--keep", "kept > 1"], "--keep: 'kept > 1' is no condition such as 'correctness > 0.2'"),
+        (["--keep", "count > many"], "--keep: Input should be a valid number"),
+        (["--keep", "count > 1", "--keep", "none"], "--keep: 'none' is no condition"),
+    ],
+)
+def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        invoke(str(out), str(tmp_path / "new"), *arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_none_takes_the_conditions_away(out, tmp_path):
+    strict, loose = str(tmp_path / "strict"), str(tmp_path / "loose")
+    invoke(str(out), strict, "--keep", "count >= 2")
+    result = invoke(strict, loose, "--keep", "none")
+    assert result.exit_code == 0, result.output
+    assert "count >= 2" not in result.output
+
+
+def test_a_mistake_is_a_message_with_exit_code_two(out, tmp_path):
+    failed = pseudoris("refilter", str(tmp_path / "nowhere"), str(tmp_path / "new"), "--tau", "1.1")
+    assert failed.returncode == 2
+    assert "there is no run at" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_interrupted_it_says_how_to_go_on(out, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_refilter", interrupted)
+    result = invoke(str(out), str(tmp_path / "new"), "--tau", "1.2")
+    assert result.exit_code == 130
+    assert "run the same command again" in result.output
+
+
+@pytest.mark.slow
+def test_killed_with_no_warning_the_same_command_finishes_it(tmp_path):
+    out, whole, new = tmp_path / "out", tmp_path / "whole", tmp_path / "new"
+    scored_run(RunLocation.open(str(out)), num_shards=24)
+    options = ("--tau", "1.2", "--threads", "1")
+    assert pseudoris("refilter", str(out), str(whole), *options).returncode == 0
+    process = start_pseudoris("refilter", str(out), str(new), *options)
+    place = RunLocation.open(str(new))
+    wait_for(lambda: len(list_receipts(place)) >= 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    process.communicate()
+    num_before = len(list_receipts(place))
+    assert 3 <= num_before < 24
+    again = pseudoris("refilter", str(out), str(new), *options)
+    assert again.returncode == 0, again.stderr
+    assert f"{num_before} of them by an earlier start" in again.stdout
+    assert _parts(new) == _parts(whole)
+
+
+def _parts(out: Path) -> dict[str, bytes]:
+    tables = ("images", "masks", "expressions", "failures", "_receipts")
+    return {f"{table}/{path.name}": path.read_bytes() for table in tables for path in (out / table).glob("shard-*")}
