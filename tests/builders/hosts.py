@@ -23,8 +23,9 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_timeout_ms": "2000",
+    # Fewer, and nodes of a busy machine are given up while they start.
+    "RAY_health_check_failure_threshold": "12",
 }
 
 
