@@ -15,7 +15,7 @@ from schemas.run import Receipt, RunHeader
 from store.header import require_header
 from store.location import RunLocation
 from store.receipts import standing_receipts
-from training.exports import ExportReport, ExportRequest, find_export
+from training.exports import WRITING, ExportReport, ExportRequest, find_export
 
 DEFAULT_TARGET_MB = 256
 _MB = 10**6
@@ -43,8 +43,12 @@ def export(
     _check_complete(header, receipts, is_partial=partial)
     request = ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting=overwrite)
     with Progress(console=stdout, transient=True) as progress:
-        task = progress.add_task("exporting rows", total=None)
-        report = chosen.write(request, lambda done, total: progress.update(task, completed=done, total=total))
+        task = progress.add_task(WRITING, total=None)
+
+        def show(done: int, total: int, /, stage: str = WRITING) -> None:
+            progress.update(task, completed=done, total=total, description=stage)
+
+        report = chosen.write(request, show)
     stdout.print(_view(destination, report, header, receipts), soft_wrap=True)
 
 

@@ -36,8 +36,8 @@ def take_place(request: ExportRequest, export_format: str, folders: Sequence[str
             path = f"{folder}/{file.name}" if folder else file.name
             if not earlier:
                 raise ConfigError(
-                    f"{destination.uri(path)} is no file of an export, and would be mixed with its files: name an empty "
-                    "place"
+                    f"{destination.uri(path)} is no file of an export, and would be mixed with its files: "
+                    "name an empty place"
                 )
             if path != EXPORT_NAME:
                 destination.delete(path)
