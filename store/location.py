@@ -147,6 +147,18 @@ class RunLocation:
         with storage_errors("write", self.uri(path)):
             self._files.put(path, data)
 
+    def temporary_path(self, path: str) -> Path | None:
+        """Return a new path of this disk from where `replace_by` moves a file to `path` at once; None in a bucket."""
+        return self._files.temporary_path(path) if isinstance(self._files, LocalFiles) else None
+
+    def replace_by(self, path: str, local: Path) -> None:
+        """Write `path` from a file of this disk, whole, in place of whatever stands there; bounded memory.
+
+        On a disk the file is moved, so it must lie on the same one; into a bucket it is copied, in parts.
+        """
+        with storage_errors("write", self.uri(path)):
+            self._files.put_file(path, local)
+
     def delete(self, path: str) -> None:
         """Delete the file; nothing happens where there is none."""
         with storage_errors("delete", self.uri(path)):

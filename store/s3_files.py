@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Self, cast
 
 from schemas.config import StorageConfig
@@ -83,6 +84,10 @@ class S3Files:
     def put(self, path: str, data: bytes) -> None:
         """Write the object in place of whatever stands there."""
         self.bucket.put(self._at(path), data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Write the object from a file of this disk, in place of whatever stands there."""
+        self.bucket.put_file(self._at(path), local)
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens where there is none."""

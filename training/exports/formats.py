@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from schemas.errors import ConfigError
+from training.exports.cris import CrisExport
+from training.exports.lmdb_records import LmdbExport
 from training.exports.parquet import ParquetExport
 from training.exports.protocol import Export
+from training.exports.refer import ReferExport
 
-EXPORTS: Final[dict[str, Export]] = {"parquet": ParquetExport()}
+EXPORTS: Final[dict[str, Export]] = {
+    "parquet": ParquetExport(),
+    "refer": ReferExport(),
+    "cris": CrisExport(),
+    "lmdb": LmdbExport(),
+}
 
 
 def find_export(name: str) -> Export:

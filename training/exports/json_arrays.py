@@ -1,4 +1,4 @@
-"""A JSON object of long arrays, written and read an element at a time: fifty million masks fit no memory.
+"""Long JSON arrays, one or several in an object, written and read an element at a time: millions fit no memory.
 
     {"images": [
     {"id": 1, …},
@@ -41,6 +41,15 @@ class JsonArray:
 
 
 @contextmanager
+def json_list(path: Path) -> Iterator[JsonArray]:
+    """Write one array, which is the whole file, to `path`."""
+    with path.open("wb") as file:
+        file.write(b"[\n")
+        yield JsonArray(file)
+        file.write(b"\n]\n")
+
+
+@contextmanager
 def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArray]]:
     """Write an object of arrays to `path`; all of them may grow at once.
 
@@ -65,6 +74,18 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
     finally:
         for place in places.values():
             place.unlink(missing_ok=True)
+
+
+def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:
+    """Yield the elements of a file of `json_list`; arguments and errors as of `iter_json_arrays`."""
+    if file.readline().strip() != b"[":
+        raise TransientError(f"{name} does not begin as a list: run the same command again")
+    for line in map(bytes.rstrip, file):
+        if line == b"]":
+            return
+        if line:
+            yield _element(line, name)
+    raise TransientError(f"{name} ends before its last bracket: run the same command again")
 
 
 def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -11,8 +14,14 @@ from urllib.parse import unquote_to_bytes
 from PIL import Image
 
 from schemas.config import ImagesConfig
+from schemas.errors import ImageError
 from store.annotations import AnnotatedImage
+from training.exports.annotations import TextRule
+from training.exports.protocol import ExportRequest, OnProgress
+from training.exports.run_images import UNREADABLE
 from workers.images.decoding import common_suffix, decode_upright
+
+logger = logging.getLogger(__name__)
 
 # Of what is encoded anew: no chroma is lost, and what noise it adds is below what scaling for a network does.
 JPEG_QUALITY: Final = 95
@@ -34,6 +43,26 @@ class Picture:
     name: str
     data: bytes
     is_encoded_anew: bool
+
+
+def iter_pictures(
+    request: ExportRequest, dropped: Counter[str], rule: TextRule, on_progress: OnProgress
+) -> Iterator[tuple[AnnotatedImage, Picture]]:
+    """Yield what `request.annotations` does, each image with its file; one that does not decode is left out, counted.
+
+    Raises:
+        ConfigError: A part, SOURCE, or a decoder plug-in of the run is missing.
+        TransientError: Storage failed.
+    """
+    limits = request.header.config.images
+    for image in request.annotations(dropped, rule=rule, with_bytes=True, on_progress=on_progress):
+        try:
+            picture = picture_of(image, limits)
+        except ImageError as error:
+            logger.warning("%s is left out: %s", image.key, error)
+            dropped[UNREADABLE] += 1
+            continue
+        yield image, picture
 
 
 def picture_of(image: AnnotatedImage, limits: ImagesConfig) -> Picture:
@@ -69,9 +98,14 @@ def picture_name(image: AnnotatedImage, suffix: str) -> str:
     `a/holiday%20.jpg` becomes `holiday_<id>.jpg`, `x.tar!../../etc/passwd` becomes `passwd_<id>.jpg`. No folder of the
     key is kept: loaders join a folder and a name. What key belongs to a name is found by the id, in the table images.
     """
-    last = re.split(r"[/!]", image.key)[-1]
-    name = unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    name = key_name(image.key)
     # A row of a table has no name but its number: `photos.parquet#17`.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
+
+
+def key_name(key: str) -> str:
+    """Return the last name in a key, decoded, as it is in SOURCE: for comparison, never for a path."""
+    last = re.split(r"[/!]", key)[-1]
+    return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
