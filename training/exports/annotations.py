@@ -27,11 +27,13 @@ class TextRule:
         max_tokens: At most so many CLIP tokens, start and end included; None for no limit.
         is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
         refused: Strings that no text may hold.
+        is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
     """
 
     max_tokens: int | None = None
     is_lower_case: bool = False
     refused: tuple[str, ...] = ()
+    is_kept_only: bool = True
 
 
 def iter_wanted(
@@ -45,9 +47,9 @@ def iter_wanted(
     keeps_bare_masks: bool = False,
     on_image: Callable[[int], None] | None = None,
 ) -> Iterator[AnnotatedImage]:
-    """Yield images in plan order with the masks and kept expressions that a format takes.
+    """Yield images in plan order with the masks and expressions that a format takes.
 
-    An expression that refers to several masks is left out: no format of one mask a reference can say it. Memory is
+    An image without a mask is left out: nothing says that it shows no object. An expression that refers to several masks is left out: no format of one mask a reference can say it. Memory is
     bounded by one shard, its encoded images included where they are asked for.
 
     Args:
@@ -58,7 +60,7 @@ def iter_wanted(
             that never had a kept one count as masks alone.
         rule: Which texts.
         with_bytes: Fill in `data`; see `run_images.with_source_bytes`.
-        keeps_bare_masks: Yield masks, and images, also without an expression.
+        keeps_bare_masks: Yield masks also without an expression.
         on_image: Told how many images of the run are done, yielded or not.
 
     Raises:
@@ -68,7 +70,7 @@ def iter_wanted(
     take = _Taking(rule, dropped, keeps_bare_masks=keeps_bare_masks)
     num_done = 0
     for receipt in receipts:
-        found = iter_annotations(run, [receipt], kept_only=True, with_bytes=with_bytes)
+        found = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
         # Filtered before their bytes are asked for: what no mask is left of need not travel.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
@@ -94,7 +96,7 @@ class _Taking:
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with what is left of it, None where nothing is."""
         masks = tuple(mask for mask in map(self._mask, image.masks) if mask is not None)
-        if not masks and not self._keeps_bare_masks:
+        if not masks:
             self._dropped[WITHOUT_MASK] += 1
             return None
         return replace(image, masks=masks)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from schemas.errors import ConfigError
 from store.annotations import AnnotatedImage, AnnotatedMask
-from training.exports.annotations import WITHOUT_MASK, TextRule
+from training.exports.annotations import TextRule
 from training.exports.coco_check import check_coco
 from training.exports.coco_form import CATEGORY, CATEGORY_ID, box_xywh, rle_of
 from training.exports.files import new_file
@@ -96,9 +96,6 @@ class _Writing:
         instances["categories"].append(CATEGORY)
         rule = TextRule(self._request.options.max_tokens)
         for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress, keeps_bare_masks=True):
-            if not image.masks:
-                self.dropped[WITHOUT_MASK] += 1
-                continue
             files.write(IMAGES_FOLDER, picture.name, picture.data)
             self.num_images += 1
             record = _image_record(self.num_images, image, picture)

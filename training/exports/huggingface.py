@@ -34,8 +34,8 @@ NAME: Final = "hf"
 DATA_FOLDER: Final = "data"
 CARD_NAME: Final = "README.md"
 # What one row group, and so a reader of it, holds at once; `datasets` reads a group at a time.
-_GROUP_BYTES: Final = 32 * 2**20
-_GROUP_ROWS: Final = 100
+_MAX_GROUP_BYTES: Final = 32 * 2**20
+_MAX_GROUP_ROWS: Final = 100
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_]+")
 
 _VALUES: Final = {
@@ -153,8 +153,9 @@ class _Writing:
     def _row_groups(self, on_progress: OnProgress) -> Iterator[pa.Table]:
         held: list[dict[str, Any]] = []
         held_bytes = 0
+        max_bytes = min(_MAX_GROUP_BYTES, self._request.target_bytes)
         for row, size_bytes in self._rows(on_progress):
-            if held and (len(held) >= _GROUP_ROWS or held_bytes + size_bytes > _GROUP_BYTES):
+            if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
                 yield pa.Table.from_pylist(held, self._schema)
                 held, held_bytes = [], 0
             held.append(row)

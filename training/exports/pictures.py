@@ -46,7 +46,12 @@ class Picture:
 
 
 def iter_pictures(
-    request: ExportRequest, dropped: Counter[str], rule: TextRule, on_progress: OnProgress
+    request: ExportRequest,
+    dropped: Counter[str],
+    rule: TextRule,
+    on_progress: OnProgress,
+    *,
+    keeps_bare_masks: bool = False,
 ) -> Iterator[tuple[AnnotatedImage, Picture]]:
     """Yield what `request.annotations` does, each image with its file; one that does not decode is left out, counted.
 
@@ -55,7 +60,10 @@ def iter_pictures(
         TransientError: Storage failed.
     """
     limits = request.header.config.images
-    for image in request.annotations(dropped, rule=rule, with_bytes=True, on_progress=on_progress):
+    wanted = request.annotations(
+        dropped, rule=rule, with_bytes=True, keeps_bare_masks=keeps_bare_masks, on_progress=on_progress
+    )
+    for image in wanted:
         try:
             picture = picture_of(image, limits)
         except ImageError as error:

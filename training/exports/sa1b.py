@@ -15,7 +15,7 @@ from typing import Any, Final
 from store.annotations import AnnotatedImage, AnnotatedMask
 from store.location import RunLocation
 from store.rle import decode_runs
-from training.exports.annotations import WITHOUT_MASK, TextRule
+from training.exports.annotations import TextRule
 from training.exports.coco_form import box_xywh, rle_of
 from training.exports.fingerprints import Fingerprint
 from training.exports.many_files import ManyFiles
@@ -85,9 +85,6 @@ class _Writing:
     def run(self, files: ManyFiles, on_progress: OnProgress) -> None:
         rule = TextRule(self._request.options.max_tokens)
         for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress, keeps_bare_masks=True):
-            if not image.masks:
-                self.dropped[WITHOUT_MASK] += 1
-                continue
             self.num_images += 1
             # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
             stem = f"sa_{self.num_images}"
