@@ -31,10 +31,11 @@ UPRIGHT[:, : WIDTH // 2], UPRIGHT[:, WIDTH // 2 :], UPRIGHT[:4, :4] = (200, 30, 
 
 @dataclass(frozen=True)
 class TrueMask:
-    """A mask and its kept expressions, as they were put into the run."""
+    """A mask, its kept expressions and all its candidates, as they were put into the run."""
 
     pixels: np.ndarray
     texts: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def _image(entry: PlanEntry, data: bytes | None, texts_of: dict[str, tuple[tuple
 def _true_masks(key: str, texts: tuple[tuple[str, ...], ...]):
     for record, of_mask in zip(_records(key, texts), texts, strict=True):
         pixels = coco.decode({"size": [HEIGHT, WIDTH], "counts": record.rle_counts.encode()}).astype(bool)
-        yield TrueMask(pixels, tuple(text for text in of_mask if not text.startswith("-")))
+        kept = tuple(text for text in of_mask if not text.startswith("-"))
+        yield TrueMask(pixels, kept, tuple(text.removeprefix("-") for text in of_mask))
 
 
 def request_for(run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, **options) -> ExportRequest:

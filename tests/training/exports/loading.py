@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
+from tests.training.exports.readers_coco import read_instances
 from tests.training.exports.readers_cris import CrisDataset, decode_record, folder2records
+from tests.training.exports.readers_huggingface import open_folder
+from tests.training.exports.readers_pseudo_ris import PseudoDataset
 from tests.training.exports.readers_refer import LavtDataset
+from tests.training.exports.readers_sa1b import read_sa1b
+from tests.training.exports.readers_webdataset import read_samples
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class LoadedMask:
         texts: Its expressions in the format's order.
         mask_number: The format's id of it.
         image_number: The format's id of its image; None where it has none.
+        source_id: The run's id of its image, where the name of the file does not hold it.
     """
 
     file_name: str
@@ -34,11 +42,12 @@ class LoadedMask:
     texts: tuple[str, ...]
     mask_number: int | str
     image_number: int | str | None = None
+    source_id: str | None = None
 
     @property
     def image_id(self) -> str:
-        """Of the run: what stands between the last underscore of the name and its suffix."""
-        return Path(self.file_name).stem.rpartition("_")[2]
+        """Of the run: by default what stands between the last underscore of the name and its suffix."""
+        return self.source_id or Path(self.file_name).stem.rpartition("_")[2]
 
     @property
     def pixels(self) -> np.ndarray:
@@ -81,5 +90,97 @@ def load_lmdb(root: Path, split: str = "train") -> list[LoadedMask]:
         dataset.close()
 
 
+def load_coco(root: Path) -> list[LoadedMask]:
+    """Return the masks that have captions; the others are instances alone."""
+    return [
+        LoadedMask(
+            image["file_name"],
+            (root / "images" / image["file_name"]).read_bytes(),
+            mask,
+            tuple(texts),
+            annotation["id"],
+            image["id"],
+        )
+        for image, annotation, mask, texts in read_instances(root)
+        if texts
+    ]
+
+
+def load_sa1b(root: Path) -> list[LoadedMask]:
+    """Return the masks that have expressions, which SA-1B itself does not know."""
+    return [
+        LoadedMask(
+            path.name,
+            path.read_bytes(),
+            mask,
+            tuple(annotation["expressions"]),
+            annotation["id"],
+            image["image_id"],
+            image["source_image_id"],
+        )
+        for path, image, annotations in read_sa1b(root)
+        for annotation, mask in annotations
+        if annotation["expressions"]
+    ]
+
+
+def load_webdataset(root: Path) -> list[LoadedMask]:
+    loaded = []
+    for sample in read_samples(root):
+        suffix = "jpg" if "jpg" in sample else "png"
+        for mask in json.loads(sample["json"])["masks"]:
+            pixels = coco.decode(mask["segmentation"]).astype(bool)
+            texts = tuple(each["text"] for each in mask["expressions"])
+            name = f"{sample['__key__']}.{suffix}"
+            loaded.append(LoadedMask(name, sample[suffix], pixels, texts, mask["mask_id"]))
+    return loaded
+
+
+def load_huggingface(root: Path) -> list[LoadedMask]:
+    loaded = []
+    for row in open_folder(root):
+        encoded = io.BytesIO()
+        row["image"].save(encoded, "PNG")
+        for mask in row["masks"]:
+            pixels = np.asarray(mask["mask"])
+            assert set(np.unique(pixels)) <= {0, 255}
+            texts = tuple(mask["expressions"])
+            name = f"{row['image_id']}.png"
+            loaded.append(LoadedMask(name, encoded.getvalue(), pixels == 255, texts, mask["mask_id"]))
+    return loaded
+
+
+def load_pseudo_ris(root: Path) -> list[LoadedMask]:
+    """Return each caption once, kept or not; how often it stands there is asked elsewhere."""
+    dataset = PseudoDataset(root)
+    rows = [dataset[at] for at in range(len(dataset))]
+    assert all(set(np.unique(row.mask)) <= {0.0, 1.0} for row in rows)
+    return [
+        LoadedMask(
+            row.img_name,
+            row.image.read_bytes(),
+            row.mask == 1,
+            tuple(dict.fromkeys(row.captions)),
+            f"{row.img_id}/{row.seg_id}",
+            row.img_id,
+        )
+        for row in rows
+    ]
+
+
+# Formats of masks first of all: a mask without an expression is in them too.
+WITH_BARE_MASKS = frozenset({"coco", "sa1b"})
+# Formats that hold every candidate, kept or not.
+WITH_CANDIDATES = frozenset({"pseudo-ris-csv"})
+
 # By format; a format whose reader gives images, masks and texts joins here, and is asked about every trap below.
-LOADERS: dict[str, Load] = {"refer": load_refer, "cris": load_cris, "lmdb": load_lmdb}
+LOADERS: dict[str, Load] = {
+    "refer": load_refer,
+    "cris": load_cris,
+    "lmdb": load_lmdb,
+    "coco": load_coco,
+    "sa1b": load_sa1b,
+    "webdataset": load_webdataset,
+    "hf": load_huggingface,
+    "pseudo-ris-csv": load_pseudo_ris,
+}
