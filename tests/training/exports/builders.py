@@ -163,11 +163,13 @@ def _true_masks(key: str, texts: tuple[tuple[str, ...], ...]):
         yield TrueMask(pixels, kept, tuple(text.removeprefix("-") for text in of_mask))
 
 
-def request_for(run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, **options) -> ExportRequest:
+def request_for(
+    run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
+) -> ExportRequest:
     receipts = list(standing_receipts(run.location))
     chosen = ExportOptions(**options)
     return ExportRequest(
-        run.location, run.header, receipts, destination, 2**20, is_overwriting=is_overwriting, options=chosen
+        run.location, run.header, receipts, destination, target_bytes, is_overwriting=is_overwriting, options=chosen
     )
 
 
