@@ -1,8 +1,8 @@
 """COCO's two files for a run: masks as instances, expressions as captions.
 
-    DEST/annotations/instances_<split>.json       images, every mask, one category
-    DEST/annotations/captions_<split>.json        the same images, every kept expression and the mask that it is of
-    DEST/images/<file_name>                       the images, upright
+DEST/annotations/instances_<split>.json       images, every mask, one category
+DEST/annotations/captions_<split>.json        the same images, every kept expression and the mask that it is of
+DEST/images/<file_name>                       the images, upright
 """
 
 from __future__ import annotations

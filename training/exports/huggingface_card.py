@@ -101,10 +101,11 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         stages="\n".join(_stages(request.header)),
         tau=request.header.config.filtering.tau,
     )
-    return f"---\n{yaml.safe_dump(_head(split, rows[split]), sort_keys=False)}---\n\n{text}"
+    return f"---\n{yaml.safe_dump(head(split, rows[split]), sort_keys=False)}---\n\n{text}"
 
 
-def _head(split: str, num_images: int) -> dict[str, Any]:
+def head(split: str, num_images: int) -> dict[str, Any]:
+    """Return what the hub, and `load_dataset`, read of the card."""
     return {
         "pretty_name": "Referring expressions for masks, made by models",
         "license": "unknown",

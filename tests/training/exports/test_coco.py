@@ -124,7 +124,6 @@ def test_the_report_counts_images_instances_and_captions_and_what_was_left_out(b
     assert (recorded["state"], recorded["rows"], recorded["dropped"]) == ("whole", report.rows, report.dropped)
 
 
-
 DAMAGE = {
     "an empty caption": ("captions", '"caption":"the red half"', '"caption":" "'),
     "a caption of another mask": ("captions", '"instance_id":2', '"instance_id":3'),

@@ -23,7 +23,16 @@ from training.exports import sa1b
 
 # As the format's description lists them.
 IMAGE_FIELDS = {"image_id", "width", "height", "file_name"}
-ANNOTATION_FIELDS = {"id", "segmentation", "bbox", "area", "predicted_iou", "stability_score", "crop_box", "point_coords"}
+ANNOTATION_FIELDS = {
+    "id",
+    "segmentation",
+    "bbox",
+    "area",
+    "predicted_iou",
+    "stability_score",
+    "crop_box",
+    "point_coords",
+}
 
 
 @pytest.fixture
@@ -118,7 +127,9 @@ def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monk
     export("sa1b", built_run, place)
     folders = {Path(path).parts[0]: 0 for path in stored(place.root) if "/" in path}
     assert sorted(folders) == ["sa_000000", "sa_000001", "sa_000002"]
-    assert [image["image_id"] for _, image, _ in read_sa1b(Path(place.root))] == list(range(1, len(built_run.truth) + 1))
+    assert [image["image_id"] for _, image, _ in read_sa1b(Path(place.root))] == list(
+        range(1, len(built_run.truth) + 1)
+    )
     # Replaced by one of fewer folders: of the others nothing is left.
     one = build_run(RunLocation.open(str(tmp_path / "one")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
     export("sa1b", one, place, is_overwriting=True)

@@ -61,7 +61,9 @@ def test_tars_stay_below_the_target_size_and_the_index_adds_up(built_run, place)
     assert [shard["url"] for shard in shards] == [path.name for path in tars(root)]
     assert sum(shard["nsamples"] for shard in shards) == report.rows["samples"] == len(list(read_samples(root)))
     for shard in shards:
-        assert sum(1 for _ in webdataset.WebDataset([str(root / shard["url"])], shardshuffle=False)) == shard["nsamples"]
+        assert (
+            sum(1 for _ in webdataset.WebDataset([str(root / shard["url"])], shardshuffle=False)) == shard["nsamples"]
+        )
 
 
 def test_a_sample_larger_than_the_target_has_a_tar_of_its_own(built_run, place):
