@@ -15,8 +15,9 @@ from schemas.errors import TransientError
 from store.location import RunLocation
 
 _WRITERS: Final = 8
-# What waits to be written is held in memory.
+# What waits to be written is held in memory: so many files, and so many bytes or one file.
 _MAX_PENDING: Final = 32
+_MAX_PENDING_BYTES: Final = 128 * 2**20
 _MODULUS: Final = 2**128
 
 
@@ -31,7 +32,8 @@ class ManyFiles:
     def __init__(self, destination: RunLocation) -> None:
         self._destination = destination
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="export")
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()
+        self._pending_bytes = 0
         self._sums: dict[str, int] = {}
         self.num_files = 0
         self.size_bytes = 0
@@ -43,9 +45,11 @@ class ManyFiles:
             ConfigError: It cannot be written there.
             TransientError: Storage failed.
         """
-        if len(self._pending) >= _MAX_PENDING:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._destination.replace, f"{folder}/{name}", data))
+        while self._pending and not self._has_room(len(data)):
+            self._finish_oldest()
+        future = self._pool.submit(self._destination.replace, f"{folder}/{name}" if folder else name, data)
+        self._pending.append((future, len(data)))
+        self._pending_bytes += len(data)
         self._sums[folder] = (self._sums.get(folder, 0) + _digest(name, len(data))) % _MODULUS
         self.num_files += 1
         self.size_bytes += len(data)
@@ -66,6 +70,14 @@ class ManyFiles:
                     "command again"
                 )
 
+    def _has_room(self, size_bytes: int) -> bool:
+        return len(self._pending) < _MAX_PENDING and self._pending_bytes + size_bytes <= _MAX_PENDING_BYTES
+
+    def _finish_oldest(self) -> None:
+        future, size_bytes = self._pending.popleft()
+        self._pending_bytes -= size_bytes
+        future.result()
+
     def __enter__(self) -> Self:
         """Return this."""
         return self
@@ -77,7 +89,7 @@ class ManyFiles:
         try:
             if kind is None:
                 while self._pending:
-                    self._pending.popleft().result()
+                    self._finish_oldest()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

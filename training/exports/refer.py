@@ -103,7 +103,7 @@ class _Writing:
         rule = TextRule(options.max_tokens, is_lower_case=True, refused=_REFUSED)
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
         for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
-            if key_name(image.key) in self._human_names:
+            if self._human_names & {key_name(image.key), picture.name}:
                 self.dropped[SHOWN_TO_HUMANS] += 1
                 continue
             files.write(IMAGES_FOLDER, picture.name, picture.data)

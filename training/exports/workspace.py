@@ -58,7 +58,9 @@ def finish_place(request: ExportRequest, export_format: str, facts: Mapping[str,
 
 def nothing_left(request: ExportRequest, dropped: Mapping[str, int]) -> ConfigError:
     """Return the error of an export that would hold nothing, with what was left out and why."""
-    left_out = "; ".join(f"{num:,} {reason}" for reason, num in dropped.items()) or "the run has no image with a mask"
+    left_out = (
+        "; ".join(f"{num:,} {reason}" for reason, num in dropped.items() if num) or "the run has no image with a mask"
+    )
     return ConfigError(f"nothing of {request.run.root} is left to export: {left_out}")
 
 
