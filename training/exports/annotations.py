@@ -49,8 +49,9 @@ def iter_wanted(
 ) -> Iterator[AnnotatedImage]:
     """Yield images in plan order with the masks and expressions that a format takes.
 
-    An image without a mask is left out: nothing says that it shows no object. An expression that refers to several masks is left out: no format of one mask a reference can say it. Memory is
-    bounded by one shard, its encoded images included where they are asked for.
+    An image without a mask is left out: nothing says that it shows no object. So is an expression that refers to
+    several masks: no format of one mask a reference can say it. Memory is bounded by one shard, its encoded images
+    included where they are asked for.
 
     Args:
         run: Where the run lives.

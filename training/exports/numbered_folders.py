@@ -8,7 +8,6 @@ when the emptying itself is killed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Final
 
 from schemas.errors import ConfigError
@@ -57,7 +56,9 @@ def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> in
 
     if is_empty_from(0):
         return 0
-    above = next(number for number in (2**power for power in count()) if is_empty_from(number))
+    above = 1
+    while not is_empty_from(above):
+        above *= 2
     below = above // 2
     # Of `below` something follows within the gap; from `above` on nothing does.
     while above - below > 1:

@@ -34,7 +34,7 @@ CSV_NAME: Final = "distinctive_captions_cc3m.csv"
 MASKS_FOLDER: Final = "datasets/pseudo_masks/cutler_sam"
 IMAGES_FOLDER: Final = "datasets/images/train2014"
 COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_caption", "doc", "one_mask")
-# Of expressions that nothing scored, a human's: above any threshold of the trainer, and finite, since it evaluates text.
+# Of what nothing scored, a human's: above the threshold of any run, and finite, since the trainer evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
 
 
@@ -50,12 +50,11 @@ class PseudoRisCsvExport:
         take_numbered_place(request, NAME, (CSV_FOLDER, IMAGES_FOLDER), masks_folder)
         csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
         writing = _Writing(request)
-        with new_file(request.destination, csv_path) as path:
+        with new_file(request.destination, csv_path) as path, path.open("w", encoding="utf-8", newline="") as file:
             # The line's end is fixed: the csv module's own is Windows'.
-            with path.open("w", encoding="utf-8", newline="") as file:
-                rows_file = csv.writer(file, lineterminator="\n")
-                rows_file.writerow(COLUMNS)
-                writing.run(rows_file, on_progress)
+            rows_file = csv.writer(file, lineterminator="\n")
+            rows_file.writerow(COLUMNS)
+            writing.run(rows_file, on_progress)
         check_csv(request.destination, csv_path, masks_folder, due=writing.written, on_progress=on_progress)
         rows = {"images": writing.num_images, "rows": writing.written.num_masks, "captions": writing.written.num_texts}
         finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})

@@ -42,9 +42,9 @@ def root(built_run, place) -> Path:
 
 
 def test_every_field_of_the_format_is_there_and_ours_are_beside_them(root):
-    for _, image, annotations in read_sa1b(root):
+    for _, image, of_image in read_sa1b(root):
         assert set(image) == IMAGE_FIELDS | {"source_image_id"}
-        for annotation, _ in annotations:
+        for annotation, _ in of_image:
             assert set(annotation) == ANNOTATION_FIELDS | {"expressions"}
 
 
@@ -57,8 +57,8 @@ def test_image_and_json_stand_beside_each_other_under_one_name(root, built_run):
 
 
 def test_a_mask_is_a_bare_encoding_with_text_for_counts_and_its_box_is_x_y_width_height(root):
-    for _, image, annotations in read_sa1b(root):
-        for annotation, mask in annotations:
+    for _, image, of_image in read_sa1b(root):
+        for annotation, mask in of_image:
             assert isinstance(annotation["segmentation"]["counts"], str)
             assert annotation["segmentation"]["size"] == [image["height"], image["width"]]
             assert annotation["bbox"] == coco.toBbox(annotation["segmentation"]).tolist()
@@ -67,13 +67,13 @@ def test_a_mask_is_a_bare_encoding_with_text_for_counts_and_its_box_is_x_y_width
 
 def test_ids_are_unique_plain_ints(root):
     images = [image["image_id"] for _, image, _ in read_sa1b(root)]
-    masks = [annotation["id"] for _, _, annotations in read_sa1b(root) for annotation, _ in annotations]
+    masks = [annotation["id"] for _, _, of_image in read_sa1b(root) for annotation, _ in of_image]
     assert all(type(number) is int for number in images + masks)
     assert (len(set(images)), len(set(masks))) == (len(images), len(masks))
 
 
 def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
-    found = [mask for _, _, annotations in read_sa1b(root) for _, mask in annotations]
+    found = [mask for _, _, of_image in read_sa1b(root) for _, mask in of_image]
     due = [mask.pixels for image in built_run.truth for mask in image.masks]
     assert len(found) == len(due)
     assert all(map(np.array_equal, found, due))
@@ -81,8 +81,8 @@ def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
 
 
 def test_the_prompt_is_a_pixel_of_the_mask_and_the_crop_the_whole_image(root):
-    for _, image, annotations in read_sa1b(root):
-        for annotation, mask in annotations:
+    for _, image, of_image in read_sa1b(root):
+        for annotation, mask in of_image:
             ((x, y),) = annotation["point_coords"]
             assert mask[int(y), int(x)]
             assert annotation["crop_box"] == [0, 0, image["width"], image["height"]]

@@ -16,8 +16,8 @@ from training.exports import ExportRequest, find_export
 from training.exports.workspace import EXPORT_NAME
 
 FORMATS = sorted(LOADERS)
-# Not `refer`, whose references stand in memory as in its loaders, nor `cris` and `lmdb`, whose check takes more masks at
-# a time than these small runs have.
+# Not `refer`, whose references stand in memory as in its loaders, nor `cris` and `lmdb`, whose check takes more masks
+# at a time than these small runs have.
 STREAMED = ("coco", "hf", "pseudo-ris-csv", "sa1b", "webdataset")
 # A folder of each format, and what a person may have put there.
 STRANGERS = {
@@ -60,7 +60,7 @@ def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, bui
 def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run, place, tmp_path):
     smaller = build_run(RunLocation.open(str(tmp_path / "smaller")), PICTURES[:2])
     export(name, built_run, place)
-    with pytest.raises(ConfigError, match="holds an export already: .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"holds an export already: .*--overwrite"):
         export(name, smaller, place)
     export(name, smaller, place, is_overwriting=True)
     export(name, smaller, RunLocation.open(str(tmp_path / "fresh")))
