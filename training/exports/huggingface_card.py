@@ -21,14 +21,37 @@ _SIZES: Final = (
 )
 _ABOVE: Final = "100M<n<1B"
 
-_TEXT: Final = """\
-# Referring expressions for masks, made by models
+_TITLE: Final = {
+    "models": "Referring expressions for masks, made by models",
+    "people": "Referring expressions for masks, written by people",
+}
+_INTRO: Final = {
+    "models": "No human has seen them: they were made by pseudoris after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of the "
+    "captions that a model gave each mask, those are here whose distinctiveness, as another model judges it, is above a "
+    "threshold.",
+    "people": "They come from a data set of human annotation, which pseudoris has brought into one form with others.",
+}
+_MAKING: Final = """\
+## How it was made
 
-Each row is an image with its masks, and each mask has referring expressions: short phrases that fit it and, as far as \
-the models can tell, nothing else in the image. No human has seen them. They were made by \
-[pseudoris](https://pypi.org/project/pseudoris/) after Pseudo-RIS (Yu, Seo and Son, ECCV 2024): masks from SAM, \
-captions from CoCa under distinctive sampling, and of those the ones whose distinctiveness under CLIP is above a \
-threshold.
+| stage | engine | weights (sha256) |
+| --- | --- | --- |
+{stages}
+
+Kept is what has a distinctiveness above {tau}, and every expression of a mask that is alone in its image.
+
+## What to know before use
+
+- Expressions repeat what the captioner has learnt, its mistakes and its prejudices about people included.
+- A mask may be a part of an object, or of several; an expression may fit another object that no mask shows.
+- Distinctive means: among the masks of the image, by the judgement of a model.
+
+"""
+_TEXT: Final = """\
+# {title}
+
+Each row is an image with its masks, and each mask has referring expressions: short phrases that fit it and nothing \
+else in the image. {intro}
 
 ```python
 from datasets import load_dataset
@@ -61,24 +84,10 @@ for mask in row["masks"]:
 | `masks[].expressions` | the kept expressions |
 | `masks[].distinctiveness` | one score an expression; null where the mask is alone in its image |
 
-## How it was made
+{making}## Licence
 
-| stage | engine | weights (sha256) |
-| --- | --- | --- |
-{stages}
-
-Kept is what has a distinctiveness above {tau}, and every expression of a mask that is alone in its image.
-
-## What to know before use
-
-- Expressions repeat what the captioner has learnt, its mistakes and its prejudices about people included.
-- A mask may be a part of an object, or of several; an expression may fit another object that no mask shows.
-- Distinctive means: among the masks of the image, by the judgement of CLIP.
-
-## Licence
-
-To be filled in by who publishes this: the licence of the images, and whether the licences of the models above allow \
-the use that you offer. The head of this file says `unknown` until then.
+To be filled in by who publishes this: the licence of the images, and whether those of what made or wrote the \
+annotation allow the use that you offer. The head of this file says `unknown` until then.
 """
 
 
@@ -95,19 +104,24 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     """
     counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
+    header = request.header
+    makers = "people" if header.origin == "import" else "models"
+    making = _MAKING.format(stages="\n".join(_stages(header)), tau=header.config.filtering.tau)
     text = _TEXT.format(
+        title=_TITLE[makers],
+        intro=_INTRO[makers],
         split=split,
         counts="\n".join(f"| {name} | {number:,} |" for name, number in counts.items()),
-        stages="\n".join(_stages(request.header)),
-        tau=request.header.config.filtering.tau,
+        making=making if makers == "models" else "",
     )
-    return f"---\n{yaml.safe_dump(head(split, rows[split]), sort_keys=False)}---\n\n{text}"
+    meta = head(split, rows[split], title=_TITLE[makers])
+    return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n\n{text}"
 
 
-def head(split: str, num_images: int) -> dict[str, Any]:
+def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
     """Return what the hub, and `load_dataset`, read of the card."""
     return {
-        "pretty_name": "Referring expressions for masks, made by models",
+        "pretty_name": title,
         "license": "unknown",
         "language": ["en"],
         "task_categories": ["image-segmentation"],

@@ -60,7 +60,7 @@ class PseudoRisCsvExport:
         finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
         return ExportReport(
             rows=rows,
-            files={"images": writing.num_images, "rows": 1, "captions": writing.written.num_masks},
+            files={"images": writing.num_images, "rows": 1, "masks": writing.written.num_masks},
             size_bytes=writing.size_bytes + (request.destination.size(csv_path) or 0),
             dropped=writing.dropped,
             notes=writing.notes(),

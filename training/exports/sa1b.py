@@ -56,7 +56,7 @@ class Sa1bExport:
         finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
         return ExportReport(
             rows=rows,
-            files={"images": 2 * writing.num_images},
+            files={"images": writing.num_images, "JSON": writing.num_images},
             size_bytes=files.size_bytes,
             dropped=writing.dropped,
             notes=writing.notes(),

@@ -32,6 +32,8 @@ from training.exports.workspace import finish_place, nothing_left, take_place
 NAME: Final = "webdataset"
 INDEX_NAME: Final = "index.json"
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
+# A tar ends with two empty blocks and is filled up to whole records.
+_END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 
 
 class WebdatasetExport:
@@ -97,7 +99,7 @@ class _Writing:
                 num_samples = 0
                 # The oldest form that holds these names: plain blocks, which every reader of tars understands.
                 with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                    room = self._request.target_bytes - tarfile.RECORDSIZE
+                    room = self._request.target_bytes - _END_BYTES
                     while sample is not None and (not num_samples or tar.offset + _size_in_tar(sample) <= room):
                         _add(tar, sample)
                         num_samples += 1

@@ -101,6 +101,7 @@ def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run
     assert "| left out: expressions of more than 17 CLIP tokens | 3 |" in text
     assert built_run.header.identity.weights["propose"] in text
     assert "To be filled in" in text
+    assert "made by models" in found["pretty_name"]
 
 
 def test_the_card_does_not_tell_where_the_images_were(built_run, place):
@@ -110,11 +111,20 @@ def test_the_card_does_not_tell_where_the_images_were(built_run, place):
     assert "secret-customer" not in (Path(place.root) / "README.md").read_text("utf-8")
 
 
+def test_the_card_of_an_import_says_that_people_wrote_it(built_run, place):
+    header = built_run.header.model_copy(update={"origin": "import"})
+    export("hf", type(built_run)(built_run.location, header, built_run.truth), place)
+    text = (Path(place.root) / "README.md").read_text("utf-8")
+    assert "written by people" in text
+    assert "No human" not in text
+    assert "distinctiveness above" not in text
+
+
 @pytest.mark.parametrize(
     ("num_images", "size"), [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (50_000_000, "10M<n<100M"), (10**9, None)]
 )
 def test_the_size_has_the_hubs_name(num_images, size):
-    assert huggingface_card.head("train", num_images)["size_categories"] == [size or "100M<n<1B"]
+    assert huggingface_card.head("train", num_images, title="x")["size_categories"] == [size or "100M<n<1B"]
 
 
 def test_a_splits_name_that_datasets_does_not_take_is_refused(built_run, place):

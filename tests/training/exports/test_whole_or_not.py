@@ -104,6 +104,6 @@ def test_memory_does_not_follow_the_run(name, tmp_path):
         return peak
 
     peak_bytes(5)  # what is imported, and made once
-    small, large = peak_bytes(30), peak_bytes(120)
+    small, large = peak_bytes(20), peak_bytes(80)
     # An image with its masks is above a kilobyte, encoded, and several as Python values.
-    assert large < small + 90 * 1_000
+    assert large < small + 60 * 1_000
