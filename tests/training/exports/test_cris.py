@@ -15,7 +15,7 @@ from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
 from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
-from training.exports import cris
+from training.exports import cris, lmdb_records
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,10 @@ def test_a_file_that_went_missing_is_told(built_run, place, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
-def test_memory_follows_the_shard_and_not_the_run(name, tmp_path):
+def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
+    # In which an LMDB is compared with what was sent.
+    monkeypatch.setattr(lmdb_records, "_CHUNK_BYTES", 2**16)
+
     def peak_bytes(num_images: int) -> int:
         # What follows the end of a JPEG is nobody's pixels.
         large = jpeg() + bytes(50_000)
