@@ -132,6 +132,7 @@ def test_a_file_that_went_missing_is_told(built_run, place, monkeypatch):
         export("cris", built_run, place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
 def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
     # In which an LMDB is compared with what was sent.
