@@ -29,7 +29,7 @@ from training.exports.fingerprints import Fingerprint
 from training.exports.json_arrays import JsonArray, iter_json_list, json_list
 from training.exports.many_files import ManyFiles
 from training.exports.mask_png import counts_of_png, mask_png
-from training.exports.pictures import iter_pictures
+from training.exports.pictures import encoded_anew_notes, iter_pictures
 from training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from training.exports.workspace import finish_place, nothing_left, take_place
 
@@ -76,6 +76,7 @@ class CrisExport:
                 *length_notes(dataset, split, num_masks),
                 f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {IMAGES_FOLDER}/ "
                 f"-m {masks} -o lmdb/{dataset}",
+                *encoded_anew_notes(writing.num_encoded_anew),
             ],
             checked=(
                 "every mask, pixel by pixel, and every expression is the run's",
@@ -95,11 +96,13 @@ class _Writing:
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
         self.num_images = 0
+        self.num_encoded_anew = 0
 
     def run(self, files: ManyFiles, records: JsonArray, on_progress: OnProgress) -> None:
         rule = TextRule(self._request.options.max_tokens, is_lower_case=True)
         for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
             self.num_images += 1
+            self.num_encoded_anew += picture.is_encoded_anew
             files.write(IMAGES_FOLDER, picture.name, picture.data)
             for mask in image.masks:
                 data, counts = mask_png(mask)

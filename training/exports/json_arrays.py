@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final
 
 from schemas.errors import TransientError
@@ -53,27 +54,23 @@ def json_list(path: Path) -> Iterator[JsonArray]:
 def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArray]]:
     """Write an object of arrays to `path`; all of them may grow at once.
 
-    Beside `path` each array has a file while the block lasts, so the disk holds the whole twice for a moment.
+    Beside `path` each array has a file without a name while the block lasts, so the disk holds the whole twice for a
+    moment, and a killed process leaves none of it.
 
     Args:
         path: A file on this disk, which the end of the block creates.
         names: Of the arrays, in the order of the object.
     """
-    places = {name: path.with_name(f"{path.name}.{number}") for number, name in enumerate(names)}
-    try:
-        with ExitStack() as stack:
-            arrays = {name: JsonArray(stack.enter_context(place.open("wb"))) for name, place in places.items()}
-            yield arrays
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(TemporaryFile(dir=path.parent)) for name in names}
+        yield {name: JsonArray(file) for name, file in files.items()}
         with path.open("wb") as whole:
-            for number, (name, place) in enumerate(places.items()):
+            for number, (name, file) in enumerate(files.items()):
                 whole.write(f"{'], ' if number else '{'}{json.dumps(name)}: [\n".encode())
-                with place.open("rb") as array:
-                    shutil.copyfileobj(array, whole, 2**20)
+                file.seek(0)
+                shutil.copyfileobj(file, whole, 2**20)
                 whole.write(b"\n")
             whole.write(_CLOSES + b"\n")
-    finally:
-        for place in places.values():
-            place.unlink(missing_ok=True)
 
 
 def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:

@@ -23,7 +23,7 @@ from training.exports.fingerprints import Fingerprint
 from training.exports.lmdb_file import RecordWriter, iter_records, require_lmdb, writing_records
 from training.exports.many_files import ManyFiles
 from training.exports.mask_png import counts_of_png, mask_png
-from training.exports.pictures import Picture, iter_pictures
+from training.exports.pictures import Picture, encoded_anew_notes, iter_pictures
 from training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from training.exports.workspace import finish_place, nothing_left, take_place
 
@@ -67,6 +67,7 @@ class LmdbExport:
                 *length_notes(dataset, split, num_records),
                 "Values are pickles: let loads_pyarrow(buf) in the trainer's utils/dataset.py return "
                 "pickle.loads(buf).",
+                *encoded_anew_notes(writing.num_encoded_anew),
             ],
             checked=(
                 "every mask, pixel by pixel, and every expression is the run's",
@@ -84,11 +85,13 @@ class _Writing:
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
         self.num_images = 0
+        self.num_encoded_anew = 0
 
     def run(self, records: RecordWriter, files: ManyFiles | None, masks: str, on_progress: OnProgress) -> None:
         rule = TextRule(self._request.options.max_tokens, is_lower_case=True)
         for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
             self.num_images += 1
+            self.num_encoded_anew += picture.is_encoded_anew
             for mask in image.masks:
                 png, counts = mask_png(mask)
                 record = self._record(mask, picture, png)

@@ -73,6 +73,13 @@ def iter_pictures(
         yield image, picture
 
 
+def encoded_anew_notes(num_encoded_anew: int) -> list[str]:
+    """Return what the user is told of images that no longer have the bytes that were annotated."""
+    if not num_encoded_anew:
+        return []
+    return [f"{num_encoded_anew:,} image(s) were encoded anew, upright and in three plain channels."]
+
+
 def picture_of(image: AnnotatedImage, limits: ImagesConfig) -> Picture:
     """Return the file of an image that every loader sees as it was annotated; its bytes are kept where they serve.
 

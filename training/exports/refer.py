@@ -20,7 +20,7 @@ from training.exports.fingerprints import Fingerprint
 from training.exports.human_refs import HumanRefs, read_human
 from training.exports.json_arrays import JsonArray, json_arrays
 from training.exports.many_files import ManyFiles
-from training.exports.pictures import iter_pictures, key_name
+from training.exports.pictures import encoded_anew_notes, iter_pictures, key_name
 from training.exports.protocol import ExportReport, ExportRequest, OnProgress
 from training.exports.refer_check import check_refer
 from training.exports.refer_records import Numbers, annotation_record, canonical, image_record, ref_record
@@ -190,6 +190,4 @@ def _notes(request: ExportRequest, dataset: str, human: HumanRefs, writing: _Wri
             f"The {len(human.images):,} images of the human references were not copied: put them into {IMAGES_FOLDER}, "
             "or give --merge-images."
         )
-    if writing.num_encoded_anew:
-        notes.append(f"{writing.num_encoded_anew:,} images were encoded anew, upright and in three plain channels.")
-    return notes
+    return [*notes, *encoded_anew_notes(writing.num_encoded_anew)]

@@ -41,6 +41,8 @@ def take_place(request: ExportRequest, export_format: str, folders: Sequence[str
                 )
             if path != EXPORT_NAME:
                 destination.delete(path)
+    if earlier:
+        _delete_unfinished(request, folders)
     _mark(request, {"format": export_format, "state": "begun"})
 
 
@@ -81,6 +83,16 @@ def _earlier(request: ExportRequest, export_format: str) -> bool:
     if state == "whole" and not request.is_overwriting:
         raise ConfigError(f"{destination.root} holds an export already: name another place, or give --overwrite")
     return True
+
+
+def _delete_unfinished(request: ExportRequest, folders: Sequence[str]) -> None:
+    """Delete what a killed export had begun to write: it may be many gigabytes, and no listing shows it."""
+    destination = request.destination
+    for folder in ("", *folders):
+        for name, _ in list(destination.list_temporary(folder)):
+            destination.delete(f"{folder}/{name}" if folder else name)
+    for upload in list(destination.list_uploads()):
+        destination.abort_upload(upload)
 
 
 def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:

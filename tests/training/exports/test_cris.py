@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from PIL import Image
 
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
-from tests.training.exports.builders import export
+from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
-from training.exports import cris
+from training.exports import cris, lmdb_records
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,27 @@ def test_a_file_that_went_missing_is_told(built_run, place, monkeypatch):
     monkeypatch.setattr(cris.ManyFiles, "check", check)
     with pytest.raises(TransientError, match="images/train2014 does not hold exactly the files that were written"):
         export("cris", built_run, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cris", "lmdb"])
+def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
+    # In which an LMDB is compared with what was sent.
+    monkeypatch.setattr(lmdb_records, "_CHUNK_BYTES", 2**16)
+
+    def peak_bytes(num_images: int) -> int:
+        # What follows the end of a JPEG is nobody's pixels.
+        large = jpeg() + bytes(50_000)
+        pictures = tuple((f"{number}.jpg", large, (("red one",), ("blue one",))) for number in range(num_images))
+        run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures, per_shard=10)
+        # What a first export loads stays.
+        export(name, run, RunLocation.open(str(tmp_path / "warm")), is_overwriting=True)
+        tracemalloc.start()
+        export(name, run, RunLocation.open(str(tmp_path / f"export-{num_images}")))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    # Both have as many files on their way as may be. Their images are 3 MB apart.
+    small, large = peak_bytes(40), peak_bytes(100)
+    assert large < small + 1_000_000

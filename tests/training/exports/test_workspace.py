@@ -7,6 +7,7 @@ import json
 import pytest
 
 from schemas.errors import ConfigError
+from store.location import RunLocation
 from tests.training.exports.builders import request_for
 from training.exports.workspace import EXPORT_NAME, finish_place, take_place
 
@@ -66,3 +67,27 @@ def test_a_record_that_says_nothing_is_told(request_at, place, record):
     place.replace(EXPORT_NAME, record)
     with pytest.raises(ConfigError, match="is no record of an export: delete it"):
         take_place(request_at(is_overwriting=True), "cris", FOLDERS)
+
+
+def test_what_a_killed_export_had_half_written_is_deleted(request_at, place):
+    take_place(request_at(), "cris", FOLDERS)
+    left = [place.temporary_path(path) for path in ("masks/1.png", "large.lmdb")]
+    for path in left:
+        path.write_bytes(b"half")
+    take_place(request_at(), "cris", FOLDERS)
+    assert not any(path.exists() for path in left)
+
+
+def test_uploads_that_a_killed_export_left_in_a_bucket_are_given_up(built_run, s3_server, s3_bucket):
+    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url)
+    client = s3_server.client()
+    for key in ("place/large.lmdb", "another/large.lmdb"):
+        client.create_multipart_upload(Bucket=s3_bucket, Key=key)
+    take_place(request_for(built_run, place), "cris", FOLDERS)
+    # Nothing of an export stood there: what was begun may be anyone's.
+    assert len(list(place.list_uploads())) == 1
+    take_place(request_for(built_run, place), "cris", FOLDERS)
+    assert list(place.list_uploads()) == []
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]] == [
+        "another/large.lmdb"
+    ]
