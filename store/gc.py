@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.errors import ConfigError, TransientError
-from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
+from schemas.run import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER, attempts_of
 from store.header import read_header
@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 TEMPORARY_AGE_S: Final = 3_600.0
 
 _PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-[0-9a-f]{8}\.parquet")
+# SOURCE may lie below the run's prefix too, and whoever fills it is not to lose an upload.
+_RUN_FILE: Final = re.compile(
+    rf"({'|'.join(SCHEMAS)})/{_PART_NAME.pattern}"
+    rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,13 @@ def run_gc(
 
 
 def abandoned_uploads(location: RunLocation) -> list[Upload]:
-    """Return the uploads of the run's files that were begun, and not ended.
+    """Return the uploads of the run's files that were begun, and not ended; never those of others below its prefix.
 
     None, and a warning, where they cannot be listed: that is a right of its own (s3:ListBucketMultipartUploads), some
     stores do not know the request, and a run must not hang on it.
     """
     try:
-        return list(location.list_uploads())
+        return list(location.list_uploads(_RUN_FILE))
     except (ConfigError, TransientError) as error:
         logger.warning("abandoned uploads stay, for they cannot be listed (s3:ListBucketMultipartUploads): %s", error)
         return []

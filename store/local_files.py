@@ -73,7 +73,7 @@ class LocalFiles:
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced; False where it already stands, untouched."""
         target = self._root / path
-        temporary = self._write_temporary(target, data)
+        temporary = self._write_temporary(path, data)
         try:
             is_created = _link_once(temporary, target)
         finally:
@@ -84,11 +84,26 @@ class LocalFiles:
     def put(self, path: str, data: bytes) -> None:
         """Write the file with `data`, synced, in place of whatever stands there."""
         target = self._root / path
-        temporary = self._write_temporary(target, data)
+        temporary = self._write_temporary(path, data)
         try:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def temporary_path(self, path: str) -> Path:
+        """Return a new path beside `path`, in a folder that exists, under a name that no listing shows."""
+        target = self._root / path
+        _make_folder(target.parent)
+        return target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Move a file of the same file system, synced, in place of whatever stands there."""
+        target = self._root / path
+        _make_folder(target.parent)
+        with local.open("rb") as file:
+            os.fsync(file.fileno())
+        local.replace(target)
         _sync_folder(target.parent)
 
     def delete(self, path: str) -> None:
@@ -103,9 +118,8 @@ class LocalFiles:
         except FileNotFoundError:
             return
 
-    def _write_temporary(self, target: Path, data: bytes) -> Path:
-        _make_folder(target.parent)
-        temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    def _write_temporary(self, path: str, data: bytes) -> Path:
+        temporary = self.temporary_path(path)
         try:
             with temporary.open("xb") as file:
                 file.write(data)

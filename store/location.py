@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from store.storage_errors import storage_errors
 
 __all__ = ["ListedFile", "RunLocation", "Upload"]
 
+_ANY_PATH: Final = re.compile(r"(?s:.*)")
 S3_PROTOCOLS: Final = ("s3", "s3a")
 _NEEDED: Final = (
     "a commit would not be safe. Use a store that honours conditional writes: AWS S3, MinIO, Ceph, or a local disk"
@@ -111,11 +113,15 @@ class RunLocation:
         with storage_errors("list", self.uri(folder)):
             yield from self._files.list_temporary(folder)
 
-    def list_uploads(self) -> Iterator[Upload]:
-        """Yield the multipart uploads that were begun for the run and never completed; none on a disk."""
+    def list_uploads(self, paths: re.Pattern[str] = _ANY_PATH) -> Iterator[Upload]:
+        """Yield the multipart uploads that were begun and never completed; none on a disk.
+
+        Args:
+            paths: Of what files, as a whole; others' may lie below the same prefix.
+        """
         if isinstance(self._files, S3Files):
             with storage_errors("list uploads of", self.root):
-                yield from self._files.list_uploads()
+                yield from self._files.list_uploads(paths)
 
     def abort_upload(self, upload: Upload) -> None:
         """Give an upload up, which frees what it holds; nothing happens where it is gone."""
@@ -146,6 +152,18 @@ class RunLocation:
         """Write `path` in place of whatever stands there; a reader sees the old file or the new one, whole."""
         with storage_errors("write", self.uri(path)):
             self._files.put(path, data)
+
+    def temporary_path(self, path: str) -> Path | None:
+        """Return a new path of this disk from where `replace_by` moves a file to `path` at once; None in a bucket."""
+        return self._files.temporary_path(path) if isinstance(self._files, LocalFiles) else None
+
+    def replace_by(self, path: str, local: Path) -> None:
+        """Write `path` from a file of this disk, whole, in place of whatever stands there; bounded memory.
+
+        On a disk the file is moved, so it must lie on the same one; into a bucket it is copied, in parts.
+        """
+        with storage_errors("write", self.uri(path)):
+            self._files.put_file(path, local)
 
     def delete(self, path: str) -> None:
         """Delete the file; nothing happens where there is none."""

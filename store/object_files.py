@@ -9,6 +9,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -76,6 +77,11 @@ class ObjectFiles:
         """Write the object in place of whatever stands there."""
         with _client_errors():
             self._filesystem.pipe_file(self._at(path), data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Write the object from a file of this disk, in place of whatever stands there."""
+        with _client_errors():
+            self._filesystem.put_file(str(local), self._at(path))
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens where there is none."""

@@ -41,7 +41,7 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     Raises:
         ValueError: `counts` is no such string, or its runs do not add up to height x width.
     """
-    runs = _decode_runs(counts)
+    runs = decode_runs(counts)
     if runs.size and runs.min() < 0:
         raise ValueError(f"a run has the negative length {runs.min()}")
     ends = np.cumsum(runs)
@@ -62,7 +62,7 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     return RleSummary(int(lengths.sum()), (x0, y0, x1, y1))
 
 
-def _decode_runs(counts: str) -> npt.NDArray[np.int64]:
+def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     """Return the run lengths (R,) int64 of a compressed string.
 
     Source: the COCO API's maskApi.c: six bits a character from `0`, five of payload, little end first, the

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import fsspec
@@ -36,6 +38,8 @@ _LONGEST_PAUSE_S: Final = 20.0
 # A pause that the user would wonder about is told.
 _TOLD_AFTER_S: Final = 10.0
 _PARTS_AT_ONCE: Final = 4
+# Of one upload, by S3's rules.
+_MAX_PARTS: Final = 10_000
 _BODY_CHUNK_BYTES: Final = 2**20
 _AUTHOR: Final = "pseudoris-author"
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
@@ -102,6 +106,18 @@ class S3Bucket:
     def put(self, key: str, data: bytes) -> None:
         """Write the object in place of whatever stands there; it appears whole."""
         self._persist("write", key, lambda: self._write(key, data, secrets.token_hex(16), {}))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write the object from a file of this disk, in place of whatever stands there; it appears whole.
+
+        Of a large file memory holds the few parts that are on their way.
+        """
+        with path.open("rb") as file:
+            if path.stat().st_size <= self.limits.multipart_bytes:
+                self.put(key, file.read())
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                self._persist("write", key, lambda: self._write(key, mapped, secrets.token_hex(16), {}))
 
     def create(self, key: str, data: bytes) -> bool:
         """Create the object where there is none; of all callers ever, one gets True.
@@ -189,10 +205,10 @@ class S3Bucket:
         author = found.get("Metadata", {}).get(_AUTHOR)
         return None if author is None else str(author)
 
-    def _is_large(self, data: bytes) -> bool:
+    def _is_large(self, data: bytes | mmap.mmap) -> bool:
         return len(data) > self.limits.multipart_bytes
 
-    def _write(self, key: str, data: bytes, author: str, condition: dict[str, str]) -> None:
+    def _write(self, key: str, data: bytes | mmap.mmap, author: str, condition: dict[str, str]) -> None:
         """Write the object in one try, as far as its last request goes; refusals are the client's own."""
         metadata = {_AUTHOR: author}
         if not self._is_large(data):
@@ -206,8 +222,8 @@ class S3Bucket:
             self._abandon(upload)
             raise
 
-    def _upload_parts(self, upload: Upload, data: bytes) -> list[dict[str, Any]]:
-        size_bytes = self.limits.multipart_bytes
+    def _upload_parts(self, upload: Upload, data: bytes | mmap.mmap) -> list[dict[str, Any]]:
+        size_bytes = max(self.limits.multipart_bytes, -(-len(data) // _MAX_PARTS))
 
         def send(number: int) -> dict[str, Any]:
             body = data[(number - 1) * size_bytes : number * size_bytes]

@@ -6,11 +6,10 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Self, cast
+from pathlib import Path
+from typing import BinaryIO, Self, cast
 
 from schemas.config import StorageConfig
-from schemas.run import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
-from schemas.tables import SCHEMAS
 from store.local_files import ListedFile
 from store.s3_answers import Upload
 from store.s3_client import S3Bucket
@@ -18,10 +17,6 @@ from store.s3_reader import S3Reader
 
 # Of a plan part one row group is read, of a manifest everything.
 _WINDOW_BYTES = 2**20
-_RUN_FILE: Final = re.compile(
-    rf"({'|'.join(SCHEMAS)})/shard-\d{{8,}}\.g\d+-[0-9a-f]{{8}}\.parquet"
-    rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +70,11 @@ class S3Files:
         """Yield nothing: an unfinished put leaves no object, only an upload."""
         yield from ()
 
-    def list_uploads(self) -> Iterator[Upload]:
-        """Yield the multipart uploads of a run's files that were begun and not completed.
-
-        SOURCE may lie below the prefix too, and whoever fills it is not to lose an upload.
-        """
+    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
+        """Yield the multipart uploads of the files that `paths` matches as a whole, begun and not completed."""
         below = f"{self.prefix}/".lstrip("/")
         for upload in self.bucket.uploads(below):
-            if _RUN_FILE.fullmatch(upload.key[len(below) :]):
+            if paths.fullmatch(upload.key[len(below) :]):
                 yield upload
 
     def abort_upload(self, upload: Upload) -> None:
@@ -96,6 +88,10 @@ class S3Files:
     def put(self, path: str, data: bytes) -> None:
         """Write the object in place of whatever stands there."""
         self.bucket.put(self._at(path), data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Write the object from a file of this disk, in place of whatever stands there."""
+        self.bucket.put_file(self._at(path), local)
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens where there is none."""

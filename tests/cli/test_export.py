@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +14,7 @@ from schemas.errors import ConfigError
 from store.location import RunLocation
 from tests.builders.command import pseudoris
 from tests.store.builders import commit, start_run
+from tests.training.exports.builders import build_run, jpeg
 
 
 @pytest.fixture
@@ -51,9 +55,89 @@ def test_a_destination_in_the_run_is_refused(out, inside):
 def test_mistakes_are_messages_with_exit_code_two(out, tmp_path):
     for arguments, message in [
         ((str(tmp_path / "nowhere"), str(tmp_path / "export")), "there is no run"),
-        ((str(out), str(tmp_path / "export"), "--format", "coco"), "no export format 'coco'"),
+        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "no export format 'yolo'"),
     ]:
         failed = pseudoris("export", *arguments)
         assert failed.returncode == 2
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A finished run of real pictures."""
+    location = RunLocation.open(str(tmp_path_factory.mktemp("pictures") / "run"))
+    build_run(location)
+    return Path(location.root)
+
+
+@pytest.fixture
+def human(tmp_path):
+    """A REFER dataset of other pictures: an export stands in for it, which has the same form."""
+    other = tuple((f"other/{number}.jpg", jpeg(), ((f"number {number}",),)) for number in range(2))
+    location = RunLocation.open(str(tmp_path / "other"))
+    build_run(location, other)
+    named = ("--format", "refer", "--split", "val", "--split-by", "unc")
+    assert invoke(location.root, str(tmp_path / "human"), *named).exit_code == 0
+    return tmp_path / "human"
+
+
+@pytest.mark.parametrize("name", ["refer", "cris", "lmdb"])
+def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path, name):
+    result = invoke(str(pictures), str(tmp_path / "export"), "--format", name)
+    assert result.exit_code == 0, result.output
+    assert "written and read back" in result.output
+    assert "3 images without a mask" in result.output
+    assert "is the run's" in result.output or "are the run's" in result.output
+
+
+def test_the_length_limit_is_on_for_cris_and_can_be_moved_or_taken_off(pictures, tmp_path):
+    outputs = {
+        limit: invoke(str(pictures), str(tmp_path / limit), "--format", "cris", *arguments).output
+        for limit, arguments in {"default": (), "10": ("--max-tokens", "10"), "none": ("--max-tokens", "0")}.items()
+    }
+    assert "3 expressions of more than 17 CLIP tokens" in outputs["default"]
+    assert "expressions of more than 10 CLIP tokens" in outputs["10"]
+    assert "CLIP tokens" not in outputs["none"]
+
+
+def test_names_reach_the_format_and_the_length_stands_on_a_line_of_its_own(pictures, tmp_path):
+    arguments = ("--format", "lmdb", "--dataset", "harvest", "--split", "val")
+    result = invoke(str(pictures), str(tmp_path / "export"), *arguments)
+    assert (tmp_path / "export" / "lmdb" / "harvest" / "val.lmdb").is_file()
+    # Whole, whatever the terminal's width: it is there to be copied.
+    assert any("info['harvest']['val'] = " in line for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--format", "parquet", "--max-tokens", "17"), "--format parquet has no use for --max-tokens.*refer"),
+        (("--format", "cris", "--split-by", "unc"), "--format cris has no use for --split-by"),
+        (("--format", "refer", "--merge-images", "x"), "belong to --merge-human FOLDER"),
+        (("--format", "refer", "--merge-human", "nowhere"), r"one refs\(…\)\.p is wanted, found none"),
+    ],
+)
+def test_an_option_that_means_nothing_there_is_refused(pictures, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        invoke(str(pictures), str(tmp_path / "export"), *arguments)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, human, tmp_path):
+    merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
+    images = ("--merge-images", str(human / "images/mscoco/images/train2014"))
+    result = invoke(str(pictures), str(tmp_path / "merged"), *merging, *images)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"references of val +2", result.output)
+    assert re.search(r"references of train +\d", result.output)
+    with pytest.raises(ConfigError, match="holds no reference of testB; its splits are: val"):
+        invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-splits", "testB")
+
+
+def test_one_of_several_refs_files_is_to_be_named(pictures, human, tmp_path):
+    (human / "refcoco" / "refs(google).p").write_bytes((human / "refcoco" / "refs(unc).p").read_bytes())
+    merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
+    with pytest.raises(ConfigError, match=r"found refs\(google\)\.p, refs\(unc\)\.p: name it by --merge-split-by"):
+        invoke(str(pictures), str(tmp_path / "x"), *merging)
+    assert invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-split-by", "google").exit_code == 0

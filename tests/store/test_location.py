@@ -64,6 +64,17 @@ def test_replacing_overwrites(location):
     assert location.read_bytes("beat") == b"2"
 
 
+@pytest.mark.parametrize("size_bytes", [0, 3, 11 * 2**20])
+def test_a_file_of_the_disk_takes_the_place_of_what_stands_there(location, tmp_path, size_bytes):
+    location.replace("exports/large", b"former")
+    local = location.temporary_path("exports/large") or tmp_path / "local"
+    data = b"0123456789abcdef" * (size_bytes // 16) + b"x" * (size_bytes % 16)
+    local.write_bytes(data)
+    location.replace_by("exports/large", local)
+    assert location.read_bytes("exports/large") == data
+    assert [file.name for file in location.list("exports")] == ["large"]
+
+
 def test_a_folder_that_is_not_there_lists_as_nothing(location):
     assert list(location.list("masks")) == []
     assert not location.exists("masks")

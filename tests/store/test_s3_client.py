@@ -57,6 +57,24 @@ def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, pro
     assert bucket.create("key", SMALL) is False
 
 
+@pytest.mark.parametrize("operation", ["PutObject", "UploadPart", "CompleteMultipartUpload"])
+def test_a_file_that_meets_a_fault_on_its_way_stands_whole(bucket, proxy, tmp_path, operation):
+    data = SMALL if operation == "PutObject" else LARGE
+    (tmp_path / "file").write_bytes(data)
+    proxy.set_faults([Fault("reset", times=1, operation=operation)])
+    bucket.put_file("key", tmp_path / "file")
+    assert sum(proxy.hits.values()) == 1
+    assert bucket.get("key").data == data
+    assert list(bucket.uploads("")) == []
+
+
+def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("store.s3_client._MAX_PARTS", 2)
+    (tmp_path / "file").write_bytes(LARGE)
+    bucket.put_file("key", tmp_path / "file")
+    assert bucket.get("key").data == LARGE
+
+
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket, proxy, kind):
     proxy.set_faults([Fault(kind, times=1, operation="CompleteMultipartUpload")])

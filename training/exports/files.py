@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.local_files import TEMPORARY_PREFIX
 from store.location import RunLocation
 from store.storage_errors import storage_errors
 
@@ -19,28 +16,25 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
     """Give a path on this disk to write to; the file stands at `path` of the destination once the block ends.
 
     Where the block raises, nothing appears. On a disk the file is written beside its final name; for a bucket it is
-    written to this machine's temporary folder and sent whole, from memory: files of an export are bounded in size.
+    written to this machine's temporary folder (TMPDIR), which must have room for it, and sent in parts: memory holds
+    a few of them, whatever the file's size.
 
     Raises:
         ConfigError: It cannot be written there.
         TransientError: Storage failed.
     """
-    uri = destination.uri(path)
-    if "://" in destination.root:
+    with storage_errors("write", destination.uri(path)):
+        beside = destination.temporary_path(path)
+    if beside is None:
         with tempfile.TemporaryDirectory(prefix="pseudoris-export-") as folder:
             local = Path(folder) / "file"
             with storage_errors("write", str(local)):
                 yield local
-            destination.replace(path, local.read_bytes())
+            destination.replace_by(path, local)
         return
-    final = Path(destination.root) / path
-    with storage_errors("write", uri):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        local = final.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}")
-        try:
-            yield local
-            with local.open("rb+") as file:
-                os.fsync(file.fileno())
-            local.replace(final)
-        finally:
-            local.unlink(missing_ok=True)
+    try:
+        with storage_errors("write", destination.uri(path)):
+            yield beside
+        destination.replace_by(path, beside)
+    finally:
+        beside.unlink(missing_ok=True)

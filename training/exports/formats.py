@@ -5,10 +5,28 @@ from __future__ import annotations
 from typing import Final
 
 from schemas.errors import ConfigError
+from training.exports.coco import CocoExport
+from training.exports.cris import CrisExport
+from training.exports.huggingface import HuggingfaceExport
+from training.exports.lmdb_records import LmdbExport
 from training.exports.parquet import ParquetExport
 from training.exports.protocol import Export
+from training.exports.pseudo_ris_csv import PseudoRisCsvExport
+from training.exports.refer import ReferExport
+from training.exports.sa1b import Sa1bExport
+from training.exports.webdataset import WebdatasetExport
 
-EXPORTS: Final[dict[str, Export]] = {"parquet": ParquetExport()}
+EXPORTS: Final[dict[str, Export]] = {
+    "parquet": ParquetExport(),
+    "refer": ReferExport(),
+    "cris": CrisExport(),
+    "lmdb": LmdbExport(),
+    "coco": CocoExport(),
+    "sa1b": Sa1bExport(),
+    "webdataset": WebdatasetExport(),
+    "hf": HuggingfaceExport(),
+    "pseudo-ris-csv": PseudoRisCsvExport(),
+}
 
 
 def find_export(name: str) -> Export:

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from schemas.run import Receipt, RunHeader
+from store.annotations import AnnotatedImage
 from store.location import RunLocation
+from training.exports.annotations import TextRule, iter_wanted
 
-# Rows written so far, rows in all.
-OnProgress = Callable[[int, int], None]
+WRITING: Final = "writing"
+CHECKING: Final = "reading back"
+
+
+class OnProgress(Protocol):
+    """Is told how far an export is."""
+
+    def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
+        """Take what is done of a stage, and how much it is in all: rows, images or masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAnnotation:
+    """A REFER dataset whose human references join an export.
+
+    Attributes:
+        refs: Local path of its `refs(<splitBy>).p`.
+        instances: Local path of its `instances.json`.
+        splits: Which references: those of these splits.
+        images: Local folder of its images, to be copied into the export; None leaves them where they are.
+    """
+
+    refs: str
+    instances: str
+    splits: tuple[str, ...] = ("val", "test", "testA", "testB")
+    images: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What formats of images, masks and expressions may be told; each says in `Export.reads` which of these it reads.
+
+    Attributes:
+        max_tokens: Longest expression kept, in CLIP tokens with start and end; None keeps all.
+        dataset: Name under which a trainer asks for it; None is the format's own default.
+        split: Name of the split that the run becomes.
+        split_by: Name of who split it, `refs(<split_by>).p`.
+        human: Human annotation to merge; None for none.
+    """
+
+    max_tokens: int | None = None
+    dataset: str | None = None
+    split: str = "train"
+    split_by: str = "pseudo"
+    human: HumanAnnotation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +68,9 @@ class ExportRequest:
         header: Its header.
         receipts: The standing ones, ordered by shard: what they name is the run.
         destination: Where the export goes; another place than the run.
-        target_bytes: Size that its files should have.
+        target_bytes: Size that its files should have, where the format has files of a free size.
         is_overwriting: Whether an export that stands there is replaced.
+        options: For formats of images, masks and expressions.
     """
 
     run: RunLocation
@@ -32,6 +79,50 @@ class ExportRequest:
     destination: RunLocation
     target_bytes: int
     is_overwriting: bool = False
+    options: ExportOptions = field(default_factory=ExportOptions)
+
+    def annotations(
+        self,
+        dropped: Counter[str],
+        *,
+        rule: TextRule | None = None,
+        with_bytes: bool = False,
+        keeps_bare_masks: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[AnnotatedImage]:
+        """Yield what the format takes, in plan order: images, their masks, the kept expressions that fit the rule.
+
+        The same call yields the same again, but for images that have left SOURCE in between. Memory is bounded by
+        one shard, with its encoded images where they are asked for.
+
+        Args:
+            dropped: Gains by reason what was left out, as `annotations.iter_wanted` counts it.
+            rule: Which texts; by default those of at most `options.max_tokens`.
+            with_bytes: Fill in each image's `data`: the embedded bytes, else those of SOURCE, which are the annotated
+                ones by their sha256; an image that is missing or changed there is left out and counted.
+            keeps_bare_masks: Yield masks, and images, also without an expression.
+            on_progress: Told after each image of the run.
+
+        Raises:
+            ConfigError: A part, or SOURCE as a whole, is missing.
+            TransientError: Storage failed.
+        """
+        chosen = TextRule(max_tokens=self.options.max_tokens) if rule is None else rule
+        return iter_wanted(
+            self.run,
+            self.header,
+            self.receipts,
+            dropped,
+            rule=chosen,
+            with_bytes=with_bytes,
+            keeps_bare_masks=keeps_bare_masks,
+            on_image=(lambda done: on_progress(done, self.num_images)) if on_progress else None,
+        )
+
+    @property
+    def num_images(self) -> int:
+        """Images of the run that are not quarantined."""
+        return sum(receipt.counts.annotated + receipt.counts.empty for receipt in self.receipts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +133,17 @@ class ExportReport:
         rows: By table or split.
         files: How many, by the same names.
         size_bytes: Of all files.
+        dropped: How many of what were left out, by a phrase that says what and why; nothing is dropped in silence.
+        notes: Sentences that the user needs to put the export to use.
+        checked: What was read back and found to hold, a phrase each.
     """
 
     rows: Mapping[str, int]
     files: Mapping[str, int]
     size_bytes: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    checked: Sequence[str] = ()
 
 
 class Export(Protocol):
@@ -56,10 +153,18 @@ class Export(Protocol):
     def summary(self) -> str:
         """One line for the help."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the fields of `ExportOptions` that mean something to the format."""
+
+    @property
+    def default_max_tokens(self) -> int | None:
+        """`ExportOptions.max_tokens` where the user names none: what the format's trainers cut at, or None."""
+
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write the export, read it back, and return what it holds.
 
         Raises:
-            ConfigError: The destination holds something else, or cannot be written.
+            ConfigError: The destination holds something else, or cannot be written; an option is not possible.
             TransientError: Storage failed, or what was read back is not what was written.
         """

@@ -36,6 +36,10 @@ class TextTokeniser:
             rows.append([start, *tokens, end, *padding])
         return torch.tensor(rows, dtype=torch.int64).view(len(rows), self._context_length)
 
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens the whole text takes, start and end included, whatever the context's length."""
+        return len(self._encode(text)) + 2
+
     def _encode(self, text: str) -> list[int]:
         if _PLAIN.fullmatch(text) is None:
             return list(self._tokeniser.encode(text))

@@ -113,6 +113,29 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.array(pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1], order="C")
 
 
+def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
+    """Return `.jpg` or `.png` where every common reader sees the bytes as `decode_upright` does, else None.
+
+    That is a JPEG of grey or RGB samples, or a PNG of 8 bits a sample or fewer without transparency; none of them with
+    an EXIF orientation, which OpenCV obeys and Pillow does not; decodes no pixels.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(plugins)) as image:
+        if _orientation(image) != 1 or image.has_transparency_data:
+            return None
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            return ".jpg"
+        is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
+        return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not _is_deep(data) else None
+
+
+def _is_deep(png: bytes) -> bool:
+    # The header chunk's ninth byte: Pillow gives 16-bit colour as RGB, and nowhere says that it was cut.
+    return png[24:25] == b"\x10"
+
+
 def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")

@@ -178,5 +178,5 @@ def test_memory_follows_the_row_group_and_not_the_run(tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="no export format 'coco': give --format parquet"):
-        find_export("coco")
+    with pytest.raises(ConfigError, match="no export format 'yolo': give --format parquet"):
+        find_export("yolo")

@@ -37,6 +37,12 @@ def test_known_hard_texts_have_open_clips_tokens(text):
     assert torch.equal(OURS([text]), THEIRS([text]))
 
 
+@given(st.text(alphabet=st.sampled_from("abcdeiorst  '&;<>.-é1A"), max_size=60))
+def test_the_number_of_tokens_is_that_of_open_clip_in_a_context_without_end(text):
+    whole = open_clip.SimpleTokenizer(context_length=200)
+    assert OURS.num_tokens(text) == int((whole(text) != 0).sum())
+
+
 def test_kept_words_are_bounded(monkeypatch):
     monkeypatch.setattr(tokens, "_MAX_WORDS", 2)
     tokeniser = TextTokeniser(CONTEXT)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from store.location import RunLocation
+from tests.training.exports.builders import BuiltRun, build_run
+
+
+@pytest.fixture(scope="session")
+def built_run(tmp_path_factory) -> BuiltRun:
+    """A committed run of real pictures; nobody writes into it."""
+    return build_run(RunLocation.open(str(tmp_path_factory.mktemp("exports") / "run")))
+
+
+@pytest.fixture
+def place(tmp_path) -> RunLocation:
+    """An empty folder for an export."""
+    return RunLocation.open(str(tmp_path / "an export"))

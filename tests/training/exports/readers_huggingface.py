@@ -1,0 +1,22 @@
+"""The reader of a `datasets` folder: `load_dataset` itself, with nothing but the folder, offline."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def open_folder(root: Path, **options):
+    """Return the one split of the folder; the cache is a temporary folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Read when the package is imported, and asked for again later.
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        import datasets
+
+        datasets.disable_progress_bars()
+        found = datasets.load_dataset(str(root), cache_dir=tempfile.mkdtemp(dir=root.parent), **options)
+    (split,) = found.values()
+    return split

@@ -1,0 +1,202 @@
+"""The `datasets` folder through `load_dataset` itself, offline, with nothing but the folder."""
+
+from __future__ import annotations
+
+import io
+import socket
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from schemas.errors import ConfigError, TransientError
+from store.location import RunLocation
+from tests.training.exports.builders import LONG_TEXT, UPRIGHT, export
+from tests.training.exports.readers_huggingface import open_folder
+from training.exports import huggingface, huggingface_card
+
+
+@pytest.fixture
+def root(built_run, place) -> Path:
+    export("hf", built_run, place)
+    return Path(place.root)
+
+
+def test_images_and_masks_are_image_features_and_texts_are_lists(root):
+    datasets = pytest.importorskip("datasets")
+    features = open_folder(root).features
+    assert features["image"] == datasets.Image()
+    mask = features["masks"].feature
+    assert mask["mask"] == datasets.Image()
+    assert mask["expressions"].feature == datasets.Value("string")
+    assert mask["bbox"].feature == datasets.Value("int32")
+
+
+def test_the_folder_opens_without_a_network(root, monkeypatch):
+    def refused(*arguments, **options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    assert len(open_folder(root)) > 0
+
+
+def test_a_row_decodes_to_an_image_and_masks_of_its_size(root, built_run):
+    due = built_run.with_texts()
+    rows = list(open_folder(root))
+    assert [row["image_id"] for row in rows] == list(due)
+    for row in rows:
+        assert row["image"].size == (row["width"], row["height"]) == UPRIGHT.shape[1::-1]
+        for mask, true in zip(row["masks"], due[row["image_id"]], strict=True):
+            assert mask["mask"].mode == "L"
+            assert np.array_equal(np.asarray(mask["mask"]), np.where(true.pixels, 255, 0))
+            rows_set, columns_set = np.nonzero(true.pixels)
+            x, y = int(columns_set.min()), int(rows_set.min())
+            box = [x, y, int(columns_set.max()) + 1 - x, int(rows_set.max()) + 1 - y]
+            assert (mask["bbox"], mask["area"]) == (box, int(true.pixels.sum()))
+            assert len(mask["distinctiveness"]) == len(mask["expressions"])
+
+
+def test_it_streams_and_takes_columns(root, built_run):
+    datasets = pytest.importorskip("datasets")
+    (stream,) = datasets.load_dataset(str(root), streaming=True).values()
+    first = next(iter(stream))
+    assert first["masks"][0]["mask"].size == first["image"].size
+    keys = [row["key"] for row in stream.select_columns(["key"])]
+    assert keys == [image.key for image in built_run.truth if image.image_id in built_run.with_texts()]
+
+
+def test_files_end_at_the_target_size_and_read_as_one_split(built_run, place):
+    report = export("hf", built_run, place, target_bytes=2_000, split="validation")
+    root = Path(place.root)
+    names = sorted(path.name for path in (root / "data").iterdir())
+    assert names == [f"validation-{number:05d}.parquet" for number in range(len(names))]
+    assert report.files["validation"] == len(names) > 1
+    assert open_folder(root).num_rows == report.rows["validation"]
+    assert open_folder(root).split == "validation"
+
+
+def test_row_groups_are_bounded_so_that_a_reader_holds_one(built_run, place, monkeypatch):
+    monkeypatch.setattr(huggingface, "_MAX_GROUP_ROWS", 2)
+    export("hf", built_run, place)
+    metadata = pq.read_metadata(Path(place.root) / "data" / "train-00000.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2, 2, 2, 1]
+    assert open_folder(Path(place.root)).num_rows == 7
+
+
+def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run, place):
+    export("hf", built_run, place, max_tokens=17)
+    _, head, text = (Path(place.root) / "README.md").read_text("utf-8").split("---\n", 2)
+    found = yaml.safe_load(head)
+    assert found["license"] == "unknown"
+    assert found["task_categories"] == ["image-segmentation"]
+    assert found["size_categories"] == ["n<1K"]
+    assert found["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    assert f"| images | {len(built_run.with_texts(lambda text: text != LONG_TEXT))} |" in text
+    assert "| left out: expressions of more than 17 CLIP tokens | 3 |" in text
+    assert built_run.header.identity.weights["propose"] in text
+    assert "To be filled in" in text
+    assert "made by models" in found["pretty_name"]
+
+
+def test_the_card_does_not_tell_where_the_images_were(built_run, place):
+    source = "/data/secret-customer/images"
+    run = type(built_run)(built_run.location, built_run.header.model_copy(update={"source": source}), built_run.truth)
+    export("hf", run, place)
+    assert "secret-customer" not in (Path(place.root) / "README.md").read_text("utf-8")
+
+
+def test_the_card_of_an_import_says_that_people_wrote_it(built_run, place):
+    header = built_run.header.model_copy(update={"origin": "import"})
+    export("hf", type(built_run)(built_run.location, header, built_run.truth), place)
+    text = (Path(place.root) / "README.md").read_text("utf-8")
+    assert "written by people" in text
+    assert "No human" not in text
+    assert "distinctiveness above" not in text
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size"), [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (50_000_000, "10M<n<100M"), (10**9, None)]
+)
+def test_the_size_has_the_hubs_name(num_images, size):
+    assert huggingface_card.head("train", num_images, title="x")["size_categories"] == [size or "100M<n<1B"]
+
+
+def test_a_splits_name_that_datasets_does_not_take_is_refused(built_run, place):
+    with pytest.raises(ConfigError, match="--split 'my-split'"):
+        export("hf", built_run, place, split="my-split")
+
+
+def test_texts_come_back_as_they_were(root):
+    texts = [text for row in open_folder(root) for mask in row["masks"] for text in mask["expressions"]]
+    assert "the half ünder \"quotes\" and 'more'" in texts
+    assert texts.count(LONG_TEXT) == 3
+
+
+def resized(row):
+    buffer = io.BytesIO()
+    Image.new("L", (3, 3), 255).save(buffer, "PNG")
+    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
+
+
+def greyed(row):
+    buffer = io.BytesIO()
+    Image.new("L", (UPRIGHT.shape[1], UPRIGHT.shape[0]), 128).save(buffer, "PNG")
+    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
+
+
+def moved(row):
+    buffer = io.BytesIO()
+    Image.new("L", (UPRIGHT.shape[1], UPRIGHT.shape[0]), 255).save(buffer, "PNG")
+    row["masks"][0]["mask"]["bytes"] = buffer.getvalue()
+
+
+DAMAGE = {
+    "a mask of another size": resized,
+    "a mask with other values": greyed,
+    "another mask": moved,
+    "an empty text": lambda row: row["masks"][0].update(expressions=[" "]),
+    "a mask without a text": lambda row: row["masks"][0].update(expressions=[], distinctiveness=[]),
+    "an image that does not read": lambda row: row["image"].update(bytes=b"not an image"),
+    "another size of the image": lambda row: row.update(height=20, width=12),
+    "two rows of an image": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
+    real = huggingface.check_rows
+
+    def damaged(destination: RunLocation, paths, **options):
+        table = pq.read_table(io.BytesIO(destination.read_bytes(paths[0])))
+        rows = table.to_pylist()
+        if DAMAGE[damage] is None:
+            rows[1]["image_id"] = rows[0]["image_id"]
+        else:
+            DAMAGE[damage](rows[0])
+        file = io.BytesIO()
+        pq.write_table(type(table).from_pylist(rows, table.schema), file)
+        destination.replace(paths[0], file.getvalue())
+        real(destination, paths, **options)
+
+    monkeypatch.setattr(huggingface, "check_rows", damaged)
+    with pytest.raises(TransientError, match="run the same command again"):
+        export("hf", built_run, place)
+    assert not place.exists("README.md")
+
+
+def test_a_file_cut_short_is_told(built_run, place, monkeypatch):
+    real = huggingface.check_rows
+
+    def damaged(destination: RunLocation, paths, **options):
+        destination.replace(paths[0], destination.read_bytes(paths[0])[:-100])
+        real(destination, paths, **options)
+
+    monkeypatch.setattr(huggingface, "check_rows", damaged)
+    with pytest.raises(TransientError, match="train-00000"):
+        export("hf", built_run, place)

@@ -1,0 +1,108 @@
+"""A human's references as they join an export: chosen by split, cleaned of what no loader takes, or refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import ConfigError
+from training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
+from training.exports.protocol import HumanAnnotation
+from training.exports.refer_records import Numbers
+
+
+def ref(number: int, split: str, *texts: str) -> dict[str, Any]:
+    sentences = [{"sent_id": 10 * number + n, "sent": text} for n, text in enumerate(texts)]
+    ids = {"ref_id": number, "ann_id": number, "image_id": 7, "category_id": 1}
+    return {**ids, "split": split, "sentences": sentences, "sent_ids": [each["sent_id"] for each in sentences]}
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., HumanAnnotation]:
+    def write(refs=None, **changes) -> HumanAnnotation:
+        refs = refs or [ref(1, "train", "a"), ref(2, "val", "b", " "), ref(3, "val", "")]
+        polygon = [[0, 0, 1, 1, 0, 1]]
+        tree = {
+            "images": [{"id": 7, "file_name": "x.jpg", "height": 10, "width": 10}],
+            "annotations": [{"id": n, "image_id": 7, "category_id": 1, "segmentation": polygon} for n in (1, 2, 3)],
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        (tmp_path / "refs(x).p").write_bytes(pickle.dumps(refs))
+        (tmp_path / "instances.json").write_text(json.dumps({**tree, **changes}))
+        return HumanAnnotation(str(tmp_path / "refs(x).p"), str(tmp_path / "instances.json"))
+
+    return write
+
+
+def test_nothing_to_merge_is_nothing():
+    human = read_human(None)
+    assert (human.refs, human.free_category_id, human.file_names) == ((), 1, frozenset())
+
+
+def test_the_wanted_splits_come_without_empty_sentences(write):
+    human = read_human(write())
+    assert [each["ref_id"] for each in human.refs] == [2]
+    assert [each["sent"] for each in human.refs[0]["sentences"]] == ["b"]
+    assert human.dropped == {WITHOUT_TEXT: 2, WITHOUT_SENTENCE: 1}
+    assert set(human.annotations) == {2}
+
+
+def test_raw_and_tokens_that_are_missing_follow_from_the_sentence(write):
+    human = read_human(write([ref(2, "val", "a red b")]))
+    ((_, (new,)),) = human.renumbered(Numbers(), {7: 1})
+    assert new["sentences"][0] == {"sent_id": 1, "sent": "a red b", "raw": "a red b", "tokens": ["a", "red", "b"]}
+
+
+def test_two_references_of_one_mask_share_it_under_its_new_number(write):
+    human = read_human(write([ref(2, "val", "a"), {**ref(9, "test", "b"), "ann_id": 2}]))
+    ((annotation, refs),) = human.renumbered(Numbers(), {7: 5})
+    assert [each["ann_id"] for each in refs] == [annotation["id"]] * 2 == [1, 1]
+    assert {each["image_id"] for each in refs} | {annotation["image_id"]} == {5}
+    assert [each["ref_id"] for each in refs] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("refs", "changes", "message"),
+    [
+        ([ref(1, "train", "a")], {}, r"holds no reference of val, test, testA, testB; its splits are: train"),
+        (
+            [ref(8, "val", "a")],
+            {},
+            r"speaks of 1 annotation\(s\) that .*instances.json does not hold, the first with id 8",
+        ),
+        (None, {"images": []}, r"speaks of 1 image\(s\)"),
+        (None, {"categories": 5}, r"is no instances.json of images, annotations and categories"),
+        (
+            None,
+            {"images": [{"id": 7, "file_name": "../../x.jpg", "height": 1, "width": 1}]},
+            r"names the image '../../x.jpg': a name without folders",
+        ),
+        (
+            None,
+            {"annotations": [{"id": 2, "image_id": 7, "category_id": 1, "segmentation": []}]},
+            r"annotation 2 has no mask",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_told(write, refs, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_human(write(refs, **changes))
+
+
+def test_missing_instances_are_told(write):
+    human = write()
+    Path(human.instances).unlink()
+    with pytest.raises(ConfigError, match=r"there is no file .*instances\.json"):
+        read_human(human)
+
+
+def test_an_image_that_is_not_in_the_named_folder_is_told(write, tmp_path):
+    human = read_human(replace(write(), images=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"there is no image .*x\.jpg.*--merge-images"):
+        human.image_bytes("x.jpg")

@@ -1,0 +1,97 @@
+"""Long JSON arrays: any reader's JSON, ours an element at a time, no memory of the whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import TransientError
+from training.exports.json_arrays import iter_json_arrays, iter_json_list, json_arrays, json_list
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["images", 'annot"s', "]}"]), VALUES), max_size=12))
+def test_any_elements_read_back_here_and_anywhere(tmp_path_factory, elements):
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    names = ["images", 'annot"s', "]}"]
+    with json_arrays(path, names) as arrays:
+        for name, element in elements:
+            arrays[name].append(element)
+    due = {name: [element for of, element in elements if of == name] for name in names}
+    assert json.loads(path.read_text()) == due
+    with path.open("rb") as file:
+        assert list(iter_json_arrays(file, "x")) == [(name, each) for name in names for each in due[name]]
+    assert [each.name for each in path.parent.iterdir()] == ["x.json"]
+
+
+@given(st.lists(VALUES, max_size=6))
+def test_any_list_reads_back_here_and_anywhere(tmp_path_factory, elements):
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    with json_list(path) as array:
+        for element in elements:
+            array.append(element)
+    assert json.loads(path.read_text()) == elements
+    with path.open("rb") as file:
+        assert list(iter_json_list(file, "x")) == elements
+
+
+def test_trap_a_numpy_number_is_refused_and_leaves_no_file(tmp_path):
+    with pytest.raises(TypeError, match="int64"), json_arrays(tmp_path / "x.json", ["a"]) as arrays:
+        arrays["a"].append({"id": np.int64(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": [\n{"id":1}\n', "ends before its last bracket"),
+        (b'{"a": [\n{"id":1', "does not read as JSON"),
+        (b"", "ends before its last bracket"),
+    ],
+)
+def test_a_file_cut_short_is_told(text, message):
+    with pytest.raises(TransientError, match=f"x.json {message}"):
+        list(iter_json_arrays(io.BytesIO(text), "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{}\n", "does not begin as a list"),
+        (b"[\n1\n", "ends before its last bracket"),
+        (b"[\n1x\n]", "does not read"),
+    ],
+)
+def test_a_list_cut_short_is_told(text, message):
+    with pytest.raises(TransientError, match=f"x.json {message}"):
+        list(iter_json_list(io.BytesIO(text), "x.json"))
+
+
+def test_memory_does_not_grow_with_the_arrays(tmp_path):
+    def peak_bytes(num_elements: int) -> int:
+        path = tmp_path / f"{num_elements}.json"
+        tracemalloc.start()
+        with json_arrays(path, ["a", "b"]) as arrays:
+            for number in range(num_elements):
+                arrays["ab"[number % 2]].append({"id": number, "text": "x" * 100})
+        with path.open("rb") as file:
+            assert sum(1 for _ in iter_json_arrays(file, "x")) == num_elements
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    small, large = peak_bytes(2_000), peak_bytes(20_000)
+    assert (tmp_path / "20000.json").stat().st_size > 2 * 10**6
+    # Copying takes a megabyte at most.
+    assert large < small + 1.2 * 2**20

@@ -1,0 +1,231 @@
+"""The Pseudo-RIS authors' layout through a reader that evaluates and draws as theirs does."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.errors import TransientError
+from schemas.ids import image_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.shard import CaptionSample, Shard
+from store.commit import commit_shard
+from store.location import RunLocation
+from tests.store.builders import empty, make_expression, make_mask, start_run
+from tests.training.exports.builders import BuiltRun, export, jpeg, stored
+from tests.training.exports.readers_pseudo_ris import PseudoDataset
+from training.exports import pseudo_ris_csv
+
+DRAW = CaptionSample("masked", "beam", None, None, -1.0, "none", 0)
+HOSTILE = (
+    "it's the \"red\" one, 'here'",
+    "one\nline\r\nand another",
+    "a back\\slash and a tab\t",
+    "größe 大きい 🐈",
+    "[1, 2], 'x'",
+    "nan",
+    "\u2028\x00\x7f",
+)
+
+
+def committed(location: RunLocation, *images) -> BuiltRun:
+    """Commit images of (texts and options of each expression) of each mask, as one shard."""
+    entries = [PlanEntry(0, n, image_id(f"{n}.jpg"), f"{n}.jpg", 100, None, 5) for n in range(len(images))]
+    header = start_run(location, entries)
+    data, shard_images = jpeg(), []
+    for entry, masks in zip(entries, images, strict=True):
+        records = [make_mask(entry.image_id, n, (3 + n, 2, 9 + n, 7)) for n in range(len(masks))]
+        expressions = [
+            replace(make_expression(record.mask_id, text, **options), samples=(DRAW,) * times)
+            for record, of_mask in zip(records, masks, strict=True)
+            for text, times, options in of_mask
+        ]
+        whole = replace(empty(entry), data=data, sha256=sha256_hex(data), masks=tuple(records))
+        shard_images.append(replace(whole, expressions=tuple(expressions)))
+    ids = [entry.image_id for entry in entries]
+    commit_shard(location, Shard(0, 0, tuple(shard_images)), planned_ids=ids, embed_images=True)
+    return BuiltRun(location, header, ())
+
+
+def scored(distinctiveness: float, **options):
+    return {"rival": "x-0001", "uniqueness": 1.0, "distinctiveness": distinctiveness, **options}
+
+
+@pytest.fixture
+def run_location(tmp_path) -> RunLocation:
+    return RunLocation.open(str(tmp_path / "run"))
+
+
+def exported(run, place, **options) -> PseudoDataset:
+    export("pseudo-ris-csv", run, place, **options)
+    return PseudoDataset(Path(place.root), doc_value=run.header.config.filtering.tau)
+
+
+def csv_lines(place) -> list[list[str]]:
+    path = Path(place.root) / "pseudo_supervision" / "cutler_sam" / "distinctive_captions_cc3m.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_columns_are_exactly_the_authors(built_run, place):
+    dataset = exported(built_run, place)
+    columns = ["index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_caption", "doc", "one_mask"]
+    assert list(dataset.frame.columns) == columns
+    assert list(dataset.frame["index"]) == list(range(len(dataset)))
+    assert {str(dataset.frame[name].dtype) for name in ("index", "img_id", "seg_id", "num_sent", "one_mask")} == {
+        "int64"
+    }
+
+
+def test_captions_are_written_with_repr_so_that_quotes_newlines_and_unicode_evaluate(run_location, place):
+    mask = [(text, 1, scored(9.0)) for text in HOSTILE]
+    other = [("the other one", 2, scored(9.0))]
+    dataset = exported(committed(run_location, [mask, other]), place)
+    # The tables hold texts stripped.
+    assert dataset[0].captions == [text.strip() for text in HOSTILE]
+    raw = (Path(place.root) / "pseudo_supervision/cutler_sam/distinctive_captions_cc3m.csv").read_bytes()
+    assert raw.count(b"\n") == 3
+    assert b"\r" not in raw
+
+
+def test_scores_are_plain_floats_in_text(built_run, place):
+    exported(built_run, place)
+    for line in csv_lines(place)[1:]:
+        assert "np." not in line[6]
+        assert all(type(score) is float for score in eval(line[6], {"__builtins__": {}}))
+
+
+def test_a_caption_stands_as_often_as_it_was_drawn_with_its_score_each_time(run_location, place):
+    mask = [("the red one", 3, scored(9.0)), ("a thing", 2, scored(0.5, kept=False))]
+    other = [("the blue one", 1, scored(9.0)), ("it", 1, scored(0.25, kept=False))]
+    dataset = exported(committed(run_location, [mask, other]), place)
+    assert dataset[0].captions == ["the red one"] * 3 + ["a thing"] * 2
+    assert dataset[0].doc == [9.0] * 3 + [0.5] * 2
+    assert dataset[1].doc == [9.0, 0.25]
+
+
+def test_the_trainer_draws_what_the_run_kept(run_location, place):
+    tau = 1.35
+    mask = [("kept", 2, scored(tau + 0.01)), ("at the threshold", 1, scored(tau, kept=False))]
+    other = [("kept too", 1, scored(7.0)), ("not kept", 4, scored(0.1, kept=False))]
+    run = committed(run_location, [mask, other])
+    assert run.header.config.filtering.tau == tau
+    dataset = exported(run, place)
+    drawn = [{dataset[at].captions[choice] for choice in dataset.candidates(at)} for at in range(2)]
+    assert drawn == [{"kept"}, {"kept too"}]
+    assert {dataset.draw(0) for _ in range(20)} == {"kept"}
+
+
+def test_a_mask_alone_is_ranked_by_correctness_and_its_better_half_is_drawn(run_location, place):
+    mask = [
+        ("best", 1, {"correctness": 0.9}),
+        ("worst", 1, {"correctness": 0.1}),
+        ("no noun", 2, {"correctness": None}),
+    ]
+    dataset = exported(committed(run_location, [mask]), place)
+    assert dataset[0].one_mask == 1
+    assert dataset[0].doc == [0.9, 0.1, 0.0, 0.0]
+    assert [dataset[0].captions[choice] for choice in dataset.candidates(0)] == ["best", "worst"]
+
+
+def test_a_single_caption_of_a_mask_alone_stands_twice_since_half_of_one_is_none(run_location, place):
+    dataset = exported(committed(run_location, [[("the only one", 1, {})]]), place)
+    assert dataset[0].captions == ["the only one"] * 2
+    assert dataset.draw(0) == "the only one"
+
+
+def test_a_humans_expression_has_no_score_and_is_always_drawn(run_location, place):
+    human = {"source": "human", "correctness": None, "head_noun": None, "kept": True}
+    masks = [[("the left one", 0, human), ("left", 0, human)], [("the right one", 0, human)]]
+    run = committed(run_location, masks)
+    report = export("pseudo-ris-csv", run, place)
+    dataset = PseudoDataset(Path(place.root), run.header.config.filtering.tau)
+    assert [row.one_mask for row in (dataset[0], dataset[1])] == [0, 0]
+    assert {dataset[0].captions[choice] for choice in dataset.candidates(0)} == {"the left one", "left"}
+    assert any("no score" in note for note in report.notes)
+
+
+def test_masks_are_numbered_without_a_gap_in_a_folder_an_image(built_run, place):
+    dataset = exported(built_run, place)
+    rows = [dataset[at] for at in range(len(dataset))]
+    for number in {row.img_id for row in rows}:
+        of_image = [row for row in rows if row.img_id == number]
+        assert [row.seg_id for row in of_image] == list(range(len(of_image)))
+        folder = Path(place.root) / "datasets" / "pseudo_masks" / "cutler_sam" / str(number)
+        assert len(list(folder.iterdir())) == len(of_image)
+
+
+def test_masks_are_0_and_255_in_one_channel_of_the_images_size(built_run, place):
+    dataset = exported(built_run, place)
+    for at in range(len(dataset)):
+        row = dataset[at]
+        assert set(np.unique(row.mask)) == {0.0, 1.0}
+        assert row.image.is_file()
+
+
+def test_no_caption_is_empty_and_every_row_has_one(built_run, place):
+    dataset = exported(built_run, place, max_tokens=17)
+    rows = [dataset[at] for at in range(len(dataset))]
+    assert all(len(row.captions) == len(row.doc) >= 2 for row in rows)
+    assert all(caption.strip() for row in rows for caption in row.captions)
+
+
+def test_every_candidate_is_there_kept_or_not(built_run, place):
+    dataset = exported(built_run, place)
+    found = [tuple(dict.fromkeys(dataset[at].captions)) for at in range(len(dataset))]
+    assert found == [mask.candidates for image in built_run.truth for mask in image.masks]
+
+
+def test_the_report_tells_what_the_trainer_must_be_told(built_run, place):
+    report = export("pseudo-ris-csv", built_run, place)
+    (note,) = report.notes
+    assert "doc_mode=True, doc_value=1.35" in note
+    assert report.rows["rows"] == len(PseudoDataset(Path(place.root)))
+    assert report.size_bytes == sum(
+        (Path(place.root) / path).stat().st_size for path in stored(place.root) if not path.startswith("_")
+    )
+
+
+DAMAGE = {
+    "an empty caption": lambda line: line.replace("'the red half'", "''", 1),
+    "one score less": lambda line: line.replace("[0.5, ", "[", 1),
+    "a score that is no number": lambda line: line.replace("[0.5, ", "[None, ", 1),
+    "captions that do not evaluate": lambda line: line.replace("['the red", "[the red", 1),
+    "another image": lambda line: line.replace(".jpg,1,0,", ".jpg,2,0,", 1),
+    "another number": lambda line: line.replace(",4,", ",5,", 1),
+    "another caption": lambda line: line.replace("the red half", "the red calf", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
+    real = pseudo_ris_csv.check_csv
+
+    def damaged(destination, path, *arguments, **options):
+        before = destination.read_bytes(path).decode()
+        after = DAMAGE[damage](before)
+        assert after != before
+        destination.replace(path, after.encode())
+        real(destination, path, *arguments, **options)
+
+    monkeypatch.setattr(pseudo_ris_csv, "check_csv", damaged)
+    with pytest.raises(TransientError, match="run the same command again"):
+        export("pseudo-ris-csv", built_run, place)
+
+
+def test_a_missing_mask_is_told(built_run, place, monkeypatch):
+    real = pseudo_ris_csv.check_csv
+
+    def missing(destination, *arguments, **options):
+        destination.delete("datasets/pseudo_masks/cutler_sam/2/0.png")
+        real(destination, *arguments, **options)
+
+    monkeypatch.setattr(pseudo_ris_csv, "check_csv", missing)
+    with pytest.raises(
+        TransientError, match=r"cutler_sam/2/0\.png does not read back as it was written: it is missing"
+    ):
+        export("pseudo-ris-csv", built_run, place)

@@ -1,0 +1,252 @@
+"""REFER's layout: what its loaders ask of the pickle and of instances.json, and a human's splits merged into it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import pickletools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.errors import ConfigError, TransientError
+from schemas.ids import image_id
+from store.location import RunLocation
+from tests.training.exports.builders import HEIGHT, PICTURES, WIDTH, export, jpeg, stored
+from tests.training.exports.loading import load_refer
+from tests.training.exports.readers_refer import LavtDataset, Refer, lisa_texts
+from training.exports import HumanAnnotation, refer
+
+SPLIT_BY = "unc"
+
+
+@pytest.fixture(scope="module")
+def root(built_run, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("refer") / "root"
+    export("refer", built_run, RunLocation.open(str(root)))
+    return root
+
+
+@pytest.fixture
+def human(tmp_path) -> HumanAnnotation:
+    """A REFER dataset of three splits, whose numbers are those that a run's export uses too."""
+    folder = tmp_path / "human" / "refcoco"
+    folder.mkdir(parents=True)
+    images = tmp_path / "human" / "images"
+    images.mkdir()
+    names = ["COCO_train2014_1.jpg", "COCO_train2014_2.jpg", "turned.jpg"]
+    refs, annotations = [], []
+    for at, (name, split) in enumerate(zip(names, ["train", "val", "testA"], strict=True), 1):
+        (images / name).write_bytes(jpeg())
+        polygon = [[2.0, 2.0, 8.0, 2.0, 8.0, 9.0, 2.0, 9.0]]
+        extra = {"iscrowd": 0, "bbox": [2, 2, 6, 7], "area": 42.0}
+        annotations.append({"id": at, "image_id": at, "category_id": 1, "segmentation": polygon, **extra})
+        sentences = [
+            {"sent_id": 10 * at + n, "sent": f"human {n}", "raw": f"Human {n}", "tokens": ["human", str(n)]}
+            for n in range(2)
+        ]
+        sentences.append({"sent_id": 10 * at + 9, "sent": " ", "raw": " ", "tokens": []})
+        ids = {"ref_id": at, "ann_id": at, "image_id": at, "category_id": 1, "file_name": name}
+        refs.append(
+            {**ids, "split": split, "sentences": sentences, "sent_ids": [each["sent_id"] for each in sentences]}
+        )
+    sizes = {"height": HEIGHT, "width": WIDTH}
+    tree = {
+        "images": [{"id": at, "file_name": name, **sizes} for at, name in enumerate(names, 1)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(tree))
+    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return HumanAnnotation(str(folder / f"refs({SPLIT_BY}).p"), str(folder / "instances.json"), images=str(images))
+
+
+def refs_of(root: Path) -> list[dict]:
+    return pickle.loads((root / "refcoco" / "refs(pseudo).p").read_bytes())
+
+
+def instances_of(root: Path) -> dict:
+    return json.loads((root / "refcoco" / "instances.json").read_text())
+
+
+def test_trap_the_encoding_is_wrapped_in_a_list_with_text_counts_and_the_images_size(root):
+    tree = instances_of(root)
+    sizes = {image["id"]: [image["height"], image["width"]] for image in tree["images"]}
+    for annotation in tree["annotations"]:
+        ((encoding,),) = [annotation["segmentation"]]
+        assert type(encoding["counts"]) is str
+        assert encoding["size"] == sizes[annotation["image_id"]]
+
+
+def test_trap_a_mask_has_no_value_above_one(root):
+    reader = Refer(root)
+    assert {int(reader.get_mask(ref).max()) for ref in reader.refs_list} == {1}
+
+
+def test_trap_numbers_are_plain_python_ints_so_that_loaders_find_them(root):
+    def numbers(tree):
+        if isinstance(tree, dict | list):
+            for each in tree.values() if isinstance(tree, dict) else tree:
+                yield from numbers(each)
+        elif not isinstance(tree, str):
+            yield tree
+
+    refs = refs_of(root)
+    assert {type(number) for number in numbers(refs)} == {int}
+    reader = Refer(root)
+    assert all(reader.load_refs(ref["ref_id"]) and reader.load_imgs(ref["image_id"]) for ref in refs)
+    assert reader.load_refs(np.int64(refs[0]["ref_id"])) is None
+
+
+def test_trap_the_pickle_is_of_protocol_four_or_lower_and_names_no_class(root):
+    found = list(pickletools.genops((root / "refcoco" / "refs(pseudo).p").read_bytes()))
+    assert next(argument for code, argument, _ in found if code.name == "PROTO") <= 4
+    assert not {code.name for code, _, _ in found} & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ"}
+
+
+def test_trap_raw_and_sent_both_hold_the_text(root):
+    sentences = [sentence for ref in refs_of(root) for sentence in ref["sentences"]]
+    assert all(each["raw"] == each["sent"] and each["tokens"] == each["sent"].split() for each in sentences)
+
+
+def test_trap_sent_ids_are_as_long_as_the_sentences_and_in_their_order(root):
+    refs = refs_of(root)
+    assert all(ref["sent_ids"] == [sentence["sent_id"] for sentence in ref["sentences"]] for ref in refs)
+    # LAVT zips both: no text may get lost.
+    assert sum(map(len, LavtDataset(root, "train").texts)) == sum(
+        len(ref["sentences"]) for ref in refs if ref["split"] == "train"
+    )
+
+
+def test_trap_ids_of_references_masks_images_and_sentences_are_unique(root):
+    refs, tree = refs_of(root), instances_of(root)
+    for ids in (
+        [ref["ref_id"] for ref in refs],
+        [sentence["sent_id"] for ref in refs for sentence in ref["sentences"]],
+        [annotation["id"] for annotation in tree["annotations"]],
+        [image["id"] for image in tree["images"]],
+    ):
+        assert len(set(ids)) == len(ids) > 0
+
+
+def test_trap_every_file_name_is_present_and_no_other_file(root):
+    names = {image["file_name"] for image in instances_of(root)["images"]}
+    assert names == {ref["file_name"] for ref in refs_of(root)}
+    assert {path.name for path in (root / refer.IMAGES_FOLDER).iterdir()} == names
+
+
+def test_trap_every_category_is_listed(root):
+    tree = instances_of(root)
+    listed = {category["id"] for category in tree["categories"]}
+    assert {annotation["category_id"] for annotation in tree["annotations"]} == listed
+    assert {ref["category_id"] for ref in refs_of(root)} == listed
+
+
+def test_trap_bars_that_lisa_refuses_are_dropped_and_counted(built_run, place):
+    report = export("refer", built_run, place)
+    assert report.dropped["expressions that hold '||'"] == 2
+    assert all(lisa_texts(ref) for ref in refs_of(Path(place.root)))
+
+
+@pytest.mark.parametrize("dataset", ["pseudo", "../refcoco", "refclef"])
+def test_trap_a_dataset_that_refer_stops_at_is_refused(dataset, built_run, place):
+    with pytest.raises(ConfigError, match=r"REFER knows refcoco, refcoco\+, refcocog"):
+        export("refer", built_run, place, dataset=dataset)
+
+
+def test_another_dataset_and_splitter_are_found_under_their_names(built_run, place):
+    export("refer", built_run, place, dataset="refcocog", split_by="umd", split="val")
+    assert len(LavtDataset(Path(place.root), "val", "refcocog", "umd")) > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [({"split": "tests"}, "REFER's splits are"), ({"split_by": "a/b"}, "becomes a file's name")]
+)
+def test_names_that_no_loader_or_folder_takes_are_refused(option, message, built_run, place):
+    with pytest.raises(ConfigError, match=message):
+        export("refer", built_run, place, **option)
+    assert not Path(place.root).exists()
+
+
+def test_the_boxes_and_areas_are_those_of_the_masks(root):
+    reader = Refer(root)
+    for ref in reader.refs_list:
+        ys, xs = np.nonzero(reader.get_mask(ref))
+        annotation = reader.anns[ref["ann_id"]]
+        x, y = int(xs.min()), int(ys.min())
+        assert annotation["bbox"] == [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
+        assert annotation["area"] == len(ys)
+
+
+def test_a_humans_splits_join_without_a_number_shared(built_run, human, place):
+    report = export("refer", built_run, place, human=human)
+    root = Path(place.root)
+    test_trap_ids_of_references_masks_images_and_sentences_are_unique(root)
+    test_trap_numbers_are_plain_python_ints_so_that_loaders_find_them(root)
+    test_trap_sent_ids_are_as_long_as_the_sentences_and_in_their_order(root)
+    assert {split: len(LavtDataset(root, split)) for split in ("train", "val", "testA")} == {
+        "train": report.rows["references of train"],
+        "val": 1,
+        "testA": 1,
+    }
+    val = LavtDataset(root, "val")
+    path, mask, texts = val[0]
+    assert (path.name, path.read_bytes(), texts) == ("COCO_train2014_2.jpg", jpeg(), ["Human 0", "Human 1"])
+    assert 30 < mask.sum() < 60
+    reader = val.refer
+    assert {reader.cats[reader.ref_to_ann[ref_id]["category_id"]] for ref_id in val.ref_ids} == {"person"}
+    pseudo = LavtDataset(root, "train")
+    assert {reader.cats[reader.ref_to_ann[ref_id]["category_id"]] for ref_id in pseudo.ref_ids} == {"object"}
+    assert report.dropped["human sentences without a text"] == 2
+
+
+def test_the_runs_part_is_the_same_with_a_human_beside_it(built_run, human, place, tmp_path):
+    alone = RunLocation.open(str(tmp_path / "alone"))
+    export("refer", built_run, alone)
+    export("refer", built_run, place, human=human)
+    one, two = ({mask.file_name: mask.texts for mask in load_refer(Path(each.root))} for each in (alone, place))
+    assert one == {**two, **{name: texts for name, texts in one.items() if name.startswith("turned_")}}
+
+
+def test_an_image_that_the_human_splits_show_is_not_trained_on(built_run, human, place):
+    report = export("refer", built_run, place, human=human)
+    assert report.dropped[refer.SHOWN_TO_HUMANS] == 1
+    (turned,) = [key for key, _, _ in PICTURES if key.endswith("turned.jpg")]
+    assert image_id(turned) not in {mask.image_id for mask in load_refer(Path(place.root))}
+
+
+def test_without_their_folder_the_humans_images_are_named_as_missing(built_run, human, place):
+    named = HumanAnnotation(human.refs, human.instances, ("val",))
+    report = export("refer", built_run, place, human=named)
+    assert any("The 1 images of the human references were not copied" in note for note in report.notes)
+
+
+def test_what_does_not_read_back_is_told(built_run, place, monkeypatch):
+    real = refer.check_refer
+
+    def damaged(destination, refs, *arguments, **options):
+        held = pickle.loads(destination.read_bytes(refs))
+        held[0]["sent_ids"] = held[0]["sent_ids"][:-1]
+        destination.replace(refs, pickle.dumps(held, protocol=2))
+        real(destination, refs, *arguments, **options)
+
+    monkeypatch.setattr(refer, "check_refer", damaged)
+    with pytest.raises(TransientError, match="sent_ids and sentences of reference 1 differ"):
+        export("refer", built_run, place)
+    assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
+    monkeypatch.undo()
+    # The same call again finishes it.
+    export("refer", built_run, place)
+    assert json.loads(place.read_bytes("_export.json"))["state"] == "whole"
+
+
+def test_replacing_an_export_leaves_nothing_of_the_former(built_run, place):
+    export("refer", built_run, place)
+    before = stored(place.root)
+    with pytest.raises(ConfigError, match="holds an export already"):
+        export("refer", built_run, place)
+    export("refer", built_run, place, max_tokens=8, is_overwriting=True)
+    assert len(stored(place.root)) < len(before)
+    names = {image["file_name"] for image in instances_of(Path(place.root))["images"]}
+    assert {path.name for path in (Path(place.root) / refer.IMAGES_FOLDER).iterdir()} == names

@@ -1,0 +1,174 @@
+"""The SA-1B export through a reader written from the format's description."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as np_st
+from pycocotools import mask as coco
+
+from schemas.errors import TransientError
+from store.annotations import AnnotatedMask
+from store.location import RunLocation
+from store.sources.keys import path_key
+from tests.training.exports.builders import build_run, export, jpeg, stored
+from tests.training.exports.readers_sa1b import read_sa1b
+from training.exports import sa1b
+
+# As the format's description lists them.
+IMAGE_FIELDS = {"image_id", "width", "height", "file_name"}
+ANNOTATION_FIELDS = {
+    "id",
+    "segmentation",
+    "bbox",
+    "area",
+    "predicted_iou",
+    "stability_score",
+    "crop_box",
+    "point_coords",
+}
+
+
+@pytest.fixture
+def root(built_run, place) -> Path:
+    export("sa1b", built_run, place)
+    return Path(place.root)
+
+
+def test_every_field_of_the_format_is_there_and_ours_are_beside_them(root):
+    for _, image, of_image in read_sa1b(root):
+        assert set(image) == IMAGE_FIELDS | {"source_image_id"}
+        for annotation, _ in of_image:
+            assert set(annotation) == ANNOTATION_FIELDS | {"expressions"}
+
+
+def test_image_and_json_stand_beside_each_other_under_one_name(root, built_run):
+    for path, image, _ in read_sa1b(root):
+        assert path.is_file()
+        assert path.stem == f"sa_{image['image_id']}"
+        assert path.with_suffix(".json").is_file()
+    assert len(stored(root)) == 2 * len(built_run.truth) + 1
+
+
+def test_a_mask_is_a_bare_encoding_with_text_for_counts_and_its_box_is_x_y_width_height(root):
+    for _, image, of_image in read_sa1b(root):
+        for annotation, mask in of_image:
+            assert isinstance(annotation["segmentation"]["counts"], str)
+            assert annotation["segmentation"]["size"] == [image["height"], image["width"]]
+            assert annotation["bbox"] == coco.toBbox(annotation["segmentation"]).tolist()
+            assert annotation["area"] == mask.sum()
+
+
+def test_ids_are_unique_plain_ints(root):
+    images = [image["image_id"] for _, image, _ in read_sa1b(root)]
+    masks = [annotation["id"] for _, _, of_image in read_sa1b(root) for annotation, _ in of_image]
+    assert all(type(number) is int for number in images + masks)
+    assert (len(set(images)), len(set(masks))) == (len(images), len(masks))
+
+
+def test_masks_without_an_expression_are_masks_all_the_same(root, built_run):
+    found = [mask for _, _, of_image in read_sa1b(root) for _, mask in of_image]
+    due = [mask.pixels for image in built_run.truth for mask in image.masks]
+    assert len(found) == len(due)
+    assert all(map(np.array_equal, found, due))
+    assert [] in [annotation["expressions"] for _, _, each in read_sa1b(root) for annotation, _ in each]
+
+
+def test_the_prompt_is_a_pixel_of_the_mask_and_the_crop_the_whole_image(root):
+    for _, image, of_image in read_sa1b(root):
+        for annotation, mask in of_image:
+            ((x, y),) = annotation["point_coords"]
+            assert mask[int(y), int(x)]
+            assert annotation["crop_box"] == [0, 0, image["width"], image["height"]]
+
+
+def annotated_mask(pixels: np.ndarray) -> AnnotatedMask:
+    counts = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))["counts"].decode("ascii")
+    return AnnotatedMask("m-0000", pixels.shape, counts, (0, 0, 1, 1), int(pixels.sum()), None, None, "none")
+
+
+@given(np_st.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
+def test_the_point_lies_within_any_mask(pixels):
+    x, y = sa1b.point_within(annotated_mask(pixels))
+    assert pixels[int(y), int(x)]
+
+
+def test_the_point_of_a_disk_is_near_its_centre():
+    rows, columns = np.mgrid[:41, :61]
+    x, y = sa1b.point_within(annotated_mask((rows - 20) ** 2 + (columns - 30) ** 2 <= 15**2))
+    assert abs(x - 30) <= 1
+    assert abs(y - 20) <= 1
+
+
+def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):
+    run = build_run(RunLocation.open(str(tmp_path / "run")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
+    real = sa1b.iter_pictures
+
+    def unscored(*arguments, **options):
+        for image, picture in real(*arguments, **options):
+            masks = tuple(replace(mask, predicted_iou=None, stability_score=None) for mask in image.masks)
+            yield replace(image, masks=masks), picture
+
+    monkeypatch.setattr(sa1b, "iter_pictures", unscored)
+    report = export("sa1b", run, place)
+    ((_, _, [(annotation, _)]),) = read_sa1b(Path(place.root))
+    assert annotation["predicted_iou"] is None
+    assert any("1 masks of a prior have no predicted_iou" in note for note in report.notes)
+
+
+def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(sa1b, "IMAGES_A_FOLDER", 3)
+    export("sa1b", built_run, place)
+    folders = {Path(path).parts[0]: 0 for path in stored(place.root) if "/" in path}
+    assert sorted(folders) == ["sa_000000", "sa_000001", "sa_000002"]
+    assert [image["image_id"] for _, image, _ in read_sa1b(Path(place.root))] == list(
+        range(1, len(built_run.truth) + 1)
+    )
+    # Replaced by one of fewer folders: of the others nothing is left.
+    one = build_run(RunLocation.open(str(tmp_path / "one")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
+    export("sa1b", one, place, is_overwriting=True)
+    assert sorted(stored(place.root)) == ["_export.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json"]
+
+
+DAMAGE = {
+    "no JSON": lambda tree: None,
+    "another image's": lambda tree: tree["image"].update(image_id=2),
+    "an encoding that ends early": lambda tree: tree["annotations"][0]["segmentation"].update(counts="a1"),
+    "an empty text": lambda tree: tree["annotations"][0].update(expressions=[""]),
+    "another mask": lambda tree: tree["annotations"].reverse(),
+    "a missing mask": lambda tree: tree["annotations"].pop(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
+    real = sa1b._read_back
+
+    def damaged(destination, *arguments):
+        path = "sa_000000/sa_1.json"
+        tree = json.loads(destination.read_bytes(path))
+        DAMAGE[damage](tree)
+        destination.replace(path, b"{" if damage == "no JSON" else json.dumps(tree).encode())
+        return real(destination, *arguments)
+
+    monkeypatch.setattr(sa1b, "_read_back", damaged)
+    with pytest.raises(TransientError, match="run the same command again"):
+        export("sa1b", built_run, place)
+
+
+def test_a_missing_json_is_told(built_run, place, monkeypatch):
+    real = sa1b._read_back
+
+    def missing(destination, *arguments):
+        destination.delete("sa_000000/sa_2.json")
+        return real(destination, *arguments)
+
+    monkeypatch.setattr(sa1b, "_read_back", missing)
+    with pytest.raises(TransientError, match=r"sa_2\.json does not read back as it was written: it is missing"):
+        export("sa1b", built_run, place)

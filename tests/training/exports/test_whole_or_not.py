@@ -1,0 +1,109 @@
+"""An export stands whole or is known not to: killed, repeated, replaced, or aimed at a place that holds other files."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import ConfigError, TransientError
+from store.location import RunLocation
+from store.sources.keys import path_key
+from tests.training.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
+from tests.training.exports.loading import LOADERS
+from training.exports import ExportRequest, find_export
+from training.exports.workspace import EXPORT_NAME
+
+FORMATS = sorted(LOADERS)
+# Not `refer`, whose references stand in memory as in its loaders, nor `cris` and `lmdb`, whose check takes more masks
+# at a time than these small runs have.
+STREAMED = ("coco", "hf", "pseudo-ris-csv", "sa1b", "webdataset")
+# A folder of each format, and what a person may have put there.
+STRANGERS = {
+    "refer": "refcoco/notes.txt",
+    "cris": "masks/refcoco/9.png",
+    "coco": "images/mine.jpg",
+    "sa1b": "sa_000000/sa_1.jpg",
+    "webdataset": "data-000000.tar",
+    "hf": "data/train-00000.parquet",
+    "pseudo-ris-csv": "datasets/pseudo_masks/cutler_sam/1/0.png",
+}
+
+
+def contents(root: Path | str) -> dict[str, bytes]:
+    return {path: (Path(root) / path).read_bytes() for path in stored(root)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, built_run, place, tmp_path, monkeypatch):
+    real = ExportRequest.annotations
+
+    def dying(self, *arguments, **options):
+        for number, image in enumerate(real(self, *arguments, **options)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield image
+
+    monkeypatch.setattr(ExportRequest, "annotations", dying)
+    with pytest.raises(KeyboardInterrupt):
+        export(name, built_run, place)
+    assert b'"begun"' in place.read_bytes(EXPORT_NAME)
+    assert not [path for path in stored(place.root) if path.endswith((".tmp", ".0")) or "/.tmp-" in f"/{path}"]
+    monkeypatch.undo()
+    export(name, built_run, place)
+    export(name, built_run, RunLocation.open(str(tmp_path / "at once")))
+    assert contents(place.root) == contents(tmp_path / "at once")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run, place, tmp_path):
+    smaller = build_run(RunLocation.open(str(tmp_path / "smaller")), PICTURES[:2])
+    export(name, built_run, place)
+    with pytest.raises(ConfigError, match=r"holds an export already: .*--overwrite"):
+        export(name, smaller, place)
+    export(name, smaller, place, is_overwriting=True)
+    export(name, smaller, RunLocation.open(str(tmp_path / "fresh")))
+    assert contents(place.root) == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(("name", "path"), STRANGERS.items())
+def test_a_place_with_other_files_is_refused_and_left_alone(name, path, built_run, place):
+    place.replace(path, b"mine")
+    # A second try must not take them for its own either.
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="name an empty place"):
+            export(name, built_run, place)
+    assert contents(place.root) == {path: b"mine"}
+
+
+@pytest.mark.parametrize("name", ["coco", "sa1b", "pseudo-ris-csv"])
+def test_an_image_file_that_went_missing_meanwhile_is_told(name, built_run, place, monkeypatch):
+    real = RunLocation.list
+
+    def without_one(self, folder):
+        return iter(list(real(self, folder))[1:])
+
+    monkeypatch.setattr(RunLocation, "list", without_one)
+    with pytest.raises(TransientError, match="does not hold exactly the files that were written"):
+        export(name, built_run, place)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_memory_does_not_follow_the_run(name, tmp_path):
+    def peak_bytes(num_images: int) -> int:
+        texts = (("the red half",), ("the blue half",))
+        pictures = tuple((path_key(f"{number:04d}.jpg"), jpeg(), texts) for number in range(num_images))
+        run = build_run(RunLocation.open(str(tmp_path / f"run-{num_images}")), pictures, per_shard=5)
+        # With its receipts, which every export is given as a list.
+        request = request_for(run, RunLocation.open(str(tmp_path / f"export-{num_images}")), target_bytes=30_000)
+        tracemalloc.start()
+        find_export(name).write(request, lambda done, total, stage="": None)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(5)  # what is imported, and made once
+    small, large = peak_bytes(20), peak_bytes(80)
+    # An image with its masks is above a kilobyte, encoded, and several as Python values.
+    assert large < small + 60 * 1_000

@@ -1,0 +1,140 @@
+"""The dataset card of a `datasets` folder: its head tells the files of the split, its text what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+
+from schemas.run import RunHeader
+from training.exports.protocol import ExportRequest
+
+# As the hub names sizes; it has no word for what lies above.
+_SIZES: Final = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+)
+_ABOVE: Final = "100M<n<1B"
+
+_TITLE: Final = {
+    "models": "Referring expressions for masks, made by models",
+    "people": "Referring expressions for masks, written by people",
+}
+_INTRO: Final = {
+    "models": "No human has seen them: they were made by pseudoris after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of "
+    "the captions that a model gave each mask, those are here whose distinctiveness, as another model judges it, is "
+    "above a threshold.",
+    "people": "They come from a data set of human annotation, which pseudoris has brought into one form with others.",
+}
+_MAKING: Final = """\
+## How it was made
+
+| stage | engine | weights (sha256) |
+| --- | --- | --- |
+{stages}
+
+Kept is what has a distinctiveness above {tau}, and every expression of a mask that is alone in its image.
+
+## What to know before use
+
+- Expressions repeat what the captioner has learnt, its mistakes and its prejudices about people included.
+- A mask may be a part of an object, or of several; an expression may fit another object that no mask shows.
+- Distinctive means: among the masks of the image, by the judgement of a model.
+
+"""
+_TEXT: Final = """\
+# {title}
+
+Each row is an image with its masks, and each mask has referring expressions: short phrases that fit it and nothing \
+else in the image. {intro}
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("path/to/this/folder", split="{split}")
+row = rows[0]
+row["image"]  # PIL image, upright
+for mask in row["masks"]:
+    mask["mask"]  # PIL image of the same size, 255 inside and 0 outside
+    mask["expressions"]  # list of texts
+```
+
+| | |
+| --- | --- |
+{counts}
+
+## Fields
+
+| field | meaning |
+| --- | --- |
+| `image_id` | first 64 bits of the sha256 of the key |
+| `key` | percent-encoded path of the image in its source |
+| `height`, `width` | of the upright image, in pixels |
+| `image` | the image; what readers differ about (EXIF orientation, transparency, 16 bits) was encoded anew as JPEG |
+| `masks[].mask_id` | image id and index in the proposer's order |
+| `masks[].mask` | 8-bit PNG of the image's size, 255 inside and 0 outside |
+| `masks[].bbox` | tight box [x, y, width, height], in pixels |
+| `masks[].area` | number of pixels |
+| `masks[].predicted_iou`, `masks[].stability_score` | the proposer's own; null where a prior gave the mask |
+| `masks[].expressions` | the kept expressions |
+| `masks[].distinctiveness` | one score an expression; null where the mask is alone in its image |
+
+{making}## Licence
+
+To be filled in by who publishes this: the licence of the images, and whether those of what made or wrote the \
+annotation allow the use that you offer. The head of this file says `unknown` until then.
+"""
+
+
+def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
+    """Return the text of README.md.
+
+    Where the images came from is not told: a path or a bucket's name is nobody's business but the maker's.
+
+    Args:
+        request: Of the export.
+        split: Name of the one split; `rows` has its number of images by this name.
+        rows: Counts by name.
+        dropped: Counts of what was left out, by reason.
+    """
+    counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
+    counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
+    header = request.header
+    makers = "people" if header.origin == "import" else "models"
+    making = _MAKING.format(stages="\n".join(_stages(header)), tau=header.config.filtering.tau)
+    text = _TEXT.format(
+        title=_TITLE[makers],
+        intro=_INTRO[makers],
+        split=split,
+        counts="\n".join(f"| {name} | {number:,} |" for name, number in counts.items()),
+        making=making if makers == "models" else "",
+    )
+    meta = head(split, rows[split], title=_TITLE[makers])
+    return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n\n{text}"
+
+
+def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
+    """Return what the hub, and `load_dataset`, read of the card."""
+    return {
+        "pretty_name": title,
+        "license": "unknown",
+        "language": ["en"],
+        "task_categories": ["image-segmentation"],
+        "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
+        "size_categories": [next((name for limit, name in _SIZES if num_images < limit), _ABOVE)],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]},
+        ],
+    }
+
+
+def _stages(header: RunHeader) -> list[str]:
+    config = header.config
+    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
+    weights = header.identity.weights
+    return [f"| {stage} | {engine} | {weights.get(stage, 'none')} |" for stage, engine in engines.items()]

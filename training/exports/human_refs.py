@@ -1,0 +1,171 @@
+"""Human references that join an export: chosen by split, numbered on after the run's."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from schemas.errors import ConfigError
+from store.refer_pickle import read_refs
+from store.storage_errors import storage_errors
+from training.exports.coco_form import CATEGORY_ID
+from training.exports.protocol import HumanAnnotation
+from training.exports.refer_records import Numbers
+
+WITHOUT_TEXT: Final = "human sentences without a text"
+WITHOUT_SENTENCE: Final = "human references without a sentence"
+
+
+@dataclass(frozen=True, slots=True)
+class HumanRefs:
+    """References of a REFER dataset with the images and masks they need.
+
+    Attributes:
+        refs: As the file holds them, without empty sentences; those of the wanted splits.
+        images: By id, those that `refs` name.
+        annotations: By id, those that `refs` name.
+        categories: All of them.
+        folder: Where the images lie, None where they are not to be copied.
+        dropped: What was left out, by reason.
+    """
+
+    refs: Sequence[Mapping[str, Any]] = ()
+    images: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    annotations: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    categories: Sequence[Mapping[str, Any]] = ()
+    folder: Path | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def free_category_id(self) -> int:
+        """An id that no category of theirs has."""
+        return max((int(category["id"]) for category in self.categories), default=CATEGORY_ID - 1) + 1
+
+    @property
+    def file_names(self) -> frozenset[str]:
+        """Of their images; a run's image of such a name is most likely the same one."""
+        return frozenset(str(image["file_name"]) for image in self.images.values())
+
+    def renumbered(
+        self, numbers: Numbers, image_ids: Mapping[int, int]
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield each annotation with its references, under new ids; every other key is as the files hold it.
+
+        Args:
+            numbers: Where ids go on.
+            image_ids: New id of each image by its old one.
+        """
+        by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        for ref in self.refs:
+            by_annotation[ref["ann_id"]].append(ref)
+        for old, refs in by_annotation.items():
+            found = self.annotations[old]
+            annotation = {**found, "id": next(numbers.annotation), "image_id": image_ids[found["image_id"]]}
+            yield annotation, [_renumbered(ref, annotation, numbers) for ref in refs]
+
+    def image_bytes(self, file_name: str) -> bytes:
+        """Return the encoded bytes of one of the images.
+
+        Raises:
+            ConfigError: `folder` holds no such file.
+        """
+        path = (self.folder or Path()) / file_name
+        try:
+            with storage_errors("read", str(path)):
+                return path.read_bytes()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"there is no image {path}, which the merged references speak of: name the folder of their images "
+                "with --merge-images, or leave that option out and put them there yourself"
+            ) from None
+
+
+def read_human(human: HumanAnnotation | None) -> HumanRefs:
+    """Return what is to be merged, in memory; nothing for None.
+
+    Raises:
+        ConfigError: A file is missing or no REFER file, or holds no reference of those splits.
+        TransientError: Storage failed.
+    """
+    if human is None:
+        return HumanRefs()
+    dropped: Counter[str] = Counter()
+    found = read_refs(Path(human.refs))
+    refs = [ref for ref in (_cleaned(each, dropped) for each in found if each["split"] in human.splits) if ref]
+    if not refs:
+        held = ", ".join(sorted({str(each["split"]) for each in found})) or "none"
+        raise ConfigError(f"{human.refs} holds no reference of {', '.join(human.splits)}; its splits are: {held}")
+    tree = _read_instances(Path(human.instances))
+    image_ids, annotation_ids = {ref["image_id"] for ref in refs}, {ref["ann_id"] for ref in refs}
+    images = {each["id"]: each for each in tree["images"] if each["id"] in image_ids}
+    annotations = {each["id"]: each for each in tree["annotations"] if each["id"] in annotation_ids}
+    _check_found(human, image_ids - images.keys(), "image")
+    _check_found(human, annotation_ids - annotations.keys(), "annotation")
+    _check_images(human, images, annotations)
+    folder = None if human.images is None else Path(human.images)
+    return HumanRefs(refs, images, annotations, tree["categories"], folder, dropped)
+
+
+def _cleaned(ref: Mapping[str, Any], dropped: Counter[str]) -> dict[str, Any] | None:
+    """The reference without sentences that hold nothing: a trainer that draws one would train on it, or fail."""
+    kept = [each for each in ref["sentences"] if str(each["sent"]).strip()]
+    dropped[WITHOUT_TEXT] += len(ref["sentences"]) - len(kept)
+    dropped[WITHOUT_SENTENCE] += not kept
+    return {**ref, "sentences": kept} if kept else None
+
+
+def _read_instances(path: Path) -> dict[str, Any]:
+    try:
+        with storage_errors("read", str(path)), path.open("rb") as file:
+            tree = json.load(file)
+        return {name: list(tree[name]) for name in ("images", "annotations", "categories")}
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}: a REFER dataset has an instances.json beside its refs") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path} is no instances.json of images, annotations and categories: {error!r}") from error
+
+
+def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:
+    if missing:
+        raise ConfigError(
+            f"{human.refs} speaks of {len(missing):,} {kind}(s) that {human.instances} does not hold, the first with "
+            f"id {min(missing)}: name the two files of one dataset"
+        )
+
+
+def _check_images(
+    human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]], annotations: Mapping[int, Mapping[str, Any]]
+) -> None:
+    for image in images.values():
+        name = str(image["file_name"])
+        if name != Path(name).name or name in ("", ".", ".."):
+            raise ConfigError(f"{human.instances} names the image {name!r}: a name without folders is expected")
+    for annotation in annotations.values():
+        if annotation["image_id"] not in images or not annotation["segmentation"]:
+            raise ConfigError(
+                f"{human.instances}: annotation {annotation['id']} has no mask, or another image than its reference"
+            )
+
+
+def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: Numbers) -> dict[str, Any]:
+    sentences = [
+        {
+            **each,
+            "raw": each.get("raw") or each["sent"],
+            "tokens": each.get("tokens") or str(each["sent"]).split(),
+            "sent_id": next(numbers.sentence),
+        }
+        for each in ref["sentences"]
+    ]
+    return {
+        **ref,
+        "ref_id": next(numbers.ref),
+        "ann_id": annotation["id"],
+        "image_id": annotation["image_id"],
+        "sent_ids": [sentence["sent_id"] for sentence in sentences],
+        "sentences": sentences,
+    }

@@ -1,0 +1,110 @@
+"""Reads a REFER export back, asking of it what the loaders ask, and compares it with what was written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from schemas.errors import ConfigError, TransientError
+from store.location import RunLocation
+from store.refer_pickle import loads_plain
+from training.exports.fingerprints import Fingerprint
+from training.exports.json_arrays import iter_json_arrays
+from training.exports.protocol import CHECKING, OnProgress
+from training.exports.refer_records import canonical
+
+MAX_PICKLE_PROTOCOL: Final = 4
+_TOLD_EVERY: Final = 1_000
+
+
+def check_refer(
+    destination: RunLocation, refs_path: str, instances_path: str, *, due: Fingerprint, on_progress: OnProgress
+) -> None:
+    """Read references and instances; the references, all in memory, as a trainer holds them.
+
+    Raises:
+        TransientError: Something is not as it was written, or a loader would fail on it; the message says which record.
+    """
+    where = destination.uri(refs_path)
+    refs = _read_refs(destination, refs_path)
+    _check_refs(refs, where)
+    by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for ref in refs:
+        by_annotation[ref["ann_id"]].append(ref)
+    images: dict[int, Mapping[str, Any]] = {}
+    found = Fingerprint()
+    uri = destination.uri(instances_path)
+    with destination.open_input(instances_path) as file:
+        for name, element in iter_json_arrays(file, uri):
+            if name == "images":
+                _add_image(images, element, uri)
+            elif name == "annotations":
+                of_mask = by_annotation.pop(element["id"], [])
+                _check_annotation(element, of_mask, images, uri)
+                image = images[element["image_id"]]
+                texts = [sentence["sent"] for ref in of_mask for sentence in ref["sentences"]]
+                size = (image["height"], image["width"])
+                found.add(image["file_name"], size, canonical(element["segmentation"]), texts)
+                if found.num_masks % _TOLD_EVERY == 0 or found.num_masks == due.num_masks:
+                    on_progress(found.num_masks, due.num_masks, CHECKING)
+    if by_annotation:
+        raise TransientError(_wrong(where, f"{len(by_annotation)} references name masks that {uri} does not hold"))
+    if len({image["file_name"] for image in images.values()}) != len(images):
+        raise TransientError(_wrong(uri, "two images share a file"))
+    due.check_equals(found, destination.root)
+
+
+def _read_refs(destination: RunLocation, path: str) -> list[dict[str, Any]]:
+    where = destination.uri(path)
+    data = destination.read_bytes(path)
+    # Protocols from 2 on begin with their number; older ones are read everywhere.
+    if data[:1] == b"\x80" and data[1] > MAX_PICKLE_PROTOCOL:
+        raise TransientError(_wrong(where, f"pickle protocol {data[1]}, which trainers' Python does not read"))
+    try:
+        refs: list[dict[str, Any]] = loads_plain(data, where)
+    except ConfigError as error:
+        raise TransientError(_wrong(where, str(error))) from error
+    return refs
+
+
+def _check_refs(refs: Iterable[Mapping[str, Any]], where: str) -> None:
+    ref_ids, sentence_ids = set[int](), set[int]()
+    num_refs = num_sentences = 0
+    for ref in refs:
+        texts = [sentence[key] for sentence in ref["sentences"] for key in ("sent", "raw")]
+        ids = [ref["ref_id"], ref["ann_id"], ref["image_id"], ref["category_id"], *ref["sent_ids"]]
+        if not texts or not all(type(text) is str and text.strip() for text in texts):
+            raise TransientError(_wrong(where, f"reference {ref['ref_id']} holds no text, or an empty one"))
+        if not all(type(each) is int for each in ids):
+            raise TransientError(_wrong(where, f"reference {ref['ref_id']} has an id that is no plain int"))
+        if ref["sent_ids"] != [sentence["sent_id"] for sentence in ref["sentences"]]:
+            raise TransientError(_wrong(where, f"sent_ids and sentences of reference {ref['ref_id']} differ"))
+        ref_ids.add(ref["ref_id"])
+        sentence_ids.update(ref["sent_ids"])
+        num_refs += 1
+        num_sentences += len(ref["sent_ids"])
+    if (len(ref_ids), len(sentence_ids)) != (num_refs, num_sentences):
+        raise TransientError(_wrong(where, "two references, or two sentences, share an id"))
+
+
+def _add_image(images: dict[int, Mapping[str, Any]], image: Mapping[str, Any], uri: str) -> None:
+    if image["id"] in images:
+        raise TransientError(_wrong(uri, f"two images have the id {image['id']}"))
+    images[image["id"]] = image
+
+
+def _check_annotation(
+    annotation: Mapping[str, Any], refs: list[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], uri: str
+) -> None:
+    if not refs:
+        raise TransientError(_wrong(uri, f"no reference, or none any more, is left for annotation {annotation['id']}"))
+    if annotation["image_id"] not in images or any(ref["image_id"] != annotation["image_id"] for ref in refs):
+        raise TransientError(_wrong(uri, f"annotation {annotation['id']} is of an image that is not there"))
+    segmentation = annotation["segmentation"]
+    if not isinstance(segmentation, list) or not segmentation:
+        raise TransientError(_wrong(uri, f"the mask of annotation {annotation['id']} is no list, or an empty one"))
+
+
+def _wrong(where: str, what: str) -> str:
+    return f"{where} does not read back: {what}; run the same command again"
