@@ -17,7 +17,7 @@ from cli.annotate import INTERRUPTED
 from cli.console import facts_table, format_bytes, path_lines, report, stdout
 from cli.progress import reasons_view
 from pipeline.summary import table_globs
-from schemas.config import RunConfig
+from schemas.config import RunConfig, ShardsConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError
 from store.location import RunLocation
@@ -130,7 +130,9 @@ def _config(
     assignments: options.Assignments, *, shard_size: int | None, embed_images: bool, allow_mixed: bool
 ) -> RunConfig:
     """Return a configuration with the short options laid over `--set`; its models belong to nobody."""
-    words = list(assignments or ())
+    # The preset's shards are small for its models' sake; here a shard takes seconds.
+    bounds = ShardsConfig()
+    words = [f"shards.max_images={bounds.max_images}", f"shards.max_bytes={bounds.max_bytes}", *(assignments or ())]
     words += [f"shards.max_images={shard_size}"] if shard_size is not None else []
     words += ["shards.embed_images=true"] if embed_images else []
     words += ["placement.allow_mixed=true"] if allow_mixed else []

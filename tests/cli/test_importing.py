@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from schemas.config import ShardsConfig
 from schemas.errors import ConfigError
+from store.header import require_header
 from store.location import RunLocation
 from store.receipts import list_receipts
 from tests.builders.command import pseudoris, start_pseudoris, wait_for
@@ -35,6 +37,8 @@ def test_a_dataset_is_imported_and_the_summary_says_what_was_kept_and_what_was_n
     assert "16, all of them kept" in result.output
     assert "missing" in result.output
     assert str(tmp_path / "out" / "expressions") in result.output
+    header = require_header(RunLocation.open(str(tmp_path / "out")))
+    assert (header.config.preset, header.config.shards) == ("import", ShardsConfig())
 
 
 def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(dataset, tmp_path):

@@ -56,8 +56,8 @@ def _by_instance(data: bytes, name: str, known: Container[int]) -> dict[int, lis
         instance = row.get("instance_id") if isinstance(row, dict) else None
         if not isinstance(instance, int) or instance not in known:
             raise ConfigError(
-                f"{name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is none of the "
-                "instances: captions of whole images cannot be imported"
+                f"{name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is no object of "
+                "the instances: captions of whole images cannot be imported"
             )
         found[instance].append(row.get("caption"))
     return found
