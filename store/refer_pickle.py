@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from schemas.errors import ConfigError
+from store.plain_pickle import load_plain
 from store.storage_errors import storage_errors
 
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
@@ -28,7 +27,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
             data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}: name the folder of a REFER dataset and who split it") from None
-    refs = loads_plain(data, str(path))
+    refs = load_plain(data, str(path))
     if not isinstance(refs, list):
         raise ConfigError(f"{path} holds a {type(refs).__name__}, not REFER's list of references")
     for number, ref in enumerate(refs):
@@ -36,21 +35,3 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
         if missing:
             raise ConfigError(f"{path}: reference number {number} has no {missing[0]!r}, which REFER's format asks for")
     return refs
-
-
-def loads_plain(data: bytes, name: str) -> Any:
-    """Return what a pickle of plain values holds: numbers, texts, lists, dicts; `name` is for errors.
-
-    Raises:
-        ConfigError: It is no pickle, or holds something else.
-    """
-    try:
-        # Texts of Python 2 are bytes; in REFER's files they are English.
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{name} does not read as a pickle of plain values: {error}") from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, and nothing that it names is called")

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from schemas.errors import ConfigError, TransientError
-from store.refer_pickle import loads_plain
+from store.plain_pickle import load_plain
 
 # Python 3.4 and later read it.
 PICKLE_PROTOCOL: Final = 4
@@ -117,6 +117,6 @@ def iter_records(path: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def _loads(value: bytes | None, name: str) -> Any:
     try:
-        return loads_plain(value or b"", name)
+        return load_plain(value or b"", name, with_bytes=True)
     except ConfigError as error:
         raise TransientError(f"{error}: run the same command again") from error

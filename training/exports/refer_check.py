@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
-from store.refer_pickle import loads_plain
+from store.plain_pickle import load_plain
 from training.exports.fingerprints import Fingerprint
 from training.exports.json_arrays import iter_json_arrays
 from training.exports.protocol import CHECKING, OnProgress
@@ -62,7 +62,7 @@ def _read_refs(destination: RunLocation, path: str) -> list[dict[str, Any]]:
     if data[:1] == b"\x80" and data[1] > MAX_PICKLE_PROTOCOL:
         raise TransientError(_wrong(where, f"pickle protocol {data[1]}, which trainers' Python does not read"))
     try:
-        refs: list[dict[str, Any]] = loads_plain(data, where)
+        refs: list[dict[str, Any]] = load_plain(data, where)
     except ConfigError as error:
         raise TransientError(_wrong(where, str(error))) from error
     return refs

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from schemas.errors import ConfigError
 from schemas.ids import sha256_hex
+from store.plain_pickle import load_plain
 from training.imports.annotation import Annotation, HumanImage, HumanMask, LeftOut, clean_texts, shown
 from training.imports.documents import AnnotationEntry, CocoTables, read_coco_tables
-from training.imports.pickles import load_plain
 
 INSTANCES_NAME: Final = "instances.json"
 

@@ -5,6 +5,7 @@ The same call again continues where one ended. Shards are committed in any order
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from schemas.run import Receipt, RunHeader
 from schemas.shard import Shard
 from store.commit import Provenance, commit_shard
+from store.datacard import BESIDE_NAME, CARD_NAME, write_datacard
 from store.gc import run_gc
 from store.location import RunLocation
 from store.lock import RunLock
@@ -28,6 +30,8 @@ from training.imports.masks import STAGE_IMPORT, annotate_image
 from training.imports.planning import PlannedImport, open_images, plan_import
 from training.imports.request import ImportRequest
 from workers.images.proving import Prover
+
+logger = logging.getLogger(__name__)
 
 # Images committed so far, images in all.
 OnProgress = Callable[[int, int], None]
@@ -160,7 +164,8 @@ def _provers(request: ImportRequest, count: int) -> Iterator[queue.SimpleQueue[P
 
 def _finish(location: RunLocation) -> None:
     """Leave a finished run as the pipeline leaves one: garbage first, so that a glob over a table is exact."""
-    if is_manifest_complete(location, list_receipts(location)):
-        return
-    run_gc(location)
-    write_manifest(location)
+    if not is_manifest_complete(location, list_receipts(location)):
+        run_gc(location)
+        write_manifest(location)
+    if write_datacard(location).is_beside:
+        logger.warning("%s was edited by hand and stays as it is; the new one is %s", CARD_NAME, BESIDE_NAME)

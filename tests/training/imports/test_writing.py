@@ -135,6 +135,12 @@ def test_the_header_says_that_a_human_made_it_and_of_which_files(dataset, import
     assert set(header.identity.method["import"]["files"]) == {"refs(unc).p", "instances.json"}
 
 
+def test_its_data_card_says_that_no_model_made_it(finished):
+    location, _, _ = finished
+    assert "import" in (card := location.read_bytes("DATACARD.md").decode())
+    assert "no model" in card.lower()
+
+
 def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(dataset, imported, tmp_path):
     annotation, images = dataset
     every, one = (RunLocation.open(str(tmp_path / name)) for name in ("every", "one"))

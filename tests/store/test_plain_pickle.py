@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from training.imports.pickles import load_plain
+from store.plain_pickle import load_plain
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -99,3 +99,10 @@ def test_a_number_under_which_no_file_of_its_size_stores_a_value_takes_no_memory
 def test_deep_nesting_is_read_or_refused_and_never_crashes():
     deep = load_plain(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "x")
     assert isinstance(deep, list)
+
+
+def test_bytes_are_read_only_where_they_are_asked_for():
+    data = pickle.dumps({"img": b"jpg"}, protocol=4)
+    with pytest.raises(ConfigError, match="SHORT_BINBYTES"):
+        load_plain(data, "x")
+    assert load_plain(data, "x", with_bytes=True) == {"img": b"jpg"}

@@ -10,7 +10,7 @@ from typing import Any, Final
 from schemas.errors import ConfigError
 
 # What builds plain values and keeps the stack. Absent is all that names a function or a class, calls one, or sets an
-# object's state; bytes and sets as well, which no annotation has.
+# object's state; sets as well, which no annotation has.
 _PLAIN: Final = frozenset(
     {"PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE"}
     | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -19,6 +19,7 @@ _PLAIN: Final = frozenset(
     | {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"}
     | {"GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 )
+_BYTES: Final = frozenset({"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"})
 _STORES: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
@@ -30,7 +31,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
 
 
-def load_plain(data: bytes, where: str) -> Any:
+def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
     """Return what a pickle holds: lists, tuples, dicts, str, int, float, bool and None in any nesting.
 
     Every instruction is looked at before the first one is carried out. Strings of Python 2 are read as UTF-8.
@@ -38,12 +39,13 @@ def load_plain(data: bytes, where: str) -> Any:
     Args:
         data: The pickle, whole.
         where: Its file, for messages.
+        with_bytes: Let it hold bytes as well.
 
     Raises:
         ConfigError: It holds anything else, numpy's numbers among it, or is damaged.
     """
     try:
-        _refuse_code(data, where)
+        _refuse_code(data, where, _PLAIN | _BYTES if with_bytes else _PLAIN)
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
     except (ConfigError, MemoryError):
         raise
@@ -51,10 +53,10 @@ def load_plain(data: bytes, where: str) -> Any:
         raise ConfigError(f"{where} cannot be read as a pickle ({type(error).__name__}): get the file again") from error
 
 
-def _refuse_code(data: bytes, where: str) -> None:
+def _refuse_code(data: bytes, where: str, allowed: frozenset[str]) -> None:
     words: list[str] = []
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in _PLAIN:
+        if opcode.name not in allowed:
             # In a newer protocol the two texts before name what is to be called.
             named = argument if isinstance(argument, str) else " ".join(words[-2:])
             raise _refusal(opcode.name, named, where)
