@@ -24,7 +24,9 @@ _STREAM_PIECES: Final = 64
 GALLERY_SCRIPTS: Final = ("model", "rules", "filters", "elements", "peek", "cards", "inspector", "keyboard", "main")
 
 
-def iter_page(template: str, content: Mapping[str, Any], *, styles: Sequence[str], scripts: Sequence[str]) -> Iterator[str]:
+def iter_page(
+    template: str, content: Mapping[str, Any], *, styles: Sequence[str], scripts: Sequence[str]
+) -> Iterator[str]:
     """Yield a page's text piece by piece.
 
     Args:

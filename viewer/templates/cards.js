@@ -3,21 +3,26 @@
 const MAX_ROWS = 4;
 const near = new Set();
 
-function bestOf(mask) {
+// The best of a mask that match, kept ones first.
+function bestOf(mask, count) {
   const matching = mask.expressions.filter((e) => isMatch[e.id]);
-  return matching.find((e) => isKept[e.id]) ?? matching[0] ?? null;
+  const kept = matching.filter((e) => isKept[e.id]);
+  return (kept.length ? kept : matching).slice(0, count);
 }
 
-function row(mask, e) {
-  const kept = mask.expressions.reduce((sum, each) => sum + isKept[each.id], 0);
-  const tally = make("span", "tally", make("b", "", String(kept)), `/${mask.expressions.length}`);
-  const isSilent = e === null || !isKept[e.id];
-  const text = e === null ? make("span", "text", "no expression") : spoken(e);
-  const button = make("button", `row ${colour(mask)}${isSilent ? " is-silent" : ""}`, chip(mask), text, tally);
+const numKept = (mask) => mask.expressions.reduce((sum, e) => sum + isKept[e.id], 0);
+
+function row(mask, e, isNext) {
+  const tally = make("span", "tally", make("b", "", String(numKept(mask))), `/${mask.expressions.length}`);
+  const isSilent = e === undefined || !isKept[e.id];
+  const text = e === undefined ? make("span", "text", "no expression") : spoken(e);
+  const className = `row ${colour(mask)}${isSilent ? " is-silent" : ""}${isNext ? " is-next" : ""}`;
+  const button = make("button", className, chip(mask), text, isNext ? null : tally);
   button.type = "button";
   button.dataset.mask = mask.order;
-  const verdict = e === null ? "" : isSilent ? `, rejected: ${reason(e)[0]}` : "";
-  button.setAttribute("aria-label", `mask ${mask.index}: ${text.textContent}${verdict}; ${kept} of ${mask.expressions.length} kept`);
+  if (e !== undefined) button.dataset.id = e.id;
+  const verdict = e !== undefined && isSilent ? `, rejected: ${reason(e)[0]}` : "";
+  button.setAttribute("aria-label", `mask ${mask.index}: ${text.textContent}${verdict}; ${numKept(mask)} of ${mask.expressions.length} kept`);
   return button;
 }
 
@@ -26,21 +31,26 @@ function renderCard(image) {
   const rows = image.card.querySelector(".rows");
   if (rows === null) return;
   const isOpen = isNarrowed() || filters.terms.length > 0;
-  const best = image.masks.map((mask) => [mask, bestOf(mask)]).filter(([mask, e]) => e !== null || (!isOpen && !mask.expressions.length));
-  // Stable: what is kept comes first, then by score, so that the best of an image is what is seen of it.
-  best.sort(([, a], [, b]) => (b ? isKept[b.id] : 0) - (a ? isKept[a.id] : 0) || (b ? rank(b) : -1) - (a ? rank(a) : -1));
+  // A few masks have room for more than their best.
+  const perMask = Math.max(1, Math.floor(MAX_ROWS / image.masks.length));
+  const best = image.masks
+    .map((mask) => [mask, bestOf(mask, perMask)])
+    .filter(([mask, some]) => some.length || (!isOpen && !mask.expressions.length));
+  // What is kept comes first, then by score, so that the best of an image is what is seen of it.
+  const value = ([, [e]]) => (e === undefined ? -2 : isKept[e.id] * 1000 + rank(e));
+  best.sort((a, b) => value(b) - value(a));
   // A row instead of a line that says that one is left out.
-  const shown = best.slice(0, best.length === MAX_ROWS + 1 ? MAX_ROWS + 1 : MAX_ROWS);
-  const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.mask : null;
-  const elements = shown.map(([mask, e]) => row(mask, e));
+  const shown = best.length === MAX_ROWS + 1 ? best : best.slice(0, MAX_ROWS);
+  const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.mask : undefined;
+  const elements = shown.flatMap(([mask, some]) => (some.length ? some : [undefined]).map((e, at) => row(mask, e, at > 0)));
   const numLeft = best.length - shown.length;
   if (numLeft > 0) {
-    const others = make("button", "others", `${plural(numLeft, "more mask")}`);
+    const others = make("button", "others", plural(numLeft, "more mask"));
     others.type = "button";
     elements.push(others);
   }
   rows.replaceChildren(...elements);
-  if (focused !== null) rows.querySelector(`[data-mask="${focused}"]`)?.focus({ preventScroll: true });
+  if (focused !== undefined) rows.querySelector(`[data-mask="${focused}"]`)?.focus({ preventScroll: true });
 }
 
 function renderCards() {
@@ -95,9 +105,13 @@ function listenToCards() {
     const image = imageOf.get(event.target.closest(".card"));
     if (image === undefined) return;
     const mask = maskAt(event.target);
-    const isByKey = event.detail === 0;
-    select(image, mask ? mask.order : image === selection.image ? selection.order : null, { isOpening: true });
-    if (isByKey && mask) enterExpressions();
+    const id = event.target.closest(".row")?.dataset.id;
+    const expression = id === undefined ? null : Number(id);
+    const order = mask?.order ?? (image === selection.image ? selection.order : null);
+    select(image, order, { expression, isOpening: true });
+    // Pressed with a key, the way leads into the expressions.
+    if (event.detail === 0 && mask) enterExpressions();
+    else if (expression !== null) lineOf(expression).closest("li").scrollIntoView({ block: "nearest" });
   });
   for (const image of images) watcher.observe(image.card);
 }

@@ -9,8 +9,8 @@ const chosenMask = () => (selection.image && selection.order !== null ? selectio
 function firstOrder(image) {
   let best = null;
   for (const mask of image.masks) {
-    const e = bestOf(mask);
-    const value = e === null ? -2 : isKept[e.id] * 1000 + rank(e);
+    const [e] = bestOf(mask, 1);
+    const value = e === undefined ? -2 : isKept[e.id] * 1000 + rank(e);
     if (best === null || value > best.value) best = { order: mask.order, value };
   }
   return best === null ? null : best.order;
@@ -55,7 +55,7 @@ function renderInspector() {
 }
 
 function tab(mask) {
-  const kept = mask.expressions.reduce((sum, e) => sum + isKept[e.id], 0);
+  const kept = numKept(mask);
   const button = make("button", `tab ${colour(mask)}`, chip(mask), `${kept}/${mask.expressions.length}`);
   button.type = "button";
   button.dataset.mask = mask.order;
@@ -97,10 +97,8 @@ function item(e) {
   const count = e.count > 1 ? make("span", "count", ` ×${e.count}`) : null;
   const line = make(
     "button", "line",
-    make("span", "", spoken(e), count),
-    make("span", "value", fixed(e.distinctiveness)),
-    make("span", "reason", short),
-    e.distinctiveness === null ? make("span") : meter(e),
+    make("span", "", spoken(e), count, short ? make("span", "reason", short) : null),
+    make("span", "", make("span", "value", fixed(e.distinctiveness)), e.distinctiveness === null ? null : meter(e)),
   );
   line.type = "button";
   line.setAttribute("aria-expanded", String(isOpen));

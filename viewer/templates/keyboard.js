@@ -40,11 +40,10 @@ function stepExpression(by) {
 
 function enterExpressions() {
   inspector.classList.add("is-open");
-  const line = byId("expressions").querySelector(".line");
-  if (line) {
-    line.focus();
-    stepExpression(0);
-  }
+  const lines = byId("expressions").querySelectorAll(".line");
+  if (!lines.length) return;
+  (lineOf(selection.expression) ?? lines[0]).focus();
+  stepExpression(0);
 }
 
 function stepBack() {

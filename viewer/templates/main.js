@@ -20,9 +20,10 @@ function setUpSlider() {
     const at = Math.floor((NUM_BINS * (d - bounds[0])) / (bounds[1] - bounds[0]));
     if (at >= 0 && at < NUM_BINS) bins[at] += 1;
   }
-  const top = Math.max(1, ...bins);
+  // Square roots: a peak of equal scores would flatten all others.
+  const top = Math.sqrt(Math.max(1, ...bins));
   const width = 100 / NUM_BINS;
-  const path = bins.map((n, at) => `M${at * width} 24v${(-23 * n) / top}h${width * 0.82}v${(23 * n) / top}z`).join("");
+  const path = bins.map((n, at) => `M${at * width} 24v${(-23 * Math.sqrt(n)) / top}h${width * 0.82}v${(23 * Math.sqrt(n)) / top}z`).join("");
   for (const each of byId("spread").children) each.setAttribute("d", path);
 }
 
