@@ -6,23 +6,27 @@ letters keep their size. Colours are classes of the stylesheet. Every text is es
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 from typing import Final
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 HEIGHT_PX: Final = 190
+NUM_STAGE_COLOURS: Final = 6
+_STACK_HEIGHT_PX: Final = 28
+_SHARE_HEIGHT_PX: Final = 6
+# Of a bar's place.
 _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
+_LABEL_DEPTH_PX: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One bar of a histogram: `part` of `whole` in the strong colour, and what a pointer on it is told."""
 
-    label: str
     whole: int
     part: int
     hint: str
@@ -44,80 +48,66 @@ class Marker:
     label: str
 
 
-def histogram(
-    bars: Sequence[Bar], *, title: str, labels: Sequence[tuple[float, str]], marker: Marker | None = None
-) -> Markup:
-    """Return a histogram of stacked bars.
+# Share of the width in [0, 1], and what stands below it.
+Label = tuple[float, str]
 
-    Args:
-        bars: From left to right, equally wide.
-        title: What a screen reader says of it.
-        labels: Share of the width in [0, 1] and text, below the bars.
-        marker: A line over the bars.
-    """
+
+def histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label] = (), marker: Marker | None = None) -> Markup:
+    """Return a histogram of stacked bars, equally wide, from left to right; `title` is what a screen reader says."""
     top = nice_ceiling(max((bar.whole for bar in bars), default=0))
     width = 100 / max(1, len(bars))
-    inside = [_grid(top)]
-    for place, bar in enumerate(bars):
-        x, wide = width * (place + _GAP / 2), width * (1 - _GAP)
-        inside.append(
-            Markup(
-                '<g>{}{}<rect class="hit" x="{:.3f}%" y="0" width="{:.3f}%" height="{}"><title>{}</title></rect></g>'
-            ).format(
-                _block("whole", x, wide, height=HEIGHT_PX * bar.whole / top),
-                _block("part", x, wide, height=HEIGHT_PX * bar.part / top),
-                *(width * place, width, HEIGHT_PX, bar.hint),
-            )
-        )
-    if marker is not None:
-        inside.append(_marker(marker))
-    return _svg(title, [*inside, _labels(labels)])
+    drawn = [_bar(bar, width * place, width=width, top=top) for place, bar in enumerate(bars)]
+    return _chart(title, _grid(top), *drawn, "" if marker is None else _marker(marker), _labels(labels))
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
-    """Return lines over one pair of axes that begin at 0; each is named where it ends."""
+    """Return lines over one pair of axes that begin at 0; `x_label` stands at the end of the lower one."""
     right = max((x for line in lines for x, _ in line.points), default=0.0) or 1.0
     top = nice_ceiling(max((y for line in lines for _, y in line.points), default=0))
-    drawn = [_grid(top)]
+    drawn = []
     for number, line in enumerate(lines):
-        path = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in line.points)
-        drawn.append(
-            Markup(
-                '<svg viewBox="0 0 100 {}" preserveAspectRatio="none" width="100%" height="{}" overflow="visible"><path class="line line-{}" d="M{}"><title>{}</title></path></svg>'
-            ).format(HEIGHT_PX, HEIGHT_PX, number, path, line.name)
-        )
-    steps = nice_ticks(right)
-    labels = [(x / right, f"{x:,.0f}") for x in steps[:-1]] + [(1.0, x_label)]
-    return _svg(title, [*drawn, _labels(labels)])
+        data = "L".join(f"{100 * x / right:.3f} {HEIGHT_PX * (1 - y / top):.2f}" for x, y in line.points)
+        drawn.append(_tag("path", _tag("title", line.name), class_=f"line line-{number}", d=f"M{data}"))
+    # Stretched, so that its coordinates across are per cent as well.
+    plot = _tag(
+        "svg",
+        *drawn,
+        viewBox=f"0 0 100 {HEIGHT_PX}",
+        preserveAspectRatio="none",
+        width="100%",
+        height=HEIGHT_PX,
+        overflow="visible",
+    )
+    ticks = [(x / right, f"{x:,.0f}") for x in nice_ticks(right) if x < 0.85 * right]
+    return _chart(title, _grid(top), plot, _labels([*ticks, (1.0, x_label)]))
 
 
 def share_bar(share: float) -> Markup:
     """Return a thin bar, filled to a share in [0, 1]."""
+    shape = {"height": _SHARE_HEIGHT_PX, "rx": _SHARE_HEIGHT_PX / 2}
     filled = f"{100 * min(1.0, max(0.0, share)):.2f}%"
-    return Markup(
-        '<svg class="share" height="6" aria-hidden="true"><rect class="whole" width="100%" height="6" rx="3"/><rect class="part" width="{}" height="6" rx="3"/></svg>'
-    ).format(filled)
+    whole, part = (
+        _tag("rect", class_="whole", width="100%", **shape),
+        _tag("rect", class_="part", width=filled, **shape),
+    )
+    return _tag("svg", whole, part, class_="share", height=_SHARE_HEIGHT_PX, aria_hidden="true")
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], *, title: str) -> Markup:
-    """Return one bar of named parts, as wide as their shares of the sum."""
+    """Return one bar of named parts, each as wide as its share of the sum."""
     total = sum(value for _, value in parts) or 1.0
     blocks, at = [], 0.0
     for number, (name, value) in enumerate(parts):
         wide = 100 * value / total
-        blocks.append(
-            Markup(
-                '<rect class="stage-{}" x="{:.3f}%" width="{:.3f}%" height="28"><title>{}: {:.0f} %</title></rect>'
-            ).format(number % 6, at, wide, name, wide)
-        )
+        hint = _tag("title", f"{name}: {wide:.0f} %")
+        place = {"x": f"{at:.3f}%", "width": f"{wide:.3f}%", "height": _STACK_HEIGHT_PX}
+        blocks.append(_tag("rect", hint, class_=f"stage-{number % NUM_STAGE_COLOURS}", **place))
         at += wide
-    return Markup('<svg class="stack" height="28" role="img" aria-label="{}">{}</svg>').format(
-        title, Markup("").join(blocks)
-    )
+    return _tag("svg", *blocks, class_="stack", height=_STACK_HEIGHT_PX, role="img", aria_label=title)
 
 
 def nice_ceiling(value: float) -> float:
-    """Return the least of 1, 2, 4, 5, 8, 10 times a power of ten that is not below `value`; 1 for nothing."""
+    """Return the least of 1, 2, 4, 5, 8, 10 times a power of ten that is not below `value`; 1 for less than that."""
     if value <= 1:
         return 1.0
     power = 10.0 ** floor(log10(value))
@@ -125,76 +115,71 @@ def nice_ceiling(value: float) -> float:
 
 
 def nice_ticks(right: float, most: int = 5) -> list[float]:
-    """Return 0 and round steps up to `right`, at most `most` of them after the 0."""
-    power = 10.0 ** floor(log10(right / most)) if right > 0 else 1.0
-    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= right)
+    """Return 0 and round steps up to `right` > 0, at most `most` of them after the 0."""
+    power = 10.0 ** floor(log10(right / most))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= right * (1 - 1e-9))
     return [number * step for number in range(floor(right / step + 1e-9) + 1)]
 
 
-def thinned(labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Return every nth label, so that no more are left than stand beside each other."""
-    step = -(-len(labels) // _MAX_LABELS)
-    return list(labels[::step]) if step else []
+def bar_labels(names: Sequence[str]) -> list[Label]:
+    """Return labels below the middle of each of equally wide bars; of many every nth."""
+    step = max(1, -(-len(names) // _MAX_LABELS))
+    return [((place + 0.5) / len(names), names[place]) for place in range(0, len(names), step)]
 
 
-def bar_labels(names: Sequence[str]) -> list[tuple[float, str]]:
-    """Return labels below the middle of each of equally wide bars, thinned."""
-    return thinned([((place + 0.5) / len(names), name) for place, name in enumerate(names)])
-
-
-def edge_labels(edges: Sequence[float]) -> list[tuple[float, str]]:
-    """Return labels at round numbers between the first and the last edge."""
-    low, high = edges[0], edges[-1]
-    steps = nice_ticks(high - low)
-    step = steps[1] if len(steps) > 1 else high - low
+def edge_labels(low: float, high: float) -> list[Label]:
+    """Return labels at round numbers between `low` and `high` > `low`."""
+    step = nice_ticks(high - low)[1]
     first = -(-low // step)
-    ticks = [(first + number) * step for number in range(len(steps) + 1)]
-    return [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high + 1e-9]
+    ticks = [(first + number) * step for number in range(floor((high - low) / step) + 2)]
+    return [((tick - low) / (high - low), f"{tick:.3g}") for tick in ticks if low <= tick <= high]
 
 
-def _svg(title: str, inside: Sequence[Markup]) -> Markup:
-    return Markup('<svg class="chart" height="{}" role="img" aria-label="{}">{}</svg>').format(
-        HEIGHT_PX, title, Markup("").join(inside)
-    )
+def _tag(name: str, /, *inside: Markup | str, **attributes: object) -> Markup:
+    """Return an element; in the names of attributes `_` stands for `-`, and one at the end for nothing."""
+    named = [Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items()]
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, inside)))
 
 
-def _block(kind: str, x: float, width: float, *, height: float) -> Markup:
-    if height <= 0:
-        return Markup("")
-    # A bar of a single row among millions is still seen.
-    tall = max(1.0, height)
-    return Markup('<rect class="{}" x="{:.3f}%" y="{:.2f}" width="{:.3f}%" height="{:.2f}"/>').format(
-        kind, x, HEIGHT_PX - tall, width, tall
-    )
+def _chart(title: str, *inside: Markup | str) -> Markup:
+    return _tag("svg", *inside, class_="chart", height=HEIGHT_PX, role="img", aria_label=title)
+
+
+def _bar(bar: Bar, x: float, *, width: float, top: float) -> Markup:
+    inset = {"x": f"{x + width * _GAP / 2:.3f}%", "width": f"{width * (1 - _GAP):.3f}%"}
+    blocks = []
+    for kind, count in (("whole", bar.whole), ("part", bar.part)):
+        if count:
+            # A bar of a single row among millions is still seen.
+            tall = max(1.0, HEIGHT_PX * count / top)
+            blocks.append(_tag("rect", class_=kind, y=f"{HEIGHT_PX - tall:.2f}", height=f"{tall:.2f}", **inset))
+    # What a pointer meets is the bar's whole place, however low the bar.
+    place = {"x": f"{x:.3f}%", "width": f"{width:.3f}%", "height": HEIGHT_PX}
+    return _tag("g", *blocks, _tag("rect", _tag("title", bar.hint), class_="hit", **place))
 
 
 def _grid(top: float) -> Markup:
-    lines = []
+    drawn = []
     for share in (0.0, 0.5, 1.0):
-        y = HEIGHT_PX * (1 - share)
-        # Over 1 the middle may be no whole number, and then says nothing.
-        is_named = share != 0.5 or (top * share).is_integer()
-        label = f"{top * share:,.0f}" if is_named else ""
-        lines.append(
-            Markup(
-                '<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/><text class="y" x="-8" y="{0:.1f}">{1}</text>'
-            ).format(y, label)
-        )
-    return Markup("").join(lines)
+        y = f"{HEIGHT_PX * (1 - share):.1f}"
+        drawn.append(_tag("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
+        # What is counted has no halves.
+        if (top * share).is_integer():
+            drawn.append(_tag("text", f"{top * share:,.0f}", class_="y", x=-8, y=y))
+    return Markup("").join(drawn)
 
 
-def _labels(labels: Sequence[tuple[float, str]]) -> Markup:
-    texts = [
-        Markup('<text class="x{}" x="{:.3f}%" y="{}">{}</text>').format(
-            " last" if share > 0.97 else "", 100 * share, HEIGHT_PX + 18, text
-        )
+def _labels(labels: Iterable[Label]) -> Markup:
+    y = HEIGHT_PX + _LABEL_DEPTH_PX
+    return Markup("").join(
+        _tag("text", text, class_="last" if share > 0.97 else "below", x=f"{100 * share:.3f}%", y=y)
         for share, text in labels
-    ]
-    return Markup("").join(texts)
+    )
 
 
 def _marker(marker: Marker) -> Markup:
-    side = " last" if marker.share > 0.8 else ""
-    return Markup(
-        '<line class="marker" x1="{0:.3f}%" x2="{0:.3f}%" y1="-6" y2="{1}"/><text class="marker{2}" x="{0:.3f}%" dx="{3}" y="2">{4}</text>'
-    ).format(100 * marker.share, HEIGHT_PX, side, -6 if side else 6, marker.label)
+    x, is_right = f"{100 * marker.share:.3f}%", marker.share > 0.8
+    line = _tag("line", class_="marker", x1=x, x2=x, y1=-6, y2=HEIGHT_PX)
+    return line + _tag(
+        "text", marker.label, class_="marker last" if is_right else "marker", x=x, dx=-6 if is_right else 6, y=2
+    )

@@ -38,9 +38,7 @@ def check_destination(destination: RunLocation) -> None:
     """
     for name in (INDEX_NAME, QUALITY_NAME):
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
-            raise ConfigError(
-                f"{destination.uri(name)} is no page of a gallery: name another folder with --to, so that it is not lost"
-            )
+            raise ConfigError(f"{destination.uri(name)} is no page of a gallery: name another folder with --to")
 
 
 def write_gallery(gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done: None) -> str:

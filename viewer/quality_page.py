@@ -83,7 +83,7 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
         name = f"{value}{'+' if is_rest else ''}"
         hint = f"{name} {unit}{'' if name == '1' else 's'}: {all_of:,} {thing}{'' if all_of == 1 else 's'}"
         hint += "" if whole is part else f", {part_of:,} kept"
-        bars.append(Bar(name, all_of, part_of, hint))
+        bars.append(Bar(all_of, part_of, hint))
         names.append(name)
     return histogram(bars, title=f"{thing}s by their number of {unit}s", labels=bar_labels(names))
 
@@ -102,11 +102,11 @@ def _score_chart(quality: RunQuality, name: str, tau: float) -> Markup | None:
     inside = np.clip(scores, low, high)
     whole, part = np.histogram(inside, edges)[0].tolist(), np.histogram(inside[kept], edges)[0].tolist()
     bars = [
-        Bar("", n, k, f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {n:,} expressions, {k:,} kept")
+        Bar(n, k, f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {n:,} expressions, {k:,} kept")
         for at, (n, k) in enumerate(zip(whole, part, strict=True))
     ]
     marker = Marker((tau - low) / (high - low), f"τ = {tau:g}") if has_tau else None
-    return histogram(bars, title=f"expressions by {name}", labels=edge_labels(edges.tolist()), marker=marker)
+    return histogram(bars, title=f"expressions by {name}", labels=edge_labels(low, high), marker=marker)
 
 
 def _heat(quality: RunQuality) -> dict[str, Any]:
@@ -118,14 +118,10 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
 
     def cell(pairs: list[tuple[int, int]]) -> dict[str, Any]:
         drawn, kept = sum(n for n, _ in pairs), sum(k for _, k in pairs)
-        share = kept / drawn if drawn else None
-        level = None if share is None else round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
-        return {
-            "drawn": drawn,
-            "kept": kept,
-            "share": share,
-            "level": None if level is None else max(0, min(level, _HEAT_LEVELS)),
-        }
+        if not drawn:
+            return {"drawn": 0, "kept": 0, "share": None, "level": 0}
+        level = round(_HEAT_LEVELS * (kept / drawn - low) / (high - low or 1.0))
+        return {"drawn": drawn, "kept": kept, "share": kept / drawn, "level": min(max(level, 0), _HEAT_LEVELS)}
 
     def at(decoder: str | None, crop: str | None) -> dict[str, Any]:
         chosen = [n for (d, c), n in quality.draws.items() if decoder in (None, d) and crop in (None, c)]

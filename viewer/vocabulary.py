@@ -1,4 +1,4 @@
-"""How the vocabulary of a run grows with the expressions that are read: points of the curve, and Heaps' law through them."""
+"""How the vocabulary grows with the expressions that are read: points of the curve, and Heaps' law through them."""
 
 from __future__ import annotations
 
