@@ -2,8 +2,8 @@
 
     python -m benchmarks.gallery [--expressions 5000 35000] [--repeats 15] [--json F]
 
-Timed from the event to the frame after it, with styles, layout and paint: what a person waits for. The page is read from
-a disk; its images are drawn noise, its masks ellipses, its expressions random words.
+Timed from the event to the frame after it, with styles, layout and paint: what a person waits for. The page is read
+from a disk; its images are drawn noise, its masks ellipses, its expressions random words.
 """
 
 from __future__ import annotations
@@ -35,31 +35,25 @@ NUM_MASKS: Final = 5
 PER_MASK: Final = 25
 HEIGHT, WIDTH = 240, 320
 VIEWPORT: Final = {"width": 1440, "height": 900}
-_WORDS: Final = [
+_WORDS: Final = (
     "red",
     "blue",
     "small",
     "large",
     "striped",
-    "dotted",
     "dog",
     "cat",
     "boat",
-    "tree",
     "left",
     "right",
     "hat",
-    "tail",
-    "star",
     "with",
     "near",
-    "the",
     "a",
-    "of",
-]
+)
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 
-# Each acts once, numbered, and the frame after it ends the time.
+# Each acts once, numbered, and the frame after it ends the time. Put into the script: the page's policy knows no eval.
 ACTIONS: Final = {
     "τ slider": "n => { const s = document.getElementById('tau'); s.value = 0.8 + 0.04 * n; return s; }",
     "search": "n => { const s = document.getElementById('find'); s.value = 'striped'.slice(0, 1 + n % 7); return s; }",
@@ -67,18 +61,23 @@ ACTIONS: Final = {
     "next image": "n => document.body",
 }
 _TIMED: Final = """
-async ([act, repeats]) => {
-  const seconds = [];
+async (repeats) => {
+  const act = ACTION;
+  const waited = [];
   for (let n = 0; n < repeats; n++) {
     const began = performance.now();
-    const target = (0, eval)(act)(n);
+    const target = act(n);
     if (target.matches("input")) target.dispatchEvent(new Event("input", { bubbles: true }));
     else if (target.matches("button")) target.click();
     else target.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
-    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-    seconds.push((performance.now() - began) / 1000);
+    // The page's own work of a frame has come before this: what has passed since the frame began is its script.
+    const script = await new Promise((done) => requestAnimationFrame((frame) => {
+      const passed = performance.now() - frame;
+      setTimeout(() => done(passed));
+    }));
+    waited.push([performance.now() - began, script]);
   }
-  return seconds;
+  return waited;
 }
 """
 
@@ -141,9 +140,10 @@ def measure(num_expressions: int, *, repeats: int, chromium: str) -> list[Row]:
 
 
 def _row(page: Page, name: str, count: int, repeats: int) -> Row:
-    seconds = page.evaluate(_TIMED, [ACTIONS[name], repeats])
-    note = f"slowest of {repeats}: {1000 * max(seconds):.0f} ms"
-    return Row(f"{name}, {count:,} expressions", None, statistics.median(seconds), peak_rss_bytes(), note)
+    waited = page.evaluate(_TIMED.replace("ACTION", ACTIONS[name]), repeats)
+    whole_ms, script_ms = [each[0] for each in waited], [each[1] for each in waited]
+    note = f"of it script {statistics.median(script_ms):.0f} ms; slowest of {repeats}: {max(whole_ms):.0f} ms"
+    return Row(f"{name}, {count:,} expressions", None, statistics.median(whole_ms) / 1000, peak_rss_bytes(), note)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

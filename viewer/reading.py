@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 LoadBytes = Callable[[int, str], bytes]
 # What a person reads; `pseudoris status` has the counts by reason.
 MAX_QUARANTINED: Final = 200
+# A moved SOURCE has no picture at all: the first few say why.
+_MAX_TOLD: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
 _COPIED: Final = (
     *("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept", "weight", "source"),
@@ -102,6 +104,7 @@ def _iter_images(
     load_bytes: LoadBytes | None,
 ) -> Iterator[GalleryImage]:
     receipts = shards.receipts(location, chosen)
+    num_blank = 0
     for receipt, positions in zip(receipts, chosen.values(), strict=True):
         images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
         images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
@@ -110,7 +113,8 @@ def _iter_images(
         expressions = _by_image(read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt]), ids)
         for row in images.to_pylist():
             image = row["image_id"]
-            data = row["bytes"] or _loaded(receipt, row, load_bytes)
+            data = row["bytes"] or _loaded(receipt, row, load_bytes, is_told=num_blank < _MAX_TOLD)
+            num_blank += data is None
             yield GalleryImage(
                 image_id=image,
                 key=row["key"],
@@ -120,6 +124,8 @@ def _iter_images(
                 masks=tuple(_mask(mask) for mask in masks[image]),
                 expressions=tuple(_expression(expression) for expression in expressions[image]),
             )
+    if load_bytes is not None and num_blank > _MAX_TOLD:
+        logger.warning("%d pictures in all are not shown", num_blank)
 
 
 def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, list[dict[str, Any]]]:
@@ -162,7 +168,7 @@ def _draw(sample: Mapping[str, Any]) -> GalleryDraw:
     return GalleryDraw(**{**sample, "other_masks": tuple(sample["other_masks"])})
 
 
-def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | None) -> bytes | None:
+def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | None, *, is_told: bool) -> bytes | None:
     if load_bytes is None:
         return None
     try:
@@ -171,7 +177,8 @@ def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | No
         if sha256_hex(data) != row["sha256"]:
             raise ImageError("changed", "its bytes are not those that were annotated")
     except (OSError, PseudorisError) as error:
-        logger.warning("the gallery shows no picture of %s: %s", row["key"], error)
+        level = logging.WARNING if is_told else logging.DEBUG
+        logger.log(level, "the gallery shows no picture of %s: %s", row["key"], error)
         return None
     return data
 

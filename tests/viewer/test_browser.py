@@ -87,7 +87,7 @@ def test_clicking_an_expression_lights_its_mask_and_tells_scores_draws_and_the_v
     assert page.locator("#stage.is-lit .mask.is-active").get_attribute("data-mask") == "1"
     assert page.locator("#stage .mask.is-rival").get_attribute("data-mask") == "0"
     told = page.locator("#expressions .detail").inner_text()
-    assert "Not kept. It is ahead of mask 0, but its 1.300 is 0.05 short of τ = 1.35." in told
+    assert "Not kept. It is ahead of mask 0, but its 1.300 is 0.05 short of τ\u00a0=\u00a01.35." in told
     assert [part in told for part in ("1.200", "0.500", "mask 0", "head noun", "2 ×")] == [True] * 5
     rows = [row.inner_text().split("\t") for row in page.locator(".draws tbody tr").all()]
     assert rows[0] == ["beam search", "masked", "-3.50", "none"]

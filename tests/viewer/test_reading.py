@@ -130,6 +130,20 @@ def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, err
     assert "shows no picture of s0/0.png" in caplog.text
 
 
+def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
+    location, header = run
+    commit(location, header, 0, 1, embed_images=False)
+
+    def load_bytes(shard, key):
+        raise FileNotFoundError("SOURCE was moved")
+
+    with caplog.at_level(logging.WARNING):
+        list(gallery_from_run(location, load_bytes).images)
+
+    assert caplog.text.count("shows no picture of") == 3
+    assert "6 pictures in all are not shown" in caplog.text
+
+
 def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):
     location, header = run
     commit(location, header, 0, embed_images=False)

@@ -31,7 +31,7 @@ const signed = (value) => (Math.abs(value) >= 0.005 ? value.toFixed(2) : value.t
 function reason(e) {
   const d = e.distinctiveness;
   const rival = e.rival === null ? null : e.image.masks[e.rival];
-  const short = `τ = ${+tau.toFixed(3)}`;
+  const short = `τ\u00a0=\u00a0${+tau.toFixed(3)}`;
   if (isKept[e.id]) {
     if (e.human) return ["written by a person", "A person wrote it, and what people write is kept."];
     if (d === null) return ["alone in its image", "Its mask is the only one in the image: there is nothing to confuse it with."];
