@@ -95,19 +95,22 @@ def spoken(image, index, text, distinctiveness, *, rival=None, **changes):
     scores = {"kept": distinctiveness is None or distinctiveness > 1.35, "correctness": 0.5}
     if rival is not None:
         scores |= {"uniqueness": 1.2, "distinctiveness": distinctiveness, "rival_mask_id": mask_id(image, rival)}
-    fields = {"head_noun": "circle", **scores, **changes}
-    return ExpressionRecord((mask_id(image, index),), text, (sample, near), **fields)
+    fields = {"head_noun": "circle", "samples": (sample, near), **scores, **changes}
+    return ExpressionRecord((mask_id(image, index),), text, **fields)
 
 
 def annotated(entry, num_masks=2, expressions=None, data=None):
-    """Return an image with rectangles as masks; `expressions` of (mask, text, distinctiveness, rival)."""
+    """Return an image with rectangles as masks; `expressions` of (mask, text, distinctiveness, rival[, changes])."""
     image = entry.image_id
     masks = tuple(
         MaskRecord(mask_id(image, n), n, (HEIGHT, WIDTH), encode(rectangle(BOXES[n])), BOXES[n], 600, 0.9, 0.95)
         for n in range(num_masks)
     )
     data = picture() if data is None else data
-    candidates = tuple(spoken(image, mask, text, d, rival=rival) for mask, text, d, rival in expressions or ())
+    candidates = tuple(
+        spoken(image, mask, text, d, rival=rival, **dict(*changes))
+        for mask, text, d, rival, *changes in expressions or ()
+    )
     size = {"height": HEIGHT, "width": WIDTH, "data": data, "sha256": sha256_hex(data)}
     return replace(empty(entry), masks=masks, expressions=candidates, **size)
 

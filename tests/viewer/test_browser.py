@@ -114,6 +114,28 @@ def test_the_slider_filters_live_and_shows_the_yield(page):
     page.locator("#yield >> text=2 kept").wait_for()
 
 
+def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):
+    human = {"source": "human", "samples": (), "kept": True, "correctness": None}
+    said = [
+        (0, "a by another rule", 1.5, 1, {"kept": False}),
+        (0, "b by another rule", 1.2, 1, {"kept": True}),
+        (1, "c by a person", None, None, human),
+    ]
+    folder = pages_of(tmp_path, ("a.png", lambda entry: annotated(entry, 2, said)))
+    page = open_page((folder / "index.html").as_uri())
+
+    def reasons(mask):
+        page.locator(f'#tabs [data-mask="{mask}"]').click()
+        return [line.inner_text().split("\n")[:2] for line in page.locator("#expressions .line").all()]
+
+    rule = [["b by another rule ×2", "by the run's rule"], ["a by another rule ×2", "by the run's rule"]]
+    assert (reasons(0), reasons(1)) == (rule, [["c by a person", "written by a person"]])
+    set_tau(page, 1.3)
+    page.locator("#yield >> text=2 kept").wait_for()
+    assert reasons(0)[0][0] == "a by another rule ×2"
+    assert page.locator("#expressions .kept").count() == 1
+
+
 def test_filters_by_status_score_and_length_narrow_what_is_shown(page):
     page.get_by_role("button", name="Kept", exact=True).click()
     page.locator("#shown >> text=2 expressions in 2 of 3 images match").wait_for()

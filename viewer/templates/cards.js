@@ -111,7 +111,7 @@ function listenToCards() {
     select(image, order, { expression, isOpening: true });
     // Pressed with a key, the way leads into the expressions.
     if (event.detail === 0 && mask) enterExpressions();
-    else if (expression !== null) lineOf(expression).closest("li").scrollIntoView({ block: "nearest" });
+    else if (expression !== null) reveal(expression);
   });
   for (const image of images) watcher.observe(image.card);
 }

@@ -91,6 +91,14 @@ function renderExpressions() {
 
 const lineOf = (id) => byId("expressions").querySelector(`li[data-id="${id}"] .line`);
 
+// Scrolls the inspector alone: the grid stays where it was.
+function reveal(id) {
+  const part = lineOf(id).closest("li").getBoundingClientRect();
+  const whole = inspector.getBoundingClientRect();
+  if (part.bottom > whole.bottom) inspector.scrollTop += Math.min(part.bottom - whole.bottom, part.top - whole.top);
+  else if (part.top < whole.top) inspector.scrollTop += part.top - whole.top;
+}
+
 function item(e) {
   const isOpen = selection.expression === e.id;
   const [short] = reason(e);

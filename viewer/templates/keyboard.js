@@ -33,9 +33,8 @@ function stepExpression(by) {
   const next = lines[Math.min(lines.length - 1, Math.max(0, at + by))];
   const id = Number(next.closest("li").dataset.id);
   openExpression(id);
-  const line = lineOf(id);
-  line.focus({ preventScroll: true });
-  line.closest("li").scrollIntoView({ block: "nearest" });
+  lineOf(id).focus({ preventScroll: true });
+  reveal(id);
 }
 
 function enterExpressions() {
