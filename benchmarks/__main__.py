@@ -29,6 +29,7 @@ PARTS: Final[dict[str, list[str]]] = {
     "pipeline": [],
     "scale": ["--rows", "10000", "--work-s", "120"],
     "listing": ["--keys", "100000"],
+    "gallery": ["--expressions", "5000"],
     "simulation": ["--placement", "fused", "--repeats", "1"],
 }
 

@@ -38,8 +38,8 @@ def demo(
     if exit_code:
         raise typer.Exit(exit_code)
     stdout.print("", _sample_rows(RunLocation.open(out)), "")
-    page = gallery.write_page(out, sample=scenes)
-    stdout.print(path_lines("look", {"page": str(page), "next": command("verify", out)}), soft_wrap=True)
+    page = gallery.write_pages(out, sample=scenes)
+    stdout.print(path_lines("look", {"page": page, "next": command("verify", out)}), soft_wrap=True)
 
 
 def _sample_rows(location: RunLocation) -> Table:

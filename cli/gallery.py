@@ -1,54 +1,72 @@
-"""`pseudoris gallery`: one page to look at before a week of GPUs is spent."""
+"""`pseudoris gallery`: pages to look at before a week of GPUs is spent."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
 from cli import options
-from cli.console import report
+from cli.console import report, stderr
 from schemas.errors import ConfigError
+from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
+from schemas.tables import SCHEMAS
 from store.header import require_header
 from store.location import RunLocation
 from store.sources.reading import PlannedImages
 
-DEFAULT_SAMPLE = 64
+FOLDER = "gallery"
+DEFAULT_SAMPLE = 200
+# The page holds the records of all its images: a browser opens some hundred megabytes, and no more.
+MAX_SAMPLE = 2_000
 
 
 def gallery(
     out: options.Out,
-    sample: Annotated[int, typer.Option(min=1, help="Show at most N images, spread evenly.")] = DEFAULT_SAMPLE,
-    page: Annotated[
-        Path | None,
-        typer.Option("--page", help="Where the page goes; OUT/gallery.html by default.", show_default=False),
+    sample: Annotated[
+        int, typer.Option(min=1, max=MAX_SAMPLE, help="Show at most N images, spread evenly.")
+    ] = DEFAULT_SAMPLE,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Folder or url that gets the pages; OUT/gallery by default.", show_default=False),
     ] = None,
 ) -> None:
-    """Write one HTML page: images, masks, kept and rejected expressions with their scores."""
-    report("gallery", str(write_page(out, sample=sample, page=page)), "green")
+    """Write pages to look at: images, masks, expressions with all their scores, and the quality of the run."""
+    report("gallery", write_pages(out, sample=sample, to=to), "green")
 
 
-def write_page(out: str, *, sample: int = DEFAULT_SAMPLE, page: Path | None = None) -> Path:
-    """Write the gallery of the run at `out` and return the page's absolute path.
+def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None) -> str:
+    """Write the gallery and the quality page of the run at `out`; return the gallery's address.
 
     Raises:
-        ConfigError: There is no run, `out` is no folder of this machine and no page is named, or the page cannot be
-            written where it should go.
+        ConfigError: There is no run, or the pages cannot be written where they should go.
+        TransientError: Storage failed.
     """
-    from viewer.gallery import write_gallery
+    from viewer.gallery import check_destination, write_gallery
+    from viewer.quality import quality_of_run
+    from viewer.quality_page import write_quality
     from viewer.reading import gallery_from_run
 
     location = RunLocation.open(out)
     header = require_header(location)
-    if page is None and "://" in location.root:
-        raise ConfigError(f"{location.root} is not on this machine: say where the page goes with --page gallery.html")
-    target = page if page is not None else Path(location.root) / "gallery.html"
+    destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
+    _check_apart(location, destination)
+    check_destination(destination)
     content = gallery_from_run(location, PlannedImages(location, header), sample=sample)
-    try:
-        return write_gallery(content, target)
-    except OSError as error:
-        raise ConfigError(
-            f"the page {target} cannot be written: {error.strerror or error}. Name another place with --page, in a "
-            "folder that exists and that you may write to"
-        ) from error
+    with Progress(console=stderr, transient=True) as progress:
+        counting = progress.add_task("counting shards", total=None)
+        quality = quality_of_run(
+            location, on_shard=lambda done, total: progress.update(counting, completed=done, total=total)
+        )
+        # First what the gallery links to.
+        write_quality(quality, destination)
+        showing = progress.add_task("images", total=content.num_images)
+        return write_gallery(content, destination, lambda done: progress.update(showing, completed=done))
+
+
+def _check_apart(run: RunLocation, destination: RunLocation) -> None:
+    """Refuse the run's own folders: a glob over a table must find the table alone."""
+    own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
+    if destination.root in (run.root, *(f"{run.root}/{folder}" for folder in own)):
+        raise ConfigError(f"--to {destination.root!r} is a folder of the run itself: name another one")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import fsspec
@@ -42,6 +42,8 @@ _PARTS_AT_ONCE: Final = 4
 _MAX_PARTS: Final = 10_000
 _BODY_CHUNK_BYTES: Final = 2**20
 _AUTHOR: Final = "pseudoris-author"
+# What a browser is to show, and not to download; a program that reads a part asks for no type.
+_CONTENT_TYPES: Final = {".html": "text/html; charset=utf-8", ".webp": "image/webp"}
 _CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
 # In the order in which botocore asks for them.
 ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -210,11 +212,11 @@ class S3Bucket:
 
     def _write(self, key: str, data: bytes | mmap.mmap, author: str, condition: dict[str, str]) -> None:
         """Write the object in one try, as far as its last request goes; refusals are the client's own."""
-        metadata = {_AUTHOR: author}
+        described = {"Metadata": {_AUTHOR: author}, **_content_type(key)}
         if not self._is_large(data):
-            self._once(lambda: self._request("put_object", Key=key, Body=data, Metadata=metadata, **condition))
+            self._once(lambda: self._request("put_object", Key=key, Body=data, **described, **condition))
             return
-        begun = self._ask("write", key, lambda: self._request("create_multipart_upload", Key=key, Metadata=metadata))
+        begun = self._ask("write", key, lambda: self._request("create_multipart_upload", Key=key, **described))
         upload = Upload(key, begun["UploadId"], 0.0)
         try:
             self._complete(upload, self._upload_parts(upload, data), author, condition)
@@ -369,6 +371,11 @@ class _Download:
         if self._length is not None:
             return {"Range": f"bytes={first}-{self._start + self._length - 1}"}
         return {"Range": f"bytes={first}-"} if first else {}
+
+
+def _content_type(key: str) -> dict[str, str]:
+    known = _CONTENT_TYPES.get(PurePosixPath(key).suffix)
+    return {} if known is None else {"ContentType": known}
 
 
 def _listed(entry: dict[str, Any]) -> StoredObject:

@@ -1,1 +1,1 @@
-"""Looking at a run: one self-contained HTML page, read from tables through the store."""
+"""Looking at a run: a folder of pages for a browser, read from tables through the store."""

@@ -1,80 +1,87 @@
-"""The gallery: images with their masks, and the expressions that were kept and rejected, as one HTML page.
+"""The gallery: a folder with a page of images, masks and expressions, their small pictures, and the quality page.
 
-The page needs nothing beside itself: pictures, styles and script stand inside it, so it opens from a disk, an
-e-mail or a bucket. Captions and keys come from models and from strangers' files. They are escaped, and a content
-security policy allows the one script that the page was written with, should an escape ever fail.
+    DEST/index.html   DEST/quality.html   DEST/pictures/<image id>.webp
+
+The pages ask for nothing but the pictures beside them, so that they open from a disk and from a static bucket alike.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import tempfile
-from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import jinja2
-from markupsafe import Markup
-
+from schemas.errors import ConfigError
 from schemas.tables import FAILURE_REASONS
-from viewer.cards import image_card
+from store.location import RunLocation
 from viewer.model import Gallery
+from viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
+from viewer.records import NUM_COLOURS, ImageCard, embedded_json, image_card
+from viewer.thumbnails import thumbnail
 
-_TEMPLATE: Final = "gallery.html.j2"
-_STREAM_PIECES: Final = 64
+INDEX_NAME: Final = "index.html"
+QUALITY_NAME: Final = "quality.html"
+PICTURES_FOLDER: Final = "pictures"
+_PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
+_MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
+
+# Called with how many images are done.
+OnImage = Callable[[int], None]
 
 
-def write_gallery(gallery: Gallery, path: Path) -> Path:
-    """Write the page and return its absolute path; a page that stands there is replaced whole or not at all.
+def check_destination(destination: RunLocation) -> None:
+    """Return where a gallery may be written: where none of another's pages would be lost.
 
     Raises:
-        OSError: The folder does not exist, or cannot be written.
+        ConfigError: A page that is not ours stands there.
+        TransientError: Storage failed.
     """
-    path = path.absolute()
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".gallery-", delete=False) as file:
-        try:
-            file.writelines(iter_gallery(gallery))
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    # A temporary file is for its owner alone; a page is to be shown.
-    Path(file.name).chmod(0o644)
-    return Path(file.name).replace(path)
+    for name in (INDEX_NAME, QUALITY_NAME):
+        if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
+            raise ConfigError(f"{destination.uri(name)} is no page of a gallery: name another folder with --to")
 
 
-def iter_gallery(gallery: Gallery) -> Iterator[str]:
-    """Yield the page's text piece by piece, an image at a time."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("viewer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    stream = environment.get_template(_TEMPLATE).stream(_content(gallery))
-    stream.enable_buffering(_STREAM_PIECES)
-    yield from stream
+def write_gallery(gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done: None) -> str:
+    """Write the pictures, then the page; return the page's address.
+
+    The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
+
+    Raises:
+        ConfigError: The place cannot be written.
+        TransientError: Storage failed.
+    """
+    written: set[str] = set()
+    page = "".join(iter_gallery(gallery, destination, written, on_image))
+    destination.replace(INDEX_NAME, page.encode())
+    for file in list(destination.list(PICTURES_FOLDER)):
+        if _PICTURE_NAME.match(file.name) and file.name not in written:
+            destination.delete(f"{PICTURES_FOLDER}/{file.name}")
+    return destination.uri(INDEX_NAME)
 
 
-def _content(gallery: Gallery) -> dict[str, Any]:
-    tau = gallery.summary.tau
-    script = _resource("gallery.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return {
+def iter_gallery(
+    gallery: Gallery, destination: RunLocation, written: set[str], on_image: OnImage = lambda done: None
+) -> Iterator[str]:
+    """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
+
+    def cards() -> Iterator[ImageCard]:
+        for number, image in enumerate(gallery.images, start=1):
+            name = f"{image.image_id}.webp"
+            small = thumbnail(image.data) if image.data else None
+            if small is not None:
+                destination.replace(f"{PICTURES_FOLDER}/{name}", small)
+                written.add(name)
+            yield image_card(image, picture=f"{PICTURES_FOLDER}/{name}" if small is not None else None)
+            on_image(number)
+
+    content: dict[str, Any] = {
         "summary": gallery.summary,
         "num_images": gallery.num_images,
-        "cards": (image_card(image, tau=tau) for image in gallery.images),
+        "settings": embedded_json({"tau": gallery.summary.tau, "colours": NUM_COLOURS}),
+        "cards": cards(),
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,
-        # Our own files, not data: they hold no character that HTML would read in a style or script element.
-        "style": Markup(_resource("gallery.css")),
-        "script": Markup(script),
-        "script_sha256": digest,
+        "quality_name": QUALITY_NAME,
+        "index_name": INDEX_NAME,
     }
-
-
-def _resource(name: str) -> str:
-    return files("viewer").joinpath("templates", name).read_text(encoding="utf-8")
+    yield from iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=GALLERY_SCRIPTS)

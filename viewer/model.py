@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from schemas.tables import SOURCE_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryDraw:
+    """One draw of the captioner that gave an expression; see `schemas.shard.CaptionSample`.
+
+    Attributes:
+        other_masks: Indices of the masks that counted, where not all of them did.
+    """
+
+    crop: str
+    decoder: str
+    top_k: int | None
+    top_p: float | None
+    log_prob: float
+    others: str
+    num_others: int
+    other_masks: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class GalleryExpression:
     """One candidate expression with its scores; see `tables.EXPRESSIONS_SCHEMA` for what each says.
 
     Attributes:
+        targets: Indices of the masks that it refers to.
         rival_index: Index of the mask that competes with the target; None for a mask alone in its image.
+        draws: Every draw that gave this text; none for a human's.
     """
 
     text: str
+    targets: tuple[int, ...]
     head_noun: str | None
     count: int
     uniqueness: float | None
@@ -22,11 +45,14 @@ class GalleryExpression:
     distinctiveness: float | None
     rival_index: int | None
     kept: bool
+    weight: float = 1.0
+    source: str = SOURCE_MODEL
+    draws: tuple[GalleryDraw, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryMask:
-    """One mask and its candidates.
+    """One mask.
 
     Attributes:
         index: Position in the proposer's order, the digits that end the mask id.
@@ -34,7 +60,8 @@ class GalleryMask:
         rle_counts: COCO compressed run-length encoding.
         area_px: Number of pixels.
         predicted_iou: The proposer's own estimate; None where it has none.
-        expressions: In the tables' order.
+        stability_score: Under a shifted threshold; None where unknown.
+        prior: `none`, or the instance prior and row that chose it.
     """
 
     index: int
@@ -42,7 +69,8 @@ class GalleryMask:
     rle_counts: str
     area_px: int
     predicted_iou: float | None = None
-    expressions: tuple[GalleryExpression, ...] = ()
+    stability_score: float | None = None
+    prior: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +78,22 @@ class GalleryImage:
     """One image that was annotated, or in which no mask survived.
 
     Attributes:
+        image_id: 16 hex digits: it names the picture's file.
         key: Percent-encoded key relative to SOURCE.
         height: Upright height in pixels.
         width: Upright width in pixels.
         data: The encoded image; None where it cannot be read any more, which the page then says.
         masks: In the proposer's order.
+        expressions: In the tables' order.
     """
 
+    image_id: str
     key: str
     height: int
     width: int
     data: bytes | None = None
     masks: tuple[GalleryMask, ...] = ()
+    expressions: tuple[GalleryExpression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +108,7 @@ class QuarantinedImage:
 
 @dataclass(frozen=True, slots=True)
 class GallerySummary:
-    """The run in numbers; counts are of the whole run, whatever the page shows of it.
+    """The run in numbers; counts are of the whole run, whatever the pages show of it.
 
     Attributes:
         source: SOURCE as given.
@@ -84,6 +116,7 @@ class GallerySummary:
         images: Committed; annotated + empty + quarantined.
         candidates: Expression rows, kept or not.
         seconds: Wall seconds by stage, summed over shards.
+        images_per_s: Over the time in which the run worked; None before the first commit.
         is_complete: Whether every planned shard is committed.
     """
 
@@ -97,15 +130,16 @@ class GallerySummary:
     candidates: int
     kept: int
     seconds: Mapping[str, float] = field(default_factory=dict)
+    images_per_s: float | None = None
     is_complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """A page's content.
+    """What the gallery page holds.
 
     Attributes:
-        images: Read once, one after another, so that a page of a thousand images needs the memory of one.
+        images: Read once, one after another; what is kept of each is its small picture's file and its record.
         num_images: How many `images` holds.
         quarantined: Read once.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,28 +13,38 @@ import pyarrow.compute as pc
 from schemas.errors import ImageError, PseudorisError
 from schemas.ids import sha256_hex
 from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
+from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SOURCE_MODEL, STATUS_QUARANTINED
 from store.header import require_header
 from store.location import RunLocation
 from store.reading import read_table
-from store.receipts import standing_receipts
 from store.status import run_status
-from viewer.model import Gallery, GalleryExpression, GalleryImage, GalleryMask, GallerySummary, QuarantinedImage
+from viewer.model import (
+    Gallery,
+    GalleryDraw,
+    GalleryExpression,
+    GalleryImage,
+    GalleryMask,
+    GallerySummary,
+    QuarantinedImage,
+)
+from viewer.sampling import CommittedShards, choose_images
 
 logger = logging.getLogger(__name__)
 
 # From a shard's number and an image's key to its encoded bytes.
 LoadBytes = Callable[[int, str], bytes]
 # What a person reads; `pseudoris status` has the counts by reason.
-MAX_QUARANTINED = 200
-_IMAGE_COLUMNS = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
-_EXPRESSION_COLUMNS = (
-    *("image_id", "target_mask_ids", "text", "head_noun", "count"),
-    *("uniqueness", "correctness", "distinctiveness", "rival_mask_id", "kept"),
+MAX_QUARANTINED: Final = 200
+# A moved SOURCE has no picture at all: the first few say why.
+_MAX_TOLD: Final = 3
+_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
+_COPIED: Final = (
+    *("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept", "weight", "source"),
 )
+_EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", *_COPIED)
 
 
-def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None, *, sample: int = 64) -> Gallery:
+def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None, *, sample: int = 200) -> Gallery:
     """Return a gallery of up to `sample` images of a run, which may still be going on.
 
     Args:
@@ -50,37 +60,29 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
     """
     if sample < 0:
         raise ValueError(f"sample must be at least 0, got {sample}")
-    header = require_header(location)
-    receipts = list(standing_receipts(location))
-    chosen = choose_evenly([r.counts.annotated + r.counts.empty for r in receipts], sample)
+    summary = read_summary(location)
+    shards = CommittedShards.of(location)
+    chosen = choose_images(shards.shown, sample)
     return Gallery(
-        summary=_summary(location, tau=header.config.filtering.tau),
-        images=_iter_images(location, receipts, chosen, load_bytes=load_bytes),
+        summary=summary,
+        images=_iter_images(location, shards, chosen, load_bytes=load_bytes),
         num_images=sum(len(positions) for positions in chosen.values()),
-        quarantined=_iter_quarantined(location, receipts),
+        quarantined=_iter_quarantined(location, shards),
     )
 
 
-def choose_evenly(counts: Sequence[int], sample: int) -> dict[int, list[int]]:
-    """Return which of `counts[s]` items of each shard s are shown: at most `sample`, evenly spaced over all shards."""
-    total = sum(counts)
-    num_shown = min(sample, total)
-    wanted = [i * total // num_shown for i in range(num_shown)]
-    chosen: dict[int, list[int]] = defaultdict(list)
-    shard, start = 0, 0
-    for position in wanted:
-        while position >= start + counts[shard]:
-            start += counts[shard]
-            shard += 1
-        chosen[shard].append(position - start)
-    return dict(chosen)
+def read_summary(location: RunLocation) -> GallerySummary:
+    """Return the run in numbers.
 
-
-def _summary(location: RunLocation, *, tau: float) -> GallerySummary:
+    Raises:
+        ConfigError: No run was started there, or its records cannot be used.
+        TransientError: Storage failed.
+    """
+    header = require_header(location)
     status = run_status(location)
     return GallerySummary(
         source=status.source,
-        tau=tau,
+        tau=header.config.filtering.tau,
         images=status.num_images_done,
         annotated=status.annotated,
         empty=status.empty,
@@ -89,27 +91,41 @@ def _summary(location: RunLocation, *, tau: float) -> GallerySummary:
         candidates=status.expressions,
         kept=status.kept,
         seconds=status.seconds,
+        images_per_s=status.rates.overall,
         is_complete=status.is_complete,
     )
 
 
 def _iter_images(
     location: RunLocation,
-    receipts: Sequence[Receipt],
+    shards: CommittedShards,
     chosen: Mapping[int, Sequence[int]],
     *,
     load_bytes: LoadBytes | None,
 ) -> Iterator[GalleryImage]:
-    for number, positions in chosen.items():
-        receipt = [receipts[number]]
-        images = read_table(location, IMAGES, _IMAGE_COLUMNS, receipt)
+    receipts = shards.receipts(location, chosen)
+    num_blank = 0
+    for receipt, positions in zip(receipts, chosen.values(), strict=True):
+        images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
         images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
         ids = images["image_id"]
-        masks = _by_image(read_table(location, MASKS, receipts=receipt), ids)
-        expressions = _by_image(read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, receipt), ids)
+        masks = _by_image(read_table(location, MASKS, receipts=[receipt]), ids)
+        expressions = _by_image(read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt]), ids)
         for row in images.to_pylist():
-            data = row["bytes"] or _loaded(receipts[number].shard, row, load_bytes)
-            yield _image(row, data, masks=masks[row["image_id"]], expressions=expressions[row["image_id"]])
+            image = row["image_id"]
+            data = row["bytes"] or _loaded(receipt, row, load_bytes, is_told=num_blank < _MAX_TOLD)
+            num_blank += data is None
+            yield GalleryImage(
+                image_id=image,
+                key=row["key"],
+                height=row["height"],
+                width=row["width"],
+                data=data,
+                masks=tuple(_mask(mask) for mask in masks[image]),
+                expressions=tuple(_expression(expression) for expression in expressions[image]),
+            )
+    if load_bytes is not None and num_blank > _MAX_TOLD:
+        logger.warning("%d pictures in all are not shown", num_blank)
 
 
 def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, list[dict[str, Any]]]:
@@ -119,61 +135,61 @@ def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, l
     return found
 
 
-def _image(
-    row: Mapping[str, Any],
-    data: bytes | None,
-    *,
-    masks: Collection[Mapping[str, Any]],
-    expressions: Collection[Mapping[str, Any]],
-) -> GalleryImage:
-    index_of = {mask["mask_id"]: int(mask["mask_id"].rpartition("-")[2]) for mask in masks}
-    of_mask: defaultdict[str, list[GalleryExpression]] = defaultdict(list)
-    for expression in expressions:
-        for mask_id in expression["target_mask_ids"]:
-            of_mask[mask_id].append(_expression(expression, index_of))
-    return GalleryImage(
-        key=row["key"],
-        height=row["height"],
-        width=row["width"],
-        data=data,
-        masks=tuple(
-            GalleryMask(
-                index=index_of[mask["mask_id"]],
-                rle_size=(mask["segmentation"]["size"][0], mask["segmentation"]["size"][1]),
-                rle_counts=mask["segmentation"]["counts"],
-                area_px=mask["area_px"],
-                predicted_iou=mask["predicted_iou"],
-                expressions=tuple(of_mask[mask["mask_id"]]),
-            )
-            for mask in masks
-        ),
+def _index(mask_id: str) -> int:
+    return int(mask_id.rpartition("-")[2])
+
+
+def _mask(row: Mapping[str, Any]) -> GalleryMask:
+    height, width = row["segmentation"]["size"]
+    return GalleryMask(
+        index=_index(row["mask_id"]),
+        rle_size=(height, width),
+        rle_counts=row["segmentation"]["counts"],
+        area_px=row["area_px"],
+        predicted_iou=row["predicted_iou"],
+        stability_score=row["stability_score"],
+        prior=row["prior"],
     )
 
 
-def _expression(row: Mapping[str, Any], index_of: Mapping[str, int]) -> GalleryExpression:
-    plain = ("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept")
-    return GalleryExpression(**{name: row[name] for name in plain}, rival_index=index_of.get(row["rival_mask_id"]))
+def _expression(row: Mapping[str, Any]) -> GalleryExpression:
+    copied = {name: row[name] for name in _COPIED}
+    copied["source"] = copied["source"] or SOURCE_MODEL
+    rival = row["rival_mask_id"]
+    return GalleryExpression(
+        **copied,
+        targets=tuple(_index(mask_id) for mask_id in row["target_mask_ids"]),
+        rival_index=None if rival is None else _index(rival),
+        draws=tuple(_draw(sample) for sample in row["samples"] or ()),
+    )
 
 
-def _loaded(shard: int, row: Mapping[str, Any], load_bytes: LoadBytes | None) -> bytes | None:
+def _draw(sample: Mapping[str, Any]) -> GalleryDraw:
+    return GalleryDraw(**{**sample, "other_masks": tuple(sample["other_masks"])})
+
+
+def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | None, *, is_told: bool) -> bytes | None:
     if load_bytes is None:
         return None
     try:
-        data = load_bytes(shard, row["key"])
+        data = load_bytes(receipt.shard, row["key"])
         # Masks over a picture that was put in the annotated one's place would say what is not so.
         if sha256_hex(data) != row["sha256"]:
             raise ImageError("changed", "its bytes are not those that were annotated")
     except (OSError, PseudorisError) as error:
-        logger.warning("the gallery shows no picture of %s: %s", row["key"], error)
+        level = logging.WARNING if is_told else logging.DEBUG
+        logger.log(level, "the gallery shows no picture of %s: %s", row["key"], error)
         return None
     return data
 
 
-def _iter_quarantined(location: RunLocation, receipts: Sequence[Receipt]) -> Iterator[QuarantinedImage]:
+def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:
+    places = (place for place, count in enumerate(shards.quarantined) if count)
     num_left = MAX_QUARANTINED
-    for receipt in receipts:
-        if not receipt.counts.quarantined or num_left <= 0:
-            continue
+    for place in places:
+        if num_left <= 0:
+            return
+        (receipt,) = shards.receipts(location, [place])
         images = read_table(location, IMAGES, ("image_id", "key"), [receipt])
         key_of = dict(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
         for row in read_table(location, FAILURES, receipts=[receipt]).slice(0, num_left).to_pylist():

@@ -1,19 +1,52 @@
-"""`pseudoris gallery` writes a page that holds its pictures."""
+"""`pseudoris gallery` writes a folder of pages and pictures."""
 
 import pytest
 
+from cli.gallery import write_pages
+from schemas.errors import ConfigError
 from tests.builders.command import NUM_SCENES, pseudoris
+from tests.viewer.builders import annotated, write_run
+
+SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "a run", *[(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(5)])
 
 
 @pytest.mark.ray
-def test_the_page_holds_every_image_and_its_expressions(tiny_run, tmp_path):
-    page = tmp_path / "page.html"
-    shown = pseudoris("gallery", str(tiny_run.out), "--page", str(page))
+def test_the_folder_holds_every_picture_and_both_pages(tiny_run, tmp_path):
+    folder = tmp_path / "pages"
+    shown = pseudoris("gallery", str(tiny_run.out), "--to", str(folder))
     assert shown.returncode == 0, shown.stderr
-    text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/") >= NUM_SCENES
+    assert str(folder / "index.html") in shown.stderr
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert len(list((folder / "pictures").iterdir())) >= NUM_SCENES
     assert "scene-000" in text
     assert "broken-zero-bytes.jpg" in text
+    assert "Throughput by stage" in (folder / "quality.html").read_text(encoding="utf-8")
+
+
+def test_by_default_the_pages_stand_beside_the_tables(run, tmp_path):
+    assert write_pages(run.root) == str(tmp_path / "a run" / "gallery" / "index.html")
+    assert sorted(path.name for path in (tmp_path / "a run" / "gallery").iterdir()) == [
+        "index.html",
+        "pictures",
+        "quality.html",
+    ]
+
+
+def test_a_sample_is_as_large_as_asked_for(run, tmp_path):
+    write_pages(run.root, sample=2)
+    assert len(list((tmp_path / "a run" / "gallery" / "pictures").iterdir())) == 2
+
+
+def test_a_run_in_a_bucket_has_its_pages_in_the_bucket(s3_server, s3_bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    run = write_run(f"s3://{s3_bucket}/run", ("a.png", lambda entry: annotated(entry, 2, SAID)))
+    assert write_pages(run.root) == f"s3://{s3_bucket}/run/gallery/index.html"
+    assert {file.name for file in run.list("gallery")} == {"index.html", "quality.html"}
 
 
 def test_without_a_run_the_message_says_how_to_start_one(tmp_path):
@@ -22,9 +55,15 @@ def test_without_a_run_the_message_says_how_to_start_one(tmp_path):
     assert "pseudoris annotate" in shown.stderr
 
 
-@pytest.mark.ray
-def test_a_page_in_a_folder_that_does_not_exist_is_refused_without_a_traceback(tiny_run, tmp_path):
-    shown = pseudoris("gallery", str(tiny_run.out), "--page", str(tmp_path / "gone" / "page.html"))
-    assert shown.returncode == 2
-    assert "cannot be written: No such file or directory" in shown.stderr
+@pytest.mark.parametrize("inside", ["", "/images", "/_receipts"])
+def test_the_folders_of_the_run_itself_are_refused(run, inside):
+    with pytest.raises(ConfigError, match="is a folder of the run itself: name another one"):
+        write_pages(run.root, to=f"{run.root}{inside}")
+
+
+def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    shown = pseudoris("gallery", run.root, "--to", str(tmp_path / "file" / "pages"))
+    assert shown.returncode != 0
+    assert str(tmp_path / "file") in shown.stderr
     assert "Traceback" not in shown.stderr

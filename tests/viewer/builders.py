@@ -1,38 +1,61 @@
-"""Small galleries to test against: every default is safe, so that a test names only what matters to it."""
+"""Small galleries and runs to test against: every default is safe, so that a test names only what matters to it."""
 
+import functools
+import http.server
 import io
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from viewer.model import Gallery, GalleryExpression, GalleryImage, GalleryMask, GallerySummary, QuarantinedImage
+from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
+from store.commit import commit_shard
+from store.location import RunLocation
+from tests.store.builders import empty, quarantined, start_run
+from viewer.model import (
+    Gallery,
+    GalleryDraw,
+    GalleryExpression,
+    GalleryImage,
+    GalleryMask,
+    GallerySummary,
+    QuarantinedImage,
+)
 
 HEIGHT, WIDTH = 60, 90
+BOXES = ((10, 10, 40, 30), (50, 20, 80, 50), (5, 40, 30, 55))
 
 
 def encode(mask):
     return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode("ascii")
 
 
-def rectangle(box=(10, 10, 40, 30), size=(HEIGHT, WIDTH)):
+def rectangle(box=BOXES[0], size=(HEIGHT, WIDTH)):
     mask = np.zeros(size, dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = True
     return mask
 
 
-def make_expression(text="the red circle", *, distinctiveness=1.2, rival_index=1, kept=True, **changes):
+def make_draw(**changes):
+    fields = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -3.25}
+    return GalleryDraw(**{**fields, "others": "all", "num_others": 1, **changes})
+
+
+def make_expression(text="the red circle", *, targets=(0,), distinctiveness=1.2, rival_index=1, kept=True, **changes):
     fields = {"head_noun": "circle", "count": 1, "uniqueness": 1.1, "correctness": 0.25, **changes}
-    return GalleryExpression(text, distinctiveness=distinctiveness, rival_index=rival_index, kept=kept, **fields)
+    scores = {"distinctiveness": distinctiveness, "rival_index": rival_index, "kept": kept}
+    return GalleryExpression(text, tuple(targets), **{"draws": (make_draw(),), **scores, **fields})
 
 
-def make_mask(index=0, *, box=(10, 10, 40, 30), expressions=None, counts=None):
-    if expressions is None:
-        rejected = make_expression("a circle", distinctiveness=0.8, kept=False)
-        expressions = (make_expression(), rejected)
+def make_mask(index=0, *, box=BOXES[0], counts=None):
     mask = rectangle(box)
     counts = encode(mask) if counts is None else counts
-    return GalleryMask(index, (HEIGHT, WIDTH), counts, int(mask.sum()), 0.9, tuple(expressions))
+    return GalleryMask(index, (HEIGHT, WIDTH), counts, int(mask.sum()), 0.9, 0.95)
 
 
 def picture(image_format="PNG", size=(WIDTH, HEIGHT), mode="RGB", **options):
@@ -41,10 +64,14 @@ def picture(image_format="PNG", size=(WIDTH, HEIGHT), mode="RGB", **options):
     return file.getvalue()
 
 
-def make_image(key="a/b.png", *, masks=None, data=None):
+def make_image(key="a/b.png", *, masks=None, expressions=None, data=None):
     if masks is None:
-        masks = (make_mask(0), make_mask(1, box=(50, 20, 80, 50)))
-    return GalleryImage(key, HEIGHT, WIDTH, picture() if data is None else data, tuple(masks))
+        masks = (make_mask(0), make_mask(1, box=BOXES[1]))
+    if expressions is None:
+        weak = make_expression("a circle", distinctiveness=0.8, kept=False)
+        expressions = (make_expression(), weak) if masks else ()
+    data = picture() if data is None else data
+    return GalleryImage(image_id(key), key, HEIGHT, WIDTH, data, tuple(masks), tuple(expressions))
 
 
 def make_summary(**changes):
@@ -59,3 +86,74 @@ def make_gallery(*images, quarantined=(), **summary):
 
 def make_quarantined(key="broken.jpg", message="the header is cut short or damaged"):
     return QuarantinedImage(key, "read", "corrupt", message)
+
+
+def spoken(image, index, text, distinctiveness, *, rival=None, **changes):
+    """Return a candidate of a mask; without a rival its mask is alone. Kept above 1.35, as the tiny preset has it."""
+    sample = CaptionSample("masked", "beam", None, None, -3.5)
+    near = CaptionSample("context_1.2", "top_p", None, 0.4, -2.25, "nearest", 1, (rival or 0,))
+    scores = {"kept": distinctiveness is None or distinctiveness > 1.35, "correctness": 0.5}
+    if rival is not None:
+        scores |= {"uniqueness": 1.2, "distinctiveness": distinctiveness, "rival_mask_id": mask_id(image, rival)}
+    fields = {"head_noun": "circle", "samples": (sample, near), **scores, **changes}
+    return ExpressionRecord((mask_id(image, index),), text, **fields)
+
+
+def annotated(entry, num_masks=2, expressions=None, data=None):
+    """Return an image with rectangles as masks; `expressions` of (mask, text, distinctiveness, rival[, changes])."""
+    image = entry.image_id
+    masks = tuple(
+        MaskRecord(mask_id(image, n), n, (HEIGHT, WIDTH), encode(rectangle(BOXES[n])), BOXES[n], 600, 0.9, 0.95)
+        for n in range(num_masks)
+    )
+    data = picture() if data is None else data
+    candidates = tuple(
+        spoken(image, mask, text, d, rival=rival, **dict(*changes))
+        for mask, text, d, rival, *changes in expressions or ()
+    )
+    size = {"height": HEIGHT, "width": WIDTH, "data": data, "sha256": sha256_hex(data)}
+    return replace(empty(entry), masks=masks, expressions=candidates, **size)
+
+
+def write_run(folder, *makers, per_shard=4, seconds=None):
+    """Commit a run whose images are what `makers`, of (key, function of a plan's entry), make; return its location."""
+    location = RunLocation.open(str(folder))
+    entries = [
+        PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5)
+        for at, (key, _) in enumerate(makers)
+    ]
+    start_run(location, entries)
+    images = [make(entry) for entry, (_, make) in zip(entries, makers, strict=True)]
+    for start in range(0, len(entries), per_shard):
+        some = tuple(images[start : start + per_shard])
+        seconds = seconds or {"propose": 1.5, "caption": 2.0}
+        shard = Shard(start // per_shard, 0, some, seconds, ("node-a",))
+        commit_shard(location, shard, planned_ids=[image.image_id for image in some], embed_images=True)
+    return location
+
+
+def quarantined_because(message):
+    def make(entry):
+        image = quarantined(entry)
+        return replace(image, failure=replace(image.failure, message=message))
+
+    return make
+
+
+@contextmanager
+def serving(folder):
+    """Serve a folder as a static bucket does, and yield its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    class Patient(http.server.ThreadingHTTPServer):
+        # A browser asks for many pictures at once; by default the sixth in the queue is refused.
+        request_queue_size = 128
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with Patient(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

@@ -1,14 +1,12 @@
 import logging
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
 from tests.store.builders import commit, make_entries, start_run
-from viewer.reading import choose_evenly, gallery_from_run
+from viewer.model import GalleryDraw
+from viewer.reading import gallery_from_run
 
 
 @pytest.fixture
@@ -35,12 +33,20 @@ def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
     commit(location, header, 0)
     first, lone, _ = gallery_from_run(location).images
 
-    assert [mask.index for mask in first.masks] == [0, 1]
-    kept, rejected = first.masks[1].expressions
+    assert [(mask.index, mask.stability_score, mask.prior) for mask in first.masks] == [
+        (0, 0.95, "none"),
+        (1, 0.95, "none"),
+    ]
+    kept, rejected = first.expressions[2:]
+    assert (kept.targets, kept.source, kept.weight) == ((1,), "model", 1.0)
+    assert kept.draws == (
+        GalleryDraw("masked", "beam", None, None, -3.5, "none", 0),
+        GalleryDraw("context_1.2", "top_p", None, 0.4, -2.25, "all", 1),
+    )
     assert (kept.text, kept.head_noun, kept.count, kept.kept) == ("the red circle", "circle", 2, True)
     assert (kept.uniqueness, kept.correctness, kept.distinctiveness) == (1.2, 0.5, 1.1)
     assert (rejected.distinctiveness, rejected.rival_index, rejected.kept) == (0.9, 0, False)
-    assert (lone.masks[0].expressions[0].distinctiveness, lone.masks[0].expressions[0].rival_index) == (None, None)
+    assert (lone.expressions[0].distinctiveness, lone.expressions[0].rival_index) == (None, None)
 
 
 def test_the_summary_counts_the_whole_run_whatever_is_shown(run):
@@ -124,6 +130,20 @@ def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, err
     assert "shows no picture of s0/0.png" in caplog.text
 
 
+def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
+    location, header = run
+    commit(location, header, 0, 1, embed_images=False)
+
+    def load_bytes(shard, key):
+        raise FileNotFoundError("SOURCE was moved")
+
+    with caplog.at_level(logging.WARNING):
+        list(gallery_from_run(location, load_bytes).images)
+
+    assert caplog.text.count("shows no picture of") == 3
+    assert "6 pictures in all are not shown" in caplog.text
+
+
 def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):
     location, header = run
     commit(location, header, 0, embed_images=False)
@@ -139,16 +159,3 @@ def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
 def test_a_negative_sample_is_refused(run):
     with pytest.raises(ValueError, match="at least 0, got -1"):
         gallery_from_run(run[0], sample=-1)
-
-
-@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 40))
-def test_a_sample_is_as_large_as_asked_for_and_spread_evenly(counts, sample):
-    chosen = choose_evenly(counts, sample)
-    starts = [sum(counts[:shard]) for shard in range(len(counts))]
-    positions = [starts[shard] + position for shard, some in chosen.items() for position in some]
-
-    assert all(0 <= position < counts[shard] for shard, some in chosen.items() for position in some)
-    assert len(positions) == min(sample, sum(counts))
-    assert positions == sorted(set(positions))
-    gaps = {later - earlier for earlier, later in pairwise(positions)}
-    assert not gaps or max(gaps) - min(gaps) <= 1

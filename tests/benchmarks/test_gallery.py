@@ -1,0 +1,36 @@
+"""The gallery's benchmark drives the page that the command writes."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from benchmarks import gallery
+
+
+def test_a_gallery_holds_as_many_expressions_as_asked_for_or_a_few_more():
+    built = gallery.build_gallery(300)
+    images = list(built.images)
+
+    assert built.num_images == len(images) == 3
+    assert sum(len(image.expressions) for image in images) == built.summary.candidates == 375
+
+
+@pytest.mark.browser
+def test_the_command_line_times_every_action(tmp_path):
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        message = "no chromium on the PATH: install it to run the browser tests"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    path = tmp_path / "rows.json"
+    gallery.main(["--expressions", "250", "--repeats", "2", "--json", str(path)])
+    rows = json.loads(path.read_text(encoding="utf-8"))
+
+    assert [row["case"].partition(",")[0] for row in rows] == ["load", *gallery.ACTIONS]
+    assert all(0 < row["ours_s"] < 30 for row in rows)
+
+
+def test_without_a_browser_the_message_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="is on the PATH: install a browser"):
+        gallery.main([])

@@ -1,0 +1,330 @@
+"""The gallery and the quality page in headless Chromium, from a run through the command to what a person does."""
+
+from urllib.parse import quote
+
+import pytest
+
+from cli.gallery import write_pages
+from tests.store.builders import empty
+from tests.viewer.builders import annotated, picture, quarantined_because, serving, write_run
+
+pytestmark = pytest.mark.browser
+
+TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
+LONE = [(0, "a lone circle in the snow", None, None)]
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'`${1}"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="document.title=\'owned\'"><script>alert(1)</script></svg>'
+
+UNNAMED = """
+[...document.querySelectorAll("button, input, select, a, [role=img], img")]
+  .filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.alt))
+  .map((e) => e.outerHTML)
+"""
+# Contrast as WCAG 2.2 defines it, of each colour of letters on each ground.
+CONTRAST = """
+(() => {
+  const probe = document.body.appendChild(document.createElement("p"));
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const luminance = (name) => {
+    probe.style.color = `var(${name})`;
+    canvas.fillStyle = getComputedStyle(probe).color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  return ["--ink", "--quiet", "--accent", "--alert"].flatMap((name) =>
+    ["--paper", "--card"].map((ground) => ratio(luminance(name), luminance(ground))));
+})()
+"""
+
+
+def pages_of(folder, *makers):
+    write_pages(write_run(folder / "a run", *makers).root)
+    return folder / "a run" / "gallery"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A folder of two annotated images, an empty one, and a quarantined one; τ is 1.35."""
+    return pages_of(
+        tmp_path_factory.mktemp("pages é"),
+        ("two.png", lambda entry: annotated(entry, 2, TWO)),
+        ("lone.png", lambda entry: annotated(entry, 1, LONE)),
+        ("bare.png", lambda entry: annotated(entry, 0)),
+        ("broken.png", quarantined_because("the header is cut short")),
+    )
+
+
+@pytest.fixture
+def page(open_page, pages):
+    return open_page((pages / "index.html").as_uri())
+
+
+def shown(page):
+    return [card.inner_text() for card in page.locator(".card:visible h2").all()]
+
+
+def set_tau(page, value):
+    slide = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }"
+    page.locator("#tau").evaluate(slide, value)
+
+
+def test_pointing_at_a_mask_shows_its_expressions_beside_the_pointer(page):
+    page.locator('.card >> nth=0 >> svg .mask[data-mask="0"]').hover()
+
+    assert "a red circle" in page.locator("#peek").inner_text()
+    assert "1 of 2 kept" in page.locator("#peek").inner_text()
+    page.locator("h1").hover()
+    assert page.locator("#peek").is_hidden()
+
+
+def test_clicking_an_expression_lights_its_mask_and_tells_scores_draws_and_the_verdict(page):
+    page.locator('.card >> nth=0 >> svg .mask[data-mask="1"]').click()
+    page.locator("#expressions .line").click()
+
+    assert page.locator("#stage.is-lit .mask.is-active").get_attribute("data-mask") == "1"
+    assert page.locator("#stage .mask.is-rival").get_attribute("data-mask") == "0"
+    told = page.locator("#expressions .detail").inner_text()
+    assert "Not kept. It is ahead of mask 0, but its 1.300 is 0.05 short of τ\u00a0=\u00a01.35." in told
+    assert [part in told for part in ("1.200", "0.500", "mask 0", "head noun", "2 ×")] == [True] * 5
+    rows = [row.inner_text().split("\t") for row in page.locator(".draws tbody tr").all()]
+    assert rows[0] == ["beam search", "masked", "-3.50", "none"]
+    assert [cell.strip() for cell in rows[1]] == ["top-p 0.4", "context ×1.2", "-2.25", "nearest 1: 0"]
+
+
+def test_an_expression_of_a_card_opens_beside_the_grid(page):
+    page.locator(".card >> nth=1 >> .row").click()
+
+    assert page.locator("#inspector-title").inner_text() == "lone.png"
+    assert "the only one in the image" in page.locator("#expressions .is-open .why").inner_text()
+
+
+def test_the_slider_filters_live_and_shows_the_yield(page):
+    yielded = page.locator("#yield")
+    assert yielded.inner_text() == "2 kept of 4 (50 %) · 0.7 a mask · 67 % of masks have one"
+
+    set_tau(page, 1.25)
+    page.locator("#yield >> text=3 kept").wait_for()
+    assert yielded.inner_text() == "3 kept of 4 (75 %) · 1.0 a mask · 100 % of masks have one"
+    assert page.locator("#tau-value").inner_text() == "1.25"
+
+    page.locator("#tau-reset").click()
+    page.locator("#yield >> text=2 kept").wait_for()
+
+
+def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):
+    human = {"source": "human", "samples": (), "kept": True, "correctness": None}
+    said = [
+        (0, "a by another rule", 1.5, 1, {"kept": False}),
+        (0, "b by another rule", 1.2, 1, {"kept": True}),
+        (1, "c by a person", None, None, human),
+    ]
+    folder = pages_of(tmp_path, ("a.png", lambda entry: annotated(entry, 2, said)))
+    page = open_page((folder / "index.html").as_uri())
+
+    def reasons(mask):
+        page.locator(f'#tabs [data-mask="{mask}"]').click()
+        return [line.inner_text().split("\n")[:2] for line in page.locator("#expressions .line").all()]
+
+    rule = [["b by another rule ×2", "by the run's rule"], ["a by another rule ×2", "by the run's rule"]]
+    assert (reasons(0), reasons(1)) == (rule, [["c by a person", "written by a person"]])
+    set_tau(page, 1.3)
+    page.locator("#yield >> text=2 kept").wait_for()
+    assert reasons(0)[0][0] == "a by another rule ×2"
+    assert page.locator("#expressions .kept").count() == 1
+
+
+def test_filters_by_status_score_and_length_narrow_what_is_shown(page):
+    page.get_by_role("button", name="Kept", exact=True).click()
+    page.locator("#shown >> text=2 expressions in 2 of 3 images match").wait_for()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.locator("#more").click()
+    page.get_by_label("least distinctiveness").fill("1.3")
+    page.locator("#shown >> text=2 expressions in 1 of 3 images match").wait_for()
+    assert shown(page) == ["two.png"]
+    page.locator("#clear").click()
+    page.get_by_label("least words").fill("4")
+    page.locator("#shown >> text=1 expression in 1 of 3 images match").wait_for()
+    assert shown(page) == ["lone.png"]
+
+
+def test_quarantined_images_stand_with_their_reasons_and_can_be_shown_alone(page):
+    page.locator("#more").click()
+    page.locator("#pictures").select_option("quarantined")
+    page.locator(".card").first.wait_for(state="hidden")
+
+    assert shown(page) == []
+    assert "the header is cut short" in page.locator("#quarantined").inner_text()
+    page.locator("#pictures").select_option("empty")
+    page.locator(".card >> nth=2").wait_for()
+    assert (shown(page), page.locator("#quarantined").is_hidden()) == (["bare.png"], True)
+
+
+def test_search_finds_words_and_file_names_and_marks_them(page):
+    page.keyboard.press("/")
+    page.keyboard.type("Snow lone")
+    page.locator("#shown >> text=1 expression in 1 of 3 images match").wait_for()
+
+    assert [mark.inner_text() for mark in page.locator(".card:visible mark").all()] == ["lone", "snow"]
+    page.keyboard.press("Control+A")
+    page.keyboard.type("bare.png")
+    page.locator(".card >> nth=2").wait_for()
+    assert shown(page) == ["bare.png"]
+    page.locator("#find").fill("no such word")
+    page.locator("#nobody-reset").click()
+    page.locator(".card >> nth=0").wait_for()
+    assert len(shown(page)) == 3
+
+
+def test_the_keyboard_leads_through_images_masks_and_expressions_and_back(page):
+    title = page.locator("#inspector-title")
+    pressed = page.locator('.tab[aria-pressed="true"]')
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text() == "lone.png"
+    page.keyboard.press("ArrowLeft")
+    assert (title.inner_text(), pressed.get_attribute("data-mask")) == ("two.png", "0")
+    page.keyboard.press("ArrowDown")
+    assert pressed.get_attribute("data-mask") == "1"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".expression.is-open .text").inner_text() == "the dotted circle"
+    page.keyboard.press("Escape")
+    assert page.locator(".expression.is-open").count() == 0
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.className").startswith("row")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
+
+
+def test_light_and_dark_follow_the_system_until_the_reader_chooses(open_page, pages):
+    dark = open_page((pages / "index.html").as_uri(), color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    at_first = dark.evaluate(background)
+    dark.get_by_role("button", name="light or dark").click()
+    light = dark.evaluate(background)
+
+    assert at_first == "rgb(18, 18, 17)"
+    assert light == "rgb(248, 247, 244)"
+    dark.keyboard.press("t")
+    assert dark.evaluate(background) == at_first
+
+
+def test_every_control_has_a_name_and_text_stands_out_from_its_ground(open_page, pages):
+    for name in ("index.html", "quality.html"):
+        for scheme in ("light", "dark"):
+            page = open_page((pages / name).as_uri(), color_scheme=scheme)
+            assert page.evaluate(UNNAMED) == []
+            # WCAG 2.2, 1.4.3: text of normal size.
+            assert min(page.evaluate(CONTRAST)) >= 4.5
+
+
+def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tmp_path):
+    makers = [(f"{n:03}.png", lambda entry: annotated(entry, 2, TWO)) for n in range(60)]
+    folder = pages_of(tmp_path, *makers)
+    asked = []
+    with serving(folder) as address:
+        page = open_page("about:blank")
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/index.html")
+        page.locator(".row").first.wait_for()
+        at_first = sum("pictures/" in url for url in asked)
+        rows = page.locator(".row").count()
+        page.locator(".card >> nth=59").scroll_into_view_if_needed()
+        page.locator(".card >> nth=59 >> .row").first.wait_for()
+        page.wait_for_load_state("networkidle")
+
+    assert 0 < at_first < 40
+    assert 0 < rows < 60
+    assert all(url.startswith(address) for url in asked)
+
+
+@pytest.mark.parametrize("name", ["index.html", "quality.html"])
+def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages, name):
+    with serving(pages) as address:
+        page = open_page(f"{address}/{name}")
+        from_disk = open_page((pages / name).as_uri())
+        for each in (page, from_disk):
+            each.get_by_role("link", name="Quality").click()
+            each.get_by_role("heading", name="Distinctiveness").wait_for()
+            each.get_by_role("link", name="Gallery").click()
+            each.locator("#yield >> text=2 kept").wait_for()
+            assert each.evaluate("document.querySelector('.card img').naturalWidth") == 90
+
+
+def test_no_key_caption_message_or_picture_of_a_stranger_runs_anything(open_page, tmp_path):
+    bait = [
+        HOSTILE,
+        "javascript:document.title='owned'",
+        "\u2028{{ 7 * 7 }}<!--<script>",
+        '" autofocus onfocus=alert(1) "',
+    ]
+    candidates = [(0, text, 1.5, 1) for text in bait] + [(1, HOSTILE, 1.1, 0)]
+    folder = pages_of(
+        tmp_path,
+        (quote(f"{HOSTILE}.png"), lambda entry: annotated(entry, 2, candidates)),
+        ("an image.png", lambda entry: annotated(entry, 2, candidates, data=SVG)),
+        (quote(f"{HOSTILE}2.png"), quarantined_because(HOSTILE)),
+    )
+    page = open_page((folder / "index.html").as_uri())
+    for line in range(4):
+        page.locator("#expressions .line").nth(line).click()
+    page.locator('.card >> nth=0 >> svg .mask[data-mask="0"]').hover()
+    page.locator("#find").fill("<script>")
+    page.locator("mark").first.wait_for()
+
+    assert page.title().startswith("Gallery of")
+    scripts = page.evaluate("[...document.scripts].map((script) => script.type)")
+    assert sorted(scripts) == ["", "", *["application/json"] * 3]
+    assert page.locator("img[src=x], [onerror], [onload], [onfocus], main svg script").count() == 0
+    assert page.locator("#expressions .text").first.inner_text() in bait
+    assert page.locator(".card >> nth=1 >> .absent").count() == 1
+    assert list((folder / "pictures").iterdir()) == [folder / "pictures" / f"{page_id(folder)}.webp"]
+    quality = open_page((folder / "quality.html").as_uri())
+    assert quality.title().startswith("Quality of")
+    assert quality.locator("img, [onerror], [onload], [onfocus]").count() == 0
+
+
+def page_id(folder):
+    (found,) = (folder / "pictures").glob("*.webp")
+    return found.stem
+
+
+def test_the_policy_stops_what_an_escape_let_through(chromium, pages, tmp_path):
+    text = (pages / "index.html").read_text(encoding="utf-8")
+    injected = f"{HOSTILE}<style>* {{ color: red }}</style>"
+    (tmp_path / "page.html").write_text(text.replace("<main", f"{injected}<main"), encoding="utf-8")
+    page = chromium.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    refused = "try { document.body.innerHTML = '<b>x</b>'; false } catch { true }"
+
+    assert page.title().startswith("Gallery of")
+    assert page.evaluate("getComputedStyle(document.body).color") != "rgb(255, 0, 0)"
+    assert page.evaluate(refused) is True
+    page.close()
+
+
+def test_on_a_phone_a_tap_opens_a_sheet_that_closes_again(open_page, pages):
+    page = open_page((pages / "index.html").as_uri(), has_touch=True, is_mobile=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator(".card >> nth=0 >> .row").first.tap()
+
+    page.locator("#inspector.is-open").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#close").tap()
+    page.locator("#inspector").wait_for(state="hidden")
+
+
+def test_an_image_that_is_not_of_this_run_any_more_leaves_its_place_blank(open_page, tmp_path):
+    folder = pages_of(
+        tmp_path,
+        ("a.png", lambda entry: annotated(entry, 1, LONE, data=picture()[:40])),
+        ("b.png", empty),
+    )
+    page = open_page((folder / "index.html").as_uri())
+
+    assert page.locator(".absent").count() >= 2

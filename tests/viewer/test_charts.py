@@ -1,0 +1,105 @@
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viewer.charts import (
+    HEIGHT_PX,
+    Bar,
+    Line,
+    Marker,
+    bar_labels,
+    edge_labels,
+    histogram,
+    line_chart,
+    nice_ceiling,
+    nice_ticks,
+    share_bar,
+    stacked_bar,
+)
+
+HOSTILE = "</title></svg><script>alert(1)</script>\"'&"
+
+
+def parsed(markup):
+    return ET.fromstring(str(markup))
+
+
+def rects(svg, kind):
+    return [rect for rect in svg.iter("rect") if rect.get("class") == kind]
+
+
+def test_bars_are_as_high_as_their_counts_and_the_part_lies_in_the_whole():
+    svg = parsed(histogram([Bar(10, 5, "ten"), Bar(0, 0, "none"), Bar(5, 5, "five")], title="counts"))
+
+    assert [float(rect.get("height")) for rect in rects(svg, "whole")] == [HEIGHT_PX, HEIGHT_PX / 2]
+    assert [float(rect.get("height")) for rect in rects(svg, "part")] == [HEIGHT_PX / 2, HEIGHT_PX / 2]
+    assert [title.text for title in svg.iter("title")] == ["ten", "none", "five"]
+    assert (svg.get("role"), svg.get("aria-label")) == ("img", "counts")
+
+
+def test_a_bar_of_one_among_millions_is_still_seen():
+    svg = parsed(histogram([Bar(5_000_000, 1, ""), Bar(1, 0, "")], title=""))
+
+    assert min(float(rect.get("height")) for rect in [*rects(svg, "whole"), *rects(svg, "part")]) == 1.0
+
+
+def test_a_marker_stands_at_its_share_and_the_lines_end_where_the_data_does():
+    marked = parsed(histogram([Bar(1, 1, "")] * 4, title="", marker=Marker(0.25, "τ = 1")))
+    lines = parsed(line_chart([Line("all", ((0, 0), (10, 4)))], title="", x_label="expressions"))
+    (path,) = lines.iter("path")
+
+    assert [line.get("x1") for line in marked.iter("line") if line.get("class") == "marker"] == ["25.000%"]
+    assert path.get("d") == f"M0.000 {HEIGHT_PX:.2f}L100.000 0.00"
+
+
+def test_shares_are_widths():
+    assert rects(parsed(share_bar(0.25)), "part")[0].get("width") == "25.00%"
+    widths = [rect.get("width") for rect in parsed(stacked_bar([("a", 1.0), ("b", 3.0)], title="")).iter("rect")]
+    assert widths == ["25.000%", "75.000%"]
+
+
+def test_every_text_is_escaped_and_nothing_needs_a_style():
+    charts = [
+        histogram([Bar(1, 1, HOSTILE)], title=HOSTILE, labels=[(0.5, HOSTILE)], marker=Marker(0.9, HOSTILE)),
+        line_chart([Line(HOSTILE, ((0, 0), (1, 1)))], title=HOSTILE, x_label=HOSTILE),
+        stacked_bar([(HOSTILE, 1.0)], title=HOSTILE),
+    ]
+    for chart in charts:
+        svg = parsed(chart)
+        assert {element.tag for element in svg.iter()} <= {"svg", "g", "rect", "line", "text", "title", "path"}
+        assert all("style" not in element.attrib for element in svg.iter())
+        assert svg.get("aria-label") == HOSTILE
+
+
+@given(st.floats(0, 1e12))
+def test_a_ceiling_is_round_and_not_far_above(value):
+    top = nice_ceiling(value)
+
+    assert value <= top
+    assert top <= max(1.0, 2.1 * value)
+
+
+@given(st.floats(1e-6, 1e9))
+def test_ticks_begin_at_nothing_and_end_before_the_edge(right):
+    ticks = nice_ticks(right)
+
+    assert ticks[0] == 0
+    assert 1 <= len(ticks) - 1 <= 5
+    assert ticks[-1] <= right * (1 + 1e-6)
+
+
+@given(st.floats(-5, 5), st.floats(1e-3, 20))
+def test_labels_of_an_axis_stand_where_their_number_is(low, width):
+    for share, text in edge_labels(low, low + width):
+        assert 0 <= share <= 1
+        assert float(text) == pytest.approx(low + share * width, abs=0.01 * max(1.0, abs(low) + width))
+
+
+def test_of_many_bars_every_nth_is_named():
+    labels = bar_labels([str(n) for n in range(40)])
+
+    assert len(labels) <= 9
+    assert labels[0] == (0.5 / 40, "0")
+    assert bar_labels([]) == []

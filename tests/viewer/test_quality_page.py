@@ -1,0 +1,88 @@
+import re
+
+import pytest
+
+from store.location import RunLocation
+from tests.store.builders import empty
+from tests.viewer.builders import annotated, write_run
+from viewer.quality import quality_of_run
+from viewer.quality_page import iter_quality, write_quality
+
+HOSTILE = "</td><script>document.title='owned'</script>"
+SAID = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, HOSTILE, 1.4, 0)]
+
+
+def page_of(location, **options):
+    text = "".join(iter_quality(quality_of_run(location, **options)))
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(
+        tmp_path / "run",
+        *[(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(4)],
+        ("empty.png", empty),
+    )
+
+
+def test_the_page_holds_every_part(run):
+    text = page_of(run)
+    headings = re.findall(r'<h2 id="[^"]*">([^<]*)</h2>', text)
+
+    assert headings == [
+        *("Distinctiveness", "Uniqueness", "Correctness", "Masks an image", "Length in words"),
+        *("Share kept by decoder and crop", "Throughput by stage", "Vocabulary growth", "Near-duplicates"),
+        *("Most common expressions", "Most common head nouns"),
+    ]
+    assert text.count('class="chart"') == 6
+
+
+def test_figures_stand_where_they_belong(run):
+    text = page_of(run)
+
+    assert "1 masks" not in text
+    assert "2 masks: 4 images" in text
+    assert "0 masks: 1 image<" in text
+    assert '<th scope="row">beam</th><td class="h0" title="8 of 12 draws">67 %</td>' in text
+    # Two shards of 1.5 s and 2 s; five images.
+    assert re.search(
+        r'caption</th><td class="number">4\.0</td><td class="number">800\.0</td><td class="number">1\.2<', text
+    )
+    assert "τ = 1.35" in text
+
+
+def test_what_strangers_wrote_is_escaped(run):
+    text = page_of(run)
+
+    assert HOSTILE not in text
+    assert "&lt;/td&gt;&lt;script&gt;" in text
+    assert text.count("<script") == 1
+
+
+def test_a_run_that_was_read_in_part_says_so(run):
+    assert "Counted in 1 of 2 shards" in page_of(run, max_rows=5)
+
+
+def test_a_run_without_anything_still_has_a_page(tmp_path):
+    text = page_of(write_run(tmp_path / "run"))
+
+    assert "No expression was drawn by a model" in text
+    assert "The receipts hold no seconds" in text
+    assert 'class="chart"' not in text
+
+
+def test_a_run_of_equal_scores_has_its_histogram(tmp_path):
+    same = [(0, "a red circle", 1.5, 1)]
+    text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, same))))
+
+    assert "1 expressions, 1 kept" in text
+
+
+def test_the_page_is_written_whole_and_replaced(run, tmp_path):
+    destination = RunLocation.open(str(tmp_path / "pages"))
+    for _ in range(2):
+        address = write_quality(quality_of_run(run), destination)
+
+    assert address == str(tmp_path / "pages" / "quality.html")
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["quality.html"]

@@ -1,0 +1,96 @@
+"""Templates, styles and scripts as whole pages: what stands in them is escaped, and a policy says what may run.
+
+Captions, keys and messages come from models and from strangers' files. They are escaped; should an escape ever fail,
+the content security policy lets no script and no style count but the page's own, which it names by their digests, and
+no script can turn text into markup (trusted types).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from viewer.records import mask_colours
+
+GENERATOR: Final = "pseudoris"
+_STREAM_PIECES: Final = 64
+# Concatenated in this order into one script; each is a part of one function's body.
+GALLERY_SCRIPTS: Final = ("model", "rules", "filters", "elements", "peek", "cards", "inspector", "keyboard", "main")
+
+
+def iter_page(
+    template: str, content: Mapping[str, Any], *, styles: Sequence[str], scripts: Sequence[str]
+) -> Iterator[str]:
+    """Yield a page's text piece by piece.
+
+    Args:
+        template: Its name among the templates.
+        content: What the template shows; text in it is escaped.
+        styles: Names of stylesheets, joined.
+        scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("viewer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    style = "".join(_resource(f"{name}.css") for name in styles) + _colour_classes()
+    theme = _resource("theme.js")
+    script = _joined(scripts)
+    page = {
+        "generator": GENERATOR,
+        # Our own files, not data: they hold no character that HTML would read in a style or script element.
+        "style": Markup(style),
+        "theme": Markup(theme),
+        "script": Markup(script),
+        "policy": _policy(style=style, scripts=[theme, script]),
+    }
+    stream = environment.get_template(template).stream({**content, **page})
+    stream.enable_buffering(_STREAM_PIECES)
+    yield from stream
+
+
+def _policy(*, style: str, scripts: Sequence[str]) -> str:
+    digests = " ".join(_digest(script) for script in scripts if script)
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "img-src 'self'",
+            f"style-src {_digest(style)}",
+            f"script-src {digests}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _digest(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
+
+
+def _joined(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    body = "\n".join(_resource(f"{name}.js") for name in names)
+    return f'"use strict";\n(() => {{\n{body}}})();\n'
+
+
+def _colour_classes() -> str:
+    # As classes: the policy allows no style attribute.
+    return "".join(f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(mask_colours()))
+
+
+def _resource(name: str) -> str:
+    return files("viewer").joinpath("templates", name).read_text(encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The quality page: a run's figures as charts and tables, without a script beside that of the theme."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from markupsafe import Markup
+
+from store.location import RunLocation
+from viewer.charts import Bar, Line, Marker, bar_labels, edge_labels, histogram, line_chart, share_bar, stacked_bar
+from viewer.duplicates import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD
+from viewer.gallery import INDEX_NAME, QUALITY_NAME
+from viewer.pages import iter_page
+from viewer.quality import SCORES, RunQuality
+
+_NUM_BINS: Final = 48
+_MAX_BARS: Final = 40
+_NUM_COMMON: Final = 20
+_HEAT_LEVELS: Final = 10
+# The outermost scores would squeeze all others into a few bars: beyond these quantiles they join the last bar.
+_QUANTILES: Final = (0.005, 0.995)
+
+
+def write_quality(quality: RunQuality, destination: RunLocation) -> str:
+    """Write the page and return its address.
+
+    Raises:
+        ConfigError: The place cannot be written.
+        TransientError: Storage failed.
+    """
+    destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
+    return destination.uri(QUALITY_NAME)
+
+
+def iter_quality(quality: RunQuality) -> Iterator[str]:
+    """Yield the page's text piece by piece."""
+    tau = quality.summary.tau
+    content: dict[str, Any] = {
+        "summary": quality.summary,
+        "quality": quality,
+        "masks_chart": _counts_chart(quality.masks_per_image, quality.masks_per_image, "image", "mask"),
+        "mean_masks": _mean(quality.masks_per_image),
+        "lengths_chart": _counts_chart(quality.lengths, quality.kept_lengths, "expression", "word"),
+        "mean_length": _mean(quality.lengths),
+        "mean_kept_length": _mean(quality.kept_lengths),
+        "score_charts": [(name, _score_chart(quality, name, tau), _median(quality, name)) for name in SCORES],
+        "heat": _heat(quality),
+        "growth_chart": _growth_chart(quality),
+        "texts": _common(quality.texts),
+        "nouns": _common(quality.nouns),
+        "stages": _stages(quality),
+        "stage_bar": stacked_bar(list(quality.summary.seconds.items()), title="share of the seconds by stage"),
+        "rules": {"min_jaccard": MIN_JACCARD, "max_compared": MAX_COMPARED, "frame": sorted(FRAME_WORDS)},
+        "share_bar": share_bar,
+        "index_name": INDEX_NAME,
+        "quality_name": QUALITY_NAME,
+    }
+    yield from iter_page("quality.html.j2", content, styles=("base", "quality"), scripts=())
+
+
+def _mean(counts: Mapping[int, int]) -> float | None:
+    total = sum(counts.values())
+    return sum(value * count for value, count in counts.items()) / total if total else None
+
+
+def _median(quality: RunQuality, name: str) -> float | None:
+    scores = quality.scores[name]
+    return float(np.median(scores)) if scores.size else None
+
+
+def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str, unit: str) -> Markup | None:
+    """Return a bar a number; numbers beyond the last bar stand in it."""
+    if not whole:
+        return None
+    last = min(max(whole), _MAX_BARS)
+    bars, names = [], []
+    for value in range(min(whole), last + 1):
+        is_rest = value == last and max(whole) > last
+        all_of = sum(count for each, count in whole.items() if each == value or (is_rest and each > value))
+        part_of = sum(count for each, count in part.items() if each == value or (is_rest and each > value))
+        name = f"{value}{'+' if is_rest else ''}"
+        hint = f"{name} {unit}{'' if name == '1' else 's'}: {all_of:,} {thing}{'' if all_of == 1 else 's'}"
+        hint += "" if whole is part else f", {part_of:,} kept"
+        bars.append(Bar(all_of, part_of, hint))
+        names.append(name)
+    return histogram(bars, title=f"{thing}s by their number of {unit}s", labels=bar_labels(names))
+
+
+def _score_chart(quality: RunQuality, name: str, tau: float) -> Markup | None:
+    scores, kept = quality.scores[name], quality.is_kept[name]
+    if not scores.size:
+        return None
+    has_tau = name == "distinctiveness"
+    low, high = (float(each) for each in np.quantile(scores, _QUANTILES))
+    if has_tau:
+        low, high = min(low, tau), max(high, tau)
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, _NUM_BINS + 1)
+    inside = np.clip(scores, low, high)
+    whole, part = np.histogram(inside, edges)[0].tolist(), np.histogram(inside[kept], edges)[0].tolist()
+    bars = [
+        Bar(n, k, f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {n:,} expressions, {k:,} kept")
+        for at, (n, k) in enumerate(zip(whole, part, strict=True))
+    ]
+    marker = Marker((tau - low) / (high - low), f"τ = {tau:g}") if has_tau else None
+    return histogram(bars, title=f"expressions by {name}", labels=edge_labels(low, high), marker=marker)
+
+
+def _heat(quality: RunQuality) -> dict[str, Any]:
+    """Return the table of shares kept, a row a decoder and a column a crop, with the row and the column of all."""
+    crops = sorted({crop for _, crop in quality.draws}, key=lambda crop: (crop != "masked", crop))
+    decoders = sorted({decoder for decoder, _ in quality.draws}, key=_decoder_order)
+    shares = [k / n for n, k in quality.draws.values() if n]
+    low, high = min(shares, default=0.0), max(shares, default=1.0)
+
+    def cell(pairs: list[tuple[int, int]]) -> dict[str, Any]:
+        drawn, kept = sum(n for n, _ in pairs), sum(k for _, k in pairs)
+        if not drawn:
+            return {"drawn": 0, "kept": 0, "share": None, "level": 0}
+        level = round(_HEAT_LEVELS * (kept / drawn - low) / (high - low or 1.0))
+        return {"drawn": drawn, "kept": kept, "share": kept / drawn, "level": min(max(level, 0), _HEAT_LEVELS)}
+
+    def at(decoder: str | None, crop: str | None) -> dict[str, Any]:
+        chosen = [n for (d, c), n in quality.draws.items() if decoder in (None, d) and crop in (None, c)]
+        return cell(chosen)
+
+    return {
+        "crops": [crop.replace("context_", "context ×") for crop in crops],
+        "rows": [(decoder, [at(decoder, crop) for crop in crops], at(decoder, None)) for decoder in decoders],
+        "all": ([at(None, crop) for crop in crops], at(None, None)),
+    }
+
+
+def _decoder_order(name: str) -> tuple[str, float]:
+    kind, _, setting = name.partition(" ")
+    return kind, float(setting or 0)
+
+
+def _growth_chart(quality: RunQuality) -> Markup | None:
+    lines = [
+        Line(name, tuple((float(x), float(y)) for x, y in growth.points))
+        for name, growth in (("all candidates", quality.all_words), ("kept", quality.kept_words))
+    ]
+    if len(lines[0].points) < 2:
+        return None
+    return line_chart(lines, title="distinct words against expressions read", x_label="expressions")
+
+
+def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:
+    """Return text, count, share of all, and count over the largest; equal counts in the order of the text."""
+    total = sum(counts.values())
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_NUM_COMMON]
+    return [(text, count, count / total, count / ranked[0][1]) for text, count in ranked]
+
+
+def _stages(quality: RunQuality) -> list[tuple[str, float, float, float | None]]:
+    """Return stage, seconds, milliseconds an image, and images a second of stage time."""
+    images = quality.summary.images
+    return [
+        (stage, seconds, 1000 * seconds / images if images else 0.0, images / seconds if seconds else None)
+        for stage, seconds in quality.summary.seconds.items()
+    ]

@@ -1,0 +1,33 @@
+// The records of the page as plain objects; what the rules decide of each expression stands in typed arrays beside them.
+
+const byId = (id) => document.getElementById(id);
+const settings = JSON.parse(byId("settings").textContent);
+
+const images = [];
+const expressions = [];
+
+// Best first. A mask alone in its image has no distinctiveness: correctness ranks it.
+const rank = (e) => e.distinctiveness ?? e.correctness ?? -1;
+
+for (const card of document.querySelectorAll(".card")) {
+  const record = JSON.parse(card.querySelector("script").textContent);
+  const heading = card.querySelector("h2");
+  const image = { number: images.length, card, name: heading.textContent, lower: heading.textContent.toLowerCase() };
+  image.pixels = card.querySelector(".caption p").textContent;
+  image.masks = record.masks.map((mask, order) => ({ ...mask, order, image, expressions: [] }));
+  image.expressions = record.expressions;
+  for (const e of record.expressions) {
+    e.id = expressions.length;
+    e.image = image;
+    e.lower = e.text.toLowerCase();
+    e.words = e.text.split(/\s+/).length;
+    expressions.push(e);
+    for (const order of e.targets) image.masks[order].expressions.push(e);
+  }
+  for (const mask of image.masks) mask.expressions.sort((a, b) => rank(b) - rank(a));
+  images.push(image);
+}
+
+const numMasks = images.reduce((sum, image) => sum + image.masks.length, 0);
+const isKept = new Uint8Array(expressions.length);
+const isMatch = new Uint8Array(expressions.length);
