@@ -26,7 +26,7 @@ from viewer.reading import read_summary
 from viewer.sampling import CommittedShards, choose_shards
 from viewer.vocabulary import Growth, VocabularyGrowth
 
-# Candidate expressions read at most: some 1,500 images of ten masks under the paper's settings, half a minute on a core
+# Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
 # (measured on the demo's run: 7,125 in 0.3 s). Distinct texts and scores of so many are held, some hundred bytes each.
 MAX_ROWS: Final = 500_000
 SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
