@@ -26,9 +26,9 @@ _TITLE: Final = {
     "people": "Referring expressions for masks, written by people",
 }
 _INTRO: Final = {
-    "models": "No human has seen them: they were made by pseudoris after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of "
-    "the captions that a model gave each mask, those are here whose distinctiveness, as another model judges it, is "
-    "above a threshold.",
+    "models": "No human has seen them: pseudoris made them after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of the "
+    "captions that a model gave each mask, those are here whose distinctiveness, as another model judges it, is above "
+    "a threshold.",
     "people": "They come from a data set of human annotation, which pseudoris has brought into one form with others.",
 }
 _MAKING: Final = """\

@@ -34,18 +34,24 @@ def take_numbered_place(
         ConfigError: Something else stands there, or an export that was not to be replaced.
     """
     destination = request.destination
+    is_earlier = destination.exists(EXPORT_NAME)
     num_folders = _num_folders(destination, numbered)
     # Asked before the place is marked as ours: a second try must not take a stranger's files for its own.
-    if num_folders and not destination.exists(EXPORT_NAME):
+    if num_folders and not is_earlier:
         raise ConfigError(
             f"{destination.uri(numbered(num_folders - 1))} holds files of no export, and they would be mixed with its "
             "files: name an empty place"
         )
     take_place(request, export_format, folders)
-    for number in reversed(range(num_folders)):
-        folder = numbered(number)
-        for file in list(destination.list(folder)):
-            destination.delete(f"{folder}/{file.name}")
+    # Beyond the last whole file there may be one that was begun, which no listing shows.
+    for number in reversed(range(num_folders + _MAX_GAP if is_earlier else 0)):
+        _empty(destination, numbered(number))
+
+
+def _empty(destination: RunLocation, folder: str) -> None:
+    names = [file.name for file in destination.list(folder)]
+    for name in (*names, *[name for name, _ in destination.list_temporary(folder)]):
+        destination.delete(f"{folder}/{name}")
 
 
 def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> int:

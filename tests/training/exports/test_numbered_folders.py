@@ -67,3 +67,13 @@ def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(built
     monkeypatch.undo()
     take_numbered_place(request_for(built_run, place), "numbered", (), folder)
     assert list(stored(place.root)) == [EXPORT_NAME]
+
+
+def test_what_a_killed_export_had_begun_to_write_is_deleted_too(built_run, place):
+    fill(place, [0, 1])
+    begun(place)
+    for number in (1, 2):
+        path = place.temporary_path(f"{folder(number)}/a.png")
+        path.write_bytes(b"half")
+    take_numbered_place(request_for(built_run, place), "numbered", (), folder)
+    assert list(stored(place.root)) == [EXPORT_NAME]
