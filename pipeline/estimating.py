@@ -16,6 +16,7 @@ from pipeline.cluster import connected, identity_on_cluster, node_resources
 from pipeline.extrapolation import Estimate, summarise
 from pipeline.failures import let_go, original_error
 from pipeline.graph import run_shards
+from pipeline.indexing import list_on_cluster
 from pipeline.job import Job
 from pipeline.resources import plan_actors
 from schemas.config import RunConfig
@@ -93,12 +94,16 @@ def estimate(
     if num_gpus is not None and config.compute.device != "cuda":
         raise ConfigError("--gpus says how many GPUs the run would have, but compute.device is cpu: leave it out")
     listing = open_source(source, config.source, limits=config.placement.storage)
-    sample = draw_sample(listing.list(), config, size=size, seed=config.compute.seed)
+    # Before Ray, which takes seconds to start: most mistakes are in a path.
+    listing.check_not_empty()
     with _temporary_output(scratch, config) as location, connected(config.placement.address):
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
         actors = plan_actors(nodes, config)
+        # Before the listing, which may take an hour: a missing weight is known first.
         identity = identity_on_cluster(config)
+        items = list_on_cluster(listing, config.placement.read)
+        sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         # Smaller shards than the run's: one shard would keep one actor busy, and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small = config.model_copy(update={"shards": shards})

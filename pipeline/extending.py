@@ -1,8 +1,8 @@
 """`--extend`: SOURCE listed again, what it has gained planned into another generation of the plan. No Ray.
 
 The listing and each generation of the plan stand in one order, that of the listing. So they are merged as two streams:
-memory holds a part of the plan and the images of one tar at most, however many images are known, and some 70 bytes for
-each new one.
+memory holds a shard of each generation of the plan, the images of one tar, and some 70 bytes for each new image,
+however many are known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from schemas.plan import PlanEntry
 from schemas.run import PartRecord, PlanExtension, RunHeader
 from store.header import create_extension
 from store.location import RunLocation
-from store.plan import iter_plan, write_plan
+from store.plan import stream_plan, write_plan
 from store.planning import PlanTally, assign_shards
 from store.sources.items import SourceItem
 from store.sources.keys import file_of
@@ -127,7 +127,7 @@ def unplanned_items(
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
     generations = itertools.groupby(header.plan_parts, key=_generation)
-    streams = [_planned(location, header, tuple(parts)) for _, parts in generations]
+    streams = [_planned(location, tuple(parts)) for _, parts in generations]
     planned = _grouped(heapq.merge(*streams, key=_place), "the plan")
     listed = _grouped(items, "the listing")
     ours = next(planned, None)
@@ -156,8 +156,9 @@ def _numbered(
     tally.num_repeated = plan.num_repeated
 
 
-def _planned(location: RunLocation, header: RunHeader, parts: tuple[PartRecord, ...]) -> Iterator[PlanEntry]:
-    for _, entries in iter_plan(location, header.model_copy(update={"plan_parts": parts})):
+def _planned(location: RunLocation, parts: tuple[PartRecord, ...]) -> Iterator[PlanEntry]:
+    # `iter_plan` holds a whole part, which would be 100 MB for every generation.
+    for _, entries in stream_plan(location, parts):
         yield from entries
 
 

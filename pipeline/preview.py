@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.cluster import connected, identity_on_cluster, node_resources
 from pipeline.extending import ExtensionTally, new_entries
+from pipeline.indexing import list_on_cluster
 from pipeline.resources import plan_actors
 from pipeline.retrying import num_to_retry
 from pipeline.starting import Start, check_start
@@ -48,17 +49,17 @@ def dry_run(
     header = read_header(location)
     # Before Ray, which takes seconds to start: most mistakes are in a path.
     if header is None:
-        tally = _listed(listing, config, start.limit)
+        listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
         check_source(header, listing.name)
-        tally = _planned(location, header)
-    extension = _extension(listing, location, header, start)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = identity_on_cluster(config)
-    if header is not None:
-        check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
+        if header is not None:
+            check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
+        tally = _listed(listing, config, start.limit) if header is None else _planned(location, header)
+        extension = _extension(listing, location, header, config=config, start=start)
     if extension is not None:
         tally.num_images += extension.num_new
         tally.num_shards += extension.num_shards
@@ -84,16 +85,20 @@ def dry_run(
 
 def _listed(listing: Source, config: RunConfig, limit: int | None) -> PlanTally:
     tally = PlanTally()
-    for _ in itertools.islice(assign_shards(listing.list(), config.shards, tally=tally), limit):
+    items = list_on_cluster(listing, config.placement.read)
+    for _ in itertools.islice(assign_shards(items, config.shards, tally=tally), limit):
         pass
     return tally
 
 
-def _extension(listing: Source, location: RunLocation, header: RunHeader | None, start: Start) -> ExtensionTally | None:
+def _extension(
+    listing: Source, location: RunLocation, header: RunHeader | None, *, config: RunConfig, start: Start
+) -> ExtensionTally | None:
     if header is None or not start.is_extension:
         return None
     tally = ExtensionTally()
-    for _ in new_entries(location, header, listing.list(), tally=tally, limit=start.limit):
+    items = list_on_cluster(listing, config.placement.read)
+    for _ in new_entries(location, header, items, tally=tally, limit=start.limit):
         pass
     return tally
 

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from schemas.run import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLD
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER, attempts_of
 from store.header import read_header
-from store.location import RunLocation
+from store.location import PROBE_NAME, RunLocation
 from store.lock import LOCK_FOLDER
 from store.receipts import list_receipts, read_receipts
 from store.s3_answers import Upload
@@ -44,7 +44,8 @@ class GcReport:
     Attributes:
         lost: Parts of a generation whose receipt names others.
         superseded: Parts below the standing generation.
-        abandoned: Temporary files of killed writers, and records of attempts that a commit has made void.
+        abandoned: Temporary files of killed writers, probes of killed starts, and records of attempts that a commit
+            has made void.
         freed_bytes: Of the parts.
         num_uploads: Multipart uploads of the run's own files that were begun, never ended, and have been given up.
     """
@@ -98,7 +99,8 @@ def run_gc(
         location: Where the run lives.
         is_dry: Only return what would go.
         temporary_age_s: By the storage's clock.
-        now_s: Seconds since the epoch; the present by default.
+        now_s: Seconds since the epoch; the present by default, by the storage's clock. A dry run, which writes nothing,
+            takes this machine's.
 
     Raises:
         ConfigError: A receipt cannot be used, or the location cannot be written.
@@ -110,15 +112,13 @@ def run_gc(
     standing = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
     doomed = plan_gc(sizes, standing)
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in doomed)
-    limit_s = (time.time() if now_s is None else now_s) - temporary_age_s
-    leftovers = [
-        f"{folder}/{name}" if folder else name
-        for folder in _folders(read_header(location))
-        for name, modified_s in location.list_temporary(folder)
-        if modified_s < limit_s
-    ]
+    unfinished, uploads = list(_unfinished(location)), abandoned_uploads(location)
+    if now_s is None and (unfinished or uploads):
+        now_s = time.time() if is_dry else location.clock_s()
+    limit_s = (now_s or 0.0) - temporary_age_s
+    leftovers = [path for path, modified_s in unfinished if modified_s < limit_s]
     leftovers += attempts_of(location, highest.items())
-    uploads = [upload for upload in abandoned_uploads(location) if upload.started_s < limit_s]
+    uploads = [upload for upload in uploads if upload.started_s < limit_s]
     is_old = [_is_superseded(path, highest) for path in doomed]
     report = GcReport(
         lost=tuple(path for path, old in zip(doomed, is_old, strict=True) if not old),
@@ -132,6 +132,16 @@ def run_gc(
     for upload in () if is_dry else uploads:
         location.abort_upload(upload)
     return report
+
+
+def _unfinished(location: RunLocation) -> Iterator[tuple[str, float]]:
+    """Yield path and time (epoch seconds) of what is there for a moment only, while its writer lives."""
+    for folder in _folders(read_header(location)):
+        for name, modified_s in location.list_temporary(folder):
+            yield f"{folder}/{name}" if folder else name, modified_s
+    for file in location.list(""):
+        if PROBE_NAME.fullmatch(file.name):
+            yield file.name, file.modified_s
 
 
 def abandoned_uploads(location: RunLocation) -> list[Upload]:

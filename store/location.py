@@ -24,6 +24,8 @@ __all__ = ["ListedFile", "RunLocation", "Upload"]
 
 _ANY_PATH: Final = re.compile(r"(?s:.*)")
 S3_PROTOCOLS: Final = ("s3", "s3a")
+# Of files that are deleted a moment after they were created, unless their writer is killed in between.
+PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
 _NEEDED: Final = (
     "a commit would not be safe. Use a store that honours conditional writes: AWS S3, MinIO, Ceph, or a local disk"
 )
@@ -177,7 +179,7 @@ class RunLocation:
             ConfigError: It cannot be written, or it ignores the condition, so that two writers of one
                 receipt would both believe to have won.
         """
-        path = f"_probe-{secrets.token_hex(8)}"
+        path = _probe_name()
         try:
             is_first = self.create_once(path, b"first")
         except TransientError as error:
@@ -194,3 +196,19 @@ class RunLocation:
                 f"{self.root} let a file be created twice: it ignores `If-None-Match: *` (or exclusive links on a "
                 f"disk): {_NEEDED}"
             )
+
+    def clock_s(self) -> float:
+        """Return the time by the storage's clock, seconds since the epoch: that of a file written to learn it.
+
+        0 where a listing does not show the file, so that nothing looks old.
+        """
+        path = _probe_name()
+        try:
+            self.create_once(path, b"clock")
+            return next((file.modified_s for file in self.list("") if file.name == path), 0.0)
+        finally:
+            self.delete(path)
+
+
+def _probe_name() -> str:
+    return f"_probe-{secrets.token_hex(8)}"

@@ -9,7 +9,6 @@ only condition asked of the store, so a disk and a bucket behave alike.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from schemas.errors import ConfigError, TransientError
+from store.claims import Claim, claim_from_bytes, claim_to_bytes
 from store.location import RunLocation
 
 logger = logging.getLogger(__name__)
@@ -39,25 +39,6 @@ _NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
 
 class TakenOverError(ConfigError):
     """Another driver holds the run now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a claim's file says.
-
-    Attributes:
-        owner: The owner's nonce.
-        counter: Raised by every heartbeat.
-        host: Machine and process namespace of the owner.
-        pid: The owner's process.
-        is_released: Whether the owner is done.
-    """
-
-    owner: str
-    counter: int
-    host: str
-    pid: int
-    is_released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +83,7 @@ class RunLock:
             number, holder = _highest(location)
             if holder is not None and not _is_gone(holder):
                 _watch(location, number, holder, on_wait=on_wait, times=times)
-            location.create_once(_path(number + 1), _to_bytes(own))
+            location.create_once(_path(number + 1), claim_to_bytes(own))
             # Asked of the files, not of the answer: others may have claimed, released and tidied since we looked.
             if _highest(location) == (number + 1, own):
                 _tidy(location, number + 1)
@@ -124,7 +105,7 @@ class RunLock:
                 "silent: this one stops; what it committed stands"
             )
         self._claim = replace(self._claim, counter=self._claim.counter + 1)
-        self._location.replace(_path(self._number), _to_bytes(self._claim))
+        self._location.replace(_path(self._number), claim_to_bytes(self._claim))
 
     def check(self) -> None:
         """Return when the lock is still held, as far as the last heartbeat knows.
@@ -138,7 +119,7 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back; the next driver need not wait."""
         # The file stays: were numbers used twice, a late beat of a stopped owner could look like a new claim.
-        self._location.replace(_path(self._number), _to_bytes(replace(self._claim, is_released=True)))
+        self._location.replace(_path(self._number), claim_to_bytes(replace(self._claim, is_released=True)))
 
     @classmethod
     @contextmanager
@@ -249,8 +230,8 @@ def _highest(location: RunLocation) -> tuple[int, Claim | None]:
 def _read(location: RunLocation, number: int) -> Claim | None:
     """Return the claim; None where its file is gone or was not written by us: then nobody is known to hold it."""
     try:
-        return Claim(**json.loads(location.read_bytes(_path(number))))
-    except (FileNotFoundError, ValueError, TypeError):
+        return claim_from_bytes(location.read_bytes(_path(number)))
+    except FileNotFoundError:
         return None
 
 
@@ -289,10 +270,6 @@ def _host() -> str:
 
 def _path(number: int) -> str:
     return f"{LOCK_FOLDER}/claim-{number:08d}.json"
-
-
-def _to_bytes(claim: Claim) -> bytes:
-    return json.dumps(asdict(claim)).encode()
 
 
 def _name(claim: Claim) -> str:

@@ -142,7 +142,9 @@ def snapshot_path(number: int) -> str:
     return f"{MANIFEST_FOLDER}/{number:04d}.parquet"
 
 
-def cached_receipts(location: RunLocation, anew: Container[int] = ()) -> Iterator[Receipt]:
+def cached_receipts(
+    location: RunLocation, anew: Container[int] = (), commits: Iterable[tuple[int, int]] | None = None
+) -> Iterator[Receipt]:
     """Yield the standing receipts ordered by shard, from the latest snapshot where it has them; a few are held at once.
 
     For figures, not for deletion or proof: a receipt that somebody deleted and that was written anew may
@@ -151,15 +153,21 @@ def cached_receipts(location: RunLocation, anew: Container[int] = ()) -> Iterato
     Args:
         location: Where the run lives.
         anew: Shards whose receipts are read even where the snapshot has them: what was committed since it was made.
+        commits: The (shard, generation) pairs wanted, ordered by shard; what stands, listed now, by default.
+
+    Raises:
+        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+        TransientError: Storage failed.
     """
-    commits = iter(list_receipts(location).items())
+    remaining = iter(list_receipts(location).items() if commits is None else commits)
     snapshot = _ignoring_damage(_snapshot(location))
     ahead = next(snapshot, None)
-    while some := list(islice(commits, _ROWS_AT_ONCE)):
+    while some := list(islice(remaining, _ROWS_AT_ONCE)):
         cached: dict[tuple[int, int], Receipt] = {}
+        wanted = frozenset(some)
         # Both are ordered by shard.
         while ahead is not None and ahead.shard <= some[-1][0]:
-            if ahead.shard not in anew:
+            if ahead.shard not in anew and (ahead.shard, ahead.generation) in wanted:
                 cached[ahead.shard, ahead.generation] = ahead
             ahead = next(snapshot, None)
         lacking = [commit for commit in some if commit not in cached]

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError, TransientError
 from schemas.ids import CONTENT_HASH_HEX_DIGITS, sha256_hex
@@ -81,19 +83,23 @@ def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> lis
     if at < 0:
         raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
     record = header.plan_parts[at]
-    path = f"{PLAN_FOLDER}/{record.name}"
-    if location.size(path) != record.size_bytes:
-        raise ConfigError(_not_the_part(location, path, f"{record.size_bytes} bytes", f"{location.size(path)}"))
-    with location.open_input(path) as file:
-        parquet = open_parquet(file, location.uri(path))
+    with _opened_part(location, record) as parquet:
         row_group = shard - firsts[at]
         if row_group >= parquet.num_row_groups:
             raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
-        try:
-            table = parquet.read_row_group(row_group)
-        except (pa.ArrowException, OSError) as error:
-            raise TransientError(damaged(location.uri(path), error)) from error
-    return _entries(table)
+        return _read_shard(location, record, parquet, row_group)
+
+
+def stream_plan(location: RunLocation, parts: Iterable[PartRecord]) -> Iterator[tuple[int, list[PlanEntry]]]:
+    """Yield every shard of these parts with its planned images, in order; holds one shard in memory at a time.
+
+    Checks as `read_shard_plan` does: for plans that are walked side by side. Raises as it does too.
+    """
+    for record in parts:
+        with _opened_part(location, record) as parquet:
+            for row_group in range(parquet.num_row_groups):
+                entries = _read_shard(location, record, parquet, row_group)
+                yield entries[0].shard, entries
 
 
 def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, list[PlanEntry]]]:
@@ -166,6 +172,22 @@ def _first_shard(part: PartRecord) -> int:
     if match is None:
         raise ConfigError(f"the header names a plan part {part.name!r}: expected g0001/part-00000000-<hash>.parquet")
     return int(match[1])
+
+
+@contextmanager
+def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.ParquetFile]:
+    path = f"{PLAN_FOLDER}/{record.name}"
+    if location.size(path) != record.size_bytes:
+        raise ConfigError(_not_the_part(location, path, f"{record.size_bytes} bytes", f"{location.size(path)}"))
+    with location.open_input(path) as file:
+        yield open_parquet(file, location.uri(path))
+
+
+def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFile, row_group: int) -> list[PlanEntry]:
+    try:
+        return _entries(parquet.read_row_group(row_group))
+    except (pa.ArrowException, OSError) as error:
+        raise TransientError(damaged(location.uri(f"{PLAN_FOLDER}/{record.name}"), error)) from error
 
 
 def _entries(table: pa.Table) -> list[PlanEntry]:

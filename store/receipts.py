@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, tee
 from typing import Final
 
 from pydantic import ValidationError
@@ -19,6 +19,8 @@ from store.location import RunLocation
 _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 # A receipt is a kilobyte: on a bucket its reading is all latency, which threads hide.
 _READERS: Final = 16
+# Receipts read ahead, of 6 KB each in memory.
+AT_ONCE: Final = 16 * _READERS
 
 
 def receipt_path(shard: int, generation: int) -> str:
@@ -80,16 +82,38 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
         ConfigError: A receipt cannot be used, or was deleted since it was listed.
         TransientError: Storage failed.
     """
+    some, read = tee(commits)
+    for (shard, generation), receipt in zip(some, look_at_receipts(location, read), strict=True):
+        if isinstance(receipt, ConfigError):
+            raise receipt
+        if receipt is None:
+            uri = location.uri(receipt_path(shard, generation))
+            raise ConfigError(f"{uri} was deleted while it was read: receipts are never deleted by a run")
+        yield receipt
+
+
+def look_at_receipts(
+    location: RunLocation, commits: Iterable[tuple[int, int]]
+) -> Iterator[Receipt | ConfigError | None]:
+    """Yield what `read_receipt` returns for (shard, generation) pairs, or refuses them with, in their order.
+
+    Several are read at once, and no more than `AT_ONCE` are held.
+
+    Raises:
+        TransientError: Storage failed.
+    """
     remaining = iter(commits)
     with ThreadPoolExecutor(_READERS) as pool:
         # In batches: `map` alone would ask for a million receipts before the first is used.
-        while some := tuple(islice(remaining, 16 * _READERS)):
-            receipts = pool.map(lambda commit: read_receipt(location, *commit), some)
-            for (shard, generation), receipt in zip(some, receipts, strict=True):
-                if receipt is None:
-                    uri = location.uri(receipt_path(shard, generation))
-                    raise ConfigError(f"{uri} was deleted while it was read: receipts are never deleted by a run")
-                yield receipt
+        while some := tuple(islice(remaining, AT_ONCE)):
+            yield from pool.map(lambda commit: _look(location, *commit), some)
+
+
+def _look(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
+    try:
+        return read_receipt(location, shard, generation)
+    except ConfigError as error:
+        return error
 
 
 def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,13 @@ from store.header import require_header
 from store.keeping import SOME_TAU, rule_of
 from store.location import RunLocation
 from store.plan import iter_plan
-from store.receipts import list_receipts, read_receipt
+from store.receipts import AT_ONCE, list_receipts, look_at_receipts
 from store.verify_shard import verify_shard
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
+
+# Planned images held while the receipts of their shards are read; half a kilobyte each.
+_IMAGES_AT_ONCE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ def verify_run(
         TransientError: Storage failed.
     """
     header = require_header(location)
-    walk = _Walk(location, chosen=_choose(sorted(list_receipts(location)), sample))
+    committed = list_receipts(location)
+    walk = _Walk(committed, chosen=_choose(list(committed), sample))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
     return walk.report(header)
@@ -125,22 +130,38 @@ def _visited(
 ) -> Iterator[ShardToCheck]:
     """Take `walk` through the plan; yield the shards to look into."""
     rule = rule_of(header)
-    for shard, entries in iter_plan(location, header):
-        receipt = walk.visit(shard, entries)
-        if receipt is not None:
-            yield ShardToCheck(receipt, entries, rule)
-        if progress is not None:
-            progress(walk.num_shards, header.num_shards)
+    for planned in _batches(iter_plan(location, header)):
+        commits = walk.take([shard for shard, _ in planned])
+        found = dict(zip(commits, look_at_receipts(location, commits.items()), strict=True))
+        for shard, entries in planned:
+            receipt = walk.visit(shard, entries, found.pop(shard, None))
+            if receipt is not None:
+                yield ShardToCheck(receipt, entries, rule)
+            if progress is not None:
+                progress(walk.num_shards, header.num_shards)
+
+
+def _batches(planned: Iterable[tuple[int, list[PlanEntry]]]) -> Iterator[list[tuple[int, list[PlanEntry]]]]:
+    """Yield planned shards, as many together as there are receipts worth reading at once."""
+    batch: list[tuple[int, list[PlanEntry]]] = []
+    num_images = 0
+    for shard, entries in planned:
+        batch.append((shard, entries))
+        num_images += len(entries)
+        if len(batch) == AT_ONCE or num_images >= _IMAGES_AT_ONCE:
+            yield batch
+            batch, num_images = [], 0
+    if batch:
+        yield batch
 
 
 class _Walk:
     """The sums of one pass over the plan."""
 
-    def __init__(self, location: RunLocation, *, chosen: frozenset[int]) -> None:
+    def __init__(self, committed: Mapping[int, int], *, chosen: frozenset[int]) -> None:
         self.num_shards = 0
-        self._location = location
         self._chosen = chosen
-        self._unplanned = list_receipts(location)
+        self._unplanned = dict(committed)
         self._missing: list[int] = []
         self._problems: list[Problem] = []
         self._ids: list[npt.NDArray[np.uint64]] = []
@@ -148,20 +169,18 @@ class _Walk:
         self._num_checked = 0
         self._outside: dict[tuple[str, str], list[int]] = {}
 
-    def visit(self, shard: int, entries: list[PlanEntry]) -> Receipt | None:
+    def take(self, shards: Iterable[int]) -> dict[int, int]:
+        """Return the standing generation of each of these planned shards that is committed; each is given once."""
+        return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
+
+    def visit(self, shard: int, entries: list[PlanEntry], receipt: Receipt | ConfigError | None) -> Receipt | None:
         """Account for one planned shard; return its receipt where its parts are to be looked into."""
         self.num_shards += 1
         self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
         forged = (f"{each.key} has id {each.image_id}" for each in entries if each.image_id != image_id(each.key))
         self._problems += examples(shard, "plan_id", forged)
-        generation = self._unplanned.pop(shard, None)
-        if generation is None:
-            self._missing.append(shard)
-            return None
-        try:
-            receipt = read_receipt(self._location, shard, generation)
-        except ConfigError as error:
-            self._problems.append(Problem(shard, "receipt", str(error)))
+        if isinstance(receipt, ConfigError):
+            self._problems.append(Problem(shard, "receipt", str(receipt)))
             return None
         if receipt is None:
             self._missing.append(shard)

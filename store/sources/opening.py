@@ -92,6 +92,16 @@ class Source:
             "folder/**/*.jpg. Check the path, or name the format with --set source.format=…"
         )
 
+    def check_not_empty(self) -> None:
+        """Look for one file that may hold images, and no further; tars and tables are not looked into.
+
+        Raises:
+            ConfigError: There is none, or a named file is missing.
+            TransientError: The storage failed.
+        """
+        if next(self.files(), None) is None:
+            raise self.lists_nothing()
+
     def files(self) -> Iterator[tuple[StoredFile, Format]]:
         """Yield the files that hold images, in the order of their keys, and how each is listed.
 

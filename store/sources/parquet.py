@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.config import SourceConfig
-from schemas.errors import ConfigError, ImageError
+from schemas.errors import ConfigError, ImageError, too_many_bytes
 from store.sources.items import SourceItem, Storage, StoredFile
 from store.sources.keys import path_key, row_key
+from store.sources.pages import WatchedPages
 from store.sources.versions import listed_version
 
 # Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
@@ -146,23 +147,30 @@ def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageCol
 
 
 def read_rows(
-    stream: BinaryIO, row_group: int, *, rows: Collection[int], config: SourceConfig, table: str
-) -> Iterator[tuple[int, RowImage]]:
-    """Yield (row, image) for the wanted rows of one row group, in order.
+    stream: BinaryIO, row_group: int, *, rows: Collection[int], config: SourceConfig, max_bytes: int, table: str
+) -> Iterator[tuple[int, RowImage | ImageError]]:
+    """Yield (row, image) for the wanted rows of one row group, in order; a too large image is yielded as its error.
+
+    Whatever the file claims, what is unpacked at once is a page that `WatchedPages` lets pass: of `max_bytes`, or of
+    four times the bytes that it really has in the file, and 2 GiB at the very most (its size has 32 bits). A dictionary
+    is held beside a page. An image takes its own size once more, no more than that of its page or dictionary.
 
     Args:
         stream: The table, opened.
         row_group: The row group that holds them all.
         rows: Row numbers, counted over the whole file.
         config: Names the columns.
+        max_bytes: Of an encoded image.
         table: The table's path, for messages.
 
     Raises:
-        ImageError: `corrupt` where the row group cannot be decoded.
+        ImageError: `corrupt` where the row group cannot be decoded, `too_many_bytes` where a page of it is a bomb or
+            holds images that are too large on average: of those in it, and behind it, none is read.
         MemoryError: The machine had no memory for it, which is no property of the table.
     """
     try:
-        yield from _read_rows(stream, row_group, rows=frozenset(rows), config=config, table=table)
+        pages = WatchedPages(stream, max_bytes)
+        yield from _read_rows(pages, row_group, rows=frozenset(rows), config=config, max_bytes=max_bytes, table=table)
     except Exception as error:  # hostile pages; what is not their fault passes
         if not _is_damage(error):
             raise
@@ -193,17 +201,18 @@ def _first(schema: pa.Schema) -> list[pa.Field]:
 
 
 def _read_rows(
-    stream: BinaryIO, row_group: int, *, rows: frozenset[int], config: SourceConfig, table: str
-) -> Iterator[tuple[int, RowImage]]:
-    parquet = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    pages: WatchedPages, row_group: int, *, rows: frozenset[int], config: SourceConfig, max_bytes: int, table: str
+) -> Iterator[tuple[int, RowImage | ImageError]]:
+    parquet = pq.ParquetFile(pages, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     column = find_column(parquet.schema_arrow, config, table)
     row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
     last = max(rows, default=-1)
     size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
     leaves = _leaves(column)
+    pages.watch()
     for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
         wanted = [index for index in range(batch.num_rows) if row + index in rows]
-        yield from ((row + index, _row_image(batch.column(0)[index], column)) for index in wanted)
+        yield from ((row + index, _row_image(batch.column(0)[index], column, max_bytes)) for index in wanted)
         row += batch.num_rows
         if row > last:
             return
@@ -214,14 +223,25 @@ def _leaves(column: ImageColumn) -> list[str]:
     return [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
 
 
-def _row_image(value: pa.Scalar, column: ImageColumn) -> RowImage:
+def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImage | ImageError:
     if not value.is_valid:
         return RowImage(None, None)
+    fields = value.type.names if column.kind == "struct" else ()
+    values = [value[name] if name in fields else None for name in ("bytes", "path")] if fields else [value]
+    # Asked before a value is copied to Python.
+    size_bytes = max(_size_bytes(each) for each in values)
+    if size_bytes > max_bytes:
+        return too_many_bytes(size_bytes, max_bytes)
+    found = [None if each is None else _plain(each) for each in values]
     if column.kind == "struct":
-        fields = value.type.names
-        return RowImage(*(_plain(value[name]) if name in fields else None for name in ("bytes", "path")))
-    found = _plain(value)
-    return RowImage(found, None) if column.kind == "bytes" else RowImage(None, found)
+        return RowImage(*found)
+    return RowImage(found[0], None) if column.kind == "bytes" else RowImage(None, found[0])
+
+
+def _size_bytes(value: pa.Scalar | None) -> int:
+    if value is None or not value.is_valid or not (_is_binary(value.type) or _is_text(value.type)):
+        return 0
+    return int(value.as_buffer().size)
 
 
 def _plain(value: pa.Scalar) -> Any:

@@ -128,7 +128,15 @@ def _read_table(stream: BinaryIO, table: str, *, entries: Sequence[PlanEntry], c
     outcomes: dict[int, Outcome] = {}
     row_group = entries[0].row_group or 0
     try:
-        for row, image in read_rows(stream, row_group, rows=positions, config=config.source, table=table):
+        found = read_rows(
+            stream,
+            row_group,
+            rows=positions,
+            config=config.source,
+            max_bytes=config.images.max_bytes,
+            table=table,
+        )
+        for row, image in found:
             outcomes[positions[row]] = _read_row(image, table, config)
     except ImageError as error:
         # Damage in the midst of a row group: what came before it is sound.
@@ -137,12 +145,11 @@ def _read_table(stream: BinaryIO, table: str, *, entries: Sequence[PlanEntry], c
     return {position: outcomes.get(position, absent) for position in positions.values()}
 
 
-def _read_row(image: RowImage, table: str, config: RunConfig) -> Outcome:
+def _read_row(image: RowImage | ImageError, table: str, config: RunConfig) -> Outcome:
+    if isinstance(image, ImageError):
+        return image
     if image.data is not None:
-        size_bytes = len(image.data)
-        return (
-            image.data if size_bytes <= config.images.max_bytes else too_many_bytes(size_bytes, config.images.max_bytes)
-        )
+        return image.data
     if image.uri is None:
         return ImageError("empty_file", "its row holds null")
     try:

@@ -11,8 +11,11 @@ from pipeline.estimating import draw_sample, estimate
 from schemas.errors import ConfigError
 from schemas.tables import SCHEMAS
 from store.sources.items import SourceItem
+from store.sources.opening import Source
 from store.tables import table_bytes
+from tests.builders.images import png
 from tests.builders.runs import stub_config, write_source
+from tests.builders.sources import tar_bytes
 
 FIXED_BYTES = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
 
@@ -79,6 +82,20 @@ def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_
     with pytest.raises(ConfigError, match="the stub was told to fail"):
         estimate(str(source), stub_config("masks.options={fault: config}"), size=4, scratch=str(scratch))
     assert [path.name for path in scratch.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.ray
+def test_tars_are_looked_into_by_tasks(ray_session, tmp_path, monkeypatch):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(9)]))
+    monkeypatch.setattr(Source, "items", lambda *_: pytest.fail("a tar was listed by the driver"))
+    found = estimate(str(tmp_path), stub_config(), size=3)
+    assert (found.num_images, found.num_sampled) == (9, 3)
+
+
+def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.estimating.connected", lambda address: pytest.fail("Ray was started"))
+    with pytest.raises(ConfigError, match="no image"):
+        estimate(str(tmp_path), stub_config())
 
 
 def test_gpus_on_a_cpu_preset_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from schemas.tables import SCHEMAS
 from store.attempts import begin_attempt
 from store.commit import part_path
 from store.gc import TEMPORARY_AGE_S, plan_gc, run_gc
+from store.location import RunLocation
 from store.receipts import receipt_path
 from store.verify import verify_run
 from tests.store.builders import commit, make_entries, start_run
@@ -109,6 +110,56 @@ def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):
     assert run_gc(disk).deleted == ("masks/.tmp-1-00112233445566aa",)
     assert young.exists()
     assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 1).deleted == ("_receipts/.tmp-2-00112233445566bb",)
+
+
+def at(path: Path, seconds: float) -> Path:
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+def test_what_a_start_left_that_was_killed_while_it_probed_goes_once_it_is_old(disk, monkeypatch):
+    commit(disk, start_run(disk), 0)
+    with monkeypatch.context() as killed:
+        killed.setattr(RunLocation, "delete", lambda *_: None)
+        disk.probe()
+        disk.probe()
+    old, young = sorted(Path(disk.root).glob("_probe-*"))
+    at(old, time.time() - TEMPORARY_AGE_S - 10)
+    others = [Path(disk.root) / name for name in ("_probe-mine", "_probe-00112233445566aa.txt")]
+    for path in others:
+        path.write_bytes(b"notes")
+        at(path, 0)
+    assert run_gc(disk, is_dry=True).deleted == (old.name,)
+    assert run_gc(disk).deleted == (old.name,)
+    assert sorted(Path(disk.root).glob("_probe-*")) == sorted([young, *others])
+
+
+@pytest.mark.parametrize("ahead_s", [-10 * TEMPORARY_AGE_S, 10 * TEMPORARY_AGE_S], ids=["behind", "ahead"])
+def test_age_is_told_by_the_storages_clock_and_not_by_this_machines(disk, monkeypatch, ahead_s):
+    commit(disk, start_run(disk), 0)
+    now_s = time.time()
+    old = at_new(disk, ".tmp-1-00112233445566aa", now_s - TEMPORARY_AGE_S - 60)
+    young = at_new(disk, ".tmp-2-00112233445566bb", now_s - TEMPORARY_AGE_S + 600)
+    before = {path.name for path in Path(disk.root).iterdir()}
+    monkeypatch.setattr(time, "time", lambda: now_s + ahead_s)
+    assert run_gc(disk).deleted == (old.name,)
+    assert {path.name for path in Path(disk.root).iterdir()} == before - {old.name}
+    assert young.exists()
+
+
+def at_new(disk, name: str, seconds: float) -> Path:
+    path = Path(disk.root) / name
+    path.write_bytes(b"half")
+    return at(path, seconds)
+
+
+def test_a_dry_run_and_one_that_finds_nothing_write_nothing(run, monkeypatch):
+    location, _, _ = run
+    location.replace("_probe-00112233445566aa", b"first")
+    monkeypatch.setattr(RunLocation, "create_once", lambda *_: pytest.fail("a file was written"))
+    run_gc(location, is_dry=True)
+    location.delete("_probe-00112233445566aa")
+    run_gc(location)
 
 
 def test_the_decision_is_a_pure_function_of_names_and_receipts(run):

@@ -90,6 +90,14 @@ def test_a_location_travels_by_pickle(location):
     assert pickle.loads(pickle.dumps(location)).read_bytes("a") == b"1"
 
 
+def test_the_storage_tells_its_time_and_keeps_nothing(location):
+    location.replace("a.txt", b"before")
+    (before,) = (file.modified_s for file in location.list(""))
+    now_s = location.clock_s()
+    assert before <= now_s < before + 600
+    assert [file.name for file in location.list("")] == ["a.txt"]
+
+
 def test_a_sound_store_passes_the_probe_and_nothing_is_left_of_it(location):
     location.probe()
     assert list(location.list("")) == []

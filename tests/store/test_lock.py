@@ -14,7 +14,7 @@ import pytest
 from schemas.errors import ConfigError, TransientError
 from store import lock as lock_module
 from store.location import RunLocation
-from store.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host
+from store.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, look_at_holder
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -174,9 +174,32 @@ def test_old_claims_are_tidied_away(location, clock):
     assert [file.name for file in location.list(LOCK_FOLDER)] == ["claim-00000003.json"]
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"owner": 1}'])
+def claim_of_this_machine(**changes) -> bytes:
+    return json.dumps({**asdict(Claim("abc", 0, _host(), os.getpid())), **changes}).encode()
+
+
+STRANGE_CLAIMS = {
+    "nothing": b"",
+    "a list": b"[]",
+    "no owner's": b'{"owner": 1}',
+    "deep": b"[" * 100_000,
+    "a word for a process": claim_of_this_machine(pid="12"),
+    "a fraction for a process": claim_of_this_machine(pid=1.5),
+    "a truth for a process": claim_of_this_machine(pid=True),
+    "all processes": claim_of_this_machine(pid=-1),
+    "our group": claim_of_this_machine(pid=0),
+    "no process at all": claim_of_this_machine(pid=2**70),
+    "a list for a host": claim_of_this_machine(host=[]),
+    "null for an owner": claim_of_this_machine(owner=None),
+    "a word for a count": claim_of_this_machine(counter="x"),
+    "a word for released": claim_of_this_machine(is_released="no"),
+}
+
+
+@pytest.mark.parametrize("data", STRANGE_CLAIMS.values(), ids=STRANGE_CLAIMS)
 def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
     location.replace(f"{LOCK_FOLDER}/claim-00000001.json", data)
+    assert look_at_holder(location) is None
     acquire(location, clock)
     assert clock.now_s == 0.0
 

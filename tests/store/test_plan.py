@@ -11,7 +11,8 @@ from schemas.errors import ConfigError, TransientError
 from schemas.plan import PlanEntry
 from schemas.tables import PLAN_SCHEMA
 from store import plan as plan_module
-from store.plan import iter_plan, read_shard_plan, write_plan
+from store.location import RunLocation
+from store.plan import iter_plan, read_shard_plan, stream_plan, write_plan
 from tests.store.builders import make_entries, start_run
 
 
@@ -98,6 +99,21 @@ def test_a_gap_between_positions_is_refused(disk):
         write_plan(disk, entries)
 
 
+def test_a_plan_is_streamed_as_it_is_read_whole(location, small_parts):
+    header = start_run(location, make_entries(num_shards=7, per_shard=3))
+    assert len(header.plan_parts) > 1
+    assert list(stream_plan(location, header.plan_parts)) == list(iter_plan(location, header))
+    assert next(stream_plan(location, header.plan_parts[1:]))[0] > 0
+    assert list(stream_plan(location, ())) == []
+
+
+def test_parts_that_are_streamed_side_by_side_are_never_read_whole(location, monkeypatch):
+    header = start_run(location, make_entries(num_shards=5))
+    monkeypatch.setattr(RunLocation, "read_bytes", lambda *_: pytest.fail("a whole part was read"))
+    streams = [stream_plan(location, header.plan_parts) for _ in range(3)]
+    assert [[shard for shard, _ in each] for each in zip(*streams, strict=True)] == [[n] * 3 for n in range(5)]
+
+
 @pytest.mark.parametrize("shard", [-1, 3, 1000])
 def test_a_shard_that_is_not_planned_is_told(location, shard):
     header = start_run(location, make_entries(num_shards=3))
@@ -123,6 +139,8 @@ def test_a_damaged_row_group_is_noticed_by_its_checksum(location):
     location.replace(path, bytes(data))
     with pytest.raises(TransientError, match="its storage damaged it"):
         read_shard_plan(location, header, 0)
+    with pytest.raises(TransientError, match="its storage damaged it"):
+        list(stream_plan(location, header.plan_parts))
 
 
 def test_a_missing_or_cut_part_is_refused(location):
@@ -131,6 +149,8 @@ def test_a_missing_or_cut_part_is_refused(location):
     location.replace(path, location.read_bytes(path)[:-1])
     with pytest.raises(ConfigError, match=r"expected \d+ bytes, got \d+"):
         read_shard_plan(location, header, 0)
+    with pytest.raises(ConfigError, match=r"expected \d+ bytes, got \d+"):
+        list(stream_plan(location, header.plan_parts))
     location.delete(path)
     with pytest.raises(ConfigError, match="expected a file, got none"):
         list(iter_plan(location, header))

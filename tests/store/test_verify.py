@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 
 from schemas.errors import ConfigError
+from store import receipts, verify
 from store.commit import Provenance, part_path
 from store.receipts import receipt_path
 from store.verify import verify_run
@@ -134,3 +136,42 @@ def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(loca
         ("degraded", "captions.cache_bytes: 5", ((3, 3),), 1),
         ("mixed", "versions.x: '1' in the run, '2' now", ((5, 5),), 1),
     ]
+
+
+class _Waits:
+    """Answers for `read_receipt`, only once several callers wait; keeps how many receipts are asked for and done."""
+
+    def __init__(self, read, num_callers):
+        self.asked = []
+        self._read = read
+        self._barrier = threading.Barrier(num_callers)
+
+    def __call__(self, location, shard, generation):
+        self.asked.append(shard)
+        # One after the other they would wait for ever.
+        self._barrier.wait(timeout=10)
+        return self._read(location, shard, generation)
+
+
+@pytest.mark.parametrize("options", [{"sample": 0}, {"sample": 2}, {"quick": True}, {}], ids=str)
+def test_receipts_are_read_several_at_once(disk, monkeypatch, options):
+    header = start_run(disk, make_entries(num_shards=8, per_shard=1))
+    commit(disk, header, *range(8))
+    waits = _Waits(receipts.read_receipt, num_callers=8)
+    monkeypatch.setattr(receipts, "read_receipt", waits)
+    assert verify_run(disk, **options).is_clean
+    assert sorted(waits.asked) == list(range(8))
+
+
+@pytest.mark.parametrize(("name", "bound"), [("AT_ONCE", 3), ("_IMAGES_AT_ONCE", 6)])
+def test_receipts_are_read_a_few_shards_ahead_and_no_further(disk, monkeypatch, name, bound):
+    header = start_run(disk, make_entries(num_shards=10, per_shard=2))
+    commit(disk, header, *range(10))
+    asked = []
+    read = receipts.read_receipt
+    monkeypatch.setattr(receipts, "read_receipt", lambda *args: (asked.append(args[1]), read(*args))[1])
+    monkeypatch.setattr(verify, name, bound)
+    seen = []
+    report = verify_run(disk, progress=lambda done, total: seen.append((done, len(asked))))
+    assert report.is_clean
+    assert seen == [(n, min(10, 3 * -(-n // 3))) for n in range(1, 11)]

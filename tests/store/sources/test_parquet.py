@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +20,9 @@ from tests.builders.sources import parquet_bytes
 AUTO = SourceConfig()
 
 
-def rows_of(data, row_group, rows, config=AUTO):
-    return dict(read_rows(io.BytesIO(data), row_group, rows=rows, config=config, table="t.parquet"))
+def rows_of(data, row_group, rows, config=AUTO, max_bytes=2**20):
+    found = read_rows(io.BytesIO(data), row_group, rows=rows, config=config, max_bytes=max_bytes, table="t.parquet")
+    return dict(found)
 
 
 def test_rows_are_listed_by_number_and_bounded_by_their_row_group(tmp_path):
@@ -100,8 +103,9 @@ def test_an_error_of_the_disk_passes_as_what_it_is():
         def read(self, *args):
             raise OSError(5, "Input/output error")
 
+    disk = FailingDisk(parquet_bytes({"bytes": [b"x"]}))
     with pytest.raises(OSError, match="Input/output error"):
-        list(read_rows(FailingDisk(parquet_bytes({"bytes": [b"x"]})), 0, rows=[0], config=AUTO, table="t"))
+        list(read_rows(disk, 0, rows=[0], config=AUTO, max_bytes=1, table="t"))
 
 
 def texts(*rows):
@@ -135,10 +139,56 @@ def test_a_dictionary_bomb_costs_one_row_at_a_time():
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
     peak = 0
-    for _, image in read_rows(buffer, 0, rows=range(256), config=AUTO, table="t"):
+    for _, image in read_rows(buffer, 0, rows=range(256), config=AUTO, max_bytes=size_bytes, table="t"):
         assert len(image.data) == size_bytes
         peak = max(peak, pool.bytes_allocated() - before)
     assert peak < 8 * size_bytes
+
+
+BOMB = b"\0" * (80 * 2**20)
+
+
+# Reads a sound table, which loads what is loaded once, then the bomb; tells the reason and how much was added.
+READ_AND_TELL = """
+import io, resource, sys
+from schemas.config import SourceConfig
+from schemas.errors import ImageError
+from store.sources.parquet import read_rows
+
+def read(data):
+    return list(read_rows(io.BytesIO(data), 0, rows=[0], config=SourceConfig(), max_bytes=2**20, table="t"))
+
+bomb = sys.stdin.buffer.read()
+read(bytes.fromhex(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read(bomb)
+except ImageError as error:
+    print(error.reason, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [BOMB],
+        [b"x"] * 500 + [BOMB] + [b"y"] * 500,
+        [{"bytes": BOMB, "path": "a.png"}],
+        [{"bytes": b"x", "path": BOMB.decode()}],
+    ],
+    ids=["alone", "among small ones", "in a struct", "a path"],
+)
+def test_a_page_that_unpacks_to_a_bomb_is_never_unpacked(column):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": column}), buffer, compression="zstd", use_dictionary=False)
+    data = buffer.getvalue()
+    assert len(data) < 40_000
+    del buffer
+    small = parquet_bytes({"image": [b"x"]}).hex()
+    done = subprocess.run([sys.executable, "-c", READ_AND_TELL, small], input=data, capture_output=True, check=True)
+    reason, grown_kib = done.stdout.split()
+    assert reason == b"too_many_bytes"
+    assert int(grown_kib) * 1024 < len(BOMB) // 8
 
 
 def test_a_page_that_claims_more_than_it_holds_is_damage():
@@ -203,6 +253,15 @@ def test_any_damage_of_a_footer_is_told_as_such(tmp_path):
         except ConfigError:
             num_refused += 1
     assert num_refused > 100
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_an_image_that_is_too_large_costs_no_other_image(kind):
+    data = parquet_bytes({"bytes": pa.array([b"x" * 10, b"y" * 11, b"z"], kind)})
+    found = rows_of(data, 0, [0, 1, 2], max_bytes=10)
+    assert (found[0], found[2]) == (RowImage(b"x" * 10, None), RowImage(b"z", None))
+    assert isinstance(found[1], ImageError)
+    assert (found[1].reason, str(found[1])[:41]) == ("too_many_bytes", "11 bytes; images.max_bytes allows 10: rai")
 
 
 def test_rows_are_listed_with_the_mean_size_of_their_group_and_uris_with_none(tmp_path):

@@ -272,6 +272,18 @@ def test_rows_of_a_table_are_read_and_refused_one_by_one(tmp_path, read):
     assert set(reasons(shard).values()) - {None} <= set(FAILURE_REASONS)
 
 
+def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
+    rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))
+    source, limits = str(tmp_path / "t.parquet"), config(max_bytes=1_000_000)
+    entries = plan_of(open_source(source, SourceConfig()).list())
+    spoiled, sound = (read_shard(source, limits, entries[n : n + 2], prover=prover) for n in (0, 2))
+    # The bomb shares its page with the image before it.
+    assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
+    assert "unpacks" in spoiled.images[1].failure.message
+    assert list(reasons(sound).values()) == [None, None]
+
+
 def test_a_part_of_a_plan_is_read_alone(tmp_path, prover):
     (tmp_path / "t.parquet").write_bytes(
         parquet_bytes({"bytes": [build.png(n + 1, 2) for n in range(9)]}, rows_per_group=4)
