@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,7 +17,7 @@ from schemas.errors import ConfigError
 from schemas.run import Receipt, RunHeader
 from store.header import require_header
 from store.location import RunLocation
-from store.receipts import standing_receipts
+from store.standing import StandingReceipts
 from training.exports import (
     EXPORTS,
     WRITING,
@@ -104,7 +105,7 @@ def export(
     header = require_header(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} lies in the run: name another place, so that its folders stay exact")
-    receipts = list(standing_receipts(run))
+    receipts = StandingReceipts.listed(run)
     _check_complete(header, receipts, is_partial=partial)
     wanted = ExportOptions(limit, dataset, split, split_by, human)
     request = ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting=overwrite, options=wanted)
@@ -155,7 +156,7 @@ def _check_meant(name: str, chosen: Export, told: dict[str, bool]) -> None:
             raise ConfigError(f"--format {name} has no use for {flag}: leave it out (it belongs to {known})")
 
 
-def _check_complete(header: RunHeader, receipts: list[Receipt], *, is_partial: bool) -> None:
+def _check_complete(header: RunHeader, receipts: Sequence[Receipt], *, is_partial: bool) -> None:
     if not receipts:
         raise ConfigError("nothing of the run is committed yet: there is nothing to export")
     if len(receipts) < header.num_shards and not is_partial:
@@ -165,7 +166,7 @@ def _check_complete(header: RunHeader, receipts: list[Receipt], *, is_partial: b
         )
 
 
-def _view(destination: str, report: ExportReport, header: RunHeader, receipts: list[Receipt]) -> Table:
+def _view(destination: str, report: ExportReport, header: RunHeader, receipts: Sequence[Receipt]) -> Table:
     table = facts_table(f"{destination}: written and read back")
     images = sum(receipt.counts.images for receipt in receipts)
     table.add_row("images of the run", f"{images:,} of {header.num_images:,} planned")

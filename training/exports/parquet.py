@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from schemas.errors import ConfigError, TransientError
-from schemas.run import Receipt
 from schemas.tables import IMAGES, MASKS, SCHEMAS
 from store.parquet import ROW_GROUP_SIZE, open_parquet, open_writer
 from store.reading import iter_table
@@ -142,7 +141,7 @@ def _row_groups(request: ExportRequest, table: str) -> Iterator[pa.Table]:
 
 def _parts(request: ExportRequest, table: str) -> Iterator[pa.Table]:
     """Yield the parts that have rows; one of more than a row group in pieces."""
-    chosen: Sequence[Receipt] = [receipt for receipt in request.receipts if receipt.parts[table].rows]
+    chosen = (receipt for receipt in request.receipts if receipt.parts[table].rows)
     for part in iter_table(request.run, table, receipts=chosen):
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
             # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
