@@ -117,7 +117,7 @@ def _start(location: RunLocation, size: DataSize) -> RunHeader:
 
 
 def _jpegs(photographs: Path | None, num_images: int) -> Iterator[bytes]:
-    """Yield different JPEGs of one size: photographs cut, mirrored and shifted, or drawn texture where there are none."""
+    """Yield different JPEGs of one size: photographs, mirrored and shifted, or texture where none are given."""
     pictures = [_fitted(path) for path in sorted(photographs.glob("*.jpg"))] if photographs else []
     for number in range(num_images):
         generator = np.random.default_rng(number)

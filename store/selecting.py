@@ -36,8 +36,8 @@ def read_selected(
     """Return some columns of the rows of a part that a filter keeps, in the part's order and the present schema.
 
     Read are the footer and, of the row groups whose statistics do not rule the filter out, the columns asked for and
-    those of the filter. A column that an older version of the tables does not know is null, for the filter too.
-    All is read in the calling thread: a process that was forked can rely on it.
+    those of the filter; Arrow joins reads that lie within 8 KiB of each other. A column that an older version of the
+    tables does not know is null, for the filter too.
 
     Args:
         location: Where the run lives.
