@@ -27,6 +27,7 @@ PARTS: Final[dict[str, list[str]]] = {
     "profile": ["--preset", "tiny"],
     "gpu": ["--device", "cpu", "--tiny"],
     "pipeline": [],
+    "dataset": ["--samples", "320", "--repeats", "1"],
     "scale": ["--rows", "10000", "--work-s", "120"],
     "listing": ["--keys", "100000"],
     "gallery": ["--expressions", "5000"],

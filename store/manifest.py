@@ -6,17 +6,18 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from schemas.errors import TransientError
+from schemas.errors import ConfigError, TransientError
 from schemas.run import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
 from schemas.tables import SCHEMAS
 from store.location import RunLocation
-from store.parquet import open_parquet, parquet_bytes
+from store.parquet import damaged, open_parquet, parquet_bytes
 from store.receipts import list_receipts, read_receipts, standing_receipts
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
     number = max(_numbers(location), default=0)
     while True:
         number += 1
-        path = snapshot_path(number)
+        path = snapshotsnapshot_path(number)
         if location.create_once(path, data):
             return path
 
@@ -85,6 +86,44 @@ def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
     themselves have it all.
     """
     yield from _ignoring_damage(_snapshot(location))
+
+
+def manifest_numbers(location: RunLocation) -> list[int]:
+    """Return the numbers of the snapshots that stand, ascending; none in a run that has not written one yet."""
+    return sorted(_numbers(location))
+
+
+def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a snapshot by its number, a row a receipt, ordered by shard: what a reader pins a growing run with.
+
+    In columns, because a million receipts as objects take a gigabyte.
+
+    Args:
+        location: Where the run lives.
+        number: Of `manifest_numbers`.
+        columns: Of `MANIFEST_SCHEMA`, in the order wanted; all by default.
+
+    Raises:
+        ConfigError: There is no such snapshot, or another version of the package wrote it.
+        TransientError: Storage failed, or it does not read.
+    """
+    path = snapshot_path(number)
+    uri = location.uri(path)
+    try:
+        with location.open_input(path) as file:
+            parquet = open_parquet(file, uri)
+            if not _is_readable(parquet):
+                raise ConfigError(f"{uri} has another version than {_VERSION.decode()}: read the receipts instead")
+            return parquet.read(columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{uri} does not stand: the run has the snapshots {manifest_numbers(location)}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise TransientError(damaged(uri, error)) from error
+
+
+def receipts_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Return receipts in the form of a snapshot, `MANIFEST_SCHEMA`, in their order."""
+    return pa.concat_tables([MANIFEST_SCHEMA.empty_table(), *_tables(receipts)])
 
 
 def is_manifest_complete(location: RunLocation, standing: Mapping[int, int]) -> bool:
@@ -115,7 +154,7 @@ def snapshot_sha256(location: RunLocation, number: int) -> str:
         TransientError: Storage failed.
     """
     digest = hashlib.sha256()
-    with location.open_input(snapshot_path(number)) as file:
+    with location.open_input(snapshotsnapshot_path(number)) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -128,10 +167,10 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         FileNotFoundError: There is no such snapshot.
         TransientError: It does not read, or storage failed.
     """
-    path = snapshot_path(number)
+    path = snapshotsnapshot_path(number)
     with location.open_input(path) as file:
         parquet = open_parquet(file, location.uri(path))
-        if (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
+        if not _is_readable(parquet):
             raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
         for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
             yield from map(_receipt, batch.to_pylist())
@@ -201,6 +240,10 @@ def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
         yield from receipts
     except _UNUSABLE as error:
         logger.warning(_PASSED_OVER, error)
+
+
+def _is_readable(parquet: pq.ParquetFile) -> bool:
+    return bool((parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) == _VERSION)
 
 
 def _numbers(location: RunLocation) -> Iterable[int]:

@@ -51,7 +51,7 @@ def iter_table(
         ConfigError: A part is missing, or a later version of the package wrote it.
         TransientError: Storage failed, or a part does not read.
     """
-    schema = _chosen_schema(table, columns)
+    schema = chosen_schema(table, columns)
     for receipt in standing_receipts(location) if receipts is None else receipts:
         path = part_path(table, receipt.parts[table])
         try:
@@ -71,7 +71,7 @@ def read_table(
     receipts: Iterable[Receipt] | None = None,
 ) -> pa.Table:
     """Return what `iter_table` yields as one table, in memory; without rows where nothing is committed."""
-    schema = _chosen_schema(table, columns)
+    schema = chosen_schema(table, columns)
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
 
 
@@ -83,7 +83,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
         TransientError: It does not read as Parquet.
     """
     parquet = open_parquet(file, name)
-    _check_version(parquet, name)
+    check_version(parquet, name)
     known = [column for column in schema.names if column in parquet.schema_arrow.names]
     num_rows = parquet.metadata.num_rows
     try:
@@ -97,7 +97,12 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
+def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
+    """Return the present schema of a table's columns, in the order given; all by default.
+
+    Raises:
+        ValueError: There is no such table or column.
+    """
     _check_table(table)
     schema = SCHEMAS[table]
     names = schema.names if columns is None else list(columns)
@@ -112,7 +117,12 @@ def _check_table(table: str) -> None:
         raise ValueError(f"there is no table {table!r}; a run has {', '.join(SCHEMAS)}")
 
 
-def _check_version(parquet: pq.ParquetFile, name: str) -> None:
+def check_version(parquet: pq.ParquetFile, name: str) -> None:
+    """Refuse a part that a later version of the package wrote; `name` is for the error.
+
+    Raises:
+        ConfigError: It did.
+    """
     metadata = parquet.schema_arrow.metadata or {}
     version = int(metadata.get(b"pseudoris.version", b"0"))
     if version > TABLES_VERSION:

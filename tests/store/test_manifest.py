@@ -4,8 +4,17 @@ import logging
 
 import pytest
 
+from schemas.errors import ConfigError, TransientError
 from store import manifest as manifest_module
-from store.manifest import cached_receipts, iter_manifest, manifest_size, write_manifest
+from store.manifest import (
+    cached_receipts,
+    iter_manifest,
+    manifest_numbers,
+    manifest_size,
+    read_manifest,
+    receipts_table,
+    write_manifest,
+)
 from store.receipts import standing_receipts
 from tests.store.builders import commit, start_run
 
@@ -107,3 +116,34 @@ def test_without_a_snapshot_receipts_are_read(run):
     location, _, receipts = run
     assert list(iter_manifest(location)) == []
     assert list(cached_receipts(location)) == receipts
+
+
+def test_a_snapshot_is_read_by_its_number_in_columns(run):
+    location, header, receipts = run
+    write_manifest(location)
+    commit(location, header, 1)
+    write_manifest(location)
+    assert manifest_numbers(location) == [1, 2]
+    table = read_manifest(location, 1, ["shard", "masks_part_name"])
+    assert table.to_pylist() == [
+        {"shard": each.shard, "masks_part_name": each.parts["masks"].name} for each in receipts
+    ]
+    assert read_manifest(location, 2).equals(receipts_table(standing_receipts(location)))
+
+
+def test_a_snapshot_that_does_not_stand_or_read_is_named(run):
+    location, _, _ = run
+    path = write_manifest(location)
+    with pytest.raises(ConfigError, match=r"0999.parquet does not stand: the run has the snapshots \[1\]"):
+        read_manifest(location, 999)
+    location.replace(path, b"PAR1 no more PAR1")
+    with pytest.raises(TransientError, match="does not read as Parquet"):
+        read_manifest(location, 1)
+
+
+def test_a_snapshot_of_another_version_is_refused_by_its_number(run, monkeypatch):
+    location, _, _ = run
+    write_manifest(location)
+    monkeypatch.setattr(manifest_module, "_VERSION", b"9")
+    with pytest.raises(ConfigError, match="has another version than 9: read the receipts instead"):
+        read_manifest(location, 1)

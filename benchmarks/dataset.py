@@ -1,0 +1,238 @@
+"""A run as a torch dataset, against the same data as CRIS's files and as CRIS's LMDB: samples a second, bytes, memory.
+
+    python -m benchmarks.dataset [--samples 1280] [--masks 20 1] [--workers 1 2 4] [--repeats 3] [--photographs DIR]
+    [--json F]
+
+As many samples for each number of masks an image: with one, an image decoded once for all its masks saves nothing.
+Timed is an epoch over all samples, from `iter(loader)` to the last batch, stacked batches of 32 of 480 x 640 pixels,
+with everything in the page cache. First each side's samples are compared, pixel by pixel: where they differ nothing
+is timed. Each epoch runs in a process of its own, the sides in turn, and a figure is the median over the rounds. Beside
+the rate stands the CPU time of all processes, which a busy machine changes less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.dataset_inputs import DataSize, write_all
+from benchmarks.dataset_readers import CrisFiles, CrisLmdb
+from benchmarks.measure import machine, write_json
+from training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
+
+BATCH: Final = 32
+SIDES: Final = ("stream", "map", "files", "lmdb")
+NAMES: Final = {
+    "stream": "RisIterableDataset",
+    "map": "RisDataset",
+    "files": "JPEG and PNG files, JSON",
+    "lmdb": "LMDB of pickled records",
+}
+_SPEC: Final = SampleSpec(parts=("image", "mask", "text"))
+
+
+def open_side(side: str, folder: Path) -> Dataset[Any]:
+    """Return a side's dataset."""
+    match side:
+        case "stream":
+            return RisIterableDataset(str(folder / "run"), _SPEC)
+        case "map":
+            return RisDataset(str(folder / "run"), _SPEC)
+        case "files":
+            return CrisFiles(folder / "cris")
+        case _:
+            return CrisLmdb(folder / "cris")
+
+
+def look(side: str, folder: Path) -> dict[str, Any]:
+    """Read a side once in this process: a digest over all samples, by mask, and the bytes that were read."""
+    before = _bytes_asked_for()
+    dataset = open_side(side, folder)
+    # Without workers and without a batch: the samples as they are.
+    samples: Iterable[RisSample] = DataLoader(dataset, batch_size=None, collate_fn=_unchanged)
+    digests = sorted(_digest(sample) for sample in samples)
+    counted = getattr(dataset, "bytes_read", None)
+    return {
+        "digest": hashlib.sha256(b"".join(digests)).hexdigest(),
+        "samples": len(digests),
+        # What is mapped into memory no counter of the system sees: that reader counts itself.
+        "bytes_read": _bytes_asked_for() - before if counted is None else counted,
+    }
+
+
+def run_epoch(side: str, folder: Path, num_workers: int) -> dict[str, Any]:
+    """Read an epoch through a loader; return its seconds, CPU time, and peak memory of this process and of a worker."""
+    torch.set_num_threads(1)
+    dataset = open_side(side, folder)
+    options: dict[str, Any] = (
+        {} if side == "stream" else {"shuffle": True, "generator": torch.Generator().manual_seed(0)}
+    )
+    loader = DataLoader(dataset, batch_size=BATCH, num_workers=num_workers, collate_fn=_stacked, **options)
+    started, cpu_before = time.perf_counter(), _cpu_seconds()
+    num_samples = sum(len(batch[0]) for batch in loader)
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": _cpu_seconds() - cpu_before,
+        "samples": num_samples,
+        "peak_rss_bytes": _peak_rss_bytes(),
+        "worker_peak_rss_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+    }
+
+
+def measure(folder: Path, *, workers: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """Return a row a side and number of workers.
+
+    Raises:
+        ValueError: The sides' samples are not equal.
+    """
+    looks = {side: _in_process("look", side, folder) for side in SIDES}
+    if len({(each["digest"], each["samples"]) for each in looks.values()}) > 1:
+        raise ValueError(f"the sides give other samples: {looks}")
+    cases = [(count, side) for count in workers for side in SIDES]
+    epochs: dict[tuple[int, str], list[dict[str, Any]]] = {case: [] for case in cases}
+    for _ in range(repeats):
+        for count, side in cases:
+            epochs[count, side].append(_in_process("epoch", side, folder, str(count)))
+    return [_row(side, count, epochs[count, side], looks[side]) for count, side in cases]
+
+
+def _row(side: str, workers: int, epochs: Sequence[dict[str, Any]], looked: dict[str, Any]) -> dict[str, Any]:
+    rates = [each["samples"] / each["seconds"] for each in epochs]
+    return {
+        "side": side,
+        "workers": workers,
+        "samples": looked["samples"],
+        "samples_per_s": statistics.median(rates),
+        "samples_per_s_all": rates,
+        "cpu_ms_per_sample": statistics.median(1e3 * each["cpu_seconds"] / each["samples"] for each in epochs),
+        "bytes_read": looked["bytes_read"],
+        "peak_rss_bytes": max(each["peak_rss_bytes"] for each in epochs),
+        "worker_peak_rss_bytes": max(each["worker_peak_rss_bytes"] for each in epochs),
+    }
+
+
+def _in_process(*arguments: str | Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.dataset", "--part", *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _unchanged(sample: RisSample) -> RisSample:
+    return sample
+
+
+def _stacked(samples: Sequence[RisSample]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    return (
+        torch.stack([sample["image"] for sample in samples]),
+        torch.stack([sample["mask"] for sample in samples]),
+        [sample["expressions"][0] for sample in samples],
+    )
+
+
+def _digest(sample: RisSample) -> bytes:
+    digest = hashlib.sha256(sample["mask_id"].encode())
+    for tensor in (sample["image"], sample["mask"]):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(sample["expressions"][0].encode())
+    return digest.digest()
+
+
+def _bytes_asked_for() -> int:
+    fields = Path("/proc/self/io").read_text(encoding="ascii").split()
+    return int(fields[fields.index("rchar:") + 1])
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and of its workers that have ended."""
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+
+
+def _peak_rss_bytes() -> int:
+    # Not getrusage's: that of a started process begins with the peak of the one that started it.
+    fields = Path("/proc/self/status").read_text(encoding="ascii").split()
+    return int(fields[fields.index("VmHWM:") + 1]) * 1024
+
+
+def _print(rows: Sequence[dict[str, Any]], size: DataSize) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{size.images} images, {size.masks} masks each, {rows[0]['samples']:,} samples an epoch ({machine()})"
+    table = Table(title=title, title_justify="left")
+    for header in (
+        "workers",
+        "read from",
+        "samples/s",
+        "stream is",
+        "CPU ms a sample",
+        "MB read",
+        "peak MiB",
+        "worker MiB",
+    ):
+        table.add_column(header, justify="left" if header == "read from" else "right")
+    rates = {(row["workers"], row["side"]): row["samples_per_s"] for row in rows}
+    for row in rows:
+        table.add_row(
+            str(row["workers"]),
+            NAMES[row["side"]],
+            f"{row['samples_per_s']:,.0f}",
+            f"{rates[row['workers'], 'stream'] / row['samples_per_s']:.2f} x",
+            f"{row['cpu_ms_per_sample']:.2f}",
+            f"{row['bytes_read'] / 1e6:,.1f}",
+            f"{row['peak_rss_bytes'] / 2**20:,.0f}",
+            f"{row['worker_peak_rss_bytes'] / 2**20:,.0f}",
+        )
+    Console().print(table)
+
+
+def _answer_part(part: Sequence[str]) -> None:
+    logging.disable(logging.WARNING)
+    side, folder = part[1], Path(part[2])
+    answer = look(side, folder) if part[0] == "look" else run_epoch(side, folder, int(part[3]))
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the data, measure what the command line asks for, print it, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1_280)
+    parser.add_argument("--masks", type=int, nargs="+", default=[20, 1], help="masks an image")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--photographs", type=Path, help="a folder of JPEGs; texture is drawn without")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.part:
+        _answer_part(given.part)
+        return
+    rows = []
+    for num_masks in given.masks:
+        size = DataSize(given.samples // num_masks, num_masks)
+        with tempfile.TemporaryDirectory() as folder:
+            write_all(Path(folder), size, given.photographs)
+            found = measure(Path(folder), workers=given.workers, repeats=given.repeats)
+        _print(found, size)
+        rows += [{"images": size.images, "masks_per_image": num_masks, "machine": machine(), **row} for row in found]
+    write_json(rows, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""One set of annotated images in three forms: a run with embedded images, files in the CRIS layout, an LMDB of records.
+
+    FOLDER/run/…                         a run; `kept` is true of some of each mask's candidates
+    FOLDER/cris/images/train2014/*.jpg   masks/run/<segment id>.png   anns/run/train.json
+    FOLDER/cris/lmdb/run/train.lmdb      pickled records {img, mask, cat, seg_id, img_name, num_sents, sents}
+
+The layouts are those that CRIS and ETRIS train from; what is in them is equal.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from schemas.config_loading import config_hash, load_config
+from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import Identity, RunHeader
+from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
+from store.commit import commit_shard
+from store.header import create_header
+from store.location import RunLocation
+from store.manifest import write_manifest
+from store.plan import read_shard_plan, write_plan
+
+HEIGHT: Final = 480
+WIDTH: Final = 640
+# Of photographs as COCO has them: about 100 kB an image of this size.
+_JPEG_QUALITY: Final = 90
+_LMDB_BYTES: Final = 2**36
+_WORDS: Final = (
+    "red",
+    "small",
+    "left",
+    "dog",
+    "on",
+    "the",
+    "table",
+    "with",
+    "a",
+    "round",
+    "shirt",
+    "man",
+    "blue",
+    "car",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """How much of it; of each mask's candidates the first `kept` are kept."""
+
+    images: int
+    masks: int
+    kept: int = 5
+    candidates: int = 20
+    shard_images: int = 32
+
+
+def write_all(folder: Path, size: DataSize, photographs: Path | None) -> None:
+    """Write all three forms into an empty folder; equal arguments give equal content."""
+    location = RunLocation.open(str(folder / "run"))
+    cris = folder / "cris"
+    for part in ("images/train2014", "masks/run", "anns/run", "lmdb/run"):
+        (cris / part).mkdir(parents=True)
+    header = _start(location, size)
+    refs: list[dict[str, Any]] = []
+    environment = lmdb.open(str(cris / "lmdb/run/train.lmdb"), subdir=False, map_size=_LMDB_BYTES)
+    jpegs = _jpegs(photographs, size.images)
+    for number in range(header.num_shards):
+        entries = read_shard_plan(location, header, number)
+        images = tuple(_annotated(entry, next(jpegs), size) for entry in entries)
+        shard = Shard(number, 0, images)
+        commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=True)
+        for image in images:
+            _write_cris(cris, image, refs, environment)
+    keys = [str(number).encode() for number in range(len(refs))]
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"__keys__", pickle.dumps(keys, protocol=4))
+        transaction.put(b"__len__", pickle.dumps(len(keys), protocol=4))
+    environment.close()
+    (cris / "anns/run/train.json").write_text(json.dumps(refs), encoding="utf-8")
+    write_manifest(location)
+
+
+def _start(location: RunLocation, size: DataSize) -> RunHeader:
+    config = load_config("base", None, ["shards.embed_images=true", f"shards.max_images={size.shard_images}"])
+    keys = [f"{number:012d}.jpg" for number in range(size.images)]
+    entries = [
+        PlanEntry(number // size.shard_images, number % size.shard_images, image_id(key), key)
+        for number, key in enumerate(keys)
+    ]
+    plan = write_plan(location, entries)
+    header = RunHeader(
+        source="photographs",
+        created_utc="2026-01-01T00:00:00Z",
+        plan_parts=plan.parts,
+        num_images=plan.num_images,
+        num_repeated=0,
+        num_shards=plan.num_shards,
+        identity=Identity(method=config.method(), weights={}, device_kind="none", versions={}),
+        config=config,
+        config_sha256=config_hash(config),
+    )
+    return create_header(location, header)
+
+
+def _jpegs(photographs: Path | None, num_images: int) -> Iterator[bytes]:
+    """Yield different JPEGs of one size: photographs, mirrored and shifted, or texture where none are given."""
+    pictures = [_fitted(path) for path in sorted(photographs.glob("*.jpg"))] if photographs else []
+    for number in range(num_images):
+        generator = np.random.default_rng(number)
+        if pictures:
+            pixels = pictures[number % len(pictures)][:, :: 1 if number % 2 else -1]
+            pixels = np.roll(pixels, generator.integers(0, WIDTH), axis=1)
+        else:
+            coarse = generator.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
+            smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+            pixels = np.clip(smooth + generator.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+        target = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(target, "JPEG", quality=_JPEG_QUALITY)
+        yield target.getvalue()
+
+
+def _fitted(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
+
+
+def _annotated(entry: PlanEntry, data: bytes, size: DataSize) -> ShardImage:
+    generator = np.random.default_rng(int(entry.image_id, 16))
+    masks = tuple(_mask(entry.image_id, index, generator) for index in range(size.masks))
+    return ShardImage(
+        entry.position,
+        entry.image_id,
+        entry.key,
+        data,
+        sha256=sha256_hex(data),
+        height=HEIGHT,
+        width=WIDTH,
+        masks=masks,
+        expressions=tuple(each for mask in masks for each in _expressions(mask.mask_id, size, generator)),
+    )
+
+
+def _mask(image: str, index: int, generator: np.random.Generator) -> MaskRecord:
+    """Return a blob with a ragged outline, a twentieth to a third of the image wide."""
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    y, x = generator.uniform(0.2, 0.8, 2) * (HEIGHT, WIDTH)
+    radius = generator.uniform(0.03, 0.17) * WIDTH
+    angle = np.arctan2(rows - y, columns - x)
+    waves = sum(generator.uniform(0, 0.12) * np.sin(k * angle + generator.uniform(0, 6)) for k in (2, 3, 5, 9, 17))
+    inside = np.hypot(rows - y, columns - x) < radius * (1 + waves)
+    code = coco.encode(np.asfortranarray(inside.astype(np.uint8)))
+    left, top, width, height = (int(side) for side in coco.toBbox(code))
+    box = (left, top, left + width, top + height)
+    counts = code["counts"].decode("ascii")
+    return MaskRecord(mask_id(image, index), index, (HEIGHT, WIDTH), counts, box, int(inside.sum()), 0.9, 0.95)
+
+
+def _expressions(target: str, size: DataSize, generator: np.random.Generator) -> Iterator[ExpressionRecord]:
+    for number in range(size.candidates):
+        words = generator.choice(_WORDS, generator.integers(3, 9))
+        score = float(generator.uniform(1, 2) if number < size.kept else generator.uniform(0.5, 1))
+        yield ExpressionRecord(
+            (target,),
+            f"{' '.join(words)} {number}",
+            (CaptionSample("masked", "top_k", 5, None, float(generator.normal(-9, 3)), "all", 19),),
+            head_noun=str(words[-1]),
+            uniqueness=score,
+            correctness=float(generator.uniform(0.1, 0.3)),
+            distinctiveness=score,
+            rival_mask_id=target,
+            kept=number < size.kept,
+        )
+
+
+def _write_cris(cris: Path, image: ShardImage, refs: list[dict[str, Any]], environment: Any) -> None:
+    name = image.key
+    (cris / "images/train2014" / name).write_bytes(image.data)
+    for mask in image.masks:
+        texts = [each.text for each in image.expressions if each.kept and each.target_mask_ids == (mask.mask_id,)]
+        png = _png(mask)
+        number = len(refs)
+        (cris / "masks/run" / f"{number}.png").write_bytes(png)
+        refs.append(_ref(mask, number, name, texts))
+        record = {"img": image.data, "mask": png, "cat": 0, "seg_id": number, "img_name": name}
+        record |= {"num_sents": len(texts), "sents": texts, "mask_id": mask.mask_id}
+        with environment.begin(write=True) as transaction:
+            transaction.put(str(number).encode(), pickle.dumps(record, protocol=4))
+
+
+def _png(mask: MaskRecord) -> bytes:
+    pixels = coco.decode({"size": list(mask.rle_size), "counts": mask.rle_counts.encode()}) * 255
+    target = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(target, "PNG")
+    return target.getvalue()
+
+
+def _ref(mask: MaskRecord, number: int, name: str, texts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "bbox": list(mask.box_xyxy_px),
+        "cat": 0,
+        "segment_id": number,
+        "img_name": name,
+        # Beside the layout: all sides draw by it, so that their samples can be compared.
+        "mask_id": mask.mask_id,
+        "sentences": [{"idx": at, "sent_id": at, "sent": text} for at, text in enumerate(texts)],
+        "sentences_num": len(texts),
+    }

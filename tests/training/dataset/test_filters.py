@@ -1,0 +1,104 @@
+"""Filters: what they keep, against the rows judged one by one, and what they leave unread."""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pytest
+
+from schemas.errors import ConfigError
+from schemas.tables import EXPRESSIONS
+from store.reading import read_table
+from tests.training.dataset.builders import build_run
+from training.dataset import ExpressionFilter, RisIterableDataset, SampleSpec
+from training.dataset.filters import num_clip_tokens
+
+SCORED = [
+    (0, "the red circle", {"distinctiveness": 1.4, "correctness": 0.3}),
+    (0, "a circle", {"distinctiveness": 0.9, "kept": False, "correctness": 0.6}),
+    (1, "a very long expression of a small dotted circle", {"distinctiveness": 1.1}),
+    (1, "größe", {"distinctiveness": 2.0}),
+    (1, "by hand", {"distinctiveness": None, "source": "human", "samples": (), "correctness": None}),
+]
+LONE = [(0, "the only one", {}), (0, "by hand alone", {"source": "human", "samples": (), "correctness": None})]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Scored, human and lone expressions, in two images of one shard."""
+    return build_run(tmp_path, num_shards=1, per_shard=2, rows=lambda number: (SCORED, LONE)[number])
+
+
+def texts(run, where):
+    spec = SampleSpec(parts=("text",), where=where, expressions_per_mask=None)
+    return {text for sample in RisIterableDataset(run.location, spec) for text in sample["expressions"]}
+
+
+ALL = {text for _, text, _ in (*SCORED, *LONE)}
+HUMAN = {"by hand", "by hand alone"}
+
+
+@pytest.mark.parametrize(
+    ("where", "missing"),
+    [
+        ({}, {"a circle"}),
+        ({"is_kept_only": False}, set()),
+        ({"tau": 1.2}, {"a circle", "a very long expression of a small dotted circle"}),
+        ({"tau": 1.4}, {"a circle", "a very long expression of a small dotted circle", "the red circle"}),
+        ({"tau": -math.inf}, set()),
+        ({"tau": 0.5, "lone": "drop"}, {"the only one"}),
+        ({"lone": "drop"}, {"a circle", "the only one"}),
+        ({"bounds": {"correctness": (0.4, None)}}, {"a circle", "the red circle", *HUMAN}),
+        ({"is_kept_only": False, "bounds": {"correctness": (None, 0.5)}}, {"a circle", *HUMAN}),
+        ({"bounds": {"distinctiveness": (1.4, 1.9)}}, ALL - {"the red circle"}),
+        ({"bounds": {"area_px": (1, None), "predicted_iou": (0.95, None)}}, ALL),
+        ({"bounds": {"predicted_iou": (0.85, 0.9)}}, {"a circle"}),
+        ({"words": (3, 3)}, ALL - {"the red circle", "the only one", "by hand alone"}),
+        ({"words": (None, 2)}, ALL - {"größe", "by hand"}),
+        ({"characters": (5, 5)}, ALL - {"größe"}),
+        ({"decoders": frozenset({"beam"})}, {"a circle", *HUMAN}),
+        ({"decoders": frozenset({"top_k"})}, ALL),
+        ({"sources": frozenset({"human"})}, ALL - HUMAN),
+        ({"sources": frozenset({"model"})}, {"a circle", *HUMAN}),
+        ({"max_clip_tokens": 5}, ALL - {"the red circle", "by hand", "the only one", "by hand alone"}),
+    ],
+)
+def test_a_filter_keeps_what_it_says(run, where, missing):
+    assert texts(run, ExpressionFilter(**where)) == ALL - missing
+
+
+def test_clip_tokens_count_start_and_end_as_clip_itself_does():
+    from open_clip import get_tokenizer
+
+    tokens = get_tokenizer("RN50")([text for _, text, _ in SCORED])
+    assert [num_clip_tokens(text) for _, text, _ in SCORED] == (tokens != 0).sum(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"bounds": {"distinct": (0, 1)}}, "there is no score 'distinct'; there are uniqueness"),
+        ({"words": (3, 2)}, "words: nothing lies between 3 and 2"),
+        ({"bounds": {"correctness": (1.0, 0.5)}}, "correctness: nothing lies between"),
+        ({"lone": "maybe"}, "lone is 'maybe': give 'keep' or 'drop'"),
+        ({"max_clip_tokens": 2}, "max_clip_tokens is 2: start, end and one word are 3"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_refused(where, message):
+    with pytest.raises(ConfigError, match=message):
+        ExpressionFilter(**where)
+
+
+def test_tables_of_version_1_know_no_source_and_count_as_a_models(run):
+    table = read_table(run.location, EXPRESSIONS).drop_columns(["source"])
+    nulls = table.append_column("source", pa.nulls(table.num_rows, pa.string()))
+    kept = ExpressionFilter(sources=frozenset({"model"}), is_kept_only=False).expression_rows()
+    assert nulls.filter(kept.expression).num_rows == table.num_rows
+
+
+def test_the_description_is_the_same_for_equal_filters():
+    one = ExpressionFilter(decoders=frozenset({"beam", "top_k"}), bounds={"count": (2, None), "area_px": (9, None)})
+    other = ExpressionFilter(decoders=frozenset({"top_k", "beam"}), bounds={"area_px": (9, None), "count": (2, None)})
+    assert one.as_json() == other.as_json() != ExpressionFilter().as_json()
+    assert str(one.as_json()) == str(other.as_json())

@@ -1,0 +1,157 @@
+"""Machine and human: how much of each, which, and that ranks and resumes agree on it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+
+import pytest
+from torch.utils.data import DataLoader, DistributedSampler
+
+from schemas.errors import ConfigError
+from tests.training.dataset.builders import build_run
+from training.dataset import (
+    MixedDataset,
+    MixedIterableDataset,
+    ResumableLoader,
+    RisDataset,
+    RisIterableDataset,
+    SampleSpec,
+    StreamOrder,
+    collate_lists,
+)
+from training.dataset.mixed import choose_fraction
+
+TEXT = SampleSpec(parts=("text",))
+
+
+@pytest.fixture
+def human(tmp_path):
+    """Twenty human masks of three expressions each."""
+    fields = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
+
+    def rows(number):
+        return [(0, f"human {number} {at}", fields) for at in range(3)]
+
+    run = build_run(tmp_path / "human", num_shards=2, per_shard=10, rows=rows, prefix="human-")
+    return RisDataset(run.location, TEXT)
+
+
+@pytest.fixture
+def pseudo(run):
+    return RisDataset(run.location, TEXT)
+
+
+def origins(samples):
+    return Counter(sample["sources"][0] for sample in samples)
+
+
+def test_a_fraction_lies_within_every_larger_one_and_is_exact():
+    masks = [f"{number:016x}-0000" for number in range(1_000)]
+    chosen = [set(choose_fraction(masks, fraction, 0).tolist()) for fraction in (0, 0.0001, 0.01, 0.05, 0.1, 1)]
+    assert [len(each) for each in chosen] == [0, 1, 10, 50, 100, 1_000]
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(chosen))
+    assert set(choose_fraction(masks, 0.1, 1).tolist()) != chosen[4]
+    turned = masks[::-1]
+    assert {turned[at] for at in choose_fraction(turned, 0.1, 0)} == {masks[at] for at in chosen[4]}
+
+
+def test_all_of_the_machines_and_a_fraction_of_the_humans(pseudo, human):
+    mixed = MixedDataset(pseudo, human, fraction=0.25)
+    samples = [mixed[at] for at in range(len(mixed))]
+    assert (len(mixed), mixed.num_human) == (29, 5)
+    assert origins(samples) == {"model": 24, "human": 5}
+    assert len({sample["mask_id"] for sample in samples}) == 29
+    chosen = {sample["mask_id"] for sample in samples[24:]}
+    mixed.set_epoch(8)
+    assert {mixed[at]["mask_id"] for at in range(24, 29)} == chosen
+    assert [mixed[at]["expressions"] for at in range(29)] != [sample["expressions"] for sample in samples]
+    assert mixed[-1] == mixed[28]
+
+
+def test_a_share_repeats_humans_evenly_with_other_draws(pseudo, human):
+    mixed = MixedDataset(pseudo, human, fraction=0.25, human_share=0.5)
+    assert len(mixed) == 48
+    found = Counter(mixed[at]["mask_id"] for at in range(24, 48))
+    assert sorted(found.values()) == [4, 5, 5, 5, 5]
+    texts = {(mixed[at]["mask_id"], mixed[at]["expressions"][0]) for at in range(24, 48)}
+    assert len(texts) > 5
+
+
+def test_ranks_of_a_distributed_sampler_share_the_items(pseudo, human):
+    mixed = MixedDataset(pseudo, human, fraction=0.2)
+    found = []
+    for rank in range(2):
+        sampler = DistributedSampler(mixed, num_replicas=2, rank=rank, seed=5)
+        loader = DataLoader(mixed, 4, sampler=sampler, num_workers=2, collate_fn=collate_lists)
+        found += [mask for batch in loader for mask in batch["mask_id"]]
+    assert len(found) == len(set(found)) == 28
+
+
+def open_stream(run, human, *, rank=0, world_size=1, **mix):
+    order = StreamOrder(buffer_images=3, rank=rank, world_size=world_size, uneven="drop")
+    return MixedIterableDataset(RisIterableDataset(run.location, TEXT, order=order), human, **mix)
+
+
+def test_a_stream_holds_each_machine_sample_once_and_humans_by_their_share(run, human):
+    stream = open_stream(run, human, fraction=0.5, human_share=0.4)
+    counts = Counter()
+    for epoch in range(20):
+        stream.set_epoch(epoch)
+        samples = list(stream)
+        assert origins(samples)["model"] == 24
+        counts += origins(samples)
+    assert 0.34 < counts["human"] / counts.total() < 0.46
+    assert open_stream(run, human, fraction=0.5).human_share == 10 / 34
+
+
+def test_ranks_of_a_stream_are_even_and_their_humans_apart(run, human):
+    epochs = [list(open_stream(run, human, rank=rank, world_size=2, human_share=0.4)) for rank in range(2)]
+    assert len(epochs[0]) == len(epochs[1])
+    humans = [{s["mask_id"] for s in samples if s["sources"] == ["human"]} for samples in epochs]
+    assert all(humans)
+    assert not humans[0] & humans[1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_resumes_where_it_was_stopped(run, human, num_workers):
+    def load():
+        stream = open_stream(run, human, human_share=0.4)
+        return ResumableLoader(stream, collate_fn=collate_lists, batch_size=3, num_workers=num_workers)
+
+    def facts(batches):
+        return [(batch["mask_id"], batch["expressions"]) for batch in batches]
+
+    full, first, second = facts(load()), load(), load()
+    batches = iter(first)
+    head = facts(itertools.islice(batches, 5))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert head + facts(second) == full
+
+
+def test_a_state_of_another_mix_or_other_humans_is_refused(run, human, tmp_path):
+    state = open_stream(run, human, fraction=0.5).state_dict()
+    with pytest.raises(ConfigError, match=r"mix: .* saved, .* now"):
+        open_stream(run, human, fraction=0.4).load_state_dict(state)
+    others = RisDataset(build_run(tmp_path / "others").location, TEXT)
+    with pytest.raises(ConfigError, match="the human annotation is another one"):
+        open_stream(run, others, fraction=0.5).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ({"fraction": 1.5}, "fraction is 1.5: give the share"),
+        ({"human_share": 1.0}, "human_share is 1.0: give a share"),
+        ({"fraction": 0, "human_share": 0.5}, "no human mask is chosen"),
+    ],
+)
+def test_a_mix_that_makes_no_sense_is_refused(pseudo, human, mix, message):
+    with pytest.raises(ConfigError, match=message):
+        MixedDataset(pseudo, human, **mix)
+
+
+def test_nothing_human_is_the_machines_alone(run, pseudo, human):
+    assert len(MixedDataset(pseudo, human, fraction=0)) == 24
+    assert origins(open_stream(run, human, fraction=0)) == {"model": 24}

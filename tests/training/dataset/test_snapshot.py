@@ -1,0 +1,94 @@
+"""Snapshots: what of a growing run is read, and that it stays so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from schemas.errors import ConfigError
+from store.manifest import write_manifest
+from tests.training.dataset.builders import build_run
+from training.dataset import RisIterableDataset, SampleSpec, Snapshot
+
+TEXT = SampleSpec(parts=("text",))
+
+
+@pytest.fixture
+def growing(tmp_path):
+    return build_run(tmp_path, is_committed=False)
+
+
+def shards(snapshot):
+    return snapshot.table["shard"].to_pylist()
+
+
+def test_the_latest_manifest_is_read_and_what_is_newer_waits(growing, caplog):
+    growing.commit(0)
+    write_manifest(growing.location)
+    growing.commit(1)
+    with caplog.at_level("INFO"):
+        snapshot = Snapshot.take(growing.location)
+    assert (snapshot.manifest, shards(snapshot)) == (1, [0])
+    assert "1 committed since are left for the next one" in caplog.text
+    write_manifest(growing.location)
+    assert (Snapshot.take(growing.location).manifest, shards(Snapshot.take(growing.location))) == (2, [0, 1])
+    assert shards(Snapshot.of_manifest(growing.location, 1)) == [0]
+
+
+def test_without_a_manifest_the_receipts_are_pinned(growing):
+    growing.commit(0, 2)
+    snapshot = Snapshot.take(growing.location)
+    assert (snapshot.manifest, shards(snapshot)) == (None, [0, 2])
+    growing.commit(1)
+    state = json.loads(json.dumps(snapshot.state()))
+    again = Snapshot.from_state(growing.location, state)
+    assert shards(again) == [0, 2]
+    assert again.digest == snapshot.digest
+    assert shards(Snapshot.of_receipts(growing.location)) == [0, 1, 2]
+
+
+def test_a_manifest_and_the_receipts_it_holds_have_one_digest(growing):
+    growing.commit()
+    write_manifest(growing.location)
+    manifest, receipts = Snapshot.take(growing.location), Snapshot.of_receipts(growing.location)
+    assert (manifest.manifest, receipts.manifest, manifest.digest) == (1, None, receipts.digest)
+
+
+def test_a_retried_shard_gives_another_snapshot_while_the_old_one_still_reads(growing):
+    growing.commit()
+    old = Snapshot.of_receipts(growing.location)
+    growing.commit(1, generation=1)
+    new = Snapshot.of_receipts(growing.location)
+    assert new.table["generation"].to_pylist() == [0, 1, 0]
+    assert new.digest != old.digest
+    again = Snapshot.from_state(growing.location, old.state())
+    assert again.table["generation"].to_pylist() == [0, 0, 0]
+
+
+def test_parts_that_a_retry_and_gc_took_away_say_what_to_do(growing):
+    receipts = growing.commit()
+    name = receipts[1].parts["expressions"].name
+    dataset = RisIterableDataset(growing.location, TEXT)
+    growing.location.delete(f"expressions/{name}")
+    with pytest.raises(ConfigError, match="take a new snapshot of the run; else run `pseudoris verify`"):
+        list(dataset)
+
+
+def test_the_state_of_another_run_is_refused(growing, tmp_path):
+    growing.commit()
+    other = build_run(tmp_path / "other", num_shards=3, per_shard=2)
+    with pytest.raises(ConfigError, match="its snapshot has another digest"):
+        Snapshot.from_state(other.location, Snapshot.take(growing.location).state())
+
+
+def test_a_run_without_a_commit_is_nothing_to_train_on(growing):
+    with pytest.raises(ConfigError, match=r"nothing of the run at .* is committed yet"):
+        Snapshot.take(growing.location)
+
+
+def test_a_manifest_that_does_not_stand_is_named(growing):
+    growing.commit(0)
+    write_manifest(growing.location)
+    with pytest.raises(ConfigError, match=r"0007.parquet does not stand: the run has the snapshots \[1\]"):
+        Snapshot.of_manifest(growing.location, 7)

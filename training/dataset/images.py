@@ -1,0 +1,163 @@
+"""The encoded images of a shard, those that were annotated: out of its table where it embeds them, else from SOURCE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from schemas.config import RunConfig
+from schemas.errors import ConfigError, ImageError
+from schemas.ids import sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from store.location import RunLocation
+from store.plan import read_shard_plan
+from store.sources.items import Storage
+from store.sources.opening import open_root
+from store.sources.reading import Outcome, read_entries
+from workers.images.decoding import decode_upright
+
+_COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardImages:
+    """Encoded images of one shard, in the order asked for.
+
+    Attributes:
+        shard: That they are of.
+        keys: (I,).
+        sha256: (I,), of the bytes that were annotated.
+        sizes_px: (I,), upright height and width as they were annotated.
+        outcomes: (I,), the bytes, or why there are none; None where they are read when they are asked for.
+    """
+
+    shard: int
+    keys: Sequence[str]
+    sha256: Sequence[str]
+    sizes_px: Sequence[tuple[int, int]]
+    outcomes: list[Outcome | None]
+
+
+class ImageBytes:
+    """Reads encoded images, and decodes them as annotation did. Pickles; a storage is opened where it is used."""
+
+    def __init__(
+        self,
+        location: RunLocation,
+        header: RunHeader,
+        *,
+        source: str | None = None,
+        endpoint_url: str | None = None,
+        is_random_access: bool = False,
+    ) -> None:
+        """Wire it.
+
+        Args:
+            location: Where the run lives.
+            header: Its header: whether it embeds images, SOURCE, and the limits of decoding.
+            source: Where the images lie now; None is the header's.
+            endpoint_url: Of the S3 store that holds them, where the run names none.
+            is_random_access: Read images of SOURCE one by one, when they are decoded, and keep the plans of all shards.
+        """
+        self._location = location
+        self._header = header
+        self._source = source or header.source
+        self._is_moved = source is not None
+        self._config = _with_endpoint(header.config, endpoint_url)
+        self._is_random_access = is_random_access
+        self._plans: dict[int, dict[str, PlanEntry]] = {}
+        self._root: Storage | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the images table that `of_shard` needs."""
+        return (*_COLUMNS, "bytes") if self._header.config.shards.embed_images else _COLUMNS
+
+    def of_shard(self, shard: int, rows: pa.Table) -> ShardImages:
+        """Return the encoded images of `rows`, each with the sha256 that was annotated.
+
+        Args:
+            shard: Which shard the rows are of.
+            rows: Of its images table, with `columns`.
+
+        Raises:
+            ConfigError: SOURCE as a whole does not exist, or the plan is damaged.
+            TransientError: Storage failed.
+        """
+        keys = rows["key"].to_pylist()
+        found: list[Outcome | None] = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
+        sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
+        images = ShardImages(shard, keys, rows["sha256"].to_pylist(), sizes, found)
+        if not self._is_random_access:
+            self._fill(images, [at for at, data in enumerate(found) if data is None])
+        return images
+
+    def decode(self, images: ShardImages, at: int) -> Tensor:
+        """Return the image at a position, (3, H, W) uint8 RGB, upright, contiguous.
+
+        Raises:
+            ImageError: It is missing, not the one that was annotated, or does not decode to the annotated size.
+        """
+        outcome = images.outcomes[at]
+        if outcome is None:
+            outcome = self._from_source(images.shard, [images.keys[at]])[0]
+            outcome = _as_annotated(outcome, images.sha256[at])
+        if isinstance(outcome, ImageError):
+            raise outcome
+        pixels = decode_upright(outcome, self._config.images)
+        if pixels.shape[:2] != tuple(images.sizes_px[at]):
+            raise ImageError("changed", f"it decodes to {pixels.shape[:2]}, annotated were {images.sizes_px[at]}")
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def explained(self, key: str, error: ImageError) -> ConfigError:
+        """Return the error of an image that cannot be shown, for whoever trains."""
+        return ConfigError(
+            f"image {key} of {self._source} cannot be used ({error.reason}: {error.message}): put the annotated file "
+            "back, say where the images lie now (source=…), or leave its masks out (on_bad_image='skip')"
+        )
+
+    def _fill(self, images: ShardImages, places: Sequence[int]) -> None:
+        """Read from SOURCE what the table does not hold."""
+        if places:
+            outcomes = self._from_source(images.shard, [images.keys[at] for at in places])
+            for at, outcome in zip(places, outcomes, strict=True):
+                images.outcomes[at] = _as_annotated(outcome, images.sha256[at])
+
+    def _from_source(self, shard: int, keys: Sequence[str]) -> list[Outcome]:
+        """Return the outcome of each key; neighbours in a file are read together."""
+        plan = self._plan(shard)
+        entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
+        if self._root is None:
+            self._root = open_root(self._source, self._config.source, self._config.placement.storage)
+        outcomes = dict(read_entries(self._root, entries, self._config))
+        return [outcomes[plan[key].position] for key in keys]
+
+    def _plan(self, shard: int) -> dict[str, PlanEntry]:
+        if shard not in self._plans:
+            entries = read_shard_plan(self._location, self._header, shard)
+            if self._is_moved:
+                # A copy has other times and etags; its sha256 tells whether it is the image.
+                entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
+            if not self._is_random_access:
+                self._plans.clear()
+            self._plans[shard] = {entry.key: entry for entry in entries}
+        return self._plans[shard]
+
+
+def _as_annotated(outcome: Outcome, sha256: str) -> Outcome:
+    if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
+        return ImageError("changed", "its bytes are not those that were annotated")
+    return outcome
+
+
+def _with_endpoint(config: RunConfig, endpoint_url: str | None) -> RunConfig:
+    if endpoint_url is None or config.source.endpoint_url is not None:
+        return config
+    return config.model_copy(update={"source": config.source.model_copy(update={"endpoint_url": endpoint_url})})

@@ -1,0 +1,233 @@
+"""A run as a stream of samples, for runs of any size: shard after shard, each image decoded once for all its masks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import ConfigError
+from store.location import RunLocation
+from training.dataset.drawing import key_of, permutation
+from training.dataset.interleaving import Buffer, Drawn, in_order, interleaved
+from training.dataset.making import SampleMaker
+from training.dataset.opening import OpenedRun
+from training.dataset.samples import SampleSpec, Transform
+from training.dataset.shards import Int64Array
+from training.dataset.snapshot import Snapshot
+from training.dataset.splitting import (
+    ShardSlice,
+    Stream,
+    Uneven,
+    equal_slices,
+    samples_per_rank,
+    whole_shards,
+)
+from training.dataset.streaming import Position, StreamedDataset
+from training.dataset.walking import ShardWalk, WalkedImage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOrder:
+    """In which order samples come, and how they are split over ranks.
+
+    Attributes:
+        is_shuffled: Shards in random order, images of a shard in random order, masks drawn from a buffer of images;
+            all by (seed, epoch). False gives the order of the plan.
+        buffer_images: Images whose masks are mixed, for each worker. More mixes better: a batch of B then has some
+            B²/2n pairs of one image. What it costs is memory.
+        buffer_bytes: Of decoded pixels, for each worker; the buffer holds fewer images where they are large.
+        uneven: What becomes of ranks that would have different numbers of samples. `keep` reads each sample once, and
+            ranks end apart. `drop` and `pad` give each rank the same number, by leaving out, or repeating, fewer
+            samples than there are ranks; for that all shards are counted when the dataset is made.
+        rank: By default that of torch.distributed, when the dataset is made.
+        world_size: By default that of torch.distributed, when the dataset is made.
+    """
+
+    is_shuffled: bool = True
+    buffer_images: int = 128
+    buffer_bytes: int = 256 * 2**20
+    uneven: Uneven = "keep"
+    rank: int | None = None
+    world_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.buffer_images < 1 or self.buffer_bytes < 1:
+            raise ConfigError(
+                f"a buffer of {self.buffer_images} images, {self.buffer_bytes} bytes: give 1 or more of both"
+            )
+        if self.uneven not in ("keep", "drop", "pad"):
+            raise ConfigError(f"uneven is {self.uneven!r}: give 'keep', 'drop' or 'pad'")
+
+
+class RisIterableDataset(StreamedDataset):
+    """A run's masks with their expressions, in an order that seed, epoch, ranks and workers decide and nothing else.
+
+    Memory of a worker: two shards' encoded images and tables, and the buffer's decoded images.
+    """
+
+    def __init__(
+        self,
+        run: str | RunLocation,
+        spec: SampleSpec | None = None,
+        *,
+        order: StreamOrder | None = None,
+        snapshot: Snapshot | None = None,
+        transform: Transform | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        """Open a run, finished or still growing.
+
+        Args:
+            run: Its folder or url, or its location.
+            spec: Which samples and what of them; everything that was kept by default.
+            order: Shuffle, split.
+            snapshot: Which commits; `Snapshot.take` by default.
+            transform: Applied to each sample last, in the worker; what it returns is yielded. It must pickle where
+                workers are spawned.
+            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
+
+        Raises:
+            ConfigError: There is no run, nothing of it is committed, or an argument makes no sense.
+            TransientError: Storage failed.
+        """
+        self._order = order or StreamOrder()
+        super().__init__(self._order.rank, self._order.world_size)
+        self._run = OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url)
+        self._endpoint_url = endpoint_url
+        self._maker = SampleMaker(self._run.spec)
+        self._transform = transform
+        self._counts: Int64Array | None = None
+        self._described: dict[str, Any] = {}
+        self._take_stock()
+        if self._counts is None and self._world_size > 1 and self._rank == 0:
+            logger.warning(
+                "ranks have different numbers of samples: a collective call of those that go on would wait for ever. "
+                "Give StreamOrder(uneven='drop') or 'pad', or train under torch's Join"
+            )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Which commits are read."""
+        return self._run.snapshot
+
+    def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
+        """Read what has been committed since, between two epochs, and return it.
+
+        Ranks must read the same: let one take the snapshot and send `Snapshot.state()` to the others, which give
+        `Snapshot.from_state`. Loader workers that live on do not see it: make the loader anew.
+
+        Raises:
+            ConfigError: Nothing is committed, or a receipt cannot be used.
+            TransientError: Storage failed.
+        """
+        self._reopen(Snapshot.take(self._run.location) if snapshot is None else snapshot)
+        self.forget_state()
+        return self._run.snapshot
+
+    def count(self) -> int:
+        """Return the samples of an epoch over all ranks, before any is dropped or repeated; reads the filter's columns.
+
+        Raises:
+            ConfigError: A part is missing.
+            TransientError: Storage failed.
+        """
+        return int((self._run.count_samples() if self._counts is None else self._counts).sum())
+
+    def __len__(self) -> int:
+        """Return the samples of this rank, with `drop` and `pad`; nobody knows them with `keep`."""
+        if self._counts is None or self._order.uneven == "keep":
+            raise TypeError(
+                "with uneven='keep' nobody knows how many samples a rank has; count() reads that of all ranks"
+            )
+        return samples_per_rank(int(self._counts.sum()), self._world_size, self._order.uneven)
+
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        """Yield the samples; the position counts the masks drawn, those of bad images included, and those yielded."""
+        slices, quota = self._slices(stream, epoch)
+        start, num_yielded = position.get("drawn", 0), position.get("yielded", 0)
+        drawn = 0
+        while quota is None or num_yielded < quota:
+            before = num_yielded
+            first_drawn = drawn
+            for sample in self._lap(slices, stream, epoch, start - drawn):
+                drawn += 1
+                if drawn <= start:
+                    continue
+                if sample is None:
+                    self._shared.count_skipped()
+                    continue
+                num_yielded += 1
+                yield sample, {"drawn": drawn, "yielded": num_yielded}
+                if num_yielded == quota:
+                    return
+            if quota is None:
+                return
+            # Skipped masks are made good by the stream's first ones, so that ranks stay even.
+            if num_yielded == before and drawn > start and first_drawn >= start:
+                raise ConfigError("no image of this rank's share can be used: see the log for the first ones")
+
+    def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
+        """Yield the stream's samples once, None for one of a bad image; the first `num_passed` as None, unread."""
+        walk = ShardWalk(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
+        walk.is_passing = num_passed > 0
+        for number, drawn in enumerate(self._drawn(walk, stream, epoch), 1):
+            walk.is_passing = number < num_passed
+            yield None if number <= num_passed else self._sample(drawn, epoch)
+
+    def _drawn(self, walk: ShardWalk, stream: Stream, epoch: int) -> Iterator[Drawn[WalkedImage]]:
+        if not self._order.is_shuffled:
+            return in_order(walk)
+        buffer = Buffer(self._order.buffer_images, self._order.buffer_bytes)
+        key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
+        return interleaved(walk, buffer, key)
+
+    def _sample(self, drawn: Drawn[WalkedImage], epoch: int) -> Any:
+        image = drawn.item
+        pixels = image.pixels(is_last=drawn.is_last)
+        if pixels is None and self._run.images is not None:
+            return None
+        content, mask = image.shard.content(), image.first_mask + drawn.mask
+        sample = self._maker.make(content, image.at, mask, epoch=epoch, pixels=pixels)
+        return sample if self._transform is None else self._transform(sample)
+
+    def _slices(self, stream: Stream, epoch: int) -> tuple[list[ShardSlice], int | None]:
+        num_shards = len(self._run.snapshot)
+        is_shuffled = self._order.is_shuffled
+        order = permutation(self._key("shards", epoch), num_shards) if is_shuffled else np.arange(num_shards)
+        if self._counts is None or self._order.uneven == "keep":
+            return whole_shards(order, stream), None
+        slices = equal_slices(order, self._counts, stream, self._order.uneven)
+        return slices, sum((each.stop or 0) - each.start for each in slices)
+
+    def _key(self, purpose: str, *numbers: int) -> int:
+        return key_of(purpose, self._run.spec.seed, *numbers)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return self._described
+
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        if fingerprint["snapshot"]["digest"] != self._run.snapshot.digest:
+            self._reopen(Snapshot.from_state(self._run.location, fingerprint["snapshot"]))
+
+    def _reopen(self, snapshot: Snapshot) -> None:
+        self._run = OpenedRun.open(self._run.location, self._run.spec, snapshot, endpoint_url=self._endpoint_url)
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """Count what has to be, and describe what decides the sequence; once a snapshot, which may be large."""
+        self._counts = None if self._order.uneven == "keep" else self._run.count_samples()
+        order, spec = self._order, self._run.spec
+        self._described = {
+            "snapshot": self._run.snapshot.state(),
+            "seed": spec.seed,
+            "expressions_per_mask": spec.expressions_per_mask,
+            "has_images": self._run.images is not None,
+            "where": spec.where.as_json(),
+            **{name: getattr(order, name) for name in ("is_shuffled", "buffer_images", "buffer_bytes", "uneven")},
+        }

@@ -1,0 +1,234 @@
+"""Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from schemas.errors import ConfigError
+from training.dataset.drawing import draw_below, key_of, permutation
+from training.dataset.iterable import RisIterableDataset
+from training.dataset.mapped import RisDataset
+from training.dataset.splitting import Stream
+from training.dataset.streaming import Position, StreamedDataset
+
+_PROBABILITY_STEPS: Final = 2**32
+
+
+def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Return which masks a fraction of the annotation holds, as positions, ascending; at least one above 0.
+
+    Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % lies within 5 %, 5 % within 10 %, and
+    the choice is the same in every epoch, as if nobody had annotated the others.
+
+    Raises:
+        ConfigError: `fraction` is not in [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"fraction is {fraction}: give the share of the human annotation to use, from 0 to 1")
+    key = str(seed).encode()
+    numbers = [hashlib.blake2b(each.encode(), digest_size=8, key=key).digest() for each in mask_ids]
+    num_chosen = max(round(fraction * len(mask_ids)), 1) if fraction and mask_ids else 0
+    chosen = sorted(range(len(mask_ids)), key=numbers.__getitem__)[:num_chosen]
+    return np.array(sorted(chosen), np.int64)
+
+
+class MixedDataset(Dataset[Any]):
+    """All masks of a machine's run, and a fraction of a human's, map-style.
+
+    Items 0 ... len(pseudo)-1 are the machine's, the others human. Shuffle and split it with torch's samplers
+    (`DistributedSampler`); the same index in the same epoch gives the same sample on every rank.
+    """
+
+    def __init__(
+        self,
+        pseudo: RisDataset,
+        human: RisDataset,
+        *,
+        fraction: float = 1.0,
+        human_share: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Mix two datasets.
+
+        Args:
+            pseudo: Made by models.
+            human: Of an imported run.
+            fraction: Share of the human masks that is used, in [0, 1]: the paper's 1, 5, 10, … %. The same masks in
+                every epoch.
+            human_share: Share of the human items in an epoch, in [0, 1): where few human masks would drown, they come
+                several times an epoch, each time with another draw of expressions. None takes each chosen mask once.
+            seed: Of the choice.
+
+        Raises:
+            ConfigError: A share is out of its range, or nothing is left to take a share of.
+        """
+        self._pseudo = pseudo
+        self._human = human
+        self._seed = seed
+        self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
+        _check_share(human_share, len(self._chosen))
+        share = human_share
+        self._num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
+
+    @property
+    def num_human(self) -> int:
+        """Human items of an epoch."""
+        return self._num_human
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of both, and the order in which human masks repeat."""
+        self._pseudo.set_epoch(epoch)
+        self._human.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return the items of an epoch."""
+        return len(self._pseudo) + self._num_human
+
+    def __getitem__(self, index: int) -> Any:
+        """Return an item of either dataset.
+
+        Raises:
+            IndexError: There is no such item.
+            ConfigError: Its image cannot be used.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        at = index % len(self) - len(self._pseudo)
+        if at < 0:
+            return self._pseudo[at + len(self._pseudo)]
+        return _human_item(self._human, self._chosen, at, epoch=self._human.epoch, laps=self._laps, seed=self._seed)
+
+    @property
+    def _laps(self) -> int:
+        return -(-self._num_human // max(len(self._chosen), 1))
+
+
+class MixedIterableDataset(StreamedDataset):
+    """A stream of a machine's run with human samples strewn in; ranks, workers and epochs are those of the stream.
+
+    Before each sample a number by (seed, epoch, worker, position) decides whether it is human. It does not depend on
+    the
+    rank: with `uneven="drop"` or `"pad"` ranks stay even. The epoch ends with the machine's stream.
+    """
+
+    def __init__(
+        self,
+        pseudo: RisIterableDataset,
+        human: RisDataset,
+        *,
+        fraction: float = 1.0,
+        human_share: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Mix two datasets.
+
+        Args:
+            pseudo: Made by models; it brings ranks and order.
+            human: Of an imported run.
+            fraction: As of `MixedDataset`.
+            human_share: Probability that a sample is human, in [0, 1). None gives each chosen human mask once an
+                epoch on average; for that the machine's samples are counted.
+            seed: Of the choice and of the mix.
+
+        Raises:
+            ConfigError: A share is out of its range, or nothing is left to take a share of.
+            TransientError: Storage failed while counting.
+        """
+        super().__init__(pseudo.rank, pseudo.world_size)
+        self._pseudo = pseudo
+        self._human = human
+        self._fraction = fraction
+        self._given_share = human_share
+        self._seed = seed
+        self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
+        _check_share(human_share, len(self._chosen))
+        self._share = self._find_share()
+
+    @property
+    def human_share(self) -> float:
+        """Probability that a sample is human."""
+        return self._share
+
+    @property
+    def num_skipped(self) -> int:
+        """Masks of both datasets whose image could not be used."""
+        return self._pseudo.num_skipped + self._human.num_skipped
+
+    def _find_share(self) -> float:
+        if self._given_share is not None:
+            return self._given_share
+        num_human = len(self._chosen)
+        return num_human / (num_human + self._pseudo.count()) if num_human else 0.0
+
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        machine = self._pseudo._samples(stream, epoch, position.get("pseudo", {}))
+        reached = position.get("pseudo", {})
+        num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
+        key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
+        own = self._own_humans(stream, epoch)
+        limit = round(self._share * _PROBABILITY_STEPS)
+        while True:
+            if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:
+                lap, at = divmod(num_human, len(own))
+                # Another draw of expressions each time, and no draw of another epoch's again.
+                sample = self._human.draw(int(own[at]), epoch if lap == 0 else key_of("lap", epoch, lap))
+                num_human += 1
+            else:
+                following = next(machine, None)
+                if following is None:
+                    return
+                sample, reached = following
+            num_drawn += 1
+            yield sample, {"pseudo": reached, "human": num_human, "drawn": num_drawn}
+
+    def _own_humans(self, stream: Stream, epoch: int) -> NDArray[np.int64]:
+        """Return the human masks of a stream: disjoint from the other streams', unless there are fewer than streams."""
+        shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
+        number = stream.rank * stream.num_workers + stream.worker
+        own = shuffled[number :: stream.world_size * stream.num_workers]
+        return own if len(own) else shuffled
+
+    def _fingerprint(self) -> dict[str, Any]:
+        parts = {"pseudo": self._pseudo._fingerprint(), "human": self._human.describe()}
+        rest = {
+            f"{side}.{name}": each for side, all_ in parts.items() for name, each in all_.items() if name != "snapshot"
+        }
+        return {
+            **rest,
+            "snapshot": {side: all_["snapshot"] for side, all_ in parts.items()},
+            "mix": {"fraction": self._fraction, "human_share": self._given_share, "seed": self._seed},
+        }
+
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        saved, own = fingerprint["snapshot"]["human"], self._human.describe()["snapshot"]
+        if saved["digest"] != own["digest"]:
+            raise ConfigError(
+                "the human annotation is another one than the state was saved with: open it with "
+                "Snapshot.from_state(location, state['dataset']['snapshot']['human'])"
+            )
+        self._pseudo._pin({"snapshot": fingerprint["snapshot"]["pseudo"]})
+        self._share = self._find_share()
+
+
+def _human_item(human: RisDataset, chosen: NDArray[np.int64], at: int, *, epoch: int, laps: int, seed: int) -> Any:
+    """Return human item `at` of an epoch; a mask that comes again has another draw of expressions."""
+    lap, place = divmod(at, len(chosen))
+    order = permutation(key_of("human", seed, epoch), len(chosen)) if laps != 1 else np.arange(len(chosen))
+    return human.draw(int(chosen[order[place]]), epoch if lap == 0 else key_of("lap", epoch, lap))
+
+
+def _check_share(human_share: float | None, num_chosen: int) -> None:
+    if human_share is None:
+        return
+    if not 0 <= human_share < 1:
+        raise ConfigError(f"human_share is {human_share}: give a share of the samples, from 0 to below 1")
+    if human_share > 0 and not num_chosen:
+        raise ConfigError(
+            f"human_share is {human_share}, but no human mask is chosen: raise fraction, or check the run"
+        )

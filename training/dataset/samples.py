@@ -1,0 +1,96 @@
+"""What a dataset gives for one mask: names, shapes and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypedDict, get_args
+
+from torch import Tensor
+
+from schemas.errors import ConfigError
+from training.dataset.filters import ExpressionFilter
+
+Part = Literal["image", "mask", "box", "text", "scores"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+# In the order of their table; what of an expression is a number.
+SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
+
+
+class RisSample(TypedDict, total=False):
+    """One mask of one image and K expressions that refer to it; H x W is the upright image.
+
+    A key is there if its part was asked for, `image_id` and `mask_id` always. Only what is named as text is no tensor,
+    so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size.
+
+    Attributes:
+        image_id: 16 hex digits.
+        mask_id: Image id and index of the mask.
+        key: Of the image, percent-encoded, relative to SOURCE. Part `image`.
+        image: (3, H, W) uint8, RGB in [0, 255], turned upright by EXIF. Part `image`.
+        mask: (H, W) bool. Part `mask`.
+        box_xyxy_px: (4,) int64, tight box x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive. Part
+            `box`.
+        expressions: K texts. Part `text`.
+        sources: Who wrote each, `model` or `human`. Part `text`.
+        scores: By name of `SCORES`, (K,) float32 each; nan where the table has null (a lone mask's, a human's).
+            Part `scores`.
+    """
+
+    image_id: str
+    mask_id: str
+    key: str
+    image: Tensor
+    mask: Tensor
+    box_xyxy_px: Tensor
+    expressions: list[str]
+    sources: list[str]
+    scores: dict[str, Tensor]
+
+
+Transform = Callable[[RisSample], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSpec:
+    """Which samples a run gives and what is in them.
+
+    A sample is a mask that an expression is left of after `where`. Expressions that refer to several masks, or to none,
+    are passed over.
+
+    Attributes:
+        parts: Of `PARTS`; what is not named is not read. `("text",)` reads a few columns of the expressions alone.
+        where: Which expressions.
+        expressions_per_mask: K. So many are drawn an epoch, without replacement; where a mask has fewer they are
+            repeated, so that K is the same for all. None gives all, in the tables' order.
+        seed: Of draws and of every shuffle.
+        on_bad_image: An image that is missing from SOURCE or is not the one that was annotated: `raise`, or `skip` its
+            masks, which `num_skipped` counts.
+        source: Where the images lie now, if not where they were annotated; their sha256 is checked either way.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    where: ExpressionFilter = field(default_factory=ExpressionFilter)
+    expressions_per_mask: int | None = 1
+    seed: int = 0
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown or not self.parts:
+            raise ConfigError(f"parts {self.parts!r}: give some of {', '.join(PARTS)}")
+        if self.expressions_per_mask is not None and self.expressions_per_mask < 1:
+            raise ConfigError(f"expressions_per_mask is {self.expressions_per_mask}: give 1 or more, or None for all")
+        if self.on_bad_image not in ("raise", "skip"):
+            raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
+
+    @property
+    def has_expressions(self) -> bool:
+        """Whether a sample shows anything of its expressions."""
+        return "text" in self.parts or "scores" in self.parts
+
+
+def collate_lists(samples: Sequence[RisSample]) -> dict[str, list[Any]]:
+    """Return a batch as a list a key, for samples whose images differ in size; nothing is padded or stacked."""
+    return {name: [sample[name] for sample in samples] for name in samples[0]}  # type: ignore[literal-required]

@@ -1,0 +1,156 @@
+"""What every iterable dataset of ours does alike: which stream a worker reads, which epoch, and where it stands."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from schemas.errors import ConfigError
+from training.dataset.shared import SharedNumbers
+from training.dataset.splitting import Stream
+
+# Where a stream stands, as JSON.
+Position = dict[str, Any]
+
+STATE_VERSION: Final = 1
+
+
+def distributed_rank() -> tuple[int, int]:
+    """Return rank and world size of the process group, (0, 1) where none is initialised."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class StreamedDataset(IterableDataset[Any]):
+    """An iterable dataset that is split over ranks and workers, and that can be stopped and taken up again.
+
+    `set_epoch` reaches workers that live on (`persistent_workers`): the number lies in shared memory. A state that was
+    loaded counts for its own epoch; every other epoch begins at its beginning.
+    """
+
+    def __init__(self, rank: int | None = None, world_size: int | None = None) -> None:
+        """Take rank and world size, here and not in a worker, of the process group by default."""
+        own_rank, own_size = distributed_rank()
+        self._rank = own_rank if rank is None else rank
+        self._world_size = own_size if world_size is None else world_size
+        if not 0 <= self._rank < self._world_size:
+            raise ConfigError(f"rank {self._rank} of {self._world_size}: give a rank from 0 to world_size - 1")
+        self._shared = SharedNumbers()
+        self._loaded: dict[str, Any] | None = None
+        self._current: tuple[int, int, Position] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self._world_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration reads."""
+        return self._shared.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: its shuffle and its draws. Call it on every rank before each iteration."""
+        self._shared.epoch = epoch
+
+    @property
+    def num_skipped(self) -> int:
+        """Masks that were left out since the dataset was made because their image could not be used, by all workers."""
+        return self._shared.num_skipped
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the samples of this worker's stream, from where a loaded state of this epoch stands."""
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        state = self.loaded_state()
+        if state and state["num_workers"] != num_workers:
+            raise ConfigError(
+                f"the state was saved with {state['num_workers']} stream(s) a rank, now there are {num_workers}: "
+                "resume with as many loader workers, or start the epoch anew"
+            )
+        number = (worker + (state["first"] if state else 0)) % num_workers
+        stream = Stream(self._rank, self._world_size, number, num_workers)
+        position: Position = state["streams"].get(str(number), {}) if state else {}
+        self._current = (number, num_workers, position)
+        for sample, reached in self._samples(stream, self.epoch, position):
+            self._current = (number, num_workers, reached)
+            yield sample
+        self.forget_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as JSON, where this process stands after the sample it yielded last: in a worker, its own stream.
+
+        A loader that asks its workers (torchdata's `StatefulDataLoader`) keeps one a worker; `ResumableLoader` gathers
+        them. Each rank has its own.
+        """
+        number, num_workers, position = self._current or (0, 1, {})
+        return self.state_of({number: position}, num_workers=num_workers)
+
+    def state_of(self, streams: dict[int, Position], *, num_workers: int, first: int = 0) -> dict[str, Any]:
+        """Return the state of several streams of this rank; `first` is the one whose batch is due next."""
+        return {
+            "version": STATE_VERSION,
+            "epoch": self.epoch,
+            "rank": self._rank,
+            "world_size": self._world_size,
+            "num_workers": num_workers,
+            "first": first,
+            "streams": {str(number): position for number, position in streams.items()},
+            "dataset": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was saved: its epoch, its snapshot of the run, its place in each stream.
+
+        Raises:
+            ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is
+                named.
+            TransientError: Storage failed.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ConfigError(f"a state of version {state.get('version')!r}: this package reads {STATE_VERSION}")
+        own = {"rank": self._rank, "world_size": self._world_size, **self._fingerprint()}
+        saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
+        # The snapshot is what a state is to bring along, not what it must meet.
+        differing = [name for name in own if name != "snapshot" and own[name] != saved.get(name)]
+        if differing:
+            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own[name]!r} now" for name in differing)
+            raise ConfigError(f"the state belongs to another sequence of samples ({lines}): resume with what was saved")
+        self._pin(state["dataset"])
+        self.set_epoch(state["epoch"])
+        self._loaded = state
+        self._current = None
+
+    def loaded_state(self) -> dict[str, Any] | None:
+        """Return the state that the next iteration goes on from; None where it begins at the epoch's beginning."""
+        return self._loaded if self._loaded and self._loaded["epoch"] == self.epoch else None
+
+    def forget_state(self) -> None:
+        """Let the next iteration begin at its epoch's beginning."""
+        self._loaded = None
+
+    def position(self) -> tuple[int, int, Position]:
+        """Return which stream this process reads, of how many, and where it stands."""
+        return self._current or (0, 1, {})
+
+    @abstractmethod
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        """Yield the samples of a stream from a position on ({}: its beginning), each with the position after it."""
+
+    @abstractmethod
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return, as JSON, all that decides the sequence of samples; the snapshot under `snapshot`."""
+
+    @abstractmethod
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        """Read the snapshot of a saved fingerprint from now on."""
