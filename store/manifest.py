@@ -74,7 +74,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
     number = max(_numbers(location), default=0)
     while True:
         number += 1
-        path = snapshotsnapshot_path(number)
+        path = snapshot_path(number)
         if location.create_once(path, data):
             return path
 
@@ -154,7 +154,7 @@ def snapshot_sha256(location: RunLocation, number: int) -> str:
         TransientError: Storage failed.
     """
     digest = hashlib.sha256()
-    with location.open_input(snapshotsnapshot_path(number)) as file:
+    with location.open_input(snapshot_path(number)) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -167,7 +167,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         FileNotFoundError: There is no such snapshot.
         TransientError: It does not read, or storage failed.
     """
-    path = snapshotsnapshot_path(number)
+    path = snapshot_path(number)
     with location.open_input(path) as file:
         parquet = open_parquet(file, location.uri(path))
         if not _is_readable(parquet):
