@@ -55,7 +55,7 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     rows = ds.dataset(tmp_path / "export" / "expressions").to_table().to_pylist()
     assert {row["source"] for row in rows} == {"human"}
     assert invoke("gallery", out).exit_code == 0
-    assert "the one on the left" in (out / "gallery.html").read_text()
+    assert "the one on the left" in (out / "gallery" / "index.html").read_text()
     assert invoke("gc", out).exit_code == 0
 
 
