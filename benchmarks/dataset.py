@@ -37,10 +37,10 @@ from training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSp
 BATCH: Final = 32
 SIDES: Final = ("stream", "map", "files", "lmdb")
 NAMES: Final = {
-    "stream": "RisIterableDataset",
-    "map": "RisDataset",
-    "files": "JPEG and PNG files, JSON",
-    "lmdb": "LMDB of pickled records",
+    "stream": "run, stream",
+    "map": "run, by number",
+    "files": "CRIS files",
+    "lmdb": "CRIS LMDB",
 }
 _SPEC: Final = SampleSpec(parts=("image", "mask", "text"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from training.dataset.streaming import Position, StreamedDataset
 from training.dataset.walking import ShardWalk, WalkedImage
 
 logger = logging.getLogger(__name__)
+
+# Not None: that may be what a transform returns.
+_NO_SAMPLE: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +162,7 @@ class RisIterableDataset(StreamedDataset):
                 drawn += 1
                 if drawn <= start:
                     continue
-                if sample is None:
+                if sample is _NO_SAMPLE:
                     self._shared.count_skipped()
                     continue
                 num_yielded += 1
@@ -173,12 +176,12 @@ class RisIterableDataset(StreamedDataset):
                 raise ConfigError("no image of this rank's share can be used: see the log for the first ones")
 
     def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
-        """Yield the stream's samples once, None for one of a bad image; the first `num_passed` as None, unread."""
+        """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
         walk = ShardWalk(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
         walk.is_passing = num_passed > 0
         for number, drawn in enumerate(self._drawn(walk, stream, epoch), 1):
             walk.is_passing = number < num_passed
-            yield None if number <= num_passed else self._sample(drawn, epoch)
+            yield _NO_SAMPLE if number <= num_passed else self._sample(drawn, epoch)
 
     def _drawn(self, walk: ShardWalk, stream: Stream, epoch: int) -> Iterator[Drawn[WalkedImage]]:
         if not self._order.is_shuffled:
@@ -191,7 +194,7 @@ class RisIterableDataset(StreamedDataset):
         image = drawn.item
         pixels = image.pixels(is_last=drawn.is_last)
         if pixels is None and self._run.images is not None:
-            return None
+            return _NO_SAMPLE
         content, mask = image.shard.content(), image.first_mask + drawn.mask
         sample = self._maker.make(content, image.at, mask, epoch=epoch, pixels=pixels)
         return sample if self._transform is None else self._transform(sample)

@@ -356,3 +356,28 @@ def test_it_pickles_as_spawned_workers_need_it(run):
     dataset = RisIterableDataset(run.location, order=StreamOrder(uneven="pad"))
     dataset.set_epoch(2)
     assert ids(pickle.loads(pickle.dumps(dataset))) == ids(dataset)
+
+
+def test_rank_and_world_size_are_those_of_the_process_group(run, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        dataset = RisIterableDataset(run.location)
+        assert (dataset.rank, dataset.world_size) == (0, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        found += ids(RisIterableDataset(run.location))
+    assert sorted(found) == sorted(plain_samples(run.location))
+
+
+def test_what_a_transform_returns_is_yielded_whatever_it_is(run):
+    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",)), transform=lambda sample: None)
+    assert list(dataset) == [None] * 24
+    assert dataset.num_skipped == 0
