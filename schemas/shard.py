@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from schemas.tables import SOURCE_MODEL
-
 Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
+
+# Who wrote an expression.
+SOURCE_MODEL: Final = "model"
+SOURCE_HUMAN: Final = "human"
 
 
 def crop_context(scale: float) -> str:

@@ -21,10 +21,6 @@ STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"
 
-# Who wrote an expression.
-SOURCE_MODEL: Final = "model"
-SOURCE_HUMAN: Final = "human"
-
 # Reason codes of the failures table and what each tells the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there any more (tried twice).",

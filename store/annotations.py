@@ -10,7 +10,8 @@ from typing import Any, Final
 import pyarrow.compute as pc
 
 from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, IMAGES, MASKS, SOURCE_MODEL, STATUS_QUARANTINED
+from schemas.shard import SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from store.location import RunLocation
 from store.reading import read_table
 

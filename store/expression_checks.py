@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.keeping import Flags, KeepRule, meets
-from schemas.tables import EXPRESSIONS, MASKS, SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, MASKS
 from store.content_checks import Problem, Tables, examples
 from store.keeping import SOME_TAU, flags_of, judged, passes, scores_of
 

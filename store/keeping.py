@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from schemas.keeping import SCORE_COLUMNS, Flags, Floats, KeepRule, is_above, meets
 from schemas.run import RunHeader
-from schemas.tables import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN
 
 # An engine of another package may keep by a bound of its own; that it kept by one bound can be seen.
 SOME_TAU: Final = KeepRule(tau=None)

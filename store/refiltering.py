@@ -22,8 +22,8 @@ from schemas.config_loading import config_hash, validate
 from schemas.errors import ConfigError
 from schemas.keeping import KeepCondition, KeepRule
 from schemas.run import PLAN_FOLDER, Identity, ParentRun, Receipt, RunHeader
-from schemas.shard import Shard
-from schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL, Shard
+from schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
 from store.commit import Provenance, commit_parts, make_receipt, part_path
 from store.datacard import CardOutcome, write_datacard
 from store.gc import run_gc

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from schemas.keeping import SCORE_COLUMNS
 from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, MASKS, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, MASKS
 from store.distributions import Distribution, TopTexts
 from store.header import require_header
 from store.location import RunLocation

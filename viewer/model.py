@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from schemas.tables import SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from schemas.errors import ImageError, PseudorisError
 from schemas.ids import sha256_hex
 from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SOURCE_MODEL, STATUS_QUARANTINED
+from schemas.shard import SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
 from store.location import RunLocation
 from store.reading import read_table

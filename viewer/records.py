@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from markupsafe import Markup
 
-from schemas.tables import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN
 from viewer.model import GalleryDraw, GalleryExpression, GalleryImage, GalleryMask
 from viewer.outlines import Outline, frame_size, outline_of
 

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Iterator
 
 import store.plan
-from pipeline import planning, resuming
+from pipeline import resuming
 from pipeline.running import annotate
 from pipeline.starting import Start
 from pipeline.summary import Planned, RunEvent
 from schemas.config import PoolConfig
+from store import planning
 from store.sources import Source, SourceItem
 from tests.builders.runs import stub_config
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ConfigError
-from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS, SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from store.selecting import RowFilter
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
-from schemas.tables import EXPRESSIONS, IMAGES, MASKS, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL
+from schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from store.location import RunLocation
 from store.selecting import read_selected
 from training.dataset.images import ImageBytes, ShardImages

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
-from schemas.tables import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN
 from store.annotations import AnnotatedExpression, AnnotatedMask
 from training.exports.annotations import TextRule
 from training.exports.files import new_file

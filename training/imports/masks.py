@@ -12,8 +12,7 @@ from pycocotools import mask as coco
 from schemas.config import ImagesConfig
 from schemas.errors import ImageError
 from schemas.ids import mask_id
-from schemas.shard import ExpressionRecord, Failure, MaskRecord, ShardImage
-from schemas.tables import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, MaskRecord, ShardImage
 from store.rle import RleSummary, summarise_rle
 from training.imports.annotation import HumanImage, HumanMask
 from workers.images.decoding import exif_orientation, turn_upright

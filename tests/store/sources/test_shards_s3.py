@@ -131,6 +131,7 @@ def test_a_fault_of_the_bucket_is_tried_again_and_quarantines_nothing(read, prox
 
 
 def test_a_bucket_that_stays_away_ends_the_attempt(read):
-    limits = LIMITS.model_copy(update={"patience_s": 1.0})
-    with pytest.raises(TransientError, match=r"cannot read s3://.*SlowDown \(HTTP 503\), again and again for 1 s"):
+    # Long enough that the listing before is answered by a busy machine too.
+    limits = LIMITS.model_copy(update={"patience_s": 5.0})
+    with pytest.raises(TransientError, match=r"cannot read s3://.*SlowDown \(HTTP 503\), again and again for 5 s"):
         read(images(3), faults=[Fault("slow_down", operation="GetObject")], limits=limits)

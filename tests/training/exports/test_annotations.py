@@ -148,7 +148,8 @@ def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(sour
     run, source = source_run
     (source / "second.jpg").unlink()
     (source / "fourth.jpg").write_bytes(jpeg()[:-1] + b"x")
-    images, dropped = wanted(run, place, with_bytes=True)
+    with caplog.at_level("WARNING", logger="training"):
+        images, dropped = wanted(run, place, with_bytes=True)
     assert [image.key for image in images] == ["first.jpg", "third.jpg"]
     assert dropped[UNREADABLE] == 2
     assert "second.jpg is left out" in caplog.text
