@@ -17,6 +17,9 @@ from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 # processes on two cores, the engines' tests took twice the CPU time otherwise.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# pytest-xdist sets it in its processes, and a console that finds it when it is made keeps that width for good.
+os.environ.pop("COLUMNS", None)
+
 # A property's time says nothing on a shared machine; speed is a benchmark's business.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
