@@ -108,6 +108,6 @@ def test_memory_does_not_follow_the_run(name, tmp_path):
         return peak
 
     peak_bytes(5)  # what is imported, and made once
-    # Both have as many files on their way as may be, and a full row group. Their images are 2 MB apart.
-    small, large = peak_bytes(50), peak_bytes(120)
-    assert large < small + 500_000
+    # Their images are 4.5 MB apart. How many files are on their way at once, a megabyte at most, is up to the threads.
+    small, large = peak_bytes(50), peak_bytes(200)
+    assert large < small + 1_500_000
