@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,14 +97,14 @@ def measure(folder: Path, *, workers: Sequence[int], repeats: int) -> list[dict[
     Raises:
         ValueError: The sides' samples are not equal.
     """
-    looks = {side: _in_process("look", side, folder) for side in SIDES}
+    looks = {side: _in_process(look, side, folder) for side in SIDES}
     if len({(each["digest"], each["samples"]) for each in looks.values()}) > 1:
         raise ValueError(f"the sides give other samples: {looks}")
     cases = [(count, side) for count in workers for side in SIDES]
     epochs: dict[tuple[int, str], list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(repeats):
         for count, side in cases:
-            epochs[count, side].append(_in_process("epoch", side, folder, str(count)))
+            epochs[count, side].append(_in_process(run_epoch, side, folder, count))
     return [_row(side, count, epochs[count, side], looks[side]) for count, side in cases]
 
 
@@ -125,11 +123,20 @@ def _row(side: str, workers: int, epochs: Sequence[dict[str, Any]], looked: dict
     }
 
 
-def _in_process(*arguments: str | Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.dataset", "--part", *map(str, arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what `work` returns, called in a process of its own; raises RuntimeError where that fails."""
+    # Forked, not started: torch need not be imported again. Its peak memory begins at this process's own, a small one.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(work(*arguments)))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError(f"{work.__name__}{arguments} failed: see above") from None
+    finally:
+        process.join()
 
 
 def _unchanged(sample: Any) -> Any:
@@ -202,13 +209,6 @@ def _print(rows: Sequence[dict[str, Any]], size: DataSize) -> None:
     Console().print(table)
 
 
-def _answer_part(part: Sequence[str]) -> None:
-    logging.disable(logging.WARNING)
-    side, folder = part[1], Path(part[2])
-    answer = look(side, folder) if part[0] == "look" else run_epoch(side, folder, int(part[3]))
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the data, measure what the command line asks for, print it, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,20 +218,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--photographs", type=Path, help="a folder of JPEGs; texture is drawn without")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.part:
-        _answer_part(given.part)
-        return
+    logging.getLogger("training").setLevel(logging.ERROR)
     rows = []
     for num_masks in given.masks:
         size = DataSize(given.samples // num_masks, num_masks)
         with tempfile.TemporaryDirectory() as folder:
-            write_all(Path(folder), size, given.photographs)
+            _in_process(write_all, Path(folder), size, given.photographs)
             found = measure(Path(folder), workers=given.workers, repeats=given.repeats)
         _print(found, size)
         rows += [{"images": size.images, "masks_per_image": num_masks, "machine": machine(), **row} for row in found]
-    write_json(rows, given.json)
+        write_json(rows, given.json)
 
 
 if __name__ == "__main__":

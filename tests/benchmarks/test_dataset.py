@@ -42,8 +42,8 @@ def test_sides_that_differ_are_not_timed(folder, monkeypatch):
 
 
 def test_a_row_holds_the_median_and_the_highest_peaks(folder, monkeypatch):
-    def answer(part, side, folder, *workers):
-        if part == "look":
+    def answer(work, side, folder, *workers):
+        if work is dataset.look:
             return {"digest": "same", "samples": 8, "bytes_read": 100}
         seconds = next(taken)
         return {
@@ -62,7 +62,7 @@ def test_a_row_holds_the_median_and_the_highest_peaks(folder, monkeypatch):
     assert rows[0]["worker_peak_rss_bytes"] == 40
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_line_writes_a_row_a_side_and_number_of_workers(tmp_path):
     path = tmp_path / "rows.json"
     given = ["--samples", "8", "--masks", "2", "--workers", "1", "--repeats", "1", "--json", str(path)]
@@ -70,3 +70,8 @@ def test_the_command_line_writes_a_row_a_side_and_number_of_workers(tmp_path):
     rows = json.loads(path.read_text(encoding="utf-8"))
     assert [row["side"] for row in rows] == list(dataset.SIDES)
     assert all(row["samples_per_s"] > 0 and row["masks_per_image"] == 2 for row in rows)
+
+
+def test_a_side_that_fails_in_its_process_ends_the_benchmark(tmp_path):
+    with pytest.raises(RuntimeError, match=r"look\('files', .*\) failed"):
+        dataset._in_process(dataset.look, "files", tmp_path)
