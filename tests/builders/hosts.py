@@ -82,7 +82,8 @@ def ray_hosts(num_workers: int, *, num_cpus: int = 2) -> Iterator[Hosts]:
         _start_node(hosts, 0, *head)
         for number in range(1, num_workers + 1):
             _start_node(hosts, number, f"--address={hosts.address}", f"--num-cpus={num_cpus}")
-        _await_nodes(hosts, num_workers + 1)
+            # One after the other: they share this machine's disk, where two at once take the same socket's name.
+            _await_nodes(hosts, number + 1)
         yield hosts
     finally:
         for raylet in hosts.raylets:
