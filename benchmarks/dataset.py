@@ -110,13 +110,15 @@ def measure(folder: Path, *, workers: Sequence[int], repeats: int) -> list[dict[
 
 def _row(side: str, workers: int, epochs: Sequence[dict[str, Any]], looked: dict[str, Any]) -> dict[str, Any]:
     rates = [each["samples"] / each["seconds"] for each in epochs]
+    cpu_ms = [1e3 * each["cpu_seconds"] / each["samples"] for each in epochs]
     return {
         "side": side,
         "workers": workers,
         "samples": looked["samples"],
         "samples_per_s": statistics.median(rates),
         "samples_per_s_all": rates,
-        "cpu_ms_per_sample": statistics.median(1e3 * each["cpu_seconds"] / each["samples"] for each in epochs),
+        "cpu_ms_per_sample": statistics.median(cpu_ms),
+        "cpu_ms_per_sample_all": cpu_ms,
         "bytes_read": looked["bytes_read"],
         "peak_rss_bytes": max(each["peak_rss_bytes"] for each in epochs),
         "worker_peak_rss_bytes": max(each["worker_peak_rss_bytes"] for each in epochs),
