@@ -57,7 +57,9 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
     with Progress(console=stderr, transient=True) as progress:
         counting = progress.add_task("counting shards", total=None)
         quality = quality_of_run(
-            location, on_shard=lambda done, total: progress.update(counting, completed=done, total=total)
+            location,
+            summary=content.summary,
+            on_shard=lambda done, total: progress.update(counting, completed=done, total=total),
         )
         # First what the gallery links to.
         write_quality(quality, destination)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cli import options
+from cli.annotate import INTERRUPTED
 from cli.console import command, facts_table, format_bytes, path_lines, report, stdout
 from schemas.errors import ConfigError
 from schemas.keeping import SCORE_COLUMNS, KeepCondition
@@ -19,7 +20,6 @@ from store.location import RunLocation
 from store.refiltering import DEFAULT_THREADS, RefilterSummary, RuleChange
 from store.refiltering import refilter as run_refilter
 
-INTERRUPTED = 130
 NO_CONDITION = "none"
 
 

@@ -27,6 +27,15 @@ def mask_id(image: str, index: int) -> str:
     return f"{image}-{index:04d}"
 
 
+def mask_index(mask: str) -> int:
+    """Return a mask's index in the proposer's order, by its id.
+
+    Raises:
+        ValueError: It is no mask id.
+    """
+    return int(mask.rpartition("-")[2])
+
+
 def sha256_hex(data: bytes) -> str:
     """Return the sha256 of `data` as 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
+from schemas.ids import mask_index
 from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
@@ -69,7 +70,7 @@ class AnnotatedMask:
     @property
     def index(self) -> int:
         """Position in the proposer's order."""
-        return int(self.mask_id.rpartition("-")[2])
+        return mask_index(self.mask_id)
 
 
 @dataclass(frozen=True, slots=True)

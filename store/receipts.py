@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, tee
 from typing import Final
@@ -34,6 +34,13 @@ def list_receipts(location: RunLocation) -> dict[int, int]:
     for shard, generation in _list_all(location):
         highest[shard] = max(generation, highest.get(shard, 0))
     return dict(sorted(highest.items()))
+
+
+def spread_evenly(shards: Sequence[int], sample: int | None) -> frozenset[int]:
+    """Return `sample` of the shards, evenly spaced, the same ones every time; all where it is None or too large."""
+    if sample is None or sample >= len(shards):
+        return frozenset(shards)
+    return frozenset(shards[n * len(shards) // sample] for n in range(sample))
 
 
 def list_commits(location: RunLocation) -> Iterator[tuple[int, int, float]]:

@@ -19,7 +19,7 @@ from store.header import require_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
 from store.reading import read_table
-from store.receipts import list_receipts
+from store.receipts import list_receipts, spread_evenly
 from store.threads import map_in_threads
 from store.totals import RunTotals, Totals
 
@@ -98,7 +98,7 @@ def run_statistics(
         TransientError: Storage failed.
     """
     header = require_header(location)
-    chosen = _spread(list(list_receipts(location)), sample)
+    chosen = spread_evenly(list(list_receipts(location)), sample)
     totals = Totals()
 
     def receipts() -> Iterator[Receipt]:
@@ -186,9 +186,3 @@ def _by_size(counts: Mapping[tuple[str, bool], int]) -> dict[str, GroupCount]:
         for value in values
     }
     return dict(sorted(groups.items(), key=lambda item: (-item[1].candidates, item[0])))
-
-
-def _spread(shards: Sequence[int], sample: int | None) -> frozenset[int]:
-    if sample is None or sample >= len(shards):
-        return frozenset(shards)
-    return frozenset(shards[n * len(shards) // sample] for n in range(sample))

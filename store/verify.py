@@ -19,7 +19,7 @@ from store.header import require_header
 from store.keeping import SOME_TAU, rule_of
 from store.location import RunLocation
 from store.plan import iter_plan
-from store.receipts import AT_ONCE, list_receipts, look_at_receipts
+from store.receipts import AT_ONCE, list_receipts, look_at_receipts, spread_evenly
 from store.verify_shard import verify_shard
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
@@ -119,7 +119,7 @@ def verify_run(
     """
     header = require_header(location)
     committed = list_receipts(location)
-    walk = _Walk(committed, chosen=_choose(list(committed), sample))
+    walk = _Walk(committed, chosen=spread_evenly(list(committed), sample))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
     return walk.report(header)
@@ -247,13 +247,6 @@ def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: i
             f"the header says {header.num_images} images in {header.num_shards} shards, "
             f"the plan holds {ids.size} in {num_shards}",
         )
-
-
-def _choose(committed: list[int], sample: int | None) -> frozenset[int]:
-    """Return `sample` of the shards, spread evenly, the same ones every time."""
-    if sample is None or sample >= len(committed):
-        return frozenset(committed)
-    return frozenset(committed[n * len(committed) // sample] for n in range(sample))
 
 
 def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:

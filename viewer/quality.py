@@ -78,15 +78,25 @@ class RunQuality:
 
 
 def quality_of_run(
-    location: RunLocation, *, max_rows: int = MAX_ROWS, on_shard: OnShard = lambda done, total: None
+    location: RunLocation,
+    *,
+    summary: GallerySummary | None = None,
+    max_rows: int = MAX_ROWS,
+    on_shard: OnShard = lambda done, total: None,
 ) -> RunQuality:
     """Return the figures of a run, which may still be going on.
+
+    Args:
+        location: Where the run lives.
+        summary: As the gallery beside it shows it, so that both pages agree; read here by default.
+        max_rows: Candidate expressions read at most.
+        on_shard: Called after each shard.
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
         TransientError: Storage failed.
     """
-    summary = read_summary(location)
+    summary = summary or read_summary(location)
     shards = CommittedShards.of(location)
     chosen = choose_shards(shards.expressions, max_rows)
     counts = _Counts()

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ImageError, PseudorisError
-from schemas.ids import sha256_hex
+from schemas.ids import mask_index
 from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
 from store.location import RunLocation
 from store.reading import read_table
+from store.sources.reading import as_annotated
 from store.status import run_status
 from viewer.model import (
     Gallery,
@@ -136,14 +137,10 @@ def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, l
     return found
 
 
-def _index(mask_id: str) -> int:
-    return int(mask_id.rpartition("-")[2])
-
-
 def _mask(row: Mapping[str, Any]) -> GalleryMask:
     height, width = row["segmentation"]["size"]
     return GalleryMask(
-        index=_index(row["mask_id"]),
+        index=mask_index(row["mask_id"]),
         rle_size=(height, width),
         rle_counts=row["segmentation"]["counts"],
         area_px=row["area_px"],
@@ -159,8 +156,8 @@ def _expression(row: Mapping[str, Any]) -> GalleryExpression:
     rival = row["rival_mask_id"]
     return GalleryExpression(
         **copied,
-        targets=tuple(_index(mask_id) for mask_id in row["target_mask_ids"]),
-        rival_index=None if rival is None else _index(rival),
+        targets=tuple(mask_index(mask_id) for mask_id in row["target_mask_ids"]),
+        rival_index=None if rival is None else mask_index(rival),
         draws=tuple(_draw(sample) for sample in row["samples"] or ()),
     )
 
@@ -173,10 +170,9 @@ def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | No
     if load_bytes is None:
         return None
     try:
-        data = load_bytes(receipt.shard, row["key"])
-        # Masks over a picture that was put in the annotated one's place would say what is not so.
-        if sha256_hex(data) != row["sha256"]:
-            raise ImageError("changed", "its bytes are not those that were annotated")
+        data = as_annotated(load_bytes(receipt.shard, row["key"]), row["sha256"])
+        if isinstance(data, ImageError):
+            raise data
     except (OSError, PseudorisError) as error:
         level = logging.WARNING if is_told else logging.DEBUG
         logger.log(level, "the gallery shows no picture of %s: %s", row["key"], error)

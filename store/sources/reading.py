@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 
 from schemas.config import RunConfig
 from schemas.errors import ImageError, too_many_bytes
+from schemas.ids import sha256_hex
 from schemas.plan import PlanEntry
 from schemas.run import RunHeader
 from store.location import RunLocation
@@ -181,6 +182,13 @@ def read_image(source: str, config: RunConfig, entry: PlanEntry) -> bytes:
     ((_, outcome),) = read_entries(root, [entry], config)
     if isinstance(outcome, ImageError):
         raise outcome
+    return outcome
+
+
+def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
+    """Return `outcome`, or `changed` where its bytes are not those with this sha256: masks over others would lie."""
+    if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
+        return ImageError("changed", "its bytes are not those that were annotated")
     return outcome
 
 

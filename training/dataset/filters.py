@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +14,6 @@ from schemas.errors import ConfigError
 from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from store.selecting import RowFilter
-
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
 
 # Inclusive; None where a side is open.
 Bounds = tuple[float | None, float | None]
@@ -91,6 +88,9 @@ class ExpressionFilter:
         """Return which texts have few enough CLIP tokens, (E,) bool; None where that is not asked."""
         if self.max_clip_tokens is None:
             return None
+        # Here, because it reads a vocabulary of a megabyte that most datasets do not need.
+        from workers.filtering.tokens import num_clip_tokens
+
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
 
     def as_json(self) -> dict[str, Any]:
@@ -130,20 +130,6 @@ class ExpressionFilter:
         return tuple(
             dict.fromkeys([name for name, is_used in used.items() if is_used] + [*self._bounds_of(EXPRESSIONS)])
         )
-
-
-@functools.lru_cache(maxsize=2**16)
-def num_clip_tokens(text: str) -> int:
-    """Return how many tokens CLIP makes of a text, start and end included."""
-    # Here, because it reads a vocabulary of a megabyte that most datasets do not need.
-    return len(_tokenizer().encode(text)) + 2
-
-
-@functools.cache
-def _tokenizer() -> SimpleTokenizer:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
 
 
 def _source() -> pc.Expression:

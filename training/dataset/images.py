@@ -13,14 +13,13 @@ from torch import Tensor
 
 from schemas.config import RunConfig
 from schemas.errors import ConfigError, ImageError
-from schemas.ids import sha256_hex
 from schemas.plan import PlanEntry
 from schemas.run import RunHeader
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.sources.items import Storage
 from store.sources.opening import open_root
-from store.sources.reading import Outcome, read_entries
+from store.sources.reading import Outcome, as_annotated, read_entries
 from workers.images.decoding import decode_upright
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
@@ -108,7 +107,7 @@ class ImageBytes:
         outcome = images.outcomes[at]
         if outcome is None:
             outcome = self._from_source(images.shard, [images.keys[at]])[0]
-            outcome = _as_annotated(outcome, images.sha256[at])
+            outcome = as_annotated(outcome, images.sha256[at])
         if isinstance(outcome, ImageError):
             raise outcome
         pixels = decode_upright(outcome, self._config.images)
@@ -128,7 +127,7 @@ class ImageBytes:
         if places:
             outcomes = self._from_source(images.shard, [images.keys[at] for at in places])
             for at, outcome in zip(places, outcomes, strict=True):
-                images.outcomes[at] = _as_annotated(outcome, images.sha256[at])
+                images.outcomes[at] = as_annotated(outcome, images.sha256[at])
 
     def _from_source(self, shard: int, keys: Sequence[str]) -> list[Outcome]:
         """Return the outcome of each key; neighbours in a file are read together."""
@@ -149,12 +148,6 @@ class ImageBytes:
                 self._plans.clear()
             self._plans[shard] = {entry.key: entry for entry in entries}
         return self._plans[shard]
-
-
-def _as_annotated(outcome: Outcome, sha256: str) -> Outcome:
-    if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
-        return ImageError("changed", "its bytes are not those that were annotated")
-    return outcome
 
 
 def _with_endpoint(config: RunConfig, endpoint_url: str | None) -> RunConfig:

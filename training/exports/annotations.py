@@ -139,6 +139,6 @@ class _Taking:
 
 def _token_counter() -> Callable[[str], int]:
     # Torch takes seconds to import: only where a limit is set.
-    from workers.filtering.tokens import TextTokeniser
+    from workers.filtering.tokens import num_clip_tokens
 
-    return TextTokeniser(context_length=77).num_tokens
+    return num_clip_tokens

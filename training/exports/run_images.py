@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from schemas.errors import ImageError
-from schemas.ids import sha256_hex
 from schemas.run import RunHeader
 from store.annotations import AnnotatedImage
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.sources.opening import open_root
-from store.sources.reading import Outcome, read_entries
+from store.sources.reading import Outcome, as_annotated, read_entries
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,7 @@ def with_source_bytes(
     """
     outcomes = _source_outcomes(run, header, [image for image in images if image.data is None])
     for image in images:
-        data: Outcome = next(outcomes) if image.data is None else image.data
-        if isinstance(data, bytes) and sha256_hex(data) != image.sha256:
-            data = ImageError("changed", "its bytes are not those that were annotated")
+        data = as_annotated(next(outcomes) if image.data is None else image.data, image.sha256)
         if isinstance(data, ImageError):
             logger.warning("%s is left out: %s", image.key, data)
             dropped[UNREADABLE] += 1

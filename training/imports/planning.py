@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from schemas.errors import ConfigError
@@ -16,6 +15,7 @@ from store.sources import Source, SourceItem, open_source
 from store.sources.faults import transient_faults
 from store.sources.items import Storage
 from store.sources.keys import path_key
+from store.threads import map_in_threads
 from training.imports.annotation import Annotation, HumanImage, relative_path
 from training.imports.request import ImportRequest
 
@@ -97,8 +97,7 @@ def _prefix(prefix: str) -> str:
 def _items(storage: Storage, paths: Mapping[str, str]) -> Iterator[SourceItem]:
     """Yield the images as they stand now, in the order of `paths`, which are by key."""
     # In a bucket a look is a request, nearly all of it waiting.
-    with ThreadPoolExecutor(storage.max_readers) as pool:
-        yield from pool.map(lambda pair: _look(storage, *pair), paths.items(), chunksize=1)
+    yield from map_in_threads(lambda pair: _look(storage, *pair), paths.items(), storage.max_readers)
 
 
 def _look(storage: Storage, key: str, path: str) -> SourceItem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -46,8 +47,22 @@ class TextTokeniser:
         return [token for word in text.split() for token in self._of_word(word)]
 
     def _of_word(self, word: str) -> list[int]:
-        if word not in self._words:
-            if len(self._words) == _MAX_WORDS:
+        tokens = self._words.get(word)
+        if tokens is None:
+            tokens = list(self._tokeniser.encode(word))
+            # Threads count tokens at once: what one clears, another must not look for.
+            if len(self._words) >= _MAX_WORDS:
                 self._words.clear()
-            self._words[word] = list(self._tokeniser.encode(word))
-        return self._words[word]
+            self._words[word] = tokens
+        return tokens
+
+
+def num_clip_tokens(text: str) -> int:
+    """Return how many tokens CLIP makes of the whole text, start and end included."""
+    return _counting().num_tokens(text)
+
+
+@functools.cache
+def _counting() -> TextTokeniser:
+    # Counts are of the whole text, whatever the context's length.
+    return TextTokeniser(context_length=77)

@@ -12,7 +12,7 @@ from schemas.tables import EXPRESSIONS
 from store.reading import read_table
 from tests.training.dataset.builders import build_run
 from training.dataset import ExpressionFilter, RisIterableDataset, SampleSpec
-from training.dataset.filters import num_clip_tokens
+from workers.filtering.tokens import num_clip_tokens
 
 SCORED = [
     (0, "the red circle", {"distinctiveness": 1.4, "correctness": 0.3}),
