@@ -130,7 +130,13 @@ def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     # Forked, not started: torch need not be imported again. Its peak memory begins at this process's own, a small one.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: sender.send(work(*arguments)))
+
+    def run() -> None:
+        # Its warnings are for trainers; in the table they would stand once a repeat.
+        logging.getLogger("training").setLevel(logging.ERROR)
+        sender.send(work(*arguments))
+
+    process = context.Process(target=run)
     process.start()
     sender.close()
     try:
@@ -221,7 +227,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photographs", type=Path, help="a folder of JPEGs; texture is drawn without")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    logging.getLogger("training").setLevel(logging.ERROR)
     rows = []
     for num_masks in given.masks:
         size = DataSize(given.samples // num_masks, num_masks)

@@ -172,7 +172,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         parquet = open_parquet(file, location.uri(path))
         if not _is_readable(parquet):
             raise TransientError(f"{location.uri(path)} has another version than {_VERSION.decode()}")
-        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
             yield from map(_receipt, batch.to_pylist())
 
 

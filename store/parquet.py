@@ -53,11 +53,15 @@ def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
 def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
     """Return `file` as Parquet whose page checksums are verified on reading.
 
+    Read from it with `use_threads=False`: what Arrow's pools still hold of a Python file when the interpreter ends
+    makes it abort or hang, after all work is done (https://github.com/apache/arrow/issues/50482). For the same reason
+    nothing is fetched ahead.
+
     Raises:
         TransientError: It is no Parquet file, or cut short; `name` is in the message.
     """
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True)
+        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
     except MemoryError:
         raise
     except (pa.ArrowException, UnicodeDecodeError) as error:

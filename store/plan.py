@@ -119,7 +119,7 @@ def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, l
             raise ConfigError(_not_the_part(location, path, f"sha256 {record.sha256}", sha256_hex(data)))
         parquet = open_parquet(pa.BufferReader(data), location.uri(path))
         for row_group in range(parquet.num_row_groups):
-            entries = _entries(parquet.read_row_group(row_group))
+            entries = _entries(parquet.read_row_group(row_group, use_threads=False))
             yield entries[0].shard, entries
 
 
@@ -185,7 +185,7 @@ def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.Parqu
 
 def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFile, row_group: int) -> list[PlanEntry]:
     try:
-        return _entries(parquet.read_row_group(row_group))
+        return _entries(parquet.read_row_group(row_group, use_threads=False))
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(location.uri(f"{PLAN_FOLDER}/{record.name}"), error)) from error
 

@@ -87,7 +87,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
     known = [column for column in schema.names if column in parquet.schema_arrow.names]
     num_rows = parquet.metadata.num_rows
     try:
-        found = parquet.read(columns=known)
+        found = parquet.read(columns=known, use_threads=False)
         columns = [
             found[field.name].cast(field.type) if field.name in known else pa.nulls(num_rows, field.type)
             for field in schema

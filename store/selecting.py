@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -36,8 +37,7 @@ def read_selected(
     """Return some columns of the rows of a part that a filter keeps, in the part's order and the present schema.
 
     Read are the footer and, of the row groups whose statistics do not rule the filter out, the columns asked for and
-    those of the filter; Arrow joins reads that lie within 8 KiB of each other. A column that an older version of the
-    tables does not know is null, for the filter too.
+    those of the filter. A column that an older version of the tables does not know is null, for the filter too.
 
     Args:
         location: Where the run lives.
@@ -68,7 +68,7 @@ def read_selected(
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(uri, error)) from error
-    kept = found if keep is None else found.filter(keep.expression)
+    kept = found if keep is None else _filtered(found, keep.expression)
     return kept.select(list(columns))
 
 
@@ -91,6 +91,13 @@ def _read_groups(parquet: pq.ParquetFile, groups: list[int], schema: pa.Schema) 
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _filtered(table: pa.Table, expression: pc.Expression) -> pa.Table:
+    """Return the rows for which the expression is true, in order, in this thread (see `store.parquet`)."""
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+    kept = acero.Declaration("filter", acero.FilterNodeOptions(expression), inputs=[source])
+    return kept.to_table(use_threads=False)
 
 
 class _Borrowed:

@@ -156,7 +156,7 @@ class _Sums:
         for name, scores in self.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
         for name, groups in self.groups.items():
-            for row in table.group_by([name, "kept"]).aggregate([([], "count_all")]).to_pylist():
+            for row in table.group_by([name, "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
                 groups[_group(name, row[name]), row["kept"]] += row["count_all"]
         found = kept["text"].value_counts()
         self.texts.add(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))

@@ -67,7 +67,7 @@ def count_rows(storage: Storage, file: StoredFile, config: SourceConfig) -> list
     name = storage.describe(file.path)
     with listed_version(storage, file, window_bytes=_FOOTER_BYTES) as stream:
         try:
-            table = pq.ParquetFile(stream)
+            table = pq.ParquetFile(stream, pre_buffer=False)
             schema = table.schema_arrow
             found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
             # Of all columns together: of a damaged footer pyarrow's view of a single one ends the process.

@@ -41,7 +41,7 @@ def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
         parquet = open_parquet(stream, where)
         for group in range(parquet.num_row_groups):
             try:
-                table = parquet.read_row_group(group)
+                table = parquet.read_row_group(group, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise broken(where, str(error)) from error
             # A row at a time: as Python values a group's images are there once more.

@@ -167,8 +167,9 @@ def _check_table(request: ExportRequest, table: str, files: Sequence[_File]) -> 
         uri = request.destination.uri(path)
         with request.destination.open_input(path) as stream:
             parquet = open_parquet(stream, uri)
+            column = _id_column(table)
             for group in range(parquet.num_row_groups):
-                ids.add(parquet.read_row_group(group, columns=[_id_column(table)])[_id_column(table)])
+                ids.add(parquet.read_row_group(group, columns=[column], use_threads=False)[column])
         found += ids.rows
         if (ids.rows, ids.digest.hexdigest()) != (file.rows, file.ids_sha256):
             raise TransientError(f"{uri} does not read back as it was written: run the same command again")

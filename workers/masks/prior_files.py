@@ -51,9 +51,9 @@ def read_instance_table(path: str, min_score: float) -> InstanceTable:
 
 def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
         wanted = [name for name in (*_NAME_COLUMNS, *_MASK_COLUMNS, "score") if name in file.schema_arrow.names]
-        table = file.read(wanted).combine_chunks()
+        table = file.read(wanted, use_threads=False).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"prior.path={path} is no readable Parquet file: {error}") from error
     name_column = _first_column(table, _NAME_COLUMNS, path)
