@@ -155,7 +155,7 @@ class _Counts:
         flat = pc.list_flatten(samples)
         columns = {name: pc.struct_field(flat, name) for name in ("decoder", "top_k", "top_p", "crop")}
         drawn = pa.table({**columns, "kept": pc.take(table["kept"].combine_chunks(), parents)})
-        grouped = drawn.group_by(list(columns)).aggregate([("kept", "count"), ("kept", "sum")])
+        grouped = drawn.group_by(list(columns), use_threads=False).aggregate([("kept", "count"), ("kept", "sum")])
         for row in grouped.to_pylist():
             tally = self.draws[decoder_name(row), row["crop"]]
             tally[0] += row["kept_count"]

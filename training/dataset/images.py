@@ -21,6 +21,7 @@ from store.sources.items import Storage
 from store.sources.opening import open_root
 from store.sources.reading import Outcome, as_annotated, read_entries
 from workers.images.decoding import decode_upright
+from workers.images.plain_jpeg import decode_plain_jpeg
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
 
@@ -110,10 +111,14 @@ class ImageBytes:
             outcome = as_annotated(outcome, images.sha256[at])
         if isinstance(outcome, ImageError):
             raise outcome
-        pixels = decode_upright(outcome, self._config.images)
-        if pixels.shape[:2] != tuple(images.sizes_px[at]):
-            raise ImageError("changed", f"it decodes to {pixels.shape[:2]}, annotated were {images.sizes_px[at]}")
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        pixels = decode_plain_jpeg(outcome, self._config.images)
+        if pixels is None:
+            upright = decode_upright(outcome, self._config.images)
+            pixels = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+        size = tuple(pixels.shape[1:])
+        if size != tuple(images.sizes_px[at]):
+            raise ImageError("changed", f"it decodes to {size}, annotated were {images.sizes_px[at]}")
+        return pixels
 
     def explained(self, key: str, error: ImageError) -> ConfigError:
         """Return the error of an image that cannot be shown, for whoever trains."""

@@ -131,6 +131,17 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not _is_deep(data) else None
 
 
+def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
+    """Return whether the bytes are a JPEG of grey or RGB samples that lies upright and within the limits.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
+        is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
+        return is_within and image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
+
+
 def _is_deep(png: bytes) -> bool:
     # The header chunk's ninth byte: Pillow gives 16-bit colour as RGB, and nowhere says that it was cut.
     return png[24:25] == b"\x10"
