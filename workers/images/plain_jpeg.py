@@ -32,6 +32,7 @@ def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:
         if not is_plain_jpeg(data, limits):
             return None
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return decode_jpeg(encoded, mode=ImageReadMode.RGB).contiguous()
+        pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+        return pixels.contiguous()
     except (ImageError, RuntimeError):
         return None
