@@ -84,7 +84,12 @@ def export(
     ] = None,
     target_mb: Annotated[
         int,
-        typer.Option("--target-mb", min=1, max=4_096, help="parquet: size of a file; 128 to 512 suits most readers."),
+        typer.Option(
+            "--target-mb",
+            min=1,
+            max=4_096,
+            help="Size of a file: parquet, hf, webdataset; 128 to 512 suits most readers.",
+        ),
     ] = DEFAULT_TARGET_MB,
     partial: Annotated[bool, typer.Option("--partial", help="Export what is committed of an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands in DEST.")] = False,
@@ -98,6 +103,7 @@ def export(
         "split": split != "train",
         "split_by": split_by != DEFAULT_SPLIT_BY,
         "human": human is not None,
+        "target_bytes": target_mb != DEFAULT_TARGET_MB,
     }
     _check_meant(export_format, chosen, told)
     limit = chosen.default_max_tokens if max_tokens is None else max_tokens or None
@@ -148,7 +154,7 @@ def _human(folder: Path | None, split_by: str | None, splits: str, images: Path 
 
 def _check_meant(name: str, chosen: Export, told: dict[str, bool]) -> None:
     """Refuse an option that the format does not read: silence would look like consent."""
-    flags = {"human": "--merge-human"}
+    flags = {"human": "--merge-human", "target_bytes": "--target-mb"}
     for option, is_told in told.items():
         if is_told and option not in chosen.reads:
             flag = flags.get(option, f"--{option.replace('_', '-')}")

@@ -71,7 +71,7 @@ class HuggingfaceExport:
     """Files of `target_bytes`; the last may be smaller."""
 
     summary = "a folder for datasets.load_dataset, images and masks as image features, with a dataset card"
-    reads = frozenset({"max_tokens", "split"})
+    reads = frozenset({"max_tokens", "split", "target_bytes"})
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:

@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from schemas.errors import ConfigError
 from store.refer_pickle import read_refs
+from store.rle import summarise_rle
 from store.storage_errors import storage_errors
 from training.exports.coco_form import CATEGORY_ID
 from training.exports.protocol import HumanAnnotation
 from training.exports.refer_records import Numbers
+from workers.segmentations import compressed_counts
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
@@ -95,7 +97,8 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
         return HumanRefs()
     dropped: Counter[str] = Counter()
     found = read_refs(Path(human.refs))
-    refs = [ref for ref in (_cleaned(each, dropped) for each in found if each["split"] in human.splits) if ref]
+    wanted = [each for each in found if each["split"] in human.splits]
+    refs = [ref for ref in (_cleaned(each, dropped, human.refs) for each in wanted) if ref]
     if not refs:
         held = ", ".join(sorted({str(each["split"]) for each in found})) or "none"
         raise ConfigError(f"{human.refs} holds no reference of {', '.join(human.splits)}; its splits are: {held}")
@@ -105,14 +108,18 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
     annotations = {each["id"]: each for each in tree["annotations"] if each["id"] in annotation_ids}
     _check_found(human, image_ids - images.keys(), "image")
     _check_found(human, annotation_ids - annotations.keys(), "annotation")
-    _check_images(human, images, annotations)
+    _check_images(human, images)
+    annotations = {key: _checked(human, each, images) for key, each in annotations.items()}
     folder = None if human.images is None else Path(human.images)
     return HumanRefs(refs, images, annotations, tree["categories"], folder, dropped)
 
 
-def _cleaned(ref: Mapping[str, Any], dropped: Counter[str]) -> dict[str, Any] | None:
+def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[str, Any] | None:
     """The reference without sentences that hold nothing: a trainer that draws one would train on it, or fail."""
-    kept = [each for each in ref["sentences"] if str(each["sent"]).strip()]
+    sentences = ref["sentences"]
+    if not isinstance(sentences, list) or not all(isinstance(each, dict) and "sent" in each for each in sentences):
+        raise ConfigError(f"{name}: reference {ref['ref_id']} has a sentence without `sent`, which loaders ask for")
+    kept = [each for each in sentences if _is_text(each["sent"])]
     dropped[WITHOUT_TEXT] += len(ref["sentences"]) - len(kept)
     dropped[WITHOUT_SENTENCE] += not kept
     return {**ref, "sentences": kept} if kept else None
@@ -137,25 +144,45 @@ def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:
         )
 
 
-def _check_images(
-    human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]], annotations: Mapping[int, Mapping[str, Any]]
-) -> None:
+def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]]) -> None:
     for image in images.values():
-        name = str(image["file_name"])
+        name = str(image.get("file_name", ""))
         if name != Path(name).name or name in ("", ".", ".."):
             raise ConfigError(f"{human.instances} names the image {name!r}: a name without folders is expected")
-    for annotation in annotations.values():
-        if annotation["image_id"] not in images or not annotation["segmentation"]:
-            raise ConfigError(
-                f"{human.instances}: annotation {annotation['id']} has no mask, or another image than its reference"
-            )
+        if not all(type(image.get(side)) is int and image[side] > 0 for side in ("height", "width")):
+            raise ConfigError(f"{human.instances}: image {image['id']} ({name}) does not say its height and width")
+
+
+def _checked(
+    human: HumanAnnotation, annotation: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The annotation with its mask in a form that REFER's loader decodes: polygons, or a compressed RLE in a list."""
+    where = f"{human.instances}: annotation {annotation['id']}"
+    image = images.get(annotation.get("image_id", -1))
+    if image is None:
+        raise ConfigError(f"{where} lies in another image than its reference: name the two files of one dataset")
+    segmentation = annotation.get("segmentation")
+    size = (image["height"], image["width"])
+    try:
+        counts = compressed_counts(segmentation, size)
+        area = 0 if counts is None else summarise_rle(*size, counts).area_px
+    except ValueError as error:
+        raise ConfigError(f"{where} holds no mask that decodes ({error}): mend it, or leave its split out") from error
+    if not area:
+        raise ConfigError(f"{where} has no mask, or one without a pixel: mend it, or leave its split out")
+    is_of_polygons = isinstance(segmentation, list) and isinstance(segmentation[0], list | tuple)
+    return annotation if is_of_polygons else {**annotation, "segmentation": [{"size": [*size], "counts": counts}]}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: Numbers) -> dict[str, Any]:
     sentences = [
         {
             **each,
-            "raw": each.get("raw") or each["sent"],
+            "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
             "tokens": each.get("tokens") or str(each["sent"]).split(),
             "sent_id": next(numbers.sentence),
         }

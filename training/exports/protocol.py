@@ -155,7 +155,7 @@ class Export(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Names of the fields of `ExportOptions` that mean something to the format."""
+        """Names of the fields of `ExportOptions` that mean something to it; `target_bytes` too, where it does."""
 
     @property
     def default_max_tokens(self) -> int | None:

@@ -9,10 +9,12 @@ from typing import Any, Final
 from schemas.errors import ConfigError, TransientError
 from store.location import RunLocation
 from store.plain_pickle import load_plain
+from store.rle import summarise_rle
 from training.exports.fingerprints import Fingerprint
 from training.exports.json_arrays import iter_json_arrays
 from training.exports.protocol import CHECKING, OnProgress
 from training.exports.refer_records import canonical
+from workers.segmentations import compressed_counts
 
 MAX_PICKLE_PROTOCOL: Final = 4
 _TOLD_EVERY: Final = 1_000
@@ -104,6 +106,15 @@ def _check_annotation(
     segmentation = annotation["segmentation"]
     if not isinstance(segmentation, list) or not segmentation:
         raise TransientError(_wrong(uri, f"the mask of annotation {annotation['id']} is no list, or an empty one"))
+    image = images[annotation["image_id"]]
+    size = (image["height"], image["width"])
+    try:
+        counts = compressed_counts(segmentation, size)
+        area = 0 if counts is None else summarise_rle(*size, counts).area_px
+    except ValueError as error:
+        raise TransientError(_wrong(uri, f"the mask of annotation {annotation['id']}: {error}")) from error
+    if not area:
+        raise TransientError(_wrong(uri, f"the mask of annotation {annotation['id']} has no pixel"))
 
 
 def _wrong(where: str, what: str) -> str:

@@ -40,7 +40,7 @@ class WebdatasetExport:
     """Tars of at most `target_bytes`, unless a single sample is larger."""
 
     summary = "tars with an index, a sample an image, for webdataset and wids"
-    reads = frozenset({"max_tokens"})
+    reads = frozenset({"max_tokens", "target_bytes"})
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:

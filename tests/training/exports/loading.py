@@ -77,7 +77,10 @@ def _loaded(record: dict) -> LoadedMask:
 
 
 def load_cris(root: Path, split: str = "train") -> list[LoadedMask]:
-    return [_loaded(record) for record in folder2records(root, "refcoco", split)]
+    # Pseudo-RIS' loader reads `img_id` off the list; the trainers' own tool drops it from its records.
+    numbers = [item["img_id"] for item in json.loads((root / "anns" / "refcoco" / f"{split}.json").read_text())]
+    records = folder2records(root, "refcoco", split)
+    return [_loaded({**record, "img_id": number}) for record, number in zip(records, numbers, strict=True)]
 
 
 def load_lmdb(root: Path, split: str = "train") -> list[LoadedMask]:

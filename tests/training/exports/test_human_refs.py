@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from schemas.errors import ConfigError
 from training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
@@ -23,11 +25,15 @@ def ref(number: int, split: str, *texts: str) -> dict[str, Any]:
     return {**ids, "split": split, "sentences": sentences, "sent_ids": [each["sent_id"] for each in sentences]}
 
 
+def annotated(segmentation) -> dict[str, Any]:
+    return {"id": 2, "image_id": 7, "category_id": 1, "segmentation": segmentation}
+
+
 @pytest.fixture
 def write(tmp_path) -> Callable[..., HumanAnnotation]:
     def write(refs=None, **changes) -> HumanAnnotation:
         refs = refs or [ref(1, "train", "a"), ref(2, "val", "b", " "), ref(3, "val", "")]
-        polygon = [[0, 0, 1, 1, 0, 1]]
+        polygon = [[0, 0, 9, 9, 0, 9]]
         tree = {
             "images": [{"id": 7, "file_name": "x.jpg", "height": 10, "width": 10}],
             "annotations": [{"id": n, "image_id": 7, "category_id": 1, "segmentation": polygon} for n in (1, 2, 3)],
@@ -59,6 +65,31 @@ def test_raw_and_tokens_that_are_missing_follow_from_the_sentence(write):
     assert new["sentences"][0] == {"sent_id": 1, "sent": "a red b", "raw": "a red b", "tokens": ["a", "red", "b"]}
 
 
+def test_a_raw_text_of_blanks_follows_from_the_sentence_too(write):
+    blank = ref(2, "val", "a b")
+    blank["sentences"][0]["raw"] = "  "
+    ((_, (new,)),) = read_human(write([blank])).renumbered(Numbers(), {7: 1})
+    assert new["sentences"][0]["raw"] == "a b"
+
+
+@pytest.mark.parametrize("wrap", [lambda rle: rle, lambda rle: [rle]], ids=["bare", "in a list"])
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_every_encoding_becomes_the_one_that_loaders_decode(write, wrap, is_compressed):
+    pixels = np.zeros((10, 10), np.uint8, order="F")
+    pixels[2:5, 3:8] = 1
+    runs = [32, 3, 7, 3, 7, 3, 7, 3, 7, 3, 25]
+    counts = coco.encode(pixels)["counts"].decode() if is_compressed else runs
+    human = read_human(write([ref(2, "val", "a")], annotations=[annotated(wrap({"size": [10, 10], "counts": counts}))]))
+    (segmentation,) = human.annotations[2]["segmentation"]
+    assert np.array_equal(coco.decode(segmentation), pixels)
+
+
+def test_polygons_stay_as_the_file_holds_them(write):
+    polygon = [[0, 0, 9, 0, 9, 9.5]]
+    human = read_human(write([ref(2, "val", "a")], annotations=[annotated(polygon)]))
+    assert human.annotations[2]["segmentation"] == polygon
+
+
 def test_two_references_of_one_mask_share_it_under_its_new_number(write):
     human = read_human(write([ref(2, "val", "a"), {**ref(9, "test", "b"), "ann_id": 2}]))
     ((annotation, refs),) = human.renumbered(Numbers(), {7: 5})
@@ -88,6 +119,26 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
             {"annotations": [{"id": 2, "image_id": 7, "category_id": 1, "segmentation": []}]},
             r"annotation 2 has no mask",
         ),
+        (None, {"images": [{"id": 7, "file_name": "x.jpg"}]}, r"image 7 \(x.jpg\) does not say its height and width"),
+        (
+            None,
+            {"annotations": [annotated({"size": [10, 10], "counts": [5, 96]})]},
+            r"annotation 2 .* cover 101 pixels",
+        ),
+        (
+            None,
+            {"annotations": [annotated([{"size": [9, 10], "counts": "d3"}])]},
+            r"annotation 2 .* is of size \[9, 10\]",
+        ),
+        (None, {"annotations": [annotated([{"counts": [5, 95]}])]}, r"2.*is of size a NoneType"),
+        (None, {"annotations": [annotated([[1, 2, 3]])]}, r"annotation 2.*neither RLE nor polygons"),
+        (None, {"annotations": [annotated({"size": [10, 10], "counts": [100]})]}, r"one without a pixel"),
+        (
+            None,
+            {"annotations": [{**annotated([[0, 0, 9, 0, 9, 9]]), "image_id": 8}]},
+            r"another image than its reference",
+        ),
+        ([{**ref(2, "val"), "sentences": [{"raw": "A b."}]}], {}, r"reference 2 has a sentence without `sent`"),
     ],
 )
 def test_files_that_do_not_fit_are_told(write, refs, changes, message):

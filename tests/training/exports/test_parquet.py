@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -137,13 +138,23 @@ def test_a_folder_with_other_files_is_refused(run, destination):
     assert destination.read_bytes("masks/notes.parquet") == b"mine"
 
 
-def test_what_does_not_read_back_is_told(run, destination, monkeypatch):
+def without_a_row(masks):
+    return masks.slice(1)
+
+
+def with_another_box(masks):
+    column = masks.schema.get_field_index("area_px")
+    return masks.set_column(column, masks.schema.field(column), [pa.array([7] * len(masks), pa.int64())])
+
+
+@pytest.mark.parametrize("change", [without_a_row, with_another_box])
+def test_what_does_not_read_back_is_told(run, destination, monkeypatch, change):
     real = parquet._remove_others
 
     def damage(place, written):
         real(place, written)
         (masks,) = merged(place, "masks")
-        place.replace("masks/part-00000.parquet", table_bytes(masks.slice(1)))
+        place.replace("masks/part-00000.parquet", table_bytes(change(masks)))
 
     monkeypatch.setattr(parquet, "_remove_others", damage)
     with pytest.raises(TransientError, match="does not read back as it was written"):

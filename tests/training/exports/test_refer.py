@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import pickletools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,19 @@ def test_what_does_not_read_back_is_told(built_run, place, monkeypatch):
     # The same call again finishes it.
     export("refer", built_run, place)
     assert json.loads(place.read_bytes("_export.json"))["state"] == "whole"
+
+
+def test_a_mask_that_does_not_decode_any_more_is_told(built_run, place, monkeypatch):
+    real = refer.check_refer
+
+    def damaged(destination, refs, instances, **options):
+        held = destination.read_bytes(instances)
+        destination.replace(instances, re.sub(rb'"counts":"[^"]*"', b'"counts":"01"', held, count=1))
+        real(destination, refs, instances, **options)
+
+    monkeypatch.setattr(refer, "check_refer", damaged)
+    with pytest.raises(TransientError, match=r"the mask of annotation 1: the runs cover \d+ pixels"):
+        export("refer", built_run, place)
 
 
 def test_replacing_an_export_leaves_nothing_of_the_former(built_run, place):
