@@ -91,6 +91,10 @@ def export(
             help="Size of a file: parquet, hf, webdataset; 128 to 512 suits most readers.",
         ),
     ] = DEFAULT_TARGET_MB,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Where the run's images lie now, if they have moved.", show_default=False),
+    ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Export what is committed of an unfinished run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands in DEST.")] = False,
 ) -> None:
@@ -114,7 +118,9 @@ def export(
     receipts = StandingReceipts.listed(run)
     _check_complete(header, receipts, is_partial=partial)
     wanted = ExportOptions(limit, dataset, split, split_by, human)
-    request = ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting=overwrite, options=wanted)
+    request = ExportRequest(
+        run, header, receipts, target, target_mb * _MB, is_overwriting=overwrite, source=source, options=wanted
+    )
     report = _write(chosen, request)
     stdout.print(_view(destination, report, header, receipts), soft_wrap=True)
     for note in report.notes:

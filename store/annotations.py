@@ -85,6 +85,7 @@ class AnnotatedImage:
         sha256: Of the encoded bytes.
         data: The encoded bytes, where the run embeds them and they were asked for.
         masks: In the proposer's order; none in an empty image.
+        untargeted: Expressions that refer to none of them.
     """
 
     shard: int
@@ -95,6 +96,7 @@ class AnnotatedImage:
     sha256: str
     data: bytes | None
     masks: tuple[AnnotatedMask, ...]
+    untargeted: tuple[AnnotatedExpression, ...] = ()
 
 
 def iter_annotations(
@@ -122,6 +124,7 @@ def iter_annotations(
         expressions = _by_image(table.to_pylist())
         for row in images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).to_pylist():
             image = row["image_id"]
+            said = [_expression(each) for each in expressions[image]]
             yield AnnotatedImage(
                 shard=receipt.shard,
                 image_id=image,
@@ -130,7 +133,8 @@ def iter_annotations(
                 width=row["width"],
                 sha256=row["sha256"],
                 data=row.get("bytes"),
-                masks=tuple(_masks(masks[image], expressions[image])),
+                masks=tuple(_masks(masks[image], said)),
+                untargeted=tuple(each for each in said if not each.target_mask_ids),
             )
 
 
@@ -141,13 +145,16 @@ def _by_image(rows: list[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any
     return found
 
 
-def _masks(masks: list[dict[str, Any]], expressions: list[dict[str, Any]]) -> Iterator[AnnotatedMask]:
+def _expression(row: dict[str, Any]) -> AnnotatedExpression:
+    targets = tuple(row.pop("target_mask_ids"))
+    source = row.pop("source") or SOURCE_MODEL
+    return AnnotatedExpression(target_mask_ids=targets, source=source, **row)
+
+
+def _masks(masks: list[dict[str, Any]], expressions: list[AnnotatedExpression]) -> Iterator[AnnotatedMask]:
     of_mask: defaultdict[str, list[AnnotatedExpression]] = defaultdict(list)
-    for row in expressions:
-        targets = tuple(row.pop("target_mask_ids"))
-        source = row.pop("source") or SOURCE_MODEL
-        expression = AnnotatedExpression(target_mask_ids=targets, source=source, **row)
-        for mask_id in targets:
+    for expression in expressions:
+        for mask_id in expression.target_mask_ids:
             of_mask[mask_id].append(expression)
     for row in masks:
         segmentation, box = row.pop("segmentation"), row.pop("box_xyxy_px")

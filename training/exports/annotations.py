@@ -14,6 +14,7 @@ from training.exports.run_images import with_source_bytes
 
 WITHOUT_TEXT: Final = "expressions without a text"
 SEVERAL_TARGETS: Final = "expressions that refer to several masks"
+NO_TARGET: Final = "expressions that refer to no mask"
 WITHOUT_PIXELS: Final = "masks without a pixel"
 WITHOUT_EXPRESSION: Final = "masks without an expression"
 WITHOUT_MASK: Final = "images without a mask"
@@ -44,14 +45,15 @@ def iter_wanted(
     *,
     rule: TextRule,
     with_bytes: bool = False,
+    source: str | None = None,
     keeps_bare_masks: bool = False,
     on_image: Callable[[int], None] | None = None,
 ) -> Iterator[AnnotatedImage]:
     """Yield images in plan order with the masks and expressions that a format takes.
 
     An image without a mask is left out: nothing says that it shows no object. So is an expression that refers to
-    several masks: no format of one mask a reference can say it. Memory is bounded by one shard, its encoded images
-    included where they are asked for.
+    several masks or to none: no format of one mask a reference can say it. Memory is bounded by one shard, its
+    encoded images included where they are asked for.
 
     Args:
         run: Where the run lives.
@@ -61,6 +63,7 @@ def iter_wanted(
             that never had a kept one count as masks alone.
         rule: Which texts.
         with_bytes: Fill in `data`; see `run_images.with_source_bytes`.
+        source: Where the images lie now; None is the header's SOURCE.
         keeps_bare_masks: Yield masks also without an expression.
         on_image: Told how many images of the run are done, yielded or not.
 
@@ -75,7 +78,7 @@ def iter_wanted(
         # Filtered before their bytes are asked for: what no mask is left of need not travel.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
-        for image in with_source_bytes(run, header, wanted, dropped) if with_bytes else wanted:
+        for image in with_source_bytes(run, header, wanted, dropped, source=source) if with_bytes else wanted:
             yield image
             pending += 1
             if on_image:
@@ -97,10 +100,12 @@ class _Taking:
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
         """Return the image with what is left of it, None where nothing is."""
         masks = tuple(mask for mask in map(self._mask, image.masks) if mask is not None)
+        if image.untargeted:
+            self._dropped[NO_TARGET] += len(image.untargeted)
         if not masks:
             self._dropped[WITHOUT_MASK] += 1
             return None
-        return replace(image, masks=masks)
+        return replace(image, masks=masks, untargeted=())
 
     def _mask(self, mask: AnnotatedMask) -> AnnotatedMask | None:
         if mask.area_px < 1:

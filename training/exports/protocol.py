@@ -70,6 +70,7 @@ class ExportRequest:
         destination: Where the export goes; another place than the run.
         target_bytes: Size that its files should have, where the format has files of a free size.
         is_overwriting: Whether an export that stands there is replaced.
+        source: Where the images lie now, where they are not embedded; None is the header's SOURCE.
         options: For formats of images, masks and expressions.
     """
 
@@ -79,6 +80,7 @@ class ExportRequest:
     destination: RunLocation
     target_bytes: int
     is_overwriting: bool = False
+    source: str | None = None
     options: ExportOptions = field(default_factory=ExportOptions)
 
     def annotations(
@@ -115,6 +117,7 @@ class ExportRequest:
             dropped,
             rule=chosen,
             with_bytes=with_bytes,
+            source=self.source,
             keeps_bare_masks=keeps_bare_masks,
             on_image=(lambda done: on_progress(done, self.num_images)) if on_progress else None,
         )

@@ -22,7 +22,12 @@ UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
 
 
 def with_source_bytes(
-    run: RunLocation, header: RunHeader, images: Sequence[AnnotatedImage], dropped: Counter[str]
+    run: RunLocation,
+    header: RunHeader,
+    images: Sequence[AnnotatedImage],
+    dropped: Counter[str],
+    *,
+    source: str | None = None,
 ) -> Iterator[AnnotatedImage]:
     """Yield a shard's images with their encoded bytes; one that is missing or changed is left out and counted.
 
@@ -34,12 +39,13 @@ def with_source_bytes(
         header: Its header.
         images: Of one shard, in plan order; with `data` where the run embeds it.
         dropped: Gains the number of images left out.
+        source: Where the images lie now; None is the header's SOURCE.
 
     Raises:
         ConfigError: SOURCE itself does not exist any more, or cannot be read.
         TransientError: Storage failed.
     """
-    outcomes = _source_outcomes(run, header, [image for image in images if image.data is None])
+    outcomes = _source_outcomes(run, header, [image for image in images if image.data is None], source)
     for image in images:
         data = as_annotated(next(outcomes) if image.data is None else image.data, image.sha256)
         if isinstance(data, ImageError):
@@ -49,12 +55,17 @@ def with_source_bytes(
         yield replace(image, data=data)
 
 
-def _source_outcomes(run: RunLocation, header: RunHeader, images: Sequence[AnnotatedImage]) -> Iterator[Outcome]:
+def _source_outcomes(
+    run: RunLocation, header: RunHeader, images: Sequence[AnnotatedImage], source: str | None
+) -> Iterator[Outcome]:
     """Yield the outcome of each image, in their order."""
     if not images:
         return
     wanted = {image.key for image in images}
     entries = [entry for entry in read_shard_plan(run, header, images[0].shard) if entry.key in wanted]
-    root = open_root(header.source, header.config.source, header.config.placement.storage)
+    if source is not None:
+        # A copy has other times and etags; its sha256 tells whether it is the image.
+        entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
+    root = open_root(source or header.source, header.config.source, header.config.placement.storage)
     for _, outcome in read_entries(root, entries, header.config):
         yield outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -98,6 +99,21 @@ def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, 
     assert [len(mask.expressions) for mask in images[0].masks] == [2, 1]
 
 
+def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monkeypatch):
+    real = annotations.iter_annotations
+
+    def read(*arguments, **options):
+        for image in real(*arguments, **options):
+            nothing = (replace(mask.expressions[0], target_mask_ids=()) for mask in image.masks if mask.expressions)
+            yield replace(image, untargeted=tuple(nothing))
+
+    expected, _ = wanted(built_run, place)
+    monkeypatch.setattr(annotations, "iter_annotations", read)
+    images, dropped = wanted(built_run, place)
+    assert images == expected
+    assert dropped[annotations.NO_TARGET] == sum(bool(mask.texts) for image in built_run.truth for mask in image.masks)
+
+
 def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run, place, monkeypatch):
     def hollow(mask: tables.AnnotatedMask):
         if mask.mask_id.startswith(image_id(PICTURES[0][0])):
@@ -144,6 +160,21 @@ def test_bytes_that_are_not_embedded_are_read_from_source(source_run, place):
     assert dropped[UNREADABLE] == 0
 
 
+def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, tmp_path):
+    run, source = source_run
+    source.rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        os.utime(path, (1, 1))
+    (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
+    dropped = Counter()
+    request = replace(request_for(run, place), source=str(tmp_path / "moved"))
+    images = list(request.annotations(dropped, with_bytes=True))
+    assert [(image.key, image.data) for image in images] == [
+        (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")
+    ]
+    assert dropped[UNREADABLE] == 1
+
+
 def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(source_run, place, caplog):
     run, source = source_run
     (source / "second.jpg").unlink()
@@ -156,8 +187,6 @@ def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(sour
 
 
 def test_other_bytes_of_the_planned_size_and_time_are_not_taken_for_the_image(source_run, place):
-    import os
-
     run, source = source_run
     stat = (source / "first.jpg").stat()
     (source / "first.jpg").write_bytes(jpeg()[:-1] + b"x")
