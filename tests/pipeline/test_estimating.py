@@ -72,6 +72,7 @@ def test_a_sample_is_run_for_real_and_leaves_nothing(ray_session, tmp_path, monk
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=4)
     scratch = tmp_path / "scratch"

@@ -245,6 +245,7 @@ def test_work_that_is_done_twice_neither_retries_its_own_retry_nor_fails_when_gc
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_gc_beside_a_live_retry_takes_nothing_that_counts(lacking, undisturbed, source):
     location = RunLocation.open(str(lacking))
     is_over = threading.Event()

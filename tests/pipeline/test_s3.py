@@ -104,6 +104,7 @@ def digests_in(server, bucket) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_shards_worked_off_on_a_busy_store_have_the_bytes_of_a_disk(
     stub_engines, s3_server, s3_bucket, proxy, tmp_path
 ):
