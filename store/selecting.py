@@ -64,7 +64,8 @@ def read_selected(
     except FileNotFoundError:
         raise ConfigError(
             f"{uri} is missing, although a receipt names it. Where the shard was done again since (`annotate "
-            "--retry-failed`), take a new snapshot of the run; else run `pseudoris verify` for the extent"
+            "--retry-failed`), take a new snapshot of the run (a dataset's refresh(), or Snapshot.shared of another "
+            "turn); else run `pseudoris verify` for the extent"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(uri, error)) from error

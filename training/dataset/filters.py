@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
@@ -21,6 +21,9 @@ Bounds = tuple[float | None, float | None]
 # Numbers of one row each; the other numeric columns (`top_k`, `top_p`) say how a text was drawn, not how good it is.
 EXPRESSION_NUMBERS: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count")
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
+
+DECODERS: Final = ("beam", "top_k", "top_p")
+SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,8 @@ class ExpressionFilter:
         characters: Number of Unicode characters.
         max_clip_tokens: At most so many tokens of CLIP, start and end included, as CRIS counts its 17. Judged after
             reading: Parquet knows no tokens.
-        decoders: Of the first draw: `beam`, `top_k`, `top_p`; None for any. A human's expression has none.
-        sources: `model`, `human`; None for any.
+        decoders: Of the first draw, some of `DECODERS`; None for any. A human's expression has none.
+        sources: Some of `SOURCES`; None for any.
     """
 
     tau: float | None = None
@@ -65,6 +68,9 @@ class ExpressionFilter:
             raise ConfigError(f"lone is {self.lone!r}: give 'keep' or 'drop'")
         if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
             raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}: start, end and one word are 3")
+        for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
+            # Frozen as it is, it takes any collection and holds a set.
+            object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
 
     def expression_rows(self) -> RowFilter | None:
         """Return the conditions on the expressions table; None where every row passes."""
@@ -130,6 +136,20 @@ class ExpressionFilter:
         return tuple(
             dict.fromkeys([name for name, is_used in used.items() if is_used] + [*self._bounds_of(EXPRESSIONS)])
         )
+
+
+def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
+    """Return the chosen words as a set; a word that no row has would keep nothing, in silence."""
+    if chosen is None:
+        return None
+    if isinstance(chosen, str):
+        raise ConfigError(f"{name} is the text {chosen!r}: give a set, {{{chosen!r}}}")
+    if not chosen:
+        raise ConfigError(f"{name} is empty, which keeps nothing: give some of {', '.join(known)}, or None for any")
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ConfigError(f"{name}: there is no {unknown[0]!r}; there are {', '.join(known)}")
+    return frozenset(chosen)
 
 
 def _source() -> pc.Expression:

@@ -144,15 +144,16 @@ class ImageBytes:
         return [outcomes[plan[key].position] for key in keys]
 
     def _plan(self, shard: int) -> dict[str, PlanEntry]:
-        if shard not in self._plans:
+        plan = self._plans.get(shard)
+        if plan is None:
             entries = read_shard_plan(self._location, self._header, shard)
             if self._is_moved:
                 # A copy has other times and etags; its sha256 tells whether it is the image.
                 entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-            if not self._is_random_access:
-                self._plans.clear()
-            self._plans[shard] = {entry.key: entry for entry in entries}
-        return self._plans[shard]
+            plan = {entry.key: entry for entry in entries}
+            # Put in place whole: the thread that reads ahead may ask for another shard's at any line.
+            self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
+        return plan
 
 
 def _with_endpoint(config: RunConfig, endpoint_url: str | None) -> RunConfig:

@@ -25,6 +25,7 @@ from training.dataset.splitting import (
     equal_slices,
     samples_per_rank,
     whole_shards,
+    worker_ends,
 )
 from training.dataset.streaming import Position, StreamedDataset
 from training.dataset.walking import ShardWalk, WalkedImage
@@ -90,24 +91,24 @@ class RisIterableDataset(StreamedDataset):
             run: Its folder or url, or its location.
             spec: Which samples and what of them; everything that was kept by default.
             order: Shuffle, split.
-            snapshot: Which commits; `Snapshot.take` by default.
+            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
             transform: Applied to each sample last, in the worker; what it returns is yielded. It must pickle where
                 workers are spawned.
             endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
 
         Raises:
-            ConfigError: There is no run, nothing of it is committed, or an argument makes no sense.
+            ConfigError: There is no run, nothing of it is committed, an argument makes no sense, or, with `drop` and
+                `pad`, the filter keeps nothing that ranks could share.
             TransientError: Storage failed.
         """
         self._order = order or StreamOrder()
         super().__init__(self._order.rank, self._order.world_size)
-        self._run = OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url)
         self._endpoint_url = endpoint_url
-        self._maker = SampleMaker(self._run.spec)
         self._transform = transform
-        self._counts: Int64Array | None = None
-        self._described: dict[str, Any] = {}
-        self._take_stock()
+        # Refreshes so far.
+        self._turn = 0
+        self._take_stock(OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
+        self._maker = SampleMaker(self._run.spec)
         if self._counts is None and self._world_size > 1 and self._rank == 0:
             logger.warning(
                 "ranks have different numbers of samples: a collective call of those that go on would wait for ever. "
@@ -122,15 +123,19 @@ class RisIterableDataset(StreamedDataset):
     def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
         """Read what has been committed since, between two epochs, and return it.
 
-        Ranks must read the same: let one take the snapshot and send `Snapshot.state()` to the others, which give
-        `Snapshot.from_state`. Loader workers that live on do not see it: make the loader anew.
+        Call it on every rank as often. Ranks of a process group then read the same without being told (see
+        `Snapshot.shared`). `ResumableLoader` brings it to workers that live on; make torch's own loader anew.
 
         Raises:
             ConfigError: Nothing is committed, or a receipt cannot be used.
             TransientError: Storage failed.
         """
-        self._reopen(Snapshot.take(self._run.location) if snapshot is None else snapshot)
-        self.forget_state()
+        if snapshot is None:
+            self._turn += 1
+            # With what is read now, so that a refresh never leads back to what another dataset's has found before.
+            snapshot = Snapshot.shared(self._run.location, f"{self._turn} after {self._run.snapshot.digest}")
+        self._reopen(snapshot)
+        self.begin_anew()
         return self._run.snapshot
 
     def count(self) -> int:
@@ -149,6 +154,14 @@ class RisIterableDataset(StreamedDataset):
                 "with uneven='keep' nobody knows how many samples a rank has; count() reads that of all ranks"
             )
         return samples_per_rank(int(self._counts.sum()), self._world_size, self._order.uneven)
+
+    def stream_lengths(self, num_streams: int) -> Sequence[int]:
+        """Return the samples of each of this rank's streams, with `drop` and `pad`; raises as `len` does.
+
+        Raises:
+            TypeError: Nobody knows them.
+        """
+        return np.diff(worker_ends(len(self), num_streams), prepend=0).tolist()
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
         """Yield the samples; the position counts the masks drawn, those of bad images included, and those yielded."""
@@ -170,10 +183,19 @@ class RisIterableDataset(StreamedDataset):
                 if num_yielded == quota:
                     return
             if quota is None:
+                if not drawn and slices:
+                    self._warn_of_nothing(len(slices), stream)
                 return
             # Skipped masks are made good by the stream's first ones, so that ranks stay even.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("no image of this rank's share can be used: see the log for the first ones")
+
+    def _warn_of_nothing(self, num_shards: int, stream: Stream) -> None:
+        logger.warning(
+            "none of the %d shards that worker %d of rank %d reads has an expression that passes the filter: if other "
+            "workers say so too, loosen it (%s)",
+            *(num_shards, stream.worker, stream.rank, self._run.spec.where.as_json()),
+        )
 
     def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
         """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
@@ -219,18 +241,31 @@ class RisIterableDataset(StreamedDataset):
             self._reopen(Snapshot.from_state(self._run.location, fingerprint["snapshot"]))
 
     def _reopen(self, snapshot: Snapshot) -> None:
-        self._run = OpenedRun.open(self._run.location, self._run.spec, snapshot, endpoint_url=self._endpoint_url)
-        self._take_stock()
+        location, spec = self._run.location, self._run.spec
+        self._take_stock(OpenedRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
 
-    def _take_stock(self) -> None:
-        """Count what has to be, and describe what decides the sequence; once a snapshot, which may be large."""
-        self._counts = None if self._order.uneven == "keep" else self._run.count_samples()
-        order, spec = self._order, self._run.spec
+    def _take_stock(self, run: OpenedRun) -> None:
+        """Read a run from now on: count what has to be, and describe what decides the sequence, once a snapshot."""
+        order, spec = self._order, run.spec
+        counts: Int64Array | None = None
+        if order.uneven != "keep":
+            counts = run.count_samples()
+            self._check_share(run, int(counts.sum()))
+        self._run, self._counts = run, counts
         self._described = {
-            "snapshot": self._run.snapshot.state(),
+            "snapshot": run.snapshot.state(),
             "seed": spec.seed,
             "expressions_per_mask": spec.expressions_per_mask,
-            "has_images": self._run.images is not None,
+            "has_images": run.images is not None,
             "where": spec.where.as_json(),
             **{name: getattr(order, name) for name in ("is_shuffled", "buffer_images", "buffer_bytes", "uneven")},
         }
+
+    def _check_share(self, run: OpenedRun, total: int) -> None:
+        if not total:
+            raise run.nothing_passes()
+        if self._order.uneven == "drop" and total < self._world_size:
+            raise ConfigError(
+                f"{total} samples for {self._world_size} ranks: uneven='drop' would drop them all; give 'pad', fewer "
+                "ranks, or a filter that keeps more"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +20,9 @@ from training.dataset.shared import SharedNumbers
 from training.dataset.snapshot import Snapshot
 
 DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
+
+# The images of a batch, (3, H, W) uint8 each, by row of the snapshot and position in the shard's index.
+Decoded = dict[tuple[int, int], Tensor]
 
 
 class RisDataset(Dataset[Any]):
@@ -43,13 +47,13 @@ class RisDataset(Dataset[Any]):
         Args:
             run: Its folder or url, or its location.
             spec: Which samples and what of them; everything that was kept by default.
-            snapshot: Which commits; `Snapshot.take` by default.
+            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
             transform: Applied to each sample last; what it returns is the item.
             endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
             max_memory_bytes: Embedded images of more are refused.
 
         Raises:
-            ConfigError: There is no run, nothing of it is committed, or it is too large.
+            ConfigError: There is no run, nothing of it is committed, the filter keeps nothing, or it is too large.
             TransientError: Storage failed.
         """
         self._endpoint_url = endpoint_url
@@ -93,16 +97,25 @@ class RisDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the samples of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
-        decoded: dict[tuple[int, int], Tensor] = {}
+        decoded: Decoded = {}
         return [self.draw(index, self.epoch, decoded) for index in indices]
 
-    def draw(self, index: int, epoch: int, decoded: dict[tuple[int, int], Tensor] | None = None) -> Any:
+    def draw(
+        self,
+        index: int,
+        epoch: int,
+        decoded: Decoded | None = None,
+        *,
+        among: NDArray[np.int64] | None = None,
+    ) -> Any:
         """Return the sample of a mask with the expressions of an epoch.
 
         Args:
             index: Of the mask.
             epoch: Which draw.
             decoded: Images by shard and position; read from, and added to.
+            among: The masks that may stand in for one whose image cannot be used, (C,) ascending, `index` among them;
+                all by default.
 
         Raises:
             IndexError: There is no such mask.
@@ -110,8 +123,11 @@ class RisDataset(Dataset[Any]):
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"mask {index} of {len(self)}")
-        for stand_in in range(len(self)):
-            at = (index + stand_in) % len(self)
+        first = index % len(self) if among is None else int(np.searchsorted(among, index % len(self)))
+        num_candidates = len(self) if among is None else len(among)
+        for stand_in in range(num_candidates):
+            at = (first + stand_in) % num_candidates
+            at = at if among is None else int(among[at])
             try:
                 sample = self._sample(at, epoch, {} if decoded is None else decoded)
             except ImageError as error:
@@ -119,7 +135,8 @@ class RisDataset(Dataset[Any]):
                 continue
             return sample if self._transform is None else self._transform(sample)
         raise ConfigError(
-            "no image of the run can be used: put the annotated files back, or say where they lie (source=…)"
+            f"no image of the {num_candidates} masks that could stand in can be used: put the annotated files back, or "
+            "say where they lie (source=…)"
         )
 
     def mask_ids(self) -> list[str]:
@@ -169,12 +186,16 @@ class RisDataset(Dataset[Any]):
                 f"the run embeds {size_bytes:,} bytes of images, more than max_memory_bytes={self._max_memory_bytes:,} "
                 "lets a RisDataset hold in memory: use RisIterableDataset, or raise it"
             )
+        contents = [opened.reader.content(row) for row in range(len(opened.snapshot))]
+        ends = np.cumsum([content.index.num_masks for content in contents])
+        if not ends[-1]:
+            raise opened.nothing_passes()
         self._run = opened
         self._maker = SampleMaker(spec)
-        self._contents: list[ShardContent] = [opened.reader.content(row) for row in range(len(opened.snapshot))]
-        self._ends = np.cumsum([content.index.num_masks for content in self._contents])
+        self._contents: list[ShardContent] = contents
+        self._ends = ends
 
-    def _sample(self, at: int, epoch: int, decoded: dict[tuple[int, int], Tensor]) -> Any:
+    def _sample(self, at: int, epoch: int, decoded: Decoded) -> Any:
         row, image, mask = self._place(at)
         content = self._contents[row]
         pixels = None

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from schemas.errors import ConfigError
 from training.dataset.drawing import draw_below, key_of, permutation
 from training.dataset.iterable import RisIterableDataset
-from training.dataset.mapped import RisDataset
+from training.dataset.mapped import Decoded, RisDataset
 from training.dataset.splitting import Stream
 from training.dataset.streaming import Position, StreamedDataset
 
@@ -75,6 +75,8 @@ class MixedDataset(Dataset[Any]):
         _check_share(human_share, len(self._chosen))
         share = human_share
         self._num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
+        # Of the epoch asked for last, by its number.
+        self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def num_human(self) -> int:
@@ -97,16 +99,39 @@ class MixedDataset(Dataset[Any]):
             IndexError: There is no such item.
             ConfigError: Its image cannot be used.
         """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the items of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
+        of_pseudo: Decoded = {}
+        of_human: Decoded = {}
+        return [self._item(index, of_pseudo, of_human) for index in indices]
+
+    @property
+    def num_skipped(self) -> int:
+        """How often an item was asked for whose image cannot be used; of the chosen human masks another stood in."""
+        return self._pseudo.num_skipped + self._human.num_skipped
+
+    def _item(self, index: int, of_pseudo: Decoded, of_human: Decoded) -> Any:
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
         at = index % len(self) - len(self._pseudo)
         if at < 0:
-            return self._pseudo[at + len(self._pseudo)]
-        return _human_item(self._human, self._chosen, at, epoch=self._human.epoch, laps=self._laps, seed=self._seed)
+            return self._pseudo.draw(at, self._pseudo.epoch, of_pseudo)
+        epoch = self._human.epoch
+        lap, place = divmod(at, len(self._chosen))
+        mask = int(self._order(epoch)[place])
+        return self._human.draw(mask, _epoch_of_lap(epoch, lap), of_human, among=self._chosen)
 
-    @property
-    def _laps(self) -> int:
-        return -(-self._num_human // max(len(self._chosen), 1))
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the chosen masks in the order of an epoch: shuffled, unless each comes once."""
+        num_chosen = len(self._chosen)
+        if self._num_human == num_chosen:
+            return self._chosen
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            order = permutation(key_of("human", self._seed, epoch), num_chosen)
+            self._shuffled = epoch, self._chosen[order]
+        return self._shuffled[1]
 
 
 class MixedIterableDataset(StreamedDataset):
@@ -163,7 +188,19 @@ class MixedIterableDataset(StreamedDataset):
         if self._given_share is not None:
             return self._given_share
         num_human = len(self._chosen)
-        return num_human / (num_human + self._pseudo.count()) if num_human else 0.0
+        if not num_human:
+            return 0.0
+        num_pseudo = self._pseudo.count()
+        if not num_pseudo:
+            raise ConfigError(
+                "the machine's run gives no sample, so that the humans' would never end: check its filter, or give "
+                "human_share"
+            )
+        return num_human / (num_human + num_pseudo)
+
+    def _human_limit(self) -> int:
+        """Return which of the numbers below `_PROBABILITY_STEPS` say human: not all, or the epoch would never end."""
+        return min(round(self._share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
         machine = self._pseudo._samples(stream, epoch, position.get("pseudo", {}))
@@ -171,12 +208,11 @@ class MixedIterableDataset(StreamedDataset):
         num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
         key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
         own = self._own_humans(stream, epoch)
-        limit = round(self._share * _PROBABILITY_STEPS)
+        limit = self._human_limit()
         while True:
             if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:
                 lap, at = divmod(num_human, len(own))
-                # Another draw of expressions each time, and no draw of another epoch's again.
-                sample = self._human.draw(int(own[at]), epoch if lap == 0 else key_of("lap", epoch, lap))
+                sample = self._human.draw(int(own[at]), _epoch_of_lap(epoch, lap), among=self._chosen)
                 num_human += 1
             else:
                 following = next(machine, None)
@@ -215,11 +251,9 @@ class MixedIterableDataset(StreamedDataset):
         self._share = self._find_share()
 
 
-def _human_item(human: RisDataset, chosen: NDArray[np.int64], at: int, *, epoch: int, laps: int, seed: int) -> Any:
-    """Return human item `at` of an epoch; a mask that comes again has another draw of expressions."""
-    lap, place = divmod(at, len(chosen))
-    order = permutation(key_of("human", seed, epoch), len(chosen)) if laps != 1 else np.arange(len(chosen))
-    return human.draw(int(chosen[order[place]]), epoch if lap == 0 else key_of("lap", epoch, lap))
+def _epoch_of_lap(epoch: int, lap: int) -> int:
+    """Return the draw of a mask that comes again in an epoch: another each time, and none of another epoch's again."""
+    return epoch if lap == 0 else key_of("lap", epoch, lap)
 
 
 def _check_share(human_share: float | None, num_chosen: int) -> None:

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 import numpy as np
 
+from schemas.errors import ConfigError
 from schemas.run import RunHeader
 from store.header import require_header
 from store.location import RunLocation
@@ -55,7 +56,7 @@ class OpenedRun:
         Args:
             run: A folder or url, or a location.
             spec: What of it.
-            snapshot: Which commits; `Snapshot.take` by default.
+            snapshot: Which commits; `Snapshot.shared` by default.
             endpoint_url: Of another S3 store than AWS, for the run and its images; None asks AWS_ENDPOINT_URL.
             is_random_access: See `ImageBytes`.
 
@@ -65,13 +66,20 @@ class OpenedRun:
         """
         location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
         header = require_header(location)
-        chosen = Snapshot.take(location) if snapshot is None else snapshot
+        chosen = Snapshot.shared(location) if snapshot is None else snapshot
         images = None
         if "image" in spec.parts:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
         return cls(location, header, chosen, spec, images, ShardReader(location, chosen, spec, images))
+
+    def nothing_passes(self) -> ConfigError:
+        """Return the error of a snapshot that the filter leaves nothing of."""
+        return ConfigError(
+            f"no expression of the run at {self.location.root} passes the filter: loosen it, or train when more is "
+            f"committed; it is {self.spec.where.as_json()}"
+        )
 
     def count_samples(self) -> Int64Array:
         """Return the samples of every shard of the snapshot, (S,); reads the columns that the filter asks for.

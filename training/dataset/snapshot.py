@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from store.location import RunLocation
 from store.manifest import manifest_numbers, read_manifest, receipts_table
 from store.receipts import list_receipts, read_receipts
+from training.dataset.group import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,14 @@ class Snapshot:
         manifest: Number of the manifest that holds them; None where the receipts themselves were read.
         table: A row a shard: `shard`, `generation`, and the names of its parts.
         digest: sha256 over all of it: two snapshots of one digest read the same rows.
+        retried: Of a manifest's shards those that had been done again since, whose receipts were read, by shard the
+            generation that stood.
     """
 
     manifest: int | None
     table: pa.Table
     digest: str
+    retried: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def take(cls, location: RunLocation) -> Self:
@@ -52,6 +58,9 @@ class Snapshot:
         be so far behind; the number of shards that it leaves out is logged. Reading the receipts of a large run is a
         request a shard, and what they said an hour ago has no number: hence the manifest first.
 
+        Shards of the manifest that were done again since (`--retry-failed`) are read as they stand now: `gc` deletes
+        the parts that the manifest names, and the next manifest may never come.
+
         Raises:
             ConfigError: Nothing is committed yet, or a manifest is of another version.
             TransientError: Storage failed, or the manifest is damaged: `of_receipts` does without.
@@ -59,15 +68,44 @@ class Snapshot:
         numbers = manifest_numbers(location)
         if not numbers:
             return cls.of_receipts(location)
-        snapshot = cls.of_manifest(location, numbers[-1])
-        num_newer = len(list_receipts(location)) - len(snapshot)
+        snapshot, standing = cls.of_manifest(location, numbers[-1]), list_receipts(location)
+        num_newer = len(standing) - len(snapshot)
         if num_newer > 0:
             logger.info(
                 "manifest %d of %s holds %d shards; %d committed since are left for the next one (Snapshot.of_receipts "
                 "reads them too)",
                 *(numbers[-1], location.root, len(snapshot), num_newer),
             )
-        return snapshot
+        held = _commits(snapshot.table)
+        retried = {shard: standing[shard] for shard, generation in held if standing.get(shard, 0) > generation}
+        return snapshot._with_retried(location, retried)
+
+    @classmethod
+    def shared(cls, location: RunLocation, turn: str | int = 0) -> Self:
+        """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
+
+        The first process that asks for a turn takes it, the others read the same, and none waits for another. So all
+        ranks of a run that grows read the same rows, in whatever order they start.
+
+        Args:
+            location: Where the run lives, the same for all.
+            turn: What the agreement is for; it holds for as long as the group lives. 0 is for datasets that are made,
+                refreshes have their own. Any other, `epoch 7` for one, is an agreement of its own.
+
+        Raises:
+            ConfigError: As `take`, or this process does not find what another has taken.
+            TransientError: Storage failed.
+        """
+        taken: list[Self] = []
+
+        def propose() -> str:
+            taken.append(cls.take(location))
+            return json.dumps(taken[0].state())
+
+        state = json.loads(agreed(f"snapshot/{turn}/{location.root}", propose))
+        if taken and taken[0].digest == state["digest"]:
+            return taken[0]
+        return cls.from_state(location, state)
 
     @classmethod
     def of_manifest(cls, location: RunLocation, number: int) -> Self:
@@ -97,10 +135,11 @@ class Snapshot:
             ConfigError: The run does not hold it any more.
             TransientError: Storage failed.
         """
+        commits = _unpacked(state["commits"] or [])
         if state["manifest"] is not None:
-            found = cls.of_manifest(location, state["manifest"])
+            found = cls.of_manifest(location, state["manifest"])._with_retried(location, commits)
         else:
-            found = cls._of_commits(location, _unpacked(state["commits"]))
+            found = cls._of_commits(location, commits)
         if found.digest != state["digest"]:
             raise ConfigError(
                 f"{location.root} does not hold the commits of the saved state: its snapshot has another digest. It is "
@@ -109,9 +148,12 @@ class Snapshot:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Return what `from_state` needs, as JSON: a manifest's number, or else the commits, run by run."""
-        commits = None if self.manifest is not None else _packed(self.table)
-        return {"manifest": self.manifest, "commits": commits, "digest": self.digest}
+        """Return what `from_state` needs, as JSON: a manifest's number and the commits in it that others replace.
+
+        Without a manifest: all commits. Commits come run by run.
+        """
+        commits = _commits(self.table) if self.manifest is None else self.retried.items()
+        return {"manifest": self.manifest, "commits": _packed(commits) or None, "digest": self.digest}
 
     def parts(self, row: int) -> ShardParts:
         """Return the shard in a row of the snapshot."""
@@ -131,6 +173,16 @@ class Snapshot:
         receipts = read_receipts(location, sorted(commits.items()))
         return cls._of(location, None, receipts_table(receipts).select(_COLUMNS))
 
+    def _with_retried(self, location: RunLocation, retried: Mapping[int, int]) -> Self:
+        """Return this snapshot with some of its shards as their receipts of another generation say."""
+        if not retried:
+            return self
+        kept = self.table.filter(pc.invert(pc.is_in(self.table["shard"], pa.array(retried, pa.int64()))))
+        receipts = read_receipts(location, sorted(retried.items()))
+        anew = receipts_table(receipts).select(_COLUMNS)
+        merged = pa.concat_tables([kept, anew.cast(kept.schema)]).sort_by("shard")
+        return replace(self._of(location, self.manifest, merged), retried=dict(sorted(retried.items())))
+
     @classmethod
     def _of(cls, location: RunLocation, number: int | None, table: pa.Table) -> Self:
         if not table.num_rows:
@@ -142,10 +194,15 @@ class Snapshot:
         return cls(number, table, digest.hexdigest())
 
 
-def _packed(table: pa.Table) -> list[list[int]]:
+def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:
+    """Return the (shard, generation) pairs of a snapshot's table."""
+    return zip(table["shard"].to_pylist(), table["generation"].to_pylist(), strict=True)
+
+
+def _packed(commits: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return runs [first shard, how many, generation] of neighbours that share a generation."""
     runs: list[list[int]] = []
-    for shard, generation in zip(table["shard"].to_pylist(), table["generation"].to_pylist(), strict=True):
+    for shard, generation in commits:
         if runs and runs[-1][2] == generation and runs[-1][0] + runs[-1][1] == shard:
             runs[-1][1] += 1
         else:

@@ -56,6 +56,11 @@ def samples_per_rank(total: int, world_size: int, uneven: Literal["drop", "pad"]
     return total // world_size if uneven == "drop" else -(-total // world_size)
 
 
+def worker_ends(share: int, num_workers: int) -> list[int]:
+    """Return where the span of each worker of a rank ends, of the `share` samples of the rank."""
+    return [(worker + 1) * share // num_workers for worker in range(num_workers)]
+
+
 def equal_slices(
     order: NDArray[np.int64], counts: NDArray[np.int64], stream: Stream, uneven: Literal["drop", "pad"]
 ) -> list[ShardSlice]:
@@ -76,9 +81,8 @@ def equal_slices(
     if not total:
         return []
     share = samples_per_rank(total, stream.world_size, uneven)
-    first = stream.rank * share
-    start = first + stream.worker * share // stream.num_workers
-    stop = first + (stream.worker + 1) * share // stream.num_workers
+    bounds = [0, *worker_ends(share, stream.num_workers)]
+    start, stop = (stream.rank * share + bounds[stream.worker + at] for at in (0, 1))
     slices: list[ShardSlice] = []
     while start < stop:
         begin = start % total

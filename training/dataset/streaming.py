@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from schemas.errors import ConfigError
+from training.dataset.group import distributed_rank
 from training.dataset.shared import SharedNumbers
 from training.dataset.splitting import Stream
 
@@ -19,11 +20,25 @@ Position = dict[str, Any]
 STATE_VERSION: Final = 1
 
 
-def distributed_rank() -> tuple[int, int]:
-    """Return rank and world size of the process group, (0, 1) where none is initialised."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+# An epoch, and how often what it reads was replaced before: a place in one sequence is none in another.
+SampleSequence = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stream of this rank stands.
+
+    Attributes:
+        sequence: Of which samples; see `StreamedDataset.sequence`.
+        number: Of the stream.
+        num_streams: Of the rank.
+        position: In the stream.
+    """
+
+    sequence: SampleSequence
+    number: int
+    num_streams: int
+    position: Position
 
 
 class StreamedDataset(IterableDataset[Any]):
@@ -42,7 +57,8 @@ class StreamedDataset(IterableDataset[Any]):
             raise ConfigError(f"rank {self._rank} of {self._world_size}: give a rank from 0 to world_size - 1")
         self._shared = SharedNumbers()
         self._loaded: dict[str, Any] | None = None
-        self._current: tuple[int, int, Position] | None = None
+        self._num_replaced = 0
+        self._place: Place | None = None
 
     @property
     def rank(self) -> int:
@@ -59,6 +75,19 @@ class StreamedDataset(IterableDataset[Any]):
         """The epoch that the next iteration reads."""
         return self._shared.epoch
 
+    @property
+    def num_replaced(self) -> int:
+        """How often what is read was replaced, by a refresh or a loaded state: copies in workers do not see that."""
+        return self._num_replaced
+
+    @property
+    def sequence(self) -> SampleSequence:
+        """Which sequence of samples the next iteration reads: another one after `set_epoch`, a refresh, a loaded state.
+
+        The place of one is none in another: a state that mixed them would pass over samples that nobody has seen.
+        """
+        return self.epoch, self._num_replaced
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch: its shuffle and its draws. Call it on every rank before each iteration."""
         self._shared.epoch = epoch
@@ -70,9 +99,8 @@ class StreamedDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the samples of this worker's stream, from where a loaded state of this epoch stands."""
-        info = get_worker_info()
-        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        state = self.loaded_state()
+        worker, num_workers = _own_stream()
+        sequence, state = self.sequence, self.loaded_state()
         if state and state["num_workers"] != num_workers:
             raise ConfigError(
                 f"the state was saved with {state['num_workers']} stream(s) a rank, now there are {num_workers}: "
@@ -81,9 +109,9 @@ class StreamedDataset(IterableDataset[Any]):
         number = (worker + (state["first"] if state else 0)) % num_workers
         stream = Stream(self._rank, self._world_size, number, num_workers)
         position: Position = state["streams"].get(str(number), {}) if state else {}
-        self._current = (number, num_workers, position)
-        for sample, reached in self._samples(stream, self.epoch, position):
-            self._current = (number, num_workers, reached)
+        self._place = Place(sequence, number, num_workers, position)
+        for sample, reached in self._samples(stream, sequence[0], position):
+            self._place = Place(sequence, number, num_workers, reached)
             yield sample
         self.forget_state()
 
@@ -91,10 +119,13 @@ class StreamedDataset(IterableDataset[Any]):
         """Return, as JSON, where this process stands after the sample it yielded last: in a worker, its own stream.
 
         A loader that asks its workers (torchdata's `StatefulDataLoader`) keeps one a worker; `ResumableLoader` gathers
-        them. Each rank has its own.
+        them. Each rank has its own. Before the first sample it is what was loaded, or the epoch's beginning.
         """
-        number, num_workers, position = self._current or (0, 1, {})
-        return self.state_of({number: position}, num_workers=num_workers)
+        place, state = self.place(), self.loaded_state()
+        if state is not None and place is not self._place:
+            streams = {int(number): position for number, position in state["streams"].items()}
+            return self.state_of(streams, num_workers=state["num_workers"], first=state["first"])
+        return self.state_of({place.number: place.position}, num_workers=place.num_streams)
 
     def state_of(self, streams: dict[int, Position], *, num_workers: int, first: int = 0) -> dict[str, Any]:
         """Return the state of several streams of this rank; `first` is the one whose batch is due next."""
@@ -129,7 +160,7 @@ class StreamedDataset(IterableDataset[Any]):
         self._pin(state["dataset"])
         self.set_epoch(state["epoch"])
         self._loaded = state
-        self._current = None
+        self._num_replaced += 1
 
     def loaded_state(self) -> dict[str, Any] | None:
         """Return the state that the next iteration goes on from; None where it begins at the epoch's beginning."""
@@ -139,9 +170,28 @@ class StreamedDataset(IterableDataset[Any]):
         """Let the next iteration begin at its epoch's beginning."""
         self._loaded = None
 
-    def position(self) -> tuple[int, int, Position]:
-        """Return which stream this process reads, of how many, and where it stands."""
-        return self._current or (0, 1, {})
+    def begin_anew(self) -> None:
+        """Let the next iteration begin at its epoch's beginning because what it reads was replaced."""
+        self.forget_state()
+        self._num_replaced += 1
+
+    def place(self) -> Place:
+        """Return which stream this process reads, and where it stands: at the beginning of a sequence not yet begun."""
+        if self._place is not None and self._place.sequence == self.sequence:
+            return self._place
+        return Place(self.sequence, *_own_stream(), {})
+
+    def last_place(self) -> Place:
+        """Return where the stream that this process reads stands, also where another epoch was chosen meanwhile."""
+        return self._place or self.place()
+
+    def stream_lengths(self, num_streams: int) -> Sequence[int]:
+        """Return the samples of an epoch by stream of this rank.
+
+        Raises:
+            TypeError: Nobody knows them.
+        """
+        raise TypeError(f"nobody knows how many samples an epoch of a {type(self).__name__} has")
 
     @abstractmethod
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
@@ -154,3 +204,9 @@ class StreamedDataset(IterableDataset[Any]):
     @abstractmethod
     def _pin(self, fingerprint: dict[str, Any]) -> None:
         """Read the snapshot of a saved fingerprint from now on."""
+
+
+def _own_stream() -> tuple[int, int]:
+    """Return the loader worker that this process is, and how many there are; (0, 1) outside of one."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,9 @@ from schemas.errors import ConfigError
 from schemas.tables import EXPRESSIONS
 from store.reading import read_table
 from tests.training.dataset.builders import build_run
-from training.dataset import ExpressionFilter, RisIterableDataset, SampleSpec
+from training.dataset import ExpressionFilter, RisDataset, RisIterableDataset, SampleSpec, StreamOrder
+from training.dataset.filters import DECODERS
+from workers.captions.drafts import DecoderName
 from workers.filtering.tokens import num_clip_tokens
 
 SCORED = [
@@ -83,11 +86,49 @@ def test_clip_tokens_count_start_and_end_as_clip_itself_does():
         ({"bounds": {"correctness": (1.0, 0.5)}}, "correctness: nothing lies between"),
         ({"lone": "maybe"}, "lone is 'maybe': give 'keep' or 'drop'"),
         ({"max_clip_tokens": 2}, "max_clip_tokens is 2: start, end and one word are 3"),
+        ({"decoders": frozenset({"topk", "beam"})}, "decoders: there is no 'topk'; there are beam, top_k, top_p"),
+        ({"decoders": "beam"}, "decoders is the text 'beam': give a set"),
+        ({"decoders": frozenset()}, "decoders is empty, which keeps nothing: give some of beam, top_k, top_p"),
+        ({"sources": {"humans"}}, "sources: there is no 'humans'; there are model, human"),
+        ({"sources": "human"}, "sources is the text 'human': give a set"),
     ],
 )
 def test_a_filter_that_makes_no_sense_is_refused(where, message):
     with pytest.raises(ConfigError, match=message):
         ExpressionFilter(**where)
+
+
+def test_any_collection_of_words_is_the_set_of_them():
+    assert ExpressionFilter(decoders=["top_k", "beam"]) == ExpressionFilter(decoders=frozenset({"beam", "top_k"}))
+    assert ExpressionFilter(sources={"human"}).as_json()["sources"] == ["human"]
+
+
+def test_the_decoders_are_those_that_the_captioner_has():
+    assert get_args(DecoderName) == DECODERS
+
+
+NOTHING = ExpressionFilter(words=(99, None))
+
+
+def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(run):
+    spec = SampleSpec(parts=("text",), where=NOTHING)
+    with pytest.raises(ConfigError, match=r"no expression of the run at .* passes the filter: loosen"):
+        RisDataset(run.location, spec)
+    for uneven in ("drop", "pad"):
+        with pytest.raises(ConfigError, match=r"no expression of the run at .* passes the filter: loosen"):
+            RisIterableDataset(run.location, spec, order=StreamOrder(uneven=uneven))
+
+
+def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(run, caplog):
+    dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",), where=NOTHING))
+    assert list(dataset) == []
+    assert "none of the 1 shards that worker 0 of rank 0 reads has an expression that passes the filter" in caplog.text
+    caplog.clear()
+    assert len(list(RisIterableDataset(run.location, SampleSpec(parts=("text",))))) == 3
+    # A stream without a shard of its own is no sign of a filter.
+    other = StreamOrder(rank=1, world_size=2)
+    assert list(RisIterableDataset(run.location, SampleSpec(parts=("text",)), order=other)) == []
+    assert "passes the filter" not in caplog.text
 
 
 def test_tables_of_version_1_know_no_source_and_count_as_a_models(run):

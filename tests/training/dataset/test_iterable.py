@@ -29,6 +29,7 @@ from training.dataset import (
     SampleSpec,
     StreamOrder,
     collate_lists,
+    group,
 )
 
 # What Arrow reads of a file to find its footer.
@@ -142,6 +143,13 @@ def test_even_ranks_have_as_many_samples_with_few_dropped_or_repeated(run, uneve
     assert len(set(found)) == min(len(found), len(due))
     order = StreamOrder(rank=3, world_size=5, uneven=uneven)
     assert len(RisIterableDataset(run.location, order=order)) == sizes[3]
+
+
+def test_fewer_samples_than_ranks_are_refused_where_that_drops_all(tmp_path):
+    run = build_run(tmp_path, num_shards=1, per_shard=1)
+    with pytest.raises(ConfigError, match="2 samples for 3 ranks: uneven='drop' would drop them all"):
+        RisIterableDataset(run.location, order=StreamOrder(rank=0, world_size=3, uneven="drop"))
+    assert len(RisIterableDataset(run.location, order=StreamOrder(rank=2, world_size=3, uneven="pad"))) == 1
 
 
 def test_uneven_ranks_are_warned_of_once_and_have_no_length(run, caplog):
@@ -368,6 +376,8 @@ def test_rank_and_world_size_are_those_of_the_process_group(run, tmp_path):
 
 
 def test_ranks_of_a_larger_group_share_without_being_told(run, monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(group, "_store", lambda: store)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     found = []

@@ -123,6 +123,80 @@ def test_the_epoch_after_a_resumed_one_begins_at_its_beginning(run):
         assert facts(loader) == facts(open_loader(run, num_workers=num_workers))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_batches", [2, 99])
+def test_a_state_saved_between_set_epoch_and_the_first_batch_is_the_epochs_beginning(run, num_workers, num_batches):
+    loader = open_loader(run, num_workers=num_workers, epoch=0)
+    list(itertools.islice(loader, num_batches))
+    loader.set_epoch(1)
+    other = open_loader(run, num_workers=num_workers)
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert facts(other) == facts(open_loader(run, num_workers=num_workers, epoch=1))
+
+
+@pytest.mark.parametrize("num_samples", [5, 99])
+def test_a_plain_datasets_state_after_set_epoch_is_the_epochs_beginning(run, num_samples):
+    dataset, other = RisIterableDataset(run.location, TEXT), RisIterableDataset(run.location, TEXT)
+    list(itertools.islice(dataset, num_samples))
+    dataset.set_epoch(1)
+    other.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
+    assert (other.epoch, list(other)) == (1, list(dataset))
+
+
+def test_a_state_that_was_loaded_is_saved_again_before_the_first_sample_and_after_a_look_at_another_epoch(run):
+    head, state, tail = interrupted(run, 3)
+    loader = open_loader(run)
+    loader.load_state_dict(state)
+    assert loader.state_dict() == loader.dataset.state_dict() == state
+    loader.set_epoch(9)
+    assert loader.state_dict()["streams"] == {}
+    loader.set_epoch(3)
+    assert loader.state_dict() == state
+    assert head + facts(loader) == facts(open_loader(run)) == head + tail
+
+
+def test_a_state_saved_after_a_refresh_is_the_beginning_of_the_larger_run(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    loader, other = open_loader(run), open_loader(run)
+    list(loader)
+    run.commit(1, 2)
+    loader.dataset.refresh()
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert facts(other) == facts(open_loader(run))
+    assert sum(map(len, facts(loader))) == 24
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 99])
+def test_workers_that_live_on_go_on_where_a_state_was_saved(run, num_before):
+    _, state, tail = interrupted(run, 3, num_workers=2)
+    loader = open_loader(run, num_workers=2, persistent_workers=True)
+    list(itertools.islice(loader, num_before))
+    loader.load_state_dict(state)
+    assert facts(loader) == tail
+    loader.set_epoch(4)
+    assert facts(loader) == facts(open_loader(run, num_workers=2, epoch=4))
+
+
+def test_workers_that_live_on_take_a_loaded_state_up_again_when_a_resumed_epoch_was_left(run):
+    _, state, tail = interrupted(run, 1, num_workers=2)
+    loader = open_loader(run, num_workers=2, persistent_workers=True)
+    loader.load_state_dict(state)
+    # By then a worker has come to its end, and has forgotten what was loaded.
+    list(itertools.islice(loader, len(tail) - 1))
+    assert facts(loader) == tail
+
+
+def test_workers_that_live_on_see_a_refresh(tmp_path):
+    run = build_run(tmp_path, is_committed=False)
+    run.commit(0)
+    loader = open_loader(run, num_workers=1, persistent_workers=True)
+    assert sum(map(len, facts(loader))) == 8
+    run.commit(1, 2)
+    loader.dataset.refresh()
+    assert facts(loader) == facts(open_loader(run, num_workers=1))
+
+
 def test_at_the_end_nothing_is_left(run):
     loader = open_loader(run)
     list(loader)
@@ -187,3 +261,16 @@ def test_a_loader_that_keeps_a_state_a_worker_can_resume_with_them(run):
 
 def test_a_length_is_known_where_ranks_are_even(run):
     assert len(open_loader(run, order=StreamOrder(uneven="pad"))) == 8
+    with pytest.raises(TypeError, match="nobody knows how many samples a rank has"):
+        len(open_loader(run))
+
+
+@pytest.mark.parametrize("is_dropping", [False, True])
+@pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 5), (4, 5), (3, 7), (5, 1), (2, None)])
+def test_the_length_counts_the_batches_of_each_worker(run, num_workers, batch_size, is_dropping):
+    dataset = RisIterableDataset(run.location, TEXT, order=StreamOrder(uneven="drop"))
+    options = {"batch_size": batch_size, "num_workers": num_workers}
+    # torch refuses to drop what is no batch.
+    options |= {} if batch_size is None else {"drop_last": is_dropping}
+    loader = ResumableLoader(dataset, collate_fn=str, **options)
+    assert len(loader) == len(list(loader))

@@ -12,18 +12,23 @@ from torch.utils.data import DataLoader, DistributedSampler
 from schemas.errors import ConfigError
 from tests.training.dataset.builders import build_run
 from training.dataset import (
+    ExpressionFilter,
     MixedDataset,
     MixedIterableDataset,
     ResumableLoader,
     RisDataset,
     RisIterableDataset,
     SampleSpec,
+    Snapshot,
     StreamOrder,
     collate_lists,
 )
+from training.dataset import mixed as mixed_module
 from training.dataset.mixed import choose_fraction
 
 TEXT = SampleSpec(parts=("text",))
+MODELS = [(0, "by a model", {})]
+HUMANS = [(0, "by hand", {"source": "human", "samples": (), "distinctiveness": None, "correctness": None})]
 
 
 @pytest.fixture
@@ -77,6 +82,17 @@ def test_a_share_repeats_humans_evenly_with_other_draws(pseudo, human):
     assert sorted(found.values()) == [4, 5, 5, 5, 5]
     texts = {(mixed[at]["mask_id"], mixed[at]["expressions"][0]) for at in range(24, 48)}
     assert len(texts) > 5
+
+
+def test_a_share_that_needs_fewer_humans_takes_others_in_every_epoch(pseudo, human):
+    mixed = MixedDataset(pseudo, human, human_share=0.2)
+    found = set()
+    for epoch in range(12):
+        mixed.set_epoch(epoch)
+        items = {mixed[at]["mask_id"] for at in range(24, len(mixed))}
+        assert len(items) == mixed.num_human == 6
+        found |= items
+    assert found == set(human.mask_ids())
 
 
 def test_ranks_of_a_distributed_sampler_share_the_items(pseudo, human):
@@ -150,6 +166,98 @@ def test_a_state_of_another_mix_or_other_humans_is_refused(run, human, tmp_path)
 def test_a_mix_that_makes_no_sense_is_refused(pseudo, human, mix, message):
     with pytest.raises(ConfigError, match=message):
         MixedDataset(pseudo, human, **mix)
+
+
+NOTHING = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
+
+
+def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
+    with pytest.raises(ConfigError, match="the machine's run gives no sample"):
+        MixedIterableDataset(RisIterableDataset(run.location, NOTHING), human)
+
+
+def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(human, tmp_path):
+    run = build_run(tmp_path, is_committed=False, num_shards=2, rows=lambda number: HUMANS if number < 4 else MODELS)
+    spec = SampleSpec(parts=("text",), where=ExpressionFilter(sources=frozenset({"model"})))
+    run.commit(0)
+    small = Snapshot.take(run.location)
+    run.commit(1)
+    stream = MixedIterableDataset(RisIterableDataset(run.location, spec), human)
+    state = stream.state_dict()
+    state["dataset"]["snapshot"]["pseudo"] = small.state()
+    with pytest.raises(ConfigError, match="the machine's run gives no sample"):
+        stream.load_state_dict(state)
+
+
+def test_a_share_that_is_all_but_one_still_ends(run, human):
+    stream = MixedIterableDataset(RisIterableDataset(run.location, TEXT), human, human_share=1 - 2**-40)
+    assert stream._human_limit() < 2**32
+
+
+def test_what_stands_in_for_a_bad_image_is_a_chosen_mask_too(run, tmp_path):
+    fields = {"source": "human", "samples": (), "distinctiveness": None, "correctness": None}
+    rows = [(0, "by hand", fields), (1, "by hand too", fields)]
+    built = build_run(tmp_path / "human", per_shard=10, rows=lambda number: rows, prefix="human-", is_embedding=False)
+    spec = SampleSpec(parts=("image", "text"), on_bad_image="skip")
+    human = RisDataset(built.location, spec)
+    ids = human.mask_ids()
+    chosen = [ids[at] for at in choose_fraction(ids, 0.2, 0)]
+    bad = human[ids.index(chosen[1])]["key"]
+    (built.source / bad).unlink()
+    mixed = MixedDataset(RisDataset(run.location, spec), human, fraction=0.2)
+    found = [mixed[at] for at in range(24, len(mixed))]
+    assert len(found) == 12
+    assert {sample["mask_id"] for sample in found} < set(chosen)
+    assert bad not in {sample["key"] for sample in found}
+    assert mixed.num_skipped == human.num_skipped > 0
+    pseudo = RisIterableDataset(run.location, spec)
+    stream = MixedIterableDataset(pseudo, human, fraction=0.2, human_share=0.6)
+    strewn = {sample["mask_id"] for sample in stream if sample["sources"] == ["human"]}
+    assert strewn < set(chosen)
+
+
+def test_no_chosen_mask_that_can_be_used_is_an_error(run, tmp_path):
+    built = build_run(tmp_path / "human", num_shards=1, prefix="human-", is_embedding=False)
+    spec = SampleSpec(on_bad_image="skip")
+    human = RisDataset(built.location, spec)
+    mixed = MixedDataset(RisDataset(run.location, spec), human, fraction=0.1)
+    (built.source / mixed[24]["key"]).unlink()
+    with pytest.raises(ConfigError, match="no image of the 1 masks that could stand in can be used"):
+        mixed[24]
+
+
+def test_a_batch_decodes_an_image_once_on_either_side(run, tmp_path, monkeypatch):
+    human = RisDataset(build_run(tmp_path / "human", num_shards=1, prefix="human-").location)
+    pseudo = RisDataset(run.location)
+    decoded = []
+    for side, dataset in (("pseudo", pseudo), ("human", human)):
+        images = dataset._run.images
+        monkeypatch.setattr(
+            images, "decode", lambda of, at, side=side, real=images.decode: decoded.append(side) or real(of, at)
+        )
+    mixed = MixedDataset(pseudo, human)
+    alone = [mixed[at] for at in (25, 0, 24, 1, -1)]
+    decoded.clear()
+    together = mixed.__getitems__([25, 0, 24, 1, -1])
+    assert decoded == ["human", "pseudo", "human"]
+    assert [(each["mask_id"], each["expressions"]) for each in together] == [
+        (each["mask_id"], each["expressions"]) for each in alone
+    ]
+    assert len({sample["image"].data_ptr() for sample in together}) == 5
+
+
+def test_the_order_of_repeated_humans_is_shuffled_once_an_epoch(pseudo, human, monkeypatch):
+    shuffled = []
+    real = mixed_module.permutation
+    monkeypatch.setattr(mixed_module, "permutation", lambda key, size: shuffled.append(size) or real(key, size))
+    mixed = MixedDataset(pseudo, human, fraction=0.25, human_share=0.5)
+    first = [mixed[at]["mask_id"] for at in range(24, 48)]
+    assert shuffled == [5]
+    mixed.set_epoch(1)
+    assert [mixed[at]["mask_id"] for at in range(24, 48)] != first
+    mixed.set_epoch(0)
+    assert [mixed[at]["mask_id"] for at in range(24, 48)] == first
+    assert shuffled == [5, 5, 5]
 
 
 def test_nothing_human_is_the_machines_alone(run, pseudo, human):

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from schemas.errors import ConfigError
+from store.gc import run_gc
+from store.location import RunLocation
 from store.manifest import write_manifest
 from tests.training.dataset.builders import build_run
 from training.dataset import RisIterableDataset, SampleSpec, Snapshot
@@ -71,8 +73,56 @@ def test_parts_that_a_retry_and_gc_took_away_say_what_to_do(growing):
     name = receipts[1].parts["expressions"].name
     dataset = RisIterableDataset(growing.location, TEXT)
     growing.location.delete(f"expressions/{name}")
-    with pytest.raises(ConfigError, match="take a new snapshot of the run; else run `pseudoris verify`"):
+    remedy = r"take a new snapshot of the run \(a dataset's refresh\(\), or .*; else run `pseudoris verify`"
+    with pytest.raises(ConfigError, match=remedy):
         list(dataset)
+
+
+def test_a_retry_that_ended_before_its_manifest_is_read_from_its_receipts(growing):
+    growing.commit()
+    write_manifest(growing.location)
+    dataset = RisIterableDataset(growing.location, TEXT)
+    due = {sample["mask_id"] for sample in dataset}
+    growing.commit(1, generation=1)
+    report = run_gc(growing.location)
+    assert len(report.superseded) == 4
+    with pytest.raises(ConfigError, match=r"take a new snapshot of the run \(a dataset's refresh\(\)"):
+        list(dataset)
+    # The remedy that the message names.
+    snapshot = dataset.refresh()
+    assert {sample["mask_id"] for sample in dataset} == due
+    assert (snapshot.manifest, snapshot.table["generation"].to_pylist()) == (1, [0, 1, 0])
+    assert snapshot.digest == Snapshot.of_receipts(growing.location).digest
+    assert len(list(RisIterableDataset(growing.location, TEXT))) == len(due)
+
+
+def test_a_snapshot_with_retried_shards_is_pinned_as_it_was(growing):
+    growing.commit(0, 1)
+    write_manifest(growing.location)
+    growing.commit(1, generation=1)
+    snapshot = Snapshot.take(growing.location)
+    state = json.loads(json.dumps(snapshot.state()))
+    assert (state["manifest"], state["commits"]) == (1, [[1, 1, 1]])
+    growing.commit(1, generation=2)
+    growing.commit(2)
+    write_manifest(growing.location)
+    again = Snapshot.from_state(growing.location, state)
+    assert (again.digest, again.table["generation"].to_pylist()) == (snapshot.digest, [0, 1])
+    assert again.state() == state
+
+
+def test_the_receipts_are_listed_once_and_only_retried_ones_are_read(growing, monkeypatch):
+    growing.commit(0, 1)
+    write_manifest(growing.location)
+    growing.commit(1, generation=1)
+    growing.commit(2)
+    listed, read = [], []
+    real_list, real_read = RunLocation.list, RunLocation.read_bytes
+    monkeypatch.setattr(RunLocation, "list", lambda self, folder: listed.append(folder) or real_list(self, folder))
+    monkeypatch.setattr(RunLocation, "read_bytes", lambda self, path: read.append(path) or real_read(self, path))
+    Snapshot.take(growing.location)
+    assert sorted(listed) == ["_manifest", "_receipts"]
+    assert read == ["_receipts/shard-00000001.g1.json"]
 
 
 def test_the_state_of_another_run_is_refused(growing, tmp_path):
