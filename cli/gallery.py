@@ -9,9 +9,7 @@ from rich.progress import Progress
 
 from cli import options
 from cli.console import report, stderr
-from schemas.errors import ConfigError
-from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
-from schemas.tables import SCHEMAS
+from cli.destinations import check_apart
 from store.header import require_header
 from store.location import RunLocation
 from store.sources.reading import PlannedImages
@@ -51,7 +49,7 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
     location = RunLocation.open(out)
     header = require_header(location)
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
-    _check_apart(location, destination)
+    check_apart(location, destination, option="--to")
     check_destination(destination)
     content = gallery_from_run(location, PlannedImages(location, header), sample=sample)
     with Progress(console=stderr, transient=True) as progress:
@@ -65,10 +63,3 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
         write_quality(quality, destination)
         showing = progress.add_task("images", total=content.num_images)
         return write_gallery(content, destination, lambda done: progress.update(showing, completed=done))
-
-
-def _check_apart(run: RunLocation, destination: RunLocation) -> None:
-    """Refuse the run's own folders: a glob over a table must find the table alone."""
-    own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
-    if destination.root in (run.root, *(f"{run.root}/{folder}" for folder in own)):
-        raise ConfigError(f"--to {destination.root!r} is a folder of the run itself: name another one")

@@ -18,6 +18,7 @@ from cli import (
     demo,
     doctor,
     estimate,
+    evaluate,
     export,
     gallery,
     gc,
@@ -52,6 +53,7 @@ app.command("gc")(gc.gc)
 app.command("refilter")(refilter.refilter)
 app.command("stats")(stats.stats)
 app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)

@@ -10,12 +10,12 @@ import numpy as np
 
 from schemas.config import ComputeConfig, MasksConfig
 from synthworld.attributes import Attributes
-from synthworld.matching import iou_table, match_masks
 from synthworld.scenes import Scene
 from synthworld.shards import scene_image, scene_shard
 from synthworld.training.crops import CONTEXT_SCALES, CropTask
 from synthworld.training.rendered import RenderedScenes
 from workers.masks import SamProposer, rle
+from workers.masks.matching import iou_table, match_masks
 
 logger = logging.getLogger(__name__)
 _CHUNK = 50

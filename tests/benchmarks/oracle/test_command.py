@@ -3,9 +3,9 @@ import json
 import typer
 from typer.testing import CliRunner
 
-from synthworld.evaluate import main
-from synthworld.evaluation import TRUTH_SUFFIX
-from synthworld.report import HEADLINE
+from benchmarks.oracle.__main__ import main
+from benchmarks.oracle.evaluation import TRUTH_SUFFIX
+from benchmarks.oracle.report import HEADLINE
 
 
 def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):

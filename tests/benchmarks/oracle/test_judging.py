@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
+from synthworld.judging import count_decoders, count_kept, count_masks, match_scene
 
 from schemas.shard import CaptionSample, ExpressionRecord
 from synthworld.attributes import Attributes
-from synthworld.judging import count_decoders, count_kept, count_masks, match_scene
 from synthworld.scenes import Scene, SceneObject
 from synthworld.shards import scene_image, scene_shard
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from synthworld.matching import iou_table, match_masks
+from workers.masks.matching import iou_table, match_masks
 
 
 def box(x0, y0, x1, y1):

@@ -3,16 +3,16 @@
 import pytest
 from rich.console import Console
 
+from benchmarks.oracle.evaluation import EvaluationOptions, evaluate
 from schemas.config_loading import load_config
-from synthworld.bootstrap import SceneBootstrap
-from synthworld.evaluation import EvaluationOptions, evaluate
 from synthworld.scenes import Split
+from training.evaluation.bootstrap import ImageBootstrap
 
 
 @pytest.fixture(scope="module")
 def bootstrap():
     options = EvaluationOptions(split=Split.TEST, num_scenes=60)
-    return SceneBootstrap(evaluate(load_config("tiny"), options, console=Console(quiet=True)))
+    return ImageBootstrap(evaluate(load_config("tiny"), options, console=Console(quiet=True)))
 
 
 pytestmark = pytest.mark.slow

@@ -3,14 +3,14 @@ import json
 
 from rich.console import Console
 
-from synthworld.bootstrap import SceneBootstrap
-from synthworld.evaluation import TRUTH_SUFFIX, EvaluationOptions
-from synthworld.report import HEADLINE, figures, report_table
+from benchmarks.oracle.evaluation import TRUTH_SUFFIX, EvaluationOptions
+from benchmarks.oracle.report import HEADLINE, figures, report_table
+from training.evaluation.bootstrap import ImageBootstrap
 
 
 def bootstrap():
     scene = {name + suffix: (3.0, 4.0) for name in HEADLINE for suffix in ("", TRUTH_SUFFIX)}
-    return SceneBootstrap([scene | {"accuracy_beam": (1.0, 4.0), "seconds_per_image": (0.5, 1.0)}] * 3)
+    return ImageBootstrap([scene | {"accuracy_beam": (1.0, 4.0), "seconds_per_image": (0.5, 1.0)}] * 3)
 
 
 def test_the_json_holds_every_figure_its_interval_and_the_steps():

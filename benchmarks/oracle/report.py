@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from synthworld.bootstrap import Estimate, SceneBootstrap
-from synthworld.evaluation import TRUTH_SUFFIX, EvaluationOptions
+from benchmarks.oracle.evaluation import TRUTH_SUFFIX, EvaluationOptions
+from training.evaluation.bootstrap import Estimate, ImageBootstrap
+from training.evaluation.figures import interval_text, value_text
 
 HEADLINE = (
     "mask_recall_75",
@@ -23,7 +24,7 @@ STEPS = (
 )
 
 
-def figures(bootstrap: SceneBootstrap) -> dict[str, float | list[float]]:
+def figures(bootstrap: ImageBootstrap) -> dict[str, float | list[float]]:
     """Returns each figure, its 95 % interval under `<name>_interval`, and the paired steps, as JSON values."""
     report: dict[str, float | list[float]] = {}
     for name in bootstrap.names:
@@ -41,7 +42,7 @@ def _add(report: dict[str, float | list[float]], name: str, estimate: Estimate) 
     report[f"{name}_interval"] = [estimate.low, estimate.high]
 
 
-def report_table(bootstrap: SceneBootstrap, options: EvaluationOptions) -> Table:
+def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> Table:
     """Returns the printed table: end to end beside the truth's masks, then the paired steps."""
     table = Table(title=f"{options.num_scenes} {options.split} scenes, 95 % intervals over scenes")
     table.add_column("figure")
@@ -57,11 +58,11 @@ def report_table(bootstrap: SceneBootstrap, options: EvaluationOptions) -> Table
     return table
 
 
-def _shown(bootstrap: SceneBootstrap, name: str) -> str:
+def _shown(bootstrap: ImageBootstrap, name: str) -> str:
     """A figure's cell, empty where it is not counted."""
     return _text(bootstrap.ratio(name)) if name in bootstrap.names else ""
 
 
 def _text(estimate: Estimate, *, sign: str = "") -> str:
     """Value and interval."""
-    return f"{estimate.value:{sign}.3f}  [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+    return f"{value_text(estimate, 3, sign=sign)}  {interval_text(estimate, 3, sign=sign)}"

@@ -10,11 +10,12 @@ from functools import lru_cache
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.oracle.judging import count_at, count_nucleus, count_scene
 from schemas.config import RunConfig
 from schemas.shard import Shard
-from synthworld.judging import Counts, MatchedScene, count_decoders, count_kept, count_masks, match_scene
 from synthworld.scenes import Split, make_scene
 from synthworld.shards import SceneImage, scene_image, scene_shard
+from training.evaluation.counting import Counts
 from workers.captions import CocaCaptioner
 from workers.filtering import ClipScorer
 from workers.masks import SamProposer
@@ -64,16 +65,10 @@ def _count(images: Sequence[SceneImage], scored: Shard, nucleus: Shard, taus: Se
     """Counts of each scene of a scored shard and its nucleus twin."""
     result = []
     for truth, image, plain in zip(images, scored.images, nucleus.images, strict=True):
-        matched, reached = match_scene(truth, image)
-        counts = count_masks(truth, matched, reached)
-        counts.merge(count_decoders(matched, sampling="distinctive").sums)
-        counts.merge(count_kept(matched).sums)
-        baseline = count_decoders(MatchedScene(truth.scene, plain, matched.object_of_mask), sampling="nucleus")
-        counts.merge({"accuracy_nucleus": baseline.sums.get("accuracy_nucleus", (0.0, 0.0))})
+        counts = count_scene(truth, image)
+        counts.merge(count_nucleus(truth, plain).sums)
         for tau in taus:
-            at_tau = count_kept(matched, tau=tau).sums
-            for name in ("accuracy_filtered", "yield_filtered"):
-                counts.merge({f"{name}@{tau:g}": at_tau.get(name, (0.0, 0.0))})
+            counts.merge(count_at(truth, image, tau).sums)
         result.append(counts)
     return result
 

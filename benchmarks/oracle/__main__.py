@@ -1,4 +1,4 @@
-"""Measures the annotation of scenes against their truth: `python -m synthworld.evaluate [--json F] [--scenes N]`.
+"""Measures the annotation of scenes against their truth: `python -m benchmarks.oracle [--json F] [--scenes N]`.
 
 The stages are those of a run. End to end they start from SAM's masks; with the suffix `_truth_masks` from the truth's.
 A caption that cannot be parsed and a mask that is no object's (best IoU < 0.5, one-to-one) count as wrong. Thresholds
@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.oracle.evaluation import EvaluationOptions, evaluate
+from benchmarks.oracle.report import figures, report_table
 from schemas.config_loading import load_config
-from synthworld.bootstrap import SceneBootstrap
-from synthworld.evaluation import EvaluationOptions, evaluate
-from synthworld.report import figures, report_table
 from synthworld.scenes import Split
+from training.evaluation.bootstrap import ImageBootstrap
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     """Prints how accurate the annotation of fresh scenes is."""
     config = load_config("tiny", None, settings or [])
     options = EvaluationOptions(split=split, num_scenes=scenes, processes=processes, taus=tuple(taus or ()))
-    bootstrap = SceneBootstrap(evaluate(config, options, console=Console(stderr=True)))
+    bootstrap = ImageBootstrap(evaluate(config, options, console=Console(stderr=True)))
     Console(width=120).print(report_table(bootstrap, options))
     if json_path is not None:
         json_path.write_text(json.dumps(figures(bootstrap), indent=2) + "\n", encoding="utf-8")

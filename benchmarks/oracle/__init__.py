@@ -1,0 +1,1 @@
+"""The models of a configuration on fresh scenes, judged by the oracle: what the model card states."""

@@ -1,0 +1,158 @@
+"""Scenes as a truth to evaluate annotation against: masks painted anew, and the oracle that reads a text.
+
+Fulfils the protocols of `training.evaluation.truth`, which this room may not import.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from schemas.errors import ConfigError
+from schemas.ids import image_id
+from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
+from synthworld.grammar import Description, parse
+from synthworld.oracle import fits
+from synthworld.render import render
+from synthworld.scenes import SCENE_SIZE_PX, Scene
+from workers.masks import rle
+
+SEEN: Final = "seen"
+HELD_OUT: Final = "held_out"
+_NAMES: Final = ("category", "colour", "pattern", "size", "part")
+_WORDS: Final[Mapping[str, tuple[str | None, ...]]] = {
+    "category": CATEGORIES,
+    "colour": tuple(COLOURS),
+    "pattern": PATTERNS,
+    "size": SIZES,
+    "part": (*PARTS, None),
+}
+_SCENES: Final = TypeAdapter(dict[str, Scene | None])
+
+
+class SceneImageTruth:
+    """The objects of one scene, in its painting order."""
+
+    def __init__(self, scene: Scene, masks: np.ndarray | None = None) -> None:
+        """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
+        self._scene = scene
+        self._masks = masks
+        self._read: dict[str, Description | None] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return SCENE_SIZE_PX, SCENE_SIZE_PX
+
+    @cached_property
+    def masks(self) -> list[str]:
+        """COCO compressed RLE of each object's visible pixels; painted when asked for."""
+        masks = render(self._scene).masks if self._masks is None else self._masks
+        return rle.encode(torch.from_numpy(masks))
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Returns the objects that a text fits, as the oracle reads it; None if it cannot be parsed."""
+        said = self._parsed(text)
+        if said is None:
+            return None
+        return frozenset(n for n, item in enumerate(self._scene.objects) if fits(said, item))
+
+    def attributes(self, text: str, number: int) -> tuple[int, int, int]:
+        """Returns how many attributes a text states, how many of these are true, how many the object has.
+
+        Category, colour, pattern, size and part count; a place does not. A text that cannot be parsed states nothing.
+        """
+        truth = self._attributes(number)
+        known = sum(getattr(truth, name) is not None for name in _NAMES)
+        said = self._parsed(text)
+        if said is None:
+            return 0, 0, known
+        stated = [name for name in _NAMES if getattr(said, name) is not None]
+        return len(stated), sum(getattr(said, name) == getattr(truth, name) for name in stated), known
+
+    def num_alike(self, number: int) -> int:
+        """Returns how many other objects are of the same category."""
+        category = self._attributes(number).category
+        return sum(item.attributes.category == category for item in self._scene.objects) - 1
+
+    def group(self, number: int) -> str:
+        """Returns whether the object's category and colour stood together in a training scene."""
+        truth = self._attributes(number)
+        return HELD_OUT if is_held_out(truth.category, truth.colour) else SEEN
+
+    def _attributes(self, number: int) -> Attributes:
+        return self._scene.objects[number].attributes
+
+    def _parsed(self, text: str) -> Description | None:
+        if text not in self._read:
+            self._read[text] = parse(text)
+        return self._read[text]
+
+
+class SceneTruth:
+    """The scenes of a demonstration set, by the names of their files."""
+
+    groups: tuple[str, ...] = (SEEN, HELD_OUT)
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, scenes: Mapping[str, Scene], title: str) -> None:
+        """Takes scenes by the keys of their images, relative to the folder of images."""
+        self.title = title
+        self._scenes = {image_id(key): scene for key, scene in scenes.items()}
+        self._example_key = next(iter(scenes), None)
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> SceneTruth:
+        """Returns what `synthworld.demo` wrote beside its folder of images; broken files have no truth.
+
+        Raises:
+            ConfigError: It is no such file; `name` is in the message.
+        """
+        try:
+            scenes = _SCENES.validate_python(json.loads(data))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{name} is no truth of the synthetic world ({type(error).__name__}): name the truth.json that "
+                "`python -m synthworld.demo FOLDER` writes beside FOLDER/images"
+            ) from error
+        known = {key: scene for key, scene in scenes.items() if scene is not None}
+        for key, scene in known.items():
+            _check(scene, f"{name}: {key!r}")
+        return cls(known, f"synthetic world, {name}")
+
+    @property
+    def num_images(self) -> int:
+        """How many scenes there are."""
+        return len(self._scenes)
+
+    @property
+    def example_key(self) -> str | None:
+        """The key of the first one."""
+        return self._example_key
+
+    def of_image(self, image_id: str) -> SceneImageTruth | None:
+        """Returns the objects of a scene by its image's id; None where no scene has it."""
+        scene = self._scenes.get(image_id)
+        return None if scene is None else SceneImageTruth(scene)
+
+
+def _check(scene: Scene, where: str) -> None:
+    """Refuses words that the world does not have, and objects too large to be painted."""
+    if not (0 <= scene.seed < 2**32 and 0 <= scene.index < 2**32):
+        raise ConfigError(f"{where} has seed {scene.seed} and index {scene.index}: numbers from 0 to 2^32 are allowed")
+    if not scene.objects:
+        raise ConfigError(f"{where} has no object: a scene has at least one; get the file again")
+    for item in scene.objects:
+        for name in _NAMES:
+            word = getattr(item.attributes, name)
+            if word not in _WORDS[name]:
+                raise ConfigError(f"{where} has the {name} {word!r}, which the synthetic world does not know")
+        places = (*item.centre_xy_px, item.radius_px)
+        if not all(0 <= place <= SCENE_SIZE_PX for place in places):
+            raise ConfigError(f"{where} has an object at {places}: up to {SCENE_SIZE_PX} pixels are allowed")

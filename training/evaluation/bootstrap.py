@@ -1,0 +1,123 @@
+"""Intervals by resampling images: expressions of one image are not independent, images are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES: Final = 2000
+_BOUNDS: Final = (0.025, 0.975)
+# Images drawn at a time, over all resamples of a block: 32 MB of numbers and as much of counts.
+_MAX_DRAWS: Final = 2**22
+
+Floats = npt.NDArray[np.float64]
+# Numerator and denominator by figure, of one image or of many.
+Sums = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval; NaN where nothing was counted."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ImageBootstrap:
+    """Ratios of sums over images, all figures resampled with the same images: differences are paired.
+
+    Memory: the sums of all images, 16 bytes an image and figure, twice while they are gathered; and 64 MB.
+    """
+
+    def __init__(self, images: Iterable[Sums], *, seed: int = 0, num_resamples: int = RESAMPLES) -> None:
+        """Take numerator and denominator by figure of each image; what an image does not name counts as 0 by 0."""
+        self._columns, table = _gather(images)
+        self.num_images = len(table)
+        self.num_resamples = num_resamples
+        self.seed = seed
+        self._totals = table.sum(0).reshape(-1, 2)
+        self._values = _ratios(self._totals)
+        self._resampled = _ratios(np.concatenate([*_resampled_sums(table, seed, num_resamples)]))
+
+    @property
+    def names(self) -> list[str]:
+        """All figures, in the order of the alphabet."""
+        return sorted(self._columns)
+
+    def ratio(self, name: str) -> Estimate:
+        """Return a figure.
+
+        Raises:
+            KeyError: No image named it.
+        """
+        column = self._columns[name]
+        return _estimate(self._values[column], self._resampled[:, column])
+
+    def difference(self, name: str, baseline: str) -> Estimate:
+        """Return by how much a figure exceeds another.
+
+        Raises:
+            KeyError: No image named one of them.
+        """
+        column, other = self._columns[name], self._columns[baseline]
+        return _estimate(
+            self._values[column] - self._values[other], self._resampled[:, column] - self._resampled[:, other]
+        )
+
+    def total(self, name: str) -> tuple[float, float]:
+        """Return the sums behind a figure, over all images; 0 by 0 where no image named it."""
+        column = self._columns.get(name)
+        return (0.0, 0.0) if column is None else (float(self._totals[column, 0]), float(self._totals[column, 1]))
+
+
+def _gather(images: Iterable[Sums]) -> tuple[dict[str, int], Floats]:
+    """Return the column of each figure, and the sums (images, 2 · figures) float64."""
+    columns: dict[str, int] = {}
+    rows: list[Floats] = []
+    for sums in images:
+        for name in sums:
+            columns.setdefault(name, len(columns))
+        # As an array at once: as dicts the sums of 100,000 images would take a gigabyte.
+        row = np.zeros((len(columns), 2))
+        row[[columns[name] for name in sums]] = list(sums.values()) or np.zeros((0, 2))
+        rows.append(row.reshape(-1))
+    table = np.zeros((len(rows), 2 * len(columns)))
+    for place, values in enumerate(rows):
+        table[place, : len(values)] = values
+    return columns, table
+
+
+def _resampled_sums(table: Floats, seed: int, num_resamples: int) -> Iterator[Floats]:
+    """Yield the sums of a few resamples at a time, (B, figures, 2) float64."""
+    num_images, width = table.shape
+    if not num_images:
+        yield np.zeros((num_resamples, width // 2, 2))
+        return
+    rng = np.random.default_rng(seed)
+    block = max(1, _MAX_DRAWS // num_images)
+    for start in range(0, num_resamples, block):
+        count = min(block, num_resamples - start)
+        draws = rng.integers(num_images, size=(count, num_images)) + np.arange(count)[:, None] * num_images
+        # How often each image was drawn: a product of matrices then, and no copy of the table a resample.
+        times = np.bincount(draws.reshape(-1), minlength=count * num_images).reshape(count, num_images)
+        yield (times.astype(np.float64) @ table).reshape(count, -1, 2)
+
+
+def _ratios(sums: Floats) -> Floats:
+    """Return numerator by denominator along the last axis, NaN where nothing was counted."""
+    missing = np.full(sums.shape[:-1], np.nan)
+    return np.asarray(np.divide(sums[..., 0], sums[..., 1], out=missing, where=sums[..., 1] > 0))
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    """Return the central 95 % of the resamples that counted anything."""
+    counted = resampled[np.isfinite(resampled)]
+    if not len(counted):
+        return Estimate(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(counted, _BOUNDS)
+    return Estimate(float(value), float(low), float(high))

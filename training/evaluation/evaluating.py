@@ -1,0 +1,144 @@
+"""Holds the tables of a run against a truth, shard by shard; no model, no picture, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from schemas.errors import ConfigError
+from schemas.run import Receipt
+from store.header import require_header
+from store.location import RunLocation
+from store.manifest import cached_receipts
+from store.receipts import list_receipts, spread_evenly
+from store.threads import map_in_threads
+from training.evaluation.bootstrap import ImageBootstrap, Sums
+from training.evaluation.counting import DECODERS, Candidates, count_image
+from training.evaluation.figures import Evaluation, ImageCounts, summarise
+from training.evaluation.reading import RunImage, iter_images, read_shard
+from training.evaluation.truth import ImageTruth, Truth
+
+_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept")
+_THREADS: Final = 4
+
+# Shards read so far, shards to read.
+OnProgress = Callable[[int, int], None]
+
+
+def evaluate_run(
+    location: RunLocation,
+    truth: Truth,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Evaluation:
+    """Return the figures of what is committed; memory is bounded by a few shards and the sums of each image.
+
+    Args:
+        location: Where the run lives, finished or not.
+        truth: What its images show.
+        sample: How many shards, spread evenly; None for all.
+        seed: Of the resampling of images.
+        on_progress: Called after each shard.
+
+    Raises:
+        ConfigError: No run was started there, nothing is committed, run and truth share no image, one of them shows
+            another picture in the other, or a part is missing or damaged.
+        TransientError: Storage failed.
+    """
+    header = require_header(location)
+    committed = list(list_receipts(location))
+    if not committed:
+        raise ConfigError(f"nothing is committed in {location.root} yet: wait for its first shard (`pseudoris status`)")
+    chosen = spread_evenly(committed, sample)
+    seen = _Seen(truth)
+
+    def sums() -> Iterator[Sums]:
+        receipts = (receipt for receipt in cached_receipts(location) if receipt.shard in chosen)
+        tables = map_in_threads(lambda receipt: _read(location, receipt), receipts, _THREADS)
+        for number, images in enumerate(tables, start=1):
+            for image in images:
+                known = seen.look(image)
+                if known is not None:
+                    yield count_image(known, image.said or _nothing(known.size)).sums
+            on_progress(number, len(chosen))
+
+    bootstrap = ImageBootstrap(sums(), seed=seed)
+    if not seen.judged:
+        raise ConfigError(_no_common(location.root, truth, seen))
+    counts = seen.counts(in_plan=header.num_images, shards_read=len(chosen), shards=len(committed))
+    return summarise(
+        bootstrap, counts, run=location.root, truth=truth.title, notes=truth.notes, groups=tuple(truth.groups)
+    )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Which images of the run the truth knows, counted as they come."""
+
+    truth: Truth
+    judged: int = 0
+    judged_quarantined: int = 0
+    quarantined: int = 0
+    unknown: int = 0
+    unknown_key: str | None = None
+
+    def look(self, image: RunImage) -> ImageTruth | None:
+        """Return the image's truth; None where it is not to be judged.
+
+        Raises:
+            ConfigError: The truth is of another picture.
+        """
+        self.quarantined += image.said is None
+        known = self.truth.of_image(image.image_id)
+        if known is None:
+            if image.said is not None:
+                self.unknown += 1
+                self.unknown_key = self.unknown_key or image.key
+            return None
+        if image.said is not None and image.said.size != tuple(known.size):
+            raise ConfigError(
+                f"image {image.key} has {image.said.size[0]} x {image.said.size[1]} pixels (height x width) in the "
+                f"run, and {known.size[0]} x {known.size[1]} in the truth: they are not of the same pictures; name the "
+                "truth of the run's images"
+            )
+        self.judged += 1
+        self.judged_quarantined += image.said is None
+        return known
+
+    def counts(self, *, in_plan: int, shards_read: int, shards: int) -> ImageCounts:
+        """Return them."""
+        return ImageCounts(
+            judged=self.judged,
+            judged_quarantined=self.judged_quarantined,
+            unknown=self.unknown,
+            unknown_key=self.unknown_key,
+            quarantined=self.quarantined,
+            in_truth=self.truth.num_images,
+            in_plan=in_plan,
+            shards_read=shards_read,
+            shards=shards,
+        )
+
+
+def _read(location: RunLocation, receipt: Receipt) -> list[RunImage]:
+    return list(iter_images(read_shard(location, receipt, *_COLUMNS)))
+
+
+def _nothing(size: tuple[int, int]) -> Candidates:
+    """Return what a quarantined image has: no mask and no expression."""
+    draws = np.zeros((0, len(DECODERS) + 1), dtype=np.int64)
+    return Candidates(size, [], [], [], [], draws, np.zeros(0, dtype=np.bool_))
+
+
+def _no_common(root: str, truth: Truth, seen: _Seen) -> str:
+    of_run = f"an image of the run is {seen.unknown_key!r}" if seen.unknown_key else "the run quarantined all it read"
+    of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
+    return (
+        f"{root} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Keys are relative to "
+        "SOURCE and must be equal: annotate and import the same folder of images, or name another --truth"
+    )

@@ -1,0 +1,241 @@
+"""What an evaluation reports: which figures, under which names, and the whole as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from training.evaluation.bootstrap import Estimate, ImageBootstrap
+from training.evaluation.counting import ALL, DIFFICULTIES, KEPT, SAMPLING, SETS
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: its title, what it counts, and how many digits behind the point it is shown with."""
+
+    title: str
+    meaning: str
+    digits: int = 3
+
+
+SET_TITLES: Final[Mapping[str, str]] = {
+    "beam": "beam",
+    "top_k": "top-k",
+    "top_p": "top-p",
+    SAMPLING: "sampling",
+    ALL: "all",
+    KEPT: "kept",
+}
+SET_MEANINGS: Final[Mapping[str, str]] = {
+    "beam": "every draw of beam search",
+    "top_k": "every draw under a top-k rule",
+    "top_p": "every draw under a top-p rule",
+    SAMPLING: "every draw of top-k and top-p together",
+    ALL: "every draw of every decoder",
+    KEPT: "each distinct expression that the filter kept, once",
+}
+FIGURES: Final[Mapping[str, Figure]] = {
+    "accuracy": Figure("referring accuracy", "refer to their mask's object and to nothing else"),
+    "accuracy_on_objects": Figure("… on objects", "the same, of masks that are an object of the truth alone"),
+    "yield": Figure("yield a mask", "draws a mask; of kept ones expressions a mask", 2),
+    "distinct": Figure("distinct a mask", "distinct expressions a mask", 2),
+    "attribute_precision": Figure("attribute precision", "of the attributes stated of an object, those that are true"),
+    "attribute_recall": Figure("attribute recall", "of an object's true attributes, those that are stated"),
+    "words": Figure("words", "mean length, in words between blanks", 2),
+    "coverage": Figure("coverage", "objects of the truth with at least one right expression"),
+}
+MASK_FIGURES: Final[Mapping[str, Figure]] = {
+    "recall_50": Figure("recall at IoU 0.5", "visible objects that a mask meets at IoU 0.5 or more"),
+    "recall_75": Figure("recall at IoU 0.75", "visible objects that a mask meets at IoU 0.75 or more"),
+    "mean_iou": Figure("mean IoU", "of each visible object with its mask, matched one-to-one; 0 where none is its"),
+    "proposals": Figure("masks an object", "masks by visible objects"),
+    "objects": Figure("masks that are objects", "masks that are matched to an object"),
+}
+GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
+# What exceeds what, paired.
+STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Referring accuracy of a part of the kept expressions, and how many these are."""
+
+    accuracy: Estimate
+    expressions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """Which images the figures are of.
+
+    Attributes:
+        judged: Images that run and truth share, those that the run quarantined included: their objects are missed.
+        judged_quarantined: How many of these it quarantined.
+        unknown: Images of the run that the truth does not know, quarantined ones left out; no figure counts them.
+        unknown_key: The key of the first of them.
+        quarantined: All that the run quarantined in the shards that were read.
+        in_truth: Images that the truth knows.
+        in_plan: Images that the run has planned.
+        shards_read: Shards whose tables were read.
+        shards: Shards that are committed.
+    """
+
+    judged: int
+    judged_quarantined: int
+    unknown: int
+    unknown_key: str | None
+    quarantined: int
+    in_truth: int
+    in_plan: int
+    shards_read: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A run held against a truth.
+
+    Attributes:
+        run: Where it lives.
+        truth: `Truth.title`.
+        notes: What a reader must know.
+        images: Which images count.
+        objects: Visible objects of the truth in them.
+        masks: Masks in them.
+        draws: Candidates drawn in them; a human's row counts as one.
+        kept: Expressions kept in them.
+        sets: By set of expressions (`SETS`), then by figure (`FIGURES`).
+        mask_quality: By figure (`MASK_FIGURES`).
+        difficulty: Kept expressions by how many other objects share the target's category.
+        groups: Kept expressions by group of the target; empty where the truth has no groups.
+        differences: By pair of `STEPS`, `kept − all`, then by figure.
+        resamples: Of images, behind each interval.
+        seed: Of the resampling.
+    """
+
+    run: str
+    truth: str
+    notes: tuple[str, ...]
+    images: ImageCounts
+    objects: int
+    masks: int
+    draws: int
+    kept: int
+    sets: Mapping[str, Mapping[str, Estimate]]
+    mask_quality: Mapping[str, Estimate]
+    difficulty: Mapping[str, Part]
+    groups: Mapping[str, Part]
+    differences: Mapping[str, Mapping[str, Estimate]]
+    resamples: int
+    seed: int
+
+
+def summarise(
+    bootstrap: ImageBootstrap,
+    images: ImageCounts,
+    *,
+    run: str,
+    truth: str,
+    notes: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> Evaluation:
+    """Return the figures of images counted by `counting.count_image`, at least one."""
+    return Evaluation(
+        run=run,
+        truth=truth,
+        notes=tuple(notes),
+        images=images,
+        objects=_whole(bootstrap, "masks.recall_50", 1),
+        masks=_whole(bootstrap, "masks.proposals", 0),
+        draws=_whole(bootstrap, f"{ALL}.accuracy", 1),
+        kept=_whole(bootstrap, f"{KEPT}.accuracy", 1),
+        sets={name: {figure: bootstrap.ratio(f"{name}.{figure}") for figure in FIGURES} for name in SETS},
+        mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
+        difficulty=_parts(bootstrap, "difficulty", DIFFICULTIES),
+        groups=_parts(bootstrap, "group", groups),
+        differences={
+            step_name(more, less): {
+                figure: bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") for figure in FIGURES
+            }
+            for more, less in STEPS
+        },
+        resamples=bootstrap.num_resamples,
+        seed=bootstrap.seed,
+    )
+
+
+def step_name(more: str, less: str) -> str:
+    """Return how a paired difference is called, `kept − all`."""
+    return f"{SET_TITLES[more]} − {SET_TITLES[less]}"
+
+
+def as_tree(found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON values; null stands for what nothing was counted of."""
+    tree: dict[str, Any] = _without_nan(asdict(found))
+    return tree
+
+
+def value_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure for a person, a dash where nothing was counted."""
+    return f"{estimate.value:{sign}.{digits}f}" if math.isfinite(estimate.value) else "–"
+
+
+def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure's interval for a person, nothing where there is none."""
+    if not math.isfinite(estimate.low):
+        return ""
+    return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
+
+
+def image_lines(found: Evaluation) -> dict[str, str]:
+    """Return which images the figures are of, for a person, by name."""
+    images = found.images
+    lines = {
+        "run": found.run,
+        "truth": found.truth,
+        "images": f"{images.judged:,} judged, of {images.in_plan:,} planned and {images.in_truth:,} in the truth",
+        "objects": f"{found.objects:,}, and {found.masks:,} masks",
+        "expressions": f"{found.draws:,} drawn, {found.kept:,} kept",
+    }
+    if images.shards_read < images.shards:
+        lines["sample"] = f"{images.shards_read:,} of {images.shards:,} shards, spread evenly"
+    if images.unknown:
+        lines["unknown"] = f"{images.unknown:,} images that the truth does not know, such as {images.unknown_key}"
+    if images.quarantined:
+        missed = f"; {images.judged_quarantined:,} of them are judged, and their objects missed"
+        lines["quarantined"] = f"{images.quarantined:,} images{missed if images.judged_quarantined else ''}"
+    return lines
+
+
+def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
+    """Return the parts of the kept expressions that hold any, by what a heading calls them."""
+    alike = {"0": "no other of its category", "1": "1 other", "2": "2 others", "3+": "3 or more others"}
+    named = [(alike.get(name, "mask is no object"), "difficulty", part) for name, part in found.difficulty.items()]
+    named += [(GROUP_TITLES.get(name, name), "attribute pair", part) for name, part in found.groups.items()]
+    return {title: (kind, part) for title, kind, part in named if part.expressions}
+
+
+def _parts(bootstrap: ImageBootstrap, kind: str, names: Sequence[str]) -> dict[str, Part]:
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    known = frozenset(bootstrap.names)
+    return {
+        name: Part(
+            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else nothing,
+            _whole(bootstrap, f"{kind}.{name}", 1),
+        )
+        for name in names
+    }
+
+
+def _whole(bootstrap: ImageBootstrap, name: str, place: int) -> int:
+    return round(bootstrap.total(name)[place])
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

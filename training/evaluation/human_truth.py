@@ -1,0 +1,174 @@
+"""A human's annotation as a truth: an OUT of `pseudoris import`, joined by image id.
+
+Its masks are exact, its judge of a text is an approximation: a text refers to the object whose best sentence it agrees
+with most, by token F1. What nobody said, no text can agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, Self
+
+from schemas.errors import ConfigError
+from schemas.run import Receipt
+from schemas.tables import STATUS_QUARANTINED
+from store.header import require_header
+from store.location import RunLocation
+from store.receipts import list_receipts, standing_receipts
+from store.threads import map_in_threads
+from training.evaluation.reading import ShardTables, check_masks, image_masks, read_shard
+from training.evaluation.sentences import SentenceJudge
+from workers.filtering.nouns import head_noun
+
+APPROXIMATION: Final = (
+    "The judge of a text is an approximation: it refers to the object with whose best human sentence it agrees most "
+    "(token F1), where that object is the only one and they have a word in common. True words that nobody said count "
+    "as wrong, and words in common by chance as right."
+)
+UNANNOTATED: Final = (
+    "Objects that the humans did not annotate are no objects here: expressions of their masks count as wrong, which is "
+    "why the accuracy on objects stands beside the accuracy."
+)
+ALIKE: Final = "Objects share a category where sentences of both have the same head noun, found by rules."
+WITHOUT_SENTENCE: Final = "The truth holds no sentence: of its figures those of the masks alone say something."
+
+_THREADS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an image stands: its shard among those read, and its number in the shard."""
+
+    shard: int
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class HumanImageTruth:
+    """The objects of one image and what humans said of each; fulfils `ImageTruth`."""
+
+    size: tuple[int, int]
+    masks: list[str]
+    sentences: list[list[str]]
+
+    @cached_property
+    def _judge(self) -> SentenceJudge:
+        return SentenceJudge(self.sentences)
+
+    @cached_property
+    def _nouns(self) -> list[frozenset[str]]:
+        return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Return the one object that a text agrees with most; None where there is no such one."""
+        found = self._judge.referent(text)
+        return None if found is None else frozenset((found,))
+
+    def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
+        """Return None: nobody annotated attributes."""
+        return None
+
+    def num_alike(self, number: int) -> int:
+        """Return how many other objects are called by a noun that this one is called by too."""
+        own = self._nouns[number]
+        return sum(bool(own & nouns) for other, nouns in enumerate(self._nouns) if other != number)
+
+    def group(self, number: int) -> str | None:
+        """Return None: there are no groups."""
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HumanTruth:
+    """All images of an imported run; fulfils `Truth`.
+
+    Its tables are held in memory as Arrow has them: about the size of the masks' run lengths and of the texts.
+    """
+
+    title: str
+    notes: tuple[str, ...]
+    _shards: list[ShardTables]
+    _places: dict[str, _Place]
+    groups: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
+        """Read an OUT of `pseudoris import`.
+
+        Args:
+            location: Where it lives.
+            on_progress: Told how many of how many shards are read.
+
+        Raises:
+            ConfigError: There is no run, it is no import, or it is not complete.
+            TransientError: Storage failed.
+        """
+        header = require_header(location)
+        if header.origin != "import":
+            raise ConfigError(
+                f"--truth {location.root} is a run that `pseudoris {header.origin}` made, and a truth is what humans "
+                "said: give an OUT of `pseudoris import`, or `synthworld`"
+            )
+        num_committed = len(list_receipts(location))
+        if num_committed < header.num_shards:
+            raise ConfigError(
+                f"--truth {location.root} is not complete, {num_committed:,} of {header.num_shards:,} shards are "
+                "committed: finish it with the `pseudoris import` command that began it"
+            )
+
+        def read(receipt: Receipt) -> ShardTables:
+            return read_shard(location, receipt, "target_mask_ids", "text")
+
+        shards: list[ShardTables] = []
+        for tables in map_in_threads(read, standing_receipts(location), _THREADS):
+            shards.append(tables)
+            on_progress(len(shards), header.num_shards)
+        has_sentences = any(tables.expressions.num_rows for tables in shards)
+        notes = (APPROXIMATION, UNANNOTATED, ALIKE) if has_sentences else (WITHOUT_SENTENCE,)
+        return cls(f"human annotation, {location.root}", notes, shards, _places(shards))
+
+    @property
+    def num_images(self) -> int:
+        """How many images were annotated and could be read."""
+        return len(self._places)
+
+    @property
+    def example_key(self) -> str | None:
+        """The key of the first of them."""
+        place = next(iter(self._places.values()), None)
+        return None if place is None else str(self._shards[place.shard].images["key"][place.number].as_py())
+
+    def of_image(self, image_id: str) -> HumanImageTruth | None:
+        """Return the objects of an image; None where nobody annotated it, or its annotation is quarantined.
+
+        Raises:
+            ConfigError: A mask is damaged.
+        """
+        place = self._places.get(image_id)
+        if place is None:
+            return None
+        tables, number = self._shards[place.shard], place.number
+        row = tables.images.slice(number, 1).to_pylist()[0]
+        size = (row["height"], row["width"])
+        mask_ids, counts = image_masks(tables, number)
+        check_masks(counts, size, where=f"{row['key']} of the truth")
+        start, stop = tables.expression_starts[number : number + 2].tolist()
+        said = tables.expressions.slice(start, stop - start)
+        sentences: dict[str, list[str]] = {mask: [] for mask in mask_ids}
+        for text, targets in zip(said["text"].to_pylist(), said["target_mask_ids"].to_pylist(), strict=True):
+            for target in targets:
+                sentences[target].append(text)
+        return HumanImageTruth(size, counts, list(sentences.values()))
+
+
+def _places(shards: list[ShardTables]) -> dict[str, _Place]:
+    return {
+        image: _Place(shard, number)
+        for shard, tables in enumerate(shards)
+        for number, (image, status) in enumerate(
+            zip(tables.images["image_id"].to_pylist(), tables.images["status"].to_pylist(), strict=True)
+        )
+        if status != STATUS_QUARANTINED
+    }

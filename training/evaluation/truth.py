@@ -1,0 +1,64 @@
+"""What an evaluation asks of a truth: the objects of an image, and which of them a text speaks of.
+
+Whoever knows the objects of images fulfils it: the synthetic world exactly (`synthworld.truth`), a human's annotation
+as far as its sentences reach (`human_truth`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class ImageTruth(Protocol):
+    """The objects of one image, numbered from 0."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the upright image, in pixels."""
+
+    @property
+    def masks(self) -> Sequence[str]:
+        """COCO compressed RLE of each object's visible pixels; without a pixel where it is hidden."""
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Return the objects that a text refers to; None where it cannot be told."""
+
+    def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
+        """Return how many attributes a text states, how many of these are true of an object, and how many that has.
+
+        None where the truth knows no attributes.
+        """
+
+    def num_alike(self, number: int) -> int:
+        """Return how many other objects share an object's category."""
+
+    def group(self, number: int) -> str | None:
+        """Return the group of `Truth.groups` that an object belongs to; None where there are none."""
+
+
+class Truth(Protocol):
+    """What is known of a set of images."""
+
+    @property
+    def title(self) -> str:
+        """What it is and where it stands, for a heading."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of its figures must know, a sentence each."""
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """Names of the groups whose accuracy is told apart; none by default."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images it knows."""
+
+    @property
+    def example_key(self) -> str | None:
+        """The key of one of them."""
+
+    def of_image(self, image_id: str) -> ImageTruth | None:
+        """Return the objects of an image, by its id; None where the truth does not know the image."""
