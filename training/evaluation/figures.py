@@ -202,10 +202,12 @@ def image_lines(found: Evaluation) -> dict[str, str]:
     if images.shards_read < images.shards:
         lines["sample"] = f"{images.shards_read:,} of {images.shards:,} shards, spread evenly"
     if images.unknown:
-        lines["unknown"] = f"{images.unknown:,} images that the truth does not know, such as {images.unknown_key}"
+        lines["unknown"] = (
+            f"{images.unknown:,} of the run's, which the truth does not know, such as {images.unknown_key}"
+        )
     if images.quarantined:
         missed = f"; {images.judged_quarantined:,} of them are judged, and their objects missed"
-        lines["quarantined"] = f"{images.quarantined:,} images{missed if images.judged_quarantined else ''}"
+        lines["quarantined"] = f"{images.quarantined:,} of the run's{missed if images.judged_quarantined else ''}"
     return lines
 
 

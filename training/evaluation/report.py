@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from html import escape as escape_html
 from importlib.resources import files
 from typing import Final
 
@@ -32,7 +33,7 @@ from training.evaluation.figures import (
 MARKDOWN_NAME: Final = "evaluation.md"
 HTML_NAME: Final = "evaluation.html"
 JSON_NAME: Final = "evaluation.json"
-_MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>|#!~&])")
+_MARKUP: Final = re.compile(r"([\\`*_{}\[\]|#!~])")
 
 
 def write_report(found: Evaluation, destination: RunLocation) -> str:
@@ -126,7 +127,8 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    # Markdown may hold HTML: that is escaped as HTML is.
+    return escape_html(_MARKUP.sub(r"\\\1", " ".join(text.split())), quote=False)
 
 
 def _whisker(estimate: Estimate) -> Markup:

@@ -1,32 +1,83 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.evaluation.bootstrap import ImageBootstrap
+from training.evaluation import bootstrap as module
+from training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
 
 
-def scenes(right, total=10):
+def images(right, total=10):
     return [{"a": (float(r), float(total)), "b": (float(r) - 1, float(total))} for r in right]
 
 
+def plain(sums, name, *, seed=0):
+    """Return the figure of each resample, as its definition has it."""
+    table = np.array([each.get(name, (0.0, 0.0)) for each in sums])
+    draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    top, bottom = table[draws].sum(1).T
+    return np.array([t / b if b else np.nan for t, b in zip(top, bottom, strict=True)])
+
+
 def test_a_figure_is_the_ratio_of_the_sums_not_the_mean_of_ratios():
-    bootstrap = ImageBootstrap([{"a": (1.0, 1.0)}, {"a": (0.0, 9.0)}])
-    assert bootstrap.ratio("a").value == pytest.approx(0.1)
+    assert ImageBootstrap([{"a": (1.0, 1.0)}, {"a": (0.0, 9.0)}]).ratio("a").value == pytest.approx(0.1)
 
 
-def test_the_interval_covers_the_value_and_shrinks_with_more_scenes():
+def test_the_interval_covers_the_value_and_shrinks_with_more_images():
     rng = np.random.default_rng(0)
-    few = ImageBootstrap(scenes(rng.integers(2, 9, size=20))).ratio("a")
-    many = ImageBootstrap(scenes(rng.integers(2, 9, size=500))).ratio("a")
+    few = ImageBootstrap(images(rng.integers(2, 9, size=20))).ratio("a")
+    many = ImageBootstrap(images(rng.integers(2, 9, size=500))).ratio("a")
     assert few.low < few.value < few.high
     assert many.high - many.low < few.high - few.low
 
 
 def test_differences_are_paired():
-    # In each scene `b` is exactly 0.1 below `a`: resampling the two apart would give a wide interval.
-    step = ImageBootstrap(scenes(np.random.default_rng(1).integers(1, 10, size=30))).difference("a", "b")
+    # In each image `b` is exactly 0.1 below `a`: resampling the two apart would give a wide interval.
+    step = ImageBootstrap(images(np.random.default_rng(1).integers(1, 10, size=30))).difference("a", "b")
     assert (step.low, step.value, step.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_a_figure_that_nothing_counted_is_not_a_number():
-    estimate = ImageBootstrap([{"a": (0.0, 0.0)}]).ratio("a")
-    assert all(np.isnan(value) for value in (estimate.value, estimate.low, estimate.high))
+    for sums in ([{"a": (0.0, 0.0)}], [{}, {"a": (0.0, 0.0)}]):
+        estimate = ImageBootstrap(sums).ratio("a")
+        assert all(np.isnan(value) for value in (estimate.value, estimate.low, estimate.high))
+
+
+def test_without_an_image_there_is_no_figure():
+    bootstrap = ImageBootstrap([])
+    assert (bootstrap.names, bootstrap.num_images, bootstrap.total("a")) == ([], 0, (0.0, 0.0))
+
+
+def test_another_seed_draws_other_images():
+    sums = images(np.random.default_rng(3).integers(0, 10, size=40))
+    first, again, other = (ImageBootstrap(sums, seed=seed).ratio("a") for seed in (1, 1, 2))
+    assert first == again
+    assert first.value == other.value
+    assert (first.low, first.high) != (other.low, other.high)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    sums = images(np.random.default_rng(2).integers(0, 10, size=37))
+    whole = ImageBootstrap(sums)
+    # A block then holds eleven resamples, and the last one fewer.
+    monkeypatch.setattr(module, "_MAX_DRAWS", 11 * 37 + 5)
+    cut = ImageBootstrap(iter(sums))
+    assert [cut.ratio(name) for name in "ab"] == [whole.ratio(name) for name in "ab"]
+    assert cut.difference("a", "b") == whole.difference("a", "b")
+
+
+PAIR = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda pair: (float(min(pair)), float(max(pair))))
+IMAGE = st.dictionaries(st.sampled_from("abc"), PAIR)
+
+
+@given(st.lists(IMAGE, min_size=1, max_size=12).filter(lambda each: any(each)))
+def test_value_and_interval_are_those_of_the_definition(sums):
+    bootstrap = ImageBootstrap(sums)
+    for name in bootstrap.names:
+        top, bottom = bootstrap.total(name)
+        assert (top, bottom) == tuple(np.sum([each.get(name, (0.0, 0.0)) for each in sums], axis=0))
+        found, resampled = bootstrap.ratio(name), plain(sums, name)
+        counted = resampled[np.isfinite(resampled)]
+        due = np.quantile(counted, (0.025, 0.975)) if len(counted) else (np.nan, np.nan)
+        assert (found.low, found.high) == pytest.approx(tuple(due), nan_ok=True)
+        assert found.value == pytest.approx(top / bottom if bottom else np.nan, nan_ok=True)

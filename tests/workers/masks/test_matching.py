@@ -1,5 +1,9 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workers.masks.matching import iou_table, match_masks
 
@@ -33,3 +37,21 @@ def test_no_masks_match_nothing():
     assert table.shape == (0, 3)
     assert match_masks(table) == {}
     assert match_masks(np.zeros((0, 3))) == {}
+
+
+@st.composite
+def tables(draw):
+    shape = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    values = st.lists(st.integers(0, 20), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
+    return np.array(draw(values)).reshape(shape) / 20
+
+
+@given(tables())
+def test_the_assignment_is_one_to_one_above_the_bound_and_no_other_has_a_larger_total(ious):
+    pairs = match_masks(ious)
+    assert len(set(pairs.values())) == len(pairs)
+    assert all(ious[pair] >= 0.5 for pair in pairs.items())
+    worth = np.where(ious >= 0.5, ious, 0.0)
+    wide = worth if worth.shape[0] <= worth.shape[1] else worth.T
+    best = max(sum(wide[range(len(wide)), order]) for order in permutations(range(wide.shape[1]), len(wide)))
+    assert sum(ious[pair] for pair in pairs.items()) == pytest.approx(best)

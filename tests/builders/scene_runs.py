@@ -1,0 +1,157 @@
+"""Runs over scenes of the synthetic world, made without a model: masks near the truth's, and texts of every quality."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from schemas.config_loading import config_hash, load_config
+from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from store.commit import commit_shard
+from store.header import create_header
+from store.location import RunLocation
+from store.plan import read_shard_plan, write_plan
+from synthworld.attributes import COLOURS
+from synthworld.demo import scene_truth
+from synthworld.grammar import Description, realise
+from synthworld.render import render
+from synthworld.scenes import Scene, Split, make_scene
+from tests.store.builders import make_identity
+from workers.masks import rle
+
+DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))
+# What becomes of an image of a scene; the default annotates it.
+Change = Callable[[ShardImage], ShardImage]
+
+
+def scenes(count: int) -> dict[str, Scene]:
+    """Return scenes by the names of their files."""
+    return {f"scene-{number:03d}.png": make_scene(Split.DEMO, number) for number in range(count)}
+
+
+def truth_bytes(known: dict[str, Scene], **broken: None) -> bytes:
+    """Return a truth.json of scenes, as the demonstration set has it."""
+    return json.dumps({**{key: scene_truth(scene) for key, scene in known.items()}, **broken}).encode()
+
+
+def scene_run(
+    location: RunLocation,
+    known: dict[str, Scene],
+    *,
+    source: str = "images",
+    per_shard: int = 2,
+    committed: Sequence[int] | None = None,
+    change: Change = lambda image: image,
+) -> RunHeader:
+    """Write a run over the scenes, all of it committed by default."""
+    keys = list(known)
+    entries = [
+        PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)
+    ]
+    plan = write_plan(location, entries)
+    config = load_config("tiny")
+    header = create_header(
+        location,
+        RunHeader(
+            source=source,
+            created_utc="2026-01-01T00:00:00Z",
+            plan_parts=plan.parts,
+            num_images=plan.num_images,
+            num_repeated=0,
+            num_shards=plan.num_shards,
+            identity=make_identity(),
+            config=config,
+            config_sha256=config_hash(config),
+        ),
+    )
+    for number in range(header.num_shards) if committed is None else committed:
+        rows = read_shard_plan(location, header, number)
+        images = tuple(change(annotated(entry, known[entry.key])) for entry in rows)
+        shard = Shard(number, 0, images, {}, ())
+        commit_shard(location, shard, planned_ids=[entry.image_id for entry in rows], embed_images=False)
+    return header
+
+
+def annotated(entry: PlanEntry, scene: Scene) -> ShardImage:
+    """Return a scene with most of its masks, some of them ragged, one that is no object, and several texts a mask."""
+    draw = random.Random(entry.image_id)
+    masks = render(scene).masks
+    shapes = [_ragged(mask, draw) for mask in masks[: max(1, len(masks) - draw.randint(0, 1))]]
+    corner = np.zeros_like(masks[0])
+    corner[:9, :9] = True
+    proposed = np.stack([*shapes, corner])
+    records = _records(entry.image_id, proposed)
+    expressions = tuple(
+        each
+        for number, record in enumerate(records)
+        for each in _expressions(record.mask_id, scene, min(number, len(scene.objects) - 1), draw)
+    )
+    height, width = masks.shape[1:]
+    return ShardImage(
+        entry.position,
+        entry.image_id,
+        entry.key,
+        b"",
+        sha256=sha256_hex(entry.key.encode()),
+        height=height,
+        width=width,
+        masks=records,
+        expressions=expressions,
+    )
+
+
+def quarantined(image: ShardImage) -> ShardImage:
+    """Return the image quarantined."""
+    return image.quarantined(Failure("read", "corrupt", "The bytes end in the middle of the image."))
+
+
+def said(target: str, text: str, *decoders: str, kept: bool = True, **fields: object) -> ExpressionRecord:
+    """Return an expression drawn once by each of the decoders."""
+    settings = {"beam": (None, None), "top_k": (5, None), "top_p": (None, 0.4)}
+    samples = tuple(CaptionSample("masked", each, *settings.get(each, (None, None)), -1.0) for each in decoders)
+    return replace(ExpressionRecord((target,), text, samples, kept=kept), **fields)
+
+
+def _ragged(mask: np.ndarray, draw: random.Random) -> np.ndarray:
+    """Return a mask without some of its columns: its IoU with the truth is from 0.3 to 1."""
+    columns = np.flatnonzero(mask.any(0))
+    kept = mask.copy()
+    kept[:, columns[: int(len(columns) * draw.choice([0, 0, 0.1, 0.3, 0.7]))]] = False
+    return kept
+
+
+def _records(image: str, masks: np.ndarray) -> tuple[MaskRecord, ...]:
+    counts = rle.encode(torch.from_numpy(masks))
+    size = (masks.shape[1], masks.shape[2])
+    boxes, areas = rle.boxes(counts, size), rle.areas(counts, size)
+    return tuple(MaskRecord(mask_id(image, n), n, size, counts[n], boxes[n], int(areas[n])) for n in range(len(masks)))
+
+
+def _expressions(target: str, scene: Scene, number: int, draw: random.Random) -> list[ExpressionRecord]:
+    truth = scene.objects[number].attributes
+    wrong = draw.choice([colour for colour in COLOURS if colour != truth.colour])
+    whole = Description(truth.category, truth.colour, truth.pattern, truth.size, truth.part)
+    texts = {
+        realise(whole): None,
+        realise(Description(truth.category)): None,
+        realise(Description(truth.category, colour=truth.colour), opening="a photo of"): None,
+        realise(Description(truth.category, colour=wrong, part="hat")): None,
+        f"{truth.colour} and {truth.category}": None,
+    }
+    return [
+        ExpressionRecord(
+            (target,),
+            text,
+            tuple(CaptionSample("masked", *draw.choice(DRAWS), -1.0) for _ in range(draw.randint(1, 5))),
+            kept=draw.random() < 0.6,
+        )
+        for text in texts
+    ]

@@ -1,0 +1,175 @@
+"""`pseudoris evaluate` as a user meets it, on a disk and in a bucket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+from typer.testing import CliRunner
+
+from cli.evaluate import beside, open_truth
+from cli.main import app
+from schemas.errors import ConfigError
+from store.header import require_header
+from store.location import RunLocation
+from tests.builders.human import write_small_refer
+from tests.builders.imports import import_small
+from tests.builders.scene_runs import quarantined, scene_run, scenes, truth_bytes
+
+KNOWN = scenes(5)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A run over the images of `demo/images`, and their truth beside them; one image is broken."""
+    folder = tmp_path_factory.mktemp("evaluate") / "demo"
+    run = RunLocation.open(str(folder / "run"))
+    change = {"scene-004.png": quarantined}
+    known = dict(list(KNOWN.items())[:4])
+    scene_run(run, KNOWN, source=str(folder / "images"), change=lambda i: change.get(i.key, lambda same: same)(i))
+    (folder / "truth.json").write_bytes(truth_bytes(known, **{"scene-004.png": None}))
+    return folder
+
+
+def invoke(*arguments: object, columns: int = 160):
+    words = ["evaluate", *(str(each) for each in arguments)]
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_every_figure_is_shown(demo):
+    shown = invoke(demo / "run", "--truth", "synthworld")
+    for words in (
+        *("4 judged, of 5 planned and 4 in the truth", "1 of the run's", str(demo / "truth.json")),
+        *("referring accuracy", "… on objects", "yield a mask", "distinct a mask", "attribute precision"),
+        *("attribute recall", "coverage", "beam", "top-k", "top-p", "sampling", "all", "kept"),
+        *("kept − all", "sampling − beam", "recall at IoU 0.75", "mean IoU", "masks an object"),
+        *("no other of its category", "held out of training", "2,000 resamples of images"),
+    ):
+        assert words in shown
+
+
+def test_it_fits_a_terminal_of_eighty_columns(demo):
+    lines = invoke(demo / "run", "--truth", "synthworld", columns=80).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("…" in line and "on objects" not in line for line in lines), "nothing is cut off"
+
+
+def test_json_is_one_object_and_the_report_is_written(demo, tmp_path):
+    tree = json.loads(invoke(demo / "run", "--truth", "synthworld", "--json", "--report", tmp_path / "report"))
+    assert tree["images"]["judged"] == 4
+    assert 0 <= tree["sets"]["kept"]["accuracy"]["low"] <= tree["sets"]["kept"]["accuracy"]["value"] <= 1
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "evaluation.html",
+        "evaluation.json",
+        "evaluation.md",
+    ]
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == tree
+
+
+def test_a_sample_of_shards_says_so(demo):
+    assert "1 of 3 shards, spread evenly" in invoke(demo / "run", "--truth", "synthworld", "--sample", "1")
+
+
+def test_the_truth_may_be_named(demo, tmp_path, monkeypatch):
+    (tmp_path / "scenes.json").write_bytes((demo / "truth.json").read_bytes())
+    named = invoke(demo / "run", "--truth", f"synthworld:{tmp_path / 'scenes.json'}", "--json")
+    monkeypatch.chdir(tmp_path)
+    here = invoke(demo / "run", "--truth", "synthworld:scenes.json", "--json")
+    found = invoke(demo / "run", "--truth", "synthworld", "--json")
+    assert json.loads(named)["sets"] == json.loads(here)["sets"] == json.loads(found)["sets"]
+
+
+def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
+    annotation, images = write_small_refer(tmp_path)
+    out = RunLocation.open(str(tmp_path / "human"))
+    import_small(annotation, images, out, splits=("train", "val"))
+    shown = invoke(tmp_path / "human", "--truth", tmp_path / "human", columns=400)
+    assert "is an approximation" in shown
+    assert "attribute recall" in shown
+    assert "–" in shown
+    tree = json.loads(invoke(tmp_path / "human", "--truth", tmp_path / "human", "--json"))
+    assert tree["sets"]["kept"]["attribute_recall"]["value"] is None
+    # "the one on the left" is said of both objects of each image, and so of neither.
+    assert tree["sets"]["kept"]["accuracy"]["value"] == 0.5
+
+
+def fails(*arguments: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        invoke(*arguments)
+    return str(error.value)
+
+
+def test_a_missing_truth_is_named_with_the_remedy(demo, tmp_path):
+    message = fails(demo / "run", "--truth", f"synthworld:{tmp_path / 'none.json'}")
+    assert f"no truth of the synthetic world at {tmp_path / 'none.json'}" in message
+    assert "--truth synthworld:FILE" in message
+    assert "python -m synthworld.demo" in message
+
+
+def test_a_run_whose_source_has_no_truth_beside_it_names_where_it_was_looked_for(tmp_path):
+    run = RunLocation.open(str(tmp_path / "run"))
+    scene_run(run, scenes(1), source=str(tmp_path / "photos"))
+    assert str(tmp_path / "truth.json") in fails(tmp_path / "run", "--truth", "synthworld")
+
+
+@pytest.mark.parametrize("name", ["synthword", "s3:/x", "nowhere/at/all"])
+def test_an_unknown_truth_is_refused(demo, name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = fails(demo / "run", "--truth", name)
+    assert f"--truth {name!r} is neither `synthworld`, nor" in message
+    assert "pseudoris import" in message
+
+
+def test_a_truth_that_is_no_import_and_one_without_a_common_image_are_refused(demo, tmp_path):
+    assert "is a run that `pseudoris annotate` made" in fails(demo / "run", "--truth", demo / "run")
+    annotation, images = write_small_refer(tmp_path)
+    import_small(annotation, images, RunLocation.open(str(tmp_path / "human")))
+    message = fails(demo / "run", "--truth", tmp_path / "human")
+    assert "no image in common" in message
+    assert "'scene-000.png'" in message
+    assert "'train2014/0.png'" in message
+
+
+def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):
+    assert "is a folder of the run itself" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
+
+
+def test_without_a_truth_the_usage_is_shown(demo):
+    result = CliRunner().invoke(app, ["evaluate", str(demo / "run")])
+    assert result.exit_code == 2
+    assert "--truth" in result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "address"),
+    [
+        ("/data/demo/images", "/data/demo/truth.json"),
+        ("/data/demo/images/", "/data/demo/truth.json"),
+        ("s3://bucket/demo/images", "s3://bucket/demo/truth.json"),
+        ("s3://bucket/images/", "s3://bucket/truth.json"),
+        ("images", "/truth.json"),
+    ],
+)
+def test_the_truth_is_looked_for_beside_the_images(source, address):
+    assert beside(source) == address
+
+
+def test_a_bucket_as_a_whole_has_nothing_beside_it(demo):
+    header = require_header(RunLocation.open(str(demo / "run"))).model_copy(update={"source": "s3://bucket"})
+    with Progress(disable=True) as progress, pytest.raises(ConfigError, match=r"no truth\.json at .*synthworld:FILE"):
+        open_truth("synthworld", header, progress)
+
+
+def test_run_truth_and_report_may_lie_in_a_bucket(s3_server, s3_bucket, monkeypatch, demo):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    client = s3_server.client()
+    root = f"s3://{s3_bucket}/demo"
+    scene_run(RunLocation.open(f"{root}/run"), dict(list(KNOWN.items())[:4]), source=f"{root}/images")
+    client.put_object(Bucket=s3_bucket, Key="demo/truth.json", Body=Path(demo / "truth.json").read_bytes())
+    tree = json.loads(invoke(f"{root}/run", "--truth", "synthworld", "--json", "--report", f"{root}/report"))
+    assert tree["images"]["judged"] == 4
+    assert client.head_object(Bucket=s3_bucket, Key="demo/report/evaluation.html")["ContentLength"] > 5_000

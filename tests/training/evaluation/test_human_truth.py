@@ -1,0 +1,186 @@
+"""A human's REFER annotation as a truth, from its files through the import to the figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from schemas.config_loading import config_hash, load_config
+from schemas.errors import ConfigError
+from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import RunHeader
+from schemas.shard import MaskRecord, Shard, ShardImage
+from store.commit import commit_shard
+from store.header import create_header
+from store.location import RunLocation
+from store.plan import read_shard_plan, write_plan
+from tests.builders.human import (
+    HEIGHT,
+    WIDTH,
+    box_mask,
+    document,
+    image_row,
+    object_row,
+    reference,
+    rle,
+    write_images,
+    write_refer,
+)
+from tests.builders.imports import import_small
+from tests.builders.scene_runs import said
+from tests.store.builders import make_identity
+from training.evaluation import HumanTruth, evaluate_run
+from training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE
+
+CAT, DOG, CUP = (2, 2, 12, 12), (14, 2, 26, 10), (4, 14, 20, 22)
+
+
+@pytest.fixture
+def human(tmp_path):
+    """Two images: a cat, a dog and a cup nobody speaks of; and two cats."""
+    images = write_images(tmp_path / "images", "a.png", "b.png")
+    objects = [object_row(1, 1, CAT), object_row(2, 1, DOG), object_row(3, 1, CUP)]
+    objects += [object_row(4, 2, CAT), object_row(5, 2, DOG)]
+    refs = [
+        reference(1, 1, 1, "the black cat", "a cat on a chair"),
+        reference(2, 2, 1, "the brown dog"),
+        reference(4, 4, 2, "left cat", "the small cat"),
+        reference(5, 5, 2, "the right cat"),
+    ]
+    rows = [image_row(1, "a.png"), image_row(2, "b.png")]
+    import_small(write_refer(tmp_path / "refcoco", rows, objects, refs), images, place(tmp_path, "truth"))
+    return HumanTruth.read(place(tmp_path, "truth"))
+
+
+def place(tmp_path, name):
+    return RunLocation.open(str(tmp_path / name))
+
+
+def model_run(location, *images):
+    """Write a run of (key, boxes, {mask: texts}); every text is drawn once by top-p and kept."""
+    entries = [PlanEntry(0, n, image_id(key), key, 9, None, 5) for n, (key, _, _) in enumerate(images)]
+    plan, config = write_plan(location, entries), load_config("tiny")
+    facts = {"num_images": plan.num_images, "num_repeated": 0, "num_shards": 1, "plan_parts": plan.parts}
+    known = {"identity": make_identity(), "config": config, "config_sha256": config_hash(config)}
+    header = create_header(location, RunHeader(source="images", created_utc="2026-01-01T00:00:00Z", **facts, **known))
+    rows = []
+    for entry, (_, boxes, texts) in zip(read_shard_plan(location, header, 0), images, strict=True):
+        masks = []
+        for n, box in enumerate(boxes):
+            mask = box_mask(box)
+            masks.append(
+                MaskRecord(mask_id(entry.image_id, n), n, mask.shape, rle(mask)["counts"], tuple(box), int(mask.sum()))
+            )
+        expressions = tuple(said(masks[n].mask_id, text, "top_p") for n, each in texts.items() for text in each)
+        facts = {"sha256": sha256_hex(b"x"), "height": HEIGHT, "width": WIDTH}
+        rows.append(
+            ShardImage(
+                entry.position, entry.image_id, entry.key, b"x", **facts, masks=tuple(masks), expressions=expressions
+            )
+        )
+    shard = Shard(0, 0, tuple(rows))
+    commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=False)
+    return location
+
+
+def test_what_the_files_hold_is_known_by_key(human):
+    assert human.num_images == 2
+    assert human.example_key == "a.png"
+    assert APPROXIMATION in human.notes
+    found = human.of_image(image_id("a.png"))
+    assert found is not None
+    assert found.size == (HEIGHT, WIDTH)
+    assert found.masks == [rle(box_mask(box))["counts"] for box in (CAT, DOG)]
+    assert found.sentences == [["the black cat", "a cat on a chair"], ["the brown dog"]]
+    assert human.of_image(image_id("c.png")) is None
+
+
+def test_a_text_refers_to_the_object_whose_sentence_is_nearest(human):
+    found = human.of_image(image_id("a.png"))
+    assert found.referents("a photo of a black cat") == {0}
+    assert found.referents("a dog") == {1}
+    assert found.referents("a bus on a road") == {0}, "by its little words: what the approximation is known for"
+    assert found.referents("the") is None
+    assert found.referents("nothing alike") is None
+    assert found.attributes("a dog", 1) is None
+    assert found.group(0) is None
+
+
+def test_objects_are_alike_where_they_are_called_by_the_same_noun(human):
+    assert [human.of_image(image_id("a.png")).num_alike(n) for n in (0, 1)] == [0, 0]
+    assert [human.of_image(image_id("b.png")).num_alike(n) for n in (0, 1)] == [1, 1]
+
+
+def test_a_run_of_models_is_judged_by_what_humans_said(human, tmp_path):
+    # One pixel less of the cat, the dog exactly, and the cup, which nobody speaks of.
+    run = model_run(
+        place(tmp_path, "run"),
+        ("a.png", [(2, 2, 12, 11), DOG, CUP], {0: ["a black cat", "a dog"], 1: ["the dog"], 2: ["the cup"]}),
+        ("b.png", [CAT, DOG], {0: ["a cat"], 1: ["the cat on the right"]}),
+        ("c.png", [CAT], {0: ["a horse"]}),
+    )
+    found = evaluate_run(run, human)
+    assert (found.images.judged, found.images.unknown, found.images.unknown_key) == (2, 1, "c.png")
+    # Right: "a black cat", "the dog", "the cat on the right"; and "a cat" is as near to "left cat" as to none other.
+    kept = found.sets["kept"]
+    assert kept["accuracy"].value == pytest.approx(4 / 6)
+    assert kept["accuracy_on_objects"].value == pytest.approx(4 / 5)
+    assert kept["coverage"].value == pytest.approx(4 / 4)
+    assert found.mask_quality["mean_iou"].value == pytest.approx((0.9 + 3) / 4)
+    assert kept["attribute_precision"].value != kept["attribute_precision"].value, "no attribute is annotated"
+    assert found.difficulty["1"].expressions == 2
+    assert found.difficulty["no object"].expressions == 1
+    assert found.groups == {}
+
+
+def test_the_humans_own_sentences_are_right_by_themselves(human, tmp_path):
+    found = evaluate_run(place(tmp_path, "truth"), human)
+    assert found.sets["kept"]["accuracy"].value == found.sets["all"]["accuracy"].value == 1.0
+    assert found.mask_quality["recall_75"].value == 1.0
+    assert found.draws == found.kept == 6
+
+
+def test_an_image_whose_annotation_is_quarantined_has_no_truth(tmp_path):
+    images = write_images(tmp_path / "images", "a.png", "b.png")
+    objects = [object_row(1, 1, CAT), object_row(2, 2, CAT)]
+    refs = [reference(1, 1, 1, "a cat"), reference(2, 2, 2, "a cat")]
+    rows = [image_row(1, "a.png"), image_row(2, "b.png", height=99)]
+    import_small(write_refer(tmp_path / "refcoco", rows, objects, refs), images, place(tmp_path, "truth"))
+    truth = HumanTruth.read(place(tmp_path, "truth"))
+    assert truth.num_images == 1
+    assert truth.of_image(image_id("b.png")) is None
+
+
+def test_objects_without_a_sentence_measure_masks_alone_and_say_so(tmp_path):
+    images = write_images(tmp_path / "images", "a.png")
+    path = tmp_path / "objects.json"
+    path.write_bytes(document([image_row(1, "a.png")], [object_row(1, 1, CAT)]))
+    import_small(path, images, place(tmp_path, "truth"), format="coco")
+    truth = HumanTruth.read(place(tmp_path, "truth"))
+    assert truth.notes == (WITHOUT_SENTENCE,)
+    run = model_run(place(tmp_path, "run"), ("a.png", [CAT], {0: ["a cat"]}))
+    assert evaluate_run(run, truth).mask_quality["recall_75"].value == 1.0
+
+
+def test_a_run_of_models_is_no_truth(tmp_path):
+    run = model_run(place(tmp_path, "run"), ("a.png", [CAT], {}))
+    with pytest.raises(ConfigError, match=r"is a run that `pseudoris annotate` made.*`pseudoris import`"):
+        HumanTruth.read(run)
+
+
+def test_an_import_that_is_not_complete_is_no_truth(human, tmp_path):
+    (receipt,) = (tmp_path / "truth" / "_receipts").iterdir()
+    assert json.loads(receipt.read_text())["shard"] == 0
+    receipt.unlink()
+    with pytest.raises(ConfigError, match="not complete, 0 of 1 shards"):
+        HumanTruth.read(place(tmp_path, "truth"))
+
+
+def test_progress_is_told_and_where_no_run_is_the_message_says_so(human, tmp_path):
+    told = []
+    HumanTruth.read(place(tmp_path, "truth"), lambda done, total: told.append((done, total)))
+    assert told == [(1, 1)]
+    with pytest.raises(ConfigError, match="there is no run"):
+        HumanTruth.read(place(tmp_path, "nowhere"))
