@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from training.evaluation.truth import Truth
 
 SYNTHWORLD: Final = "synthworld"
-TRUTH_FILE: Final = "truth.json"
 
 
 def evaluate(
@@ -110,6 +109,8 @@ def open_truth(name: str, header: RunHeader, progress: Progress) -> Truth:
 
 def beside(source: str) -> str:
     """Return where the synthetic world's truth of a SOURCE stands: beside the folder of images."""
+    from synthworld.demo import TRUTH_FILE
+
     parent = source.rstrip("/").rpartition("/")[0]
     return f"{parent}/{TRUTH_FILE}"
 
@@ -120,7 +121,7 @@ def _scene_truth(address: str, header: RunHeader | None) -> Truth:
     folder, _, name = address.rpartition("/")
     remedy = f"name the file with --truth {SYNTHWORLD}:FILE; `python -m synthworld.demo FOLDER` writes one"
     if not name or (folder and folder.endswith((":", "/"))):
-        raise ConfigError(f"there is no {TRUTH_FILE} at {address!r}: {remedy}")
+        raise ConfigError(f"there is no file at {address!r}: {remedy}")
     endpoint_url = None if header is None else header.config.source.endpoint_url
     location = RunLocation.open(folder or str(Path.cwd()), endpoint_url)
     try:

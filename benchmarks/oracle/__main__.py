@@ -1,4 +1,4 @@
-"""Measures the annotation of scenes against their truth: `python -m benchmarks.oracle [--json F] [--scenes N]`.
+"""Measure the annotation of scenes against their truth: `python -m benchmarks.oracle [--json F] [--scenes N]`.
 
 The stages are those of a run. End to end they start from SAM's masks; with the suffix `_truth_masks` from the truth's.
 A caption that cannot be parsed and a mask that is no object's (best IoU < 0.5, one-to-one) count as wrong. Thresholds
@@ -29,7 +29,7 @@ def main(
     taus: Annotated[list[float] | None, typer.Option("--tau", help="Count at this threshold too.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Each holds the three models.")] = 2,
 ) -> None:
-    """Prints how accurate the annotation of fresh scenes is."""
+    """Print how accurate the annotation of fresh scenes is."""
     config = load_config("tiny", None, settings or [])
     options = EvaluationOptions(split=split, num_scenes=scenes, processes=processes, taus=tuple(taus or ()))
     bootstrap = ImageBootstrap(evaluate(config, options, console=Console(stderr=True)))

@@ -40,7 +40,7 @@ class Annotator:
     """The stages of one configuration, and the nucleus baseline: the same settings, the target's own distribution."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Loads the models."""
+        """Load the models."""
         own = config.captions.sampling.model_copy(update={"is_distinctive": False})
         self._propose = SamProposer(config.masks, config.compute)
         self._caption = CocaCaptioner(config.captions, config.compute)
@@ -48,7 +48,7 @@ class Annotator:
         self._score = ClipScorer(config.filtering, config.compute)
 
     def evaluate(self, images: Sequence[SceneImage], taus: Sequence[float]) -> list[SceneSums]:
-        """Returns the counts of each scene, end to end and on the truth's masks."""
+        """Return the counts of each scene, end to end and on the truth's masks."""
         proposed = self._propose(scene_shard(images))
         given = scene_shard(images, with_true_masks=True)
         whole = self._score(self._caption(proposed))
@@ -86,7 +86,7 @@ def _evaluate_chunk(config_json: str, positions: range, options: EvaluationOptio
 
 
 def evaluate(config: RunConfig, options: EvaluationOptions, *, console: Console) -> list[SceneSums]:
-    """Returns numerator and denominator of each figure, scene by scene, in the split's order; progress on `console`."""
+    """Return numerator and denominator of each figure, scene by scene, in the split's order; progress on `console`."""
     starts = range(0, options.num_scenes, _CHUNK)
     chunks = [range(start, min(start + _CHUNK, options.num_scenes)) for start in starts]
     config_json = config.model_dump_json()

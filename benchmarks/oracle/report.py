@@ -25,7 +25,7 @@ STEPS = (
 
 
 def figures(bootstrap: ImageBootstrap) -> dict[str, float | list[float]]:
-    """Returns each figure, its 95 % interval under `<name>_interval`, and the paired steps, as JSON values."""
+    """Return each figure, its 95 % interval under `<name>_interval`, and the paired steps, as JSON values."""
     report: dict[str, float | list[float]] = {}
     for name in bootstrap.names:
         _add(report, name, bootstrap.ratio(name))
@@ -43,7 +43,7 @@ def _add(report: dict[str, float | list[float]], name: str, estimate: Estimate) 
 
 
 def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> Table:
-    """Returns the printed table: end to end beside the truth's masks, then the paired steps."""
+    """Return the printed table: end to end beside the truth's masks, then the paired steps."""
     table = Table(title=f"{options.num_scenes} {options.split} scenes, 95 % intervals over scenes")
     table.add_column("figure")
     table.add_column("SAM's masks", justify="right")

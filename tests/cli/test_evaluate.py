@@ -160,7 +160,7 @@ def test_the_truth_is_looked_for_beside_the_images(source, address):
 
 def test_a_bucket_as_a_whole_has_nothing_beside_it(demo):
     header = require_header(RunLocation.open(str(demo / "run"))).model_copy(update={"source": "s3://bucket"})
-    with Progress(disable=True) as progress, pytest.raises(ConfigError, match=r"no truth\.json at .*synthworld:FILE"):
+    with Progress(disable=True) as progress, pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
         open_truth("synthworld", header, progress)
 
 

@@ -45,15 +45,6 @@ def test_three_files_hold_the_same_figures(found, tmp_path):
         assert "held out of training" in text
 
 
-def test_json_has_null_for_what_nothing_was_counted_of(found):
-    empty = replace(found.mask_quality["recall_50"], value=float("nan"), low=float("nan"), high=float("nan"))
-    tree = as_tree(replace(found, mask_quality={"recall_50": empty}))
-    assert tree["mask_quality"] == {"recall_50": {"value": None, "low": None, "high": None}}
-    assert json.loads(json.dumps(tree, allow_nan=False))["sets"]["kept"]["accuracy"]["value"] <= 1
-    shown = value_text(empty, 3), interval_text(empty, 3)
-    assert shown == ("–", "")
-
-
 def test_markdown_tables_have_a_cell_for_each_header(found):
     for block in re.findall(r"(?:^\|.*\n)+", markdown(found), re.MULTILINE):
         widths = {line.count("|") for line in block.splitlines()}
