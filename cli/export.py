@@ -36,67 +36,79 @@ _MB: Final = 10**6
 _FORMATS: Final = "; ".join(f"{name}: {export.summary}" for name, export in EXPORTS.items())
 
 
+_Destination = Annotated[
+    str, typer.Argument(metavar="DEST", help="Empty folder or url that gets the export.", show_default=False)
+]
+_Format = Annotated[str, typer.Option("--format", help=f"{_FORMATS}.")]
+_MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        min=0,
+        help="Leave out longer expressions, in CLIP tokens with start and end; 0 keeps all. "
+        "By default what the format's trainers cut at.",
+        show_default=False,
+    ),
+]
+_Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Name under which the trainer asks for it.", show_default="the format's"),
+]
+_Split = Annotated[str, typer.Option("--split", help="Split that the run becomes.")]
+_SplitBy = Annotated[str, typer.Option("--split-by", help="refer: who split it, as in refs(<split-by>).p.")]
+_MergeHuman = Annotated[
+    Path | None,
+    typer.Option(
+        "--merge-human",
+        metavar="FOLDER",
+        help="refer: folder of a REFER dataset (refs(…).p and instances.json) whose val and test join.",
+        show_default=False,
+    ),
+]
+_MergeSplits = Annotated[str, typer.Option("--merge-splits", help="Which splits of it, by commas.")]
+_MergeSplitBy = Annotated[
+    str | None,
+    typer.Option("--merge-split-by", help="Which of its refs(…).p, where it has several.", show_default=False),
+]
+_MergeImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--merge-images", metavar="FOLDER", help="Where its images lie, to copy them too.", show_default=False
+    ),
+]
+_TargetMb = Annotated[
+    int,
+    typer.Option(
+        "--target-mb",
+        min=1,
+        max=4_096,
+        help="Size of a file: parquet, hf, webdataset; 128 to 512 suits most readers.",
+    ),
+]
+_MovedSource = Annotated[
+    str | None,
+    typer.Option("--source", help="Where the run's images lie now, if they have moved.", show_default=False),
+]
+_Partial = Annotated[bool, typer.Option("--partial", help="Export what is committed of an unfinished run.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands in DEST.")]
+
+
 def export(
     out: options.Out,
-    destination: Annotated[
-        str, typer.Argument(metavar="DEST", help="Empty folder or url that gets the export.", show_default=False)
-    ],
-    export_format: Annotated[str, typer.Option("--format", help=f"{_FORMATS}.")] = "parquet",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens",
-            min=0,
-            help="Leave out longer expressions, in CLIP tokens with start and end; 0 keeps all. "
-            "By default what the format's trainers cut at.",
-            show_default=False,
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="Name under which the trainer asks for it.", show_default="the format's"),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Split that the run becomes.")] = "train",
-    split_by: Annotated[
-        str, typer.Option("--split-by", help="refer: who split it, as in refs(<split-by>).p.")
-    ] = DEFAULT_SPLIT_BY,
-    merge_human: Annotated[
-        Path | None,
-        typer.Option(
-            "--merge-human",
-            metavar="FOLDER",
-            help="refer: folder of a REFER dataset (refs(…).p and instances.json) whose val and test join.",
-            show_default=False,
-        ),
-    ] = None,
-    merge_splits: Annotated[
-        str, typer.Option("--merge-splits", help="Which splits of it, by commas.")
-    ] = DEFAULT_MERGED_SPLITS,
-    merge_split_by: Annotated[
-        str | None,
-        typer.Option("--merge-split-by", help="Which of its refs(…).p, where it has several.", show_default=False),
-    ] = None,
-    merge_images: Annotated[
-        Path | None,
-        typer.Option(
-            "--merge-images", metavar="FOLDER", help="Where its images lie, to copy them too.", show_default=False
-        ),
-    ] = None,
-    target_mb: Annotated[
-        int,
-        typer.Option(
-            "--target-mb",
-            min=1,
-            max=4_096,
-            help="Size of a file: parquet, hf, webdataset; 128 to 512 suits most readers.",
-        ),
-    ] = DEFAULT_TARGET_MB,
-    source: Annotated[
-        str | None,
-        typer.Option("--source", help="Where the run's images lie now, if they have moved.", show_default=False),
-    ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Export what is committed of an unfinished run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands in DEST.")] = False,
+    destination: _Destination,
+    export_format: _Format = "parquet",
+    max_tokens: _MaxTokens = None,
+    dataset: _Dataset = None,
+    split: _Split = "train",
+    split_by: _SplitBy = DEFAULT_SPLIT_BY,
+    merge_human: _MergeHuman = None,
+    merge_splits: _MergeSplits = DEFAULT_MERGED_SPLITS,
+    merge_split_by: _MergeSplitBy = None,
+    merge_images: _MergeImages = None,
+    target_mb: _TargetMb = DEFAULT_TARGET_MB,
+    source: _MovedSource = None,
+    partial: _Partial = False,
+    overwrite: _Overwrite = False,
 ) -> None:
     """Write a finished run in the form that another reader wants, and read it back."""
     chosen = find_export(export_format)
