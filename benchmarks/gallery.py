@@ -24,6 +24,7 @@ from pycocotools import mask as coco
 
 from benchmarks.measure import Row, peak_rss_bytes, report
 from schemas.ids import image_id
+from schemas.keeping import KeepRule
 from store.location import RunLocation
 from viewer.gallery import write_gallery
 from viewer.model import Gallery, GalleryDraw, GalleryExpression, GalleryImage, GalleryMask, GallerySummary
@@ -86,7 +87,8 @@ def build_gallery(num_expressions: int) -> Gallery:
     """Return a gallery of at least so many expressions, 25 a mask and 5 masks an image."""
     num_images = -(-num_expressions // (NUM_MASKS * PER_MASK))
     total = num_images * NUM_MASKS * PER_MASK
-    summary = GallerySummary("benchmark", 1.0, num_images, num_images, 0, 0, num_images * NUM_MASKS, total, total // 2)
+    counts = (num_images, num_images, 0, 0, num_images * NUM_MASKS, total, total // 2)
+    summary = GallerySummary("benchmark", 1.0, *counts, rule=KeepRule(1.0))
     return Gallery(summary, _images(num_images), num_images)
 
 

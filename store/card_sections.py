@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import yaml
 
-from schemas.config import SamArchitecture, WeightsConfig
 from schemas.run import RunHeader
 from schemas.tables import EXPRESSIONS, SCHEMAS
-from store.card_texts import BIBTEX, BUILTIN, METHOD, PUBLISHED, RANDOM, Statement
+from store.card_models import UsedModel, used_models
+from store.card_texts import BIBTEX, METHOD, Statement
+from store.keeping import stated_rule
 from store.totals import RunTotals
 
 TO_FILL: Final = "*to be filled in*"
@@ -23,9 +24,6 @@ _SIZES: Final = (
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")),
 )
 _LARGEST: Final = "100B<n<1T"
-# By stage of the identity, the part of the configuration that names its engine.
-_STAGES: Final = {"propose": "masks", "caption": "captions", "filter": "filtering"}
-_STAGE_TITLES: Final = {"propose": "mask proposal", "caption": "captions", "filter": "scores and filter"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,33 @@ def _sources(facts: CardFacts) -> Iterator[str]:
         parent = header.parent
         yield f"| made from | the run at {_code(parent.location)}, begun {parent.created_utc} |"
         yield f"| its manifest | number {parent.manifest}, sha256 `{parent.manifest_sha256}` |"
+    yield from _annotation(header)
     yield f"| who took the images, when, where, of whom | {TO_FILL} |"
+
+
+def _annotation(header: RunHeader) -> Iterator[str]:
+    """The rows of what people had annotated, of an import; the digests are those of the files as they were read."""
+    method = _import_method(header)
+    if header.origin != "import" and not method:
+        return
+    yield f"| annotation | `{method.get('format', 'unknown')}`, {method.get('orientation', 'upright')} |"
+    for name, digest in annotation_files(header).items():
+        yield f"| … its file {_code(name)} | sha256 `{digest}` |"
+    if method.get("splits"):
+        yield f"| … its splits | {', '.join(_code(str(split)) for split in method['splits'])} |"
+    if method.get("prefix"):
+        yield f"| … its images lie in | {_code(str(method['prefix']))} |"
+    yield f"| who annotated, how | {TO_FILL} |"
+
+
+def annotation_files(header: RunHeader) -> dict[str, str]:
+    """Return the sha256 of the files that an import read its annotation from, by name; none of another run."""
+    return dict(_import_method(header).get("files", {}))
+
+
+def _import_method(header: RunHeader) -> dict[str, Any]:
+    method = header.identity.method.get("import")
+    return dict(method) if isinstance(method, dict) else {}
 
 
 def _counts(facts: CardFacts) -> Iterator[str]:
@@ -131,21 +155,34 @@ def _making(facts: CardFacts) -> Iterator[str]:
     if not header.identity.weights:
         yield "No model was used."
     else:
-        yield "| stage | engine | architecture | weights | sha256 |"
+        yield "| stage | engine | architecture | read | sha256 |"
         yield "| --- | --- | --- | --- | --- |"
-    for stage, digest in header.identity.weights.items():
-        engine, architecture, weights = _model(header, stage)
-        title = _STAGE_TITLES.get(stage, stage)
-        yield f"| {title} | {_code(engine)} | {_code(architecture)} | {_code(weights)} | `{digest}` |"
+    for used in used_models(header):
+        cells = (used.title, *(_code(text) if text else "–" for text in (used.engine, used.architecture)))
+        yield f"| {' | '.join(cells)} | {_read(used)} | {used.digest or '–'} |"
     if "filter" in header.identity.weights:
-        conditions = "".join(f" and {condition}" for condition in header.config.filtering.keep)
         yield ""
-        yield f"Kept is what has distinctiveness > {header.config.filtering.tau:g}{conditions}."
+        yield _rule(header)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(header.identity.versions.items()))
     yield ""
     yield f"Device: {_code(header.identity.device_kind)}. Versions: {versions}."
     yield f"Precision {header.config.compute.precision}, seed {header.config.compute.seed}. The whole configuration"
     yield f"stands in `_run.json` (sha256 `{header.config_sha256}`)."
+
+
+def _rule(header: RunHeader) -> str:
+    rule, filtering = stated_rule(header), header.config.filtering
+    if rule is None or rule.tau is not None:
+        return f"Kept is what has {rule}."
+    also = f" Besides, it has {' and '.join(map(str, rule.conditions))}." if rule.conditions else ""
+    return (
+        f"What is kept, {_code(filtering.engine)} decided by a bound of its own, which need not be "
+        f"`filtering.tau` = {filtering.tau:g}.{also}"
+    )
+
+
+def _read(used: UsedModel) -> str:
+    return "–" if used.uri is None else f"{used.thing} {_code(used.uri)}"
 
 
 def _biases(facts: CardFacts) -> Iterator[str]:
@@ -154,27 +191,19 @@ def _biases(facts: CardFacts) -> Iterator[str]:
     if facts.header.identity.weights:
         yield from map(_bullet, METHOD)
     # What is said of several stages is said once.
-    stages_of: dict[Statement, list[str]] = {}
-    for stage in facts.header.identity.weights:
-        title = _STAGE_TITLES.get(stage, stage)
-        statements = _statements(facts.header, stage)
-        for statement in statements:
-            stages_of.setdefault(statement, []).append(title)
-        if not statements:
-            yield f"- {title}: of {_code(_model(facts.header, stage)[0])} nothing is known here: {TO_FILL}."
-    for statement, titles in stages_of.items():
+    titles_of: dict[Statement, list[str]] = {}
+    for used in used_models(facts.header):
+        for statement in used.statements:
+            titles_of.setdefault(statement, []).append(used.title)
+        if used.engine and not used.statements:
+            yield f"- {used.title}: of {_known_as(used)} nothing is known here: {TO_FILL}."
+    for statement, titles in titles_of.items():
         yield _bullet(statement, f"{', '.join(titles)}: ")
     yield f"- Of these images: {TO_FILL}."
 
 
-def _statements(header: RunHeader, stage: str) -> tuple[Statement, ...]:
-    """Return what is known of a stage's model; the schemes are those of `WeightsConfig.uri`."""
-    engine, _, weights = _model(header, stage)
-    if weights.startswith("builtin:"):
-        return (BUILTIN,)
-    if weights.startswith("random:"):
-        return (RANDOM,)
-    return PUBLISHED.get(engine, ())
+def _known_as(used: UsedModel) -> str:
+    return _code(used.engine) if used.uri is None else f"the {used.thing} {_code(used.uri)}"
 
 
 def _licence(facts: CardFacts) -> Iterator[str]:
@@ -184,8 +213,12 @@ def _licence(facts: CardFacts) -> Iterator[str]:
     yield "| --- | --- |"
     yield f"| the images | {TO_FILL} |"
     yield f"| masks and expressions | {TO_FILL} |"
-    for stage in facts.header.identity.weights:
-        yield f"| the weights {_code(_model(facts.header, stage)[2])} | {TO_FILL} |"
+    for name in annotation_files(facts.header):
+        yield f"| the annotation {_code(name)} | {TO_FILL} |"
+    for used in used_models(facts.header):
+        if used.engine:
+            of = f"the weights of {_code(used.engine)}" if used.uri is None else f"the {used.thing} {_code(used.uri)}"
+            yield f"| {of} | {TO_FILL} |"
     yield f"| consent and personal data | {TO_FILL} |"
 
 
@@ -197,20 +230,6 @@ def _citation(facts: CardFacts) -> Iterator[str]:
     yield "```bibtex"
     yield BIBTEX.rstrip("\n")
     yield "```"
-
-
-def _model(header: RunHeader, stage: str) -> tuple[str, str, str]:
-    """Return engine, architecture and weights of a stage."""
-    name = _STAGES.get(stage)
-    if name is None:
-        return stage, "", ""
-    settings = getattr(header.config, name)
-    weights: WeightsConfig = settings.weights
-    architecture = settings.architecture
-    if isinstance(architecture, SamArchitecture):
-        sizes = f"{architecture.encoder_depth} blocks of {architecture.encoder_width}, {architecture.image_size} px"
-        return settings.engine, f"ViT, {sizes}", weights.uri
-    return settings.engine, str(architecture), weights.uri
 
 
 def _bullet(statement: Statement, title: str = "") -> str:

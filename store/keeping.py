@@ -14,6 +14,8 @@ from schemas.shard import SOURCE_HUMAN
 
 # An engine of another package may keep by a bound of its own; that it kept by one bound can be seen.
 SOME_TAU: Final = KeepRule(tau=None)
+# The scorer of this package: what it keeps is what lies above `filtering.tau`.
+_OWN_SCORER: Final = "clip"
 
 
 def rule_of(header: RunHeader) -> KeepRule:
@@ -24,6 +26,18 @@ def rule_of(header: RunHeader) -> KeepRule:
     """
     filtering = header.config.filtering
     return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep)
+
+
+def stated_rule(header: RunHeader) -> KeepRule | None:
+    """Return what a person is told that the run of `header` keeps; None of an import, whose expressions are all kept.
+
+    It has a tau where that is the bound: where our own scorer decided, or a refilter.
+    """
+    if header.origin == "import":
+        return None
+    filtering = header.config.filtering
+    is_known = header.origin == "refilter" or filtering.engine == _OWN_SCORER
+    return KeepRule(filtering.tau if is_known else None, filtering.keep)
 
 
 def judged(table: pa.Table) -> Flags:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from schemas.errors import ConfigError
 from schemas.tables import FAILURE_REASONS
 from store.location import RunLocation
-from viewer.model import Gallery
+from viewer.model import Gallery, GallerySummary
 from viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
 from viewer.records import NUM_COLOURS, ImageCard, embedded_json, image_card
 from viewer.thumbnails import thumbnail
@@ -59,6 +59,16 @@ def write_gallery(gallery: Gallery, destination: RunLocation, on_image: OnImage 
     return destination.uri(INDEX_NAME)
 
 
+def _settings(summary: GallerySummary) -> dict[str, Any]:
+    rule = summary.rule
+    return {
+        "tau": summary.tau,
+        "hasTau": rule is not None and rule.tau is not None,
+        "conditions": [str(condition) for condition in rule.conditions] if rule else [],
+        "colours": NUM_COLOURS,
+    }
+
+
 def iter_gallery(
     gallery: Gallery, destination: RunLocation, written: set[str], on_image: OnImage = lambda done: None
 ) -> Iterator[str]:
@@ -77,7 +87,7 @@ def iter_gallery(
     content: dict[str, Any] = {
         "summary": gallery.summary,
         "num_images": gallery.num_images,
-        "settings": embedded_json({"tau": gallery.summary.tau, "colours": NUM_COLOURS}),
+        "settings": embedded_json(_settings(gallery.summary)),
         "cards": cards(),
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,

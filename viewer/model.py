@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from schemas.shard import SOURCE_MODEL
+from schemas.keeping import KeepRule
+from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class GalleryExpression:
         targets: Indices of the masks that it refers to.
         rival_index: Index of the mask that competes with the target; None for a mask alone in its image.
         draws: Every draw that gave this text; none for a human's.
+        unmet: Positions among the conditions of the run's rule that it does not meet.
     """
 
     text: str
@@ -48,6 +50,12 @@ class GalleryExpression:
     weight: float = 1.0
     source: str = SOURCE_MODEL
     draws: tuple[GalleryDraw, ...] = ()
+    unmet: tuple[int, ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether scores decide on it; see `store.keeping.judged`."""
+        return len(self.targets) == 1 and self.source != SOURCE_HUMAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,8 @@ class GallerySummary:
 
     Attributes:
         source: SOURCE as given.
-        tau: Threshold that a kept candidate's distinctiveness exceeds.
+        tau: Of the configuration, where the slider begins.
+        rule: What is kept; without a tau where a scorer of another package decided, None where people wrote it all.
         images: Committed; annotated + empty + quarantined.
         candidates: Expression rows, kept or not.
         seconds: Wall seconds by stage, summed over shards.
@@ -132,6 +141,19 @@ class GallerySummary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images_per_s: float | None = None
     is_complete: bool = True
+    rule: KeepRule | None = field(kw_only=True)
+
+    @property
+    def told_rule(self) -> str:
+        """The rule as a sentence for a person."""
+        if self.rule is None:
+            return "People wrote the expressions of this run, and all of them are kept."
+        besides = " and ".join(map(str, self.rule.conditions))
+        if self.rule.tau is None:
+            also = f" Besides, each meets {besides}." if besides else ""
+            return f"A scorer of another package decided what is kept, by a bound that need not be τ.{also}"
+        bound = f"An expression is kept where its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
+        return f"{bound} and {besides}; what has no such score passes." if besides else f"{bound}."
 
 
 @dataclass(frozen=True, slots=True)

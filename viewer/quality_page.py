@@ -36,7 +36,8 @@ def write_quality(quality: RunQuality, destination: RunLocation) -> str:
 
 def iter_quality(quality: RunQuality) -> Iterator[str]:
     """Yield the page's text piece by piece."""
-    tau = quality.summary.tau
+    rule = quality.summary.rule
+    tau = rule.tau if rule else None
     content: dict[str, Any] = {
         "summary": quality.summary,
         "quality": quality,
@@ -45,7 +46,10 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
         "lengths_chart": _counts_chart(quality.lengths, quality.kept_lengths, "expression", "word"),
         "mean_length": _mean(quality.lengths),
         "mean_kept_length": _mean(quality.kept_lengths),
-        "score_charts": [(name, _score_chart(quality, name, tau), _median(quality, name)) for name in SCORES],
+        "score_charts": [
+            (name, _score_chart(quality, name, tau if name == "distinctiveness" else None), _median(quality, name))
+            for name in SCORES
+        ],
         "heat": _heat(quality),
         "growth_chart": _growth_chart(quality),
         "texts": _common(quality.texts),
@@ -88,13 +92,12 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
     return histogram(bars, title=f"{thing}s by their number of {unit}s", labels=bar_labels(names))
 
 
-def _score_chart(quality: RunQuality, name: str, tau: float) -> Markup | None:
+def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | None:
     scores, kept = quality.scores[name], quality.is_kept[name]
     if not scores.size:
         return None
-    has_tau = name == "distinctiveness"
     low, high = (float(each) for each in np.quantile(scores, _QUANTILES))
-    if has_tau:
+    if tau is not None:
         low, high = min(low, tau), max(high, tau)
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
@@ -105,7 +108,7 @@ def _score_chart(quality: RunQuality, name: str, tau: float) -> Markup | None:
         Bar(n, k, f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {n:,} expressions, {k:,} kept")
         for at, (n, k) in enumerate(zip(whole, part, strict=True))
     ]
-    marker = Marker((tau - low) / (high - low), f"τ = {tau:g}") if has_tau else None
+    marker = None if tau is None else Marker((tau - low) / (high - low), f"τ = {tau:g}")
     return histogram(bars, title=f"expressions by {name}", labels=edge_labels(low, high), marker=marker)
 
 

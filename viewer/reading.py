@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ImageError, PseudorisError
 from schemas.ids import mask_index
+from schemas.keeping import KeepCondition, KeepRule, meets
 from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
+from store.keeping import scores_of, stated_rule
 from store.location import RunLocation
 from store.reading import read_table
 from store.sources.reading import as_annotated
@@ -43,7 +46,7 @@ _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256
 _COPIED: Final = (
     *("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept", "weight", "source"),
 )
-_EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", *_COPIED)
+_EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", *_COPIED)
 
 
 def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None, *, sample: int = 200) -> Gallery:
@@ -67,7 +70,7 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
     chosen = choose_images(shards.shown, sample)
     return Gallery(
         summary=summary,
-        images=_iter_images(location, shards, chosen, load_bytes=load_bytes),
+        images=_iter_images(location, shards, chosen, load_bytes=load_bytes, rule=summary.rule),
         num_images=sum(len(positions) for positions in chosen.values()),
         quarantined=_iter_quarantined(location, shards),
     )
@@ -95,6 +98,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
         seconds=status.seconds,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
+        rule=stated_rule(header),
     )
 
 
@@ -104,6 +108,7 @@ def _iter_images(
     chosen: Mapping[int, Sequence[int]],
     *,
     load_bytes: LoadBytes | None,
+    rule: KeepRule | None,
 ) -> Iterator[GalleryImage]:
     receipts = shards.receipts(location, chosen)
     num_blank = 0
@@ -112,7 +117,8 @@ def _iter_images(
         images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
         ids = images["image_id"]
         masks = _by_image(read_table(location, MASKS, receipts=[receipt]), ids)
-        expressions = _by_image(read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt]), ids)
+        candidates = read_table(location, EXPRESSIONS, _EXPRESSION_COLUMNS, [receipt])
+        expressions = _by_image(_with_unmet(candidates, rule.conditions if rule else ()), ids)
         for row in images.to_pylist():
             image = row["image_id"]
             data = row["bytes"] or _loaded(receipt, row, load_bytes, is_told=num_blank < _MAX_TOLD)
@@ -137,6 +143,16 @@ def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, l
     return found
 
 
+def _with_unmet(table: pa.Table, conditions: Sequence[KeepCondition]) -> pa.Table:
+    """Judged here, where `refilter` is judged: the page's script compares with tau alone."""
+    unmet: list[list[int]] = [[] for _ in range(table.num_rows)]
+    scores = scores_of(table)
+    for place, condition in enumerate(conditions):
+        for row in np.flatnonzero(~meets([condition], scores, table.num_rows)):
+            unmet[row].append(place)
+    return table.append_column("unmet", pa.array(unmet, pa.list_(pa.int16())))
+
+
 def _mask(row: Mapping[str, Any]) -> GalleryMask:
     height, width = row["segmentation"]["size"]
     return GalleryMask(
@@ -159,6 +175,7 @@ def _expression(row: Mapping[str, Any]) -> GalleryExpression:
         targets=tuple(mask_index(mask_id) for mask_id in row["target_mask_ids"]),
         rival_index=None if rival is None else mask_index(rival),
         draws=tuple(_draw(sample) for sample in row["samples"] or ()),
+        unmet=tuple(row["unmet"]),
     )
 
 

@@ -18,7 +18,7 @@ from viewer.outlines import Outline, frame_size, outline_of
 _HUES: Final = (28, 250, 142, 85, 320, 200, 55, 285, 115, 0, 225, 170)
 _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 NUM_COLOURS: Final = len(_HUES) * len(_LIGHTNESSES)
-# What the page shows, and some more for the slider: τ itself is compared with what the table says.
+# More than the page shows. What τ is compared with is not rounded.
 _DIGITS: Final = 5
 
 
@@ -124,10 +124,12 @@ def _expression_record(expression: GalleryExpression, order_of: Mapping[int, int
         "head": expression.head_noun,
         "targets": [order_of[index] for index in expression.targets if index in order_of],
         "human": expression.source == SOURCE_HUMAN,
+        "judged": expression.is_judged,
+        "unmet": expression.unmet,
         "count": expression.count,
         "uniqueness": _rounded(expression.uniqueness),
         "correctness": _rounded(expression.correctness),
-        "distinctiveness": _rounded(expression.distinctiveness),
+        "distinctiveness": _finite(expression.distinctiveness),
         "rival": None if rival is None else order_of.get(rival),
         "kept": expression.kept,
         "weight": _rounded(expression.weight),
@@ -142,6 +144,11 @@ def _draw_record(draw: GalleryDraw, order_of: Mapping[int, int]) -> list[Any]:
     return [draw.crop, draw.decoder, setting, _rounded(draw.log_prob), draw.others, draw.num_others, others]
 
 
-def _rounded(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     # JSON knows no infinity: a score that is none is shown as absent.
-    return None if value is None or not abs(value) < float("inf") else round(value, _DIGITS)
+    return None if value is None or not abs(value) < float("inf") else value
+
+
+def _rounded(value: float | None) -> float | None:
+    finite = _finite(value)
+    return None if finite is None else round(finite, _DIGITS)

@@ -149,6 +149,17 @@ def test_what_another_tau_would_keep_is_what_refilter_keeps(there, tmp_path):
     assert summary.totals.kept == counts[1.2]
 
 
+def test_the_conditions_of_a_run_are_added_where_the_query_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunLocation.open(str(tmp_path / "out"))
+    scored_run(run, "filtering.keep=[correctness > 0.2]", has_humans=True)
+    (snippet,) = [each for each in SNIPPETS if "before `pseudoris refilter`" in each.code]
+    counts = {float(tau): kept for tau, kept in duckdb.sql(snippet.code.replace("-- here, as: ", "")).fetchall()}
+    for tau in (1.05, 1.2, 1.5):
+        summary = refilter(run, RunLocation.open(str(tmp_path / f"at {tau}")), RuleChange(tau=tau))
+        assert (tau, summary.totals.kept) == (tau, counts[tau])
+
+
 def test_the_parts_listed_are_all_of_the_finished_run(there, folder):
     listed = (folder / "parts.txt").read_text().splitlines()
     assert sorted(listed) == sorted(str(path) for path in (folder / "out" / "expressions").glob("*.parquet"))

@@ -36,10 +36,12 @@ def make_identity(**changes: object) -> Identity:
     return Identity.model_validate({**fields, **changes})
 
 
-def start_run(location: RunLocation, entries: Iterable[PlanEntry] | None = None) -> RunHeader:
-    """Write a plan and its header."""
+def start_run(
+    location: RunLocation, entries: Iterable[PlanEntry] | None = None, *settings: str, **changes: object
+) -> RunHeader:
+    """Write a plan and its header; `settings` as `filtering.tau=1.1`, `changes` of the header's other fields."""
     plan = write_plan(location, make_entries() if entries is None else entries)
-    config = load_config("tiny")
+    config = load_config("tiny", None, list(settings))
     header = RunHeader(
         source="images/",
         created_utc="2026-01-01T00:00:00Z",
@@ -51,7 +53,7 @@ def start_run(location: RunLocation, entries: Iterable[PlanEntry] | None = None)
         config=config,
         config_sha256=config_hash(config),
     )
-    return create_header(location, header)
+    return create_header(location, header.model_copy(update=changes))
 
 
 def make_mask(image: str, index: int = 0, box: tuple[int, int, int, int] = (3, 2, 9, 7)) -> MaskRecord:

@@ -41,10 +41,10 @@ def front_matter(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def header_of(tmp_path, *settings: str, **changes):
+def header_of(tmp_path, *settings: str, preset: str = "paper", **changes):
     """Return a header as runs of published weights have it; nothing of them is looked at."""
     header = begin(RunLocation.open(str(tmp_path / "planned")))
-    config = load_config("paper", None, list(settings))
+    config = load_config(preset, None, list(settings))
     changes = {"config": config, "config_sha256": config_hash(config), **changes}
     return header.model_copy(update=changes)
 
@@ -192,10 +192,74 @@ def test_the_shipped_weights_are_no_published_ones_and_unknown_engines_are_left_
     assert "captions: of `blip` nothing is known here: *to be filled in*" in unknown
 
 
+READY = ("masks.engine=ready", "masks.options.folder=/data/sa1b")
+
+
+@pytest.mark.parametrize("preset", ["paper", "tiny"])
+def test_ready_masks_are_no_sam_s_and_have_no_digest(tmp_path, preset):
+    text = text_of(header_of(tmp_path, *READY, preset=preset))
+    assert "| mask proposal | `ready` | – | masks `/data/sa1b` | – |" in text
+    assert "| the masks `/data/sa1b` | *to be filled in* |" in text
+    assert "mask proposal: of the masks `/data/sa1b` nothing is known here" in text
+    assert not re.search("sam|ViT, 32|a{64}", text.partition("## How to cite")[0].partition("## How it was made")[2])
+    assert not any(statement.text in text for statement in PUBLISHED["sam"])
+    assert "mask proposal, captions" not in text
+
+
+PRIOR = ("masks.prior.kind=table", "masks.prior.path=/data/cutler.parquet")
+
+
+def test_an_instance_prior_has_a_row_and_the_digest_of_both_is_not_told_as_that_of_sam(tmp_path):
+    text = text_of(header_of(tmp_path, *PRIOR))
+    (sam,) = [line for line in text.splitlines() if line.startswith("| mask proposal | `sam`")]
+    assert sam.endswith("| – |")
+    assert "| instance prior | `table` | – | instances `/data/cutler.parquet` | – |" in text
+    assert f"| mask proposal and instance prior | – | – | – | `{'a' * 64}`, of the two files' digests |" in text
+    assert "| the instances `/data/cutler.parquet` | *to be filled in* |" in text
+    assert "instance prior: of the instances `/data/cutler.parquet` nothing is known here" in text
+    demanded = text_of(header_of(tmp_path / "again", *PRIOR, f"masks.weights.sha256={'f' * 64}"))
+    assert f"| `{'f' * 64}` |" in demanded
+
+
+def test_a_detector_as_prior_is_named_beside_ready_masks(tmp_path):
+    prior = ("masks.prior.kind=torchvision", "masks.prior.path=/data/detector.pt")
+    text = text_of(header_of(tmp_path, *READY, *prior))
+    assert "| instance prior | `torchvision` | – | weights `/data/detector.pt` | – |" in text
+    assert "digests |" not in text
+
+
+def test_of_an_engine_of_another_package_no_weights_of_the_preset_are_named(tmp_path):
+    text = text_of(header_of(tmp_path, "captions.engine=blip"))
+    assert f"| captions | `blip` | – | – | `{'b' * 64}`, as the engine has it |" in text
+    assert "| the weights of `blip` | *to be filled in* |" in text
+    assert "coca" not in text.partition("## How to cite")[0]
+
+
+def test_what_another_scorer_kept_is_not_told_by_tau(tmp_path):
+    text = text_of(header_of(tmp_path, "filtering.engine=siglip", "filtering.keep=[count >= 2]"))
+    assert "Kept is what has" not in text
+    assert (
+        "`siglip` decided by a bound of its own, which need not be `filtering.tau` = 1. Besides, it has count >= 2."
+        in text
+    )
+
+
+def test_head_nouns_by_a_parser_have_a_row(tmp_path):
+    assert "| head nouns | `spacy` | – | – | – |" in text_of(header_of(tmp_path, "filtering.nouns=spacy"))
+
+
 def test_an_import_names_no_model_and_no_bias_of_one(tmp_path):
-    identity = Identity(method={}, weights={}, device_kind="cpu", versions={"pyarrow": "26"})
+    files = {"instances.json": "d" * 64, "refs(unc).p": "e" * 64}
+    method = {"import": {"format": "refer", "files": files, "splits": ["train", "val"], "orientation": "stored"}}
+    identity = Identity(method=method, weights={}, device_kind="cpu", versions={"pyarrow": "26"})
     text = text_of(header_of(tmp_path, origin="import", identity=identity))
     assert "No model was used." in text
+    assert "| annotation | `refer`, stored |" in text
+    for name, digest in files.items():
+        assert f"| … its file `{name}` | sha256 `{digest}` |" in text
+        assert f"| the annotation `{name}` | *to be filled in* |" in text
+    assert "| … its splits | `train`, `val` |" in text
+    assert "| who annotated, how | *to be filled in* |" in text
     assert front_matter(text)["annotations_creators"] == ["found"]
     assert "synthetic" not in front_matter(text)["tags"]
     assert METHOD[0].text not in text

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from schemas.ids import image_id, mask_id, sha256_hex
+from schemas.keeping import KeepRule
 from schemas.plan import PlanEntry
 from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from store.commit import commit_shard
@@ -76,7 +77,10 @@ def make_image(key="a/b.png", *, masks=None, expressions=None, data=None):
 
 def make_summary(**changes):
     counts = {"images": 3, "annotated": 1, "empty": 1, "quarantined": 1, "masks": 2, "candidates": 4, "kept": 2}
-    return GallerySummary(**{"source": "photos/", "tau": 1.0, "seconds": {"propose": 1.5}, **counts, **changes})
+    rule = KeepRule(1.0)
+    return GallerySummary(
+        **{"source": "photos/", "tau": 1.0, "rule": rule, "seconds": {"propose": 1.5}, **counts, **changes}
+    )
 
 
 def make_gallery(*images, quarantined=(), **summary):
@@ -115,21 +119,27 @@ def annotated(entry, num_masks=2, expressions=None, data=None):
     return replace(empty(entry), masks=masks, expressions=candidates, **size)
 
 
-def write_run(folder, *makers, per_shard=4, seconds=None):
+def write_run(folder, *makers, per_shard=4, seconds=None, settings=(), embed_images=True, **changes):
     """Commit a run whose images are what `makers`, of (key, function of a plan's entry), make; return its location."""
     location = RunLocation.open(str(folder))
     entries = [
         PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5)
         for at, (key, _) in enumerate(makers)
     ]
-    start_run(location, entries)
+    start_run(location, entries, *settings, **changes)
     images = [make(entry) for entry, (_, make) in zip(entries, makers, strict=True)]
     for start in range(0, len(entries), per_shard):
         some = tuple(images[start : start + per_shard])
-        seconds = seconds or {"propose": 1.5, "caption": 2.0}
+        seconds = {"propose": 1.5, "caption": 2.0} if seconds is None else seconds
         shard = Shard(start // per_shard, 0, some, seconds, ("node-a",))
-        commit_shard(location, shard, planned_ids=[image.image_id for image in some], embed_images=True)
+        commit_shard(location, shard, planned_ids=[image.image_id for image in some], embed_images=embed_images)
     return location
+
+
+def set_tau(page, value):
+    """Move the slider as its own event says it has moved; `drag` in `test_browser` moves it by hand."""
+    slide = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }"
+    page.locator("#tau").evaluate(slide, value)
 
 
 def quarantined_because(message):

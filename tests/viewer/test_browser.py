@@ -6,7 +6,7 @@ import pytest
 
 from cli.gallery import write_pages
 from tests.store.builders import empty
-from tests.viewer.builders import annotated, picture, quarantined_because, serving, write_run
+from tests.viewer.builders import annotated, picture, quarantined_because, serving, set_tau, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -64,11 +64,6 @@ def page(open_page, pages):
 
 def shown(page):
     return [card.inner_text() for card in page.locator(".card:visible h2").all()]
-
-
-def set_tau(page, value):
-    slide = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }"
-    page.locator("#tau").evaluate(slide, value)
 
 
 def test_pointing_at_a_mask_shows_its_expressions_beside_the_pointer(page):

@@ -105,7 +105,7 @@ def test_every_image_has_its_picture_its_outlines_and_its_record(page, destinati
     assert text.count('loading="lazy"') == 2
     assert re.findall(r'<path class="mask c(\d+)" data-mask="(\d+)"', text) == [("0", "0"), ("1", "1"), ("0", "0")]
     assert [len(record["expressions"]) for record in records[:2]] == [2, 0]
-    assert records[2] == {"tau": 1.0, "colours": 36}
+    assert records[2] == {"tau": 1.0, "hasTau": True, "conditions": [], "colours": 36}
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ const fixed = (value, digits = 2) => (value === null ? "–" : value.toFixed(Mat
 const thousands = (value) => value.toLocaleString("en-US");
 const plural = (count, word, words = `${word}s`) => `${thousands(count)} ${count === 1 ? word : words}`;
 
+// What `refilter` would keep: of people, and of several masks or none, the table's word stands whatever τ is.
 function keepAt(value) {
   tau = value;
-  // At the run's own τ the table's word counts: another rule than the threshold may have written it.
+  // So it does at the run's own τ: another rule than the threshold may have written it.
   const isRuns = tau === settings.tau;
   expressions.forEach((e, id) => {
-    isKept[id] = isRuns || e.human || e.distinctiveness === null ? e.kept : e.distinctiveness > tau;
+    isKept[id] = isRuns || !e.judged ? e.kept : !(e.distinctiveness !== null && e.distinctiveness <= tau) && !e.unmet.length;
   });
 }
 
@@ -26,24 +27,57 @@ function yieldNow() {
 }
 
 const signed = (value) => (Math.abs(value) >= 0.005 ? value.toFixed(2) : value.toPrecision(2));
+const written = () => `τ\u00a0=\u00a0${+tau.toFixed(3)}`;
+// Where a scorer of another package decided, τ is a figure of the configuration and no reason.
+const isByAnother = () => !settings.hasTau && tau === settings.tau;
+const rivalOf = (e) => (e.rival === null ? null : e.image.masks[e.rival]);
 
-// A short reason for a list, and a sentence for who asks. `rival` is null for a mask alone.
+// A short reason for a list, and a sentence for who asks.
 function reason(e) {
-  const d = e.distinctiveness;
-  const rival = e.rival === null ? null : e.image.masks[e.rival];
-  const short = `τ\u00a0=\u00a0${+tau.toFixed(3)}`;
-  if (isKept[e.id]) {
-    if (e.human) return ["written by a person", "A person wrote it, and what people write is kept."];
-    if (d === null) return ["alone in its image", "Its mask is the only one in the image: there is nothing to confuse it with."];
-    if (!(d > tau)) return ["by the run's rule", `The run kept it, though ${fixed(d)} is not above ${short}.`];
-    const ahead = rival ? ` It fits ${fixed(d)} times as well as it fits mask ${rival.index}, the strongest other one.` : "";
-    return ["", `Its distinctiveness of ${fixed(d, 3)} is above ${short}.${ahead}`];
+  if (e.human) return isKept[e.id] ? ["written by a person", "A person wrote it, and what people write is kept."] : ["by the run's rule", "A person wrote it, and the run did not keep it."];
+  if (!e.judged) {
+    const what = e.targets.length ? "of several masks" : "refers to nothing";
+    return [what, `It ${e.targets.length ? "speaks of several masks" : "refers to nothing in the image"}: no threshold decides on it, and the run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];
   }
-  if (d === null) return ["not scored", "It has no distinctiveness, and the run did not keep it."];
+  return isKept[e.id] ? whyKept(e) : whyRejected(e);
+}
+
+// The conditions of the run's rule that it fails, each with the value that fails it.
+function unmet(e) {
+  return e.unmet.map((at) => {
+    const condition = settings.conditions[at];
+    const [column] = condition.split(" ");
+    const value = column === "log_prob" ? e.draws[0]?.[3] ?? null : e[column];
+    return { condition, told: `${column} of ${column === "count" ? value : fixed(value, 3)}` };
+  });
+}
+
+// `rival` is null for a mask alone in its image.
+function whyKept(e) {
+  const [d, rival] = [e.distinctiveness, rivalOf(e)];
+  const [failed] = unmet(e);
+  if (failed) return ["by the run's rule", `The run kept it, though its ${failed.told} does not meet ${failed.condition}.`];
+  if (d === null) return ["alone in its image", "Its mask is the only one in the image: there is nothing to confuse it with."];
+  if (isByAnother()) return ["by the run's scorer", `The run's own scorer kept it, by a bound that is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
+  if (!(d > tau)) return ["by the run's rule", `The run kept it, though ${fixed(d)} is not above ${written()}.`];
+  const ahead = rival ? ` It fits ${fixed(d)} times as well as it fits mask ${rival.index}, the strongest other one.` : "";
+  return ["", `Its distinctiveness of ${fixed(d, 3)} is above ${written()}.${ahead}`];
+}
+
+function whyRejected(e) {
+  const [d, rival] = [e.distinctiveness, rivalOf(e)];
+  const failed = unmet(e);
+  if (isByAnother() && d !== null && !failed.length) return ["by the run's scorer", `The run's own scorer rejected it, by a bound that is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
+  const conditions = failed.map(({ told, condition }) => `its ${told} does not meet ${condition}`).join(", and ");
+  if (d === null || d > tau) {
+    if (failed.length) return [`not ${failed[0].condition}`, `The run asks for more than τ: ${conditions}.`];
+    if (d === null) return ["not scored", "It has no distinctiveness, and the run did not keep it."];
+    return ["by the run's rule", `The run rejected it, though ${fixed(d, 3)} is above ${written()}.`];
+  }
   const other = rival ? `mask ${rival.index}` : "another mask";
-  if (d > tau) return ["by the run's rule", `The run rejected it, though ${fixed(d, 3)} is above ${short}.`];
-  if (d < 1) return [`fits ${other} better`, `It fits ${other} better than its own: a distinctiveness of ${fixed(d, 3)} is below 1.`];
-  if (d === 1) return [`fits ${other} as well`, `It fits ${other} as well as its own, so that nobody could tell which is meant.`];
+  const besides = failed.length ? ` Besides, ${conditions}.` : "";
+  if (d < 1) return [`fits ${other} better`, `It fits ${other} better than its own: a distinctiveness of ${fixed(d, 3)} is below 1.${besides}`];
+  if (d === 1) return [`fits ${other} as well`, `It fits ${other} as well as its own, so that nobody could tell which is meant.${besides}`];
   const gap = signed(tau - d);
-  return [`${gap} short of ${short}`, `It is ahead of ${other}, but its ${fixed(d, 3)} is ${gap} short of ${short}.`];
+  return [`${gap} short of ${written()}`, `It is ahead of ${other}, but its ${fixed(d, 3)} is ${gap} short of ${written()}.${besides}`];
 }

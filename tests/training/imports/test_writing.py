@@ -135,10 +135,15 @@ def test_the_header_says_that_a_human_made_it_and_of_which_files(dataset, import
     assert set(header.identity.method["import"]["files"]) == {"refs(unc).p", "instances.json"}
 
 
-def test_its_data_card_says_that_no_model_made_it(finished):
+def test_its_data_card_says_that_no_model_made_it_and_which_files_people_s_annotation_came_from(finished):
     location, _, _ = finished
     assert "import" in (card := location.read_bytes("DATACARD.md").decode())
     assert "no model" in card.lower()
+    read = require_header(location).identity.method["import"]
+    assert len(read["files"]) == 2
+    for name, digest in read["files"].items():
+        assert f"| … its file `{name}` | sha256 `{digest}` |" in card
+    assert f"| … its splits | {', '.join(f'`{split}`' for split in read['splits'])} |" in card
 
 
 def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(dataset, imported, tmp_path):
