@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,6 +11,8 @@ from rich.progress import Progress
 from cli import options
 from cli.console import report, stderr
 from cli.destinations import check_apart
+from schemas.errors import ConfigError
+from schemas.formats import IMAGE_FORMATS
 from store.header import require_header
 from store.location import RunLocation
 from store.sources.reading import PlannedImages
@@ -62,4 +65,21 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
         # First what the gallery links to.
         write_quality(quality, destination)
         showing = progress.add_task("images", total=content.num_images)
-        return write_gallery(content, destination, lambda done: progress.update(showing, completed=done))
+        return write_gallery(
+            content,
+            destination,
+            lambda done: progress.update(showing, completed=done),
+            formats=_formats(header.config.images.decoder_plugins),
+        )
+
+
+def _formats(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats of pictures that are shown: those of the run, as far as this machine has its plug-ins."""
+    # Here: the command is named in every `--help`, and need not import Pillow for it.
+    from workers.images.formats import allowed_formats
+
+    try:
+        return allowed_formats(plugins)
+    except ConfigError as error:
+        report("note", f"pictures of some formats stay blank: {error}", "yellow")
+        return IMAGE_FORMATS

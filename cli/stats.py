@@ -15,7 +15,7 @@ from cli import options
 from cli.console import facts_table, format_bytes, printable, stderr, stdout
 from store.distributions import Distribution
 from store.location import RunLocation
-from store.statistics import DEFAULT_SAMPLE, RunStatistics, run_statistics
+from store.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 DEFAULT_TOP = 10
@@ -51,9 +51,9 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
     """Return the figures as tables."""
     parts: list[RenderableType] = [_counts_view(out, found), "", _distributions_view(found)]
     for name, groups in found.groups.items():
-        table = _table(f"by {name}", ("", "candidates", "kept", "share"))
+        table = _table(f"by {name}", ("", GROUPS[name], "kept", "share"))
         for value, count in groups.items():
-            table.add_row(printable(value), f"{count.candidates:,}", f"{count.kept:,}", f"{count.share:.1%}")
+            table.add_row(printable(value), f"{count.counted:,}", f"{count.kept:,}", f"{count.share:.1%}")
         parts += ["", table]
     if found.top:
         error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
@@ -122,7 +122,10 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
         "totals": dataclasses.asdict(found.totals),
         "distributions": distributions,
         "groups": {
-            name: {value: {**dataclasses.asdict(count), "share": count.share} for value, count in groups.items()}
+            name: {
+                value: {GROUPS[name]: count.counted, "kept": count.kept, "share": count.share}
+                for value, count in groups.items()
+            }
             for name, groups in found.groups.items()
         },
         "top": [{"text": text, "count": count} for text, count in found.top],

@@ -62,7 +62,8 @@ def _of_stage(header: RunHeader, stage: str, digest: str) -> Iterator[UsedModel]
     if settings is None or engine not in _OWN:
         yield UsedModel(title, engine, "", "weights", None, f"`{digest}`, as the engine has it")
         return
-    uri, own = settings.weights.uri, f"`{digest}`"
+    uri = settings.weights.uri
+    own: str | None = f"`{digest}`"
     priors = list(_prior(settings)) if isinstance(settings, MasksConfig) else []
     if priors:
         # The identity has one digest of both files; the file's own is known where the configuration demanded it.

@@ -71,6 +71,11 @@ class RunLocation:
             raise ConfigError(f"cannot open {out!r}: {error}. Give a local path or s3://bucket/prefix") from None
         return cls(out.rstrip("/"), ObjectFiles(filesystem, path))
 
+    def holds(self, other: RunLocation, folder: str = "") -> bool:
+        """Return whether `other` is this place, or its `folder`, or lies below: by what links and `..` lead to."""
+        outer = f"{_place(self.root)}/{folder}".rstrip("/")
+        return f"{_place(other.root)}/".startswith(f"{outer}/")
+
     def uri(self, path: str) -> str:
         """Return the full address of `path`, as pyarrow, DuckDB and the like accept it."""
         return self._files.uri(path)
@@ -212,3 +217,10 @@ class RunLocation:
 
 def _probe_name() -> str:
     return f"_probe-{secrets.token_hex(8)}"
+
+
+def _place(root: str) -> str:
+    protocol, separator, rest = root.partition("://")
+    if separator:
+        return f"{'s3' if protocol in S3_PROTOCOLS else protocol}://{rest.rstrip('/')}"
+    return str(Path(root).resolve()).rstrip("/")

@@ -201,8 +201,7 @@ class _Commit:
 
 
 def _check_places(parent: RunLocation, target: RunLocation) -> None:
-    inside = (f"{parent.root}/", f"{target.root}/")
-    if parent.root == target.root or target.root.startswith(inside[0]) or parent.root.startswith(inside[1]):
+    if parent.holds(target) or target.holds(parent):
         raise ConfigError(
             f"the new run at {target.root} would lie in the one it is made from, {parent.root}, or around it: name "
             "another place"

@@ -41,12 +41,16 @@ def sample_expressions(
         kept_only: Draw from kept expressions alone, else from all candidates.
 
     Raises:
-        ConfigError: No run was started there, a column does not exist, or a part is missing or too short.
+        ConfigError: No run was started there, a column does not exist or is given twice, or a part is missing or too
+            short.
         TransientError: Storage failed.
     """
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown or not columns:
         raise ConfigError(f"there is no column {' '.join(unknown[:1])!r}: give some of {', '.join(COLUMNS)}")
+    repeated = [name for number, name in enumerate(columns) if name in columns[:number]]
+    if repeated:
+        raise ConfigError(f"the column {repeated[0]!r} is asked for twice: give it once")
     require_header(location)
     commits, counts = [], []
     for receipt in cached_receipts(location):

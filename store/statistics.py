@@ -15,6 +15,7 @@ from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, MASKS
 from store.distributions import Distribution, TopTexts
+from store.draws import count_draws
 from store.header import require_header
 from store.location import RunLocation
 from store.manifest import cached_receipts
@@ -25,12 +26,11 @@ from store.totals import RunTotals, Totals
 
 # Shards of the presets hold 16 to 256 images: some 100,000 images tell a share to a tenth of a percent.
 DEFAULT_SAMPLE: Final = 1_000
-GROUPS: Final = ("source", "decoder", "crop")
-# A human's expression has no decoder and no crop.
-NO_GROUP: Final = "–"
+# What is counted in a group: a text that several draws gave counts for the decoder and the crop of each.
+GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}
 
 _THREADS: Final = 4
-_COLUMNS: Final = ("target_mask_ids", "text", "kept", *GROUPS, *SCORE_COLUMNS)
+_COLUMNS: Final = ("target_mask_ids", "text", "kept", "source", "samples", *SCORE_COLUMNS)
 
 # Shards looked into so far, shards to look into.
 OnProgress = Callable[[int, int], None]
@@ -38,15 +38,15 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GroupCount:
-    """Candidates of one source, decoder or crop, and how many of them are kept."""
+    """Candidates of one source, or draws of one decoder or crop, and how many of them are kept."""
 
-    candidates: int
+    counted: int
     kept: int
 
     @property
     def share(self) -> float:
-        """Kept by candidates."""
-        return self.kept / self.candidates
+        """Kept by counted."""
+        return self.kept / self.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RunStatistics:
         kept_a_mask: Kept expressions, over all masks.
         words: Of kept expressions, between blanks.
         scores: By column, over all candidates that have the score.
-        groups: By one of `GROUPS`, then by its value, most candidates first.
+        groups: By one of `GROUPS`, then by its value, the most first.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
     """
@@ -155,9 +155,12 @@ class _Sums:
         self.words.add(pc.list_value_length(pc.utf8_split_whitespace(kept["text"])).to_numpy())
         for name, scores in self.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
-        for name, groups in self.groups.items():
-            for row in table.group_by([name, "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-                groups[_group(name, row[name]), row["kept"]] += row["count_all"]
+        for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+            # Tables of version 1 do not say it: models wrote them.
+            self.groups["source"][row["source"] or SOURCE_MODEL, row["kept"]] += row["count_all"]
+        for kind, count in count_draws(table).items():
+            for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
+                self.groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
         found = kept["text"].value_counts()
         self.texts.add(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
 
@@ -173,16 +176,10 @@ def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
     return found + [0] * max(num_ids - len(found), 0)
 
 
-def _group(name: str, value: str | None) -> str:
-    if value is None:
-        return SOURCE_MODEL if name == "source" else NO_GROUP
-    return value
-
-
 def _by_size(counts: Mapping[tuple[str, bool], int]) -> dict[str, GroupCount]:
     values = {value for value, _ in counts}
     groups = {
         value: GroupCount(counts.get((value, True), 0) + counts.get((value, False), 0), counts.get((value, True), 0))
         for value in values
     }
-    return dict(sorted(groups.items(), key=lambda item: (-item[1].candidates, item[0])))
+    return dict(sorted(groups.items(), key=lambda item: (-item[1].counted, item[0])))

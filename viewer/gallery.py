@@ -7,11 +7,13 @@ The pages ask for nothing but the pictures beside them, so that they open from a
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from schemas.errors import ConfigError
+from schemas.formats import IMAGE_FORMATS
 from schemas.tables import FAILURE_REASONS
 from store.location import RunLocation
 from viewer.model import Gallery, GallerySummary
@@ -19,11 +21,16 @@ from viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
 from viewer.records import NUM_COLOURS, ImageCard, embedded_json, image_card
 from viewer.thumbnails import thumbnail
 
+logger = logging.getLogger(__name__)
+
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
 PICTURES_FOLDER: Final = "pictures"
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
+
+# Formats that this machine lacks make every picture blank: the first few are named.
+_MAX_TOLD: Final = 3
 
 # Called with how many images are done.
 OnImage = Callable[[int], None]
@@ -41,17 +48,29 @@ def check_destination(destination: RunLocation) -> None:
             raise ConfigError(f"{destination.uri(name)} is no page of a gallery: name another folder with --to")
 
 
-def write_gallery(gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done: None) -> str:
+def write_gallery(
+    gallery: Gallery,
+    destination: RunLocation,
+    on_image: OnImage = lambda done: None,
+    *,
+    formats: Sequence[str] = IMAGE_FORMATS,
+) -> str:
     """Write the pictures, then the page; return the page's address.
 
     The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
+
+    Args:
+        gallery: What to show.
+        destination: The folder of the pages.
+        on_image: Called after each image.
+        formats: Of pictures that may be opened, by Pillow's names.
 
     Raises:
         ConfigError: The place cannot be written.
         TransientError: Storage failed.
     """
     written: set[str] = set()
-    page = "".join(iter_gallery(gallery, destination, written, on_image))
+    page = "".join(iter_gallery(gallery, destination, written, on_image, formats=formats))
     destination.replace(INDEX_NAME, page.encode())
     for file in list(destination.list(PICTURES_FOLDER)):
         if _PICTURE_NAME.match(file.name) and file.name not in written:
@@ -70,19 +89,31 @@ def _settings(summary: GallerySummary) -> dict[str, Any]:
 
 
 def iter_gallery(
-    gallery: Gallery, destination: RunLocation, written: set[str], on_image: OnImage = lambda done: None
+    gallery: Gallery,
+    destination: RunLocation,
+    written: set[str],
+    on_image: OnImage = lambda done: None,
+    *,
+    formats: Sequence[str] = IMAGE_FORMATS,
 ) -> Iterator[str]:
     """Yield the page's text an image at a time, and write each image's small picture; its name joins `written`."""
 
     def cards() -> Iterator[ImageCard]:
+        num_unread = 0
         for number, image in enumerate(gallery.images, start=1):
             name = f"{image.image_id}.webp"
-            small = thumbnail(image.data) if image.data else None
+            small = thumbnail(image.data, formats) if image.data else None
+            if image.data and small is None:
+                num_unread += 1
+                if num_unread <= _MAX_TOLD:
+                    logger.warning("the gallery shows no picture of %s: nothing here decodes it", image.key)
             if small is not None:
                 destination.replace(f"{PICTURES_FOLDER}/{name}", small)
                 written.add(name)
             yield image_card(image, picture=f"{PICTURES_FOLDER}/{name}" if small is not None else None)
             on_image(number)
+        if num_unread > _MAX_TOLD:
+            logger.warning("%d pictures in all cannot be decoded here", num_unread)
 
     content: dict[str, Any] = {
         "summary": gallery.summary,

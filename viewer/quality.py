@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from schemas.run import Receipt
 from schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from store.draws import DrawCount, DrawKind, count_draws
 from store.location import RunLocation
 from store.reading import read_table
 from viewer.duplicates import DuplicateCounter, Duplicates
@@ -34,8 +35,6 @@ _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-# A decoder with its setting, and a crop.
-Draw = tuple[str, str]
 # Called with how many shards are read, and of how many.
 OnShard = Callable[[int, int], None]
 
@@ -53,7 +52,7 @@ class RunQuality:
         kept_lengths: Kept ones by their number of words.
         scores: By name, float32 of each candidate that has the score.
         is_kept: By name, whether that candidate was kept.
-        draws: By decoder and crop, how many draws there were, and how many gave a text that was kept.
+        draws: By decoder with its setting, and crop.
         all_words: Growth of the vocabulary over candidates, in the tables' order.
         kept_words: The same over kept ones.
         texts: Kept expressions by text.
@@ -69,7 +68,7 @@ class RunQuality:
     kept_lengths: Mapping[int, int]
     scores: Mapping[str, Floats]
     is_kept: Mapping[str, Bools]
-    draws: Mapping[Draw, tuple[int, int]]
+    draws: Mapping[DrawKind, DrawCount]
     all_words: Growth
     kept_words: Growth
     texts: Counter[str]
@@ -115,7 +114,7 @@ class _Counts:
     kept_lengths: Counter[int] = field(default_factory=Counter)
     scores: dict[str, list[Floats]] = field(default_factory=lambda: {name: [] for name in SCORES})
     is_kept: dict[str, list[Bools]] = field(default_factory=lambda: {name: [] for name in SCORES})
-    draws: defaultdict[Draw, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    draws: dict[DrawKind, DrawCount] = field(default_factory=dict)
     all_words: VocabularyGrowth = field(default_factory=VocabularyGrowth)
     kept_words: VocabularyGrowth = field(default_factory=VocabularyGrowth)
     texts: Counter[str] = field(default_factory=Counter)
@@ -131,7 +130,8 @@ class _Counts:
         for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
             of_length.update(pc.list_value_length(pc.utf8_split_whitespace(rows["text"])).to_pylist())
         self._add_scores(table)
-        self._add_draws(table)
+        for kind, count in count_draws(table).items():
+            self.draws[kind] = self.draws.get(kind, DrawCount()) + count
         self.all_words.add(table["text"].to_pylist())
         self._add_kept(kept)
 
@@ -148,18 +148,6 @@ class _Counts:
             is_finite = np.isfinite(scores)
             self.scores[name].append(scores[is_finite])
             self.is_kept[name].append(kept[is_finite])
-
-    def _add_draws(self, table: pa.Table) -> None:
-        samples = table["samples"].combine_chunks()
-        parents = pc.list_parent_indices(samples)
-        flat = pc.list_flatten(samples)
-        columns = {name: pc.struct_field(flat, name) for name in ("decoder", "top_k", "top_p", "crop")}
-        drawn = pa.table({**columns, "kept": pc.take(table["kept"].combine_chunks(), parents)})
-        grouped = drawn.group_by(list(columns), use_threads=False).aggregate([("kept", "count"), ("kept", "sum")])
-        for row in grouped.to_pylist():
-            tally = self.draws[decoder_name(row), row["crop"]]
-            tally[0] += row["kept_count"]
-            tally[1] += row["kept_sum"] or 0
 
     def _add_kept(self, kept: pa.Table) -> None:
         texts = kept["text"].to_pylist()
@@ -183,7 +171,7 @@ class _Counts:
             kept_lengths=self.kept_lengths,
             scores={name: _joined(some, np.float32) for name, some in self.scores.items()},
             is_kept={name: _joined(some, np.bool_) for name, some in self.is_kept.items()},
-            draws={draw: (tally[0], tally[1]) for draw, tally in self.draws.items()},
+            draws=self.draws,
             all_words=self.all_words.growth(),
             kept_words=self.kept_words.growth(),
             texts=self.texts,
@@ -192,10 +180,9 @@ class _Counts:
         )
 
 
-def decoder_name(row: Mapping[str, Any]) -> str:
-    """Return a draw's decoder with its setting, `top-p 0.4`."""
-    setting = row["top_k"] if row["top_k"] is not None else row["top_p"]
-    name = str(row["decoder"]).replace("_", "-")
+def decoder_name(decoder: str, setting: float | None) -> str:
+    """Return a decoder with its setting, `top-p 0.4`."""
+    name = decoder.replace("_", "-")
     return name if setting is None else f"{name} {setting:g}"
 
 

@@ -8,12 +8,13 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
+from store.draws import DrawCount
 from store.location import RunLocation
 from viewer.charts import Bar, Line, Marker, bar_labels, edge_labels, histogram, line_chart, share_bar, stacked_bar
 from viewer.duplicates import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD
 from viewer.gallery import INDEX_NAME, QUALITY_NAME
 from viewer.pages import iter_page
-from viewer.quality import SCORES, RunQuality
+from viewer.quality import SCORES, RunQuality, decoder_name
 
 _NUM_BINS: Final = 48
 _MAX_BARS: Final = 40
@@ -114,32 +115,33 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
 
 def _heat(quality: RunQuality) -> dict[str, Any]:
     """Return the table of shares kept, a row a decoder and a column a crop, with the row and the column of all."""
-    crops = sorted({crop for _, crop in quality.draws}, key=lambda crop: (crop != "masked", crop))
-    decoders = sorted({decoder for decoder, _ in quality.draws}, key=_decoder_order)
-    shares = [k / n for n, k in quality.draws.values() if n]
+    draws = quality.draws
+    crops = sorted({kind.crop for kind in draws}, key=lambda crop: (crop != "masked", crop))
+    # What is without a setting first: a number is never compared with None.
+    decoders = sorted(
+        {(kind.decoder, kind.setting) for kind in draws}, key=lambda each: (each[0], each[1] is not None, each[1] or 0)
+    )
+    shares = [count.kept / count.drawn for count in draws.values() if count.drawn]
     low, high = min(shares, default=0.0), max(shares, default=1.0)
 
-    def cell(pairs: list[tuple[int, int]]) -> dict[str, Any]:
-        drawn, kept = sum(n for n, _ in pairs), sum(k for _, k in pairs)
-        if not drawn:
+    def at(decoder: tuple[str, float | None] | None, crop: str | None) -> dict[str, Any]:
+        chosen = (
+            count
+            for kind, count in draws.items()
+            if decoder in (None, (kind.decoder, kind.setting)) and crop in (None, kind.crop)
+        )
+        count = sum(chosen, DrawCount())
+        if not count.drawn:
             return {"drawn": 0, "kept": 0, "share": None, "level": 0}
-        level = round(_HEAT_LEVELS * (kept / drawn - low) / (high - low or 1.0))
-        return {"drawn": drawn, "kept": kept, "share": kept / drawn, "level": min(max(level, 0), _HEAT_LEVELS)}
-
-    def at(decoder: str | None, crop: str | None) -> dict[str, Any]:
-        chosen = [n for (d, c), n in quality.draws.items() if decoder in (None, d) and crop in (None, c)]
-        return cell(chosen)
+        share = count.kept / count.drawn
+        level = round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
+        return {"drawn": count.drawn, "kept": count.kept, "share": share, "level": min(max(level, 0), _HEAT_LEVELS)}
 
     return {
         "crops": [crop.replace("context_", "context ×") for crop in crops],
-        "rows": [(decoder, [at(decoder, crop) for crop in crops], at(decoder, None)) for decoder in decoders],
+        "rows": [(decoder_name(*each), [at(each, crop) for crop in crops], at(each, None)) for each in decoders],
         "all": ([at(None, crop) for crop in crops], at(None, None)),
     }
-
-
-def _decoder_order(name: str) -> tuple[str, float]:
-    kind, _, setting = name.partition(" ")
-    return kind, float(setting or 0)
 
 
 def _growth_chart(quality: RunQuality) -> Markup | None:

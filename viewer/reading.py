@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import ImageError, PseudorisError
+from schemas.errors import ConfigError, ImageError, TransientError
 from schemas.ids import mask_index
 from schemas.keeping import KeepCondition, KeepRule, meets
-from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
@@ -111,7 +110,7 @@ def _iter_images(
     rule: KeepRule | None,
 ) -> Iterator[GalleryImage]:
     receipts = shards.receipts(location, chosen)
-    num_blank = 0
+    pictures = _Pictures(load_bytes)
     for receipt, positions in zip(receipts, chosen.values(), strict=True):
         images = read_table(location, IMAGES, _IMAGE_COLUMNS, [receipt])
         images = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED)).take(positions)
@@ -121,19 +120,16 @@ def _iter_images(
         expressions = _by_image(_with_unmet(candidates, rule.conditions if rule else ()), ids)
         for row in images.to_pylist():
             image = row["image_id"]
-            data = row["bytes"] or _loaded(receipt, row, load_bytes, is_told=num_blank < _MAX_TOLD)
-            num_blank += data is None
             yield GalleryImage(
                 image_id=image,
                 key=row["key"],
                 height=row["height"],
                 width=row["width"],
-                data=data,
+                data=row["bytes"] or pictures.load(receipt.shard, row["key"], row["sha256"]),
                 masks=tuple(_mask(mask) for mask in masks[image]),
                 expressions=tuple(_expression(expression) for expression in expressions[image]),
             )
-    if load_bytes is not None and num_blank > _MAX_TOLD:
-        logger.warning("%d pictures in all are not shown", num_blank)
+    pictures.finish()
 
 
 def _by_image(table: pa.Table, image_ids: pa.ChunkedArray) -> defaultdict[str, list[dict[str, Any]]]:
@@ -183,18 +179,41 @@ def _draw(sample: Mapping[str, Any]) -> GalleryDraw:
     return GalleryDraw(**{**sample, "other_masks": tuple(sample["other_masks"])})
 
 
-def _loaded(receipt: Receipt, row: Mapping[str, Any], load_bytes: LoadBytes | None, *, is_told: bool) -> bytes | None:
-    if load_bytes is None:
-        return None
-    try:
-        data = as_annotated(load_bytes(receipt.shard, row["key"]), row["sha256"])
-        if isinstance(data, ImageError):
-            raise data
-    except (OSError, PseudorisError) as error:
-        level = logging.WARNING if is_told else logging.DEBUG
-        logger.log(level, "the gallery shows no picture of %s: %s", row["key"], error)
-        return None
-    return data
+class _Pictures:
+    """Loads pictures that are not embedded; says of the first few that are blank why, and of all how many."""
+
+    def __init__(self, load_bytes: LoadBytes | None) -> None:
+        self._load_bytes = load_bytes
+        self._num_asked = self._num_blank = 0
+        self._is_gone = False
+
+    def load(self, shard: int, key: str, sha256: str) -> bytes | None:
+        if self._load_bytes is None:
+            return None
+        self._num_asked += 1
+        data = None if self._is_gone else self._loaded(self._load_bytes, shard, key, sha256)
+        self._num_blank += data is None
+        return data
+
+    def finish(self) -> None:
+        if self._num_blank > _MAX_TOLD or (self._is_gone and self._num_blank > 1):
+            logger.warning("%d pictures of %d that were looked for are not shown", self._num_blank, self._num_asked)
+
+    def _loaded(self, load_bytes: LoadBytes, shard: int, key: str, sha256: str) -> bytes | None:
+        try:
+            data = as_annotated(load_bytes(shard, key), sha256)
+            if isinstance(data, ImageError):
+                raise data
+        except (OSError, ImageError) as error:
+            level = logging.WARNING if self._num_blank < _MAX_TOLD else logging.DEBUG
+            logger.log(level, "the gallery shows no picture of %s: %s", key, error)
+            return None
+        except (ConfigError, TransientError) as error:
+            # Not this picture's fault. A bucket that does not answer has cost all of its patience already.
+            self._is_gone = True
+            logger.warning("SOURCE cannot be read, and is asked for no further picture after %s: %s", key, error)
+            return None
+        return data
 
 
 def _iter_quarantined(location: RunLocation, shards: CommittedShards) -> Iterator[QuarantinedImage]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import logging
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from schemas.formats import IMAGE_FORMATS
-
-logger = logging.getLogger(__name__)
 
 # Twice what a card shows, for dense screens and for the larger view beside the grid.
 MAX_SIDE_PX: Final = 800
@@ -20,17 +18,20 @@ _QUALITY: Final = 84
 _WHITE: Final = (255, 255, 255)
 
 
-def thumbnail(data: bytes) -> bytes | None:
+def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | None:
     """Return the upright image as WebP, its longer side at most `MAX_SIDE_PX`; None if it cannot be read.
 
-    The image was decoded when it was annotated, so a failure here means that the source has changed since.
+    The image was decoded when it was annotated, so a failure here means that a plug-in is missing.
+
+    Args:
+        data: The encoded image.
+        formats: That may be opened, by Pillow's names.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
             image.draft("RGB", (2 * MAX_SIDE_PX, 2 * MAX_SIDE_PX))  # JPEG alone: decodes at a fraction of the size
             upright = _as_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        logger.warning("an image of the gallery cannot be read: %s", error)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
         return None
     upright.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()

@@ -170,21 +170,6 @@ def _read_uri(uri: str, table: str, config: RunConfig) -> Outcome:
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
 
 
-def read_image(source: str, config: RunConfig, entry: PlanEntry) -> bytes:
-    """Return the encoded bytes of one planned image, unproven.
-
-    Raises:
-        ImageError: It is `missing`, `changed` or too large.
-        ConfigError: SOURCE itself does not exist any more.
-        TransientError: The storage failed.
-    """
-    root = open_root(source, config.source, config.placement.storage)
-    ((_, outcome),) = read_entries(root, [entry], config)
-    if isinstance(outcome, ImageError):
-        raise outcome
-    return outcome
-
-
 def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
     """Return `outcome`, or `changed` where its bytes are not those with this sha256: masks over others would lie."""
     if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
@@ -193,11 +178,12 @@ def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
 
 
 class PlannedImages:
-    """Reads images of a run again from its SOURCE; keeps the plan of the shard that was asked for last."""
+    """Reads images of a run again from its SOURCE; keeps its root, and the plan of the shard asked for last."""
 
     def __init__(self, location: RunLocation, header: RunHeader) -> None:
         self._location = location
         self._header = header
+        self._root: Storage | None = None
         self._shard = -1
         self._entries: dict[str, PlanEntry] = {}
 
@@ -205,10 +191,17 @@ class PlannedImages:
         """Return the encoded bytes of the image `key` of `shard`.
 
         Raises:
-            ImageError: It is missing or changed since the plan.
-            PseudorisError: SOURCE cannot be read.
+            ImageError: It is missing, changed since the plan or too large.
+            ConfigError: SOURCE itself does not exist any more.
+            TransientError: The storage failed.
         """
+        config = self._header.config
+        if self._root is None:
+            self._root = open_root(self._header.source, config.source, config.placement.storage)
         if shard != self._shard:
             entries = read_shard_plan(self._location, self._header, shard)
             self._shard, self._entries = shard, {entry.key: entry for entry in entries}
-        return read_image(self._header.source, self._header.config, self._entries[key])
+        ((_, outcome),) = read_entries(self._root, [self._entries[key]], config)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome

@@ -1,10 +1,14 @@
 """`pseudoris gallery` writes a folder of pages and pictures."""
 
+from pathlib import Path
+
 import pytest
 
 from cli.gallery import write_pages
 from schemas.errors import ConfigError
+from store.sources import reading
 from tests.builders.command import NUM_SCENES, pseudoris
+from tests.builders.hostile_plugin import hostile
 from tests.viewer.builders import annotated, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
@@ -55,10 +59,42 @@ def test_without_a_run_the_message_says_how_to_start_one(tmp_path):
     assert "pseudoris annotate" in shown.stderr
 
 
-@pytest.mark.parametrize("inside", ["", "/images", "/_receipts"])
-def test_the_folders_of_the_run_itself_are_refused(run, inside):
-    with pytest.raises(ConfigError, match="is a folder of the run itself: name another one"):
+@pytest.mark.parametrize(
+    ("plugin", "num_pictures"), [("tests.builders.hostile_plugin", 1), ("a_plugin_of_another_machine", 0)]
+)
+def test_pictures_of_a_plug_in_are_shown_where_this_machine_has_it(tmp_path, capsys, plugin, num_pictures):
+    run = write_run(
+        tmp_path / "run",
+        ("a.hostile", lambda entry: annotated(entry, 2, SAID, data=hostile("nothing"))),
+        settings=[f"images.decoder_plugins=[{plugin}]"],
+    )
+    write_pages(run.root)
+    folder = tmp_path / "run" / "gallery" / "pictures"
+    assert len(list(folder.iterdir()) if folder.exists() else []) == num_pictures
+    assert ("pictures of some formats stay blank" in capsys.readouterr().err) == (not num_pictures)
+
+
+@pytest.mark.parametrize(
+    "inside", ["", "/images", "/_receipts", "/expressions/pages", "/gallery/../masks/pages", "/../a run", "/link/pages"]
+)
+def test_the_folders_of_the_run_itself_are_refused_and_all_below(run, inside):
+    Path(run.root, "link").symlink_to(Path(run.root, "failures"))
+    with pytest.raises(ConfigError, match="is a folder of the run itself, or in one: name another one"):
         write_pages(run.root, to=f"{run.root}{inside}")
+
+
+def test_a_folder_whose_name_begins_like_a_table_s_is_another_one(run):
+    assert write_pages(run.root, to=f"{run.root}/images pages").startswith(f"{run.root}/images pages/")
+
+
+def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    opened, real = [], reading.open_root
+    monkeypatch.setattr(reading, "open_root", lambda *of: (opened.append(of), real(*of))[1])
+    makers = [(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(5)]
+    run = write_run(tmp_path / "run", *makers, embed_images=False, source=str(tmp_path / "photos"))
+    write_pages(run.root)
+    assert len(opened) == 1
 
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_path):

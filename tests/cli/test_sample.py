@@ -68,6 +68,7 @@ def test_mistakes_say_what_is_allowed(out, tmp_path):
     for arguments, message in [
         ([out, "--columns", "text,nonsense"], "no column 'nonsense': give some of image_id, target_mask_ids"),
         ([out, "--columns", ""], "no column ''"),
+        ([out, "--columns", "text,key, text"], "the column 'text' is asked for twice: give it once"),
         ([out, "--json", "--csv"], "give one"),
         ([str(tmp_path)], "there is no run"),
     ]:

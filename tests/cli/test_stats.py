@@ -45,6 +45,8 @@ def test_json_holds_the_same_figures(out):
     assert set(tree["groups"]) == {"source", "decoder", "crop"}
     human = tree["groups"]["source"]["human"]
     assert human["share"] == 1.0
+    assert set(human) == {"candidates", "kept", "share"}
+    assert set(tree["groups"]["crop"]["masked"]) == {"draws", "kept", "share"}
     assert len(tree["top"]) == 1
     assert json.loads(invoke(out, "--json", "--every"))["num_shards_read"] == 4
 

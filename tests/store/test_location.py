@@ -134,3 +134,19 @@ def test_addresses_are_full(tmp_path, monkeypatch):
     assert RunLocation.open("run").uri("masks/a") == str(tmp_path / "run/masks/a")
     assert RunLocation.open(f"file://{tmp_path}/run").uri("masks/a") == str(tmp_path / "run/masks/a")
     assert RunLocation.open("memory://bucket/run/").uri("masks/a").endswith("bucket/run/masks/a")
+
+
+@pytest.mark.parametrize(
+    ("outer", "folder", "other", "holds"),
+    [
+        ("s3://b/run", "", "s3://b/run/", True),
+        ("s3://b/run", "", "s3a://b/run/inner", True),
+        ("s3://b/run", "", "s3://b/run2", False),
+        ("s3://b/run", "images", "s3://b/run/images/pages", True),
+        ("s3://b/run", "images", "s3://b/run/gallery", False),
+        ("s3://b/run", "", "/b/run", False),
+        ("/", "", "/b/run", True),
+    ],
+)
+def test_a_place_holds_what_lies_in_it_and_not_what_its_name_begins(outer, folder, other, holds):
+    assert RunLocation.open(outer).holds(RunLocation.open(other), folder) is holds

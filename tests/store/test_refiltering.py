@@ -227,6 +227,16 @@ def test_a_place_in_or_around_the_parent_is_refused(on_disk, place):
         refilter(on_disk, RunLocation.open(root), HIGHER)
 
 
+def test_a_place_is_in_the_parent_by_what_dots_and_links_lead_to(on_disk, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(on_disk.root)
+    up = f"{tmp_path}/x/" + "../" * len(tmp_path.parts)
+    for place in (f"{up}{on_disk.root.lstrip('/')}/inner", f"{tmp_path}/link/inner", f"{tmp_path}/link"):
+        with pytest.raises(ConfigError, match="would lie in the one it is made from"):
+            refilter(on_disk, RunLocation.open(place), HIGHER)
+    assert not Path(on_disk.root, "inner").exists()
+
+
 def test_a_run_that_is_not_complete_is_no_parent(disk, new):
     header = begin(disk)
     commit_scored(disk, header, 0)

@@ -13,6 +13,7 @@ from store.reading import read_table
 from store.statistics import run_statistics
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.store.builders import start_run
+from viewer.quality import quality_of_run
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +71,28 @@ def test_scores_are_of_all_candidates_that_have_them(run, rows, name):
 
 
 @pytest.mark.parametrize("name", ["source", "decoder", "crop"])
-def test_the_share_kept_is_told_by_source_decoder_and_crop(run, rows, name):
+def test_the_share_kept_is_told_by_source_and_of_every_draw_by_decoder_and_crop(run, rows, name):
     found = run_statistics(run).groups[name]
-    candidates = Counter(row[name] or "–" for row in rows)
-    kept = Counter(row[name] or "–" for row in rows if row["kept"])
-    assert {value: (each.candidates, each.kept) for value, each in found.items()} == {
-        value: (candidates[value], kept[value]) for value in candidates
+    values = [
+        (value, row["kept"])
+        for row in rows
+        for value in ([row["source"]] if name == "source" else [draw[name] for draw in row["samples"]])
+    ]
+    counted = Counter(value for value, _ in values)
+    kept = Counter(value for value, is_kept in values if is_kept)
+    assert {value: (each.counted, each.kept) for value, each in found.items()} == {
+        value: (counted[value], kept[value]) for value in counted
     }
-    assert list(found) == sorted(candidates, key=lambda value: (-candidates[value], value))
-    assert all(each.share == each.kept / each.candidates for each in found.values())
+    assert list(found) == sorted(counted, key=lambda value: (-counted[value], value))
+    assert all(each.share == each.kept / each.counted for each in found.values())
+
+
+def test_stats_and_the_quality_page_say_the_same_share_of_a_decoder_and_of_a_crop(run):
+    of_stats, draws = run_statistics(run).groups, quality_of_run(run).draws
+    for name in ("decoder", "crop"):
+        for value, found in of_stats[name].items():
+            some = [count for kind, count in draws.items() if getattr(kind, name) == value]
+            assert (found.counted, found.kept) == (sum(n.drawn for n in some), sum(n.kept for n in some))
 
 
 def test_the_most_frequent_expressions_are_kept_ones(run, rows):

@@ -2,6 +2,7 @@ import base64
 import gc
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -213,6 +214,16 @@ def test_images_are_read_one_after_another_and_not_held(destination):
     write_gallery(Gallery(make_summary(), images(), 8), destination)
 
     assert max(alive[2:]) <= alive[1] + 1
+
+
+def test_pictures_that_nothing_decodes_are_named_and_counted(destination, caplog):
+    broken = [make_image(f"{number}.heic", data=b"of another format") for number in range(5)]
+    with caplog.at_level(logging.WARNING):
+        write_gallery(make_gallery(*broken), destination)
+
+    assert [f"no picture of {number}.heic" in caplog.text for number in range(5)] == [True] * 3 + [False] * 2
+    assert "5 pictures in all cannot be decoded here" in caplog.text
+    assert "BytesIO" not in caplog.text
 
 
 def test_progress_is_told_after_each_image(destination):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from schemas.errors import ConfigError
+from store.draws import DrawCount, DrawKind
 from store.location import RunLocation
 from tests.store.builders import empty, quarantined
 from tests.viewer.builders import annotated, write_run
@@ -43,7 +44,10 @@ def test_scores_come_with_the_verdict_and_a_mask_alone_has_only_one(run):
 def test_every_draw_counts_for_its_decoder_and_crop(run):
     found = quality_of_run(run)
 
-    assert found.draws == {("beam", "masked"): (5, 4), ("top-p 0.4", "context_1.2"): (5, 4)}
+    assert found.draws == {
+        DrawKind("beam", None, "masked"): DrawCount(5, 4),
+        DrawKind("top_p", 0.4, "context_1.2"): DrawCount(5, 4),
+    }
 
 
 def test_words_texts_nouns_and_duplicates_are_of_kept_expressions(run):
@@ -77,10 +81,11 @@ def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("draw", "name"),
     [
-        ({"decoder": "beam", "top_k": None, "top_p": None}, "beam"),
-        ({"decoder": "top_k", "top_k": 13, "top_p": None}, "top-k 13"),
-        ({"decoder": "top_p", "top_k": None, "top_p": 0.4}, "top-p 0.4"),
+        (("beam", None), "beam"),
+        (("top_k", 13), "top-k 13"),
+        (("top_p", 0.4), "top-p 0.4"),
+        (("two words", None), "two words"),
     ],
 )
 def test_a_decoder_is_named_with_its_setting(draw, name):
-    assert decoder_name(draw) == name
+    assert decoder_name(*draw) == name

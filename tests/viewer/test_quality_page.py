@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from schemas.shard import CaptionSample
 from store.location import RunLocation
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
@@ -77,6 +78,16 @@ def test_a_run_of_equal_scores_has_its_histogram(tmp_path):
     text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, same))))
 
     assert "1 expressions, 1 kept" in text
+
+
+def test_a_decoder_of_another_package_may_have_any_name_and_setting(tmp_path):
+    names = (("my decoder", None, None), ("my decoder", 5, None), ("my decoder 1e", None, 0.5), ("beam", None, None))
+    samples = tuple(CaptionSample("masked", *name, -1.0) for name in names)
+    said = [(0, "a red circle", 1.5, 1, {"samples": samples})]
+    text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, said))))
+
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td class="h', text)
+    assert rows == ["beam", "my decoder", "my decoder 5", "my decoder 1e 0.5"]
 
 
 def test_the_page_is_written_whole_and_replaced(run, tmp_path):

@@ -127,7 +127,7 @@ def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, err
         images = list(gallery_from_run(location, load_bytes).images)
 
     assert [image.data for image in images] == [None] * 3
-    assert "shows no picture of s0/0.png" in caplog.text
+    assert "s0/0.png" in caplog.text
 
 
 def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
@@ -141,7 +141,25 @@ def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_
         list(gallery_from_run(location, load_bytes).images)
 
     assert caplog.text.count("shows no picture of") == 3
-    assert "6 pictures in all are not shown" in caplog.text
+    assert "6 pictures of 6 that were looked for are not shown" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConfigError("SOURCE is gone"), TransientError("the bucket does not answer")])
+def test_a_source_that_cannot_be_read_is_asked_once_and_said_so_once(run, caplog, error):
+    location, header = run
+    commit(location, header, 0, 1, 2, embed_images=False)
+    asked = []
+
+    def load_bytes(shard, key):
+        asked.append(key)
+        raise error
+
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
+
+    assert ([image.data for image in images], asked) == ([None] * 9, ["s0/0.png"])
+    assert caplog.text.count(str(error)) == 1
+    assert "9 pictures of 9 that were looked for are not shown" in caplog.text
 
 
 def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from schemas.formats import IMAGE_FORMATS
+from tests.builders import hostile_plugin
 from tests.viewer.builders import picture
 from viewer.thumbnails import MAX_SIDE_PX, thumbnail
 
@@ -74,6 +75,12 @@ def test_an_svg_that_poses_as_an_image_is_none():
 @pytest.mark.parametrize("image_format", ["EPS", "PPM", "PCX"])
 def test_formats_off_the_closed_list_are_not_opened(image_format):
     assert thumbnail(picture(image_format)) is None
+
+
+def test_a_format_of_a_plug_in_is_opened_where_it_is_allowed():
+    data = hostile_plugin.hostile("nothing")
+    assert thumbnail(data) is None
+    assert opened(thumbnail(data, (*IMAGE_FORMATS, "HOSTILE"))).size == (5, 3)
 
 
 def test_every_format_of_the_list_is_opened_by_a_process_that_has_loaded_no_plugin():
