@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Without markup: keys, paths and captions hold square brackets that are no styles.
-stdout = Console(highlight=False, markup=False)
-stderr = Console(stderr=True, highlight=False, markup=False)
+# Without markup and emoji: square brackets in keys, paths and captions are no styles, and `:smile:` is no picture.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 # Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

@@ -121,6 +121,7 @@ class GallerySummary:
     Attributes:
         source: SOURCE as given.
         tau: Of the configuration, where the slider begins.
+        parent: Where the run lies that this one was made from; None of one that stands alone.
         rule: What is kept; without a tau where a scorer of another package decided, None where people wrote it all.
         images: Committed; annotated + empty + quarantined.
         candidates: Expression rows, kept or not.
@@ -141,6 +142,7 @@ class GallerySummary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images_per_s: float | None = None
     is_complete: bool = True
+    parent: str | None = None
     rule: KeepRule | None = field(kw_only=True)
 
     @property

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
+from urllib.parse import unquote
 
 import jinja2
 from markupsafe import Markup
@@ -43,6 +44,8 @@ def iter_page(
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
+    # A key as a person writes it.
+    environment.filters["unquoted"] = unquote
     style = "".join(_resource(f"{name}.css") for name in styles) + _colour_classes()
     theme = _resource("theme.js")
     script = _joined(scripts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -105,9 +106,14 @@ def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | 
     edges = np.linspace(low, high, _NUM_BINS + 1)
     inside = np.clip(scores, low, high)
     whole, part = np.histogram(inside, edges)[0].tolist(), np.histogram(inside[kept], edges)[0].tolist()
+    names = [f"{start:.3g} to {end:.3g}" for start, end in pairwise(edges)]
+    if scores.min() < low:
+        names[0] = f"below {edges[1]:.3g}"
+    if scores.max() > high:
+        names[-1] = f"{edges[-2]:.3g} and above"
     bars = [
-        Bar(n, k, f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {n:,} expressions, {k:,} kept")
-        for at, (n, k) in enumerate(zip(whole, part, strict=True))
+        Bar(n, k, f"{each}: {n:,} expression{'' if n == 1 else 's'}, {k:,} kept")
+        for each, n, k in zip(names, whole, part, strict=True)
     ]
     marker = None if tau is None else Marker((tau - low) / (high - low), f"τ = {tau:g}")
     return histogram(bars, title=f"expressions by {name}", labels=edge_labels(low, high), marker=marker)

@@ -97,6 +97,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
         seconds=status.seconds,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
+        parent=header.parent.location if header.parent else None,
         rule=stated_rule(header),
     )
 

@@ -46,6 +46,7 @@ class ImageCard:
     Attributes:
         name: The key as a person writes it.
         picture: Address of the small picture, relative to the page; None where there is none.
+        has_expressions: An image without a mask may have some that refer to nothing.
         record: JSON that no HTML parser reads as anything else.
     """
 
@@ -56,6 +57,7 @@ class ImageCard:
     width: float
     height: float
     masks: tuple[MaskShape, ...]
+    has_expressions: bool
     record: Markup
 
 
@@ -71,6 +73,7 @@ def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
         width=round(width, 1),
         height=round(height, 1),
         masks=shapes,
+        has_expressions=bool(image.expressions),
         record=embedded_json(_record(image, shapes)),
     )
 
@@ -123,6 +126,7 @@ def _expression_record(expression: GalleryExpression, order_of: Mapping[int, int
         "text": expression.text,
         "head": expression.head_noun,
         "targets": [order_of[index] for index in expression.targets if index in order_of],
+        "nothing": not expression.targets,
         "human": expression.source == SOURCE_HUMAN,
         "judged": expression.is_judged,
         "unmet": expression.unmet,

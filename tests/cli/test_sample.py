@@ -82,7 +82,9 @@ def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
     entries = read_shard_plan(location, header, 0)
     shard = scored_shard(header.config, entries)
     (image,) = shard.images
-    rude = tuple(replace(each, text=f"a\x1b[2Jcircle {n}", kept=True) for n, each in enumerate(image.expressions[:1]))
+    rude = tuple(
+        replace(each, text=f"a\x1b[2Jcircle :smile: {n}", kept=True) for n, each in enumerate(image.expressions[:1])
+    )
     commit_shard(
         location,
         shard.with_images((replace(image, expressions=rude),)),
@@ -91,4 +93,4 @@ def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
     )
     shown = invoke(location.root, "--columns", "text")
     assert "\x1b" not in shown
-    assert r"a\x1b[2Jcircle 0" in shown
+    assert r"a\x1b[2Jcircle :smile: 0" in shown

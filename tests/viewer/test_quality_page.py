@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from schemas.run import ParentRun
 from schemas.shard import CaptionSample
 from store.location import RunLocation
 from tests.store.builders import empty
@@ -9,6 +10,9 @@ from tests.viewer.builders import annotated, write_run
 from viewer.quality import quality_of_run
 from viewer.quality_page import iter_quality, write_quality
 
+PARENT = ParentRun(
+    location="s3://bucket/parent", created_utc="2026-01-01T00:00:00Z", manifest=1, manifest_sha256="0" * 64
+)
 HOSTILE = "</td><script>document.title='owned'</script>"
 SAID = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, HOSTILE, 1.4, 0)]
 
@@ -77,7 +81,33 @@ def test_a_run_of_equal_scores_has_its_histogram(tmp_path):
     same = [(0, "a red circle", 1.5, 1)]
     text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, same))))
 
-    assert "1 expressions, 1 kept" in text
+    assert "1 expression, 1 kept" in text
+    assert "1 expressions" not in text
+
+
+def test_a_bar_at_the_end_that_holds_what_lies_beyond_says_so(tmp_path):
+    said = [(0, f"circle {n}", d, 1) for n, d in enumerate([0.01, *[1 + n / 400 for n in range(400)], 99.0])]
+    text = page_of(write_run(tmp_path / "run", ("a.png", lambda entry: annotated(entry, 2, said))))
+
+    hints = re.findall(r"<title>([^<]*): [\d,]+ expressions?, [\d,]+ kept</title>", text)
+    assert (hints[0], hints[47]) == ("below 1.02", "1.97 and above")
+    assert all(" to " in hint for hint in hints[1:47])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"origin": "refilter", "parent": PARENT}, "They stand in the one that it was made from, s3://bucket/parent."),
+        ({"origin": "import"}, "people made these tables, and no model"),
+        ({}, "The receipts hold no seconds yet."),
+    ],
+)
+def test_where_the_receipts_hold_no_seconds_the_page_says_why(tmp_path, changes, said):
+    makers = [("a.png", lambda entry: annotated(entry, 2, SAID))]
+    text = re.sub("<[^>]*>", "", page_of(write_run(tmp_path / "run", *makers, seconds={}, **changes)))
+
+    assert said in text
+    assert ("not made by models" in text) is False
 
 
 def test_a_decoder_of_another_package_may_have_any_name_and_setting(tmp_path):

@@ -113,7 +113,9 @@ def test_the_slider_keeps_what_refilter_keeps_at_every_tau(open_page, tmp_path):
     for tau in (0.7, 0.9, 1.2, 1.5):
         totals = refilter(run, RunLocation.open(str(tmp_path / f"at {tau}")), RuleChange(tau)).totals
         set_tau(page, tau)
-        page.wait_for_function(f"document.querySelector('#tau-value').textContent === '{tau}'")
+        page.locator(f"#tau-value >> text=/^{tau}$/").wait_for()
+        # The figures follow in the next frame.
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         shown = re.sub(r"\s", "", page.locator("#yield b").first.inner_text())
         assert (tau, int(shown)) == (tau, totals.kept)
 

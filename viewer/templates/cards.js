@@ -22,7 +22,7 @@ function row(mask, e, isNext) {
   button.dataset.mask = mask.order;
   if (e !== undefined) button.dataset.id = e.id;
   const verdict = e !== undefined && isSilent ? `, rejected: ${reason(e)[0]}` : "";
-  button.setAttribute("aria-label", `mask ${mask.index}: ${text.textContent}${verdict}; ${numKept(mask)} of ${mask.expressions.length} kept`);
+  button.setAttribute("aria-label", `${named(mask)}: ${text.textContent}${verdict}; ${numKept(mask)} of ${mask.expressions.length} kept`);
   return button;
 }
 
@@ -32,8 +32,8 @@ function renderCard(image) {
   if (rows === null) return;
   const isOpen = isNarrowed() || filters.terms.length > 0;
   // A few masks have room for more than their best.
-  const perMask = Math.max(1, Math.floor(MAX_ROWS / image.masks.length));
-  const best = image.masks
+  const perMask = Math.max(1, Math.floor(MAX_ROWS / image.entries.length));
+  const best = image.entries
     .map((mask) => [mask, bestOf(mask, perMask)])
     .filter(([mask, some]) => some.length || (!isOpen && !mask.expressions.length));
   // What is kept comes first, then by score, so that the best of an image is what is seen of it.
@@ -79,7 +79,7 @@ function listenToCards() {
   const maskAt = (target) => {
     const element = target.closest?.("[data-mask]");
     const image = imageOf.get(target.closest?.(".card"));
-    return element && image ? image.masks[element.dataset.mask] : null;
+    return element && image ? image.entries[element.dataset.mask] : null;
   };
   let lit = null;
   const unlight = () => {

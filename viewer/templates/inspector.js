@@ -4,11 +4,11 @@ const inspector = byId("inspector");
 const stage = byId("stage");
 const selection = { image: null, order: null, expression: null };
 
-const chosenMask = () => (selection.image && selection.order !== null ? selection.image.masks[selection.order] : null);
+const chosenMask = () => (selection.image && selection.order !== null ? selection.image.entries[selection.order] : null);
 
 function firstOrder(image) {
   let best = null;
-  for (const mask of image.masks) {
+  for (const mask of image.entries) {
     const [e] = bestOf(mask, 1);
     const value = e === undefined ? -2 : isKept[e.id] * 1000 + rank(e);
     if (best === null || value > best.value) best = { order: mask.order, value };
@@ -28,6 +28,8 @@ function select(image, order = null, { expression = null, isOpening = false, isS
   if (isScrolling) image.card.scrollIntoView({ block: "nearest" });
   if (isNew) renderStage();
   renderInspector();
+  // As a sheet it lies over what had the focus.
+  if (isOpening && getComputedStyle(inspector).position === "fixed") inspector.focus({ preventScroll: true });
 }
 
 function renderStage() {
@@ -45,7 +47,7 @@ function renderStage() {
 
 function renderInspector() {
   const mask = chosenMask();
-  byId("tabs").replaceChildren(...selection.image.masks.map(tab));
+  byId("tabs").replaceChildren(...selection.image.entries.map(tab));
   byId("mask-facts").textContent = mask === null ? "No mask survived in this image." : facts(mask);
   for (const path of stage.querySelectorAll(".mask")) {
     path.classList.toggle("is-selected", mask !== null && path.dataset.mask === String(mask.order));
@@ -60,11 +62,12 @@ function tab(mask) {
   button.type = "button";
   button.dataset.mask = mask.order;
   button.setAttribute("aria-pressed", String(mask.order === selection.order));
-  button.setAttribute("aria-label", `mask ${mask.index}, ${kept} of ${mask.expressions.length} kept`);
+  button.setAttribute("aria-label", `${named(mask)}, ${kept} of ${mask.expressions.length} kept`);
   return button;
 }
 
 function facts(mask) {
+  if (mask.isNothing) return "These refer to nothing in this image.";
   const parts = [`${(100 * mask.area).toFixed(1)} % of the picture`];
   if (mask.iou !== null) parts.push(`predicted IoU ${fixed(mask.iou)}`);
   if (mask.stability !== null) parts.push(`stability ${fixed(mask.stability)}`);
@@ -212,6 +215,7 @@ function listenToInspector() {
 
 function closeInspector() {
   inspector.classList.remove("is-open");
+  if (selection.image === null) return;
   openExpression(null);
   focusCard();
 }

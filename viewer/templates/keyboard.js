@@ -1,4 +1,5 @@
-// Keys: arrows between images, masks and expressions; / ? m and Esc. (t is the theme's own.)
+// Keys: arrows between images, masks and expressions; / ? m and Esc. (t, and whether keys of one character count, is the
+// theme's own.)
 
 function focusCard() {
   const { image, order } = selection;
@@ -18,7 +19,7 @@ function stepImage(by) {
 }
 
 function stepMask(by) {
-  const masks = selection.image.masks;
+  const masks = selection.image.entries;
   if (!masks.length) return;
   const at = Math.min(masks.length - 1, Math.max(0, (selection.order ?? 0) + by));
   const isInside = inspector.contains(document.activeElement);
@@ -29,7 +30,9 @@ function stepMask(by) {
 
 function stepExpression(by) {
   const lines = [...byId("expressions").querySelectorAll(".line")];
-  const at = lines.indexOf(document.activeElement.closest(".line"));
+  if (!lines.length) return;
+  // From a link in an open expression too.
+  const at = lines.indexOf(document.activeElement.closest("li")?.querySelector(".line"));
   const next = lines[Math.min(lines.length - 1, Math.max(0, at + by))];
   const id = Number(next.closest("li").dataset.id);
   openExpression(id);
@@ -38,6 +41,7 @@ function stepExpression(by) {
 }
 
 function enterExpressions() {
+  if (selection.image === null) return;
   inspector.classList.add("is-open");
   const lines = byId("expressions").querySelectorAll(".line");
   if (!lines.length) return;
@@ -54,7 +58,9 @@ function stepBack() {
   else document.activeElement.blur();
 }
 
-const isTyping = (target) => target.closest?.("input, select, textarea, dialog[open]");
+const isTyping = (target) => target.closest?.("input:not([type=range], [type=checkbox]), select, textarea, dialog[open]");
+// What arrows move of itself: the slider, and a table that is wider than its place.
+const hasArrows = (target) => target.matches?.("input[type=range], .scroll");
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
@@ -74,8 +80,10 @@ function onKey(event) {
     m: () => byId("show-masks").click(),
   };
   if (event.key === "Enter" && document.activeElement === document.body) actions.Enter = enterExpressions;
-  const action = Object.hasOwn(actions, event.key) ? actions[event.key] : null;
-  if (action === null || selection.image === null && event.key.startsWith("Arrow")) return;
+  const isArrow = event.key.startsWith("Arrow");
+  const isOff = event.key.length === 1 && document.documentElement.dataset.keys === "off";
+  const action = Object.hasOwn(actions, event.key) && !isOff ? actions[event.key] : null;
+  if (action === null || (isArrow && (selection.image === null || hasArrows(event.target)))) return;
   event.preventDefault();
   action();
 }

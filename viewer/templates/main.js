@@ -33,7 +33,7 @@ function showYield() {
   const perMask = numMasks ? (kept / numMasks).toFixed(1) : "–";
   byId("yield").replaceChildren(
     make("b", "", thousands(kept)), ` kept of ${thousands(expressions.length)} (${share(kept, expressions.length)}) · `,
-    make("b", "", perMask), " a mask · ", make("b", "", share(masks, numMasks)), " of masks have one",
+    make("b", "", perMask), " a mask · ", make("b", "", share(masks, numMasks)), ` of masks have one, in the ${plural(images.length, "image")} of this page`,
   );
   const text = String(+tau.toFixed(3));
   byId("tau-value").textContent = text;
@@ -64,7 +64,7 @@ function update() {
   showCount(found);
   renderCards();
   if (selection.image === null || !selection.image.isShown) {
-    const first = images.find((image) => image.isShown && image.masks.length) ?? images.find((image) => image.isShown);
+    const first = images.find((image) => image.isShown && image.entries.length) ?? images.find((image) => image.isShown);
     if (first) return select(first);
   }
   if (selection.image) renderInspector();
@@ -144,6 +144,7 @@ function listenToControls() {
     event.currentTarget.setAttribute("aria-pressed", String(isOn));
   });
   byId("help-button").addEventListener("click", () => byId("help").showModal());
+  byId("single-keys").checked = document.documentElement.dataset.keys !== "off";
   document.addEventListener("keydown", onKey);
 }
 

@@ -24,7 +24,11 @@ for (const card of document.querySelectorAll(".card")) {
     expressions.push(e);
     for (const order of e.targets) image.masks[order].expressions.push(e);
   }
-  for (const mask of image.masks) mask.expressions.sort((a, b) => rank(b) - rank(a));
+  // What refers to nothing in the image stands with it as with a mask after the last.
+  const silent = record.expressions.filter((e) => e.nothing);
+  const nothing = { index: "∅", order: image.masks.length, image, expressions: silent, isNothing: true };
+  image.entries = silent.length ? [...image.masks, nothing] : image.masks;
+  for (const mask of image.entries) mask.expressions.sort((a, b) => rank(b) - rank(a));
   images.push(image);
 }
 

@@ -1,18 +1,16 @@
-// What stands beside the pointer while it is over a mask: its best expressions.
+// What stands beside the pointer while it is over a mask: its best expressions that match.
 
 const NUM_PEEKED = 4;
 const peekBox = byId("peek");
 
 function showPeek(mask, event) {
-  const kept = mask.expressions.filter((e) => isKept[e.id]);
-  const shown = (kept.length ? kept : mask.expressions).slice(0, NUM_PEEKED);
-  const lines = shown.map((e) => {
-    const line = make("p", kept.length ? "kept" : "rejected", spoken(e), make("span", "value", fixed(e.distinctiveness)));
-    return line;
-  });
-  const rest = `${kept.length} of ${mask.expressions.length} kept`;
+  const lines = bestOf(mask, NUM_PEEKED).map((e) => (
+    make("p", isKept[e.id] ? "kept" : "rejected", spoken(e), make("span", "value", fixed(e.distinctiveness)))
+  ));
+  const hides = mask.expressions.length > 0 && !lines.length ? "none matches · " : "";
+  const rest = `${hides}${numKept(mask)} of ${mask.expressions.length} kept`;
   peekBox.className = colour(mask);
-  peekBox.replaceChildren(...lines, make("span", "more", `mask ${mask.index} · ${rest}`));
+  peekBox.replaceChildren(...lines, make("span", "more", `${named(mask)} · ${rest}`));
   peekBox.hidden = false;
   movePeek(event);
 }

@@ -1,4 +1,4 @@
-// Light or dark: as the reader chose on these pages before, else as the system says. Runs before anything is painted.
+// Light or dark, and keys of one character: as the reader chose on these pages before, else as the system says, and on. Runs before anything is painted.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -6,6 +6,8 @@
   const stored = (action) => { try { return action(localStorage); } catch { return null; } };
   const chosen = stored((storage) => storage.getItem("pseudoris-theme"));
   if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
+  // WCAG 2.1.4: who speaks to the machine must be able to turn keys of one character off.
+  if (stored((storage) => storage.getItem("pseudoris-keys")) === "off") root.dataset.keys = "off";
 
   function toggle() {
     const isDark = getComputedStyle(root).colorScheme === "dark"
@@ -15,8 +17,13 @@
   }
 
   document.addEventListener("click", (event) => { if (event.target.closest?.("#theme")) toggle(); });
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "single-keys") return;
+    root.dataset.keys = event.target.checked ? "on" : "off";
+    stored((storage) => storage.setItem("pseudoris-keys", root.dataset.keys));
+  });
   document.addEventListener("keydown", (event) => {
     const isTyping = event.target.closest?.("input:not([type=range]), select, dialog");
-    if (event.key === "t" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) toggle();
+    if (event.key === "t" && root.dataset.keys !== "off" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) toggle();
   });
 })();
