@@ -1,10 +1,11 @@
-"""Names of controls, contrast of every text as it is painted, and lists that are lists: light and dark, open and closed."""
+"""Names of controls, contrast of every text as it is painted, and lists that are lists: in light and in dark."""
 
 import re
 
 import pytest
 
 from cli.gallery import write_pages
+from store.location import RunLocation
 from tests.viewer.builders import annotated, make_gallery, quarantined_because, write_run
 from viewer.gallery import iter_gallery
 
@@ -31,13 +32,15 @@ FAINT = """
   const linear = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
   const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
   const path = (e) => (e === null ? [] : [...path(e.parentElement), e]);
-  const ground = (e) => path(e).reduce((below, each) => over(rgba(getComputedStyle(each).backgroundColor), below), [255, 255, 255]);
+  const painted = (e) => rgba(getComputedStyle(e).backgroundColor);
+  const ground = (e) => path(e).reduce((below, each) => over(painted(each), below), [255, 255, 255]);
   const opacity = (e) => path(e).reduce((product, each) => product * getComputedStyle(each).opacity, 1);
   const found = [];
   const measure = (e, style, text) => {
     const below = ground(e);
     const [r, g, b, a] = rgba(e.closest("svg") ? style.fill : style.color);
-    const letters = over([r, g, b, a * opacity(e) * (e.closest("svg") ? 1 : style.opacity / getComputedStyle(e).opacity)], below);
+    const own = style.opacity / getComputedStyle(e).opacity;  // of a placeholder
+    const letters = over([r, g, b, a * opacity(e) * own], below);
     const [light, dark] = [luminance(letters), luminance(below)].sort((x, y) => y - x);
     const ratio = (light + 0.05) / (dark + 0.05);
     const size = parseFloat(style.fontSize);
@@ -45,8 +48,9 @@ FAINT = """
     if (ratio < due) found.push(`${ratio.toFixed(2)} ${e.tagName}.${e.getAttribute("class")} ${text}`);
   };
   for (const e of document.body.querySelectorAll("*")) {
-    if (e.closest(".overlay, script, noscript, option, title, .unseen") || !e.checkVisibility({ visibilityProperty: true })) continue;
-    const text = [...e.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    const isSeen = e.checkVisibility({ visibilityProperty: true });
+    if (!isSeen || e.closest(".overlay, script, noscript, option, title, .unseen")) continue;
+    const text = [...e.childNodes].map((node) => (node.nodeType === 3 ? node.data.trim() : "")).join("");
     if (text) measure(e, getComputedStyle(e), text);
     if (e.placeholder) measure(e, getComputedStyle(e, "::placeholder"), e.placeholder);
   }
@@ -113,8 +117,6 @@ def test_the_measure_of_contrast_finds_what_is_faint(open_page, pages):
 
 
 def test_in_a_list_of_figures_the_term_comes_before_what_is_said_of_it(tmp_path):
-    from store.location import RunLocation
-
     text = "".join(iter_gallery(make_gallery(), RunLocation.open(str(tmp_path)), set()))
     figures = re.findall(r'<div class="figure[^"]*">(.*?)</div>', text, re.DOTALL)
     assert len(figures) >= 6

@@ -28,9 +28,9 @@ function setUpSlider() {
 }
 
 function showYield() {
-  const { kept, masks } = yieldNow();
+  const { kept, ofMasks, masks } = yieldNow();
   const share = (part, whole) => (whole ? `${Math.round((100 * part) / whole)} %` : "–");
-  const perMask = numMasks ? (kept / numMasks).toFixed(1) : "–";
+  const perMask = numMasks ? (ofMasks / numMasks).toFixed(1) : "–";
   byId("yield").replaceChildren(
     make("b", "", thousands(kept)), ` kept of ${thousands(expressions.length)} (${share(kept, expressions.length)}) · `,
     make("b", "", perMask), " a mask · ", make("b", "", share(masks, numMasks)), ` of masks have one, in the ${plural(images.length, "image")} of this page`,

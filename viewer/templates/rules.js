@@ -17,13 +17,17 @@ function keepAt(value) {
 }
 
 function yieldNow() {
-  let kept = 0;
-  let masks = 0;
-  for (const verdict of isKept) kept += verdict;
+  const found = { kept: 0, ofMasks: 0, masks: 0 };
+  for (const verdict of isKept) found.kept += verdict;
   for (const image of images) {
-    for (const mask of image.masks) masks += mask.expressions.some((e) => isKept[e.id]);
+    for (const mask of image.masks) {
+      let kept = 0;
+      for (const e of mask.expressions) kept += isKept[e.id];
+      found.ofMasks += kept;
+      found.masks += kept > 0;
+    }
   }
-  return { kept, masks };
+  return found;
 }
 
 const signed = (value) => (Math.abs(value) >= 0.005 ? value.toFixed(2) : value.toPrecision(2));
