@@ -152,7 +152,7 @@ class _Sums:
         kept = table.filter(table["kept"])
         self.masks_an_image.add(_occurrences(shard.image_of_mask, counts.annotated + counts.empty))
         self.kept_a_mask.add(_occurrences(pc.list_flatten(kept["target_mask_ids"]), counts.masks))
-        self.words.add(pc.list_value_length(pc.utf8_split_whitespace(kept["text"])).to_numpy())
+        self.words.add(num_words(kept["text"]).to_numpy())
         for name, scores in self.scores.items():
             scores.add(table[name].cast(pa.float64()).to_numpy())
         for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
@@ -163,6 +163,11 @@ class _Sums:
                 self.groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
         found = kept["text"].value_counts()
         self.texts.add(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
+
+
+def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return how many words, between blanks, each text has."""
+    return pc.list_value_length(pc.utf8_split_whitespace(texts))
 
 
 def _read(location: RunLocation, receipt: Receipt) -> _ShardColumns:

@@ -21,6 +21,7 @@ from schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
 from store.draws import DrawCount, DrawKind, count_draws
 from store.location import RunLocation
 from store.reading import read_table
+from store.statistics import num_words
 from viewer.duplicates import DuplicateCounter, Duplicates
 from viewer.model import GallerySummary
 from viewer.reading import read_summary
@@ -128,7 +129,7 @@ class _Counts:
         table = read_table(location, EXPRESSIONS, _COLUMNS, [receipt])
         kept = table.filter(table["kept"])
         for of_length, rows in ((self.lengths, table), (self.kept_lengths, kept)):
-            of_length.update(pc.list_value_length(pc.utf8_split_whitespace(rows["text"])).to_pylist())
+            of_length.update(num_words(rows["text"]).to_pylist())
         self._add_scores(table)
         for kind, count in count_draws(table).items():
             self.draws[kind] = self.draws.get(kind, DrawCount()) + count

@@ -5,7 +5,9 @@ from schemas.errors import ConfigError
 from store.location import RunLocation
 
 
-@pytest.mark.parametrize("folder", ["", "/masks", "/_receipts", "/_plan", "/_manifest", "/images/", "/masks/a/b", "/x/../masks/a"])
+@pytest.mark.parametrize(
+    "folder", ["", "/masks", "/_receipts", "/_plan", "/_manifest", "/images/", "/masks/a/b", "/x/../masks/a"]
+)
 def test_the_runs_own_folders_are_refused(tmp_path, folder):
     run = RunLocation.open(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"--report .* is a folder of the run itself"):
