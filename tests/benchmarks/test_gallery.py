@@ -35,15 +35,6 @@ def test_the_command_line_times_every_action(tmp_path):
 
 
 @pytest.mark.browser
-def test_5000_expressions_stay_smooth(tmp_path):
-    path = tmp_path / "rows.json"
-    gallery.main(["--expressions", "5000", "--repeats", "5", "--json", str(path)])
-    rows = json.loads(path.read_text(encoding="utf-8"))
-
-    # Published are a tenth of a second at most; five times that where the machine is shared.
-    assert {row["case"]: row["ours_s"] for row in rows[1:] if row["ours_s"] > 0.5} == {}
-
-
 def test_what_is_published_was_measured_and_answers_at_once():
     rows = json.loads((ROOT / "benchmarks" / "results" / "gallery.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
