@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,14 @@ def pseudoris(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
 def start_pseudoris(*arguments: str) -> subprocess.Popen[str]:
     """Start the command and return its process, to be sent a signal; its output is piped."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(_command(arguments), stdout=pipe, stderr=pipe, text=True, env=_environment())
+    return subprocess.Popen(
+        _command(arguments), stdout=pipe, stderr=pipe, text=True, env=_environment(), preexec_fn=_obey_interrupts
+    )
+
+
+def _obey_interrupts() -> None:
+    # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 180.0) -> None:

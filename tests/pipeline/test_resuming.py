@@ -21,7 +21,7 @@ from store.header import read_header
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.receipts import iter_receipts
-from store.sources.reading import read_image
+from store.sources.reading import PlannedImages
 from tests.builders.runs import part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -144,7 +144,7 @@ def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path
     again = annotate("../photos", str(tmp_path / "out"), stub_config())
     assert again.num_shards_before == again.num_planned_shards
     (entry, *_) = read_shard_plan(location, header, 0)
-    assert read_image(header.source, header.config, entry) == (source / entry.key).read_bytes()
+    assert PlannedImages(location, header)(entry.shard, entry.key) == (source / entry.key).read_bytes()
 
 
 def test_images_that_appear_after_the_plan_are_not_added_and_another_limit_is_told(ray_session, tmp_path):

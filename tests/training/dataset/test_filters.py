@@ -121,7 +121,8 @@ def test_a_filter_that_keeps_nothing_is_refused_where_that_is_known(run):
 
 def test_a_filter_that_keeps_nothing_is_told_by_an_epoch_that_does_not_know_before(run, caplog):
     dataset = RisIterableDataset(run.location, SampleSpec(parts=("text",), where=NOTHING))
-    assert list(dataset) == []
+    with caplog.at_level("WARNING", logger="training"):
+        assert list(dataset) == []
     assert "none of the 1 shards that worker 0 of rank 0 reads has an expression that passes the filter" in caplog.text
     caplog.clear()
     assert len(list(RisIterableDataset(run.location, SampleSpec(parts=("text",))))) == 3
