@@ -23,12 +23,12 @@ from store.sources import Source, open_source
 from store.totals import Totals
 from workers.stages import STAGES
 
-# Source: measured, all four tables, on 37 masks of bundled scenes with the `tiny` preset: what a shard's
-# footers and column docs take, and what each row adds to them after compression.
-BYTES_PER_SHARD: Final = 13_000
-BYTES_PER_IMAGE: Final = 170
-BYTES_PER_MASK: Final = 310
-BYTES_PER_DRAW: Final = 44
+# Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): what a
+# shard's footers and column docs take, and what each row adds to them after compression.
+BYTES_PER_SHARD: Final = 16_000
+BYTES_PER_IMAGE: Final = 100
+BYTES_PER_MASK: Final = 150
+BYTES_PER_DRAW: Final = 30
 # Nobody knows before the models have looked; those scenes have 4.6.
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
