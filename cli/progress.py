@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import (
@@ -25,9 +24,6 @@ from rich.text import Text
 from cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
 from pipeline.summary import Committed, Notice, OnEvent, Planned, Retried, RunEvent, RunPlan, RunSummary
 from schemas.tables import FAILURE_REASONS
-
-# Of a bar's task: what an earlier start had committed.
-_BEFORE: Final = "num_images_before"
 
 
 class ImageRateColumn(ProgressColumn):
@@ -57,7 +53,8 @@ def _images_per_second(task: Task) -> float | None:
     # Not rich's own speed: shards land in bunches, and between two that land together its window sees their images
     # and next to no time.
     elapsed = task.finished_time if task.finished else task.elapsed
-    num_images = task.completed - task.fields.get(_BEFORE, 0)
+    # What an earlier start had committed took none of that time.
+    num_images = task.completed - task.fields.get("num_images_before", 0)
     return num_images / elapsed if elapsed and num_images > 0 else None
 
 
@@ -95,7 +92,7 @@ class RunProgress:
             f"{self._verb} ({actors or 'nothing left to do'})",
             total=event.num_images,
             completed=event.num_images_done,
-            **{_BEFORE: event.num_images_done},
+            num_images_before=event.num_images_done,
         )
 
     def _count(self, event: Committed) -> None:
