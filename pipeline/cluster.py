@@ -128,7 +128,7 @@ def _connect(host: str, port: int) -> None:
         # Ray takes a loopback address for this node's own, and may listen there alone.
         if host not in _LOOPBACK:
             raise
-        own = ray.util.get_node_ip_address()
+        own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
         socket.create_connection((own, port), timeout=_CONNECT_TIMEOUT_S).close()
 
 
