@@ -64,6 +64,8 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
     yield from _weights(config)
+    if config.filtering.nouns == "spacy":
+        yield _attempt("head nouns", _spacy)
     if source is not None:
         yield _attempt("source", lambda: _source(source, config, out))
     if out is not None:
@@ -127,6 +129,12 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
     return f"{stage.settings(config).weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
+
+
+def _spacy() -> str:
+    from workers.filtering.spacy_nouns import check_spacy
+
+    return check_spacy()
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
@@ -44,6 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"pseudoris {metadata.version('pseudoris')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
 app.command("annotate")(annotate.annotate)
 app.command("estimate")(estimate.estimate)
 app.command("status")(status.status)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import (
@@ -15,7 +17,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -26,11 +27,35 @@ from schemas.tables import FAILURE_REASONS
 
 
 class ImageRateColumn(ProgressColumn):
-    """Images a second over the last commits."""
+    """Images a second since the first shard began, as the summary counts them."""
 
     def render(self, task: Task) -> Text:
         """Return the rate, or a dash before the first commit."""
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "–", style="dim")
+        rate = _images_per_second(task)
+        return Text("–" if rate is None else f"{rate:.1f} images/s", style="dim")
+
+
+class TimeLeftColumn(ProgressColumn):
+    """Time left at the rate that `ImageRateColumn` shows."""
+
+    # A clock that changes with every frame is not read.
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Return hours, minutes and seconds, or dashes before the first commit."""
+        rate = _images_per_second(task)
+        if rate is None or task.remaining is None:
+            return Text("-:--:--", style="progress.remaining")
+        return Text(str(timedelta(seconds=round(task.remaining / rate))), style="progress.remaining")
+
+
+def _images_per_second(task: Task) -> float | None:
+    # Not rich's own speed: shards land in bunches, and between two that land together its window sees their images
+    # and next to no time.
+    elapsed = task.finished_time if task.finished else task.elapsed
+    # What an earlier start had committed took none of that time.
+    num_images = task.completed - task.fields.get("num_images_before", 0)
+    return num_images / elapsed if elapsed and num_images > 0 else None
 
 
 class RunProgress:
@@ -61,10 +86,13 @@ class RunProgress:
             self._progress.console.print(
                 f"continuing: {event.num_shards_done} of {event.num_shards} shards are committed and stay as they are"
             )
-        # A new task, so that the rate does not count what an earlier start committed.
+        # A new task, so that the rate does not count the time of listing and planning.
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(
-            f"{self._verb} ({actors or 'nothing left to do'})", total=event.num_images, completed=event.num_images_done
+            f"{self._verb} ({actors or 'nothing left to do'})",
+            total=event.num_images,
+            completed=event.num_images_done,
+            num_images_before=event.num_images_done,
         )
 
     def _count(self, event: Committed) -> None:
@@ -80,7 +108,7 @@ class RunProgress:
 
 
 @contextmanager
-def run_progress(console: Console = stdout) -> Iterator[OnEvent]:
+def run_progress(console: Console = stdout, clock: Callable[[], float] = time.monotonic) -> Iterator[OnEvent]:
     """Give a callback that shows a run's events on `console` as a bar; the bar ends with the block."""
     columns = (
         SpinnerColumn(),
@@ -89,9 +117,9 @@ def run_progress(console: Console = stdout) -> Iterator[OnEvent]:
         MofNCompleteColumn(),
         ImageRateColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, get_time=clock) as progress:
         yield RunProgress(progress).on_event
 
 

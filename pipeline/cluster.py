@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from pipeline.failures import causes, original_error
 from pipeline.identity import measure_identity
-from pipeline.interrupts import signals_deferred
+from pipeline.interrupts import handlers_kept, signals_deferred
 from schemas.config import RunConfig
 from schemas.errors import ConfigError, TransientError
 from schemas.run import Identity
@@ -24,6 +25,9 @@ from schemas.uris import secret_in
 logger = logging.getLogger(__name__)
 
 RAY_ADDRESS = "RAY_ADDRESS"
+# What a cluster across the internet needs to take a connection, many times over.
+_CONNECT_TIMEOUT_S: Final = 5.0
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -51,6 +55,12 @@ def connected(address: str) -> Iterator[bool]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def named_cluster(address: str) -> str | None:
+    """Return the address of the cluster that is named by `address` or by RAY_ADDRESS, None where none is named."""
+    named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
+    return None if named in ("", "auto", "local") else named
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -96,8 +106,44 @@ def _refuse_client(address: str) -> None:
     )
 
 
+def _check_answers(named: str) -> None:
+    """Raise ConfigError where nothing takes a connection at HOST:PORT; Ray would try for minutes.
+
+    Any other form is left to Ray, which refuses it at once.
+    """
+    host, _, port = named.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal():
+        return
+    try:
+        _connect(host, int(port))
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(_no_cluster(named, error)) from error
+
+
+def _connect(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        # Ray takes a loopback address for this node's own, and may listen there alone.
+        if host not in _LOOPBACK:
+            raise
+        own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
+        socket.create_connection((own, port), timeout=_CONNECT_TIMEOUT_S).close()
+
+
+def _no_cluster(address: str, error: Exception) -> str:
+    return (
+        f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
+        "--address HOST:PORT, or use --address local"
+    )
+
+
 def _start(address: str, folder: str | None) -> bool:
     """Connect, and return whether the cluster was there before."""
+    named = named_cluster(address)
+    if named is not None:
+        _check_answers(named)
     _quieten()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
@@ -105,8 +151,9 @@ def _start(address: str, folder: str | None) -> bool:
     elif address != "auto":
         options |= {"address": address}
     try:
-        # Broken off halfway it would leave the processes that it has started.
-        with signals_deferred(), _muted_stderr():
+        # Broken off halfway a new Ray would leave the processes that it has started. Joining starts none, and may wait
+        # for minutes for what answers there and is no Ray.
+        with signals_deferred() if named is None else handlers_kept(), _muted_stderr():
             ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         # Ray gives its own error away as text.
@@ -115,10 +162,7 @@ def _start(address: str, folder: str | None) -> bool:
                 f"the Ray cluster at address {address!r} asks for a token: set RAY_AUTH_MODE=token, with the token in "
                 "~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
-        raise ConfigError(
-            f"no Ray cluster at address {address!r}: {error}. Start one (ray start --head), name another with "
-            "--address HOST:PORT, or use --address local"
-        ) from error
+        raise ConfigError(_no_cluster(address, error)) from error
     except Exception as error:
         # Ray raises a bare Exception where its processes do not come up in their 30 seconds.
         raise TransientError(

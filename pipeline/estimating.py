@@ -19,6 +19,7 @@ from pipeline.graph import run_shards
 from pipeline.indexing import list_on_cluster
 from pipeline.job import Job
 from pipeline.resources import plan_actors
+from pipeline.starting import check_packages_here
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.run import Receipt
@@ -93,6 +94,7 @@ def estimate(
     """
     if num_gpus is not None and config.compute.device != "cuda":
         raise ConfigError("--gpus says how many GPUs the run would have, but compute.device is cpu: leave it out")
+    check_packages_here(config)
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()

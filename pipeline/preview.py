@@ -10,7 +10,7 @@ from pipeline.extending import ExtensionTally, new_entries
 from pipeline.indexing import list_on_cluster
 from pipeline.resources import plan_actors
 from pipeline.retrying import num_to_retry
-from pipeline.starting import Start, check_start
+from pipeline.starting import Start, check_packages_here, check_start
 from pipeline.summary import RunPlan
 from schemas.config import RunConfig
 from schemas.run import RunHeader
@@ -43,6 +43,7 @@ def dry_run(
         TransientError: Storage or the cluster failed.
     """
     start = start or Start(limit)
+    check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     check_start(location, start)
     listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)

@@ -23,6 +23,11 @@ ACTORS_PER_READER: Final = 8
 # Of the object store; Ray Data's own default. Source: ray.data.DataContext, Ray 2.60.
 RAY_DATA_SHARE: Final = 0.5
 
+_LOWER: Final = (
+    "An actor fits on one node or not at all, and reading needs its share next to the actors. Lower num_cpus, num_gpus "
+    "or min_actors (--set placement.{pool}.num_cpus=0.5), or add nodes."
+)
+
 _Amounts = dict[str, int]
 
 
@@ -176,15 +181,29 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
     named = {resource for pool in (*pools.values(), *tasks.values()) for resource in _demand(pool)}
     shapes = Counter(_shown({k: v for k, v in _units(node).items() if k in named}) for node in nodes)
     existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]
+    no_gpu = any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes)
+    remedy = _without_gpu(pools, config) if no_gpu else _LOWER.format(pool=next(iter(pools)))
     return "\n".join(
         [
             "the placement can never be scheduled. It asks for at least:",
             *asked,
             "and the cluster has:",
             *existing,
-            "An actor fits on one node or not at all, and reading needs its share next to the actors. Lower "
-            f"num_cpus, num_gpus or min_actors (--set placement.{next(iter(pools))}.num_cpus=0.5), or add nodes.",
+            remedy,
         ]
+    )
+
+
+def _without_gpu(pools: Mapping[str, PoolConfig], config: RunConfig) -> str:
+    """Return what makes of a placement on GPUs one on CPUs: all at once, since each setting alone is refused."""
+    settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
+    for name, pool in pools.items():
+        settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []
+        settings += [f"placement.{name}.num_cpus=1"] if pool.num_cpus > 1 else []
+    given = " ".join(f"--set {setting}" for setting in settings)
+    return (
+        "There is no GPU that Ray sees: add a node with one, or mend its driver where there is one (nvidia-smi). To "
+        f"compute on CPUs, slowly, give all of: {given}"
     )
 
 

@@ -20,7 +20,7 @@ from pipeline.metering import RunMeter
 from pipeline.resources import check_object_store, plan_actors
 from pipeline.resuming import plan_or_resume
 from pipeline.retrying import num_to_retry
-from pipeline.starting import Start, check_start
+from pipeline.starting import Start, check_packages_here, check_start
 from pipeline.summary import (
     Committed,
     Notice,
@@ -96,6 +96,7 @@ def annotate(
 def _annotate(
     source: str, out: str, config: RunConfig, *, start: Start, on_event: OnEvent, interrupts: Interrupts
 ) -> RunSummary:
+    check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     check_start(location, start)
     # Before anything is written or started: most mistakes are in a path.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.cluster import named_cluster
+from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from store.header import check_origin, read_header, require_header
 from store.location import RunLocation
@@ -41,3 +43,17 @@ def check_start(location: RunLocation, start: Start) -> None:
     header = require_header(location) if is_old else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
+
+
+def check_packages_here(config: RunConfig) -> None:
+    """Accept a config whose optional packages this machine has: before Ray, and long before the actors that use them.
+
+    Of a cluster that is named the nodes alone must have them, and tell it themselves.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    if config.filtering.nouns == "spacy" and named_cluster(config.placement.address) is None:
+        from workers.filtering.spacy_nouns import check_spacy  # only where it is asked for: an extra, beside torch
+
+        check_spacy()

@@ -392,7 +392,9 @@ class RunConfig(FrozenModel):
         if self.compute.device == "cuda":
             without = [name for name, pool in pools.items() if pool.num_gpus == 0]
             if without:
-                raise ValueError(f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0")
+                raise ValueError(
+                    f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
+                )
         return self
 
     def model_pools(self) -> dict[str, PoolConfig]:

@@ -33,6 +33,14 @@ def test_what_is_off_is_one_line_with_the_remedy(assignments, name, remedy):
     assert remedy in check.detail
 
 
+def test_a_parser_that_is_asked_for_and_not_installed_is_off(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    config = load_config("tiny", assignments=["filtering.nouns=spacy"])
+    (check,) = [check for check in run_checks(config, source=None, out=None) if not check.is_ok]
+    assert check.name == "head nouns"
+    assert "pip install -e '.[spacy]'" in check.detail
+
+
 def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     (tmp_path / "file").write_text("in the way")
     checks = run_checks(load_config("tiny"), source=str(tmp_path / "nowhere"), out=str(tmp_path / "file" / "out"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import socket
+import time
+
 import pytest
 import ray
 
@@ -45,3 +50,44 @@ def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
     monkeypatch.setattr("pipeline.cluster.ray.init", times_out)
     with pytest.raises(TransientError, match="Ray did not start: The current node timed out"), connected("local"):
         pass
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
+@pytest.mark.parametrize("is_in_environment", [False, True])
+def test_an_address_that_nothing_answers_is_refused_in_seconds(host, is_in_environment, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes"))
+    named = f"{host}:{closed_port()}"
+    if is_in_environment:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    started = time.monotonic()
+    refused = pytest.raises(ConfigError, match=f"no Ray cluster at address '{re.escape(named)}'.*--address local")
+    with refused, connected("auto" if is_in_environment else named):
+        pass
+    assert time.monotonic() - started < 20
+
+
+def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
+    def waits(**options):
+        # As Ray does, which would have it end the process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pipeline.cluster.ray.init", waits)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            with pytest.raises(KeyboardInterrupt), connected(address):
+                pass
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +40,24 @@ def test_actors_that_leave_reading_nothing_are_refused_with_what_is_asked_and_wh
 def test_a_missing_gpu_is_refused():
     with pytest.raises(ConfigError, match=r"fused: 1 x CPU 0.75, GPU 1\n"):
         plan_actors([{"CPU": 8.0}], config("fused.num_gpus=1"))
+
+
+@pytest.mark.parametrize("preset", ["base", "paper"])
+@pytest.mark.parametrize("mode", ["fused", "staged"])
+def test_where_no_gpu_is_the_refusal_names_settings_that_run_without_one(preset, mode):
+    assignments = [f"placement.mode={mode}"]
+    with pytest.raises(ConfigError, match="no GPU that Ray sees") as refusal:
+        plan_actors([{"CPU": 4.0}], load_config(preset, None, assignments))
+    assert "num_cpus=0.5" not in str(refusal.value)
+    named = re.findall(r"--set (\S+)", str(refusal.value))
+    if mode == "fused":
+        assert named == ["compute.device=cpu", "placement.fused.num_gpus=0", "placement.fused.num_cpus=1"]
+    assert all(plan_actors([{"CPU": 4.0}], load_config(preset, None, [*assignments, *named])).values())
+
+
+def test_gpus_that_are_too_few_are_no_missing_gpu():
+    with pytest.raises(ConfigError, match=r"num_gpus or min_actors"):
+        plan_actors([{"CPU": 8.0, "GPU": 1.0}], config("fused.num_gpus=2"))
 
 
 def test_an_actor_is_never_spread_over_two_nodes():

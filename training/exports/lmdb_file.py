@@ -36,7 +36,7 @@ def require_lmdb() -> ModuleType:
     try:
         import lmdb
     except ImportError:
-        raise ConfigError("the format lmdb needs a package more: pip install 'pseudoris[lmdb]'") from None
+        raise ConfigError("the format lmdb needs a package more: pip install -e '.[lmdb]'") from None
     module: ModuleType = lmdb
     return module
 

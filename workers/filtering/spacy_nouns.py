@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, Final
 
 from schemas.errors import ConfigError
 from workers.filtering.noun_lexicon import PARTS, PICTURES, QUANTITIES
 
 SPACY_MODEL: Final = "en_core_web_sm"
-_INSTALL: Final = f"pip install 'pseudoris[spacy]' && python -m spacy download {SPACY_MODEL}"
+_INSTALL: Final = f"pip install -e '.[spacy]' && python -m spacy download {SPACY_MODEL}"
+_NO_SPACY: Final = f"filtering.nouns=spacy, but spaCy is not installed. Run: {_INSTALL}"
+_NO_MODEL: Final = f"filtering.nouns=spacy, but its language model {SPACY_MODEL} is not installed. Run: {_INSTALL}"
+
+
+def check_spacy() -> str:
+    """Return the versions of spaCy and its language model, without the seconds that loading them takes.
+
+    Raises:
+        ConfigError: One of them is not installed; the message is the command that installs them.
+    """
+    if find_spec("spacy") is None:
+        raise ConfigError(_NO_SPACY)
+    try:
+        return f"spaCy {version('spacy')}, {SPACY_MODEL} {version(SPACY_MODEL)}"
+    except PackageNotFoundError as error:
+        raise ConfigError(_NO_MODEL) from error
 
 
 class SpacyNouns:
@@ -23,13 +41,11 @@ class SpacyNouns:
         try:
             import spacy
         except ImportError as error:
-            raise ConfigError(f"filtering.nouns=spacy, but spaCy is not installed. Run: {_INSTALL}") from error
+            raise ConfigError(_NO_SPACY) from error
         try:
             self._parse = spacy.load(SPACY_MODEL)
         except OSError as error:
-            raise ConfigError(
-                f"filtering.nouns=spacy, but its language model {SPACY_MODEL} is not installed. Run: {_INSTALL}"
-            ) from error
+            raise ConfigError(_NO_MODEL) from error
 
     def __call__(self, text: str) -> str | None:
         """Return the head noun; None where the parse has no noun chunk at its root or below it."""

@@ -4,7 +4,7 @@ import pytest
 
 from workers.filtering.spacy_nouns import head_of_parse
 
-spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'pseudoris[spacy]'")
+spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install -e '.[spacy]'")
 
 
 def parsed(*tokens):
