@@ -34,7 +34,12 @@ def gallery(
     ] = None,
 ) -> None:
     """Write pages to look at: images, masks, expressions with all their scores, and the quality of the run."""
-    report("gallery", write_pages(out, sample=sample, to=to), "green")
+    # Here: the pages' reader imports what no other command needs.
+    from viewer.gallery import INDEX_NAME, QUALITY_NAME
+
+    page = write_pages(out, sample=sample, to=to)
+    report("gallery", page, "green")
+    report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
 
 
 def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None) -> str:

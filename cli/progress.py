@@ -165,7 +165,8 @@ def repeats_text(count: int) -> str:
 def _speed(summary: RunSummary) -> str:
     if not summary.num_images_now:
         return "nothing was left to do"
-    taken = f"{format_seconds(summary.wall_s)} for {summary.num_images_now:,} images"
+    images = "1 image" if summary.num_images_now == 1 else f"{summary.num_images_now:,} images"
+    taken = f"{format_seconds(summary.wall_s)} for {images}"
     return f"{summary.images_per_second:.1f} images/s, {taken}"
 
 

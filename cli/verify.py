@@ -27,7 +27,7 @@ def verify(
     sample: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Look into N committed shards, spread evenly; without it into all.", show_default=False
+            min=1, help="Look into N committed shards, spread evenly; without it into all.", show_default=False
         ),
     ] = None,
     address: Annotated[
@@ -56,7 +56,7 @@ def verify(
     if found.outside:
         stdout.print(_outside_view(found.outside))
     if not found.is_clean:
-        report("off", f"{len(found.problems):,} problem(s) in {out}", "red")
+        report("off", f"{_num_problems(found.problems)} in {out}", "red")
         raise typer.Exit(1)
 
 
@@ -74,7 +74,8 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
 
 
 def _view(out: str, found: VerifyReport) -> Table:
-    table = facts_table(f"{out}: {'everything holds' if found.is_clean else 'something is off'}")
+    whole = "everything holds" if found.num_checked == found.num_shards else "holds in what was looked at"
+    table = facts_table(f"{out}: {whole if found.is_clean else 'something is off'}")
     table.add_row("images planned", f"{found.num_images:,}")
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
@@ -94,9 +95,13 @@ def _outside_view(outside: tuple[OutsideBytes, ...]) -> Table:
     return table
 
 
+def _num_problems(problems: tuple[Problem, ...]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+
+
 def _problems_view(problems: tuple[Problem, ...]) -> Table:
     shown = f", the first {MAX_SHOWN}" if len(problems) > MAX_SHOWN else ""
-    table = Table(title=f"{len(problems):,} problems{shown}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=f"{_num_problems(problems)}{shown}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for header in ("shard", "what", "detail"):
         table.add_column(header, overflow="fold")
     for problem in problems[:MAX_SHOWN]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from typing import Final
 
 IMAGE_ID_HEX_DIGITS = 16  # 64 bits: at 50 million images a collision has a chance of about 1 in 15,000
 CONTENT_HASH_HEX_DIGITS = 8
+# Of `part_name`: shard, generation, and the beginning of the content's sha256.
+PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-([0-9a-f]{8})\.parquet")
 
 
 def image_id(key: str) -> str:

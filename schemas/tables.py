@@ -23,7 +23,7 @@ STATUS_QUARANTINED: Final = "quarantined"
 
 # Reason codes of the failures table and what each tells the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
-    "missing": "The image was planned but is not there any more (tried twice).",
+    "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -48,10 +49,10 @@ class Problem:
 
 def examples(shard: int | None, what: str, details: Iterable[str]) -> list[Problem]:
     """Return a problem for each of the first few details, and one that counts the rest."""
-    found = list(details)
-    problems = [Problem(shard, what, detail) for detail in found[:_MAX_EXAMPLES]]
-    if len(found) > _MAX_EXAMPLES:
-        problems.append(Problem(shard, what, f"and {len(found) - _MAX_EXAMPLES} more"))
+    remaining = iter(details)
+    problems = [Problem(shard, what, detail) for detail in islice(remaining, _MAX_EXAMPLES)]
+    if num_more := sum(1 for _ in remaining):
+        problems.append(Problem(shard, what, f"and {num_more} more"))
     return problems
 
 

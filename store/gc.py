@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.errors import ConfigError, TransientError
+from schemas.ids import PART_NAME
 from schemas.run import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from schemas.tables import SCHEMAS
 from store.attempts import ATTEMPTS_FOLDER, attempts_of
@@ -29,10 +30,9 @@ logger = logging.getLogger(__name__)
 # No write of one file takes this long; a younger temporary file may belong to a living writer.
 TEMPORARY_AGE_S: Final = 3_600.0
 
-_PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-[0-9a-f]{8}\.parquet")
 # SOURCE may lie below the run's prefix too, and whoever fills it is not to lose an upload.
 _RUN_FILE: Final = re.compile(
-    rf"({'|'.join(SCHEMAS)})/{_PART_NAME.pattern}"
+    rf"({'|'.join(SCHEMAS)})/{PART_NAME.pattern}"
     rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
 )
 
@@ -173,7 +173,7 @@ def _suspects(parts: Mapping[str, Iterable[str]], highest: Mapping[int, int]) ->
 
 
 def _commit_of(name: str) -> tuple[int, int] | None:
-    match = _PART_NAME.fullmatch(name)
+    match = PART_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 

@@ -17,6 +17,7 @@ from store.location import RunLocation
 from store.plan import write_plan
 from store.sources.items import SourceItem
 from store.sources.keys import file_of
+from store.strangers import refuse_strangers
 
 
 @dataclass(slots=True)
@@ -106,9 +107,10 @@ def plan_run(
         origin: What makes the tables, for the header.
 
     Raises:
-        ConfigError: The listing ends in one, or the location cannot be written.
+        ConfigError: The listing ends in one, the location cannot be written, or its table folders hold files.
         TransientError: Storage failed.
     """
+    refuse_strangers(location)
     tally = PlanTally()
     entries = itertools.islice(assign_shards(items, config.shards, tally=tally), limit)
     written = write_plan(location, entries)

@@ -35,6 +35,7 @@ from store.manifest import cached_receipts, is_manifest_complete, write_manifest
 from store.parents import check_parent, parent_part, parent_receipts, pin_parent
 from store.reading import read_part
 from store.receipts import list_receipts
+from store.strangers import refuse_strangers
 from store.tables import table_bytes
 from store.threads import map_in_threads
 from store.totals import RunTotals, Totals
@@ -232,6 +233,7 @@ def _create(
     parent: RunLocation, source: RunHeader, target: RunLocation, config: RunConfig, identity: Identity
 ) -> RunHeader:
     """Copy the plan, then create the header: killed before it stands, the next call begins anew."""
+    refuse_strangers(target)
     pinned = pin_parent(parent, source)
     for part in source.plan_parts:
         target.put_part(f"{PLAN_FOLDER}/{part.name}", parent_part(parent, PLAN_FOLDER, part))

@@ -20,6 +20,7 @@ from store.keeping import SOME_TAU, rule_of
 from store.location import RunLocation
 from store.plan import iter_plan
 from store.receipts import AT_ONCE, list_receipts, look_at_receipts, spread_evenly
+from store.strangers import NamedParts, stray_files
 from store.verify_shard import verify_shard
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
@@ -108,7 +109,7 @@ def verify_run(
 
     Args:
         location: Where the run lives.
-        quick: As for `verify_shard`.
+        quick: As for `verify_shard`; nor are the table folders searched for files that are not the run's.
         sample: How many committed shards to look into, spread evenly; all by default, 0 for none.
         progress: Called after each planned shard with how many are done and how many there are.
         check: Who looks into the parts; `pipeline.verifying` has one for a cluster.
@@ -122,7 +123,7 @@ def verify_run(
     walk = _Walk(committed, chosen=spread_evenly(list(committed), sample))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
-    return walk.report(header)
+    return walk.report(header, () if quick else walk.strays(location))
 
 
 def _visited(
@@ -161,7 +162,10 @@ class _Walk:
     def __init__(self, committed: Mapping[int, int], *, chosen: frozenset[int]) -> None:
         self.num_shards = 0
         self._chosen = chosen
+        self._committed = committed
         self._unplanned = dict(committed)
+        self._named = NamedParts(committed)
+        self._num_read = 0
         self._missing: list[int] = []
         self._problems: list[Problem] = []
         self._ids: list[npt.NDArray[np.uint64]] = []
@@ -185,6 +189,8 @@ class _Walk:
         if receipt is None:
             self._missing.append(shard)
             return None
+        self._num_read += 1
+        self._named.add(receipt)
         if receipt.counts.images != len(entries):
             detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
             self._problems.append(Problem(shard, "ids", detail))
@@ -200,24 +206,31 @@ class _Walk:
         """Take note of what was found in a shard's parts."""
         self._problems += problems
 
+    def strays(self, location: RunLocation) -> Iterator[str]:
+        """Yield what stands in the table folders of a run that is committed as a whole, and counts for nothing."""
+        # Of one that is not, a file may belong to a shard that is on its way, or whose receipt cannot be read.
+        if self._num_read == self.num_shards == len(self._committed):
+            yield from stray_files(location, self._named, self._committed)
+
     def _note_outside(self, receipt: Receipt) -> None:
         reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
         for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
             self._outside.setdefault(reason, []).append(receipt.shard)
 
-    def report(self, header: RunHeader) -> VerifyReport:
-        """Return the sums, with what can only be told at the end."""
+    def report(self, header: RunHeader, strays: Iterable[str]) -> VerifyReport:
+        """Return the sums, with what can only be told at the end, and a problem for each of the first `strays`."""
         # As they came in, from one process or many: a report is the same for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
         self._problems += _plan_problems(header, ids, self.num_shards)
         self._problems += [
-            Problem(first, "not_committed", f"shards {first} to {last} have no receipt: run the same command again")
+            Problem(first, "not_committed", f"{_shards(first, last)} no receipt: run the same command again")
             for first, last in _ranges(self._missing)
         ]
         self._problems += examples(
             None, "unplanned_receipt", (f"shard {shard} has a receipt and no plan" for shard in self._unplanned)
         )
+        self._problems += examples(None, "stray_file", strays)
         return VerifyReport(
             num_images=ids.size,
             num_accounted=sum(self._status.values()),
@@ -247,6 +260,10 @@ def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: i
             f"the header says {header.num_images} images in {header.num_shards} shards, "
             f"the plan holds {ids.size} in {num_shards}",
         )
+
+
+def _shards(first: int, last: int) -> str:
+    return f"shard {first} has" if first == last else f"shards {first} to {last} have"
 
 
 def _ranges(shards: Iterable[int]) -> Iterator[tuple[int, int]]:

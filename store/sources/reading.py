@@ -22,7 +22,7 @@ from store.sources.opening import open_root
 from store.sources.parquet import RowImage, read_rows
 from store.sources.row_uris import resolve_uri
 
-_MISSING: Final = ImageError("missing", "it was planned, but is not there any more")
+_MISSING: Final = ImageError("missing", "it was planned, but is not there")
 
 # Members of a tar are read together while no more than this lies between two of them: headers, labels, other files.
 # On a bucket a megabyte travels in the time that a request of its own would wait.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.gallery import write_pages
+from cli.gallery import gallery, write_pages
 from schemas.errors import ConfigError
 from store.sources import reading
 from tests.builders.command import NUM_SCENES, pseudoris
@@ -103,3 +103,10 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_pat
     assert shown.returncode != 0
     assert str(tmp_path / "file") in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_both_pages_are_named(run, tmp_path, capsys):
+    gallery(run.root, to=str(tmp_path / "pages"))
+    shown = "".join(capsys.readouterr().err.split())
+    assert "".join(str(tmp_path / "pages" / "index.html").split()) in shown
+    assert "".join(str(tmp_path / "pages" / "quality.html").split()) in shown

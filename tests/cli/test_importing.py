@@ -100,16 +100,26 @@ def test_embedded_images_are_asked_for_as_of_annotate(dataset, tmp_path):
             ("{annotation}", "{images}", "out", "--prefix", "../up"),
             "--prefix has the file_name '../up', which leads out",
         ),
+        (
+            ("README.md", "{images}", "out"),
+            "is neither the folder of a REFER dataset, nor its refs(…).p, nor COCO's .json",
+        ),
+        (
+            ("{annotation}", "{annotation}", "out"),
+            "none of the 5 files of ANNOTATION is below IMAGES '{annotation}'; the first looked for: train2014/0.png",
+        ),
+        (("{annotation}", "{images}", "out", "--prefix", "else"), "looked for: else/train2014/0.png; see --prefix"),
         (("s3://key:secret@bucket/x", "{images}", "out"), "environment"),
         (("{annotation}", "{images}", "out", "--set", "shards.max_image=3"), "did you mean shards.max_images"),
     ],
 )
 def test_a_users_mistake_is_one_message_without_a_traceback(dataset, tmp_path, arguments, message):
     annotation, images = dataset
+    (tmp_path / "README.md").write_text("no annotation")
     words = [word.format(annotation=annotation, images=images) for word in arguments]
     failed = pseudoris("import", *words, cwd=tmp_path)
     assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert message in failed.stderr
+    assert message.format(annotation=annotation) in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "secret@" not in failed.stderr
 

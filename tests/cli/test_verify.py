@@ -11,16 +11,17 @@ from store.location import RunLocation
 from tests.builders.command import pseudoris
 from tests.store.builders import commit, start_run
 
-pytestmark = pytest.mark.ray
 
-
+@pytest.mark.ray
 @pytest.mark.parametrize("options", [(), ("--quick",), ("--sample", "1")])
 def test_a_whole_run_verifies(tiny_run, options):
     shown = pseudoris("verify", str(tiny_run.out), *options)
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "everything holds" in shown.stdout
+    whole = "holds in what was looked at" if "--sample" in options else "everything holds"
+    assert whole in shown.stdout
 
 
+@pytest.mark.ray
 def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_run.out, damaged)
@@ -33,6 +34,7 @@ def test_a_flipped_byte_is_found_and_named(tiny_run, tmp_path):
     assert part.name in shown.stdout
 
 
+@pytest.mark.ray
 def test_a_shard_without_a_receipt_is_reported(tiny_run, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_run.out, damaged)
@@ -53,3 +55,23 @@ def test_shards_outside_promise_two_are_listed_and_are_no_fault(tmp_path):
     assert "2: 0–1" in shown.output
     assert "device_kind: 'a' in the run, 'b' now" in shown.output
     assert "captions.cache_bytes: 7" in shown.output
+
+
+def test_a_sample_of_nothing_proves_nothing_and_is_refused(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", str(tmp_path), "--sample", "0"])
+    assert shown.exit_code == 2
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", str(tmp_path), "--sample", "1"])
+    assert "holds in what was looked at" in shown.output
+    assert "everything" not in shown.output
+
+
+def test_one_problem_is_one(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1)
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", str(tmp_path)])
+    assert shown.exit_code == 1
+    assert "1 problem in" in shown.output
+    assert "1 problems" not in shown.output
+    assert "shard 2 has no receipt" in shown.output

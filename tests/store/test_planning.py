@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.config import ShardsConfig
+from schemas.errors import ConfigError
 from schemas.ids import image_id
 from schemas.run import HEADER_NAME, Identity
 from store.header import read_header
@@ -184,3 +185,18 @@ def test_no_header_stands_while_the_plan_is_being_written(tmp_path):
     with pytest.raises(ConnectionError, match="gone"):
         plan(RunLocation.open(str(tmp_path)), listing())
     assert not (tmp_path / HEADER_NAME).exists()
+
+
+@pytest.mark.parametrize("folder", ["images", "masks", "expressions", "failures"])
+def test_a_new_run_is_refused_where_files_stand_in_its_table_folders(tmp_path, folder):
+    location = RunLocation.open(str(tmp_path))
+    location.replace(f"{folder}/photo.jpg", b"mine")
+    with pytest.raises(ConfigError, match=rf"{folder}/photo.jpg stands where .* move it away, or name another OUT"):
+        plan(location, items(3))
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_a_hidden_file_in_a_table_folder_refuses_no_run(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    location.replace("images/.DS_Store", b"")
+    assert plan(location, items(3)).num_images == 3

@@ -8,6 +8,8 @@ import pytest
 from schemas.errors import ConfigError
 from store import receipts, verify
 from store.commit import Provenance, part_path
+from store.lock import RunLock
+from store.manifest import write_manifest
 from store.receipts import receipt_path
 from store.verify import verify_run
 from tests.store.builders import commit, make_entries, start_run
@@ -46,7 +48,7 @@ def test_shards_without_a_receipt_are_named_as_ranges(run):
     report = verify_run(location)
     assert not report.is_clean
     assert report.num_accounted == 8
-    assert [problem.detail[:16] for problem in report.problems] == ["shards 1 to 2 ha", "shards 4 to 4 ha"]
+    assert [problem.detail[:16] for problem in report.problems] == ["shards 1 to 2 ha", "shard 4 has no r"]
 
 
 def test_a_receipt_without_a_plan_is_found(run):
@@ -175,3 +177,57 @@ def test_receipts_are_read_a_few_shards_ahead_and_no_further(disk, monkeypatch, 
     report = verify_run(disk, progress=lambda done, total: seen.append((done, len(asked))))
     assert report.is_clean
     assert seen == [(n, min(10, 3 * -(-n // 3))) for n in range(1, 11)]
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_file_that_is_no_part_is_found_in_a_table_folder_and_a_hidden_one_is_nobodys_matter(run, has_ended):
+    location, _, receipts = run
+    copied = receipts[0].parts["expressions"]
+    location.replace(f"expressions/copy of {copied.name}", location.read_bytes(part_path("expressions", copied)))
+    location.replace("images/notes.txt", b"mine")
+    location.replace("images/.DS_Store", b"")
+    location.replace("export/notes.txt", b"elsewhere")
+    if has_ended:
+        write_manifest(location)
+    report = verify_run(location)
+    assert whats(report) == ["stray_file"] * 2
+    assert [problem.detail.partition(" is no part")[0] for problem in report.problems] == [
+        "images/notes.txt",
+        f"expressions/copy of {copied.name}",
+    ]
+    assert verify_run(location, quick=True).is_clean
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+def test_a_part_that_no_receipt_names_is_a_problem_of_a_run_that_has_ended(run, generation):
+    location, _, _ = run
+    stray = f"masks/shard-00000002.g{generation}-00000000.parquet"
+    location.replace(stray, b"of a killed writer")
+    assert verify_run(location).is_clean
+    write_manifest(location)
+    with RunLock.held(location, on_wait=lambda _: None):
+        assert verify_run(location).is_clean
+    (problem,) = verify_run(location).problems
+    assert (problem.what, problem.detail.partition(" is named")[0]) == ("stray_file", stray)
+
+
+def test_parts_that_wait_for_gc_are_no_problem_of_a_run_that_goes_on(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1, generation=1)
+    assert verify_run(location).is_clean
+
+
+@pytest.mark.parametrize("name", ["shard-00000009.g0-00000000.parquet", f"shard-{'9' * 30}.g0-00000000.parquet"])
+def test_a_part_of_a_shard_that_is_not_planned_is_a_stray(run, name):
+    location, _, _ = run
+    write_manifest(location)
+    location.replace(f"images/{name}", b"")
+    assert whats(verify_run(location)) == ["stray_file"]
+
+
+def test_of_many_strays_a_few_are_named_and_the_rest_counted(run):
+    location, _, _ = run
+    for number in range(8):
+        location.replace(f"failures/{number}.csv", b"")
+    assert [problem.detail for problem in verify_run(location).problems][5:] == ["and 3 more"]

@@ -16,6 +16,7 @@ from training.imports.coco import read_coco
 from training.imports.refer import INSTANCES_NAME, read_refer
 from training.imports.request import ImportRequest
 
+_PICKLE: Final = ".p"
 _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
 
@@ -36,6 +37,11 @@ def read_annotation(request: ImportRequest) -> Annotation:
     if name and request.split_by is not None:
         raise ConfigError(
             f"ANNOTATION {request.annotation!r} is a file: --split-by chooses one in a folder, leave it out"
+        )
+    if name and not name.lower().endswith(_PICKLE):
+        raise ConfigError(
+            f"ANNOTATION {request.annotation!r} is neither the folder of a REFER dataset, nor its refs(…){_PICKLE}, "
+            "nor COCO's .json: name one of these, or say --format coco"
         )
     refs_name = name or _refs_in(folder, request.split_by)
     instances = _read(folder, INSTANCES_NAME)

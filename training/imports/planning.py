@@ -57,10 +57,11 @@ def open_images(request: ImportRequest, out: str) -> Source:
 def plan_import(request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation) -> PlannedImport:
     """Return the plan that stands in `location`, made where there is none.
 
-    An image that is not there is planned all the same, and quarantined when it is read.
+    An image that is not there, where others are, is planned all the same, and quarantined when it is read.
 
     Raises:
-        ConfigError: There is nothing to import, or the run there has another annotation, origin or folder of images.
+        ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
+            folder of images.
         TransientError: Storage failed.
     """
     humans = _by_key(annotation, request.prefix)
@@ -80,8 +81,22 @@ def _freeze(
     request: ImportRequest, source: Source, location: RunLocation, identity: Identity, humans: Mapping[str, HumanImage]
 ) -> RunHeader:
     prefix = _prefix(request.prefix)
-    items = _items(source.storage, {key: f"{prefix}{human.path}" for key, human in humans.items()})
+    paths = {key: f"{prefix}{human.path}" for key, human in humans.items()}
+    items = _some_found(_items(source.storage, paths), request.images, paths)
     return plan_run(location, items, source=source.name, identity=identity, config=request.config, origin="import")
+
+
+def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, str]) -> Iterator[SourceItem]:
+    """Yield the items; where no file was found behind any, the folder is another one than the annotation speaks of."""
+    is_found = False
+    for item in items:
+        is_found = is_found or item.size_bytes is not None
+        yield item
+    if not is_found:
+        raise ConfigError(
+            f"none of the {len(paths):,} files of ANNOTATION is below IMAGES {images!r}; the first looked for: "
+            f"{next(iter(paths.values()))}; see --prefix"
+        )
 
 
 def _by_key(annotation: Annotation, prefix: str) -> dict[str, HumanImage]:
