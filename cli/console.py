@@ -55,7 +55,8 @@ def facts_table(title: str) -> Table:
         min_width=len(title),
     )
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    # Of a path that is longer than the terminal every letter is shown: its end is what tells.
+    table.add_column(overflow="fold")
     return table
 
 
