@@ -19,10 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.frozen import FrozenModel, NonNegative, UnitInterval, without_none
+from schemas.frozen import FrozenModel as FrozenModel
+from schemas.frozen import NonNegative, UnitInterval, without_none
 from schemas.keeping import KeepCondition
 from schemas.listening import ConfidenceConfig, ListeningConfig
-from schemas.placement import PlacementConfig, PoolConfig
+from schemas.placement import PlacementConfig as PlacementConfig
+from schemas.placement import PoolConfig as PoolConfig
+from schemas.placement import StorageConfig as StorageConfig
 from schemas.shard import CROP_MASKED, crop_context
 from schemas.uris import secrets_in
 
