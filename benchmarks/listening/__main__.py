@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.listening.collecting import SceneSet, collect
-from benchmarks.listening.fitting import FEATURE_SETS, Bounds, choose, fit
+from benchmarks.listening.fitting import FEATURE_SETS, Bounds, choose, fit, reached
 from benchmarks.listening.report import bootstrap, rule_tree, step_tree, table_of
 from schemas.config_loading import load_config
 from schemas.listening import ConfidenceConfig
@@ -51,6 +51,7 @@ def main(
         for name, scenes in sets.items()
     }
     weights = {name: fit(rows["development"], names) for name, names in FEATURE_SETS.items()}
+    options = {name: reached(rows["development"], each) for name, each in weights.items()}
     report: dict[str, Any] = {
         "scenes": {name: len(scenes) for name, scenes in rows.items()},
         "weights": {name: each.model_dump(exclude_defaults=True) for name, each in weights.items()},
@@ -58,7 +59,7 @@ def main(
     }
     for coverage, least_yield in AIMS:
         rules = {
-            name: (each, choose(rows["development"], each, coverage=coverage, least_yield=least_yield))
+            name: (each, choose(options[name], coverage=coverage, least_yield=least_yield))
             for name, each in weights.items()
         }
         aim = {"coverage": coverage, "yield": least_yield, "bounds": {n: vars(b) for n, (_, b) in rules.items()}}

@@ -18,7 +18,7 @@ from training.evaluation.bootstrap import Sums
 _RIDGE: Final = 1e-3
 _STEPS: Final = 40
 _DIGITS: Final = 3
-_GRID: Final = tuple(float(value) for value in np.round(np.arange(0.3, 0.975, 0.01), 2))
+_GRID: Final = tuple(float(value) for value in np.round(np.arange(0.3, 0.975, 0.02), 2))
 # 30 bounds nothing: fewer candidates of a mask are right.
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 30)
 
@@ -47,6 +47,16 @@ class Bounds:
         return np.asarray((confidence > self.min_confidence) & (rank <= self.max_rank))
 
 
+@dataclass(frozen=True)
+class Reached:
+    """What bounds reach: accuracy, distinct kept expressions a mask, and coverage."""
+
+    bounds: Bounds
+    accuracy: float
+    distinct: float
+    coverage: float
+
+
 def fit(scenes: Sequence[SceneRows], names: Sequence[str]) -> ConfidenceConfig:
     """Return the weights of features that best tell the scenes' right candidates from the others."""
     found = [features(scene.rated) for scene in scenes if len(scene.is_right)]
@@ -60,22 +70,28 @@ def fit(scenes: Sequence[SceneRows], names: Sequence[str]) -> ConfidenceConfig:
     return ConfidenceConfig(bias=round(float(bias), _DIGITS), **rounded)
 
 
-def choose(scenes: Sequence[SceneRows], config: ConfidenceConfig, *, coverage: float, least_yield: float) -> Bounds:
-    """Return the bounds of the highest accuracy whose coverage and yield are at least so large on `scenes`.
-
-    Where none reach that, those of the highest coverage.
-    """
+def reached(scenes: Sequence[SceneRows], config: ConfidenceConfig) -> list[Reached]:
+    """Return what each pair of bounds reaches on `scenes`."""
     judged = [_Judged.of(scene, config) for scene in scenes if len(scene.is_right)]
     masks, visible = sum(scene.num_masks for scene in scenes), sum(scene.num_visible for scene in scenes)
-    best, fallback = (-1.0, Bounds(0.5, 1)), (-1.0, Bounds(0.5, 1))
+    found = []
     for min_confidence in _GRID:
         for max_rank in _RANKS:
             kept, right, covered = np.sum([each.counts(min_confidence, max_rank) for each in judged], axis=0)
-            bounds = Bounds(min_confidence, max_rank)
-            fallback = max(fallback, (covered / visible, bounds), key=lambda each: each[0])
-            if kept and covered / visible >= coverage and kept / masks >= least_yield:
-                best = max(best, (right / kept, bounds), key=lambda each: each[0])
-    return best[1] if best[0] >= 0 else fallback[1]
+            accuracy = float(right / kept) if kept else 0.0
+            found.append(Reached(Bounds(min_confidence, max_rank), accuracy, float(kept / masks), covered / visible))
+    return found
+
+
+def choose(options: Sequence[Reached], *, coverage: float, least_yield: float) -> Bounds:
+    """Return the bounds of the highest accuracy whose coverage and yield are at least so large.
+
+    Where none reach that, those of the highest coverage.
+    """
+    wide = [each for each in options if each.coverage >= coverage and each.distinct >= least_yield]
+    if not wide:
+        return max(options, key=lambda each: each.coverage).bounds
+    return max(wide, key=lambda each: each.accuracy).bounds
 
 
 def sums_of(scene: SceneRows, keep: Flags) -> Sums:
@@ -105,7 +121,9 @@ class _Judged:
     def counts(self, min_confidence: float, max_rank: int) -> tuple[int, int, int]:
         keep = (self.confidence > min_confidence) & (self.rank <= max_rank)
         right = keep & self.is_right
-        return int(keep.sum()), int(right.sum()), len(set(self.targets[right].tolist()))
+        # Every right candidate has an object for its target.
+        covered = np.count_nonzero(np.bincount(self.targets[right]))
+        return int(np.count_nonzero(keep)), int(np.count_nonzero(right)), covered
 
 
 def _newton(table: Floats, right: Floats) -> Floats:
