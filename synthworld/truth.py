@@ -22,6 +22,7 @@ from synthworld.reading import read
 from synthworld.references import Reference
 from synthworld.render import render
 from synthworld.scenes import SCENE_SIZE_PX, Scene
+from synthworld.worlds import DEFAULT_WORLD, WORLDS
 from workers.masks import rle
 
 SEEN: Final = "seen"
@@ -124,7 +125,9 @@ class SceneTruth:
         known = {key: scene for key, scene in scenes.items() if scene is not None}
         for key, scene in known.items():
             _check(scene, f"{name}: {key!r}")
-        return cls(known, f"synthetic world, {name}")
+        # A file of before there were worlds names none: its scenes are of the default one.
+        others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
+        return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
 
     @property
     def num_images(self) -> int:
@@ -143,7 +146,9 @@ class SceneTruth:
 
 
 def _check(scene: Scene, where: str) -> None:
-    """Refuses words that the world does not have, and objects too large to be painted."""
+    """Refuses worlds that there are not, words that no world has, and objects too large to be painted."""
+    if scene.world not in WORLDS:
+        raise ConfigError(f"{where} is of the world {scene.world!r}, and there are {', '.join(WORLDS)} alone")
     if not (0 <= scene.seed < 2**32 and 0 <= scene.index < 2**32):
         raise ConfigError(f"{where} has seed {scene.seed} and index {scene.index}: numbers from 0 to 2^32 are allowed")
     if not scene.objects:
