@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.config import FrozenModel, NonNegative
+from schemas.frozen import FrozenModel, NonNegative
 
 
 class TrainingConfig(FrozenModel):

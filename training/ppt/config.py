@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from schemas.frozen import FrozenModel
 
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
 
 class PointGeneratorConfig(FrozenModel):
     """The trainable part (paper section 3.1.1). The defaults are the paper's size: 20.7 M parameters."""
