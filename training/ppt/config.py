@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.frozen import FrozenModel
+from schemas.frozen import FrozenModel, NonNegative
 
 
 class PointGeneratorConfig(FrozenModel):
