@@ -122,7 +122,7 @@ class _Judged:
         keep = (self.confidence > min_confidence) & (self.rank <= max_rank)
         right = keep & self.is_right
         # Every right candidate has an object for its target.
-        covered = np.count_nonzero(np.bincount(self.targets[right]))
+        covered = int(np.count_nonzero(np.bincount(self.targets[right])))
         return int(np.count_nonzero(keep)), int(np.count_nonzero(right)), covered
 
 
