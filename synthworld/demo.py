@@ -1,6 +1,6 @@
 """Writes the demonstration set: scenes as image files of several formats, a few broken ones, and the truth beside them.
 
-Rendered when asked for, the same bytes every time: `python -m synthworld.demo FOLDER [--scenes 64]`.
+Rendered when asked for, the same bytes every time: `python -m synthworld.demo FOLDER [--scenes 64] [--world second]`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 import typer
 from PIL import Image
 
+from schemas.errors import ConfigError
 from synthworld.render import render
 from synthworld.scenes import Scene, Split, make_scene
+from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 
 TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"
@@ -25,16 +27,20 @@ IMAGE_FOLDER = "images"
 _JPEG_EVERY, _WEBP_EVERY = 8, 9
 
 
-def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0) -> Path:
+def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
     """Writes `images/` (scenes and broken files) and `truth.json` into a folder; returns the folder of images.
 
     Files that stand there already with the same bytes are left as they are, so that a second call changes nothing.
+
+    Raises:
+        ConfigError: There is no such world.
     """
+    world_named(world)
     images = folder / IMAGE_FOLDER
     images.mkdir(parents=True, exist_ok=True)
     truth: dict[str, object] = {}
     for position in range(num_scenes):
-        scene = make_scene(Split.DEMO, position, seed=seed)
+        scene = make_scene(Split.DEMO, position, seed=seed, world=world)
         pixels = render(scene).image
         name = f"scene-{position:03d}{_suffix(position)}"
         _write(images / name, _encode(pixels, _suffix(position)))
@@ -48,7 +54,8 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0) -> Path:
 
 def scene_truth(scene: Scene) -> dict[str, object]:
     """Returns a scene as plain JSON values."""
-    return {"seed": scene.seed, "index": scene.index, "objects": [asdict(item) for item in scene.objects]}
+    objects = [asdict(item) for item in scene.objects]
+    return {"seed": scene.seed, "index": scene.index, "world": scene.world, "objects": objects}
 
 
 def broken_files() -> dict[str, bytes]:
@@ -94,9 +101,13 @@ def _write(path: Path, data: bytes) -> None:
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the images go.")],
     scenes: Annotated[int, typer.Option(min=1, max=900, help="How many scenes.")] = 64,
+    world: Annotated[str, typer.Option(help=f"How they look and what they hold: {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
 ) -> None:
     """Writes the demonstration set."""
-    typer.echo(write_demo(folder, num_scenes=scenes))
+    try:
+        typer.echo(write_demo(folder, num_scenes=scenes, world=world))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--world") from error
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from enum import StrEnum
 import numpy as np
 
 from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, RADIUS_RANGE_PX, SIZES, Attributes, is_held_out
+from synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, naming
 # the category alone would be unambiguous too often and the naive captions would look good.
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
-_LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
+_LAYOUT_STREAM, _PIXEL_STREAM, _SPEECH_STREAM = 0, 1, 2
 _PLACEMENT_TRIES = 60
 # How far an object stays from the left, top, right and bottom edge, in radii: a part cut off makes its word untrue.
 _REACH: dict[str | None, tuple[float, float, float, float]] = {
@@ -60,11 +61,12 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene; `objects` are in painting order, later ones over earlier ones."""
+    """A scene; `objects` are in painting order, later ones over earlier ones; `world` names how it looks."""
 
     seed: int
     index: int
     objects: tuple[SceneObject, ...]
+    world: str = DEFAULT_WORLD
 
 
 def generator(seed: int, index: int, *, stream: int) -> np.random.Generator:
@@ -77,6 +79,12 @@ def pixel_generator(scene: Scene) -> np.random.Generator:
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
+def speech_generator(scene: Scene, speaker: int) -> np.random.Generator:
+    """Returns the generator of what one speaker, counted from 0, says of a scene."""
+    key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))
+
+
 def scene_index(split: Split, position: int) -> int:
     """Returns the index of the scene at `position` of a split."""
     if not 0 <= position < 1_000_000:
@@ -84,9 +92,16 @@ def scene_index(split: Split, position: int) -> int:
     return SPLIT_START[split] + position
 
 
-def make_scene(split: Split, position: int, *, seed: int = 0) -> Scene:
-    """Returns the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes."""
+def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
+    """Returns the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
+
+    In worlds of one mix of categories the scenes of one position hold the same objects at the same places.
+
+    Raises:
+        ConfigError: There is no such world.
+    """
     index = scene_index(split, position)
+    mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
     wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_count_weights()))
     objects: list[SceneObject] = []
@@ -94,11 +109,12 @@ def make_scene(split: Split, position: int, *, seed: int = 0) -> Scene:
     for attempt in range(40 * wanted):
         if len(objects) == wanted or (attempt >= 4 * wanted and len(objects) >= MIN_OBJECTS):
             break
-        attributes = _draw_attributes(rng, [o.attributes for o in objects], allow_held_out=split is not Split.TRAIN)
+        earlier = [o.attributes for o in objects]
+        attributes = _draw_attributes(rng, earlier, mix, allow_held_out=split is not Split.TRAIN)
         placed = _place(rng, attributes, objects)
         if placed is not None and attributes not in [o.attributes for o in objects]:
             objects.append(placed)
-    return Scene(seed, index, tuple(objects))
+    return Scene(seed, index, tuple(objects), world)
 
 
 def _count_weights() -> np.ndarray:
@@ -107,10 +123,12 @@ def _count_weights() -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def _draw_attributes(rng: np.random.Generator, earlier: list[Attributes], *, allow_held_out: bool) -> Attributes:
+def _draw_attributes(
+    rng: np.random.Generator, earlier: list[Attributes], mix: World, *, allow_held_out: bool
+) -> Attributes:
     """Draws one object's words; often a distractor that shares words with an earlier object."""
     while True:
-        drawn = _fresh(rng)
+        drawn = _fresh(rng, mix)
         kind = rng.random()
         if earlier:
             other = earlier[int(rng.integers(len(earlier)))]
@@ -123,16 +141,24 @@ def _draw_attributes(rng: np.random.Generator, earlier: list[Attributes], *, all
             return drawn
 
 
-def _fresh(rng: np.random.Generator) -> Attributes:
-    """Independent, uniform words; four objects in ten have a part."""
+def _fresh(rng: np.random.Generator, mix: World) -> Attributes:
+    """Independent words, uniform but for the world's mix of categories; four objects in ten have a part."""
     part = PARTS[int(rng.integers(len(PARTS)))] if rng.random() < 0.4 else None
     return Attributes(
-        category=CATEGORIES[int(rng.integers(len(CATEGORIES)))],
+        category=_category(rng, mix),
         colour=list(COLOURS)[int(rng.integers(len(COLOURS)))],
         pattern=PATTERNS[int(rng.integers(len(PATTERNS)))],
         size=SIZES[int(rng.integers(len(SIZES)))],
         part=part,
     )
+
+
+def _category(rng: np.random.Generator, mix: World) -> str:
+    """One category, as frequent as the world says."""
+    if mix.category_weights is None:
+        return CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    weights = np.array(mix.category_weights)
+    return CATEGORIES[int(rng.choice(len(CATEGORIES), p=weights / weights.sum()))]
 
 
 def _share_some(rng: np.random.Generator, drawn: Attributes, other: Attributes) -> Attributes:

@@ -14,6 +14,7 @@ from schemas.ids import image_id, mask_id, sha256_hex
 from schemas.shard import MaskRecord, Shard, ShardImage
 from synthworld.render import render
 from synthworld.scenes import Scene
+from synthworld.worlds import DEFAULT_WORLD
 from workers.masks import rle
 
 
@@ -27,8 +28,9 @@ class SceneImage:
 
     @property
     def key(self) -> str:
-        """The image's key, which names the scene."""
-        return f"scene-{self.scene.seed}-{self.scene.index:07d}.png"
+        """The image's key, which names the scene, and its world where that is not the default one."""
+        world = "" if self.scene.world == DEFAULT_WORLD else f"{self.scene.world}-"
+        return f"scene-{world}{self.scene.seed}-{self.scene.index:07d}.png"
 
 
 def scene_image(scene: Scene) -> SceneImage:

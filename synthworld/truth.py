@@ -17,10 +17,12 @@ from pydantic import TypeAdapter
 from schemas.errors import ConfigError
 from schemas.ids import image_id
 from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
-from synthworld.grammar import Description, parse
-from synthworld.oracle import fits
+from synthworld.oracle import meant
+from synthworld.reading import read
+from synthworld.references import Reference
 from synthworld.render import render
 from synthworld.scenes import SCENE_SIZE_PX, Scene
+from synthworld.worlds import DEFAULT_WORLD, WORLDS
 from workers.masks import rle
 
 SEEN: Final = "seen"
@@ -43,7 +45,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        self._read: dict[str, Description | None] = {}
+        self._read: dict[str, Reference | None] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,24 +59,23 @@ class SceneImageTruth:
         return rle.encode(torch.from_numpy(masks))
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Returns the objects that a text fits, as the oracle reads it; None if it cannot be parsed."""
+        """Returns the objects that a text means, as the oracle reads it; None where nobody can tell."""
         said = self._parsed(text)
-        if said is None:
-            return None
-        return frozenset(n for n, item in enumerate(self._scene.objects) if fits(said, item))
+        return None if said is None else meant(said, self._scene)
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Returns how many attributes a text states, how many of these are true, how many the object has.
 
-        Category, colour, pattern, size and part count; a place does not. A text that cannot be parsed states nothing.
+        Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
+        not. A text that cannot be parsed states nothing.
         """
         truth = self._attributes(number)
         known = sum(getattr(truth, name) is not None for name in _NAMES)
         said = self._parsed(text)
         if said is None:
             return 0, 0, known
-        stated = [name for name in _NAMES if getattr(said, name) is not None]
-        return len(stated), sum(getattr(said, name) == getattr(truth, name) for name in stated), known
+        stated = [name for name in _NAMES if getattr(said.noun, name) is not None]
+        return len(stated), sum(getattr(said.noun, name) == getattr(truth, name) for name in stated), known
 
     def num_alike(self, number: int) -> int:
         """Returns how many other objects are of the same category."""
@@ -89,9 +90,9 @@ class SceneImageTruth:
     def _attributes(self, number: int) -> Attributes:
         return self._scene.objects[number].attributes
 
-    def _parsed(self, text: str) -> Description | None:
+    def _parsed(self, text: str) -> Reference | None:
         if text not in self._read:
-            self._read[text] = parse(text)
+            self._read[text] = read(text)
         return self._read[text]
 
 
@@ -124,7 +125,9 @@ class SceneTruth:
         known = {key: scene for key, scene in scenes.items() if scene is not None}
         for key, scene in known.items():
             _check(scene, f"{name}: {key!r}")
-        return cls(known, f"synthetic world, {name}")
+        # A file of before there were worlds names none: its scenes are of the default one.
+        others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
+        return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
 
     @property
     def num_images(self) -> int:
@@ -143,7 +146,9 @@ class SceneTruth:
 
 
 def _check(scene: Scene, where: str) -> None:
-    """Refuses words that the world does not have, and objects too large to be painted."""
+    """Refuses worlds that there are not, words that no world has, and objects too large to be painted."""
+    if scene.world not in WORLDS:
+        raise ConfigError(f"{where} is of the world {scene.world!r}, and there are {', '.join(WORLDS)} alone")
     if not (0 <= scene.seed < 2**32 and 0 <= scene.index < 2**32):
         raise ConfigError(f"{where} has seed {scene.seed} and index {scene.index}: numbers from 0 to 2^32 are allowed")
     if not scene.objects:

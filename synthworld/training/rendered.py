@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from synthworld.render import render
 from synthworld.scenes import SCENE_SIZE_PX, Scene, Split, make_scene
+from synthworld.worlds import DEFAULT_WORLD
 
 logger = logging.getLogger(__name__)
 NOBODY = 255
 _CHUNK = 100
+# Images and owners of the scenes at some positions.
+Painter = Callable[[range], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -30,40 +35,44 @@ class RenderedScenes:
         return np.asarray(self.owners[scene] == number)
 
 
-def _render_chunk(split: Split, positions: range, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _render_chunk(split: Split, positions: range, seed: int, world: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and owners of a few scenes; runs in a child process."""
     images = np.empty((len(positions), SCENE_SIZE_PX, SCENE_SIZE_PX, 3), dtype=np.uint8)
     owners = np.full(images.shape[:3], NOBODY, dtype=np.uint8)
     for row, position in enumerate(positions):
-        rendered = render(make_scene(split, position, seed=seed))
+        rendered = render(make_scene(split, position, seed=seed, world=world))
         images[row] = rendered.image
         for number, mask in enumerate(rendered.masks):
             owners[row][mask] = number
     return images, owners
 
 
-def rendered_scenes(folder: Path, split: Split, count: int, *, seed: int, processes: int = 2) -> RenderedScenes:
+def rendered_scenes(
+    folder: Path, split: Split, count: int, *, seed: int, processes: int = 2, world: str = DEFAULT_WORLD
+) -> RenderedScenes:
     """Returns the first `count` scenes of a split, rendered into `folder` unless they stand there already."""
-    stem = folder / f"{split}-{seed}-{count}"
+    prefix = "" if world == DEFAULT_WORLD else f"{world}-"
+    stem = folder / f"{prefix}{split}-{seed}-{count}"
     image_path, owner_path = stem.with_suffix(".images.npy"), stem.with_suffix(".owners.npy")
     if not owner_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _render_all(image_path, owner_path, split, count, seed, processes)
-    scenes = tuple(make_scene(split, position, seed=seed) for position in range(count))
+        chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+        paint = partial(_render_chunk, split, seed=seed, world=world)
+        _render_all(image_path, owner_path, chunks, paint, processes)
+    scenes = tuple(make_scene(split, position, seed=seed, world=world) for position in range(count))
     return RenderedScenes(np.load(image_path, mmap_mode="r"), np.load(owner_path, mmap_mode="r"), scenes)
 
 
-def _render_all(image_path: Path, owner_path: Path, split: Split, count: int, seed: int, processes: int) -> None:
+def _render_all(image_path: Path, owner_path: Path, chunks: list[range], paint: Painter, processes: int) -> None:
     """Renders in chunks; the owners' file takes its final name last, so that half a cache is never read."""
-    logger.info("rendering %d %s scenes with %d processes", count, split, processes)
+    count = chunks[-1].stop
+    logger.info("rendering %d scenes with %d processes", count, processes)
     shape = (count, SCENE_SIZE_PX, SCENE_SIZE_PX)
     unfinished = owner_path.with_suffix(".unfinished")
     images = np.lib.format.open_memmap(image_path, mode="w+", dtype=np.uint8, shape=(*shape, 3))
     owners = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(processes) as pool:
-        results = pool.map(_render_chunk, [split] * len(chunks), chunks, [seed] * len(chunks))
-        for chunk, (chunk_images, chunk_owners) in zip(chunks, results, strict=True):
+        for chunk, (chunk_images, chunk_owners) in zip(chunks, pool.map(paint, chunks), strict=True):
             images[chunk.start : chunk.stop] = chunk_images
             owners[chunk.start : chunk.stop] = chunk_owners
     images.flush()

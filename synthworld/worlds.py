@@ -1,0 +1,127 @@
+"""Worlds: how scenes look and what they hold. The words mean the same in all of them, so that one oracle judges them.
+
+`default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
+renderer: the difference between the two is that of the pixels alone, scene by scene. `shifted` looks like `second` and
+holds other things: half of the categories are six times as frequent as the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from schemas.errors import ConfigError
+from synthworld.attributes import CATEGORIES, COLOURS
+
+DEFAULT_WORLD: Final = "default"
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PatternStyle:
+    """How patterns are drawn, in supersampled pixels (three a scene pixel); periods do not follow an object's size.
+
+    Attributes:
+        stripe_slope: 1 for stripes that fall from right to left, -1 for the other diagonal.
+        stripe_period: From one dark stripe to the next, along x.
+        stripe_width: Of the dark stripe, along x.
+        check: Side of a field.
+        dot_period: From one dot to the next, along x and y.
+        dot_radius: Of a dot.
+    """
+
+    stripe_slope: int = 1
+    stripe_period: int = 24
+    stripe_width: int = 11
+    check: int = 14
+    dot_period: int = 20
+    dot_radius: int = 6
+
+
+@dataclass(frozen=True)
+class World:
+    """One kind of scenes.
+
+    Attributes:
+        name: As `make_scene`, the demonstration set and truth.json name it.
+        palette: The colour (R, G, B) that each word stands for; nearest to its own word's in `COLOURS`, so that the
+            word stays true.
+        textures: Names in `textures.TEXTURES`, one of them drawn a scene.
+        tones: Lowest and (exclusive) highest brightness of a background, of 255.
+        chroma: How far a background's colour channels stray from its brightness.
+        grain_std: Noise of the background alone, equal in the three channels.
+        noise_std: Noise of the whole picture, a channel.
+        lighting: By which share the picture darkens towards one side, drawn a scene from 0 to this.
+        pattern_shade: Darkening of a pattern's second colour.
+        part_shade: Darkening of a part.
+        patterns: Their geometry.
+        category_weights: How frequent each of `CATEGORIES` is, in any unit; None for all alike.
+    """
+
+    name: str
+    palette: Mapping[str, Rgb]
+    textures: tuple[str, ...]
+    tones: tuple[int, int]
+    chroma: int
+    grain_std: float
+    noise_std: float
+    lighting: float = 0.0
+    pattern_shade: float = 0.42
+    part_shade: float = 0.62
+    patterns: PatternStyle = PatternStyle()
+    category_weights: tuple[float, ...] | None = None
+
+
+_DEFAULT: Final = World(
+    name=DEFAULT_WORLD,
+    palette=COLOURS,
+    textures=("clouds", "waves", "tiles"),
+    tones=(70, 150),
+    chroma=22,
+    grain_std=4.0,
+    noise_std=3.0,
+)
+_SECOND_LOOK: Final = World(
+    name="second",
+    palette={
+        "red": (192, 36, 66),
+        "orange": (240, 148, 62),
+        "yellow": (238, 240, 44),
+        "green": (84, 150, 48),
+        "aqua": (48, 196, 206),
+        "blue": (62, 82, 200),
+        "purple": (158, 72, 160),
+        "white": (236, 238, 246),
+    },
+    textures=("cells", "rings", "bricks"),
+    tones=(60, 140),
+    chroma=34,
+    grain_std=2.0,
+    noise_std=8.0,
+    lighting=0.15,
+    pattern_shade=0.5,
+    part_shade=0.7,
+    patterns=PatternStyle(stripe_slope=-1, stripe_period=20, stripe_width=10, check=11, dot_period=16, dot_radius=5),
+)
+_FREQUENT: Final = 6.0
+
+
+def _shifted() -> World:
+    """The look of `second`; of the categories every other one is frequent."""
+    weights = tuple(_FREQUENT if number % 2 else 1.0 for number in range(len(CATEGORIES)))
+    return replace(_SECOND_LOOK, name="shifted", category_weights=weights)
+
+
+WORLDS: Final[Mapping[str, World]] = {world.name: world for world in (_DEFAULT, _SECOND_LOOK, _shifted())}
+
+
+def world_named(name: str) -> World:
+    """Returns a world.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in WORLDS:
+        raise ConfigError(f"there is no world {name!r}: one of {', '.join(WORLDS)} is allowed")
+    return WORLDS[name]

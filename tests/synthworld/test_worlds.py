@@ -1,0 +1,163 @@
+"""Every world is its own, the default one is what it was, and the words stay true in all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from schemas.errors import ConfigError
+from store.location import RunLocation
+from synthworld.attributes import CATEGORIES, COLOURS, Attributes
+from synthworld.demo import TRUTH_FILE, write_demo
+from synthworld.grammar import Description, realise
+from synthworld.oracle import referents
+from synthworld.render import render
+from synthworld.scenes import Scene, SceneObject, Split, make_scene
+from synthworld.truth import SceneTruth
+from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from tests.builders.scene_runs import scene_run
+
+OTHERS = sorted(WORLDS.keys() - {DEFAULT_WORLD})
+
+
+def one_object(world, **changes):
+    words = {"category": "square", "colour": "red", "pattern": "plain", "size": "large", "part": None, **changes}
+    item = SceneObject(Attributes(**words), (96.0, 96.0), 28.0, 0.0, (0, 0, 0))
+    return Scene(0, 0, (item,), world)
+
+
+def nearest_word(colour):
+    return min(COLOURS, key=lambda word: np.linalg.norm(colour - COLOURS[word]))
+
+
+def digest(*parts):
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def test_what_the_default_world_holds_is_what_it_was():
+    held = [(s.seed, s.index, s.objects) for split in Split for s in (make_scene(split, at) for at in range(40))]
+    assert digest(repr(held).encode()) == "4da58dc3f53735e5"
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [("default", "baec89f3a3f34bf1"), ("second", "dcdcbee33cabc742"), ("shifted", "5b7b8cb6179bc8eb")],
+)
+def test_the_pixels_of_a_world_are_the_published_ones(world, expected):
+    painted = [render(make_scene(Split.TEST, at, world=world)) for at in range(6)]
+    assert digest(*(part.tobytes() for each in painted for part in (each.image, each.masks))) == expected
+
+
+def test_the_second_renderer_paints_the_same_objects():
+    for at in range(3):
+        one, other = (make_scene(Split.TEST, at, world=world) for world in (DEFAULT_WORLD, "second"))
+        assert one.objects == other.objects
+        painted, painted_anew = render(one), render(other)
+        assert (painted.masks == painted_anew.masks).all()
+        assert np.abs(painted.image.astype(int) - painted_anew.image).mean() > 10
+
+
+def test_the_shifted_mix_prefers_every_other_category():
+    def share(world):
+        found = Counter(
+            item.attributes.category for at in range(150) for item in make_scene(Split.TEST, at, world=world).objects
+        )
+        return sum(found[name] for name in CATEGORIES[1::2]) / found.total()
+
+    assert share(DEFAULT_WORLD) == pytest.approx(0.5, abs=0.06)
+    assert share("shifted") > 0.75
+
+
+def test_training_scenes_of_every_world_leave_out_the_held_out_pairs():
+    truth = SceneTruth({str(at): make_scene(Split.TRAIN, at, world="shifted") for at in range(40)}, "training scenes")
+    known = [truth.of_image(identity) for identity in truth._scenes]
+    assert {each.group(n) for each in known for n in range(len(each._scene.objects))} == {"seen"}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_colour_stays_nearest_to_its_own_word_under_every_tint_and_light(world, colour):
+    look = WORLDS[world]
+    for tint, light in itertools.product(itertools.product((-12, 0, 12), repeat=3), (1.0, 1.0 - look.lighting)):
+        assert nearest_word(np.clip(np.array(look.palette[colour]) + tint, 0, 255) * light) == colour
+    rendered = render(one_object(world, colour=colour))
+    assert nearest_word(rendered.image[rendered.masks[0]].mean(axis=0)) == colour
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("pattern", ["striped", "dotted", "checked"])
+def test_a_pattern_is_seen_and_is_no_other_ones(world, pattern):
+    plain, patterned = (render(one_object(world, pattern=name)) for name in ("plain", pattern))
+    inside = plain.masks[0]
+    dark = (plain.image.astype(int) - patterned.image)[inside].max(axis=-1) > 45
+    assert (plain.masks == patterned.masks).all()
+    assert 0.15 < dark.mean() < 0.65
+    others = {"striped", "dotted", "checked"} - {pattern}
+    for other in others:
+        changed = np.abs(patterned.image.astype(int) - render(one_object(world, pattern=other)).image)
+        assert (changed[inside].max(axis=-1) > 45).mean() > 0.2
+
+
+@pytest.mark.parametrize("world", OTHERS)
+def test_an_object_stands_out_from_its_background(world):
+    for at in range(6):
+        scene = make_scene(Split.TEST, at, world=world)
+        rendered = render(scene)
+        ground = np.median(rendered.image[~rendered.masks.any(axis=0)], axis=0)
+        for mask in rendered.masks:
+            assert np.linalg.norm(rendered.image[mask] - ground, axis=1).mean() > 40
+
+
+@pytest.mark.parametrize("world", OTHERS)
+def test_the_oracle_finds_each_object_by_all_of_its_words(world):
+    for at in range(20):
+        scene = make_scene(Split.TEST, at, world=world)
+        for number, item in enumerate(scene.objects):
+            said = realise(Description(**vars(item.attributes)))
+            found = referents(said, scene)
+            assert number in found
+            # Who has no part is described by words that also fit the same object with one.
+            assert all(
+                vars(scene.objects[n].attributes) | {"part": None} == vars(item.attributes) | {"part": None}
+                for n in found
+            )
+
+
+def test_an_unknown_world_is_refused_with_those_that_there_are(tmp_path):
+    for ask in (lambda: world_named("third"), lambda: make_scene(Split.TEST, 0, world="third")):
+        with pytest.raises(ConfigError, match=r"no world 'third': one of default, second, shifted is allowed"):
+            ask()
+    with pytest.raises(ConfigError, match="no world 'third'"):
+        write_demo(tmp_path / "demo", num_scenes=1, world="third")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_set_of_another_world_is_written_and_judged_by_its_own_truth(tmp_path):
+    images = write_demo(tmp_path, num_scenes=2, world="second")
+    assert {entry["world"] for entry in json.loads((tmp_path / TRUTH_FILE).read_text()).values() if entry} == {"second"}
+    known = {f"scene-{at:03d}.png": make_scene(Split.DEMO, at, world="second") for at in range(2)}
+    scene_run(RunLocation.open(str(tmp_path / "run")), known, source=str(images))
+    outcome = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--truth", "synthworld", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    found = json.loads(outcome.stdout)
+    assert "'second'" in found["truth"]
+    assert found["images"]["judged"] == 2
+    assert 0 < found["sets"]["kept"]["accuracy"]["value"] < 1
+
+
+def test_a_truth_without_a_world_is_of_the_default_one_and_an_unknown_world_is_refused(tmp_path):
+    write_demo(tmp_path, num_scenes=1)
+    tree = json.loads((tmp_path / TRUTH_FILE).read_text())
+    del tree["scene-000.png"]["world"]
+    known = SceneTruth.from_json(json.dumps(tree).encode(), "truth.json")
+    assert known._scenes[next(iter(known._scenes))] == make_scene(Split.DEMO, 0)
+    tree["scene-000.png"]["world"] = "third"
+    with pytest.raises(ConfigError, match="is of the world 'third'"):
+        SceneTruth.from_json(json.dumps(tree).encode(), "truth.json")
