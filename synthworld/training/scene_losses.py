@@ -1,15 +1,14 @@
-"""The scene CLIP's losses: captions against whole scenes, and patches against what the crops' CLIP says of windows."""
+"""The scene CLIP's losses: images against captions, and close-ups against what the crops' CLIP says of them."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import roi_align
 
 # Sharpness of the softmax over patches that pools their cosines with a caption into the image's.
 POOLING_SHARPNESS = 10.0
-# Scale of the cosines in the contrast between windows; as CLIP's own, but not learnt.
-WINDOW_SCALE = 15.0
+# Scale of the cosines in the contrast between targets; as CLIP's own, but not learnt.
+TAUGHT_SCALE = 15.0
 
 
 def pooled_scores(dense: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
@@ -41,25 +40,14 @@ def _cross_entropy(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
     return -(kept.sum(-1) / fits.sum(-1).clamp(min=1)).mean()
 
 
-def window_pixels(images: torch.Tensor, windows: torch.Tensor, size: int) -> torch.Tensor:
-    """Returns the windows (K, 3, size, size) of images (B, 3, H, W); windows (K, 5) of (image, x0, y0, x1, y1) px."""
-    return torch.as_tensor(roi_align(images, windows, size, 1.0, 2, aligned=True))
+def taught_losses(dense: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns how far N close-ups (N, D, h, w) are from what their teacher says (N, D): distance and contrast.
 
-
-def window_features(dense: torch.Tensor, windows: torch.Tensor, *, patch_size: int) -> torch.Tensor:
-    """Returns the mean (K, D) of the patches in each window, normalised; dense (B, D, h, w), windows as above."""
-    means = roi_align(dense, windows, 1, 1 / patch_size, 4, aligned=True)
-    return F.normalize(means[:, :, 0, 0], dim=-1)
-
-
-def window_losses(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns how far window features (K, D) are from their targets (K, D), both normalised: distance and contrast.
-
-    Source: CLIPSelf (Wu et al. 2024), equation 2: the mean of 1 − cosine over windows drawn at random. The contrast,
-    each window's features against all windows' targets, is ours: it asks for the differences between windows first.
+    As with captions, the patches that answer best count. Source: CLIPSelf (Wu et al. 2024), whose equation 2 is the
+    distance, 1 − cosine; the contrast with the batch's other targets asks for the differences between them first.
     """
-    cosines = features @ targets.T
-    own = torch.arange(len(features))
-    logits = cosines * WINDOW_SCALE
+    scores = pooled_scores(dense, targets)
+    own = torch.arange(len(targets))
+    logits = scores * TAUGHT_SCALE
     contrast = 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
-    return 1 - cosines.diagonal().mean(), contrast
+    return 1 - scores.diagonal().mean(), contrast

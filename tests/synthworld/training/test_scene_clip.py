@@ -1,0 +1,160 @@
+"""The scene CLIP's training: what captions tell of scenes, what windows teach, and a start and a restart that hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from schemas.config import WeightsConfig
+from synthworld.scenes import Split
+from synthworld.training.rendered import rendered_scenes
+from synthworld.training.scene_batches import caption_relations, draw_close_ups, draw_scenes
+from synthworld.training.scene_clip import SceneClipTrainee, SceneRecipe, _step_losses, train_scene_clip
+from synthworld.training.scene_losses import pooled_scores, scene_contrast, taught_losses
+from synthworld.training.vit_start import whiten_patches
+from synthworld.training.vocabulary import expression_vocabulary, word_ids
+from workers.checkpoints.models import load_clip
+from workers.towers import read_images
+
+VOCABULARY = expression_vocabulary()
+SHORT = SceneRecipe(
+    steps=4, close_up_steps=2, close_ups_a_step=4, scenes_a_step=3, close_ups_beside=2, checkpoint_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return rendered_scenes(tmp_path_factory.mktemp("scenes"), Split.TRAIN, 6, seed=3, processes=1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_clip("builtin:tiny/clip.json", WeightsConfig(uri="builtin:tiny/clip.safetensors"))
+
+
+def test_captions_tell_what_fits_and_what_nobody_knows():
+    captions = ["a photo of a circle", "a red circle", "a photo of a star", "a red dotted circle"]
+    fits, unsettled = caption_relations(VOCABULARY.content(captions), torch.tensor([0, 1, 1, 2]), 3)
+    assert fits.tolist() == [
+        [True, True, True],  # each scene is said to hold a circle
+        [False, True, True],
+        [False, True, False],
+        [False, False, True],
+    ]
+    assert unsettled.tolist() == [
+        [False, False, False],
+        [True, False, False],  # the circle there may be red
+        [False, False, False],
+        [True, True, False],
+    ]
+
+
+def test_each_scene_comes_with_a_caption_an_object(data):
+    batch = draw_scenes(data, 4, np.random.default_rng(0))
+    assert batch.images.shape == (4, 3, 192, 192)
+    assert len(batch.captions) == len(batch.owners)
+    counts = sorted(torch.bincount(batch.owners).tolist())
+    assert set(counts) <= {len(scene.objects) for scene in data.scenes}
+    assert len(draw_scenes(data, 99, np.random.default_rng(0)).images) == 6
+
+
+def test_a_close_up_and_its_crop_show_the_object_of_the_caption(data):
+    batch = draw_close_ups(data, 12, np.random.default_rng(1))
+    assert batch.images.shape == (12, 3, 72, 72)
+    assert batch.crops.shape == (12, 3, 96, 96)
+    assert len(batch.captions) == 12
+    # The crop is the middle of the close-up, enlarged; an object at the scene's edge lies elsewhere in its close-up.
+    shrunk = F.interpolate(batch.crops, size=(36, 36), mode="area")
+    middles = batch.images[:, :, 18:54, 18:54]
+    same = F.cosine_similarity(shrunk.flatten(1), middles.flatten(1))
+    mixed = F.cosine_similarity(shrunk.flatten(1), middles.roll(1, 0).flatten(1))
+    assert float(same.median()) > float(mixed.median())
+
+
+def test_a_close_up_is_read_as_the_scene_is_at_the_same_place(data):
+    torch.manual_seed(0)
+    trainee = SceneClipTrainee(VOCABULARY).eval()
+    images = draw_scenes(data, 2, np.random.default_rng(0)).images
+    with torch.no_grad():
+        # A close-up as large as a scene has one place on the grid.
+        whole = trainee._read_close_ups(images, np.random.default_rng(0))
+        assert torch.allclose(whole, read_images(trainee.model, images).dense, atol=1e-4)
+        part = trainee._read_close_ups(images[..., :72, :72], np.random.default_rng(0))
+    assert part.shape == (2, 128, 6, 6)
+
+
+def test_an_images_score_is_that_of_its_best_patches():
+    text = F.normalize(torch.tensor([[1.0, 0.0]]))
+    dense = F.normalize(torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.1], [0.0, 1.0]]), dim=-1).T.reshape(1, 2, 2, 2)
+    cosines = torch.einsum("td,bdhw->tbhw", text, dense)
+    score = float(pooled_scores(dense, text))
+    assert float(cosines.mean()) < score <= float(cosines.max())
+    assert score > 0.9
+
+
+def test_what_is_taught_is_the_batchs_own_target():
+    targets = torch.eye(3, 5)
+    right = targets[:, :, None, None].expand(-1, -1, 2, 2)
+    distance, contrast = taught_losses(right, targets)
+    wrong_distance, wrong_contrast = taught_losses(right.roll(1, 0), targets)
+    assert float(distance) == pytest.approx(0.0, abs=1e-6)
+    assert float(wrong_distance) == pytest.approx(1.0)
+    assert float(contrast) < 0.01 < 10 < float(wrong_contrast)
+
+
+def test_the_contrast_asks_nothing_of_unsettled_pairs():
+    fits = torch.tensor([[True, False], [False, True]])
+    unsettled = torch.tensor([[False, True], [False, False]])
+    scores = torch.tensor([[0.5, -0.3], [0.1, 0.2]], requires_grad=True)
+    scene_contrast(scores, torch.tensor(10.0), fits, unsettled).backward()
+    assert float(scores.grad[0, 1]) == 0.0
+    assert float(scores.grad[1, 0]) > 0.0
+    assert float(scores.grad[1, 1]) < 0.0
+
+
+def test_the_first_layer_starts_whitened(data, teacher):
+    trainee = SceneClipTrainee(VOCABULARY)
+    images = draw_scenes(data, 6, np.random.default_rng(0)).images
+    whiten_patches(trainee.model.visual, images)
+    with torch.no_grad():
+        told = trainee.model.visual.conv1(images).permute(1, 0, 2, 3).flatten(1)
+    covariance = torch.cov(told)
+    assert float((covariance - covariance.diag().diag()).abs().max()) < 1e-3
+    assert float(covariance.diag()[:10].min()) > 0.4
+
+
+def test_it_starts_from_its_teachers_text_tower_with_words_of_its_own(data, teacher):
+    torch.manual_seed(0)
+    trainee = SceneClipTrainee(VOCABULARY)
+    trainee.start_from(teacher, draw_scenes(data, 6, np.random.default_rng(0)).images)
+    compact = VOCABULARY.encode(["a photo of a small red circle", "the star with a hat"])
+    full = F.pad(torch.tensor(VOCABULARY.ids)[compact], (0, teacher.context_length - compact.shape[1]))
+    with torch.no_grad():
+        assert torch.allclose(trainee._embed(compact), teacher.encode_text(full), atol=1e-5)
+    rows = trainee.model.token_embedding.weight.detach()
+    left, right = (rows[VOCABULARY.ids.index(word_ids(word)[0])] for word in ("left", "right"))
+    assert float(F.cosine_similarity(left, right, dim=0)) < 0.5
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, teacher):
+    torch.set_num_threads(1)
+    whole = train_scene_clip(VOCABULARY, data, teacher, SHORT, seed=1, checkpoint=tmp_path / "whole.pt")
+    half = replace(SHORT, checkpoint_every=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("synthworld.training.scene_clip._step_losses", _failing_at(3))
+        with pytest.raises(KeyboardInterrupt):
+            train_scene_clip(VOCABULARY, data, teacher, half, seed=1, checkpoint=tmp_path / "half.pt")
+    again = train_scene_clip(VOCABULARY, data, teacher, half, seed=1, checkpoint=tmp_path / "half.pt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def _failing_at(step):
+    def losses(*arguments):
+        if arguments[-1] == step:
+            raise KeyboardInterrupt
+        return _step_losses(*arguments)
+
+    return losses
