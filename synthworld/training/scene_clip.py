@@ -1,9 +1,9 @@
 """Trains the scene CLIP on images with noisy captions: whole scenes, and close-ups of their objects to begin with.
 
 An image's score for a caption is that of the patches that answer it best, so that a pair teaches patches what they
-show; no mask and no box stands in a loss. Close-ups are also given to the crops' CLIP, enlarged as it knows them, and
-what it says is taught: alone, captions of whole scenes teach colours in minutes and shapes in hours (measured). So
-the scene CLIP speaks the space of its teacher, whose text tower it starts from.
+show; no mask and no box stands in a loss. Close-ups come first, with the word head of the other two models: alone,
+captions of whole scenes teach colours in minutes and shapes in hours (measured). The text tower starts as that of the
+crops' CLIP.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import nn
 
+from synthworld.training.caption_losses import WordHead
 from synthworld.training.coca import compact_config
 from synthworld.training.rendered import RenderedScenes
 from synthworld.training.scene_batches import (
+    CLOSE_UP_SIZE_PX,
     CloseUpBatch,
     SceneBatch,
     caption_relations,
     draw_close_ups,
     draw_scenes,
 )
-from synthworld.training.scene_losses import pooled_scores, scene_contrast, taught_losses
+from synthworld.training.scene_losses import pooled_scores, scene_contrast
 from synthworld.training.schedule import Optimiser, Progress, fast_cpu_arithmetic, restore_checkpoint, save_checkpoint
-from synthworld.training.vit_start import start_attention, whiten_patches
-from synthworld.training.vocabulary import CompactVocabulary
+from synthworld.training.vit_start import whiten_patches
+from synthworld.training.vocabulary import CONTENT_WORDS, CompactVocabulary
 from workers.checkpoints.openclip import build_from_config, read_model_config
 from workers.towers import read_images
 
 MAX_SCALE = 50.0
-_WHITENING_SCENES = 400
+_WHITENING_SCENES = 200
 
 
 @dataclass(frozen=True)
 class SceneRecipe:
     """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
 
-    steps: int = 700
-    peak_rate: float = 1.2e-3
+    steps: int = 1700
+    peak_rate: float = 1.5e-3
     warmup_steps: int = 50
     # Close-ups alone at first, which are a seventh of a scene's work; then few of them beside whole scenes.
-    close_up_steps: int = 350
-    close_ups_a_step: int = 96
+    close_up_steps: int = 1200
+    close_ups_a_step: int = 64
     scenes_a_step: int = 12
     close_ups_beside: int = 32
-    taught_contrast_weight: float = 0.3
-    caption_weight: float = 0.5
-    checkpoint_every: int = 50
+    caption_weight: float = 0.3
+    checkpoint_every: int = 100
 
 
 class SceneClipTrainee(nn.Module):
@@ -65,6 +66,8 @@ class SceneClipTrainee(nn.Module):
         if not isinstance(model, CLIP):
             raise TypeError(f"tiny/scene_clip.json builds {type(model).__name__}, not CLIP")
         self.model = model
+        width = model.visual.ln_post.normalized_shape[0]
+        self.words = WordHead((CLOSE_UP_SIZE_PX // model.visual.patch_size[0]) ** 2, width, len(CONTENT_WORDS))
         self.vocabulary = vocabulary
 
     @torch.no_grad()
@@ -85,7 +88,6 @@ class SceneClipTrainee(nn.Module):
         own["positional_embedding"][: len(positions)] = positions
         for name, tensor in given.items():
             own[name].copy_(tensor)
-        start_attention(self.model.visual)
         whiten_patches(self.model.visual, images)
 
     def scene_loss(self, batch: SceneBatch) -> torch.Tensor:
@@ -94,16 +96,16 @@ class SceneClipTrainee(nn.Module):
             dense = read_images(self.model, batch.images).dense
         return self._caption_loss(F.normalize(dense.float(), dim=1), batch.captions, batch.owners)
 
-    def close_up_losses(
-        self, batch: CloseUpBatch, targets: torch.Tensor, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Returns the losses of close-ups; targets (N, D) are what the teacher says of their crops, normalised."""
+    def close_up_losses(self, batch: CloseUpBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Returns the losses of close-ups: their contrast with captions, and the word head's."""
+        content = self.vocabulary.content(batch.captions)
         with fast_cpu_arithmetic():
-            dense = self._read_close_ups(batch.images, rng)
-        dense = F.normalize(dense.float(), dim=1)
-        distance, contrast = taught_losses(dense, targets)
+            patches = self._read_close_ups(batch.images, rng)
+            dense = patches @ self.model.visual.proj
+            words = self.words(patches, content)
+        dense = F.normalize(dense.float().transpose(1, 2)[..., None], dim=1)
         captions = self._caption_loss(dense, batch.captions, torch.arange(len(batch.captions)))
-        return {"taught": distance, "taught_contrast": contrast, "close_up_captions": captions}
+        return {"close_up_captions": captions, "words": words}
 
     def _caption_loss(self, dense: torch.Tensor, captions: list[str], owners: torch.Tensor) -> torch.Tensor:
         """The contrast of B images, by their patches, with T captions."""
@@ -114,7 +116,7 @@ class SceneClipTrainee(nn.Module):
         return scene_contrast(pooled_scores(dense, F.normalize(texts.float(), dim=-1)), scale, fits, unsettled)
 
     def _read_close_ups(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """The dense map (N, D, h, w) of images smaller than a scene, at one place of the scene's grid for all."""
+        """The patches (N, h · w, C) of images smaller than a scene, at one place of the scene's grid for all."""
         visual = self.model.visual
         patches = visual.conv1(images)
         rows, columns = patches.shape[2:]
@@ -125,8 +127,7 @@ class SceneClipTrainee(nn.Module):
         here = grid[top : top + rows, left : left + columns].flatten(0, 1)
         pooled = (visual.class_embedding + visual.positional_embedding[0]).expand(len(images), 1, -1)
         hidden = torch.cat((pooled, patches.flatten(2).transpose(1, 2) + here), dim=1)
-        hidden = visual.ln_post(visual.transformer(visual.ln_pre(hidden)))[:, 1:]
-        return torch.as_tensor((hidden @ visual.proj).transpose(1, 2).unflatten(2, (rows, columns)))
+        return torch.as_tensor(visual.ln_post(visual.transformer(visual.ln_pre(hidden)))[:, 1:])
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Texts (T, D) of compact tokens (T, L), L shorter than the context: a causal tower reads nothing behind."""
@@ -153,8 +154,9 @@ def train_scene_clip(
     first = restore_checkpoint(checkpoint, trainee, optimiser)
     progress = Progress("scene clip", recipe.steps)
     for step in range(first, recipe.steps):
-        parts = _step_losses(trainee, data, teacher, recipe, np.random.default_rng([seed, step, 5]), step)
-        optimiser.step(step, _total(parts, recipe))
+        parts = _step_losses(trainee, data, recipe, np.random.default_rng([seed, step, 5]), step)
+        captions = parts["close_up_captions"] + parts.get("scene_captions", torch.zeros(()))
+        optimiser.step(step, parts["words"] + recipe.caption_weight * captions)
         progress.add(step, **{name: value.item() for name, value in parts.items()})
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(checkpoint, step + 1, trainee, optimiser)
@@ -162,25 +164,12 @@ def train_scene_clip(
 
 
 def _step_losses(
-    trainee: SceneClipTrainee,
-    data: RenderedScenes,
-    teacher: CLIP,
-    recipe: SceneRecipe,
-    rng: np.random.Generator,
-    step: int,
+    trainee: SceneClipTrainee, data: RenderedScenes, recipe: SceneRecipe, rng: np.random.Generator, step: int
 ) -> dict[str, torch.Tensor]:
     """The losses of one step."""
     is_early = step < recipe.close_up_steps
-    close_ups = draw_close_ups(data, recipe.close_ups_a_step if is_early else recipe.close_ups_beside, rng)
-    with torch.no_grad(), fast_cpu_arithmetic():
-        targets = F.normalize(teacher.encode_image(close_ups.crops).float(), dim=-1)
-    parts = trainee.close_up_losses(close_ups, targets, rng)
+    num_close_ups = recipe.close_ups_a_step if is_early else recipe.close_ups_beside
+    parts = trainee.close_up_losses(draw_close_ups(data, num_close_ups, rng), rng)
     if not is_early:
         parts["scene_captions"] = trainee.scene_loss(draw_scenes(data, recipe.scenes_a_step, rng))
     return parts
-
-
-def _total(parts: dict[str, torch.Tensor], recipe: SceneRecipe) -> torch.Tensor:
-    """The weighted sum of a step's losses."""
-    captions = parts["close_up_captions"] + parts.get("scene_captions", torch.zeros(()))
-    return parts["taught"] + recipe.taught_contrast_weight * parts["taught_contrast"] + recipe.caption_weight * captions

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.scene_clip.pointing import DESCRIBED, NAMED, Pointer, point_at, questions
+from benchmarks.scene_clip.pointing import DESCRIBED, NAMED, point_at, questions
 from synthworld.oracle import referents
 from synthworld.render import render
 from synthworld.scenes import Split, make_scene
-from training.evaluation.bootstrap import ImageBootstrap
 
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]
 
