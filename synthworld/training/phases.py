@@ -23,7 +23,7 @@ from synthworld.training.rendered import RenderedScenes, rendered_scenes
 from synthworld.training.sam import SamRecipe, train_sam
 from synthworld.training.scene_clip import SceneRecipe, train_scene_clip
 from synthworld.training.vocabulary import caption_vocabulary, expression_vocabulary
-from workers.checkpoints.models import load_clip
+from workers.checkpoints.models import load_clip, load_sam
 
 logger = logging.getLogger(__name__)
 
@@ -151,16 +151,15 @@ def finish_clip(plan: TrainingPlan) -> None:
     _finish(plan, "clip", train_clip, plan.clip_on_masks)
 
 
-def finish_clips(plan: TrainingPlan, with_clip: bool) -> None:
-    """Finishes CLIP where it is not done, and then trains the scene CLIP, whose teacher it is."""
-    if with_clip:
-        finish_clip(plan)
-    teacher = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
-    if not isinstance(teacher, CLIP):
-        raise TypeError(f"tiny/clip.json builds {type(teacher).__name__}, not CLIP")
+def train_scenes(plan: TrainingPlan) -> None:
+    """Trains the scene CLIP, which starts from the finished CLIP and SAM, and writes its weights."""
+    clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
+    if not isinstance(clip, CLIP):
+        raise TypeError(f"tiny/clip.json builds {type(clip).__name__}, not CLIP")
+    sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
     vocabulary, checkpoint = expression_vocabulary(), plan.checkpoint("scene-clip")
     trainee = train_scene_clip(
-        vocabulary, scenes_of(plan), teacher, plan.scene_clip, seed=plan.seed, checkpoint=checkpoint
+        vocabulary, scenes_of(plan), plan.scene_clip, seed=plan.seed, checkpoint=checkpoint, start=(clip, sam)
     )
     state = shipped_state(trainee.model.state_dict(), vocabulary)
     logger.info("scene clip: sha256 %s", write_weights(plan.weights("scene_clip"), state))

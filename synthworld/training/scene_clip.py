@@ -1,9 +1,10 @@
 """Trains the scene CLIP on images with noisy captions: whole scenes, and close-ups of their objects to begin with.
 
 An image's score for a caption is that of the patches that answer it best, so that a pair teaches patches what they
-show; no mask and no box stands in a loss. Close-ups come first, with the word head of the other two models: alone,
-captions of whole scenes teach colours in minutes and shapes in hours (measured). The text tower starts as that of the
-crops' CLIP.
+show; no mask and no box stands in a loss. Two things make shapes learnable in minutes, where captions of whole scenes
+alone taught colours only (measured): the image tower starts as the encoder of the recipe's SAM, which has learnt
+outlines; and close-ups come first, with the word head of the other two models. The text tower starts as the crops'
+CLIP's.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from segment_anything.modeling import Sam
 from torch import nn
 
 from synthworld.training.caption_losses import WordHead
 from synthworld.training.coca import compact_config
 from synthworld.training.rendered import RenderedScenes
+from synthworld.training.sam_start import start_from_sam
 from synthworld.training.scene_batches import (
     CLOSE_UP_SIZE_PX,
     CloseUpBatch,
@@ -30,24 +33,22 @@ from synthworld.training.scene_batches import (
 )
 from synthworld.training.scene_losses import pooled_scores, scene_contrast
 from synthworld.training.schedule import Optimiser, Progress, fast_cpu_arithmetic, restore_checkpoint, save_checkpoint
-from synthworld.training.vit_start import whiten_patches
 from synthworld.training.vocabulary import CONTENT_WORDS, CompactVocabulary
 from workers.checkpoints.openclip import build_from_config, read_model_config
 from workers.towers import read_images
 
 MAX_SCALE = 50.0
-_WHITENING_SCENES = 200
 
 
 @dataclass(frozen=True)
 class SceneRecipe:
     """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
 
-    steps: int = 1700
-    peak_rate: float = 1.5e-3
-    warmup_steps: int = 50
+    steps: int = 700
+    peak_rate: float = 1e-3
+    warmup_steps: int = 20
     # Close-ups alone at first, which are a seventh of a scene's work; then few of them beside whole scenes.
-    close_up_steps: int = 1200
+    close_up_steps: int = 350
     close_ups_a_step: int = 64
     scenes_a_step: int = 12
     close_ups_beside: int = 32
@@ -71,13 +72,13 @@ class SceneClipTrainee(nn.Module):
         self.vocabulary = vocabulary
 
     @torch.no_grad()
-    def start_from(self, teacher: CLIP, images: torch.Tensor) -> None:
-        """Takes the teacher's text tower, and starts the image tower from images (B, 3, 192, 192), normalised.
+    def start_from(self, clip: CLIP, sam: Sam) -> None:
+        """Takes the text tower of the crops' CLIP, over the full vocabulary, and SAM's image encoder.
 
-        Words that the teacher never read keep embeddings of their own, drawn at random, as large as its own words':
+        Words that this CLIP never read keep embeddings of their own, drawn at random, as large as its own words':
         their sentences mean no more than without them, but whoever learns on top can tell them apart.
         """
-        given = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith("visual.")}
+        given = {name: tensor for name, tensor in clip.state_dict().items() if not name.startswith("visual.")}
         own = self.model.state_dict()
         rows = given.pop("token_embedding.weight")[torch.tensor(self.vocabulary.ids)]
         is_known = rows.abs().sum(-1) > 0
@@ -88,7 +89,7 @@ class SceneClipTrainee(nn.Module):
         own["positional_embedding"][: len(positions)] = positions
         for name, tensor in given.items():
             own[name].copy_(tensor)
-        whiten_patches(self.model.visual, images)
+        start_from_sam(self.model.visual, sam)
 
     def scene_loss(self, batch: SceneBatch) -> torch.Tensor:
         """Returns the contrast of whole scenes with captions."""
@@ -140,16 +141,16 @@ class SceneClipTrainee(nn.Module):
 def train_scene_clip(
     vocabulary: CompactVocabulary,
     data: RenderedScenes,
-    teacher: CLIP,
     recipe: SceneRecipe,
     *,
     seed: int,
     checkpoint: Path,
+    start: tuple[CLIP, Sam],
 ) -> SceneClipTrainee:
-    """Returns the trained scene CLIP; `teacher` is the crops' CLIP over the full vocabulary."""
+    """Returns the trained scene CLIP; `start` are the crops' CLIP, over the full vocabulary, and SAM."""
     torch.manual_seed(seed)
     trainee = SceneClipTrainee(vocabulary).train()
-    trainee.start_from(teacher, draw_scenes(data, _WHITENING_SCENES, np.random.default_rng([seed, 5])).images)
+    trainee.start_from(*start)
     optimiser = Optimiser(trainee, recipe.steps, recipe.peak_rate, warmup_steps=recipe.warmup_steps)
     first = restore_checkpoint(checkpoint, trainee, optimiser)
     progress = Progress("scene clip", recipe.steps)

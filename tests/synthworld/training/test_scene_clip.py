@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from schemas.config import WeightsConfig
+from schemas.config_loading import load_config
 from synthworld.scenes import Split
+from synthworld.training.crops import normalise
 from synthworld.training.rendered import rendered_scenes
+from synthworld.training.sam_start import start_from_sam
 from synthworld.training.scene_batches import caption_relations, draw_close_ups, draw_scenes
 from synthworld.training.scene_clip import SceneClipTrainee, SceneRecipe, _step_losses, train_scene_clip
 from synthworld.training.scene_losses import pooled_scores, scene_contrast
-from synthworld.training.vit_start import whiten_patches
 from synthworld.training.vocabulary import expression_vocabulary, word_ids
-from workers.checkpoints.models import load_clip
+from workers.checkpoints.models import load_clip, load_sam
 from workers.towers import read_images
 
 VOCABULARY = expression_vocabulary()
@@ -30,8 +32,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def teacher():
-    return load_clip("builtin:tiny/clip.json", WeightsConfig(uri="builtin:tiny/clip.safetensors"))
+def start():
+    masks = load_config("tiny").masks
+    clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri="builtin:tiny/clip.safetensors"))
+    return clip, load_sam(masks.architecture, masks.weights)
 
 
 def test_captions_tell_what_fits_and_what_nobody_knows():
@@ -82,7 +86,7 @@ def test_a_close_up_is_read_as_the_scene_is_at_the_same_place(data):
         dense = read_images(trainee.model, images).dense.flatten(2).transpose(1, 2)
         assert torch.allclose(whole, dense, atol=1e-4)
         part = trainee._read_close_ups(images[..., :72, :72], np.random.default_rng(0))
-    assert part.shape == (2, 36, 128)
+    assert part.shape == (2, 36, 144)
 
 
 def test_an_images_score_is_that_of_its_best_patches():
@@ -104,39 +108,42 @@ def test_the_contrast_asks_nothing_of_unsettled_pairs():
     assert float(scores.grad[1, 1]) < 0.0
 
 
-def test_the_first_layer_starts_whitened(data, teacher):
-    trainee = SceneClipTrainee(VOCABULARY)
-    images = draw_scenes(data, 6, np.random.default_rng(0)).images
-    whiten_patches(trainee.model.visual, images)
+def test_the_image_tower_starts_as_sams_encoder(data, start):
+    trainee, sam = SceneClipTrainee(VOCABULARY), start[1]
+    start_from_sam(trainee.model.visual, sam)
+    pixels = torch.from_numpy(np.array(data.images[:2])).permute(0, 3, 1, 2)
     with torch.no_grad():
-        told = trainee.model.visual.conv1(images).permute(1, 0, 2, 3).flatten(1)
-    covariance = torch.cov(told)
-    assert float((covariance - covariance.diag().diag()).abs().max()) < 1e-3
-    assert float(covariance.diag()[:10].min()) > 0.4
+        seen = sam.image_encoder.patch_embed((pixels - sam.pixel_mean) / sam.pixel_std) + sam.image_encoder.pos_embed
+        for block in sam.image_encoder.blocks[:3]:
+            seen = block(seen)
+        stage = read_images(trainee.model, normalise(pixels), layers=(2,)).stages[0].permute(0, 2, 3, 1)
+    # The class token, which SAM has not, takes a little of each patch's attention.
+    assert float(F.cosine_similarity(seen, stage, dim=-1).min()) > 0.97
 
 
-def test_it_starts_from_its_teachers_text_tower_with_words_of_its_own(data, teacher):
+def test_it_starts_from_its_teachers_text_tower_with_words_of_its_own(start):
     torch.manual_seed(0)
     trainee = SceneClipTrainee(VOCABULARY)
-    trainee.start_from(teacher, draw_scenes(data, 6, np.random.default_rng(0)).images)
+    clip = start[0]
+    trainee.start_from(*start)
     compact = VOCABULARY.encode(["a photo of a small red circle", "the star with a hat"])
-    full = F.pad(torch.tensor(VOCABULARY.ids)[compact], (0, teacher.context_length - compact.shape[1]))
+    full = F.pad(torch.tensor(VOCABULARY.ids)[compact], (0, clip.context_length - compact.shape[1]))
     with torch.no_grad():
-        assert torch.allclose(trainee._embed(compact), teacher.encode_text(full), atol=1e-5)
+        assert torch.allclose(trainee._embed(compact), clip.encode_text(full), atol=1e-5)
     rows = trainee.model.token_embedding.weight.detach()
     left, right = (rows[VOCABULARY.ids.index(word_ids(word)[0])] for word in ("left", "right"))
     assert float(F.cosine_similarity(left, right, dim=0)) < 0.5
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, teacher):
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, start):
     torch.set_num_threads(1)
-    whole = train_scene_clip(VOCABULARY, data, teacher, SHORT, seed=1, checkpoint=tmp_path / "whole.pt")
+    whole = train_scene_clip(VOCABULARY, data, SHORT, seed=1, checkpoint=tmp_path / "whole.pt", start=start)
     half = replace(SHORT, checkpoint_every=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("synthworld.training.scene_clip._step_losses", _failing_at(3))
         with pytest.raises(KeyboardInterrupt):
-            train_scene_clip(VOCABULARY, data, teacher, half, seed=1, checkpoint=tmp_path / "half.pt")
-    again = train_scene_clip(VOCABULARY, data, teacher, half, seed=1, checkpoint=tmp_path / "half.pt")
+            train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
+    again = train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
