@@ -1,0 +1,16 @@
+"""What every model of the configuration tree is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class FrozenModel(BaseModel):
+    """A frozen model that refuses unknown keys; every model of the tree is one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
