@@ -1,6 +1,6 @@
 """The one configuration tree of a run: frozen, complete, and the same model for every preset.
 
-Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `compute`,
+Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `composing`, `compute`,
 `shards`) decides the bytes of the tables and is part of a run's identity. *Placement* (`placement`, and
 `source.endpoint_url`) says where the work happens and may change between two starts of one run.
 """
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.composing import ComposingConfig
 from schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from schemas.keeping import KeepCondition
 from schemas.placement import PlacementConfig, PoolConfig
@@ -303,6 +304,8 @@ class RunConfig(FrozenModel):
     masks: MasksConfig
     captions: CaptionsConfig
     filtering: FilterConfig
+    # None: nothing is composed.
+    composing: ComposingConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -326,6 +329,14 @@ class RunConfig(FrozenModel):
                     f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        # Runs from before there was a composer have the identity and the hash of those without one.
+        if self.composing is None:
+            tree.pop("composing", None)
+        return tree
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models under the placement's mode, by their name in the config."""

@@ -99,9 +99,7 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
             "choose an architecture such as ViT-B-16, or builtin:tiny/scene_clip.json"
         )
     if isinstance(tower, CLIP):
-        out = tower.forward_intermediates(
-            text=tokens, text_indices=1, normalize=False, normalize_intermediates=True
-        )
+        out = tower.forward_intermediates(text=tokens, text_indices=1, normalize=False, normalize_intermediates=True)
     else:
         out = tower.forward_intermediates(tokens, indices=1, normalize_intermediates=True, output_fmt="NLC")
     # The end token has the highest number, by which open_clip finds it too.
