@@ -1,14 +1,15 @@
 """The two towers of a CLIP as features: stages of the image, its dense map in the joint space, words of a text.
 
-Plain functions over open_clip's own modules, through its own `forward_intermediates`: no hook, no copy of a weight. They
-take any CLIP of open_clip whose image tower is a ViT without an attention pooler; gradients flow, unless the caller
-says otherwise.
+Plain functions over open_clip's own modules, through its own `forward_intermediates`: no hook, no copy of a weight.
+They take any CLIP of open_clip whose image tower is a ViT without an attention pooler; gradients flow, unless the
+caller says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 
 from schemas.errors import ConfigError
 
-Clip = CLIP | CustomTextCLIP
+Clip: TypeAlias = CLIP | CustomTextCLIP
 
 
 @dataclass(frozen=True)
