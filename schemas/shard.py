@@ -18,6 +18,7 @@ CROP_MASKED: Final = "masked"
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
+SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER)
 
 
 def crop_context(scale: float) -> str:

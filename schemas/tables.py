@@ -152,7 +152,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "kept",
             pa.bool_(),
-            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of what is not drawn.",
+            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn.",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],

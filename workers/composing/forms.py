@@ -134,15 +134,15 @@ def absent(view: ImageView) -> Iterator[Composed]:
 
     "The red circle" in the picture of a red star and a blue circle: a trainer's hardest negative.
     """
-    for of_mask in view.rows:
-        for row in of_mask:
-            if not row.phrase.words:
-                continue
-            for noun in dict.fromkeys(rows[0].phrase.noun for rows in view.rows if rows):
-                phrase = _with_noun(view, row.phrase, noun)
-                text = None if phrase is None else view.language.definite(phrase)
-                if phrase is not None and text is not None and view.fits_nothing(phrase):
-                    yield Composed(text, "none", (), noun)
+    nouns = dict.fromkeys(rows[0].phrase.noun for rows in view.rows if rows)
+    said = dict.fromkeys(row.phrase for rows in view.rows for row in rows if row.phrase.words)
+    seen: set[str] = set()
+    for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns):
+        swapped = _with_noun(view, phrase, noun)
+        text = None if swapped is None else view.language.definite(swapped)
+        if swapped is not None and text is not None and text not in seen and view.fits_nothing(swapped):
+            seen.add(text)
+            yield Composed(text, "none", (), noun)
 
 
 def _with_noun(view: ImageView, phrase: NounPhrase, noun: str) -> NounPhrase | None:
