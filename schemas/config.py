@@ -20,9 +20,14 @@ from pydantic import (
 )
 
 from schemas.composing import ComposingConfig
-from schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from schemas.frozen import FrozenModel as FrozenModel
+from schemas.frozen import NonNegative, UnitInterval, without_none
 from schemas.keeping import KeepCondition
-from schemas.placement import PlacementConfig, PoolConfig
+from schemas.listening import ConfidenceConfig, ListeningConfig
+from schemas.placement import PlacementConfig as PlacementConfig
+from schemas.placement import PoolConfig as PoolConfig
+from schemas.placement import StorageConfig as StorageConfig
+from schemas.shard import CROP_MASKED, crop_context
 from schemas.uris import secrets_in
 
 
@@ -225,6 +230,8 @@ class CaptionsConfig(FrozenModel):
     # Successive images of a shard are captioned together while their crops number no more than this; at 1 each goes
     # alone, and its captions do not depend, in the last bits of a probability, on its neighbours in the shard.
     crops_together: int = Field(default=1, ge=1)
+    # None: nobody listens, and the columns `caption_score`, `listener` and `truth` are null.
+    listening: ListeningConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @model_validator(mode="after")
@@ -234,6 +241,23 @@ class CaptionsConfig(FrozenModel):
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
         return self
+
+    @model_validator(mode="after")
+    def _listens_to_its_crops(self) -> Self:
+        kinds = self.crop_kinds()
+        unknown = [crop for crop in self.listening.crops if crop not in kinds] if self.listening else []
+        if unknown:
+            raise ValueError(f"listening.crops has {unknown[0]!r}, not captioned; there are {', '.join(kinds)}")
+        return self
+
+    def crop_kinds(self) -> dict[str, float | None]:
+        """Return the crop kinds in the tables' order, from name to scale; None is the masked crop."""
+        masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
+        return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
+
+    @model_serializer(mode="wrap")
+    def _without_silence(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "listening")
 
 
 class FilterConfig(FrozenModel):
@@ -252,6 +276,8 @@ class FilterConfig(FrozenModel):
     nouns: Literal["rules", "spacy"] = "rules"
     # Crops and texts a forward pass, padded to this size: rounding follows the batch's shape.
     batch_size: int = Field(default=64, ge=1)
+    # From the scores to the columns `confidence` and `rank`, which `keep` may bound; None leaves them null.
+    confidence: ConfidenceConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @field_validator("keep")
@@ -262,7 +288,7 @@ class FilterConfig(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_keep(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = handler(self)
+        tree = without_none(handler(self), "confidence")
         # Runs from before there were conditions have the identity and the hash of those that use none.
         if not self.keep:
             tree.pop("keep", None)
@@ -330,13 +356,15 @@ class RunConfig(FrozenModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _confidence_is_founded(self) -> Self:
+        if self.filtering.confidence is not None and self.captions.listening is None:
+            raise ValueError("filtering.confidence is set and captions.listening is not: nobody would listen; set both")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = handler(self)
-        # Runs from before there was a composer have the identity and the hash of those without one.
-        if self.composing is None:
-            tree.pop("composing", None)
-        return tree
+        return without_none(handler(self), "composing")
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models under the placement's mode, by their name in the config."""
