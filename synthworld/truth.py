@@ -44,7 +44,10 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
+        # Read once a text: the systems of an ablation say the same thousand times.
         self._read: dict[str, Description | None] = {}
+        self._referents: dict[str, frozenset[int] | None] = {}
+        self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,16 +62,22 @@ class SceneImageTruth:
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Returns the objects that a text fits, as the oracle reads it; None if it cannot be parsed."""
-        said = self._parsed(text)
-        if said is None:
-            return None
-        return frozenset(n for n, item in enumerate(self._scene.objects) if fits(said, item))
+        if text not in self._referents:
+            said = self._parsed(text)
+            items = enumerate(self._scene.objects)
+            self._referents[text] = None if said is None else frozenset(n for n, item in items if fits(said, item))
+        return self._referents[text]
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Returns how many attributes a text states, how many of these are true, how many the object has.
 
         Category, colour, pattern, size and part count; a place does not. A text that cannot be parsed states nothing.
         """
+        if (text, number) not in self._stated:
+            self._stated[text, number] = self._compare(text, number)
+        return self._stated[text, number]
+
+    def _compare(self, text: str, number: int) -> tuple[int, int, int]:
         truth = self._attributes(number)
         known = sum(getattr(truth, name) is not None for name in _NAMES)
         said = self._parsed(text)
