@@ -92,10 +92,25 @@ def _ladder_row(system: Mapping[str, Any], of_draws: Mapping[str, Any] | None = 
 def _differences(differences: Mapping[str, Any]) -> str:
     shown = {name: each for name, each in differences.items() if "square" not in name}
     rows = [
-        [_step_title(name), cell(each["accuracy"], sign="+"), cell(each["coverage"], sign="+")]
+        [
+            _step_title(name),
+            cell(each["accuracy"], sign="+"),
+            verdict(each["accuracy"]),
+            cell(each["coverage"], sign="+"),
+        ]
         for name, each in shown.items()
     ]
-    return "Paired differences:\n\n" + markdown_table(["", "referring accuracy", "coverage"], rows)
+    text = "Paired differences; the paper's order is that each is above zero:"
+    return f"{text}\n\n{markdown_table(['', 'referring accuracy', 'the order', 'coverage'], rows)}"
+
+
+def verdict(difference: Mapping[str, Any]) -> str:
+    """Return whether a claimed order holds: the interval lies above zero, below it, or on both sides."""
+    if difference["low"] is None:
+        return "–"
+    if difference["low"] > 0:
+        return "holds"
+    return "is reversed" if difference["high"] < 0 else "undecided"
 
 
 def _step_title(name: str) -> str:

@@ -34,13 +34,9 @@ def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
     for name, svg in part.plots(result).items():
         ElementTree.fromstring(svg)
         assert f"quality-{part.name}-{name}.svg" in section
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    tables = [rows[0]]
-    for before, row in zip(rows, rows[1:], strict=False):
-        tables += [row] if row.startswith("| ---") else []
-        if not row.startswith("| ---") and before.count("|") != row.count("|"):
-            assert section.splitlines()[section.splitlines().index(row) - 1] == ""
-    assert len(tables) > 5
+    tables = [block.splitlines() for block in section.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 5
+    assert all(len({row.count("|") for row in table}) == 1 for table in tables)
 
 
 def test_the_ladder_stands_on_the_same_scenes_with_equal_yields_on_development(results):

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.quality import __main__ as command
+from benchmarks.quality.ablation_section import verdict
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, load_parts, plot_name, read_record, record_path, run_part
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
@@ -114,6 +115,14 @@ def test_every_part_of_the_page_is_there_and_names_are_its_own():
     parts = load_parts()
     assert [each.name for each in parts][:2] == ["ablation", "sweeps"]
     assert len({each.name for each in parts}) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "undecided"), (None, None, "–")],
+)
+def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
+    assert verdict({"value": 0.0, "low": low, "high": high}) == said
 
 
 def test_cells_show_figures_intervals_and_dashes():
