@@ -11,7 +11,9 @@ Everything else is unparsable, and counts as wrong: a caption nobody can read re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
 
@@ -28,6 +30,8 @@ _SLOTS: dict[str, str] = {
     **dict.fromkeys(PATTERNS, "pattern"),
     **dict.fromkeys(COLOURS, "colour"),
 }
+
+_CATEGORIES: Final[Mapping[str, str]] = {word: word for word in CATEGORIES}
 
 
 @dataclass(frozen=True)
@@ -67,27 +71,46 @@ def indefinite_article(word: str) -> str:
 
 def parse(caption: str) -> Description | None:
     """Returns what a caption says, or None if it is not of the grammar."""
-    tokens = _without_opening(caption.lower().split())
-    if tokens and tokens[0] in ARTICLES:
-        tokens = tokens[1:]
+    found = noun_phrase(without_article(without_opening(caption.lower().split())))
+    if found is None:
+        return None
+    description, rest = found
+    return with_position(description, rest) if rest else description
+
+
+def noun_phrase(
+    tokens: Sequence[str], *, nouns: Mapping[str, str] = _CATEGORIES
+) -> tuple[Description, list[str]] | None:
+    """Returns a noun phrase without its article, read from the start of `tokens`, and the tokens that follow it.
+
+    `nouns` are the words that name a category, with what they name; None where no noun phrase starts here.
+    """
     stated: dict[str, str] = {}
-    while tokens and tokens[0] in _SLOTS:
-        slot = _SLOTS[tokens[0]]
+    rest = list(tokens)
+    while rest and rest[0] in _SLOTS:
+        slot = _SLOTS[rest[0]]
         if slot in stated:
             return None
-        stated[slot] = tokens[0]
-        tokens = tokens[1:]
-    if not tokens or tokens[0] not in CATEGORIES:
+        stated[slot] = rest.pop(0)
+    if not rest or rest[0] not in nouns:
         return None
-    part, rest = _part(tokens[1:])
-    position = next((name for name, phrase in POSITIONS.items() if phrase.split() == rest), None)
-    if rest and position is None:
-        return None
-    return Description(category=tokens[0], part=part, position=position, **stated)
+    part, following = _part(rest[1:])
+    return Description(category=nouns[rest[0]], part=part, **stated), following
 
 
-def _without_opening(tokens: list[str]) -> list[str]:
-    """Drops one opening where the caption has one."""
+def with_position(description: Description, tokens: Sequence[str]) -> Description | None:
+    """Returns the description at the place that `tokens` name, None where they name none."""
+    position = next((name for name, phrase in POSITIONS.items() if phrase.split() == list(tokens)), None)
+    return None if position is None else replace(description, position=position)
+
+
+def without_article(tokens: list[str]) -> list[str]:
+    """Returns the tokens after an article, if there is one."""
+    return tokens[1:] if tokens[:1] and tokens[0] in ARTICLES else tokens
+
+
+def without_opening(tokens: list[str]) -> list[str]:
+    """Returns the tokens after an opening, if there is one."""
     for opening in OPENINGS:
         words = opening.split()
         if tokens[: len(words)] == words:

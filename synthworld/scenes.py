@@ -20,7 +20,7 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, naming
 # the category alone would be unambiguous too often and the naive captions would look good.
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
-_LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
+_LAYOUT_STREAM, _PIXEL_STREAM, _SPEECH_STREAM = 0, 1, 2
 _PLACEMENT_TRIES = 60
 # How far an object stays from the left, top, right and bottom edge, in radii: a part cut off makes its word untrue.
 _REACH: dict[str | None, tuple[float, float, float, float]] = {
@@ -77,6 +77,12 @@ def generator(seed: int, index: int, *, stream: int) -> np.random.Generator:
 def pixel_generator(scene: Scene) -> np.random.Generator:
     """Returns the generator of a scene's textures and noise, apart from the one that laid it out."""
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
+
+
+def speech_generator(scene: Scene, speaker: int) -> np.random.Generator:
+    """Returns the generator of what one speaker, counted from 0, says of a scene."""
+    key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))
 
 
 def scene_index(split: Split, position: int) -> int:

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 from schemas.errors import ConfigError
 from schemas.ids import image_id
 from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
-from synthworld.grammar import Description, parse
-from synthworld.oracle import fits
+from synthworld.oracle import meant
+from synthworld.reading import read
+from synthworld.references import Reference
 from synthworld.render import render
 from synthworld.scenes import SCENE_SIZE_PX, Scene
 from synthworld.worlds import DEFAULT_WORLD, WORLDS
@@ -45,7 +46,7 @@ class SceneImageTruth:
         self._scene = scene
         self._masks = masks
         # Read once a text: the systems of an ablation say the same thousand times.
-        self._read: dict[str, Description | None] = {}
+        self._read: dict[str, Reference | None] = {}
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
 
@@ -61,17 +62,17 @@ class SceneImageTruth:
         return rle.encode(torch.from_numpy(masks))
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Returns the objects that a text fits, as the oracle reads it; None if it cannot be parsed."""
+        """Returns the objects that a text means, as the oracle reads it; None where nobody can tell."""
         if text not in self._referents:
             said = self._parsed(text)
-            items = enumerate(self._scene.objects)
-            self._referents[text] = None if said is None else frozenset(n for n, item in items if fits(said, item))
+            self._referents[text] = None if said is None else meant(said, self._scene)
         return self._referents[text]
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Returns how many attributes a text states, how many of these are true, how many the object has.
 
-        Category, colour, pattern, size and part count; a place does not. A text that cannot be parsed states nothing.
+        Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
+        not. A text that cannot be parsed states nothing.
         """
         if (text, number) not in self._stated:
             self._stated[text, number] = self._compare(text, number)
@@ -83,8 +84,8 @@ class SceneImageTruth:
         said = self._parsed(text)
         if said is None:
             return 0, 0, known
-        stated = [name for name in _NAMES if getattr(said, name) is not None]
-        return len(stated), sum(getattr(said, name) == getattr(truth, name) for name in stated), known
+        stated = [name for name in _NAMES if getattr(said.noun, name) is not None]
+        return len(stated), sum(getattr(said.noun, name) == getattr(truth, name) for name in stated), known
 
     def num_alike(self, number: int) -> int:
         """Returns how many other objects are of the same category."""
@@ -99,9 +100,9 @@ class SceneImageTruth:
     def _attributes(self, number: int) -> Attributes:
         return self._scene.objects[number].attributes
 
-    def _parsed(self, text: str) -> Description | None:
+    def _parsed(self, text: str) -> Reference | None:
         if text not in self._read:
-            self._read[text] = parse(text)
+            self._read[text] = read(text)
         return self._read[text]
 
 

@@ -21,7 +21,6 @@ from schemas.config import SamplingConfig
 from schemas.shard import CROP_MASKED, crop_context
 from synthworld.scenes import Split
 from training.evaluation.bootstrap import ImageBootstrap
-from workers.captions.captioner import crop_kinds
 
 TAUS: Final = (0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
 SHARES: Final = (0.25, 0.5, 0.75, 1.25, 1.5)
@@ -83,7 +82,7 @@ def spread_samplers(sampling: SamplingConfig, count: int) -> tuple[tuple[int | N
 
 
 def _crops() -> list[Point]:
-    kinds = tuple(crop_kinds(DISTINCTIVE.config().captions))
+    kinds = tuple(DISTINCTIVE.config().captions.crop_kinds())
     alone = [Point(kind, draws=Draws(crops=(kind,))) for kind in kinds]
     contexts = tuple(kind for kind in kinds if kind != CROP_MASKED)
     both = (CROP_MASKED, crop_context(1.2))

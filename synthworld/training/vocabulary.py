@@ -15,6 +15,7 @@ import torch
 from open_clip import get_tokenizer
 
 from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from synthworld.wording import expression_words
 
 FULL_SIZE = 49408
 PAD, START, END = 0, 49406, 49407
@@ -73,8 +74,18 @@ class CompactVocabulary:
 
 
 def caption_vocabulary() -> CompactVocabulary:
-    """Returns the vocabulary of the training captions."""
-    ids = {PAD, START, END}
-    for word in (*FUNCTION_WORDS, *CONTENT_WORDS):
-        ids.update(word_ids(word))
-    return CompactVocabulary(tuple(sorted(ids)))
+    """Returns the vocabulary of the training captions, that of the shipped captioner and CLIP."""
+    return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS))
+
+
+def expression_vocabulary() -> CompactVocabulary:
+    """Returns the vocabulary of people's expressions: that of the captions, and words of place, relation and number.
+
+    For a model whose text tower serves as the base of one that learns from expressions.
+    """
+    return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS, *expression_words()))
+
+
+def _vocabulary(words: tuple[str, ...]) -> CompactVocabulary:
+    """The tokens of some words, with padding, start and end."""
+    return CompactVocabulary(tuple(sorted({PAD, START, END, *(i for word in words for i in word_ids(word))})))

@@ -1,8 +1,10 @@
 import pytest
 
 from synthworld.attributes import Attributes
-from synthworld.oracle import referents, refers_to
-from synthworld.scenes import Scene, SceneObject
+from synthworld.grammar import OPENINGS, Description, realise
+from synthworld.oracle import fits, referents, refers_to
+from synthworld.scenes import Scene, SceneObject, Split, make_scene
+from synthworld.utterances import descriptions
 
 
 def item(category, colour, pattern, size, part=None, centre=(96.0, 96.0)):
@@ -54,3 +56,74 @@ def test_to_refer_is_to_fit_one_object_alone():
     assert not refers_to("a large circle", SCENE, 0)
     assert not refers_to("the red circle", SCENE, 0)
     assert not refers_to("a square", SCENE, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("the leftmost circle", {0}),
+        ("the circle", {0, 1, 2}),
+        ("the rightmost red circle", {1}),
+        ("left of the two dotted circles", {0}),
+        ("the left of the two circles", None),
+        ("the left of the two squares", set()),
+        ("the upper circle", None),
+        ("the upper dotted circle", {2}),
+        ("the bottom circle", {0, 1}),
+        ("the second circle from the left", {2}),
+        ("the fourth circle from the left", None),
+        ("the third square from the left", set()),
+        ("the middle circle", {2}),
+        ("the middle of the three circles", {2}),
+        ("the middle red circle", None),
+        # The red ones are above the star too, for a lenient listener.
+        ("the circle above the star", {0, 1, 2}),
+        ("the blue circle above the star", {2}),
+        ("the circle below the star", set()),
+        ("the circle above the square", set()),
+        ("the star under the blue circle", {3}),
+        ("the star under a circle", {3}),
+        ("the circle left of the large circle", {0, 2}),
+        ("the red circle left of the large circle", {0}),
+        ("the small circle to the left of the star", {0}),
+        ("both dotted circles", {0, 2}),
+        ("the three circles", {0, 1, 2}),
+        ("all circles", {0, 1, 2}),
+        ("the two circles", None),
+        ("all stars", {3}),
+        ("all green circles", set()),
+        ("the two circles on the left", None),
+        ("the circles above the star", None),
+        ("the dotted circles to the left of the large circle", None),
+        ("the red circles to the left of the blue circle", {0}),
+        ("both red circles on the left", None),
+    ],
+)
+def test_an_expression_means_what_a_person_would_take_it_for(text, meant):
+    assert referents(text, SCENE) == meant
+
+
+def scene_of(*centres, star=(96.0, 96.0)):
+    objects = [item("circle", "red", "plain", "small", centre=centre) for centre in centres]
+    return Scene(0, 0, (*objects, item("star", "red", "plain", "large", centre=star)))
+
+
+def test_what_is_nearly_aligned_makes_no_expression_right():
+    assert referents("the leftmost circle", scene_of((50.0, 20.0), (59.0, 150.0))) == {0, 1}
+    assert referents("the leftmost circle", scene_of((50.0, 20.0), (60.0, 150.0))) == {0}
+    # One circle is surely left of the star, another only in a way.
+    assert referents("the circle left of the star", scene_of((40.0, 96.0), (70.0, 140.0))) == {0, 1}
+    assert referents("the circle left of the star", scene_of((70.0, 140.0))) is None
+    assert referents("all circles left of the star", scene_of((40.0, 96.0), (70.0, 140.0))) is None
+    assert referents("the circle left of the star", scene_of((40.0, 96.0), (90.0, 140.0))) == {0}
+
+
+def test_captions_mean_what_they_meant_before_there_were_places():
+    for position in range(20):
+        scene = make_scene(Split.TEST, position)
+        for other in (*scene.objects, *make_scene(Split.TEST, position + 100).objects):
+            for noun, _ in descriptions(other):
+                for place in (None, "left", "right", "top", "bottom"):
+                    said = Description(**{**noun.__dict__, "position": place})
+                    fitting = {n for n, each in enumerate(scene.objects) if fits(said, each)}
+                    assert referents(realise(said, opening=OPENINGS[position % 5]), scene) == fitting

@@ -1,0 +1,80 @@
+"""Equation 4 by hand."""
+
+import math
+
+import pytest
+import torch
+
+from training.ppt.config import ObjectiveConfig
+from training.ppt.terms import (
+    Points,
+    confidence_loss,
+    corresponding,
+    dice_loss,
+    mask_cross_entropy,
+    mask_loss,
+    point_loss,
+)
+
+# Far enough that its sigmoid is 1 to seven digits, near enough that its cross-entropy is a number.
+SURE = 20.0
+
+
+def test_dice_counts_the_overlap_twice_and_one_for_smoothing() -> None:
+    logits = torch.tensor([[[SURE, SURE], [-SURE, -SURE]]])
+    masks = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+
+    # |s·ŝ| = 1, |s| = |ŝ| = 2: 1 − 3/5.
+    assert dice_loss(logits, masks).tolist() == pytest.approx([0.4])
+
+
+def test_the_cross_entropy_of_a_mask_is_a_mean_over_its_cells() -> None:
+    logits = torch.tensor([[[0.0, 2.0]]])
+    masks = torch.tensor([[[1.0, 0.0]]])
+
+    by_hand = (math.log(2) + math.log(1 + math.exp(2.0))) / 2
+
+    assert mask_cross_entropy(logits, masks).tolist() == pytest.approx([by_hand])
+
+
+def test_the_weights_of_the_mask_loss_are_those_of_the_configuration() -> None:
+    logits, masks = torch.tensor([[[0.3, -1.2]]]), torch.tensor([[[1.0, 0.25]]])
+    weights = ObjectiveConfig(dice=2.0, mask_cross_entropy=0.5)
+
+    by_parts = 2.0 * dice_loss(logits, masks) + 0.5 * mask_cross_entropy(logits, masks)
+
+    assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.tolist())
+
+
+def test_points_answer_for_the_nearest_ones_of_their_label() -> None:
+    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[SURE, -SURE]]))
+    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
+
+    assert corresponding(predicted, wanted, ObjectiveConfig()).tolist() == [[1, 0]]
+    assert corresponding(predicted, wanted, ObjectiveConfig(point_correspondence="order")).tolist() == [[0, 1]]
+
+
+def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
+    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[0.0, 0.0]]))
+    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
+    assigned = ObjectiveConfig(point_l1=1.0, point_label=1.0)
+    ordered = ObjectiveConfig(point_l1=1.0, point_label=1.0, point_correspondence="order")
+
+    # Each point is 0.1 off on both axes; in the order drawn 0.7.
+    assert point_loss(predicted, wanted, assigned).tolist() == pytest.approx([0.2 + math.log(2)])
+    assert point_loss(predicted, wanted, ordered).tolist() == pytest.approx([1.4 + math.log(2)])
+
+
+def test_a_label_that_is_wrong_costs_its_weight() -> None:
+    predicted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[2.0]]))
+    wanted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.0]]))
+
+    loss = point_loss(predicted, wanted, ObjectiveConfig(point_label=3.0))
+
+    assert loss.tolist() == pytest.approx([3.0 * math.log(1 + math.exp(2.0))])
+
+
+def test_confidences_are_scored_one_by_one() -> None:
+    logits, wanted = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+
+    assert confidence_loss(logits, wanted)[0].tolist() == pytest.approx([math.log(2), math.log(1 + math.e)])

@@ -1,0 +1,54 @@
+"""What the paper leaves open, and what it gives, as one frozen tree; each default with its reason."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.frozen import FrozenModel
+
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class PointGeneratorConfig(FrozenModel):
+    """The trainable part (paper section 3.1.1). The defaults are the paper's size: 20.7 M parameters."""
+
+    # K. Several times the candidates of an expression (its noun phrases, two to four), so that contexts and referent
+    # have queries of their own; each query costs a pass of SAM's mask decoder.
+    num_queries: int = Field(default=12, ge=1, le=256)
+    # M. Enough for points on both sides of an outline; SAM's own training stops at nine.
+    num_points: int = Field(default=8, ge=1, le=64)
+    # Blocks of the image tower whose output is a stage, from 0; early ones know shapes, late ones meaning. Their number
+    # is N; those of the first half still hold little that words could attend to.
+    image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
+    width: int = Field(default=384, ge=8)
+    num_heads: int = Field(default=8, ge=1)
+    # Hidden width of a feed-forward layer, in widths.
+    feed_forward_ratio: float = Field(default=3.25, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % (4 * self.num_heads):
+            raise ValueError(
+                f"width {self.width} is no multiple of 4 times num_heads {self.num_heads}: heads share the width, and "
+                "a position has a sine and a cosine on each axis"
+            )
+        if not self.image_blocks or list(self.image_blocks) != sorted(set(self.image_blocks)):
+            raise ValueError(f"image_blocks {self.image_blocks} must be one or more blocks in rising order")
+        return self
+
+
+class ObjectiveConfig(FrozenModel):
+    """Weights of equation 4's terms, in the loss and, the same, in the cost of the matching."""
+
+    # The paper adds its terms as they are.
+    dice: NonNegative = 1.0
+    mask_cross_entropy: NonNegative = 1.0
+    # L1 of coordinates in [0, 1] is a tenth of the other terms at the start, and the only one that moves far points.
+    point_l1: NonNegative = 5.0
+    point_label: NonNegative = 0.5
+    confidence: NonNegative = 1.0
+    # assignment: the points of a matched pair correspond by a second assignment; order: as they were drawn.
+    point_correspondence: Literal["assignment", "order"] = "assignment"

@@ -1,0 +1,110 @@
+"""f_θ: frozen features to K predictions, and the loss that trains the point generator (equations 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from training.ppt.config import ObjectiveConfig
+from training.ppt.matching import Assignment, assign, matching_cost
+from training.ppt.point_generator import PointGenerator, PointPrompts
+from training.ppt.prompting import EncodedImages, PointMaskDecoder
+from training.ppt.pseudo_labels import PseudoLabelBatch
+from training.ppt.terms import Points, confidence_loss, mask_loss, point_loss
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """What the frozen towers make of B pairs.
+
+    Attributes:
+        image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower.
+        text: T, (B, L, D) of CLIP's text tower.
+        is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+        sam: The images as SAM's decoder needs them.
+    """
+
+    image: Sequence[torch.Tensor]
+    text: torch.Tensor
+    is_word: torch.Tensor
+    sam: EncodedImages
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from."""
+
+    mask_logits: torch.Tensor
+    prompts: PointPrompts
+
+    def most_confident(self) -> torch.Tensor:
+        """Return (B,) int64, the query that inference picks: argmax of the confidences (section 3.1.2)."""
+        return self.prompts.confidence_logits.argmax(-1)
+
+
+class PointPrompting(nn.Module):
+    """PPT: a trainable point generator between frozen encoders and a frozen mask decoder."""
+
+    def __init__(self, generator: PointGenerator, decoder: PointMaskDecoder, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.generator, self.objective = generator, objective
+        # No submodule: a checkpoint of this module holds what was trained and nothing else.
+        self._decoder = decoder
+
+    def forward(self, features: FrozenFeatures) -> Predictions:
+        """Return the K predictions of each pair (equation 3)."""
+        prompts = self.generator(features.image, features.text, features.is_word)
+        return Predictions(self._decode_all(features, prompts), prompts)
+
+    def loss(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> dict[str, torch.Tensor]:
+        """Return the terms of equation 4 and their sum `loss`, each a scalar.
+
+        Masks and points count for matched pairs alone; confidences for all K queries, where an unmatched one is to
+        say 0: inference takes the argmax over all of them. The matching looks at all K masks without a gradient, and
+        the matched ones are decoded once more with it, which needs K / E times less memory.
+        """
+        prompts = self.generator(features.image, features.text, features.is_word)
+        with torch.no_grad():
+            masks = self._decode_all(features, prompts)
+        pairs = assign(matching_cost(prompts, masks, wanted, self.objective), wanted.counts)
+        matched = _at(prompts, pairs.rows, pairs.queries)
+        logits = self._decoder(features.sam, pairs.rows, matched)
+        terms = {
+            "mask": mask_loss(logits, wanted.masks[pairs.rows, pairs.labels], self.objective).mean(),
+            "point": self._point_loss(matched, wanted, pairs),
+            "confidence": self.objective.confidence
+            * confidence_loss(prompts.confidence_logits, confidence_targets(prompts, wanted, pairs)).mean(),
+        }
+        return {"loss": terms["mask"] + terms["point"] + terms["confidence"], **terms}
+
+    def _point_loss(self, matched: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
+        """l_pt, mean over the matched pairs."""
+        at = (pairs.rows, pairs.labels)
+        targets = Points(wanted.points_xy[at], wanted.labels[at])
+        return point_loss(Points(matched.points_xy, matched.label_logits), targets, self.objective).mean()
+
+    def _decode_all(self, features: FrozenFeatures, prompts: PointPrompts) -> torch.Tensor:
+        """Mask logits (B, K, h, w) of every query."""
+        batch, queries = prompts.confidence_logits.shape
+        rows = torch.arange(batch, device=prompts.points_xy.device).repeat_interleave(queries)
+        flat = PointPrompts(
+            prompts.points_xy.flatten(0, 1), prompts.label_logits.flatten(0, 1), prompts.confidence_logits.flatten()
+        )
+        logits = self._decoder(features.sam, rows, flat)
+        return logits.view(batch, queries, *logits.shape[1:])
+
+
+def confidence_targets(prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
+    """Return what each query's confidence is to be (B, K): that of its pseudo-label, 0 without one."""
+    targets = torch.zeros_like(prompts.confidence_logits)
+    targets[pairs.rows, pairs.queries] = wanted.confidences[pairs.rows, pairs.labels]
+    return targets
+
+
+def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> PointPrompts:
+    """The prompts of some queries, without an axis of queries."""
+    at = (rows, queries)
+    return PointPrompts(prompts.points_xy[at], prompts.label_logits[at], prompts.confidence_logits[at])

@@ -1,0 +1,143 @@
+"""The point generator: K queries through stages of image and text to point prompts and confidences (section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from training.ppt.config import PointGeneratorConfig
+from training.ppt.layers import CrossAttention, grid_position
+
+
+@dataclass(frozen=True)
+class PointPrompts:
+    """What the queries predict (equation 2).
+
+    Attributes:
+        points_xy: (B, K, M, 2) float32 in [0, 1], x then y, of the upright image's width and height.
+        label_logits: (B, K, M) float32, above 0 for a positive point: the r of the paper before its sigmoid.
+        confidence_logits: (B, K) float32, of being the referent: the c of the paper before its sigmoid.
+    """
+
+    points_xy: torch.Tensor
+    label_logits: torch.Tensor
+    confidence_logits: torch.Tensor
+
+
+class Bridge(nn.Module):
+    """Fusion of the two modalities at a stage: V_n and T to V'_n and T_n.
+
+    Each is projected to one width, receives what the stage before made of it, and reads the other by attention.
+    Source: Xu et al. 2023 (ETRIS), whose bridge writes back into the towers; here they are frozen and read once, so
+    that the bridges' own states are what goes from stage to stage.
+    """
+
+    def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
+        super().__init__()
+        self.image_projection = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, config.width))
+        self.text_projection = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, config.width))
+        settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
+        self.image_reads_text, self.text_reads_image = CrossAttention(*settings), CrossAttention(*settings)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        earlier: tuple[torch.Tensor, torch.Tensor] | None,
+        *,
+        position: torch.Tensor,
+        is_word: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return V'_n (B, h·w, d) and T_n (B, L, d) of V_n (B, h·w, C) and T (B, L, D)."""
+        image, text = self.image_projection(image), self.text_projection(text)
+        if earlier is not None:
+            image, text = image + earlier[0], text + earlier[1]
+        fused_image = self.image_reads_text(image, text, query_position=position, is_token=is_word)
+        fused_text = self.text_reads_image(text, image, context_position=position)
+        return fused_image, fused_text
+
+
+class Stage(nn.Module):
+    """One stage: the bridge, and the queries' two readings (equation 1)."""
+
+    def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
+        super().__init__()
+        self.bridge = Bridge(config, image_width, text_width)
+        settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
+        self.read_image, self.read_text = CrossAttention(*settings), CrossAttention(*settings)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        earlier: tuple[torch.Tensor, torch.Tensor] | None,
+        *,
+        query_position: torch.Tensor,
+        position: torch.Tensor,
+        is_word: torch.Tensor,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Return Q_{n+1} (B, K, d) and the fused pair (V'_n, T_n)."""
+        fused = self.bridge(image, text, earlier, position=position, is_word=is_word)
+        # Equation 1: Q_{n+1} = CrossAttn(CrossAttn(Q_n, V'_n), T_n).
+        queries = self.read_image(queries, fused[0], query_position=query_position, context_position=position)
+        queries = self.read_text(queries, fused[1], query_position=query_position, is_token=is_word)
+        return queries, fused
+
+
+class PointGenerator(nn.Module):
+    """Equations 1 and 2. Everything that PPT trains is in here."""
+
+    def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
+        super().__init__()
+        width, self.num_points = config.width, config.num_points
+        self.queries = nn.Parameter(torch.randn(config.num_queries, width))
+        self.query_position = nn.Parameter(torch.randn(config.num_queries, width))
+        self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
+        self.norm = nn.LayerNorm(width)
+        self.point_head = _perceptron(width, 3 * config.num_points)
+        self.score_head = _perceptron(width, 1)
+
+    def forward(self, image: Sequence[torch.Tensor], text: torch.Tensor, is_word: torch.Tensor) -> PointPrompts:
+        """Return the prompts of B pairs of image and expression.
+
+        Args:
+            image: {V_n}, N tensors (B, C, h, w) of the frozen image tower, early stages first.
+            text: T, (B, L, D) of the frozen text tower, one row a token.
+            is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+
+        Raises:
+            ValueError: another number of stages than the generator has.
+        """
+        if len(image) != len(self.stages):
+            raise ValueError(f"{len(image)} stages of features for a point generator of {len(self.stages)} stages")
+        queries = self.queries.expand(text.shape[0], -1, -1)
+        fused: tuple[torch.Tensor, torch.Tensor] | None = None
+        for stage, features in zip(self.stages, image, strict=True):
+            height, width = features.shape[-2:]
+            queries, fused = stage(
+                queries,
+                features.flatten(2).transpose(1, 2),
+                text,
+                fused,
+                query_position=self.query_position,
+                position=grid_position(height, width, queries.shape[-1], device=features.device),
+                is_word=is_word,
+            )
+        return self._heads(self.norm(queries))
+
+    def _heads(self, queries: torch.Tensor) -> PointPrompts:
+        """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
+        points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
+        confidence = self.score_head(queries)[..., 0]
+        return PointPrompts(points[..., :2].sigmoid(), points[..., 2], confidence)
+
+
+def _perceptron(width: int, outputs: int) -> nn.Sequential:
+    """An independent head of two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+    )

@@ -1,0 +1,75 @@
+"""The terms of equation 4 for P pairs of a prediction and a pseudo-label; each returns one number a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from training.ppt.config import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Points:
+    """P prompts, or the points of P pseudo-labels.
+
+    Attributes:
+        xy: (P, M, 2) in [0, 1].
+        labels: (P, M): logits of a prediction, 0 or 1 of a pseudo-label.
+    """
+
+    xy: torch.Tensor
+    labels: torch.Tensor
+
+
+def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1) (P,) of logits and masks (P, h, w). Source: Li et al. 2019 [31]."""
+    probability = logits.sigmoid().flatten(1)
+    wanted = masks.flatten(1)
+    overlap = (probability * wanted).sum(-1)
+    return 1 - (2 * overlap + 1) / (probability.sum(-1) + wanted.sum(-1) + 1)
+
+
+def mask_cross_entropy(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy (P,) over the cells of logits and masks (P, h, w)."""
+    return F.binary_cross_entropy_with_logits(logits, masks, reduction="none").flatten(1).mean(-1)
+
+
+def mask_loss(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
+    """Return l_mask (P,): dice and cross-entropy."""
+    return weights.dice * dice_loss(logits, masks) + weights.mask_cross_entropy * mask_cross_entropy(logits, masks)
+
+
+def point_loss(predicted: Points, wanted: Points, weights: ObjectiveConfig) -> torch.Tensor:
+    """Return l_pt (P,): L1 of the coordinates and cross-entropy of the labels, means over the M points."""
+    order = corresponding(predicted, wanted, weights)
+    xy = wanted.xy.gather(1, order[..., None].expand(-1, -1, 2))
+    distance = (predicted.xy - xy).abs().sum(-1).mean(-1)
+    label = F.binary_cross_entropy_with_logits(predicted.labels, wanted.labels.gather(1, order), reduction="none")
+    return weights.point_l1 * distance + weights.point_label * label.mean(-1)
+
+
+@torch.no_grad()
+def corresponding(predicted: Points, wanted: Points, weights: ObjectiveConfig) -> torch.Tensor:
+    """Return which point (P, M) int64 of the pseudo-label each predicted point answers for.
+
+    A pseudo-label's points are a set, drawn in no order: the assignment of least loss makes the loss one of sets.
+    """
+    num_pairs, num_points = predicted.labels.shape
+    if weights.point_correspondence == "order":
+        return torch.arange(num_points, device=predicted.xy.device).expand(num_pairs, -1)
+    distance = torch.cdist(predicted.xy, wanted.xy, p=1)
+    logits, labels = predicted.labels[:, :, None], wanted.labels[:, None, :]
+    label = F.softplus(logits) - logits * labels
+    costs = (weights.point_l1 * distance + weights.point_label * label).cpu().numpy()
+    # A square assignment comes back with its rows in order.
+    order = np.array([linear_sum_assignment(cost)[1] for cost in costs], dtype=np.int64).reshape(num_pairs, num_points)
+    return torch.from_numpy(order).to(predicted.xy.device)
+
+
+def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Tensor:
+    """Return l_bce of confidences, elementwise; both of one shape."""
+    return F.binary_cross_entropy_with_logits(logits, confidences, reduction="none")
