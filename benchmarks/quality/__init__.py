@@ -1,1 +1,1 @@
-"""How good annotation is, held against known truth, and what a student learns from it: every figure of docs/quality.md."""
+"""How good annotation is and what a student learns from it: every figure of docs/quality.md, a part a module."""
