@@ -63,8 +63,8 @@ def section(result: Result) -> str:
     ]
     intro = (
         f"{result['scenes']} training scenes, all annotated by `tiny`; of a share of them a student sees the true "
-        f"masks and people's expressions too. mIoU on {result['test_scenes']} test scenes, mean ± standard deviation of "
-        "the seeds."
+        f"masks and people's expressions too. mIoU on {result['test_scenes']} test scenes, mean ± standard "
+        "deviation of the seeds."
     )
     header = ["annotated by people", "scenes", "people alone", "with pseudo-annotation", "gain"]
     return "\n\n".join(
