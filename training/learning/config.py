@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.config import FrozenModel, NonNegative
+from schemas.frozen import FrozenModel, NonNegative
 
 
 class TrainingConfig(FrozenModel):
@@ -40,6 +40,15 @@ class TrainingConfig(FrozenModel):
                 f"num_warmup_steps {self.num_warmup_steps} is not below num_steps {self.num_steps}: lower the first"
             )
         return self
+
+    def with_steps(self, num_steps: int) -> TrainingConfig:
+        """Return the settings with another number of steps, and no more warm-up than a tenth of them.
+
+        Raises:
+            ValueError: No step.
+        """
+        warmup = min(self.num_warmup_steps, num_steps // 10)
+        return TrainingConfig.model_validate({**self.model_dump(), "num_steps": num_steps, "num_warmup_steps": warmup})
 
     def decisive(self) -> dict[str, object]:
         """Return the settings that decide the weights, as JSON: a resume must have the same."""

@@ -11,9 +11,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from schemas.config import FrozenModel, NonNegative, UnitInterval, WeightsConfig
+from schemas.config import WeightsConfig
 from schemas.config_loading import lay_over, validate_as
 from schemas.errors import ConfigError
+from schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from training.dataset import ExpressionFilter, SampleSpec
 from training.learning import TrainingConfig
 
