@@ -71,7 +71,7 @@ def _table(found: dict[str, Measured], title: str) -> Table:
         table.add_row(label, *(_cell(each.estimates.get(name)) for each in found.values()))
     for kind in (*KINDS, BEFORE, "objects"):
         table.add_row(f"number: {kind}", *(f"{each.counts[kind]:,}" for each in found.values()))
-    table.add_row("milliseconds an image", *(f"{1000 * each.seconds_per_image:.1f}" for each in found.values()))
+    table.add_row("CPU milliseconds an image", *(f"{1000 * each.seconds_per_image:.1f}" for each in found.values()))
     return table
 
 
