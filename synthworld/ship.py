@@ -22,8 +22,9 @@ DESCRIPTIONS: Final = {
     "coca": "captions: CoCa, 4 + 1 + 2 layers, 96 px",
     "clip": "scores: CLIP, 4 + 2 layers, 96 px",
     "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
+    "sam_prompts": "masks from several points: the same SAM, its prompt encoder and mask decoder trained on",
 }
-# No stage of a run uses the scene CLIP: its digest stands in the card alone.
+# No stage of a run uses the others: their digests stand in the card alone.
 _PRESET_MODELS: Final = ("sam", "coca", "clip")
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from synthworld.training.export import shipped_state, write_weights
 from synthworld.training.proposed import proposed_tasks
 from synthworld.training.rendered import RenderedScenes, rendered_scenes
 from synthworld.training.sam import SamRecipe, train_sam
+from synthworld.training.sam_prompts import PromptRecipe, train_sam_prompts
 from synthworld.training.scene_clip import SceneRecipe, train_scene_clip
 from synthworld.training.vocabulary import caption_vocabulary, expression_vocabulary
 from workers.checkpoints.models import load_clip, load_sam
@@ -52,6 +53,7 @@ class TrainingPlan:
     clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=800, peak_rate=3e-4, masked_share=0.4))
     proposed_share: float = 0.65
     scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
+    sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
 
     @property
     def work(self) -> Path:
@@ -149,6 +151,16 @@ def finish_captioner(plan: TrainingPlan) -> None:
 def finish_clip(plan: TrainingPlan) -> None:
     """Goes on with CLIP on SAM's masks, and writes its weights."""
     _finish(plan, "clip", train_clip, plan.clip_on_masks)
+
+
+def train_prompts(plan: TrainingPlan) -> None:
+    """Goes on with the finished SAM for prompts of several points, and writes its weights."""
+    sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
+    recipe = replace(plan.sam_prompts, num_scenes=min(plan.sam_prompts.num_scenes, plan.num_scenes))
+    checkpoint = plan.checkpoint("sam-prompts")
+    trained = train_sam_prompts(sam, scenes_of(plan), recipe, seed=plan.seed, checkpoint=checkpoint)
+    state = shipped_state(trained.state_dict())
+    logger.info("sam prompts: sha256 %s", write_weights(plan.weights("sam_prompts"), state))
 
 
 def train_scenes(plan: TrainingPlan) -> None:
