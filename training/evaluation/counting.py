@@ -81,8 +81,9 @@ class Candidates:
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
-        # What a human wrote or the composer made was not drawn, and is a candidate all the same.
-        every = np.maximum(self.draws.sum(1), 1)
+        # What a human wrote was not drawn, and is a candidate all the same; what was composed is none.
+        is_composed = np.array([kind != KINDS[0] for kind in self.kinds] or [False] * len(self.texts), dtype=np.bool_)
+        every = np.maximum(self.draws.sum(1), ~is_composed)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
 
 
