@@ -17,6 +17,9 @@ CROP_MASKED: Final = "masked"
 # Who wrote an expression.
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
+# PPT's recipes: a pseudo-label, which nobody drew or scored; one that is not kept is a context, or undecided.
+SOURCE_RECIPE: Final = "recipe"
+UNSCORED_SOURCES: Final = (SOURCE_HUMAN, SOURCE_RECIPE)
 
 
 def crop_context(scale: float) -> str:
@@ -95,7 +98,8 @@ class ExpressionRecord:
         target_mask_ids: The masks it refers to: one today; several for groups, none for no-target.
         text: Lower-cased, stripped, without a trailing full stop; never empty.
         kind: `attribute`, `position`, `relation`, `group` or `none`.
-        samples: Every draw that gave this text, in the order crop, decoder; at least one, none for a human's.
+        samples: Every draw that gave this text, in the order crop, decoder; at least one; none for a
+            human's or a recipe's.
         head_noun: Head of the expression's first noun phrase; None where the rules found none.
         uniqueness: Method page section 4; None for a mask alone in its image.
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
@@ -103,7 +107,7 @@ class ExpressionRecord:
         rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
-        source: `model`, or `human` where it was imported.
+        source: `model`, `human` where it was imported, or `recipe` of a pseudo-label of PPT.
     """
 
     target_mask_ids: tuple[str, ...]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.keeping import KeepRule
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL, UNSCORED_SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class GalleryExpression:
     @property
     def is_judged(self) -> bool:
         """Whether scores decide on it; see `store.keeping.judged`."""
-        return len(self.targets) == 1 and self.source != SOURCE_HUMAN
+        return len(self.targets) == 1 and self.source not in UNSCORED_SOURCES
 
 
 @dataclass(frozen=True, slots=True)

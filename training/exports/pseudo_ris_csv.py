@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
-from schemas.shard import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN, UNSCORED_SOURCES
 from store.annotations import AnnotatedExpression, AnnotatedMask
 from training.exports.annotations import TextRule
 from training.exports.files import new_file
@@ -147,12 +147,12 @@ def captions_of(expressions: Sequence[AnnotatedExpression]) -> tuple[list[str], 
 
 def is_alone(expressions: Sequence[AnnotatedExpression]) -> bool:
     """Return whether a mask was scored without a rival: a model's expressions, none of them with a distinctiveness."""
-    models = [each for each in expressions if each.source != SOURCE_HUMAN]
+    models = [each for each in expressions if each.source not in UNSCORED_SOURCES]
     return bool(models) and all(each.distinctiveness is None for each in models)
 
 
 def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:
-    if expression.source == SOURCE_HUMAN:
+    if expression.source in UNSCORED_SOURCES:
         return DOC_OF_HUMANS
     score = expression.correctness if is_alone else expression.distinctiveness
     # Without a noun there is no correctness: the last that the trainer would draw.
