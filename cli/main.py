@@ -26,6 +26,7 @@ from cli import (
     gc,
     importing,
     parts,
+    ppt,
     refilter,
     sample,
     stats,
@@ -78,6 +79,7 @@ app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(ppt.app, name="ppt")
 
 
 def main() -> None:

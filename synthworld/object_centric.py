@@ -1,7 +1,7 @@
 """Writes object-centric images, as ImageNet's are: one object, large, in the middle, in a folder of its category.
 
-`python -m synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and beside it truth.json
-with each object's words and exact mask, which no recipe reads.
+`python -m synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and beside them
+truth.json with each object's words and exact mask, which no recipe reads.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from workers.masks import rle
 # Behind every split of scenes: no object-centric image has a scene's index.
 _FIRST_INDEX: Final = 4_000_000
 _LAYOUT_STREAM: Final = 0
-# From a third to two thirds of the image's side across.
-_RADIUS_RANGE_PX: Final = (32.0, 58.0)
+# From a quarter to half of the image's side across: twice the objects of scenes.
+_RADIUS_RANGE_PX: Final = (26.0, 46.0)
 _OFF_CENTRE_PX: Final = 14.0
 _WITH_PART_SHARE: Final = 0.4
 

@@ -1,11 +1,11 @@
 """CLIP Surgery's architecture surgery: patches that look at what is like them, so that a response lies on its object.
 
 A CLIP that was trained with one token an image gathers the image's meaning in a few patches of the background, and its
-patches answer a text with the opposite of where its object is. In the last blocks a second path, beside the tower's own,
-attends by values to values alone and skips the feed-forward layers; its patches answer where the object is. A CLIP whose
-patches were trained to answer by themselves needs none of it.
+patches answer a text with the opposite of where its object is. In the last blocks a second path, beside the tower's
+own, attends by values to values alone and skips the feed-forward layers; its patches answer where the object is. A CLIP
+whose patches were trained to answer by themselves needs none of it.
 
-Source: Li et al. 2023, arXiv 2304.05653, sections 3.1 and 3.2 (equations 4 to 6).
+Source: Li et al. 2023, arXiv 2304.05653, section 3.2 (architecture surgery).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.towers import Clip, vision_tower
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.Tensor:
-    """Returns each patch in the joint space (B, D, h, w), not normalised, as `workers.towers.read_images` gives `dense`.
+    """Returns each patch in the joint space (B, D, h, w), not normalised, as `dense` of `workers.towers.read_images`.
 
     Args:
         model: Its image tower is a plain ViT.
@@ -51,14 +51,15 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.
         path = path + block.ls_1(value_attention(block.attn, block.ln_1(tokens)))
     dense = visual.ln_post(path[:, 1:]) @ visual.proj
     grid: tuple[int, int] = visual.grid_size
-    return dense.transpose(1, 2).unflatten(2, grid)
+    found: torch.Tensor = dense.transpose(1, 2).reshape(len(dense), -1, *grid)
+    return found
 
 
 def value_attention(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:
     """Returns v-v self-attention (B, L, C) of tokens (B, L, C): values attend to values, by their own weights."""
     width, heads = tokens.shape[-1], attention.num_heads
     weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    values = F.linear(tokens, weight, bias).unflatten(-1, (heads, width // heads)).transpose(1, 2)
+    values = F.linear(tokens, weight, bias).view(*tokens.shape[:2], heads, -1).transpose(1, 2)
     read = F.scaled_dot_product_attention(values, values, values)
     out: torch.Tensor = attention.out_proj(read.transpose(1, 2).flatten(2))
     return out

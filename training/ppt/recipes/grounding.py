@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.config import ComputeConfig
+from schemas.config import RunConfig, SamArchitecture, WeightsConfig
 from training.ppt.recipes.config import GroundingConfig
 from training.ppt.recipes.responses import FloatArray, Responses, response_points
 from workers.checkpoints.models import load_sam
@@ -37,15 +37,15 @@ class GroundedMask:
 class Grounder:
     """The frozen CLIP and the frozen SAM behind each other."""
 
-    def __init__(self, config: GroundingConfig, compute: ComputeConfig) -> None:
-        """Load both.
+    def __init__(self, config: GroundingConfig, run: RunConfig) -> None:
+        """Load both, as `RecipeConfig.run` names them.
 
         Raises:
             ConfigError: Weights are missing or of another architecture, or the device is not there.
         """
-        device = prepare_device(compute)
-        self._responses = Responses(config, device)
-        self._prompter = ResponsePrompter(config, device)
+        device = prepare_device(run.compute)
+        self._responses = Responses(config, run.filtering.architecture, run.filtering.weights, device)
+        self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
 
     def __call__(
         self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()
@@ -67,14 +67,16 @@ class Grounder:
 class ResponsePrompter:
     """A frozen SAM that makes a mask of where an image answers a text."""
 
-    def __init__(self, config: GroundingConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: GroundingConfig, architecture: SamArchitecture, weights: WeightsConfig, device: torch.device
+    ) -> None:
         """Load it.
 
         Raises:
             ConfigError: Weights are missing or of another architecture.
         """
         self._config, self._device = config, device
-        self._sam = load_sam(config.sam_architecture, config.sam_weights).to(device).requires_grad_(False)
+        self._sam = load_sam(architecture, weights).to(device).requires_grad_(False)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], shares: FloatArray) -> list[tuple[NDArray[np.bool_], float, float]]:
@@ -98,7 +100,7 @@ class ResponsePrompter:
     def _decode(
         self, crop: EncodedCrop, xy: NDArray[np.float64], labels: NDArray[np.int64]
     ) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """Logits (K, H, W) at the image's size and predicted IoUs (K,): of three masks for a peak, of one for points."""
+        """Logits (K, H, W) at the image's size and predicted IoUs (K,): three masks for a peak, one for points."""
         height, width = crop.size
         points = to_input_frame(xy / np.array([width, height]), crop)
         prompt = (

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from schemas.config import WeightsConfig
 from schemas.errors import ConfigError
 from training.ppt.recipes.config import GroundingConfig
 from workers.checkpoints.models import load_clip
@@ -25,29 +26,29 @@ FloatArray = NDArray[np.float32]
 class Responses:
     """A frozen CLIP that says where an image answers a text."""
 
-    def __init__(self, config: GroundingConfig, device: torch.device) -> None:
-        """Load it.
+    def __init__(
+        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
+    ) -> None:
+        """Load it; `architecture` and `weights` as of `filtering`.
 
         Raises:
             ConfigError: Weights are missing or of another architecture, or the towers cannot be read patch by patch.
         """
         self._prompt, self._device, self._surgery_blocks = config.prompt, device, config.surgery_blocks
-        if "hf_tokenizer_name" in read_model_config(config.clip_architecture)["text_cfg"]:
+        if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
             raise ConfigError(
-                f"clip_architecture={config.clip_architecture!r} has a tokenizer of its own, and open_clip's BPE alone "
+                f"filtering.architecture={architecture!r} has a tokenizer of its own, and open_clip's BPE alone "
                 "is read: choose another"
             )
-        model = load_clip(config.clip_architecture, config.clip_weights).to(device)
+        model = load_clip(architecture, weights).to(device)
         vision_tower(model)
         self._model = model.requires_grad_(False)
-        self._format = crop_format(model, config.clip_weights)
+        self._format = crop_format(model, weights)
         self._tokenise = TextTokeniser(int(model.context_length))
         self._texts: dict[str, torch.Tensor] = {}
 
     @torch.inference_mode()
-    def __call__(
-        self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()
-    ) -> FloatArray:
+    def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
         """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
 
         Args:
@@ -91,7 +92,7 @@ class Responses:
 
 
 def prompted(phrase: str, prompt: str) -> str:
-    """Return a phrase in the form that CLIP reads, its own determiners dropped: "the red star" as "a photo of a red star"."""
+    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star"."""
     words = phrase.split()
     while len(words) > 1 and words[0] in DETERMINERS:
         words = words[1:]
