@@ -21,7 +21,6 @@ from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
 from benchmarks.measure import Row, peak_rss_bytes, report
 from schemas.config import CaptionsConfig, RunConfig
 from schemas.config_loading import load_config
-from workers.captions.captioner import crop_kinds
 from workers.captions.engine import CachedEngine
 from workers.captions.towers import CachedDecoder
 from workers.captions.walk import prefix_budget
@@ -43,7 +42,7 @@ def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int
     captions = captions.model_copy(update={"context_scales": tuple(1.0 + 0.1 * kind for kind in range(num_kinds))})
     model = load_coca(captions.architecture, captions.weights).requires_grad_(False)
     crops = [noise_crops(num_masks, model.visual.image_size[0], seed=kind) for kind in range(num_kinds)]
-    image = replace(crops[0], kinds=tuple(crop_kinds(captions)), pixels=torch.cat([one.pixels for one in crops]))
+    image = replace(crops[0], kinds=tuple(captions.crop_kinds()), pixels=torch.cat([one.pixels for one in crops]))
     engine = CachedEngine(model, special_tokens(model), captions, seed=config.compute.seed)
     before: list[int] = []
 

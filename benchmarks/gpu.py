@@ -33,7 +33,6 @@ from schemas.shard import Shard
 from synthworld.scenes import Split, make_scene
 from synthworld.shards import scene_image, scene_shard
 from workers.captions import CocaCaptioner
-from workers.captions.captioner import crop_kinds
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
 from workers.checkpoints.models import load_coca
@@ -141,7 +140,7 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     # Its caches would count as the next row's.
     del engine, authors, plain
     whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
-    kinds = tuple(crop_kinds(captions))
+    kinds = tuple(captions.crop_kinds())
     full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
     # Crops of one mask differ by kind, as those of small masks do.
     full.pixels.mul_(torch.linspace(1, 0.7, len(kinds), device=device, dtype=dtype)[:, None, None, None, None])

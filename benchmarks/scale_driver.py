@@ -26,7 +26,8 @@ from pipeline.cluster import connected, identity_on_cluster
 from pipeline.graph import actor_runtime, configure_ray_data
 from pipeline.running import annotate
 from pipeline.summary import Committed, Planned, RunEvent
-from schemas.config import ComputeConfig, PoolConfig, RunConfig
+from schemas.config import ComputeConfig, RunConfig
+from schemas.placement import PoolConfig
 from store.location import RunLocation
 from store.planning import plan_run
 from store.sources import open_source

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli import options
 from cli.console import facts_table, printable, report, stdout
-from schemas.config import PlacementConfig
+from schemas.placement import PlacementConfig
 from store.location import RunLocation
 from store.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
 

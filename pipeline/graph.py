@@ -19,7 +19,8 @@ from pipeline.job import Job
 from pipeline.resources import num_committers, num_readers
 from pipeline.stages import StageActor, block_to_receipt, commit_block, read_block
 from pipeline.windows import WINDOWS, WindowRule, WindowTimes
-from schemas.config import ComputeConfig, PoolConfig
+from schemas.config import ComputeConfig
+from schemas.placement import PoolConfig
 from schemas.run import Receipt
 from workers.memory import KEPT_MEMORY
 from workers.stages import STAGES

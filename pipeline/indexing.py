@@ -10,7 +10,7 @@ from typing import Final
 import ray
 
 from pipeline.failures import original_error
-from schemas.config import PoolConfig
+from schemas.placement import PoolConfig
 from store.sources import Source, SourceItem, StoredFile
 from store.sources.opening import Format
 from store.sources.parquet import RowGroup, count_rows, rows_of

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from schemas.config import PoolConfig, RunConfig
+from schemas.config import RunConfig
 from schemas.errors import ConfigError
+from schemas.placement import PoolConfig
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000

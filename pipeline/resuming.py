@@ -6,7 +6,8 @@ from pipeline.cluster import identity_on_cluster
 from pipeline.extending import ExtensionTally, extend_plan
 from pipeline.indexing import list_on_cluster
 from pipeline.summary import Notice, OnEvent
-from schemas.config import PoolConfig, RunConfig
+from schemas.config import RunConfig
+from schemas.placement import PoolConfig
 from schemas.run import RunHeader
 from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation

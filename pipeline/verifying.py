@@ -9,7 +9,7 @@ from typing import Final
 import ray
 
 from pipeline.failures import original_error
-from schemas.config import PoolConfig
+from schemas.placement import PoolConfig
 from store.content_checks import Problem
 from store.location import RunLocation
 from store.verify import CheckShards, ShardToCheck, check_shards

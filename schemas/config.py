@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -21,17 +19,15 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.frozen import FrozenModel as FrozenModel
+from schemas.frozen import NonNegative, UnitInterval, without_none
 from schemas.keeping import KeepCondition
+from schemas.listening import ConfidenceConfig, ListeningConfig
+from schemas.placement import PlacementConfig as PlacementConfig
+from schemas.placement import PoolConfig as PoolConfig
+from schemas.placement import StorageConfig as StorageConfig
+from schemas.shard import CROP_MASKED, crop_context
 from schemas.uris import secrets_in
-
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class FrozenModel(BaseModel):
-    """A frozen model that refuses unknown keys; every model of the tree is one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class WeightsConfig(FrozenModel):
@@ -233,6 +229,8 @@ class CaptionsConfig(FrozenModel):
     # Successive images of a shard are captioned together while their crops number no more than this; at 1 each goes
     # alone, and its captions do not depend, in the last bits of a probability, on its neighbours in the shard.
     crops_together: int = Field(default=1, ge=1)
+    # None: nobody listens, and the columns `caption_score`, `listener` and `truth` are null.
+    listening: ListeningConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @model_validator(mode="after")
@@ -242,6 +240,23 @@ class CaptionsConfig(FrozenModel):
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
         return self
+
+    @model_validator(mode="after")
+    def _listens_to_its_crops(self) -> Self:
+        kinds = self.crop_kinds()
+        unknown = [crop for crop in self.listening.crops if crop not in kinds] if self.listening else []
+        if unknown:
+            raise ValueError(f"listening.crops has {unknown[0]!r}, not captioned; there are {', '.join(kinds)}")
+        return self
+
+    def crop_kinds(self) -> dict[str, float | None]:
+        """Return the crop kinds in the tables' order, from name to scale; None is the masked crop."""
+        masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
+        return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
+
+    @model_serializer(mode="wrap")
+    def _without_silence(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "listening")
 
 
 class FilterConfig(FrozenModel):
@@ -260,6 +275,8 @@ class FilterConfig(FrozenModel):
     nouns: Literal["rules", "spacy"] = "rules"
     # Crops and texts a forward pass, padded to this size: rounding follows the batch's shape.
     batch_size: int = Field(default=64, ge=1)
+    # From the scores to the columns `confidence` and `rank`, which `keep` may bound; None leaves them null.
+    confidence: ConfidenceConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @field_validator("keep")
@@ -270,7 +287,7 @@ class FilterConfig(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_keep(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = handler(self)
+        tree = without_none(handler(self), "confidence")
         # Runs from before there were conditions have the identity and the hash of those that use none.
         if not self.keep:
             tree.pop("keep", None)
@@ -298,67 +315,6 @@ class ShardsConfig(FrozenModel):
     max_bytes: int = Field(default=256 * 2**20, ge=1)
     # Writes the encoded image into the images table, so that a trainer needs no source.
     embed_images: bool = False
-
-
-class PoolConfig(FrozenModel):
-    """A pool of identical actors, or of tasks, and what each of them needs."""
-
-    num_cpus: float = Field(default=1.0, ge=0)
-    num_gpus: float = Field(default=0.0, ge=0)
-    min_actors: int = Field(default=1, ge=1)
-    # None: as many as the cluster's resources allow when the run starts.
-    max_actors: int | None = Field(default=None, ge=1)
-    resources: dict[str, float] = Field(default_factory=dict, description="Custom Ray resources, such as spot labels.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max_actors is not None and self.max_actors < self.min_actors:
-            raise ValueError(f"max_actors {self.max_actors} is below min_actors {self.min_actors}")
-        return self
-
-
-class StorageConfig(FrozenModel):
-    """How an S3 store is asked, for SOURCE and OUT alike; where it answers is `source.endpoint_url`."""
-
-    # A machine that is gone is noticed after this long.
-    connect_timeout_s: float = Field(default=10.0, gt=0)
-    # Silence in the midst of a request. Below the slowest answer of a busy store, requests are made twice.
-    read_timeout_s: float = Field(default=60.0, gt=0)
-    # An operation is tried again, with growing pauses, for this long; then the start ends, resumable. It bounds the
-    # operation as a whole: raise it where one part takes minutes to travel.
-    patience_s: float = Field(default=300.0, gt=0)
-    # Objects above travel in parts of this size, each of which is tried again alone. S3 takes no part below 5 MiB.
-    multipart_bytes: int = Field(default=64 * 2**20, ge=5 * 2**20)
-    # Of one process. More only helps where a single connection is slow.
-    max_connections: int = Field(default=32, ge=1)
-
-
-class PlacementConfig(FrozenModel):
-    """Where the stages run; may change between two starts of one run."""
-
-    # fused: one actor holds all three models. staged: a pool a stage.
-    mode: Literal["fused", "staged"] = "fused"
-    # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one; local: always a new one.
-    address: str = "auto"
-    # Shards read, and committed, at a time: `max_actors` of them, else one an actor that the run starts with. Eight
-    # times that many actors can be served: a cluster that grows beyond it needs the number set.
-    read: PoolConfig = PoolConfig(num_cpus=0.25)
-    commit: PoolConfig = PoolConfig(num_cpus=0.25)
-    fused: PoolConfig = PoolConfig()
-    propose: PoolConfig = PoolConfig()
-    caption: PoolConfig = PoolConfig()
-    filter: PoolConfig = PoolConfig()
-    # Shards handed to an actor, the one it works on included; more than two only fill the object store.
-    max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
-    # Deaths of its process, on nodes that live, after which a shard ends the run: what kills it is no single image.
-    max_deaths_per_shard: int = Field(default=6, ge=3)
-    # Out of memory twice with the same tiles: halve them for that shard instead of ending the run. Its bytes may then
-    # differ in the last bits from those of a run that had the memory; its receipt and `verify` say so.
-    allow_degraded: bool = False
-    storage: StorageConfig = StorageConfig()
-    # Another kind of device or other package versions than the run's: compute all the same. The tables of those shards
-    # may then differ in the last bits; their receipts and `verify` say so. Method and weights must be equal always.
-    allow_mixed: bool = False
 
 
 class RunConfig(FrozenModel):
@@ -395,6 +351,12 @@ class RunConfig(FrozenModel):
                 raise ValueError(
                     f"compute.device=cuda, but placement.{without[0]}.num_gpus=0: set it above 0, or compute.device=cpu"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _confidence_is_founded(self) -> Self:
+        if self.filtering.confidence is not None and self.captions.listening is None:
+            raise ValueError("filtering.confidence is set and captions.listening is not: nobody would listen; set both")
         return self
 
     def model_pools(self) -> dict[str, PoolConfig]:

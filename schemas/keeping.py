@@ -14,9 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-ScoreColumn = Literal["uniqueness", "correctness", "distinctiveness", "log_prob", "count"]
+from schemas.listening import ConfidenceConfig
+
+ScoreColumn = Literal[
+    "uniqueness",
+    "correctness",
+    "distinctiveness",
+    "log_prob",
+    "count",
+    "caption_score",
+    "listener",
+    "truth",
+    "confidence",
+    "rank",
+]
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
+# Of these, what is null unless `captions.listening` and `filtering.confidence` are set.
+LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = ("caption_score", "listener", "truth", "confidence", "rank")
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -73,10 +88,12 @@ class KeepRule:
     Attributes:
         tau: Distinctiveness lies strictly above; None where an engine decided by a bound that is not known here.
         conditions: All of them hold.
+        confidence: How the columns `confidence` and `rank`, which they may bound, follow from the others.
     """
 
     tau: float | None
     conditions: tuple[KeepCondition, ...] = ()
+    confidence: ConfidenceConfig | None = None
 
     def __str__(self) -> str:
         tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"

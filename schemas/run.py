@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from schemas.config import FrozenModel, RunConfig
+from schemas.config import RunConfig
+from schemas.frozen import FrozenModel
 from schemas.tables import SCHEMAS
 
 RUN_VERSION: Final = 1

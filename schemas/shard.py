@@ -105,6 +105,11 @@ class ExpressionRecord:
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
         distinctiveness: Method page section 4; None for a mask alone in its image.
         rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
+        caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None where nobody listened.
+        listener: Share of the target in p(t | crop k) over the masks k; None where nobody listened.
+        truth: `caption_score` a token; None where nobody listened.
+        confidence: How likely it is right; None without `filtering.confidence`.
+        rank: Its place among its mask's by confidence, from 1; None without confidence.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
         source: `model`, `human` where it was imported, or `recipe` of a pseudo-label of PPT.
@@ -119,6 +124,11 @@ class ExpressionRecord:
     correctness: float | None = None
     distinctiveness: float | None = None
     rival_mask_id: str | None = None
+    caption_score: float | None = None
+    listener: float | None = None
+    truth: float | None = None
+    confidence: float | None = None
+    rank: int | None = None
     kept: bool = False
     weight: float = 1.0
     source: str = SOURCE_MODEL

@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-TABLES_VERSION: Final = 2
+TABLES_VERSION: Final = 3
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -148,6 +148,26 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
         _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),
         _field("rival_mask_id", pa.string(), "The other mask with the highest c·m; null alone.", nullable=True),
+        _field(
+            "caption_score",
+            pa.float64(),
+            "log p(t | crop i), teacher-forced under the full softmax; null without `captions.listening`.",
+            nullable=True,
+        ),
+        _field(
+            "listener",
+            pa.float64(),
+            "Softmax at the target of log p(t | crop k) over the masks k; 0 where truth was too low to ask.",
+            nullable=True,
+        ),
+        _field("truth", pa.float64(), "caption_score by its number of tokens, the end included.", nullable=True),
+        _field(
+            "confidence",
+            pa.float64(),
+            "How likely it is right, by the weights of `filtering.confidence`; null without them.",
+            nullable=True,
+        ),
+        _field("rank", pa.int32(), "Its place among its mask's by confidence, from 1; null without.", nullable=True),
         _field(
             "kept",
             pa.bool_(),

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from schemas.keeping import Flags, KeepRule, meets
 from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, SOURCE_RECIPE
 from schemas.tables import EXPRESSIONS, MASKS
+from store.confidence_checks import CONFIDENCE, HEARD, confidence_problems
 from store.content_checks import Problem, Tables, examples
 from store.keeping import SOME_TAU, flags_of, is_unscored, judged, passes, scores_of
 
@@ -21,7 +22,7 @@ _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
 # Nobody has drawn or scored what a human wrote, or a recipe.
 _SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_RECIPE)
-_NULL_WHERE_UNSCORED: Final = (*_FIRST_DRAW, *_SCORES, "rival_mask_id")
+_NULL_WHERE_UNSCORED: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
 _WEIGHT_WHERE_UNSCORED: Final = 1.0
 
 
@@ -45,6 +46,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_bare
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(shard, table, is_single, is_alone)
+    yield from confidence_problems(shard, table, rule.confidence)
     yield from _kept_problems(shard, table, is_alone, rule)
 
 
@@ -121,7 +123,7 @@ def _unscored_problems(shard: int, table: pa.Table, is_bare: Flags) -> Iterator[
 
 
 def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
-    for name in (*_SCORES, "log_prob", "weight"):
+    for name in (*_SCORES, *HEARD, "confidence", "log_prob", "weight"):
         values = table[name]
         is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
         yield from _rows(shard, "expression_score", is_bad, f"{name} is not finite")

@@ -25,7 +25,7 @@ def rule_of(header: RunHeader) -> KeepRule:
     otherwise. A refilter's rule is exact.
     """
     filtering = header.config.filtering
-    return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep)
+    return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep, filtering.confidence)
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
@@ -37,7 +37,7 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
         return None
     filtering = header.config.filtering
     is_known = header.origin == "refilter" or filtering.engine == _OWN_SCORER
-    return KeepRule(filtering.tau if is_known else None, filtering.keep)
+    return KeepRule(filtering.tau if is_known else None, filtering.keep, filtering.confidence)
 
 
 def judged(table: pa.Table) -> Flags:

@@ -11,8 +11,8 @@ from typing import BinaryIO, Final, Self
 
 import fsspec
 
-from schemas.config import StorageConfig
 from schemas.errors import ConfigError, TransientError
+from schemas.placement import StorageConfig
 from schemas.uris import refuse_secrets
 from store.local_files import ListedFile, LocalFiles
 from store.object_files import ObjectFiles

@@ -23,9 +23,9 @@ from botocore.exceptions import ClientError, IncompleteReadError, NoCredentialsE
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from schemas.config import StorageConfig
 from schemas.errors import ConfigError, TransientError
 from schemas.measures import STORAGE_RETRIES, count
+from schemas.placement import StorageConfig
 from schemas.uris import secret_in
 from store.s3_answers import Fetched, Page, StoredObject, Upload
 from store.s3_errors import code_of, explained, is_transient, reason_of, status_of

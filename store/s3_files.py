@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from schemas.config import StorageConfig
+from schemas.placement import StorageConfig
 from store.local_files import ListedFile
 from store.s3_answers import Upload
 from store.s3_client import S3Bucket

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.keeping import SCORE_COLUMNS
+from schemas.keeping import LISTENER_COLUMNS, SCORE_COLUMNS
 from schemas.run import Receipt
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, MASKS
@@ -60,7 +60,7 @@ class RunStatistics:
         masks_an_image: Over images that are not quarantined, empty ones included.
         kept_a_mask: Kept expressions, over all masks.
         words: Of kept expressions, between blanks.
-        scores: By column, over all candidates that have the score.
+        scores: By column, over all candidates that have the score; a listener's only where there was one.
         groups: By one of `GROUPS`, then by its value, the most first.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
@@ -119,7 +119,7 @@ def run_statistics(
         masks_an_image=sums.masks_an_image,
         kept_a_mask=sums.kept_a_mask,
         words=sums.words,
-        scores=sums.scores,
+        scores={name: each for name, each in sums.scores.items() if each.num_values or name not in LISTENER_COLUMNS},
         groups={name: _by_size(counts) for name, counts in sums.groups.items()},
         top=sums.texts.top(num_top),
         top_error=sums.texts.error,

@@ -112,6 +112,11 @@ def _expression_row(image: ShardImage, expression: ExpressionRecord) -> dict[str
         "correctness": expression.correctness,
         "distinctiveness": expression.distinctiveness,
         "rival_mask_id": expression.rival_mask_id,
+        "caption_score": expression.caption_score,
+        "listener": expression.listener,
+        "truth": expression.truth,
+        "confidence": expression.confidence,
+        "rank": expression.rank,
         "kept": expression.kept,
         "weight": expression.weight,
     }

@@ -51,6 +51,11 @@ class GalleryExpression:
     source: str = SOURCE_MODEL
     draws: tuple[GalleryDraw, ...] = ()
     unmet: tuple[int, ...] = ()
+    caption_score: float | None = None
+    listener: float | None = None
+    truth: float | None = None
+    confidence: float | None = None
+    rank: int | None = None
 
     @property
     def is_judged(self) -> bool:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.errors import ConfigError, ImageError, TransientError
 from schemas.ids import mask_index
-from schemas.keeping import KeepCondition, KeepRule, meets
+from schemas.keeping import LISTENER_COLUMNS, KeepCondition, KeepRule, meets
 from schemas.shard import SOURCE_MODEL
 from schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, STATUS_QUARANTINED
 from store.header import require_header
@@ -44,6 +44,7 @@ _MAX_TOLD: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
 _COPIED: Final = (
     *("text", "head_noun", "count", "uniqueness", "correctness", "distinctiveness", "kept", "weight", "source"),
+    *LISTENER_COLUMNS,
 )
 _EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", *_COPIED)
 

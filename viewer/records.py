@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from markupsafe import Markup
 
+from schemas.keeping import LISTENER_COLUMNS
 from schemas.shard import SOURCE_HUMAN
 from viewer.model import GalleryDraw, GalleryExpression, GalleryImage, GalleryMask
 from viewer.outlines import Outline, frame_size, outline_of
@@ -137,6 +138,8 @@ def _expression_record(expression: GalleryExpression, order_of: Mapping[int, int
         "rival": None if rival is None else order_of.get(rival),
         "kept": expression.kept,
         "weight": _rounded(expression.weight),
+        # Absent where they are null, as in most runs.
+        **{name: value for name in LISTENER_COLUMNS if (value := _rounded(getattr(expression, name))) is not None},
         "draws": [_draw_record(draw, order_of) for draw in expression.draws],
     }
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from schemas.config import SourceConfig, StorageConfig
+from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from schemas.placement import StorageConfig
 from schemas.tables import SCHEMAS
 from schemas.uris import refuse_secrets
 from store.location import S3_PROTOCOLS

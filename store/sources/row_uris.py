@@ -9,8 +9,9 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
-from schemas.config import SourceConfig, StorageConfig
+from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError
+from schemas.placement import StorageConfig
 from schemas.uris import refuse_secrets
 from store.sources.items import Storage
 from store.sources.opening import storage_at

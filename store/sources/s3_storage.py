@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, Final, Literal, Self, cast
 
-from schemas.config import StorageConfig
 from schemas.errors import ImageError
+from schemas.placement import StorageConfig
 from store.s3_answers import Page, StoredObject
 from store.s3_client import S3Bucket
 from store.s3_errors import ChangedError

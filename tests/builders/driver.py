@@ -19,7 +19,7 @@ from pipeline import resuming
 from pipeline.running import annotate
 from pipeline.starting import Start
 from pipeline.summary import Planned, RunEvent
-from schemas.config import PoolConfig
+from schemas.placement import PoolConfig
 from store import planning
 from store.sources import Source, SourceItem
 from tests.builders.runs import stub_config

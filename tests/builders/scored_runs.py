@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from schemas.config import RunConfig
 from schemas.config_loading import config_hash, load_config
+from schemas.keeping import LISTENER_COLUMNS
 from schemas.plan import PlanEntry
 from schemas.run import Identity, Receipt, RunHeader
 from schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
@@ -81,6 +82,7 @@ def keeps(config: RunConfig, expression: ExpressionRecord) -> bool:
         "distinctiveness": expression.distinctiveness,
         "count": len(expression.samples),
         "log_prob": first,
+        **{name: getattr(expression, name) for name in LISTENER_COLUMNS},
     }
     if expression.distinctiveness is not None and expression.distinctiveness <= filtering.tau:
         return False

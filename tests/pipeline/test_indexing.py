@@ -6,8 +6,9 @@ import pytest
 
 from pipeline import indexing
 from pipeline.indexing import list_on_cluster
-from schemas.config import PoolConfig, SourceConfig, StorageConfig
+from schemas.config import SourceConfig
 from schemas.errors import ConfigError, TransientError
+from schemas.placement import PoolConfig, StorageConfig
 from store.sources import open_source
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png

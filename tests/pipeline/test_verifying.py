@@ -6,8 +6,8 @@ import pytest
 
 from pipeline import verifying
 from pipeline.verifying import checking_on_cluster
-from schemas.config import PoolConfig, StorageConfig
 from schemas.errors import ConfigError, TransientError
+from schemas.placement import PoolConfig, StorageConfig
 from store.location import RunLocation
 from store.verify import verify_run
 from tests.builders.fault_proxy import Fault, injecting

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas import config
+from schemas import config, placement
 from schemas.config_loading import load_config
 
 ARCHITECTURE = {"encoder_width": 64, "encoder_depth": 2, "encoder_heads": 2, "encoder_global_blocks": (1,)}
@@ -34,7 +34,7 @@ def test_beams_that_groups_do_not_divide_are_refused():
 
 def test_a_pool_whose_maximum_is_below_its_minimum_is_refused():
     with pytest.raises(ValidationError, match="max_actors 1 is below min_actors 2"):
-        config.PoolConfig(min_actors=2, max_actors=1)
+        placement.PoolConfig(min_actors=2, max_actors=1)
 
 
 def test_cuda_without_gpus_for_a_model_pool_is_refused():

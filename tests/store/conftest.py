@@ -5,7 +5,7 @@ import uuid
 import fsspec
 import pytest
 
-from schemas.config import StorageConfig
+from schemas.placement import StorageConfig
 from store.location import RunLocation
 from tests.builders.fault_proxy import injecting
 

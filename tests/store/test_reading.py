@@ -90,8 +90,8 @@ def test_a_part_of_an_older_version_is_read_with_nulls_for_what_it_did_not_know(
 
 def test_a_part_of_a_later_version_is_refused(location):
     receipts = commit(location, start_run(location), 0)
-    rewrite(location, receipts[0], "masks", versioned("masks", 3))
-    with pytest.raises(ConfigError, match="has table version 3, this package reads up to 2"):
+    rewrite(location, receipts[0], "masks", versioned("masks", 4))
+    with pytest.raises(ConfigError, match="has table version 4, this package reads up to 3"):
         read_table(location, "masks")
 
 

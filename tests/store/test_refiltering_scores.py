@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from schemas.config import ComputeConfig
+from schemas.config_loading import validate
+from schemas.ids import sha256_hex
 from schemas.keeping import KeepCondition
+from schemas.shard import ShardImage
 from schemas.tables import EXPRESSIONS, SCHEMAS
 from store.commit import commit_shard
+from store.expression_checks import expression_problems
+from store.header import read_header
+from store.keeping import rule_of
 from store.location import RunLocation
 from store.plan import read_shard_plan
 from store.reading import read_table
 from store.refiltering import RuleChange, refilter
+from store.verify import verify_run
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.store.builders import HEIGHT, WIDTH
 from workers.filtering import ClipScorer
 
+LISTENING = (
+    "captions.listening={}",
+    "filtering.confidence={bias: 2, listener: 0.5, truth: 1.5, log_uniqueness: 2, relative_truth: 1}",
+)
+
 
 def annotate(location: RunLocation, *settings: str) -> RunLocation:
-    """Run the filter stage over masks and candidates of a shard, and commit it."""
+    """Run the filter stage over masks and candidates of a shard, and commit it; where set, after a listener."""
     header = begin(location, "filtering.min_score=0.0001", *settings, num_shards=1, per_shard=3)
     entries = read_shard_plan(location, header, 0)
     drafted = scored_shard(header.config, entries)
-    images = [replace(image, data=png(height=HEIGHT, width=WIDTH, seed=image.position)) for image in drafted.images]
+    pictures = [png(height=HEIGHT, width=WIDTH, seed=image.position) for image in drafted.images]
+    images = [
+        replace(image, data=data, sha256=sha256_hex(data)) for image, data in zip(drafted.images, pictures, strict=True)
+    ]
+    if header.config.captions.listening:
+        images = [_heard(image) for image in images]
     scorer = ClipScorer(header.config.filtering, ComputeConfig(device="cpu"))
     scored = scorer(drafted.with_images(tuple(images)))
     commit_shard(location, scored, planned_ids=[entry.image_id for entry in entries], embed_images=True)
@@ -44,6 +62,38 @@ def test_a_rule_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_
     assert 0 < summary.totals.kept < summary.num_kept_before == table.num_rows
     for name in SCHEMAS:
         assert _parts(new, name) == _parts(strict, name)
+
+
+def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(tmp_path):
+    loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
+    annotate(loose, "filtering.tau=0", *LISTENING)
+    rows = read_table(loose, EXPRESSIONS).to_pylist()
+    bound = sorted(row["confidence"] for row in rows)[len(rows) // 3]
+    words = [f"confidence > {bound!r}", "rank <= 2"]
+    annotate(strict, "filtering.tau=0", f"filtering.keep={words!r}", *LISTENING)
+    summary = refilter(loose, new, RuleChange(keep=[KeepCondition.model_validate(word) for word in words]))
+    assert 0 < summary.totals.kept < len(rows)
+    for name in SCHEMAS:
+        assert _parts(new, name) == _parts(strict, name)
+    assert verify_run(new).problems == ()
+    # Other weights would have given other confidences.
+    header = read_header(new)
+    forged = header.config.model_dump(mode="json")
+    forged["filtering"]["confidence"]["truth"] = 1.6
+    rule = rule_of(header.model_copy(update={"config": validate(forged)}))
+    problems = expression_problems(0, {name: read_table(new, name) for name in SCHEMAS}, rule)
+    assert {problem.what for problem in problems} == {"expression_confidence"}
+
+
+def _heard(image: ShardImage) -> ShardImage:
+    draw = random.Random(image.image_id)
+    return replace(
+        image,
+        expressions=tuple(
+            replace(each, caption_score=-4 * truth, listener=draw.random(), truth=-truth)
+            for each, truth in ((each, draw.uniform(0.1, 2)) for each in image.expressions)
+        ),
+    )
 
 
 def _parts(location: RunLocation, table: str) -> dict[str, bytes]:

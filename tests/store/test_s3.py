@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from schemas.config import StorageConfig
 from schemas.errors import ConfigError, TransientError
+from schemas.placement import StorageConfig
 from store.commit import commit_shard
 from store.gc import TEMPORARY_AGE_S, run_gc
 from store.location import RunLocation

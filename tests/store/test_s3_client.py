@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from schemas.config import StorageConfig
 from schemas.errors import ConfigError, TransientError
+from schemas.placement import StorageConfig
 from store import s3_client
 from store.s3_client import S3Bucket
 from store.s3_errors import ChangedError

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ConfigError
+from schemas.keeping import LISTENER_COLUMNS
 from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, SOURCE_RECIPE
 from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from store.selecting import RowFilter
@@ -19,7 +20,10 @@ from store.selecting import RowFilter
 Bounds = tuple[float | None, float | None]
 
 # Numbers of one row each; the other numeric columns (`top_k`, `top_p`) say how a text was drawn, not how good it is.
-EXPRESSION_NUMBERS: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count")
+EXPRESSION_NUMBERS: Final = (
+    *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
+    *LISTENER_COLUMNS,
+)
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")

@@ -6,8 +6,8 @@ const settings = JSON.parse(byId("settings").textContent);
 const images = [];
 const expressions = [];
 
-// Best first. A mask alone in its image has no distinctiveness: correctness ranks it.
-const rank = (e) => e.distinctiveness ?? e.correctness ?? -1;
+// Best first. A mask alone in its image has no distinctiveness: correctness ranks it. Few runs have a confidence.
+const rank = (e) => e.confidence ?? e.distinctiveness ?? e.correctness ?? -1;
 
 for (const card of document.querySelectorAll(".card")) {
   const record = JSON.parse(card.querySelector("script").textContent);

@@ -52,7 +52,7 @@ function unmet(e) {
     const condition = settings.conditions[at];
     const [column] = condition.split(" ");
     const value = column === "log_prob" ? e.draws[0]?.[3] ?? null : e[column];
-    return { condition, told: `${column} of ${column === "count" ? value : fixed(value, 3)}` };
+    return { condition, told: `${column} of ${column === "count" || column === "rank" ? value : fixed(value, 3)}` };
   });
 }
 

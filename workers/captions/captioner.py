@@ -12,11 +12,12 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
 from schemas.config import CaptionsConfig, ComputeConfig
-from schemas.shard import CROP_MASKED, MaskRecord, Shard, ShardImage, crop_context
+from schemas.shard import MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_groups
 from workers.captions.candidates import to_expressions
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
+from workers.captions.listening import Listener
 from workers.captions.vocabulary import SpecialTokens
 from workers.checkpoints.models import load_coca
 from workers.checkpoints.weights import weights_digest as file_digest
@@ -42,8 +43,10 @@ class CocaCaptioner:
         self._tokenizer = SimpleTokenizer()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
         self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
+        listening = config.listening
+        self._listener = Listener(self._engine, config, listening, self._tokenizer.encode) if listening else None
         self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-        self._scales = crop_kinds(config)
+        self._scales = config.crop_kinds()
         self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype
 
@@ -63,11 +66,13 @@ class CocaCaptioner:
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if _has_masks(image)]
         crops = [self.image_crops(image, decode(image)) for image in with_masks]
-        drafts = self._engine.drafts_together(crops) if crops else []
-        expressions = {
-            image.position: to_expressions(found, image.masks, self._to_text)
-            for image, found in zip(with_masks, drafts, strict=True)
-        }
+        encoded = self._engine.encode(crops) if crops else []
+        drafts = self._engine.drafts_together(crops, encoded) if crops else []
+        expressions = {}
+        for image, cut, seen, found in zip(with_masks, crops, encoded, drafts, strict=True):
+            candidates = to_expressions(found, image.masks, self._to_text)
+            heard = self._listener.listen(cut, seen, image.masks, candidates) if self._listener else candidates
+            expressions[image.position] = heard
         return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
 
     def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
@@ -96,9 +101,3 @@ class CocaCaptioner:
 
 def _has_masks(image: ShardImage) -> bool:
     return not image.failure and bool(image.masks)
-
-
-def crop_kinds(config: CaptionsConfig) -> dict[str, float | None]:
-    """Return the crop kinds in the tables' order, from name to scale; None is the masked crop."""
-    masked: dict[str, float | None] = {CROP_MASKED: None} if config.has_masked_crop else {}
-    return {**masked, **{crop_context(scale): scale for scale in config.context_scales}}

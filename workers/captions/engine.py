@@ -37,16 +37,18 @@ class CachedEngine:
         Raises:
             ConfigError: An architecture that cannot be decoded, or one with too few positions.
         """
-        self._model, self._special, self._config, self._seed = model, special, config, seed
+        self._model, self._config, self._seed = model, config, seed
+        # A listener reads its candidates over the same towers, caches and vocabulary.
+        self.special = special
         self._is_compiled = is_compiled
         if is_compiled:
             compile_tower(model.visual)
-        self._decoder = CachedDecoder(model, is_compiled=is_compiled)
+        self.decoder = CachedDecoder(model, is_compiled=is_compiled)
         # Of all images so far; a benchmark reads it.
         self.counts = WalkCounts()
         self._samplers = [decoder for decoder in configured_decoders(config) if decoder.name != "beam"]
-        self._vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
-        positions = self._decoder.max_prefix_length
+        self.vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), special.eos)
+        positions = self.decoder.max_prefix_length
         if config.max_length - 1 > positions:
             raise ConfigError(
                 f"captions.max_length={config.max_length} needs {config.max_length - 1} positions, the architecture "
@@ -58,15 +60,22 @@ class CachedEngine:
         return self.drafts_together([image])[0]
 
     @torch.inference_mode()
-    def drafts_together(self, images: Sequence[ImageCrops]) -> list[list[Draft]]:
-        """Return the drafts of several images, each in the order of `drafts`.
+    def encode(self, images: Sequence[ImageCrops]) -> list[EncodedImage]:
+        """Return the encodings of the images' crops, at least one image."""
+        return encode_images(self._model, images, is_compiled=self._is_compiled)
+
+    @torch.inference_mode()
+    def drafts_together(
+        self, images: Sequence[ImageCrops], encoded: Sequence[EncodedImage] | None = None
+    ) -> list[list[Draft]]:
+        """Return the drafts of several images, each in the order of `drafts`; `encoded` as by `encode`.
 
         Their crops walk down one prefix tree. Matrices are larger than those of an image alone, so that the last bits
         of a probability, and once in a while a draw, follow from which images come together.
         """
-        encoded = encode_images(self._model, images, is_compiled=self._is_compiled)
+        encoded = self.encode(images) if encoded is None else encoded
         drafts: list[list[Draft]] = [[] for _ in images]
-        bytes_a_crop = self._decoder.image_bytes(1, encoded[0].crops.tokens.shape[1])
+        bytes_a_crop = self.decoder.image_bytes(1, encoded[0].crops.tokens.shape[1])
         for units in passes(encoded, bytes_a_crop=bytes_a_crop, budget_bytes=self._config.cache_bytes // 2):
             for unit, part in zip(units, self._decode(images, encoded, units), strict=True):
                 drafts[unit.image] += part
@@ -78,14 +87,14 @@ class CachedEngine:
         picture_of, tokens = gather(encoded, units)
         embeddings = [encoded[unit.image].embeddings(unit.kind) for unit in units]
         others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
-        image_bytes = self._decoder.image_bytes(*tokens.shape[:2])
-        self._decoder.begin(tokens)
+        image_bytes = self.decoder.image_bytes(*tokens.shape[:2])
+        self.decoder.begin(tokens)
         walk = TreeWalk(
-            self._decoder,
-            self._vocabulary,
+            self.decoder,
+            self.vocabulary,
             others=join_others(others),
             rows=self._rows(images, units),
-            rules=WalkRules.of(self._config, self._special, image_bytes=image_bytes),
+            rules=WalkRules.of(self._config, self.special, image_bytes=image_bytes),
             picture_of=picture_of,
         )
         walk.run()

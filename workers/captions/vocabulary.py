@@ -106,6 +106,11 @@ class Vocabulary:
         logits[:, self._live] = live
         return logits, log_total
 
+    def log_totals(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
+        parts = torch.split(hidden, _ROWS_A_PROJECTION)
+        return torch.cat([self._scores(part, is_eos_allowed=True)[1] for part in parts])
+
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
         rows = self._row_of[ids]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schemas.confidence import confidences, ranks
 from schemas.config import ComputeConfig, FilterConfig
 from schemas.keeping import Floats, meets
+from schemas.listening import ConfidenceConfig
 from schemas.shard import ExpressionRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.checkpoints.weights import weights_digest
@@ -23,6 +26,9 @@ from workers.images.crops import make_crops
 from workers.masks.rle import runs
 from workers.protocols import STAGE_FILTER
 
+# What the caption stage has found, where a listener is configured.
+_HEARD: Final = ("caption_score", "listener", "truth")
+
 
 @dataclass(frozen=True, slots=True)
 class _ImageVectors:
@@ -33,7 +39,7 @@ class _ImageVectors:
 
 
 class ClipScorer:
-    """Sets head noun, uniqueness, correctness, distinctiveness, rival and `kept` of every candidate.
+    """Sets head noun, uniqueness, correctness, distinctiveness, rival, confidence, rank and `kept` of every candidate.
 
     An expression of several targets or none passes through unscored: the scores are defined against the other
     masks of one target. Scores do not depend on which images share a shard, up to the last bits of an embedding.
@@ -137,11 +143,15 @@ class ClipScorer:
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_score=self._config.min_score,
         )
-        kept = scores.kept(self._config.tau) & meets(
-            self._config.keep, _columns(candidates, scores), num_candidates=len(candidates)
-        )
+        columns = _columns(candidates, scores, self._config.confidence)
+        kept = scores.kept(self._config.tau) & meets(self._config.keep, columns, num_candidates=len(candidates))
         scored = iter(
-            _with_scores(e, nouns[e.text], scores=scores, row=row, kept=bool(kept[row]), image=image)
+            replace(
+                _with_scores(e, nouns[e.text], scores=scores, row=row, image=image),
+                confidence=_or_none(columns["confidence"][row]),
+                rank=None if np.isnan(columns["rank"][row]) else int(columns["rank"][row]),
+                kept=bool(kept[row]),
+            )
             for row, e in enumerate(candidates)
         )
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
@@ -169,16 +179,26 @@ def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | 
     return list(found)
 
 
-def _columns(candidates: Sequence[ExpressionRecord], scores: CandidateScores) -> dict[str, Floats]:
+def _columns(
+    candidates: Sequence[ExpressionRecord], scores: CandidateScores, confidence: ConfidenceConfig | None
+) -> dict[str, Floats]:
     """Return what `filtering.keep` may bound, by the names of the table's columns, NaN where undefined."""
     undefined = np.full(len(candidates), np.nan)
-    return {
+    columns = {
         "uniqueness": undefined if scores.uniqueness is None else scores.uniqueness,
         "correctness": scores.correctness,
         "distinctiveness": undefined if scores.distinctiveness is None else scores.distinctiveness,
         "log_prob": np.array([e.samples[0].log_prob if e.samples else np.nan for e in candidates], np.float64),
         "count": np.array([len(e.samples) for e in candidates], np.float64),
+        **{name: np.array([getattr(e, name) for e in candidates], np.float64) for name in _HEARD},
     }
+    groups = [e.target_mask_ids[0] for e in candidates]
+    found = undefined if confidence is None else confidences(columns, groups, confidence)
+    return {**columns, "confidence": found, "rank": ranks(found, groups)}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _with_scores(
@@ -187,7 +207,6 @@ def _with_scores(
     *,
     scores: CandidateScores,
     row: int,
-    kept: bool,
     image: ShardImage,
 ) -> ExpressionRecord:
     return replace(
@@ -197,5 +216,4 @@ def _with_scores(
         correctness=float(scores.correctness[row]),
         distinctiveness=None if scores.distinctiveness is None else float(scores.distinctiveness[row]),
         rival_mask_id=None if scores.rival is None else image.masks[int(scores.rival[row])].mask_id,
-        kept=kept,
     )

@@ -15,8 +15,9 @@ from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from schemas.config import ComputeConfig, FrozenModel, MasksConfig
+from schemas.config import ComputeConfig, MasksConfig
 from schemas.errors import ConfigError
+from schemas.frozen import FrozenModel
 from schemas.shard import Shard, ShardImage
 from workers.boundary import apply_to_images
 from workers.device import prepare_device

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.config import SourceConfig, StorageConfig
+from schemas.config import SourceConfig
 from schemas.errors import ConfigError, ImageError, TransientError
+from schemas.placement import StorageConfig
 from store.s3_answers import Page, StoredObject
 from store.s3_client import S3Bucket
 from store.sources import open_source, s3_storage, sorting

@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from schemas.config import SourceConfig, StorageConfig
+from schemas.config import SourceConfig
 from schemas.config_loading import load_config
 from schemas.errors import TransientError
+from schemas.placement import StorageConfig
 from schemas.shard import Shard
 from store.sources import open_source
 from store.sources.shards import read_shard

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import StorageConfig
 from schemas.errors import ConfigError
+from schemas.placement import StorageConfig
 from store.location import RunLocation
 from training.exports.files import new_file
 

@@ -15,7 +15,6 @@ from schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from tests.builders.coca import captions_config
 from tests.builders.images import encode
 from workers.captions import CocaCaptioner
-from workers.captions.captioner import crop_kinds
 from workers.captions.drafts import ImageCrops
 from workers.captions.engine import CachedEngine
 from workers.captions.plain import PlainEngine
@@ -144,8 +143,13 @@ def test_the_digest_is_that_of_the_weights_file(run):
 
 
 def test_crop_kinds_are_named_by_their_scale_with_the_masked_crop_first():
-    assert crop_kinds(captions_config()) == {"masked": None, "context_1.0": 1.0, "context_1.1": 1.1, "context_1.2": 1.2}
-    assert crop_kinds(captions_config(has_masked_crop=False, context_scales=(1.5,))) == {"context_1.5": 1.5}
+    assert captions_config().crop_kinds() == {
+        "masked": None,
+        "context_1.0": 1.0,
+        "context_1.1": 1.1,
+        "context_1.2": 1.2,
+    }
+    assert captions_config(has_masked_crop=False, context_scales=(1.5,)).crop_kinds() == {"context_1.5": 1.5}
 
 
 def test_the_trained_model_is_decoded_token_for_token_as_open_clips_forward_would(run):

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from schemas.config import FrozenModel, RunConfig, UnitInterval
+from schemas.config import FrozenModel, RunConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError
+from schemas.frozen import UnitInterval
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]

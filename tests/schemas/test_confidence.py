@@ -1,0 +1,86 @@
+"""Confidence and rank: by a plain definition, and where they are not known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.confidence import CONFIDENCE_COLUMNS, confidences, features, ranks
+from schemas.config_loading import config_hash, load_config
+from schemas.errors import ConfigError
+from schemas.listening import ConfidenceConfig, ListeningConfig
+
+WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
+
+
+def columns(**values):
+    size = max((len(value) for value in values.values()), default=1)
+    return {name: np.array(values.get(name, [1.0] * size), np.float64) for name in CONFIDENCE_COLUMNS}
+
+
+def test_confidence_is_the_logistic_of_the_weighted_features():
+    scores = columns(listener=[0.9, 0.5], truth=[-0.5, -0.2], uniqueness=[1.2, 0.8], correctness=[0.7, 0.6])
+    odds = -1 + 0.5 * math.log(9) + 2 * -0.5 + 1 * (-0.5 - -0.2) + 3 * math.log(1.2) + 0.7 * 0.7
+    other = -1 + 0 + 2 * -0.2 + 0 + 3 * math.log(0.8) + 0.7 * 0.6
+    due = [1 / (1 + math.exp(-each)) for each in (odds, other)]
+    assert confidences(scores, ["a", "a"], WEIGHTS) == pytest.approx(due, rel=1e-12)
+    # Of another mask, its own best truth counts.
+    assert features(scores, ["a", "b"])["relative_truth"].tolist() == [0.0, 0.0]
+
+
+def test_extremes_are_bounded_and_a_mask_alone_is_in_its_own_favour():
+    found = features(columns(listener=[0.0, 1.0], uniqueness=[1e-9, math.nan], truth=[-1, -1]), ["a", "b"])
+    assert found["listener"].tolist() == [-7.0, 7.0]
+    assert found["log_uniqueness"].tolist() == [-1.0, 1.0]
+    extreme = ConfidenceConfig(bias=-800.0)
+    assert confidences(columns(), ["a"], extreme).tolist() == [0.0]
+    assert confidences(columns(), ["a"], ConfidenceConfig(bias=800.0)).tolist() == [1.0]
+
+
+def test_where_nobody_listened_there_is_neither():
+    scores = columns(listener=[0.5, math.nan], truth=[-1.0, math.nan])
+    confidence = confidences(scores, ["a", "a"], ConfidenceConfig(bias=1.0))
+    assert np.isnan(confidence).tolist() == [False, True]
+    assert np.array_equal(ranks(confidence, ["a", "a"]), [1.0, math.nan], equal_nan=True)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0.1, 0.5, 0.9, math.nan])), max_size=12))
+def test_ranks_are_places_among_the_masks_own(rows):
+    groups = [group for group, _ in rows]
+    confidence = np.array([value for _, value in rows], np.float64)
+    found = ranks(confidence, groups)
+    for row, (group, value) in enumerate(rows):
+        if math.isnan(value):
+            assert math.isnan(found[row])
+            continue
+        ahead = [
+            other
+            for other, (of, its) in enumerate(rows)
+            if of == group and (its > value or (its == value and other < row))
+        ]
+        assert found[row] == len(ahead) + 1
+
+
+def test_both_sections_are_off_in_every_preset_and_leave_no_trace_there():
+    config = load_config("tiny")
+    assert "listening" not in config.method()["captions"]
+    assert "confidence" not in config.method()["filtering"]
+    # Of the configuration as it was written before there was a listener.
+    assert config_hash(config).startswith("52918167")
+    for preset in ("tiny", "base", "paper"):
+        assert load_config(preset).captions.listening is None
+    on = load_config("tiny", None, ["captions.listening={}", "filtering.confidence={truth: 1}"])
+    assert type(on).model_validate_json(on.model_dump_json()) == on
+    assert on.method()["filtering"]["confidence"]["truth"] == 1.0
+
+
+def test_mistakes_are_refused_with_what_is_allowed():
+    with pytest.raises(ConfigError, match=r"filtering.confidence is set and captions.listening is not"):
+        load_config("tiny", None, ["filtering.confidence={}"])
+    with pytest.raises(ConfigError, match=r"listening.crops has 'context_3.0', not captioned; there are masked"):
+        load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
+    with pytest.raises(ValidationError, match="less than 0"):
+        ListeningConfig(min_truth=0.5)
