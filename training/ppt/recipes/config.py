@@ -25,6 +25,9 @@ class GroundingConfig(FrozenModel):
     # CLIP Surgery's second path in so many of the image tower's last blocks (`workers.surgery`); 0 reads the patches as
     # they are, for a CLIP whose patches were trained to answer.
     surgery_blocks: int = Field(default=0, ge=0)
+    # CLIP Surgery's feature surgery: what a patch answers to all classes (objects) or nouns (pairs) alike is taken off.
+    # A CLIP of one token an image needs it; one whose patches were trained to answer loses by it (docs/ppt.md).
+    is_feature_surgery: bool = False
     # peak: the highest response, and of SAM's three masks one is chosen; points: of the highest and of the lowest
     # responses, positive and negative, and SAM's single mask. Measured (docs/ppt.md): points lose wherever the map is
     # noisy, because one wrong negative point takes the object away.
@@ -82,7 +85,7 @@ class PairsConfig(FrozenModel):
     merge_iou: Share = 0.7
     # Texts of one image that are taken, the first ones; None takes all.
     max_texts_per_image: int | None = Field(default=None, ge=1)
-    # How many of the run's most frequent nouns count as redundant texts (CLIP Surgery's feature surgery).
+    # How many of the run's most frequent nouns count as redundant texts, where grounding.is_feature_surgery.
     num_redundant: int = Field(default=64, ge=0, le=1000)
 
 
@@ -124,7 +127,12 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "paper": (
         "base",
         ("filtering.architecture=ViT-B-16-quickgelu", "filtering.weights.uri=open_clip:ViT-B-16-quickgelu/openai"),
-        ("grounding.surgery_blocks=6", "compose.side_px=640", "compose.image_format=jpeg"),
+        (
+            "grounding.surgery_blocks=6",
+            "grounding.is_feature_surgery=true",
+            "compose.side_px=640",
+            "compose.image_format=jpeg",
+        ),
     ),
 }
 # A shard is a commit: what is in flight is what a crash costs, and its models take a second an image.

@@ -44,6 +44,7 @@ class Grounder:
             ConfigError: Weights are missing or of another architecture, or the device is not there.
         """
         device = prepare_device(run.compute)
+        self._is_feature_surgery = config.is_feature_surgery
         self._responses = Responses(config, run.filtering.architecture, run.filtering.weights, device)
         self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
 
@@ -55,11 +56,12 @@ class Grounder:
         Args:
             image: (H, W, 3) uint8 RGB, upright.
             phrases: Noun phrases or names of classes.
-            redundant: See `Responses`.
+            redundant: See `Responses`; counts where the config says so.
         """
         if not phrases:
             return []
-        answers = self._prompter(image, self._responses(image, phrases, redundant))
+        shares = self._responses(image, phrases, redundant if self._is_feature_surgery else ())
+        answers = self._prompter(image, shares)
         pairs = zip(phrases, answers, strict=True)
         return [GroundedMask(phrase, *answer) for phrase, answer in pairs if answer[0].any()]
 
