@@ -69,7 +69,10 @@ CORRUPTIONS = {
         setting(0, distinctiveness=0.8),
         "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
     ),
-    "an author whom nobody knows": (setting(0, source="robot"), "expression_source: row 0: source is neither model"),
+    "an author whom nobody knows": (
+        setting(0, source="robot"),
+        "expression_source: row 0: source is none of model, human",
+    ),
     "a model's expression without draws or scores": (
         lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
         "expression_count: row 4: count is not the number of draws",
