@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from schemas.tables import EXPRESSIONS, MASKS
@@ -14,10 +16,13 @@ from store.location import RunLocation
 from store.reading import read_table
 from synthworld.object_centric import read_true_masks
 from training.ppt.recipes.config import RecipeConfig
-from training.ppt.recipes.grounding import Grounder
+from training.ppt.recipes.grounding import Grounder, ResponsePrompter
+from training.ppt.recipes.responses import as_shares
 from workers.masks import rle
 
 HIT_IOU = 0.5
+# A side of the scene CLIP's grid.
+_PATCHES = 16
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -41,6 +46,26 @@ def object_ious(folder: Path, config: RecipeConfig) -> list[float]:
         pixels = np.asarray(Image.open(folder / "images" / name))
         masks = grounder(pixels, [name.partition("/")[0]], classes)
         found.append(iou(masks[0].mask, truth[name]) if masks else 0.0)
+    return found
+
+
+def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[float]:
+    """Return `object_ious` where the response is the truth as a grid of patches can say it, with noise: SAM's half alone.
+
+    Args:
+        folder: Of `synthworld.object_centric`.
+        config: Its SAM and its prompts.
+        noise: Standard deviation a patch; the object's patches answer 1 and all others 0.
+    """
+    run, truth = config.run, read_true_masks(folder)
+    prompter = ResponsePrompter(config.grounding, run.masks.architecture, run.masks.weights, torch.device("cpu"))
+    rng, found = np.random.default_rng(0), []
+    for name in sorted(truth):
+        pixels = np.asarray(Image.open(folder / "images" / name))
+        covered = F.adaptive_avg_pool2d(torch.from_numpy(truth[name])[None, None].float(), _PATCHES)
+        noisy = covered + noise * torch.from_numpy(rng.normal(size=covered.shape)).float()
+        share = as_shares(F.interpolate(noisy, pixels.shape[:2], mode="bicubic")[0].numpy())
+        found.append(iou(prompter(pixels, share)[0][0], truth[name]))
     return found
 
 

@@ -19,8 +19,10 @@ from training.ppt.recipes.templates import position_texts, relation_texts
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# A tile of a mosaic fills so much of its cell at least; the rest lets it lie anywhere in there.
+# A tile of a mosaic fills so much at least of what its cell lets it; the rest lets it lie anywhere in there.
 _MIN_FILL: Final = 0.85
+# What a window of a piece leaves around its object, as a share of the object's box.
+_MARGIN: Final = 0.1
 _PLACES_TRIED: Final = 16
 # Centres must be so far apart, as a share of the image's side, that a relation is true to the eye.
 _MIN_GAP: Final = 0.15
@@ -72,7 +74,9 @@ def mosaic(pieces: Sequence[Piece], layout: tuple[int, int], side: int, rng: np.
     for number, piece in enumerate(pieces):
         row, column = divmod(number, columns)
         cell = side // columns, side // rows
-        scaled = _scaled(piece, min(cell) * rng.uniform(_MIN_FILL, 1.0))
+        window = _window(piece, cell, rng)
+        fit = min(cell[0] / window.mask.shape[1], cell[1] / window.mask.shape[0])
+        scaled = _scaled(window, max(window.mask.shape) * fit * rng.uniform(_MIN_FILL, 1.0))
         height, width = scaled.mask.shape
         x = column * cell[0] + int(rng.integers(cell[0] - width + 1))
         y = row * cell[1] + int(rng.integers(cell[1] - height + 1))
@@ -148,6 +152,29 @@ def _canvas(pieces: Sequence[Piece], side: int) -> Pixels:
     """A square in the mean colour of the pieces, where none of them lies."""
     mean = np.mean([piece.pixels.mean(axis=(0, 1)) for piece in pieces], axis=0)
     return np.broadcast_to(np.rint(mean).astype(np.uint8), (side, side, 3)).copy()
+
+
+def _window(piece: Piece, cell: tuple[int, int], rng: np.random.Generator) -> Piece:
+    """The largest part of the piece that has the cell's shape (width, height) and holds the whole object.
+
+    Where the object itself is of another shape the window follows the object: it may then fill its cell less.
+    """
+    if not piece.mask.any():
+        return piece
+    height, width = piece.mask.shape
+    ys, xs = np.nonzero(piece.mask)
+    share = min(width / cell[0], height / cell[1])
+    spans = []
+    for low, high, full, wanted in (
+        (int(xs.min()), int(xs.max()) + 1, width, cell[0] * share),
+        (int(ys.min()), int(ys.max()) + 1, height, cell[1] * share),
+    ):
+        margin = _MARGIN * (high - low) / 2
+        low, high = max(0, int(low - margin)), min(full, int(high + margin + 1))
+        length = min(full, max(high - low, int(wanted)))
+        start = int(rng.integers(max(0, high - length), min(low, full - length) + 1))
+        spans.append(slice(start, start + length))
+    return Piece(piece.pixels[spans[1], spans[0]], piece.mask[spans[1], spans[0]], piece.name)
 
 
 def _scaled(piece: Piece, long_side: float) -> Piece:
