@@ -50,7 +50,7 @@ def object_ious(folder: Path, config: RecipeConfig) -> list[float]:
 
 
 def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[float]:
-    """Return `object_ious` where the response is the truth as a grid of patches can say it, with noise: SAM's half alone.
+    """Return `object_ious` where the response is the truth as patches can say it, with noise: SAM's half alone.
 
     Args:
         folder: Of `synthworld.object_centric`.
