@@ -49,7 +49,7 @@ def main(
     scenes: Annotated[int, typer.Option(min=2, help="Development scenes with people's expressions.")] = 100,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As of `pseudoris ppt`.")] = None,
     sam_prompts: Annotated[str, typer.Option(help="Weights of the SAM for points.")] = _SAM_PROMPTS,
-    only_ideal: Annotated[bool, typer.Option(help="Without CLIP: responses that are right but for noise.")] = False,
+    only_ideal: Annotated[bool, typer.Option(help="Only SAM's half: responses that are right but for noise.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw pairs of each data set here.")] = None,
 ) -> None:
@@ -62,7 +62,7 @@ def main(
     for name, own in _GROUNDINGS.items():
         sam = [f"masks.weights.uri={sam_prompts}"] if name == "points" else []
         config = load_recipe_config("tiny", None, [*words, *own, *sam])
-        for noise in _NOISES if name in _WITHOUT_CLIP else ():
+        for noise in _NOISES if only_ideal and name in _WITHOUT_CLIP else ():
             ideal = float(np.mean(ideal_ious(folder / "objects", config, noise=noise)))
             figures["ideal"].setdefault(name, {})[str(noise)] = ideal
             typer.echo(f"{name}, right response with noise {noise}: mIoU {ideal:.3f}")
