@@ -26,6 +26,7 @@ from cli import (
     gc,
     importing,
     parts,
+    ppt,
     predict,
     refilter,
     sample,
@@ -82,6 +83,7 @@ app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(ppt.app, name="ppt")
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ CROP_MASKED: Final = "masked"
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
-SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER)
+# PPT's recipes: a pseudo-label, which nobody drew or scored; one that is not kept is a context, or undecided.
+SOURCE_RECIPE: Final = "recipe"
+SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 
 
 def crop_context(scale: float) -> str:
@@ -110,7 +112,8 @@ class ExpressionRecord:
         rank: Its place among its mask's by confidence, from 1; None without confidence.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
-        source: `model`, `human` where it was imported, or `composer`, whose expressions are kept and have no scores.
+        source: `model`, `human` where it was imported, `composer`, whose expressions are kept and have no scores, or
+            `recipe` of a pseudo-label of PPT, kept or not.
     """
 
     target_mask_ids: tuple[str, ...]

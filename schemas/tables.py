@@ -107,7 +107,8 @@ MASKS_SCHEMA: Final = _schema(
         _field(
             "prior",
             pa.string(),
-            "`none`, the instance prior and row that chose it (`table:17`), or a human's annotation (`human:431`).",
+            "`none`, the instance prior and row that chose it (`table:17`), a human's annotation (`human:431`), or "
+            "the recipe of PPT that made it (`recipe:objects`).",
         ),
     ],
     "A row a mask, ordered by image in plan order, then by mask id.",
@@ -126,7 +127,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "source",
             pa.string(),
-            "`model`, `human` (imported) or `composer`; null in tables of version 1: model.",
+            "`model`, `human` (imported), `composer` or `recipe` (of PPT); null in tables of version 1: model.",
         ),
         _field(
             "decoder",
@@ -172,7 +173,8 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "kept",
             pa.bool_(),
-            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn.",
+            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn, "
+            "but for a recipe's: there true of the referent (c = 1), false of a context or what is undecided (c = 0).",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],
@@ -183,7 +185,7 @@ FAILURES_SCHEMA: Final = _schema(
     FAILURES,
     [
         _field("image_id", pa.string(), "The quarantined image."),
-        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter` or `import`."),
+        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter`, `import` or `recipe`."),
         _field("reason", pa.string(), "Reason code, stable across versions."),
         _field("message", pa.string(), "One sentence for a person; equal for equal images."),
     ],

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.keeping import Flags, KeepRule, meets
-from schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCES
+from schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from schemas.tables import EXPRESSIONS, MASKS
 from store.composed_checks import composed_problems
 from store.confidence_checks import CONFIDENCE, HEARD, confidence_problems
@@ -30,7 +30,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
 
     A model's has draws, and scores that explain by `rule` what is kept; a human's and the composer's have neither, and
-    are kept.
+    are kept; a recipe's has neither, and is kept or not.
     """
     table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
@@ -39,11 +39,13 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     yield from _reference_problems(shard, table, image_of)
     yield from _text_problems(shard, table)
     yield from _source_problems(shard, table)
-    is_human, is_composed = (_is_from(table, source) for source in (SOURCE_HUMAN, SOURCE_COMPOSER))
-    is_undrawn = is_human | is_composed
+    authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
+    is_human, is_composed, is_recipe = (_is_from(table, source) for source in authors)
+    is_undrawn = is_human | is_composed | is_recipe
     yield from _draw_problems(shard, table, is_undrawn)
     yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
     yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression")
+    yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from composed_problems(shard, table, is_composed)
     # Scores of groups and of no-target expressions mean other things.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
@@ -115,8 +117,10 @@ def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[P
         yield from _rows(shard, "expression_draw", differs, f"{name} is not that of the first draw")
 
 
-def _undrawn_problems(shard: int, table: pa.Table, is_meant: Flags, name: str, who: str) -> Iterator[Problem]:
-    """What no captioner drew has no draws and no scores, is kept, and has the weight 1."""
+def _undrawn_problems(
+    shard: int, table: pa.Table, is_meant: Flags, name: str, who: str, *, is_kept: bool = True
+) -> Iterator[Problem]:
+    """What no captioner drew has no draws and no scores, is kept where `is_kept` says so, and has the weight 1."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
     yield from _rows(shard, what, is_meant & (num_samples > 0), f"{who} has no draws")
@@ -124,7 +128,7 @@ def _undrawn_problems(shard: int, table: pa.Table, is_meant: Flags, name: str, w
         is_set = _numpy(pc.is_valid(table[column]))
         yield from _rows(shard, what, is_meant & is_set, f"{column} of {who} is null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
-    yield from _rows(shard, what, is_meant & ~kept, f"{who} is kept")
+    yield from _rows(shard, what, is_meant & ~kept & is_kept, f"{who} is kept")
     yield from _rows(shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has the weight 1")
 
 

@@ -29,11 +29,11 @@ def rule_of(header: RunHeader) -> KeepRule:
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
-    """Return what a person is told that the run of `header` keeps; None of an import, whose expressions are all kept.
+    """Return what a person is told that the run of `header` keeps; None where no score decided: of an import, of PPT's.
 
     It has a tau where that is the bound: where our own scorer decided, or a refilter.
     """
-    if header.origin == "import":
+    if header.origin in ("import", "ppt"):
         return None
     filtering = header.config.filtering
     is_known = header.origin == "refilter" or filtering.engine == _OWN_SCORER

@@ -115,6 +115,14 @@ def test_humans_expressions_have_neither_draws_nor_scores_and_are_sound():
     assert problems_with(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
 
 
+def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
+    recipe = {**AS_HUMANS, "source": "recipe"}
+    assert problems_with(lambda rows: [row.update(recipe, kept=at % 2 == 0) for at, row in enumerate(rows)]) == ""
+    assert "expression_recipe: row 1: a recipe's expression has the weight 1" in problems_with(
+        setting(1, **{**recipe, "weight": 0.5})
+    )
+
+
 def test_one_shard_holds_both_kinds_each_under_its_own_rules():
     assert problems_with(setting(1, **AS_HUMANS)) == ""
     assert "row 0: distinctiveness is null exactly" in problems_with(
