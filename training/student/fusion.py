@@ -63,8 +63,8 @@ class PatchRound(nn.Module):
         self.out = nn.Linear(3 * width, width)
         # Without drop-out: of so many tokens drawing it costs more than it helps.
         self.think = Perceptron(width, mlp_ratio, dropout=0.0)
-        self.show = nn.Linear(width, 1)
-        nn.init.constant_(self.show.bias, -2.0)
+        # Without a bias: patches compete in a softmax.
+        self.show = nn.Linear(width, 1, bias=False)
 
     def forward(
         self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor
