@@ -29,20 +29,20 @@ class ComposingConfig(FrozenModel):
     max_per_mask: int = Field(default=2, ge=1)
     max_per_image: int = Field(default=2, ge=1)
     # Qualities in a phrase beside its noun: each may be untrue, and each parts the target from more masks.
-    max_words: int = Field(default=1, ge=0)
+    max_words: int = Field(default=2, ge=0)
     # A mask is what at least this share of its draws name. Lowered, more masks are spoken of, and more of it is wrong.
     min_noun: UnitInterval = 0.8
     # Other masks are told by an anchor that at least this share of its own draws name: its errors add to the target's.
-    min_anchor_noun: UnitInterval = 0.95
+    min_anchor_noun: UnitInterval = 0.98
     # It surely is not what at most this share names. Lowered, fewer rivals are overlooked, and fewer rows are clear.
     max_noun: UnitInterval = 0.02
     # The same of what its draws state beside the noun; what is true is often left out, so the bounds are lower.
     min_word: UnitInterval = 0.35
     max_word: UnitInterval = 0.03
     # Centres are apart by this share of the picture's side, or nobody can say which one is further left.
-    min_gap: UnitInterval = 0.06
-    # A step to a side leads at most so far across, in steps: 1 is half a right angle.
-    max_slant: NonNegative = 1.0
+    min_gap: UnitInterval = 0.08
+    # A step to a side leads at most so far across, in steps: 1 would be half a right angle.
+    max_slant: NonNegative = 0.8
 
     @field_validator("kinds")
     @classmethod

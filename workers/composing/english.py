@@ -21,10 +21,14 @@ _OPENINGS: Final = re.compile(
 )
 _CLOSED_WORDS: Final = lexicon.ARTICLES | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | lexicon.RELATIVES
 # A clause is no noun phrase, a pronoun none that can be placed, and what has a place already needs no other.
-_UNFIT_WORDS: Final = (
-    *(lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS | lexicon.CONJUNCTIONS),
-    *(lexicon.PLACES | {"other"}),
+_UNFIT_WORDS: Final = frozenset(
+    {
+        *(lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS | lexicon.CONJUNCTIONS),
+        *(lexicon.PLACES | {"other"}),
+    }
 )
+_OF_ONE: Final = lexicon.ARTICLES | {"one"}
+_OF_OTHER_NUMBERS: Final = lexicon.DETERMINERS | lexicon.NUMERALS
 _MAX_WORDS: Final = 9
 
 _EXTREMES: Final[Mapping[Side, str]] = {
@@ -54,6 +58,7 @@ _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes", "human": "humans"},
     **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
 }
+_PLURALS: Final = lexicon.IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
 _SINGULARS_IN_S: Final = frozenset({"lens", "bus", "gas", "series", "iris"})
 
 
@@ -63,11 +68,11 @@ def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     while opening := _OPENINGS.match(text):
         text = text[opening.end() :]
     words = text.split()
-    if words and words[0] in lexicon.ARTICLES | {"one"}:
+    if words and words[0] in _OF_ONE:
         words = words[1:]
     if noun is None or not 0 < len(words) <= _MAX_WORDS or _is_plural(noun) or _place(noun, words) is None:
         return None
-    if words[0] in lexicon.DETERMINERS | lexicon.NUMERALS:
+    if words[0] in _OF_OTHER_NUMBERS:
         return None
     if any(word in _UNFIT_WORDS or not word.replace("-", "").isalpha() for word in words):
         return None
@@ -146,7 +151,7 @@ def _plural_of(noun: str) -> str:
 def _is_plural(noun: str) -> bool:
     last = noun.split()[-1]
     is_regular = last.endswith("s") and not last.endswith("ss") and last not in _SINGULARS_IN_S
-    return is_regular or last in lexicon.IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
+    return is_regular or last in _PLURALS
 
 
 def _takes_suffix(phrase: NounPhrase) -> bool:

@@ -12,7 +12,7 @@ CIRCLE = {"a photo of a circle": 8, "a photo of a dotted circle": 2}
 DOTTED = {"a photo of a dotted circle": 8, "an image of a circle": 2}
 STAR = {"a photo of a star": 10}
 # Two circles side by side, a star below the right one.
-TWO = make_image(((20, 55), DOTTED), ((80, 30), DOTTED), ((80, 80), STAR))
+TWO = make_image(((20, 60), DOTTED), ((80, 30), DOTTED), ((80, 80), STAR))
 
 
 def test_two_masks_of_one_description_are_told_apart_by_place():
