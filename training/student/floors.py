@@ -6,8 +6,9 @@ questions through the same evaluator as a student: `training.student.evaluating.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -44,27 +45,33 @@ class ProposedMask:
 
 
 class ProposedMasks:
-    """The masks of a run, by image."""
+    """Masks by image, in the proposer's order."""
 
-    def __init__(self, run: str) -> None:
-        """Read the table of masks.
+    def __init__(self, of_image: Mapping[str, list[ProposedMask]]) -> None:
+        """Take masks by image id."""
+        self._of_image = of_image
+
+    @classmethod
+    def of_run(cls, run: str) -> Self:
+        """Return the masks of a run.
 
         Raises:
             ConfigError: There is no run.
             TransientError: Storage failed.
         """
         location = RunLocation.open(run)
-        self.header = require_header(location)
-        self._of_image: dict[str, list[ProposedMask]] = {}
+        require_header(location)
+        of_image: dict[str, list[ProposedMask]] = {}
         for table in iter_table(location, MASKS, _COLUMNS):
             for row in table.to_pylist():
                 height, width = row["segmentation"]["size"]
                 x0, y0, x1, y1 = row["box_xyxy_px"]
                 mask = ProposedMask((height, width), row["segmentation"]["counts"], (x0, y0, x1, y1))
-                self._of_image.setdefault(row["image_id"], []).append(mask)
+                of_image.setdefault(row["image_id"], []).append(mask)
+        return cls(of_image)
 
     def of(self, image_id: str) -> list[ProposedMask]:
-        """Return the masks of an image, in the run's order; none where the run has none."""
+        """Return the masks of an image; none where there are none."""
         return self._of_image.get(image_id, [])
 
 

@@ -12,6 +12,7 @@ from tests.builders.scene_runs import scene_run, scenes
 from training.metrics import SegmentationMeter
 from training.student.evaluating import Question
 from training.student.floors import ClipFloor, ProposedMasks, RandomFloor
+from workers.masks import rle
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def proposed(tmp_path_factory):
     """Masks near the truth's of six scenes, and one a scene that is no object."""
     out = tmp_path_factory.mktemp("floors") / "run"
     scene_run(RunLocation.open(str(out)), scenes(6))
-    return ProposedMasks(str(out))
+    return ProposedMasks.of_run(str(out))
 
 
 def questions():
@@ -51,8 +52,6 @@ def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
     question = next(questions())
     answer = RandomFloor(proposed).answer(question)
     own = {mask.counts for mask in proposed.of(question.image_id)}
-    from workers.masks import rle
-
     assert set(rle.encode(answer)) <= own
     assert torch.equal(answer, RandomFloor(proposed).answer(question))
     assert not all(torch.equal(answer, RandomFloor(proposed, seed=seed).answer(question)) for seed in range(1, 6))
