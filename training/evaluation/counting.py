@@ -121,7 +121,7 @@ def count_image(truth: ImageTruth, said: Candidates) -> Counts:
     counts = Counts()
     matched = match_image(truth, said)
     _count_masks(counts, matched, len(said.mask_ids))
-    verdicts = _judge(truth, said, matched.object_of_mask)
+    verdicts = judge(truth, said, matched.object_of_mask)
     weights = said.weights()
     _count_sets(counts, verdicts, weights, len(said.mask_ids), int(matched.is_visible.sum()))
     _count_kept(counts, truth, verdicts, said.is_kept)
@@ -130,7 +130,7 @@ def count_image(truth: ImageTruth, said: Candidates) -> Counts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Verdicts:
+class Verdicts:
     """What a truth says of R rows.
 
     Attributes:
@@ -148,7 +148,8 @@ class _Verdicts:
     words: Ints
 
 
-def _judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int]) -> _Verdicts:
+def judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int]) -> Verdicts:
+    """Return what a truth says of each row of an image; `object_of_mask` as of `match_image`."""
     num_rows = len(said.texts)
     is_right = np.zeros(num_rows, dtype=np.bool_)
     target = np.full(num_rows, _NO_OBJECT, dtype=np.int64)
@@ -167,7 +168,7 @@ def _judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int
             attributes[row] = truth.attributes(text, numbers[0]) or 0
     words = np.array([len(text.split()) for text in said.texts], dtype=np.int64)
     is_single = np.array([len(masks) == 1 for masks in said.targets], dtype=np.bool_)
-    return _Verdicts(is_right, target, is_single, attributes, words)
+    return Verdicts(is_right, target, is_single, attributes, words)
 
 
 def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
@@ -179,7 +180,7 @@ def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
     counts.add("masks.objects", len(matched.object_of_mask), num_masks)
 
 
-def _count_sets(counts: Counts, verdicts: _Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
+def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
     is_object = verdicts.target != _NO_OBJECT
     totals, right = weights.sum(0), verdicts.is_right @ weights
     right_on_objects, of_objects = (verdicts.is_right & is_object) @ weights, is_object @ weights
@@ -202,7 +203,7 @@ def _count_sets(counts: Counts, verdicts: _Verdicts, weights: Floats, num_masks:
             counts.add(f"{name}.{figure}", float(numerator), float(denominator))
 
 
-def _count_kept(counts: Counts, truth: ImageTruth, verdicts: _Verdicts, is_kept: Bools) -> None:
+def _count_kept(counts: Counts, truth: ImageTruth, verdicts: Verdicts, is_kept: Bools) -> None:
     """Count the kept expressions of one target by how hard it is to tell apart, and by its group."""
     is_counted = is_kept & verdicts.is_single
     for number in np.unique(verdicts.target[is_counted]).tolist():
@@ -217,7 +218,7 @@ def _count_kept(counts: Counts, truth: ImageTruth, verdicts: _Verdicts, is_kept:
             counts.add(f"group.{group}", right, total)
 
 
-def _count_kinds(counts: Counts, verdicts: _Verdicts, said: Candidates) -> None:
+def _count_kinds(counts: Counts, verdicts: Verdicts, said: Candidates) -> None:
     """Count the kept expressions by their kind."""
     kinds = np.array(said.kinds or [KINDS[0]] * len(said.texts), dtype=np.str_)
     for kind in np.unique(kinds[said.is_kept]).tolist():
