@@ -26,7 +26,7 @@ class GroundingConfig(FrozenModel):
     # they are, for a CLIP whose patches were trained to answer.
     surgery_blocks: int = Field(default=0, ge=0)
     # CLIP Surgery's feature surgery: what a patch answers to all classes (objects) or nouns (pairs) alike is taken off.
-    # A CLIP of one token an image needs it; one whose patches were trained to answer loses by it (docs/ppt.md).
+    # A CLIP of one token an image needs it; to one whose patches were trained to answer it adds little (docs/ppt.md).
     is_feature_surgery: bool = False
     # peak: the highest response, and of SAM's three masks one is chosen; points: of the highest and of the lowest
     # responses, positive and negative, and SAM's single mask. Measured (docs/ppt.md): points lose wherever the map is
