@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all soak lint format bench weights docs dashboard wheel clean
+.PHONY: help install demo test test-all soak lint format bench quality weights docs dashboard wheel clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 RUN := .venv/bin/python
@@ -43,6 +43,9 @@ format: $(STAMP) ## Format and sort imports
 
 bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 	$(RUN) -m benchmarks
+
+quality: $(STAMP) ## Measure every figure of docs/quality.md again (QUALITY_ARGS=--quick for a trial)
+	$(RUN) -m benchmarks.quality $(QUALITY_ARGS)
 
 weights: $(STAMP) ## Train the three tiny models again (at most 90 minutes on 2 cores)
 	$(RUN) -m synthworld.train

@@ -24,7 +24,7 @@ from store.location import RunLocation
 
 if TYPE_CHECKING:
     from training.imports import ImportRequest, ImportSummary
-    from training.imports.writing import OnProgress
+    from training.runs.writing import OnProgress
 
 # A label in the header; no setting of a model is read.
 _PRESET = "import"

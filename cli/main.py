@@ -26,10 +26,13 @@ from cli import (
     gc,
     importing,
     parts,
+    ppt,
+    predict,
     refilter,
     sample,
     stats,
     status,
+    train,
     verify,
 )
 from cli.console import PrintableFormatter, report, stderr
@@ -76,8 +79,11 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)
+app.add_typer(train.app, name="train")
+app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(ppt.app, name="ppt")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The one configuration tree of a run: frozen, complete, and the same model for every preset.
 
-Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `compute`,
+Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `composing`, `compute`,
 `shards`) decides the bytes of the tables and is part of a run's identity. *Placement* (`placement`, and
 `source.endpoint_url`) says where the work happens and may change between two starts of one run.
 """
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.composing import ComposingConfig
 from schemas.frozen import FrozenModel as FrozenModel
 from schemas.frozen import NonNegative, UnitInterval, without_none
 from schemas.keeping import KeepCondition
@@ -341,6 +342,8 @@ class RunConfig(FrozenModel):
     masks: MasksConfig
     captions: CaptionsConfig
     filtering: FilterConfig
+    # None: nothing is composed.
+    composing: ComposingConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -374,6 +377,10 @@ class RunConfig(FrozenModel):
                 "weights listener, truth, relative_truth and consensus to 0"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "composing")
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models under the placement's mode, by their name in the config."""

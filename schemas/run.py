@@ -18,7 +18,7 @@ RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 
-Origin = Literal["annotate", "refilter", "import"]
+Origin = Literal["annotate", "refilter", "import", "ppt"]
 
 
 class PartRecord(FrozenModel):
@@ -37,7 +37,8 @@ class Identity(FrozenModel):
     Attributes:
         method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
-        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` of an import, where no model computes.
+        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` where no model
+            computes, as of an import.
         versions: Version by package, of what computes and what writes.
     """
 
@@ -96,7 +97,7 @@ class RunHeader(FrozenModel):
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
         origin: What made the tables: `annotate` with models, `refilter` out of a parent's scores, or `import` of a
-            human's annotation.
+            human's annotation, or `ppt`: one of its data recipes.
         parent: Of a run that reuses another one's results; else None.
     """
 

@@ -107,7 +107,8 @@ MASKS_SCHEMA: Final = _schema(
         _field(
             "prior",
             pa.string(),
-            "`none`, the instance prior and row that chose it (`table:17`), or a human's annotation (`human:431`).",
+            "`none`, the instance prior and row that chose it (`table:17`), a human's annotation (`human:431`), or "
+            "the recipe of PPT that made it (`recipe:objects`).",
         ),
     ],
     "A row a mask, ordered by image in plan order, then by mask id.",
@@ -117,11 +118,17 @@ EXPRESSIONS_SCHEMA: Final = _schema(
     EXPRESSIONS,
     [
         _field("image_id", pa.string(), "The image it speaks of."),
-        _field("target_mask_ids", _list(pa.string()), "The masks it refers to; one today, several or none later."),
+        _field(
+            "target_mask_ids", _list(pa.string()), "The masks it refers to: one; several of a `group`, none of `none`."
+        ),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
-        _field("kind", pa.string(), "`attribute` today; `position`, `relation`, `group`, `none` later."),
+        _field("kind", pa.string(), "`attribute`; composed: `position`, `relation`, `group`, `none`."),
         _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
-        _field("source", pa.string(), "`model`, or `human` where it was imported; null in tables of version 1: model."),
+        _field(
+            "source",
+            pa.string(),
+            "`model`, `human` (imported), `composer` or `recipe` (of PPT); null in tables of version 1: model.",
+        ),
         _field(
             "decoder",
             pa.string(),
@@ -131,7 +138,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
         _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
         _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`.", nullable=True),
-        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 for a human's."),
+        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 where it was not drawn."),
         _field(
             "log_prob",
             pa.float64(),
@@ -166,7 +173,8 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "kept",
             pa.bool_(),
-            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of a human's.",
+            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn, "
+            "but for a recipe's: there true of the referent (c = 1), false of a context or what is undecided (c = 0).",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],
@@ -177,7 +185,7 @@ FAILURES_SCHEMA: Final = _schema(
     FAILURES,
     [
         _field("image_id", pa.string(), "The quarantined image."),
-        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter` or `import`."),
+        _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter`, `import` or `recipe`."),
         _field("reason", pa.string(), "Reason code, stable across versions."),
         _field("message", pa.string(), "One sentence for a person; equal for equal images."),
     ],

@@ -23,6 +23,10 @@ _SIZES: Final = (
     *((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")),
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")),
 )
+_PSEUDO: Final = (
+    "An expression's candidate masks are its rows of one image and text; kept is the referent, not kept a context, or "
+    "a candidate that is not decided."
+)
 _LARGEST: Final = "100B<n<1T"
 
 
@@ -152,6 +156,9 @@ def _making(facts: CardFacts) -> Iterator[str]:
     header = facts.header
     yield "## How it was made"
     yield ""
+    if header.origin == "ppt":
+        yield f"A data recipe of PPT (Dai and Yang 2024), `{header.identity.method.get('recipe')}`. {_PSEUDO}"
+        yield ""
     if not header.identity.weights:
         yield "No model was used."
     else:
@@ -188,7 +195,7 @@ def _read(used: UsedModel) -> str:
 def _biases(facts: CardFacts) -> Iterator[str]:
     yield "## Known biases and limits"
     yield ""
-    if facts.header.identity.weights:
+    if facts.header.identity.weights and facts.header.origin != "ppt":
         yield from map(_bullet, METHOD)
     # What is said of several stages is said once.
     titles_of: dict[Statement, list[str]] = {}

@@ -11,7 +11,7 @@ from schemas.config import RunConfig, ShardsConfig
 from schemas.config_loading import config_hash
 from schemas.ids import image_id
 from schemas.plan import PlanEntry
-from schemas.run import Identity, Origin, RunHeader
+from schemas.run import Identity, Origin, ParentRun, RunHeader
 from store.header import create_header
 from store.location import RunLocation
 from store.plan import write_plan
@@ -91,6 +91,7 @@ def plan_run(
     config: RunConfig,
     limit: int | None = None,
     origin: Origin = "annotate",
+    parent: ParentRun | None = None,
 ) -> RunHeader:
     """Freeze the listing under `location`, then create the header, and return it.
 
@@ -105,6 +106,7 @@ def plan_run(
         config: For the header; its `shards` bound the shards.
         limit: Plan the first so many images only.
         origin: What makes the tables, for the header.
+        parent: The run that it is made from, for the header; None for none.
 
     Raises:
         ConfigError: The listing ends in one, the location cannot be written, or its table folders hold files.
@@ -126,6 +128,7 @@ def plan_run(
         config=config,
         config_sha256=config_hash(config),
         origin=origin,
+        parent=parent,
     )
     return create_header(location, header)
 

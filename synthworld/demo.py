@@ -43,12 +43,12 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
         scene = make_scene(Split.DEMO, position, seed=seed, world=world)
         pixels = render(scene).image
         name = f"scene-{position:03d}{_suffix(position)}"
-        _write(images / name, _encode(pixels, _suffix(position)))
+        write_unless_equal(images / name, _encode(pixels, _suffix(position)))
         truth[name] = scene_truth(scene)
     for name, broken in broken_files().items():
-        _write(images / name, broken)
+        write_unless_equal(images / name, broken)
         truth[name] = None
-    _write(folder / TRUTH_FILE, (json.dumps(truth, indent=1) + "\n").encode())
+    write_unless_equal(folder / TRUTH_FILE, (json.dumps(truth, indent=1) + "\n").encode())
     return images
 
 
@@ -92,7 +92,7 @@ def _encode(pixels: np.ndarray, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_unless_equal(path: Path, data: bytes) -> None:
     """Writes unless the file holds these bytes: a run in progress must not see its input change."""
     if not path.is_file() or path.read_bytes() != data:
         path.write_bytes(data)

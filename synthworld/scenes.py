@@ -117,6 +117,11 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     return Scene(seed, index, tuple(objects), world)
 
 
+def reach_of(part: str | None) -> tuple[float, float, float, float]:
+    """Returns how far an object with a part reaches to the left, top, right and bottom, in radii."""
+    return _REACH[part]
+
+
 def _count_weights() -> np.ndarray:
     """Probabilities of 2 … 10 objects: mostly 3 to 6, a few crowded scenes."""
     weights = np.array([2, 4, 5, 5, 4, 3, 2, 1, 1], dtype=np.float64)
@@ -178,7 +183,7 @@ def _place(rng: np.random.Generator, attributes: Attributes, objects: list[Scene
     radius = float(rng.uniform(*RADIUS_RANGE_PX[attributes.size]))
     rotation = float(rng.uniform(-12.0, 12.0))
     tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))
-    left, top, right, bottom = (reach * radius for reach in _REACH[attributes.part])
+    left, top, right, bottom = (reach * radius for reach in reach_of(attributes.part))
     for _ in range(_PLACEMENT_TRIES):
         x, y = rng.uniform((left, top), (SCENE_SIZE_PX - right, SCENE_SIZE_PX - bottom))
         gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]

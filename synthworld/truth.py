@@ -45,7 +45,10 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
+        # Read once a text: the systems of an ablation say the same thousand times.
         self._read: dict[str, Reference | None] = {}
+        self._referents: dict[str, frozenset[int] | None] = {}
+        self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,8 +63,10 @@ class SceneImageTruth:
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Returns the objects that a text means, as the oracle reads it; None where nobody can tell."""
-        said = self._parsed(text)
-        return None if said is None else meant(said, self._scene)
+        if text not in self._referents:
+            said = self._parsed(text)
+            self._referents[text] = None if said is None else meant(said, self._scene)
+        return self._referents[text]
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Returns how many attributes a text states, how many of these are true, how many the object has.
@@ -69,6 +74,11 @@ class SceneImageTruth:
         Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
         not. A text that cannot be parsed states nothing.
         """
+        if (text, number) not in self._stated:
+            self._stated[text, number] = self._compare(text, number)
+        return self._stated[text, number]
+
+    def _compare(self, text: str, number: int) -> tuple[int, int, int]:
         truth = self._attributes(number)
         known = sum(getattr(truth, name) is not None for name in _NAMES)
         said = self._parsed(text)

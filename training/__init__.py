@@ -1,1 +1,1 @@
-"""What reads the tables of a run: exports today; datasets, metrics and learners live here too."""
+"""What reads the tables of a run: datasets, exports, imports, metrics and learners."""

@@ -1,1 +1,1 @@
-"""How good annotation is, what a student learns from it, and what of the method earns its cost."""
+"""How good annotation is and what a student learns from it: every figure of docs/quality.md, a part a module."""

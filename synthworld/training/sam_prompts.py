@@ -25,7 +25,7 @@ _ENCODED_AT_ONCE = 32
 class PromptRecipe:
     """The numbers of this phase; the defaults are those of the shipped weights."""
 
-    steps: int = 3000
+    steps: int = 1500
     num_scenes: int = 2000
     images_a_step: int = 8
     prompts_an_image: int = 6

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from schemas.errors import ConfigError
 from schemas.keeping import LISTENER_COLUMNS
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from store.selecting import RowFilter
 
@@ -27,7 +27,6 @@ EXPRESSION_NUMBERS: Final = (
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
-SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,8 @@ class ExpressionFilter:
     Attributes:
         tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept is what has
             distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
-            expressions have no score and pass; what becomes of lone masks `lone` says.
+            expressions and composed ones have no score and pass, a recipe's pass as they were kept; what becomes of
+            lone masks `lone` says.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
             as the method does; `drop` leaves them out, with and without a `tau`.
@@ -47,8 +47,8 @@ class ExpressionFilter:
         characters: Number of Unicode characters.
         max_clip_tokens: At most so many tokens of CLIP, start and end included, as CRIS counts its 17. Judged after
             reading: Parquet knows no tokens.
-        decoders: Of the first draw, some of `DECODERS`; None for any. A human's expression has none.
-        sources: Some of `SOURCES`; None for any.
+        decoders: Of the first draw, some of `DECODERS`; None for any. What was not drawn has none.
+        sources: Some of `schemas.shard.SOURCES`; None for any.
     """
 
     tau: float | None = None
@@ -122,18 +122,20 @@ class ExpressionFilter:
         conditions: list[pc.Expression] = []
         if self.tau is not None:
             # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
-            conditions.append((distinctiveness > self.tau) | distinctiveness.is_null())
+            passes = (distinctiveness > self.tau) | distinctiveness.is_null()
+            # A pseudo-label that is not kept is another object than the text means.
+            conditions.append(passes & ((_source() != SOURCE_RECIPE) | pc.field("kept")))
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
         if self.lone == "drop":
-            conditions.append(distinctiveness.is_valid() | (_source() == SOURCE_HUMAN))
+            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
         return conditions
 
     def _expression_columns(self) -> tuple[str, ...]:
         used = {
             "distinctiveness": self.tau is not None or self.lone == "drop",
-            "kept": self.tau is None and self.is_kept_only,
-            "source": self.sources is not None or self.lone == "drop",
+            "kept": self.tau is not None or self.is_kept_only,
+            "source": self.tau is not None or self.sources is not None or self.lone == "drop",
             "decoder": self.decoders is not None,
             "text": (self.words, self.characters) != ((None, None), (None, None)),
         }

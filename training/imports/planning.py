@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from schemas.errors import ConfigError
 from schemas.ids import image_id
-from schemas.run import Identity, RunHeader
-from store.header import check_identity, check_origin, check_source, read_header
 from store.location import RunLocation
-from store.planning import plan_run
 from store.sources import Source, SourceItem, open_source
 from store.sources.faults import transient_faults
 from store.sources.items import Storage
@@ -18,21 +15,15 @@ from store.sources.keys import path_key
 from store.threads import map_in_threads
 from training.imports.annotation import Annotation, HumanImage, relative_path
 from training.imports.request import ImportRequest
+from training.runs.planning import PlannedRun, plan_or_continue
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedImport:
-    """A run's header, what each of its images is annotated with, and which differences were accepted.
+    """A planned run, and what each of its images is annotated with, by image id."""
 
-    Attributes:
-        header: That stands.
-        humans: By image id.
-        mixed: Lines of `Identity.mixed_differences`, under `placement.allow_mixed`.
-    """
-
-    header: RunHeader
+    run: PlannedRun
     humans: Mapping[str, HumanImage]
-    mixed: tuple[str, ...]
 
 
 def open_images(request: ImportRequest, out: str) -> Source:
@@ -67,23 +58,21 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
     humans = _by_key(annotation, request.prefix)
     if not humans:
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no image: there is nothing to import")
-    identity = request.identity(annotation.digests)
-    header = read_header(location)
-    if header is None:
-        header = _freeze(request, source, location, identity, humans)
-    check_origin(location, header, "import")
-    mixed = check_identity(header, identity, allow_mixed=request.config.placement.allow_mixed)
-    check_source(header, source.name)
-    return PlannedImport(header, {image_id(key): human for key, human in humans.items()}, tuple(mixed))
+    run = plan_or_continue(
+        location,
+        lambda: _listed(request, source, humans),
+        origin="import",
+        source=source.name,
+        identity=request.identity(annotation.digests),
+        config=request.config,
+    )
+    return PlannedImport(run, {image_id(key): human for key, human in humans.items()})
 
 
-def _freeze(
-    request: ImportRequest, source: Source, location: RunLocation, identity: Identity, humans: Mapping[str, HumanImage]
-) -> RunHeader:
+def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
     prefix = _prefix(request.prefix)
     paths = {key: f"{prefix}{human.path}" for key, human in humans.items()}
-    items = _some_found(_items(source.storage, paths), request.images, paths)
-    return plan_run(location, items, source=source.name, identity=identity, config=request.config, origin="import")
+    return _some_found(_items(source.storage, paths), request.images, paths)
 
 
 def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, str]) -> Iterator[SourceItem]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 from schemas.config import RunConfig
 from schemas.run import Identity
 from training.imports.masks import Orientation
+from training.runs.planning import package_versions
 
 Format = Literal["refer", "coco"]
 
@@ -63,12 +63,4 @@ class ImportRequest:
             **({"splits": sorted(set(self.splits))} if self.format == "refer" else {}),
         }
         # No model computes; boxes and runs are whole numbers on every machine.
-        versions = {name: _version(name) for name in _PACKAGES}
-        return Identity(method=method, weights={}, device_kind="none", versions=versions)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
+        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))

@@ -41,6 +41,15 @@ class TrainingConfig(FrozenModel):
             )
         return self
 
+    def with_steps(self, num_steps: int) -> TrainingConfig:
+        """Return the settings with another number of steps, and no more warm-up than a tenth of them.
+
+        Raises:
+            ValueError: No step.
+        """
+        warmup = min(self.num_warmup_steps, num_steps // 10)
+        return TrainingConfig.model_validate({**self.model_dump(), "num_steps": num_steps, "num_warmup_steps": warmup})
+
     def decisive(self) -> dict[str, object]:
         """Return the settings that decide the weights, as JSON: a resume must have the same."""
         placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}

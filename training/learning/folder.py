@@ -36,16 +36,23 @@ class TrainingFolder:
 
     path: Path
 
-    def begin(self, settings: Mapping[str, Any], *, is_resuming: bool) -> None:
+    def refuse_another(self, *, is_resuming: bool) -> None:
+        """Refuse a folder that holds a training, where none is to be resumed.
+
+        Raises:
+            ConfigError: So it is.
+        """
+        if not is_resuming and (self.path / CONFIG_NAME).exists():
+            raise ConfigError(f"a training stands in {self.path}: continue it with --resume, or name another --out")
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or hold those of a resumed one against them.
 
         Args:
             settings: What decides the weights, as JSON.
-            is_resuming: Whether a training that stands here is to go on.
 
         Raises:
-            ConfigError: A training stands here and is not to go on, or was begun with other settings; or the folder
-                cannot be written.
+            ConfigError: The training was begun with other settings, or the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -55,8 +62,6 @@ class TrainingFolder:
             return
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.path} cannot be used: {error}; name another folder") from error
-        if not is_resuming:
-            raise ConfigError(f"a training stands in {self.path}: continue it with --resume, or name another --out")
         differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), json.loads(json.dumps(settings))))
         if differing:
             lines = "\n".join(f"  {line}" for line in differing)

@@ -22,7 +22,8 @@ class Learner(Protocol):
         """Return `loss`, which is minimised, and other scalars, which are logged.
 
         Args:
-            module: Call this one, not your own: it may be wrapped, for DDP and precision.
+            module: Call this one, not your own: it may be wrapped, for DDP and precision. What it is given must not be
+                a frozen dataclass, whose tensors Fabric could not replace.
             batch: Of the feed, on the CPU.
         """
         ...

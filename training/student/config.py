@@ -66,8 +66,8 @@ class LossConfig(FrozenModel):
 
     bce: NonNegative = 1.0
     dice: NonNegative = 1.0
-    # Of the rough mask that each round must show on the grid of patches: where comes before which outline.
-    rough: NonNegative = 0.5
+    # Of pointing: each round must say which patches are the target's. Where comes before which outline.
+    pointing: NonNegative = 0.5
 
 
 class DataConfig(FrozenModel):

@@ -22,6 +22,22 @@ def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (1 - (2 * overlap + 1) / (probabilities.square().sum(1) + wanted.square().sum(1) + 1)).mean()
 
 
+def pointing_loss(rough: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return how far a softmax over all patches is from the target's share of each, a Kullback-Leibler divergence.
+
+    Background is most of an image: a mean over patches would say little of which object is meant. Here patches
+    compete, and the gradient is about the object alone.
+
+    Args:
+        rough: (T, rounds, h, w) logits.
+        targets: (T, m, m) in [0, 1]; one without a pixel counts nothing.
+    """
+    share = F.adaptive_avg_pool2d(targets[:, None], (rough.shape[-2], rough.shape[-1])).flatten(2)
+    share = share / share.sum(-1, keepdim=True).clamp(min=1e-6)
+    divergence = F.kl_div(rough.flatten(2).log_softmax(-1), share.expand(-1, rough.shape[1], -1), reduction="none")
+    return divergence.sum(-1).mean()
+
+
 def mask_losses(
     logits: torch.Tensor, rough: torch.Tensor, targets: torch.Tensor, config: LossConfig
 ) -> dict[str, torch.Tensor]:
@@ -36,7 +52,6 @@ def mask_losses(
     logits, rough = logits.float(), rough.float()
     bce = F.binary_cross_entropy_with_logits(logits, targets)
     dice = dice_loss(logits, targets)
-    small = F.adaptive_avg_pool2d(targets[:, None], (rough.shape[-2], rough.shape[-1])).expand_as(rough)
-    where = F.binary_cross_entropy_with_logits(rough, small)
-    loss = config.bce * bce + config.dice * dice + config.rough * where
-    return {"loss": loss, "bce": bce, "dice": dice, "rough": where}
+    where = pointing_loss(rough, targets)
+    loss = config.bce * bce + config.dice * dice + config.pointing * where
+    return {"loss": loss, "bce": bce, "dice": dice, "pointing": where}

@@ -17,9 +17,11 @@ from training.student.towers import SeenImages, SeenTexts, TowerWidths
 from training.student.words import WordReader
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StudentInput:
     """What a forward pass takes: U images, and T expressions of them.
+
+    Not frozen: Fabric replaces its tensors, for precision and device.
 
     Attributes:
         pixels: (U, 3, S, S) float32, normalised.

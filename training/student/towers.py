@@ -43,7 +43,8 @@ class TowerWidths:
     num_stages: int
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, these two: Fabric replaces the tensors in what a module is given.
+@dataclass(slots=True)
 class SeenImages:
     """B images as the towers see them, float32.
 
@@ -56,7 +57,7 @@ class SeenImages:
     dense: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SeenTexts:
     """T texts as the towers see them, cut to the longest, L tokens.
 

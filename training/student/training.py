@@ -15,11 +15,10 @@ from training.learning import FitSummary, StepReport, Trainer, TrainingFolder, U
 from training.student.config import StudentConfig
 from training.student.evaluating import Questions
 from training.student.learner import StudentLearner
+from training.student.predicting import LEARNER
 from training.student.samples import Snapshots, collate, training_set
 from training.student.towers import FrozenTowers
 from workers.checkpoints.weights import weights_digest
-
-LEARNER = "student"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class StudentRequest:
         val: A run or import whose kept expressions are asked at each validation; None for none.
         human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
         out: Local folder of the training.
+        num_epochs: Passes over the masks, in place of the settings' number of steps; None leaves it.
         is_resuming: Whether a training that stands in `out` is to go on.
     """
 
@@ -40,6 +40,7 @@ class StudentRequest:
     out: Path
     val: str | None = None
     human: str | None = None
+    num_epochs: int | None = None
     is_resuming: bool = False
 
 
@@ -57,26 +58,36 @@ def train_student(
         ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
         TransientError: Storage failed; the same call with `is_resuming` goes on.
     """
+    folder = TrainingFolder(request.out)
+    folder.refuse_another(is_resuming=request.is_resuming)
     config = request.config
     towers = FrozenTowers(config.towers, fabric.device)
-    held_out = None if request.val is None else Questions(request.val)
-    learner = StudentLearner(config, towers, held_out)
-    folder = TrainingFolder(request.out)
-    saved = folder.load() if request.is_resuming else None
+    learner = StudentLearner(config, towers, None if request.val is None else Questions(request.val))
+    feed, snapshots = _feed(request, learner, fabric)
+    if request.num_epochs is not None:
+        training = config.training.with_steps(request.num_epochs * feed.num_batches())
+        config = config.model_copy(update={"training": training})
+    settings = _settings(request, config, snapshots)
+    if fabric.is_global_zero:
+        folder.begin(settings)
+    fabric.barrier()
+    trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
+    return learner, trainer.fit(learner, feed)
+
+
+def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> tuple[UnitFeed, Snapshots]:
+    """Return the batches of this process, and which commits they are of."""
+    config, saved = request.config, TrainingFolder(request.out).load()
     data, snapshots = training_set(
         request.runs,
         request.human,
         config.data,
         seed=config.training.seed,
-        image_format=towers.image_format,
+        image_format=learner.towers.image_format,
         mask_size=config.model.mask_size,
         is_held=learner.holds,
         snapshots=None if saved is None else json.loads(saved["settings"])["snapshots"],
     )
-    settings = _settings(request, snapshots)
-    if fabric.is_global_zero:
-        folder.begin(settings, is_resuming=request.is_resuming)
-    fabric.barrier()
     feed = UnitFeed(
         data,
         collate,
@@ -87,17 +98,16 @@ def train_student(
         world_size=fabric.world_size,
         num_workers=config.data.num_workers,
     )
-    trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
-    return learner, trainer.fit(learner, feed)
+    return feed, snapshots
 
 
-def _settings(request: StudentRequest, snapshots: Snapshots) -> dict[str, Any]:
+def _settings(request: StudentRequest, config: StudentConfig, snapshots: Snapshots) -> dict[str, Any]:
     """Return what decides the weights, and enough to build the model again."""
     human = {} if request.human is None else {"human": RunLocation.open(request.human).root}
     return {
         "learner": LEARNER,
-        "config": request.config.decisive(),
-        "towers_sha256": weights_digest(request.config.towers.weights),
+        "config": config.decisive(),
+        "towers_sha256": weights_digest(config.towers.weights),
         "runs": [RunLocation.open(run).root for run in request.runs],
         **human,
         "snapshots": snapshots,

@@ -71,6 +71,15 @@ def test_a_filter_keeps_what_it_says(run, where, missing):
     assert texts(run, ExpressionFilter(**where)) == ALL - missing
 
 
+def test_a_pseudo_label_passes_every_tau_as_it_was_kept(tmp_path):
+    bare = {"source": "recipe", "samples": (), "distinctiveness": None, "uniqueness": None, "correctness": None}
+    rows = [(0, "the star", bare), (1, "the star", {**bare, "kept": False}), (1, "a context", {**bare, "kept": False})]
+    run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
+    for where in ({}, {"tau": 1.2}, {"tau": -math.inf}, {"lone": "drop"}):
+        assert texts(run, ExpressionFilter(**where)) == {"the star"}
+    assert texts(run, ExpressionFilter(is_kept_only=False)) == {"the star", "a context"}
+
+
 def test_clip_tokens_count_start_and_end_as_clip_itself_does():
     from open_clip import get_tokenizer
 

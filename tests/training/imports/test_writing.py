@@ -232,7 +232,7 @@ def test_other_versions_are_refused_unless_allowed_and_then_named_in_the_receipt
     annotation, images = dataset
     with pytest.raises(ConnectionAbortedError):
         imported(annotation, images, on_progress=_fail_after_the_first)
-    monkeypatch.setattr("training.imports.request.version", lambda package: "0.0.1")
+    monkeypatch.setattr("training.runs.planning.version", lambda package: "0.0.1")
     with pytest.raises(ConfigError, match=r"versions\.pyarrow.*0\.0\.1"):
         imported(annotation, images)
     imported(annotation, images, "placement.allow_mixed=true")

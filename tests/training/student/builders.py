@@ -21,8 +21,8 @@ def clip_words(folder: Path) -> list[str]:
     path.write_text(json.dumps(CLIP), encoding="utf-8")
     towers = [f"towers.architecture={path}", "towers.weights.uri=random:3", "towers.layers=[0, 1]"]
     model = ["width=16", "num_heads=2", "mask_size=16", "stem_width=4", "kernel_width=4", "word_code_width=16"]
-    data = ["data.images_per_batch=4", "data.masks_per_image=2"]
-    return [*towers, *(f"model.{word}" for word in model), *data]
+    rest = ["data.images_per_batch=4", "data.masks_per_image=2", "training.precision=32-true"]
+    return [*towers, *(f"model.{word}" for word in model), *rest]
 
 
 def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) -> StudentConfig:

@@ -82,6 +82,12 @@ def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     assert list((tmp_path / "out").glob("events.out.tfevents.*"))
 
 
+def test_half_precision_trains_too(tmp_path, run):
+    config = small_config(tmp_path, ["training.precision=bf16-mixed"], steps=4)
+    _, summary = train(StudentRequest(config, [run], tmp_path / "out", val=run))
+    assert 0 <= summary.figures["miou"] <= 1
+
+
 def test_a_folder_with_a_training_is_not_written_over(request_):
     train(request_)
     with pytest.raises(ConfigError, match="continue it with --resume, or name another --out"):

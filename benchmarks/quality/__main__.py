@@ -1,0 +1,59 @@
+"""Measure how good the annotation is: `python -m benchmarks.quality [--quick] [--only PART]… [--out FOLDER]`.
+
+Each part's result is a JSON file in OUT and is taken again where it stands, so that an interrupted run goes on; delete
+the file to measure anew. A whole run is also kept in benchmarks/results, and the page in docs is written from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.quality.options import Options
+from benchmarks.quality.parts import RECORDS, Part, Record, load_parts, read_record, record_path, run_part, write_record
+from benchmarks.quality.report import write_report
+
+_DOCS = Path(__file__).parents[2] / "docs"
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer scenes and steps; the page goes to OUT.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="A part to run; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results and of what is used again.")] = Path("quality-out"),
+    docs: Annotated[Path | None, typer.Option(help="Where the page goes; docs/ by default.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing; write the page anew.")] = False,
+) -> None:
+    """Run the parts, and write docs/quality.md from their results."""
+    options = Options(out, is_quick=quick, processes=processes, seed=seed)
+    parts = load_parts()
+    records = _kept(parts, out if quick else RECORDS, is_quick=quick)
+    for part in [] if report_only else _chosen(parts, only):
+        record = run_part(part, options)
+        records[part.name] = record
+        if not quick:
+            write_record(record, record_path(RECORDS, part.name))
+        typer.echo(f"{part.name:12} {record.seconds / 60:6.1f} min, {record.cpu_seconds / 60:6.1f} min of CPU")
+    folder = docs or (out if quick else _DOCS)
+    typer.echo(write_report(parts, records, folder))
+
+
+def _chosen(parts: list[Part], only: list[str] | None) -> list[Part]:
+    names = [part.name for part in parts]
+    unknown = sorted(set(only or ()) - set(names))
+    if unknown:
+        raise typer.BadParameter(f"there is no part {unknown[0]!r}: one of {', '.join(names)} is allowed")
+    return [part for part in parts if not only or part.name in only]
+
+
+def _kept(parts: list[Part], folder: Path, *, is_quick: bool) -> dict[str, Record]:
+    """The last records of the parts: those that are not run again keep their place on the page."""
+    found = {part.name: read_record(record_path(folder, part.name)) for part in parts}
+    return {name: record for name, record in found.items() if record and record.fingerprint.get("quick") == is_quick}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,123 @@
+"""What a part of docs/quality.md is, and how it is run: its result is a JSON file, taken again where it stands.
+
+To add a part: a module here that ends in `PART = Part(…)`, and its name in `MODULES`, in the order of the page.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.quality.options import Options
+from schemas.config_loading import config_hash, load_config
+
+Result = dict[str, Any]
+# Modules of this package.
+MODULES: Final[tuple[str, ...]] = ("ablation", "sweeps", "semi", "domains")
+# Where the last whole run's results are kept, and read from for parts that were not run.
+RECORDS: Final = Path(__file__).parents[1] / "results"
+
+
+def _nothing(result: Result) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part.
+
+    Attributes:
+        name: On the command line and in file names.
+        run: Measures; returns JSON values alone.
+        section: From a result to Markdown, its first line a heading of the second level. Plots are linked by
+            `plot_name`.
+        plots: From a result to SVG texts by short name.
+        headline: From a result to what stands at the top of docs/quality.json.
+    """
+
+    name: str
+    run: Callable[[Options], Result]
+    section: Callable[[Result], str]
+    plots: Callable[[Result], Mapping[str, str]] = _nothing
+    headline: Callable[[Result], Mapping[str, Any]] = _nothing
+
+
+@dataclass(frozen=True)
+class Record:
+    """A part's result, and what it cost.
+
+    Attributes:
+        part: Its name.
+        fingerprint: What the result depends on; with another one it is measured anew.
+        seconds: Wall seconds.
+        cpu_seconds: Of all its processes; half of it is what two quiet cores take.
+        result: What `Part.run` returned.
+    """
+
+    part: str
+    fingerprint: Mapping[str, Any]
+    seconds: float
+    cpu_seconds: float
+    result: Result
+
+
+def load_parts() -> list[Part]:
+    """Return all parts, in the order of the page."""
+    parts: list[Part] = [import_module(f"benchmarks.quality.{name}").PART for name in MODULES]
+    return parts
+
+
+def plot_name(part: str, name: str) -> str:
+    """Return the file name of a part's plot, beside the page."""
+    return f"quality-{part}-{name}.svg"
+
+
+def run_part(part: Part, options: Options) -> Record:
+    """Return a part's record, out of OUT where it stands, else measured and written there."""
+    path = record_path(options.out, part.name)
+    found = read_record(path)
+    if found is not None and found.fingerprint == fingerprint(options):
+        return found
+    started, used = time.perf_counter(), _cpu_seconds()
+    result = part.run(options)
+    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
+    record = Record(part.name, fingerprint(options), round(seconds, 1), round(cpu_seconds, 1), result)
+    write_record(record, path)
+    return record
+
+
+def fingerprint(options: Options) -> dict[str, Any]:
+    """Return what a result depends on beside the code."""
+    return {"quick": options.is_quick, "seed": options.seed, "tiny": config_hash(load_config("tiny"))[:16]}
+
+
+def record_path(folder: Path, name: str) -> Path:
+    """Return where a part's record stands in a folder."""
+    return folder / f"quality-{name}.json"
+
+
+def read_record(path: Path) -> Record | None:
+    """Return a record, None where there is none."""
+    if not path.is_file():
+        return None
+    return Record(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record; it takes its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
+    unfinished.rename(path)
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -1,0 +1,73 @@
+"""docs/quality.md, docs/quality.json and the plots beside them, from the parts' records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.quality.parts import Part, Record, plot_name
+from benchmarks.quality.tables import markdown_table
+
+PAGE, DATA = "quality.md", "quality.json"
+_HEAD: Final = """# How good is the annotation
+
+On the [synthetic world](evaluation.md#the-synthetic-world) the truth is known: which objects an expression fits is read
+off the scene, by no model and no human. Every figure here is measured with the embedded models and this command, which
+writes this page, [quality.json](quality.json) and the plots:
+
+```
+python -m benchmarks.quality                 # all parts; quality-out/ keeps what is done, so that a stopped run goes on
+python -m benchmarks.quality --quick         # fewer scenes and steps, into quality-out/ alone
+python -m benchmarks.quality --only sweeps   # some parts; the others' last results stay on the page
+```
+
+How one run of yours is evaluated, also against a human's annotation, is on [another page](evaluation.md)."""
+
+
+def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: Path) -> Path:
+    """Write the page, its data and its plots for the parts that have a record; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = [(part, records[part.name]) for part in parts if part.name in records]
+    for part, record in known:
+        for name, svg in part.plots(record.result).items():
+            (folder / plot_name(part.name, name)).write_text(svg, encoding="utf-8")
+    data = json.dumps(tree(known), indent=1, ensure_ascii=False) + "\n"
+    (folder / DATA).write_text(data, encoding="utf-8")
+    page = folder / PAGE
+    page.write_text(markdown(known), encoding="utf-8")
+    return page
+
+
+def markdown(known: Sequence[tuple[Part, Record]]) -> str:
+    """Return the page."""
+    sections = [part.section(record.result).strip() for part, record in known]
+    return "\n\n".join([_HEAD, *sections, runtime(known)]) + "\n"
+
+
+def tree(known: Sequence[tuple[Part, Record]]) -> dict[str, Any]:
+    """Return the page's data: the parts' headlines, what each took, and their whole results."""
+    headlines: dict[str, Any] = {}
+    for part, record in known:
+        headlines |= part.headline(record.result)
+    took = {part.name: {"wall": record.seconds, "cpu": record.cpu_seconds} for part, record in known}
+    return {**headlines, "seconds": took, "parts": {part.name: record.result for part, record in known}}
+
+
+def runtime(known: Sequence[tuple[Part, Record]]) -> str:
+    """Return the section on what the parts take."""
+    rows = [[part.name, _minutes(record.seconds), _minutes(record.cpu_seconds)] for part, record in known]
+    total = [sum(record.seconds for _, record in known), sum(record.cpu_seconds for _, record in known)]
+    rows.append(["**all**", *(_minutes(each) for each in total)])
+    text = (
+        "Measured on a machine of two cores that others may have shared: wall minutes say how long it took there, CPU "
+        "minutes how much was computed. Parts run one after another, each in two processes of one thread."
+    )
+    quick = " These are of `--quick`." if any(record.fingerprint.get("quick") for _, record in known) else ""
+    table = markdown_table(["part", "wall minutes", "CPU minutes"], rows)
+    return f"## What it takes\n\n{text}{quick}\n\n{table}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"

@@ -1,0 +1,117 @@
+"""Writes object-centric images, as ImageNet's are: one object, large, in the middle, in a folder of its category.
+
+`python -m synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and beside them
+truth.json with each object's words and exact mask, which no recipe reads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import torch
+import typer
+from pycocotools import mask as coco
+
+from schemas.errors import ConfigError
+from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
+from synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
+from synthworld.render import render
+from synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
+from synthworld.shards import encode_png
+from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from workers.masks import rle
+
+# Behind every split of scenes: no object-centric image has a scene's index.
+_FIRST_INDEX: Final = 4_000_000
+_LAYOUT_STREAM: Final = 0
+# From a quarter to half of the image's side across: twice the objects of scenes.
+_RADIUS_RANGE_PX: Final = (26.0, 46.0)
+_OFF_CENTRE_PX: Final = 14.0
+_WITH_PART_SHARE: Final = 0.4
+
+
+def object_centric_scene(position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
+    """Returns the scene at `position`: one object about the middle, of the categories in turn.
+
+    It never shows a held-out pair of category and colour: learners train on it.
+
+    Raises:
+        ConfigError: There is no such world.
+    """
+    world_named(world)
+    rng = generator(seed, _FIRST_INDEX + position, stream=_LAYOUT_STREAM)
+    category = CATEGORIES[position % len(CATEGORIES)]
+    colours = [colour for colour in COLOURS if not is_held_out(category, colour)]
+    attributes = Attributes(
+        category=category,
+        colour=colours[int(rng.integers(len(colours)))],
+        pattern=PATTERNS[int(rng.integers(len(PATTERNS)))],
+        size="large",
+        part=PARTS[int(rng.integers(len(PARTS)))] if rng.random() < _WITH_PART_SHARE else None,
+    )
+    item = _placed(rng, attributes)
+    return Scene(seed, _FIRST_INDEX + position, (item,), world)
+
+
+def _placed(rng: np.random.Generator, attributes: Attributes) -> SceneObject:
+    """The object with its whole outline inside the image, as near to the middle as it was drawn."""
+    left, top, right, bottom = reach_of(attributes.part)
+    largest = SCENE_SIZE_PX / max(left + right, top + bottom)
+    radius = min(float(rng.uniform(*_RADIUS_RANGE_PX)), largest)
+    drawn = SCENE_SIZE_PX / 2 + rng.uniform(-_OFF_CENTRE_PX, _OFF_CENTRE_PX, size=2)
+    x = float(np.clip(drawn[0], left * radius, SCENE_SIZE_PX - right * radius))
+    y = float(np.clip(drawn[1], top * radius, SCENE_SIZE_PX - bottom * radius))
+    tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))
+    return SceneObject(attributes, (x, y), radius, float(rng.uniform(-12.0, 12.0)), (tint[0], tint[1], tint[2]))
+
+
+def write_object_centric(folder: Path, *, num_images: int, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
+    """Writes `images/<category>/` and `truth.json` into a folder; returns the folder of images.
+
+    Files that stand there already with the same bytes are left as they are.
+
+    Raises:
+        ConfigError: There is no such world.
+    """
+    truth: dict[str, object] = {}
+    for position in range(num_images):
+        scene = object_centric_scene(position, seed=seed, world=world)
+        rendered = render(scene)
+        name = f"{scene.objects[0].attributes.category}/{position:05d}.png"
+        path = folder / IMAGE_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_unless_equal(path, encode_png(rendered.image))
+        (counts,) = rle.encode(torch.from_numpy(rendered.masks))
+        truth[name] = {
+            "object": asdict(scene.objects[0]),
+            "segmentation": {"size": list(rendered.masks.shape[1:]), "counts": counts},
+        }
+    write_unless_equal(folder / TRUTH_FILE, (json.dumps(truth, indent=1) + "\n").encode())
+    return folder / IMAGE_FOLDER
+
+
+def read_true_masks(folder: Path) -> dict[str, np.ndarray]:
+    """Returns the exact mask (H, W) bool of each image that `write_object_centric` wrote, by its path in `images/`."""
+    truth = json.loads((folder / TRUTH_FILE).read_text(encoding="utf-8"))
+    return {name: coco.decode(row["segmentation"]).astype(bool) for name, row in truth.items()}
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the images go.")],
+    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, of the categories in turn.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Other images of the same kind.")] = 0,
+    world: Annotated[str, typer.Option(help=f"How they look: {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
+) -> None:
+    """Writes object-centric images."""
+    try:
+        typer.echo(write_object_centric(folder, num_images=images, seed=seed, world=world))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--world") from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,111 @@
+"""Systems say what their rule says, and are counted by the one judge; thresholds follow from scores alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.quality.counting import REASONS, ScoreTable, count_system
+from benchmarks.quality.systems import Above, AnyOf, Draws, Everything, System
+from schemas.shard import CaptionSample, ExpressionRecord
+from synthworld.attributes import Attributes
+from synthworld.scenes import Scene, SceneObject
+from synthworld.shards import scene_image, scene_shard
+from synthworld.truth import SceneImageTruth
+
+
+def item(category, colour, x):
+    return SceneObject(Attributes(category, colour, "plain", "large"), (x, 96.0), 24.0, 0.0, (0, 0, 0))
+
+
+SCENE = Scene(0, 1, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0)))
+PAINTED = scene_image(SCENE)
+TRUTH = SceneImageTruth(SCENE, PAINTED.masks)
+TOP_P = CaptionSample("masked", "top_p", None, 0.5, -1.0)
+BEAM = CaptionSample("context_1.0", "beam", None, None, -1.0)
+TOP_K = CaptionSample("context_1.0", "top_k", 2, None, -1.0)
+
+
+def annotated(*said):
+    """The scene with its true masks, of which the last is no object's, and (mask, text, distinctiveness, samples)."""
+    row = scene_shard([PAINTED], with_true_masks=True).images[0]
+    foreign = replace(row.masks[0], mask_id="foreign", index=3)
+    ids = [mask.mask_id for mask in row.masks] + ["foreign"]
+    expressions = tuple(
+        ExpressionRecord((ids[number],), text, samples, distinctiveness=score) for number, text, score, samples in said
+    )
+    return replace(row, masks=(*row.masks, foreign), expressions=expressions)
+
+
+IMAGE = annotated(
+    (0, "the orange circle", 1.5, (TOP_P,)),
+    (0, "a circle", 0.9, (BEAM, TOP_K)),
+    (1, "a green circle", 1.2, (TOP_P,)),
+    (1, "circle circle", 1.1, (TOP_K,)),
+    (2, "a star", None, (TOP_P, TOP_P)),
+    (3, "a star", 2.0, (BEAM,)),
+)
+
+
+def figures(system):
+    prefix = f"{system.name}/"
+    return {name.removeprefix(prefix): pair for name, pair in count_system(TRUTH, IMAGE, system).items()}
+
+
+def texts(system):
+    return [each.text for each in system.said(IMAGE).expressions if each.kept]
+
+
+def test_each_wrong_expression_has_one_reason():
+    found = figures(System("all", "", Everything()))
+    assert found["accuracy"] == (2.0, 6.0)
+    assert [found[f"wrong.{reason}"] for reason in REASONS] == [(1.0, 6.0)] * 4
+    assert found["yield"] == (6.0, 4.0)
+
+
+def test_right_and_wrong_add_up_for_any_threshold():
+    for threshold in (0.0, 0.95, 1.15, 1.6, 9.0):
+        found = figures(System("some", "", Above("distinctiveness", threshold)))
+        right, total = found["accuracy"]
+        assert right + sum(found[f"wrong.{reason}"][0] for reason in REASONS) == total
+        assert total == 1 + sum(score > threshold for score in (1.5, 0.9, 1.2, 1.1, 2.0))
+
+
+def test_a_mask_without_a_score_keeps_what_it_has():
+    assert texts(System("s", "", Above("distinctiveness", 9.0))) == ["a star"]
+
+
+def test_a_system_of_some_draws_does_not_know_the_others_candidates():
+    assert texts(System("s", "", draws=Draws(("beam",)))) == ["a circle", "a star"]
+    assert texts(System("s", "", draws=Draws(crops=("masked",)))) == ["the orange circle", "a green circle", "a star"]
+    samplers = Draws(samplers=((2, None),))
+    assert texts(System("s", "", draws=samplers)) == ["a circle", "circle circle", "a star"]
+    said = System("s", "", draws=Draws(("top_k",))).said(IMAGE)
+    assert [each.samples for each in said.expressions] == [(TOP_K,), (TOP_K,)]
+
+
+def test_any_of_a_masks_candidates_are_so_many_and_the_same_every_time():
+    one, two = AnyOf(1)(IMAGE), AnyOf(2)(IMAGE)
+    assert one.sum() == 4
+    assert two.sum() == 6
+    assert (one <= two).all()
+    assert (AnyOf(1)(IMAGE) == one).all()
+    assert len({tuple(AnyOf(1, seed)(IMAGE).tolist()) for seed in range(12)}) > 1
+
+
+@given(
+    values=st.lists(st.floats(0.1, 5.0).map(lambda x: round(x, 6)), min_size=1, max_size=60, unique=True),
+    num_alone=st.integers(0, 5),
+    wanted=st.floats(0.0, 6.0),
+)
+def test_a_threshold_keeps_what_was_asked_for_as_far_as_it_goes(values, num_alone, wanted):
+    columns = {"distinctiveness": np.array(values + [math.nan] * num_alone)}
+    table = ScoreTable(columns, num_masks=10)
+    found = table.yield_above("distinctiveness", table.threshold_at("distinctiveness", wanted))
+    expected = min(max(round(wanted * 10), num_alone), len(values) + num_alone)
+    assert found == pytest.approx(expected / 10)

@@ -1,0 +1,154 @@
+"""Parts are run once, and their results make the page, its data and its plots."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks.quality import __main__ as command
+from benchmarks.quality.ablation_section import verdict
+from benchmarks.quality.options import Options
+from benchmarks.quality.parts import Part, load_parts, plot_name, read_record, record_path, run_part
+from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
+from benchmarks.quality.tables import cell, markdown_table
+
+CALLS = []
+
+
+def part(name, value=1.0):
+    def run(options):
+        CALLS.append(name)
+        return {"value": value, "quick": options.is_quick}
+
+    return Part(
+        name,
+        run,
+        lambda result: f"## {name}\n\nmeasured {result['value']}",
+        lambda result: {"line": line_chart(name, Axis("x", 0, 1), Axis("y", 0, 1), [Line("a", [(0.0, 1.0)])])},
+        lambda result: {f"{name}_top": result["value"]},
+    )
+
+
+@pytest.fixture
+def invoke(monkeypatch, tmp_path):
+    """The command over two small parts, with its kept results and docs in a folder of the test."""
+    CALLS.clear()
+    monkeypatch.setattr(command, "load_parts", lambda: [part("first"), part("second")])
+    monkeypatch.setattr(command, "RECORDS", tmp_path / "results")
+    monkeypatch.setattr(command, "_DOCS", tmp_path / "docs")
+    app = typer.Typer()
+    app.command()(command.main)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, ["--out", str(tmp_path / "out"), *arguments])
+
+    return call
+
+
+def test_all_parts_run_once_and_an_interrupted_run_goes_on(invoke, tmp_path):
+    assert invoke("--only", "second").exit_code == 0
+    outcome = invoke()
+    assert outcome.exit_code == 0, outcome.output
+    assert CALLS == ["second", "first"]
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    assert page.index("## first") < page.index("## second") < page.index("## What it takes")
+    assert ["first" in outcome.output, "second" in outcome.output] == [True, True]
+
+
+def test_the_data_holds_headlines_times_and_every_result(invoke, tmp_path):
+    invoke()
+    data = json.loads((tmp_path / "docs" / "quality.json").read_text())
+    assert (data["first_top"], data["parts"]["second"]["value"]) == (1.0, 1.0)
+    assert data["seconds"]["first"].keys() == {"wall", "cpu"}
+    ElementTree.fromstring((tmp_path / "docs" / plot_name("first", "line")).read_text())
+
+
+def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):
+    invoke()
+    for kept in (tmp_path / "out").glob("*.json"):
+        kept.unlink()
+    invoke("--only", "first")
+    assert CALLS == ["first", "second", "first"]
+    assert "## second" in (tmp_path / "docs" / "quality.md").read_text()
+
+
+def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
+    assert invoke("--quick").exit_code == 0
+    assert not (tmp_path / "docs").exists()
+    assert not (tmp_path / "results").exists()
+    assert "These are of `--quick`" in (tmp_path / "out" / "quality.md").read_text()
+    # What was quick is no whole result.
+    invoke()
+    assert CALLS == ["first", "second"] * 2
+    assert "`--quick`." not in (tmp_path / "docs" / "quality.md").read_text()
+
+
+def test_the_page_is_written_anew_without_measuring(invoke, tmp_path):
+    invoke()
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    (tmp_path / "docs" / "quality.md").unlink()
+    assert invoke("--report-only").exit_code == 0
+    assert CALLS == ["first", "second"]
+    assert (tmp_path / "docs" / "quality.md").read_text() == page
+
+
+def test_an_unknown_part_is_refused_with_those_that_there_are(invoke):
+    outcome = invoke("--only", "third")
+    assert outcome.exit_code == 2
+    assert "first, second" in outcome.output
+    assert CALLS == []
+
+
+def test_a_record_of_another_seed_is_measured_anew(tmp_path):
+    CALLS.clear()
+    for seed in (0, 0, 1):
+        run_part(part("first"), Options(tmp_path, seed=seed))
+    assert CALLS == ["first", "first"]
+    assert read_record(record_path(tmp_path, "first")).fingerprint["seed"] == 1
+
+
+def test_every_part_of_the_page_is_there_and_names_are_its_own():
+    parts = load_parts()
+    assert [each.name for each in parts][:2] == ["ablation", "sweeps"]
+    assert len({each.name for each in parts}) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "undecided"), (None, None, "–")],
+)
+def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
+    assert verdict({"value": 0.0, "low": low, "high": high}) == said
+
+
+def test_cells_show_figures_intervals_and_dashes():
+    figure = {"value": 0.25, "low": 0.2, "high": 0.3}
+    assert cell(figure, 2) == "0.25 [0.20, 0.30]"
+    assert cell(figure, 2, sign="+") == "+0.25 [+0.20, +0.30]"
+    assert cell({"value": None, "low": None, "high": None}) == "–"
+    assert markdown_table(["", "a"], [["b", "c"]]) == "|  | a |\n| --- | --: |\n| b | c |"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.31, 0.36), (-3.0, 40.0), (0.0, 0.0), (1e-4, 2e-4)])
+def test_an_axis_has_a_few_distinct_labels_inside(low, high):
+    axis = axis_of("x", [low, high])
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 9
+    assert len({label for _, label in ticks}) == len(ticks)
+    assert all(axis.low - 1e-9 <= place <= axis.high + 1e-9 for place, _ in ticks)
+
+
+def test_a_chart_is_svg_with_every_line_named_and_escaped():
+    lines = [Line("a < b", [(0.0, 0.1, 0.0, 0.2), (1.0, 0.9, 0.8, 1.0)]), Line("dashed", [(0.5, 0.5)], is_dashed=True)]
+    svg = ElementTree.fromstring(line_chart("τ & co", Axis("x", 0, 1), Axis("y", 0, 1), lines))
+    said = [node.text for node in svg.iter() if node.tag.endswith("text")]
+    assert {"a < b", "dashed", "τ & co", "x", "y"} <= set(said)
+    assert len([node for node in svg.iter() if node.tag.endswith("polyline")]) == 2
+    circles = [node for node in svg.iter() if node.tag.endswith("circle")]
+    assert len(circles) == 3
+    # Higher values stand higher on the page.
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy"))

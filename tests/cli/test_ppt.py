@@ -1,0 +1,48 @@
+"""`pseudoris ppt` as a user meets it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from schemas.errors import ConfigError
+from synthworld.object_centric import write_object_centric
+
+
+def invoke(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+
+
+def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
+    images = write_object_centric(tmp_path / "objects", num_images=4)
+    (images / "broken").mkdir()
+    (images / "broken" / "no.png").write_bytes(b"")
+
+    result = invoke("ppt", "objects", images, tmp_path / "out", "--set", "filtering.weights.uri=random:0")
+
+    assert result.exit_code == 0, result.output
+    assert "5 of 5:" in result.output
+    assert "1 quarantined" in result.output
+    assert "with a referent, 0 undecided" in result.output
+    assert "empty_file" in result.output
+    assert str(tmp_path / "out" / "expressions") in result.output
+    assert "A data recipe of PPT" in (tmp_path / "out" / "DATACARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none"),
+        (("ppt", "objects", "{tmp}", "{tmp}/out", "--preset", "huge"), "no preset 'huge'; known: tiny, paper"),
+        (("ppt", "objects", "{tmp}", "{tmp}/out", "--names", "{tmp}/no.csv"), "no.csv cannot be read"),
+        (("ppt", "objects", "{tmp}/flat", "{tmp}/out"), "flat.png lies in no folder of a class"),
+        (("ppt", "compose", "{tmp}/none", "{tmp}/out"), "there is no run at"),
+        (("ppt", "pairs", "{tmp}/none", "{tmp}/out"), "there is no run at"),
+        (("ppt", "compose", "{tmp}/a", "{tmp}/a/b"), "would lie in the one it is made from"),
+    ],
+)
+def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, words, message) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "flat.png").write_bytes(b"x")
+
+    with pytest.raises(ConfigError, match=message):
+        invoke(*(word.format(tmp=tmp_path) for word in words))

@@ -1,0 +1,261 @@
+"""Runs as pairs of image and expression with their pseudo-labels: what PPT trains on.
+
+Any run is a source. Its rows of one image and one text are that expression's candidates: the kept ones have ĉ = 1, the
+others 0. So the four data sets of the recipes read as they were written, an import has one candidate a text, and of an
+annotated run a text that was rejected for a mask of its image is a context there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from schemas.errors import ConfigError, ImageError
+from schemas.run import Receipt
+from schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from store.header import require_header
+from store.location import RunLocation
+from store.reading import read_table
+from store.receipts import standing_receipts
+from training.dataset.drawing import key_of
+from training.dataset.images import ImageBytes, ShardImages
+from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
+from training.ppt.pseudo_labels import PseudoLabels
+from training.ppt.recipes.templates import names_a_side
+from workers.masks import rle
+
+Which = Literal["all", "decided", "undecided"]
+_FLIP: Final = "flip"
+_POINTS: Final = "points"
+
+
+@dataclass(frozen=True, slots=True)
+class PairSpec:
+    """Which pairs, and what is drawn of them.
+
+    Attributes:
+        num_points: M.
+        frame: Of the pseudo-masks.
+        which: `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref).
+        seed: Of points and flips.
+        is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
+            (section 3.2: "randomly applying transformations, such as flipping").
+        max_candidates: Contexts beyond it are left out, the first ones stay; a run of many masks has many.
+    """
+
+    num_points: int
+    frame: LabelFrame
+    which: Which = "all"
+    seed: int = 0
+    is_flipping: bool = True
+    max_candidates: int = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair of image and expression, with its pseudo-labels.
+
+    Attributes:
+        image_id: Of its image.
+        is_flipped: Whether image and labels are mirrored.
+        text: The expression.
+        labels: {ŷ_e}.
+    """
+
+    image_id: str
+    is_flipped: bool
+    text: str
+    labels: PseudoLabels
+
+
+@dataclass(slots=True)
+class _Row:
+    """One pair as the tables have it; confidences (E,) float32."""
+
+    shard: int
+    image_id: str
+    text: str
+    mask_ids: list[str]
+    confidences: NDArray[np.float32]
+
+
+class PairDataset(Dataset[Pair]):
+    """The pairs of one run, by index; masks are held in memory as the tables encode them, images are read on demand."""
+
+    def __init__(self, run: str | RunLocation, spec: PairSpec) -> None:
+        """Read a run's masks and expressions.
+
+        Raises:
+            ConfigError: There is no run, or it has no such pair.
+            TransientError: Storage failed.
+        """
+        self._location = run if isinstance(run, RunLocation) else RunLocation.open(run)
+        self._spec = spec
+        self._images = ImageBytes(self._location, require_header(self._location), is_random_access=True)
+        self._rows: list[_Row] = []
+        self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
+        self._shards: dict[int, tuple[ShardImages, dict[str, int]]] = {}
+        self.epoch = 0
+        for receipt in standing_receipts(self._location):
+            self._read(receipt.shard, [receipt])
+        if not self._rows:
+            raise ConfigError(f"{self._location.root} has no pair of image and expression ({spec.which}): another run")
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return a pair with the points and the flip of this epoch; without its pixels, see `image`."""
+        row, spec = self._rows[index], self._spec
+        masks = np.stack([rle.decode([self._counts[each][0]], self._counts[each][1])[0] for each in row.mask_ids])
+        is_flipped = spec.is_flipping and self._coin(row)
+        if is_flipped:
+            masks = masks[:, :, ::-1].copy()
+        drawn = [self._points(row, mask_id, mask) for mask_id, mask in zip(row.mask_ids, masks, strict=True)]
+        labels = PseudoLabels(
+            masks_in_frame(torch.from_numpy(masks), spec.frame),
+            torch.from_numpy(np.stack([xy for xy, _ in drawn])),
+            torch.from_numpy(np.stack([label for _, label in drawn])),
+            torch.from_numpy(row.confidences),
+        )
+        return Pair(row.image_id, is_flipped, row.text, labels)
+
+    def image(self, index: int) -> torch.Tensor:
+        """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
+
+        Raises:
+            ConfigError: It is gone, or is not the one that was annotated.
+        """
+        images, places = self._shards[self._rows[index].shard]
+        at = places[self._rows[index].image_id]
+        try:
+            return self._images.decode(images, at)
+        except ImageError as error:
+            raise self._images.explained(images.keys[at], error) from error
+
+    def image_ids(self) -> list[str]:
+        """Return the image of every pair, (len,)."""
+        return [row.image_id for row in self._rows]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of points and flips."""
+        self.epoch = epoch
+
+    def confidences(self, index: int) -> torch.Tensor:
+        """Return ĉ (E,) float32 of a pair."""
+        return torch.from_numpy(self._rows[index].confidences.copy())
+
+    def selected(self, confidences: Sequence[torch.Tensor]) -> PairDataset:
+        """Return the same pairs with other confidences, as `Select` gives them, (E,) a pair; this one stays as it is.
+
+        Raises:
+            ValueError: They are not one for each candidate of each pair.
+        """
+        if len(confidences) != len(self) or any(
+            len(given) != len(row.mask_ids) for given, row in zip(confidences, self._rows, strict=False)
+        ):
+            raise ValueError("a confidence for each candidate of each pair is needed, in the order of the pairs")
+        other = object.__new__(PairDataset)
+        other.__dict__.update(self.__dict__)
+        other._rows = [
+            replace(row, confidences=given.numpy().astype(np.float32))
+            for row, given in zip(self._rows, confidences, strict=True)
+        ]
+        return other
+
+    def _read(self, shard: int, receipts: list[Receipt]) -> None:
+        """Take the pairs of a shard, their masks, and where their images are."""
+        expressions = read_table(
+            self._location, EXPRESSIONS, ["image_id", "target_mask_ids", "text", "kept"], receipts
+        ).to_pylist()
+        rows = [row for row in _grouped(shard, expressions, self._spec.max_candidates) if self._is_wanted(row)]
+        if not rows:
+            return
+        used = {mask for row in rows for mask in row.mask_ids}
+        for mask in read_table(self._location, MASKS, ["mask_id", "segmentation"], receipts).to_pylist():
+            if mask["mask_id"] in used:
+                height, width = mask["segmentation"]["size"]
+                self._counts[mask["mask_id"]] = (mask["segmentation"]["counts"], (height, width))
+        images = read_table(self._location, IMAGES, self._images.columns, receipts)
+        wanted = {row.image_id for row in rows}
+        images = images.filter(pa.array([each in wanted for each in images["image_id"].to_pylist()], pa.bool_()))
+        ids = images["image_id"].to_pylist()
+        self._shards[shard] = (self._images.of_shard(shard, images), {each: at for at, each in enumerate(ids)})
+        self._rows += rows
+
+    def _is_wanted(self, row: _Row) -> bool:
+        return self._spec.which == "all" or bool(row.confidences.any()) == (self._spec.which == "decided")
+
+    def _coin(self, row: _Row) -> bool:
+        key = key_of(_FLIP, self._spec.seed, self.epoch, row.image_id, row.text)
+        return bool(key & 1) and not names_a_side(row.text)
+
+    def _points(
+        self, row: _Row, mask_id: str, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        key = key_of(_POINTS, self._spec.seed, self.epoch, row.image_id, row.text, mask_id)
+        return points_in_box(mask, self._spec.num_points, key)
+
+
+def _grouped(shard: int, rows: Sequence[dict[str, Any]], max_candidates: int) -> list[_Row]:
+    """The rows of a shard by image and text; the kept candidates first, those of several masks or none passed over."""
+    groups: defaultdict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        if len(row["target_mask_ids"]) == 1:
+            groups[row["image_id"], row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
+    made = []
+    for (image_id, text), candidates in groups.items():
+        # Python's sort is stable: what is kept comes first, else the tables' order.
+        first = sorted(candidates, key=lambda mask: not candidates[mask])[:max_candidates]
+        confidences = np.array([candidates[mask] for mask in first], np.float32)
+        made.append(_Row(shard, image_id, text, first, confidences))
+    return made
+
+
+class JoinedPairs(Dataset[Pair]):
+    """The pairs of several data sets one after the other: the unions that the curriculum trains on (section 3.3)."""
+
+    def __init__(self, parts: Sequence[PairDataset]) -> None:
+        """Take at least one data set."""
+        if not parts:
+            raise ConfigError("no data set to join: give one run at least")
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return a pair, see `PairDataset`."""
+        part, at = self._place(index)
+        return part[at]
+
+    def image(self, index: int) -> torch.Tensor:
+        """Return the image of a pair, see `PairDataset`."""
+        part, at = self._place(index)
+        return part.image(at)
+
+    def image_ids(self) -> list[str]:
+        """Return the image of every pair, (len,)."""
+        return [each for part in self._parts for each in part.image_ids()]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of points and flips."""
+        for part in self._parts:
+            part.set_epoch(epoch)
+
+    def _place(self, index: int) -> tuple[PairDataset, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index % len(self), side="right"))
+        return self._parts[number], index % len(self) - (int(self._ends[number - 1]) if number else 0)

@@ -1,0 +1,205 @@
+"""D_ref out of D_sem: composed images with referent and contexts as a run of their own (section 3.2)."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from schemas.errors import ConfigError
+from schemas.ids import sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import Identity
+from schemas.shard import ExpressionRecord, Shard, ShardImage
+from store.location import RunLocation
+from store.sources import SourceItem
+from training.dataset import RisDataset, SampleSpec, Snapshot
+from training.ppt.recipes.composing import Composed, Piece, fusion, mosaic
+from training.ppt.recipes.config import ComposeConfig, RecipeConfig
+from training.ppt.recipes.records import STAGE_RECIPE, Candidate, candidate_rows, mask_records
+from training.ppt.recipes.templates import name_in
+from training.ppt.recipes.writing import ORIGIN, Recipe, write_recipe
+from training.runs.planning import Parent, PlannedRun, plan_or_continue
+from training.runs.writing import MakeShard, OnProgress, WrittenRun
+
+RECIPE: Final = "compose"
+_SUFFIXES: Final = {"png": ".png", "jpeg": ".jpg"}
+_JPEG_QUALITY: Final = 95
+# Compositions tried for one image; each draws other pieces.
+_TRIES: Final = 50
+
+
+def compose_objects(
+    objects: str,
+    location: RunLocation,
+    config: RecipeConfig,
+    *,
+    on_progress: OnProgress,
+    on_wait: Callable[[str], None],
+) -> WrittenRun:
+    """Write D_ref: mosaics and fusions of the images of D_sem, embedded in the tables.
+
+    An image has as many candidates as objects; each of its texts has them all, the referent with c = 1, the contexts
+    with c = 0.
+
+    Args:
+        objects: A complete run of `make_objects`, or any whose kept texts are "the … in the middle".
+        location: Of a new run, or of one that the same call began.
+        config: Its `compose`.
+        on_progress: Told after each commit.
+        on_wait: Told who holds the run, before a wait.
+
+    Raises:
+        ConfigError: The run has no such text or is not complete, or something else that the user must mend.
+        TransientError: Storage failed; the same call continues.
+    """
+    shards = config.run.shards.model_copy(update={"embed_images": True})
+    config = replace(config, run=config.run.model_copy(update={"shards": shards}))
+    parent = Parent.open(objects, location)
+    recipe = Recipe(RECIPE, config, config.compose.model_dump(mode="json"), has_models=False)
+
+    def plan(identity: Identity) -> PlannedRun:
+        return plan_or_continue(
+            location,
+            lambda: _items(len(_Pieces(parent.location)), config.compose),
+            origin=ORIGIN,
+            source=parent.location.root,
+            identity=identity,
+            config=config.run,
+            parent=parent,
+        )
+
+    def maker(_: PlannedRun) -> MakeShard:
+        pieces = _Pieces(parent.location)
+        return lambda entries: _shard(entries, pieces, config.compose)
+
+    return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+
+
+class _Pieces:
+    """The objects of D_sem, read when they are asked for."""
+
+    def __init__(self, location: RunLocation) -> None:
+        """Read the masks and texts of a run.
+
+        Raises:
+            ConfigError: One of its kept texts is none of D_sem's.
+        """
+        spec = SampleSpec(parts=("image", "mask", "text"), expressions_per_mask=1)
+        self._dataset = RisDataset(location, spec, snapshot=Snapshot.shared(location))
+        texts = RisDataset(location, SampleSpec(parts=("text",)), snapshot=self._dataset.snapshot)
+        self.names = [self._name(texts[at], location) for at in range(len(texts))]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, at: int) -> Piece:
+        sample = self._dataset[at]
+        pixels = sample["image"].permute(1, 2, 0).numpy()
+        return Piece(pixels, sample["mask"].numpy(), self.names[at])
+
+    def _name(self, sample: Any, location: RunLocation) -> str:
+        (text,) = sample["expressions"]
+        name = name_in(text)
+        if name is None:
+            raise ConfigError(
+                f'{location.root} has the expression {text!r}, which is not of the form "the … in the middle": give a '
+                "run that `pseudoris ppt objects` wrote"
+            )
+        return name
+
+
+def _items(num_pieces: int, config: ComposeConfig) -> Iterator[SourceItem]:
+    count = max(1, round(num_pieces * config.images_per_source))
+    yield from (SourceItem(f"composed-{number:08d}{_SUFFIXES[config.image_format]}") for number in range(count))
+
+
+def _shard(entries: Sequence[PlanEntry], pieces: _Pieces, config: ComposeConfig) -> Shard:
+    started = time.perf_counter()
+    images = tuple(_image(entry, pieces, config) for entry in entries)
+    return Shard(entries[0].shard, 0, images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
+
+
+def _image(entry: PlanEntry, pieces: _Pieces, config: ComposeConfig) -> ShardImage:
+    """One composed image, drawn by its number alone."""
+    number = int(entry.key.removeprefix("composed-").partition(".")[0])
+    rng = np.random.Generator(np.random.Philox(key=np.array([config.seed, number], dtype=np.uint64)))
+    composed = _drawn(pieces, config, rng)
+    data = _encoded(composed, config)
+    masks = mask_records(entry.image_id, [Candidate(mask) for mask in composed.masks], RECIPE)
+    return ShardImage(
+        position=entry.position,
+        image_id=entry.image_id,
+        key=entry.key,
+        data=data,
+        sha256=sha256_hex(data),
+        height=config.side_px,
+        width=config.side_px,
+        masks=masks,
+        expressions=tuple(_rows(composed, [mask.mask_id for mask in masks], config, rng)),
+    )
+
+
+def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> Composed:
+    """A mosaic or a fusion of drawn pieces, each mirrored or not."""
+    is_mosaic = rng.random() < config.mosaic_share
+    for _ in range(_TRIES):
+        if is_mosaic:
+            layout = config.layouts[int(rng.integers(len(config.layouts)))]
+            chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
+            found = mosaic([_mirrored(pieces[at], rng) for at in chosen], layout, config.side_px, rng)
+        else:
+            # Of two classes: "the star left of the star" would say it of both.
+            base, embedded = _chosen(pieces.names, 2, 0.0, rng)
+            found = fusion(_mirrored(pieces[base], rng), _mirrored(pieces[embedded], rng), config, rng)
+        if found is not None:
+            return found
+    raise ConfigError(
+        f"no {'mosaic' if is_mosaic else 'fusion'} of {_TRIES} shows its objects: the run's masks are too large or "
+        "too small; look at them, or set compose.mosaic_share, compose.min_visible, compose.embedded_side"
+    )
+
+
+def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
+    """Positions of pieces; each but the first is, with a probability of `same_class_share`, of a class that is there.
+
+    With a share of 0 their classes differ, where there are as many.
+    """
+    chosen = [int(rng.integers(len(names)))]
+    while len(chosen) < count:
+        there = {names[at] for at in chosen}
+        is_same = rng.random() < same_class_share
+        wanted = [at for at, name in enumerate(names) if (name in there) == is_same and at not in chosen]
+        wanted = wanted or list(range(len(names)))
+        chosen.append(wanted[int(rng.integers(len(wanted)))])
+    return chosen
+
+
+def _mirrored(piece: Piece, rng: np.random.Generator) -> Piece:
+    return piece.mirrored() if rng.random() < 0.5 else piece
+
+
+def _rows(
+    composed: Composed, mask_ids: Sequence[str], config: ComposeConfig, rng: np.random.Generator
+) -> Iterator[ExpressionRecord]:
+    """The candidates of each text, in the order of the texts' targets."""
+    count = min(config.texts_per_image, len(mask_ids))
+    for target in sorted(rng.choice(len(mask_ids), size=count, replace=False).tolist()):
+        said = composed.texts[target]
+        text = said[int(rng.integers(len(said)))]
+        yield from candidate_rows(text, mask_ids, [at == target for at in range(len(mask_ids))], kind=composed.kind)
+
+
+def _encoded(composed: Composed, config: ComposeConfig) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(composed.pixels)
+    if config.image_format == "jpeg":
+        picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    else:
+        picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,128 @@
+"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.config import RunConfig, SamArchitecture, WeightsConfig
+from training.ppt.recipes.config import GroundingConfig
+from training.ppt.recipes.responses import FloatArray, Responses, response_points
+from workers.checkpoints.models import load_sam
+from workers.device import prepare_device
+from workers.masks.prompting import EncodedCrop, encode_crops, to_input_frame, upsample
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedMask:
+    """What an image shows for a phrase.
+
+    Attributes:
+        phrase: As it was asked for.
+        mask: (H, W) bool, at least one pixel.
+        predicted_iou: SAM's own estimate.
+        agreement: `agreement` of the mask with the response map.
+    """
+
+    phrase: str
+    mask: NDArray[np.bool_]
+    predicted_iou: float
+    agreement: float
+
+
+class Grounder:
+    """The frozen CLIP and the frozen SAM behind each other."""
+
+    def __init__(self, config: GroundingConfig, run: RunConfig) -> None:
+        """Load both, as `RecipeConfig.run` names them.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture, or the device is not there.
+        """
+        device = prepare_device(run.compute)
+        self._is_feature_surgery = config.is_feature_surgery
+        self._responses = Responses(config, run.filtering.architecture, run.filtering.weights, device)
+        self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
+
+    def __call__(
+        self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()
+    ) -> list[GroundedMask]:
+        """Return a mask for each phrase, in order, without those for which SAM answers with no pixel.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            phrases: Noun phrases or names of classes.
+            redundant: See `Responses`; counts where the config says so.
+        """
+        if not phrases:
+            return []
+        shares = self._responses(image, phrases, redundant if self._is_feature_surgery else ())
+        answers = self._prompter(image, shares)
+        pairs = zip(phrases, answers, strict=True)
+        return [GroundedMask(phrase, *answer) for phrase, answer in pairs if answer[0].any()]
+
+
+class ResponsePrompter:
+    """A frozen SAM that makes a mask of where an image answers a text."""
+
+    def __init__(
+        self, config: GroundingConfig, architecture: SamArchitecture, weights: WeightsConfig, device: torch.device
+    ) -> None:
+        """Load it.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture.
+        """
+        self._config, self._device = config, device
+        self._sam = load_sam(architecture, weights).to(device).requires_grad_(False)
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8], shares: FloatArray) -> list[tuple[NDArray[np.bool_], float, float]]:
+        """Return for each of the responses (P, H, W) to an image (H, W, 3) the fields of a `GroundedMask`."""
+        (crop,) = encode_crops(self._sam, [image], torch.float32)
+        return [self._answer(crop, share) for share in shares]
+
+    def _answer(self, crop: EncodedCrop, share: FloatArray) -> tuple[NDArray[np.bool_], float, float]:
+        """The mask of one phrase: prompts from the map, and of SAM's answers the one that the config chooses."""
+        config = self._config
+        count = 1 if config.prompts == "peak" else config.num_points
+        xy, labels = response_points(share, count, high=config.high, low=config.low)
+        if config.prompts == "peak":
+            xy, labels = xy[:1], labels[:1]
+        logits, scores = self._decode(crop, xy, labels)
+        masks = (logits > 0).cpu().numpy()
+        agreements = [agreement(mask, share) for mask in masks]
+        best = int(np.argmax(agreements if config.choice == "agreement" else scores))
+        return masks[best], float(scores[best]), agreements[best]
+
+    def _decode(
+        self, crop: EncodedCrop, xy: NDArray[np.float64], labels: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, NDArray[np.float32]]:
+        """Logits (K, H, W) at the image's size and predicted IoUs (K,): three masks for a peak, one for points."""
+        height, width = crop.size
+        points = to_input_frame(xy / np.array([width, height]), crop)
+        prompt = (
+            torch.from_numpy(points).float()[None].to(self._device),
+            torch.from_numpy(labels)[None].to(self._device),
+        )
+        sparse, dense = self._sam.prompt_encoder(points=prompt, boxes=None, masks=None)
+        logits, scores = self._sam.mask_decoder(
+            image_embeddings=crop.embedding[None],
+            image_pe=self._sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self._config.prompts == "peak",
+        )
+        side = int(self._sam.image_encoder.img_size)
+        return upsample(logits[0].float(), crop, side), scores[0].float().cpu().numpy()
+
+
+def agreement(mask: NDArray[np.bool_], share: FloatArray) -> float:
+    """Return how well a mask (H, W) answers a response (H, W) in [0, 1]: their soft IoU, Σ min / Σ max of both."""
+    inside = float(share[mask].sum())
+    union = float(mask.sum()) + float(share.sum()) - inside
+    return inside / union if union > 0 else 0.0

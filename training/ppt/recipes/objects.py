@@ -1,0 +1,145 @@
+"""D_sem: object-centric images and their classes to pairs with one pseudo-label each (section 3.2)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from schemas.errors import ConfigError
+from schemas.ids import sha256_hex
+from schemas.plan import PlanEntry
+from schemas.run import Identity
+from schemas.shard import Shard, ShardImage
+from store.location import RunLocation
+from store.sources import open_source
+from store.sources.keys import file_path
+from store.sources.shards import read_shard
+from training.ppt.recipes.config import RecipeConfig
+from training.ppt.recipes.grounding import Grounder
+from training.ppt.recipes.records import STAGE_RECIPE, Candidate, candidate_rows, mask_records
+from training.ppt.recipes.templates import middle_text
+from training.ppt.recipes.writing import ORIGIN, Recipe, write_recipe
+from training.runs.planning import PlannedRun, plan_or_continue
+from training.runs.writing import MakeShard, OnProgress, WrittenRun, proving
+from workers.images.decoding import decode_upright
+
+RECIPE: Final = "objects"
+
+
+def make_objects(
+    folder: str,
+    location: RunLocation,
+    config: RecipeConfig,
+    *,
+    names: bytes | None = None,
+    on_progress: OnProgress,
+    on_wait: Callable[[str], None],
+) -> WrittenRun:
+    """Write D_sem: of each image of a class the text "the [class name] in the middle", CLIP's response and SAM's mask.
+
+    An image for which SAM answers with no pixel is `empty`. Flipping is left to whoever loads the pairs
+    (`training.ppt.pairs`): drawn anew each epoch, it doubles no table.
+
+    Args:
+        folder: With a folder of images a class, as Mini-ImageNet has; a path or url.
+        location: Of a new run, or of one that the same call began.
+        config: The models, and how they work together.
+        names: A table of class names, CSV with the columns `folder` and `name`; None takes the folders' own names.
+        on_progress: Told after each commit.
+        on_wait: Told who holds the run, before a wait.
+
+    Raises:
+        ConfigError: There is no image in a folder of a class, or something else that the user must mend.
+        TransientError: Storage failed; the same call continues.
+    """
+    run = config.run
+    source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
+    classes = ClassNames(read_names(names) if names is not None else {})
+    # A second listing is cheap beside the models, and says what else such images show.
+    every = sorted({classes.of(item.key) for item in source.list()})
+    if not every:
+        raise ConfigError(f"FOLDER {folder!r} holds no image: a folder of images a class is needed, CLASS/*.jpg")
+    settings = {"names": sha256_hex(names) if names is not None else None, "classes": every}
+    recipe = Recipe(RECIPE, config, settings, has_models=True)
+    with proving(run.images, 1) as provers:
+        prover = provers.get()
+
+        def plan(identity: Identity) -> PlannedRun:
+            return plan_or_continue(
+                location, source.list, origin=ORIGIN, source=source.name, identity=identity, config=run
+            )
+
+        def maker(_: PlannedRun) -> MakeShard:
+            grounder = Grounder(config.grounding, run)
+
+            def make(entries: Sequence[PlanEntry]) -> Shard:
+                shard = read_shard(source.name, run, entries, prover=prover)
+                started = time.perf_counter()
+                images = tuple(_labelled(each, classes, every, grounder, config) for each in shard.images)
+                return shard.with_images(images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
+
+            return make
+
+        return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+
+
+class ClassNames:
+    """The class of an image by the folder that it lies in."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        """Take names by folder; a folder that is not named is called as it is, its underscores read as spaces."""
+        self._names = names
+
+    def of(self, key: str) -> str:
+        """Return the class name of an image.
+
+        Raises:
+            ConfigError: It lies in no folder of a class.
+        """
+        folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
+        if not folder:
+            raise ConfigError(f"image {key} lies in no folder of a class: FOLDER/<class>/<image> is needed")
+        name = self._names.get(folder, folder.replace("_", " ").replace("-", " "))
+        return " ".join(name.lower().split())
+
+
+def read_names(data: bytes) -> dict[str, str]:
+    """Return class names by folder out of CSV with the columns `folder` and `name`.
+
+    Raises:
+        ConfigError: It is no such CSV, or a folder stands there twice.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"the table of class names does not read as CSV in UTF-8 ({type(error).__name__})") from None
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        folder, name = row.get("folder"), row.get("name")
+        if not folder or not name or not name.strip():
+            raise ConfigError(
+                f"line {number} of the class names lacks a folder or name: columns folder,name are needed"
+            )
+        if names.setdefault(folder, name) != name:
+            raise ConfigError(f"line {number} of the class names names the folder {folder!r} anew: once is enough")
+    return names
+
+
+def _labelled(
+    image: ShardImage, classes: ClassNames, every: Sequence[str], grounder: Grounder, config: RecipeConfig
+) -> ShardImage:
+    """The image with its one pseudo-label: E = 1 and ĉ = 1."""
+    if image.failure is not None:
+        return image
+    pixels = decode_upright(image.data, config.run.images)
+    name = classes.of(image.key)
+    found = grounder(np.ascontiguousarray(pixels), [name], every if len(every) > 1 else ())
+    masks = mask_records(image.image_id, [Candidate(each.mask, each.predicted_iou) for each in found], RECIPE)
+    rows = candidate_rows(middle_text(name), [mask.mask_id for mask in masks], [True] * len(masks), kind="position")
+    return replace(image, masks=masks, expressions=rows)

@@ -1,0 +1,1 @@
+"""How a room other than the pipeline writes a run: planned, made, committed shard by shard, as any run is. No Ray."""
