@@ -20,7 +20,8 @@ _DRAWS: Final = {
 }
 _SINGLES: Final = ("uniqueness", "correctness", "distinctiveness")
 _CURVE_TITLES: Final = {
-    "uniqueness": "uniqueness alone",
+    "uniqueness-paper": "uniqueness alone, bound 1e-4",
+    "uniqueness-shipped": "uniqueness alone, shipped bound",
     "correctness": "correctness alone",
     "distinctiveness-paper": "distinctiveness, bound 1e-4",
     "distinctiveness-shipped": "distinctiveness, shipped bound",
