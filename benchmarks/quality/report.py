@@ -11,33 +11,7 @@ from benchmarks.quality.parts import Part, Record, plot_name
 from benchmarks.quality.tables import markdown_table
 
 PAGE, DATA = "quality.md", "quality.json"
-_HEAD: Final = """# How good is the annotation
-
-On the [synthetic world](evaluation.md#the-synthetic-world) the truth is known: which objects an expression fits is read
-off the scene, by no model and no human. Every figure here is measured with the embedded models and this command, which
-writes this page, [quality.json](quality.json) and the plots:
-
-```
-python -m benchmarks.quality                 # all parts; quality-out/ keeps what is done, so that a stopped run goes on
-python -m benchmarks.quality --quick         # fewer scenes and steps, into quality-out/ alone
-python -m benchmarks.quality --only sweeps   # some parts; the others' last results stay on the page
-```
-
-How one run of yours is evaluated, also against a human's annotation, is on [another page](evaluation.md)."""
-
-
-_TAIL: Final = """## On real photographs
-
-None of these figures is one of photographs: the presets `base` and `paper` were not measured for want of their weights. What
-carries over is what to look at.
-
-- *Which step helps* follows from which errors there are. The contrast and the ratio of CLIP scores remove what is true of several objects;
-  neither removes what is untrue of its own. Look at a sample (`pseudoris gallery`) and count the two kinds apart.
-- *Thresholds do not carry over.* τ and the lower bound of a cosine belong to the weights of CLIP. Annotate a few dozen images by hand, import them
-  (`pseudoris import`), and choose both by `pseudoris evaluate` and `pseudoris refilter`, on other images than those that are reported.
-- *A run's own scores are no measure of it.* They fall less than accuracy does in another world. Yield, coverage and accuracy are read together: a
-  strict filter is right and silent about what is hard to tell apart.
-- *Masks that are no object* are wrong whatever is said of them, and no filter of captions finds all of them."""
+_TEXTS: Final = Path(__file__).parent / "texts"
 
 
 def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: Path) -> Path:
@@ -57,7 +31,8 @@ def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: P
 def markdown(known: Sequence[tuple[Part, Record]]) -> str:
     """Return the page."""
     sections = [part.section(record.result).strip() for part, record in known]
-    return "\n\n".join([_HEAD, *sections, _TAIL, runtime(known)]) + "\n"
+    head, tail = ((_TEXTS / name).read_text(encoding="utf-8").strip() for name in ("head.md", "tail.md"))
+    return "\n\n".join([head, *sections, tail, runtime(known)]) + "\n"
 
 
 def tree(known: Sequence[tuple[Part, Record]]) -> dict[str, Any]:
