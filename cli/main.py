@@ -26,10 +26,12 @@ from cli import (
     gc,
     importing,
     parts,
+    predict,
     refilter,
     sample,
     stats,
     status,
+    train,
     verify,
 )
 from cli.console import PrintableFormatter, report, stderr
@@ -76,6 +78,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)
+app.add_typer(train.app, name="train")
+app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

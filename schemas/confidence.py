@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,49 +13,63 @@ from schemas.keeping import Floats
 from schemas.listening import ConfidenceConfig
 
 # What `features` reads, by the names of the table's columns.
-CONFIDENCE_COLUMNS: Final = ("listener", "truth", "uniqueness", "distinctiveness", "correctness", "count")
-# Beyond these a score says no more: 0.999 for the listener, a ratio of e for CLIP.
+CONFIDENCE_COLUMNS: Final = (
+    *("caption_score", "listener", "truth"),
+    *("uniqueness", "distinctiveness", "correctness", "count"),
+)
+# Beyond these a score says no more: 0.999 for the listener, a ratio of e for CLIP, a word in one of 400 candidates.
 _MAX_LOG_ODDS: Final = 7.0
 _MAX_LOG_RATIO: Final = 1.0
+_MIN_LOG_SHARE: Final = -6.0
 _TINY: Final = 1e-12
 
 
-def features(scores: Mapping[str, Floats], groups: Sequence[str]) -> dict[str, Floats]:
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """The candidates of one image, or of several.
+
+    Attributes:
+        groups: The T candidates' masks.
+        texts: T.
+        scores: `CONFIDENCE_COLUMNS`, (T,) float64 each, NaN where undefined.
+    """
+
+    groups: Sequence[str]
+    texts: Sequence[str]
+    scores: Mapping[str, Floats]
+
+
+def features(rated: Rated) -> dict[str, Floats]:
     """Return what each weight of `ConfidenceConfig` is multiplied with, (T,) float64 by the weight's name.
 
-    NaN where a candidate was not read by the listener. A ratio to other masks that is undefined, because there are
-    none, counts as one that is clearly in the candidate's favour.
-
-    Args:
-        scores: `CONFIDENCE_COLUMNS`, (T,) float64 each, NaN where undefined.
-        groups: The T candidates' masks.
+    NaN where a score is missing that the feature reads: nobody listened. A ratio to other masks that is undefined,
+    because there are none, counts as one that is clearly in the candidate's favour.
     """
-    truth = scores["truth"]
+    scores = rated.scores
     odds = np.clip(scores["listener"], _TINY, 1.0 - _TINY)
+    shares = _word_shares(rated)
     return {
         "listener": np.clip(np.log(odds) - np.log1p(-odds), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
-        "truth": truth,
-        "relative_truth": truth - _best_of_group(truth, groups),
+        "truth": scores["truth"],
+        "relative_truth": shares["relative_truth"],
+        "consensus": shares["consensus"],
+        "vote": shares["vote"],
         "log_uniqueness": _log_ratio(scores["uniqueness"]),
         "log_distinctiveness": _log_ratio(scores["distinctiveness"]),
         "correctness": scores["correctness"],
         "log_count": np.log(np.maximum(scores["count"], 1.0)),
+        "num_words": np.array([len(set(text.split())) for text in rated.texts], np.float64),
     }
 
 
-def confidences(scores: Mapping[str, Floats], groups: Sequence[str], config: ConfidenceConfig) -> Floats:
-    """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN where it is not known.
-
-    Args, as `features`.
-    """
-    found = features(scores, groups)
-    total = np.full(len(groups), config.bias, np.float64)
+def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
+    """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN where it is not known."""
+    found = features(rated)
+    total = np.full(len(rated.groups), config.bias, np.float64)
     # A fixed order: a sum of floats depends on it.
     for name in sorted(found):
         if weight := getattr(config, name):
             total += weight * found[name]
-    # Where nobody listened there is no confidence, whatever the weights read.
-    total[np.isnan(scores["listener"]) | np.isnan(scores["truth"])] = np.nan
     # Of a large |total| the other form of the function would overflow.
     return np.asarray(np.where(total >= 0, 1.0, np.exp(np.minimum(total, 0.0))) / (1.0 + np.exp(-np.abs(total))))
 
@@ -72,11 +88,38 @@ def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
     return found
 
 
-def _best_of_group(values: Floats, groups: Sequence[str]) -> Floats:
-    _, group = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    best = np.full(int(group.max(initial=-1)) + 1, -np.inf)
-    np.fmax.at(best, group, values)
-    return best[group]
+def _word_shares(rated: Rated) -> dict[str, Floats]:
+    """Return what depends on the other candidates of the same mask.
+
+    Each is the log of a share, at the word of the candidate that has the smallest: of the mask's draws that say the
+    word (`vote`), and of the probability of its candidates that do (`consensus`). A word that few of a mask's captions
+    say is a slip more often than one that all of them agree on.
+    """
+    found = {name: np.full(len(rated.groups), np.nan) for name in ("vote", "consensus", "relative_truth")}
+    for rows in _rows_of_groups(rated.groups):
+        words = [frozenset(rated.texts[row].split()) for row in rows]
+        truth, score = rated.scores["truth"][rows], rated.scores["caption_score"][rows]
+        found["vote"][rows] = _least_shares(words, rated.scores["count"][rows])
+        found["relative_truth"][rows] = truth - truth.max()
+        found["consensus"][rows] = _least_shares(words, np.exp(score - score.max()))
+    return found
+
+
+def _least_shares(words: Sequence[frozenset[str]], weights: Floats) -> Floats:
+    totals: Counter[str] = Counter()
+    for said, weight in zip(words, weights.tolist(), strict=True):
+        for word in sorted(said):
+            totals[word] += weight
+    least = np.array([min((totals[word] for word in said), default=0.0) for said in words], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.clip(np.log(least / weights.sum()), _MIN_LOG_SHARE, 0.0))
+
+
+def _rows_of_groups(groups: Sequence[str]) -> Iterator[list[int]]:
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows[group].append(row)
+    yield from rows.values()
 
 
 def _log_ratio(ratio: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """The one configuration tree of a run: frozen, complete, and the same model for every preset.
 
-Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `compute`,
+Two groups matter to a resume. *Method* (`source`, `images`, `masks`, `captions`, `filtering`, `composing`, `compute`,
 `shards`) decides the bytes of the tables and is part of a run's identity. *Placement* (`placement`, and
 `source.endpoint_url`) says where the work happens and may change between two starts of one run.
 """
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.composing import ComposingConfig
 from schemas.frozen import FrozenModel as FrozenModel
 from schemas.frozen import NonNegative, UnitInterval, without_none
 from schemas.keeping import KeepCondition
@@ -206,6 +207,18 @@ class SamplingConfig(FrozenModel):
     # `nearest` averages the most similar ones.
     others_max: int = Field(default=30, ge=1)
     over_max: Literal["own", "nearest"] = "nearest"
+    # mean: all that count alike (the paper); similar: by a softmax of the similarity, so that the hardest to tell apart
+    # count most. The weights sum to `others_weight` in both, before each is multiplied with its similarity.
+    others_weighting: Literal["mean", "similar"] = "mean"
+    # Of that softmax. Raised, it approaches the mean; lowered, the most similar mask alone.
+    others_temperature: float = Field(default=0.2, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _without_plain_mean(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        # Runs from before there was a choice have the identity and the hash of those that take the mean.
+        dropped = ("others_weighting", "others_temperature") if self.others_weighting == "mean" else ()
+        return {key: value for key, value in tree.items() if key not in dropped}
 
 
 class CaptionsConfig(FrozenModel):
@@ -329,6 +342,8 @@ class RunConfig(FrozenModel):
     masks: MasksConfig
     captions: CaptionsConfig
     filtering: FilterConfig
+    # None: nothing is composed.
+    composing: ComposingConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -355,9 +370,17 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _confidence_is_founded(self) -> Self:
-        if self.filtering.confidence is not None and self.captions.listening is None:
-            raise ValueError("filtering.confidence is set and captions.listening is not: nobody would listen; set both")
+        confidence = self.filtering.confidence
+        if confidence is not None and confidence.needs_listener and self.captions.listening is None:
+            raise ValueError(
+                "filtering.confidence weighs what a listener says, and captions.listening is not set: set it, or the "
+                "weights listener, truth, relative_truth and consensus to 0"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "composing")
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models under the placement's mode, by their name in the config."""

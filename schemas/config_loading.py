@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.uris import secret_in, secrets_in
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def preset_names() -> list[str]:
@@ -35,13 +37,22 @@ def load_config(preset: str, path: Path | None = None, assignments: Sequence[str
     Raises:
         ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
     """
-    tree = _read_preset(preset)
+    return validate(lay_over(_read_preset(preset), path, assignments))
+
+
+def lay_over(tree: Mapping[str, Any], path: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a tree with the YAML at `path` and `key=value` words laid over it, the words last.
+
+    Raises:
+        ConfigError: No such file, or no YAML in it; a word that is no assignment, or holds a secret.
+    """
+    laid = dict(tree)
     if path is not None:
-        tree = _lay_over(tree, _read_yaml(path))
+        laid = _lay_over(laid, _read_yaml(path))
     assigned: dict[str, Any] = {}
     for assignment in assignments:
         assigned = merge(assigned, _parse_assignment(assignment))
-    return validate(_lay_over(tree, assigned))
+    return _lay_over(laid, assigned)
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
@@ -50,10 +61,19 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line a mistake: the key, the value got, what is allowed, the nearest known key.
     """
+    return validate_as(RunConfig, tree)
+
+
+def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
+    """Return `tree` as a model of a configuration.
+
+    Raises:
+        ConfigError: As of `validate`.
+    """
     try:
-        return RunConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = [_explain(item, model) for item in error.errors(include_url=False)]
         raise ConfigError("the configuration does not hold:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
@@ -140,10 +160,10 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     return dict(tree)
 
 
-def _explain(item: Mapping[str, Any]) -> str:
+def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, list(known_keys(model)), n=1, cutoff=0.5)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     if item["type"] == "missing":
         return f"{key}: missing"

@@ -5,7 +5,7 @@ Both sections are absent where they are off; a run without them has the identity
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -20,9 +20,7 @@ class ListeningConfig(FrozenModel):
     # Crop kinds under which a candidate is read, names as in the tables; the mean of their log-probabilities counts.
     # Of those that are captioned: their crops are encoded already. Each further one costs another pass.
     crops: tuple[str, ...] = Field(default=("context_1.2",), min_length=1)
-    # What the masks are compared by: the text's log-probability, or that a token.
-    compare: Literal["sum", "mean"] = "sum"
-    # Divides it before the softmax over the masks. Above 1 the listener is less sure of itself.
+    # Divides a log-probability before the softmax over the masks. Above 1 the listener is less sure of itself.
     temperature: float = Field(default=1.0, gt=0)
     # How many other masks are asked; beyond them, the most similar ones. Raised, crowded images cost more.
     others_max: int = Field(default=30, ge=1)
@@ -39,10 +37,19 @@ class ConfidenceConfig(FrozenModel):
     """
 
     bias: _Weight = 0.0
+    # These four need `captions.listening`.
     listener: _Weight = 0.0
     truth: _Weight = 0.0
     relative_truth: _Weight = 0.0
+    consensus: _Weight = 0.0
+    vote: _Weight = 0.0
     log_uniqueness: _Weight = 0.0
     log_distinctiveness: _Weight = 0.0
     correctness: _Weight = 0.0
     log_count: _Weight = 0.0
+    num_words: _Weight = 0.0
+
+    @property
+    def needs_listener(self) -> bool:
+        """Whether a weight reads what only a listener knows."""
+        return any((self.listener, self.truth, self.relative_truth, self.consensus))

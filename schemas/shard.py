@@ -17,6 +17,8 @@ CROP_MASKED: Final = "masked"
 # Who wrote an expression.
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
+SOURCE_COMPOSER: Final = "composer"
+SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER)
 
 
 def crop_context(scale: float) -> str:
@@ -92,10 +94,10 @@ class ExpressionRecord:
     """A candidate expression of a mask; equal captions of one mask are one record with several samples.
 
     Attributes:
-        target_mask_ids: The masks it refers to: one today; several for groups, none for no-target.
+        target_mask_ids: The masks it refers to: one; several of a `group`, none of kind `none`.
         text: Lower-cased, stripped, without a trailing full stop; never empty.
         kind: `attribute`, `position`, `relation`, `group` or `none`.
-        samples: Every draw that gave this text, in the order crop, decoder; at least one, none for a human's.
+        samples: Every draw that gave this text, in the order crop, decoder; at least one, none of what was not drawn.
         head_noun: Head of the expression's first noun phrase; None where the rules found none.
         uniqueness: Method page section 4; None for a mask alone in its image.
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
@@ -108,7 +110,7 @@ class ExpressionRecord:
         rank: Its place among its mask's by confidence, from 1; None without confidence.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
-        source: `model`, or `human` where it was imported.
+        source: `model`, `human` where it was imported, or `composer`, whose expressions are kept and have no scores.
     """
 
     target_mask_ids: tuple[str, ...]

@@ -117,11 +117,17 @@ EXPRESSIONS_SCHEMA: Final = _schema(
     EXPRESSIONS,
     [
         _field("image_id", pa.string(), "The image it speaks of."),
-        _field("target_mask_ids", _list(pa.string()), "The masks it refers to; one today, several or none later."),
+        _field(
+            "target_mask_ids", _list(pa.string()), "The masks it refers to: one; several of a `group`, none of `none`."
+        ),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
-        _field("kind", pa.string(), "`attribute` today; `position`, `relation`, `group`, `none` later."),
+        _field("kind", pa.string(), "`attribute`; composed: `position`, `relation`, `group`, `none`."),
         _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
-        _field("source", pa.string(), "`model`, or `human` where it was imported; null in tables of version 1: model."),
+        _field(
+            "source",
+            pa.string(),
+            "`model`, `human` (imported) or `composer`; null in tables of version 1: model.",
+        ),
         _field(
             "decoder",
             pa.string(),
@@ -131,7 +137,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
         _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
         _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`.", nullable=True),
-        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 for a human's."),
+        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 where it was not drawn."),
         _field(
             "log_prob",
             pa.float64(),
@@ -166,7 +172,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "kept",
             pa.bool_(),
-            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of a human's.",
+            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn.",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.confidence import confidences, ranks
+from schemas.confidence import Rated, confidences, ranks
 from schemas.keeping import Flags
 from schemas.listening import ConfidenceConfig
 from store.content_checks import Problem, examples
@@ -40,11 +40,13 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
         for name in CONFIDENCE:
             yield from _rows(shard, np.isfinite(scores[name]), f"{name} is null without filtering.confidence")
         return
-    rows = np.flatnonzero(judged(table))
+    # What was composed afterwards was no candidate of the filter stage.
+    rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
     differs = np.zeros(table.num_rows, np.bool_)
-    expected = confidences(found, groups, config)
+    rated = Rated(groups, table["text"].combine_chunks().take(rows).to_pylist(), found)
+    expected = confidences(rated, config)
     differs[rows] = ~np.isclose(found["confidence"], expected, rtol=0, atol=_TOLERANCE, equal_nan=True)
     yield from _rows(shard, differs, "confidence does not follow from the scores by filtering.confidence")
     differs[rows] = ~np.isclose(found["rank"], ranks(found["confidence"], groups), equal_nan=True)

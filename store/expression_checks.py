@@ -12,23 +12,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.keeping import Flags, KeepRule, meets
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCES
 from schemas.tables import EXPRESSIONS, MASKS
+from store.composed_checks import composed_problems
 from store.confidence_checks import CONFIDENCE, HEARD, confidence_problems
 from store.content_checks import Problem, Tables, examples
 from store.keeping import SOME_TAU, flags_of, judged, passes, scores_of
 
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
-# Nobody has drawn or scored what a human wrote.
-_NULL_OF_HUMANS: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
-_WEIGHT_OF_HUMANS: Final = 1.0
+# Nobody has drawn or scored what a human wrote, or what was composed.
+_NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
+_WEIGHT_OF_UNDRAWN: Final = 1.0
 
 
 def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
     """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
 
-    A model's has draws, and scores that explain by `rule` what is kept; a human's has neither, and is kept.
+    A model's has draws, and scores that explain by `rule` what is kept; a human's and the composer's have neither, and
+    are kept.
     """
     table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
@@ -37,12 +39,14 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     yield from _reference_problems(shard, table, image_of)
     yield from _text_problems(shard, table)
     yield from _source_problems(shard, table)
-    # Tables of version 1 do not say it: models wrote them.
-    is_human = _numpy(pc.fill_null(pc.equal(table["source"], SOURCE_HUMAN), fill_value=False))
-    yield from _draw_problems(shard, table, is_human)
-    yield from _human_problems(shard, table, is_human)
-    # Scores of groups and of no-target expressions mean other things; today every expression has one target.
-    is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_human
+    is_human, is_composed = (_is_from(table, source) for source in (SOURCE_HUMAN, SOURCE_COMPOSER))
+    is_undrawn = is_human | is_composed
+    yield from _draw_problems(shard, table, is_undrawn)
+    yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
+    yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression")
+    yield from composed_problems(shard, table, is_composed)
+    # Scores of groups and of no-target expressions mean other things.
+    is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(shard, table, is_single, is_alone)
     yield from confidence_problems(shard, table, rule.confidence)
@@ -82,18 +86,23 @@ def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
 
 
 def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
-    known = pc.is_in(table["source"], value_set=pa.array([SOURCE_MODEL, SOURCE_HUMAN, None], pa.string()))
-    return _rows(shard, "expression_source", ~_numpy(known), f"source is neither {SOURCE_MODEL} nor {SOURCE_HUMAN}")
+    # Tables of version 1 do not say it: models wrote them.
+    known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
+    return _rows(shard, "expression_source", ~_numpy(known), f"source is none of {', '.join(SOURCES)}")
 
 
-def _draw_problems(shard: int, table: pa.Table, is_human: Flags) -> Iterator[Problem]:
+def _is_from(table: pa.Table, source: str) -> Flags:
+    return flags_of(pc.fill_null(pc.equal(table["source"], source), fill_value=False))
+
+
+def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[Problem]:
     """`count` is the number of draws, and of a model's expression the flat columns are those of the first one."""
     samples = table["samples"].combine_chunks()
     num_samples = _numpy(pc.list_value_length(samples))
-    wrong = (_numpy(table["count"]) != num_samples) | (~is_human & (num_samples < 1))
+    wrong = (_numpy(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
     yield from _rows(shard, "expression_count", wrong, "count is not the number of draws")
     is_drawn = num_samples >= 1
-    if not is_drawn.any() or (~is_drawn & ~is_human).any():
+    if not is_drawn.any() or (~is_drawn & ~is_undrawn).any():
         return
     first = pc.list_element(samples.filter(pa.array(is_drawn)), 0)
     for name in _FIRST_DRAW:
@@ -106,17 +115,17 @@ def _draw_problems(shard: int, table: pa.Table, is_human: Flags) -> Iterator[Pro
         yield from _rows(shard, "expression_draw", differs, f"{name} is not that of the first draw")
 
 
-def _human_problems(shard: int, table: pa.Table, is_human: Flags) -> Iterator[Problem]:
-    """A human's expression has no draws and no scores, is kept, and has the weight 1."""
+def _undrawn_problems(shard: int, table: pa.Table, is_meant: Flags, name: str, who: str) -> Iterator[Problem]:
+    """What no captioner drew has no draws and no scores, is kept, and has the weight 1."""
+    what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
-    yield from _rows(shard, "expression_human", is_human & (num_samples > 0), "a human's expression has no draws")
-    for name in _NULL_OF_HUMANS:
-        is_set = _numpy(pc.is_valid(table[name]))
-        yield from _rows(shard, "expression_human", is_human & is_set, f"{name} of a human's expression is null")
+    yield from _rows(shard, what, is_meant & (num_samples > 0), f"{who} has no draws")
+    for column in _NULL_OF_UNDRAWN:
+        is_set = _numpy(pc.is_valid(table[column]))
+        yield from _rows(shard, what, is_meant & is_set, f"{column} of {who} is null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
-    yield from _rows(shard, "expression_human", is_human & ~kept, "a human's expression is kept")
-    is_weighed = is_human & (weight != _WEIGHT_OF_HUMANS)
-    yield from _rows(shard, "expression_human", is_weighed, "a human's expression has the weight 1")
+    yield from _rows(shard, what, is_meant & ~kept, f"{who} is kept")
+    yield from _rows(shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has the weight 1")
 
 
 def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:

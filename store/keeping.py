@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from schemas.keeping import SCORE_COLUMNS, Flags, Floats, KeepRule, is_above, meets
 from schemas.run import RunHeader
-from schemas.shard import SOURCE_HUMAN
+from schemas.shard import SOURCE_MODEL
 
 # An engine of another package may keep by a bound of its own; that it kept by one bound can be seen.
 SOME_TAU: Final = KeepRule(tau=None)
@@ -43,11 +43,11 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 def judged(table: pa.Table) -> Flags:
     """Return (rows,) bool: expressions that scores decide on.
 
-    A human's are kept whatever they score, and those of several masks or none have scores of another meaning.
+    A human's and the composer's are kept whatever the rule, and those of several masks or none have scores of another
+    meaning.
     """
     is_single = pc.equal(pc.list_value_length(table["target_mask_ids"]), 1)
-    is_human = pc.fill_null(pc.equal(table["source"], SOURCE_HUMAN), fill_value=False)
-    return flags_of(is_single) & ~flags_of(is_human)
+    return flags_of(is_single) & flags_of(pc.equal(pc.fill_null(table["source"], SOURCE_MODEL), SOURCE_MODEL))
 
 
 def passes(rule: KeepRule, table: pa.Table) -> Flags:

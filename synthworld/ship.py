@@ -1,7 +1,7 @@
 """Ships trained weights: `python -m synthworld.ship OUT` copies them into the package and writes down their digests.
 
-The digests stand in the preset `tiny`, so that each run verifies its files, and in the model card. Without OUT the
-files of the package stay and only what is said of them is renewed.
+The digests of a run's models stand in the preset `tiny`, so that each run verifies its files, and those of all models
+in the model card. Without OUT the files of the package stay and only what is said of them is renewed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ DESCRIPTIONS: Final = {
     "sam": "mask proposals: SAM with a ViT of 4 blocks, 192 px",
     "coca": "captions: CoCa, 4 + 1 + 2 layers, 96 px",
     "clip": "scores: CLIP, 4 + 2 layers, 96 px",
+    "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
 }
+# No stage of a run uses the scene CLIP: its digest stands in the card alone.
+_PRESET_MODELS: Final = ("sam", "coca", "clip")
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
 
@@ -39,7 +42,8 @@ def ship(out: Path | None, root: Path = ROOT) -> None:
             shutil.copyfile(source, folder / source.name)
     preset, card = root / "schemas" / "presets" / "tiny.yaml", folder / "MODEL_CARD.md"
     files = [folder / f"{model}.safetensors" for model in DESCRIPTIONS]
-    new_preset = with_preset_digests(preset.read_text(encoding="utf-8"), files)
+    in_preset = [file for file in files if file.stem in _PRESET_MODELS]
+    new_preset = with_preset_digests(preset.read_text(encoding="utf-8"), in_preset)
     new_card = with_card_rows(card.read_text(encoding="utf-8"), files)
     preset.write_text(new_preset, encoding="utf-8")
     card.write_text(new_card, encoding="utf-8")
@@ -88,7 +92,7 @@ def _digest(file: Path) -> str:
 
 
 def main(
-    out: Annotated[Path | None, typer.Argument(help="Folder of sam, coca and clip.safetensors.")] = None,
+    out: Annotated[Path | None, typer.Argument(help="Folder of the weights files.")] = None,
 ) -> None:
     """Ships the weights of OUT, or renews what is said of those in the package."""
     ship(out)

@@ -1,8 +1,9 @@
-"""Trains the three tiny models from nothing: `python -m synthworld.train [--out DIR] [--only sam|coca|clip]`.
+"""Trains the tiny models from nothing: `python -m synthworld.train [--out DIR] [--only sam|coca|clip|scene-clip]`.
 
-Seeded; 75 minutes on two cores. First SAM trains beside captioner and CLIP; in the second phase these two meet
-crops of SAM's masks while SAM goes on. A model whose weights file stands in the folder is not trained again, and an
-interrupted training goes on from its last checkpoint. To ship new weights: `python -m synthworld.ship OUT`.
+Seeded; 75 minutes on two cores without the scene CLIP. First SAM trains beside captioner and CLIP; in the second phase
+these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, comes last. A model whose
+weights file stands in the folder is not trained again, and an interrupted training goes on from its last checkpoint. To
+ship new weights: `python -m synthworld.ship OUT`.
 """
 
 from __future__ import annotations
@@ -23,27 +24,48 @@ from synthworld.training import phases
 from synthworld.training.coca import PairRecipe
 from synthworld.training.phases import TrainingPlan
 from synthworld.training.sam import SamRecipe
+from synthworld.training.scene_clip import SceneRecipe
 from workers.memory import KEPT_MEMORY
 
-RecipeT = TypeVar("RecipeT", SamRecipe, PairRecipe)
+RecipeT = TypeVar("RecipeT", SamRecipe, PairRecipe, SceneRecipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
 
 class Model(StrEnum):
-    """What can be trained; captioner and CLIP need SAM's masks, and CLIP the captioner's image tower."""
+    """What can be trained.
+
+    Captioner and CLIP need SAM's masks, CLIP the captioner's image tower, and the scene CLIP starts from SAM and CLIP.
+    """
 
     SAM = "sam"
     COCA = "coca"
     CLIP = "clip"
+    SCENE_CLIP = "scene-clip"
+
+    @property
+    def stem(self) -> str:
+        """The name of its weights file, without the suffix."""
+        return self.value.replace("-", "_")
 
 
-def train(plan: TrainingPlan, models: frozenset[str]) -> None:
-    """Trains the wanted models, and the first phase of SAM, whose masks the others need."""
-    wanted = {model for model in models if not plan.weights(model).exists()}
+def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
+    """Trains the wanted models that are not done, and what they need of the others."""
+    needed = models | {Model.SAM, Model.CLIP} if Model.SCENE_CLIP in models else models
+    wanted = {model for model in needed if not plan.weights(model.stem).exists()}
     if not wanted:
         return
     plan.work.mkdir(parents=True, exist_ok=True)
     phases.scenes_of(plan)
+    if wanted != {Model.SCENE_CLIP}:
+        _first_phases(plan, wanted)
+    finishing = {Model.SAM: phases.finish_sam, Model.COCA: phases.finish_captioner, Model.CLIP: phases.finish_clip}
+    _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
+    if Model.SCENE_CLIP in wanted:
+        _side_by_side([(phases.train_scenes, (plan,))])
+
+
+def _first_phases(plan: TrainingPlan, wanted: set[Model]) -> None:
+    """Trains what the second phases go on from, and proposes the masks that they meet."""
     first: list[Job] = [(phases.first_sam, (plan,))]
     if wanted & {Model.COCA, Model.CLIP}:
         phases.true_crops(plan)
@@ -51,8 +73,6 @@ def train(plan: TrainingPlan, models: frozenset[str]) -> None:
     _side_by_side(first)
     if wanted & {Model.COCA, Model.CLIP}:
         phases.proposed_crops(plan)
-    finishing = {Model.SAM: phases.finish_sam, Model.COCA: phases.finish_captioner, Model.CLIP: phases.finish_clip}
-    _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
 
 
 def _side_by_side(jobs: list[Job]) -> None:
@@ -92,6 +112,7 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
         clip=cut(plan.clip),
         coca_on_masks=cut(plan.coca_on_masks),
         clip_on_masks=cut(plan.clip_on_masks),
+        scene_clip=cut(plan.scene_clip),
     )
 
 
@@ -99,12 +120,14 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the weights and for what a restart needs.")] = Path(
         "tiny-weights"
     ),
-    only: Annotated[Model | None, typer.Option(help="Train this model alone (and SAM, where it is missing).")] = None,
+    only: Annotated[
+        Model | None, typer.Option(help="Train this model alone, and what it needs where that is missing.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps a phase at most: a trial of the chain.")] = None,
     scenes: Annotated[int, typer.Option(min=20, help="Training scenes.")] = 6000,
 ) -> None:
-    """Trains the tiny SAM, CoCa and CLIP."""
+    """Trains the tiny SAM, CoCa, CLIP and scene CLIP."""
     _start_logging()
     plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.keeping import KeepRule
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class GalleryExpression:
     Attributes:
         targets: Indices of the masks that it refers to.
         rival_index: Index of the mask that competes with the target; None for a mask alone in its image.
-        draws: Every draw that gave this text; none for a human's.
+        draws: Every draw that gave this text; none for what was not drawn.
         unmet: Positions among the conditions of the run's rule that it does not meet.
     """
 
@@ -60,7 +60,7 @@ class GalleryExpression:
     @property
     def is_judged(self) -> bool:
         """Whether scores decide on it; see `store.keeping.judged`."""
-        return len(self.targets) == 1 and self.source != SOURCE_HUMAN
+        return len(self.targets) == 1 and self.source == SOURCE_MODEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from markupsafe import Markup
 
 from schemas.keeping import LISTENER_COLUMNS
-from schemas.shard import SOURCE_HUMAN
+from schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from viewer.model import GalleryDraw, GalleryExpression, GalleryImage, GalleryMask
 from viewer.outlines import Outline, frame_size, outline_of
 
@@ -129,6 +129,8 @@ def _expression_record(expression: GalleryExpression, order_of: Mapping[int, int
         "targets": [order_of[index] for index in expression.targets if index in order_of],
         "nothing": not expression.targets,
         "human": expression.source == SOURCE_HUMAN,
+        # Absent where nothing is composed, as in most runs.
+        **({"composed": True} if expression.source == SOURCE_COMPOSER else {}),
         "judged": expression.is_judged,
         "unmet": expression.unmet,
         "count": expression.count,

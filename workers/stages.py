@@ -11,6 +11,7 @@ from schemas.config import RunConfig
 from schemas.measures import LOAD_SECONDS, record
 from schemas.shard import Shard
 from workers import protocols
+from workers.composing.stage import ComposingStage
 
 Stage = Callable[[Shard], Shard]
 
@@ -33,6 +34,8 @@ class StageKind:
         started = time.perf_counter()
         settings = self.settings(config)
         stage: Stage = self.find(settings)(settings, config.compute)
+        if self.name == protocols.STAGE_FILTER and config.composing is not None:
+            stage = ComposingStage(stage, config.composing)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

@@ -65,6 +65,7 @@ def candidates_of(image: ShardImage, keeps: Rule) -> Candidates:
         targets=[each.target_mask_ids for each in image.expressions],
         draws=draws,
         is_kept=np.array([keeps(each) for each in image.expressions], dtype=np.bool_),
+        kinds=[each.kind for each in image.expressions],
     )
 
 

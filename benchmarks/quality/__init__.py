@@ -1,1 +1,1 @@
-"""How good the annotation is, held against known truth: every figure of docs/quality.md, a part a module."""
+"""How good annotation is and what a student learns from it: every figure of docs/quality.md, a part a module."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from open_clip.model import CLIP
 
 from schemas.config import MasksConfig, WeightsConfig
 from schemas.config_loading import load_config
@@ -20,7 +21,9 @@ from synthworld.training.export import shipped_state, write_weights
 from synthworld.training.proposed import proposed_tasks
 from synthworld.training.rendered import RenderedScenes, rendered_scenes
 from synthworld.training.sam import SamRecipe, train_sam
-from synthworld.training.vocabulary import caption_vocabulary
+from synthworld.training.scene_clip import SceneRecipe, train_scene_clip
+from synthworld.training.vocabulary import caption_vocabulary, expression_vocabulary
+from workers.checkpoints.models import load_clip, load_sam
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 class TrainingPlan:
     """All numbers of the whole training; the defaults made the shipped weights.
 
-    `out` receives the three weights files and, under `work`, what an interrupted training continues from. Steps of the
+    `out` receives the weights files and, under `work`, what an interrupted training continues from. Steps of the
     second phases, in which captioner and CLIP meet SAM's masks, are at about half of the first ones' rate.
     """
 
@@ -48,6 +51,7 @@ class TrainingPlan:
     coca_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=1000, peak_rate=5e-4))
     clip_on_masks: PairRecipe = field(default_factory=lambda: PairRecipe(steps=800, peak_rate=3e-4, masked_share=0.4))
     proposed_share: float = 0.65
+    scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
 
     @property
     def work(self) -> Path:
@@ -145,6 +149,20 @@ def finish_captioner(plan: TrainingPlan) -> None:
 def finish_clip(plan: TrainingPlan) -> None:
     """Goes on with CLIP on SAM's masks, and writes its weights."""
     _finish(plan, "clip", train_clip, plan.clip_on_masks)
+
+
+def train_scenes(plan: TrainingPlan) -> None:
+    """Trains the scene CLIP, which starts from the finished CLIP and SAM, and writes its weights."""
+    clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
+    if not isinstance(clip, CLIP):
+        raise TypeError(f"tiny/clip.json builds {type(clip).__name__}, not CLIP")
+    sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
+    vocabulary, checkpoint = expression_vocabulary(), plan.checkpoint("scene-clip")
+    trainee = train_scene_clip(
+        vocabulary, scenes_of(plan), plan.scene_clip, seed=plan.seed, checkpoint=checkpoint, start=(clip, sam)
+    )
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("scene clip: sha256 %s", write_weights(plan.weights("scene_clip"), state))
 
 
 def _finish(plan: TrainingPlan, name: str, train: Callable[..., CocaTrainee | ClipTrainee], recipe: PairRecipe) -> None:

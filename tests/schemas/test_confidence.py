@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.confidence import CONFIDENCE_COLUMNS, confidences, features, ranks
+from schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
 from schemas.config_loading import config_hash, load_config
 from schemas.errors import ConfigError
 from schemas.listening import ConfidenceConfig, ListeningConfig
@@ -16,35 +16,51 @@ from schemas.listening import ConfidenceConfig, ListeningConfig
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
 
 
-def columns(**values):
-    size = max((len(value) for value in values.values()), default=1)
-    return {name: np.array(values.get(name, [1.0] * size), np.float64) for name in CONFIDENCE_COLUMNS}
+def rated(groups, texts=None, **values):
+    size = len(groups)
+    scores = {name: np.array(values.get(name, [1.0] * size), np.float64) for name in CONFIDENCE_COLUMNS}
+    return Rated(groups, texts or ["a circle"] * size, scores)
 
 
 def test_confidence_is_the_logistic_of_the_weighted_features():
-    scores = columns(listener=[0.9, 0.5], truth=[-0.5, -0.2], uniqueness=[1.2, 0.8], correctness=[0.7, 0.6])
+    both = rated(["a", "a"], listener=[0.9, 0.5], truth=[-0.5, -0.2], uniqueness=[1.2, 0.8], correctness=[0.7, 0.6])
     odds = -1 + 0.5 * math.log(9) + 2 * -0.5 + 1 * (-0.5 - -0.2) + 3 * math.log(1.2) + 0.7 * 0.7
     other = -1 + 0 + 2 * -0.2 + 0 + 3 * math.log(0.8) + 0.7 * 0.6
     due = [1 / (1 + math.exp(-each)) for each in (odds, other)]
-    assert confidences(scores, ["a", "a"], WEIGHTS) == pytest.approx(due, rel=1e-12)
+    assert confidences(both, WEIGHTS) == pytest.approx(due, rel=1e-12)
     # Of another mask, its own best truth counts.
-    assert features(scores, ["a", "b"])["relative_truth"].tolist() == [0.0, 0.0]
+    assert features(rated(["a", "b"], truth=[-0.5, -0.2]))["relative_truth"].tolist() == [0.0, 0.0]
+
+
+def test_a_word_counts_by_how_many_of_the_masks_captions_say_it():
+    texts = ["a red circle", "a circle", "a large circle", "a large red circle", "a blue star"]
+    three = rated(
+        ["a"] * 4 + ["b"], texts, count=[5, 3, 1, 1, 2], caption_score=np.log([0.4, 0.4, 0.1, 0.1, 0.2]).tolist()
+    )
+    found = features(three)
+    assert np.exp(found["vote"]) == pytest.approx([0.6, 1.0, 0.2, 0.2, 1.0])
+    assert np.exp(found["consensus"]) == pytest.approx([0.5, 1.0, 0.2, 0.2, 1.0])
+    assert found["num_words"].tolist() == [3, 2, 3, 4, 3]
 
 
 def test_extremes_are_bounded_and_a_mask_alone_is_in_its_own_favour():
-    found = features(columns(listener=[0.0, 1.0], uniqueness=[1e-9, math.nan], truth=[-1, -1]), ["a", "b"])
+    found = features(rated(["a", "b"], listener=[0.0, 1.0], uniqueness=[1e-9, math.nan], truth=[-1, -1]))
     assert found["listener"].tolist() == [-7.0, 7.0]
     assert found["log_uniqueness"].tolist() == [-1.0, 1.0]
-    extreme = ConfidenceConfig(bias=-800.0)
-    assert confidences(columns(), ["a"], extreme).tolist() == [0.0]
-    assert confidences(columns(), ["a"], ConfidenceConfig(bias=800.0)).tolist() == [1.0]
+    assert confidences(rated(["a"]), ConfidenceConfig(bias=-800.0)).tolist() == [0.0]
+    assert confidences(rated(["a"]), ConfidenceConfig(bias=800.0)).tolist() == [1.0]
+    hopeless = rated(["a", "a"], ["a", "b"], caption_score=[-1.0, -900.0])
+    assert features(hopeless)["consensus"].tolist()[1] == -6.0
 
 
-def test_where_nobody_listened_there_is_neither():
-    scores = columns(listener=[0.5, math.nan], truth=[-1.0, math.nan])
-    confidence = confidences(scores, ["a", "a"], ConfidenceConfig(bias=1.0))
-    assert np.isnan(confidence).tolist() == [False, True]
-    assert np.array_equal(ranks(confidence, ["a", "a"]), [1.0, math.nan], equal_nan=True)
+def test_where_nobody_listened_only_what_needs_a_listener_is_unknown():
+    nan = [math.nan] * 2
+    silent = rated(["a", "a"], listener=nan, truth=nan, caption_score=nan)
+    assert np.isnan(confidences(silent, ConfidenceConfig(listener=1.0))).all()
+    assert np.isnan(ranks(confidences(silent, ConfidenceConfig(consensus=1.0)), ["a", "a"])).all()
+    blind = ConfidenceConfig(bias=1.0, correctness=1.0, vote=1.0)
+    assert not blind.needs_listener
+    assert np.isfinite(confidences(silent, blind)).all()
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0.1, 0.5, 0.9, math.nan])), max_size=12))
@@ -78,8 +94,8 @@ def test_both_sections_are_off_in_every_preset_and_leave_no_trace_there():
 
 
 def test_mistakes_are_refused_with_what_is_allowed():
-    with pytest.raises(ConfigError, match=r"filtering.confidence is set and captions.listening is not"):
-        load_config("tiny", None, ["filtering.confidence={}"])
+    with pytest.raises(ConfigError, match=r"filtering.confidence weighs what a listener says, and captions.listening"):
+        load_config("tiny", None, ["filtering.confidence={truth: 1}"])
     with pytest.raises(ConfigError, match=r"listening.crops has 'context_3.0', not captioned; there are masked"):
         load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
     with pytest.raises(ValidationError, match="less than 0"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from schemas.confidence import confidences, ranks
+from schemas.confidence import Rated, confidences, ranks
 from schemas.listening import ConfidenceConfig
 from schemas.tables import SCHEMAS
 from store.confidence_checks import confidence_problems
@@ -15,7 +15,7 @@ from store.keeping import scores_of
 from store.tables import shard_tables
 from tests.store.builders import make_entries, make_shard
 
-WEIGHTS = ConfidenceConfig(bias=0.2, listener=0.5, truth=1.0)
+WEIGHTS = ConfidenceConfig(bias=0.2, listener=0.5, truth=1.0, vote=0.1, consensus=0.1)
 LISTENERS = (0.9, 0.4, 1.0, 0.0, 1.0, 1.0)
 
 
@@ -36,7 +36,7 @@ def heard_table(config: ConfidenceConfig | None = WEIGHTS) -> pa.Table:
     if config is None:
         return table
     groups = [targets[0] for targets in table["target_mask_ids"].to_pylist()]
-    confidence = confidences(scores_of(table), groups, config)
+    confidence = confidences(Rated(groups, table["text"].to_pylist(), scores_of(table)), config)
     rows = table.to_pylist()
     for row, value, rank in zip(rows, confidence.tolist(), ranks(confidence, groups).tolist(), strict=True):
         row.update(confidence=value, rank=int(rank))
@@ -84,6 +84,7 @@ def test_what_a_human_wrote_has_none_and_is_not_ranked():
     human = {"source": "human", "listener": None, "truth": None, "caption_score": None}
     table = edited(0, **human, confidence=None, rank=None)
     found = problems_with(table)
-    # The other candidate of its mask is the first now.
-    assert found == "expression_confidence: row 1: rank is not the place among the mask's by confidence"
+    # The other candidate of its mask is the first now, and the only one that votes.
+    assert "row 1: rank is not the place among the mask's by confidence" in found
+    assert "row 0" not in found
     assert math.isnan(scores_of(table)["confidence"][0])

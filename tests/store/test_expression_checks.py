@@ -69,7 +69,10 @@ CORRUPTIONS = {
         setting(0, distinctiveness=0.8),
         "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
     ),
-    "an author whom nobody knows": (setting(0, source="robot"), "expression_source: row 0: source is neither model"),
+    "an author whom nobody knows": (
+        setting(0, source="robot"),
+        "expression_source: row 0: source is none of model",
+    ),
     "a model's expression without draws or scores": (
         lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
         "expression_count: row 4: count is not the number of draws",
@@ -184,3 +187,40 @@ def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_re
 
 def test_no_rule_is_held_against_what_a_human_wrote():
     assert problems_with(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""
+
+
+AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "the leftmost circle"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        ("position", [mask_id(FIRST, 0)]),
+        ("relation", [mask_id(FIRST, 1)]),
+        ("group", [mask_id(FIRST, 0), mask_id(FIRST, 1)]),
+        ("none", []),
+    ],
+)
+def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets):
+    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets}
+    assert problems_with(setting(1, **composed)) == ""
+    assert "row 1" not in problems_with(setting(1, **composed), KeepRule(tau=99.0))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kept": False},
+        {"correctness": 0.5},
+        {"count": 1},
+        {"weight": 0.5},
+        {"kind": "attribute"},
+        {"kind": "group"},
+        {"kind": "none"},
+        {"target_mask_ids": []},
+        {"kind": "relation", "target_mask_ids": [mask_id(FIRST, 0), mask_id(FIRST, 1)]},
+    ],
+)
+def test_a_composed_expression_is_accepted_in_no_other_form(values):
+    found = problems_with(setting(1, **{**AS_COMPOSED, "target_mask_ids": [mask_id(FIRST, 1)], **values}))
+    assert re.search("expression_(composed|count): row 1", found)

@@ -42,7 +42,8 @@ def test_files_digests_and_card_agree_after_shipping_and_once_more(tree, trained
     for size, model in enumerate(DESCRIPTIONS, start=1):
         data = (trained / f"{model}.safetensors").read_bytes()
         assert (tree / "workers/checkpoints/tiny" / f"{model}.safetensors").read_bytes() == data
-        assert preset[stages[model]]["weights"]["sha256"] == sha256_hex(data)
+        if model in stages:
+            assert preset[stages[model]]["weights"]["sha256"] == sha256_hex(data)
         assert card.count(f"| `{model}.safetensors` | `{sha256_hex(data)}` | {len(data):,} | {size} |") == 1
 
 

@@ -9,7 +9,7 @@ from workers.checkpoints.models import load_clip, load_coca
 def test_a_trial_shortens_every_phase(tmp_path):
     plan = shortened(TrainingPlan(out=tmp_path), 3)
     recipes = (plan.sam, *plan.sam_further, plan.coca, plan.clip, plan.coca_on_masks, plan.clip_on_masks)
-    assert [recipe.steps for recipe in recipes] == [3] * 8
+    assert [recipe.steps for recipe in (*recipes, plan.scene_clip)] == [3] * 9
 
 
 @pytest.mark.slow
@@ -19,7 +19,10 @@ def test_the_one_command_trains_ships_and_skips_what_is_done(tmp_path):
     assert plan.weights("sam").exists()
     assert not plan.weights("coca").exists()
     stamp = plan.weights("sam").stat().st_mtime_ns
+    train(plan, frozenset({Model.SCENE_CLIP}))
+    assert not plan.weights("coca").exists()
     train(plan, frozenset(Model))
     assert plan.weights("sam").stat().st_mtime_ns == stamp
     load_coca("builtin:tiny/coca.json", WeightsConfig(uri=str(plan.weights("coca"))))
-    load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
+    for model in ("clip", "scene_clip"):
+        load_clip(f"builtin:tiny/{model}.json", WeightsConfig(uri=str(plan.weights(model))))

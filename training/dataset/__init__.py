@@ -2,6 +2,7 @@
 
 from training.dataset.filters import ExpressionFilter
 from training.dataset.iterable import RisIterableDataset, StreamOrder
+from training.dataset.joined import JoinedDataset
 from training.dataset.loading import ResumableLoader
 from training.dataset.mapped import RisDataset
 from training.dataset.mixed import MixedDataset, MixedIterableDataset
@@ -11,6 +12,7 @@ from training.dataset.snapshot import Snapshot
 __all__ = [
     "PARTS",
     "ExpressionFilter",
+    "JoinedDataset",
     "MixedDataset",
     "MixedIterableDataset",
     "ResumableLoader",

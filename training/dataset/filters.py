@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from schemas.errors import ConfigError
 from schemas.keeping import LISTENER_COLUMNS
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from schemas.shard import SOURCE_MODEL, SOURCES
 from schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from store.selecting import RowFilter
 
@@ -27,7 +27,6 @@ EXPRESSION_NUMBERS: Final = (
 MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
-SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ class ExpressionFilter:
     Attributes:
         tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept is what has
             distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
-            expressions have no score and pass; what becomes of lone masks `lone` says.
+            expressions and composed ones have no score and pass; what becomes of lone masks `lone` says.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
             as the method does; `drop` leaves them out, with and without a `tau`.
@@ -47,8 +46,8 @@ class ExpressionFilter:
         characters: Number of Unicode characters.
         max_clip_tokens: At most so many tokens of CLIP, start and end included, as CRIS counts its 17. Judged after
             reading: Parquet knows no tokens.
-        decoders: Of the first draw, some of `DECODERS`; None for any. A human's expression has none.
-        sources: Some of `SOURCES`; None for any.
+        decoders: Of the first draw, some of `DECODERS`; None for any. What was not drawn has none.
+        sources: Some of `schemas.shard.SOURCES`; None for any.
     """
 
     tau: float | None = None
@@ -126,7 +125,7 @@ class ExpressionFilter:
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
         if self.lone == "drop":
-            conditions.append(distinctiveness.is_valid() | (_source() == SOURCE_HUMAN))
+            conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
         return conditions
 
     def _expression_columns(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from schemas.errors import ConfigError
 from training.dataset.drawing import draw_below, key_of, permutation
 from training.dataset.iterable import RisIterableDataset
+from training.dataset.joined import JoinedDataset
 from training.dataset.mapped import Decoded, RisDataset
 from training.dataset.splitting import Stream
 from training.dataset.streaming import Position, StreamedDataset
@@ -47,7 +48,7 @@ class MixedDataset(Dataset[Any]):
 
     def __init__(
         self,
-        pseudo: RisDataset,
+        pseudo: RisDataset | JoinedDataset,
         human: RisDataset,
         *,
         fraction: float = 1.0,
@@ -57,7 +58,7 @@ class MixedDataset(Dataset[Any]):
         """Mix two datasets.
 
         Args:
-            pseudo: Made by models.
+            pseudo: Made by models; of one run or of several.
             human: Of an imported run.
             fraction: Share of the human masks that is used, in [0, 1]: the paper's 1, 5, 10, … %. The same masks in
                 every epoch.
@@ -91,6 +92,12 @@ class MixedDataset(Dataset[Any]):
     def __len__(self) -> int:
         """Return the items of an epoch."""
         return len(self._pseudo) + self._num_human
+
+    def mask_ids(self) -> list[str]:
+        """Return the mask of every item of the epoch, in order."""
+        human, order = self._human.mask_ids(), self._order(self._human.epoch)
+        repeated = [human[int(order[at % len(order)])] for at in range(self._num_human)]
+        return [*self._pseudo.mask_ids(), *repeated]
 
     def __getitem__(self, index: int) -> Any:
         """Return an item of either dataset.

@@ -28,6 +28,8 @@ SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
 
 # By how many other objects share the target's category; the last one of masks that are no object.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
+# Of kept expressions, as the column `kind` names them.
+KINDS: Final = ("attribute", "position", "relation", "group", "none")
 _HARDEST: Final = 3
 _NO_OBJECT: Final = -1
 
@@ -64,6 +66,7 @@ class Candidates:
         targets: Ids of the masks that each text is to refer to.
         draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
         is_kept: (R,) bool.
+        kinds: R of `KINDS`; empty where all are `attribute`.
     """
 
     size: tuple[int, int]
@@ -73,11 +76,12 @@ class Candidates:
     targets: Sequence[Sequence[str]]
     draws: Ints
     is_kept: Bools
+    kinds: Sequence[str] = ()
 
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
-        # What a human wrote was not drawn, and is a candidate all the same.
+        # What a human wrote or the composer made was not drawn, and is a candidate all the same.
         every = np.maximum(self.draws.sum(1), 1)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
 
@@ -117,31 +121,35 @@ def count_image(truth: ImageTruth, said: Candidates) -> Counts:
     counts = Counts()
     matched = match_image(truth, said)
     _count_masks(counts, matched, len(said.mask_ids))
-    verdicts = _judge(truth, said, matched.object_of_mask)
+    verdicts = judge(truth, said, matched.object_of_mask)
     weights = said.weights()
     _count_sets(counts, verdicts, weights, len(said.mask_ids), int(matched.is_visible.sum()))
     _count_kept(counts, truth, verdicts, said.is_kept)
+    _count_kinds(counts, verdicts, said)
     return counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Verdicts:
+class Verdicts:
     """What a truth says of R rows.
 
     Attributes:
         is_right: (R,) bool.
-        target: (R,) int64, the object that the first target is; -1 where it is none.
+        target: (R,) int64, the object that the one target is; -1 where it is none, or where there is not one target.
+        is_single: (R,) bool, whether there is one target.
         attributes: (R, 3) int64, stated, stated and true, true of the target; 0 where the target is no object.
         words: (R,) int64, between blanks.
     """
 
     is_right: Bools
     target: Ints
+    is_single: Bools
     attributes: Ints
     words: Ints
 
 
-def _judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int]) -> _Verdicts:
+def judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int]) -> Verdicts:
+    """Return what a truth says of each row of an image; `object_of_mask` as of `match_image`."""
     num_rows = len(said.texts)
     is_right = np.zeros(num_rows, dtype=np.bool_)
     target = np.full(num_rows, _NO_OBJECT, dtype=np.int64)
@@ -150,7 +158,7 @@ def _judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int
     referents: dict[str, frozenset[int] | None] = {}
     for row, (text, masks) in enumerate(zip(said.texts, said.targets, strict=True)):
         numbers = [object_of_mask.get(mask, _NO_OBJECT) for mask in masks]
-        target[row] = numbers[0] if numbers else _NO_OBJECT
+        target[row] = numbers[0] if len(numbers) == 1 else _NO_OBJECT
         if _NO_OBJECT in numbers:
             continue
         if text not in referents:
@@ -159,7 +167,8 @@ def _judge(truth: ImageTruth, said: Candidates, object_of_mask: Mapping[str, int
         if len(numbers) == 1:
             attributes[row] = truth.attributes(text, numbers[0]) or 0
     words = np.array([len(text.split()) for text in said.texts], dtype=np.int64)
-    return _Verdicts(is_right, target, attributes, words)
+    is_single = np.array([len(masks) == 1 for masks in said.targets], dtype=np.bool_)
+    return Verdicts(is_right, target, is_single, attributes, words)
 
 
 def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
@@ -171,7 +180,7 @@ def _count_masks(counts: Counts, matched: MatchedMasks, num_masks: int) -> None:
     counts.add("masks.objects", len(matched.object_of_mask), num_masks)
 
 
-def _count_sets(counts: Counts, verdicts: _Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
+def _count_sets(counts: Counts, verdicts: Verdicts, weights: Floats, num_masks: int, num_visible: int) -> None:
     is_object = verdicts.target != _NO_OBJECT
     totals, right = weights.sum(0), verdicts.is_right @ weights
     right_on_objects, of_objects = (verdicts.is_right & is_object) @ weights, is_object @ weights
@@ -194,10 +203,11 @@ def _count_sets(counts: Counts, verdicts: _Verdicts, weights: Floats, num_masks:
             counts.add(f"{name}.{figure}", float(numerator), float(denominator))
 
 
-def _count_kept(counts: Counts, truth: ImageTruth, verdicts: _Verdicts, is_kept: Bools) -> None:
-    """Count the kept expressions by how hard their target is to tell apart, and by its group."""
-    for number in np.unique(verdicts.target[is_kept]).tolist():
-        rows = is_kept & (verdicts.target == number)
+def _count_kept(counts: Counts, truth: ImageTruth, verdicts: Verdicts, is_kept: Bools) -> None:
+    """Count the kept expressions of one target by how hard it is to tell apart, and by its group."""
+    is_counted = is_kept & verdicts.is_single
+    for number in np.unique(verdicts.target[is_counted]).tolist():
+        rows = is_counted & (verdicts.target == number)
         right, total = float(verdicts.is_right[rows].sum()), float(rows.sum())
         if number == _NO_OBJECT:
             counts.add(f"difficulty.{DIFFICULTIES[-1]}", right, total)
@@ -206,3 +216,11 @@ def _count_kept(counts: Counts, truth: ImageTruth, verdicts: _Verdicts, is_kept:
         group = truth.group(number)
         if group is not None:
             counts.add(f"group.{group}", right, total)
+
+
+def _count_kinds(counts: Counts, verdicts: Verdicts, said: Candidates) -> None:
+    """Count the kept expressions by their kind."""
+    kinds = np.array(said.kinds or [KINDS[0]] * len(said.texts), dtype=np.str_)
+    for kind in np.unique(kinds[said.is_kept]).tolist():
+        rows = said.is_kept & (kinds == kind)
+        counts.add(f"kind.{kind}", float(verdicts.is_right[rows].sum()), float(rows.sum()))

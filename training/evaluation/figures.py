@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from training.evaluation.bootstrap import Estimate, ImageBootstrap
-from training.evaluation.counting import ALL, DIFFICULTIES, KEPT, SAMPLING, SETS
+from training.evaluation.counting import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,13 @@ MASK_FIGURES: Final[Mapping[str, Figure]] = {
     "mean_iou": Figure("mean IoU", "of each visible object with its mask, matched one-to-one; 0 where none is its"),
     "proposals": Figure("masks an object", "masks by visible objects"),
     "objects": Figure("masks that are objects", "masks that are matched to an object"),
+}
+KIND_TITLES: Final[Mapping[str, str]] = {
+    "attribute": "words alone",
+    "position": "a place in a row or the picture",
+    "relation": "a relation to another object",
+    "group": "several objects",
+    "none": "no object",
 }
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
 # What exceeds what, paired.
@@ -110,6 +117,7 @@ class Evaluation:
         mask_quality: By figure (`MASK_FIGURES`).
         difficulty: Kept expressions by how many other objects share the target's category.
         groups: Kept expressions by group of the target; empty where the truth has no groups.
+        kinds: Kept expressions by their kind; empty where there is only one.
         differences: By pair of `STEPS`, `kept − all`, then by figure.
         resamples: Of images, behind each interval.
         seed: Of the resampling.
@@ -127,6 +135,7 @@ class Evaluation:
     mask_quality: Mapping[str, Estimate]
     difficulty: Mapping[str, Part]
     groups: Mapping[str, Part]
+    kinds: Mapping[str, Part]
     differences: Mapping[str, Mapping[str, Estimate]]
     resamples: int
     seed: int
@@ -155,6 +164,7 @@ def summarise(
         mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
         difficulty=_parts(bootstrap, "difficulty", DIFFICULTIES),
         groups=_parts(bootstrap, "group", groups),
+        kinds=_kinds(bootstrap),
         differences={
             step_name(more, less): {
                 figure: bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") for figure in FIGURES
@@ -216,7 +226,13 @@ def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
     alike = {"0": "no other of its category", "1": "1 other", "2": "2 others", "3+": "3 or more others"}
     named = [(alike.get(name, "mask is no object"), "difficulty", part) for name, part in found.difficulty.items()]
     named += [(GROUP_TITLES.get(name, name), "attribute pair", part) for name, part in found.groups.items()]
+    named += [(KIND_TITLES.get(name, name), "kind", part) for name, part in found.kinds.items()]
     return {title: (kind, part) for title, kind, part in named if part.expressions}
+
+
+def _kinds(bootstrap: ImageBootstrap) -> dict[str, Part]:
+    parts = _parts(bootstrap, "kind", KINDS)
+    return parts if sum(part.expressions > 0 for part in parts.values()) > 1 else {}
 
 
 def _parts(bootstrap: ImageBootstrap, kind: str, names: Sequence[str]) -> dict[str, Part]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
-from schemas.shard import SOURCE_HUMAN
+from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from store.annotations import AnnotatedExpression, AnnotatedMask
 from training.exports.annotations import TextRule
 from training.exports.files import new_file
@@ -34,7 +34,8 @@ CSV_NAME: Final = "distinctive_captions_cc3m.csv"
 MASKS_FOLDER: Final = "datasets/pseudo_masks/cutler_sam"
 IMAGES_FOLDER: Final = "datasets/images/train2014"
 COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_caption", "doc", "one_mask")
-# Of what nothing scored, a human's: above the threshold of any run, and finite, since the trainer evaluates its text.
+# Of what nothing scored, a human's or a composed one: above the threshold of any run, and finite, since the trainer
+# evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
 
 
@@ -147,12 +148,12 @@ def captions_of(expressions: Sequence[AnnotatedExpression]) -> tuple[list[str], 
 
 def is_alone(expressions: Sequence[AnnotatedExpression]) -> bool:
     """Return whether a mask was scored without a rival: a model's expressions, none of them with a distinctiveness."""
-    models = [each for each in expressions if each.source != SOURCE_HUMAN]
+    models = [each for each in expressions if each.source == SOURCE_MODEL]
     return bool(models) and all(each.distinctiveness is None for each in models)
 
 
 def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:
-    if expression.source == SOURCE_HUMAN:
+    if expression.source != SOURCE_MODEL:
         return DOC_OF_HUMANS
     score = expression.correctness if is_alone else expression.distinctiveness
     # Without a noun there is no correctness: the last that the trainer would draw.

@@ -6,9 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.frozen import FrozenModel
-
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+from schemas.frozen import FrozenModel, NonNegative
 
 
 class PointGeneratorConfig(FrozenModel):

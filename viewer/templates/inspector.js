@@ -126,7 +126,7 @@ function detail(e) {
     ["distinctiveness", fixed(e.distinctiveness, 3)], ["uniqueness", fixed(e.uniqueness, 3)], ["correctness", fixed(e.correctness, 3)],
     ...["confidence", "rank", "listener", "truth"].filter((name) => name in e).map((name) => [name, name === "rank" ? e.rank : fixed(e[name], 3)]),
     ["rival", e.rival === null ? "none" : maskLink(e.image.masks[e.rival])],
-    ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a person" : `${e.count} ×`], ["weight", fixed(e.weight)],
+    ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a person" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
   ];
   const list = make("dl", "scores", ...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value))));
   return make("div", "detail", why, list, e.draws.length ? drawsTable(e) : null);

@@ -39,6 +39,7 @@ const rivalOf = (e) => (e.rival === null ? null : e.image.masks[e.rival]);
 // A short reason for a list, and a sentence for who asks.
 function reason(e) {
   if (e.human) return isKept[e.id] ? ["written by a person", "A person wrote it, and what people write is kept."] : ["by the run's rule", "A person wrote it, and the run did not keep it."];
+  if (e.composed) return ["composed", `It was composed from what was drawn for the masks and where they lie. The composer keeps what it writes${isKept[e.id] ? "" : "; the run did not"}.`];
   if (!e.judged) {
     const what = e.targets.length ? "of several masks" : "refers to nothing";
     return [what, `It ${e.targets.length ? "speaks of several masks" : "refers to nothing in the image"}: no threshold decides on it, and the run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];

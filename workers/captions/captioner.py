@@ -50,6 +50,11 @@ class CocaCaptioner:
         self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype
 
+    @property
+    def num_pairs(self) -> int:
+        """(prefix, crop) pairs that the decoder has computed so far, a listener's included; a benchmark reads it."""
+        return self._engine.counts.num_computed + (self._listener.num_computed if self._listener else 0)
+
     @classmethod
     def weights_digest(cls, config: CaptionsConfig) -> str:
         """Return the sha256 of the weights that `config` names, without loading the model."""

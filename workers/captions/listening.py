@@ -155,8 +155,7 @@ def _heard(image: _Image, listening: ListeningConfig) -> Heard:
     rows = np.arange(len(scores))
     own = scores[rows, image.targets]
     truth = own / image.texts.lengths
-    compared = scores / image.texts.lengths[:, None] if listening.compare == "mean" else scores
-    odds = np.where(image.asked[image.targets], compared / listening.temperature, -np.inf)
+    odds = np.where(image.asked[image.targets], scores / listening.temperature, -np.inf)
     odds -= odds.max(axis=1, keepdims=True)
     share = np.exp(odds[rows, image.targets]) / np.exp(odds).sum(axis=1)
     if listening.min_truth is not None:

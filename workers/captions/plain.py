@@ -115,6 +115,12 @@ class PlainEngine:
             return "all", others
         return "nearest", sorted(others, key=lambda other: -cosines[other])[: sampling.others_max]
 
+    def _weights(self, cosines: Floats) -> Floats:
+        """Return how much each other mask counts; they sum to one."""
+        if self._config.sampling.others_weighting == "mean" or not len(cosines):
+            return np.full(len(cosines), 1 / max(len(cosines), 1))
+        return _softmax(cosines / self._config.sampling.others_temperature)
+
     def _next(
         self,
         prefix: Sequence[int],
@@ -134,8 +140,8 @@ class PlainEngine:
             own[self._special.eos] = -np.inf
         kept = _kept(own, decoder)
         temperature = self._config.sampling.temperature
-        mean = sum((cosines[j] * z for j, z in zip(others, logits[1:], strict=True)), np.zeros_like(own))
-        contrast = own - self._config.sampling.others_weight * mean / max(len(others), 1)
+        weights = self._weights(cosines[others]) * cosines[others]
+        contrast = own - self._config.sampling.others_weight * (weights @ logits[1:])
         own_q = _softmax(own[kept] / temperature)
         q = _softmax(contrast[kept] / temperature)
         q[kept == self._special.eos] = own_q[kept == self._special.eos]

@@ -58,7 +58,7 @@ class Others:
 
     Attributes:
         indices: (N, M) int64, the masks j that count for mask i; M = 0 where the target stands alone.
-        weights: (N, M) float, others_weight · s_ij / M.
+        weights: (N, M) float, others_weight · s_ij / M, or of `similar` others_weight · s_ij · softmax_j(s_ij / T).
         how: `none`, `all`, `nearest` or `own`, as `CaptionSample.others` records it.
     """
 
@@ -110,8 +110,11 @@ def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
     # The target itself sorts last, wherever its own similarity would put it.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
     indices = apart.argsort(dim=1, descending=True, stable=True)[:, :num_others].sort(dim=1).values
-    weights = similarity.gather(1, indices) * (sampling.others_weight / num_others)
-    return Others(indices, weights, "all" if num_others == num_masks - 1 else "nearest")
+    cosines = similarity.gather(1, indices)
+    share: torch.Tensor | float = sampling.others_weight / num_others
+    if sampling.others_weighting == "similar":
+        share = sampling.others_weight * (cosines / sampling.others_temperature).softmax(dim=1)
+    return Others(indices, cosines * share, "all" if num_others == num_masks - 1 else "nearest")
 
 
 def _no_others(similarity: torch.Tensor, how: str) -> Others:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.confidence import confidences, ranks
+from schemas.confidence import Rated, confidences, ranks
 from schemas.config import ComputeConfig, FilterConfig
 from schemas.keeping import Floats, meets
 from schemas.listening import ConfidenceConfig
@@ -193,7 +193,8 @@ def _columns(
         **{name: np.array([getattr(e, name) for e in candidates], np.float64) for name in _HEARD},
     }
     groups = [e.target_mask_ids[0] for e in candidates]
-    found = undefined if confidence is None else confidences(columns, groups, confidence)
+    rated = Rated(groups, [e.text for e in candidates], columns)
+    found = undefined if confidence is None else confidences(rated, confidence)
     return {**columns, "confidence": found, "rank": ranks(found, groups)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -61,6 +61,20 @@ def candidates(*rows, masks=None, kept=True, draws=(0, 0, 1, 0)) -> Candidates:
         draws=np.array([each for _, _, each, _ in whole], dtype=np.int64).reshape(-1, 4),
         is_kept=np.array([each for _, _, _, each in whole], dtype=bool),
     )
+
+
+def test_kinds_are_counted_apart_and_what_has_not_one_target_covers_no_object():
+    said = candidates((0, "0"), ((0, 1), "0 1"), ((), ""), ((), "2"))
+    sums = count_image(Known(), replace(said, kinds=["position", "group", "none", "none"])).sums
+    assert {name: pair for name, pair in sums.items() if name.startswith("kind.")} == {
+        "kind.position": (1.0, 1.0),
+        "kind.group": (1.0, 1.0),
+        "kind.none": (1.0, 2.0),
+    }
+    assert sums["kept.accuracy"] == (3.0, 4.0)
+    assert sums["kept.coverage"] == (1.0, 3.0)
+    assert "difficulty.no object" not in sums
+    assert count((0, "0"))["kind.attribute"] == (1.0, 1.0)
 
 
 def count(*rows, truth=None, **options):

@@ -46,15 +46,13 @@ def plain_scores(image, kind):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("compare", ["sum", "mean"])
-def test_the_scores_are_those_of_their_definition(compare):
+def test_the_scores_are_those_of_their_definition():
     image = image_crops(num_masks=3, num_kinds=2)
     crops = ("masked", "context_1")
-    heard = hear(image, crops=crops, compare=compare, temperature=2.0)
+    heard = hear(image, crops=crops, temperature=2.0)
     scores = (plain_scores(image, 0) + plain_scores(image, 1)) / 2
     rows, lengths = np.arange(len(TEXTS)), np.array([len(text) + 1 for text in TEXTS])
-    compared = (scores / lengths[:, None] if compare == "mean" else scores) / 2.0
-    share = np.exp(compared) / np.exp(compared).sum(axis=1, keepdims=True)
+    share = np.exp(scores / 2.0) / np.exp(scores / 2.0).sum(axis=1, keepdims=True)
     assert heard.caption_score == pytest.approx(scores[rows, TARGETS], abs=1e-9)
     assert heard.truth == pytest.approx(scores[rows, TARGETS] / lengths, abs=1e-9)
     assert heard.listener == pytest.approx(share[rows, TARGETS], abs=1e-9)

@@ -12,25 +12,34 @@ from workers.checkpoints.weights import weights_digest
 
 CONFIG = load_config("tiny")
 TINY = files("workers.checkpoints") / "tiny"
+SCENE_CLIP = "builtin:tiny/scene_clip.json"
+SCENE_WEIGHTS = WeightsConfig(uri="builtin:tiny/scene_clip.safetensors")
 
 
 def test_the_shipped_models_load():
     assert not load_sam(CONFIG.masks.architecture, CONFIG.masks.weights).training
     assert not load_coca(CONFIG.captions.architecture, CONFIG.captions.weights).training
     assert not load_clip(CONFIG.filtering.architecture, CONFIG.filtering.weights).training
+    assert not load_clip(SCENE_CLIP, SCENE_WEIGHTS).training
 
 
 def test_the_shipped_models_are_small():
-    assert sum(len((TINY / f"{name}.safetensors").read_bytes()) for name in ("sam", "coca", "clip")) < 10_000_000
+    assert (
+        sum(len((TINY / f"{name}.safetensors").read_bytes()) for name in ("sam", "coca", "clip", "scene_clip"))
+        < 13_000_000
+    )
 
 
-@pytest.mark.parametrize(("model", "stage"), [("sam", "masks"), ("coca", "captions"), ("clip", "filtering")])
+@pytest.mark.parametrize(
+    ("model", "stage"), [("sam", "masks"), ("coca", "captions"), ("clip", "filtering"), ("scene_clip", None)]
+)
 def test_the_digests_of_the_files_are_those_of_the_preset_and_of_the_model_card(model, stage):
     # After a training: python -m synthworld.ship OUT
     card = (TINY / "MODEL_CARD.md").read_text(encoding="utf-8")
     said = re.search(rf"`{model}\.safetensors` \| `([0-9a-f]{{64}})`", card)
     found = weights_digest(WeightsConfig(uri=f"builtin:tiny/{model}.safetensors"))
-    assert getattr(CONFIG, stage).weights.sha256 == found
+    if stage is not None:
+        assert getattr(CONFIG, stage).weights.sha256 == found
     assert said is not None
     assert said.group(1) == found
 

@@ -1,0 +1,95 @@
+"""Figures of composed expressions, image by image: what they are, and what an image gains by them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.oracle.judging import candidates_of
+from schemas.composing import ComposedKind, ComposingConfig
+from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
+from synthworld.scenes import Scene
+from synthworld.truth import SceneImageTruth
+from training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
+from training.evaluation.counting import count_image
+from workers.composing import english
+from workers.composing.composer import Composer
+from workers.composing.views import view_of
+
+BEFORE, AFTER, COMPOSED = "before", "after", "composed"
+# What the same evidence gives without a place: phrases that surely are true of their mask and of no other.
+WORDS = "words"
+KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
+_FIGURES = ("accuracy", "coverage", "yield", "words")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Estimates by name, how many expressions of each kind there are, and the seconds of one core an image."""
+
+    estimates: dict[str, Estimate]
+    counts: dict[str, int]
+    seconds_per_image: float
+
+
+def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: ComposingConfig) -> Measured:
+    """Return what composing under `config` does to annotated scenes; scenes are resampled, differences paired."""
+    composer = Composer(config)
+    started = time.process_time()
+    composed = [composer(image) for image in images]
+    seconds = time.process_time() - started
+    bootstrap = ImageBootstrap(
+        _sums(scene, image) | _words_alone(scene, image, config) for scene, image in zip(scenes, composed, strict=True)
+    )
+    names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED, WORDS) for figure in _FIGURES]
+    kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
+    estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds)}
+    for more, less, figure in (
+        (AFTER, BEFORE, "coverage"),
+        (AFTER, BEFORE, "accuracy"),
+        (COMPOSED, BEFORE, "accuracy"),
+    ):
+        estimates[f"{more} - {less}.{figure}"] = bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}")
+    counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in KINDS}
+    counts |= {part: round(bootstrap.total(f"{part}.accuracy")[1]) for part in (BEFORE, AFTER, COMPOSED)}
+    counts |= {"objects": round(bootstrap.total(f"{BEFORE}.coverage")[1])}
+    return Measured(estimates, counts, seconds / max(1, len(images)))
+
+
+def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
+    """The figures of one image: of what the filter kept, of that and composed ones, and of composed ones alone."""
+    truth = SceneImageTruth(scene)
+    found: dict[str, tuple[float, float]] = {}
+    for part, keeps in (
+        (BEFORE, lambda each: each.kept and not _is_composed(each)),
+        (AFTER, lambda each: each.kept),
+        (COMPOSED, lambda each: _is_composed(each) and len(each.target_mask_ids) == 1),
+    ):
+        sums = count_image(truth, candidates_of(image, keeps)).sums
+        found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
+        if part == AFTER:
+            found |= dict(_kinds(sums))
+    return found
+
+
+def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> dict[str, tuple[float, float]]:
+    """The figures of expressions by words alone, from the evidence that the composer has."""
+    view = view_of(image, english, config)
+    texts = [
+        ExpressionRecord((image.masks[row.target].mask_id,), english.definite(row.phrase), (), kept=True)
+        for rows in view.rows
+        for row in rows
+        if not row.rivals
+    ]
+    said = candidates_of(replace(image, expressions=tuple(texts)), lambda each: each.kept)
+    sums = count_image(SceneImageTruth(scene), said).sums
+    return {f"{WORDS}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
+
+
+def _kinds(sums: Sums) -> Iterator[tuple[str, tuple[float, float]]]:
+    return ((name, pair) for name, pair in sums.items() if name.startswith("kind."))
+
+
+def _is_composed(expression: ExpressionRecord) -> bool:
+    return expression.source == SOURCE_COMPOSER

@@ -1,0 +1,77 @@
+"""What listening costs beside captioning: `python -m benchmarks.listening.cost [--scenes N] [--json F]`.
+
+Seconds are of the processor, on one thread, over the same proposed masks; pairs are (prefix, crop) pairs that the
+decoder computed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.config_loading import load_config
+from schemas.shard import Shard
+from synthworld.scenes import Split, make_scene
+from synthworld.shards import scene_image, scene_shard
+from workers.captions import CocaCaptioner
+from workers.masks import SamProposer
+
+LISTENERS: Final = {
+    "none": [],
+    "one crop kind": ["captions.listening={}"],
+    "two crop kinds": ["captions.listening={crops: [masked, context_1.2]}"],
+    "two, truth > -1": ["captions.listening={crops: [masked, context_1.2], min_truth: -1}"],
+}
+
+
+def main(
+    scenes: Annotated[int, typer.Option(min=1, help="Development scenes.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="The least of so many counts.")] = 3,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Print seconds and pairs an image, by what is listened to."""
+    torch.set_num_threads(1)
+    config = load_config("tiny")
+    images = [scene_image(make_scene(Split.DEVELOPMENT, position)) for position in range(scenes)]
+    shard = SamProposer(config.masks, config.compute)(scene_shard(images))
+    captioners = {name: _captioner(settings) for name, settings in LISTENERS.items()}
+    seconds = {name: [_seconds(captioner, shard) for _ in range(rounds)] for name, captioner in captioners.items()}
+    plain = min(seconds["none"])
+    table = Table(title=f"captioning of {scenes} scenes, {sum(len(image.masks) for image in shard.images)} masks")
+    for header in ("listener", "CPU s an image", "of captioning", "pairs an image"):
+        table.add_column(header, justify="left" if header == "listener" else "right")
+    report: dict[str, Any] = {"scenes": scenes, "listeners": {}}
+    for name, captioner in captioners.items():
+        best = min(seconds[name])
+        pairs = captioner.num_pairs / (scenes * rounds)
+        table.add_row(name, f"{best / scenes:.3f}", f"{best / plain - 1:+.0%}", f"{pairs:.0f}")
+        report["listeners"][name] = {
+            "cpu_s_an_image": round(best / scenes, 4),
+            "share_of_captioning": round(best / plain - 1, 3),
+            "pairs_an_image": round(pairs, 1),
+        }
+    Console().print(table)
+    if json_path is not None:
+        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _captioner(settings: list[str]) -> CocaCaptioner:
+    config = load_config("tiny", None, settings)
+    return CocaCaptioner(config.captions, config.compute)
+
+
+def _seconds(captioner: CocaCaptioner, shard: Shard) -> float:
+    started = time.process_time()
+    captioner(shard)
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,82 @@
+"""What is kept by each rule, counted on test scenes, with intervals over scenes and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.listening.collecting import SceneRows
+from benchmarks.listening.fitting import Bounds, sums_of
+from schemas.keeping import Flags, is_above
+from schemas.listening import ConfidenceConfig
+from training.evaluation.bootstrap import Estimate, ImageBootstrap
+from training.evaluation.figures import interval_text, value_text
+
+FIGURES: Final = ("accuracy", "yield", "coverage")
+PAPER_TAU: Final = 1.0
+
+
+def by_tau(scene: SceneRows, tau: float) -> Flags:
+    """Return what the paper's filter keeps, (T,) bool."""
+    return is_above(scene.rated.scores["distinctiveness"], tau)
+
+
+def bootstrap(
+    scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, tuple[ConfidenceConfig, Bounds]]
+) -> ImageBootstrap:
+    """Return the figures of each rule over the same resamples of scenes, named `<rule>.<figure>`.
+
+    Args:
+        scenes: Test scenes.
+        tau: Of the preset's own filter, the rule `preset`; beside it stand `paper`, and `right`: every right candidate.
+        rules: Weights and bounds by name.
+    """
+
+    def sums(scene: SceneRows) -> dict[str, tuple[float, float]]:
+        kept = {
+            "right": scene.is_right,
+            "paper": by_tau(scene, PAPER_TAU),
+            "preset": by_tau(scene, tau),
+            **{name: bounds.keeps(scene, config) for name, (config, bounds) in rules.items()},
+        }
+        return {f"{name}.{key}": pair for name, keep in kept.items() for key, pair in sums_of(scene, keep).items()}
+
+    return ImageBootstrap([sums(scene) for scene in scenes])
+
+
+def rule_tree(found: ImageBootstrap, name: str) -> dict[str, Any]:
+    """Return a rule's figures as JSON values, each with its interval."""
+    return {figure: _tree(found.ratio(f"{name}.{figure}")) for figure in FIGURES}
+
+
+def step_tree(found: ImageBootstrap, better: str, worse: str) -> dict[str, Any]:
+    """Return by how much a rule exceeds another, paired over scenes, as JSON values."""
+    return {figure: _tree(found.difference(f"{better}.{figure}", f"{worse}.{figure}")) for figure in FIGURES}
+
+
+def table_of(title: str, found: ImageBootstrap, names: Sequence[str], steps: Sequence[tuple[str, str]]) -> Table:
+    """Return rules and paired steps as a printed table."""
+    table = Table(title=title)
+    table.add_column("rule")
+    for figure in FIGURES:
+        table.add_column(figure, justify="right")
+    for name in names:
+        table.add_row(name, *(_text(found.ratio(f"{name}.{figure}")) for figure in FIGURES))
+    table.add_section()
+    for better, worse in steps:
+        cells = (_text(found.difference(f"{better}.{figure}", f"{worse}.{figure}"), sign="+") for figure in FIGURES)
+        table.add_row(f"{better} − {worse}", *cells)
+    return table
+
+
+def _text(estimate: Estimate, *, sign: str = "") -> str:
+    return f"{value_text(estimate, 3, sign=sign)} {interval_text(estimate, 3, sign=sign)}"
+
+
+def _tree(estimate: Estimate) -> dict[str, Any]:
+    values = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (None if np.isnan(each) else round(each, 4) for each in values)
+    return {"value": value, "interval": [low, high]}

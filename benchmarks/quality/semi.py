@@ -1,0 +1,98 @@
+"""Few true annotations with and without machine-made ones: the paper's Figure 4 on scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from benchmarks.quality.arms import Arm, mean_and_deviation, seeded, train_arms
+from benchmarks.quality.options import Options
+from benchmarks.quality.parts import Part, Result, plot_name
+from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
+from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.tables import markdown_table
+from synthworld.scenes import Split
+
+SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 1.0)
+_QUICK_SHARES: Final = (0.0, 0.05, 1.0)
+_NUM_SCENES, _QUICK_SCENES = 400, 40
+_NUM_TEST, _QUICK_TEST = 200, 20
+_NUM_SEEDS: Final = 2
+
+
+def run(options: Options) -> Result:
+    """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
+    scenes = training_scenes(options.pick(_NUM_SCENES, _QUICK_SCENES))
+    val = true_run(options, SceneRun(Split.TEST, options.pick(_NUM_TEST, _QUICK_TEST)))
+    pseudo = pseudo_run(options, scenes)
+    shares = _QUICK_SHARES if options.is_quick else SHARES
+    counts = {share: max(1, round(share * scenes.count)) if share else 0 for share in shares}
+    groups: dict[str, list[Arm]] = {}
+    for share, count in counts.items():
+        true = true_run(options, training_scenes(count)) if count else None
+        groups[f"mixed {share}"] = seeded(options, Arm((pseudo,), val, human=true), num_seeds=_NUM_SEEDS)
+        if true is not None:
+            groups[f"alone {share}"] = seeded(options, Arm((true,), val), num_seeds=_NUM_SEEDS)
+    figures = train_arms(options, groups, shown="students with few annotations")
+    return {
+        "scenes": scenes.count,
+        "test_scenes": options.pick(_NUM_TEST, _QUICK_TEST),
+        "points": [
+            {
+                "share": share,
+                "annotated": count,
+                "mixed": figures[f"mixed {share}"],
+                "alone": figures.get(f"alone {share}"),
+            }
+            for share, count in counts.items()
+        ],
+    }
+
+
+def section(result: Result) -> str:
+    """Return the part's Markdown."""
+    rows = [
+        [
+            f"{100 * point['share']:g} %",
+            f"{point['annotated']}",
+            mean_and_deviation(point["alone"]) if point["alone"] else "–",
+            mean_and_deviation(point["mixed"]),
+            f"{_gain(point):+.3f}" if point["alone"] else "–",
+        ]
+        for point in result["points"]
+    ]
+    intro = (
+        f"{result['scenes']} training scenes, all annotated by `tiny`; of a share of them a student sees the true "
+        f"masks and people's expressions too. mIoU on {result['test_scenes']} test scenes, mean ± standard "
+        "deviation of the seeds."
+    )
+    header = ["annotated by people", "scenes", "people alone", "with pseudo-annotation", "gain"]
+    return "\n\n".join(
+        ["## Few annotations", intro, markdown_table(header, rows), f"![mIoU]({plot_name('semi', 'miou')})"]
+    )
+
+
+def plots(result: Result) -> Mapping[str, str]:
+    """Return the curve."""
+    points = result["points"]
+    lines = [
+        Line("with pseudo-annotation", [_whisker(at, point["mixed"]) for at, point in enumerate(points)]),
+        Line("people alone", [_whisker(at, point["alone"]) for at, point in enumerate(points) if point["alone"]], True),
+    ]
+    heights = [place[1] for line in lines for place in line.points]
+    labels = [(float(at), f"{100 * point['share']:g} %") for at, point in enumerate(points)]
+    along = Axis("share of scenes annotated by people", -0.3, len(points) - 0.7, labels)
+    return {"miou": line_chart("mIoU over annotation", along, axis_of("mIoU", [0.0, *heights]), lines)}
+
+
+def _whisker(at: int, figures: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    mean, deviation = figures["miou"]["mean"], figures["miou"]["std"]
+    return float(at), mean, mean - deviation, mean + deviation
+
+
+def _gain(point: Mapping[str, Any]) -> float:
+    gain: float = point["mixed"]["miou"]["mean"] - point["alone"]["miou"]["mean"]
+    return gain
+
+
+PART = Part("semi", run, section, plots)

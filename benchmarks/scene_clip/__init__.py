@@ -1,0 +1,1 @@
+"""Where the scene CLIP points: the response map of a caption against the mask of the object that it names."""

@@ -1,0 +1,107 @@
+"""`pseudoris predict`: the mask of an expression in one image, by a trained student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.console import facts_table, printable, report, stdout
+from schemas.config import ImagesConfig
+from schemas.errors import ConfigError, ImageError
+from schemas.ids import sha256_hex
+from schemas.texts import clean_text
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+DEFAULT_OUT = Path("overlay.png")
+
+
+def predict(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Argument(metavar="TEXT", help='What to find: "the small dotted red circle".', show_default=False),
+    ],
+    model: Annotated[
+        Path,
+        typer.Option("--model", help="--out of `pseudoris train student`, or its checkpoint.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Picture to write: the mask on the image, the text below.")] = (
+        DEFAULT_OUT
+    ),
+    mask_out: Annotated[
+        Path | None, typer.Option("--mask", help="Also write the mask alone, a PNG of 0 and 255.", show_default=False)
+    ] = None,
+) -> None:
+    """Show which object of an image an expression refers to, by a trained student."""
+    expression = clean_text(text)
+    if not expression:
+        raise ConfigError("the expression is empty: say what to look for")
+    for path in filter(None, (out, mask_out)):
+        _check_picture(path)
+    # Only here: other commands need not wait for what these import.
+    from PIL import Image as Pictures
+
+    from training.student.overlay import draw_overlay
+    from training.student.predicting import load_student
+
+    pixels, image_id = _read(image)
+    learner = load_student(model)
+    logits = learner.logits(image_id, pixels, [expression])[0]
+    mask = logits > 0
+    _save(draw_overlay(pixels, mask, expression), out)
+    if mask_out is not None:
+        _save(Pictures.fromarray(mask.numpy()).convert("L"), mask_out)
+    table = facts_table(printable(expression))
+    if mask.any():
+        table.add_row("pixels", f"{int(mask.sum()):,} of {mask.numel():,}, {float(mask.float().mean()):.1%}")
+        table.add_row("box", ", ".join(map(str, _box(mask))) + "  (x0, y0, x1, y1)")
+        table.add_row("certainty", f"{float(logits.sigmoid()[mask].mean()):.2f}, mean probability inside")
+    else:
+        table.add_row("nothing found", "no pixel is likelier inside than outside")
+    stdout.print(table)
+    report("picture", str(out), "green")
+
+
+def _read(path: Path) -> tuple[torch.Tensor, str]:
+    """Return an image (3, H, W) uint8 upright, and what tells it from others."""
+    import torch
+
+    from workers.images.decoding import decode_upright
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the image {path} cannot be read ({error.strerror}): give a file") from error
+    try:
+        pixels = decode_upright(data, ImagesConfig())
+    except ImageError as error:
+        raise ConfigError(f"the image {path} cannot be used: {error.message}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1), sha256_hex(data)
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a name that no picture can have, before any model is loaded."""
+    from PIL import Image as Pictures
+
+    if Pictures.registered_extensions().get(path.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
+        raise ConfigError(f"{path} is to be a picture: let its name end in .png, .jpg or .webp")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
+
+
+def _save(picture: Image, path: Path) -> None:
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _box(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    """Return the tight box of a mask that is not empty."""
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

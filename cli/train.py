@@ -1,0 +1,139 @@
+"""`pseudoris train`: a learner on one or several runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cli import options
+from cli.annotate import INTERRUPTED
+from cli.console import command, facts_table, format_seconds, path_lines, report, stderr, stdout
+
+if TYPE_CHECKING:
+    from training.learning import FitSummary, StepReport
+    from training.student.training import StudentRequest
+
+app = typer.Typer(help="Train a learner on the expressions of runs.", no_args_is_help=True)
+
+
+@app.command("student")
+def student(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs, imports among them; folders or urls.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Local folder of the training: checkpoint, logs, summary.", show_default=False)
+    ],
+    val: Annotated[
+        str | None,
+        typer.Option("--val", help="Run or import whose kept expressions are asked at the end.", show_default=False),
+    ] = None,
+    human: Annotated[
+        str | None,
+        typer.Option(
+            "--human",
+            help="Import to mix in, by data.human_fraction and data.human_share.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
+    config_file: options.ConfigFile = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value over everything, e.g. model.width=96.", show_default=False),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="As --set training.num_steps=….", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Steps for so many passes over the masks.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+) -> None:
+    """Train the student, a supervised model of referring image segmentation, on runs; ask it held-out expressions."""
+    # Only here: other commands need not wait for what this one imports.
+    from training.student.config import load_student_config
+    from training.student.training import StudentRequest
+
+    words = [*(assignments or ())]
+    words += [f"training.num_steps={steps}"] if steps is not None else []
+    words += [f"training.seed={seed}"] if seed is not None else []
+    if steps is not None and epochs is not None:
+        raise typer.BadParameter("give --steps or --epochs, not both")
+    config = load_student_config(preset, config_file, words)
+    request = StudentRequest(config, runs, out, val=val, human=human, num_epochs=epochs, is_resuming=resume)
+    raise typer.Exit(_run(request))
+
+
+def _run(request: StudentRequest) -> int:
+    from training.learning import open_fabric
+    from training.student.training import train_student
+
+    fabric = open_fabric(request.config.training)
+    try:
+        with _progress(is_shown=fabric.is_global_zero) as on_step:
+            _, summary = train_student(request, fabric, on_step=on_step)
+    except KeyboardInterrupt:
+        report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
+        return INTERRUPTED
+    if fabric.is_global_zero:
+        stdout.print(summary_view(summary))
+        stdout.print(_next(request.out), soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
+    """Give a callback that shows steps as a bar, and validations as lines; only on the first process."""
+    if not is_shown:
+        yield lambda step: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True) as progress:
+        task = progress.add_task("reading the runs", total=None)
+
+        def on_step(step: StepReport) -> None:
+            loss = step.values.get("train/loss")
+            note = "validating" if loss is None else f"training, loss {loss:.3f}"
+            progress.update(task, completed=step.step, total=step.num_steps, description=note)
+            if loss is None and step.values:
+                progress.console.print(f"step {step.step}: {figures_text(step.values)}")
+
+        yield on_step
+
+
+def figures_text(figures: Mapping[str, float]) -> str:
+    """Return figures of a validation in one line: `mIoU 0.612, oIoU 0.655, P@0.5 0.700`."""
+    named = {name.removeprefix("val/"): value for name, value in figures.items()}
+    return ", ".join(f"{_title(name)} {value:.3f}" for name, value in named.items())
+
+
+def summary_view(summary: FitSummary) -> RenderableType:
+    """Return how a training ended as a table."""
+    table = facts_table("trained")
+    table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
+    validating = f", {format_seconds(summary.validation_s)} of it validating" if summary.figures else ""
+    table.add_row("time", f"{format_seconds(summary.wall_s)}{validating}")
+    table.add_row("parameters", f"{summary.num_parameters:,} trained")
+    for name, value in summary.figures.items():
+        table.add_row(_title(name), f"{value:.3f}")
+    return table
+
+
+def _next(out: Path) -> RenderableType:
+    ask = command("predict", "IMAGE", "the small red circle", "--model", str(out))
+    return path_lines("next", {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])})
+
+
+def _title(name: str) -> str:
+    """Return a figure's name as papers write it."""
+    if name.startswith("p") and name[1:].isdigit():
+        return f"P@{int(name[1:]) / 100:.1f}"
+    return {"miou": "mIoU", "oiou": "oIoU"}.get(name, name)

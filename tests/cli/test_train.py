@@ -1,0 +1,106 @@
+"""`pseudoris train student` and `pseudoris predict` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli.main import app
+from schemas.errors import ConfigError
+from tests.training.dataset.builders import build_run
+from tests.training.student.builders import clip_words
+
+
+def invoke(*arguments: str):
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a small run, a training on it, and what the command printed."""
+    folder = tmp_path_factory.mktemp("a student é")
+    run = build_run(folder / "data").location.root
+    words = [each for word in clip_words(folder) for each in ("--set", word)]
+    arguments = ["train", "student", run, "--val", run, "--out", folder / "out", "--epochs", "4", "--seed", "2", *words]
+    return folder, arguments, invoke(*arguments)
+
+
+def test_a_training_ends_with_its_figures_and_the_next_command(trained):
+    folder, _, result = trained
+    assert result.exit_code == 0, result.output
+    for words in ("12, 12 of them now", "parameters", "mIoU", "oIoU", "P@0.5", "P@0.9", "pseudoris predict IMAGE"):
+        assert words in result.output
+    settings = json.loads((folder / "out" / "config.json").read_text())
+    assert settings["config"]["training"]["num_steps"] == 12
+    assert settings["config"]["training"]["seed"] == 2
+
+
+def test_a_finished_training_is_resumed_by_validating_it_again(trained):
+    _, arguments, before = trained
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        invoke(*arguments)
+    again = invoke(*arguments, "--resume")
+    assert "12, 0 of them now" in again.output
+    assert [line for line in again.output.splitlines() if "IoU" in line] == [
+        line for line in before.output.splitlines() if "IoU" in line
+    ]
+
+
+def test_a_prediction_is_a_picture_with_the_text_below(trained):
+    folder, _, _ = trained
+    image = next((folder / "data" / "images").iterdir())
+    out, mask = folder / "seen.png", folder / "mask.png"
+    result = invoke("predict", image, "The  text 1.", "--model", folder / "out", "--out", out, "--mask", mask)
+    assert result.exit_code == 0, result.output
+    assert "the text 1" in result.output
+    with Image.open(image) as before, Image.open(out) as picture, Image.open(mask) as alone:
+        factor = picture.width // before.width
+        assert picture.width == factor * before.width >= 480
+        assert picture.height > factor * before.height
+        assert alone.size == before.size
+        assert set(np.unique(np.asarray(alone))) <= {0, 255}
+    again = invoke("predict", image, "the text 1", "--model", folder / "out" / "checkpoint.pt", "--out", out)
+    assert again.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{image}", " . ", "--model", "{out}"], "the expression is empty"),
+        (["{image}", "a", "--model", "{data}"], "there is no checkpoint at"),
+        (["{image}", "a", "--model", "{image}"], "is no checkpoint of a training"),
+        (["{data}/none.png", "a", "--model", "{out}"], "cannot be read .*: give a file"),
+        (["{out}/config.json", "a", "--model", "{out}"], "cannot be used: "),
+        (["{image}", "a", "--model", "{out}", "--out", "{data}/x.txt"], "let its name end in .png"),
+        (["{image}", "a", "--model", "{out}", "--out", "{data}/no/x.png"], "there is no folder"),
+    ],
+)
+def test_a_mistake_is_named(trained, arguments, message):
+    folder, _, _ = trained
+    image = next((folder / "data" / "images").iterdir())
+    places = {"image": image, "out": folder / "out", "data": folder / "data"}
+    with pytest.raises(ConfigError, match=message):
+        invoke("predict", *(each.format(**places) for each in arguments))
+
+
+def test_steps_and_epochs_exclude_each_other(tmp_path):
+    result = invoke("train", "student", tmp_path, "--out", tmp_path / "out", "--steps", "3", "--epochs", "1")
+    assert result.exit_code == 2
+    assert "not both" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "tinny"], "did you mean 'tiny'"),
+        (["--set", "model.widht=3"], "model.widht: unknown key; did you mean model.width"),
+        (["--steps", "20"], "num_warmup_steps 50 is not below num_steps 20"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path, words, message):
+    with pytest.raises(ConfigError, match=message):
+        invoke("train", "student", tmp_path / "run", "--out", tmp_path / "out", *words)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from schemas.errors import ConfigError
+from training.learning import TrainingConfig, TrainingFolder
+from training.learning.folder import load_checkpoint
+from training.learning.schedule import rate_at
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
+    folder = TrainingFolder(tmp_path / "out")
+    folder.begin({"a": 1})
+    assert folder.load() is None
+    folder.save({"module": {"weight": torch.ones(2)}, "step": 3})
+    # What torch cannot pickle fails in the middle of the file.
+    with pytest.raises(AttributeError):
+        folder.save({"module": {"weight": torch.zeros(2)}, "step": lambda: None})
+    assert folder.load()["step"] == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "config.json"]
+
+
+def test_another_setting_is_named_on_a_resume(tmp_path):
+    folder = TrainingFolder(tmp_path)
+    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ["a"]})
+    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ("a",)})
+    with pytest.raises(ConfigError, match=r"(?s)config.seed: 1 then, 2 now.*config.old: 2 then, None now"):
+        folder.begin({"config": {"seed": 2}, "runs": ["a"]})
+
+
+def test_a_folder_with_a_training_is_refused_unless_it_is_resumed(tmp_path):
+    folder = TrainingFolder(tmp_path)
+    folder.refuse_another(is_resuming=False)
+    folder.begin({})
+    folder.refuse_another(is_resuming=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        folder.refuse_another(is_resuming=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 torn"])
+def test_a_damaged_checkpoint_is_a_mistake_with_a_name(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"checkpoint.pt is no checkpoint of a training"):
+        load_checkpoint(path)
+
+
+def test_the_rate_warms_up_and_falls_to_a_fiftieth():
+    config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
+    rates = [rate_at(step, config) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert max(rates) == rates[9] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+    with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
+        TrainingConfig(num_steps=9, num_warmup_steps=9)
+    assert TrainingConfig().with_steps(30).num_warmup_steps == 3

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.metrics import SegmentationMeter, union_mask
+
+
+def row(*pixels: int, width: int = 10) -> torch.Tensor:
+    """Return a mask (1, width) with these pixels."""
+    mask = torch.zeros(1, width, dtype=torch.bool)
+    mask[0, list(pixels)] = True
+    return mask
+
+
+def plain_figures(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """The definitions, pixel by pixel."""
+    ious, intersections, unions = [], 0, 0
+    for guess, truth in pairs:
+        inter = sum(1 for a, b in zip(guess.flat, truth.flat, strict=True) if a and b)
+        union = sum(1 for a, b in zip(guess.flat, truth.flat, strict=True) if a or b)
+        intersections, unions = intersections + inter, unions + union
+        ious.append(1.0 if union == 0 else inter / union)
+    return {
+        "oiou": intersections / unions if unions else 1.0,
+        "miou": sum(ious) / len(ious),
+        **{f"p@{at}": sum(iou > at for iou in ious) / len(ious) for at in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)},
+    }
+
+
+def test_hand_values():
+    meter = SegmentationMeter()
+    # IoU 2/4, 1/1 and 0/2: one on a threshold, which does not pass it.
+    assert meter.add(row(0, 1, 2), row(1, 2, 3)).tolist() == [0.5]
+    meter.add(torch.stack([row(5), row(0)]), torch.stack([row(5), row(9)]))
+    figures = meter.figures()
+    assert figures.num_expressions == 3
+    assert figures.oiou == pytest.approx(3 / 7)
+    assert figures.miou == pytest.approx(0.5)
+    assert figures.precision == pytest.approx({0.3: 2 / 3, 0.5: 1 / 3, 0.6: 1 / 3, 0.7: 1 / 3, 0.8: 1 / 3, 0.9: 1 / 3})
+    assert figures.target_accuracy == 1.0
+    assert math.isnan(figures.no_target_accuracy)
+    assert figures.as_json()["no_target_accuracy"] is None
+
+
+def test_an_expression_without_a_target_wants_an_empty_mask():
+    meter = SegmentationMeter()
+    for guess, truth in ((row(), row()), (row(1, 2), row()), (row(), row(3)), (row(4), row(4))):
+        meter.add(guess, truth)
+    figures = meter.figures()
+    assert (figures.no_target_accuracy, figures.target_accuracy) == (0.5, 0.5)
+    assert figures.miou == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert figures.oiou == pytest.approx(1 / 4)
+
+
+def test_the_target_of_a_group_is_the_union_of_its_masks():
+    meter = SegmentationMeter()
+    meter.add(row(0, 1, 2, 3), union_mask(torch.stack([row(0, 1), row(2, 3)])))
+    assert meter.figures().miou == 1.0
+    assert not union_mask(torch.zeros(0, 2, 3, dtype=torch.bool)).any()
+
+
+def test_nothing_counted_is_no_figure():
+    figures = SegmentationMeter().figures()
+    assert figures.num_expressions == 0
+    assert math.isnan(figures.oiou)
+    assert math.isnan(figures.miou)
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
+    rng = np.random.default_rng(seed)
+    guess, truth = rng.random((2, count, 3, 4)) < rng.random((2, count, 1, 1))
+    whole, parts = SegmentationMeter(), SegmentationMeter()
+    whole.add(torch.from_numpy(guess), torch.from_numpy(truth))
+    for at in rng.permutation(count):
+        part = SegmentationMeter()
+        part.add(torch.from_numpy(guess[at]), torch.from_numpy(truth[at]))
+        parts.add_rows(part.rows())
+    expected = plain_figures(list(zip(guess, truth, strict=True)))
+    for meter in (whole, parts):
+        found = meter.figures().as_json()
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert len(parts) == count
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "message"),
+    [
+        (torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), "threshold them to bool"),
+        (row().T, row(), r"\(10, 1\) for a target of \(1, 10\)"),
+    ],
+)
+def test_masks_that_cannot_be_compared_are_refused(guess, truth, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationMeter().add(guess, truth)

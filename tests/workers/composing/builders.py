@@ -1,0 +1,64 @@
+"""Images of drawn candidates: a mask is a rectangle at a place, and what it was called how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from schemas.composing import ComposingConfig
+from schemas.ids import mask_id
+from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
+from workers.composing.composer import Composer
+from workers.filtering.nouns import head_noun
+from workers.masks import rle
+
+SIZE = 100
+IMAGE_ID = "0123456789abcdef"
+DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0, "all", 1)
+
+
+def make_mask(index: int, centre: tuple[int, int], side: int = 10) -> MaskRecord:
+    """Return a square around (x, y)."""
+    pixels = np.zeros((1, SIZE, SIZE), dtype=np.bool_)
+    x, y = (place - side // 2 for place in centre)
+    pixels[0, y : y + side, x : x + side] = True
+    counts = rle.encode(torch.from_numpy(pixels))
+    box = rle.boxes(counts, (SIZE, SIZE))[0]
+    return MaskRecord(mask_id(IMAGE_ID, index), index, (SIZE, SIZE), counts[0], box, side * side)
+
+
+def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: float | None = 0.7) -> ShardImage:
+    """Return an image of masks: (centre, how often each caption was drawn)."""
+    records = [make_mask(index, centre) for index, (centre, _) in enumerate(masks)]
+    expressions = [
+        ExpressionRecord((mask.mask_id,), text, (DRAW,) * count, head_noun=head_noun(text), correctness=correctness)
+        for mask, (_, drawn) in zip(records, masks, strict=True)
+        for text, count in drawn.items()
+    ]
+    return ShardImage(
+        position=0,
+        image_id=IMAGE_ID,
+        key="a.png",
+        data=b"",
+        sha256="0" * 64,
+        height=SIZE,
+        width=SIZE,
+        masks=tuple(records),
+        expressions=tuple(expressions),
+    )
+
+
+def composed(image: ShardImage, **settings: object) -> list[ExpressionRecord]:
+    """Return what is composed for an image."""
+    done = Composer(ComposingConfig.model_validate(settings))(image)
+    assert done.expressions[: len(image.expressions)] == image.expressions
+    return list(done.expressions[len(image.expressions) :])
+
+
+def texts(image: ShardImage, target: int | None = None, **settings: object) -> set[str]:
+    """Return the texts composed for an image, of one mask where a target is named."""
+    wanted = None if target is None else (mask_id(IMAGE_ID, target),)
+    found = composed(image, **{"max_per_mask": 9, **settings})
+    return {each.text for each in found if wanted is None or each.target_mask_ids == wanted}

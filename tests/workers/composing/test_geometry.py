@@ -1,0 +1,72 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from schemas.shard import MaskRecord
+from workers.composing.geometry import (
+    SIDES,
+    Margins,
+    Place,
+    is_alone_at,
+    is_end,
+    maybe_lies,
+    place_of,
+    rank,
+    surely_lies,
+)
+from workers.masks import rle
+
+MARGINS = Margins(min_gap=0.06, max_slant=1.0)
+ROW = {0: Place(0.1, 0.5), 1: Place(0.5, 0.1), 2: Place(0.9, 0.52)}
+shares = st.floats(0, 1)
+pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)).filter(np.any))
+def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
+    size = pixels.shape
+    counts = rle.encode(torch.from_numpy(pixels[None]))
+    mask = MaskRecord("m", 0, size, counts[0], rle.boxes(counts, size)[0], int(pixels.sum()))
+    y, x = np.nonzero(pixels)
+    place = place_of(mask)
+    assert np.allclose((place.x, place.y), ((x.mean() + 0.5) / size[1], (y.mean() + 0.5) / size[0]))
+    assert place.aspect == size[0] / size[1]
+
+
+def test_the_end_of_a_row_is_clear_of_every_other_mask():
+    ends = {side: [n for n in ROW if is_end(side, n, list(ROW), ROW, MARGINS)] for side in SIDES}
+    assert ends == {"left": [0], "right": [2], "top": [1], "bottom": []}
+    assert not is_end("left", 0, [0], ROW, MARGINS)
+
+
+def test_a_rank_counts_from_its_side_and_is_not_shared():
+    assert [rank("left", n, list(ROW), ROW, MARGINS) for n in ROW] == [1, 2, 3]
+    assert [rank("right", n, list(ROW), ROW, MARGINS) for n in ROW] == [3, 2, 1]
+    assert [rank("bottom", n, list(ROW), ROW, MARGINS) for n in ROW] == [None, 3, None]
+
+
+def test_a_side_of_the_picture_is_a_third_that_no_rival_is_near():
+    assert is_alone_at("left", 0, list(ROW), ROW, MARGINS)
+    assert is_alone_at("top", 1, list(ROW), ROW, MARGINS)
+    assert is_alone_at("right", 2, list(ROW), ROW, MARGINS)
+    assert not any(is_alone_at("bottom", n, list(ROW), ROW, MARGINS) for n in ROW)
+    assert not is_alone_at("left", 0, [0, 1], {0: Place(0.1, 0.5), 1: Place(0.35, 0.5)}, MARGINS)
+
+
+@given(pairs, st.sampled_from(SIDES))
+def test_what_surely_lies_on_a_side_maybe_does_and_surely_not_on_the_opposite_one(pair, side):
+    item, anchor = Place(*pair[:2], pair[4]), Place(*pair[2:])
+    opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[side]
+    if surely_lies(side, item, anchor, MARGINS):
+        assert maybe_lies(side, item, anchor, MARGINS)
+        assert not maybe_lies(opposite, item, anchor, MARGINS)
+        assert surely_lies(opposite, anchor, item, MARGINS)
+
+
+def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
+    # Of a picture twice as high as wide, a fifth of the height is two fifths of the width.
+    anchor = Place(0.5, 0.5, 2.0)
+    assert surely_lies("bottom", Place(0.8, 0.7, 2.0), anchor, MARGINS)
+    assert surely_lies("right", Place(0.8, 0.7), Place(0.5, 0.5), MARGINS)

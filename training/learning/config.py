@@ -1,0 +1,56 @@
+"""The settings of a training that do not depend on what is learnt."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.frozen import FrozenModel, NonNegative
+
+
+class TrainingConfig(FrozenModel):
+    """How long, how fast and where; of these, `device`, `num_devices` and the `_every` steps may change on a resume."""
+
+    # Optimiser steps in all. Raised, the cosine of the rate is stretched: a finished training cannot be prolonged.
+    num_steps: int = Field(default=1000, ge=1)
+    peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    # Steps of linear warm-up. Without it AdamW's first steps are of full size in directions that are still noise.
+    num_warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: NonNegative = 0.05
+    # Global norm; a batch with a mask of a few pixels can have a gradient of many times the usual.
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: Literal["cpu", "cuda"] = "cpu"
+    # Processes of one machine, with gradients averaged over them (DDP); several machines are launched by torchrun.
+    num_devices: int = Field(default=1, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    # Of torch, a process on a CPU. Another number may round otherwise.
+    num_threads: int = Field(default=1, ge=1)
+    # What a crash costs. A checkpoint is written whole or not at all, and takes a fraction of a second.
+    checkpoint_every: int = Field(default=200, ge=1)
+    # 0: at the end alone.
+    validate_every: int = Field(default=0, ge=0)
+    log_every: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.num_warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"num_warmup_steps {self.num_warmup_steps} is not below num_steps {self.num_steps}: lower the first"
+            )
+        return self
+
+    def with_steps(self, num_steps: int) -> TrainingConfig:
+        """Return the settings with another number of steps, and no more warm-up than a tenth of them.
+
+        Raises:
+            ValueError: No step.
+        """
+        warmup = min(self.num_warmup_steps, num_steps // 10)
+        return TrainingConfig.model_validate({**self.model_dump(), "num_steps": num_steps, "num_warmup_steps": warmup})
+
+    def decisive(self) -> dict[str, object]:
+        """Return the settings that decide the weights, as JSON: a resume must have the same."""
+        placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
+        return self.model_dump(mode="json", exclude=placement)

@@ -1,0 +1,142 @@
+"""The folder that a training writes: its settings, its one checkpoint, its summary, and TensorBoard's files.
+
+FOLDER/config.json        settings and data, written once: a resume must have the same
+FOLDER/checkpoint.pt      the latest, whole or not at all; holds the settings too, so that it stands alone
+FOLDER/summary.json       figures and times, written at the end
+FOLDER/events.out.tfevents.*
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from schemas.errors import ConfigError
+
+CONFIG_NAME: Final = "config.json"
+CHECKPOINT_NAME: Final = "checkpoint.pt"
+SUMMARY_NAME: Final = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """A local folder of one training.
+
+    Attributes:
+        path: It need not exist.
+    """
+
+    path: Path
+
+    def refuse_another(self, *, is_resuming: bool) -> None:
+        """Refuse a folder that holds a training, where none is to be resumed.
+
+        Raises:
+            ConfigError: So it is.
+        """
+        if not is_resuming and (self.path / CONFIG_NAME).exists():
+            raise ConfigError(f"a training stands in {self.path}: continue it with --resume, or name another --out")
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings of a new training, or hold those of a resumed one against them.
+
+        Args:
+            settings: What decides the weights, as JSON.
+
+        Raises:
+            ConfigError: The training was begun with other settings, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = (self.path / CONFIG_NAME).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            self.write_json(CONFIG_NAME, settings)
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.path} cannot be used: {error}; name another folder") from error
+        differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), json.loads(json.dumps(settings))))
+        if differing:
+            lines = "\n".join(f"  {line}" for line in differing)
+            raise ConfigError(f"the training in {self.path} was begun otherwise; resume with the same:\n{lines}")
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint: a reader finds the former or this one, never half of it.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{CHECKPOINT_NAME}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path / CHECKPOINT_NAME)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{self.path / CHECKPOINT_NAME} cannot be written: {error}; make room for it") from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the checkpoint, on the CPU; None where none was written yet.
+
+        Raises:
+            ConfigError: It is damaged.
+        """
+        path = self.path / CHECKPOINT_NAME
+        return load_checkpoint(path) if path.exists() else None
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a file of the folder.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        try:
+            (self.path / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{self.path / name} cannot be written: {error}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `TrainingFolder.save` wrote, on the CPU; only tensors and plain values are read.
+
+    Raises:
+        ConfigError: There is none, or it is none.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no checkpoint at {path}: give the --out of `pseudoris train`") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path} is no checkpoint of a training ({type(error).__name__}): give another") from error
+    if not isinstance(state, dict) or "module" not in state:
+        raise ConfigError(f"{path} is no checkpoint of a training: give the --out of `pseudoris train`")
+    return state
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): name another --out") from error
+
+
+def _differences(saved: Any, given: Any, key: str = "") -> list[str]:
+    """Return a line for each value that differs, by its dotted key."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        names = dict.fromkeys([*saved, *given])
+        return [
+            line
+            for name in names
+            for line in _differences(saved.get(name), given.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if saved == given else [f"{key}: {saved!r} then, {given!r} now"]

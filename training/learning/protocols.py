@@ -1,0 +1,41 @@
+"""What the trainer asks of a method and of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+
+class Learner(Protocol):
+    """A method that learns: a module, its losses, and how it is judged."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained. Parameters that need no gradient are neither optimised nor saved."""
+        ...
+
+    def losses(self, module: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Return `loss`, which is minimised, and other scalars, which are logged.
+
+        Args:
+            module: Call this one, not your own: it may be wrapped, for DDP and precision. What it is given must not be
+                a frozen dataclass, whose tensors Fabric could not replace.
+            batch: Of the feed, on the CPU.
+        """
+        ...
+
+    def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
+        """Return figures of held-out data; called on every rank, in eval mode, without gradients."""
+        ...
+
+
+class Feed(Protocol):
+    """Batches by number: number n is the same whenever, and after whatever resume, it is asked for."""
+
+    def batches(self, first: int) -> Iterator[Any]:
+        """Yield batch `first`, `first` + 1, … of this rank, without end."""
+        ...

@@ -1,0 +1,244 @@
+"""The training loop: one for every learner, on one process or several, resumable at any step to equal weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from schemas.errors import ConfigError
+from training.dataset.drawing import key_of
+from training.learning.config import TrainingConfig
+from training.learning.folder import SUMMARY_NAME, TrainingFolder
+from training.learning.protocols import Feed, Learner
+from training.learning.schedule import make_optimiser, rate_at, set_rate
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Where a training stands after a step.
+
+    Attributes:
+        step: Steps done.
+        num_steps: Steps in all.
+        values: Means of the losses since the last report, or the figures of a validation.
+    """
+
+    step: int
+    num_steps: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """How a training ended.
+
+    Attributes:
+        figures: Of the last validation.
+        num_steps: In all.
+        num_steps_now: Done by this call, the others by earlier ones.
+        wall_s: This call's time, validation included.
+        validation_s: Of it, validating.
+        num_parameters: That were trained.
+    """
+
+    figures: Mapping[str, float]
+    num_steps: int
+    num_steps_now: int
+    wall_s: float
+    validation_s: float
+    num_parameters: int
+
+
+def open_fabric(config: TrainingConfig) -> Fabric:
+    """Return the processes of a training, launched: with several, this program is started once more for each other.
+
+    Raises:
+        ConfigError: `device` is cuda, and torch sees no GPU.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training.device=cuda, but torch sees no GPU: mend the driver, or --set training.device=cpu")
+    torch.set_num_threads(config.num_threads)
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=config.num_devices,
+        strategy="ddp" if config.num_devices > 1 else "auto",
+        precision=config.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@dataclass
+class Trainer:
+    """Trains a learner in a folder.
+
+    Attributes:
+        fabric: Of `open_fabric`.
+        config: How long and how fast.
+        folder: Where checkpoints and logs go.
+        settings: What the checkpoint shall say of itself, as JSON: enough to build the module again.
+        on_step: Told every `log_every` steps, and of each validation; on the first process alone.
+    """
+
+    fabric: Fabric
+    config: TrainingConfig
+    folder: TrainingFolder
+    settings: str
+    on_step: Callable[[StepReport], None] = lambda report: None
+    _validation_s: float = field(default=0.0, init=False)
+
+    def fit(self, learner: Learner, feed: Feed) -> FitSummary:
+        """Train to the last step from the folder's checkpoint, or from the beginning where there is none.
+
+        Raises:
+            ConfigError: The checkpoint is not of this learner, or the loss is no number any more.
+        """
+        started = time.monotonic()
+        optimiser = make_optimiser(learner.module, self.config)
+        first = self._restore(learner.module, optimiser)
+        module, wrapped = self.fabric.setup(learner.module, optimiser)
+        is_first = self.fabric.is_global_zero
+        # What an earlier start wrote of steps that are done again goes.
+        writer = SummaryWriter(str(self.folder.path), purge_step=first) if is_first else None
+        try:
+            self._run(learner, feed, module=module, optimiser=wrapped, first=first, writer=writer)
+            figures = self._validate(learner, module, self.config.num_steps, writer)
+        finally:
+            if writer is not None:
+                writer.close()
+        summary = FitSummary(
+            figures=figures,
+            num_steps=self.config.num_steps,
+            num_steps_now=self.config.num_steps - first,
+            wall_s=time.monotonic() - started,
+            validation_s=self._validation_s,
+            num_parameters=sum(each.numel() for each in learner.module.parameters() if each.requires_grad),
+        )
+        if is_first:
+            self.folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
+        return summary
+
+    def _run(
+        self,
+        learner: Learner,
+        feed: Feed,
+        *,
+        module: nn.Module,
+        optimiser: Any,
+        first: int,
+        writer: SummaryWriter | None,
+    ) -> None:
+        config = self.config
+        means = _Means()
+        module.train()
+        batches = feed.batches(first) if first < config.num_steps else iter(())
+        for step, batch in zip(range(first, config.num_steps), batches, strict=False):
+            values = self._step(learner, module, optimiser, batch, step)
+            means.add(values)
+            done = step + 1
+            if writer is not None and (done % config.log_every == 0 or done == config.num_steps):
+                self._log(writer, done, {f"train/{name}": value for name, value in means.take().items()})
+                writer.add_scalar("train/rate", rate_at(step, config), done)
+            if done % config.checkpoint_every == 0 or done == config.num_steps:
+                self._save(learner.module, optimiser, done)
+            if config.validate_every and done % config.validate_every == 0 and done < config.num_steps:
+                self._validate(learner, module, done, writer)
+
+    def _step(self, learner: Learner, module: nn.Module, optimiser: Any, batch: Any, step: int) -> dict[str, float]:
+        """Learn from one batch; return its losses."""
+        # Drop-out draws from here on: by the step's number, so that a resume draws the same.
+        torch.manual_seed(key_of("step", self.config.seed, step, self.fabric.global_rank))
+        set_rate(optimiser, rate_at(step, self.config))
+        optimiser.zero_grad(set_to_none=True)
+        losses = learner.losses(module, batch)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if values["loss"] != values["loss"]:
+            raise ConfigError(
+                f"the loss of step {step} is not a number: lower training.peak_rate={self.config.peak_rate}, and resume"
+            )
+        self.fabric.backward(losses["loss"])
+        self.fabric.clip_gradients(module, optimiser, max_norm=self.config.max_gradient_norm)
+        optimiser.step()
+        return values
+
+    def _validate(
+        self, learner: Learner, module: nn.Module, done: int, writer: SummaryWriter | None
+    ) -> Mapping[str, float]:
+        started = time.monotonic()
+        module.eval()
+        with torch.no_grad():
+            figures = learner.validate(module, self.fabric)
+        module.train()
+        self._validation_s += time.monotonic() - started
+        if writer is not None:
+            self._log(writer, done, {f"val/{name}": value for name, value in figures.items()})
+        return figures
+
+    def _log(self, writer: SummaryWriter, done: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, done)
+        self.on_step(StepReport(done, self.config.num_steps, values))
+
+    def _save(self, module: nn.Module, optimiser: Any, done: int) -> None:
+        if self.fabric.is_global_zero:
+            state = {"step": done, "module": trained_state(module), "optimiser": optimiser.state_dict()}
+            self.folder.save({**state, "settings": self.settings})
+
+    def _restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """Return the step to begin with."""
+        state = self.folder.load()
+        if state is None:
+            return 0
+        load_trained(module, state["module"], where=str(self.folder.path))
+        optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+
+
+def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return by name what training changes of a module: its parameters that need a gradient, and its buffers."""
+    frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
+
+def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Put what `trained_state` returned into a module.
+
+    Raises:
+        ConfigError: It is of another one; `where` it was read is in the message.
+    """
+    own = trained_state(module)
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    other = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or extra or other:
+        raise ConfigError(
+            f"the checkpoint in {where} is of another model: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {sorted(other)[:3]}"
+        )
+    module.load_state_dict(state, strict=False)
+
+
+class _Means:
+    """Means of values since they were last taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Count one step."""
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """Return the means, and begin anew."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means

@@ -1,0 +1,131 @@
+"""The figures of referring image segmentation, counted once and for all learners alike.
+
+Of each expression four whole numbers are kept: the pixels of intersection, of union, of the prediction, of the target.
+What the figures mean, and whose definition each is, stands at `SegmentationFigures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); 0.3 is
+# ours beside them: it says that the right object was found, whatever its outline.
+PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationFigures:
+    """How well predicted masks fit, all of them shares in [0, 1]; nan where nothing was counted that they are over.
+
+    An expression without a target (gRefCOCO) has IoU 1 where the prediction is empty too, else 0. The target of a group
+    expression is the union of its masks.
+
+    Attributes:
+        num_expressions: Expressions counted.
+        oiou: Overall IoU: the sum of intersections over the sum of unions, so that large objects count most (LAVT,
+            CRIS: "overall IoU"; GRES: cIoU).
+        miou: Mean over expressions of each one's IoU (with expressions without a target among them GRES's gIoU).
+        precision: By threshold X, the share of expressions with IoU > X, as CRIS and ETRIS count it; LAVT counts >=,
+            which differs only where an IoU meets X exactly.
+        no_target_accuracy: Share of the expressions without a target that an empty mask answered (GRES: N-acc.).
+        target_accuracy: Share of those with one that were not (GRES: T-acc.).
+    """
+
+    num_expressions: int
+    oiou: float
+    miou: float
+    precision: Mapping[float, float]
+    no_target_accuracy: float
+    target_accuracy: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as JSON has them; nan becomes null."""
+        precision = {f"p@{at}": value for at, value in self.precision.items()}
+        named = {"oiou": self.oiou, "miou": self.miou, **precision}
+        named |= {"no_target_accuracy": self.no_target_accuracy, "target_accuracy": self.target_accuracy}
+        return {
+            "num_expressions": self.num_expressions,
+            **{name: None if np.isnan(value) else value for name, value in named.items()},
+        }
+
+
+class SegmentationMeter:
+    """Gathers predictions against targets, in any order and any number of parts; whole numbers, so nothing rounds."""
+
+    def __init__(self) -> None:
+        self._rows: list[NDArray[np.int64]] = []
+
+    def __len__(self) -> int:
+        """Return the number of expressions."""
+        return sum(map(len, self._rows))
+
+    def add(self, predicted: torch.Tensor, target: torch.Tensor) -> NDArray[np.float64]:
+        """Count expressions, and return their IoU (T,) float64.
+
+        Args:
+            predicted: (T, H, W) bool, or (H, W) of one; upright image pixels.
+            target: The same shape; all False where an expression has no target.
+
+        Raises:
+            ValueError: They are not bool, or of two shapes.
+        """
+        if predicted.dtype != torch.bool or target.dtype != torch.bool:
+            raise ValueError(f"masks of {predicted.dtype} and {target.dtype}: threshold them to bool first")
+        if predicted.shape != target.shape or predicted.ndim not in (2, 3):
+            raise ValueError(
+                f"a prediction of shape {tuple(predicted.shape)} for a target of {tuple(target.shape)}: both must be "
+                "(T, H, W) or (H, W) in the pixels of the image"
+            )
+        guess, truth = (mask.reshape(-1, mask.shape[-2] * mask.shape[-1]) for mask in (predicted, target))
+        counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]
+        rows = torch.stack(counts, 1).cpu().numpy().astype(np.int64)
+        self._rows.append(rows)
+        return _ious(rows)
+
+    def add_rows(self, rows: NDArray[np.int64]) -> None:
+        """Count what another meter holds, such as that of another rank, (T, 4) int64."""
+        if len(rows):
+            self._rows.append(np.asarray(rows, np.int64).reshape(-1, 4))
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return intersection, union, predicted and target pixels of each expression, (T, 4) int64, as they came."""
+        return np.concatenate(self._rows) if self._rows else np.zeros((0, 4), np.int64)
+
+    def ious(self) -> NDArray[np.float64]:
+        """Return the IoU of each expression, (T,) float64, as they came: for bootstraps and paired differences."""
+        return _ious(self.rows())
+
+    def figures(self, precision_at: Sequence[float] = PRECISION_AT) -> SegmentationFigures:
+        """Return the figures over all that was counted."""
+        rows, ious = self.rows(), self.ious()
+        is_empty, has_target = rows[:, 2] == 0, rows[:, 3] > 0
+        total = rows.sum(0)
+        return SegmentationFigures(
+            num_expressions=len(rows),
+            # Where no pixel is predicted and none wanted, all is as it should be.
+            oiou=float(total[0] / total[1]) if total[1] else (1.0 if len(rows) else float("nan")),
+            miou=_mean(ious),
+            precision={at: _mean(ious > at) for at in precision_at},
+            no_target_accuracy=_mean(is_empty[~has_target]),
+            target_accuracy=_mean(~is_empty[has_target]),
+        )
+
+
+def union_mask(masks: torch.Tensor) -> torch.Tensor:
+    """Return the target of a group expression, (H, W) bool, of its masks (N, H, W) bool; empty for N = 0."""
+    return masks.any(0)
+
+
+def _ious(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    intersection, union = rows[:, 0].astype(np.float64), rows[:, 1].astype(np.float64)
+    return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,106 @@
+"""The residual layers that words and patches are made of.
+
+Attention is written out: beside a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
+(measured: a half more at 256 patches in float32, several times in bfloat16).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class CrossAttention(nn.Module):
+    """Some tokens read others: x + Attention(norm(x), y)."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.norm_read = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        read: torch.Tensor,
+        *,
+        is_word: torch.Tensor | None = None,
+        owners: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return (T, N, width).
+
+        Args:
+            x: (T, N, width), who reads.
+            read: (T, M, width), what is read; with `owners` (U, M, width).
+            is_word: (T, M) bool, which of it there is; None for all.
+            owners: (T,) int64, which row of `read` each row of x reads: what many read is prepared once.
+        """
+        key_value = self.key_value(self.norm_read(read))
+        key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
+        mixed = attend(self.query(self.norm(x)), key, value, num_heads=self._num_heads, is_word=is_word)
+        out: torch.Tensor = self.out(mixed)
+        dropped: torch.Tensor = self.drop(out)
+        return x + dropped
+
+
+class SelfAttention(nn.Module):
+    """Tokens read each other."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, *, is_word: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (T, N, width) for x (T, N, width), of which `is_word` (T, N) bool says what there is."""
+        query, key, value = self.query_key_value(self.norm(x)).chunk(3, dim=-1)
+        mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
+        out: torch.Tensor = self.out(mixed)
+        dropped: torch.Tensor = self.drop(out)
+        return x + dropped
+
+
+class Perceptron(nn.Module):
+    """Each token by itself: x + MLP(norm(x))."""
+
+    def __init__(self, width: int, ratio: int, *, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, ratio * width),
+            nn.GELU(),
+            nn.Linear(ratio * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (T, N, width)."""
+        out: torch.Tensor = x + self.layers(x)
+        return out
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, num_heads: int, is_word: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return softmax(q·k / √d)·v over heads, (T, N, width), of queries (T, N, width), keys and values (T, M, width).
+
+    Args:
+        query: Who reads.
+        key: What is read.
+        value: What it says.
+        num_heads: Parts of the width that attend on their own.
+        is_word: (T, M) bool, which keys there are, at least one; None for all.
+    """
+    query, key, value = (each.view(*each.shape[:2], num_heads, -1).transpose(1, 2) for each in (query, key, value))
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
+    if is_word is not None:
+        scores = scores.masked_fill(~is_word[:, None, None, :], float("-inf"))
+    mixed: torch.Tensor = scores.softmax(-1) @ value
+    return mixed.transpose(1, 2).flatten(2)

@@ -1,0 +1,137 @@
+"""The student's settings: its frozen towers, its own layers, its data and its training; presets in `presets/`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from schemas.config import WeightsConfig
+from schemas.config_loading import lay_over, validate_as
+from schemas.errors import ConfigError
+from schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from training.dataset import ExpressionFilter, SampleSpec
+from training.learning import TrainingConfig
+
+
+class TowersConfig(FrozenModel):
+    """The frozen CLIP; any of open_clip's with a ViT, as `filtering.architecture` and `filtering.weights`."""
+
+    architecture: str
+    weights: WeightsConfig
+    # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
+    layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    # Features of images that are kept, in float16. Beyond it they are computed again whenever they are needed.
+    cache_bytes: int = Field(default=2 * 2**30, ge=0)
+
+
+class ModelConfig(FrozenModel):
+    """The layers that are trained."""
+
+    # Of patches and words in the fusion: its cost grows with the square.
+    width: int = Field(default=64, ge=8)
+    num_heads: int = Field(default=4, ge=1)
+    # Hidden width of the perceptrons, in widths.
+    mlp_ratio: int = Field(default=2, ge=1)
+    # Layers in which the patches of an image look at each other behind its last stage.
+    num_patch_layers: int = Field(default=1, ge=0)
+    # How often an expression's patches read its words, which read them back in between. This is what every expression
+    # pays for itself, and most of the time.
+    num_rounds: int = Field(default=1, ge=1)
+    # Side of the predicted mask in pixels; a divisor of the image's side, and a multiple of twice the patch grid's.
+    mask_size: int = Field(default=96, ge=8)
+    # Channels of the convolutions on the pixels, at `mask_size`; doubled at half of it.
+    stem_width: int = Field(default=16, ge=4)
+    # Length of the dynamic kernels: what a patch can say of the pixels below it.
+    kernel_width: int = Field(default=8, ge=1)
+    # A fixed random code of every token beside the tower's features, in bits; 0 for none. A CLIP that was trained on
+    # captions of crops knows no "left", and maps what it does not know alike.
+    word_code_width: int = Field(default=64, ge=0)
+    dropout: UnitInterval = 0.1
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> Self:
+        if self.width % self.num_heads or self.width % 4:
+            raise ValueError(f"width {self.width} is no multiple of 4 and of num_heads {self.num_heads}")
+        return self
+
+
+class LossConfig(FrozenModel):
+    """Weights of the parts of the loss."""
+
+    bce: NonNegative = 1.0
+    dice: NonNegative = 1.0
+    # Of the rough mask that each round must show on the grid of patches: where comes before which outline.
+    rough: NonNegative = 0.5
+
+
+class DataConfig(FrozenModel):
+    """Which expressions are trained on, and in what batches."""
+
+    # A batch is so many images, each with up to so many of its masks; all of them count an epoch once.
+    images_per_batch: int = Field(default=16, ge=1)
+    masks_per_image: int = Field(default=6, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    # As of `training.dataset.ExpressionFilter`; humans' expressions pass whatever is about scores.
+    tau: float | None = None
+    is_kept_only: bool = True
+    lone: Literal["keep", "drop"] = "keep"
+    decoders: tuple[str, ...] | None = None
+    max_words: int | None = Field(default=None, ge=1)
+    # Of human annotation, where it is given: the share of its masks, and of the items of an epoch (None: each once).
+    human_fraction: UnitInterval = 1.0
+    human_share: float | None = Field(default=None, ge=0, lt=1)
+
+    def spec(self, seed: int) -> SampleSpec:
+        """Return what is drawn of a run for training: a mask, and one of its expressions an epoch."""
+        where = ExpressionFilter(
+            tau=self.tau,
+            is_kept_only=self.is_kept_only,
+            lone=self.lone,
+            decoders=None if self.decoders is None else frozenset(self.decoders),
+            words=(None, self.max_words),
+        )
+        return SampleSpec(parts=("mask", "text"), where=where, expressions_per_mask=1, seed=seed)
+
+
+class StudentConfig(FrozenModel):
+    """Everything that a training of the student is told."""
+
+    preset: str = "tiny"
+    towers: TowersConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON."""
+        tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
+        tree["data"].pop("num_workers")
+        return {**tree, "training": self.training.decisive()}
+
+
+def student_presets() -> list[str]:
+    """Return the names of the presets, sorted."""
+    folder = resources.files("training.student") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_student_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> StudentConfig:
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    if preset not in student_presets():
+        near = difflib.get_close_matches(preset, student_presets(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"the student has no preset {preset!r}; known: {', '.join(student_presets())}{hint}")
+    text = (resources.files("training.student") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    tree = {"preset": preset, **yaml.safe_load(text)}
+    return validate_as(StudentConfig, lay_over(tree, path, assignments))

@@ -1,0 +1,134 @@
+"""What needs no training, and what a student must therefore beat: a proposed mask at random, and CLIP's choice.
+
+Both choose among the masks that a run proposed for the image, so that neither knows the truth's. They answer the same
+questions through the same evaluator as a student: `training.student.evaluating.ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from schemas.config import ComputeConfig, FilterConfig
+from schemas.tables import MASKS
+from store.header import require_header
+from store.location import RunLocation
+from store.reading import iter_table
+from training.dataset.drawing import draw_below, key_of
+from training.student.evaluating import Question
+from workers.filtering.embedding import ClipEmbedder
+from workers.images.crops import make_crops
+from workers.masks import rle
+
+_COLUMNS = ("image_id", "segmentation", "box_xyxy_px")
+# Of what one CLIP sees of a mask: its box grown by 1.2, as the method's uniqueness does (section 4).
+_CONTEXT_SCALE = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedMask:
+    """A mask that a run proposed.
+
+    Attributes:
+        size: (H, W) of the upright image.
+        counts: COCO compressed RLE.
+        box_xyxy_px: Tight box.
+    """
+
+    size: tuple[int, int]
+    counts: str
+    box_xyxy_px: tuple[int, int, int, int]
+
+
+class ProposedMasks:
+    """The masks of a run, by image."""
+
+    def __init__(self, run: str) -> None:
+        """Read the table of masks.
+
+        Raises:
+            ConfigError: There is no run.
+            TransientError: Storage failed.
+        """
+        location = RunLocation.open(run)
+        self.header = require_header(location)
+        self._of_image: dict[str, list[ProposedMask]] = {}
+        for table in iter_table(location, MASKS, _COLUMNS):
+            for row in table.to_pylist():
+                height, width = row["segmentation"]["size"]
+                x0, y0, x1, y1 = row["box_xyxy_px"]
+                mask = ProposedMask((height, width), row["segmentation"]["counts"], (x0, y0, x1, y1))
+                self._of_image.setdefault(row["image_id"], []).append(mask)
+
+    def of(self, image_id: str) -> list[ProposedMask]:
+        """Return the masks of an image, in the run's order; none where the run has none."""
+        return self._of_image.get(image_id, [])
+
+
+class RandomFloor:
+    """Answers with any of the proposed masks, each as likely as the others."""
+
+    def __init__(self, proposed: ProposedMasks, *, seed: int = 0) -> None:
+        """Take the masks; a draw depends on the seed, the image and the text alone."""
+        self._proposed, self._seed = proposed, seed
+
+    def answer(self, question: Question) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
+        masks = self._proposed.of(question.image_id)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        keys = (key_of("floor", self._seed, question.image_id, text) for text in question.texts)
+        return _chosen(masks, [draw_below(key, 0, len(masks)) for key in keys])
+
+
+class ClipFloor:
+    """Answers with the proposed mask that a CLIP of crops likes best.
+
+    The score is the cosine of the text with a mask's crop: `context` is the box grown by 1.2, `masked` the tight box
+    with all else blanked, `both` their sum.
+    """
+
+    def __init__(
+        self, proposed: ProposedMasks, filtering: FilterConfig, compute: ComputeConfig, *, crops: str = "both"
+    ) -> None:
+        """Load the CLIP of a run's filter.
+
+        Raises:
+            ConfigError: Its weights are missing.
+            ValueError: There are no such crops.
+        """
+        kinds: dict[str, tuple[float | None, ...]] = {
+            "context": (_CONTEXT_SCALE,),
+            "masked": (None,),
+            "both": (_CONTEXT_SCALE, None),
+        }
+        if crops not in kinds:
+            raise ValueError(f"crops is {crops!r}: give one of {', '.join(kinds)}")
+        self._scales = kinds[crops]
+        self._proposed = proposed
+        self._embedder = ClipEmbedder(filtering, compute)
+
+    def answer(self, question: Question) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
+        masks = self._proposed.of(question.image_id)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        crops = make_crops(
+            np.ascontiguousarray(question.image.permute(1, 2, 0).numpy()),
+            [mask.box_xyxy_px for mask in masks],
+            runs=[rle.runs(mask.counts) for mask in masks],
+            scales=self._scales,
+            crop_format=self._embedder.crop_format,
+            device=self._embedder.device,
+        )
+        seen = self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(self._scales), len(masks), -1)
+        scores = self._embedder.embed_texts(question.texts) @ seen.sum(0).T
+        return _chosen(masks, scores.argmax(1).tolist())
+
+
+def _chosen(masks: Sequence[ProposedMask], choices: Sequence[int]) -> torch.Tensor:
+    decoded = rle.decode([mask.counts for mask in masks], masks[0].size)
+    return torch.from_numpy(decoded)[list(choices)]

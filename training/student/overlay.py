@@ -1,0 +1,54 @@
+"""A mask shown on its image: tinted, outlined, the expression below."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+_TINT, _EDGE, _PAPER, _INK = (255, 60, 60), (255, 255, 255), (250, 250, 248), (20, 20, 20)
+_TINT_SHARE = 0.45
+# A picture of fewer pixels is enlarged by a whole number: its text would not be legible.
+_MIN_SIDE_PX = 480
+_FONT_PX, _MARGIN_PX = 18, 10
+
+
+def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Image:
+    """Return a picture of an image with a mask and its expression.
+
+    Args:
+        image: (3, H, W) uint8, RGB.
+        mask: (H, W) bool.
+        text: Below the image, wrapped.
+    """
+    factor = max(1, -(-_MIN_SIDE_PX // max(image.shape[1:])))
+    pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).float()
+    inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+    tint, edge = (torch.tensor(colour, dtype=torch.float32)[:, None, None] for colour in (_TINT, _EDGE))
+    tinted = torch.where(inside, pixels * (1 - _TINT_SHARE) + tint * _TINT_SHARE, pixels)
+    shown = torch.where(_outline(inside, width=max(1, factor // 2)), edge, tinted)
+    picture = Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
+    return _with_text(picture, text)
+
+
+def _outline(inside: torch.Tensor, *, width: int) -> torch.Tensor:
+    """Return the pixels just outside of a mask, (H, W) bool."""
+    size = 2 * width + 1
+    grown = F.max_pool2d(inside[None, None].float(), size, stride=1, padding=width)[0, 0] > 0
+    return grown & ~inside
+
+
+def _with_text(picture: Image.Image, text: str) -> Image.Image:
+    font = ImageFont.load_default(_FONT_PX)
+    # About as wide as it is drawn: half of its height a letter.
+    lines = textwrap.wrap(text, max(8, int((picture.width - 2 * _MARGIN_PX) / (0.55 * _FONT_PX)))) or [""]
+    height = len(lines) * (_FONT_PX + 6) + 2 * _MARGIN_PX
+    page = Image.new("RGB", (picture.width, picture.height + height), _PAPER)
+    page.paste(picture, (0, 0))
+    ImageDraw.Draw(page).multiline_text(
+        (_MARGIN_PX, picture.height + _MARGIN_PX), "\n".join(lines), fill=_INK, font=font, spacing=6
+    )
+    return page

@@ -1,0 +1,114 @@
+"""One training of the student, from runs to a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from store.location import RunLocation
+from training.learning import FitSummary, StepReport, Trainer, TrainingFolder, UnitFeed
+from training.student.config import StudentConfig
+from training.student.evaluating import Questions
+from training.student.learner import StudentLearner
+from training.student.predicting import LEARNER
+from training.student.samples import Snapshots, collate, training_set
+from training.student.towers import FrozenTowers
+from workers.checkpoints.weights import weights_digest
+
+
+@dataclass(frozen=True, slots=True)
+class StudentRequest:
+    """What a training is asked to do.
+
+    Attributes:
+        config: Resolved.
+        runs: Folders or urls, at least one; a human's import counts as one.
+        val: A run or import whose kept expressions are asked at each validation; None for none.
+        human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
+        out: Local folder of the training.
+        num_epochs: Passes over the masks, in place of the settings' number of steps; None leaves it.
+        is_resuming: Whether a training that stands in `out` is to go on.
+    """
+
+    config: StudentConfig
+    runs: Sequence[str]
+    out: Path
+    val: str | None = None
+    human: str | None = None
+    num_epochs: int | None = None
+    is_resuming: bool = False
+
+
+def train_student(
+    request: StudentRequest, fabric: Fabric, *, on_step: Callable[[StepReport], None] = lambda report: None
+) -> tuple[StudentLearner, FitSummary]:
+    """Train, or go on with what stands in the folder, and return the learner and how it ended.
+
+    Args:
+        request: What, on what, and where.
+        fabric: Of `training.learning.open_fabric`; every process of it makes this call.
+        on_step: Told as `Trainer` tells.
+
+    Raises:
+        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
+        TransientError: Storage failed; the same call with `is_resuming` goes on.
+    """
+    folder = TrainingFolder(request.out)
+    folder.refuse_another(is_resuming=request.is_resuming)
+    config = request.config
+    towers = FrozenTowers(config.towers, fabric.device)
+    learner = StudentLearner(config, towers, None if request.val is None else Questions(request.val))
+    feed, snapshots = _feed(request, learner, fabric)
+    if request.num_epochs is not None:
+        training = config.training.with_steps(request.num_epochs * feed.num_batches())
+        config = config.model_copy(update={"training": training})
+    settings = _settings(request, config, snapshots)
+    if fabric.is_global_zero:
+        folder.begin(settings)
+    fabric.barrier()
+    trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
+    return learner, trainer.fit(learner, feed)
+
+
+def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> tuple[UnitFeed, Snapshots]:
+    """Return the batches of this process, and which commits they are of."""
+    config, saved = request.config, TrainingFolder(request.out).load()
+    data, snapshots = training_set(
+        request.runs,
+        request.human,
+        config.data,
+        seed=config.training.seed,
+        image_format=learner.towers.image_format,
+        mask_size=config.model.mask_size,
+        is_held=learner.holds,
+        snapshots=None if saved is None else json.loads(saved["settings"])["snapshots"],
+    )
+    feed = UnitFeed(
+        data,
+        collate,
+        units_per_batch=config.data.images_per_batch,
+        masks_per_unit=config.data.masks_per_image,
+        seed=config.training.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_workers=config.data.num_workers,
+    )
+    return feed, snapshots
+
+
+def _settings(request: StudentRequest, config: StudentConfig, snapshots: Snapshots) -> dict[str, Any]:
+    """Return what decides the weights, and enough to build the model again."""
+    human = {} if request.human is None else {"human": RunLocation.open(request.human).root}
+    return {
+        "learner": LEARNER,
+        "config": config.decisive(),
+        "towers_sha256": weights_digest(config.towers.weights),
+        "runs": [RunLocation.open(run).root for run in request.runs],
+        **human,
+        "snapshots": snapshots,
+    }

@@ -1,0 +1,55 @@
+"""The words of an expression: the text tower's features, and a fixed code that tells any two tokens apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from training.student.attention import Perceptron, SelfAttention
+from training.student.towers import SeenTexts
+
+# Of SplitMix64, as signed numbers: torch has no unsigned arithmetic.
+_STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+# Source: CLIP's context is 77 tokens; positions beyond the tower's own are never used.
+_MAX_TOKENS = 77
+
+
+def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
+    """Return codes (..., width) of +1 and -1, float32, of tokens (...) int64: bits of a hash of each token's number.
+
+    Two tokens agree in half of the bits. Nothing is trained or stored, and every machine has the same.
+    """
+    counter = torch.arange(1, width + 1, device=tokens.device)
+    # Wraps at 64 bits, which is what the generator asks for.
+    state = (tokens[..., None] * 2**20 + counter) * _STEP
+    state = (state ^ _shifted(state, 30)) * _FIRST
+    state = (state ^ _shifted(state, 27)) * _SECOND
+    return (state >> 63).to(torch.float32) * 2 + 1
+
+
+def _shifted(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return value >> bits with zeros coming in, as of an unsigned number."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+class WordReader(nn.Module):
+    """Brings words to the width of the fusion, and lets them read each other."""
+
+    def __init__(self, text_width: int, width: int, *, code_width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self._code_width = code_width
+        self.norm = nn.LayerNorm(text_width)
+        self.of_tower = nn.Linear(text_width, width)
+        self.of_code = nn.Linear(code_width, width, bias=False) if code_width else None
+        self.place = nn.Parameter(torch.randn(_MAX_TOKENS, width) * 0.1)
+        self.attention = SelfAttention(width, num_heads, dropout=dropout)
+        self.perceptron = Perceptron(width, 2, dropout=dropout)
+
+    def forward(self, texts: SeenTexts) -> torch.Tensor:
+        """Return words (T, L, width)."""
+        words = self.of_tower(self.norm(texts.words)) + self.place[: texts.words.shape[1]]
+        if self.of_code is not None:
+            words = words + self.of_code(word_codes(texts.tokens, self._code_width))
+        words = self.attention(words, is_word=texts.is_word)
+        perceived: torch.Tensor = self.perceptron(words)
+        return perceived
