@@ -25,10 +25,11 @@ def main(
     docs: Annotated[Path | None, typer.Option(help="Where the page goes; docs/ by default.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_scenes: Annotated[int | None, typer.Option(min=1, help="No set of scenes is larger: a shorter run.")] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing; write the page anew.")] = False,
 ) -> None:
     """Run the parts, and write docs/quality.md from their results."""
-    options = Options(out, is_quick=quick, processes=processes, seed=seed)
+    options = Options(out, is_quick=quick, processes=processes, seed=seed, max_scenes=max_scenes)
     parts = load_parts()
     records = _kept(parts, out if quick else RECORDS, is_quick=quick)
     for part in [] if report_only else _chosen(parts, only):

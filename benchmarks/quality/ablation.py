@@ -60,10 +60,10 @@ STEPS: Final = (
 
 def run(options: Options) -> Result:
     """Measure all of it."""
-    development = SceneSet(Split.DEVELOPMENT, options.pick(100, 40))
-    test = SceneSet(Split.TEST, options.pick(1000, 100))
-    true = SceneSet(Split.TEST, options.pick(100, 20))
-    other = SceneSet(Split.TEST, options.pick(100, 20), world="second")
+    development = SceneSet(Split.DEVELOPMENT, options.scenes(100, 40))
+    test = SceneSet(Split.TEST, options.scenes(1000, 100))
+    true = SceneSet(Split.TEST, options.scenes(100, 20))
+    other = SceneSet(Split.TEST, options.scenes(100, 20), world="second")
     thresholds = Thresholds.on(options, development)
     steps, squares, lines = ladder(thresholds), square(thresholds), curves(thresholds)
     counted = count_systems(options, test, [*steps, *squares, *lines])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from benchmarks.quality.ablation_text import says, verdict
 from benchmarks.quality.parts import Result, plot_name
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
 from benchmarks.quality.tables import cell, markdown_table, percent, value
@@ -20,7 +21,8 @@ _DRAWS: Final = {
 }
 _SINGLES: Final = ("uniqueness", "correctness", "distinctiveness")
 _CURVE_TITLES: Final = {
-    "uniqueness": "uniqueness alone",
+    "uniqueness-paper": "uniqueness alone, bound 1e-4",
+    "uniqueness-shipped": "uniqueness alone, shipped bound",
     "correctness": "correctness alone",
     "distinctiveness-paper": "distinctiveness, bound 1e-4",
     "distinctiveness-shipped": "distinctiveness, shipped bound",
@@ -34,6 +36,7 @@ def section(result: Result) -> str:
     """Return the part's Markdown."""
     found = result["test"]
     parts = ["## The ablation", _intro(result), _ladder_table(found), _differences(found["differences"])]
+    parts += [says(result)]
     parts += ["### Why expressions are wrong", _reasons(found["systems"])]
     parts += ["### Filters at every yield", _plot("filters"), "### Sampling and filter, 2 × 2", _square(result)]
     parts += ["### By difficulty", _difficulty(found["systems"]), _plot("difficulty")]
@@ -102,15 +105,6 @@ def _differences(differences: Mapping[str, Any]) -> str:
     ]
     text = "Paired differences; the paper's order is that each is above zero:"
     return f"{text}\n\n{markdown_table(['', 'referring accuracy', 'the order', 'coverage'], rows)}"
-
-
-def verdict(difference: Mapping[str, Any]) -> str:
-    """Return whether a claimed order holds: the interval lies above zero, below it, or on both sides."""
-    if difference["low"] is None:
-        return "–"
-    if difference["low"] > 0:
-        return "holds"
-    return "is reversed" if difference["high"] < 0 else "undecided"
 
 
 def _step_title(name: str) -> str:

@@ -14,10 +14,11 @@ from benchmarks.quality.systems import ALL_DRAWS, SAMPLING, Above, AnyOf, Column
 BOUNDS: Final = (PAPER, SHIPPED)
 # What equal yield means in the 2 x 2: distinct expressions a mask.
 EQUAL_YIELD: Final = 2
-CURVE_YIELDS: Final = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 18.0)
+CURVE_YIELDS: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
 # Filters compared over all yields: name, setting, score, bound.
 CURVES: Final[tuple[tuple[str, Setting, Column, str], ...]] = (
-    ("uniqueness", DISTINCTIVE, "uniqueness", PAPER),
+    ("uniqueness-paper", DISTINCTIVE, "uniqueness", PAPER),
+    ("uniqueness-shipped", DISTINCTIVE, "uniqueness", SHIPPED),
     ("correctness", DISTINCTIVE, "correctness", PAPER),
     ("distinctiveness-paper", DISTINCTIVE, "distinctiveness", PAPER),
     ("distinctiveness-shipped", DISTINCTIVE, "distinctiveness", SHIPPED),

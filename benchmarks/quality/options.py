@@ -17,16 +17,23 @@ class Options:
         is_quick: Fewer scenes and steps: a trial of the whole in minutes.
         processes: Of one thread each.
         seed: Of whatever a part draws itself.
+        max_scenes: No set of scenes is larger; None leaves them as large as they are.
     """
 
     out: Path
     is_quick: bool = False
     processes: int = 2
     seed: int = 0
+    max_scenes: int | None = None
 
     def pick(self, whole: int, quick: int) -> int:
         """Return the number for this run."""
         return quick if self.is_quick else whole
+
+    def scenes(self, whole: int, quick: int) -> int:
+        """Return the number of scenes for this run."""
+        wanted = self.pick(whole, quick)
+        return wanted if self.max_scenes is None else min(wanted, self.max_scenes)
 
 
 def draw_generator(seed: int, *key: int) -> np.random.Generator:

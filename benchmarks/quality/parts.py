@@ -94,7 +94,8 @@ def run_part(part: Part, options: Options) -> Record:
 
 def fingerprint(options: Options) -> dict[str, Any]:
     """Return what a result depends on beside the code."""
-    return {"quick": options.is_quick, "seed": options.seed, "tiny": config_hash(load_config("tiny"))[:16]}
+    tiny = config_hash(load_config("tiny"))[:16]
+    return {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
 
 
 def record_path(folder: Path, name: str) -> Path:

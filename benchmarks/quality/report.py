@@ -11,19 +11,7 @@ from benchmarks.quality.parts import Part, Record, plot_name
 from benchmarks.quality.tables import markdown_table
 
 PAGE, DATA = "quality.md", "quality.json"
-_HEAD: Final = """# How good is the annotation
-
-On the [synthetic world](evaluation.md#the-synthetic-world) the truth is known: which objects an expression fits is read
-off the scene, by no model and no human. Every figure here is measured with the embedded models and this command, which
-writes this page, [quality.json](quality.json) and the plots:
-
-```
-python -m benchmarks.quality                 # all parts; quality-out/ keeps what is done, so that a stopped run goes on
-python -m benchmarks.quality --quick         # fewer scenes and steps, into quality-out/ alone
-python -m benchmarks.quality --only sweeps   # some parts; the others' last results stay on the page
-```
-
-How one run of yours is evaluated, also against a human's annotation, is on [another page](evaluation.md)."""
+_TEXTS: Final = Path(__file__).parent / "texts"
 
 
 def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: Path) -> Path:
@@ -43,7 +31,8 @@ def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: P
 def markdown(known: Sequence[tuple[Part, Record]]) -> str:
     """Return the page."""
     sections = [part.section(record.result).strip() for part, record in known]
-    return "\n\n".join([_HEAD, *sections, runtime(known)]) + "\n"
+    head, tail = ((_TEXTS / name).read_text(encoding="utf-8").strip() for name in ("head.md", "tail.md"))
+    return "\n\n".join([head, *sections, tail, runtime(known)]) + "\n"
 
 
 def tree(known: Sequence[tuple[Part, Record]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Point:
 
 def run(options: Options) -> Result:
     """Measure all sweeps."""
-    scenes = SceneSet(Split.DEVELOPMENT, options.pick(60, 20))
+    scenes = SceneSet(Split.DEVELOPMENT, options.scenes(60, 20))
     sweeps = {"samplers": _samplers(), "crops": _crops(), "others": _others(), "masks": _masks()}
     systems = [system for name, points in sweeps.items() for point in points for system in _systems(name, point)]
     systems += [system for tau in TAUS for system in _at_tau(tau)]

@@ -13,16 +13,9 @@ from benchmarks.quality.ladder import CURVES
 from benchmarks.quality.options import Options
 
 
-class OneScene(Options):
-    """Every set of scenes is one scene."""
-
-    def pick(self, whole, quick):
-        return 1
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    options = OneScene(tmp_path_factory.mktemp("quality"), processes=1)
+    options = Options(tmp_path_factory.mktemp("quality"), processes=1, max_scenes=1)
     with pytest.MonkeyPatch.context() as patch:
         # Each further share is another captioner to load.
         patch.setattr(sweeps, "SHARES", (0.5,))

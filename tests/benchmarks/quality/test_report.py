@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.quality import __main__ as command
-from benchmarks.quality.ablation_section import verdict
+from benchmarks.quality.ablation_text import verdict
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, load_parts, plot_name, read_record, record_path, run_part
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
