@@ -24,3 +24,11 @@ def test_results_come_in_the_order_of_the_jobs(processes):
 def test_what_a_job_raises_is_raised(processes):
     with pytest.raises(ValueError, match="-1 is negative"):
         run_jobs(squared, [1, -1], processes, shown="squares")
+
+
+def test_this_process_keeps_its_own_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    before = dict(os.environ)
+    run_jobs(squared, [3, 1], 2, shown="squares")
+    assert dict(os.environ) == before
