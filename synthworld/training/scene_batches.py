@@ -15,8 +15,8 @@ from synthworld.training.rendered import RenderedScenes
 
 # Six patches: room for the largest object, and rarely for a second one.
 CLOSE_UP_SIZE_PX = 72
-# Farther off the middle, the word head learns no shapes in minutes.
-CLOSE_UP_SHIFT_PX = 4.0
+# Half a patch: an object of a scene is never farther from the next corner of four patches.
+CLOSE_UP_SHIFT_PX = 6.0
 
 
 @dataclass(frozen=True)

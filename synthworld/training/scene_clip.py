@@ -3,12 +3,13 @@
 An image's score for a caption is that of the patches that answer it best, so that a pair teaches patches what they
 show; no mask and no box stands in a loss. Two things make shapes learnable in minutes, where captions of whole scenes
 alone taught colours only (measured): the image tower starts as the encoder of the recipe's SAM, which has learnt
-outlines; and close-ups come first, with the word head of the other two models. The text tower starts as the crops'
-CLIP's.
+outlines; and close-ups come first, in which the middle patches, each by itself, name what they are a part of. The text
+tower starts as the crops' CLIP's.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +45,15 @@ MAX_SCALE = 50.0
 class SceneRecipe:
     """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
 
-    steps: int = 700
+    steps: int = 4000
     peak_rate: float = 1e-3
     warmup_steps: int = 20
     # Close-ups alone at first, which are a seventh of a scene's work; then few of them beside whole scenes.
-    close_up_steps: int = 350
+    close_up_steps: int = 3400
     close_ups_a_step: int = 64
     scenes_a_step: int = 12
     close_ups_beside: int = 32
-    caption_weight: float = 0.3
+    caption_weight: float = 0.5
     checkpoint_every: int = 100
 
 
@@ -69,6 +70,7 @@ class SceneClipTrainee(nn.Module):
         self.model = model
         width = model.visual.ln_post.normalized_shape[0]
         self.words = WordHead((CLOSE_UP_SIZE_PX // model.visual.patch_size[0]) ** 2, width, len(CONTENT_WORDS))
+        self.patch_words = WordHead(1, width, len(CONTENT_WORDS))
         self.vocabulary = vocabulary
 
     @torch.no_grad()
@@ -98,15 +100,20 @@ class SceneClipTrainee(nn.Module):
         return self._caption_loss(F.normalize(dense.float(), dim=1), batch.captions, batch.owners)
 
     def close_up_losses(self, batch: CloseUpBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Returns the losses of close-ups: their contrast with captions, and the word head's."""
+        """Returns the losses of close-ups: the words from all patches and from each middle one, and the contrast.
+
+        The contrast of a close-up with captions is that of its middle patches, which are its object's.
+        """
         content = self.vocabulary.content(batch.captions)
         with fast_cpu_arithmetic():
             patches = self._read_close_ups(batch.images, rng)
-            dense = patches @ self.model.visual.proj
+            middle = _middle(patches)
+            dense = middle @ self.model.visual.proj
             words = self.words(patches, content)
+            each = self.patch_words(middle.flatten(0, 1)[:, None], content.repeat_interleave(middle.shape[1], dim=0))
         dense = F.normalize(dense.float().transpose(1, 2)[..., None], dim=1)
         captions = self._caption_loss(dense, batch.captions, torch.arange(len(batch.captions)))
-        return {"close_up_captions": captions, "words": words}
+        return {"close_up_captions": captions, "words": words, "patch_words": each}
 
     def _caption_loss(self, dense: torch.Tensor, captions: list[str], owners: torch.Tensor) -> torch.Tensor:
         """The contrast of B images, by their patches, with T captions."""
@@ -138,6 +145,14 @@ class SceneClipTrainee(nn.Module):
         return torch.as_tensor(hidden[torch.arange(len(tokens)), tokens.argmax(-1)] @ model.text_projection)
 
 
+def _middle(patches: torch.Tensor) -> torch.Tensor:
+    """The middle four (N, 4, C) of square close-ups' patches (N, h · h, C), h even."""
+    side = math.isqrt(patches.shape[1])
+    first = side // 2 - 1
+    grid = patches.view(len(patches), side, side, -1)
+    return grid[:, first : first + 2, first : first + 2].flatten(1, 2)
+
+
 def train_scene_clip(
     vocabulary: CompactVocabulary,
     data: RenderedScenes,
@@ -157,7 +172,7 @@ def train_scene_clip(
     for step in range(first, recipe.steps):
         parts = _step_losses(trainee, data, recipe, np.random.default_rng([seed, step, 5]), step)
         captions = parts["close_up_captions"] + parts.get("scene_captions", torch.zeros(()))
-        optimiser.step(step, parts["words"] + recipe.caption_weight * captions)
+        optimiser.step(step, parts["words"] + parts["patch_words"] + recipe.caption_weight * captions)
         progress.add(step, **{name: value.item() for name, value in parts.items()})
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(checkpoint, step + 1, trainee, optimiser)
