@@ -46,7 +46,7 @@ def predict(
     # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
 
-    from training.student.overlay import draw_overlay
+    from training.learning.overlay import draw_overlay
     from training.student.predicting import load_student
 
     pixels, image_id = _read(image)

@@ -49,6 +49,7 @@ class PairSpec:
         is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
             (section 3.2: "randomly applying transformations, such as flipping").
         max_candidates: Contexts beyond it are left out, the first ones stay; a run of many masks has many.
+        is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
     """
 
     num_points: int
@@ -57,6 +58,7 @@ class PairSpec:
     seed: int = 0
     is_flipping: bool = True
     max_candidates: int = 12
+    is_empty_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,15 @@ class Pair:
     """One pair of image and expression, with its pseudo-labels.
 
     Attributes:
-        image_id: Of its image.
+        image_id: Of its image, in its run.
+        image_sha256: Of the image's bytes: the same image in whatever run.
         is_flipped: Whether image and labels are mirrored.
         text: The expression.
         labels: {ŷ_e}.
     """
 
     image_id: str
+    image_sha256: str
     is_flipped: bool
     text: str
     labels: PseudoLabels
@@ -106,7 +110,7 @@ class PairDataset(Dataset[Pair]):
         self.epoch = 0
         for receipt in standing_receipts(self._location):
             self._read(receipt.shard, [receipt])
-        if not self._rows:
+        if not self._rows and not spec.is_empty_allowed:
             raise ConfigError(f"{self._location.root} has no pair of image and expression ({spec.which}): another run")
 
     def __len__(self) -> int:
@@ -127,7 +131,8 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy(np.stack([label for _, label in drawn])),
             torch.from_numpy(row.confidences),
         )
-        return Pair(row.image_id, is_flipped, row.text, labels)
+        images, places = self._shards[row.shard]
+        return Pair(row.image_id, images.sha256[places[row.image_id]], is_flipped, row.text, labels)
 
     def image(self, index: int) -> torch.Tensor:
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
@@ -170,6 +175,13 @@ class PairDataset(Dataset[Pair]):
             replace(row, confidences=given.numpy().astype(np.float32))
             for row, given in zip(self._rows, confidences, strict=True)
         ]
+        return other
+
+    def unflipped(self) -> PairDataset:
+        """Return the same pairs, none of them ever mirrored; this one stays as it is."""
+        other = object.__new__(PairDataset)
+        other.__dict__.update(self.__dict__)
+        other._spec = replace(self._spec, is_flipping=False)
         return other
 
     def _read(self, shard: int, receipts: list[Receipt]) -> None:

@@ -12,7 +12,8 @@ from training.ppt.config import PointGeneratorConfig
 from training.ppt.layers import CrossAttention, grid_position
 
 
-@dataclass(frozen=True)
+# Not frozen: Fabric replaces the tensors in it.
+@dataclass(slots=True)
 class PointPrompts:
     """What the queries predict (equation 2).
 
@@ -131,8 +132,9 @@ class PointGenerator(nn.Module):
 
     def _heads(self, queries: torch.Tensor) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
-        points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
-        confidence = self.score_head(queries)[..., 0]
+        # In half precision a coordinate would be right to one pixel in 256, and matchings would tie.
+        points = self.point_head(queries).float().unflatten(-1, (self.num_points, 3))
+        confidence = self.score_head(queries).float()[..., 0]
         return PointPrompts(points[..., :2].sigmoid(), points[..., 2], confidence)
 
 

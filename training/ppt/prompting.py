@@ -10,7 +10,8 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from training.ppt.point_generator import PointPrompts
 
 
-@dataclass(frozen=True)
+# Not frozen: Fabric replaces the tensors in it.
+@dataclass(slots=True)
 class EncodedImages:
     """Images as SAM's decoder needs them.
 

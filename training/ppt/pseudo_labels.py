@@ -29,7 +29,8 @@ class PseudoLabels:
         return len(self.confidences)
 
 
-@dataclass(frozen=True)
+# Not frozen: Fabric replaces the tensors in it.
+@dataclass(slots=True)
 class PseudoLabelBatch:
     """The labels of B pairs: masks (B, E, h, w), points (B, E, M, 2), labels (B, E, M), confidences (B, E).
 

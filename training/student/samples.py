@@ -102,7 +102,6 @@ class TargetDataset(Dataset[Target]):
         """
         self._targets, self._images = targets, images
         self._format, self._mask_size, self._is_held = image_format, mask_size, is_held
-        self._image_ids = [each.rpartition("-")[0] for each in targets.mask_ids()]
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -113,9 +112,9 @@ class TargetDataset(Dataset[Target]):
         self._targets.set_epoch(epoch)
         self._images.set_epoch(epoch)
 
-    def mask_ids(self) -> list[str]:
-        """Return the mask of every item."""
-        return self._targets.mask_ids()
+    def image_ids(self) -> list[str]:
+        """Return the image of every item of the epoch."""
+        return [each.rpartition("-")[0] for each in self._targets.mask_ids()]
 
     def __getitem__(self, index: int) -> Target:
         """Return an item.
