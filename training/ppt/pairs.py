@@ -27,6 +27,7 @@ from store.reading import read_table
 from store.receipts import standing_receipts
 from training.dataset.drawing import key_of
 from training.dataset.images import ImageBytes, ShardImages
+from training.dataset.places import Places
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
 from training.ppt.pseudo_labels import PseudoLabels
 from training.ppt.recipes.templates import names_a_side
@@ -241,21 +242,21 @@ class JoinedPairs(Dataset[Pair]):
         if not parts:
             raise ConfigError("no data set to join: give one run at least")
         self._parts = list(parts)
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._places = Places([len(part) for part in parts])
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return int(self._ends[-1])
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Pair:
         """Return a pair, see `PairDataset`."""
-        part, at = self._place(index)
-        return part[at]
+        part, at = self._places.of(index, noun="pair")
+        return self._parts[part][at]
 
     def image(self, index: int) -> torch.Tensor:
         """Return the image of a pair, see `PairDataset`."""
-        part, at = self._place(index)
-        return part.image(at)
+        part, at = self._places.of(index, noun="pair")
+        return self._parts[part].image(at)
 
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
@@ -265,9 +266,3 @@ class JoinedPairs(Dataset[Pair]):
         """Choose the draw of points and flips."""
         for part in self._parts:
             part.set_epoch(epoch)
-
-    def _place(self, index: int) -> tuple[PairDataset, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index % len(self), side="right"))
-        return self._parts[number], index % len(self) - (int(self._ends[number - 1]) if number else 0)

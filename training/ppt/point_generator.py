@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.ppt.config import PointGeneratorConfig
-from training.ppt.layers import CrossAttention, grid_position
+from training.ppt.layers import CrossAttentionLayer, grid_position
 
 
 # Not frozen: Fabric replaces the tensors in it.
@@ -41,7 +41,7 @@ class Bridge(nn.Module):
         self.image_projection = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, config.width))
         self.text_projection = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, config.width))
         settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
-        self.image_reads_text, self.text_reads_image = CrossAttention(*settings), CrossAttention(*settings)
+        self.image_reads_text, self.text_reads_image = CrossAttentionLayer(*settings), CrossAttentionLayer(*settings)
 
     def forward(
         self,
@@ -68,7 +68,7 @@ class Stage(nn.Module):
         super().__init__()
         self.bridge = Bridge(config, image_width, text_width)
         settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
-        self.read_image, self.read_text = CrossAttention(*settings), CrossAttention(*settings)
+        self.read_image, self.read_text = CrossAttentionLayer(*settings), CrossAttentionLayer(*settings)
 
     def forward(
         self,

@@ -138,6 +138,7 @@ class _Curriculum:
             own = TrainingFolder(self.request.out / each.name)
             own.path.mkdir(parents=True, exist_ok=True)
             figures = _figures_of(own)
+            is_new = figures is None
             if figures is None:
                 learner = self._at(state, own)
                 data = self._data(each, learner, own)
@@ -146,7 +147,8 @@ class _Curriculum:
                 figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state = own.load()
-            if self.fabric.is_global_zero and state is not None:
+            # The last one also where it was done before: a kill may have come just before it was written.
+            if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if figures:
                 phases[each.phase] = figures

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from schemas.errors import ConfigError
+from training.learning.attention import SelfAttention
 from training.learning.towers import SeenImages, SeenTexts, TowerWidths
-from training.student.attention import SelfAttention
 from training.student.config import ModelConfig
 from training.student.decoder import KernelDecoder, PixelStem
 from training.student.fusion import ImageStage, PatchRound, WordStage, grid_places
