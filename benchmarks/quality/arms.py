@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
@@ -14,9 +14,13 @@ from typing import Any, Final
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from training.learning import open_fabric
-from training.learning.folder import SUMMARY_NAME
-from training.student.config import load_student_config
+from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME
+from training.student.config import StudentConfig, load_student_config
+from training.student.evaluating import Questions, ask, named_figures
+from training.student.learner import StudentLearner
+from training.student.predicting import load_student
 from training.student.training import StudentRequest, train_student
+from workers.checkpoints.weights import weights_digest
 
 # Of a student's training; two minutes of one core.
 NUM_STEPS: Final = 1000
@@ -30,39 +34,58 @@ class Arm:
 
     Attributes:
         runs: What is learnt from.
-        val: Whose expressions are asked at the end.
         human: Mixed in: every mask of it counts an epoch once, as every mask of `runs` does.
         assignments: Of the student's settings, as `--set` takes them.
         seed: Of weights and order.
     """
 
     runs: tuple[str, ...]
-    val: str
     human: str | None = None
     assignments: tuple[str, ...] = ()
     seed: int = 0
 
+    def config(self) -> StudentConfig:
+        """Return the student's settings."""
+        return load_student_config("tiny", None, [*self.assignments, f"training.seed={self.seed}"])
+
     def digest(self) -> str:
-        """Return a name that says all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a name that says all of it, the frozen towers included."""
+        config = self.config()
+        said = [self.runs, self.human, config.decisive(), weights_digest(config.towers.weights)]
+        return digest_of(said)
 
 
 @dataclass(frozen=True)
 class _Job:
+    """An arm, where its training lies, and the run whose expressions it is asked."""
+
     arm: Arm
     folder: Path
+    val: str
+
+    @property
+    def answers(self) -> Path:
+        return self.folder / f"answers-{digest_of(self.val)}.json"
 
 
-def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], *, shown: str) -> dict[str, dict[str, Any]]:
-    """Return the figures of each named group of arms, trained unless they stand in OUT: `summarise` of its seeds."""
-    wanted = {arm.digest(): arm for group in arms.values() for arm in group}
-    folders = {digest: options.out / "students" / digest for digest in wanted}
-    missing = [
-        _Job(arm, folders[digest]) for digest, arm in wanted.items() if not (folders[digest] / SUMMARY_NAME).exists()
-    ]
+def digest_of(said: object) -> str:
+    """Return a short name of JSON values."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_arms(
+    options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of each named group of arms, `summarise` of its seeds, on a run's expressions.
+
+    Trainings and answers that stand in OUT are taken from there: parts share arms, and an arm may be asked twice.
+    """
+    jobs = {arm.digest(): arm for group in arms.values() for arm in group}
+    wanted = {digest: _Job(arm, options.out / "students" / digest, val) for digest, arm in jobs.items()}
+    missing = [job for job in wanted.values() if not job.answers.exists()]
     if missing:
-        run_jobs(_train, missing, options.processes, shown=shown)
-    found = {digest: json.loads((folder / SUMMARY_NAME).read_text())["figures"] for digest, folder in folders.items()}
+        run_jobs(_train_and_ask, missing, options.processes, shown=shown)
+    found = {digest: json.loads(job.answers.read_text(encoding="utf-8")) for digest, job in wanted.items()}
     return {name: summarise([found[arm.digest()] for arm in group]) for name, group in arms.items()}
 
 
@@ -83,9 +106,7 @@ def seeded(options: Options, arm: Arm, *, num_seeds: int = NUM_SEEDS) -> list[Ar
     """Return the arm with each seed, and with the steps of this run."""
     steps = f"training.num_steps={options.pick(NUM_STEPS, QUICK_STEPS)}"
     count = 1 if options.is_quick else num_seeds
-    return [
-        Arm(arm.runs, arm.val, arm.human, (*arm.assignments, steps), options.seed + number) for number in range(count)
-    ]
+    return [replace(arm, assignments=(*arm.assignments, steps), seed=options.seed + number) for number in range(count)]
 
 
 def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
@@ -94,17 +115,22 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
     return f"{figure['mean']:.3f} ± {figure['std']:.3f}"
 
 
-def _train(job: _Job) -> None:
-    """Train one arm; runs in a child process."""
-    config = load_student_config("tiny", None, [*job.arm.assignments, f"training.seed={job.arm.seed}"])
-    if (job.folder / "config.json").exists() and not (job.folder / "checkpoint.pt").exists():
+def _train_and_ask(job: _Job) -> None:
+    """Train an arm unless it is trained, and write what it answers; runs in a child process."""
+    figures = named_figures(ask(_trained(job), Questions(job.val)).figures())
+    unfinished = job.answers.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    unfinished.rename(job.answers)
+
+
+def _trained(job: _Job) -> StudentLearner:
+    """The student of an arm; an interrupted training goes on."""
+    if (job.folder / SUMMARY_NAME).exists():
+        return load_student(job.folder)
+    config, has_begun = job.arm.config(), (job.folder / CHECKPOINT_NAME).exists()
+    if job.folder.exists() and not has_begun:
         shutil.rmtree(job.folder)
-    request = StudentRequest(
-        config=config,
-        runs=job.arm.runs,
-        out=job.folder,
-        val=job.arm.val,
-        human=job.arm.human,
-        is_resuming=(job.folder / "checkpoint.pt").exists(),
-    )
-    train_student(request, open_fabric(config.training))
+    request = StudentRequest(config, job.arm.runs, job.folder, human=job.arm.human, is_resuming=has_begun)
+    learner, _ = train_student(request, open_fabric(config.training))
+    learner.module.eval()
+    return learner

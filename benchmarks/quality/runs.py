@@ -47,18 +47,24 @@ def true_run(options: Options, scenes: SceneRun) -> str:
     return str(run)
 
 
-def pseudo_run(options: Options, scenes: SceneRun) -> str:
+def pseudo_run(options: Options, scenes: SceneRun, *, is_composing: bool = False) -> str:
     """Return the run that `pseudoris annotate --preset tiny` makes of the same images, and goes on with what stands.
+
+    Args:
+        options: Of the whole.
+        scenes: Which.
+        is_composing: Whether expressions with positions and relations are composed too.
 
     Raises:
         RuntimeError: The command failed; its last lines are in the message.
     """
     true_run(options, scenes)
     folder = _folder(options, scenes)
-    out = folder / "pseudo"
+    out = folder / ("composed" if is_composing else "pseudo")
     if not _is_done(out):
         arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
-        command = [sys.executable, "-m", "cli", *arguments, "--set", "placement.address=local"]
+        settings = ["placement.address=local", *(["composing={}"] if is_composing else [])]
+        command = [sys.executable, "-m", "cli", *arguments, *(word for each in settings for word in ("--set", each))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -9,34 +9,32 @@ from benchmarks.quality.arms import Arm, mean_and_deviation, seeded, train_arms
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result, plot_name
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
-from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.runs import pseudo_run, training_scenes, true_run
+from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, test_run
 from benchmarks.quality.tables import markdown_table
-from synthworld.scenes import Split
 
 SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 1.0)
 _QUICK_SHARES: Final = (0.0, 0.05, 1.0)
-_NUM_SCENES, _QUICK_SCENES = 400, 40
-_NUM_TEST, _QUICK_TEST = 200, 20
 _NUM_SEEDS: Final = 2
 
 
 def run(options: Options) -> Result:
     """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
-    scenes = training_scenes(options.pick(_NUM_SCENES, _QUICK_SCENES))
-    val = true_run(options, SceneRun(Split.TEST, options.pick(_NUM_TEST, _QUICK_TEST)))
+    scenes = training_scenes(options.pick(NUM_SCENES, QUICK_SCENES))
+    val = test_run(options)
     pseudo = pseudo_run(options, scenes)
     shares = _QUICK_SHARES if options.is_quick else SHARES
     counts = {share: max(1, round(share * scenes.count)) if share else 0 for share in shares}
     groups: dict[str, list[Arm]] = {}
     for share, count in counts.items():
         true = true_run(options, training_scenes(count)) if count else None
-        groups[f"mixed {share}"] = seeded(options, Arm((pseudo,), val, human=true), num_seeds=_NUM_SEEDS)
+        groups[f"mixed {share}"] = seeded(options, Arm((pseudo,), human=true), num_seeds=_NUM_SEEDS)
         if true is not None:
-            groups[f"alone {share}"] = seeded(options, Arm((true,), val), num_seeds=_NUM_SEEDS)
-    figures = train_arms(options, groups, shown="students with few annotations")
+            groups[f"alone {share}"] = seeded(options, Arm((true,)), num_seeds=_NUM_SEEDS)
+    figures = train_arms(options, groups, val, shown="students with few annotations")
     return {
         "scenes": scenes.count,
-        "test_scenes": options.pick(_NUM_TEST, _QUICK_TEST),
+        "test_scenes": options.pick(NUM_TEST, QUICK_TEST),
         "points": [
             {
                 "share": share,

@@ -1,53 +1,87 @@
-"""Does the student learn? Trained on the truth of some scenes, asked about others, beside what needs no training.
+"""What a student learns from each step of the method: naive captions, distinctive ones, the filter's, and the truth.
 
-    python -m benchmarks.quality.students --folder bench-out/students [--json F] [--set model.width=96 …]
-
-Training scenes are of the split `train`, held-out ones of `test` (their category × colour pairs partly never trained
-on); what is said of objects is said as people would (`synthworld.expressions`). The floors choose among masks that the
-tiny preset's SAM proposes on the held-out scenes.
+All students see the same training images and differ in the expressions, and in the masks: those of the pipeline are
+SAM's, the truth's are people's. Held-out scenes are asked with what people would say (`synthworld.expressions`), half
+of which names a place or a relation. Beside them stand two floors that need no training.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.quality.scenes import annotated_scenes
+from benchmarks.quality.arms import Arm, mean_and_deviation, seeded, summarise, train_arms
+from benchmarks.quality.options import Options
+from benchmarks.quality.parts import Part, Result
+from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.tables import markdown_table
 from schemas.config_loading import load_config
 from schemas.ids import sha256_hex
 from schemas.shard import Shard, ShardImage
 from synthworld.scenes import Split
 from synthworld.shards import encode_png
-from training.learning import StepReport, open_fabric
-from training.metrics import SegmentationMeter
-from training.student.config import load_student_config
-from training.student.evaluating import Questions, ask
+from training.student.evaluating import Questions, ask, named_figures
 from training.student.floors import ClipFloor, ProposedMask, ProposedMasks, RandomFloor
-from training.student.training import StudentRequest, train_student
 from workers.masks import SamProposer
 
-_RANDOM_SEEDS = 5
+# Of the other parts that train students too, which then share these arms.
+NUM_SCENES, QUICK_SCENES = 400, 40
+NUM_TEST, QUICK_TEST = 150, 20
+_RANDOM_SEEDS: Final = 5
+# Every draw of the captioner, whether the filter kept it or not.
+_UNFILTERED: Final = "data.is_kept_only=false"
+_TITLES: Final = {
+    "random": "no training: a random mask of SAM's",
+    "clip": "no training: SAM's mask with the best CLIP score",
+    "naive": "naive captions (beam search)",
+    "distinctive": "+ distinctive sampling",
+    "filtered": "+ filter",
+    "composed": "+ positions and relations (composer)",
+    "truth": "people's masks and expressions",
+}
+_FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
+# Of these, docs/quality.json says mean and deviation at its top.
+_HEADLINE: Final = ("naive", "distinctive", "filtered", "composed", "truth")
 
 
-def floors(questions: Questions, proposed: ProposedMasks) -> dict[str, dict[str, Any]]:
-    """Return the figures of what needs no training, of a random mask the mean over five draws."""
-    config = load_config("tiny")
-    drawn = [ask(RandomFloor(proposed, seed=seed), questions).figures().as_json() for seed in range(_RANDOM_SEEDS)]
-    mean = {name: sum(each[name] for each in drawn) / len(drawn) for name in drawn[0] if drawn[0][name] is not None}
-    found: dict[str, dict[str, Any]] = {"random mask": mean}
-    for crops in ("context", "masked", "both"):
-        floor = ClipFloor(proposed, config.filtering, config.compute, crops=crops)
-        found[f"best mask by CLIP, {crops} crop"] = ask(floor, questions).figures().as_json()
-    return found
+def run(options: Options) -> Result:
+    """Train on each, and measure the floors."""
+    scenes = training_scenes(options.pick(NUM_SCENES, QUICK_SCENES))
+    val = test_run(options)
+    arms = {
+        "naive": Arm((pseudo_run(options, scenes),), assignments=(_UNFILTERED, 'data.decoders=["beam"]')),
+        "distinctive": Arm((pseudo_run(options, scenes),), assignments=(_UNFILTERED,)),
+        "filtered": Arm((pseudo_run(options, scenes),)),
+        "composed": Arm((pseudo_run(options, scenes, is_composing=True),)),
+        "truth": Arm((true_run(options, scenes),)),
+    }
+    groups = {name: seeded(options, arm) for name, arm in arms.items()}
+    found = train_arms(options, groups, val, shown="students of each step")
+    torch.set_num_threads(1)
+    return {
+        "scenes": scenes.count,
+        "test_scenes": options.pick(NUM_TEST, QUICK_TEST),
+        "seeds": len(groups["truth"]),
+        "arms": {**floors(Questions(val)), **found},
+    }
+
+
+def test_run(options: Options) -> str:
+    """Return the held-out scenes of the captioner's own world, as people would describe them."""
+    return true_run(options, SceneRun(Split.TEST, options.pick(NUM_TEST, QUICK_TEST)))
+
+
+def floors(questions: Questions) -> dict[str, dict[str, Any]]:
+    """Return the figures of what needs no training: a random mask, over five draws, and the best one by CLIP."""
+    proposed, config = propose(questions), load_config("tiny")
+    drawn = [ask(RandomFloor(proposed, seed=seed), questions) for seed in range(_RANDOM_SEEDS)]
+    best = ask(ClipFloor(proposed, config.filtering, config.compute, crops="both"), questions)
+    return {
+        "random": summarise([named_figures(meter.figures()) for meter in drawn]),
+        "clip": summarise([named_figures(best.figures())]),
+    }
 
 
 def propose(questions: Questions) -> ProposedMasks:
@@ -64,76 +98,37 @@ def propose(questions: Questions) -> ProposedMasks:
     return ProposedMasks(found)
 
 
-def trained(
-    run: str, questions: Questions, out: Path, *, settings: Sequence[str] = (), console: Console | None = None
-) -> tuple[SegmentationMeter, dict[str, Any]]:
-    """Train a student and return how it answers, and what that took.
-
-    Args:
-        run: To train on.
-        questions: To ask.
-        out: A new folder.
-        settings: `key=value` words over the tiny preset.
-        console: Told of each report.
-    """
-    config = load_student_config("tiny", None, settings)
-    fabric = open_fabric(config.training)
-
-    def on_step(report: StepReport) -> None:
-        if console is not None:
-            values = "  ".join(f"{name} {value:.3f}" for name, value in report.values.items())
-            console.print(f"{report.step:>5} of {report.num_steps}  {values}", highlight=False)
-
-    before, started = _cpu_s(), time.monotonic()
-    learner, summary = train_student(StudentRequest(config, [run], out), fabric, on_step=on_step)
-    cost = {"cpu_s": _cpu_s() - before, "wall_s": time.monotonic() - started, "parameters": summary.num_parameters}
-    return ask(learner, questions), cost
+def section(result: Result) -> str:
+    """Return the part's Markdown."""
+    arms = result["arms"]
+    best = arms["truth"]["miou"]["mean"]
+    rows = [
+        [
+            title,
+            *(mean_and_deviation(arms[name], figure) for figure in _FIGURES),
+            f"{arms[name]['miou']['mean'] / best:.0%}",
+        ]
+        for name, title in _TITLES.items()
+    ]
+    header = ["learnt from", *_FIGURES.values(), "share of the truth's mIoU"]
+    return "\n\n".join(["## What a student learns", _introduction(result), markdown_table(header, rows)])
 
 
-def _cpu_s() -> float:
-    """Return the CPU seconds of this process so far: on a shared machine they say more than the wall's."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def headline(result: Result) -> Mapping[str, Any]:
+    """Return `student_miou`: mean and standard deviation by what was learnt from."""
+    arms = result["arms"]
+    named = {name: {key: arms[name]["miou"][key] for key in ("mean", "std")} for name in _HEADLINE}
+    return {"student_miou": named}
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="For scenes, runs and the training.")] = Path("bench-out/students"),
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    train_scenes: Annotated[int, typer.Option(min=1)] = 400,
-    val_scenes: Annotated[int, typer.Option(min=1)] = 150,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Such as training.num_steps=300.")] = None,
-    has_floors: Annotated[bool, typer.Option("--floors/--no-floors")] = True,
-) -> None:
-    """Train a student on the truth and print how it answers."""
-    torch.set_num_threads(1)
-    console = Console(stderr=True)
-    train = annotated_scenes(folder / f"train-{train_scenes}", split=Split.TRAIN, num_scenes=train_scenes)
-    val = annotated_scenes(folder / f"test-{val_scenes}", split=Split.TEST, num_scenes=val_scenes)
-    questions = Questions(str(val))
-    found = floors(questions, propose(questions)) if has_floors else {}
-    meter, cost = trained(str(train), questions, _new(folder), settings=settings or (), console=console)
-    found["student, trained on the truth"] = meter.figures().as_json() | cost
-    Console(width=120).print(figures_table(found))
-    if json_path is not None:
-        json_path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+def _introduction(result: Result) -> str:
+    return (
+        f"A RIS student ([student.md](student.md)) learns from {result['scenes']} scenes of its captioner's world, "
+        f"which no model of `tiny` has seen, and is asked what people would say of the objects of "
+        f"{result['test_scenes']} test scenes. Mean ± standard deviation of {result['seeds']} seeds (of the random "
+        f"mask, of {_RANDOM_SEEDS} draws). About half of the questions name a place or a relation, of which a "
+        "captioner of crops never speaks: the composer's row is what that costs."
+    )
 
 
-def figures_table(found: dict[str, dict[str, Any]]) -> Table:
-    """Return the figures of each, a row each."""
-    names = {"miou": "mIoU", "oiou": "oIoU", "p@0.3": "P@0.3", "p@0.5": "P@0.5", "p@0.7": "P@0.7", "p@0.9": "P@0.9"}
-    table = Table("", *names.values(), "CPU s", box=None)
-    for title, figures in found.items():
-        cpu = f"{figures['cpu_s']:.0f}" if "cpu_s" in figures else ""
-        table.add_row(title, *(f"{figures[name]:.3f}" for name in names), cpu)
-    return table
-
-
-def _new(folder: Path) -> Path:
-    number = 0
-    while (folder / f"student-{number}").exists():
-        number += 1
-    return folder / f"student-{number}"
-
-
-if __name__ == "__main__":
-    typer.run(main)
+PART = Part("students", run, section, headline=headline)

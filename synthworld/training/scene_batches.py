@@ -1,4 +1,4 @@
-"""Batches of whole scenes and of close-ups with noisy captions, and what the captions say of one another."""
+"""Batches of whole scenes with noisy captions, and what the captions say of one another and of the patches."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from synthworld.scenes import SCENE_SIZE_PX
 from synthworld.training.crops import normalise
 from synthworld.training.rendered import RenderedScenes
 
-# Six patches: room for the largest object, and rarely for a second one.
-CLOSE_UP_SIZE_PX = 72
-# Farther off the middle, the word head learns no shapes in minutes.
-CLOSE_UP_SHIFT_PX = 4.0
+# How far from its point an object may reach: what lies nearer is neither its patch for sure nor another's.
+REACH_PX = 36.0
 
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """images (B, 3, 192, 192) float, normalised; T captions, and the image (T,) int64 under which each stands."""
+    """B whole scenes with T captions, each of one object.
+
+    Attributes:
+        images: (B, 3, 192, 192) float, normalised.
+        captions: (T) texts.
+        owners: (T,) int64, the image under which each stands.
+        points: (T, 2) float, x and y in pixels: the middle of the object that each was said of.
+    """
 
     images: torch.Tensor
     captions: list[str]
     owners: torch.Tensor
+    points: torch.Tensor
 
 
 def draw_scenes(data: RenderedScenes, count: int, rng: np.random.Generator) -> SceneBatch:
@@ -34,46 +40,36 @@ def draw_scenes(data: RenderedScenes, count: int, rng: np.random.Generator) -> S
     pixels: list[torch.Tensor] = []
     captions: list[str] = []
     owners: list[int] = []
+    points: list[tuple[float, float]] = []
     for place, row in enumerate(rows.tolist()):
         image = torch.from_numpy(np.array(data.images[row])).permute(2, 0, 1)
-        pixels.append(image.flip(-1) if rng.random() < 0.5 else image)
-        said = [noisy_caption(item.attributes, rng) for item in data.scenes[row].objects]
-        captions += said
-        owners += [place] * len(said)
-    return SceneBatch(normalise(torch.stack(pixels)), captions, torch.tensor(owners))
-
-
-@dataclass(frozen=True)
-class CloseUpBatch:
-    """images (N, 3, 72, 72) float of scene pixels, normalised; N captions."""
-
-    images: torch.Tensor
-    captions: list[str]
-
-
-def draw_close_ups(data: RenderedScenes, count: int, rng: np.random.Generator) -> CloseUpBatch:
-    """Returns `count` close-ups of objects, whole scenes at a time, each mirrored at random, with a noisy caption.
-
-    A close-up is a part of a scene at the scene's own scale, its object roughly in the middle.
-    """
-    frames: list[torch.Tensor] = []
-    captions: list[str] = []
-    while len(frames) < count:
-        row = int(rng.integers(len(data.scenes)))
-        image = torch.from_numpy(np.array(data.images[row])).permute(2, 0, 1)
+        is_mirrored = rng.random() < 0.5
+        pixels.append(image.flip(-1) if is_mirrored else image)
         for item in data.scenes[row].objects:
-            middle = np.array(item.centre_xy_px) + rng.uniform(-CLOSE_UP_SHIFT_PX, CLOSE_UP_SHIFT_PX, 2)
-            x, y = np.clip(np.rint(middle - CLOSE_UP_SIZE_PX / 2).astype(int), 0, SCENE_SIZE_PX - CLOSE_UP_SIZE_PX)
-            frame = image[:, y : y + CLOSE_UP_SIZE_PX, x : x + CLOSE_UP_SIZE_PX]
-            frames.append(frame.flip(-1) if rng.random() < 0.5 else frame)
+            x, y = item.centre_xy_px
             captions.append(noisy_caption(item.attributes, rng))
-    return CloseUpBatch(normalise(torch.stack(frames[:count])), captions[:count])
+            owners.append(place)
+            points.append((SCENE_SIZE_PX - x if is_mirrored else x, y))
+    return SceneBatch(normalise(torch.stack(pixels)), captions, torch.tensor(owners), torch.tensor(points))
+
+
+def patches_at(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:
+    """Returns the four patches (T, 4) int64 around the corner of the grid that is nearest to each point (T, 2)."""
+    corners = (points / patch_size).round().long().clamp(1, grid - 1)
+    return torch.stack([(corners[:, 1] + dy) * grid + corners[:, 0] + dx for dy in (-1, 0) for dx in (-1, 0)], 1)
+
+
+def patches_near(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:
+    """Returns which patches (T, h · w) bool an object may reach whose middle is at each point (T, 2)."""
+    middles = (torch.arange(grid) + 0.5) * patch_size
+    x, y = middles.repeat(grid), middles.repeat_interleave(grid)
+    return torch.hypot(x - points[:, :1], y - points[:, 1:]) < REACH_PX
 
 
 def caption_relations(
     content: torch.Tensor, owners: torch.Tensor, num_images: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns which captions fit which images, as far as the captions alone tell.
+    """Returns which captions fit which images, or objects, as far as the captions alone tell.
 
     content (T, W) of 0 and 1, each caption's content words; owners (T,) the images they stand under. `fits` (T, B)
     bool: a caption under the image holds all its words. `unsettled` (T, B) bool: a caption under the image holds a part

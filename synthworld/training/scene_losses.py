@@ -1,34 +1,34 @@
-"""The scene CLIP's loss: images against captions, by the patches that answer them."""
+"""The scene CLIP's losses: objects against captions, and a caption against the patches of its scene."""
 
 from __future__ import annotations
 
 import torch
 
-# Sharpness of the softmax over patches that pools their cosines with a caption into the image's.
-POOLING_SHARPNESS = 10.0
 
-
-def pooled_scores(dense: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Returns the score (T, B) of each image for each text: its patches' cosines, the best answers weighing most.
-
-    dense (B, D, h, w) and texts (T, D), normalised. So an image-caption pair teaches the patches that answer the
-    caption, and nobody says which they are. Source: pooling of patch-text similarities as in FILIP (Yao et al. 2021)
-    and SPARC (Bica et al. 2024); here a softmax whose weights carry no gradient.
-    """
-    cosines = torch.einsum("td,bdp->tbp", texts, dense.flatten(2))
-    weights = (cosines.detach() * POOLING_SHARPNESS).softmax(-1)
-    return (weights * cosines).sum(-1)
-
-
-def scene_contrast(
-    scores: torch.Tensor, scale: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor
-) -> torch.Tensor:
-    """Returns the symmetric cross-entropy of texts × images scores (T, B): all that fits is positive.
+def contrast(scores: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor) -> torch.Tensor:
+    """Returns the symmetric cross-entropy of texts × objects scores (T, B), scaled: all that fits is positive.
 
     `fits` and `unsettled` are those of `caption_relations`; a row's loss is the mean over its positives.
     """
-    logits = (scores * scale).masked_fill(unsettled, float("-inf"))
+    logits = scores.masked_fill(unsettled, float("-inf"))
     return 0.5 * (_cross_entropy(logits, fits) + _cross_entropy(logits.T, fits.T))
+
+
+def pointing(scores: torch.Tensor, own: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
+    """Returns how far each caption's scores of its scene's patches are from pointing at its own object.
+
+    The negative log of the share of a softmax over the patches that lies on the caption's own, the mean over captions.
+
+    Args:
+        scores: (T, P), scaled cosines of each caption with the P patches of its scene.
+        own: (T, O) int64, the patches of the object that it was said of.
+        is_open: (T, P) bool, patches that are left out: they may be the object's too, or of one that the caption fits
+            as well. Those of `own` count all the same.
+    """
+    is_own = torch.zeros_like(is_open).scatter_(1, own, True)
+    own_scores = scores.masked_fill(~is_own, float("-inf")).logsumexp(1)
+    all_scores = scores.masked_fill(is_open & ~is_own, float("-inf")).logsumexp(1)
+    return (all_scores - own_scores).mean()
 
 
 def _cross_entropy(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:

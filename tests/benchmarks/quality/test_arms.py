@@ -8,7 +8,7 @@ import pytest
 from benchmarks.quality.arms import Arm, mean_and_deviation, seeded, summarise
 from benchmarks.quality.options import Options
 
-ARM = Arm(runs=("out/pseudo",), val="out/val")
+ARM = Arm(runs=("out/pseudo",))
 
 
 def test_figures_of_seeds_become_mean_and_deviation_of_a_sample() -> None:
@@ -35,7 +35,6 @@ def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> 
     "other",
     [
         replace(ARM, runs=("out/pseudo", "out/more")),
-        replace(ARM, val="out/other"),
         replace(ARM, human="out/true"),
         replace(ARM, assignments=("data.is_kept_only=false",)),
         replace(ARM, seed=1),

@@ -1,11 +1,14 @@
 """The scene CLIP's training: what captions tell of scenes, what windows teach, and a start and a restart that hold."""
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.config import WeightsConfig
 from schemas.config_loading import load_config
@@ -13,17 +16,15 @@ from synthworld.scenes import Split
 from synthworld.training.crops import normalise
 from synthworld.training.rendered import rendered_scenes
 from synthworld.training.sam_start import start_from_sam
-from synthworld.training.scene_batches import caption_relations, draw_close_ups, draw_scenes
-from synthworld.training.scene_clip import SceneClipTrainee, SceneRecipe, _step_losses, train_scene_clip
-from synthworld.training.scene_losses import pooled_scores, scene_contrast
+from synthworld.training.scene_batches import caption_relations, draw_scenes, patches_at, patches_near
+from synthworld.training.scene_clip import SceneClipTrainee, SceneRecipe, train_scene_clip
+from synthworld.training.scene_losses import contrast, pointing
 from synthworld.training.vocabulary import expression_vocabulary, word_ids
 from workers.checkpoints.models import load_clip, load_sam
 from workers.towers import read_images
 
 VOCABULARY = expression_vocabulary()
-SHORT = SceneRecipe(
-    steps=4, close_up_steps=2, close_ups_a_step=4, scenes_a_step=3, close_ups_beside=2, checkpoint_every=2
-)
+SHORT = SceneRecipe(steps=4, scenes_a_step=3, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -64,45 +65,61 @@ def test_each_scene_comes_with_a_caption_an_object(data):
     assert len(draw_scenes(data, 99, np.random.default_rng(0)).images) == 6
 
 
-def test_a_close_up_is_a_part_of_a_scene_at_its_own_scale(data):
-    batch = draw_close_ups(data, 5, np.random.default_rng(1))
-    assert batch.images.shape == (5, 3, 72, 72)
-    assert len(batch.captions) == 5
-    scenes = draw_scenes(data, 6, np.random.default_rng(0)).images
-    both = torch.cat((scenes, scenes.flip(-1)))
-    for frame in batch.images:
-        corner = frame[:, :4, :4]
-        places = both.unfold(2, 4, 1).unfold(3, 4, 1)
-        assert bool((places == corner[None, :, None, None]).all(-1).all(-1).all(1).any())
+def test_a_caption_comes_with_the_middle_of_its_object_mirrored_with_the_scene(data):
+    batches = [draw_scenes(data, 6, np.random.default_rng(seed)) for seed in range(8)]
+    middles = {item.centre_xy_px for scene in data.scenes for item in scene.objects}
+    given = {(x, y) for batch in batches for x, y in batch.points.double().tolist()}
+    straight = {place for place in given if _is_among(place, middles)}
+    mirrored = {(192 - x, y) for x, y in given - straight}
+    assert straight
+    assert mirrored
+    assert all(_is_among(place, middles) for place in mirrored)
 
 
-def test_a_close_up_is_read_as_the_scene_is_at_the_same_place(data):
+def _is_among(place, middles):
+    return any(np.hypot(place[0] - x, place[1] - y) < 1e-3 for x, y in middles)
+
+
+@given(st.floats(0, 192), st.floats(0, 192))
+def test_the_four_patches_at_a_point_are_those_around_the_nearest_corner(x, y):
+    point = torch.tensor([[x, y]])
+    (own,) = patches_at(point, patch_size=12, grid=16).tolist()
+    middles = [((each % 16 + 0.5) * 12, (each // 16 + 0.5) * 12) for each in own]
+    corner = np.mean(middles, axis=0)
+    inside = np.clip((x, y), 12, 180)
+    assert np.abs(corner - inside).max() <= 6 + 1e-4
+    assert len(set(own)) == 4
+    near = patches_near(point, patch_size=12, grid=16)[0]
+    assert bool(near[own].all())
+    far = [at for at in range(256) if np.hypot((at % 16 + 0.5) * 12 - x, (at // 16 + 0.5) * 12 - y) > 36.1]
+    assert not bool(near[far].any())
+
+
+def test_its_patches_are_those_that_readers_of_its_weights_get(data):
     torch.manual_seed(0)
     trainee = SceneClipTrainee(VOCABULARY).eval()
     images = draw_scenes(data, 2, np.random.default_rng(0)).images
     with torch.no_grad():
-        # A close-up as large as a scene has one place on the grid.
-        whole = trainee._read_close_ups(images, np.random.default_rng(0)) @ trainee.model.visual.proj
+        own = trainee._read_patches(images) @ trainee.model.visual.proj
         dense = read_images(trainee.model, images).dense.flatten(2).transpose(1, 2)
-        assert torch.allclose(whole, dense, atol=1e-4)
-        part = trainee._read_close_ups(images[..., :72, :72], np.random.default_rng(0))
-    assert part.shape == (2, 36, 144)
+    assert torch.allclose(own, dense, atol=1e-4)
 
 
-def test_an_images_score_is_that_of_its_best_patches():
-    text = F.normalize(torch.tensor([[1.0, 0.0]]))
-    dense = F.normalize(torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.1], [0.0, 1.0]]), dim=-1).T.reshape(1, 2, 2, 2)
-    cosines = torch.einsum("td,bdhw->tbhw", text, dense)
-    score = float(pooled_scores(dense, text))
-    assert float(cosines.mean()) < score <= float(cosines.max())
-    assert score > 0.9
+def test_pointing_is_the_share_of_the_objects_own_patches_among_those_that_are_settled():
+    scores = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).requires_grad_()
+    own, is_open = torch.tensor([[0, 1]]), torch.tensor([[True, False, False, True]])
+    loss = pointing(scores, own, is_open)
+    loss.backward()
+    assert loss.item() == pytest.approx(-np.log(3 / 6), abs=1e-6)
+    assert float(scores.grad[0, 3]) == 0.0
+    assert float(scores.grad[0, 2]) > 0.0 > float(scores.grad[0, 1])
 
 
 def test_the_contrast_asks_nothing_of_unsettled_pairs():
     fits = torch.tensor([[True, False], [False, True]])
     unsettled = torch.tensor([[False, True], [False, False]])
-    scores = torch.tensor([[0.5, -0.3], [0.1, 0.2]], requires_grad=True)
-    scene_contrast(scores, torch.tensor(10.0), fits, unsettled).backward()
+    scores = torch.tensor([[5.0, -3.0], [1.0, 2.0]], requires_grad=True)
+    contrast(scores, fits, unsettled).backward()
     assert float(scores.grad[0, 1]) == 0.0
     assert float(scores.grad[1, 0]) > 0.0
     assert float(scores.grad[1, 1]) < 0.0
@@ -140,7 +157,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, start)
     whole = train_scene_clip(VOCABULARY, data, SHORT, seed=1, checkpoint=tmp_path / "whole.pt", start=start)
     half = replace(SHORT, checkpoint_every=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("synthworld.training.scene_clip._step_losses", _failing_at(3))
+        patch.setattr("synthworld.training.scene_clip.draw_scenes", _failing_at(4))
         with pytest.raises(KeyboardInterrupt):
             train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
     again = train_scene_clip(VOCABULARY, data, half, seed=1, checkpoint=tmp_path / "half.pt", start=start)
@@ -148,10 +165,12 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, data, start)
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def _failing_at(step):
-    def losses(*arguments):
-        if arguments[-1] == step:
-            raise KeyboardInterrupt
-        return _step_losses(*arguments)
+def _failing_at(call):
+    calls = count(1)
 
-    return losses
+    def draw(*arguments):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return draw_scenes(*arguments)
+
+    return draw

@@ -1,0 +1,52 @@
+"""The part about students: floors on real scenes, and from figures to the page."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import students
+from benchmarks.quality.scenes import annotated_scenes
+from synthworld.scenes import Split
+from training.student.evaluating import Questions
+
+
+def _figures(miou: float, deviation: float = 0.01) -> dict[str, Any]:
+    names = ("miou", "oiou", "p50", "p70", "p90")
+    return {name: {"mean": miou, "std": deviation, "values": [miou]} for name in names}
+
+
+ARMS = {
+    name: _figures(miou)
+    for name, miou in {
+        "random": 0.1,
+        "clip": 0.3,
+        "naive": 0.2,
+        "distinctive": 0.25,
+        "filtered": 0.3,
+        "composed": 0.4,
+        "truth": 0.5,
+    }.items()
+}
+RESULT = {"scenes": 400, "test_scenes": 150, "seeds": 3, "arms": ARMS}
+
+
+def test_a_row_a_step_with_its_share_of_the_truth() -> None:
+    rows = students.section(RESULT).splitlines()
+
+    assert any(row.startswith("| + filter | 0.300 ± 0.010 |") and row.endswith("| 60% |") for row in rows)
+    assert any(row.startswith("| people's masks and expressions |") and row.endswith("| 100% |") for row in rows)
+
+
+def test_the_headline_names_what_was_trained() -> None:
+    found = students.headline(RESULT)["student_miou"]
+
+    assert found["naive"] == {"mean": 0.2, "std": 0.01}
+    assert found.keys() == {"naive", "distinctive", "filtered", "composed", "truth"}
+
+
+def test_clips_choice_beats_a_random_mask_on_real_scenes(tmp_path: Path) -> None:
+    run = annotated_scenes(tmp_path, split=Split.TEST, num_scenes=2)
+
+    found = students.floors(Questions(str(run)))
+
+    assert len(found["random"]["miou"]["values"]) == 5
+    assert found["clip"]["miou"]["mean"] > found["random"]["miou"]["mean"] > 0
