@@ -15,6 +15,7 @@ from cli.console import facts_table, format_seconds, report, stdout
 from cli.training_views import figures_text, next_view, progress
 
 if TYPE_CHECKING:
+    from training.ppt.config import PointGeneratorConfig
     from training.ppt.curriculum import Round, Source
     from training.ppt.training import PptRequest, PptSummary
 
@@ -69,8 +70,7 @@ def _run(request: PptRequest) -> int:
     is_first = fabric.is_global_zero
 
     def on_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
-        if is_first:
-            stdout.print(plan_view(rounds, num_pairs))
+        stdout.print(plan_view(rounds, num_pairs))
 
     def on_select(each: Round, decided: int, pairs: int) -> None:
         report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs have a referent now", "green")
@@ -82,7 +82,7 @@ def _run(request: PptRequest) -> int:
         report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
         return INTERRUPTED
     if is_first:
-        stdout.print(summary_view(summary))
+        stdout.print(summary_view(summary, request.config.generator))
         stdout.print(next_view(request.out), soft_wrap=True)
     return 0
 
@@ -97,12 +97,16 @@ def plan_view(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> Renderab
     return table
 
 
-def summary_view(summary: PptSummary) -> RenderableType:
+def summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
     """Return how a training ended as a table."""
     table = facts_table("trained")
     table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     table.add_row("time", format_seconds(summary.wall_s))
-    table.add_row("parameters", f"{summary.num_parameters:,} trained")
+    table.add_row(
+        "parameters",
+        f"{summary.num_parameters:,} trained: width {sizes.width}, {len(sizes.image_blocks)} stages, "
+        f"{sizes.num_queries} queries of {sizes.num_points} points",
+    )
     for phase, figures in summary.phases.items():
         table.add_row(phase, figures_text(figures))
     return table

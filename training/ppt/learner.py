@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 
 from training.learning.asking import Question, Questions, ask, named_figures
 from training.ppt.batches import PairBatch
 from training.ppt.encoding import FrozenEncoders
-from training.ppt.model import PointPrompting
+from training.ppt.model import LabelledFeatures, PointPrompting
 from training.ppt.point_generator import PointGenerator
+from training.ppt.pseudo_labels import to_device
 from training.ppt.settings import PptConfig
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
@@ -58,7 +58,8 @@ class PointLearner:
     def losses(self, module: nn.Module, batch: PairBatch) -> Mapping[str, torch.Tensor]:
         """Return the loss and its terms, of a batch."""
         features = self.encoders.see(batch.image_keys, batch.images, batch.texts)
-        terms: dict[str, torch.Tensor] = module(features, move_data_to_device(batch.wanted, self.encoders.device))
+        wanted = to_device(batch.wanted, self.encoders.device)
+        terms: dict[str, torch.Tensor] = module(LabelledFeatures(features, wanted))
         return terms
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:

@@ -20,8 +20,7 @@ from training.ppt.terms import Points, confidence_loss, mask_loss, point_loss
 _PROMPTS_A_PASS: Final = 256
 
 
-# Not frozen, what goes in and out of `forward`: Fabric replaces the tensors in it, for precision and device.
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class FrozenFeatures:
     """What the frozen towers make of B pairs.
 
@@ -38,7 +37,21 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
-@dataclass(slots=True)
+class LabelledFeatures:
+    """What a step learns from: B pairs and their pseudo-labels.
+
+    No dataclass, on purpose: Fabric rounds the tensors that it finds in a module's input to half precision, where a
+    coordinate is right to one part in 256. In an object that it does not know it finds none.
+    """
+
+    __slots__ = ("features", "wanted")
+
+    def __init__(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> None:
+        """Take both, on one device."""
+        self.features, self.wanted = features, wanted
+
+
+@dataclass(frozen=True)
 class Predictions:
     """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from."""
 
@@ -50,7 +63,7 @@ class Predictions:
         return self.prompts.confidence_logits.argmax(-1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Referent:
     """The answer to each of B pairs: mask logits (B, 4·h, 4·w) of SAM's padded square, and its prompt.
 
@@ -71,22 +84,20 @@ class PointPrompting(nn.Module):
         self._decoder = decoder
 
     @overload
-    def forward(self, features: FrozenFeatures) -> Predictions: ...
+    def forward(self, given: FrozenFeatures) -> Predictions: ...
 
     @overload
-    def forward(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> dict[str, torch.Tensor]: ...
+    def forward(self, given: LabelledFeatures) -> dict[str, torch.Tensor]: ...
 
-    def forward(
-        self, features: FrozenFeatures, wanted: PseudoLabelBatch | None = None
-    ) -> Predictions | dict[str, torch.Tensor]:
+    def forward(self, given: FrozenFeatures | LabelledFeatures) -> Predictions | dict[str, torch.Tensor]:
         """Return the K predictions of each pair (equation 3); with pseudo-labels `loss`.
 
         Both through this door: precision and DDP are wrapped around `forward` alone.
         """
-        if wanted is not None:
-            return self.loss(features, wanted)
-        prompts = self.generator(features.image, features.text, features.is_word)
-        return Predictions(self._decode_all(features, prompts), prompts)
+        if isinstance(given, LabelledFeatures):
+            return self.loss(given.features, given.wanted)
+        prompts = self.generator(given.image, given.text, given.is_word)
+        return Predictions(self._decode_all(given, prompts), prompts)
 
     @torch.no_grad()
     def referent(self, features: FrozenFeatures) -> Referent:

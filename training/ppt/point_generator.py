@@ -12,8 +12,7 @@ from training.ppt.config import PointGeneratorConfig
 from training.ppt.layers import CrossAttentionLayer, grid_position
 
 
-# Not frozen: Fabric replaces the tensors in it.
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class PointPrompts:
     """What the queries predict (equation 2).
 

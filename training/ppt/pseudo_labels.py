@@ -29,8 +29,7 @@ class PseudoLabels:
         return len(self.confidences)
 
 
-# Not frozen: Fabric replaces the tensors in it.
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class PseudoLabelBatch:
     """The labels of B pairs: masks (B, E, h, w), points (B, E, M, 2), labels (B, E, M), confidences (B, E).
 
@@ -42,6 +41,14 @@ class PseudoLabelBatch:
     labels: torch.Tensor
     confidences: torch.Tensor
     counts: tuple[int, ...]
+
+
+def to_device(batch: PseudoLabelBatch, device: torch.device) -> PseudoLabelBatch:
+    """Return a batch whose tensors lie on a device."""
+    masks, points_xy, labels, confidences = (
+        each.to(device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
+    )
+    return PseudoLabelBatch(masks, points_xy, labels, confidences, batch.counts)
 
 
 def collate(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:

@@ -110,7 +110,8 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         folder.begin(settings)
     fabric.barrier()
     curriculum = _Curriculum(request, fabric, reports or Reports(), encoders, sources, rounds, json.dumps(settings))
-    curriculum.reports.on_plan(rounds, num_pairs)
+    if fabric.is_global_zero:
+        curriculum.reports.on_plan(rounds, num_pairs)
     return curriculum.run(folder)
 
 
