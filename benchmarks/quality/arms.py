@@ -22,9 +22,9 @@ from training.student.predicting import load_student
 from training.student.training import StudentRequest, train_student
 from workers.checkpoints.weights import weights_digest
 
-# Of a student's training; two minutes of one core.
-NUM_STEPS: Final = 1000
-QUICK_STEPS: Final = 120
+# Of a student's training; three minutes of one core.
+NUM_STEPS: Final = 300
+QUICK_STEPS: Final = 60
 NUM_SEEDS: Final = 3
 
 

@@ -89,3 +89,7 @@ class JoinedDataset(Dataset[Any]):
     def mask_ids(self) -> list[str]:
         """Return the id of every mask, in order; a mask of two runs comes twice."""
         return [mask for run in self._runs for mask in run.mask_ids()]
+
+    def image_digests(self) -> list[str]:
+        """Return for every mask the sha256 of its image, as `RisDataset.image_digests` does."""
+        return [digest for run in self._runs for digest in run.image_digests()]

@@ -143,6 +143,19 @@ class RisDataset(Dataset[Any]):
         """Return the id of every mask, in order."""
         return [mask_id for content in self._contents for mask_id in content.index.mask_ids]
 
+    def image_digests(self) -> list[str]:
+        """Return for every mask the sha256 of its image's bytes, as annotated: ids tell images of one run apart alone.
+
+        Raises:
+            ConfigError: The spec asks for no image.
+        """
+        digests: list[str] = []
+        for content in self._contents:
+            if content.images is None:
+                raise ConfigError("images are not read here: ask for the part 'image'")
+            digests += np.repeat(content.images.sha256, np.diff(content.index.first_masks)).tolist()
+        return digests
+
     def describe(self) -> dict[str, Any]:
         """Return, as JSON, what decides the samples: the snapshot and the spec."""
         spec = self._run.spec

@@ -95,9 +95,16 @@ class MixedDataset(Dataset[Any]):
 
     def mask_ids(self) -> list[str]:
         """Return the mask of every item of the epoch, in order."""
-        human, order = self._human.mask_ids(), self._order(self._human.epoch)
-        repeated = [human[int(order[at % len(order)])] for at in range(self._num_human)]
-        return [*self._pseudo.mask_ids(), *repeated]
+        return [*self._pseudo.mask_ids(), *self._repeated(self._human.mask_ids())]
+
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every item of the epoch, as `RisDataset.image_digests` does."""
+        return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]
+
+    def _repeated(self, human: Sequence[str]) -> list[str]:
+        """Return of each human item of the epoch what `human` says of its mask."""
+        order = self._order(self._human.epoch)
+        return [human[int(order[at % len(order)])] for at in range(self._num_human)]
 
     def __getitem__(self, index: int) -> Any:
         """Return an item of either dataset.

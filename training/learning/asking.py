@@ -20,11 +20,12 @@ class Question:
     """Expressions of one image and the masks they refer to.
 
     Attributes:
-        image_id: Of the image.
+        image_id: Of the image, in its run.
         image: (3, H, W) uint8.
         texts: (T).
         masks: (T, H, W) bool.
         mask_ids: (T), of each expression's mask.
+        image_key: Tells the image from those of all runs.
     """
 
     image_id: str
@@ -32,6 +33,7 @@ class Question:
     texts: list[str]
     masks: torch.Tensor
     mask_ids: list[str]
+    image_key: str
 
 
 class Answerer(Protocol):
@@ -58,6 +60,7 @@ class Questions:
         for at, mask in enumerate(self._dataset.mask_ids()):
             places[mask.rpartition("-")[0]].append(at)
         self._places = dict(places)
+        self._keys = self._dataset.image_digests()
 
     @property
     def image_ids(self) -> list[str]:
@@ -80,7 +83,8 @@ class Questions:
             counts = torch.tensor([len(sample["expressions"]) for sample in samples])
             ids = [sample["mask_id"] for sample in samples for _ in sample["expressions"]]
             masks = torch.stack([sample["mask"] for sample in samples]).repeat_interleave(counts, 0)
-            yield Question(image_id, samples[0]["image"], texts, masks, ids)
+            key = self._keys[self._places[image_id][0]]
+            yield Question(image_id, samples[0]["image"], texts, masks, ids, key)
 
 
 def ask(answerer: Answerer, questions: Questions, fabric: Fabric | None = None) -> SegmentationMeter:

@@ -56,9 +56,7 @@ class TrainingConfig(FrozenModel):
                 f"num_warmup_steps {self.num_warmup_steps} is not below num_steps {self.num_steps}: lower the first"
             )
         if self.optimiser == "adam" and self.weight_decay:
-            raise ValueError(
-                f"optimiser adam does not decay, and weight_decay is {self.weight_decay}: give 0, or adamw"
-            )
+            raise ValueError(f"optimiser adam has no decay, and weight_decay is {self.weight_decay}: give 0, or adamw")
         return self
 
     def with_steps(self, num_steps: int) -> TrainingConfig:

@@ -27,7 +27,7 @@ class EpochDataset(Protocol):
         """Choose the epoch's items."""
         ...
 
-    def image_ids(self) -> list[str]:
+    def image_keys(self) -> list[str]:
         """Return the image of every item of the epoch."""
         ...
 
@@ -115,7 +115,7 @@ class UnitFeed:
 
     def _units(self, epoch: int) -> list[Sequence[int]]:
         by_image: defaultdict[str, list[int]] = defaultdict(list)
-        for item, image in enumerate(self._dataset.image_ids()):
+        for item, image in enumerate(self._dataset.image_keys()):
             by_image[image].append(item)
         units: list[Sequence[int]] = []
         for image, items in by_image.items():

@@ -69,9 +69,9 @@ class PromptedPairs(Dataset[PromptedPair]):
         """Choose the draw of points and flips."""
         self._pairs.set_epoch(self._epochs_before + epoch)
 
-    def image_ids(self) -> list[str]:
-        """Return the image of every pair."""
-        return self._pairs.image_ids()
+    def image_keys(self) -> list[str]:
+        """Return the image of every pair, mirrored or not."""
+        return self._pairs.image_digests()
 
     def __getitem__(self, index: int) -> PromptedPair:
         """Return a pair.

@@ -73,7 +73,7 @@ class PointLearner:
     def answer(self, question: Question) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool."""
         self.module.eval()
-        return self.predict(question.image_id, question.image, question.texts).logits > 0
+        return self.predict(question.image_key, question.image, question.texts).logits > 0
 
     @torch.no_grad()
     def predict(self, image_key: str, image: torch.Tensor, texts: Sequence[str]) -> PointAnswer:

@@ -132,8 +132,7 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy(np.stack([label for _, label in drawn])),
             torch.from_numpy(row.confidences),
         )
-        images, places = self._shards[row.shard]
-        return Pair(row.image_id, images.sha256[places[row.image_id]], is_flipped, row.text, labels)
+        return Pair(row.image_id, self._image_sha256(row), is_flipped, row.text, labels)
 
     def image(self, index: int) -> torch.Tensor:
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
@@ -151,6 +150,10 @@ class PairDataset(Dataset[Pair]):
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
         return [row.image_id for row in self._rows]
+
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every pair: the same image in whatever run, (len,)."""
+        return [self._image_sha256(row) for row in self._rows]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
@@ -204,6 +207,10 @@ class PairDataset(Dataset[Pair]):
         ids = images["image_id"].to_pylist()
         self._shards[shard] = (self._images.of_shard(shard, images), {each: at for at, each in enumerate(ids)})
         self._rows += rows
+
+    def _image_sha256(self, row: _Row) -> str:
+        images, places = self._shards[row.shard]
+        return images.sha256[places[row.image_id]]
 
     def _is_wanted(self, row: _Row) -> bool:
         return self._spec.which == "all" or bool(row.confidences.any()) == (self._spec.which == "decided")
@@ -261,6 +268,10 @@ class JoinedPairs(Dataset[Pair]):
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
         return [each for part in self._parts for each in part.image_ids()]
+
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every pair, see `PairDataset`."""
+        return [each for part in self._parts for each in part.image_digests()]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""

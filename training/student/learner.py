@@ -39,14 +39,14 @@ class StudentLearner:
             torch.manual_seed(config.training.seed)
             self.module = RisStudent(config.model, towers.widths)
 
-    def holds(self, image_id: str) -> bool:
+    def holds(self, image_key: str) -> bool:
         """Return whether an image was seen and its pixels and features were kept."""
-        return image_id in self._pixels
+        return image_key in self._pixels
 
     def losses(self, module: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Return the loss and its parts, of a batch."""
-        pixels = torch.stack([self._held(*each) for each in zip(batch.image_ids, batch.pixels, strict=True)])
-        given = self._input(batch.image_ids, pixels, batch.texts, batch.owners)
+        pixels = torch.stack([self._held(*each) for each in zip(batch.image_keys, batch.pixels, strict=True)])
+        given = self._input(batch.image_keys, pixels, batch.texts, batch.owners)
         logits, rough = module(given)
         return mask_losses(logits, rough, batch.masks.to(logits.device), self._config.loss)
 
@@ -59,16 +59,16 @@ class StudentLearner:
     def answer(self, question: Question) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool."""
         self.module.eval()
-        return self.logits(question.image_id, question.image, question.texts) > 0
+        return self.logits(question.image_key, question.image, question.texts) > 0
 
     @torch.no_grad()
     def logits(
-        self, image_id: str, image: torch.Tensor, texts: Sequence[str], module: nn.Module | None = None
+        self, image_key: str, image: torch.Tensor, texts: Sequence[str], module: nn.Module | None = None
     ) -> torch.Tensor:
         """Return the logits of masks on the image's pixels, (T, H, W) float32 on the CPU; above 0 is inside.
 
         Args:
-            image_id: By which features are kept: one id is one image.
+            image_key: By which features are kept: one key is one image.
             image: (3, H, W) uint8, upright RGB.
             texts: The expressions.
             module: In place of the own one, as the trainer wrapped it.
@@ -79,25 +79,25 @@ class StudentLearner:
         parts = []
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
-            given = self._input([image_id], pixels, some, torch.zeros(len(some), dtype=torch.int64))
+            given = self._input([image_key], pixels, some, torch.zeros(len(some), dtype=torch.int64))
             logits, _ = (self.module if module is None else module)(given)
             parts.append(placement.back(logits.float().cpu()))
         return torch.cat(parts)
 
     def _input(
-        self, image_ids: Sequence[str], pixels: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
+        self, image_keys: Sequence[str], pixels: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
     ) -> StudentInput:
         device = self.towers.device
-        images = self.towers.see_images(image_ids, pixels)
+        images = self.towers.see_images(image_keys, pixels)
         normalised = self.towers.normalised(pixels.to(device))
         return StudentInput(normalised, images, self.towers.see_texts(texts), owners.to(device))
 
-    def _held(self, image_id: str, pixels: torch.Tensor | None) -> torch.Tensor:
+    def _held(self, image_key: str, pixels: torch.Tensor | None) -> torch.Tensor:
         """Return an image's pixels, and keep them where the towers keep its features."""
         if pixels is None:
-            return self._pixels[image_id]
+            return self._pixels[image_key]
         if self.towers.has_room:
-            self._pixels[image_id] = pixels
+            self._pixels[image_key] = pixels
         return pixels
 
 
@@ -108,4 +108,4 @@ class _Answering:
         self._learner, self._module = learner, module
 
     def answer(self, question: Question) -> torch.Tensor:
-        return self._learner.logits(question.image_id, question.image, question.texts, self._module) > 0
+        return self._learner.logits(question.image_key, question.image, question.texts, self._module) > 0

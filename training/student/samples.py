@@ -25,13 +25,13 @@ class Target:
     """A mask and an expression of it.
 
     Attributes:
-        image_id: Of the image.
+        image_key: Tells its image from those of all runs.
         pixels: (3, S, S) uint8; None where the towers hold its features and the learner its pixels.
         mask: (m, m) float32 in [0, 1], shares of each pixel.
         text: The expression.
     """
 
-    image_id: str
+    image_key: str
     pixels: torch.Tensor | None
     mask: torch.Tensor
     text: str
@@ -42,14 +42,14 @@ class Batch:
     """Masks of some images, each image once.
 
     Attributes:
-        image_ids: (U).
+        image_keys: (U).
         pixels: (U) of (3, S, S) uint8, or None where they are held.
         owners: (T,) int64, the image of each mask.
         masks: (T, m, m) float32.
         texts: (T).
     """
 
-    image_ids: list[str]
+    image_keys: list[str]
     pixels: list[torch.Tensor | None]
     owners: torch.Tensor
     masks: torch.Tensor
@@ -61,13 +61,13 @@ def collate(targets: Sequence[Target]) -> Batch:
     places: dict[str, int] = {}
     pixels: list[torch.Tensor | None] = []
     for each in targets:
-        if each.image_id not in places:
-            places[each.image_id] = len(places)
+        if each.image_key not in places:
+            places[each.image_key] = len(places)
             pixels.append(each.pixels)
     return Batch(
-        image_ids=list(places),
+        image_keys=list(places),
         pixels=pixels,
-        owners=torch.tensor([places[each.image_id] for each in targets]),
+        owners=torch.tensor([places[each.image_key] for each in targets]),
         masks=torch.stack([each.mask for each in targets]),
         texts=[each.text for each in targets],
     )
@@ -89,7 +89,7 @@ class TargetDataset(Dataset[Target]):
         *,
         image_format: CropFormat,
         mask_size: int,
-        is_held: Callable[[str], bool] = lambda image_id: False,
+        is_held: Callable[[str], bool] = lambda image_key: False,
     ) -> None:
         """Take two datasets of the same items.
 
@@ -102,6 +102,7 @@ class TargetDataset(Dataset[Target]):
         """
         self._targets, self._images = targets, images
         self._format, self._mask_size, self._is_held = image_format, mask_size, is_held
+        self._keys = images.image_digests()
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -111,10 +112,11 @@ class TargetDataset(Dataset[Target]):
         """Choose the expressions, and which human masks repeat."""
         self._targets.set_epoch(epoch)
         self._images.set_epoch(epoch)
+        self._keys = self._images.image_digests()
 
-    def image_ids(self) -> list[str]:
+    def image_keys(self) -> list[str]:
         """Return the image of every item of the epoch."""
-        return [each.rpartition("-")[0] for each in self._targets.mask_ids()]
+        return self._keys
 
     def __getitem__(self, index: int) -> Target:
         """Return an item.
@@ -128,23 +130,24 @@ class TargetDataset(Dataset[Target]):
         """Return the items of a batch; an image is decoded at most once."""
         drawn = self._targets.__getitems__(indices)
         seen: dict[str, torch.Tensor | None] = {}
-        for index, sample in zip(indices, drawn, strict=True):
-            if sample["image_id"] not in seen:
-                seen[sample["image_id"]] = self._pixels(index, sample["image_id"])
-        return [self._target(sample, seen[sample["image_id"]]) for sample in drawn]
+        keys = [self._keys[index] for index in indices]
+        for index, key in zip(indices, keys, strict=True):
+            if key not in seen:
+                seen[key] = self._pixels(index, key)
+        return [self._target(sample, key, seen[key]) for sample, key in zip(drawn, keys, strict=True)]
 
-    def _pixels(self, index: int, image_id: str) -> torch.Tensor | None:
-        if self._is_held(image_id):
+    def _pixels(self, index: int, key: str) -> torch.Tensor | None:
+        if self._is_held(key):
             return None
         image: torch.Tensor = self._images[index]["image"]
         placement = Placement.of((image.shape[1], image.shape[2]), self._format.size)
         return placement.image(image, self._format.mean)
 
-    def _target(self, sample: Any, pixels: torch.Tensor | None) -> Target:
+    def _target(self, sample: Any, key: str, pixels: torch.Tensor | None) -> Target:
         mask: torch.Tensor = sample["mask"]
         placement = Placement.of((mask.shape[0], mask.shape[1]), self._format.size)
         (text,) = sample["expressions"]
-        return Target(sample["image_id"], pixels, placement.mask(mask, self._mask_size), text)
+        return Target(key, pixels, placement.mask(mask, self._mask_size), text)
 
 
 def training_set(

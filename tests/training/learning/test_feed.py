@@ -28,7 +28,7 @@ class Items:
     def mask_ids(self) -> list[str]:
         return self._masks
 
-    def image_ids(self) -> list[str]:
+    def image_keys(self) -> list[str]:
         return [mask.rpartition("-")[0] for mask in self._masks]
 
 

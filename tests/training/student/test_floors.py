@@ -30,7 +30,7 @@ def questions():
         words = [each.attributes for each in scene.objects]
         texts = [f"a {each.size} {each.pattern} {each.colour} {each.category}" for each in words]
         image = torch.from_numpy(painted.image).permute(2, 0, 1)
-        yield Question(image_id(key), image, texts, torch.from_numpy(painted.masks), [])
+        yield Question(image_id(key), image, texts, torch.from_numpy(painted.masks), [], key)
 
 
 def miou(floor) -> float:
@@ -59,7 +59,7 @@ def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
 
 def test_an_image_without_masks_is_answered_by_none(proposed):
     question = next(questions())
-    unknown = Question("0" * 16, question.image, question.texts, question.masks, [])
+    unknown = Question("0" * 16, question.image, question.texts, question.masks, [], "unknown")
     config = load_config("tiny")
     for floor in (RandomFloor(proposed), ClipFloor(proposed, config.filtering, config.compute, crops="masked")):
         assert not floor.answer(unknown).any()
