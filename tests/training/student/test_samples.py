@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from training.student.towers import FrozenTowers
+from training.learning.towers import FrozenTowers
 
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
