@@ -75,6 +75,13 @@ class FrozenEncoders:
             images: (B,) of (3, H, W) uint8 RGB, upright; None where the image is held.
             texts: (B,).
         """
+        # What is kept must not depend on who asks: Select does in half precision, a step outside of it.
+        with torch.autocast(self.device.type, enabled=False):
+            return self._see(image_keys, images, texts)
+
+    def _see(
+        self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
+    ) -> FrozenFeatures:
         seen = self._see_images(dict(zip(image_keys, images, strict=True)))
         stages = torch.stack([seen[key].stages for key in image_keys]).to(self.device).float()
         embeddings = torch.stack([seen[key].embedding for key in image_keys]).to(self.device).float()
