@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.console import report, stdout
+from cli.console import report, report_stopped, stdout
 from cli.progress import plan_view, run_progress, summary_view
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
@@ -99,13 +99,11 @@ def run(source: str, out: str, config: RunConfig, *, start: Start | None = None)
             summary = run_pipeline(source, out, config, start=start, on_event=on_event)
     except KeyboardInterrupt:
         # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
-        report("stopped", f"nothing that is committed in {out} is lost", "yellow")
-        report("to resume", "run the same command again", "yellow")
+        report_stopped(f"nothing that is committed in {out} is lost")
         return INTERRUPTED
     stdout.print(summary_view(summary), soft_wrap=True)
     if summary.interrupted:
-        report("stopped", f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.", "yellow")
-        report("to resume", "run the same command again", "yellow")
+        report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards

@@ -81,6 +81,12 @@ def report(word: str, text: str, style: str) -> None:
     stderr.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
 
 
+def report_stopped(text: str) -> None:
+    """Say that a run was stopped, how it stands, and how it goes on."""
+    report("stopped", text, "yellow")
+    report("to resume", "run the same command again", "yellow")
+
+
 def printable(text: str) -> str:
     """Return a message with control characters spelled out: names of files and columns in it are a stranger's words.
 

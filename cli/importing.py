@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli import options
-from cli.annotate import INTERRUPTED
-from cli.console import facts_table, format_bytes, path_lines, report, stdout
-from cli.progress import reasons_view
-from pipeline.summary import table_globs
+from cli.console import stdout
+from cli.written_runs import Wording, write_with_bar, written_view
 from schemas.config import RunConfig, ShardsConfig
 from schemas.config_loading import load_config
 from schemas.errors import ConfigError
@@ -24,7 +19,6 @@ from store.location import RunLocation
 
 if TYPE_CHECKING:
     from training.imports import ImportRequest, ImportSummary
-    from training.runs.writing import OnProgress
 
 # A label in the header; no setting of a model is read.
 _PRESET = "import"
@@ -45,62 +39,72 @@ class Orientation(StrEnum):
     STORED = "stored"
 
 
+Annotation = Annotated[
+    str,
+    typer.Argument(
+        metavar="ANNOTATION",
+        help="COCO JSON file, or folder of a REFER dataset, or its refs(…).p; a path or url.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    str,
+    typer.Argument(metavar="IMAGES", help="Folder or url that its file names are relative to.", show_default=False),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="Told by the name where not given: .json is coco.", show_default=False),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="refer: which references; may be repeated.  [default: train]", show_default=False),
+]
+SplitBy = Annotated[
+    str | None, typer.Option("--split-by", help="refer: unc, google or umd, of refs(…).p.", show_default=False)
+]
+Captions = Annotated[
+    str | None,
+    typer.Option("--captions", help="coco: captions by instance_id, as export writes them.", show_default=False),
+]
+Prefix = Annotated[
+    str,
+    typer.Option("--prefix", help="Folder below IMAGES in which the file names start.", show_default=False),
+]
+OrientationOption = Annotated[
+    Orientation, typer.Option("--orientation", help="Masks are of the image as seen, or as it lies in its file.")
+]
+EmbedImages = Annotated[
+    bool, typer.Option("--embed-images", help="Write the images into the tables, as shards.embed_images=true.")
+]
+ShardSize = Annotated[
+    int | None, typer.Option(help="Images a shard, as --set shards.max_images=….", show_default=False)
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Shards at a time; one a CPU by default.", show_default=False)]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Go on with other package versions than the import began with.")
+]
+
+
 def import_annotation(
-    annotation: Annotated[
-        str,
-        typer.Argument(
-            metavar="ANNOTATION",
-            help="COCO JSON file, or folder of a REFER dataset, or its refs(…).p; a path or url.",
-            show_default=False,
-        ),
-    ],
-    images: Annotated[
-        str,
-        typer.Argument(metavar="IMAGES", help="Folder or url that its file names are relative to.", show_default=False),
-    ],
+    annotation: Annotation,
+    images: Images,
     out: options.Out,
-    annotation_format: Annotated[
-        Format | None,
-        typer.Option("--format", help="Told by the name where not given: .json is coco.", show_default=False),
-    ] = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", help="refer: which references; may be repeated.  [default: train]", show_default=False),
-    ] = None,
-    split_by: Annotated[
-        str | None, typer.Option("--split-by", help="refer: unc, google or umd, of refs(…).p.", show_default=False)
-    ] = None,
-    captions: Annotated[
-        str | None,
-        typer.Option("--captions", help="coco: captions by instance_id, as export writes them.", show_default=False),
-    ] = None,
-    prefix: Annotated[
-        str, typer.Option("--prefix", help="Folder below IMAGES in which the file names start.", show_default=False)
-    ] = "",
-    orientation: Annotated[
-        Orientation, typer.Option("--orientation", help="Masks are of the image as seen, or as it lies in its file.")
-    ] = Orientation.UPRIGHT,
-    embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Write the images into the tables, as shards.embed_images=true.")
-    ] = False,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Images a shard, as --set shards.max_images=….", show_default=False)
-    ] = None,
+    annotation_format: FormatOption = None,
+    split: Splits = None,
+    split_by: SplitBy = None,
+    captions: Captions = None,
+    prefix: Prefix = "",
+    orientation: OrientationOption = Orientation.UPRIGHT,
+    embed_images: EmbedImages = False,
+    shard_size: ShardSize = None,
     assignments: options.Assignments = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Shards at a time; one a CPU by default.", show_default=False)
-    ] = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Go on with other package versions than the import began with.")
-    ] = False,
+    workers: Workers = None,
+    allow_mixed: AllowMixed = False,
 ) -> None:
     """Import a human's annotation (REFER, COCO) as a run: the same tables, with source = human."""
     chosen = _format(annotation, annotation_format)
     config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
-    if chosen == Format.COCO and (split or split_by):
-        raise ConfigError("--split and --split-by are for --format refer: of COCO JSON each file is a split of its own")
-    if chosen == Format.REFER and captions:
-        raise ConfigError("--captions is for --format coco: a REFER dataset has its sentences in refs(…).p")
+    _check_options(chosen, is_split=bool(split or split_by), has_captions=bool(captions))
     from training.imports import ImportRequest
     from training.imports.request import DEFAULT_SPLITS
 
@@ -116,14 +120,21 @@ def import_annotation(
         orientation="stored" if orientation == Orientation.STORED else "upright",
         num_workers=workers or len(os.sched_getaffinity(0)),
     )
-    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
-    raise typer.Exit(_run(request, location))
+    _run(request, RunLocation.open(out, config.source.endpoint_url, config.placement.storage))
 
 
 def _format(annotation: str, given: Format | None) -> Format:
     if given is not None:
         return given
     return Format.COCO if annotation.lower().endswith(_JSON) else Format.REFER
+
+
+def _check_options(chosen: Format, *, is_split: bool, has_captions: bool) -> None:
+    """Refuse what belongs to the other format."""
+    if chosen == Format.COCO and is_split:
+        raise ConfigError("--split and --split-by are for --format refer: of COCO JSON each file is a split of its own")
+    if chosen == Format.REFER and has_captions:
+        raise ConfigError("--captions is for --format coco: a REFER dataset has its sentences in refs(…).p")
 
 
 def _config(
@@ -139,48 +150,22 @@ def _config(
     return load_config("tiny", None, words).model_copy(update={"preset": _PRESET})
 
 
-def _run(request: ImportRequest, location: RunLocation) -> int:
+def _run(request: ImportRequest, location: RunLocation) -> None:
     from training.imports import import_annotation as import_into
 
-    try:
-        with _progress() as on_progress:
-            summary = import_into(
-                request, location, on_progress=on_progress, on_wait=lambda text: report("note", text, "yellow")
-            )
-    except KeyboardInterrupt:
-        report("stopped", f"nothing that is committed in {location.root} is lost", "yellow")
-        report("to resume", "run the same command again", "yellow")
-        return INTERRUPTED
-    stdout.print(_view(summary, location), soft_wrap=True)
-    return 0
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stdout, transient=True) as progress:
-        task = progress.add_task("reading the annotation", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total, description="importing images")
-
-
-def _view(summary: ImportSummary, location: RunLocation) -> RenderableType:
-    totals = summary.totals
-    table = facts_table(f"{location.root}: imported")
-    table.add_row(
-        "images",
-        f"{totals.images:,} of {summary.header.num_images:,}: {totals.annotated:,} annotated, {totals.empty:,} empty, "
-        f"{totals.quarantined:,} quarantined",
+    summary = write_with_bar(
+        location,
+        lambda on_progress, on_wait: import_into(request, location, on_progress=on_progress, on_wait=on_wait),
+        before="reading the annotation",
+        during="importing images",
     )
-    table.add_row("masks", f"{totals.masks:,}")
-    table.add_row("expressions", f"{totals.expressions:,}, all of them kept")
-    table.add_row("output", format_bytes(totals.output_bytes))
-    if summary.num_shards_before:
-        table.add_row("before", f"{summary.num_shards_before:,} of {summary.header.num_shards:,} shards were committed")
+    texts = [("expressions", f"{summary.totals.expressions:,}, all of them kept")]
+    view = written_view(location, summary, Wording("imported"), texts=texts, left_out=tuple(_left_out(summary)))
+    stdout.print(view, soft_wrap=True)
+
+
+def _left_out(summary: ImportSummary) -> Iterator[str]:
     if summary.num_without_pixels:
-        table.add_row("left out", f"{summary.num_without_pixels:,} masks without a pixel, in this call")
+        yield f"{summary.num_without_pixels:,} masks without a pixel, in this call"
     for what, count in summary.left_out.items():
-        table.add_row("left out", f"{count:,} {what}")
-    parts: list[RenderableType] = [table]
-    if totals.reasons:
-        parts += ["", reasons_view(dict(totals.reasons))]
-    return Group(*parts, "", path_lines("tables", table_globs(location.uri)))
+        yield f"{count:,} {what}"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
-from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli import options
-from cli.annotate import INTERRUPTED
-from cli.console import facts_table, format_bytes, path_lines, report, stdout
-from cli.progress import reasons_view
-from pipeline.summary import table_globs
+from cli.console import stdout
+from cli.written_runs import OnWait, Wording, write_with_bar, written_view
 from schemas.errors import ConfigError
 from store.location import RunLocation
 
@@ -26,7 +22,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Data recipes of PPT (curriculum point prompting), as tables.")
 
 Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU) or paper (ViT-B/16, SAM ViT-B).")]
-Work = Callable[["RecipeConfig", RunLocation, "OnProgress", Callable[[str], None]], "WrittenRun"]
+
+
+class Recipe(Protocol):
+    """Writes, or goes on writing, the run at a location."""
+
+    def __call__(
+        self, location: RunLocation, config: RecipeConfig, *, on_progress: OnProgress, on_wait: OnWait
+    ) -> WrittenRun:
+        """Return how the run stands."""
 
 
 @app.command("objects")
@@ -50,14 +54,12 @@ def objects(
     table = _read(names) if names is not None else None
     words = [*(["shards.embed_images=true"] if embed_images else []), *(assignments or ())]
 
-    def work(
-        config: RecipeConfig, location: RunLocation, on_progress: OnProgress, on_wait: Callable[[str], None]
-    ) -> WrittenRun:
+    def recipe() -> Recipe:
         from training.ppt.recipes.objects import make_objects
 
-        return make_objects(folder, location, config, names=table, on_progress=on_progress, on_wait=on_wait)
+        return partial(make_objects, folder, names=table)
 
-    _run("D_sem", out, preset, config_file, words, work)
+    _run("D_sem", out, preset, config_file, words, recipe)
 
 
 @app.command("compose")
@@ -72,14 +74,12 @@ def compose(
 ) -> None:
     """D_ref: mosaics with absolute positions and fusions with relations, made of D_sem; contexts are not kept."""
 
-    def work(
-        config: RecipeConfig, location: RunLocation, on_progress: OnProgress, on_wait: Callable[[str], None]
-    ) -> WrittenRun:
+    def recipe() -> Recipe:
         from training.ppt.recipes.compose import compose_objects
 
-        return compose_objects(source, location, config, on_progress=on_progress, on_wait=on_wait)
+        return partial(compose_objects, source)
 
-    _run("D_ref", out, preset, config_file, assignments or (), work)
+    _run("D_ref", out, preset, config_file, assignments or [], recipe)
 
 
 @app.command("pairs")
@@ -94,14 +94,12 @@ def pairs(
 ) -> None:
     """H_sem and H_ref: a mask for each noun phrase of a text; one of them is kept, of several none is decided."""
 
-    def work(
-        config: RecipeConfig, location: RunLocation, on_progress: OnProgress, on_wait: Callable[[str], None]
-    ) -> WrittenRun:
+    def recipe() -> Recipe:
         from training.ppt.recipes.pairs import pair_candidates
 
-        return pair_candidates(run, location, config, on_progress=on_progress, on_wait=on_wait)
+        return partial(pair_candidates, run)
 
-    _run("H", out, preset, config_file, assignments or (), work)
+    _run("H", out, preset, config_file, assignments or [], recipe)
 
 
 def _read(path: Path) -> bytes:
@@ -112,47 +110,28 @@ def _read(path: Path) -> bytes:
 
 
 def _run(
-    title: str, out: str, preset: str, config_file: Path | None, words: list[str] | tuple[str, ...], work: Work
+    title: str, out: str, preset: str, config_file: Path | None, words: list[str], recipe: Callable[[], Recipe]
 ) -> None:
+    """Write a recipe's run; the recipe is fetched, with torch, when the settings are known to be right."""
     from training.ppt.recipes.config import load_recipe_config
 
     config = load_recipe_config(preset, config_file, words)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
-    try:
-        with _progress() as on_progress:
-            written = work(config, location, on_progress, lambda text: report("note", text, "yellow"))
-    except KeyboardInterrupt:
-        report("stopped", f"nothing that is committed in {location.root} is lost", "yellow")
-        report("to resume", "run the same command again", "yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    stdout.print(_view(title, written, location), soft_wrap=True)
+    written = write_with_bar(
+        location,
+        lambda on_progress, on_wait: recipe()(location, config, on_progress=on_progress, on_wait=on_wait),
+        before="planning",
+        during="images",
+    )
+    wording = Wording(title, with_masks="with masks", without_masks="without")
+    stdout.print(written_view(location, written, wording, texts=_texts(written, location)), soft_wrap=True)
 
 
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stdout, transient=True) as progress:
-        task = progress.add_task("planning", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total, description="images")
-
-
-def _view(title: str, written: WrittenRun, location: RunLocation) -> RenderableType:
+def _texts(written: WrittenRun, location: RunLocation) -> list[tuple[str, str]]:
     from training.ppt.recipes.counting import count_pairs
 
-    totals, pairs = written.totals, count_pairs(location)
-    table = facts_table(f"{location.root}: {title}")
-    table.add_row(
-        "images",
-        f"{totals.images:,} of {written.header.num_images:,}: {totals.annotated:,} with masks, {totals.empty:,} "
-        f"without, {totals.quarantined:,} quarantined",
-    )
-    table.add_row("masks", f"{totals.masks:,}")
-    table.add_row("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided")
-    table.add_row("candidates", f"{totals.expressions:,}, {pairs.a_text:.2f} a text")
-    table.add_row("output", format_bytes(totals.output_bytes))
-    if written.num_shards_before:
-        table.add_row("before", f"{written.num_shards_before:,} of {written.header.num_shards:,} shards were committed")
-    parts: list[RenderableType] = [table]
-    if totals.reasons:
-        parts += ["", reasons_view(dict(totals.reasons))]
-    return Group(*parts, "", path_lines("tables", table_globs(location.uri)))
+    pairs = count_pairs(location)
+    return [
+        ("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided"),
+        ("candidates", f"{written.totals.expressions:,}, {pairs.a_text:.2f} a text"),
+    ]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli import options
 from cli.annotate import INTERRUPTED
-from cli.console import command, facts_table, format_bytes, path_lines, report, stdout
+from cli.console import command, facts_table, format_bytes, path_lines, report, report_stopped, stdout
 from schemas.errors import ConfigError
 from schemas.keeping import SCORE_COLUMNS, KeepCondition
 from store.datacard import CARD_NAME
@@ -61,8 +61,7 @@ def refilter(
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
-        report("stopped", f"nothing that is committed in {new} is lost", "yellow")
-        report("to resume", "run the same command again", "yellow")
+        report_stopped(f"nothing that is committed in {new} is lost")
         raise typer.Exit(INTERRUPTED) from None
     _print(out, new, found)
 

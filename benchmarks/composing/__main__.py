@@ -8,7 +8,7 @@ by the stages of a run and kept in `--cache`, so that rules are tried in seconds
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.composing.annotating import annotated_scenes
-from benchmarks.composing.measuring import AFTER, BEFORE, COMPOSED, KINDS, WORDS, Measured, measure
+from benchmarks.composing.measuring import AFTER, BEFORE, CANDIDATES, COMPOSED, KINDS, WORDS, Measured, measure
+from benchmarks.quality.annotate import SceneSet, annotated_scenes
+from benchmarks.quality.options import Options
 from schemas.composing import ComposingConfig
 from schemas.config_loading import load_config
 from synthworld.scenes import Split
@@ -37,13 +38,14 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Each holds the three models.")] = 2,
 ) -> None:
     """Print accuracy by kind, and coverage before and after."""
-    stages = load_config("tiny", None, settings or [])
-    made = annotated_scenes(stages, split, scenes, folder=cache, processes=processes, console=Console(stderr=True))
+    scene_set = SceneSet(split, scenes)
+    setting = replace(CANDIDATES, assignments=tuple(settings or ()))
+    images = annotated_scenes(Options(cache, processes=processes), scene_set, setting)
     found = {}
     for name in (_DEFAULTS, *(tries or ())):
         changes = [] if name == _DEFAULTS else name.split(",")
         config = load_config("tiny", None, [_ALL_KINDS, *changes]).composing or ComposingConfig()
-        found[name] = measure(*made, config)
+        found[name] = measure(scene_set.all(), images, config)
     Console(width=140).print(_table(found, f"{scenes} {split} scenes"))
     if json_path is not None:
         tree = {"split": str(split), "scenes": scenes, "settings": {name: asdict(each) for name, each in found.items()}}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from benchmarks.oracle.judging import candidates_of
+from benchmarks.quality.annotate import SHIPPED, Setting
 from schemas.composing import ComposedKind, ComposingConfig
 from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from synthworld.scenes import Scene
@@ -20,6 +22,8 @@ from workers.composing.views import view_of
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
 # What the same evidence gives without a place: phrases that surely are true of their mask and of no other.
 WORDS = "words"
+# What is composed from: the preset's candidates, with the preset's scores alone.
+CANDIDATES: Final = Setting("candidates", bounds=(SHIPPED,))
 KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
 _FIGURES = ("accuracy", "coverage", "yield", "words")
 

@@ -13,13 +13,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 
-from benchmarks.composing.annotating import annotated_scenes
-from benchmarks.composing.measuring import KINDS
+from benchmarks.composing.measuring import CANDIDATES, KINDS
 from benchmarks.oracle.judging import candidates_of
+from benchmarks.quality.annotate import SceneSet, annotated_scenes
+from benchmarks.quality.options import Options
 from schemas.composing import ComposingConfig
-from schemas.config_loading import load_config
 from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from synthworld.render import render
 from synthworld.scenes import Scene, Split
@@ -42,11 +41,10 @@ def main(
     cache: Annotated[Path, typer.Option(help="Where candidates are kept.")] = Path("bench-out/composing"),
 ) -> None:
     """Write a picture of a few scenes, side by side."""
-    made = annotated_scenes(
-        load_config("tiny"), Split.TEST, num_scenes, folder=cache, processes=2, console=Console(stderr=True)
-    )
+    scene_set = SceneSet(Split.TEST, num_scenes)
+    images = annotated_scenes(Options(cache), scene_set, CANDIDATES)
     composer = Composer(ComposingConfig(kinds=KINDS))
-    panels = [_panel(made[0][position], composer(made[1][position])) for position in scenes or (4, 5, 6, 7)]
+    panels = [_panel(scene_set.scene(position), composer(images[position])) for position in scenes or (4, 5, 6, 7)]
     whole = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), _PAPER)
     left = 0
     for panel in panels:

@@ -2,7 +2,7 @@
 
 The stages are those of a run, over SAM's masks, with the listener on and every candidate scored. Weights of each set of
 features, and the bounds for each coverage aimed at, come from development scenes; test scenes are reported once, then
-those of another world under the same weights and bounds. `--cache F` keeps the scored candidates in that folder.
+those of another world under the same weights and bounds. The scored candidates are kept in `--cache`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from benchmarks.listening.collecting import SceneSet, collect
+from benchmarks.listening.collecting import collect
 from benchmarks.listening.fitting import FEATURE_SETS, Bounds, choose, fit, reached
 from benchmarks.listening.report import bootstrap, rule_tree, step_tree, table_of
+from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting
+from benchmarks.quality.options import Options
 from schemas.config_loading import load_config
 from schemas.listening import ConfidenceConfig
 from synthworld.scenes import Split
@@ -30,7 +32,7 @@ _STEPS: Final = (("clip+vote", "clip"), ("clip+listener", "clip"), ("all", "clip
 
 def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the scored candidates.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where scored candidates are kept.")] = Path("bench-out/listening"),
     development: Annotated[int, typer.Option(min=2, help="Scenes to fit on.")] = 200,
     test: Annotated[int, typer.Option(min=2, help="Scenes to report.")] = 300,
     other_world: Annotated[str, typer.Option(help="World of the last part.")] = "second",
@@ -39,19 +41,17 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Each holds the three models.")] = 2,
 ) -> None:
     """Print accuracy, yield and coverage of each rule, with paired differences."""
-    config = load_config("tiny", None, ["filtering.tau=0", LISTENING, *(settings or [])])
+    setting = Setting("listening", ("filtering.tau=0", LISTENING, *(settings or [])), bounds=(SHIPPED,))
     sets = {
         "development": SceneSet(Split.DEVELOPMENT, development),
         "test": SceneSet(Split.TEST, test),
         other_world: SceneSet(Split.TEST, other_test, other_world),
     }
     tau = load_config("tiny").filtering.tau
-    rows = {
-        name: collect(config, scenes, cache and cache / f"{name}.parquet", processes=processes)
-        for name, scenes in sets.items()
-    }
+    options = Options(cache, processes=processes)
+    rows = {name: collect(options, scenes, setting) for name, scenes in sets.items()}
     weights = {name: fit(rows["development"], names) for name, names in FEATURE_SETS.items()}
-    options = {name: reached(rows["development"], each) for name, each in weights.items()}
+    reaches = {name: reached(rows["development"], each) for name, each in weights.items()}
     report: dict[str, Any] = {
         "scenes": {name: len(scenes) for name, scenes in rows.items()},
         "weights": {name: each.model_dump(exclude_defaults=True) for name, each in weights.items()},
@@ -59,7 +59,7 @@ def main(
     }
     for coverage, least_yield in AIMS:
         rules = {
-            name: (each, choose(options[name], coverage=coverage, least_yield=least_yield))
+            name: (each, choose(reaches[name], coverage=coverage, least_yield=least_yield))
             for name, each in weights.items()
         }
         aim = {"coverage": coverage, "yield": least_yield, "bounds": {n: vars(b) for n, (_, b) in rules.items()}}

@@ -2,7 +2,8 @@
 
 Files lie below OUT/scenes, a chunk of scenes each, and are taken again where they stand: the folder's name follows from
 the scenes and from the whole method, weights included. A file takes its name when it is complete, so that an
-interrupted run goes on. Every candidate is scored twice, at the paper's lower bound of a cosine and at the shipped one.
+interrupted run goes on. Unless a setting says otherwise, every candidate is scored twice, at the paper's lower bound of
+a cosine and at the shipped one.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class SceneSet:
         """Return one of them."""
         return make_scene(self.split, position, seed=self.seed, world=self.world)
 
+    def all(self) -> list[Scene]:
+        """Return them in their order."""
+        return [self.scene(position) for position in range(self.count)]
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,11 +72,13 @@ class Setting:
         name: For folders and progress.
         assignments: As `--set` takes them.
         has_true_masks: Whether the truth's masks take the place of SAM's.
+        bounds: Of a cosine, at which candidates are scored.
     """
 
     name: str
     assignments: tuple[str, ...] = ()
     has_true_masks: bool = False
+    bounds: tuple[str, ...] = (PAPER, SHIPPED)
 
     def config(self) -> RunConfig:
         """Return the whole configuration."""
@@ -100,10 +107,17 @@ def filters(config: RunConfig) -> dict[str, FilterConfig]:
 def annotate(options: Options, scenes: SceneSet, settings: Sequence[Setting]) -> None:
     """Annotate the scenes under each setting, unless their files stand; a chunk's masks are proposed once."""
     jobs = [_Job(options.out, scenes, chunk, tuple(settings)) for chunk in scenes.chunks]
-    missing = [job for job in jobs if not all(job.path(setting, SHIPPED).exists() for setting in settings)]
+    missing = [job for job in jobs if not all(job.is_done(setting) for setting in settings)]
     if missing:
         shown = f"annotating {scenes.world} {scenes.split} scenes"
         run_jobs(_annotate_chunk, missing, options.processes, shown=shown)
+
+
+def annotated_scenes(options: Options, scenes: SceneSet, setting: Setting, bound: str = SHIPPED) -> list[ShardImage]:
+    """Return the annotated images of the scenes, in their order and without their bytes; annotates what is missing."""
+    annotate(options, scenes, (setting,))
+    chunks = (annotated_chunk(options.out, scenes, chunk, setting, bound) for chunk in scenes.chunks)
+    return [image for chunk in chunks for image in chunk]
 
 
 def annotated_chunk(out: Path, scenes: SceneSet, chunk: range, setting: Setting, bound: str) -> tuple[ShardImage, ...]:
@@ -129,6 +143,9 @@ class _Job:
         method = (config.masks, config.captions, config.filtering, config.compute)
         return self._folder(setting.name, method, setting.has_true_masks) / f"{self._name}.{bound}.arrow"
 
+    def is_done(self, setting: Setting) -> bool:
+        return all(self.path(setting, bound).exists() for bound in setting.bounds)
+
     def masks_path(self, config: RunConfig) -> Path:
         return self._folder("masks", (config.masks, config.compute), False) / f"{self._name}.arrow"
 
@@ -147,14 +164,13 @@ def _annotate_chunk(job: _Job) -> None:
     """Annotate one chunk; runs in a child process."""
     images = [scene_image(job.scenes.scene(position)) for position in job.chunk]
     for setting in job.settings:
-        if job.path(setting, SHIPPED).exists():
+        if job.is_done(setting):
             continue
         config = setting.config()
         given = scene_shard(images, with_true_masks=True) if setting.has_true_masks else _proposed(job, config, images)
         captioned = _captioner(config.captions.model_dump_json(), config.compute.model_dump_json())(given)
-        # The shipped bound last: its file says that the chunk is complete.
-        for bound, filtering in filters(config).items():
-            score = _scorer(filtering.model_dump_json(), config.compute.model_dump_json())
+        for bound in setting.bounds:
+            score = _scorer(filters(config)[bound].model_dump_json(), config.compute.model_dump_json())
             _write(job.path(setting, bound), score(captioned))
 
 

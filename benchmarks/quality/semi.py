@@ -15,7 +15,7 @@ from benchmarks.quality.tables import markdown_table
 
 SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 1.0)
 _QUICK_SHARES: Final = (0.0, 0.05, 1.0)
-_NUM_SEEDS: Final = 2
+_NUM_SEEDS: Final = 1
 
 
 def run(options: Options) -> Result:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import resource
 import signal
@@ -41,6 +42,8 @@ from schemas.ids import mask_id, sha256_hex
 from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
 from workers.boundary import apply_to_images
 
+# Data and stack in pages, see proc_pid_statm(5).
+_STATM_DATA = 5
 _ADJECTIVES = ("red", "small", "dotted", "left", "round")
 _NOUNS = ("cup", "kite", "boat", "lamp", "leaf", "key")
 
@@ -86,13 +89,18 @@ class StubProposer:
         return is_due
 
     def _take_memory(self) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + int(self._options["allowed_mb"]) * 2**20, hard))
+        # Private writable pages alone: the address space may grow by 128 MB with another thread's first allocation.
+        # Of the kernel, not of malloc: how much that asks for is a matter of the environment (`workers.memory`).
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = int(Path("/proc/self/statm").read_text().split()[_STATM_DATA]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (size + int(self._options["allowed_mb"]) * 2**20, hard))
         try:
-            np.ones(int(self._options["mb_per_point"]) * self._points_per_batch * 2**20, np.uint8)
+            size_bytes = int(self._options["mb_per_point"]) * self._points_per_batch * 2**20
+            mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        except OSError as error:
+            raise MemoryError(f"unable to allocate {size_bytes} bytes") from error
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _propose(self, image: ShardImage) -> ShardImage:
         time.sleep(float(self._options.get("sleep_s", 0.0)))

@@ -13,6 +13,7 @@ from tests.builders.images import png
 from tests.builders.runs import stub_config
 from workers.enduring import EnduringStages
 from workers.isolation import ChildDiedError, IsolatedStages
+from workers.memory import KEPT_MEMORY
 
 pytestmark = pytest.mark.usefixtures("stub_engines")
 ALL = ("propose", "caption", "filter")
@@ -110,7 +111,10 @@ def test_memory_that_runs_out_twice_ends_the_run_and_names_the_setting(tmp_path)
         stages(shard_of("a"))
 
 
-def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path):
+def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypatch):
+    # A worker of Ray hands these to its children, and how much malloc asks for follows from them.
+    for name, value in KEPT_MEMORY.items():
+        monkeypatch.setenv(name, value)
     shard = shard_of("a", "b")
     settings = config(tmp_path, mb_per_point=8, allowed_mb=100)
     settings = settings.model_copy(update={"placement": settings.placement.model_copy(update={"allow_degraded": True})})

@@ -8,36 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.plan import PlanEntry
-from schemas.run import RunHeader
 from schemas.shard import Shard
 from store.location import RunLocation
 from store.lock import RunLock
 from store.sources.shards import read_shard
-from store.totals import RunTotals
 from training.imports.files import read_annotation
 from training.imports.masks import STAGE_IMPORT, annotate_image
 from training.imports.planning import PlannedImport, open_images, plan_import
 from training.imports.request import ImportRequest
-from training.runs.writing import OnProgress, proving, write_run
+from training.runs.writing import OnProgress, WrittenRun, proving, write_run
 from workers.images.proving import Prover
 
 
 @dataclass(frozen=True, slots=True)
-class ImportSummary:
+class ImportSummary(WrittenRun):
     """How the run stands after an import.
 
     Attributes:
-        header: Of the run.
-        totals: Over all of its shards.
         left_out: How many things of the files were not taken over, by what they are.
-        num_shards_before: Committed by earlier calls.
         num_without_pixels: Masks without a pixel that this call left out.
     """
 
-    header: RunHeader
-    totals: RunTotals
     left_out: Mapping[str, int]
-    num_shards_before: int
     num_without_pixels: int
 
 
@@ -69,9 +61,9 @@ def import_annotation(
     return ImportSummary(
         written.header,
         written.totals,
-        annotation.left_out.counts,
         written.num_shards_before,
-        sum(work.num_without_pixels),
+        left_out=annotation.left_out.counts,
+        num_without_pixels=sum(work.num_without_pixels),
     )
 
 

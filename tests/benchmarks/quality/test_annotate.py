@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.quality.annotate import DISTINCTIVE, NUCLEUS, PAPER, SHIPPED, SceneSet, annotate, annotated_chunk
+from benchmarks.quality.annotate import (
+    DISTINCTIVE,
+    NUCLEUS,
+    PAPER,
+    SHIPPED,
+    SceneSet,
+    annotate,
+    annotated_chunk,
+    annotated_scenes,
+)
 from benchmarks.quality.options import Options
 from benchmarks.quality.systems import ALL_DRAWS, Draws
 from synthworld.scenes import Split
@@ -92,6 +101,14 @@ def test_what_stands_is_not_computed_again_and_what_is_missing_is(options):
     assert lost.read_bytes() == held
     untouched = [path for path in files if "nucleus" not in str(path)]
     assert {path: path.stat().st_mtime_ns for path in untouched} == {path: before[path] for path in untouched}
+
+
+def test_one_bound_alone_is_done_where_both_are_and_scenes_come_in_their_order(options):
+    before = sorted(options.out.rglob("*.arrow"))
+    images = annotated_scenes(options, SCENES, replace(DISTINCTIVE, bounds=(SHIPPED,)))
+    assert tuple(images) == cached(options, DISTINCTIVE)
+    assert [image.key for image in images] == [scene_image(scene).key for scene in SCENES.all()]
+    assert sorted(options.out.rglob("*.arrow")) == before
 
 
 def test_another_method_has_another_folder(options):

@@ -1,0 +1,83 @@
+"""`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_estimating.py`."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cli.estimate import estimate_view
+from cli.main import app
+from pipeline.extrapolation import Estimate, Interval
+
+
+def found(**changes):
+    values = Estimate(
+        source="/photos",
+        num_images=1_200_000,
+        num_shards=4_688,
+        num_sampled=200,
+        num_sample_shards=8,
+        num_warming_shards=1,
+        device_kind="cpu",
+        unit="GPU",
+        num_units=4,
+        load_s=75.0,
+        images_per_s=Interval(12.34, 11.0, 13.5),
+        hours=Interval(6.75, 6.2, 7.6),
+        unit_hours=Interval(27.0, 24.8, 30.4),
+        output_bytes=Interval(2**31, 2**30, 3 * 2**30),
+        quarantined=Interval(0.015, 0.0, 0.04),
+        stage_seconds={"propose": 0.05, "caption": 0.02},
+    )
+    return dataclasses.replace(values, **changes)
+
+
+def lines(estimate):
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(estimate_view(estimate))
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_each_figure_is_shown_with_its_interval_and_unit():
+    shown = lines(found())
+    for line in (
+        "/photos: estimate",
+        "images 1,200,000 in 4,688 shards",
+        "sample 200 images in 8 shards, on cpu",
+        "speed 12.3 (11 to 13.5) images/s a GPU, models loaded",
+        "models 1 min 15 s until they are loaded, once an actor, on top",
+        "hours 6.75 (6.2 to 7.6) on 4 GPUs",
+        "GPU hours 27 (24.8 to 30.4)",
+        "output 2.0 GiB (1.0 GiB to 3.0 GiB)",
+        "quarantined 1.5% (0.0% to 4.0%)",
+        "seconds an image propose 0.050, caption 0.020",
+    ):
+        assert line in shown
+
+
+@pytest.mark.parametrize(
+    ("num_units", "unit", "said"), [(1, "GPU", "on 1 GPU"), (0.5, "GPU", "on 0.5 GPUs"), (2, "CPU actor", "CPU actors")]
+)
+def test_units_are_counted_as_a_person_does(num_units, unit, said):
+    (line,) = [line for line in lines(found(num_units=num_units, unit=unit)) if line.startswith("hours")]
+    assert line.endswith(said)
+
+
+def test_options_reach_the_sample_and_json_is_one_object(monkeypatch):
+    asked = {}
+
+    def run_sample(source, config, *, size, num_gpus, scratch, on_progress):
+        asked.update(source=source, points=config.masks.points_per_side, size=size, num_gpus=num_gpus, scratch=scratch)
+        on_progress(1, 2)
+        return found()
+
+    monkeypatch.setattr("pipeline.estimating.estimate", run_sample)
+    options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
+    result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)
+    assert asked == {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
+    printed = json.loads(result.stdout)
+    assert printed["hours"] == {"value": 6.75, "low": 6.2, "high": 7.6}
+    assert printed["source"] == "/photos"

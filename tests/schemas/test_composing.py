@@ -1,0 +1,32 @@
+"""Settings of the composer that contradict themselves are refused; equal ones are equal."""
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.composing import ComposingConfig
+from schemas.config_loading import load_config
+
+
+def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
+    given = [ComposingConfig(kinds=kinds) for kinds in (("relation", "position"), ("position", "relation", "position"))]
+    assert given[0] == given[1] == ComposingConfig()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_noun": 0.3, "max_noun": 0.3}, r"max_noun 0\.3 is not below min_noun 0\.3"),
+        ({"max_word": 0.5}, r"max_word 0\.5 is not below min_word 0\.35"),
+        ({"kinds": ()}, "at least 1 item"),
+        ({"kinds": ("place",)}, "'position', 'relation', 'group' or 'none'"),
+        ({"min_gap": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_values(values, message):
+    with pytest.raises(ValidationError, match=message):
+        ComposingConfig.model_validate(values)
+
+
+def test_a_run_that_composes_nothing_has_the_identity_of_before():
+    assert "composing" not in load_config("tiny").method()
+    assert load_config("tiny", None, ["composing={}"]).method()["composing"]["kinds"] == ["position", "relation"]
