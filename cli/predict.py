@@ -1,7 +1,9 @@
-"""`pseudoris predict`: the mask of an expression in one image, by a trained student."""
+"""`pseudoris predict`: the mask of an expression in one image, by a trained learner."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from training.ppt.learner import PointAnswer
+
 DEFAULT_OUT = Path("overlay.png")
 
 
@@ -28,7 +32,7 @@ def predict(
     ],
     model: Annotated[
         Path,
-        typer.Option("--model", help="--out of `pseudoris train student`, or its checkpoint.", show_default=False),
+        typer.Option("--model", help="--out of `pseudoris train`, or its checkpoint.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="Picture to write: the mask on the image, the text below.")] = (
         DEFAULT_OUT
@@ -37,7 +41,7 @@ def predict(
         Path | None, typer.Option("--mask", help="Also write the mask alone, a PNG of 0 and 255.", show_default=False)
     ] = None,
 ) -> None:
-    """Show which object of an image an expression refers to, by a trained student."""
+    """Show which object of an image an expression refers to, by a trained student, or by PPT with its points."""
     expression = clean_text(text)
     if not expression:
         raise ConfigError("the expression is empty: say what to look for")
@@ -46,14 +50,10 @@ def predict(
     # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
 
-    from training.student.overlay import draw_overlay
-    from training.student.predicting import load_student
-
     pixels, image_id = _read(image)
-    learner = load_student(model)
-    logits = learner.logits(image_id, pixels, [expression])[0]
-    mask = logits > 0
-    _save(draw_overlay(pixels, mask, expression), out)
+    answer = _answered(model, image_id, pixels, expression)
+    logits, mask = answer.logits, answer.logits > 0
+    _save(answer.picture, out)
     if mask_out is not None:
         _save(Pictures.fromarray(mask.numpy()).convert("L"), mask_out)
     table = facts_table(printable(expression))
@@ -63,8 +63,52 @@ def predict(
         table.add_row("certainty", f"{float(logits.sigmoid()[mask].mean()):.2f}, mean probability inside")
     else:
         table.add_row("nothing found", "no pixel is likelier inside than outside")
+    for name, value in answer.facts:
+        table.add_row(name, value)
     stdout.print(table)
     report("picture", str(out), "green")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a learner says: logits (H, W) float32, its picture, and rows of its own for the table."""
+
+    logits: torch.Tensor
+    picture: Image
+    facts: Sequence[tuple[str, str]] = ()
+
+
+def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
+    """Ask whichever learner wrote the checkpoint."""
+    from training.learning.overlay import draw_overlay
+    from training.learning.saved import read_settings
+    from training.ppt.predicting import LEARNER as PPT
+    from training.ppt.predicting import load_ppt
+    from training.student.predicting import LEARNER as STUDENT
+    from training.student.predicting import load_student
+
+    file, _, settings = read_settings(model)
+    if settings.get("learner") == STUDENT:
+        logits = load_student(model).logits(image_id, pixels, [expression])[0]
+        return _Answer(logits, draw_overlay(pixels, logits > 0, expression))
+    if settings.get("learner") == PPT:
+        return _of_points(load_ppt(model).predict(image_id, pixels, [expression]), pixels, expression)
+    raise ConfigError(f"{file} is no checkpoint of a learner that is known: give the --out of `pseudoris train`")
+
+
+def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
+    from training.ppt.picture import draw_answer
+
+    size = (pixels.shape[2], pixels.shape[1])
+    points: dict[bool, list[str]] = {True: [], False: []}
+    for xy, is_positive in zip(answer.points_xy[0].tolist(), answer.is_positive[0].tolist(), strict=True):
+        points[is_positive].append(f"({xy[0] * size[0]:.0f}, {xy[1] * size[1]:.0f})")
+    facts = [
+        ("confidence", f"{float(answer.confidences[0]):.2f}, that this is the referent"),
+        ("points inside", " ".join(points[True]) or "none"),
+        ("points outside", " ".join(points[False]) or "none"),
+    ]
+    return _Answer(answer.logits[0], draw_answer(pixels, answer, expression), facts)
 
 
 def _read(path: Path) -> tuple[torch.Tensor, str]:

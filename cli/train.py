@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli import options
 from cli.annotate import INTERRUPTED
-from cli.console import command, facts_table, format_seconds, path_lines, report, stderr, stdout
+from cli.console import facts_table, format_seconds, report, stdout
+from cli.train_ppt import ppt
+from cli.training_views import figure_title, next_view, progress
 
 if TYPE_CHECKING:
-    from training.learning import FitSummary, StepReport
+    from training.learning import FitSummary
     from training.student.training import StudentRequest
 
 app = typer.Typer(help="Train a learner on the expressions of runs.", no_args_is_help=True)
+app.command("ppt")(ppt)
 
 
 @app.command("student")
@@ -78,41 +77,15 @@ def _run(request: StudentRequest) -> int:
 
     fabric = open_fabric(request.config.training)
     try:
-        with _progress(is_shown=fabric.is_global_zero) as on_step:
+        with progress(is_shown=fabric.is_global_zero) as on_step:
             _, summary = train_student(request, fabric, on_step=on_step)
     except KeyboardInterrupt:
         report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
         return INTERRUPTED
     if fabric.is_global_zero:
         stdout.print(summary_view(summary))
-        stdout.print(_next(request.out), soft_wrap=True)
+        stdout.print(next_view(request.out), soft_wrap=True)
     return 0
-
-
-@contextmanager
-def _progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
-    """Give a callback that shows steps as a bar, and validations as lines; only on the first process."""
-    if not is_shown:
-        yield lambda step: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True) as progress:
-        task = progress.add_task("reading the runs", total=None)
-
-        def on_step(step: StepReport) -> None:
-            loss = step.values.get("train/loss")
-            note = "validating" if loss is None else f"training, loss {loss:.3f}"
-            progress.update(task, completed=step.step, total=step.num_steps, description=note)
-            if loss is None and step.values:
-                progress.console.print(f"step {step.step}: {figures_text(step.values)}")
-
-        yield on_step
-
-
-def figures_text(figures: Mapping[str, float]) -> str:
-    """Return figures of a validation in one line: `mIoU 0.612, oIoU 0.655, P@0.5 0.700`."""
-    named = {name.removeprefix("val/"): value for name, value in figures.items()}
-    return ", ".join(f"{_title(name)} {value:.3f}" for name, value in named.items())
 
 
 def summary_view(summary: FitSummary) -> RenderableType:
@@ -123,17 +96,5 @@ def summary_view(summary: FitSummary) -> RenderableType:
     table.add_row("time", f"{format_seconds(summary.wall_s)}{validating}")
     table.add_row("parameters", f"{summary.num_parameters:,} trained")
     for name, value in summary.figures.items():
-        table.add_row(_title(name), f"{value:.3f}")
+        table.add_row(figure_title(name), f"{value:.3f}")
     return table
-
-
-def _next(out: Path) -> RenderableType:
-    ask = command("predict", "IMAGE", "the small red circle", "--model", str(out))
-    return path_lines("next", {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])})
-
-
-def _title(name: str) -> str:
-    """Return a figure's name as papers write it."""
-    if name.startswith("p") and name[1:].isdigit():
-        return f"P@{int(name[1:]) / 100:.1f}"
-    return {"miou": "mIoU", "oiou": "oIoU"}.get(name, name)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from schemas.errors import ConfigError
 from training.dataset.mapped import Decoded, RisDataset
+from training.dataset.places import Places
 
 
 class JoinedDataset(Dataset[Any]):
@@ -29,7 +30,7 @@ class JoinedDataset(Dataset[Any]):
         if not runs:
             raise ConfigError("there is no run to join: name at least one")
         self._runs = list(runs)
-        self._ends = np.cumsum([len(run) for run in self._runs])
+        self._places = Places([len(run) for run in self._runs])
 
     @property
     def epoch(self) -> int:
@@ -48,7 +49,7 @@ class JoinedDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         """Return the number of masks."""
-        return int(self._ends[-1])
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Any:
         """Return a sample of the run that the index lies in.
@@ -64,7 +65,7 @@ class JoinedDataset(Dataset[Any]):
         decoded: defaultdict[int, Decoded] = defaultdict(dict)
         samples = []
         for index in indices:
-            run, at = self._place(index)
+            run, at = self._places.of(index, noun="mask")
             samples.append(self._runs[run].draw(at, self.epoch, decoded[run]))
         return samples
 
@@ -82,7 +83,7 @@ class JoinedDataset(Dataset[Any]):
         del decoded
         if among is not None:
             raise ConfigError("a joined dataset has no masks to stand in across runs: give among=None")
-        run, at = self._place(index)
+        run, at = self._places.of(index, noun="mask")
         return self._runs[run].draw(at, epoch)
 
     def mask_ids(self) -> list[str]:
@@ -92,11 +93,3 @@ class JoinedDataset(Dataset[Any]):
     def image_digests(self) -> list[str]:
         """Return for every mask the sha256 of its image, as `RisDataset.image_digests` does."""
         return [digest for run in self._runs for digest in run.image_digests()]
-
-    def _place(self, index: int) -> tuple[int, int]:
-        """Return the run of a mask, and its place there."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"mask {index} of {len(self)}")
-        at = index % len(self)
-        run = int(np.searchsorted(self._ends, at, side="right"))
-        return run, at - (int(self._ends[run - 1]) if run else 0)

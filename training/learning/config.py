@@ -6,7 +6,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from schemas.config import WeightsConfig
 from schemas.frozen import FrozenModel, NonNegative
+
+
+class TowersConfig(FrozenModel):
+    """The frozen CLIP; any of open_clip's with a ViT, as `filtering.architecture` and `filtering.weights`."""
+
+    architecture: str
+    weights: WeightsConfig
+    # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
+    layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    # Features of images that are kept, in float16. Beyond it they are computed again whenever they are needed.
+    cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
 
 class TrainingConfig(FrozenModel):
@@ -14,6 +26,10 @@ class TrainingConfig(FrozenModel):
 
     # Optimiser steps in all. Raised, the cosine of the rate is stretched: a finished training cannot be prolonged.
     num_steps: int = Field(default=1000, ge=1)
+    # adamw: decoupled decay, and averages of gradients that forget sooner; adam: as Kingma and Ba have it.
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    # What follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
+    schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     # Steps of linear warm-up. Without it AdamW's first steps are of full size in directions that are still noise.
     num_warmup_steps: int = Field(default=50, ge=0)
@@ -39,6 +55,8 @@ class TrainingConfig(FrozenModel):
             raise ValueError(
                 f"num_warmup_steps {self.num_warmup_steps} is not below num_steps {self.num_steps}: lower the first"
             )
+        if self.optimiser == "adam" and self.weight_decay:
+            raise ValueError(f"optimiser adam has no decay, and weight_decay is {self.weight_decay}: give 0, or adamw")
         return self
 
     def with_steps(self, num_steps: int) -> TrainingConfig:
@@ -53,4 +71,10 @@ class TrainingConfig(FrozenModel):
     def decisive(self) -> dict[str, object]:
         """Return the settings that decide the weights, as JSON: a resume must have the same."""
         placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
-        return self.model_dump(mode="json", exclude=placement)
+        # Younger than trainings that shall still be resumed: not named where they are as they have always been.
+        younger = {name for name in ("optimiser", "schedule") if getattr(self, name) == self._default(name)}
+        return self.model_dump(mode="json", exclude=placement | younger)
+
+    @classmethod
+    def _default(cls, name: str) -> object:
+        return cls.model_fields[name].default

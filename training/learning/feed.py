@@ -27,8 +27,8 @@ class EpochDataset(Protocol):
         """Choose the epoch's items."""
         ...
 
-    def mask_ids(self) -> list[str]:
-        """Return the mask of every item of the epoch."""
+    def image_keys(self) -> list[str]:
+        """Return the image of every item of the epoch."""
         ...
 
 
@@ -115,8 +115,8 @@ class UnitFeed:
 
     def _units(self, epoch: int) -> list[Sequence[int]]:
         by_image: defaultdict[str, list[int]] = defaultdict(list)
-        for item, mask in enumerate(self._dataset.mask_ids()):
-            by_image[mask.rpartition("-")[0]].append(item)
+        for item, image in enumerate(self._dataset.image_keys()):
+            by_image[image].append(item)
         units: list[Sequence[int]] = []
         for image, items in by_image.items():
             order = permutation(key_of("masks", self._seed, epoch, image), len(items)).tolist()

@@ -85,6 +85,8 @@ class Trainer:
         folder: Where checkpoints and logs go.
         settings: What the checkpoint shall say of itself, as JSON: enough to build the module again.
         on_step: Told every `log_every` steps, and of each validation; on the first process alone.
+        begin_with: A checkpoint of an earlier training, whose weights and optimiser this one begins with.
+        steps_before: Of earlier trainings: curves go on where theirs end, and drop-out draws anew.
     """
 
     fabric: Fabric
@@ -92,6 +94,8 @@ class Trainer:
     folder: TrainingFolder
     settings: str
     on_step: Callable[[StepReport], None] = lambda report: None
+    begin_with: Mapping[str, Any] | None = None
+    steps_before: int = 0
     _validation_s: float = field(default=0.0, init=False)
 
     def fit(self, learner: Learner, feed: Feed) -> FitSummary:
@@ -106,7 +110,7 @@ class Trainer:
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         is_first = self.fabric.is_global_zero
         # What an earlier start wrote of steps that are done again goes.
-        writer = SummaryWriter(str(self.folder.path), purge_step=first) if is_first else None
+        writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first) if is_first else None
         try:
             self._run(learner, feed, module=module, optimiser=wrapped, first=first, writer=writer)
             figures = self._validate(learner, module, self.config.num_steps, writer)
@@ -145,7 +149,7 @@ class Trainer:
             done = step + 1
             if writer is not None and (done % config.log_every == 0 or done == config.num_steps):
                 self._log(writer, done, {f"train/{name}": value for name, value in means.take().items()})
-                writer.add_scalar("train/rate", rate_at(step, config), done)
+                writer.add_scalar("train/rate", rate_at(step, config), self.steps_before + done)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
                 self._save(learner.module, optimiser, done)
             if config.validate_every and done % config.validate_every == 0 and done < config.num_steps:
@@ -154,7 +158,7 @@ class Trainer:
     def _step(self, learner: Learner, module: nn.Module, optimiser: Any, batch: Any, step: int) -> dict[str, float]:
         """Learn from one batch; return its losses."""
         # Drop-out draws from here on: by the step's number, so that a resume draws the same.
-        torch.manual_seed(key_of("step", self.config.seed, step, self.fabric.global_rank))
+        torch.manual_seed(key_of("step", self.config.seed, self.steps_before + step, self.fabric.global_rank))
         set_rate(optimiser, rate_at(step, self.config))
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
@@ -183,7 +187,7 @@ class Trainer:
 
     def _log(self, writer: SummaryWriter, done: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            writer.add_scalar(name, value, done)
+            writer.add_scalar(name, value, self.steps_before + done)
         self.on_step(StepReport(done, self.config.num_steps, values))
 
     def _save(self, module: nn.Module, optimiser: Any, done: int) -> None:
@@ -193,12 +197,13 @@ class Trainer:
 
     def _restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Return the step to begin with."""
-        state = self.folder.load()
+        own = self.folder.load()
+        state = self.begin_with if own is None else own
         if state is None:
             return 0
         load_trained(module, state["module"], where=str(self.folder.path))
         optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
+        return 0 if own is None else int(own["step"])
 
 
 def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,15 +1,16 @@
-"""The classical cross-attention layer that point generator and bridge are made of."""
+"""The classical cross-attention layer that point generator and bridge are made of, and where its tokens lie."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from training.learning.attention import CrossAttention, Perceptron
 
-class CrossAttention(nn.Module):
+
+class CrossAttentionLayer(nn.Module):
     """CrossAttn of equation 1: attention, then a feed-forward layer, each behind a norm and beside a residual.
 
     Source: Vaswani et al. 2017, with the norms in front, which trains without a long warm-up.
@@ -17,14 +18,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
-        self.query_norm, self.context_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, width)
-        hidden = round(feed_forward_ratio * width)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-        )
+        self.attention = CrossAttention(width, num_heads, dropout=dropout)
+        self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
 
     def forward(
         self,
@@ -44,21 +39,11 @@ class CrossAttention(nn.Module):
             context_position: (L, d), added where the context is compared, and not to what is read from it.
             is_token: (B, L) bool, True where the context has a token.
         """
-        q = self.query_norm(queries)
-        k = v = self.context_norm(context)
-        weight, bias = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
-        q = self._heads(self.query(q if query_position is None else q + query_position))
-        k = self._heads(F.linear(k if context_position is None else k + context_position, weight[0], bias[0]))
-        v = self._heads(F.linear(v, weight[1], bias[1]))
-        mask = None if is_token is None else is_token[:, None, None, :]
-        read = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        queries = queries + self.output(read.transpose(1, 2).flatten(2))
-        fed: torch.Tensor = queries + self.feed_forward(queries)
+        read = self.attention(
+            queries, context, is_word=is_token, position=query_position, read_position=context_position
+        )
+        fed: torch.Tensor = self.feed_forward(read)
         return fed
-
-    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, L, d) as (B, heads, L, d / heads)."""
-        return tokens.view(*tokens.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 def grid_position(height: int, width: int, channels: int, *, device: torch.device | None = None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, overload
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from training.ppt.point_generator import PointGenerator, PointPrompts
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch
 from training.ppt.terms import Points, confidence_loss, mask_loss, point_loss
+
+# Part of what rounds: a constant.
+_PROMPTS_A_PASS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,20 @@ class FrozenFeatures:
     sam: EncodedImages
 
 
+class LabelledFeatures:
+    """What a step learns from: B pairs and their pseudo-labels.
+
+    No dataclass, on purpose: Fabric rounds the tensors that it finds in a module's input to half precision, where a
+    coordinate is right to one part in 256. In an object that it does not know it finds none.
+    """
+
+    __slots__ = ("features", "wanted")
+
+    def __init__(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> None:
+        """Take both, on one device."""
+        self.features, self.wanted = features, wanted
+
+
 @dataclass(frozen=True)
 class Predictions:
     """{y_k} of equation 3: mask logits (B, K, 4·h, 4·w) of SAM's padded square, and the prompts they come from."""
@@ -45,6 +63,17 @@ class Predictions:
         return self.prompts.confidence_logits.argmax(-1)
 
 
+@dataclass(frozen=True)
+class Referent:
+    """The answer to each of B pairs: mask logits (B, 4·h, 4·w) of SAM's padded square, and its prompt.
+
+    The prompt has no axis of queries: points (B, M, 2), labels (B, M), confidences (B,).
+    """
+
+    mask_logits: torch.Tensor
+    prompts: PointPrompts
+
+
 class PointPrompting(nn.Module):
     """PPT: a trainable point generator between frozen encoders and a frozen mask decoder."""
 
@@ -54,10 +83,29 @@ class PointPrompting(nn.Module):
         # No submodule: a checkpoint of this module holds what was trained and nothing else.
         self._decoder = decoder
 
-    def forward(self, features: FrozenFeatures) -> Predictions:
-        """Return the K predictions of each pair (equation 3)."""
+    @overload
+    def forward(self, given: FrozenFeatures) -> Predictions: ...
+
+    @overload
+    def forward(self, given: LabelledFeatures) -> dict[str, torch.Tensor]: ...
+
+    def forward(self, given: FrozenFeatures | LabelledFeatures) -> Predictions | dict[str, torch.Tensor]:
+        """Return the K predictions of each pair (equation 3); with pseudo-labels `loss`.
+
+        Both through this door: precision and DDP are wrapped around `forward` alone.
+        """
+        if isinstance(given, LabelledFeatures):
+            return self.loss(given.features, given.wanted)
+        prompts = self.generator(given.image, given.text, given.is_word)
+        return Predictions(self._decode_all(given, prompts), prompts)
+
+    @torch.no_grad()
+    def referent(self, features: FrozenFeatures) -> Referent:
+        """Return s_argmax{c} of each pair: the answer of the most confident query, and nothing of the others."""
         prompts = self.generator(features.image, features.text, features.is_word)
-        return Predictions(self._decode_all(features, prompts), prompts)
+        rows = torch.arange(len(features.text), device=features.text.device)
+        chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))
+        return Referent(self._decode(features.sam, rows, chosen), chosen)
 
     def loss(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> dict[str, torch.Tensor]:
         """Return the terms of equation 4 and their sum `loss`, each a scalar.
@@ -93,8 +141,16 @@ class PointPrompting(nn.Module):
         flat = PointPrompts(
             prompts.points_xy.flatten(0, 1), prompts.label_logits.flatten(0, 1), prompts.confidence_logits.flatten()
         )
-        logits = self._decoder(features.sam, rows, flat)
+        logits = self._decode(features.sam, rows, flat)
         return logits.view(batch, queries, *logits.shape[1:])
+
+    def _decode(self, images: EncodedImages, rows: torch.Tensor, prompts: PointPrompts) -> torch.Tensor:
+        """Mask logits (P, h, w) of prompts, some at a time: of SAM ViT-B each takes 30 MB while it is decoded."""
+        parts = [
+            self._decoder(images, rows[at : at + _PROMPTS_A_PASS], _part(prompts, at))
+            for at in range(0, len(rows), _PROMPTS_A_PASS)
+        ]
+        return torch.cat(parts)
 
 
 def confidence_targets(prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
@@ -108,3 +164,9 @@ def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> Poi
     """The prompts of some queries, without an axis of queries."""
     at = (rows, queries)
     return PointPrompts(prompts.points_xy[at], prompts.label_logits[at], prompts.confidence_logits[at])
+
+
+def _part(prompts: PointPrompts, first: int) -> PointPrompts:
+    """A pass of prompts without an axis of queries."""
+    own = slice(first, first + _PROMPTS_A_PASS)
+    return PointPrompts(prompts.points_xy[own], prompts.label_logits[own], prompts.confidence_logits[own])

@@ -27,6 +27,7 @@ from store.reading import read_table
 from store.receipts import standing_receipts
 from training.dataset.drawing import key_of
 from training.dataset.images import ImageBytes, ShardImages
+from training.dataset.places import Places
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
 from training.ppt.pseudo_labels import PseudoLabels
 from training.ppt.recipes.templates import names_a_side
@@ -49,6 +50,7 @@ class PairSpec:
         is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
             (section 3.2: "randomly applying transformations, such as flipping").
         max_candidates: Contexts beyond it are left out, the first ones stay; a run of many masks has many.
+        is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
     """
 
     num_points: int
@@ -57,6 +59,7 @@ class PairSpec:
     seed: int = 0
     is_flipping: bool = True
     max_candidates: int = 12
+    is_empty_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,15 @@ class Pair:
     """One pair of image and expression, with its pseudo-labels.
 
     Attributes:
-        image_id: Of its image.
+        image_id: Of its image, in its run.
+        image_sha256: Of the image's bytes: the same image in whatever run.
         is_flipped: Whether image and labels are mirrored.
         text: The expression.
         labels: {ŷ_e}.
     """
 
     image_id: str
+    image_sha256: str
     is_flipped: bool
     text: str
     labels: PseudoLabels
@@ -106,7 +111,7 @@ class PairDataset(Dataset[Pair]):
         self.epoch = 0
         for receipt in standing_receipts(self._location):
             self._read(receipt.shard, [receipt])
-        if not self._rows:
+        if not self._rows and not spec.is_empty_allowed:
             raise ConfigError(f"{self._location.root} has no pair of image and expression ({spec.which}): another run")
 
     def __len__(self) -> int:
@@ -127,7 +132,7 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy(np.stack([label for _, label in drawn])),
             torch.from_numpy(row.confidences),
         )
-        return Pair(row.image_id, is_flipped, row.text, labels)
+        return Pair(row.image_id, self._image_sha256(row), is_flipped, row.text, labels)
 
     def image(self, index: int) -> torch.Tensor:
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
@@ -145,6 +150,10 @@ class PairDataset(Dataset[Pair]):
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
         return [row.image_id for row in self._rows]
+
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every pair: the same image in whatever run, (len,)."""
+        return [self._image_sha256(row) for row in self._rows]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
@@ -172,6 +181,13 @@ class PairDataset(Dataset[Pair]):
         ]
         return other
 
+    def unflipped(self) -> PairDataset:
+        """Return the same pairs, none of them ever mirrored; this one stays as it is."""
+        other = object.__new__(PairDataset)
+        other.__dict__.update(self.__dict__)
+        other._spec = replace(self._spec, is_flipping=False)
+        return other
+
     def _read(self, shard: int, receipts: list[Receipt]) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
         expressions = read_table(
@@ -191,6 +207,10 @@ class PairDataset(Dataset[Pair]):
         ids = images["image_id"].to_pylist()
         self._shards[shard] = (self._images.of_shard(shard, images), {each: at for at, each in enumerate(ids)})
         self._rows += rows
+
+    def _image_sha256(self, row: _Row) -> str:
+        images, places = self._shards[row.shard]
+        return images.sha256[places[row.image_id]]
 
     def _is_wanted(self, row: _Row) -> bool:
         return self._spec.which == "all" or bool(row.confidences.any()) == (self._spec.which == "decided")
@@ -229,33 +249,31 @@ class JoinedPairs(Dataset[Pair]):
         if not parts:
             raise ConfigError("no data set to join: give one run at least")
         self._parts = list(parts)
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._places = Places([len(part) for part in parts])
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return int(self._ends[-1])
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Pair:
         """Return a pair, see `PairDataset`."""
-        part, at = self._place(index)
-        return part[at]
+        part, at = self._places.of(index, noun="pair")
+        return self._parts[part][at]
 
     def image(self, index: int) -> torch.Tensor:
         """Return the image of a pair, see `PairDataset`."""
-        part, at = self._place(index)
-        return part.image(at)
+        part, at = self._places.of(index, noun="pair")
+        return self._parts[part].image(at)
 
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
         return [each for part in self._parts for each in part.image_ids()]
 
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every pair, see `PairDataset`."""
+        return [each for part in self._parts for each in part.image_digests()]
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw of points and flips."""
         for part in self._parts:
             part.set_epoch(epoch)
-
-    def _place(self, index: int) -> tuple[PairDataset, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        number = int(np.searchsorted(self._ends, index % len(self), side="right"))
-        return self._parts[number], index % len(self) - (int(self._ends[number - 1]) if number else 0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.ppt.config import PointGeneratorConfig
-from training.ppt.layers import CrossAttention, grid_position
+from training.ppt.layers import CrossAttentionLayer, grid_position
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Bridge(nn.Module):
         self.image_projection = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, config.width))
         self.text_projection = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, config.width))
         settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
-        self.image_reads_text, self.text_reads_image = CrossAttention(*settings), CrossAttention(*settings)
+        self.image_reads_text, self.text_reads_image = CrossAttentionLayer(*settings), CrossAttentionLayer(*settings)
 
     def forward(
         self,
@@ -67,7 +67,7 @@ class Stage(nn.Module):
         super().__init__()
         self.bridge = Bridge(config, image_width, text_width)
         settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
-        self.read_image, self.read_text = CrossAttention(*settings), CrossAttention(*settings)
+        self.read_image, self.read_text = CrossAttentionLayer(*settings), CrossAttentionLayer(*settings)
 
     def forward(
         self,
@@ -131,8 +131,9 @@ class PointGenerator(nn.Module):
 
     def _heads(self, queries: torch.Tensor) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
-        points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
-        confidence = self.score_head(queries)[..., 0]
+        # In half precision a coordinate would be right to one pixel in 256, and matchings would tie.
+        points = self.point_head(queries).float().unflatten(-1, (self.num_points, 3))
+        confidence = self.score_head(queries).float()[..., 0]
         return PointPrompts(points[..., :2].sigmoid(), points[..., 2], confidence)
 
 

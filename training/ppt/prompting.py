@@ -60,14 +60,17 @@ class PointMaskDecoder:
             rows: (P,) int64, the image of each prompt.
             prompts: P prompts without an axis of queries: points (P, M, 2), labels (P, M), confidences (P,).
         """
-        points = prompts.points_xy * images.input_sizes[rows][:, None, :]
-        sparse = prompt_embeddings(self._prompts, points, prompts.label_logits)
+        # Whatever the decoder computes in: in half precision a point would lie in another pixel.
+        with torch.autocast(rows.device.type, enabled=False):
+            points = prompts.points_xy * images.input_sizes[rows][:, None, :]
+            sparse = prompt_embeddings(self._prompts, points, prompts.label_logits)
+            dense_pe = self._prompts.get_dense_pe()
         dense = self._prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
         # The decoder takes one image and adds the dense embeddings to it: each prompt brings its own image along as
         # these, so that prompts of several images are decoded at once.
         logits, _ = self._decoder(
             image_embeddings=torch.zeros_like(images.embeddings[:1]),
-            image_pe=self._prompts.get_dense_pe(),
+            image_pe=dense_pe,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=images.embeddings[rows] + dense,
             multimask_output=False,

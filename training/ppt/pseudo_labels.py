@@ -43,6 +43,14 @@ class PseudoLabelBatch:
     counts: tuple[int, ...]
 
 
+def to_device(batch: PseudoLabelBatch, device: torch.device) -> PseudoLabelBatch:
+    """Return a batch whose tensors lie on a device."""
+    masks, points_xy, labels, confidences = (
+        each.to(device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
+    )
+    return PseudoLabelBatch(masks, points_xy, labels, confidences, batch.counts)
+
+
 def collate(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
     """Return the labels of B pairs, padded with zeros to the largest E."""
     most = max(len(pair) for pair in pairs)

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from schemas.config import WeightsConfig
-from schemas.config_loading import lay_over, validate_as
-from schemas.errors import ConfigError
 from schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from training.dataset import ExpressionFilter, SampleSpec
-from training.learning import TrainingConfig
+from training.learning.config import TowersConfig, TrainingConfig
+from training.learning.presets import load_preset, preset_names
 
-
-class TowersConfig(FrozenModel):
-    """The frozen CLIP; any of open_clip's with a ViT, as `filtering.architecture` and `filtering.weights`."""
-
-    architecture: str
-    weights: WeightsConfig
-    # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
-    layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
-    # Features of images that are kept, in float16. Beyond it they are computed again whenever they are needed.
-    cache_bytes: int = Field(default=2 * 2**30, ge=0)
+_PACKAGE = "training.student"
 
 
 class ModelConfig(FrozenModel):
@@ -118,8 +104,7 @@ class StudentConfig(FrozenModel):
 
 def student_presets() -> list[str]:
     """Return the names of the presets, sorted."""
-    folder = resources.files("training.student") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return preset_names(_PACKAGE)
 
 
 def load_student_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> StudentConfig:
@@ -128,10 +113,4 @@ def load_student_config(preset: str, path: Path | None = None, assignments: Sequ
     Raises:
         ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
     """
-    if preset not in student_presets():
-        near = difflib.get_close_matches(preset, student_presets(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"the student has no preset {preset!r}; known: {', '.join(student_presets())}{hint}")
-    text = (resources.files("training.student") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    tree = {"preset": preset, **yaml.safe_load(text)}
-    return validate_as(StudentConfig, lay_over(tree, path, assignments))
+    return load_preset(_PACKAGE, StudentConfig, preset, path, assignments)

@@ -19,7 +19,7 @@ from store.header import require_header
 from store.location import RunLocation
 from store.reading import iter_table
 from training.dataset.drawing import draw_below, key_of
-from training.student.evaluating import Question
+from training.learning.asking import Question
 from workers.filtering.embedding import ClipEmbedder
 from workers.images.crops import make_crops
 from workers.masks import rle

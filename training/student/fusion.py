@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.student.attention import CrossAttention, Perceptron, SelfAttention, attend
+from training.learning.attention import CrossAttention, Perceptron, SelfAttention, attend
 
 
 class ImageStage(nn.Module):

@@ -8,13 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from training.learning.asking import Question, Questions, ask, named_figures
+from training.learning.towers import FrozenTowers
 from training.student.config import StudentConfig
-from training.student.evaluating import Question, Questions, ask, named_figures
 from training.student.losses import mask_losses
 from training.student.model import RisStudent, StudentInput
 from training.student.samples import Batch
 from training.student.squares import Placement
-from training.student.towers import FrozenTowers
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 32

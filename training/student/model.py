@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from schemas.errors import ConfigError
-from training.student.attention import SelfAttention
+from training.learning.attention import SelfAttention
+from training.learning.towers import SeenImages, SeenTexts, TowerWidths
 from training.student.config import ModelConfig
 from training.student.decoder import KernelDecoder, PixelStem
 from training.student.fusion import ImageStage, PatchRound, WordStage, grid_places
-from training.student.towers import SeenImages, SeenTexts, TowerWidths
 from training.student.words import WordReader
 
 

@@ -114,10 +114,9 @@ class TargetDataset(Dataset[Target]):
         self._images.set_epoch(epoch)
         self._keys = self._images.image_digests()
 
-    def mask_ids(self) -> list[str]:
-        """Return the mask of every item, behind its image's key."""
-        numbers = (mask.rpartition("-")[2] for mask in self._targets.mask_ids())
-        return [f"{key}-{number}" for key, number in zip(self._keys, numbers, strict=True)]
+    def image_keys(self) -> list[str]:
+        """Return the image of every item of the epoch."""
+        return self._keys
 
     def __getitem__(self, index: int) -> Target:
         """Return an item.

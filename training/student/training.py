@@ -12,12 +12,12 @@ from lightning_fabric import Fabric
 
 from store.location import RunLocation
 from training.learning import FitSummary, StepReport, Trainer, TrainingFolder, UnitFeed
+from training.learning.asking import Questions
+from training.learning.towers import FrozenTowers
 from training.student.config import StudentConfig
-from training.student.evaluating import Questions
 from training.student.learner import StudentLearner
 from training.student.predicting import LEARNER
 from training.student.samples import Snapshots, collate, training_set
-from training.student.towers import FrozenTowers
 from workers.checkpoints.weights import weights_digest
 
 

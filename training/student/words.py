@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.student.attention import Perceptron, SelfAttention
-from training.student.towers import SeenTexts
+from training.learning.attention import Perceptron, SelfAttention
+from training.learning.towers import SeenTexts
 
 # Of SplitMix64, as signed numbers: torch has no unsigned arithmetic.
 _STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

@@ -28,6 +28,9 @@ class Items:
     def mask_ids(self) -> list[str]:
         return self._masks
 
+    def image_keys(self) -> list[str]:
+        return [mask.rpartition("-")[0] for mask in self._masks]
+
 
 def feed(items=None, *, units=2, masks=3, seed=0, **ranks):
     items = items or Items(a=1, b=3, c=7, d=2, e=4)

@@ -9,8 +9,8 @@ from schemas.ids import image_id
 from store.location import RunLocation
 from synthworld.render import render
 from tests.builders.scene_runs import scene_run, scenes
+from training.learning.asking import Question
 from training.metrics import SegmentationMeter
-from training.student.evaluating import Question
 from training.student.floors import ClipFloor, ProposedMasks, RandomFloor
 from workers.masks import rle
 

@@ -6,10 +6,10 @@ import torch
 
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
+from training.learning.towers import FrozenTowers
 from training.student.evaluating import Questions
 from training.student.learner import StudentLearner
 from training.student.samples import training_set
-from training.student.towers import FrozenTowers
 
 
 def two_runs(folder):
@@ -31,7 +31,7 @@ def test_masks_of_two_runs_come_together_where_their_image_is_the_same_and_only_
         mask_size=config.model.mask_size,
         is_held=learner.holds,
     )
-    keys = [each.rpartition("-")[0] for each in dataset.mask_ids()]
+    keys = dataset.image_keys()
     of_one, of_other = keys[:16:2], keys[16::2]
     assert len(set(of_one)) == 8
     assert of_other == of_one[:4]

@@ -7,6 +7,7 @@ Attention is written out: beside a dozen words, PyTorch's fused kernels for CPUs
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -30,6 +31,8 @@ class CrossAttention(nn.Module):
         *,
         is_word: torch.Tensor | None = None,
         owners: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
+        read_position: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return (T, N, width).
 
@@ -38,13 +41,25 @@ class CrossAttention(nn.Module):
             read: (T, M, width), what is read; with `owners` (U, M, width).
             is_word: (T, M) bool, which of it there is; None for all.
             owners: (T,) int64, which row of `read` each row of x reads: what many read is prepared once.
+            position: (N, width), of who reads: added where tokens are compared.
+            read_position: (M, width), of what is read: likewise, and not to what is taken from it.
         """
-        key_value = self.key_value(self.norm_read(read))
+        key_value = self._key_value(self.norm_read(read), read_position)
         key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
-        mixed = attend(self.query(self.norm(x)), key, value, num_heads=self._num_heads, is_word=is_word)
+        own = self.norm(x)
+        query = self.query(own if position is None else own + position)
+        mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
         out: torch.Tensor = self.out(mixed)
         dropped: torch.Tensor = self.drop(out)
         return x + dropped
+
+    def _key_value(self, read: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
+        """Keys beside values (…, 2 · width)."""
+        if position is None:
+            own: torch.Tensor = self.key_value(read)
+            return own
+        weight, bias = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+        return torch.cat([F.linear(read + position, weight[0], bias[0]), F.linear(read, weight[1], bias[1])], -1)
 
 
 class SelfAttention(nn.Module):
@@ -70,13 +85,14 @@ class SelfAttention(nn.Module):
 class Perceptron(nn.Module):
     """Each token by itself: x + MLP(norm(x))."""
 
-    def __init__(self, width: int, ratio: int, *, dropout: float) -> None:
+    def __init__(self, width: int, ratio: float, *, dropout: float) -> None:
         super().__init__()
+        hidden = round(ratio * width)
         self.layers = nn.Sequential(
             nn.LayerNorm(width),
-            nn.Linear(width, ratio * width),
+            nn.Linear(width, hidden),
             nn.GELU(),
-            nn.Linear(ratio * width, width),
+            nn.Linear(hidden, width),
             nn.Dropout(dropout),
         )
 

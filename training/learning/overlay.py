@@ -24,7 +24,7 @@ def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Im
         mask: (H, W) bool.
         text: Below the image, wrapped.
     """
-    factor = max(1, -(-_MIN_SIDE_PX // max(image.shape[1:])))
+    factor = enlargement((image.shape[1], image.shape[2]))
     pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).float()
     inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
     tint, edge = (torch.tensor(colour, dtype=torch.float32)[:, None, None] for colour in (_TINT, _EDGE))
@@ -32,6 +32,11 @@ def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Im
     shown = torch.where(_outline(inside, width=max(1, factor // 2)), edge, tinted)
     picture = Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
     return _with_text(picture, text)
+
+
+def enlargement(size: tuple[int, int]) -> int:
+    """Return how many pixels of a picture a pixel of its image of `size` (H, W) is across."""
+    return max(1, -(-_MIN_SIDE_PX // max(size)))
 
 
 def _outline(inside: torch.Tensor, *, width: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import ConfigError
-from training.student.config import TowersConfig
+from training.learning.config import TowersConfig
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
 from workers.filtering.embedding import crop_format

@@ -1,0 +1,1 @@
+"""PPT's ablation in miniature: the paper's nine rows on the synthetic world."""

@@ -1,0 +1,65 @@
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and two beside it.
+
+    python -m benchmarks.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
+
+An interrupted call goes on where it was; what FOLDER holds already is not measured again. `--quick` goes through all of
+it with a few images and steps; its figures say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.ppt.data import make_runs
+from benchmarks.ppt.jobs import jobs_of, measure
+from benchmarks.ppt.sizes import QUICK, WHOLE
+from benchmarks.ppt.table import as_json, as_markdown, put_into
+from benchmarks.quality.jobs import run_jobs
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Of runs, trainings and figures.")] = Path("bench-out/ppt"),
+    is_quick: Annotated[bool, typer.Option("--quick", help="A trial of the whole in minutes.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of one thread each; one a CPU by default.")] = None,
+    epochs_factor: Annotated[float | None, typer.Option(help="Of the paper's 50 epochs.", show_default=False)] = None,
+    is_pseudo: Annotated[
+        bool, typer.Option("--pseudo/--no-pseudo", help="Also PPT and the student on the pipeline's annotation.")
+    ] = True,
+    only: Annotated[list[str] | None, typer.Option(help="Names of trainings, such as full, or floor.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Put the table into this page, between its marks.")] = None,
+) -> None:
+    """Measure what is missing, and print the table."""
+    torch.set_num_threads(1)
+    console = Console(stderr=True)
+    sizes = QUICK if is_quick else WHOLE
+    sizes = sizes if epochs_factor is None else replace(sizes, epochs_factor=epochs_factor)
+    folder = out / ("quick" if is_quick else "whole")
+    runs = make_runs(folder, sizes, is_pseudo=is_pseudo, tell=lambda text: console.print(text, highlight=False))
+    jobs = jobs_of(runs, sizes, folder / f"trainings-{sizes.epochs_factor:g}")
+    wanted = [job for job in jobs if not only or job.name in only]
+    num_processes = processes or len(os.sched_getaffinity(0))
+    result = as_json(run_jobs(measure, wanted, num_processes, shown="trainings"), sizes)
+    (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = as_markdown(result)
+    if page is not None:
+        put_into(page, table)
+    typer.echo(table)
+    per_step = result["cpu_s"] / max(result["steps"], 1)
+    typer.echo(
+        f"{result['cpu_s']:,} CPU seconds, {result['steps']:,} steps: {per_step:.2f} s a step, all else included"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,132 @@
+"""What is measured in a process of its own, and kept: a training, the floor, the student."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmarks.ppt.data import AblationRuns
+from benchmarks.ppt.rows import TRAININGS, Training
+from benchmarks.ppt.sizes import Sizes
+from training.learning import open_fabric
+from training.learning.asking import Question, Questions, ask, named_figures
+from training.ppt.recipes.config import load_recipe_config
+from training.ppt.recipes.grounding import Grounder
+from training.ppt.settings import PptConfig, load_ppt_config
+from training.ppt.training import PptRequest, train_ppt
+from training.student.config import load_student_config
+from training.student.training import StudentRequest, train_student
+
+FIGURES_NAME = "figures.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        kind: `ppt` trains, `floor` is the paper's row 1, `student` is the RIS student.
+        name: Of the training.
+        seed: Of weights and order.
+        runs: Made already.
+        sizes: How long.
+        folder: Of its own.
+    """
+
+    kind: Literal["ppt", "floor", "student"]
+    name: str
+    seed: int
+    runs: AblationRuns
+    sizes: Sizes
+    folder: Path
+
+
+def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[Job]:
+    """Return all jobs of an ablation, the longest first; those of the pipeline's annotation where it was made."""
+    found = []
+    for training in TRAININGS:
+        if "annotated" in training.sources and runs.pseudo is None:
+            continue
+        for seed in range(sizes.num_seeds if training.is_first else 1):
+            own = folder / f"{training.name}-{seed}"
+            found.append(Job("ppt", training.name, seed, runs, sizes, own))
+    if runs.pseudo is not None:
+        found.append(Job("student", "student-pseudo", 0, runs, sizes, folder / "student-pseudo"))
+    return [*found, Job("floor", "floor", 0, runs, sizes, folder / "floor")]
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Return `figures` by row, `cpu_s` and `steps` of a job, from its folder where they stand."""
+    path = job.folder / FIGURES_NAME
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    torch.set_num_threads(1)
+    before, started = _cpu_s(), time.monotonic()
+    figures, steps = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job)
+    done = {"figures": figures, "steps": steps, "cpu_s": _cpu_s() - before, "wall_s": time.monotonic() - started}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    unfinished.rename(path)
+    return done
+
+
+def config_of(training: Training, sizes: Sizes, seed: int) -> PptConfig:
+    """Return the settings of a training."""
+    config = load_ppt_config("tiny", None, [f"training.seed={seed}"])
+    return config.model_copy(update={"curriculum": training.curriculum(sizes.epochs_factor)})
+
+
+def _trained(job: Job) -> tuple[dict[str, Any], int]:
+    """The figures after the phases that are rows; an interrupted training goes on."""
+    (training,) = (each for each in TRAININGS if each.name == job.name)
+    config = config_of(training, job.sizes, job.seed)
+    is_resuming = (job.folder / "config.json").exists()
+    request = PptRequest(config, training.runs(job.runs), job.folder, val=job.runs.val, is_resuming=is_resuming)
+    _, summary = train_ppt(request, open_fabric(config.training))
+    figures = {row: dict(summary.phases[phase]) for phase, row in training.phases.items()}
+    return figures, summary.num_steps
+
+
+class ClipAndSam:
+    """The paper's row 1: CLIP's response to the whole expression prompts SAM; nothing is trained."""
+
+    def __init__(self) -> None:
+        config = load_recipe_config("tiny")
+        self._grounder = Grounder(config.grounding, config.run)
+
+    def answer(self, question: Question) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; an empty one where SAM answers with no pixel."""
+        image = np.ascontiguousarray(question.image.permute(1, 2, 0).numpy())
+        texts = list(dict.fromkeys(question.texts))
+        found = {each.phrase: torch.from_numpy(each.mask) for each in self._grounder(image, texts)}
+        empty = torch.zeros(question.image.shape[1:], dtype=torch.bool)
+        return torch.stack([found.get(text, empty) for text in question.texts])
+
+
+def _floor(job: Job) -> tuple[dict[str, Any], int]:
+    return {"1": named_figures(ask(ClipAndSam(), Questions(job.runs.val)).figures())}, 0
+
+
+def _student(job: Job) -> tuple[dict[str, Any], int]:
+    words = [f"training.num_steps={job.sizes.num_student_steps}", "training.num_warmup_steps=2"]
+    config = load_student_config("tiny", None, words)
+    # It takes two minutes: not worth a resume.
+    shutil.rmtree(job.folder, ignore_errors=True)
+    request = StudentRequest(config, [str(job.runs.pseudo)], job.folder, val=job.runs.val)
+    _, summary = train_student(request, open_fabric(config.training))
+    return {job.name: dict(summary.figures)}, summary.num_steps
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

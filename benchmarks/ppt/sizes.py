@@ -1,0 +1,32 @@
+"""How large an ablation is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a whole ablation is measured on.
+
+    Attributes:
+        objects: Object-centric images, D_sem; D_ref has as many composed ones.
+        scenes: Training scenes with people's expressions: H, or annotated by the pipeline.
+        val_scenes: Held-out scenes that are asked.
+        epochs_factor: Of the paper's 10 + 30 + 10 epochs.
+        num_seeds: Of the first five rows; the others have one.
+        num_student_steps: Of the RIS student beside them.
+    """
+
+    objects: int
+    scenes: int
+    val_scenes: int
+    epochs_factor: float
+    num_seeds: int
+    num_student_steps: int
+
+
+# Chosen by what a step costs (docs/ppt.md), so that all of it takes less than an hour on two cores.
+WHOLE: Final = Sizes(objects=240, scenes=120, val_scenes=100, epochs_factor=0.3, num_seeds=3, num_student_steps=600)
+QUICK: Final = Sizes(objects=20, scenes=4, val_scenes=2, epochs_factor=0.02, num_seeds=1, num_student_steps=4)

@@ -1,0 +1,112 @@
+"""`pseudoris train ppt`: PPT through its curriculum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+
+from cli import options
+from cli.annotate import INTERRUPTED
+from cli.console import facts_table, format_seconds, report, stdout
+from cli.training_views import figures_text, next_view, progress
+
+if TYPE_CHECKING:
+    from training.ppt.config import PointGeneratorConfig
+    from training.ppt.curriculum import Round, Source
+    from training.ppt.training import PptRequest, PptSummary
+
+_Runs = list[str] | None
+
+
+def ppt(
+    out: Annotated[
+        Path, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
+    ],
+    d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
+    d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
+    h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.", show_default=False)] = None,
+    annotated: Annotated[
+        _Runs,
+        typer.Option("--annotated", help="Any other run, imports among them; joins H_sem.", show_default=False),
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option("--val", help="Run or import whose kept expressions are asked after each phase."),
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="tiny (embedded models, CPU) or paper.")] = "tiny",
+    config_file: options.ConfigFile = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value over everything, e.g. curriculum.epochs_factor=0.5.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+) -> None:
+    """Train PPT, weakly supervised: object-centric data, then composed, then selected referents, then the domain.
+
+    Each of --d-sem, --d-ref, --h and --annotated may be given several times; what is not given is left out of its
+    phases.
+    """
+    # Only here: other commands need not wait for what this one imports.
+    from training.ppt.settings import load_ppt_config
+    from training.ppt.sources import SourceRuns
+    from training.ppt.training import PptRequest
+
+    words = [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
+    runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
+    config = load_ppt_config(preset, config_file, words)
+    raise typer.Exit(_run(PptRequest(config, runs, out, val=val, is_resuming=resume)))
+
+
+def _run(request: PptRequest) -> int:
+    from training.learning import open_fabric
+    from training.ppt.training import Reports, train_ppt
+
+    fabric = open_fabric(request.config.training)
+    is_first = fabric.is_global_zero
+
+    def on_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
+        stdout.print(plan_view(rounds, num_pairs))
+
+    def on_select(each: Round, decided: int, pairs: int) -> None:
+        report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs have a referent now", "green")
+
+    try:
+        with progress(is_shown=is_first) as on_step:
+            _, summary = train_ppt(request, fabric, Reports(on_plan, on_step, on_select))
+    except KeyboardInterrupt:
+        report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
+        return INTERRUPTED
+    if is_first:
+        stdout.print(summary_view(summary, request.config.generator))
+        stdout.print(next_view(request.out), soft_wrap=True)
+    return 0
+
+
+def plan_view(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> RenderableType:
+    """Return what will be trained on, a row a phase."""
+    from training.ppt.curriculum import describe
+
+    table = facts_table("curriculum")
+    for name, data, pairs, steps in describe(rounds, num_pairs):
+        table.add_row(name, f"{data}: {pairs:,} pairs an epoch, {steps:,} steps")
+    return table
+
+
+def summary_view(summary: PptSummary, sizes: PointGeneratorConfig) -> RenderableType:
+    """Return how a training ended as a table."""
+    table = facts_table("trained")
+    table.add_row("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
+    table.add_row("time", format_seconds(summary.wall_s))
+    table.add_row(
+        "parameters",
+        f"{summary.num_parameters:,} trained: width {sizes.width}, {len(sizes.image_blocks)} stages, "
+        f"{sizes.num_queries} queries of {sizes.num_points} points",
+    )
+    for phase, figures in summary.phases.items():
+        table.add_row(phase, figures_text(figures))
+    return table

@@ -1,0 +1,56 @@
+"""How a training is shown, whatever is learnt: a bar while it goes on, its figures as papers name them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cli.console import command, path_lines, stderr
+
+if TYPE_CHECKING:
+    from training.learning import StepReport
+
+
+@contextmanager
+def progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
+    """Give a callback that shows steps as a bar, and validations as lines; only on the first process."""
+    if not is_shown:
+        yield lambda step: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True) as bar:
+        task = bar.add_task("reading the runs", total=None)
+
+        def on_step(step: StepReport) -> None:
+            loss = step.values.get("train/loss")
+            note = "validating" if loss is None else f"training, loss {loss:.3f}"
+            bar.update(task, completed=step.step, total=step.num_steps, description=note)
+            if loss is None and step.values:
+                bar.console.print(f"step {step.step}: {figures_text(step.values)}")
+
+        yield on_step
+
+
+def figures_text(figures: Mapping[str, float]) -> str:
+    """Return figures of a validation in one line: `mIoU 0.612, oIoU 0.655, P@0.5 0.700`."""
+    named = {name.removeprefix("val/"): value for name, value in figures.items()}
+    return ", ".join(f"{figure_title(name)} {value:.3f}" for name, value in named.items())
+
+
+def figure_title(name: str) -> str:
+    """Return a figure's name as papers write it."""
+    if name.startswith("p") and name[1:].isdigit():
+        return f"P@{int(name[1:]) / 100:.1f}"
+    return {"miou": "mIoU", "oiou": "oIoU"}.get(name, name)
+
+
+def next_view(out: Path) -> RenderableType:
+    """Return what to do with a finished training."""
+    ask = command("predict", "IMAGE", "the small red circle", "--model", str(out))
+    return path_lines("next", {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])})

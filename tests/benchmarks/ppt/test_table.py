@@ -1,0 +1,74 @@
+"""Rows of the ablation: what each is trained on, and how its figures are told."""
+
+import json
+
+import pytest
+
+from benchmarks.ppt.data import AblationRuns
+from benchmarks.ppt.jobs import config_of, jobs_of
+from benchmarks.ppt.rows import BESIDE, PAPER, TRAININGS
+from benchmarks.ppt.sizes import QUICK, WHOLE
+from benchmarks.ppt.table import BEGIN, END, as_json, as_markdown, put_into
+from schemas.errors import ConfigError
+from training.ppt.curriculum import plan_rounds
+
+RUNS = AblationRuns("sem", "ref", "h", "val", "pseudo")
+FIGURES = {"miou": 0.5, "oiou": 0.6, "p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
+
+
+def test_every_row_of_the_papers_table_is_measured_by_one_training_or_the_floor() -> None:
+    measured = [row for training in TRAININGS for row in training.phases.values()] + ["1", "student-pseudo"]
+    assert sorted(measured) == sorted([*PAPER, *BESIDE])
+
+
+def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
+    by_row = {row: training for training in TRAININGS for row in training.phases.values()}
+    given = {
+        row: {name for name in ("d_sem", "d_ref", "h", "annotated") if getattr(by_row[row].runs(RUNS), name)}
+        for row in by_row
+    }
+    assert given["5"] == given["4"] == given["3"] == given["6"] == {"d_sem", "d_ref", "h"}
+    assert given["7"] == {"d_sem", "h"}
+    assert given["8"] == {"d_ref", "h"}
+    assert given["9"] == given["2"] == {"h"}
+    assert given["ppt-pseudo"] == {"d_sem", "d_ref", "annotated"}
+    pairs = {"d_sem": 10, "d_ref": 10, "h_sem": 10, "h_ref": 10}
+    without = plan_rounds(config_of(by_row["6"], WHOLE, 0).curriculum, pairs, 10)
+    assert len(without) == 1
+    assert not without[0].is_selecting
+    with_all = plan_rounds(config_of(by_row["5"], WHOLE, 0).curriculum, pairs, 10)
+    assert with_all[-1].phase == "refinement"
+
+
+def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
+    jobs = jobs_of(RUNS, WHOLE, tmp_path)
+    assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
+        **dict.fromkeys(("full", "plain"), WHOLE.num_seeds),
+        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects", "pseudo"), 1),
+        **dict.fromkeys(("student-pseudo", "floor"), 1),
+    }
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_the_result_has_means_and_deviations_and_stands_in_the_page_between_its_marks(tmp_path) -> None:
+    seeds = [{**FIGURES, "miou": value} for value in (0.4, 0.5, 0.6)]
+    done = [{"figures": {"5": each}, "cpu_s": 2.0, "steps": 10} for each in seeds]
+    done += [{"figures": {"1": FIGURES}, "cpu_s": 1.0, "steps": 0}]
+    result = as_json(done, QUICK)
+    assert [(row["row"], row["miou_mean"], row["miou_std"]) for row in result["ablation"]] == [
+        ("1", 0.5, 0.0),
+        ("5", 0.5, 0.1),
+    ]
+    assert result["trainable_parameters_paper"] == pytest.approx(20.7e6, rel=0.05)
+    assert json.loads(json.dumps(result)) == result
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(page, as_markdown(result))
+    text = page.read_text()
+    assert "old" not in text
+    assert "| 5 | 4 + Domain Refine (Full) | 70.0 | 60.0 | 40.0 | 50.0 ± 10.0 | 46.76 |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    page.write_text("no marks")
+    with pytest.raises(ConfigError, match="has no marks"):
+        put_into(page, "x")

@@ -1,0 +1,85 @@
+"""`pseudoris train ppt` and `pseudoris predict` of it, as a user meets them, on data in REFER's form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli.main import app
+from schemas.errors import ConfigError
+from tests.builders.human import write_small_refer
+from tests.training.ppt.builders import small_words
+
+
+def invoke(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A REFER dataset, imported, paired and trained on: the folder, the images, the command and its output."""
+    folder = tmp_path_factory.mktemp("ppt é")
+    annotation, images = write_small_refer(folder)
+    human, pairs = folder / "human", folder / "h"
+    assert invoke("import", annotation, images, human, "--workers", "1", "--embed-images").exit_code == 0
+    assert invoke("ppt", "pairs", human, pairs, "--set", "filtering.weights.uri=random:0").exit_code == 0
+    words = [each for word in small_words(folder / "models") for each in ("--set", word)]
+    arguments = ["train", "ppt", "--h", pairs, "--annotated", human, "--val", human, "--out", folder / "out"]
+    arguments += ["--set", "curriculum.epochs_factor=0.5", "--seed", "2", *words]
+    return folder, images, arguments, invoke(*arguments)
+
+
+def test_refer_data_go_from_import_to_a_trained_model(trained) -> None:
+    folder, _, _, result = trained
+    assert result.exit_code == 0, result.output
+    for words in ("semantic", "h_sem", "pairs an epoch", "parameters", "mIoU", "P@0.3", "P@0.9", "pseudoris predict"):
+        assert words in result.output
+    settings = json.loads((folder / "out" / "config.json").read_text())
+    assert settings["learner"] == "ppt"
+    assert settings["config"]["training"]["seed"] == 2
+
+
+def test_a_finished_training_is_not_done_again(trained) -> None:
+    _, _, arguments, _ = trained
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        invoke(*arguments)
+    again = invoke(*arguments, "--resume")
+    assert again.exit_code == 0, again.output
+    assert ", 0 of them now" in again.output
+
+
+def test_a_prediction_draws_points_and_says_confidence(trained) -> None:
+    folder, images, _, _ = trained
+    image = next(images.rglob("*.png"))
+    out, mask = folder / "seen.png", folder / "mask.png"
+    result = invoke("predict", image, "The one on the left.", "--model", folder / "out", "--out", out, "--mask", mask)
+    assert result.exit_code == 0, result.output
+    for words in ("the one on the left", "confidence", "points inside", "points outside"):
+        assert words in result.output
+    with Image.open(image) as before, Image.open(out) as picture, Image.open(mask) as alone:
+        assert picture.width % before.width == 0
+        assert picture.height > picture.width // before.width * before.height
+        assert alone.size == before.size
+        assert set(np.unique(np.asarray(alone))) <= {0, 255}
+    of_a_round = invoke("predict", image, "a cup", "--model", folder / "out" / "01-semantic", "--out", out)
+    assert of_a_round.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is nothing to train on: give --d-sem"),
+        (["--d-sem", "{tmp}/none"], "there is no run at"),
+        (["--preset", "papr"], "the ppt has no preset 'papr'; known: paper, tiny; did you mean 'paper'"),
+        (["--set", "generator.widht=3"], "generator.widht"),
+        (["--set", "training.optimiser=adam", "--set", "training.weight_decay=0.1"], "adam has no decay"),
+        (["--set", "data.pairs_per_batch=5", "--set", "data.pairs_per_image=2"], "5 is no multiple of"),
+    ],
+)
+def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, arguments, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        invoke("train", "ppt", "--out", tmp_path / "out", *(word.format(tmp=tmp_path) for word in arguments))

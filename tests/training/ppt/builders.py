@@ -1,0 +1,70 @@
+"""Small random models, runs and settings in which PPT goes through its curriculum in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.training.dataset.builders import build_run
+from tests.training.student.builders import CLIP
+from training.ppt.settings import PptConfig, load_ppt_config
+from training.ppt.sources import SourceRuns
+
+SAM = {
+    "image_size": 32,
+    "patch_size": 8,
+    "encoder_width": 16,
+    "encoder_depth": 1,
+    "encoder_heads": 2,
+    "encoder_global_blocks": [0],
+    "window_size": 4,
+    "prompt_width": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "decoder_mlp_width": 16,
+    "iou_head_depth": 2,
+    "iou_head_width": 16,
+}
+PHASES = [
+    {"name": "semantic", "sources": ["h_sem", "d_sem"], "epochs": 1},
+    {"name": "composed", "sources": ["h_sem", "d_sem", "d_ref"], "epochs": 1},
+    {"name": "referring", "sources": ["d_sem", "d_ref", "h_sem", "h_ref"], "epochs": 1, "is_selecting": True},
+    {"name": "refinement", "sources": ["h_sem", "h_ref"], "epochs": 2, "is_selecting": True, "num_rounds": 2},
+]
+RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
+_ALONE = {**RECIPE, "rival_mask_id": None}
+_UNDECIDED = {**_ALONE, "kept": False}
+
+
+def small_words(folder: Path) -> list[str]:
+    """Return `--set` words of small random models and a short curriculum."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "clip.json"
+    path.write_text(json.dumps(CLIP), encoding="utf-8")
+    models = [f"clip.architecture={path}", "clip.weights.uri=random:3"]
+    models += [f"sam.architecture={json.dumps(SAM)}", "sam.weights.uri=random:4"]
+    sizes = ["num_queries=3", "num_points=3", "image_blocks=[0, 1]", "width=16", "num_heads=2"]
+    rest = ["data.pairs_per_batch=4", "training.log_every=1", "training.checkpoint_every=2"]
+    # At random a prediction overlaps a candidate by a little.
+    curriculum = [f"curriculum.phases={json.dumps(PHASES)}", "curriculum.min_iou=0.02"]
+    return [*models, *(f"generator.{word}" for word in sizes), *rest, *curriculum]
+
+
+def small_config(folder: Path, words: Sequence[str] = ()) -> PptConfig:
+    """Return settings of a training that takes seconds."""
+    return load_ppt_config("tiny", None, [*small_words(folder), *words])
+
+
+def small_runs(folder: Path) -> SourceRuns:
+    """Return runs of four images each: one pair an image in D_sem, two in D_ref and H, half of H undecided."""
+    sem = [(0, "the star in the middle", _ALONE)]
+    ref = [(0, "the star on top", _ALONE), (1, "the star on top", _UNDECIDED), (1, "the cup below", _ALONE)]
+    pairs = [(0, "a red star", _ALONE), (0, "the star left of the cup", _UNDECIDED)]
+    pairs += [(1, "the star left of the cup", _UNDECIDED)]
+    built = {
+        name: build_run(folder / name, num_shards=1, per_shard=4, prefix=name, rows=lambda number, rows=rows: rows)
+        for name, rows in (("sem", sem), ("ref", ref), ("pairs", pairs))
+    }
+    roots = {name: (run.location.root,) for name, run in built.items()}
+    return SourceRuns(d_sem=roots["sem"], d_ref=roots["ref"], h=roots["pairs"])

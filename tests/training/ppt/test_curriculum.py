@@ -1,0 +1,63 @@
+"""Phases to rounds, as pure arithmetic."""
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.errors import ConfigError
+from training.ppt.curriculum import CurriculumConfig, describe, plan_rounds
+
+PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
+
+
+def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
+    rounds = plan_rounds(CurriculumConfig(), PAIRS, 100)
+
+    assert [(each.phase, set(each.sources)) for each in rounds[:4]] == [
+        ("semantic", {"h_sem", "d_sem"}),
+        ("composed", {"h_sem", "d_sem", "d_ref"}),
+        ("referring", {"h_sem", "d_sem", "d_ref", "h_ref"}),
+        ("refinement", {"h_sem", "h_ref"}),
+    ]
+    assert [each.is_selecting for each in rounds] == [False, False, *[True] * 6]
+    assert [each.is_last for each in rounds] == [True, True, True, *[False] * 4, True]
+    assert [(steps, pairs) for _, _, pairs, steps in describe(rounds, PAIRS)] == [
+        *((10 * 10, 1000), (15 * 22, 2200), (15 * 30, 3000), (10 * 12, 1200)),
+    ]
+    assert rounds[-1].epochs_before == 48
+    assert rounds[-1].name == "04-refinement-5"
+    assert [each.steps_before for each in rounds[:4]] == [0, 100, 430, 880]
+
+
+def test_what_is_not_given_is_left_out_and_nothing_is_selected_without_candidates() -> None:
+    rounds = plan_rounds(CurriculumConfig(), {**PAIRS, "h_ref": 0, "d_sem": 0}, 100)
+
+    assert [each.sources for each in rounds] == [("h_sem",), ("h_sem", "d_ref"), ("d_ref", "h_sem"), ("h_sem",)]
+    assert not any(each.is_selecting for each in rounds)
+
+
+def test_a_factor_shortens_every_phase_and_leaves_a_step() -> None:
+    rounds = plan_rounds(CurriculumConfig(epochs_factor=0.1), PAIRS, 100)
+    assert [each.num_steps for each in rounds] == [10, 33, 45, 3, 3, 3, 3, 3]
+    least = plan_rounds(CurriculumConfig(epochs_factor=1e-6), PAIRS, 100)
+    assert {each.num_steps for each in least} == {1}
+
+
+def test_a_phase_without_data_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="phase refinement trains on h_sem, h_ref, and nothing of it is given"):
+        plan_rounds(CurriculumConfig(), {"d_sem": 10, "d_ref": 0, "h_sem": 0, "h_ref": 0}, 4)
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([], "phases is empty"),
+        ([{"name": "a", "sources": ["d_sem"], "epochs": 1, "is_selecting": True}], "selects referents of h_ref"),
+        ([{"name": "a", "sources": ["h_ref"], "epochs": 1, "is_selecting": True}], "is the first and selects"),
+        ([{"name": "a", "sources": ["h_ref"], "epochs": 1, "num_rounds": 2}], "selects nothing between them"),
+        ([{"name": "a", "sources": ["h_ref", "h_ref"], "epochs": 1}], "names a source twice"),
+        ([{"name": "a", "sources": ["d_sem"], "epochs": 1}] * 2, "two phases are called a"),
+    ],
+)
+def test_a_curriculum_that_cannot_be_is_refused(phases, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CurriculumConfig.model_validate({"phases": phases})

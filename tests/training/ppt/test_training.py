@@ -1,0 +1,207 @@
+"""The curriculum as one training: its rounds, what a kill costs, and what it needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from schemas.errors import ConfigError
+from tests.training.dataset.builders import build_run
+from tests.training.ppt.builders import small_config, small_runs
+from training.learning import open_fabric
+from training.learning.folder import load_checkpoint
+from training.ppt.predicting import load_ppt
+from training.ppt.sources import SourceRuns
+from training.ppt.training import PptRequest, Reports, train_ppt
+
+ROUNDS = ["01-semantic", "02-composed", "03-referring", "04-refinement-1", "04-refinement-2"]
+
+
+class KilledError(Exception):
+    """What ends a training in its middle."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Equal weights are promised for equal numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> SourceRuns:
+    return small_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, runs):
+    """A training that nothing interrupted: its request, its summary and what was reported."""
+    folder = tmp_path_factory.mktemp("whole")
+    request = PptRequest(small_config(folder), runs, folder / "out", val=runs.d_sem[0])
+    selected, steps = [], []
+    reports = Reports(
+        on_step=lambda report: steps.append((report.step, report.num_steps)),
+        on_select=lambda each, decided, pairs: selected.append((each.name, decided, pairs)),
+    )
+    _, summary = train_ppt(request, open_fabric(request.config.training), reports)
+    return request, summary, selected, steps
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "checkpoint.pt")["module"]
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures(whole) -> None:
+    request, summary, selected, steps = whole
+    assert sorted(path.name for path in request.out.iterdir() if path.is_dir()) == ROUNDS
+    for name in ROUNDS:
+        assert (request.out / name / "checkpoint.pt").exists()
+        assert list((request.out / name).glob("events.out.tfevents.*"))
+    assert list(summary.phases) == ["semantic", "composed", "referring", "refinement"]
+    for figures in summary.phases.values():
+        assert set(figures) == {"miou", "oiou", "p30", "p50", "p60", "p70", "p80", "p90"}
+    # 8 pairs in batches of 4, then 16, then 20, then twice 8.
+    assert [json.loads((request.out / name / "summary.json").read_text())["num_steps"] for name in ROUNDS] == [
+        *(2, 4, 5),
+        *(2, 2),
+    ]
+    assert summary.num_steps == summary.num_steps_now == 15
+    assert {total for _, total in steps} == {15}
+    assert max(step for step, _ in steps) == 15
+    assert [(name, pairs) for name, _, pairs in selected] == [(name, 4) for name in ROUNDS[2:]]
+
+
+def test_select_decides_some_pairs_and_writes_which(whole) -> None:
+    request, *_ = whole
+    found = json.loads((request.out / ROUNDS[2] / "selected.json").read_text())
+    assert found["pairs"] == 4
+    assert found["decided"] == sum(each >= 0 for each in found["chosen"]) > 0
+
+
+def test_the_last_round_is_what_predicts(whole) -> None:
+    request, *_ = whole
+    assert_equal_weights(request.out, request.out / ROUNDS[-1])
+    learner = load_ppt(request.out)
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    found = learner.predict("grey", image, ["a star", "the red cup"])
+    assert found.logits.shape == (2, 20, 30)
+    assert found.points_xy.shape == (2, 3, 2)
+    assert found.is_positive.shape == (2, 3)
+    assert ((found.confidences >= 0) & (found.confidences <= 1)).all()
+    again = learner.predict("grey", image, ["the red cup"])
+    assert torch.allclose(again.logits[0], found.logits[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("until", [1, 5, 9, 12])
+def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, whole, until) -> None:
+    request, summary, *_ = whole
+    cut = replace(request, out=tmp_path / "cut")
+
+    def kill(report):
+        if report.step >= until:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(cut, open_fabric(cut.config.training), Reports(on_step=kill))
+    _, resumed = train_ppt(replace(cut, is_resuming=True), open_fabric(cut.config.training))
+    for name in ROUNDS:
+        assert_equal_weights(request.out / name, cut.out / name)
+    assert resumed.phases == summary.phases
+    assert resumed.num_steps_now < 15 or until == 1
+
+
+def test_killed_between_select_and_its_round_and_resumed_asks_nobody_again(tmp_path, whole) -> None:
+    request, *_ = whole
+    cut = replace(request, out=tmp_path / "cut")
+
+    def kill(each, decided, pairs):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(cut, open_fabric(cut.config.training), Reports(on_select=kill))
+    asked = []
+    train_ppt(
+        replace(cut, is_resuming=True),
+        open_fabric(cut.config.training),
+        Reports(on_select=lambda each, decided, pairs: asked.append(each.name)),
+    )
+    assert asked == ROUNDS[3:]
+    assert_equal_weights(request.out, cut.out)
+
+
+def test_whether_there_is_room_to_keep_features_changes_nothing(tmp_path, whole) -> None:
+    request, *_ = whole
+    data = request.config.data.model_copy(update={"cache_bytes": 0})
+    config = request.config.model_copy(update={"data": data})
+    train_ppt(replace(request, config=config, out=tmp_path / "none", val=None), open_fabric(config.training))
+    assert_equal_weights(request.out, tmp_path / "none")
+
+
+def test_two_processes_learn_what_one_does(tmp_path, whole) -> None:
+    request, *_ = whole
+    training = request.config.training.model_copy(update={"num_devices": 2})
+    both = replace(request, config=request.config.model_copy(update={"training": training}), out=tmp_path / "two")
+    # Forked, as `open_fabric` would start the program anew: only how the second process comes to be differs.
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
+    fabric.launch(lambda each: train_ppt(both, each) and None)
+    one, two = weights(request.out / ROUNDS[0]), weights(both.out / ROUNDS[0])
+    # Here every pair has one label, so that means of halves' means are means: equal but for rounding, which Adam's
+    # first steps make more of.
+    assert all(torch.allclose(one[name], two[name], atol=5e-3) for name in one)
+    assert (both.out / ROUNDS[-1] / "checkpoint.pt").exists()
+
+
+def test_half_precision_trains_too(tmp_path, runs) -> None:
+    config = small_config(tmp_path, ["training.precision=bf16-mixed", "curriculum.epochs_factor=0.5"])
+    _, summary = train_ppt(PptRequest(config, runs, tmp_path / "out"), open_fabric(config.training))
+    assert summary.phases == {}
+
+
+def test_sources_that_are_not_given_are_left_out_and_an_empty_phase_is_refused(tmp_path, runs) -> None:
+    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
+    planned = []
+    reports = Reports(on_plan=lambda rounds, pairs: planned.extend(each.sources for each in rounds))
+    train_ppt(PptRequest(config, SourceRuns(h=runs.h), tmp_path / "h"), open_fabric(config.training), reports)
+    assert planned == [("h_sem",), ("h_sem",), *[("h_sem", "h_ref")] * 3]
+    with pytest.raises(ConfigError, match="phase refinement trains on h_sem, h_ref, and nothing of it is given"):
+        train_ppt(PptRequest(config, SourceRuns(d_sem=runs.d_sem), tmp_path / "d"), open_fabric(config.training))
+    with pytest.raises(ConfigError, match="nothing to train on: give --d-sem"):
+        train_ppt(PptRequest(config, SourceRuns(), tmp_path / "n"), open_fabric(config.training))
+
+
+def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
+    rows = [(0, "a red star", {}), (1, "a red star", {"kept": False}), (1, "a cup", {"kept": False})]
+    annotated = build_run(tmp_path / "a", num_shards=1, per_shard=4, rows=lambda number: rows).location.root
+    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
+    pairs = {}
+    train_ppt(
+        PptRequest(config, SourceRuns(annotated=(annotated,)), tmp_path / "out"),
+        open_fabric(config.training),
+        Reports(on_plan=lambda rounds, found: pairs.update(found)),
+    )
+    assert pairs == {"d_sem": 0, "d_ref": 0, "h_sem": 4, "h_ref": 0}
+
+
+def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, runs) -> None:
+    request, *_ = whole
+    config = request.config
+    other = config.model_copy(update={"objective": config.objective.model_copy(update={"dice": 2.0})})
+    with pytest.raises(ConfigError, match=r"config.objective.dice: 1.0 then, 2.0 now"):
+        train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"runs.d_ref"):
+        train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        train_ppt(request, open_fabric(config.training))

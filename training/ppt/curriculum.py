@@ -1,0 +1,142 @@
+"""The multi-source curriculum: which data sets are trained on, for how long, and when Select decides (section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.errors import ConfigError
+from schemas.frozen import FrozenModel, UnitInterval
+
+Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
+SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
+
+
+class PhaseConfig(FrozenModel):
+    """One phase, or one step of a phase."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    # What is joined, each pair once an epoch. Those that a training is not given are left out.
+    sources: tuple[Source, ...] = Field(min_length=1)
+    epochs: float = Field(gt=0, le=100_000)
+    # Whether Select decides H_ref by the model as it stands, before the phase and before each further round of it.
+    is_selecting: bool = False
+    # Rounds that the epochs are split into (equation 7); more follow the model sooner, and each asks it all of H_ref.
+    num_rounds: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _selects_what_it_reads(self) -> Self:
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"phase {self.name} names a source twice: {list(self.sources)}")
+        if self.is_selecting and "h_ref" not in self.sources:
+            raise ValueError(f"phase {self.name} selects referents of h_ref, and does not train on it: add it")
+        if self.num_rounds > 1 and not self.is_selecting:
+            raise ValueError(f"phase {self.name} has {self.num_rounds} rounds and selects nothing between them: use 1")
+        return self
+
+
+class CurriculumConfig(FrozenModel):
+    """The phases, in order."""
+
+    # The paper gives 10 + 30 + 10 epochs and the mixes. The 30 are halved: Select is only as good as what it asks, and
+    # a referent that it chose is trained on no longer than it took to learn to choose. The last 10 are five rounds: of
+    # two epochs each, an epoch to follow the new referents and one to settle.
+    phases: tuple[PhaseConfig, ...] = (
+        PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
+        PhaseConfig(name="composed", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
+        PhaseConfig(name="referring", sources=SOURCES, epochs=15, is_selecting=True),
+        PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
+    )
+    # All phases are shortened or stretched alike.
+    epochs_factor: float = Field(default=1.0, gt=0, le=1000)
+    # Select: below this IoU with the prediction no candidate is the referent. Half is what counts as found elsewhere;
+    # at 0 every pair has a referent, right or not.
+    min_iou: UnitInterval = 0.5
+
+    @model_validator(mode="after")
+    def _begins_without_a_model(self) -> Self:
+        if not self.phases:
+            raise ValueError("phases is empty: name one at least")
+        twice = [name for name, count in Counter(phase.name for phase in self.phases).items() if count > 1]
+        if twice:
+            raise ValueError(f"two phases are called {twice[0]}: names tell them apart")
+        if self.phases[0].is_selecting:
+            raise ValueError(f"phase {self.phases[0].name} is the first and selects: nothing was trained yet to ask")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One stretch of training on fixed data.
+
+    Attributes:
+        name: Of its folder, in order: `03-referring`, `04-refinement-1`.
+        phase: Of its phase.
+        sources: What is joined.
+        is_selecting: Whether Select comes first.
+        is_last: Whether the phase ends with it, and is validated then.
+        num_steps: Optimiser steps.
+        steps_before: Of all earlier rounds.
+        epochs_before: Begun in all earlier rounds: draws of points and flips go on from there.
+    """
+
+    name: str
+    phase: str
+    sources: tuple[Source, ...]
+    is_selecting: bool
+    is_last: bool
+    num_steps: int
+    steps_before: int
+    epochs_before: int
+
+
+def plan_rounds(config: CurriculumConfig, num_pairs: dict[Source, int], pairs_per_batch: int) -> list[Round]:
+    """Return the rounds of a curriculum.
+
+    Args:
+        config: The phases.
+        num_pairs: Of each source that is given; one that is missing or empty is left out of every phase.
+        pairs_per_batch: Of all ranks together.
+
+    Raises:
+        ConfigError: A phase has no source left.
+    """
+    given = {source for source, count in num_pairs.items() if count}
+    rounds: list[Round] = []
+    steps = epochs = 0
+    for at, phase in enumerate(config.phases, start=1):
+        sources = tuple(source for source in phase.sources if source in given)
+        if not sources:
+            raise ConfigError(
+                f"phase {phase.name} trains on {', '.join(phase.sources)}, and nothing of it is given: give the runs, "
+                "or leave the phase out of curriculum.phases"
+            )
+        batches = -(-sum(num_pairs[source] for source in sources) // pairs_per_batch)
+        is_selecting = phase.is_selecting and "h_ref" in sources
+        num_rounds = phase.num_rounds if is_selecting else 1
+        own_epochs = phase.epochs * config.epochs_factor / num_rounds
+        # A rounding error is no step.
+        own_steps = max(1, math.ceil(own_epochs * batches - 1e-9))
+        for number in range(1, num_rounds + 1):
+            suffix = f"-{number}" if num_rounds > 1 else ""
+            name = f"{at:02d}-{phase.name}{suffix}"
+            is_last = number == num_rounds
+            rounds.append(Round(name, phase.name, sources, is_selecting, is_last, own_steps, steps, epochs))
+            steps += own_steps
+            epochs += math.ceil(own_steps / batches)
+    return rounds
+
+
+def describe(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> list[tuple[str, str, int, int]]:
+    """Return for each phase its name, its data, the pairs of an epoch and its steps."""
+    told: dict[str, tuple[str, int, int]] = {}
+    for each in rounds:
+        steps = told[each.phase][2] if each.phase in told else 0
+        pairs = sum(num_pairs[source] for source in each.sources)
+        told[each.phase] = (" ∪ ".join(each.sources), pairs, steps + each.num_steps)
+    return [(name, *facts) for name, facts in told.items()]

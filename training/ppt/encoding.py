@@ -1,0 +1,123 @@
+"""The frozen encoders: CLIP's stages and words, SAM's images, each image seen once where there is room to keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torchvision.transforms.v2.functional import resize
+
+from training.learning.towers import FrozenTowers
+from training.ppt.label_drawing import LabelFrame
+from training.ppt.model import FrozenFeatures
+from training.ppt.prompting import EncodedImages, PointMaskDecoder
+from training.ppt.settings import PptConfig
+from workers.checkpoints.models import load_sam
+from workers.masks.prompting import EncodedCrop, encode_crops, upsample
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image: stages (N, C, h, w) and SAM's embedding (C, h, w), float16 on the CPU; its size for SAM, (h, w)."""
+
+    stages: torch.Tensor
+    embedding: torch.Tensor
+    input_size: tuple[int, int]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stages.nbytes + self.embedding.nbytes
+
+
+class FrozenEncoders:
+    """The CLIP and the SAM that do not learn.
+
+    Features are given as float16 can say them whether they were kept or not: whether there was room changes nothing.
+
+    Attributes:
+        device: Where they compute.
+        frame: Of pseudo-masks.
+        decoder: SAM's mask decoder.
+        image_width: Channels of a stage.
+        text_width: Channels of a word.
+    """
+
+    def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
+        """Load both.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture, or a block that CLIP does not have.
+        """
+        self.device = torch.device(device)
+        self._towers = FrozenTowers(config.towers(), self.device)
+        self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
+        self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
+        self.decoder = PointMaskDecoder(self._sam)
+        side = int(self._sam.image_encoder.img_size)
+        # Source: segment-anything 1.0: mask logits have four cells a cell of the embedding.
+        self.frame = LabelFrame(side, 4 * int(self._sam.prompt_encoder.image_embedding_size[0]))
+        self.image_width, self.text_width = self._towers.widths.image, self._towers.widths.text
+        self._left_bytes = config.data.cache_bytes
+        self._kept: dict[str, _Seen] = {}
+
+    def holds(self, image_key: str) -> bool:
+        """Return whether an image was seen and kept: it need not be given any more."""
+        return image_key in self._kept
+
+    def see(
+        self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
+    ) -> FrozenFeatures:
+        """Return the features of B pairs.
+
+        Args:
+            image_keys: (B,); one key is one image.
+            images: (B,) of (3, H, W) uint8 RGB, upright; None where the image is held.
+            texts: (B,).
+        """
+        # What is kept must not depend on who asks: Select does in half precision, a step outside of it.
+        with torch.autocast(self.device.type, enabled=False):
+            return self._see(image_keys, images, texts)
+
+    def _see(
+        self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
+    ) -> FrozenFeatures:
+        seen = self._see_images(dict(zip(image_keys, images, strict=True)))
+        stages = torch.stack([seen[key].stages for key in image_keys]).to(self.device).float()
+        embeddings = torch.stack([seen[key].embedding for key in image_keys]).to(self.device).float()
+        # x before y, as points are.
+        sizes = torch.tensor([seen[key].input_size[::-1] for key in image_keys], dtype=torch.float32)
+        words = self._towers.see_texts(texts)
+        encoded = EncodedImages(embeddings, sizes.to(self.device))
+        return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, encoded)
+
+    def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
+        """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""
+        return upsample(mask_logits, EncodedCrop(mask_logits, size, input_size), self.frame.image_size)
+
+    def _see_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _Seen]:
+        """Return what is kept, and see the others."""
+        seen = {key: self._kept[key] for key in images if key in self._kept}
+        missing = {key: image for key, image in images.items() if key not in seen and image is not None}
+        if missing:
+            side = self._towers.image_format.size
+            # Stretched, as the responses of the recipes are made: its grid and the image share one frame in [0, 1].
+            pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
+            stages = self._towers.see_images(list(missing), pixels).stages.half().cpu()
+            for (key, image), own in zip(missing.items(), stages, strict=True):
+                seen[key] = self._keep(key, self._with_sam(image, own))
+        return seen
+
+    @torch.inference_mode()
+    def _with_sam(self, image: torch.Tensor, stages: torch.Tensor) -> _Seen:
+        # One by one: how an encoding rounds depends on the shape of the batch, and which images are missing on what
+        # was kept before.
+        (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
+        # A row of a batch would keep the whole batch in memory.
+        return _Seen(stages.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
+
+    def _keep(self, key: str, seen: _Seen) -> _Seen:
+        if self._left_bytes > 0:
+            self._left_bytes -= seen.num_bytes
+            self._kept[key] = seen
+        return seen

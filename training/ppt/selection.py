@@ -1,0 +1,116 @@
+"""Select over a data set (equations 6 and 7): the model as it stands is asked every pair of H_ref, on all ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from lightning_fabric import Fabric
+
+from schemas.errors import ConfigError
+from training.ppt.batches import PromptedPairs, collate
+from training.ppt.learner import PointLearner
+from training.ppt.pairs import JoinedPairs, PairDataset
+from training.ppt.recipes.selecting import select
+
+SELECTED_NAME: Final = "selected.json"
+# Of Select alone: part of what rounds, a constant.
+_PAIRS_A_PASS: Final = 32
+
+
+@torch.no_grad()
+def select_referents(
+    learner: PointLearner, parts: Sequence[PairDataset], *, min_iou: float, fabric: Fabric
+) -> list[int]:
+    """Return of each pair which of its candidates is the referent now, -1 for none; the same on every rank.
+
+    Args:
+        learner: The model as it stands; each pair is asked unmirrored.
+        parts: H_ref of each run, one after the other.
+        min_iou: As of `select`.
+        fabric: Whose ranks share the pairs.
+    """
+    learner.module.eval()
+    pairs = PromptedPairs(JoinedPairs([part.unflipped() for part in parts]), is_held=learner.encoders.holds)
+    own = range(fabric.global_rank, len(pairs), fabric.world_size)
+    chosen = torch.full((len(pairs),), -1, dtype=torch.int64)
+    with fabric.autocast():
+        for first in range(0, len(own), _PAIRS_A_PASS):
+            places = list(own[first : first + _PAIRS_A_PASS])
+            chosen[places] = _chosen(learner, pairs, places, min_iou)
+    if fabric.world_size > 1:
+        gathered = fabric.all_gather(chosen.to(fabric.device))
+        if not isinstance(gathered, torch.Tensor):
+            raise TypeError(f"a tensor was gathered as {type(gathered).__name__}")
+        # Every pair was one rank's; the others say -1.
+        chosen = gathered.amax(0).cpu()
+    return [int(each) for each in chosen.tolist()]
+
+
+def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
+    drawn = pairs.__getitems__(places)
+    batch = collate(drawn)
+    found = learner.module.referent(learner.encoders.see(batch.image_keys, batch.images, batch.texts))
+    found_masks = (found.mask_logits > 0).cpu()
+    decided = [
+        select(each.pair.labels.masks, mask, min_iou=min_iou) for each, mask in zip(drawn, found_masks, strict=True)
+    ]
+    return torch.tensor([int(each.argmax()) if bool(each.any()) else -1 for each in decided])
+
+
+def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
+    """Return H_ref with c = 1 for what Select chose and 0 for everything else.
+
+    Raises:
+        ConfigError: The choice is of other pairs.
+    """
+    if len(chosen) != sum(map(len, parts)):
+        raise ConfigError(
+            f"{len(chosen)} referents were selected before and there are {sum(map(len, parts))} pairs now: the runs "
+            "have changed; train anew in another --out"
+        )
+    found, first = [], 0
+    for part in parts:
+        confidences = []
+        for at in range(len(part)):
+            own = torch.zeros_like(part.confidences(at))
+            if chosen[first + at] >= 0:
+                own[chosen[first + at]] = 1.0
+            confidences.append(own)
+        found.append(part.selected(confidences))
+        first += len(part)
+    return found
+
+
+def read_selected(folder: Path) -> list[int] | None:
+    """Return what `write_selected` wrote; None where nothing was written yet.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    path = folder / SELECTED_NAME
+    if not path.exists():
+        return None
+    try:
+        return [int(each) for each in json.loads(path.read_text(encoding="utf-8"))["chosen"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): delete it, and Select asks the model again") from error
+
+
+def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
+    """Write a choice, whole or not at all.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path = folder / SELECTED_NAME
+    unfinished = path.with_suffix(".unfinished")
+    said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
+    try:
+        unfinished.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}; make room for it") from error

@@ -1,0 +1,104 @@
+"""Everything that a training of PPT is told; presets in `presets/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from schemas.config import SamArchitecture, WeightsConfig
+from schemas.frozen import FrozenModel
+from training.learning.config import TowersConfig, TrainingConfig
+from training.learning.presets import load_preset, preset_names
+from training.ppt.config import ObjectiveConfig, PointGeneratorConfig
+from training.ppt.curriculum import CurriculumConfig
+
+_PACKAGE = "training.ppt"
+
+
+class ClipConfig(FrozenModel):
+    """The frozen CLIP; any of open_clip's with a ViT. Its stages are `generator.image_blocks`."""
+
+    architecture: str
+    weights: WeightsConfig
+
+
+class SamConfig(FrozenModel):
+    """The frozen SAM, as `masks.architecture` and `masks.weights` of a run."""
+
+    architecture: SamArchitecture
+    weights: WeightsConfig
+
+
+class PairsDataConfig(FrozenModel):
+    """How pairs are drawn."""
+
+    # Pairs of image and expression, of all ranks together.
+    pairs_per_batch: int = Field(default=64, ge=1)
+    # Pairs of one image that come together: a batch then has fewer images, and where features are not kept, encodes
+    # fewer.
+    pairs_per_image: int = Field(default=1, ge=1)
+    # Mirrored images are images of their own to the encoders, and count in the cache.
+    is_flipping: bool = True
+    # Contexts of a pair beyond it are left out.
+    max_candidates: int = Field(default=12, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    # What the encoders made of images is kept in float16 up to so many bytes, on the host; beyond it, it is computed
+    # whenever it is needed.
+    cache_bytes: int = Field(default=2 * 2**30, ge=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.pairs_per_batch % self.pairs_per_image:
+            raise ValueError(
+                f"pairs_per_batch {self.pairs_per_batch} is no multiple of pairs_per_image {self.pairs_per_image}"
+            )
+        return self
+
+
+class PptConfig(FrozenModel):
+    """Everything that a training is told."""
+
+    preset: str = "tiny"
+    clip: ClipConfig
+    sam: SamConfig
+    generator: PointGeneratorConfig = PointGeneratorConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: PairsDataConfig = PairsDataConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    # `num_steps` follows from the curriculum.
+    training: TrainingConfig = TrainingConfig(optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0)
+
+    def towers(self) -> TowersConfig:
+        """Return the CLIP as towers; what it sees is kept elsewhere, beside SAM's."""
+        return TowersConfig(
+            architecture=self.clip.architecture,
+            weights=self.clip.weights,
+            layers=self.generator.image_blocks,
+            cache_bytes=0,
+        )
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON."""
+        tree = self.model_dump(mode="json", exclude={"training"})
+        placement = {"num_workers", "cache_bytes"}
+        tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
+        training = self.training.decisive()
+        del training["num_steps"]
+        return {**tree, "training": training}
+
+
+def ppt_presets() -> list[str]:
+    """Return the names of the presets, sorted."""
+    return preset_names(_PACKAGE)
+
+
+def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> PptConfig:
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    return load_preset(_PACKAGE, PptConfig, preset, path, assignments)
