@@ -143,8 +143,8 @@ def _readings(arms: Mapping[str, Any]) -> list[str]:
     ]
     if steps["filtered"] < 0:
         said.append(
-            "- The shipped filter is made for right expressions, not for a student: it is silent about objects that are "
-            "hard to tell apart, and of those a student then sees no mask at all. A learner forgives a wrong text "
+            "- The shipped filter is made for right expressions, not for a student: it is silent about objects that "
+            "are hard to tell apart, and of those a student then sees no mask at all. A learner forgives a wrong text "
             "sooner than a missing object. For training, refilter with a lower tau, or add what the composer says."
         )
     if miou["clip"] > miou["truth"]:
