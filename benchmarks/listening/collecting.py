@@ -1,8 +1,11 @@
-"""The candidates of annotated scenes with all their scores and the oracle's verdicts."""
+"""The candidates of annotated scenes with all their scores, what is composed of them, and the oracle's verdicts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Final
 
 import numpy as np
 
@@ -10,12 +13,28 @@ from benchmarks.oracle.judging import candidates_of
 from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
+from schemas.composing import ComposingConfig
 from schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from schemas.keeping import Flags, Floats
-from schemas.shard import ShardImage
+from schemas.shard import SOURCE_COMPOSER, ShardImage
 from synthworld.scenes import Scene
 from synthworld.truth import SceneImageTruth
 from training.evaluation.counting import judge, match_image
+from workers.composing.composer import Composer
+
+# As they ship, and with less evidence asked for: more objects are spoken of, and more of it is wrong.
+COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
+    "composer": ComposingConfig(),
+    "looser composer": ComposingConfig(min_noun=0.6, min_word=0.3),
+}
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What is composed of one scene: (T,) bool, right; (T,) int64, its mask's object, -1 where that is none."""
+
+    is_right: Flags
+    targets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,7 @@ class SceneRows:
         targets: (T,) int64, its mask's object; -1 where that is none.
         num_masks: Masks of the image.
         num_visible: Objects of the truth with a pixel.
+        composed: Expressions of one mask each, by composer.
     """
 
     rated: Rated
@@ -35,6 +55,7 @@ class SceneRows:
     targets: np.ndarray
     num_masks: int
     num_visible: int
+    composed: Mapping[str, Composed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,4 +99,19 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
         targets=verdicts.target,
         num_masks=len(image.masks),
         num_visible=int(matched.is_visible.sum()),
+        composed={name: _composed(image, truth, name) for name in COMPOSERS},
     )
+
+
+def _composed(image: ShardImage, truth: SceneImageTruth, name: str) -> Composed:
+    """Return what a composer says of an annotated image."""
+    said = _composer(name)(image).expressions
+    alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
+    candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
+    verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
+    return Composed(verdicts.is_right, verdicts.target)
+
+
+@cache
+def _composer(name: str) -> Composer:
+    return Composer(COMPOSERS[name])

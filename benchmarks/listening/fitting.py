@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.listening.collecting import SceneRows
+from benchmarks.listening.collecting import Composed, SceneRows
 from schemas.confidence import confidences, features, ranks
 from schemas.keeping import Flags, Floats
 from schemas.listening import ConfidenceConfig
@@ -35,10 +35,11 @@ FEATURE_SETS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is kept: a confidence above, and at most so many of a mask."""
+    """What is kept: a confidence above, and at most so many of a mask; beside it what a composer says, if named."""
 
     min_confidence: float
     max_rank: int
+    composer: str | None = None
 
     def keeps(self, scene: SceneRows, config: ConfidenceConfig) -> Flags:
         """Return (T,) bool."""
@@ -70,16 +71,17 @@ def fit(scenes: Sequence[SceneRows], names: Sequence[str]) -> ConfidenceConfig:
     return ConfidenceConfig(bias=round(float(bias), _DIGITS), **rounded)
 
 
-def reached(scenes: Sequence[SceneRows], config: ConfidenceConfig) -> list[Reached]:
-    """Return what each pair of bounds reaches on `scenes`."""
-    judged = [_Judged.of(scene, config) for scene in scenes if len(scene.is_right)]
+def reached(scenes: Sequence[SceneRows], config: ConfidenceConfig, composer: str | None = None) -> list[Reached]:
+    """Return what each pair of bounds reaches on `scenes`, with what a composer says beside it, if one is named."""
+    judged = [_Judged.of(scene, config, composer) for scene in scenes if len(scene.is_right)]
     masks, visible = sum(scene.num_masks for scene in scenes), sum(scene.num_visible for scene in scenes)
     found = []
     for min_confidence in _GRID:
         for max_rank in _RANKS:
             kept, right, covered = np.sum([each.counts(min_confidence, max_rank) for each in judged], axis=0)
             accuracy = float(right / kept) if kept else 0.0
-            found.append(Reached(Bounds(min_confidence, max_rank), accuracy, float(kept / masks), covered / visible))
+            bounds = Bounds(min_confidence, max_rank, composer)
+            found.append(Reached(bounds, accuracy, float(kept / masks), covered / visible))
     return found
 
 
@@ -94,14 +96,20 @@ def choose(options: Sequence[Reached], *, coverage: float, least_yield: float) -
     return max(wide, key=lambda each: each.accuracy).bounds
 
 
-def sums_of(scene: SceneRows, keep: Flags) -> Sums:
-    """Return numerator and denominator of accuracy, yield and coverage of what is kept of a scene."""
+def sums_of(scene: SceneRows, keep: Flags, composer: str | None = None) -> Sums:
+    """Return numerator and denominator of accuracy, yield and coverage of what is kept of a scene, and composed."""
     right = keep & scene.is_right
+    composed = _said(scene, composer)
+    kept, targets = float(keep.sum() + len(composed.is_right)), composed.targets[composed.is_right]
     return {
-        "accuracy": (float(right.sum()), float(keep.sum())),
-        "yield": (float(keep.sum()), scene.num_masks),
-        "coverage": (float(len(np.unique(scene.targets[right]))), scene.num_visible),
+        "accuracy": (float(right.sum() + composed.is_right.sum()), kept),
+        "yield": (kept, scene.num_masks),
+        "coverage": (float(len(np.unique(np.concatenate([scene.targets[right], targets])))), scene.num_visible),
     }
+
+
+def _said(scene: SceneRows, composer: str | None) -> Composed:
+    return Composed(np.zeros(0, bool), np.zeros(0, np.int64)) if composer is None else scene.composed[composer]
 
 
 @dataclass(frozen=True)
@@ -112,18 +120,22 @@ class _Judged:
     rank: Floats
     is_right: Flags
     targets: np.ndarray
+    composed: Composed
 
     @classmethod
-    def of(cls, scene: SceneRows, config: ConfidenceConfig) -> _Judged:
+    def of(cls, scene: SceneRows, config: ConfidenceConfig, composer: str | None) -> _Judged:
         confidence = confidences(scene.rated, config)
-        return cls(confidence, ranks(confidence, scene.rated.groups), scene.is_right, scene.targets)
+        rank = ranks(confidence, scene.rated.groups)
+        return cls(confidence, rank, scene.is_right, scene.targets, _said(scene, composer))
 
     def counts(self, min_confidence: float, max_rank: int) -> tuple[int, int, int]:
         keep = (self.confidence > min_confidence) & (self.rank <= max_rank)
         right = keep & self.is_right
         # Every right candidate has an object for its target.
-        covered = int(np.count_nonzero(np.bincount(self.targets[right])))
-        return int(np.count_nonzero(keep)), int(np.count_nonzero(right)), covered
+        own, others = self.targets[right], self.composed.targets[self.composed.is_right]
+        covered = int(np.count_nonzero(np.bincount(np.concatenate([own, others]))))
+        num_kept = int(np.count_nonzero(keep)) + len(self.composed.is_right)
+        return num_kept, int(np.count_nonzero(right)) + len(others), covered
 
 
 def _newton(table: Floats, right: Floats) -> Floats:

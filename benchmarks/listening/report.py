@@ -36,13 +36,14 @@ def bootstrap(
     """
 
     def sums(scene: SceneRows) -> dict[str, tuple[float, float]]:
-        kept = {
-            "right": scene.is_right,
-            "paper": by_tau(scene, PAPER_TAU),
-            "preset": by_tau(scene, tau),
-            **{name: bounds.keeps(scene, config) for name, (config, bounds) in rules.items()},
+        found = {
+            "right": sums_of(scene, scene.is_right),
+            "paper": sums_of(scene, by_tau(scene, PAPER_TAU)),
+            "preset": sums_of(scene, by_tau(scene, tau)),
         }
-        return {f"{name}.{key}": pair for name, keep in kept.items() for key, pair in sums_of(scene, keep).items()}
+        for name, (config, bounds) in rules.items():
+            found[name] = sums_of(scene, bounds.keeps(scene, config), bounds.composer)
+        return {f"{name}.{key}": pair for name, each in found.items() for key, pair in each.items()}
 
     return ImageBootstrap([sums(scene) for scene in scenes])
 

@@ -21,6 +21,8 @@ _TITLES: Final = {
     "clip+vote": "… and the vote of a mask's draws",
     "clip+listener": "CLIP's scores and the listener",
     "all": "everything",
+    "all+composer": "everything, and the composer",
+    "all+looser composer": "everything, and a looser composer",
 }
 _STEPS: Final = {
     "clip - preset": "CLIP's scores weighted − the shipped filter",
@@ -28,6 +30,8 @@ _STEPS: Final = {
     "clip+listener - clip": "… the listener on top, without the vote",
     "all - clip+vote": "… the listener on top of the vote",
     "all - preset": "everything − the shipped filter",
+    "all+composer - all": "… the composer on top",
+    "all+composer - preset": "everything and the composer − the shipped filter",
 }
 _FIGURES: Final = ("accuracy", "yield", "coverage")
 
@@ -47,7 +51,8 @@ def section(result: Result) -> str:
     intro = (
         "One probability an expression, of CLIP's scores, of how a mask's other draws agree with it (*vote*), and of "
         "the captioner as its own [listener](listener.md), ranks a mask's candidates; off in every preset. Weights and "
-        f"bounds come from {scenes['development']} development scenes, for three coverages aimed at; "
+        f"bounds come from {scenes['development']} development scenes, for each coverage aimed at (where a rule "
+        "reaches none so wide, its widest); the composer's expressions are added to what is kept. "
         f"{scenes['test']} test scenes, SAM's own masks."
     )
     blocks = ["## Beyond the paper: a listener", intro]

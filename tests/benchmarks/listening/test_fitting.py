@@ -1,9 +1,11 @@
 """Fitted weights tell right from wrong, and bounds keep what they were chosen for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from benchmarks.listening.collecting import SceneRows
+from benchmarks.listening.collecting import Composed, SceneRows
 from benchmarks.listening.fitting import FEATURE_SETS, Bounds, choose, fit, reached, sums_of
 from benchmarks.listening.report import bootstrap, rule_tree, step_tree
 from schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences
@@ -72,3 +74,25 @@ def test_a_mask_is_covered_once_by_what_is_right_of_it(scenes):
     assert sums["yield"] == (36.0, 3)
     assert sums["coverage"][1] == 4
     assert sums["accuracy"] == (one.is_right.sum(), 36.0)
+
+
+def test_what_a_composer_says_counts_beside_what_is_kept(scenes):
+    composed = Composed(np.array([True, False, True]), np.array([3, 3, 0]))
+    one = replace(scenes[0], composed={"composer": composed})
+    none = np.zeros(len(one.is_right), bool)
+    assert sums_of(one, none, "composer") == {"accuracy": (2.0, 3.0), "yield": (3.0, 3), "coverage": (2.0, 4)}
+    assert sums_of(one, none)["yield"] == (0.0, 3)
+
+
+def test_bounds_are_chosen_with_the_composer_beside_them(scenes):
+    said = Composed(np.array([True, True]), np.array([3, 0]))
+    weights = fit(scenes, FEATURE_SETS["all"])
+    given = [replace(each, composed={"composer": said}) for each in scenes]
+    found = reached(given, weights, "composer")
+    bounds = choose(found, coverage=0.5, least_yield=0.5)
+    assert bounds.composer == "composer"
+    (chosen,) = [each for each in found if each.bounds == bounds]
+    judged = bootstrap(given, 0.6, {"chosen": (weights, bounds)})
+    assert judged.ratio("chosen.accuracy").value == pytest.approx(chosen.accuracy)
+    assert judged.ratio("chosen.yield").value == pytest.approx(chosen.distinct)
+    assert judged.ratio("chosen.coverage").value == pytest.approx(chosen.coverage)
