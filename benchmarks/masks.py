@@ -11,11 +11,9 @@ that a share of the candidates survive.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from benchmarks.mask_sides import Agreement, Side, Sides, Timing
 from benchmarks.measure import Row, report
 from schemas.config import RunConfig
 from schemas.config_loading import load_config
-from workers.memory import KEPT_MEMORY
+from workers.memory import KEPT_MEMORY, children_environment
 
 _sides: Sides | None = None
 
@@ -36,7 +34,7 @@ class Process:
         self._pool = ProcessPoolExecutor(
             1, get_context("spawn"), initializer=_load, initargs=(config, num_images, kept_share)
         )
-        with _environment(environment):
+        with children_environment(environment):
             self.agreement = self._pool.submit(_agree).result()
 
     def run(self, side: Side) -> Timing:
@@ -99,20 +97,6 @@ def _agree() -> Agreement:
 
 def _run(side: Side) -> Timing:
     return _loaded().run(side)
-
-
-@contextmanager
-def _environment(added: dict[str, str]) -> Iterator[None]:
-    """Let the processes that start meanwhile find `added` in their environment, and no other setting of malloc."""
-    before = dict(os.environ)
-    for name in KEPT_MEMORY:
-        os.environ.pop(name, None)
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

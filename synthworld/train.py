@@ -1,16 +1,16 @@
 """Trains the tiny models from nothing: `python -m synthworld.train [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and half an hour for the last two. First SAM trains beside captioner and CLIP; in the second phase
-these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, and a SAM for prompts of
-several points come last, side by side. A model whose weights file stands in the folder is not trained again, and an
-interrupted training goes on from its last checkpoint. To ship new weights: `python -m synthworld.ship OUT`.
+Seeded; 75 minutes on two cores, and half an hour for the last two. First SAM trains beside captioner and CLIP; in the
+second phase these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, and a SAM
+for prompts of several points come last, side by side. A model whose weights file stands in the folder is not trained
+again, and an interrupted training goes on from its last checkpoint. To ship new weights:
+`python -m synthworld.ship OUT`.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
@@ -26,7 +26,7 @@ from synthworld.training.phases import TrainingPlan
 from synthworld.training.sam import SamRecipe
 from synthworld.training.sam_prompts import PromptRecipe
 from synthworld.training.scene_clip import SceneRecipe
-from workers.memory import KEPT_MEMORY
+from workers.memory import KEPT_MEMORY, children_environment
 
 RecipeT = TypeVar("RecipeT", SamRecipe, PairRecipe, SceneRecipe, PromptRecipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]
@@ -86,9 +86,9 @@ def _side_by_side(jobs: list[Job]) -> None:
     """Runs each job in a process of one thread, and raises what one of them raised."""
     if not jobs:
         return
-    os.environ.update(KEPT_MEMORY)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker) as pool:
+    pool = ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker)
+    with children_environment(KEPT_MEMORY), pool:
         running: list[Future[None]] = [pool.submit(job, *arguments) for job, arguments in jobs]
         for future in running:
             future.result()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 # Environment that glibc reads when a process starts: it keeps what was freed, where half of SAM's time on a CPU can be
@@ -13,3 +16,17 @@ KEPT_MEMORY: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(30 * 10**9),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
+
+
+@contextmanager
+def children_environment(given: Mapping[str, str]) -> Iterator[None]:
+    """Let processes that start in it find `given`, and no other setting of malloc; this one's own comes back after."""
+    before = dict(os.environ)
+    for name in KEPT_MEMORY:
+        os.environ.pop(name, None)
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

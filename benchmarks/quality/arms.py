@@ -110,9 +110,10 @@ def seeded(options: Options, arm: Arm, *, num_seeds: int = NUM_SEEDS) -> list[Ar
 
 
 def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
-    """Return a figure as it stands in a table."""
+    """Return a figure as it stands in a table; of one seed, which has no deviation, the value alone."""
     figure = figures[name]
-    return f"{figure['mean']:.3f} ± {figure['std']:.3f}"
+    mean = f"{figure['mean']:.3f}"
+    return mean if len(figure["values"]) == 1 else f"{mean} ± {figure['std']:.3f}"
 
 
 def _train_and_ask(job: _Job) -> None:

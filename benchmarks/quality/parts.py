@@ -19,7 +19,15 @@ from schemas.config_loading import config_hash, load_config
 
 Result = dict[str, Any]
 # Modules of this package.
-MODULES: Final[tuple[str, ...]] = ("ablation", "sweeps", "students", "semi", "domains")
+MODULES: Final[tuple[str, ...]] = (
+    "ablation",
+    "sweeps",
+    "composition",
+    "listening",
+    "students",
+    "semi",
+    "domains",
+)
 # Where the last whole run's results are kept, and read from for parts that were not run.
 RECORDS: Final = Path(__file__).parents[1] / "results"
 

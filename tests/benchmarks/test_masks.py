@@ -1,14 +1,12 @@
 """The masks' benchmark compares equals: the same masks on both sides, the encoder left out of both."""
 
 import json
-import os
 
 import pytest
 
 from benchmarks import mask_sides, masks
 from benchmarks.mask_sides import Sides
 from schemas.config_loading import load_config
-from workers.memory import KEPT_MEMORY
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
 
@@ -47,16 +45,6 @@ def test_random_weights_leave_the_share_asked_for_and_smooth_masks():
     assert sides.agree().share_kept == pytest.approx(0.25, abs=0.05)
     first, again = sides.run("ours"), sides.run("ours")
     assert min(first.encoder_s, again.encoder_s) > 0
-
-
-def test_a_process_has_the_settings_of_malloc_that_it_was_given_and_no_others(monkeypatch):
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
-    with masks._environment({}):
-        assert "MALLOC_TOP_PAD_" not in os.environ
-    with masks._environment(KEPT_MEMORY):
-        assert KEPT_MEMORY.items() <= os.environ.items()
-    assert os.environ["MALLOC_TOP_PAD_"] == "1"
-    assert "MALLOC_MMAP_MAX_" not in os.environ
 
 
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):

@@ -20,7 +20,10 @@ def test_figures_of_seeds_become_mean_and_deviation_of_a_sample() -> None:
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert summarise([{"miou": 0.5}])["miou"]["std"] == 0.0
+    figures = summarise([{"miou": 0.5}])
+
+    assert figures["miou"]["std"] == 0.0
+    assert mean_and_deviation(figures) == "0.500"
 
 
 def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> None:
