@@ -36,6 +36,18 @@ def test_a_row_a_step_with_its_share_of_the_truth() -> None:
     assert any(row.startswith("| people's masks and expressions |") and row.endswith("| 100% |") for row in rows)
 
 
+def test_what_the_table_says_follows_from_its_figures() -> None:
+    text = students.section(RESULT)
+    assert "+0.050 mIoU; the filter on top: +0.050; positions and relations on top of that: +0.100" in text
+    assert "silent about objects" not in text
+    assert "needs no student" not in text
+
+    other = {**ARMS, "filtered": _figures(0.22), "clip": _figures(0.6)}
+    text = students.section({**RESULT, "arms": other})
+    assert "silent about objects" in text
+    assert "needs no student" in text
+
+
 def test_the_headline_names_what_was_trained() -> None:
     found = students.headline(RESULT)["student_miou"]
 
