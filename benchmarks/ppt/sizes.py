@@ -28,5 +28,5 @@ class Sizes:
 
 
 # Chosen by what a step costs (docs/ppt.md), so that all of it takes less than an hour on two cores.
-WHOLE: Final = Sizes(objects=240, scenes=120, val_scenes=100, epochs_factor=0.3, num_seeds=3, num_student_steps=600)
+WHOLE: Final = Sizes(objects=240, scenes=120, val_scenes=100, epochs_factor=0.15, num_seeds=3, num_student_steps=600)
 QUICK: Final = Sizes(objects=20, scenes=4, val_scenes=2, epochs_factor=0.02, num_seeds=1, num_student_steps=4)
