@@ -39,3 +39,5 @@ def test_each_aim_has_its_rules_and_steps_and_the_other_world_those_of_the_first
     assert "| the shipped filter | 0.520 [0.510, 0.530] | 2.000 [1.900, 2.100] | – |" in tables[0]
     assert "| … the listener on top of the vote | +0.030 [+0.020, +0.040] | +2.000 [+1.900, +2.100] | – |" in tables[3]
     assert "| the shipped filter | 0.420 [0.410, 0.430] | 2.000 [1.900, 2.100] | – |" in tables[4]
+    assert "aimed at: **0.57 / 2.00 / –**, where the shipped filter has 0.52 / 2.00 / –." in text
+    assert "everything, and a looser composer, with 0.6 aimed at: **0.68" in text
