@@ -14,9 +14,9 @@ from typing import Any, Final
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from training.learning import open_fabric
+from training.learning.asking import Questions, ask, named_figures
 from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME
 from training.student.config import StudentConfig, load_student_config
-from training.student.evaluating import Questions, ask, named_figures
 from training.student.learner import StudentLearner
 from training.student.predicting import load_student
 from training.student.training import StudentRequest, train_student

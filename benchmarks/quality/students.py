@@ -23,7 +23,7 @@ from schemas.ids import sha256_hex
 from schemas.shard import Shard, ShardImage
 from synthworld.scenes import Split
 from synthworld.shards import encode_png
-from training.student.evaluating import Questions, ask, named_figures
+from training.learning.asking import Questions, ask, named_figures
 from training.student.floors import ClipFloor, ProposedMask, ProposedMasks, RandomFloor
 from workers.masks import SamProposer
 

@@ -1,7 +1,7 @@
 """What needs no training, and what a student must therefore beat: a proposed mask at random, and CLIP's choice.
 
 Both choose among the masks that a run proposed for the image, so that neither knows the truth's. They answer the same
-questions through the same evaluator as a student: `training.student.evaluating.ask`.
+questions through the same evaluator as a student: `training.learning.asking.ask`.
 """
 
 from __future__ import annotations

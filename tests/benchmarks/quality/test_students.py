@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.quality import students
 from benchmarks.quality.scenes import annotated_scenes
 from synthworld.scenes import Split
-from training.student.evaluating import Questions
+from training.learning.asking import Questions
 
 
 def _figures(miou: float, deviation: float = 0.01) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
+from training.learning.asking import Questions
 from training.learning.towers import FrozenTowers
-from training.student.evaluating import Questions
 from training.student.learner import StudentLearner
 from training.student.samples import training_set
 
