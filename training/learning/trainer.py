@@ -105,6 +105,9 @@ class Trainer:
             ConfigError: The checkpoint is not of this learner, or the loss is no number any more.
         """
         started = time.monotonic()
+        # Before there is an optimiser: what a checkpoint says of it goes to where the parameters are, and nobody moves
+        # it from there.
+        learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)

@@ -1,0 +1,74 @@
+"""One loop, whatever learns: here a line through nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from training.learning import Trainer, TrainingConfig, TrainingFolder
+
+
+class SetUpError(Exception):
+    """What ends a training before its first step."""
+
+
+@dataclass
+class Line:
+    """Learns the means of its batches."""
+
+    module: nn.Linear = field(default_factory=lambda: nn.Linear(2, 1))
+
+    def losses(self, module: nn.Module, batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Return the square of what the line says."""
+        return {"loss": module(batch).square().mean()}
+
+    def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
+        """Return nothing."""
+        return {}
+
+
+class Ones:
+    """The same batch without end."""
+
+    def batches(self, first: int) -> Iterator[torch.Tensor]:
+        """Yield ones."""
+        while True:
+            yield torch.ones(4, 2)
+
+
+class Elsewhere(Fabric):
+    """Stands for a GPU: parameters have another device than checkpoints, and `setup` moves parameters alone."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("meta")
+
+    def setup(self, module, *optimisers, **settings):
+        module.to(self.device)
+        moments = [state["exp_avg"] for each in optimisers for state in each.state.values()]
+        assert len(moments) == 2
+        assert {each.device.type for each in moments} == {"meta"}
+        raise SetUpError
+
+
+def trainer(folder: Path, fabric: Fabric | None = None, **settings) -> Trainer:
+    config = TrainingConfig(**{"num_steps": 4, "num_warmup_steps": 0, **settings})
+    own = TrainingFolder(folder)
+    own.begin({})
+    return Trainer(fabric or Fabric(accelerator="cpu", devices=1), config, own, settings="{}")
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_the_state_of_an_optimiser_is_restored_to_where_the_parameters_train(tmp_path, is_resumed) -> None:
+    trainer(tmp_path / "first").fit(Line(), Ones())
+    again = trainer(tmp_path / ("first" if is_resumed else "second"), Elsewhere(accelerator="cpu", devices=1))
+    again.begin_with = None if is_resumed else TrainingFolder(tmp_path / "first").load()
+    with pytest.raises(SetUpError):
+        again.fit(Line(), Ones())
