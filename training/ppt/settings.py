@@ -42,7 +42,7 @@ class PairsDataConfig(FrozenModel):
     pairs_per_image: int = Field(default=1, ge=1)
     # Mirrored images are images of their own to the encoders, and count in the cache.
     is_flipping: bool = True
-    # Contexts of a pair beyond it are left out.
+    # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
     max_candidates: int = Field(default=12, ge=1)
     num_workers: int = Field(default=0, ge=0)
     # What the encoders made of images is kept in float16 up to so many bytes, on the host; beyond it, it is computed

@@ -72,7 +72,8 @@ def _open(
         which=which,
         seed=config.training.seed,
         is_flipping=config.data.is_flipping,
-        max_candidates=config.data.max_candidates,
+        # With more labels than queries the matching leaves the dearest without an answer, and that may be the referent.
+        max_candidates=min(config.data.max_candidates, config.generator.num_queries),
         is_empty_allowed=is_empty_allowed,
     )
     return [PairDataset(run, spec) for run in runs]
