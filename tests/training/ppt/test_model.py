@@ -62,6 +62,17 @@ def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
     assert (confidences.gather(1, picked[:, None]) >= confidences).all()
 
 
+@pytest.mark.parametrize("head", ["point_head", "score_head"])
+def test_the_loss_of_predictions_that_are_no_numbers_is_none_either(head) -> None:
+    model = _model()
+    torch.nn.init.constant_(getattr(model.generator, head)[0].weight, torch.nan)
+
+    terms = model.loss(_features(), _wanted())
+
+    assert set(terms) == {"loss", "mask", "point", "confidence"}
+    assert all(bool(term.isnan()) for term in terms.values())
+
+
 def test_padding_of_a_text_says_nothing() -> None:
     model, features = _model().eval(), _features()
     other_text = features.text.clone()
