@@ -71,6 +71,16 @@ class PptConfig(FrozenModel):
     # `num_steps` follows from the curriculum.
     training: TrainingConfig = TrainingConfig(optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0)
 
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> Self:
+        units, devices = self.data.pairs_per_batch // self.data.pairs_per_image, self.training.num_devices
+        if units % devices:
+            raise ValueError(
+                f"data.pairs_per_batch {self.data.pairs_per_batch} in groups of data.pairs_per_image "
+                f"{self.data.pairs_per_image} cannot be split over training.num_devices {devices}: make it a multiple"
+            )
+        return self
+
     def towers(self) -> TowersConfig:
         """Return the CLIP as towers; what it sees is kept elsewhere, beside SAM's."""
         return TowersConfig(

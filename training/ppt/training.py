@@ -106,10 +106,14 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     settings = settings_of(request.config, request.runs.digests())
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
     rounds = plan_rounds(request.config.curriculum, num_pairs, request.config.data.pairs_per_batch)
+    # Whatever can be refused is by now, or the folder would be taken by the mistake.
+    questions = None if request.val is None else Questions(request.val)
     if fabric.is_global_zero:
         folder.begin(settings)
     fabric.barrier()
-    curriculum = _Curriculum(request, fabric, reports or Reports(), encoders, sources, rounds, json.dumps(settings))
+    curriculum = _Curriculum(
+        request, fabric, reports or Reports(), encoders, sources, questions, rounds, json.dumps(settings)
+    )
     if fabric.is_global_zero:
         curriculum.reports.on_plan(rounds, num_pairs)
     return curriculum.run(folder)
@@ -124,12 +128,12 @@ class _Curriculum:
     reports: Reports
     encoders: FrozenEncoders
     sources: dict[Source, list[PairDataset]]
+    questions: Questions | None
     rounds: Sequence[Round]
     settings: str
 
     def run(self, folder: TrainingFolder) -> tuple[PointLearner, PptSummary]:
         """Train all rounds, from the first that is not done."""
-        questions = None if self.request.val is None else Questions(self.request.val)
         phases: dict[str, Mapping[str, float]] = {}
         state: dict[str, Any] | None = None
         steps_now, wall_s = 0, 0.0
@@ -143,7 +147,7 @@ class _Curriculum:
             if figures is None:
                 learner = self._at(state, own)
                 data = self._data(each, learner, own)
-                learner = PointLearner(self.request.config, self.encoders, questions if each.is_last else None)
+                learner = PointLearner(self.request.config, self.encoders, self.questions if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
@@ -154,7 +158,7 @@ class _Curriculum:
             if figures:
                 phases[each.phase] = figures
         learner = self._at(state, folder)
-        learner.held_out = questions
+        learner.held_out = self.questions
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
         num_steps = sum(each.num_steps for each in self.rounds)
         summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters)

@@ -205,3 +205,23 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
         train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match="continue it with --resume"):
         train_ppt(request, open_fabric(config.training))
+
+
+@pytest.mark.parametrize(
+    ("words", "val", "match"),
+    [
+        (["generator.image_blocks=[0, 9]"], None, "the image tower has blocks 0 to 1"),
+        ([], "nowhere", "nowhere"),
+    ],
+)
+def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:
+    config = small_config(tmp_path, words)
+    request = PptRequest(config, runs, tmp_path / "out", val=val and str(tmp_path / val))
+    with pytest.raises(ConfigError, match=match):
+        train_ppt(request, open_fabric(config.training))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"data.pairs_per_batch 4 .* training.num_devices 3"):
+        small_config(tmp_path, ["training.num_devices=3"])
