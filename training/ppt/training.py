@@ -28,7 +28,7 @@ from training.ppt.learner import PointLearner
 from training.ppt.pairs import JoinedPairs, PairDataset
 from training.ppt.predicting import settings_of
 from training.ppt.selection import read_selected, select_referents, with_referents, write_selected
-from training.ppt.settings import PptConfig
+from training.ppt.settings import PairsDataConfig, PptConfig
 from training.ppt.sources import SourceRuns, open_sources
 
 
@@ -105,7 +105,12 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     sources = open_sources(request.runs, request.config, encoders.frame)
     settings = settings_of(request.config, request.runs.digests())
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
-    rounds = plan_rounds(request.config.curriculum, num_pairs, request.config.data.pairs_per_batch)
+    data = request.config.data
+
+    def num_batches(names: Sequence[Source]) -> int:
+        return _feed(PromptedPairs(_joined(sources, names)), data, fabric).num_batches()
+
+    rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
     # Whatever can be refused is by now, or the folder would be taken by the mistake.
     questions = None if request.val is None else Questions(request.val)
     if fabric.is_global_zero:
@@ -188,7 +193,7 @@ class _Curriculum:
             # Nobody begins a step before the choice is on disk: a resume reads it there.
             self.fabric.barrier()
             parts["h_ref"] = with_referents(parts["h_ref"], chosen)
-        return JoinedPairs([part for several in parts.values() for part in several])
+        return _joined(parts, each.sources)
 
     def _train(
         self,
@@ -198,18 +203,11 @@ class _Curriculum:
         own: TrainingFolder,
         begin_with: Mapping[str, Any] | None,
     ) -> FitSummary:
-        config, data_config = self.request.config.training, self.request.config.data
-        feed = UnitFeed(
-            PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds),
-            collate,
-            units_per_batch=data_config.pairs_per_batch // data_config.pairs_per_image,
-            masks_per_unit=data_config.pairs_per_image,
-            # Another order in each round; DataLoader's workers and the feed take 63 bits.
-            seed=key_of("round", config.seed, each.name) >> 1,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            num_workers=data_config.num_workers,
-        )
+        config = self.request.config.training
+        pairs = PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds)
+        # Another order in each round; DataLoader's workers and the feed take 63 bits.
+        seed = key_of("round", config.seed, each.name) >> 1
+        feed = _feed(pairs, self.request.config.data, self.fabric, seed=seed)
         total = self.rounds[-1].steps_before + self.rounds[-1].num_steps
 
         def on_step(report: StepReport) -> None:
@@ -225,6 +223,24 @@ class _Curriculum:
             steps_before=each.steps_before,
         )
         return trainer.fit(learner, feed)
+
+
+def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:
+    return JoinedPairs([part for name in names for part in parts[name]])
+
+
+def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int = 0) -> UnitFeed:
+    """The batches of this rank."""
+    return UnitFeed(
+        pairs,
+        collate,
+        units_per_batch=config.pairs_per_batch // config.pairs_per_image,
+        masks_per_unit=config.pairs_per_image,
+        seed=seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_workers=config.num_workers,
+    )
 
 
 def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:

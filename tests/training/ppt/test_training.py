@@ -182,6 +182,20 @@ def test_sources_that_are_not_given_are_left_out_and_an_empty_phase_is_refused(t
         train_ppt(PptRequest(config, SourceRuns(), tmp_path / "n"), open_fabric(config.training))
 
 
+def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there_are_batches(tmp_path, runs) -> None:
+    # All runs are of the same four images. A batch is up to four pairs of one: 2 an image, then 4, then 5, then 2.
+    config = small_config(tmp_path, ["data.pairs_per_batch=4", "data.pairs_per_image=4"])
+    planned = []
+
+    def kill(rounds, pairs):
+        planned.extend(each.num_steps for each in rounds)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(PptRequest(config, runs, tmp_path / "out"), open_fabric(config.training), Reports(on_plan=kill))
+    assert planned == [4, 4, 8, 4, 4]
+
+
 def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
     rows = [(0, "a red star", {}), (1, "a red star", {"kept": False}), (1, "a cup", {"kept": False})]
     annotated = build_run(tmp_path / "a", num_shards=1, per_shard=4, rows=lambda number: rows).location.root
