@@ -38,7 +38,7 @@ class TrainingConfig(FrozenModel):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
-    # Processes of one machine, with gradients averaged over them (DDP); several machines are launched by torchrun.
+    # Processes of one machine, with gradients averaged over them (DDP).
     num_devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     # Of torch, a process on a CPU. Another number may round otherwise.

@@ -102,8 +102,9 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
     encoders = FrozenEncoders(request.config, fabric.device)
-    sources = open_sources(request.runs, request.config, encoders.frame)
-    settings = settings_of(request.config, request.runs.digests())
+    snapshots = request.runs.snapshots()
+    sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
+    settings = settings_of(request.config, request.runs.digests(snapshots))
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
     data = request.config.data
 
