@@ -17,7 +17,7 @@ class TowersConfig(FrozenModel):
     weights: WeightsConfig
     # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
-    # Features of images that are kept, in float16. Beyond it they are computed again whenever they are needed.
+    # Features of images that each process keeps, in float16. Beyond it they are computed again when they are needed.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
 

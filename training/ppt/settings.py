@@ -45,8 +45,8 @@ class PairsDataConfig(FrozenModel):
     # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
     max_candidates: int = Field(default=12, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # What the encoders made of images is kept in float16 up to so many bytes, on the host; beyond it, it is computed
-    # whenever it is needed.
+    # What the encoders made of images is kept in float16 up to so many bytes of each process, on the host; beyond it,
+    # it is computed whenever it is needed. Processes share nothing: raise it with the host's memory divided by them.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
     @model_validator(mode="after")
