@@ -67,6 +67,19 @@ def vision_tower(model: Clip) -> VisionTransformer:
     return visual
 
 
+def image_blocks(visual: VisionTransformer, layers: Sequence[int]) -> list[int]:
+    """Returns the numbers from 0 of an image tower's blocks; negative ones are counted from the last.
+
+    Raises:
+        ConfigError: a block that it does not have.
+    """
+    last = len(visual.transformer.resblocks) - 1
+    wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
+    if not all(0 <= layer <= last for layer in wanted):
+        raise ConfigError(f"layers {list(layers)}: the image tower has blocks 0 to {last}; choose among them")
+    return wanted
+
+
 def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()) -> ImageFeatures:
     """Returns the features of images (B, 3, S, S) float, normalised as the model's weights expect; S its image size.
 
@@ -76,10 +89,7 @@ def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()
         ConfigError: an image tower without patches in the joint space, or a layer that it does not have.
     """
     visual = vision_tower(model)
-    last = len(visual.transformer.resblocks) - 1
-    wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
-    if not all(0 <= layer <= last for layer in wanted):
-        raise ConfigError(f"layers {list(layers)}: the image tower has blocks 0 to {last}; choose among them")
+    last, wanted = len(visual.transformer.resblocks) - 1, image_blocks(visual, layers)
     taken = sorted({*wanted, last})
     out = visual.forward_intermediates(images, indices=taken)
     maps: dict[int, torch.Tensor] = dict(zip(taken, out["image_intermediates"], strict=True))

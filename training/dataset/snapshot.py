@@ -155,6 +155,10 @@ class Snapshot:
         commits = _commits(self.table) if self.manifest is None else self.retried.items()
         return {"manifest": self.manifest, "commits": _packed(commits) or None, "digest": self.digest}
 
+    def commits(self) -> list[tuple[int, int]]:
+        """Return shard and generation of every commit, by shard."""
+        return list(_commits(self.table))
+
     def parts(self, row: int) -> ShardParts:
         """Return the shard in a row of the snapshot."""
         names = {table: self.table[f"{table}_part_name"][row].as_py() for table in _TABLES}

@@ -17,7 +17,7 @@ class TowersConfig(FrozenModel):
     weights: WeightsConfig
     # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
-    # Features of images that are kept, in float16. Beyond it they are computed again whenever they are needed.
+    # Features of images that each process keeps, in float16. Beyond it they are computed again when they are needed.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
 
@@ -38,7 +38,7 @@ class TrainingConfig(FrozenModel):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
-    # Processes of one machine, with gradients averaged over them (DDP); several machines are launched by torchrun.
+    # Processes of one machine, with gradients averaged over them (DDP).
     num_devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     # Of torch, a process on a CPU. Another number may round otherwise.

@@ -2,7 +2,7 @@
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
 FOLDER/checkpoint.pt      the latest, whole or not at all; holds the settings too, so that it stands alone
-FOLDER/summary.json       figures and times, written at the end
+FOLDER/summary.json       figures and times, written at the end, whole or not at all
 FOLDER/events.out.tfevents.*
 """
 
@@ -95,13 +95,18 @@ class TrainingFolder:
         return load_checkpoint(path) if path.exists() else None
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a file of the folder.
+        """Write a file of the folder, whole or not at all: a summary says that a training is done.
 
         Raises:
             ConfigError: It cannot be written.
         """
+        unfinished = self.path / f".{name}-unfinished"
         try:
-            (self.path / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.path / name)
         except OSError as error:
             raise ConfigError(f"{self.path / name} cannot be written: {error}") from error
 

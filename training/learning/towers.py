@@ -15,7 +15,7 @@ from workers.checkpoints.openclip import read_model_config
 from workers.filtering.embedding import crop_format
 from workers.filtering.tokens import TextTokeniser
 from workers.images.crops import CropFormat
-from workers.towers import read_images, read_texts, vision_tower
+from workers.towers import image_blocks, read_images, read_texts, vision_tower
 
 # Read at once, padded with zeros: how a product rounds depends on its shape, and what else is read beside an image or a
 # text depends on what is kept already.
@@ -90,7 +90,8 @@ class FrozenTowers:
         """Load the towers.
 
         Raises:
-            ConfigError: Weights are missing or of another architecture, or the towers are no ViT and plain text tower.
+            ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
+                it has no block of a number in `layers`.
         """
         self._config = config
         self.device = torch.device(device)
@@ -98,6 +99,8 @@ class FrozenTowers:
         self._model = load_clip(config.architecture, config.weights).to(self.device)
         self._model.requires_grad_(False)
         visual = vision_tower(self._model)
+        # At the first image it would be late: a training's folder is taken by then.
+        image_blocks(visual, config.layers)
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         if "hf_tokenizer_name" in read_model_config(config.architecture)["text_cfg"]:
             raise ConfigError(f"towers.architecture={config.architecture!r} has a tokenizer of its own: choose another")

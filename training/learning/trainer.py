@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ class Trainer:
         """Train to the last step from the folder's checkpoint, or from the beginning where there is none.
 
         Raises:
-            ConfigError: The checkpoint is not of this learner, or the loss is no number any more.
+            ConfigError: The checkpoint is not of this learner, or the loss or its gradient is not finite any more.
         """
         started = time.monotonic()
         # Before there is an optimiser: what a checkpoint says of it goes to where the parameters are, and nobody moves
@@ -166,14 +167,23 @@ class Trainer:
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
-        if values["loss"] != values["loss"]:
-            raise ConfigError(
-                f"the loss of step {step} is not a number: lower training.peak_rate={self.config.peak_rate}, and resume"
-            )
+        self._require_finite(values["loss"], "the loss", step)
         self.fabric.backward(losses["loss"])
-        self.fabric.clip_gradients(module, optimiser, max_norm=self.config.max_gradient_norm)
+        # The norm is looked at here: Fabric's own error names no setting.
+        norm = self.fabric.clip_gradients(
+            module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
+        )
+        self._require_finite(0.0 if norm is None else float(norm), "the gradient's norm", step)
         optimiser.step()
         return values
+
+    def _require_finite(self, value: float, noun: str, step: int) -> None:
+        """Refuse to go on from what is no number any more: no resume would find back from it."""
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"{noun} of step {step} is {value}: lower training.peak_rate={self.config.peak_rate}, and train anew "
+                "in another --out"
+            )
 
     def _validate(
         self, learner: Learner, module: nn.Module, done: int, writer: SummaryWriter | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -95,13 +95,20 @@ class Round:
     epochs_before: int
 
 
-def plan_rounds(config: CurriculumConfig, num_pairs: dict[Source, int], pairs_per_batch: int) -> list[Round]:
+def plan_rounds(
+    config: CurriculumConfig,
+    num_pairs: dict[Source, int],
+    pairs_per_batch: int,
+    *,
+    num_batches: Callable[[Sequence[Source]], int] | None = None,
+) -> list[Round]:
     """Return the rounds of a curriculum.
 
     Args:
         config: The phases.
         num_pairs: Of each source that is given; one that is missing or empty is left out of every phase.
         pairs_per_batch: Of all ranks together.
+        num_batches: Of an epoch of sources, as the feed makes them; None where all of them are full.
 
     Raises:
         ConfigError: A phase has no source left.
@@ -116,7 +123,8 @@ def plan_rounds(config: CurriculumConfig, num_pairs: dict[Source, int], pairs_pe
                 f"phase {phase.name} trains on {', '.join(phase.sources)}, and nothing of it is given: give the runs, "
                 "or leave the phase out of curriculum.phases"
             )
-        batches = -(-sum(num_pairs[source] for source in sources) // pairs_per_batch)
+        pairs = sum(num_pairs[source] for source in sources)
+        batches = -(-pairs // pairs_per_batch) if num_batches is None else num_batches(sources)
         is_selecting = phase.is_selecting and "h_ref" in sources
         num_rounds = phase.num_rounds if is_selecting else 1
         own_epochs = phase.epochs * config.epochs_factor / num_rounds

@@ -112,11 +112,14 @@ class PointPrompting(nn.Module):
 
         Masks and points count for matched pairs alone; confidences for all K queries, where an unmatched one is to
         say 0: inference takes the argmax over all of them. The matching looks at all K masks without a gradient, and
-        the matched ones are decoded once more with it, which needs K / E times less memory.
+        the matched ones are decoded once more with it, which needs K / E times less memory. Of predictions that are no
+        finite numbers every term is NaN, for the trainer to tell: no assignment can be made of them.
         """
         prompts = self.generator(features.image, features.text, features.is_word)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
+        if not _are_finite(prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks):
+            return {name: masks.new_tensor(torch.nan) for name in ("loss", "mask", "point", "confidence")}
         pairs = assign(matching_cost(prompts, masks, wanted, self.objective), wanted.counts)
         matched = _at(prompts, pairs.rows, pairs.queries)
         logits = self._decoder(features.sam, pairs.rows, matched)
@@ -158,6 +161,10 @@ def confidence_targets(prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: A
     targets = torch.zeros_like(prompts.confidence_logits)
     targets[pairs.rows, pairs.queries] = wanted.confidences[pairs.rows, pairs.labels]
     return targets
+
+
+def _are_finite(*tensors: torch.Tensor) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
 
 
 def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> PointPrompts:

@@ -24,10 +24,11 @@ from schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from store.header import require_header
 from store.location import RunLocation
 from store.reading import read_table
-from store.receipts import standing_receipts
+from store.receipts import read_receipts
 from training.dataset.drawing import key_of
 from training.dataset.images import ImageBytes, ShardImages
 from training.dataset.places import Places
+from training.dataset.snapshot import Snapshot
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
 from training.ppt.pseudo_labels import PseudoLabels
 from training.ppt.recipes.templates import names_a_side
@@ -95,8 +96,13 @@ class _Row:
 class PairDataset(Dataset[Pair]):
     """The pairs of one run, by index; masks are held in memory as the tables encode them, images are read on demand."""
 
-    def __init__(self, run: str | RunLocation, spec: PairSpec) -> None:
+    def __init__(self, run: str | RunLocation, spec: PairSpec, *, snapshot: Snapshot | None = None) -> None:
         """Read a run's masks and expressions.
+
+        Args:
+            run: Its folder or url.
+            spec: Which pairs of it.
+            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
 
         Raises:
             ConfigError: There is no run, or it has no such pair.
@@ -109,7 +115,8 @@ class PairDataset(Dataset[Pair]):
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
         self._shards: dict[int, tuple[ShardImages, dict[str, int]]] = {}
         self.epoch = 0
-        for receipt in standing_receipts(self._location):
+        commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
+        for receipt in read_receipts(self._location, commits):
             self._read(receipt.shard, [receipt])
         if not self._rows and not spec.is_empty_allowed:
             raise ConfigError(f"{self._location.root} has no pair of image and expression ({spec.which}): another run")

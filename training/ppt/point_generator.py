@@ -131,9 +131,11 @@ class PointGenerator(nn.Module):
 
     def _heads(self, queries: torch.Tensor) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
-        # In half precision a coordinate would be right to one pixel in 256, and matchings would tie.
-        points = self.point_head(queries).float().unflatten(-1, (self.num_points, 3))
-        confidence = self.score_head(queries).float()[..., 0]
+        # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
+        # in float32 themselves, as their outputs would be rounded before they could be made it.
+        with torch.autocast(queries.device.type, enabled=False):
+            points = self.point_head(queries.float()).unflatten(-1, (self.num_points, 3))
+            confidence = self.score_head(queries.float())[..., 0]
         return PointPrompts(points[..., :2].sigmoid(), points[..., 2], confidence)
 
 

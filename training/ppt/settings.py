@@ -42,11 +42,11 @@ class PairsDataConfig(FrozenModel):
     pairs_per_image: int = Field(default=1, ge=1)
     # Mirrored images are images of their own to the encoders, and count in the cache.
     is_flipping: bool = True
-    # Contexts of a pair beyond it are left out.
+    # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
     max_candidates: int = Field(default=12, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # What the encoders made of images is kept in float16 up to so many bytes, on the host; beyond it, it is computed
-    # whenever it is needed.
+    # What the encoders made of images is kept in float16 up to so many bytes of each process, on the host; beyond it,
+    # it is computed whenever it is needed. Processes share nothing: raise it with the host's memory divided by them.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
     @model_validator(mode="after")
@@ -70,6 +70,16 @@ class PptConfig(FrozenModel):
     curriculum: CurriculumConfig = CurriculumConfig()
     # `num_steps` follows from the curriculum.
     training: TrainingConfig = TrainingConfig(optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0)
+
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> Self:
+        units, devices = self.data.pairs_per_batch // self.data.pairs_per_image, self.training.num_devices
+        if units % devices:
+            raise ValueError(
+                f"data.pairs_per_batch {self.data.pairs_per_batch} in groups of data.pairs_per_image "
+                f"{self.data.pairs_per_image} cannot be split over training.num_devices {devices}: make it a multiple"
+            )
+        return self
 
     def towers(self) -> TowersConfig:
         """Return the CLIP as towers; what it sees is kept elsewhere, beside SAM's."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from schemas.errors import ConfigError
+from store.header import require_header
 from store.location import RunLocation
 from training.dataset import Snapshot
 from training.ppt.curriculum import SOURCES, Source
@@ -32,18 +32,34 @@ class SourceRuns:
     h: Sequence[str] = ()
     annotated: Sequence[str] = ()
 
-    def digests(self) -> dict[str, list[list[str]]]:
-        """Return where each run lies and a digest of what is committed there, by source.
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Return what is committed of each run, by the run as it is given: one moment for all ranks and all readers.
 
         Raises:
             ConfigError: There is none.
             TransientError: Storage failed.
         """
-        return {name: [_digest(run) for run in getattr(self, name)] for name in self.__slots__}
+        named = dict.fromkeys(run for name in self.__slots__ for run in getattr(self, name))
+        return {run: _snapshot(RunLocation.open(run)) for run in named}
+
+    def digests(self, snapshots: Mapping[str, Snapshot]) -> dict[str, list[list[str]]]:
+        """Return where each run lies and the digest of its snapshot, by source."""
+        return {
+            name: [[RunLocation.open(run).root, snapshots[run].digest] for run in getattr(self, name)]
+            for name in self.__slots__
+        }
 
 
-def open_sources(runs: SourceRuns, config: PptConfig, frame: LabelFrame) -> dict[Source, list[PairDataset]]:
+def open_sources(
+    runs: SourceRuns, config: PptConfig, frame: LabelFrame, snapshots: Mapping[str, Snapshot]
+) -> dict[Source, list[PairDataset]]:
     """Return the data sets of each source that is given.
+
+    Args:
+        runs: By source.
+        config: How pairs are drawn.
+        frame: Of the pseudo-masks.
+        snapshots: Of `runs`.
 
     Raises:
         ConfigError: No run at all, or one that is missing or has no pair of its kind.
@@ -51,33 +67,32 @@ def open_sources(runs: SourceRuns, config: PptConfig, frame: LabelFrame) -> dict
     """
     if not any(getattr(runs, name) for name in runs.__slots__):
         raise ConfigError("there is nothing to train on: give --d-sem, --d-ref, --h or --annotated")
-    opened: dict[Source, list[PairDataset]] = {
-        "d_sem": _open(runs.d_sem, config, frame, "decided"),
-        "d_ref": _open(runs.d_ref, config, frame, "decided"),
-        "h_sem": [
-            *_open(runs.h, config, frame, "decided", is_empty_allowed=True),
-            *_open(runs.annotated, config, frame, "decided"),
-        ],
-        "h_ref": _open(runs.h, config, frame, "undecided", is_empty_allowed=True),
+
+    def opened(names: Sequence[str], which: Which, *, is_empty_allowed: bool = False) -> list[PairDataset]:
+        spec = replace(_spec(config, frame), which=which, is_empty_allowed=is_empty_allowed)
+        return [PairDataset(run, spec, snapshot=snapshots[run]) for run in names]
+
+    parts: dict[Source, list[PairDataset]] = {
+        "d_sem": opened(runs.d_sem, "decided"),
+        "d_ref": opened(runs.d_ref, "decided"),
+        "h_sem": [*opened(runs.h, "decided", is_empty_allowed=True), *opened(runs.annotated, "decided")],
+        "h_ref": opened(runs.h, "undecided", is_empty_allowed=True),
     }
-    return {source: [part for part in opened[source] if len(part)] for source in SOURCES}
+    return {source: [part for part in parts[source] if len(part)] for source in SOURCES}
 
 
-def _open(
-    runs: Iterable[str], config: PptConfig, frame: LabelFrame, which: Which, *, is_empty_allowed: bool = False
-) -> list[PairDataset]:
-    spec = PairSpec(
+def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
+    return PairSpec(
         num_points=config.generator.num_points,
         frame=frame,
-        which=which,
         seed=config.training.seed,
         is_flipping=config.data.is_flipping,
-        max_candidates=config.data.max_candidates,
-        is_empty_allowed=is_empty_allowed,
+        # With more labels than queries the matching leaves the dearest without an answer, and that may be the referent.
+        max_candidates=min(config.data.max_candidates, config.generator.num_queries),
     )
-    return [PairDataset(run, spec) for run in runs]
 
 
-def _digest(run: str) -> list[Any]:
-    location = RunLocation.open(run)
-    return [location.root, Snapshot.of_receipts(location).digest]
+def _snapshot(location: RunLocation) -> Snapshot:
+    # A path that was mistyped is no run that nothing is committed of yet.
+    require_header(location)
+    return Snapshot.shared(location)

@@ -28,7 +28,7 @@ from training.ppt.learner import PointLearner
 from training.ppt.pairs import JoinedPairs, PairDataset
 from training.ppt.predicting import settings_of
 from training.ppt.selection import read_selected, select_referents, with_referents, write_selected
-from training.ppt.settings import PptConfig
+from training.ppt.settings import PairsDataConfig, PptConfig
 from training.ppt.sources import SourceRuns, open_sources
 
 
@@ -102,14 +102,24 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
     encoders = FrozenEncoders(request.config, fabric.device)
-    sources = open_sources(request.runs, request.config, encoders.frame)
-    settings = settings_of(request.config, request.runs.digests())
+    snapshots = request.runs.snapshots()
+    sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
+    settings = settings_of(request.config, request.runs.digests(snapshots))
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
-    rounds = plan_rounds(request.config.curriculum, num_pairs, request.config.data.pairs_per_batch)
+    data = request.config.data
+
+    def num_batches(names: Sequence[Source]) -> int:
+        return _feed(PromptedPairs(_joined(sources, names)), data, fabric).num_batches()
+
+    rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
+    # Whatever can be refused is by now, or the folder would be taken by the mistake.
+    questions = None if request.val is None else Questions(request.val)
     if fabric.is_global_zero:
         folder.begin(settings)
     fabric.barrier()
-    curriculum = _Curriculum(request, fabric, reports or Reports(), encoders, sources, rounds, json.dumps(settings))
+    curriculum = _Curriculum(
+        request, fabric, reports or Reports(), encoders, sources, questions, rounds, json.dumps(settings)
+    )
     if fabric.is_global_zero:
         curriculum.reports.on_plan(rounds, num_pairs)
     return curriculum.run(folder)
@@ -124,12 +134,12 @@ class _Curriculum:
     reports: Reports
     encoders: FrozenEncoders
     sources: dict[Source, list[PairDataset]]
+    questions: Questions | None
     rounds: Sequence[Round]
     settings: str
 
     def run(self, folder: TrainingFolder) -> tuple[PointLearner, PptSummary]:
         """Train all rounds, from the first that is not done."""
-        questions = None if self.request.val is None else Questions(self.request.val)
         phases: dict[str, Mapping[str, float]] = {}
         state: dict[str, Any] | None = None
         steps_now, wall_s = 0, 0.0
@@ -143,7 +153,7 @@ class _Curriculum:
             if figures is None:
                 learner = self._at(state, own)
                 data = self._data(each, learner, own)
-                learner = PointLearner(self.request.config, self.encoders, questions if each.is_last else None)
+                learner = PointLearner(self.request.config, self.encoders, self.questions if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
@@ -154,7 +164,7 @@ class _Curriculum:
             if figures:
                 phases[each.phase] = figures
         learner = self._at(state, folder)
-        learner.held_out = questions
+        learner.held_out = self.questions
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
         num_steps = sum(each.num_steps for each in self.rounds)
         summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters)
@@ -184,7 +194,7 @@ class _Curriculum:
             # Nobody begins a step before the choice is on disk: a resume reads it there.
             self.fabric.barrier()
             parts["h_ref"] = with_referents(parts["h_ref"], chosen)
-        return JoinedPairs([part for several in parts.values() for part in several])
+        return _joined(parts, each.sources)
 
     def _train(
         self,
@@ -194,18 +204,11 @@ class _Curriculum:
         own: TrainingFolder,
         begin_with: Mapping[str, Any] | None,
     ) -> FitSummary:
-        config, data_config = self.request.config.training, self.request.config.data
-        feed = UnitFeed(
-            PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds),
-            collate,
-            units_per_batch=data_config.pairs_per_batch // data_config.pairs_per_image,
-            masks_per_unit=data_config.pairs_per_image,
-            # Another order in each round; DataLoader's workers and the feed take 63 bits.
-            seed=key_of("round", config.seed, each.name) >> 1,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            num_workers=data_config.num_workers,
-        )
+        config = self.request.config.training
+        pairs = PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds)
+        # Another order in each round; DataLoader's workers and the feed take 63 bits.
+        seed = key_of("round", config.seed, each.name) >> 1
+        feed = _feed(pairs, self.request.config.data, self.fabric, seed=seed)
         total = self.rounds[-1].steps_before + self.rounds[-1].num_steps
 
         def on_step(report: StepReport) -> None:
@@ -221,6 +224,24 @@ class _Curriculum:
             steps_before=each.steps_before,
         )
         return trainer.fit(learner, feed)
+
+
+def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:
+    return JoinedPairs([part for name in names for part in parts[name]])
+
+
+def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int = 0) -> UnitFeed:
+    """The batches of this rank."""
+    return UnitFeed(
+        pairs,
+        collate,
+        units_per_batch=config.pairs_per_batch // config.pairs_per_image,
+        masks_per_unit=config.pairs_per_image,
+        seed=seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_workers=config.num_workers,
+    )
 
 
 def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:

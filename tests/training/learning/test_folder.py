@@ -21,6 +21,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "config.json"]
 
 
+def test_a_kill_while_a_summary_is_written_leaves_none_of_it(tmp_path, monkeypatch):
+    folder = TrainingFolder(tmp_path)
+
+    def kill(handle):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.learning.folder.os.fsync", kill)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_json("summary.json", {"figures": {"miou": 0.5}})
+    assert not (tmp_path / "summary.json").exists()
+    folder.write_json("summary.json", {"figures": {}})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
 def test_another_setting_is_named_on_a_resume(tmp_path):
     folder = TrainingFolder(tmp_path)
     folder.begin({"config": {"seed": 1, "old": 2}, "runs": ["a"]})

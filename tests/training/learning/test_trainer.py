@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from schemas.errors import ConfigError
 from training.learning import Trainer, TrainingConfig, TrainingFolder
 
 
@@ -31,6 +32,19 @@ class Line:
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return nothing."""
         return {}
+
+
+class Diverging(Line):
+    """Its loss, or its gradient alone, is no number."""
+
+    def __init__(self, *, is_loss_finite: bool) -> None:
+        super().__init__()
+        self.is_loss_finite = is_loss_finite
+
+    def losses(self, module: nn.Module, batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Return a root, which at 0 has no slope, or NaN."""
+        nothing = 0 * module(batch).square().mean()
+        return {"loss": nothing.sqrt() if self.is_loss_finite else nothing / 0}
 
 
 class Ones:
@@ -72,3 +86,9 @@ def test_the_state_of_an_optimiser_is_restored_to_where_the_parameters_train(tmp
     again.begin_with = None if is_resumed else TrainingFolder(tmp_path / "first").load()
     with pytest.raises(SetUpError):
         again.fit(Line(), Ones())
+
+
+@pytest.mark.parametrize(("is_loss_finite", "what"), [(False, "the loss"), (True, "the gradient's norm")])
+def test_a_training_that_diverges_says_which_setting_to_lower(tmp_path, is_loss_finite, what) -> None:
+    with pytest.raises(ConfigError, match=rf"{what} of step 0 is nan: lower training.peak_rate=0.5"):
+        trainer(tmp_path, peak_rate=0.5).fit(Diverging(is_loss_finite=is_loss_finite), Ones())

@@ -62,6 +62,27 @@ def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
     assert (confidences.gather(1, picked[:, None]) >= confidences).all()
 
 
+@pytest.mark.parametrize("name", ["points_xy", "label_logits", "confidence_logits"])
+def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
+    features = _features()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = getattr(_model().generator(features.image, features.text, features.is_word), name)
+
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+@pytest.mark.parametrize("head", ["point_head", "score_head"])
+def test_the_loss_of_predictions_that_are_no_numbers_is_none_either(head) -> None:
+    model = _model()
+    torch.nn.init.constant_(getattr(model.generator, head)[0].weight, torch.nan)
+
+    terms = model.loss(_features(), _wanted())
+
+    assert set(terms) == {"loss", "mask", "point", "confidence"}
+    assert all(bool(term.isnan()) for term in terms.values())
+
+
 def test_padding_of_a_text_says_nothing() -> None:
     model, features = _model().eval(), _features()
     other_text = features.text.clone()

@@ -182,6 +182,20 @@ def test_sources_that_are_not_given_are_left_out_and_an_empty_phase_is_refused(t
         train_ppt(PptRequest(config, SourceRuns(), tmp_path / "n"), open_fabric(config.training))
 
 
+def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there_are_batches(tmp_path, runs) -> None:
+    # All runs are of the same four images. A batch is up to four pairs of one: 2 an image, then 4, then 5, then 2.
+    config = small_config(tmp_path, ["data.pairs_per_batch=4", "data.pairs_per_image=4"])
+    planned = []
+
+    def kill(rounds, pairs):
+        planned.extend(each.num_steps for each in rounds)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(PptRequest(config, runs, tmp_path / "out"), open_fabric(config.training), Reports(on_plan=kill))
+    assert planned == [4, 4, 8, 4, 4]
+
+
 def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
     rows = [(0, "a red star", {}), (1, "a red star", {"kept": False}), (1, "a cup", {"kept": False})]
     annotated = build_run(tmp_path / "a", num_shards=1, per_shard=4, rows=lambda number: rows).location.root
@@ -205,3 +219,23 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
         train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match="continue it with --resume"):
         train_ppt(request, open_fabric(config.training))
+
+
+@pytest.mark.parametrize(
+    ("words", "val", "match"),
+    [
+        (["generator.image_blocks=[0, 9]"], None, "the image tower has blocks 0 to 1"),
+        ([], "nowhere", "nowhere"),
+    ],
+)
+def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:
+    config = small_config(tmp_path, words)
+    request = PptRequest(config, runs, tmp_path / "out", val=val and str(tmp_path / val))
+    with pytest.raises(ConfigError, match=match):
+        train_ppt(request, open_fabric(config.training))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"data.pairs_per_batch 4 .* training.num_devices 3"):
+        small_config(tmp_path, ["training.num_devices=3"])

@@ -29,6 +29,15 @@ _RELATIONS: Final = {
     "bottom": ("the {name} below the {anchor}", "the {name} under the {anchor}"),
 }
 
+# What a mirror turns round, as people write it: "left-hand", "topright", "lft", "upper r", "north-west", "3 o'clock".
+_SIDE: Final = re.compile(
+    r"""left(?!over)|(?<!\bb)(?<!\bup)right
+    |\b(?:lf?t|rg?t|[lr])\b
+    |\b(?:north|south)?(?:west|east)(?:ern)?(?:most)?\b
+    |\bo\W?\s?clock|clockwise""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
 
 def middle_text(name: str) -> str:
     """Return the text of an object-centric image of a class."""
@@ -62,7 +71,5 @@ def relation_texts(name: str, side: str, anchor: str) -> tuple[str, ...]:
 
 
 def names_a_side(text: str) -> bool:
-    """Return whether a mirrored image would make the text untrue."""
-    return bool(
-        {"left", "right", "leftmost", "rightmost", "left-most", "right-most"} & set(re.findall(r"[\w-]+", text))
-    )
+    """Return whether a mirrored image would make the text untrue; in doubt it would, which costs a flip alone."""
+    return _SIDE.search(text) is not None

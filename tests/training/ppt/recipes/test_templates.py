@@ -39,6 +39,21 @@ def test_a_relation_names_both_objects() -> None:
     assert relation_texts("star", "top", "cup") == ("the star above the cup",)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("the left star", True), ("the rightmost cup", True), ("a cup", False)])
-def test_a_text_that_names_a_side_would_be_untrue_of_a_mirrored_image(text, expected) -> None:
-    assert names_a_side(text) is expected
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("the left star", "the rightmost cup", "left-hand side man", "the left-side cup", "upper-left cup"),
+        *("top-right star", "bottom-left", "righthand guy", "lefty", "lft guy", "rt", "Right one", "guy on upper r"),
+        *("the west wing", "the north-west tile", "northeast corner", "easternmost tent"),
+        *("the plate at 3 o'clock", "cup at 9 oclock", "the next one clockwise"),
+    ],
+)
+def test_a_text_that_names_a_side_would_be_untrue_of_a_mirrored_image(text) -> None:
+    assert names_a_side(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a cup", "the bright star", "an upright vase", "the leftovers", "at least two", "clock"]
+)
+def test_a_text_that_sounds_like_a_side_and_names_none_may_be_mirrored(text) -> None:
+    assert not names_a_side(text)
