@@ -81,6 +81,15 @@ class PptConfig(FrozenModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lasts_as_its_curriculum(self) -> Self:
+        if "num_steps" in self.training.model_fields_set:
+            raise ValueError(
+                f"training.num_steps={self.training.num_steps} would be ignored: how long PPT trains follows from the "
+                "epochs of its phases; set curriculum.epochs_factor, which shortens or lengthens all of them"
+            )
+        return self
+
     def towers(self) -> TowersConfig:
         """Return the CLIP as towers; what it sees is kept elsewhere, beside SAM's."""
         return TowersConfig(

@@ -16,6 +16,7 @@ from tests.training.ppt.builders import small_config, small_runs
 from training.learning import open_fabric
 from training.learning.folder import load_checkpoint
 from training.ppt.predicting import load_ppt
+from training.ppt.settings import load_ppt_config
 from training.ppt.sources import SourceRuns
 from training.ppt.training import PptRequest, Reports, train_ppt
 
@@ -239,3 +240,8 @@ def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> N
 def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"data.pairs_per_batch 4 .* training.num_devices 3"):
         small_config(tmp_path, ["training.num_devices=3"])
+
+
+def test_a_number_of_steps_is_refused_for_the_curriculum_says_it(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"training.num_steps=5 would be ignored[^;]*; set curriculum.epochs_factor"):
+        load_ppt_config("tiny", None, ["training.num_steps=5"])
