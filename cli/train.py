@@ -9,10 +9,9 @@ import typer
 from rich.console import RenderableType
 
 from cli import options
-from cli.annotate import INTERRUPTED
-from cli.console import facts_table, format_seconds, report, stdout
+from cli.console import facts_table, format_seconds, stdout
 from cli.train_ppt import ppt
-from cli.training_views import figure_title, next_view, progress
+from cli.training_views import figure_title, next_view, progress, stopped
 
 if TYPE_CHECKING:
     from training.learning import FitSummary
@@ -80,8 +79,7 @@ def _run(request: StudentRequest) -> int:
         with progress(is_shown=fabric.is_global_zero) as on_step:
             _, summary = train_student(request, fabric, on_step=on_step)
     except KeyboardInterrupt:
-        report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
-        return INTERRUPTED
+        return stopped(request.out)
     if fabric.is_global_zero:
         stdout.print(summary_view(summary))
         stdout.print(next_view(request.out), soft_wrap=True)

@@ -10,9 +10,8 @@ import typer
 from rich.console import RenderableType
 
 from cli import options
-from cli.annotate import INTERRUPTED
 from cli.console import facts_table, format_seconds, report, stdout
-from cli.training_views import figures_text, next_view, progress
+from cli.training_views import figures_text, next_view, progress, stopped
 
 if TYPE_CHECKING:
     from training.ppt.config import PointGeneratorConfig
@@ -79,8 +78,7 @@ def _run(request: PptRequest) -> int:
         with progress(is_shown=is_first) as on_step:
             _, summary = train_ppt(request, fabric, Reports(on_plan, on_step, on_select))
     except KeyboardInterrupt:
-        report("stopped", f"the last checkpoint stands in {request.out}; --resume goes on from there", "yellow")
-        return INTERRUPTED
+        return stopped(request.out)
     if is_first:
         stdout.print(summary_view(summary, request.config.generator))
         stdout.print(next_view(request.out), soft_wrap=True)

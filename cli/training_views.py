@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cli.console import command, path_lines, stderr
+from cli.annotate import INTERRUPTED
+from cli.console import command, path_lines, report, stderr
 
 if TYPE_CHECKING:
     from training.learning import StepReport
@@ -35,6 +36,12 @@ def progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
                 bar.console.print(f"step {step.step}: {figures_text(step.values)}")
 
         yield on_step
+
+
+def stopped(out: Path) -> int:
+    """Say how an interrupted training stands and goes on; return the command's exit code."""
+    report("stopped", f"the last checkpoint stands in {out}; --resume goes on from there", "yellow")
+    return INTERRUPTED
 
 
 def figures_text(figures: Mapping[str, float]) -> str:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.ppt.data import AblationRuns
 from benchmarks.ppt.rows import TRAININGS, Training
 from benchmarks.ppt.sizes import Sizes
-from training.learning import open_fabric
+from training.learning import TrainingFolder, open_fabric
 from training.learning.asking import Question, Questions, ask, named_figures
 from training.ppt.recipes.config import load_recipe_config
 from training.ppt.recipes.grounding import Grounder
@@ -74,9 +74,7 @@ def measure(job: Job) -> dict[str, Any]:
     figures, steps = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job)
     done = {"figures": figures, "steps": steps, "cpu_s": _cpu_s() - before, "wall_s": time.monotonic() - started}
     job.folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-    unfinished.rename(path)
+    TrainingFolder(job.folder).write_json(FIGURES_NAME, done)
     return done
 
 

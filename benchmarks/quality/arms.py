@@ -15,7 +15,7 @@ from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from training.learning import open_fabric
 from training.learning.asking import Questions, ask, named_figures
-from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME
+from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
 from training.student.config import StudentConfig, load_student_config
 from training.student.learner import StudentLearner
 from training.student.predicting import load_student
@@ -119,9 +119,7 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 def _train_and_ask(job: _Job) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
     figures = named_figures(ask(_trained(job), Questions(job.val)).figures())
-    unfinished = job.answers.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(figures) + "\n", encoding="utf-8")
-    unfinished.rename(job.answers)
+    TrainingFolder(job.folder).write_json(job.answers.name, figures)
 
 
 def _trained(job: _Job) -> StudentLearner:

@@ -9,7 +9,7 @@ import torch
 
 from schemas.config_loading import validate_as
 from schemas.errors import ConfigError
-from training.learning.saved import read_settings
+from training.learning.saved import read_settings, require_weights
 from training.learning.trainer import load_trained
 from training.ppt.encoding import FrozenEncoders
 from training.ppt.learner import PointLearner
@@ -35,13 +35,8 @@ def load_ppt(path: Path, device: str = "cpu") -> PointLearner:
     if settings.get("learner") != LEARNER:
         raise ConfigError(f"{file} is no checkpoint of PPT: give the --out of `pseudoris train ppt`")
     config = validate_as(PptConfig, settings["config"])
-    for name, digest in _digests(config).items():
-        if digest != settings["sha256"][name]:
-            uri = getattr(config, name).weights.uri
-            raise ConfigError(
-                f"{file} was trained on a {name} of sha256 {settings['sha256'][name][:12]}…, and {uri} is "
-                f"{digest[:12]}…: put the former back, or train anew"
-            )
+    require_weights(file, "a clip", config.clip.weights, settings["sha256"]["clip"])
+    require_weights(file, "a sam", config.sam.weights, settings["sha256"]["sam"])
     learner = PointLearner(config, FrozenEncoders(config, torch.device(device)))
     load_trained(learner.module, state["module"], where=str(file))
     learner.module.to(device).eval()

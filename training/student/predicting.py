@@ -8,12 +8,11 @@ import torch
 
 from schemas.config_loading import validate_as
 from schemas.errors import ConfigError
-from training.learning.saved import read_settings
+from training.learning.saved import read_settings, require_weights
 from training.learning.towers import FrozenTowers
 from training.learning.trainer import load_trained
 from training.student.config import StudentConfig
 from training.student.learner import StudentLearner
-from workers.checkpoints.weights import weights_digest
 
 # What a training of the student calls itself in its checkpoint.
 LEARNER = "student"
@@ -29,12 +28,7 @@ def load_student(path: Path, device: str = "cpu") -> StudentLearner:
     if settings.get("learner") != LEARNER:
         raise ConfigError(f"{file} is no student's checkpoint: give the --out of `pseudoris train student`")
     config = validate_as(StudentConfig, settings["config"])
-    digest = weights_digest(config.towers.weights)
-    if digest != settings["towers_sha256"]:
-        raise ConfigError(
-            f"{file} was trained on towers of sha256 {settings['towers_sha256'][:12]}…, and "
-            f"{config.towers.weights.uri} is {digest[:12]}…: put the former back, or train anew"
-        )
+    require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
     learner = StudentLearner(config, FrozenTowers(config.towers, torch.device(device)))
     load_trained(learner.module, state["module"], where=str(file))
     learner.module.to(device).eval()

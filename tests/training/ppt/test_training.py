@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from schemas.errors import ConfigError
+from tests.training.checkpoints import assert_equal_weights, weights
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import small_config, small_runs
 from training.learning import open_fabric
-from training.learning.folder import load_checkpoint
 from training.ppt.predicting import load_ppt
 from training.ppt.settings import load_ppt_config
 from training.ppt.sources import SourceRuns
@@ -53,16 +52,6 @@ def whole(tmp_path_factory, runs):
     )
     _, summary = train_ppt(request, open_fabric(request.config.training), reports)
     return request, summary, selected, steps
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / "checkpoint.pt")["module"]
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures(whole) -> None:

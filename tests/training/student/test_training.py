@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from schemas.errors import ConfigError
+from tests.training.checkpoints import assert_equal_weights, weights
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
 from training.learning import open_fabric
@@ -28,16 +28,6 @@ def train(request, *, until: int | None = None):
             raise KilledError
 
     return train_student(request, open_fabric(request.config.training), on_step=on_step)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / "checkpoint.pt")["module"]
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture
