@@ -6,7 +6,6 @@ To add a part: a module here that ends in `PART = Part(…)`, and its name in `M
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.measure import cpu_seconds
 from benchmarks.quality.options import Options
 from schemas.config_loading import config_hash, load_config
 
@@ -92,10 +92,10 @@ def run_part(part: Part, options: Options) -> Record:
     found = read_record(path)
     if found is not None and found.fingerprint == fingerprint(options):
         return found
-    started, used = time.perf_counter(), _cpu_seconds()
+    started, used = time.perf_counter(), cpu_seconds()
     result = part.run(options)
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
-    record = Record(part.name, fingerprint(options), round(seconds, 1), round(cpu_seconds, 1), result)
+    seconds, cpu = time.perf_counter() - started, cpu_seconds() - used
+    record = Record(part.name, fingerprint(options), round(seconds, 1), round(cpu, 1), result)
     write_record(record, path)
     return record
 
@@ -124,9 +124,3 @@ def write_record(record: Record, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
     unfinished.rename(path)
-
-
-def _cpu_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
