@@ -22,7 +22,7 @@ def run(options: Options) -> Result:
     """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
     scenes = training_scenes(options.pick(NUM_SCENES, QUICK_SCENES))
     val = test_run(options)
-    pseudo = pseudo_run(options, scenes)
+    pseudo = pseudo_run(options, scenes, is_composing=True)
     shares = _QUICK_SHARES if options.is_quick else SHARES
     counts = {share: max(1, round(share * scenes.count)) if share else 0 for share in shares}
     groups: dict[str, list[Arm]] = {}
@@ -61,8 +61,8 @@ def section(result: Result) -> str:
         for point in result["points"]
     ]
     intro = (
-        f"{result['scenes']} training scenes, all annotated by `tiny`; of a share of them a student sees the true "
-        f"masks and people's expressions too. mIoU on {result['test_scenes']} test scenes; "
+        f"{result['scenes']} training scenes, all annotated by `tiny` with its composer; of a share of them a "
+        f"student sees the true masks and people's expressions too. mIoU on {result['test_scenes']} test scenes; "
         + ("one seed a share." if result["seeds"] == 1 else f"mean ± deviation of {result['seeds']} seeds.")
     )
     header = ["annotated by people", "scenes", "people alone", "with pseudo-annotation", "gain"]
