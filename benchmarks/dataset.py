@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.dataset_inputs import DataSize, write_all
 from benchmarks.dataset_readers import CrisFiles, CrisLmdb
-from benchmarks.measure import machine, write_json
+from benchmarks.measure import cpu_seconds, machine, write_json
 from training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 
 BATCH: Final = 32
@@ -80,11 +80,11 @@ def run_epoch(side: str, folder: Path, num_workers: int) -> dict[str, Any]:
         {} if side == "stream" else {"shuffle": True, "generator": torch.Generator().manual_seed(0)}
     )
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=num_workers, collate_fn=_stacked, **options)
-    started, cpu_before = time.perf_counter(), _cpu_seconds()
+    started, cpu_before = time.perf_counter(), cpu_seconds()
     num_samples = sum(len(batch[0]) for batch in loader)
     return {
         "seconds": time.perf_counter() - started,
-        "cpu_seconds": _cpu_seconds() - cpu_before,
+        "cpu_seconds": cpu_seconds() - cpu_before,
         "samples": num_samples,
         "peak_rss_bytes": _peak_rss_bytes(),
         "worker_peak_rss_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
@@ -171,12 +171,6 @@ def _digest(sample: RisSample) -> bytes:
 def _bytes_asked_for() -> int:
     fields = Path("/proc/self/io").read_text(encoding="ascii").split()
     return int(fields[fields.index("rchar:") + 1])
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time of this process and of its workers that have ended."""
-    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
 
 
 def _peak_rss_bytes() -> int:

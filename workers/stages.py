@@ -11,7 +11,6 @@ from schemas.config import RunConfig
 from schemas.measures import LOAD_SECONDS, record
 from schemas.shard import Shard
 from workers import protocols
-from workers.composing.stage import ComposingStage
 
 Stage = Callable[[Shard], Shard]
 
@@ -35,6 +34,9 @@ class StageKind:
         settings = self.settings(config)
         stage: Stage = self.find(settings)(settings, config.compute)
         if self.name == protocols.STAGE_FILTER and config.composing is not None:
+            # Only here: readers and committers know the stages too, and the composer brings torch with all models.
+            from workers.composing.stage import ComposingStage
+
             stage = ComposingStage(stage, config.composing)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage

@@ -6,7 +6,6 @@ To add a part: a module here that ends in `PART = Part(…)`, and its name in `M
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.measure import cpu_seconds
 from benchmarks.quality.options import Options
 from schemas.config_loading import config_hash, load_config
 
@@ -32,7 +32,7 @@ MODULES: Final[tuple[str, ...]] = (
 RECORDS: Final = Path(__file__).parents[1] / "results"
 
 
-def _nothing(result: Result) -> Mapping[str, Any]:
+def _nothing(given: object) -> Mapping[str, Any]:
     return {}
 
 
@@ -47,6 +47,7 @@ class Part:
             `plot_name`.
         plots: From a result to SVG texts by short name.
         headline: From a result to what stands at the top of docs/quality.json.
+        settings: What its result depends on beside the options and the method of `tiny`, as JSON.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Part:
     section: Callable[[Result], str]
     plots: Callable[[Result], Mapping[str, str]] = _nothing
     headline: Callable[[Result], Mapping[str, Any]] = _nothing
+    settings: Callable[[Options], Mapping[str, Any]] = _nothing
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,21 @@ def run_part(part: Part, options: Options) -> Record:
     """Return a part's record, out of OUT where it stands, else measured and written there."""
     path = record_path(options.out, part.name)
     found = read_record(path)
-    if found is not None and found.fingerprint == fingerprint(options):
+    if found is not None and found.fingerprint == fingerprint(part, options):
         return found
-    started, used = time.perf_counter(), _cpu_seconds()
+    started, used = time.perf_counter(), cpu_seconds()
     result = part.run(options)
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - used
-    record = Record(part.name, fingerprint(options), round(seconds, 1), round(cpu_seconds, 1), result)
+    seconds, cpu = time.perf_counter() - started, cpu_seconds() - used
+    record = Record(part.name, fingerprint(part, options), round(seconds, 1), round(cpu, 1), result)
     write_record(record, path)
     return record
 
 
-def fingerprint(options: Options) -> dict[str, Any]:
+def fingerprint(part: Part, options: Options) -> dict[str, Any]:
     """Return what a result depends on beside the code."""
     tiny = config_hash(load_config("tiny"))[:16]
-    return {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
+    own = {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
+    return {**own, **part.settings(options)}
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -124,9 +127,3 @@ def write_record(record: Record, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
     unfinished.rename(path)
-
-
-def _cpu_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

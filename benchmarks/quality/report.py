@@ -7,15 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.quality.parts import Part, Record, plot_name
+from benchmarks.quality.options import Options
+from benchmarks.quality.parts import Part, Record, fingerprint, plot_name
 from benchmarks.quality.tables import markdown_table
 
 PAGE, DATA = "quality.md", "quality.json"
 _TEXTS: Final = Path(__file__).parent / "texts"
 
 
-def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: Path) -> Path:
-    """Write the page, its data and its plots for the parts that have a record; returns the page's path."""
+# Above a section whose record no run of today would take again.
+STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
+
+
+def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: Path, options: Options) -> Path:
+    """Write the page, its data and its plots for the parts that have a record; return the page's path.
+
+    Args:
+        parts: In the order of the page.
+        records: By name.
+        folder: Where all of it goes.
+        options: Of the run that the page tells of; a record that is not of such a run is marked.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     known = [(part, records[part.name]) for part in parts if part.name in records]
     for part, record in known:
@@ -24,15 +36,23 @@ def write_report(parts: Sequence[Part], records: Mapping[str, Record], folder: P
     data = json.dumps(tree(known), indent=1, ensure_ascii=False) + "\n"
     (folder / DATA).write_text(data, encoding="utf-8")
     page = folder / PAGE
-    page.write_text(markdown(known), encoding="utf-8")
+    page.write_text(markdown(known, options), encoding="utf-8")
     return page
 
 
-def markdown(known: Sequence[tuple[Part, Record]]) -> str:
+def markdown(known: Sequence[tuple[Part, Record]], options: Options) -> str:
     """Return the page."""
-    sections = [part.section(record.result).strip() for part, record in known]
+    sections = [_section(part, record, options) for part, record in known]
     head, tail = ((_TEXTS / name).read_text(encoding="utf-8").strip() for name in ("head.md", "tail.md"))
     return "\n\n".join([head, *sections, tail, runtime(known)]) + "\n"
+
+
+def _section(part: Part, record: Record, options: Options) -> str:
+    text = part.section(record.result).strip()
+    if record.fingerprint == fingerprint(part, options):
+        return text
+    heading, _, rest = text.partition("\n")
+    return f"{heading}\n\n{STALE}\n{rest}"
 
 
 def tree(known: Sequence[tuple[Part, Record]]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from synthworld.training.rendered import RenderedScenes
 
 # How far from its point an object may reach: what lies nearer is neither its patch for sure nor another's.
 REACH_PX = 36.0
+# How far a scene is moved at most: half a patch either way, so that objects stand anywhere upon the grid.
+SHIFT_PX = 6
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,34 @@ class SceneBatch:
 
 
 def draw_scenes(data: RenderedScenes, count: int, rng: np.random.Generator) -> SceneBatch:
-    """Returns at most `count` distinct scenes, each mirrored at random, with a fresh noisy caption of each object."""
+    """Returns at most `count` distinct scenes, each with a fresh noisy caption of each object.
+
+    Each is mirrored, and moved by a few pixels, at random.
+    """
     rows = rng.choice(len(data.scenes), size=min(count, len(data.scenes)), replace=False)
     pixels: list[torch.Tensor] = []
     captions: list[str] = []
     owners: list[int] = []
     points: list[tuple[float, float]] = []
     for place, row in enumerate(rows.tolist()):
-        image = torch.from_numpy(np.array(data.images[row])).permute(2, 0, 1)
         is_mirrored = rng.random() < 0.5
-        pixels.append(image.flip(-1) if is_mirrored else image)
+        right, down = rng.integers(-SHIFT_PX, SHIFT_PX + 1, size=2).tolist()
+        image = data.images[row][:, ::-1] if is_mirrored else data.images[row]
+        pixels.append(torch.from_numpy(_moved(image, right, down)).permute(2, 0, 1))
         for item in data.scenes[row].objects:
             x, y = item.centre_xy_px
             captions.append(noisy_caption(item.attributes, rng))
             owners.append(place)
-            points.append((SCENE_SIZE_PX - x if is_mirrored else x, y))
+            points.append(((SCENE_SIZE_PX - x if is_mirrored else x) + right, y + down))
     return SceneBatch(normalise(torch.stack(pixels)), captions, torch.tensor(owners), torch.tensor(points))
+
+
+def _moved(image: np.ndarray, right: int, down: int) -> np.ndarray:
+    """The image (H, W, 3) moved by at most SHIFT_PX pixels; its edge is repeated where nothing was."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((SHIFT_PX, SHIFT_PX), (SHIFT_PX, SHIFT_PX), (0, 0)), mode="edge")
+    top, left = SHIFT_PX - down, SHIFT_PX - right
+    return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
 def patches_at(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:

@@ -35,7 +35,7 @@ MAX_SCALE = 50.0
 class SceneRecipe:
     """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
 
-    steps: int = 5000
+    steps: int = 9000
     peak_rate: float = 1e-3
     warmup_steps: int = 40
     scenes_a_step: int = 12

@@ -50,6 +50,10 @@ class PairBatch:
     texts: list[str]
     wanted: PseudoLabelBatch
 
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.texts)
+
 
 class PromptedPairs(Dataset[PromptedPair]):
     """The pairs of a round of the curriculum, with their images where nobody holds them yet."""

@@ -16,7 +16,7 @@ from synthworld.scenes import Split
 from synthworld.training.crops import normalise
 from synthworld.training.rendered import rendered_scenes
 from synthworld.training.sam_start import start_from_sam
-from synthworld.training.scene_batches import caption_relations, draw_scenes, patches_at, patches_near
+from synthworld.training.scene_batches import SHIFT_PX, caption_relations, draw_scenes, patches_at, patches_near
 from synthworld.training.scene_clip import SceneClipTrainee, SceneRecipe, train_scene_clip
 from synthworld.training.scene_losses import contrast, pointing
 from synthworld.training.vocabulary import expression_vocabulary, word_ids
@@ -65,19 +65,34 @@ def test_each_scene_comes_with_a_caption_an_object(data):
     assert len(draw_scenes(data, 99, np.random.default_rng(0)).images) == 6
 
 
-def test_a_caption_comes_with_the_middle_of_its_object_mirrored_with_the_scene(data):
-    batches = [draw_scenes(data, 6, np.random.default_rng(seed)) for seed in range(8)]
-    middles = {item.centre_xy_px for scene in data.scenes for item in scene.objects}
-    given = {(x, y) for batch in batches for x, y in batch.points.double().tolist()}
-    straight = {place for place in given if _is_among(place, middles)}
-    mirrored = {(192 - x, y) for x, y in given - straight}
-    assert straight
-    assert mirrored
-    assert all(_is_among(place, middles) for place in mirrored)
+def test_a_caption_comes_with_the_middle_of_its_object_wherever_its_scene_was_mirrored_and_moved(data):
+    batches = [draw_scenes(data, 6, np.random.default_rng(seed)) for seed in range(12)]
+    ways = [_way_of(batch, place, data) for batch in batches for place in range(6)]
+    assert {is_mirrored for is_mirrored, _, _ in ways} == {False, True}
+    assert {right for _, right, _ in ways} == {down for _, _, down in ways} == set(range(-SHIFT_PX, SHIFT_PX + 1))
 
 
-def _is_among(place, middles):
-    return any(np.hypot(place[0] - x, place[1] - y) < 1e-3 for x, y in middles)
+def _way_of(batch, place, data):
+    """Whether a scene of a batch was mirrored, and how far it was moved; its pixels and points say the same."""
+    points = batch.points[batch.owners == place].double().numpy()
+    for image, scene in zip(data.images, data.scenes, strict=True):
+        middles = np.array([item.centre_xy_px for item in scene.objects])
+        for is_mirrored in (False, True):
+            own = np.stack([192 - middles[:, 0], middles[:, 1]], 1) if is_mirrored else middles
+            if own.shape == points.shape and np.ptp(points - own, axis=0).max() < 1e-3:
+                right, down = np.rint((points - own)[0]).astype(int).tolist()
+                _assert_moved(batch.images[place], image[:, ::-1] if is_mirrored else image, right, down)
+                return is_mirrored, right, down
+    raise AssertionError("no scene has these middles")
+
+
+def _assert_moved(drawn, image, right, down):
+    pixels = normalise(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0]
+    inner = slice(SHIFT_PX, 192 - SHIFT_PX)
+    rows, columns = (slice(inner.start + way, inner.stop + way) for way in (down, right))
+    assert torch.equal(drawn[:, rows, columns], pixels[:, inner, inner])
+    if right > 0:
+        assert torch.equal(drawn[:, rows, :right], pixels[:, inner, :1].expand(-1, -1, right))
 
 
 @given(st.floats(0, 192), st.floats(0, 192))

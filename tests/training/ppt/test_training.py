@@ -19,20 +19,12 @@ from training.ppt.settings import load_ppt_config
 from training.ppt.sources import SourceRuns
 from training.ppt.training import PptRequest, Reports, train_ppt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = ["01-semantic", "02-composed", "03-referring", "04-refinement-1", "04-refinement-2"]
 
 
 class KilledError(Exception):
     """What ends a training in its middle."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Equal weights are promised for equal numbers of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
