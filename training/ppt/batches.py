@@ -51,8 +51,8 @@ class PairBatch:
     wanted: PseudoLabelBatch
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.texts)
+        """Return the number of pseudo-labels, each with a query of its own: what the loss is a mean over."""
+        return sum(self.wanted.counts)
 
 
 class PromptedPairs(Dataset[PromptedPair]):
