@@ -22,13 +22,20 @@ class PointGeneratorConfig(FrozenModel):
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
     width: int = Field(default=384, ge=8)
     num_heads: int = Field(default=8, ge=1)
-    # Hidden width of a feed-forward layer, in widths.
-    feed_forward_ratio: float = Field(default=3.25, gt=0)
+    # Hidden width of a feed-forward layer, in widths: what the bridges' products leave of the paper's parameters.
+    feed_forward_ratio: float = Field(default=2.75, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
-    # answers, before anything is learnt; each query learns its own. 0 where patches were not trained to answer: those
-    # of a CLIP of one token an image answer beside its objects as readily.
+    # answers. What they find is added to it, and each query learns a temperature of both. 0 where patches were not
+    # trained to answer: those of a CLIP of one token an image answer beside its objects as readily.
     response_gain: float = Field(default=0.0, allow_inf_nan=False)
+
+    # Patches on either side of where a query looks most, over which its place is a mean: about an object's half, for
+    # its middle; a mean over more than one object lies between them.
+    peak_radius: int = Field(default=2, ge=0)
+    # A fixed random code of every token beside the tower's features, in bits; 0 for none. A CLIP that was trained on
+    # captions of crops knows no "left", and maps what it does not know alike.
+    word_code_width: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -55,5 +62,9 @@ class ObjectiveConfig(FrozenModel):
     point_l1: NonNegative = 5.0
     point_label: NonNegative = 0.5
     confidence: NonNegative = 1.0
+    # Not of equation 4, nor of the matching: how far where a matched query looks is from its pseudo-mask. The L1 of a
+    # point says further left, and not which patch; this says which, from a few hundred steps on. 0 leaves it out, as
+    # the paper does.
+    look: NonNegative = 0.0
     # assignment: the points of a matched pair correspond by a second assignment; order: as they were drawn.
     point_correspondence: Literal["assignment", "order"] = "assignment"

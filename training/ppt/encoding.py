@@ -98,7 +98,7 @@ class FrozenEncoders:
         words = self._towers.see_texts(texts)
         encoded = EncodedImages(embeddings, sizes.to(self.device))
         response = standardised(response_map(dense, words.embedding))
-        return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, response, encoded)
+        return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 
     def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
         """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Final, overload
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from training.ppt.config import ObjectiveConfig
+from training.ppt.layers import grid_centres
 from training.ppt.matching import Assignment, assign, matching_cost
 from training.ppt.point_generator import PointGenerator, PointPrompts
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch
-from training.ppt.terms import Points, confidence_loss, mask_loss, point_loss
+from training.ppt.terms import Points, confidence_loss, look_loss, mask_loss, point_loss
 
 # Part of what rounds: a constant.
 _PROMPTS_A_PASS: Final = 256
@@ -28,6 +30,7 @@ class FrozenFeatures:
         image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower.
         text: T, (B, L, D) of CLIP's text tower.
         is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+        tokens: (B, L) int64, the text tower's.
         response: (B, h, w), how much each patch fits its expression in CLIP's joint space; of each pair, mean 0 and
             standard deviation 1.
         sam: The images as SAM's decoder needs them.
@@ -36,6 +39,7 @@ class FrozenFeatures:
     image: Sequence[torch.Tensor]
     text: torch.Tensor
     is_word: torch.Tensor
+    tokens: torch.Tensor
     response: torch.Tensor
     sam: EncodedImages
 
@@ -132,10 +136,14 @@ class PointPrompting(nn.Module):
             "point": self._point_loss(matched, wanted, pairs),
             "confidence": self._confidence_loss(prompts, wanted, pairs),
         }
-        return {"loss": terms["mask"] + terms["point"] + terms["confidence"], **terms}
+        if self.objective.look:
+            terms["look"] = self._look_loss(prompts, features, wanted, pairs)
+        return {"loss": torch.stack([*terms.values()]).sum(), **terms}
 
     def _prompts(self, features: FrozenFeatures) -> PointPrompts:
-        prompts: PointPrompts = self.generator(features.image, features.text, features.is_word, features.response)
+        prompts: PointPrompts = self.generator(
+            features.image, features.text, features.is_word, features.response, features.tokens
+        )
         return prompts
 
     def _point_loss(self, matched: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
@@ -143,6 +151,17 @@ class PointPrompting(nn.Module):
         at = (pairs.rows, pairs.labels)
         targets = Points(wanted.points_xy[at], wanted.labels[at])
         return point_loss(Points(matched.points_xy, matched.label_logits), targets, self.objective).mean()
+
+    def _look_loss(
+        self, prompts: PointPrompts, features: FrozenFeatures, wanted: PseudoLabelBatch, pairs: Assignment
+    ) -> torch.Tensor:
+        """Mean over the matched pairs."""
+        if prompts.looks is None:
+            raise ValueError("these prompts were told by nobody who looked")
+        height, width = features.response.shape[-2:]
+        shares = on_patches(wanted.masks, features.sam.input_sizes / self._decoder.image_size, height, width)
+        own = prompts.looks[pairs.rows, pairs.queries]
+        return self.objective.look * look_loss(own, shares[pairs.rows, pairs.labels]).mean()
 
     def _confidence_loss(self, prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
         """l_bce of all queries, for each matched pair."""
@@ -166,6 +185,23 @@ class PointPrompting(nn.Module):
             for at in range(0, len(rows), _PROMPTS_A_PASS)
         ]
         return torch.cat(parts)
+
+
+def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return about how much of each of CLIP's patches masks cover, (B, E, h·w).
+
+    Args:
+        masks: (B, E, H, W) in SAM's padded square.
+        extent: (B, 2), the image's width and height in it, shares of its side.
+        height: Patches on an image that is stretched to them.
+        width: Likewise.
+    """
+    centres = grid_centres(height, width, device=masks.device)
+    # grid_sample's frame: −1 to 1 from edge to edge.
+    places = (2 * centres * extent[:, None] - 1).unflatten(1, (height, width))
+    kernel = 2 * (masks.shape[-1] // (2 * width)) + 1
+    blurred = F.avg_pool2d(masks, kernel, stride=1, padding=kernel // 2)
+    return F.grid_sample(blurred, places, align_corners=False).flatten(2)
 
 
 def confidence_targets(prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:

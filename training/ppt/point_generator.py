@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
 
+from training.learning.word_codes import word_codes
 from training.ppt.config import PointGeneratorConfig
-from training.ppt.layers import CrossAttentionLayer, grid_centres, grid_position
+from training.ppt.layers import CrossAttentionLayer, ProductLayer, grid_centres, grid_neighbours, grid_position
+
+# Weights that begin with hardly any effect, and yet with a gradient.
+_LITTLE: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,21 @@ class PointPrompts:
         points_xy: (B, K, M, 2) float32 in [0, 1], x then y, of the upright image's width and height.
         label_logits: (B, K, M) float32, above 0 for a positive point: the r of the paper before its sigmoid.
         confidence_logits: (B, K) float32, of being the referent: the c of the paper before its sigmoid.
+        looks: (B, K, h·w) float32, the logarithm of each patch's share in where a query looks; None of prompts that are
+            not the point generator's.
     """
 
     points_xy: torch.Tensor
     label_logits: torch.Tensor
     confidence_logits: torch.Tensor
+    looks: torch.Tensor | None = None
 
 
 class Bridge(nn.Module):
     """Fusion of the two modalities at a stage: V_n and T to V'_n and T_n.
 
-    Each is projected to one width, receives what the stage before made of it, and reads the other by attention.
+    Each is projected to one width, receives what the stage before made of it, and reads the other by attention;
+    patches are multiplied with what they read too.
     Source: Xu et al. 2023 (ETRIS), whose bridge writes back into the towers; here they are frozen and read once, so
     that the bridges' own states are what goes from stage to stage.
     """
@@ -40,7 +49,7 @@ class Bridge(nn.Module):
         self.image_projection = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, config.width))
         self.text_projection = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, config.width))
         settings = (config.width, config.num_heads, config.feed_forward_ratio, config.dropout)
-        self.image_reads_text, self.text_reads_image = CrossAttentionLayer(*settings), CrossAttentionLayer(*settings)
+        self.image_reads_text, self.text_reads_image = ProductLayer(*settings), CrossAttentionLayer(*settings)
 
     def forward(
         self,
@@ -54,7 +63,7 @@ class Bridge(nn.Module):
         """Return V'_n (B, h·w, d) and T_n (B, L, d) of V_n (B, h·w, C) and T (B, L, D)."""
         image = self.image_projection(image) + earlier[0]
         text = self.text_projection(text) + earlier[1]
-        fused_image = self.image_reads_text(image, text, query_position=position, is_token=is_word)
+        fused_image = self.image_reads_text(image, text, is_word)
         fused_text = self.text_reads_image(text, image, context_position=position)
         return fused_image, fused_text
 
@@ -90,38 +99,50 @@ class Stage(nn.Module):
 class PointHead(nn.Module):
     """PointHead of equation 2: a perceptron that tells M points from where its query looks, and their labels.
 
-    Where a query looks is the mean of the patches' centres by its attention to V'_N. What the perceptron adds is then
-    the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+    A query's attention to V'_N has a peak, and what it looks at is the mean of the patches' centres about that. A mean
+    over all patches lies between two objects wherever the query has its doubts, and there SAM finds neither. What the
+    perceptron adds is the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+
+    Its scores are CLIP's answers and what the query finds beside them, both at one temperature. CLIP is wrong and sure
+    of it often enough for a query to learn doubt; were the weight of the answers its only way to doubt, it would turn
+    them down within a few steps, and look where its own first noise points.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
-    def __init__(self, width: int, num_points: int, response_gain: float) -> None:
+    def __init__(self, width: int, num_points: int, *, response_gain: float, peak_radius: int) -> None:
         super().__init__()
-        self._num_points = num_points
+        self._num_points, self._peak_radius, self._response_gain = num_points, peak_radius, response_gain
         self.norm = nn.LayerNorm(width)
         # A bias of the keys is the same for all patches, and falls out of the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # How far a query looks where CLIP answers: a context shall look elsewhere.
-        self.gain = nn.Linear(width, 1)
-        nn.init.constant_(self.gain.bias, response_gain)
+        # Nothing of weight is found beside CLIP's answers before something is learnt.
+        nn.init.normal_(self.key.weight, std=_LITTLE)
+        # Of the logarithm: 1 at first.
+        self.sharpness = nn.Linear(width, 1)
+        nn.init.normal_(self.sharpness.weight, std=_LITTLE)
+        nn.init.zeros_(self.sharpness.bias)
         self.layers = _perceptron(width, 3 * num_points)
 
     def forward(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, centres: torch.Tensor
-    ) -> torch.Tensor:
-        """Return x, y in [0, 1] and a label's logit, (B, K, M, 3), of queries (B, K, d).
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x, y in [0, 1] and a label's logit, (B, K, M, 3), and the log-shares (B, K, h·w) of where it looks.
 
         Args:
-            queries: q_k, normalised.
+            queries: q_k, (B, K, d), normalised.
             image: V'_N (B, h·w, d).
-            response: (B, h·w) of the patches.
-            centres: (h·w, 2) of the patches, x then y in [0, 1].
+            response: (B, h, w) of the patches.
         """
-        scores = self.query(queries) @ self.key(self.norm(image)).transpose(1, 2) * queries.shape[-1] ** -0.5
-        looks_at = (scores + self.gain(queries) * response[:, None]).softmax(-1) @ centres
+        height, width = response.shape[-2:]
+        found = self.query(queries) @ self.key(self.norm(image)).transpose(1, 2) * queries.shape[-1] ** -0.5
+        scores = self._response_gain * response.flatten(1)[:, None] + found
+        looks = (self.sharpness(queries).exp() * scores).log_softmax(-1)
+        near = grid_neighbours(height, width, self._peak_radius, device=looks.device)
+        peak = looks.masked_fill(~near[looks.argmax(-1)], float("-inf")).softmax(-1)
         told = self.layers(queries).unflatten(-1, (self._num_points, 3))
-        xy = (looks_at.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid()
-        return torch.cat([xy, told[..., 2:]], -1)
+        place = peak @ grid_centres(height, width, device=looks.device)
+        xy = (place.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid()
+        return torch.cat([xy, told[..., 2:]], -1), looks
 
 
 class PointGenerator(nn.Module):
@@ -130,16 +151,25 @@ class PointGenerator(nn.Module):
     def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
         super().__init__()
         width = config.width
+        self._code_width = config.word_code_width
         self.queries = nn.Parameter(torch.randn(config.num_queries, width))
         self.query_position = nn.Parameter(torch.randn(config.num_queries, width))
         self.response = nn.Linear(1, width)
+        self.code = nn.Linear(config.word_code_width, width, bias=False) if config.word_code_width else None
         self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
         self.norm = nn.LayerNorm(width)
-        self.point_head = PointHead(width, config.num_points, config.response_gain)
+        self.point_head = PointHead(
+            width, config.num_points, response_gain=config.response_gain, peak_radius=config.peak_radius
+        )
         self.score_head = _perceptron(width, 1)
 
     def forward(
-        self, image: Sequence[torch.Tensor], text: torch.Tensor, is_word: torch.Tensor, response: torch.Tensor
+        self,
+        image: Sequence[torch.Tensor],
+        text: torch.Tensor,
+        is_word: torch.Tensor,
+        response: torch.Tensor,
+        tokens: torch.Tensor,
     ) -> PointPrompts:
         """Return the prompts of B pairs of image and expression.
 
@@ -148,6 +178,7 @@ class PointGenerator(nn.Module):
             text: T, (B, L, D) of the frozen text tower, one row a token.
             is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
             response: (B, h, w), how much each patch fits the expression by the frozen towers.
+            tokens: (B, L) int64, the text tower's.
 
         Raises:
             ValueError: another number of stages than the generator has.
@@ -155,12 +186,10 @@ class PointGenerator(nn.Module):
         if len(image) != len(self.stages):
             raise ValueError(f"{len(image)} stages of features for a point generator of {len(self.stages)} stages")
         queries = self.queries.expand(text.shape[0], -1, -1)
-        height, width = response.shape[-2:]
-        position = grid_position(height, width, queries.shape[-1], device=response.device)
+        position = grid_position(*response.shape[-2:], queries.shape[-1], device=response.device)
         # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
         # hardly holds the one, and the other is what CLIP learnt of images and texts.
-        answers = response.flatten(1)
-        fused = position + self.response(answers[..., None]), text.new_zeros(())
+        fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
         for stage, features in zip(self.stages, image, strict=True):
             queries, fused = stage(
                 queries,
@@ -171,19 +200,23 @@ class PointGenerator(nn.Module):
                 position=position,
                 is_word=is_word,
             )
-        centres = grid_centres(height, width, device=response.device)
-        return self._heads(self.norm(queries), fused[0], answers, centres)
+        return self._heads(self.norm(queries), fused[0], response)
 
-    def _heads(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, centres: torch.Tensor
-    ) -> PointPrompts:
+    def _codes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the first bridge receives beside the features of words, (B, L, d), or a zero."""
+        if self.code is None:
+            return self.queries.new_zeros(())
+        codes: torch.Tensor = self.code(word_codes(tokens, self._code_width))
+        return codes
+
+    def _heads(self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
         # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
         # in float32 themselves, as their outputs would be rounded before they could be made it.
         with torch.autocast(queries.device.type, enabled=False):
-            points = self.point_head(queries.float(), image.float(), response, centres)
+            points, looks = self.point_head(queries.float(), image.float(), response)
             confidence = self.score_head(queries.float())[..., 0]
-        return PointPrompts(points[..., :2], points[..., 2], confidence)
+        return PointPrompts(points[..., :2], points[..., 2], confidence, looks)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:

@@ -45,10 +45,15 @@ def prompt_embeddings(encoder: PromptEncoder, points_xy_px: torch.Tensor, label_
 
 
 class PointMaskDecoder:
-    """SAM's prompt encoder and mask decoder, frozen, behind normalised points."""
+    """SAM's prompt encoder and mask decoder, frozen, behind normalised points.
+
+    Attributes:
+        image_size: Side of the padded square in pixels.
+    """
 
     def __init__(self, sam: Sam) -> None:
         """Freeze `sam`."""
+        self.image_size = int(sam.image_encoder.img_size)
         self._prompts: PromptEncoder = sam.prompt_encoder.requires_grad_(False).eval()
         self._decoder: MaskDecoder = sam.mask_decoder.requires_grad_(False).eval()
 

@@ -87,3 +87,14 @@ def corresponding(predicted: Points, wanted: Points, weights: ObjectiveConfig) -
 def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Tensor:
     """Return l_bce of confidences, elementwise; both of one shape."""
     return F.binary_cross_entropy_with_logits(logits, confidences, reduction="none")
+
+
+def look_loss(looks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Return how far where a query looks is from what its mask covers, a Kullback-Leibler divergence (P,).
+
+    Args:
+        looks: (P, h·w), logarithms of shares.
+        shares: (P, h·w) in [0, 1], of each patch the mask covers; a mask that no patch shows counts nothing.
+    """
+    wanted = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
+    return F.kl_div(looks, wanted, reduction="none").sum(-1)

@@ -1,5 +1,7 @@
 """The point generator between frozen features and SAM's decoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,10 @@ from pydantic import ValidationError
 
 from schemas.config_loading import load_config
 from training.ppt.config import ObjectiveConfig, PointGeneratorConfig
-from training.ppt.layers import grid_centres
+from training.ppt.layers import ProductLayer
 from training.ppt.matching import assign, matching_cost
-from training.ppt.model import FrozenFeatures, PointPrompting, confidence_targets
-from training.ppt.point_generator import PointGenerator, PointHead
+from training.ppt.model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
+from training.ppt.point_generator import PointGenerator, PointHead, PointPrompts
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from workers.checkpoints.models import load_sam
@@ -33,9 +35,17 @@ def _features(batch: int = 2) -> FrozenFeatures:
         [torch.randn(batch, 24, 4, 4, generator=generator) for _ in SMALL.image_blocks],
         torch.randn(batch, 6, 16, generator=generator),
         is_word,
+        torch.randint(1, 400, (batch, 6), generator=generator) * is_word,
         torch.randn(batch, 4, 4, generator=generator),
         EncodedImages(torch.randn(batch, 64, 16, 16, generator=generator), torch.full((batch, 2), 192.0)),
     )
+
+
+def _prompts(model: PointPrompting, features: FrozenFeatures) -> PointPrompts:
+    prompts: PointPrompts = model.generator(
+        features.image, features.text, features.is_word, features.response, features.tokens
+    )
+    return prompts
 
 
 def _wanted() -> PseudoLabelBatch:
@@ -69,7 +79,7 @@ def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
 def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
     features = _features()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = getattr(_model().generator(features.image, features.text, features.is_word, features.response), name)
+        found = getattr(_prompts(_model(), features), name)
 
     assert found.dtype == torch.float32
     assert not torch.equal(found, found.bfloat16().float())
@@ -91,8 +101,8 @@ def test_padding_of_a_text_says_nothing() -> None:
     other_text = features.text.clone()
     other_text[0, 4:] = 100.0
 
-    before = model.generator(features.image, features.text, features.is_word, features.response)
-    after = model.generator(features.image, other_text, features.is_word, features.response)
+    before = _prompts(model, features)
+    after = _prompts(model, replace(features, text=other_text))
 
     assert torch.allclose(before.points_xy, after.points_xy, atol=1e-5)
 
@@ -102,7 +112,7 @@ def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
     image = [stage.clone().requires_grad_() for stage in features.image]
     text, response = features.text.clone().requires_grad_(), features.response.clone().requires_grad_()
 
-    model.generator(image, text, features.is_word, response).points_xy.square().sum().backward()
+    _prompts(model, replace(features, image=image, text=text, response=response)).points_xy.square().sum().backward()
 
     assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in image)
     assert response.grad is not None
@@ -111,17 +121,72 @@ def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
     assert text.grad[0, :4].abs().sum() > 0
 
 
-def test_points_are_told_from_where_the_query_looks() -> None:
-    head = PointHead(32, 4, response_gain=60.0)
-    for weight in (head.gain.weight, head.layers[-1].weight, head.layers[-1].bias):
+def _told(response: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a head says that looks where five rows and four columns of patches respond, and adds nothing of its own."""
+    head = PointHead(32, 4, response_gain=60.0, peak_radius=radius)
+    for weight in (head.key.weight, head.sharpness.weight, head.layers[-1].weight, head.layers[-1].bias):
         torch.nn.init.zeros_(weight)
-    response = torch.zeros(1, 5 * 4)
-    # Of the grid of five rows and four columns: row 1, column 2.
-    response[0, 6] = 1.0
+    told, looks = head(torch.randn(1, 3, 32), torch.randn(1, 20, 32), response[None])
+    return told[..., :2], looks
 
-    told = head(torch.randn(1, 3, 32), torch.randn(1, 20, 32), response, grid_centres(5, 4))
 
-    assert torch.allclose(told[..., :2], torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+def test_points_are_told_from_where_the_query_looks() -> None:
+    response = torch.zeros(5, 4)
+    response[1, 2] = 1.0
+
+    xy, looks = _told(response, radius=2)
+
+    assert torch.allclose(xy, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+    assert looks.exp()[..., 6].min() > 0.99
+
+
+def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 1.0, 0.99
+
+    xy, _ = _told(response, radius=1)
+
+    assert torch.allclose(xy, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
+
+
+def test_words_that_are_not_there_say_nothing_to_patches() -> None:
+    torch.manual_seed(0)
+    layer = ProductLayer(32, 4, 2.0).eval()
+    patches, words, is_word = torch.randn(2, 6, 32), torch.randn(2, 5, 32), torch.arange(5) < torch.tensor([[3], [5]])
+    other = words.clone()
+    other[0, 3:] = 100.0
+
+    assert torch.allclose(layer(patches, words, is_word), layer(patches, other, is_word), atol=1e-5)
+
+
+def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() -> None:
+    # An image twice as wide as high: the upper half of SAM's square. Its right half is the object.
+    masks = torch.zeros(1, 1, 64, 64)
+    masks[0, 0, :32, 32:] = 1.0
+
+    shares = on_patches(masks, torch.tensor([[1.0, 0.5]]), 4, 4).unflatten(-1, (4, 4))[0, 0]
+
+    assert (shares[1:3, 2:] > 0.9).all()
+    assert (shares[:, :2] < 0.1).all()
+
+
+def test_looking_beside_the_mask_costs_where_that_is_asked_for() -> None:
+    plain, asked = _model().loss(_features(), _wanted()), _model(ObjectiveConfig(look=2.0)).loss(_features(), _wanted())
+
+    assert "look" not in plain
+    assert asked["look"].item() > 0
+    assert asked["loss"].item() == pytest.approx(plain["loss"].item() + asked["look"].item(), abs=1e-4)
+
+
+def test_a_code_tells_words_apart_that_the_text_tower_does_not() -> None:
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"word_code_width": 16})
+    generator, features = PointGenerator(config, 24, 16).eval(), _features()
+    given = features.image, features.text, features.is_word, features.response
+
+    found = [generator(*given, tokens).looks for tokens in (features.tokens, features.tokens + features.is_word)]
+
+    assert not torch.allclose(*found, atol=1e-4)
 
 
 def test_a_matched_pair_weighs_as_much_in_the_confidences_as_in_masks_and_points() -> None:
@@ -189,7 +254,7 @@ def test_another_number_of_stages_is_refused_with_both_numbers() -> None:
     features = _features()
 
     with pytest.raises(ValueError, match="1 stages of features for a point generator of 2 stages"):
-        _model().generator(features.image[:1], features.text, features.is_word, features.response)
+        _prompts(_model(), replace(features, image=features.image[:1]))
 
 
 def test_the_papers_size_is_the_papers_within_five_percent() -> None:

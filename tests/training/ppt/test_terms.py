@@ -12,6 +12,7 @@ from training.ppt.terms import (
     confidence_loss,
     corresponding,
     dice_losses,
+    look_loss,
     mask_cross_entropies,
     mask_loss,
     point_loss,
@@ -98,3 +99,15 @@ def test_confidences_are_scored_one_by_one() -> None:
     logits, wanted = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
 
     assert confidence_loss(logits, wanted)[0].tolist() == pytest.approx([math.log(2), math.log(1 + math.e)])
+
+
+def test_where_a_query_looks_beside_its_mask_by_hand() -> None:
+    looks = torch.tensor([[0.5, 0.25, 0.25]]).log()
+
+    beside = look_loss(looks, torch.tensor([[1.0, 1.0, 0.0]]))
+
+    assert beside.tolist() == pytest.approx([0.5 * math.log(0.5 / 0.5) + 0.5 * math.log(0.5 / 0.25)])
+
+
+def test_a_mask_that_no_patch_shows_counts_nothing_in_where_queries_look() -> None:
+    assert look_loss(torch.tensor([[0.5, 0.5]]).log(), torch.zeros(1, 2)).tolist() == [0.0]

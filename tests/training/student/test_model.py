@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from schemas.errors import ConfigError
 from tests.training.student.builders import small_config
 from training.learning.towers import FrozenTowers
+from training.learning.word_codes import word_codes
 from training.student.decoder import KernelDecoder
 from training.student.learner import StudentLearner
-from training.student.words import word_codes
 
 TEXTS = ["the red circle", "left star", "the small dotted boat with a tail"]
 
