@@ -47,7 +47,7 @@ bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 quality: $(STAMP) ## Measure every figure of docs/quality.md again (QUALITY_ARGS=--quick for a trial)
 	$(RUN) -m benchmarks.quality $(QUALITY_ARGS)
 
-weights: $(STAMP) ## Train the tiny models again (105 minutes on 2 cores that others shared)
+weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
 	$(RUN) -m synthworld.train
 
 docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata

@@ -48,7 +48,9 @@ def student(
         list[str] | None,
         typer.Option("--set", help="key=value over everything, e.g. model.width=96.", show_default=False),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="As --set training.num_steps=….", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="In all; the warm-up is at most a tenth of them.", show_default=False)
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Steps for so many passes over the masks.", show_default=False)
     ] = None,
@@ -61,11 +63,12 @@ def student(
     from training.student.training import StudentRequest
 
     words = [*(assignments or ())]
-    words += [f"training.num_steps={steps}"] if steps is not None else []
     words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
         raise typer.BadParameter("give --steps or --epochs, not both")
     config = load_student_config(preset, config_file, words)
+    if steps is not None:
+        config = config.model_copy(update={"training": config.training.with_steps(steps)})
     request = StudentRequest(config, runs, out, val=val, human=human, num_epochs=epochs, is_resuming=resume)
     raise typer.Exit(_run(request))
 

@@ -1,6 +1,6 @@
 """Trains the tiny models from nothing: `python -m synthworld.train [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and half an hour for the last two. First SAM trains beside captioner and CLIP; in the
+Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains beside captioner and CLIP; in the
 second phase these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, and a SAM
 for prompts of several points come last, side by side. A model whose weights file stands in the folder is not trained
 again, and an interrupted training goes on from its last checkpoint. To ship new weights:

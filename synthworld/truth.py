@@ -111,6 +111,7 @@ class SceneTruth:
 
     groups: tuple[str, ...] = (SEEN, HELD_OUT)
     notes: tuple[str, ...] = ()
+    unjudged_kinds: tuple[str, ...] = ()
 
     def __init__(self, scenes: Mapping[str, Scene], title: str) -> None:
         """Takes scenes by the keys of their images, relative to the folder of images."""

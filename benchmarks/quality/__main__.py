@@ -1,18 +1,33 @@
 """Measure how good the annotation is: `python -m benchmarks.quality [--quick] [--only PART]… [--out FOLDER]`.
 
 Each part's result is a JSON file in OUT and is taken again where it stands, so that an interrupted run goes on; delete
-the file to measure anew. A whole run is also kept in benchmarks/results, and the page in docs is written from there.
+the file to measure anew. A whole run is also kept in benchmarks/results, and the page in docs is written from there. A
+trial (`--quick`, `--max-scenes`, another `--seed`) leaves both alone, and writes its page into OUT.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.measure import cpu_seconds, machine
 from benchmarks.quality.options import Options
-from benchmarks.quality.parts import RECORDS, Part, Record, load_parts, read_record, record_path, run_part, write_record
+from benchmarks.quality.parts import (
+    RECORDS,
+    Part,
+    Record,
+    Whole,
+    load_parts,
+    read_record,
+    read_whole,
+    record_path,
+    run_part,
+    write_record,
+    write_whole,
+)
 from benchmarks.quality.report import write_report
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -22,7 +37,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer scenes and steps; the page goes to OUT.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="A part to run; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of results and of what is used again.")] = Path("quality-out"),
-    docs: Annotated[Path | None, typer.Option(help="Where the page goes; docs/ by default.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Where the page goes: docs/, of a trial OUT.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     max_scenes: Annotated[int | None, typer.Option(min=1, help="No set of scenes is larger: a shorter run.")] = None,
@@ -31,15 +46,21 @@ def main(
     """Run the parts, and write docs/quality.md from their results."""
     options = Options(out, is_quick=quick, processes=processes, seed=seed, max_scenes=max_scenes)
     parts = load_parts()
-    records = _kept(parts, out if quick else RECORDS, is_quick=quick)
+    records = _kept(parts, RECORDS if options.is_whole else out, is_quick=quick)
+    is_from_nothing = not (out.exists() and any(out.iterdir()))
+    started, used = time.perf_counter(), cpu_seconds()
     for part in [] if report_only else _chosen(parts, only):
         record = run_part(part, options)
         records[part.name] = record
-        if not quick:
+        if options.is_whole:
             write_record(record, record_path(RECORDS, part.name))
         typer.echo(f"{part.name:12} {record.seconds / 60:6.1f} min, {record.cpu_seconds / 60:6.1f} min of CPU")
-    folder = docs or (out if quick else _DOCS)
-    typer.echo(write_report(parts, records, folder))
+    if is_from_nothing and not only and not report_only:
+        took = Whole(machine(), round(time.perf_counter() - started, 1), round(cpu_seconds() - used, 1))
+        write_whole(took, RECORDS if options.is_whole else out)
+    folder = docs or (_DOCS if options.is_whole else out)
+    whole = read_whole(RECORDS if options.is_whole else out)
+    typer.echo(write_report(parts, records, folder, options, whole))
 
 
 def _chosen(parts: list[Part], only: list[str] | None) -> list[Part]:

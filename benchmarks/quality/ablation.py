@@ -60,7 +60,7 @@ STEPS: Final = (
 
 def run(options: Options) -> Result:
     """Measure all of it."""
-    development = SceneSet(Split.DEVELOPMENT, options.scenes(100, 40))
+    development = SceneSet(Split.DEVELOPMENT, options.scenes(400, 40))
     test = SceneSet(Split.TEST, options.scenes(1000, 100))
     true = SceneSet(Split.TEST, options.scenes(100, 20))
     other = SceneSet(Split.TEST, options.scenes(100, 20), world="second")

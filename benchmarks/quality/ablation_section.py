@@ -131,7 +131,8 @@ def _square(result: Result) -> str:
     text = (
         "Over what the samplers drew, beams left out. *At equal candidates* both have the same 40 draws a mask and "
         "the rule's own τ; *at equal yield* τ is chosen, on development scenes and for each, to keep "
-        f"{result['equal_yield']} a mask, and no filter means any two of a mask's distinct candidates."
+        f"{result['equal_yield']} a mask there, what it keeps on test scenes stands beside, and no filter means any "
+        "two of a mask's distinct candidates."
     )
     rows = []
     for filtered, title in (("none", "no filter"), *BOUND_TITLES.items()):
@@ -176,7 +177,7 @@ def _elsewhere(result: Result) -> str:
     ]
     header = ["referring accuracy", "seen pairs", "held-out pairs", "second renderer", "default − second", "true masks"]
     recall = gaps["distinctive:masks.recall_75"]
-    masks = f"The recall of masks at IoU 0.75 falls by {cell(recall)} from the default renderer to the second."
+    masks = f"The recall of masks at IoU 0.75, default − second renderer: {cell(recall, sign='+')}."
     return f"{text}\n\n{markdown_table(header, rows)}\n\n{masks}"
 
 

@@ -42,11 +42,11 @@ def _words(result: Result) -> dict[str, Callable[..., str]]:
         "order": lambda name: verdict(steps[name]["accuracy"]),
         "wrong": lambda name, reason: percent(systems[name]["wrong"][reason]),
         "accuracy": lambda name: value(systems[name]["accuracy"], 2),
-        "yield_of": lambda name: value(systems[name]["yield"], 1),
+        "yield_of": lambda name, digits=1: value(systems[name]["yield"], digits),
         "coverage": lambda name: value(systems[name]["coverage"], 2),
         "easy": lambda name: _easy_share(systems[name]),
         "at": lambda name, part: value(systems[name]["difficulty"].get(part), 2),
-        "second": lambda name: cell(result["default_minus_second"][f"{name}/accuracy"]),
+        "second": lambda name: cell(result["default_minus_second"][f"{name}/accuracy"], sign="+"),
         "group": lambda name: value(groups.get(name), 2),
     }
 

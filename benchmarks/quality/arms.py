@@ -102,9 +102,14 @@ def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
+def num_steps(options: Options) -> int:
+    """Return the optimiser steps of a training."""
+    return options.pick(NUM_STEPS, QUICK_STEPS)
+
+
 def seeded(options: Options, arm: Arm, *, num_seeds: int = NUM_SEEDS) -> list[Arm]:
     """Return the arm with each seed, and with the steps of this run."""
-    steps = f"training.num_steps={options.pick(NUM_STEPS, QUICK_STEPS)}"
+    steps = f"training.num_steps={num_steps(options)}"
     count = 1 if options.is_quick else num_seeds
     return [replace(arm, assignments=(*arm.assignments, steps), seed=options.seed + number) for number in range(count)]
 

@@ -8,7 +8,7 @@ from benchmarks.quality.arms import Arm, mean_and_deviation, seeded, train_arms
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
 from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
-from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, test_run
+from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
 from benchmarks.quality.tables import markdown_table
 from synthworld.scenes import Split
 
@@ -24,7 +24,7 @@ _ROWS: Final = {
 
 def run(options: Options) -> Result:
     """Train on each, and ask about test scenes of the new world and of the old."""
-    count, test = options.pick(NUM_SCENES, QUICK_SCENES), options.pick(NUM_TEST, QUICK_TEST)
+    count, test = options.scenes(NUM_SCENES, QUICK_SCENES), options.scenes(NUM_TEST, QUICK_TEST)
     old, new = training_scenes(count), training_scenes(count, NEW_WORLD)
     runs = {
         "old truth": true_run(options, old),
@@ -67,4 +67,4 @@ def section(result: Result) -> str:
     return "\n\n".join(["## A new domain", intro, markdown_table(header, rows)])
 
 
-PART = Part("domains", run, section)
+PART = Part("domains", run, section, settings=settings)

@@ -63,10 +63,13 @@ def ladder(thresholds: Thresholds) -> list[System]:
         singles: tuple[Column, ...] = ("uniqueness", "correctness")
         rules = {column: table.threshold_at(column, wanted) for column in singles} | {"distinctiveness": tau}
         steps += [
-            System(f"{bound}-{column}", f"+ {column} > {at:.3g}", Above(column, at), bound=bound)
+            System(f"{bound}-{column}", f"+ {column} > {at:.4g}", Above(column, at), bound=bound)
             for column, at in rules.items()
         ]
-    return [*steps, System("paper-uniqueness-1", "+ uniqueness > 1", Above("uniqueness", 1.0), bound=PAPER)]
+    return [
+        *steps,
+        System("paper-uniqueness-1", "+ uniqueness > 1 (not matched)", Above("uniqueness", 1.0), bound=PAPER),
+    ]
 
 
 def square(thresholds: Thresholds) -> list[System]:
@@ -87,7 +90,7 @@ def _square_row(thresholds: Thresholds, name: str, setting: Setting) -> list[Sys
     for bound in BOUNDS:
         at = thresholds.table(setting, bound, _SAMPLED).threshold_at("distinctiveness", EQUAL_YIELD)
         for kind, rule in (("candidates", thresholds.taus[bound]), ("yield", at)):
-            title = f"{name}, distinctiveness > {rule:.3g}"
+            title = f"{name}, distinctiveness > {rule:.4g}"
             above = Above("distinctiveness", rule)
             systems.append(System(f"square-{name}-{bound}-{kind}", title, above, setting, bound, _SAMPLED))
     return systems

@@ -26,6 +26,11 @@ class Options:
     seed: int = 0
     max_scenes: int | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the run that the page in docs is made of."""
+        return not self.is_quick and self.seed == 0 and self.max_scenes is None
+
     def pick(self, whole: int, quick: int) -> int:
         """Return the number for this run."""
         return quick if self.is_quick else whole

@@ -28,11 +28,12 @@ MODULES: Final[tuple[str, ...]] = (
     "semi",
     "domains",
 )
+_WHOLE: Final = "quality-whole.json"
 # Where the last whole run's results are kept, and read from for parts that were not run.
 RECORDS: Final = Path(__file__).parents[1] / "results"
 
 
-def _nothing(result: Result) -> Mapping[str, Any]:
+def _nothing(given: object) -> Mapping[str, Any]:
     return {}
 
 
@@ -47,6 +48,7 @@ class Part:
             `plot_name`.
         plots: From a result to SVG texts by short name.
         headline: From a result to what stands at the top of docs/quality.json.
+        settings: What its result depends on beside the options and the method of `tiny`, as JSON.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Part:
     section: Callable[[Result], str]
     plots: Callable[[Result], Mapping[str, str]] = _nothing
     headline: Callable[[Result], Mapping[str, Any]] = _nothing
+    settings: Callable[[Options], Mapping[str, Any]] = _nothing
 
 
 @dataclass(frozen=True)
@@ -90,20 +93,36 @@ def run_part(part: Part, options: Options) -> Record:
     """Return a part's record, out of OUT where it stands, else measured and written there."""
     path = record_path(options.out, part.name)
     found = read_record(path)
-    if found is not None and found.fingerprint == fingerprint(options):
+    if found is not None and found.fingerprint == fingerprint(part, options):
         return found
     started, used = time.perf_counter(), cpu_seconds()
     result = part.run(options)
     seconds, cpu = time.perf_counter() - started, cpu_seconds() - used
-    record = Record(part.name, fingerprint(options), round(seconds, 1), round(cpu, 1), result)
+    record = Record(part.name, fingerprint(part, options), round(seconds, 1), round(cpu, 1), result)
     write_record(record, path)
     return record
 
 
-def fingerprint(options: Options) -> dict[str, Any]:
+def fingerprint(part: Part, options: Options) -> dict[str, Any]:
     """Return what a result depends on beside the code."""
     tiny = config_hash(load_config("tiny"))[:16]
-    return {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
+    own = {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
+    return {**own, **part.settings(options)}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What one command took that began in an empty folder and ran every part.
+
+    Attributes:
+        machine: Its processor and cores.
+        seconds: Wall seconds.
+        cpu_seconds: Of all its processes.
+    """
+
+    machine: str
+    seconds: float
+    cpu_seconds: float
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -120,7 +139,22 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(record: Record, path: Path) -> None:
     """Write a record; it takes its name when it is complete."""
+    _write(vars(record), path)
+
+
+def read_whole(folder: Path) -> Whole | None:
+    """Return what the last whole run took, None where none was recorded."""
+    path = folder / _WHOLE
+    return Whole(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def write_whole(whole: Whole, folder: Path) -> None:
+    """Write what a whole run took."""
+    _write(vars(whole), folder / _WHOLE)
+
+
+def _write(values: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     unfinished.rename(path)

@@ -10,6 +10,7 @@ from typing import Final
 
 from benchmarks.quality.options import Options
 from benchmarks.quality.scenes import IMAGES_FOLDER, annotated_scenes
+from schemas.config_loading import config_hash, load_config
 from store.location import RunLocation
 from store.manifest import is_manifest_complete
 from store.receipts import list_receipts
@@ -60,10 +61,13 @@ def pseudo_run(options: Options, scenes: SceneRun, *, is_composing: bool = False
     """
     true_run(options, scenes)
     folder = _folder(options, scenes)
-    out = folder / ("composed" if is_composing else "pseudo")
+    method = ["composing={}"] if is_composing else []
+    # By the whole method, weights included: another one never takes its figures from these tables.
+    digest = config_hash(load_config("tiny", None, method))[:8]
+    out = folder / f"{'composed' if is_composing else 'pseudo'}-{digest}"
     if not _is_done(out):
         arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
-        settings = ["placement.address=local", *(["composing={}"] if is_composing else [])]
+        settings = ["placement.address=local", *method]
         command = [sys.executable, "-m", "cli", *arguments, *(word for each in settings for word in ("--set", each))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -10,7 +10,7 @@ from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result, plot_name
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
 from benchmarks.quality.runs import pseudo_run, training_scenes, true_run
-from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, test_run
+from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
 from benchmarks.quality.tables import markdown_table
 
 SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 1.0)
@@ -20,7 +20,7 @@ _NUM_SEEDS: Final = 1
 
 def run(options: Options) -> Result:
     """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
-    scenes = training_scenes(options.pick(NUM_SCENES, QUICK_SCENES))
+    scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     val = test_run(options)
     pseudo = pseudo_run(options, scenes, is_composing=True)
     shares = _QUICK_SHARES if options.is_quick else SHARES
@@ -35,7 +35,7 @@ def run(options: Options) -> Result:
     return {
         "scenes": scenes.count,
         "seeds": len(groups["alone 1.0"]),
-        "test_scenes": options.pick(NUM_TEST, QUICK_TEST),
+        "test_scenes": options.scenes(NUM_TEST, QUICK_TEST),
         "points": [
             {
                 "share": share,
@@ -94,4 +94,4 @@ def _gain(point: Mapping[str, Any]) -> float:
     return gain
 
 
-PART = Part("semi", run, section, plots)
+PART = Part("semi", run, section, plots, settings=settings)

@@ -97,7 +97,8 @@ def _crops() -> list[Point]:
 def _others() -> list[Point]:
     moved = {share: Setting(f"others-{share:g}", (f"captions.sampling.others_weight={share:g}",)) for share in SHARES}
     points = {0.0: NUCLEUS, 1.0: DISTINCTIVE, **moved}
-    return [Point(f"{share:g}", points[share]) for share in sorted(points)]
+    similar = Setting("others-similar", ("captions.sampling.others_weighting=similar",))
+    return [*(Point(f"{share:g}", points[share]) for share in sorted(points)), Point("1, by similarity", similar)]
 
 
 def _masks() -> list[Point]:
@@ -141,7 +142,8 @@ def _row(bootstrap: ImageBootstrap, sweep: str, point: Point) -> dict[str, Any]:
 
 def _figures(bootstrap: ImageBootstrap, system: str) -> dict[str, Any]:
     names: Sequence[str] = ("accuracy", "yield", "coverage")
-    return {figure: as_json(bootstrap.ratio(f"{system}/{figure}")) for figure in names}
+    found: dict[str, Any] = {figure: as_json(bootstrap.ratio(f"{system}/{figure}")) for figure in names}
+    return found | {"expressions": round(bootstrap.total(f"{system}/accuracy")[1])}
 
 
 PART: Final = Part("sweeps", run, section, plots)

@@ -15,10 +15,14 @@ _SWEEPS: Final = {
     "others": (
         "Share of others",
         "share",
-        "`captions.sampling.others_weight`: 0 is the target's own distribution, 1 the paper's contrast.",
+        "`captions.sampling.others_weight`: 0 is the target's own distribution, 1 the paper's contrast. *By "
+        "similarity*: other masks count by how alike their crops are (`others_weighting=similar`), not by their mean.",
     ),
     "masks": ("Masks", "masks", "SAM's masks with and without `masks.reduction`, and the truth's."),
 }
+
+# Fewer tell no accuracy.
+_MIN_EXPRESSIONS: Final = 30
 
 
 def section(result: Result) -> str:
@@ -26,7 +30,7 @@ def section(result: Result) -> str:
     intro = (
         f"{result['scenes']} development scenes, one setting moved at a time. *Drawn*: all distinct candidates. "
         "*Paper* and *shipped*: what distinctiveness keeps of them under the two rules of the ablation. *Right a mask* "
-        "is accuracy times yield."
+        f"is accuracy times yield. A dash: fewer than {_MIN_EXPRESSIONS} expressions."
     )
     parts = ["## Sweeps", intro, "### τ", _taus(result["tau"]), f"![tau]({plot_name('sweeps', 'tau')})"]
     for name, (title, column, text) in _SWEEPS.items():
@@ -39,7 +43,7 @@ def plots(result: Result) -> Mapping[str, str]:
     lines = []
     for bound, points in result["tau"].items():
         for figure in ("accuracy", "coverage"):
-            known = [(point["tau"], point[figure]) for point in points if point[figure]["value"] is not None]
+            known = [(each["tau"], each[figure]) for each in points if each["expressions"] >= _MIN_EXPRESSIONS]
             drawn = [(tau, each["value"], each["low"], each["high"]) for tau, each in known]
             lines.append(Line(f"{figure}, {bound} bound", drawn, is_dashed=figure == "coverage"))
     widths = [point[0] for line in lines for point in line.points]
@@ -58,7 +62,9 @@ def _taus(taus: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _three(figures: Mapping[str, Any]) -> list[str]:
-    return [cell(figures["accuracy"]), value(figures["yield"], 2), value(figures["coverage"])]
+    """Accuracy, yield and coverage; of too few expressions there is no accuracy to speak of."""
+    accuracy = cell(figures["accuracy"]) if figures["expressions"] >= _MIN_EXPRESSIONS else "–"
+    return [accuracy, value(figures["yield"], 2), value(figures["coverage"])]
 
 
 def _table(column: str, rows: Sequence[Mapping[str, Any]], *, with_masks: bool) -> str:

@@ -98,7 +98,7 @@ def test_steps_and_epochs_exclude_each_other(tmp_path):
     [
         (["--preset", "tinny"], "did you mean 'tiny'"),
         (["--set", "model.widht=3"], "model.widht: unknown key; did you mean model.width"),
-        (["--steps", "20"], "num_warmup_steps 50 is not below num_steps 20"),
+        (["--set", "training.num_steps=20"], "num_warmup_steps 50 is not below num_steps 20"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path, words, message):

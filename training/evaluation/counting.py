@@ -7,7 +7,7 @@ A figure is named `<set>.<figure>` (`beam.accuracy`, `kept.coverage`), and besid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -77,6 +77,20 @@ class Candidates:
     draws: Ints
     is_kept: Bools
     kinds: Sequence[str] = ()
+
+    def without(self, kinds: Sequence[str]) -> Candidates:
+        """Return them without the rows of some kinds."""
+        if not set(kinds) & set(self.kinds):
+            return self
+        rows = [row for row, kind in enumerate(self.kinds) if kind not in kinds]
+        return replace(
+            self,
+            texts=[self.texts[row] for row in rows],
+            targets=[self.targets[row] for row in rows],
+            draws=self.draws[rows],
+            is_kept=self.is_kept[rows],
+            kinds=[self.kinds[row] for row in rows],
+        )
 
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""

@@ -64,7 +64,7 @@ def evaluate_run(
             for image in images:
                 known = seen.look(image)
                 if known is not None:
-                    yield count_image(known, image.said or _nothing(known.size)).sums
+                    yield count_image(known, seen.judgeable(image.said or _nothing(known.size))).sums
             on_progress(number, len(chosen))
 
     bootstrap = ImageBootstrap(sums(), seed=seed)
@@ -72,7 +72,12 @@ def evaluate_run(
         raise ConfigError(_no_common(location.root, truth, seen))
     counts = seen.counts(in_plan=header.num_images, shards_read=len(chosen), shards=len(committed))
     return summarise(
-        bootstrap, counts, run=location.root, truth=truth.title, notes=truth.notes, groups=tuple(truth.groups)
+        bootstrap,
+        counts,
+        run=location.root,
+        truth=truth.title,
+        notes=(*truth.notes, *seen.notes()),
+        groups=tuple(truth.groups),
     )
 
 
@@ -86,6 +91,23 @@ class _Seen:
     quarantined: int = 0
     unknown: int = 0
     unknown_key: str | None = None
+    num_not_judged: int = 0
+
+    def judgeable(self, said: Candidates) -> Candidates:
+        """Return what the truth can judge of an image's expressions, and count the others."""
+        found = said.without(self.truth.unjudged_kinds)
+        self.num_not_judged += int(said.is_kept.sum() - found.is_kept.sum())
+        return found
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know of what was left out."""
+        if not self.num_not_judged:
+            return []
+        kinds = " or ".join(self.truth.unjudged_kinds)
+        return [
+            f"{self.num_not_judged:,} kept expressions of kind {kinds} are left out of all figures: this truth cannot "
+            "judge them."
+        ]
 
     def look(self, image: RunImage) -> ImageTruth | None:
         """Return the image's truth; None where it is not to be judged.

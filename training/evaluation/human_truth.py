@@ -92,6 +92,8 @@ class HumanTruth:
     _shards: list[ShardTables]
     _places: dict[str, _Place]
     groups: tuple[str, ...] = field(default=())
+    # A sentence is nearest to one object: of several, or of none, nothing can be told.
+    unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
 
     @classmethod
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:

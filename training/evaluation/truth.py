@@ -53,6 +53,10 @@ class Truth(Protocol):
         """Names of the groups whose accuracy is told apart; none by default."""
 
     @property
+    def unjudged_kinds(self) -> Sequence[str]:
+        """Kinds of expressions (`counting.KINDS`) that it cannot judge: they are left out of every figure."""
+
+    @property
     def num_images(self) -> int:
         """How many images it knows."""
 

@@ -24,7 +24,7 @@ class Learner(Protocol):
         Args:
             module: Call this one, not your own: it may be wrapped, for DDP and precision. What it is given must not be
                 a frozen dataclass, whose tensors Fabric could not replace.
-            batch: Of the feed, on the CPU.
+            batch: Of the feed, on the CPU. `loss` is a mean over its items, of which it has `len(batch)`.
         """
         ...
 

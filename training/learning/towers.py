@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 
 from schemas.errors import ConfigError
 from training.learning.config import TowersConfig
+from training.learning.kept import KeptByText
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
 from workers.filtering.embedding import crop_format
@@ -20,6 +22,10 @@ from workers.towers import image_blocks, read_images, read_texts, vision_tower
 # Read at once, padded with zeros: how a product rounds depends on its shape, and what else is read beside an image or a
 # text depends on what is kept already.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
+# A sentence of twelve tokens takes 25 kB of a ViT-B: a run's ten thousand.
+_TEXT_BYTES: Final = 2**28
+
+_Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class FrozenTowers:
             raise ConfigError(f"towers.architecture={config.architecture!r} has a tokenizer of its own: choose another")
         self._tokenise = TextTokeniser(int(self._model.context_length))
         self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._texts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._texts = KeptByText[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
         self._left_bytes = config.cache_bytes
         probe = self.see_texts(["a"])
         self.widths = TowerWidths(
@@ -148,10 +154,12 @@ class FrozenTowers:
 
     def see_texts(self, texts: Sequence[str]) -> SeenTexts:
         """Return the features of texts; what exceeds the tower's context is cut off."""
-        missing = list(dict.fromkeys(each for each in texts if each not in self._texts))
+        kept = {text: self._texts.get(text) for text in texts}
+        found = {text: seen for text, seen in kept.items() if seen is not None}
+        missing = [text for text in kept if text not in found]
         for first in range(0, len(missing), _TEXTS_A_TILE):
-            self._read_texts(missing[first : first + _TEXTS_A_TILE])
-        return self._padded([self._texts[text] for text in texts])
+            found.update(self._read_texts(missing[first : first + _TEXTS_A_TILE]))
+        return _padded([found[text] for text in texts], self.device)
 
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.image_format.mean, self.image_format.std
@@ -162,15 +170,19 @@ class FrozenTowers:
             seen = read_images(self._model, self.normalised(tile.to(self.device)), layers=self._config.layers)
             return torch.stack(seen.stages, 1).half().cpu(), seen.dense.half().cpu()
 
-    def _read_texts(self, texts: Sequence[str]) -> None:
+    def _read_texts(self, texts: Sequence[str]) -> dict[str, _Text]:
+        """Tokens (L), words (L, C) and sentence (D) of texts, kept where there is room."""
         tokens = self._tokenise(texts)
         tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
         with torch.inference_mode():
             features = read_texts(self._model, tile.to(self.device))
+        found: dict[str, _Text] = {}
         for at, text in enumerate(texts):
             length = int(features.is_word[at].sum())
             words = features.words[at, :length].cpu().clone()
-            self._texts[text] = (tokens[at, :length], words, features.embedding[at].cpu().clone())
+            found[text] = (tokens[at, :length].clone(), words, features.embedding[at].cpu().clone())
+            self._texts.keep(text, found[text])
+        return found
 
     def _kept(self, image_id: str, features: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         # Each by itself: a row of a batch would keep the whole batch in memory.
@@ -180,13 +192,14 @@ class FrozenTowers:
             self._images[image_id] = own
         return own
 
-    def _padded(self, rows: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> SeenTexts:
-        length = max(len(tokens) for tokens, _, _ in rows)
-        tokens = torch.zeros(len(rows), length, dtype=torch.int64)
-        words = torch.zeros(len(rows), length, rows[0][1].shape[1])
-        is_word = torch.zeros(len(rows), length, dtype=torch.bool)
-        for at, (own, features, _) in enumerate(rows):
-            tokens[at, : len(own)], words[at, : len(own)], is_word[at, : len(own)] = own, features, True
-        embedding = torch.stack([each for _, _, each in rows])
-        moved = (each.to(self.device) for each in (words, is_word, tokens, embedding))
-        return SeenTexts(*moved)
+
+def _padded(rows: Sequence[_Text], device: torch.device) -> SeenTexts:
+    length = max(len(tokens) for tokens, _, _ in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.int64)
+    words = torch.zeros(len(rows), length, rows[0][1].shape[1])
+    is_word = torch.zeros(len(rows), length, dtype=torch.bool)
+    for at, (own, features, _) in enumerate(rows):
+        tokens[at, : len(own)], words[at, : len(own)], is_word[at, : len(own)] = own, features, True
+    embedding = torch.stack([each for _, _, each in rows])
+    moved = (each.to(device) for each in (words, is_word, tokens, embedding))
+    return SeenTexts(*moved)

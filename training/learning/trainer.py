@@ -168,7 +168,7 @@ class Trainer:
         losses = learner.losses(module, batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
         self._require_finite(values["loss"], "the loss", step)
-        self.fabric.backward(losses["loss"])
+        self.fabric.backward(self._shared(losses["loss"], len(batch)))
         # The norm is looked at here: Fabric's own error names no setting.
         norm = self.fabric.clip_gradients(
             module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
@@ -176,6 +176,13 @@ class Trainer:
         self._require_finite(0.0 if norm is None else float(norm), "the gradient's norm", step)
         optimiser.step()
         return values
+
+    def _shared(self, loss: torch.Tensor, size: int) -> torch.Tensor:
+        """A rank's loss such that DDP's mean over ranks is the mean over all items, however they are shared out."""
+        if self.fabric.world_size == 1:
+            return loss
+        sizes = self.fabric.all_reduce(torch.tensor(float(size), device=self.fabric.device), reduce_op="sum")
+        return loss * (size * self.fabric.world_size / torch.as_tensor(sizes))
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
         """Refuse to go on from what is no number any more: no resume would find back from it."""

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
-from training.ppt.pairs import JoinedPairs, Pair
+from schemas.errors import ConfigError
+from training.dataset.shared import SharedNumbers
+from training.ppt.joined_pairs import JoinedPairs
+from training.ppt.pairs import Pair
 from training.ppt.pseudo_labels import PseudoLabelBatch
 from training.ppt.pseudo_labels import collate as collate_labels
+
+# Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
+_Seen = dict[str, torch.Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ class PairBatch:
     texts: list[str]
     wanted: PseudoLabelBatch
 
+    def __len__(self) -> int:
+        """Return the number of pseudo-labels, each with a query of its own: what the loss is a mean over."""
+        return sum(self.wanted.counts)
+
 
 class PromptedPairs(Dataset[PromptedPair]):
     """The pairs of a round of the curriculum, with their images where nobody holds them yet."""
@@ -59,6 +69,7 @@ class PromptedPairs(Dataset[PromptedPair]):
             is_held: Whether an image, by its key, need not be read any more.
         """
         self._pairs, self._epochs_before, self._is_held = pairs, epochs_before, is_held
+        self._shared = SharedNumbers()
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -73,27 +84,50 @@ class PromptedPairs(Dataset[PromptedPair]):
         """Return the image of every pair, mirrored or not."""
         return self._pairs.image_digests()
 
+    @property
+    def num_skipped(self) -> int:
+        """How often a pair was asked for whose image cannot be used, so that another stood in for it."""
+        return self._shared.num_skipped
+
     def __getitem__(self, index: int) -> PromptedPair:
         """Return a pair.
 
         Raises:
-            ConfigError: Its image cannot be used.
+            ConfigError: Its image cannot be used. Where such are skipped, the next pair that can be stands in for it.
         """
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[PromptedPair]:
-        """Return the pairs of a batch; an image is decoded at most once."""
-        pairs = [self._pairs[index] for index in indices]
-        keys = [image_key(pair) for pair in pairs]
-        seen: dict[str, torch.Tensor | None] = {}
-        for index, pair, key in zip(indices, pairs, keys, strict=True):
-            if key not in seen:
-                seen[key] = None if self._is_held(key) else self._image(index, pair)
-        return [PromptedPair(pair, key, seen[key]) for pair, key in zip(pairs, keys, strict=True)]
+        """Return the pairs of a batch, as `[]` does; an image is decoded at most once."""
+        seen = _Seen()
+        return [self._usable(index, seen) for index in indices]
 
-    def _image(self, index: int, pair: Pair) -> torch.Tensor:
-        image = self._pairs.image(index)
-        return image.flip(-1) if pair.is_flipped else image
+    def drawn(self, indices: Sequence[int]) -> list[PromptedPair | None]:
+        """Return pairs, and None for one whose image cannot be used, where such are skipped.
+
+        Raises:
+            ConfigError: An image cannot be used, and such are not skipped.
+        """
+        seen = _Seen()
+        return [self._draw(index, seen) for index in indices]
+
+    def _usable(self, index: int, seen: _Seen) -> PromptedPair:
+        for stand_in in range(len(self)):
+            found = self._draw((index + stand_in) % len(self), seen)
+            if found is not None:
+                return found
+            self._shared.count_skipped()
+        raise ConfigError(f"no image of the {len(self)} pairs can be used: put the annotated files back")
+
+    def _draw(self, index: int, seen: _Seen) -> PromptedPair | None:
+        pair = self._pairs[index]
+        key = image_key(pair)
+        if self._is_held(key):
+            return PromptedPair(pair, key, None)
+        if key not in seen:
+            image = self._pairs.usable_image(index)
+            seen[key] = image.flip(-1) if image is not None and pair.is_flipped else image
+        return None if seen[key] is None else PromptedPair(pair, key, seen[key])
 
 
 def image_key(pair: Pair) -> str:

@@ -25,6 +25,10 @@ class PointGeneratorConfig(FrozenModel):
     # Hidden width of a feed-forward layer, in widths.
     feed_forward_ratio: float = Field(default=3.25, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
+    # answers, before anything is learnt; each query learns its own. 0 where patches were not trained to answer: those
+    # of a CLIP of one token an image answer beside its objects as readily.
+    response_gain: float = Field(default=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -39,7 +43,10 @@ class PointGeneratorConfig(FrozenModel):
 
 
 class ObjectiveConfig(FrozenModel):
-    """Weights of equation 4's terms, in the loss and, the same, in the cost of the matching."""
+    """Weights of equation 4's terms, in the loss and, the same, in the cost of the matching.
+
+    In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
+    """
 
     # The paper adds its terms as they are.
     dice: NonNegative = 1.0

@@ -15,19 +15,24 @@ from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.settings import PptConfig
 from workers.checkpoints.models import load_sam
 from workers.masks.prompting import EncodedCrop, encode_crops, upsample
+from workers.towers import response_map
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An image: stages (N, C, h, w) and SAM's embedding (C, h, w), float16 on the CPU; its size for SAM, (h, w)."""
+    """An image: stages (N, C, h, w) and patches in the joint space (D, h, w) of CLIP, SAM's embedding (C, h, w).
+
+    All float16 on the CPU; `input_size` is the image's for SAM, (h, w).
+    """
 
     stages: torch.Tensor
+    dense: torch.Tensor
     embedding: torch.Tensor
     input_size: tuple[int, int]
 
     @property
     def num_bytes(self) -> int:
-        return self.stages.nbytes + self.embedding.nbytes
+        return self.stages.nbytes + self.dense.nbytes + self.embedding.nbytes
 
 
 class FrozenEncoders:
@@ -83,13 +88,17 @@ class FrozenEncoders:
         self, image_keys: Sequence[str], images: Sequence[torch.Tensor | None], texts: Sequence[str]
     ) -> FrozenFeatures:
         seen = self._see_images(dict(zip(image_keys, images, strict=True)))
-        stages = torch.stack([seen[key].stages for key in image_keys]).to(self.device).float()
-        embeddings = torch.stack([seen[key].embedding for key in image_keys]).to(self.device).float()
+        own = [seen[key] for key in image_keys]
+        stages, dense, embeddings = (
+            torch.stack([getattr(each, name) for each in own]).to(self.device).float()
+            for name in ("stages", "dense", "embedding")
+        )
         # x before y, as points are.
-        sizes = torch.tensor([seen[key].input_size[::-1] for key in image_keys], dtype=torch.float32)
+        sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
         words = self._towers.see_texts(texts)
         encoded = EncodedImages(embeddings, sizes.to(self.device))
-        return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, encoded)
+        response = standardised(response_map(dense, words.embedding))
+        return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, response, encoded)
 
     def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
         """Return mask logits (T, h, w) on the pixels of an image of `size` (H, W), (T, H, W) float32."""
@@ -103,21 +112,28 @@ class FrozenEncoders:
             side = self._towers.image_format.size
             # Stretched, as the responses of the recipes are made: its grid and the image share one frame in [0, 1].
             pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
-            stages = self._towers.see_images(list(missing), pixels).stages.half().cpu()
-            for (key, image), own in zip(missing.items(), stages, strict=True):
-                seen[key] = self._keep(key, self._with_sam(image, own))
+            found = self._towers.see_images(list(missing), pixels)
+            of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
+            for (key, image), (stages, dense) in zip(missing.items(), of_clip, strict=True):
+                seen[key] = self._keep(key, self._with_sam(image, stages, dense))
         return seen
 
     @torch.inference_mode()
-    def _with_sam(self, image: torch.Tensor, stages: torch.Tensor) -> _Seen:
+    def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _Seen:
         # One by one: how an encoding rounds depends on the shape of the batch, and which images are missing on what
         # was kept before.
         (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # A row of a batch would keep the whole batch in memory.
-        return _Seen(stages.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
+        return _Seen(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
 
     def _keep(self, key: str, seen: _Seen) -> _Seen:
         if self._left_bytes > 0:
             self._left_bytes -= seen.num_bytes
             self._kept[key] = seen
         return seen
+
+
+def standardised(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps (B, h, w), each with mean 0 and standard deviation 1; one without a range is 0."""
+    centred = maps - maps.mean((1, 2), keepdim=True)
+    return centred / (centred.std((1, 2), keepdim=True) + 1e-4)

@@ -53,9 +53,13 @@ def grid_position(height: int, width: int, channels: int, *, device: torch.devic
     """
     quarter = channels // 4
     frequency = math.pi * 2.0 ** torch.linspace(0, 6, quarter, device=device)
+    x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
+    on_y, on_x = y * frequency, x * frequency
+    return torch.cat([on_y.sin(), on_y.cos(), on_x.sin(), on_x.cos()], -1)
+
+
+def grid_centres(height: int, width: int, *, device: torch.device | None = None) -> torch.Tensor:
+    """Return the centres of the cells, (H·W, 2) float32, x then y in [0, 1], row by row."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
-    on_y, on_x = y[:, None] * frequency, x[:, None] * frequency
-    rows = torch.cat([on_y.sin(), on_y.cos()], -1)[:, None].expand(height, width, -1)
-    columns = torch.cat([on_x.sin(), on_x.cos()], -1)[None].expand(height, width, -1)
-    return torch.cat([rows, columns], -1).flatten(0, 1)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).flatten(0, 1)

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from training.ppt.config import ObjectiveConfig
 from training.ppt.point_generator import PointPrompts
 from training.ppt.pseudo_labels import PseudoLabelBatch
-from training.ppt.terms import Points, confidence_loss, mask_loss, point_loss
+from training.ppt.terms import Points, confidence_loss, mask_losses, point_loss
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,9 @@ def matching_cost(
         return tensor[:, None].expand(*shape, *tensor.shape[2:]).flatten(0, 2)
 
     predicted = Points(of_queries(prompts.points_xy), of_queries(prompts.label_logits))
-    cost = mask_loss(of_queries(mask_logits), of_labels(wanted.masks), weights)
-    cost = cost + point_loss(predicted, Points(of_labels(wanted.points_xy), of_labels(wanted.labels)), weights)
+    points = point_loss(predicted, Points(of_labels(wanted.points_xy), of_labels(wanted.labels)), weights)
     confidence = confidence_loss(of_queries(prompts.confidence_logits), of_labels(wanted.confidences))
-    return (cost + weights.confidence * confidence).view(shape)
+    return mask_losses(mask_logits, wanted.masks, weights) + (points + weights.confidence * confidence).view(shape)
 
 
 def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:

@@ -28,12 +28,15 @@ class FrozenFeatures:
         image: {V_n}, N tensors (B, C, h, w) of CLIP's image tower.
         text: T, (B, L, D) of CLIP's text tower.
         is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+        response: (B, h, w), how much each patch fits its expression in CLIP's joint space; of each pair, mean 0 and
+            standard deviation 1.
         sam: The images as SAM's decoder needs them.
     """
 
     image: Sequence[torch.Tensor]
     text: torch.Tensor
     is_word: torch.Tensor
+    response: torch.Tensor
     sam: EncodedImages
 
 
@@ -96,13 +99,13 @@ class PointPrompting(nn.Module):
         """
         if isinstance(given, LabelledFeatures):
             return self.loss(given.features, given.wanted)
-        prompts = self.generator(given.image, given.text, given.is_word)
+        prompts = self._prompts(given)
         return Predictions(self._decode_all(given, prompts), prompts)
 
     @torch.no_grad()
     def referent(self, features: FrozenFeatures) -> Referent:
         """Return s_argmax{c} of each pair: the answer of the most confident query, and nothing of the others."""
-        prompts = self.generator(features.image, features.text, features.is_word)
+        prompts = self._prompts(features)
         rows = torch.arange(len(features.text), device=features.text.device)
         chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))
         return Referent(self._decode(features.sam, rows, chosen), chosen)
@@ -110,12 +113,13 @@ class PointPrompting(nn.Module):
     def loss(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> dict[str, torch.Tensor]:
         """Return the terms of equation 4 and their sum `loss`, each a scalar.
 
-        Masks and points count for matched pairs alone; confidences for all K queries, where an unmatched one is to
-        say 0: inference takes the argmax over all of them. The matching looks at all K masks without a gradient, and
-        the matched ones are decoded once more with it, which needs K / E times less memory. Of predictions that are no
-        finite numbers every term is NaN, for the trainer to tell: no assignment can be made of them.
+        Each is a mean over the matched pairs. To the confidences of these come those of the unmatched queries, which
+        are to say 0: inference takes the argmax over all K of them. The matching looks at all K masks without a
+        gradient, and the matched ones are decoded once more with it, which needs K / E times less memory. Of
+        predictions that are no finite numbers every term is NaN, for the trainer to tell: no assignment can be made of
+        them.
         """
-        prompts = self.generator(features.image, features.text, features.is_word)
+        prompts = self._prompts(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
         if not _are_finite(prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks):
@@ -126,16 +130,24 @@ class PointPrompting(nn.Module):
         terms = {
             "mask": mask_loss(logits, wanted.masks[pairs.rows, pairs.labels], self.objective).mean(),
             "point": self._point_loss(matched, wanted, pairs),
-            "confidence": self.objective.confidence
-            * confidence_loss(prompts.confidence_logits, confidence_targets(prompts, wanted, pairs)).mean(),
+            "confidence": self._confidence_loss(prompts, wanted, pairs),
         }
         return {"loss": terms["mask"] + terms["point"] + terms["confidence"], **terms}
+
+    def _prompts(self, features: FrozenFeatures) -> PointPrompts:
+        prompts: PointPrompts = self.generator(features.image, features.text, features.is_word, features.response)
+        return prompts
 
     def _point_loss(self, matched: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
         """l_pt, mean over the matched pairs."""
         at = (pairs.rows, pairs.labels)
         targets = Points(wanted.points_xy[at], wanted.labels[at])
         return point_loss(Points(matched.points_xy, matched.label_logits), targets, self.objective).mean()
+
+    def _confidence_loss(self, prompts: PointPrompts, wanted: PseudoLabelBatch, pairs: Assignment) -> torch.Tensor:
+        """l_bce of all queries, for each matched pair."""
+        targets = confidence_targets(prompts, wanted, pairs)
+        return self.objective.confidence * confidence_loss(prompts.confidence_logits, targets).sum() / len(pairs.rows)
 
     def _decode_all(self, features: FrozenFeatures, prompts: PointPrompts) -> torch.Tensor:
         """Mask logits (B, K, h, w) of every query."""

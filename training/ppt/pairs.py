@@ -27,7 +27,7 @@ from store.reading import read_table
 from store.receipts import read_receipts
 from training.dataset.drawing import key_of
 from training.dataset.images import ImageBytes, ShardImages
-from training.dataset.places import Places
+from training.dataset.mapped import DEFAULT_MAX_MEMORY_BYTES
 from training.dataset.snapshot import Snapshot
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
 from training.ppt.pseudo_labels import PseudoLabels
@@ -52,6 +52,10 @@ class PairSpec:
             (section 3.2: "randomly applying transformations, such as flipping").
         max_candidates: Contexts beyond it are left out, the first ones stay; a run of many masks has many.
         is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
+        on_bad_image: As of `training.dataset.SampleSpec`: an image that is missing from SOURCE or is not the one that
+            was annotated: `raise`, or `skip` its pairs.
+        source: As there: where the images lie now, if not where they were annotated.
+        max_memory_bytes: Embedded images of more are refused.
     """
 
     num_points: int
@@ -61,6 +65,9 @@ class PairSpec:
     is_flipping: bool = True
     max_candidates: int = 12
     is_empty_allowed: bool = False
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    source: str | None = None
+    max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +112,14 @@ class PairDataset(Dataset[Pair]):
             snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
 
         Raises:
-            ConfigError: There is no run, or it has no such pair.
+            ConfigError: There is no run, it has no such pair, or its images are too large to be held.
             TransientError: Storage failed.
         """
         self._location = run if isinstance(run, RunLocation) else RunLocation.open(run)
         self._spec = spec
-        self._images = ImageBytes(self._location, require_header(self._location), is_random_access=True)
+        header = require_header(self._location)
+        self._images = ImageBytes(self._location, header, source=spec.source, is_random_access=True)
+        self._images_bytes = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
         self._shards: dict[int, tuple[ShardImages, dict[str, int]]] = {}
@@ -147,12 +156,23 @@ class PairDataset(Dataset[Pair]):
         Raises:
             ConfigError: It is gone, or is not the one that was annotated.
         """
-        images, places = self._shards[self._rows[index].shard]
-        at = places[self._rows[index].image_id]
         try:
-            return self._images.decode(images, at)
+            return self._decoded(index)
         except ImageError as error:
-            raise self._images.explained(images.keys[at], error) from error
+            raise self._explained(index, error) from error
+
+    def usable_image(self, index: int) -> torch.Tensor | None:
+        """Return the image of a pair, as `image`; None where it cannot be used and such are skipped.
+
+        Raises:
+            ConfigError: It cannot be used, and such are not skipped.
+        """
+        try:
+            return self._decoded(index)
+        except ImageError as error:
+            if self._spec.on_bad_image == "skip":
+                return None
+            raise self._explained(index, error) from error
 
     def image_ids(self) -> list[str]:
         """Return the image of every pair, (len,)."""
@@ -211,9 +231,30 @@ class PairDataset(Dataset[Pair]):
         images = read_table(self._location, IMAGES, self._images.columns, receipts)
         wanted = {row.image_id for row in rows}
         images = images.filter(pa.array([each in wanted for each in images["image_id"].to_pylist()], pa.bool_()))
+        self._count_bytes(images)
         ids = images["image_id"].to_pylist()
         self._shards[shard] = (self._images.of_shard(shard, images), {each: at for at, each in enumerate(ids)})
         self._rows += rows
+
+    def _decoded(self, index: int) -> torch.Tensor:
+        row = self._rows[index]
+        images, places = self._shards[row.shard]
+        return self._images.decode(images, places[row.image_id])
+
+    def _explained(self, index: int, error: ImageError) -> ConfigError:
+        row = self._rows[index]
+        images, places = self._shards[row.shard]
+        return self._images.explained(images.keys[places[row.image_id]], error)
+
+    def _count_bytes(self, images: pa.Table) -> None:
+        """Refuse to hold more than is allowed, before more is read."""
+        if "bytes" in images.column_names:
+            self._images_bytes += images["bytes"].nbytes
+        if self._images_bytes > self._spec.max_memory_bytes:
+            raise ConfigError(
+                f"{self._location.root} embeds more than max_memory_bytes={self._spec.max_memory_bytes:,} of images, "
+                "which all lie in memory: raise it, or write the run with shards.embed_images=false"
+            )
 
     def _image_sha256(self, row: _Row) -> str:
         images, places = self._shards[row.shard]
@@ -246,41 +287,3 @@ def _grouped(shard: int, rows: Sequence[dict[str, Any]], max_candidates: int) ->
         confidences = np.array([candidates[mask] for mask in first], np.float32)
         made.append(_Row(shard, image_id, text, first, confidences))
     return made
-
-
-class JoinedPairs(Dataset[Pair]):
-    """The pairs of several data sets one after the other: the unions that the curriculum trains on (section 3.3)."""
-
-    def __init__(self, parts: Sequence[PairDataset]) -> None:
-        """Take at least one data set."""
-        if not parts:
-            raise ConfigError("no data set to join: give one run at least")
-        self._parts = list(parts)
-        self._places = Places([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Pair:
-        """Return a pair, see `PairDataset`."""
-        part, at = self._places.of(index, noun="pair")
-        return self._parts[part][at]
-
-    def image(self, index: int) -> torch.Tensor:
-        """Return the image of a pair, see `PairDataset`."""
-        part, at = self._places.of(index, noun="pair")
-        return self._parts[part].image(at)
-
-    def image_ids(self) -> list[str]:
-        """Return the image of every pair, (len,)."""
-        return [each for part in self._parts for each in part.image_ids()]
-
-    def image_digests(self) -> list[str]:
-        """Return the sha256 of the image of every pair, see `PairDataset`."""
-        return [each for part in self._parts for each in part.image_digests()]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of points and flips."""
-        for part in self._parts:
-            part.set_epoch(epoch)

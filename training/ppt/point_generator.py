@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.ppt.config import PointGeneratorConfig
-from training.ppt.layers import CrossAttentionLayer, grid_position
+from training.ppt.layers import CrossAttentionLayer, grid_centres, grid_position
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,14 @@ class Bridge(nn.Module):
         self,
         image: torch.Tensor,
         text: torch.Tensor,
-        earlier: tuple[torch.Tensor, torch.Tensor] | None,
+        earlier: tuple[torch.Tensor, torch.Tensor],
         *,
         position: torch.Tensor,
         is_word: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return V'_n (B, h·w, d) and T_n (B, L, d) of V_n (B, h·w, C) and T (B, L, D)."""
-        image, text = self.image_projection(image), self.text_projection(text)
-        if earlier is not None:
-            image, text = image + earlier[0], text + earlier[1]
+        image = self.image_projection(image) + earlier[0]
+        text = self.text_projection(text) + earlier[1]
         fused_image = self.image_reads_text(image, text, query_position=position, is_token=is_word)
         fused_text = self.text_reads_image(text, image, context_position=position)
         return fused_image, fused_text
@@ -74,7 +73,7 @@ class Stage(nn.Module):
         queries: torch.Tensor,
         image: torch.Tensor,
         text: torch.Tensor,
-        earlier: tuple[torch.Tensor, torch.Tensor] | None,
+        earlier: tuple[torch.Tensor, torch.Tensor],
         *,
         query_position: torch.Tensor,
         position: torch.Tensor,
@@ -88,26 +87,67 @@ class Stage(nn.Module):
         return queries, fused
 
 
+class PointHead(nn.Module):
+    """PointHead of equation 2: a perceptron that tells M points from where its query looks, and their labels.
+
+    Where a query looks is the mean of the patches' centres by its attention to V'_N. What the perceptron adds is then
+    the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+    Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
+    """
+
+    def __init__(self, width: int, num_points: int, response_gain: float) -> None:
+        super().__init__()
+        self._num_points = num_points
+        self.norm = nn.LayerNorm(width)
+        # A bias of the keys is the same for all patches, and falls out of the softmax.
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        # How far a query looks where CLIP answers: a context shall look elsewhere.
+        self.gain = nn.Linear(width, 1)
+        nn.init.constant_(self.gain.bias, response_gain)
+        self.layers = _perceptron(width, 3 * num_points)
+
+    def forward(
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, centres: torch.Tensor
+    ) -> torch.Tensor:
+        """Return x, y in [0, 1] and a label's logit, (B, K, M, 3), of queries (B, K, d).
+
+        Args:
+            queries: q_k, normalised.
+            image: V'_N (B, h·w, d).
+            response: (B, h·w) of the patches.
+            centres: (h·w, 2) of the patches, x then y in [0, 1].
+        """
+        scores = self.query(queries) @ self.key(self.norm(image)).transpose(1, 2) * queries.shape[-1] ** -0.5
+        looks_at = (scores + self.gain(queries) * response[:, None]).softmax(-1) @ centres
+        told = self.layers(queries).unflatten(-1, (self._num_points, 3))
+        xy = (looks_at.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid()
+        return torch.cat([xy, told[..., 2:]], -1)
+
+
 class PointGenerator(nn.Module):
     """Equations 1 and 2. Everything that PPT trains is in here."""
 
     def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
         super().__init__()
-        width, self.num_points = config.width, config.num_points
+        width = config.width
         self.queries = nn.Parameter(torch.randn(config.num_queries, width))
         self.query_position = nn.Parameter(torch.randn(config.num_queries, width))
+        self.response = nn.Linear(1, width)
         self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
         self.norm = nn.LayerNorm(width)
-        self.point_head = _perceptron(width, 3 * config.num_points)
+        self.point_head = PointHead(width, config.num_points, config.response_gain)
         self.score_head = _perceptron(width, 1)
 
-    def forward(self, image: Sequence[torch.Tensor], text: torch.Tensor, is_word: torch.Tensor) -> PointPrompts:
+    def forward(
+        self, image: Sequence[torch.Tensor], text: torch.Tensor, is_word: torch.Tensor, response: torch.Tensor
+    ) -> PointPrompts:
         """Return the prompts of B pairs of image and expression.
 
         Args:
             image: {V_n}, N tensors (B, C, h, w) of the frozen image tower, early stages first.
             text: T, (B, L, D) of the frozen text tower, one row a token.
             is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+            response: (B, h, w), how much each patch fits the expression by the frozen towers.
 
         Raises:
             ValueError: another number of stages than the generator has.
@@ -115,28 +155,35 @@ class PointGenerator(nn.Module):
         if len(image) != len(self.stages):
             raise ValueError(f"{len(image)} stages of features for a point generator of {len(self.stages)} stages")
         queries = self.queries.expand(text.shape[0], -1, -1)
-        fused: tuple[torch.Tensor, torch.Tensor] | None = None
+        height, width = response.shape[-2:]
+        position = grid_position(height, width, queries.shape[-1], device=response.device)
+        # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
+        # hardly holds the one, and the other is what CLIP learnt of images and texts.
+        answers = response.flatten(1)
+        fused = position + self.response(answers[..., None]), text.new_zeros(())
         for stage, features in zip(self.stages, image, strict=True):
-            height, width = features.shape[-2:]
             queries, fused = stage(
                 queries,
                 features.flatten(2).transpose(1, 2),
                 text,
                 fused,
                 query_position=self.query_position,
-                position=grid_position(height, width, queries.shape[-1], device=features.device),
+                position=position,
                 is_word=is_word,
             )
-        return self._heads(self.norm(queries))
+        centres = grid_centres(height, width, device=response.device)
+        return self._heads(self.norm(queries), fused[0], answers, centres)
 
-    def _heads(self, queries: torch.Tensor) -> PointPrompts:
+    def _heads(
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, centres: torch.Tensor
+    ) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
         # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
         # in float32 themselves, as their outputs would be rounded before they could be made it.
         with torch.autocast(queries.device.type, enabled=False):
-            points = self.point_head(queries.float()).unflatten(-1, (self.num_points, 3))
+            points = self.point_head(queries.float(), image.float(), response, centres)
             confidence = self.score_head(queries.float())[..., 0]
-        return PointPrompts(points[..., :2].sigmoid(), points[..., 2], confidence)
+        return PointPrompts(points[..., :2], points[..., 2], confidence)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:

@@ -11,9 +11,10 @@ import torch
 from lightning_fabric import Fabric
 
 from schemas.errors import ConfigError
-from training.ppt.batches import PromptedPairs, collate
+from training.ppt.batches import PromptedPair, PromptedPairs, collate
+from training.ppt.joined_pairs import JoinedPairs
 from training.ppt.learner import PointLearner
-from training.ppt.pairs import JoinedPairs, PairDataset
+from training.ppt.pairs import PairDataset
 from training.ppt.recipes.selecting import select
 
 SELECTED_NAME: Final = "selected.json"
@@ -26,6 +27,8 @@ def select_referents(
     learner: PointLearner, parts: Sequence[PairDataset], *, min_iou: float, fabric: Fabric
 ) -> list[int]:
     """Return of each pair which of its candidates is the referent now, -1 for none; the same on every rank.
+
+    A pair whose image cannot be used has none, where such are skipped.
 
     Args:
         learner: The model as it stands; each pair is asked unmirrored.
@@ -51,14 +54,20 @@ def select_referents(
 
 
 def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
-    drawn = pairs.__getitems__(places)
-    batch = collate(drawn)
+    drawn = pairs.drawn(places)
+    usable = [each for each in drawn if each is not None]
+    if not usable:
+        return torch.full((len(places),), -1)
+    batch = collate(usable)
     found = learner.module.referent(learner.encoders.see(batch.image_keys, batch.images, batch.texts))
-    found_masks = (found.mask_logits > 0).cpu()
-    decided = [
-        select(each.pair.labels.masks, mask, min_iou=min_iou) for each, mask in zip(drawn, found_masks, strict=True)
-    ]
-    return torch.tensor([int(each.argmax()) if bool(each.any()) else -1 for each in decided])
+    masks = iter((found.mask_logits > 0).cpu())
+    return torch.tensor([-1 if each is None else _place(each, next(masks), min_iou) for each in drawn])
+
+
+def _place(prompted: PromptedPair, mask: torch.Tensor, min_iou: float) -> int:
+    """Which candidate of a pair is the referent, -1 for none."""
+    decided = select(prompted.pair.labels.masks, mask, min_iou=min_iou)
+    return int(decided.argmax()) if bool(decided.any()) else -1
 
 
 def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:

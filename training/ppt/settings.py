@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from schemas.config import SamArchitecture, WeightsConfig
 from schemas.frozen import FrozenModel
+from training.dataset.mapped import DEFAULT_MAX_MEMORY_BYTES
 from training.learning.config import TowersConfig, TrainingConfig
 from training.learning.presets import load_preset, preset_names
 from training.ppt.config import ObjectiveConfig, PointGeneratorConfig
@@ -44,6 +45,10 @@ class PairsDataConfig(FrozenModel):
     is_flipping: bool = True
     # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
     max_candidates: int = Field(default=12, ge=1)
+    # Of an image that is gone or is not the one that was annotated; skip: the next pair stands in for each of its own.
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    # Embedded images of a run lie in memory, those of SOURCE are read one by one: of more bytes a run is refused.
+    max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
     # What the encoders made of images is kept in float16 up to so many bytes of each process, on the host; beyond it,
     # it is computed whenever it is needed. Processes share nothing: raise it with the host's memory divided by them.
@@ -58,6 +63,13 @@ class PairsDataConfig(FrozenModel):
         return self
 
 
+class CurriculumTrainingConfig(TrainingConfig):
+    """The settings of a training whose number of steps follows from its phases."""
+
+    # None that anything could be too long for: what is told of a warm-up holds whatever the phases come to.
+    num_steps: int = Field(default=2**53, ge=1)
+
+
 class PptConfig(FrozenModel):
     """Everything that a training is told."""
 
@@ -69,7 +81,9 @@ class PptConfig(FrozenModel):
     data: PairsDataConfig = PairsDataConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     # `num_steps` follows from the curriculum.
-    training: TrainingConfig = TrainingConfig(optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0)
+    training: CurriculumTrainingConfig = CurriculumTrainingConfig(
+        optimiser="adam", schedule="constant", num_warmup_steps=0, weight_decay=0
+    )
 
     @model_validator(mode="after")
     def _splits_evenly(self) -> Self:
@@ -102,7 +116,7 @@ class PptConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training"})
-        placement = {"num_workers", "cache_bytes"}
+        placement = {"num_workers", "cache_bytes", "max_memory_bytes"}
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()
         del training["num_steps"]

@@ -88,6 +88,8 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
         seed=config.training.seed,
         is_flipping=config.data.is_flipping,
         # With more labels than queries the matching leaves the dearest without an answer, and that may be the referent.
+        on_bad_image=config.data.on_bad_image,
+        max_memory_bytes=config.data.max_memory_bytes,
         max_candidates=min(config.data.max_candidates, config.generator.num_queries),
     )
 

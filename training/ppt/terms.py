@@ -1,4 +1,8 @@
-"""The terms of equation 4 for P pairs of a prediction and a pseudo-label; each returns one number a pair."""
+"""The terms of equation 4; each returns one number for a pair of a prediction and a pseudo-label.
+
+The terms of masks are written for all K × E pairs of B pairs of image and expression at once, which is a product of
+matrices and never holds K · E masks; those of P pairs that are matched are the same with K = E = 1.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +29,32 @@ class Points:
     labels: torch.Tensor
 
 
-def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1) (P,) of logits and masks (P, h, w). Source: Li et al. 2019 [31]."""
-    probability = logits.sigmoid().flatten(1)
-    wanted = masks.flatten(1)
-    overlap = (probability * wanted).sum(-1)
-    return 1 - (2 * overlap + 1) / (probability.sum(-1) + wanted.sum(-1) + 1)
+def dice_losses(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return 1 − (2·|s·ŝ| + 1) / (|s| + |ŝ| + 1) (B, K, E) of logits (B, K, h, w) and masks (B, E, h, w).
+
+    Source: Li et al. 2019 [31].
+    """
+    probability, wanted = logits.sigmoid().flatten(2), masks.flatten(2)
+    overlap = probability @ wanted.transpose(1, 2)
+    return 1 - (2 * overlap + 1) / (probability.sum(-1)[:, :, None] + wanted.sum(-1)[:, None] + 1)
 
 
-def mask_cross_entropy(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the mean binary cross-entropy (P,) over the cells of logits and masks (P, h, w)."""
-    return F.binary_cross_entropy_with_logits(logits, masks, reduction="none").flatten(1).mean(-1)
+def mask_cross_entropies(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy (B, K, E) over the cells of logits (B, K, h, w) and masks (B, E, h, w)."""
+    flat, wanted = logits.flatten(2), masks.flatten(2)
+    # Of a cell: log(1 + exp(x)) − x·ŝ.
+    return (F.softplus(flat).sum(-1, keepdim=True) - flat @ wanted.transpose(1, 2)) / flat.shape[-1]
+
+
+def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
+    """Return l_mask (B, K, E), dice and cross-entropy, of logits (B, K, h, w) and masks (B, E, h, w)."""
+    cross_entropies = mask_cross_entropies(logits, masks)
+    return weights.dice * dice_losses(logits, masks) + weights.mask_cross_entropy * cross_entropies
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
-    """Return l_mask (P,): dice and cross-entropy."""
-    return weights.dice * dice_loss(logits, masks) + weights.mask_cross_entropy * mask_cross_entropy(logits, masks)
+    """Return l_mask (P,) of P matched pairs, logits and masks (P, h, w)."""
+    return mask_losses(logits[:, None], masks[:, None], weights)[:, 0, 0]
 
 
 def point_loss(predicted: Points, wanted: Points, weights: ObjectiveConfig) -> torch.Tensor:

@@ -9,6 +9,7 @@ OUT/summary.json             the figures of each phase
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +18,22 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from training.dataset.drawing import key_of
-from training.learning import FitSummary, StepReport, Trainer, TrainingFolder, UnitFeed
+from training.learning import FitSummary, StepReport, Trainer, TrainingConfig, TrainingFolder, UnitFeed
 from training.learning.asking import Questions
 from training.learning.folder import SUMMARY_NAME
 from training.learning.trainer import load_trained
 from training.ppt.batches import PromptedPairs, collate
 from training.ppt.curriculum import Round, Source, plan_rounds
 from training.ppt.encoding import FrozenEncoders
+from training.ppt.joined_pairs import JoinedPairs
 from training.ppt.learner import PointLearner
-from training.ppt.pairs import JoinedPairs, PairDataset
+from training.ppt.pairs import PairDataset
 from training.ppt.predicting import settings_of
 from training.ppt.selection import read_selected, select_referents, with_referents, write_selected
 from training.ppt.settings import PairsDataConfig, PptConfig
 from training.ppt.sources import SourceRuns, open_sources
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +208,9 @@ class _Curriculum:
         own: TrainingFolder,
         begin_with: Mapping[str, Any] | None,
     ) -> FitSummary:
-        config = self.request.config.training
         pairs = PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds)
         # Another order in each round; DataLoader's workers and the feed take 63 bits.
-        seed = key_of("round", config.seed, each.name) >> 1
+        seed = key_of("round", self.request.config.training.seed, each.name) >> 1
         feed = _feed(pairs, self.request.config.data, self.fabric, seed=seed)
         total = self.rounds[-1].steps_before + self.rounds[-1].num_steps
 
@@ -216,14 +219,22 @@ class _Curriculum:
 
         trainer = Trainer(
             self.fabric,
-            config.with_steps(each.num_steps),
+            self._settings_of(each),
             own,
             settings=self.settings,
             on_step=on_step,
             begin_with=begin_with,
             steps_before=each.steps_before,
         )
-        return trainer.fit(learner, feed)
+        done = trainer.fit(learner, feed)
+        if pairs.num_skipped:
+            logger.warning("%s: %d pairs stood in for others whose image cannot be used", each.name, pairs.num_skipped)
+        return done
+
+    def _settings_of(self, each: Round) -> TrainingConfig:
+        """Of a round; what was trained already is warm."""
+        config = self.request.config.training.with_steps(each.num_steps)
+        return config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config
 
 
 def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:

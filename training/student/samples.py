@@ -55,6 +55,10 @@ class Batch:
     masks: torch.Tensor
     texts: list[str]
 
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.texts)
+
 
 def collate(targets: Sequence[Target]) -> Batch:
     """Return targets as a batch."""

@@ -38,7 +38,7 @@ def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
     assert all(len({row.count("|") for row in table}) == 1 for table in tables)
 
 
-def test_the_ladder_stands_on_the_same_scenes_with_equal_yields_on_development(results):
+def test_the_ladder_stands_on_the_same_scenes_and_filters_keep_less_than_all(results):
     found = results["ablation"]
     assert found["scenes"] == {"development": 1, "test": 1, "second": 1, "true_masks": 1}
     systems = found["test"]["systems"]
@@ -53,7 +53,7 @@ def test_the_ladder_stands_on_the_same_scenes_with_equal_yields_on_development(r
 
 def test_sweeps_hold_every_value_and_meet_the_ablations_setting_where_they_cross(results):
     found = results["sweeps"]
-    assert [row["label"] for row in found["others"]] == ["0", "0.5", "1"]
+    assert [row["label"] for row in found["others"]] == ["0", "0.5", "1", "1, by similarity"]
     whole = found["others"][2]
     assert whole["shipped"] == next(row for row in found["crops"] if row["label"] == "all four")["shipped"]
     assert whole["shipped"] == next(row for row in found["samplers"] if row["label"] == "10")["shipped"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.quality import __main__ as command
+from benchmarks.quality import report
 from benchmarks.quality.ablation_text import verdict
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, load_parts, plot_name, read_record, record_path, run_part
@@ -67,6 +70,24 @@ def test_the_data_holds_headlines_times_and_every_result(invoke, tmp_path):
     ElementTree.fromstring((tmp_path / "docs" / plot_name("first", "line")).read_text())
 
 
+def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_path):
+    invoke("--only", "first")
+    invoke()
+    assert "from an empty folder" not in (tmp_path / "docs" / "quality.md").read_text()
+    shutil.rmtree(tmp_path / "out")
+    invoke()
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    assert "One command from an empty folder took 0.0 minutes" in page
+    assert json.loads((tmp_path / "docs" / "quality.json").read_text())["whole_run"].keys() >= {
+        "seconds",
+        "cpu_seconds",
+    }
+    # A part measured again later does not change it.
+    record = (tmp_path / "results" / "quality-whole.json").read_text()
+    invoke("--only", "second")
+    assert (tmp_path / "results" / "quality-whole.json").read_text() == record
+
+
 def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):
     invoke()
     for kept in (tmp_path / "out").glob("*.json"):
@@ -85,6 +106,28 @@ def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
     invoke()
     assert CALLS == ["first", "second"] * 2
     assert "`--quick`." not in (tmp_path / "docs" / "quality.md").read_text()
+
+
+@pytest.mark.parametrize("trial", [("--seed", "1"), ("--max-scenes", "5")])
+def test_a_trial_leaves_docs_and_kept_results_alone(invoke, tmp_path, trial):
+    assert invoke(*trial).exit_code == 0
+    assert not (tmp_path / "docs").exists()
+    assert not (tmp_path / "results").exists()
+    assert "## first" in (tmp_path / "out" / "quality.md").read_text()
+
+
+def test_a_record_of_other_settings_is_marked_and_then_measured_anew(invoke, monkeypatch, tmp_path):
+    invoke()
+    assert report.STALE not in (tmp_path / "docs" / "quality.md").read_text()
+    changed = replace(part("first"), settings=lambda options: {"towers": "others"})
+    monkeypatch.setattr(command, "load_parts", lambda: [changed, part("second")])
+    invoke("--report-only")
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    assert page.count(report.STALE) == 1
+    assert page.index("## first") < page.index(report.STALE) < page.index("## second")
+    invoke()
+    assert CALLS == ["first", "second", "first"]
+    assert report.STALE not in (tmp_path / "docs" / "quality.md").read_text()
 
 
 def test_the_page_is_written_anew_without_measuring(invoke, tmp_path):

@@ -59,8 +59,8 @@ def test_chance_is_the_objects_share_of_the_image():
 
 
 def test_the_shipped_scene_clip_finds_what_is_described_in_full():
-    # Measured 0.645 over 200 test scenes (benchmarks/results/scene-clip.json); chance is 0.027.
+    # Over 300 test scenes 0.79 (benchmarks/results/scene-clip.json); chance is 0.026. Few scenes may fall 0.15 below.
     pointer = Pointer()
     bootstrap = ImageBootstrap([point_at(pointer, scene) for scene in SCENES])
-    assert bootstrap.ratio(DESCRIBED).value > 0.4
+    assert bootstrap.ratio(DESCRIBED).value > 0.64
     assert bootstrap.ratio(NAMED).value > bootstrap.ratio(f"{NAMED}_chance").value

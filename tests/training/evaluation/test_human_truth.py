@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -58,8 +60,8 @@ def place(tmp_path, name):
     return RunLocation.open(str(tmp_path / name))
 
 
-def model_run(location, *images):
-    """Write a run of (key, boxes, {mask: texts}); every text is drawn once by top-p and kept."""
+def model_run(location, *images, kinds=MappingProxyType({})):
+    """Write a run of (key, boxes, {mask: texts}); every text is drawn once by top-p and kept; `kinds` by text."""
     entries = [PlanEntry(0, n, image_id(key), key, 9, None, 5) for n, (key, _, _) in enumerate(images)]
     plan, config = write_plan(location, entries), load_config("tiny")
     facts = {"num_images": plan.num_images, "num_repeated": 0, "num_shards": 1, "plan_parts": plan.parts}
@@ -73,7 +75,11 @@ def model_run(location, *images):
             masks.append(
                 MaskRecord(mask_id(entry.image_id, n), n, mask.shape, rle(mask)["counts"], tuple(box), int(mask.sum()))
             )
-        expressions = tuple(said(masks[n].mask_id, text, "top_p") for n, each in texts.items() for text in each)
+        expressions = tuple(
+            replace(said(masks[n].mask_id, text, "top_p"), kind=kinds.get(text, "attribute"))
+            for n, each in texts.items()
+            for text in each
+        )
         facts = {"sha256": sha256_hex(b"x"), "height": HEIGHT, "width": WIDTH}
         rows.append(
             ShardImage(
@@ -133,6 +139,18 @@ def test_a_run_of_models_is_judged_by_what_humans_said(human, tmp_path):
     assert found.difficulty["1"].expressions == 2
     assert found.difficulty["no object"].expressions == 1
     assert found.groups == {}
+
+
+def test_what_sentences_of_one_object_cannot_judge_is_left_out_and_counted(human, tmp_path):
+    texts = {0: ["the black cat", "a dog"], 1: ["the dog"]}
+    whole = evaluate_run(model_run(place(tmp_path, "plain"), ("a.png", [CAT, DOG], texts)), human)
+    kinds = {"the dog": "group", "a dog": "none"}
+    found = evaluate_run(model_run(place(tmp_path, "run"), ("a.png", [CAT, DOG], texts), kinds=kinds), human)
+    assert whole.sets["kept"]["accuracy"].value == pytest.approx(2 / 3)
+    assert found.sets["kept"]["accuracy"].value == 1.0
+    assert found.kept == 1
+    assert any(note.startswith("2 kept expressions of kind group or none are left out") for note in found.notes)
+    assert not any("left out" in note for note in whole.notes)
 
 
 def test_the_humans_own_sentences_are_right_by_themselves(human, tmp_path):

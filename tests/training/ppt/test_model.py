@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 from schemas.config_loading import load_config
 from training.ppt.config import ObjectiveConfig, PointGeneratorConfig
+from training.ppt.layers import grid_centres
 from training.ppt.matching import assign, matching_cost
 from training.ppt.model import FrozenFeatures, PointPrompting, confidence_targets
-from training.ppt.point_generator import PointGenerator
+from training.ppt.point_generator import PointGenerator, PointHead
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from workers.checkpoints.models import load_sam
@@ -31,6 +33,7 @@ def _features(batch: int = 2) -> FrozenFeatures:
         [torch.randn(batch, 24, 4, 4, generator=generator) for _ in SMALL.image_blocks],
         torch.randn(batch, 6, 16, generator=generator),
         is_word,
+        torch.randn(batch, 4, 4, generator=generator),
         EncodedImages(torch.randn(batch, 64, 16, 16, generator=generator), torch.full((batch, 2), 192.0)),
     )
 
@@ -66,7 +69,7 @@ def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
 def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
     features = _features()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = getattr(_model().generator(features.image, features.text, features.is_word), name)
+        found = getattr(_model().generator(features.image, features.text, features.is_word, features.response), name)
 
     assert found.dtype == torch.float32
     assert not torch.equal(found, found.bfloat16().float())
@@ -75,7 +78,7 @@ def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
 @pytest.mark.parametrize("head", ["point_head", "score_head"])
 def test_the_loss_of_predictions_that_are_no_numbers_is_none_either(head) -> None:
     model = _model()
-    torch.nn.init.constant_(getattr(model.generator, head)[0].weight, torch.nan)
+    torch.nn.init.constant_(next(getattr(model.generator, head).parameters()), torch.nan)
 
     terms = model.loss(_features(), _wanted())
 
@@ -88,22 +91,48 @@ def test_padding_of_a_text_says_nothing() -> None:
     other_text = features.text.clone()
     other_text[0, 4:] = 100.0
 
-    before = model.generator(features.image, features.text, features.is_word)
-    after = model.generator(features.image, other_text, features.is_word)
+    before = model.generator(features.image, features.text, features.is_word, features.response)
+    after = model.generator(features.image, other_text, features.is_word, features.response)
 
     assert torch.allclose(before.points_xy, after.points_xy, atol=1e-5)
 
 
-def test_text_and_every_stage_of_the_image_reach_the_points() -> None:
+def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
     model, features = _model().eval(), _features()
     image = [stage.clone().requires_grad_() for stage in features.image]
-    text = features.text.clone().requires_grad_()
+    text, response = features.text.clone().requires_grad_(), features.response.clone().requires_grad_()
 
-    model.generator(image, text, features.is_word).points_xy.square().sum().backward()
+    model.generator(image, text, features.is_word, response).points_xy.square().sum().backward()
 
     assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in image)
+    assert response.grad is not None
+    assert response.grad.abs().sum() > 0
     assert text.grad is not None
     assert text.grad[0, :4].abs().sum() > 0
+
+
+def test_points_are_told_from_where_the_query_looks() -> None:
+    head = PointHead(32, 4, response_gain=60.0)
+    for weight in (head.gain.weight, head.layers[-1].weight, head.layers[-1].bias):
+        torch.nn.init.zeros_(weight)
+    response = torch.zeros(1, 5 * 4)
+    # Of the grid of five rows and four columns: row 1, column 2.
+    response[0, 6] = 1.0
+
+    told = head(torch.randn(1, 3, 32), torch.randn(1, 20, 32), response, grid_centres(5, 4))
+
+    assert torch.allclose(told[..., :2], torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+
+
+def test_a_matched_pair_weighs_as_much_in_the_confidences_as_in_masks_and_points() -> None:
+    model, features, wanted = _model().eval(), _features(), _wanted()
+    found = model(features)
+    pairs = assign(matching_cost(found.prompts, found.mask_logits, wanted, model.objective), wanted.counts)
+    targets = confidence_targets(found.prompts, wanted, pairs)
+
+    every = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum")
+
+    assert model.loss(features, wanted)["confidence"].item() == pytest.approx(every.item() / len(pairs.rows))
 
 
 def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None:
@@ -160,7 +189,7 @@ def test_another_number_of_stages_is_refused_with_both_numbers() -> None:
     features = _features()
 
     with pytest.raises(ValueError, match="1 stages of features for a point generator of 2 stages"):
-        _model().generator(features.image[:1], features.text, features.is_word)
+        _model().generator(features.image[:1], features.text, features.is_word, features.response)
 
 
 def test_the_papers_size_is_the_papers_within_five_percent() -> None:

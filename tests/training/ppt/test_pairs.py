@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from tests.training.dataset.builders import build_run
+from training.ppt.joined_pairs import JoinedPairs
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
-from training.ppt.pairs import JoinedPairs, PairDataset, PairSpec
+from training.ppt.pairs import PairDataset, PairSpec
 
 RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
 ROWS = [
@@ -112,6 +113,11 @@ def test_a_run_without_such_pairs_is_refused(tmp_path) -> None:
 
     with pytest.raises(ConfigError, match="has no pair of image and expression"):
         PairDataset(built.location, replace(SPEC, which="undecided"))
+
+
+def test_embedded_images_of_more_than_memory_holds_are_refused(run) -> None:
+    with pytest.raises(ConfigError, match=r"embeds more than max_memory_bytes=100 of images.*embed_images=false"):
+        PairDataset(run, replace(SPEC, max_memory_bytes=100))
 
 
 @settings(max_examples=40, deadline=None)

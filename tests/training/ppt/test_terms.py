@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from training.ppt.config import ObjectiveConfig
 from training.ppt.terms import (
     Points,
     confidence_loss,
     corresponding,
-    dice_loss,
-    mask_cross_entropy,
+    dice_losses,
+    mask_cross_entropies,
     mask_loss,
     point_loss,
 )
@@ -25,7 +26,7 @@ def test_dice_counts_the_overlap_twice_and_one_for_smoothing() -> None:
     masks = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
 
     # |s·ŝ| = 1, |s| = |ŝ| = 2: 1 − 3/5.
-    assert dice_loss(logits, masks).tolist() == pytest.approx([0.4])
+    assert dice_losses(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([0.4])
 
 
 def test_the_cross_entropy_of_a_mask_is_a_mean_over_its_cells() -> None:
@@ -34,16 +35,35 @@ def test_the_cross_entropy_of_a_mask_is_a_mean_over_its_cells() -> None:
 
     by_hand = (math.log(2) + math.log(1 + math.exp(2.0))) / 2
 
-    assert mask_cross_entropy(logits, masks).tolist() == pytest.approx([by_hand])
+    assert mask_cross_entropies(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([by_hand])
+
+
+def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, masks = (4 * torch.randn(2, 3, 8, 8, generator=generator), torch.rand(2, 5, 8, 8, generator=generator))
+
+    cross_entropies, dices = mask_cross_entropies(logits, masks), dice_losses(logits, masks)
+
+    assert cross_entropies.shape == dices.shape == (2, 3, 5)
+    for b, k, e in [(0, 0, 0), (0, 2, 4), (1, 1, 3)]:
+        own, wanted = logits[b, k], masks[b, e]
+        assert cross_entropies[b, k, e].item() == pytest.approx(
+            F.binary_cross_entropy_with_logits(own, wanted).item(), abs=1e-5
+        )
+        share = own.sigmoid()
+        by_hand = 1 - (2 * (share * wanted).sum() + 1) / (share.sum() + wanted.sum() + 1)
+        assert dices[b, k, e].item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
 def test_the_weights_of_the_mask_loss_are_those_of_the_configuration() -> None:
     logits, masks = torch.tensor([[[0.3, -1.2]]]), torch.tensor([[[1.0, 0.25]]])
     weights = ObjectiveConfig(dice=2.0, mask_cross_entropy=0.5)
 
-    by_parts = 2.0 * dice_loss(logits, masks) + 0.5 * mask_cross_entropy(logits, masks)
+    by_parts = 2.0 * dice_losses(logits[:, None], masks[:, None]) + 0.5 * mask_cross_entropies(
+        logits[:, None], masks[:, None]
+    )
 
-    assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.tolist())
+    assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.flatten().tolist())
 
 
 def test_points_answer_for_the_nearest_ones_of_their_label() -> None:

@@ -226,3 +226,9 @@ def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_pa
 def test_a_number_of_steps_is_refused_for_the_curriculum_says_it(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"training.num_steps=5 would be ignored[^;]*; set curriculum.epochs_factor"):
         load_ppt_config("tiny", None, ["training.num_steps=5"])
+
+
+def test_a_warm_up_is_not_held_against_a_number_of_steps_that_nobody_gave() -> None:
+    config = load_ppt_config("tiny", None, ["training.num_warmup_steps=5000"])
+
+    assert config.training.num_warmup_steps == 5000

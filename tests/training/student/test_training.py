@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 
 from schemas.errors import ConfigError
 from tests.training.checkpoints import assert_equal_weights, weights
-from tests.training.dataset.builders import build_run
+from tests.training.dataset.builders import Row, build_run
 from tests.training.student.builders import small_config
 from training.learning import open_fabric
 from training.learning.folder import load_checkpoint
@@ -102,15 +102,26 @@ def test_several_runs_and_a_humans_share_are_one_training_set(tmp_path, run):
     assert settings["human"] == second
 
 
-def test_two_processes_learn_what_one_does(tmp_path, request_):
+@pytest.fixture
+def uneven(tmp_path, request_):
+    """A run whose images have one mask or four: the halves of a batch are hardly ever alike."""
+
+    def rows(number: int) -> list[Row]:
+        return [(mask, f"text {mask} of {number}", {}) for mask in range(4 if number % 3 == 0 else 1)]
+
+    location = build_run(tmp_path / "uneven", prefix="u", rows=rows).location
+    return replace(request_, runs=[location.root])
+
+
+def test_two_processes_learn_what_one_does_of_uneven_halves(tmp_path, uneven):
     config = small_config(tmp_path, ["model.dropout=0.0", "training.num_devices=2"])
-    both = replace(request_, config=config, out=tmp_path / "two")
+    both = replace(uneven, config=config, out=tmp_path / "two")
     # Forked, as `open_fabric` would start the program anew: only how the second process comes to be differs.
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
     fabric.launch(lambda each: train_student(both, each) and None)
-    train(replace(request_, config=small_config(tmp_path, ["model.dropout=0.0"])))
-    one, two = weights(request_.out), weights(both.out)
+    train(replace(uneven, config=small_config(tmp_path, ["model.dropout=0.0"])))
+    one, two = weights(uneven.out), weights(both.out)
     # The mean of two halves' means: equal but for rounding, which AdamW's first steps make more of.
     assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
-    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (request_.out, both.out))
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (uneven.out, both.out))
     assert first["figures"]["miou"] == pytest.approx(second["figures"]["miou"], abs=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.config import WeightsConfig
 from schemas.errors import ConfigError
+from training.learning.kept import KeptByText
 from training.ppt.recipes.config import GroundingConfig
 from workers.checkpoints.models import load_clip
 from workers.checkpoints.openclip import read_model_config
@@ -21,6 +23,11 @@ from workers.surgery import surgery_map
 from workers.towers import read_images, read_texts, response_map, vision_tower
 
 FloatArray = NDArray[np.float32]
+
+# Read at once, padded: how a product rounds depends on its shape, and what is read beside a text on what is kept.
+_TEXTS_A_TILE: Final = 8
+# A text takes 2 kB of a ViT-B: a run's hundred thousand.
+_TEXT_BYTES: Final = 2**28
 
 
 class Responses:
@@ -45,7 +52,7 @@ class Responses:
         self._model = model.requires_grad_(False)
         self._format = crop_format(model, weights)
         self._tokenise = TextTokeniser(int(model.context_length))
-        self._texts: dict[str, torch.Tensor] = {}
+        self._texts = KeptByText[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
@@ -83,12 +90,22 @@ class Responses:
 
     def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         """The texts in the joint space (T, D); each is read once."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if missing:
-            prompts = [prompted(text, self._prompt) for text in missing]
-            embedded = read_texts(self._model, self._tokenise(prompts).to(self._device)).embedding
-            self._texts.update(zip(missing, embedded, strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+        kept = {text: self._texts.get(text) for text in texts}
+        found = {text: embedding for text, embedding in kept.items() if embedding is not None}
+        missing = [text for text in kept if text not in found]
+        for first in range(0, len(missing), _TEXTS_A_TILE):
+            found.update(self._read(missing[first : first + _TEXTS_A_TILE]))
+        return torch.stack([found[text] for text in texts])
+
+    def _read(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = self._tokenise([prompted(text, self._prompt) for text in texts])
+        tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
+        # Each by itself: a row of a batch would keep the whole batch in memory.
+        embedded = [each.clone() for each in read_texts(self._model, tile.to(self._device)).embedding]
+        found = dict(zip(texts, embedded, strict=False))
+        for text, own in found.items():
+            self._texts.keep(text, own)
+        return found
 
 
 def prompted(phrase: str, prompt: str) -> str:
