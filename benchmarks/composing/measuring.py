@@ -23,6 +23,9 @@ from workers.composing.views import view_of
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
 # What the same evidence gives without a place: phrases that surely are true of their mask and of no other.
 WORDS = "words"
+# What was drawn of a mask and rejected, because a rival fits it better by so much: its accuracy is how often it does
+# not mean its mask.
+NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
@@ -53,11 +56,13 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
     composed = [composer(image) for image in images]
     seconds = time.process_time() - started
     bootstrap = ImageBootstrap(
-        _sums(scene, image) | _words_alone(scene, image, config) for scene, image in zip(scenes, composed, strict=True)
+        _sums(scene, image) | _words_alone(scene, image, config) | _negatives(scene, image)
+        for scene, image in zip(scenes, composed, strict=True)
     )
     names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED, WORDS) for figure in _FIGURES]
     kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
-    estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds)}
+    negatives = [f"{NEGATIVE}.{figure}" for figure in ("accuracy", "yield")]
+    estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds, *negatives)}
     for more, less, figure in (
         (AFTER, BEFORE, "coverage"),
         (AFTER, BEFORE, "accuracy"),
@@ -99,6 +104,18 @@ def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> di
     said = candidates_of(replace(image, expressions=tuple(texts)), lambda each: each.kept)
     sums = count_image(SceneImageTruth(scene), said).sums
     return {f"{WORDS}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
+
+
+def _negatives(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
+    """How many rejected expressions a mask has that a rival fits better, and how often they mean something else."""
+    sums = count_image(SceneImageTruth(scene), candidates_of(image, _is_negative)).sums
+    right, number = sums["kept.accuracy"]
+    return {f"{NEGATIVE}.accuracy": (number - right, number), f"{NEGATIVE}.yield": sums["kept.yield"]}
+
+
+def _is_negative(expression: ExpressionRecord) -> bool:
+    score = expression.distinctiveness
+    return not expression.kept and score is not None and score < MAX_DISTINCTIVENESS
 
 
 def _kinds(sums: Sums) -> Iterator[tuple[str, tuple[float, float]]]:

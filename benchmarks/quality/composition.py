@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from benchmarks.composing.measuring import AFTER, BEFORE, COMPOSED, KINDS, WORDS, as_tree, measure
+from benchmarks.composing.measuring import (
+    AFTER,
+    BEFORE,
+    COMPOSED,
+    KINDS,
+    MAX_DISTINCTIVENESS,
+    NEGATIVE,
+    WORDS,
+    as_tree,
+    measure,
+)
 from benchmarks.quality.annotate import DISTINCTIVE, SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
@@ -62,7 +72,13 @@ def section(result: Result) -> str:
     )
     header = ["expressions", "accuracy", "objects with a right one", "a mask"]
     tables = [markdown_table(header, rows), outcome, markdown_table(["composed kind", "number", "accuracy"], kinds)]
-    return "\n\n".join(["## Positions and relations", intro, *tables])
+    negatives = (
+        "Negatives stand in the tables as they are: of what was drawn of a mask and rejected because CLIP finds a "
+        f"rival for it (distinctiveness below {MAX_DISTINCTIVENESS}), {cell(estimates[f'{NEGATIVE}.yield'])} a mask, "
+        f"{cell(estimates[f'{NEGATIVE}.accuracy'])} do not mean their mask alone "
+        "([composing.md](composing.md#negatives))."
+    )
+    return "\n\n".join(["## Positions and relations", intro, *tables, negatives])
 
 
 def _is_above_zero(figure: Mapping[str, Any]) -> bool:

@@ -81,6 +81,20 @@ def test_groups_and_absences_are_no_expressions_of_a_mask(measured):
     assert measured.counts[AFTER] == measured.counts[BEFORE] + measured.counts[COMPOSED] == 5
 
 
+def test_a_negative_is_right_where_it_does_not_mean_its_mask(image):
+    ids = [mask.mask_id for mask in image.masks]
+    # Rejected for a rival: "a star" of a circle; rejected, but true; kept; and one that no rival fits much better.
+    drawn = (
+        ExpressionRecord((ids[0],), "a star", (DRAW,), kept=False, distinctiveness=0.5, rival_mask_id=ids[2]),
+        ExpressionRecord((ids[2],), "a star", (DRAW,), kept=False, distinctiveness=0.7, rival_mask_id=ids[0]),
+        ExpressionRecord((ids[1],), "a star", (DRAW,), kept=True, distinctiveness=0.5, rival_mask_id=ids[2]),
+        ExpressionRecord((ids[1],), "a circle", (DRAW,), kept=False, distinctiveness=0.9, rival_mask_id=ids[0]),
+    )
+    found = measure([SCENE], [replace(image, expressions=drawn)], ComposingConfig(kinds=KINDS)).estimates
+    assert found["negative.accuracy"].value == pytest.approx(1 / 2)
+    assert found["negative.yield"].value == pytest.approx(2 / 3)
+
+
 def test_each_kind_counts_apart_and_an_absence_is_right_where_nothing_fits(measured):
     value = {name: estimate.value for name, estimate in measured.estimates.items()}
     assert {kind: value[f"kind.{kind}"] for kind in KINDS} == {
