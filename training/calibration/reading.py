@@ -85,11 +85,10 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
         if len(found) == max_images:
             break
     if not any(len(image.is_right) for image in found):
-        name = "nobody" if truth is None else truth.title
-        raise ConfigError(
-            f"{location.root} holds no committed image with candidates that the truth ({name}) knows: keys are "
-            "relative to SOURCE and must be equal in both"
+        known = (
+            "" if truth is None else f" that the truth ({truth.title}) knows; keys, relative to SOURCE, must be equal"
         )
+        raise ConfigError(f"{location.root} holds no committed image with candidates{known}")
     return found
 
 

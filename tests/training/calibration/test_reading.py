@@ -84,3 +84,9 @@ def test_a_truth_of_other_images_is_refused(tmp_path):
     other = SceneTruth.from_json(truth_bytes({"elsewhere.png": KNOWN["scene-000.png"]}), "truth.json")
     with pytest.raises(ConfigError, match=r"no committed image with candidates that the truth .* knows"):
         judged_images(written(tmp_path / "run"), other)
+
+
+def test_a_run_without_candidates_is_refused_without_a_truth_too(tmp_path):
+    location = written(tmp_path / "run", quarantined)
+    with pytest.raises(ConfigError, match=r"no committed image with candidates$"):
+        calibrated_run(location, None, coverage=0.5, least_yield=1.0)
