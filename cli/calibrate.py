@@ -1,4 +1,4 @@
-"""Weights and bounds of confidence for one's own models: `python -m cli.calibrate RUN [--truth TRUTH] [--to FILE]`."""
+"""`pseudoris calibrate`: weights and bounds of confidence for one's own models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.progress import Progress
 from cli import options
 from cli.console import report, stderr
 from cli.evaluate import open_truth
-from schemas.errors import ConfigError
 from store.header import require_header
 from store.location import RunLocation
 
@@ -65,11 +64,3 @@ def as_yaml(found: Calibration) -> str:
     weights = {name: value for name, value in found.weights.model_dump().items() if value}
     filtering = {"tau": 0.0, "confidence": weights, "keep": found.reached.bounds.conditions()}
     return yaml.safe_dump({"filtering": filtering}, sort_keys=False)
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(calibrate)
-    except ConfigError as error:
-        report("error", str(error), "red")
-        raise SystemExit(2) from None

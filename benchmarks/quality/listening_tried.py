@@ -99,7 +99,7 @@ def _labels(result: Result) -> Iterator[str]:
         f"deviation of {known['draws']} draws of scenes. A scene has {known['candidates_a_scene']:.0f} candidates. "
         "*None*: no verdict is looked at; log-uniqueness, correctness, vote, listener and truth count alike, in "
         "standard deviations, with the bound that keeps two a mask, each world by its own candidates. *People's "
-        "sentences*: judged as a REFER import judges, by the words in common. `python -m cli.calibrate` does all three "
+        "sentences*: judged as a REFER import judges, by the words in common. `pseudoris calibrate` does all three "
         "([listener.md](listener.md#weights-and-bounds-for-other-models))."
     )
     yield markdown_table(header, rows)

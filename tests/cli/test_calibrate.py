@@ -1,4 +1,4 @@
-"""`python -m cli.calibrate`: YAML that a run takes."""
+"""`pseudoris calibrate`: YAML that a run takes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from cli.calibrate import calibrate
+from cli.main import app
 from schemas.config_loading import load_config
 from store.location import RunLocation
 from tests.builders.scene_runs import scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(8)
-
-app = typer.Typer()
-app.command()(calibrate)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +25,8 @@ def demo(tmp_path_factory):
 
 
 def invoke(*arguments: object):
-    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    words = ["calibrate", *(str(each) for each in arguments)]
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
@@ -56,7 +53,7 @@ def test_what_cannot_be_reached_is_said(demo):
 
 def test_a_mistake_ends_in_one_message(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "cli.calibrate", str(tmp_path / "none")], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cli", "calibrate", str(tmp_path / "none")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
