@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 
 from cli import (
     annotate,
+    calibrate,
     demo,
     doctor,
     estimate,
@@ -76,6 +77,7 @@ app.command("refilter")(refilter.refilter)
 app.command("stats")(stats.stats)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
 app.command("import")(importing.import_annotation)
 app.command("gallery")(gallery.gallery)

@@ -64,8 +64,12 @@ def features(rated: Rated) -> dict[str, Floats]:
 
 def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
     """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN where it is not known."""
-    found = features(rated)
-    total = np.full(len(rated.groups), config.bias, np.float64)
+    return weighed(features(rated), config)
+
+
+def weighed(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
+    """Return the same of T candidates' `features`, at least one of which there is."""
+    total = np.full(len(next(iter(found.values()))), config.bias, np.float64)
     # A fixed order: a sum of floats depends on it.
     for name in sorted(found):
         if weight := getattr(config, name):

@@ -33,7 +33,7 @@ class ConfidenceConfig(FrozenModel):
     """Weights of a logistic regression from a candidate's scores to the probability that it is right.
 
     What each is multiplied with is said by `schemas.confidence.features`. Fitted weights belong to the models they
-    were fitted with: `docs/listener.md` says how they are made for others.
+    were fitted with: `pseudoris calibrate` makes them for others, `docs/listener.md` says how.
     """
 
     bias: _Weight = 0.0

@@ -8,18 +8,14 @@ the oracle's own: it means its object and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from synthworld.grammar import Description
-from synthworld.oracle import fits, meant
-from synthworld.references import Extreme, Group, Named, Ordinal, Reference, say
+from synthworld.references import Extreme, Ordinal, Reference, say
 from synthworld.scenes import Scene, speech_generator
-from synthworld.utterances import ATTRIBUTE, RELATION, Utterance, descriptions, num_words, utterances
-from synthworld.wording import NUMBERS
+from synthworld.utterances import ATTRIBUTE, RELATION, Utterance, num_words, utterances
 
 # Of two to three expressions an object.
 MIN_EXPRESSIONS, MAX_EXPRESSIONS = 2, 3
@@ -31,15 +27,6 @@ _BREVITY: Final = 0.15
 _ARTICLES: Final[dict[str, float]] = {"the": 0.7, "": 0.3}
 # What a text tower of sixteen tokens reads whole: "leftmost" and "triangles" are two tokens, the ends one each.
 MAX_WORDS: Final = 12
-# Speakers of a scene: one for each object, then those of the groups and of what is not there.
-_GROUP_SPEAKER, _NONE_SPEAKER = 1000, 1001
-_WORDS: Final[dict[str, Sequence[str]]] = {
-    "category": CATEGORIES,
-    "colour": tuple(COLOURS),
-    "pattern": PATTERNS,
-    "size": SIZES,
-    "part": PARTS,
-}
 
 
 @dataclass(frozen=True)
@@ -70,42 +57,6 @@ def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
     return tuple(found.values())
 
 
-def scene_expressions(scene: Scene) -> tuple[Expression, ...]:
-    """Returns every object's expressions, in the order of the objects."""
-    return tuple(each for number in range(len(scene.objects)) for each in person_expressions(scene, number))
-
-
-def group_expressions(scene: Scene, *, count: int = 2) -> tuple[Expression, ...]:
-    """Returns up to `count` expressions of several objects each, by words alone; none where no two share a name."""
-    rng = speech_generator(scene, _GROUP_SPEAKER)
-    sets: dict[frozenset[int], list[Description]] = {}
-    for item in scene.objects:
-        for noun, _ in descriptions(item):
-            row = frozenset(n for n, other in enumerate(scene.objects) if fits(noun, other))
-            if len(row) > 1 and noun not in sets.setdefault(row, []):
-                sets[row].append(noun)
-    groups = list(sets.items())
-    chosen = rng.permutation(len(groups))[:count]
-    return tuple(_group(groups[n][1], groups[n][0], rng) for n in chosen)
-
-
-def absent_expressions(scene: Scene, *, count: int = 2) -> tuple[Expression, ...]:
-    """Returns `count` different expressions that no object fits: an object's, with one word that is not true of any."""
-    rng = speech_generator(scene, _NONE_SPEAKER)
-    found: dict[str, Expression] = {}
-    while len(found) < count:
-        item = scene.objects[int(rng.integers(len(scene.objects)))]
-        known = list(descriptions(item))
-        noun, _ = known[int(rng.choice(len(known), p=_shares([_BREVITY ** max(n - 1, 0) for _, n in known])))]
-        stated = [name for name in _WORDS if getattr(noun, name) is not None]
-        name = stated[int(rng.integers(len(stated)))]
-        wrong = replace(noun, **{name: str(rng.choice(_WORDS[name]))})
-        text = say(Named(wrong), article=_article(Named(wrong), rng))
-        if meant(Named(wrong), scene) == frozenset():
-            found[text] = Expression(text, "none", frozenset())
-    return tuple(found.values())
-
-
 def _draw(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
     """First the form, by its share among those there are, then one of it, the shorter the likelier."""
     forms = list(dict.fromkeys(each.form for each in pool))
@@ -118,17 +69,6 @@ def _draw(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
     fewest = min(each.num_attributes for each in among)
     weights = [_BREVITY ** (each.num_attributes - fewest) for each in among]
     return among[int(rng.choice(len(among), p=_shares(weights)))]
-
-
-def _group(nouns: Sequence[Description], members: frozenset[int], rng: np.random.Generator) -> Expression:
-    """One way to name a group: "all red stars", "the two red stars", "both red stars", "the red stars"."""
-    # `nouns` starts with the fewest attributes.
-    noun = nouns[0] if rng.random() < 0.8 else nouns[int(rng.integers(len(nouns)))]
-    number = next((word for word, value in NUMBERS.items() if value == len(members)), None)
-    words = ["all", "", *([number] if number else []), *(["both"] if len(members) == 2 else [])]
-    word = words[int(rng.integers(len(words)))]
-    reference: Reference = Group(noun, word)
-    return Expression(say(reference, article="" if word in ("all", "both") else "the"), "group", members)
 
 
 def _article(reference: Reference, rng: np.random.Generator) -> str:

@@ -117,11 +117,6 @@ class SegmentationMeter:
         )
 
 
-def union_mask(masks: torch.Tensor) -> torch.Tensor:
-    """Return the target of a group expression, (H, W) bool, of its masks (N, H, W) bool; empty for N = 0."""
-    return masks.any(0)
-
-
 def _ious(rows: NDArray[np.int64]) -> NDArray[np.float64]:
     intersection, union = rows[:, 0].astype(np.float64), rows[:, 1].astype(np.float64)
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)

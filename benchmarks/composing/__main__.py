@@ -8,7 +8,7 @@ by the stages of a run and kept in `--cache`, so that rules are tried in seconds
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.composing.measuring import AFTER, BEFORE, CANDIDATES, COMPOSED, KINDS, WORDS, Measured, measure
+from benchmarks.composing.measuring import AFTER, BEFORE, CANDIDATES, COMPOSED, KINDS, WORDS, Measured, as_tree, measure
 from benchmarks.quality.annotate import SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
+from benchmarks.quality.tables import Figure, as_json, cell
 from schemas.composing import ComposingConfig
 from schemas.config_loading import load_config
 from synthworld.scenes import Split
-from training.evaluation.bootstrap import Estimate
 
 _ALL_KINDS = f"composing.kinds=[{','.join(KINDS)}]"
 _DEFAULTS = "defaults"
@@ -48,7 +48,11 @@ def main(
         found[name] = measure(scene_set.all(), images, config)
     Console(width=140).print(_table(found, f"{scenes} {split} scenes"))
     if json_path is not None:
-        tree = {"split": str(split), "scenes": scenes, "settings": {name: asdict(each) for name, each in found.items()}}
+        tree = {
+            "split": str(split),
+            "scenes": scenes,
+            "settings": {name: as_tree(each) for name, each in found.items()},
+        }
         json_path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
@@ -60,27 +64,29 @@ def _table(found: dict[str, Measured], title: str) -> Table:
     rows = {
         "kept by the filter: accuracy": f"{BEFORE}.accuracy",
         "kept by the filter: coverage": f"{BEFORE}.coverage",
+        "kept by the filter: a mask": f"{BEFORE}.yield",
         "composed of one mask: accuracy": f"{COMPOSED}.accuracy",
         "composed of one mask: coverage": f"{COMPOSED}.coverage",
         "the same evidence without places: accuracy": f"{WORDS}.accuracy",
         "the same evidence without places: coverage": f"{WORDS}.coverage",
         "composed − kept: accuracy": f"{COMPOSED} - {BEFORE}.accuracy",
         **{f"composed, {kind}: accuracy": f"kind.{kind}" for kind in KINDS},
+        "both: accuracy": f"{AFTER}.accuracy",
         "both: coverage": f"{AFTER}.coverage",
+        "both: a mask": f"{AFTER}.yield",
         "both − kept: coverage": f"{AFTER} - {BEFORE}.coverage",
     }
     for label, name in rows.items():
-        table.add_row(label, *(_cell(each.estimates.get(name)) for each in found.values()))
+        table.add_row(label, *(cell(_figure(each, name)) for each in found.values()))
     for kind in (*KINDS, BEFORE, "objects"):
         table.add_row(f"number: {kind}", *(f"{each.counts[kind]:,}" for each in found.values()))
     table.add_row("CPU milliseconds an image", *(f"{1000 * each.seconds_per_image:.1f}" for each in found.values()))
     return table
 
 
-def _cell(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _figure(measured: Measured, name: str) -> Figure | None:
+    estimate = measured.estimates.get(name)
+    return None if estimate is None else as_json(estimate)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.oracle.judging import candidates_of
-from benchmarks.quality.annotate import SHIPPED, Setting
+from benchmarks.quality.annotate import DISTINCTIVE, Setting
+from benchmarks.quality.tables import as_json
 from schemas.composing import ComposedKind, ComposingConfig
 from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from synthworld.scenes import Scene
@@ -22,8 +23,11 @@ from workers.composing.views import view_of
 BEFORE, AFTER, COMPOSED = "before", "after", "composed"
 # What the same evidence gives without a place: phrases that surely are true of their mask and of no other.
 WORDS = "words"
+# What was drawn of a mask and rejected, because a rival fits it better by so much: its accuracy is how often it does
+# not mean its mask.
+NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
-CANDIDATES: Final = Setting("candidates", bounds=(SHIPPED,))
+CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
 _FIGURES = ("accuracy", "coverage", "yield", "words")
 
@@ -37,6 +41,14 @@ class Measured:
     seconds_per_image: float
 
 
+def as_tree(measured: Measured) -> dict[str, Any]:
+    """Return the estimates and counts as JSON values; what it took has one record, that of the quality page."""
+    return {
+        "estimates": {name: as_json(estimate) for name, estimate in measured.estimates.items()},
+        "counts": measured.counts,
+    }
+
+
 def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: ComposingConfig) -> Measured:
     """Return what composing under `config` does to annotated scenes; scenes are resampled, differences paired."""
     composer = Composer(config)
@@ -44,11 +56,13 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
     composed = [composer(image) for image in images]
     seconds = time.process_time() - started
     bootstrap = ImageBootstrap(
-        _sums(scene, image) | _words_alone(scene, image, config) for scene, image in zip(scenes, composed, strict=True)
+        _sums(scene, image) | _words_alone(scene, image, config) | _negatives(scene, image)
+        for scene, image in zip(scenes, composed, strict=True)
     )
     names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED, WORDS) for figure in _FIGURES]
     kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
-    estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds)}
+    negatives = [f"{NEGATIVE}.{figure}" for figure in ("accuracy", "yield")]
+    estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds, *negatives)}
     for more, less, figure in (
         (AFTER, BEFORE, "coverage"),
         (AFTER, BEFORE, "accuracy"),
@@ -62,19 +76,20 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
 
 
 def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
-    """The figures of one image: of what the filter kept, of that and composed ones, and of composed ones alone."""
+    """The figures of one image: of what the filter kept, of that and composed ones, and of composed ones alone.
+
+    All of one mask each: groups and absences are no expressions of a mask, and count by their kind alone.
+    """
     truth = SceneImageTruth(scene)
     found: dict[str, tuple[float, float]] = {}
     for part, keeps in (
         (BEFORE, lambda each: each.kept and not _is_composed(each)),
-        (AFTER, lambda each: each.kept),
-        (COMPOSED, lambda each: _is_composed(each) and len(each.target_mask_ids) == 1),
+        (AFTER, lambda each: each.kept and _is_of_one(each)),
+        (COMPOSED, lambda each: _is_composed(each) and _is_of_one(each)),
     ):
         sums = count_image(truth, candidates_of(image, keeps)).sums
         found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
-        if part == AFTER:
-            found |= dict(_kinds(sums))
-    return found
+    return found | dict(_kinds(count_image(truth, candidates_of(image, lambda each: each.kept)).sums))
 
 
 def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> dict[str, tuple[float, float]]:
@@ -91,8 +106,24 @@ def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> di
     return {f"{WORDS}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
 
 
+def _negatives(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
+    """How many rejected expressions a mask has that a rival fits better, and how often they mean something else."""
+    sums = count_image(SceneImageTruth(scene), candidates_of(image, _is_negative)).sums
+    right, number = sums["kept.accuracy"]
+    return {f"{NEGATIVE}.accuracy": (number - right, number), f"{NEGATIVE}.yield": sums["kept.yield"]}
+
+
+def _is_negative(expression: ExpressionRecord) -> bool:
+    score = expression.distinctiveness
+    return not expression.kept and score is not None and score < MAX_DISTINCTIVENESS
+
+
 def _kinds(sums: Sums) -> Iterator[tuple[str, tuple[float, float]]]:
     return ((name, pair) for name, pair in sums.items() if name.startswith("kind."))
+
+
+def _is_of_one(expression: ExpressionRecord) -> bool:
+    return len(expression.target_mask_ids) == 1
 
 
 def _is_composed(expression: ExpressionRecord) -> bool:

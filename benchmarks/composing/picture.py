@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from benchmarks.composing.measuring import CANDIDATES, KINDS
 from benchmarks.oracle.judging import candidates_of
@@ -29,9 +29,11 @@ from workers.masks import rle
 
 _ZOOM: Final = 2
 _LINE_PX: Final = 17
+_MARGIN_PX: Final = 8
 _MAX_LINES: Final = 12
-_COLOURS: Final = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
-_INK, _PAPER, _WRONG = "#222222", "#ffffff", "#b00020"
+# Numbers before a sentence: a group has up to six.
+_TEXT_LEFT_PX: Final = 76
+_INK, _PAPER, _WRONG, _OUTLINE = "#222222", "#ffffff", "#b00020", "#ff2bd6"
 
 
 def main(
@@ -54,37 +56,54 @@ def main(
 
 
 def _panel(scene: Scene, image: ShardImage) -> Image.Image:
-    """A scene with the outlines of its masks, and below it what was composed; wrong ones are marked."""
-    pixels = np.repeat(np.repeat(render(scene).image, _ZOOM, 0), _ZOOM, 1)
-    masks = rle.decode([mask.rle_counts for mask in image.masks], (scene_size := render(scene).image.shape[:2]))
-    colours = {mask.mask_id: _COLOURS[n % len(_COLOURS)] for n, mask in enumerate(image.masks)}
-    for mask, pixels_of_mask in zip(image.masks, masks, strict=True):
-        pixels[_outline(pixels_of_mask)] = tuple(bytes.fromhex(colours[mask.mask_id][1:]))
-    width, height = _ZOOM * scene_size[1], _ZOOM * scene_size[0]
-    margin = 8
-    panel = Image.new("RGB", (width + 2 * margin, height + (_MAX_LINES + 1) * _LINE_PX), _PAPER)
-    panel.paste(Image.fromarray(pixels), (margin, margin))
+    """A scene with its masks, outlined and numbered, and below it what was composed; wrong ones are marked."""
+    shown = _numbered(scene, image)
+    numbers = {mask.mask_id: number for number, mask in enumerate(image.masks, start=1)}
+    panel = Image.new("RGB", (shown.width + 2 * _MARGIN_PX, shown.height + (_MAX_LINES + 1) * _LINE_PX), _PAPER)
+    panel.paste(shown, (_MARGIN_PX, _MARGIN_PX))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(12)
     truth = SceneImageTruth(scene)
     object_of = match_image(truth, candidates_of(image, lambda each: each.kept)).object_of_mask
     found = [each for each in image.expressions if each.source == SOURCE_COMPOSER]
     for number, each in enumerate(found[:_MAX_LINES]):
-        top = height + margin + 4 + number * _LINE_PX
-        _draw_dots(draw, margin, top, [colours[mask] for mask in each.target_mask_ids])
+        top = shown.height + _MARGIN_PX + 4 + number * _LINE_PX
+        draw.text((_MARGIN_PX, top), label_of([numbers[mask] for mask in each.target_mask_ids]), fill=_INK, font=font)
         is_right = truth.referents(each.text) == frozenset(object_of.get(mask, -1) for mask in each.target_mask_ids)
-        draw.text((margin + 56, top), _label(each, is_right=is_right), fill=_INK if is_right else _WRONG, font=font)
+        left, colour = _MARGIN_PX + _TEXT_LEFT_PX, _INK if is_right else _WRONG
+        draw.text((left, top), _label(each, is_right=is_right), fill=colour, font=font)
     return panel
 
 
+def _numbered(scene: Scene, image: ShardImage) -> Image.Image:
+    """A scene, enlarged, with each mask's outline and its number on it."""
+    pixels = render(scene).image
+    masks = rle.decode([mask.rle_counts for mask in image.masks], pixels.shape[:2])
+    pixels = np.repeat(np.repeat(pixels, _ZOOM, 0), _ZOOM, 1)
+    for mask in masks:
+        pixels[_outline(mask)] = ImageColor.getrgb(_OUTLINE)
+    shown = Image.fromarray(pixels)
+    draw, font = ImageDraw.Draw(shown), ImageFont.load_default(15)
+    for number, mask in enumerate(masks, start=1):
+        x, y = _label_place(mask)
+        at = (_ZOOM * x, _ZOOM * y)
+        draw.text(at, str(number), fill=_PAPER, stroke_fill=_INK, stroke_width=2, anchor="mm", font=font)
+    return shown
+
+
 def _label(expression: ExpressionRecord, *, is_right: bool) -> str:
-    nobody = " (nothing)" if not expression.target_mask_ids else ""
-    return f"{expression.text}{nobody}{'' if is_right else '  (wrong)'}"
+    return f"{expression.text}{'' if is_right else '  (wrong)'}"
 
 
-def _draw_dots(draw: ImageDraw.ImageDraw, left: int, top: int, colours: Sequence[str]) -> None:
-    for number, colour in enumerate(colours[:4]):
-        at = left + 13 * number
-        draw.ellipse((at, top + 3, at + 9, top + 12), fill=colour)
+def label_of(numbers: Sequence[int]) -> str:
+    """Return the masks that an expression means, all of them by their numbers, or `none`."""
+    return ", ".join(map(str, sorted(numbers))) or "none"
+
+
+def _label_place(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """The pixel (x, y) of a mask, (H, W) bool, nearest to its centre: of a ring's hole a number would say nothing."""
+    rows, columns = np.nonzero(mask)
+    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+    return int(columns[nearest]), int(rows[nearest])
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

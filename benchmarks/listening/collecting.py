@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,13 +13,17 @@ from benchmarks.oracle.judging import candidates_of
 from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
+from benchmarks.quality.scenes import said_by_people
 from schemas.composing import ComposingConfig
-from schemas.confidence import CONFIDENCE_COLUMNS, Rated
-from schemas.keeping import Flags, Floats
+from schemas.confidence import CONFIDENCE_COLUMNS
+from schemas.keeping import Flags
 from schemas.shard import SOURCE_COMPOSER, ShardImage
 from synthworld.scenes import Scene
 from synthworld.truth import SceneImageTruth
+from training.calibration.judged import JudgedImage, Said
+from training.calibration.reading import judge_image
 from training.evaluation.counting import judge, match_image
+from training.evaluation.human_truth import HumanImageTruth
 from workers.composing.composer import Composer
 
 # As they ship, and with less evidence asked for: more objects are spoken of, and more of it is wrong.
@@ -29,33 +33,21 @@ COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
 }
 
 
-@dataclass(frozen=True)
-class Composed:
-    """What is composed of one scene: (T,) bool, right; (T,) int64, its mask's object, -1 where that is none."""
-
-    is_right: Flags
-    targets: np.ndarray
-
-
-@dataclass(frozen=True)
-class SceneRows:
-    """One scene's T candidates.
+@dataclass(frozen=True, eq=False)
+class SceneRows(JudgedImage):
+    """One scene's candidates, judged by the oracle.
 
     Attributes:
-        rated: As the filter stage has them; groups are mask ids.
-        is_right: (T,) bool, refers to its mask's object and to nothing else.
-        targets: (T,) int64, its mask's object; -1 where that is none.
-        num_masks: Masks of the image.
-        num_visible: Objects of the truth with a pixel.
-        composed: Expressions of one mask each, by composer.
+        composed: By composer, what it says of one mask each.
+        is_right_by_sentences: (T,) bool, what `pseudoris evaluate` makes of each from people's sentences alone.
     """
 
-    rated: Rated
-    is_right: Flags
-    targets: np.ndarray
-    num_masks: int
-    num_visible: int
-    composed: Mapping[str, Composed] = field(default_factory=dict)
+    composed: Mapping[str, Said] = field(default_factory=dict)
+    is_right_by_sentences: Flags = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def beside_composer(self, name: str | None) -> SceneRows:
+        """Return the scene with what a composer says kept in any case; None takes it as it is."""
+        return self if name is None else replace(self, beside=self.composed[name])
 
 
 @dataclass(frozen=True)
@@ -82,34 +74,27 @@ def _judge_chunk(job: _Job) -> list[SceneRows]:
 
 def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     """Return the candidates of a scene's annotation, each of one mask."""
-    said = candidates_of(image, lambda expression: expression.kept)
     truth = SceneImageTruth(scene)
-    matched = match_image(truth, said)
-    verdicts = judge(truth, said, matched.object_of_mask)
-    # A score that is None, where there is nothing to compare with, becomes NaN.
-    scores: dict[str, Floats] = {
-        name: np.array([getattr(each, name) for each in image.expressions], np.float64)
-        for name in CONFIDENCE_COLUMNS[:-1]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(each, name) for each in image.expressions] for name in ("source", *CONFIDENCE_COLUMNS[:-1])
     }
-    scores["count"] = np.array([len(each.samples) for each in image.expressions], np.float64)
-    groups = [each.target_mask_ids[0] for each in image.expressions]
-    return SceneRows(
-        rated=Rated(groups, list(said.texts), scores),
-        is_right=verdicts.is_right,
-        targets=verdicts.target,
-        num_masks=len(image.masks),
-        num_visible=int(matched.is_visible.sum()),
-        composed={name: _composed(image, truth, name) for name in COMPOSERS},
-    )
+    columns["count"] = [len(each.samples) for each in image.expressions]
+    candidates = candidates_of(image, lambda expression: expression.kept)
+    judged = judge_image(truth, candidates, columns)
+    sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
+    by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
+    said = {name: _composed(image, truth, name) for name in COMPOSERS}
+    shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
+    return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
 
 
-def _composed(image: ShardImage, truth: SceneImageTruth, name: str) -> Composed:
+def _composed(image: ShardImage, truth: SceneImageTruth, name: str) -> Said:
     """Return what a composer says of an annotated image."""
     said = _composer(name)(image).expressions
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
     verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
-    return Composed(verdicts.is_right, verdicts.target)
+    return Said(verdicts.is_right, verdicts.target)
 
 
 @cache

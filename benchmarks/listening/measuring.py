@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rich.table import Table
 
 from benchmarks.listening.collecting import COMPOSERS, SceneRows, collect
-from benchmarks.listening.fitting import FEATURE_SETS, Bounds, choose, fit, reached
+from benchmarks.listening.labels import measure_labels
+from benchmarks.listening.redrawing import BASE, NUM_SCENES, SIMILAR, measure_redrawn
 from benchmarks.listening.report import bootstrap, rule_tree, step_tree, table_of
+from benchmarks.listening.rules import FEATURE_SETS, Rule
+from benchmarks.listening.trying import measure_tried
 from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting
 from benchmarks.quality.options import Options
 from schemas.config_loading import load_config
-from schemas.listening import ConfidenceConfig
+from training.calibration.fitting import choose, fit, reached
 
 LISTENING: Final = "captions.listening={crops: [masked, context_1.2]}"
 # Coverage aimed at on development scenes, with a yield of at least so many expressions a mask.
 AIMS: Final = ((0.55, 2.0), (0.65, 2.0), (0.72, 2.0), (0.8, 2.0))
+# At which one what was tried beside is compared, and labels are counted.
+COMPARED: Final = (0.65, 2.0)
 # The features that are weighed, and the composer beside them.
 RULES: Final[Mapping[str, tuple[str, str | None]]] = {
     **{name: (name, None) for name in FEATURE_SETS},
@@ -42,6 +47,21 @@ class Listened:
     tables: Sequence[Table]
 
 
+@dataclass(frozen=True)
+class Collected:
+    """Judged scenes.
+
+    Attributes:
+        development: To fit on and to choose by.
+        asked: To report, by name; the first are those on which labels and what was tried beside are told.
+        similar: The first of these, drawn anew with `SIMILAR`.
+    """
+
+    development: Sequence[SceneRows]
+    asked: Mapping[str, Sequence[SceneRows]]
+    similar: Sequence[SceneRows]
+
+
 def measure(
     options: Options, development: SceneSet, asked: Mapping[str, SceneSet], settings: Sequence[str] = ()
 ) -> Listened:
@@ -50,14 +70,25 @@ def measure(
     Args:
         options: Where scored candidates are kept, and with how many processes they are made.
         development: Scenes to fit on and to choose by.
-        asked: Scenes to report, by name.
+        asked: Scenes to report, by name; what was tried beside is told on the first.
         settings: Of all runs, as `--set` takes them.
     """
     setting = Setting("listening", ("filtering.tau=0", LISTENING, *settings), bounds=(SHIPPED,))
-    fitted = collect(options, development, setting)
+    again = replace(setting, name="listening-similar", assignments=(*setting.assignments, SIMILAR))
     rows = {name: collect(options, scenes, setting) for name, scenes in asked.items()}
+    first = next(iter(asked.values()))
+    similar = collect(options, replace(first, count=min(NUM_SCENES, first.count)), again)
+    return told(Collected(collect(options, development, setting), rows, similar))
+
+
+def told(collected: Collected) -> Listened:
+    """Return all that the collected candidates tell."""
+    fitted, rows = collected.development, collected.asked
     weights = {name: fit(fitted, names) for name, names in FEATURE_SETS.items()}
-    reaches = {name: reached(fitted, weights[names], composer) for name, (names, composer) in RULES.items()}
+    reaches = {
+        name: reached([scene.beside_composer(composer) for scene in fitted], weights[names])
+        for name, (names, composer) in RULES.items()
+    }
     report: dict[str, Any] = {
         "scenes": {"development": len(fitted), **{name: len(scenes) for name, scenes in rows.items()}},
         "weights": {name: each.model_dump(exclude_defaults=True) for name, each in weights.items()},
@@ -65,21 +96,25 @@ def measure(
     }
     tables: list[Table] = []
     for coverage, least_yield in AIMS:
-        rules = {
-            name: (weights[names], choose(reaches[name], coverage=coverage, least_yield=least_yield))
-            for name, (names, _) in RULES.items()
-        }
-        aim = {"coverage": coverage, "yield": least_yield, "bounds": {n: vars(b) for n, (_, b) in rules.items()}}
+        chosen = {name: choose(each, coverage=coverage, least_yield=least_yield) for name, each in reaches.items()}
+        rules = {name: Rule(weights[names], chosen[name].bounds, composer) for name, (names, composer) in RULES.items()}
+        aim: dict[str, Any] = {"coverage": coverage, "yield": least_yield}
+        aim["bounds"] = {name: rule.as_json() for name, rule in rules.items()}
+        aim["development"] = {name: each.as_json() for name, each in chosen.items()}
         for name, scenes in rows.items():
             aim[name], table = _judged(f"{name}, coverage of {coverage} aimed at", scenes, rules)
             tables.append(table)
         report["aims"].append(aim)
+    first = next(iter(rows.values()))
+    report["tried"] = measure_tried(fitted, first, COMPARED)
+    bounds = choose(reaches[BASE], coverage=COMPARED[0], least_yield=COMPARED[1]).bounds
+    rule = Rule(weights[BASE], bounds)
+    report["redrawn"] = measure_redrawn(first, collected.similar, rule, load_config("tiny").filtering.tau)
+    report["labels"] = measure_labels(fitted, rows, COMPARED)
     return Listened(report, tables)
 
 
-def _judged(
-    title: str, scenes: Sequence[SceneRows], rules: Mapping[str, tuple[ConfidenceConfig, Bounds]]
-) -> tuple[dict[str, Any], Table]:
+def _judged(title: str, scenes: Sequence[SceneRows], rules: Mapping[str, Rule]) -> tuple[dict[str, Any], Table]:
     """Return the figures of some scenes under each rule, and their table."""
     found = bootstrap(scenes, load_config("tiny").filtering.tau, rules)
     names = ("right", "paper", "preset", *rules)

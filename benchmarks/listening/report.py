@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 from rich.table import Table
 
 from benchmarks.listening.collecting import SceneRows
-from benchmarks.listening.fitting import Bounds, sums_of
+from benchmarks.listening.rules import Rule
+from benchmarks.quality.annotate import PAPER_TAU
+from benchmarks.quality.tables import as_json
 from schemas.keeping import Flags, is_above
-from schemas.listening import ConfidenceConfig
 from training.evaluation.bootstrap import Estimate, ImageBootstrap
 from training.evaluation.figures import interval_text, value_text
 
 FIGURES: Final = ("accuracy", "yield", "coverage")
-PAPER_TAU: Final = 1.0
 
 
 def by_tau(scene: SceneRows, tau: float) -> Flags:
@@ -24,25 +23,22 @@ def by_tau(scene: SceneRows, tau: float) -> Flags:
     return is_above(scene.rated.scores["distinctiveness"], tau)
 
 
-def bootstrap(
-    scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, tuple[ConfidenceConfig, Bounds]]
-) -> ImageBootstrap:
+def bootstrap(scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, Rule]) -> ImageBootstrap:
     """Return the figures of each rule over the same resamples of scenes, named `<rule>.<figure>`.
 
     Args:
         scenes: Test scenes.
         tau: Of the preset's own filter, the rule `preset`; beside it stand `paper`, and `right`: every right candidate.
-        rules: Weights and bounds by name.
+        rules: By name.
     """
 
     def sums(scene: SceneRows) -> dict[str, tuple[float, float]]:
         found = {
-            "right": sums_of(scene, scene.is_right),
-            "paper": sums_of(scene, by_tau(scene, PAPER_TAU)),
-            "preset": sums_of(scene, by_tau(scene, tau)),
+            "right": scene.sums(scene.is_right),
+            "paper": scene.sums(by_tau(scene, PAPER_TAU)),
+            "preset": scene.sums(by_tau(scene, tau)),
+            **{name: rule.sums(scene) for name, rule in rules.items()},
         }
-        for name, (config, bounds) in rules.items():
-            found[name] = sums_of(scene, bounds.keeps(scene, config), bounds.composer)
         return {f"{name}.{key}": pair for name, each in found.items() for key, pair in each.items()}
 
     return ImageBootstrap([sums(scene) for scene in scenes])
@@ -50,12 +46,12 @@ def bootstrap(
 
 def rule_tree(found: ImageBootstrap, name: str) -> dict[str, Any]:
     """Return a rule's figures as JSON values, each with its interval."""
-    return {figure: _tree(found.ratio(f"{name}.{figure}")) for figure in FIGURES}
+    return {figure: as_json(found.ratio(f"{name}.{figure}")) for figure in FIGURES}
 
 
 def step_tree(found: ImageBootstrap, better: str, worse: str) -> dict[str, Any]:
     """Return by how much a rule exceeds another, paired over scenes, as JSON values."""
-    return {figure: _tree(found.difference(f"{better}.{figure}", f"{worse}.{figure}")) for figure in FIGURES}
+    return {figure: as_json(found.difference(f"{better}.{figure}", f"{worse}.{figure}")) for figure in FIGURES}
 
 
 def table_of(title: str, found: ImageBootstrap, names: Sequence[str], steps: Sequence[tuple[str, str]]) -> Table:
@@ -75,9 +71,3 @@ def table_of(title: str, found: ImageBootstrap, names: Sequence[str], steps: Seq
 
 def _text(estimate: Estimate, *, sign: str = "") -> str:
     return f"{value_text(estimate, 3, sign=sign)} {interval_text(estimate, 3, sign=sign)}"
-
-
-def _tree(estimate: Estimate) -> dict[str, Any]:
-    values = (estimate.value, estimate.low, estimate.high)
-    value, low, high = (None if np.isnan(each) else round(each, 4) for each in values)
-    return {"value": value, "interval": [low, high]}

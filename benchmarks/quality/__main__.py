@@ -7,13 +7,27 @@ trial (`--quick`, `--max-scenes`, another `--seed`) leaves both alone, and write
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.measure import cpu_seconds, machine
 from benchmarks.quality.options import Options
-from benchmarks.quality.parts import RECORDS, Part, Record, load_parts, read_record, record_path, run_part, write_record
+from benchmarks.quality.parts import (
+    RECORDS,
+    Part,
+    Record,
+    Whole,
+    load_parts,
+    read_record,
+    read_whole,
+    record_path,
+    run_part,
+    write_record,
+    write_whole,
+)
 from benchmarks.quality.report import write_report
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -33,14 +47,20 @@ def main(
     options = Options(out, is_quick=quick, processes=processes, seed=seed, max_scenes=max_scenes)
     parts = load_parts()
     records = _kept(parts, RECORDS if options.is_whole else out, is_quick=quick)
+    is_from_nothing = not (out.exists() and any(out.iterdir()))
+    started, used = time.perf_counter(), cpu_seconds()
     for part in [] if report_only else _chosen(parts, only):
         record = run_part(part, options)
         records[part.name] = record
         if options.is_whole:
             write_record(record, record_path(RECORDS, part.name))
         typer.echo(f"{part.name:12} {record.seconds / 60:6.1f} min, {record.cpu_seconds / 60:6.1f} min of CPU")
+    if is_from_nothing and not only and not report_only:
+        took = Whole(machine(), round(time.perf_counter() - started, 1), round(cpu_seconds() - used, 1))
+        write_whole(took, RECORDS if options.is_whole else out)
     folder = docs or (_DOCS if options.is_whole else out)
-    typer.echo(write_report(parts, records, folder, options))
+    whole = read_whole(RECORDS if options.is_whole else out)
+    typer.echo(write_report(parts, records, folder, options, whole))
 
 
 def _chosen(parts: list[Part], only: list[str] | None) -> list[Part]:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from benchmarks.composing.measuring import AFTER, BEFORE, COMPOSED, KINDS, WORDS, measure
+from benchmarks.composing.measuring import (
+    AFTER,
+    BEFORE,
+    COMPOSED,
+    KINDS,
+    MAX_DISTINCTIVENESS,
+    NEGATIVE,
+    WORDS,
+    as_tree,
+    measure,
+)
 from benchmarks.quality.annotate import DISTINCTIVE, SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.tables import as_json, cell, markdown_table
+from benchmarks.quality.tables import cell, markdown_table
 from schemas.composing import ComposingConfig
 from synthworld.scenes import Split
 
@@ -17,7 +27,7 @@ _ROWS: Final = {
     BEFORE: "kept by the filter",
     WORDS: "the composer's evidence without places",
     COMPOSED: "composed of one mask",
-    AFTER: "kept and composed",
+    AFTER: "kept and composed of one mask",
 }
 _TITLES: Final = {
     "position": "a place in the image",
@@ -31,12 +41,7 @@ def run(options: Options) -> Result:
     """Compose over the candidates of the ablation's first test scenes."""
     scenes = SceneSet(Split.TEST, options.scenes(400, 40))
     found = measure(scenes.all(), annotated_scenes(options, scenes, DISTINCTIVE), ComposingConfig(kinds=KINDS))
-    return {
-        "scenes": scenes.count,
-        "estimates": {name: as_json(estimate) for name, estimate in found.estimates.items()},
-        "counts": found.counts,
-        "seconds_per_image": round(found.seconds_per_image, 5),
-    }
+    return {"scenes": scenes.count, **as_tree(found), "seconds_per_image": round(found.seconds_per_image, 5)}
 
 
 def section(result: Result) -> str:
@@ -67,7 +72,13 @@ def section(result: Result) -> str:
     )
     header = ["expressions", "accuracy", "objects with a right one", "a mask"]
     tables = [markdown_table(header, rows), outcome, markdown_table(["composed kind", "number", "accuracy"], kinds)]
-    return "\n\n".join(["## Positions and relations", intro, *tables])
+    negatives = (
+        "Negatives stand in the tables as they are: of what was drawn of a mask and rejected because CLIP finds a "
+        f"rival for it (distinctiveness below {MAX_DISTINCTIVENESS}), {cell(estimates[f'{NEGATIVE}.yield'])} a mask, "
+        f"{cell(estimates[f'{NEGATIVE}.accuracy'])} do not mean their mask alone "
+        "([composing.md](composing.md#negatives))."
+    )
+    return "\n\n".join(["## Positions and relations", intro, *tables, negatives])
 
 
 def _is_above_zero(figure: Mapping[str, Any]) -> bool:

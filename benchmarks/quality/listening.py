@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from benchmarks.listening.measuring import measure
+from benchmarks.quality import listening_tried
 from benchmarks.quality.annotate import SceneSet
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
@@ -51,8 +52,8 @@ def section(result: Result) -> str:
     intro = (
         "One probability an expression, of CLIP's scores, of how a mask's other draws agree with it (*vote*), and of "
         "the captioner as its own [listener](listener.md), ranks a mask's candidates; off in every preset. Weights and "
-        f"bounds come from {scenes['development']} development scenes, for each coverage aimed at (where a rule "
-        "reaches none so wide, its widest); the composer's expressions are added to what is kept. "
+        f"bounds come from {scenes['development']} development scenes, for each coverage aimed at with a yield of at "
+        "least 2; the composer's expressions are added to what is kept. "
         f"{scenes['test']} test scenes, SAM's own masks."
     )
     blocks = ["## Beyond the paper: a listener", intro]
@@ -64,7 +65,8 @@ def section(result: Result) -> str:
         "lowest coverage aimed at:"
     )
     said = "\n".join(_readings(result))
-    return "\n\n".join([*blocks, other, _rules(last[_OTHER_WORLD]), _steps(last[_OTHER_WORLD]), said])
+    blocks += [other, _rules(last[_OTHER_WORLD]), _steps(last[_OTHER_WORLD]), said]
+    return "\n\n".join([*blocks, *listening_tried.section(result)])
 
 
 def _readings(result: Result) -> Iterator[str]:
@@ -97,9 +99,7 @@ def _steps(judged: Mapping[str, Any]) -> str:
 
 
 def _cells(figures: Mapping[str, Any], *, sign: str = "") -> Iterator[str]:
-    for name in _FIGURES:
-        low, high = figures[name]["interval"]
-        yield cell({"value": figures[name]["value"], "low": low, "high": high}, sign=sign)
+    return (cell(figures[name], sign=sign) for name in _FIGURES)
 
 
 PART = Part("listening", run, section)

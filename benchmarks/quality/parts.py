@@ -28,6 +28,7 @@ MODULES: Final[tuple[str, ...]] = (
     "semi",
     "domains",
 )
+_WHOLE: Final = "quality-whole.json"
 # Where the last whole run's results are kept, and read from for parts that were not run.
 RECORDS: Final = Path(__file__).parents[1] / "results"
 
@@ -109,6 +110,21 @@ def fingerprint(part: Part, options: Options) -> dict[str, Any]:
     return {**own, **part.settings(options)}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What one command took that began in an empty folder and ran every part.
+
+    Attributes:
+        machine: Its processor and cores.
+        seconds: Wall seconds.
+        cpu_seconds: Of all its processes.
+    """
+
+    machine: str
+    seconds: float
+    cpu_seconds: float
+
+
 def record_path(folder: Path, name: str) -> Path:
     """Return where a part's record stands in a folder."""
     return folder / f"quality-{name}.json"
@@ -123,7 +139,22 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(record: Record, path: Path) -> None:
     """Write a record; it takes its name when it is complete."""
+    _write(vars(record), path)
+
+
+def read_whole(folder: Path) -> Whole | None:
+    """Return what the last whole run took, None where none was recorded."""
+    path = folder / _WHOLE
+    return Whole(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def write_whole(whole: Whole, folder: Path) -> None:
+    """Write what a whole run took."""
+    _write(vars(whole), folder / _WHOLE)
+
+
+def _write(values: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     unfinished.rename(path)

@@ -108,6 +108,19 @@ def annotated(entry: PlanEntry, scene: Scene) -> ShardImage:
     )
 
 
+def scored(image: ShardImage, *, has_listened: bool = True) -> ShardImage:
+    """Return an image whose candidates have scores of all sizes, a listener's too."""
+    draw = np.random.default_rng(int(image.image_id[:8], 16))
+    rows = []
+    for each in image.expressions:
+        good = draw.normal(0.0, 0.2)
+        scores = {"uniqueness": 1 + good, "correctness": 0.5 + good / 5, "distinctiveness": 1 + good}
+        if has_listened:
+            scores |= {"caption_score": -3.0 + good, "listener": 0.5 + good / 5, "truth": -1.0 + good}
+        rows.append(replace(each, **scores))
+    return replace(image, expressions=tuple(rows))
+
+
 def quarantined(image: ShardImage) -> ShardImage:
     """Return the image quarantined."""
     return image.quarantined(Failure("read", "corrupt", "The bytes end in the middle of the image."))

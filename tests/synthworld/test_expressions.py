@@ -3,18 +3,19 @@ from collections import Counter
 import pytest
 
 from synthworld.attributes import Attributes
-from synthworld.expressions import (
-    MAX_WORDS,
-    absent_expressions,
-    group_expressions,
-    person_expressions,
-    scene_expressions,
-)
+from synthworld.expressions import MAX_WORDS, Expression, person_expressions
 from synthworld.oracle import referents
 from synthworld.scenes import Scene, SceneObject, Split, make_scene
 from synthworld.training.vocabulary import expression_vocabulary
 
 SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(40)]
+
+
+def scene_expressions(scene: Scene) -> list[Expression]:
+    """Return every object's expressions, in the order of the objects."""
+    return [each for number in range(len(scene.objects)) for each in person_expressions(scene, number)]
+
+
 SAID = [(scene, each) for scene in SCENES for each in scene_expressions(scene)]
 
 
@@ -24,19 +25,6 @@ def test_every_expression_means_its_object_and_nothing_else():
             for each in person_expressions(scene, number):
                 assert each.targets == {number}
                 assert referents(each.text, scene) == {number}
-
-
-def test_groups_mean_their_members_and_what_is_absent_means_nothing():
-    groups = [(scene, each) for scene in SCENES for each in group_expressions(scene)]
-    assert len(groups) > 20
-    for scene, each in groups:
-        assert each.kind == "group"
-        assert len(each.targets) > 1
-        assert referents(each.text, scene) == each.targets
-    for scene in SCENES:
-        absent = absent_expressions(scene, count=3)
-        assert len({each.text for each in absent}) == 3
-        assert all(referents(each.text, scene) == frozenset() == each.targets for each in absent)
 
 
 def test_an_object_has_two_or_three_expressions_and_every_second_has_a_place_or_a_relation():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import SegmentationMeter, union_mask
+from training.metrics import SegmentationMeter
 
 
 def row(*pixels: int, width: int = 10) -> torch.Tensor:
@@ -56,13 +56,6 @@ def test_an_expression_without_a_target_wants_an_empty_mask():
     assert (figures.no_target_accuracy, figures.target_accuracy) == (0.5, 0.5)
     assert figures.miou == pytest.approx((1 + 0 + 0 + 1) / 4)
     assert figures.oiou == pytest.approx(1 / 4)
-
-
-def test_the_target_of_a_group_is_the_union_of_its_masks():
-    meter = SegmentationMeter()
-    meter.add(row(0, 1, 2, 3), union_mask(torch.stack([row(0, 1), row(2, 3)])))
-    assert meter.figures().miou == 1.0
-    assert not union_mask(torch.zeros(0, 2, 3, dtype=torch.bool)).any()
 
 
 def test_nothing_counted_is_no_figure():

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
 
 from schemas.config import ComputeConfig, FilterConfig
-from schemas.tables import MASKS
-from store.header import require_header
-from store.location import RunLocation
-from store.reading import iter_table
 from training.dataset.drawing import draw_below, key_of
 from training.learning.asking import Question
 from workers.filtering.embedding import ClipEmbedder
@@ -50,25 +45,6 @@ class ProposedMasks:
     def __init__(self, of_image: Mapping[str, list[ProposedMask]]) -> None:
         """Take masks by image id."""
         self._of_image = of_image
-
-    @classmethod
-    def of_run(cls, run: str) -> Self:
-        """Return the masks of a run.
-
-        Raises:
-            ConfigError: There is no run.
-            TransientError: Storage failed.
-        """
-        location = RunLocation.open(run)
-        require_header(location)
-        of_image: dict[str, list[ProposedMask]] = {}
-        for table in iter_table(location, MASKS, _COLUMNS):
-            for row in table.to_pylist():
-                height, width = row["segmentation"]["size"]
-                x0, y0, x1, y1 = row["box_xyxy_px"]
-                mask = ProposedMask((height, width), row["segmentation"]["counts"], (x0, y0, x1, y1))
-                of_image.setdefault(row["image_id"], []).append(mask)
-        return cls(of_image)
 
     def of(self, image_id: str) -> list[ProposedMask]:
         """Return the masks of an image; none where there are none."""

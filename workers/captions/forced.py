@@ -7,7 +7,7 @@ The softmax is the whole vocabulary's: nothing is kept back as in sampling, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -67,6 +67,34 @@ class Questions:
     give_up_at: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is asked, and what changes in place: (R, P) float64 sums so far, (R, P) bool what is still read."""
+
+    questions: Questions
+    sums: Floats
+    needs: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """Texts that share their way down so far.
+
+    Attributes:
+        live: (R',) int64, which texts.
+        parents: (R',) int64, the place of each one's prefix in `frontier`.
+        frontier: Prefixes of `length` tokens after SOT; None before the first.
+        pages: Their caches.
+        length: Tokens read.
+    """
+
+    live: Ints
+    parents: Ints
+    frontier: Frontier | None = None
+    pages: Pages | None = None
+    length: int = 0
+
+
 class ForcedReader:
     """Reads texts with a decoder that has begun with the pictures."""
 
@@ -86,44 +114,44 @@ class ForcedReader:
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        sums = np.zeros(questions.asked.shape)
-        needs = questions.asked.copy()
-        rows = np.arange(len(needs))
-        self._descend(questions, sums, needs, rows, np.zeros(len(rows), np.int64), None, None, length=0)
+        sums, rows = np.zeros(questions.asked.shape), np.arange(len(questions.asked))
+        self._descend(_Reading(questions, sums, questions.asked.copy()), _Branch(rows, np.zeros_like(rows)))
         return sums
 
-    def _descend(
-        self,
-        questions: Questions,
-        sums: Floats,
-        needs: Bools,
-        live: Ints,
-        parents: Ints,
-        frontier: Frontier | None,
-        pages: Pages | None,
-        *,
-        length: int,
-    ) -> None:
-        """Read `live` from prefixes of `length` tokens after SOT to the end; `sums` and `needs` change in place."""
-        tokens, lengths = questions.texts.tokens, questions.texts.lengths
-        while len(live):
-            newest = tokens[live, length - 1] if length else np.full(len(live), self._sot, np.int64)
-            wider = extend(frontier, parents, newest, needs[live])
-            num_steps = int(lengths[live].max()) - length
-            if len(live) > 1 and self._decoder.bytes_after(wider, num_steps) > self._budget_bytes:
-                mark = self._decoder.mark()
-                # Texts of one prefix stay together as far as they can.
-                for half in np.array_split(np.argsort(parents, kind="stable"), 2):
-                    self._descend(questions, sums, needs, live[half], parents[half], frontier, pages, length=length)
-                    self._decoder.rewind(mark)
+    def _descend(self, reading: _Reading, branch: _Branch) -> None:
+        """Read a branch to its end."""
+        while len(branch.live):
+            wider = extend(branch.frontier, branch.parents, self._newest(reading, branch), reading.needs[branch.live])
+            num_steps = int(reading.questions.texts.lengths[branch.live].max()) - branch.length
+            if len(branch.live) > 1 and self._decoder.bytes_after(wider, num_steps) > self._budget_bytes:
+                self._descend_halves(reading, branch)
                 return
             self._decoder.make_room(wider, num_steps, self._budget_bytes)
-            hidden, pages = self._decoder.step(wider, pages)
-            self.num_computed += wider.num_pairs
-            self._add(sums, needs, live, wider, hidden, tokens[live, length])
-            _give_up(questions, sums, needs, live)
-            goes_on = lengths[live] > length + 1
-            live, parents, frontier, length = live[goes_on], wider.row_prefix[goes_on], wider, length + 1
+            branch = self._step(reading, branch, wider)
+
+    def _descend_halves(self, reading: _Reading, branch: _Branch) -> None:
+        """Read a branch one half after the other, from the caches that it has come to."""
+        mark = self._decoder.mark()
+        # Texts of one prefix stay together as far as they can.
+        for half in np.array_split(np.argsort(branch.parents, kind="stable"), 2):
+            self._descend(reading, replace(branch, live=branch.live[half], parents=branch.parents[half]))
+            self._decoder.rewind(mark)
+
+    def _step(self, reading: _Reading, branch: _Branch, wider: Frontier) -> _Branch:
+        """Read one token more; return the texts that go on."""
+        texts, live, length = reading.questions.texts, branch.live, branch.length
+        hidden, pages = self._decoder.step(wider, branch.pages)
+        self.num_computed += wider.num_pairs
+        self._add(reading.sums, reading.needs, live, wider, hidden, texts.tokens[live, length])
+        _give_up(reading.questions, reading.sums, reading.needs, live)
+        goes_on = texts.lengths[live] > length + 1
+        return _Branch(live[goes_on], wider.row_prefix[goes_on], wider, pages, length + 1)
+
+    def _newest(self, reading: _Reading, branch: _Branch) -> Ints:
+        """The last token of each text's prefix, (R',) int64."""
+        if not branch.length:
+            return np.full(len(branch.live), self._sot, np.int64)
+        return np.asarray(reading.questions.texts.tokens[branch.live, branch.length - 1])
 
     def _add(
         self, sums: Floats, needs: Bools, live: Ints, frontier: Frontier, hidden: torch.Tensor, following: Ints

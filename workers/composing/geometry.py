@@ -13,7 +13,6 @@ from workers.masks.rle import Int64Array, runs
 
 Side = Literal["left", "right", "top", "bottom"]
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
-_OPPOSITE: Final[Mapping[Side, Side]] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 # A side of the picture is its outer third.
 _THIRD: Final = 1 / 3
 # Steps across, at most, for a step to a side that somebody still calls one to that side.
@@ -106,11 +105,6 @@ def maybe_lies(side: Side, item: Place, anchor: Place, margins: Margins) -> bool
     # What a lenient listener still grants, and half a gap for centres that lie not quite where the masks have them.
     slack = margins.min_gap / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
-
-
-def opposite(side: Side) -> Side:
-    """Return the other end of an axis."""
-    return _OPPOSITE[side]
 
 
 def _depth(side: Side, place: Place) -> float:

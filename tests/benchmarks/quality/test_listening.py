@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.listening.trying import ATTEMPTS
 from benchmarks.quality import listening
 
 RULES = ("right", "paper", "preset", "clip", "clip+vote", "clip+listener", "all")
@@ -12,10 +13,12 @@ STEPS = ("clip - preset", "clip+vote - clip", "clip+listener - clip", "all - cli
 STEPS += ("all+composer - all", "all+composer - preset")
 
 
+def _figure(value: float | None) -> dict[str, Any]:
+    return {"value": value, "low": value and value - 0.01, "high": value and value + 0.01}
+
+
 def _figures(accuracy: float) -> dict[str, Any]:
-    values = {"accuracy": accuracy, "yield": 2.0, "coverage": None}
-    intervals = {"accuracy": [accuracy - 0.01, accuracy + 0.01], "yield": [1.9, 2.1], "coverage": [None, None]}
-    return {name: {"value": value, "interval": intervals[name]} for name, value in values.items()}
+    return {"accuracy": _figure(accuracy), "yield": _figure(2.0), "coverage": _figure(None)}
 
 
 def _judged(accuracy: float) -> dict[str, Any]:
@@ -25,19 +28,73 @@ def _judged(accuracy: float) -> dict[str, Any]:
     }
 
 
-RESULT = {
-    "scenes": {"development": 200, "test": 300, "second": 100},
-    "aims": [{"coverage": aim, "test": _judged(aim), "second": _judged(aim - 0.1)} for aim in (0.5, 0.6)],
-}
+def _tried() -> dict[str, Any]:
+    tried = {name: {**_figures(0.8), "different": _figure(1.5)} for name in ("all", *ATTEMPTS)}
+    steps = {name: _figures(0.05 * at - 0.1) for at, name in enumerate(ATTEMPTS)}
+    return {"rules": tried, "steps": steps}
+
+
+def _label(rule: str, labels: str, scenes: int, accuracy: float, least: float) -> dict[str, Any]:
+    figures = {
+        "accuracy": {"mean": accuracy, "std": 0.03 if 0 < scenes < 200 else None, "least": least},
+        "yield": {"mean": 2.0, "std": 0.5 if 0 < scenes < 200 else None, "least": 1.0},
+        "coverage": {"mean": 0.6, "std": None, "least": 0.5},
+    }
+    row = {"rule": rule, "labels": labels, "scenes": scenes, "draws": 10, "candidates_a_scene": 120.5}
+    return {**row, "test": figures, "second": figures}
+
+
+def _result(*, least_of_fifty: float = 0.85) -> dict[str, Any]:
+    return {
+        "scenes": {"development": 200, "test": 300, "second": 100},
+        "aims": [{"coverage": aim, "test": _judged(aim), "second": _judged(aim - 0.1)} for aim in (0.5, 0.6)],
+        "tried": _tried(),
+        "redrawn": {
+            "scenes": 100,
+            **{
+                kept: {"mean": _figures(0.4), "similar": _figures(0.5), "step": _figures(0.1)}
+                for kept in ("drawn", "preset", "all")
+            },
+        },
+        "labels": [
+            _label("no labels", "none", 0, 0.83, 0.83),
+            _label("all", "oracle", 5, 0.84, 0.7),
+            _label("all", "oracle", 50, 0.86, least_of_fifty),
+            _label("all", "oracle", 200, 0.86, 0.86),
+            _label("all", "sentences", 50, 0.77, 0.7),
+        ],
+    }
+
+
+RESULT = _result()
 
 
 def test_each_aim_has_its_rules_and_steps_and_the_other_world_those_of_the_first() -> None:
     text = listening.section(RESULT)
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
 
-    assert [len(table) - 2 for table in tables] == [9, 7, 9, 7, 9, 7]
-    assert "| the shipped filter | 0.520 [0.510, 0.530] | 2.000 [1.900, 2.100] | – |" in tables[0]
-    assert "| … the listener on top of the vote | +0.030 [+0.020, +0.040] | +2.000 [+1.900, +2.100] | – |" in tables[3]
-    assert "| the shipped filter | 0.420 [0.410, 0.430] | 2.000 [1.900, 2.100] | – |" in tables[4]
+    assert [len(table) - 2 for table in tables] == [9, 7, 9, 7, 9, 7, len(ATTEMPTS) + 1, 3, 5]
+    assert "| the shipped filter | 0.520 [0.510, 0.530] | 2.000 [1.990, 2.010] | – |" in tables[0]
+    assert "| … the listener on top of the vote | +0.030 [+0.020, +0.040] | +2.000 [+1.990, +2.010] | – |" in tables[3]
+    assert "| the shipped filter | 0.420 [0.410, 0.430] | 2.000 [1.990, 2.010] | – |" in tables[4]
     assert "aimed at: **0.57 / 2.00 / –**, where the shipped filter has 0.52 / 2.00 / –." in text
     assert "everything, and a looser composer, with 0.6 aimed at: **0.68" in text
+
+
+def test_what_was_tried_says_what_it_came_to() -> None:
+    text = listening.section(RESULT)
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert next(line for line in lines if "by its text" in line).endswith("| less accurate |")
+    assert next(line for line in lines if "by its words" in line).endswith("| less accurate |")
+    assert next(line for line in lines if "log-odds" in line).endswith("| no gain |")
+    assert next(line for line in lines if "0.01 of it" in line).endswith("| more accurate |")
+    assert "| everything | 0.800 [0.790, 0.810] |  | 2.00 | 1.50 | – |  |" in lines
+
+
+def test_the_page_says_how_many_labels_suffice_and_where_none_are_better() -> None:
+    text = listening.section(RESULT)
+    assert "| everything | the oracle's | 5 | 0.840 ± 0.030 | 2.000 ± 0.500 | 0.600 |" in text
+    assert "| five scores alike | none | – | 0.830 | 2.000 | 0.600 |" in text
+    assert "- 50 scenes suffice: no draw of so many was less accurate by more than 0.02." in text
+    assert "no label is the better choice" in text
+    assert "No smaller number of scenes gave weights" in listening.section(_result(least_of_fifty=0.8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -67,6 +68,24 @@ def test_the_data_holds_headlines_times_and_every_result(invoke, tmp_path):
     assert (data["first_top"], data["parts"]["second"]["value"]) == (1.0, 1.0)
     assert data["seconds"]["first"].keys() == {"wall", "cpu"}
     ElementTree.fromstring((tmp_path / "docs" / plot_name("first", "line")).read_text())
+
+
+def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_path):
+    invoke("--only", "first")
+    invoke()
+    assert "from an empty folder" not in (tmp_path / "docs" / "quality.md").read_text()
+    shutil.rmtree(tmp_path / "out")
+    invoke()
+    page = (tmp_path / "docs" / "quality.md").read_text()
+    assert "One command from an empty folder took 0.0 minutes" in page
+    assert json.loads((tmp_path / "docs" / "quality.json").read_text())["whole_run"].keys() >= {
+        "seconds",
+        "cpu_seconds",
+    }
+    # A part measured again later does not change it.
+    record = (tmp_path / "results" / "quality-whole.json").read_text()
+    invoke("--only", "second")
+    assert (tmp_path / "results" / "quality-whole.json").read_text() == record
 
 
 def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):

@@ -38,6 +38,21 @@ def texts(run, where):
     return {text for sample in RisIterableDataset(run.location, spec) for text in sample["expressions"]}
 
 
+def test_a_rivals_rejected_expressions_are_taken_where_a_trainer_asks_for_them_and_never_by_default(tmp_path):
+    rows = [
+        (0, "a circle", {"distinctiveness": 0.7, "kept": False}),
+        (0, "a red circle", {"distinctiveness": 0.95, "kept": False}),
+        (0, "the red circle", {"distinctiveness": 1.4}),
+        (1, "a person's", {"distinctiveness": None, "source": "human", "samples": (), "correctness": None}),
+        (1, "a large circle", {"distinctiveness": 1.2}),
+    ]
+    run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
+    # As docs/composing.md has it.
+    negatives = ExpressionFilter(is_kept_only=False, bounds={"distinctiveness": (None, 0.8)}, sources={"model"})
+    assert texts(run, negatives) == {"a circle"}
+    assert texts(run, ExpressionFilter()) == {"the red circle", "a person's", "a large circle"}
+
+
 ALL = {text for _, text, _ in (*SCORED, *LONE)}
 HUMAN = {"by hand", "by hand alone"}
 

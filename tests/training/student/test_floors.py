@@ -6,12 +6,14 @@ import torch
 
 from schemas.config_loading import load_config
 from schemas.ids import image_id
+from schemas.tables import MASKS
 from store.location import RunLocation
+from store.reading import iter_table
 from synthworld.render import render
 from tests.builders.scene_runs import scene_run, scenes
 from training.learning.asking import Question
 from training.metrics import SegmentationMeter
-from training.student.floors import ClipFloor, ProposedMasks, RandomFloor
+from training.student.floors import ClipFloor, ProposedMask, ProposedMasks, RandomFloor
 from workers.masks import rle
 
 
@@ -19,8 +21,15 @@ from workers.masks import rle
 def proposed(tmp_path_factory):
     """Masks near the truth's of six scenes, and one a scene that is no object."""
     out = tmp_path_factory.mktemp("floors") / "run"
-    scene_run(RunLocation.open(str(out)), scenes(6))
-    return ProposedMasks.of_run(str(out))
+    location = RunLocation.open(str(out))
+    scene_run(location, scenes(6))
+    of_image: dict[str, list[ProposedMask]] = {}
+    for table in iter_table(location, MASKS, ("image_id", "segmentation", "box_xyxy_px")):
+        for row in table.to_pylist():
+            size, counts = row["segmentation"]["size"], row["segmentation"]["counts"]
+            mask = ProposedMask(tuple(size), counts, tuple(row["box_xyxy_px"]))
+            of_image.setdefault(row["image_id"], []).append(mask)
+    return ProposedMasks(of_image)
 
 
 def questions():
