@@ -12,6 +12,7 @@ from training.learning.towers import FrozenTowers
 from training.ppt.label_drawing import LabelFrame
 from training.ppt.model import FrozenFeatures
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
+from training.ppt.recipes.responses import prompted
 from training.ppt.settings import PptConfig
 from workers.checkpoints.models import load_sam
 from workers.masks.prompting import EncodedCrop, encode_crops, upsample
@@ -54,7 +55,7 @@ class FrozenEncoders:
         Raises:
             ConfigError: Weights are missing or of another architecture, or a block that CLIP does not have.
         """
-        self.device = torch.device(device)
+        self.device, self._prompt = torch.device(device), config.clip.prompt
         self._towers = FrozenTowers(config.towers(), self.device)
         self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
@@ -97,7 +98,8 @@ class FrozenEncoders:
         sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
         words = self._towers.see_texts(texts)
         encoded = EncodedImages(embeddings, sizes.to(self.device))
-        response = standardised(response_map(dense, words.embedding))
+        asked = self._towers.see_texts([prompted(text, self._prompt) for text in texts])
+        response = standardised(response_map(dense, asked.embedding))
         return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)
 
     def on_image(self, mask_logits: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
