@@ -198,7 +198,7 @@ def on_patches(masks: torch.Tensor, extent: torch.Tensor, height: int, width: in
     """
     centres = grid_centres(height, width, device=masks.device)
     # grid_sample's frame: −1 to 1 from edge to edge.
-    places = (2 * centres * extent[:, None] - 1).unflatten(1, (height, width))
+    places = (2 * centres * extent[:, None] - 1).view(-1, height, width, 2)
     kernel = 2 * (masks.shape[-1] // (2 * width)) + 1
     blurred = F.avg_pool2d(masks, kernel, stride=1, padding=kernel // 2)
     return F.grid_sample(blurred, places, align_corners=False).flatten(2)

@@ -186,7 +186,8 @@ class PointGenerator(nn.Module):
         if len(image) != len(self.stages):
             raise ValueError(f"{len(image)} stages of features for a point generator of {len(self.stages)} stages")
         queries = self.queries.expand(text.shape[0], -1, -1)
-        position = grid_position(*response.shape[-2:], queries.shape[-1], device=response.device)
+        height, width = response.shape[-2:]
+        position = grid_position(height, width, queries.shape[-1], device=response.device)
         # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
         # hardly holds the one, and the other is what CLIP learnt of images and texts.
         fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
