@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmarks.measure import cpu_seconds
 from benchmarks.ppt.data import AblationRuns
 from benchmarks.ppt.rows import TRAININGS, Training
 from benchmarks.ppt.sizes import Sizes
@@ -70,9 +70,9 @@ def measure(job: Job) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     torch.set_num_threads(1)
-    before, started = _cpu_s(), time.monotonic()
+    before, started = cpu_seconds(), time.monotonic()
     figures, steps = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job)
-    done = {"figures": figures, "steps": steps, "cpu_s": _cpu_s() - before, "wall_s": time.monotonic() - started}
+    done = {"figures": figures, "steps": steps, "cpu_s": cpu_seconds() - before, "wall_s": time.monotonic() - started}
     job.folder.mkdir(parents=True, exist_ok=True)
     TrainingFolder(job.folder).write_json(FIGURES_NAME, done)
     return done
@@ -123,8 +123,3 @@ def _student(job: Job) -> tuple[dict[str, Any], int]:
     request = StudentRequest(config, [str(job.runs.pseudo)], job.folder, val=job.runs.val)
     _, summary = train_student(request, open_fabric(config.training))
     return {job.name: dict(summary.figures)}, summary.num_steps
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -144,13 +144,8 @@ def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedI
         for number, image in enumerate(iter_images(tables)):
             if image.said is None:
                 continue
-            known = _Nothing(image.said.size) if truth is None else truth.of_image(image.image_id)
+            known = _Nothing(image.said.size) if truth is None else image.known_to(truth)
             if known is None:
                 continue
-            if image.said.size != tuple(known.size):
-                raise ConfigError(
-                    f"image {image.key} has {image.said.size} pixels (height, width) in the run and {known.size} in "
-                    "the truth: name the truth of the run's images"
-                )
             rows = slice(*tables.expression_starts[number : number + 2].tolist())
             yield judge_image(known, image.said, {name: column[rows] for name, column in columns.items()})

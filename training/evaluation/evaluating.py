@@ -116,18 +116,12 @@ class _Seen:
             ConfigError: The truth is of another picture.
         """
         self.quarantined += image.said is None
-        known = self.truth.of_image(image.image_id)
+        known = image.known_to(self.truth)
         if known is None:
             if image.said is not None:
                 self.unknown += 1
                 self.unknown_key = self.unknown_key or image.key
             return None
-        if image.said is not None and image.said.size != tuple(known.size):
-            raise ConfigError(
-                f"image {image.key} has {image.said.size[0]} x {image.said.size[1]} pixels (height x width) in the "
-                f"run, and {known.size[0]} x {known.size[1]} in the truth: they are not of the same pictures; name the "
-                "truth of the run's images"
-            )
         self.judged += 1
         self.judged_quarantined += image.said is None
         return known

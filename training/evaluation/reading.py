@@ -17,6 +17,7 @@ from store.location import RunLocation
 from store.reading import read_table
 from store.rle import summarise_rle
 from training.evaluation.counting import DECODERS, Candidates, Ints
+from training.evaluation.truth import ImageTruth, Truth
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status")
 _MASK_COLUMNS: Final = ("image_id", "mask_id", "segmentation")
@@ -29,6 +30,21 @@ class RunImage:
     image_id: str
     key: str
     said: Candidates | None
+
+    def known_to(self, truth: Truth) -> ImageTruth | None:
+        """Return what a truth knows of the image; None where it does not know it.
+
+        Raises:
+            ConfigError: The truth is of another picture.
+        """
+        known = truth.of_image(self.image_id)
+        if known is not None and self.said is not None and self.said.size != tuple(known.size):
+            raise ConfigError(
+                f"image {self.key} has {self.said.size[0]} x {self.said.size[1]} pixels (height x width) in the "
+                f"run, and {known.size[0]} x {known.size[1]} in the truth: they are not of the same pictures; name the "
+                "truth of the run's images"
+            )
+        return known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
