@@ -102,6 +102,35 @@ class Perceptron(nn.Module):
         return out
 
 
+class Products(nn.Module):
+    """Patches read words and are held against them.
+
+    Attention says what the words that a patch resembles most are, and never that it resembles none: its weights add up
+    to 1. Products say it, of each patch with what it has read and with the sentence.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm, self.norm_words = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.sentence = nn.Linear(width, width)
+
+    def held_against(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+        """Return what patches have read beside the products, (T, N, 3 · width).
+
+        Args:
+            patches: (T, N, width).
+            words: (T, L, width).
+            is_word: (T, L) bool, which words there are, at least one.
+        """
+        own, said = self.norm(patches), self.norm_words(words)
+        key, value = self.key_value(said).chunk(2, dim=-1)
+        read = attend(self.query(own), key, value, num_heads=self._num_heads, is_word=is_word)
+        mean = (said * is_word[..., None]).sum(1, keepdim=True) / is_word.sum(1)[:, None, None]
+        return torch.cat([read, own * read, own * self.sentence(mean)], -1)
+
+
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, num_heads: int, is_word: torch.Tensor | None = None
 ) -> torch.Tensor:

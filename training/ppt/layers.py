@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from training.learning.attention import CrossAttention, Perceptron, attend
+from training.learning.attention import CrossAttention, Perceptron, Products
 
 
 class CrossAttentionLayer(nn.Module):
@@ -46,31 +46,21 @@ class CrossAttentionLayer(nn.Module):
         return fed
 
 
-class ProductLayer(nn.Module):
+class ProductLayer(Products):
     """Patches read words and are held against them: attention, products, then a feed-forward layer.
 
-    Attention says what the words that a patch resembles most are, and never that it resembles none: its weights add up
-    to 1. Products say it, of each patch with what it has read and with the sentence: they are what tells objects of one
-    image apart. Source: the ViT bridger of Xu et al. 2023 (ETRIS) multiplies the modalities likewise.
+    Products are what tells objects of one image apart. Source: the ViT bridger of Xu et al. 2023 (ETRIS) multiplies the
+    modalities likewise.
     """
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        self._num_heads = num_heads
-        self.norm, self.norm_words = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.sentence = nn.Linear(width, width)
+        super().__init__(width, num_heads)
         self.out = nn.Sequential(nn.Linear(3 * width, width), nn.Dropout(dropout))
         self.feed_forward = Perceptron(width, feed_forward_ratio, dropout=dropout)
 
     def forward(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
         """Return patches (B, h·w, d), of patches, words (B, L, d) and which of these there are, (B, L) bool."""
-        own, said = self.norm(patches), self.norm_words(words)
-        key, value = self.key_value(said).chunk(2, dim=-1)
-        read = attend(self.query(own), key, value, num_heads=self._num_heads, is_word=is_word)
-        mean = (said * is_word[..., None]).sum(1, keepdim=True) / is_word.sum(1)[:, None, None]
-        both = torch.cat([read, own * read, own * self.sentence(mean)], -1)
-        fed: torch.Tensor = self.feed_forward(patches + self.out(both))
+        fed: torch.Tensor = self.feed_forward(patches + self.out(self.held_against(patches, words, is_word)))
         return fed
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.learning.attention import CrossAttention, Perceptron, SelfAttention, attend
+from training.learning.attention import CrossAttention, Perceptron, Products, SelfAttention
 
 
 class ImageStage(nn.Module):
@@ -45,21 +45,11 @@ class WordStage(nn.Module):
         return out
 
 
-class PatchRound(nn.Module):
-    """An expression's patches read its words, are held against them, and show roughly where they point.
-
-    Attention says what the words that a patch resembles most are, and never that it resembles none: its weights add up
-    to 1. Products say it, of each patch with what it has read and with the sentence.
-    """
+class PatchRound(Products):
+    """An expression's patches read its words, are held against them, and show roughly where they point."""
 
     def __init__(self, width: int, *, num_heads: int, mlp_ratio: int) -> None:
-        super().__init__()
-        self._num_heads = num_heads
-        self.norm = nn.LayerNorm(width)
-        self.norm_words = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.sentence = nn.Linear(width, width)
+        super().__init__(width, num_heads)
         self.out = nn.Linear(3 * width, width)
         # Without drop-out: of so many tokens drawing it costs more than it helps.
         self.think = Perceptron(width, mlp_ratio, dropout=0.0)
@@ -70,12 +60,7 @@ class PatchRound(nn.Module):
         self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return patches (T, N, width) and logits (T, N) of the target at each."""
-        own, said = self.norm(patches), self.norm_words(words)
-        key, value = self.key_value(said).chunk(2, dim=-1)
-        read = attend(self.query(own), key, value, num_heads=self._num_heads, is_word=is_word)
-        sentence = self.sentence((said * is_word[..., None]).sum(1, keepdim=True) / is_word.sum(1)[:, None, None])
-        both = torch.cat([read, own * read, own * sentence], -1)
-        patches = self.think(patches + self.out(both))
+        patches = self.think(patches + self.out(self.held_against(patches, words, is_word)))
         return patches, self.show(patches)[..., 0]
 
 
