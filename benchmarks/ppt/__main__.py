@@ -1,4 +1,4 @@
-"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and two beside it.
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and four beside it.
 
     python -m benchmarks.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 

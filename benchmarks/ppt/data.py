@@ -47,9 +47,10 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
         tell: Told what comes next.
     """
     options = Options(folder)
-    config = load_recipe_config("tiny")
+    composing = [f"compose.images_per_source={sizes.composed}", f"compose.texts_per_image={sizes.texts_per_image}"]
+    config = load_recipe_config("tiny", None, composing)
     named = folder / "runs"
-    d_sem, d_ref = (named / f"{name}-{sizes.objects}" for name in ("d-sem", "d-ref"))
+    d_sem, d_ref = named / f"d-sem-{sizes.objects}", named / f"d-ref-{sizes.objects * sizes.composed}"
     h = named / f"h-{sizes.scenes}"
 
     def silent(done: int, total: int | None) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from benchmarks.ppt.rows import TRAININGS, Training
 from benchmarks.ppt.sizes import Sizes
 from training.learning import TrainingFolder, open_fabric
 from training.learning.asking import Question, Questions, ask, named_figures
+from training.ppt.encoding import FrozenEncoders
 from training.ppt.recipes.config import load_recipe_config
 from training.ppt.recipes.grounding import Grounder
 from training.ppt.settings import PptConfig, load_ppt_config
@@ -80,8 +82,14 @@ def measure(job: Job) -> dict[str, Any]:
 
 def config_of(training: Training, sizes: Sizes, seed: int) -> PptConfig:
     """Return the settings of a training."""
-    config = load_ppt_config("tiny", None, [f"training.seed={seed}"])
+    config = load_ppt_config("tiny", None, [f"training.seed={seed}", *training.words])
     return config.model_copy(update={"curriculum": training.curriculum(sizes.epochs_factor)})
+
+
+@cache
+def _encoders() -> FrozenEncoders:
+    """All trainings of a process read the same images: an encoding each, not one a training."""
+    return FrozenEncoders(load_ppt_config("tiny"))
 
 
 def _trained(job: Job) -> tuple[dict[str, Any], int]:
@@ -90,7 +98,7 @@ def _trained(job: Job) -> tuple[dict[str, Any], int]:
     config = config_of(training, job.sizes, job.seed)
     is_resuming = (job.folder / "config.json").exists()
     request = PptRequest(config, training.runs(job.runs), job.folder, val=job.runs.val, is_resuming=is_resuming)
-    _, summary = train_ppt(request, open_fabric(config.training))
+    _, summary = train_ppt(request, open_fabric(config.training), encoders=_encoders())
     figures = {row: dict(summary.phases[phase]) for phase, row in training.phases.items()}
     return figures, summary.num_steps
 

@@ -24,6 +24,7 @@ class Training:
         has_curriculum: Whether it goes through the phases.
         phases: The row that the figures after each of some phases are, by the phase's name.
         is_first: Of the first five rows, which have several seeds.
+        words: Settings that are not `tiny`'s, as `--set` takes them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Training:
     phases: dict[str, str]
     has_curriculum: bool = True
     is_first: bool = False
+    words: tuple[str, ...] = ()
 
     def runs(self, made: AblationRuns) -> SourceRuns:
         """Return the runs that it is given."""
@@ -62,6 +64,8 @@ PAPER: Final[dict[str, tuple[str, float]]] = {
     "9": ("5 w/o IMG", 34.47),
 }
 BESIDE: Final[dict[str, str]] = {
+    "order": "5, points matched in the order drawn",
+    "no-anchors": "5, queries without anchors",
     "ppt-pseudo": "PPT, the pipeline's annotation in H's place",
     "student-pseudo": "RIS student on the pipeline's annotation",
 }
@@ -77,5 +81,17 @@ TRAININGS: Final[tuple[Training, ...]] = (
     Training("no-augmented", ("d_sem", "h"), {"refinement": "7"}),
     Training("no-free", ("d_ref", "h"), {"refinement": "8"}),
     Training("no-objects", ("h",), {"refinement": "9"}),
+    Training(
+        "order",
+        ("d_sem", "d_ref", "h"),
+        {"refinement": "order"},
+        words=("objective.point_correspondence=order",),
+    ),
+    Training(
+        "no-anchors",
+        ("d_sem", "d_ref", "h"),
+        {"refinement": "no-anchors"},
+        words=("generator.anchor_gain=0",),
+    ),
     Training("pseudo", ("d_sem", "d_ref", "annotated"), {"refinement": "ppt-pseudo"}),
 )

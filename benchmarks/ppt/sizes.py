@@ -11,7 +11,9 @@ class Sizes:
     """What a whole ablation is measured on.
 
     Attributes:
-        objects: Object-centric images, D_sem; D_ref has as many composed ones.
+        objects: Object-centric images, D_sem.
+        composed: Images of D_ref, as a multiple of those.
+        texts_per_image: Of D_ref, at most.
         scenes: Training scenes with people's expressions: H, or annotated by the pipeline.
         val_scenes: Held-out scenes that are asked.
         epochs_factor: Of the paper's 10 + 30 + 10 epochs.
@@ -20,6 +22,8 @@ class Sizes:
     """
 
     objects: int
+    composed: int
+    texts_per_image: int
     scenes: int
     val_scenes: int
     epochs_factor: float
@@ -28,5 +32,23 @@ class Sizes:
 
 
 # Chosen by what a step costs (docs/ppt.md), so that all of it takes less than an hour on two cores.
-WHOLE: Final = Sizes(objects=240, scenes=120, val_scenes=100, epochs_factor=0.15, num_seeds=3, num_student_steps=600)
-QUICK: Final = Sizes(objects=20, scenes=4, val_scenes=2, epochs_factor=0.02, num_seeds=1, num_student_steps=4)
+WHOLE: Final = Sizes(
+    objects=240,
+    composed=3,
+    texts_per_image=4,
+    scenes=120,
+    val_scenes=100,
+    epochs_factor=0.14,
+    num_seeds=3,
+    num_student_steps=600,
+)
+QUICK: Final = Sizes(
+    objects=20,
+    composed=1,
+    texts_per_image=2,
+    scenes=4,
+    val_scenes=2,
+    epochs_factor=0.02,
+    num_seeds=1,
+    num_student_steps=4,
+)

@@ -65,7 +65,7 @@ def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[floa
         covered = F.adaptive_avg_pool2d(torch.from_numpy(truth[name])[None, None].float(), _PATCHES)
         noisy = covered + noise * torch.from_numpy(rng.normal(size=covered.shape)).float()
         share = as_shares(F.interpolate(noisy, pixels.shape[:2], mode="bicubic")[0].numpy())
-        found.append(iou(prompter(pixels, share)[0][0], truth[name]))
+        found.append(iou(prompter(pixels, share)[0][0][0], truth[name]))
     return found
 
 

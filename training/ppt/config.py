@@ -23,13 +23,16 @@ class PointGeneratorConfig(FrozenModel):
     width: int = Field(default=384, ge=8)
     num_heads: int = Field(default=8, ge=1)
     # Hidden width of a feed-forward layer, in widths: what the bridges' products leave of the paper's parameters.
-    feed_forward_ratio: float = Field(default=2.75, gt=0)
+    feed_forward_ratio: float = Field(default=2.5, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
     # answers. What they find is added to it, and each query learns a temperature of both. 0 where patches were not
     # trained to answer: those of a CLIP of one token an image answer beside its objects as readily.
     response_gain: float = Field(default=0.0, allow_inf_nan=False)
-
+    # How far each query keeps to a peak of its own of CLIP's answers, in a softmax's scores: above their range it stays
+    # there, and learning decides which peak is meant. 0 leaves all queries to all patches, as the paper does; so should
+    # whoever leaves `response_gain` 0.
+    anchor_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     # Patches on either side of where a query looks most, over which its place is a mean: about an object's half, for
     # its middle; a mean over more than one object lies between them.
     peak_radius: int = Field(default=2, ge=0)

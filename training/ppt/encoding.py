@@ -47,6 +47,7 @@ class FrozenEncoders:
         decoder: SAM's mask decoder.
         image_width: Channels of a stage.
         text_width: Channels of a word.
+        made_of: The settings that decide what they answer.
     """
 
     def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
@@ -56,6 +57,7 @@ class FrozenEncoders:
             ConfigError: Weights are missing or of another architecture, or a block that CLIP does not have.
         """
         self.device, self._prompt = torch.device(device), config.clip.prompt
+        self.made_of = made_of(config)
         self._towers = FrozenTowers(config.towers(), self.device)
         self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
@@ -133,6 +135,12 @@ class FrozenEncoders:
             self._left_bytes -= seen.num_bytes
             self._kept[key] = seen
         return seen
+
+
+def made_of(config: PptConfig) -> tuple[str, ...]:
+    """Return the settings that decide what encoders answer."""
+    blocks = str(config.generator.image_blocks)
+    return config.clip.model_dump_json(), config.sam.model_dump_json(), blocks, config.training.precision
 
 
 def standardised(maps: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from training.learning.attention import SelfAttention
 from training.learning.word_codes import word_codes
 from training.ppt.config import PointGeneratorConfig
 from training.ppt.layers import CrossAttentionLayer, ProductLayer, grid_centres, grid_neighbours, grid_position
@@ -96,22 +97,24 @@ class Stage(nn.Module):
         return queries, fused
 
 
-class PointHead(nn.Module):
-    """PointHead of equation 2: a perceptron that tells M points from where its query looks, and their labels.
+class Look(nn.Module):
+    """Where each query looks, from which PointHead tells its points, and what it sees there.
 
-    A query's attention to V'_N has a peak, and what it looks at is the mean of the patches' centres about that. A mean
-    over all patches lies between two objects wherever the query has its doubts, and there SAM finds neither. What the
-    perceptron adds is the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+    A query's attention to V'_N has a peak, and where it looks is the mean of the patches' centres about that. A mean
+    over all patches lies between two objects wherever the query has its doubts, and there SAM finds neither.
 
     Its scores are CLIP's answers and what the query finds beside them, both at one temperature. CLIP is wrong and sure
     of it often enough for a query to learn doubt; were the weight of the answers its only way to doubt, it would turn
-    them down within a few steps, and look where its own first noise points.
+    them down within a few steps, and look where its own first noise points. Queries with anchors keep to one each:
+    which of them is meant is left to ScoreHead, and need not be found by moving a peak from one object to another.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
-    def __init__(self, width: int, num_points: int, *, response_gain: float, peak_radius: int) -> None:
+    def __init__(self, config: PointGeneratorConfig) -> None:
         super().__init__()
-        self._num_points, self._peak_radius, self._response_gain = num_points, peak_radius, response_gain
+        width = config.width
+        self._peak_radius = config.peak_radius
+        self._response_gain, self._anchor_gain = config.response_gain, config.anchor_gain
         self.norm = nn.LayerNorm(width)
         # A bias of the keys is the same for all patches, and falls out of the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
@@ -121,28 +124,64 @@ class PointHead(nn.Module):
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)
-        self.layers = _perceptron(width, 3 * num_points)
+        self.seen = nn.Linear(width, width)
+        self.compare = SelfAttention(width, config.num_heads, dropout=config.dropout)
 
     def forward(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x, y in [0, 1] and a label's logit, (B, K, M, 3), and the log-shares (B, K, h·w) of where it looks.
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return q_k with what they see (B, K, d), the log-shares (B, K, h·w) of their looks, and those of the peaks.
 
         Args:
             queries: q_k, (B, K, d), normalised.
             image: V'_N (B, h·w, d).
             response: (B, h, w) of the patches.
+            anchors: (B, K) int64, the patch that each query begins at.
         """
+        patches = self.norm(image)
+        found = self.query(queries) @ self.key(patches).transpose(1, 2) * queries.shape[-1] ** -0.5
         height, width = response.shape[-2:]
-        found = self.query(queries) @ self.key(self.norm(image)).transpose(1, 2) * queries.shape[-1] ** -0.5
-        scores = self._response_gain * response.flatten(1)[:, None] + found
+        near = grid_neighbours(height, width, self._peak_radius, device=found.device)
+        scores = self._response_gain * response.flatten(1)[:, None] + self._anchor_gain * near[anchors] + found
         looks = (self.sharpness(queries).exp() * scores).log_softmax(-1)
-        near = grid_neighbours(height, width, self._peak_radius, device=looks.device)
-        peak = looks.masked_fill(~near[looks.argmax(-1)], float("-inf")).softmax(-1)
+        peaks = looks.masked_fill(~near[looks.argmax(-1)], float("-inf")).softmax(-1)
+        return self.compare(queries + self.seen(peaks @ patches)), looks, peaks
+
+
+class PointHead(nn.Module):
+    """PointHead of equation 2: a perceptron that tells how M points spread about where a query looks, and their labels.
+
+    How they spread is the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+    """
+
+    def __init__(self, width: int, num_points: int) -> None:
+        super().__init__()
+        self._num_points = num_points
+        self.layers = _perceptron(width, 3 * num_points)
+
+    def forward(self, queries: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries that look at `places`.
+
+        Args:
+            queries: q_k, (B, K, d).
+            places: (B, K, 2) in [0, 1].
+        """
         told = self.layers(queries).unflatten(-1, (self._num_points, 3))
-        place = peak @ grid_centres(height, width, device=looks.device)
-        xy = (place.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid()
-        return torch.cat([xy, told[..., 2:]], -1), looks
+        return (places.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid(), told[..., 2]
+
+
+class ScoreHead(nn.Module):
+    """ScoreHead of equation 2: how CLIP answers where a query looks, and a perceptron that learns where it is wrong."""
+
+    def __init__(self, width: int, response_gain: float) -> None:
+        super().__init__()
+        self.layers = _perceptron(width, 1)
+        self.response_weight = nn.Parameter(torch.tensor(response_gain))
+
+    def forward(self, queries: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        """Return the logits of c_k (B, K), of queries (B, K, d) and CLIP's answers where they look (B, K)."""
+        learnt: torch.Tensor = self.layers(queries)[..., 0]
+        return learnt + self.response_weight * answers
 
 
 class PointGenerator(nn.Module):
@@ -151,17 +190,16 @@ class PointGenerator(nn.Module):
     def __init__(self, config: PointGeneratorConfig, image_width: int, text_width: int) -> None:
         super().__init__()
         width = config.width
-        self._code_width = config.word_code_width
+        self._code_width, self._anchor_radius = config.word_code_width, config.peak_radius
+        self._is_anchored = config.anchor_gain > 0
         self.queries = nn.Parameter(torch.randn(config.num_queries, width))
         self.query_position = nn.Parameter(torch.randn(config.num_queries, width))
         self.response = nn.Linear(1, width)
         self.code = nn.Linear(config.word_code_width, width, bias=False) if config.word_code_width else None
         self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
         self.norm = nn.LayerNorm(width)
-        self.point_head = PointHead(
-            width, config.num_points, response_gain=config.response_gain, peak_radius=config.peak_radius
-        )
-        self.score_head = _perceptron(width, 1)
+        self.look, self.point_head = Look(config), PointHead(width, config.num_points)
+        self.score_head = ScoreHead(width, config.response_gain)
 
     def forward(
         self,
@@ -191,17 +229,19 @@ class PointGenerator(nn.Module):
         # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
         # hardly holds the one, and the other is what CLIP learnt of images and texts.
         fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
+        anchors = peaks_of(response, self.queries.shape[0], self._anchor_radius)
+        query_position = self.query_position + position[anchors] if self._is_anchored else self.query_position
         for stage, features in zip(self.stages, image, strict=True):
             queries, fused = stage(
                 queries,
                 features.flatten(2).transpose(1, 2),
                 text,
                 fused,
-                query_position=self.query_position,
+                query_position=query_position,
                 position=position,
                 is_word=is_word,
             )
-        return self._heads(self.norm(queries), fused[0], response)
+        return self._heads(self.norm(queries), fused[0], response, anchors)
 
     def _codes(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the first bridge receives beside the features of words, (B, L, d), or a zero."""
@@ -210,14 +250,38 @@ class PointGenerator(nn.Module):
         codes: torch.Tensor = self.code(word_codes(tokens, self._code_width))
         return codes
 
-    def _heads(self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor) -> PointPrompts:
+    def _heads(
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor
+    ) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
         # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
         # in float32 themselves, as their outputs would be rounded before they could be made it.
+        height, width = response.shape[-2:]
+        centres = grid_centres(height, width, device=response.device)
         with torch.autocast(queries.device.type, enabled=False):
-            points, looks = self.point_head(queries.float(), image.float(), response)
-            confidence = self.score_head(queries.float())[..., 0]
-        return PointPrompts(points[..., :2], points[..., 2], confidence, looks)
+            queries, looks, peaks = self.look(queries.float(), image.float(), response, anchors)
+            points, labels = self.point_head(queries, peaks @ centres)
+            confidence = self.score_head(queries, (peaks @ response.flatten(1)[..., None])[..., 0])
+        return PointPrompts(points, labels, confidence, looks)
+
+
+def peaks_of(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
+    """Return the patches (B, count) int64 that answer most, each further than `radius` from all before it.
+
+    Where no patch is left that far, the rest are the first patch of the image.
+
+    Args:
+        response: (B, h, w).
+        count: Peaks.
+        radius: In patches, along rows and columns.
+    """
+    height, width = response.shape[-2:]
+    near = grid_neighbours(height, width, radius, device=response.device)
+    left, found = response.flatten(1), []
+    for _ in range(count):
+        found.append(left.argmax(-1))
+        left = left.masked_fill(near[found[-1]], float("-inf"))
+    return torch.stack(found, 1)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:

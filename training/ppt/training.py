@@ -24,7 +24,7 @@ from training.learning.folder import SUMMARY_NAME
 from training.learning.trainer import load_trained
 from training.ppt.batches import PromptedPairs, collate
 from training.ppt.curriculum import Round, Source, plan_rounds
-from training.ppt.encoding import FrozenEncoders
+from training.ppt.encoding import FrozenEncoders, made_of
 from training.ppt.joined_pairs import JoinedPairs
 from training.ppt.learner import PointLearner
 from training.ppt.pairs import PairDataset
@@ -89,7 +89,9 @@ class Reports:
     on_select: Callable[[Round, int, int], None] = lambda each, decided, pairs: None
 
 
-def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = None) -> tuple[PointLearner, PptSummary]:
+def train_ppt(
+    request: PptRequest, fabric: Fabric, reports: Reports | None = None, *, encoders: FrozenEncoders | None = None
+) -> tuple[PointLearner, PptSummary]:
     """Train through the curriculum, or go on with what stands in the folder; return the learner and how it ended.
 
     A training that was killed at any point and resumed ends with the weights of one that was not.
@@ -98,6 +100,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         request: What, on what, and where.
         fabric: Of `training.learning.open_fabric`; every process of it makes this call.
         reports: Who is told.
+        encoders: Of an earlier training of this process, on the same device: what they saw need not be encoded again.
 
     Raises:
         ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
@@ -105,7 +108,10 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
-    encoders = FrozenEncoders(request.config, fabric.device)
+    if encoders is None:
+        encoders = FrozenEncoders(request.config, fabric.device)
+    elif encoders.made_of != made_of(request.config):
+        raise ValueError("these encoders are of another CLIP, SAM, stages or precision than the training's")
     snapshots = request.runs.snapshots()
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     settings = settings_of(request.config, request.runs.digests(snapshots))

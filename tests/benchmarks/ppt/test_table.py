@@ -28,6 +28,9 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
         for row in by_row
     }
     assert given["5"] == given["4"] == given["3"] == given["6"] == {"d_sem", "d_ref", "h"}
+    assert given["order"] == given["no-anchors"] == given["5"]
+    assert config_of(by_row["order"], WHOLE, 0).objective.point_correspondence == "order"
+    assert config_of(by_row["no-anchors"], WHOLE, 0).generator.anchor_gain == 0
     assert given["7"] == {"d_sem", "h"}
     assert given["8"] == {"d_ref", "h"}
     assert given["9"] == given["2"] == {"h"}
@@ -44,7 +47,7 @@ def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
     jobs = jobs_of(RUNS, WHOLE, tmp_path)
     assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
         **dict.fromkeys(("full", "plain"), WHOLE.num_seeds),
-        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects", "pseudo"), 1),
+        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects", "order", "no-anchors", "pseudo"), 1),
         **dict.fromkeys(("student-pseudo", "floor"), 1),
     }
     assert len({job.folder for job in jobs}) == len(jobs)

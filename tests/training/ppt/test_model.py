@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from schemas.config_loading import load_config
 from training.ppt.config import ObjectiveConfig, PointGeneratorConfig
-from training.ppt.layers import ProductLayer
+from training.ppt.layers import ProductLayer, grid_centres
 from training.ppt.matching import assign, matching_cost
 from training.ppt.model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
-from training.ppt.point_generator import PointGenerator, PointHead, PointPrompts
+from training.ppt.point_generator import Look, PointGenerator, PointHead, PointPrompts, peaks_of
 from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from workers.checkpoints.models import load_sam
@@ -121,32 +125,91 @@ def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
     assert text.grad[0, :4].abs().sum() > 0
 
 
-def _told(response: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a head says that looks where five rows and four columns of patches respond, and adds nothing of its own."""
-    head = PointHead(32, 4, response_gain=60.0, peak_radius=radius)
-    for weight in (head.key.weight, head.sharpness.weight, head.layers[-1].weight, head.layers[-1].bias):
+def _looks(response: torch.Tensor, anchors: list[int], **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where queries look (K, 2) that find nothing beside answers in five rows and four columns, and the log-shares."""
+    look = Look(PointGeneratorConfig(width=32, num_heads=4, **settings))
+    for weight in (look.key.weight, look.sharpness.weight):
         torch.nn.init.zeros_(weight)
-    told, looks = head(torch.randn(1, 3, 32), torch.randn(1, 20, 32), response[None])
-    return told[..., :2], looks
+    queries, image = torch.randn(1, len(anchors), 32), torch.randn(1, 20, 32)
+    _, looks, peaks = look(queries, image, response[None], torch.tensor([anchors]))
+    return (peaks @ grid_centres(5, 4))[0], looks[0]
 
 
-def test_points_are_told_from_where_the_query_looks() -> None:
+def test_points_spread_about_where_the_query_looks() -> None:
+    head, places = PointHead(32, 4), torch.tensor([[[0.3, 0.8], [0.5, 0.1]]])
+    for weight in (head.layers[-1].weight, head.layers[-1].bias):
+        torch.nn.init.zeros_(weight)
+
+    xy, _ = head(torch.randn(1, 2, 32), places)
+
+    assert torch.allclose(xy, places[:, :, None].expand(1, 2, 4, 2), atol=1e-6)
+
+
+def test_a_query_looks_where_clip_answers() -> None:
     response = torch.zeros(5, 4)
     response[1, 2] = 1.0
 
-    xy, looks = _told(response, radius=2)
+    places, looks = _looks(response, [0, 0, 0], response_gain=60.0)
 
-    assert torch.allclose(xy, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
-    assert looks.exp()[..., 6].min() > 0.99
+    assert torch.allclose(places, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+    assert looks.exp()[:, 6].min() > 0.99
 
 
 def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:
     response = torch.zeros(5, 4)
     response[0, 0], response[4, 3] = 1.0, 0.99
 
-    xy, _ = _told(response, radius=1)
+    places, _ = _looks(response, [0], response_gain=60.0, peak_radius=1)
 
-    assert torch.allclose(xy, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
+    assert torch.allclose(places, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
+
+
+def test_queries_keep_to_anchors_of_their_own() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 2.0, 1.0
+
+    places, _ = _looks(response, [0, 19], response_gain=10.0, peak_radius=1, anchor_gain=60.0)
+
+    assert torch.allclose(places, torch.tensor([[0.5 / 4, 0.5 / 5], [3.5 / 4, 4.5 / 5]]), atol=1e-3)
+
+
+@given(
+    response=arrays(np.float32, (2, 7, 6), elements=st.floats(-4, 4, width=32)),
+    count=st.integers(1, 4),
+    radius=st.integers(0, 1),
+)
+def test_peaks_are_the_highest_answers_that_lie_apart(response: np.ndarray, count: int, radius: int) -> None:
+    found = peaks_of(torch.from_numpy(response), count, radius)
+
+    for row, peaks in zip(response, found.tolist(), strict=True):
+        places = np.stack(np.unravel_index(peaks, row.shape), -1)
+        # The plain reference: of all patches further away than the radius from each peak before, the highest.
+        for at, place in enumerate(places):
+            away = np.abs(np.indices(row.shape)[:, None] - places[:at].T[:, :, None, None]).max(0)
+            is_left = (away > radius).all(0)
+            assert is_left[tuple(place)]
+            assert row[tuple(place)] == row[is_left].max()
+
+
+def test_peaks_beyond_what_there_is_room_for_are_the_first_patch() -> None:
+    assert peaks_of(torch.arange(4.0).view(1, 2, 2), 3, 1).tolist() == [[3, 0, 0]]
+
+
+def test_queries_with_anchors_begin_at_different_places_and_the_first_is_the_most_confident() -> None:
+    torch.manual_seed(0)
+    anchored = SMALL.model_copy(
+        update={"num_queries": 2, "response_gain": 20.0, "anchor_gain": 200.0, "peak_radius": 0}
+    )
+    features, generator = _features(), PointGenerator(anchored, 24, 16).eval()
+    response = torch.zeros(2, 4, 4)
+    response[:, 0, 0], response[:, 3, 3] = 2.0, 1.0
+
+    found = generator(features.image, features.text, features.is_word, response, features.tokens)
+
+    # The perceptron spreads points of untrained weights by little.
+    assert (found.points_xy[:, 0] < 0.3).all()
+    assert (found.points_xy[:, 1] > 0.7).all()
+    assert found.confidence_logits.argmax(-1).tolist() == [0, 0]
 
 
 def test_words_that_are_not_there_say_nothing_to_patches() -> None:

@@ -14,6 +14,7 @@ from tests.training.checkpoints import assert_equal_weights, weights
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import small_config, small_runs
 from training.learning import open_fabric
+from training.ppt.encoding import FrozenEncoders
 from training.ppt.predicting import load_ppt
 from training.ppt.settings import load_ppt_config
 from training.ppt.sources import SourceRuns
@@ -103,6 +104,21 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
         assert_equal_weights(request.out / name, cut.out / name)
     assert resumed.phases == summary.phases
     assert resumed.num_steps_now < 15 or until == 1
+
+
+def test_encoders_of_an_earlier_training_change_nothing_and_others_are_refused(tmp_path, whole) -> None:
+    request, summary, *_ = whole
+    encoders = FrozenEncoders(request.config)
+
+    for again in (tmp_path / "first", tmp_path / "second"):
+        _, told = train_ppt(replace(request, out=again), open_fabric(request.config.training), encoders=encoders)
+        for name in ROUNDS:
+            assert_equal_weights(request.out / name, again / name)
+        assert told.phases == summary.phases
+    another = small_config(tmp_path / "another", ["clip.weights.uri=random:9"])
+    third = replace(request, config=another, out=tmp_path / "third")
+    with pytest.raises(ValueError, match="of another CLIP"):
+        train_ppt(third, open_fabric(another.training), encoders=encoders)
 
 
 def test_killed_between_select_and_its_round_and_resumed_asks_nobody_again(tmp_path, whole) -> None:

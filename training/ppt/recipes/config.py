@@ -83,6 +83,12 @@ class PairsConfig(FrozenModel):
 
     # From this IoU on two phrases' masks are one candidate.
     merge_iou: Share = 0.7
+    # Candidates of one phrase at most: places that answer it about as highly. 1 is the paper's, whose candidates are of
+    # different phrases; "the star on the left" has one phrase, and where the image has two stars CLIP's choice between
+    # them is no label.
+    peaks_per_phrase: int = Field(default=1, ge=1, le=16)
+    # From this share of a response's range on a further peak is a candidate.
+    min_peak: Share = 0.85
     # Texts of one image that are taken, the first ones; None takes all.
     max_texts_per_image: int | None = Field(default=None, ge=1)
     # How many of the run's most frequent nouns count as redundant texts, where grounding.is_feature_surgery.
@@ -121,7 +127,8 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
             "filtering.architecture=builtin:tiny/scene_clip.json",
             "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
         ),
-        (),
+        # Objects of a category share a scene there, and people tell them apart by their places.
+        ("pairs.peaks_per_phrase=3",),
     ),
     # The paper's: SAM ViT-B, CLIP ViT-B/16 with CLIP Surgery in its last six blocks, as its authors have it.
     "paper": (

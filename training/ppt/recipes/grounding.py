@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.config import RunConfig, SamArchitecture, WeightsConfig
 from training.ppt.recipes.config import GroundingConfig
-from training.ppt.recipes.responses import FloatArray, Responses, response_points
+from training.ppt.recipes.responses import HIGHEST, FloatArray, Peaks, Responses, parted, response_points
 from workers.checkpoints.models import load_sam
 from workers.device import prepare_device
 from workers.masks.prompting import EncodedCrop, encode_crops, to_input_frame, upsample
@@ -49,21 +49,22 @@ class Grounder:
         self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
 
     def __call__(
-        self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()
+        self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = (), peaks: Peaks = HIGHEST
     ) -> list[GroundedMask]:
-        """Return a mask for each phrase, in order, without those for which SAM answers with no pixel.
+        """Return a mask for each peak of each phrase, in order, without those for which SAM answers with no pixel.
 
         Args:
             image: (H, W, 3) uint8 RGB, upright.
             phrases: Noun phrases or names of classes.
             redundant: See `Responses`; counts where the config says so.
+            peaks: Of each phrase, the highest first; one by default.
         """
         if not phrases:
             return []
         shares = self._responses(image, phrases, redundant if self._is_feature_surgery else ())
-        answers = self._prompter(image, shares)
+        answers = self._prompter(image, shares, peaks)
         pairs = zip(phrases, answers, strict=True)
-        return [GroundedMask(phrase, *answer) for phrase, answer in pairs if answer[0].any()]
+        return [GroundedMask(phrase, *each) for phrase, found in pairs for each in found if each[0].any()]
 
 
 class ResponsePrompter:
@@ -81,13 +82,15 @@ class ResponsePrompter:
         self._sam = load_sam(architecture, weights).to(device).requires_grad_(False)
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8], shares: FloatArray) -> list[tuple[NDArray[np.bool_], float, float]]:
-        """Return for each of the responses (P, H, W) to an image (H, W, 3) the fields of a `GroundedMask`."""
+    def __call__(
+        self, image: NDArray[np.uint8], shares: FloatArray, peaks: Peaks = HIGHEST
+    ) -> list[list[tuple[NDArray[np.bool_], float, float]]]:
+        """Return for each peak of each response (P, H, W) to an image (H, W, 3) the fields of a `GroundedMask`."""
         (crop,) = encode_crops(self._sam, [image], torch.float32)
-        return [self._answer(crop, share) for share in shares]
+        return [[self._answer(crop, part) for part in parted(share, peaks)] for share in shares]
 
     def _answer(self, crop: EncodedCrop, share: FloatArray) -> tuple[NDArray[np.bool_], float, float]:
-        """The mask of one phrase: prompts from the map, and of SAM's answers the one that the config chooses."""
+        """The mask of one peak: prompts from the map, and of SAM's answers the one that the config chooses."""
         config = self._config
         count = 1 if config.prompts == "peak" else config.num_points
         xy, labels = response_points(share, count, high=config.high, low=config.low)

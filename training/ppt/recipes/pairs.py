@@ -24,6 +24,7 @@ from training.exports.run_images import with_source_bytes
 from training.ppt.recipes.config import PairsConfig, RecipeConfig
 from training.ppt.recipes.grounding import GroundedMask, Grounder
 from training.ppt.recipes.records import STAGE_RECIPE, Candidate, candidate_rows, mask_records
+from training.ppt.recipes.responses import Peaks
 from training.ppt.recipes.writing import ORIGIN, Recipe, write_recipe
 from training.runs.planning import Parent, PlannedRun, plan_as_parent
 from training.runs.writing import MakeShard, OnProgress, WrittenRun
@@ -42,7 +43,7 @@ def pair_candidates(
     on_progress: OnProgress,
     on_wait: Callable[[str], None],
 ) -> WrittenRun:
-    """Write H: for each noun phrase of a kept text CLIP's response and SAM's mask; near-equal masks are one candidate.
+    """Write H: for each noun phrase of a kept text CLIP's response and SAM's masks; near-equal masks are one candidate.
 
     Texts with one candidate are H_sem (c = 1), those with more are H_ref, all of them c = 0 until Select has seen them;
     a text for whose phrases SAM answers with no pixel has no row.
@@ -160,14 +161,16 @@ def _paired(
     if not phrases:
         return image
     pixels = np.ascontiguousarray(decode_upright(data, config.run.images))
-    grounded = {each.phrase: each for each in grounder(pixels, phrases, nouns)}
+    peaks = Peaks(config.pairs.peaks_per_phrase, config.pairs.min_peak)
+    answers = grounder(pixels, phrases, nouns, peaks)
     # One mask of the table an object: texts that share a phrase, or say the same thing otherwise, share its mask.
-    objects = merged(list(grounded.values()), config.pairs.merge_iou)
+    objects = merged(answers, config.pairs.merge_iou)
+    places_of = {phrase: {_nearest(each, objects) for each in answers if each.phrase == phrase} for phrase in phrases}
     masks = mask_records(image.image_id, [Candidate(each.mask, each.predicted_iou) for each in objects], RECIPE)
     ids = [mask.mask_id for mask in masks]
     rows: list[ExpressionRecord] = []
     for text, said in phrases_of.items():
-        places = sorted({_nearest(grounded[phrase], objects) for phrase in said if phrase in grounded})
+        places = sorted(set().union(*(places_of[phrase] for phrase in said)))
         confidences = [len(places) == 1] * len(places)
         rows += candidate_rows(text, [ids[at] for at in places], confidences, kind="attribute")
     return replace(image, masks=masks, expressions=tuple(rows))

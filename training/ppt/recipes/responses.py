@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from schemas.config import WeightsConfig
 from schemas.errors import ConfigError
@@ -143,6 +145,47 @@ def response_points(
     xy = np.concatenate([positive, negative]) + 0.5
     labels = np.repeat(np.array([1, 0], np.int64), [len(positive), len(negative)])
     return xy, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Which peaks of a response are places of their own.
+
+    Attributes:
+        count: At most so many; 1 asks for the highest response alone.
+        min_share: From this share of the response's range on.
+        radius: Higher than everything so far away along rows and columns, a share of the longer side.
+    """
+
+    count: int = 1
+    min_share: float = 1.0
+    # Two and a half of the scene CLIP's patches: nearer peaks are of one object there.
+    radius: float = 0.16
+
+
+HIGHEST: Final = Peaks()
+
+
+def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
+    """Return for each peak of a response (H, W), the highest first, the response where no other peak is nearer.
+
+    Elsewhere it is 0. Of one peak it is the response as it is.
+    """
+    if peaks.count == 1:
+        return [share]
+    radius = max(1, round(peaks.radius * max(share.shape)))
+    is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
+    # Of a plateau every pixel is a peak: those within the radius of one that was taken are the same.
+    places = np.argwhere(is_peak)
+    taken: list[NDArray[np.int64]] = []
+    for place in places[np.argsort(-share[is_peak], kind="stable")]:
+        if len(taken) < peaks.count and all(np.abs(place - other).max() > radius for other in taken):
+            taken.append(place)
+    if len(taken) < 2:
+        return [share]
+    rows, columns = np.indices(share.shape)
+    nearest = np.argmin([np.square(rows - y) + np.square(columns - x) for y, x in taken], axis=0)
+    return [np.where(nearest == at, share, np.float32(0)) for at in range(len(taken))]
 
 
 def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.float64]:

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from schemas.config_loading import load_config
 from training.ppt.recipes.config import GroundingConfig
 from training.ppt.recipes.grounding import ResponsePrompter, agreement
-from training.ppt.recipes.responses import as_shares, prompted, response_points
+from training.ppt.recipes.responses import HIGHEST, Peaks, as_shares, parted, prompted, response_points
 from workers.masks.prompting import resize_for_sam
 
 SHARE = np.zeros((8, 8), np.float32)
@@ -52,6 +55,73 @@ def test_agreement_is_the_soft_iou() -> None:
     assert agreement(np.zeros_like(mask), np.zeros_like(SHARE)) == 0.0
 
 
+def _bumps(size: int, *places: tuple[int, int, float]) -> np.ndarray:
+    rows, columns = np.indices((size, size))
+    return np.max([height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18) for y, x, height in places], 0).astype(
+        np.float32
+    )
+
+
+def test_a_response_is_parted_between_its_peaks_the_highest_first() -> None:
+    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0), (40, 24, 0.5))
+
+    parts = parted(share, Peaks(3, 0.8, 0.16))
+
+    assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 38), (10, 10)]
+    assert np.array_equal(np.sum(parts, 0), share)
+    assert not np.logical_and(*(part > 0 for part in parts)).any()
+
+
+def test_one_peak_is_the_response_as_it_is() -> None:
+    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0))
+
+    assert parted(share, HIGHEST)[0] is share
+    assert parted(share, Peaks(3, 0.97, 0.16))[0] is share
+    assert len(parted(share, Peaks(1, 0.1, 0.16))) == 1
+
+
+def test_what_lies_within_the_radius_of_a_peak_is_no_peak_of_its_own() -> None:
+    assert len(parted(_bumps(48, (10, 10, 1.0), (10, 18, 0.99)), Peaks(3, 0.5, 0.2))) == 1
+    # A plateau has many highest pixels.
+    assert len(parted(np.pad(np.ones((6, 6), np.float32), 20), Peaks(3, 0.5, 0.2))) == 1
+
+
+@given(
+    share=arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
+    count=st.integers(1, 4),
+    min_share=st.floats(0.5, 1),
+)
+def test_parts_are_as_many_as_were_asked_for_at_most_and_leave_nothing_out(
+    share: np.ndarray, count: int, min_share: float
+) -> None:
+    parts = parted(share, Peaks(count, min_share, 0.2))
+
+    assert 1 <= len(parts) <= count
+    assert np.array_equal(np.sum(parts, 0), share)
+    heights = [part.max() for part in parts]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] == share.max()
+
+
+def test_two_objects_that_answer_alike_are_two_masks() -> None:
+    from synthworld.render import render
+    from synthworld.scenes import Split, make_scene
+
+    torch.set_num_threads(1)
+    masks = load_config("tiny").masks
+    prompter = ResponsePrompter(GroundingConfig(), masks.architecture, masks.weights, torch.device("cpu"))
+    rendered = render(make_scene(Split.TEST, 0))
+    first, second = sorted(rendered.masks, key=lambda mask: -mask.sum())[:2]
+    coarse = resize_for_sam(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, 16)
+    share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
+
+    (found,) = prompter(rendered.image, share[None], Peaks(2, 0.8))
+
+    ious = [max((mask & truth).sum() / (mask | truth).sum() for mask, _, _ in found) for truth in (first, second)]
+    assert len(found) == 2
+    assert min(ious) > 0.5
+
+
 def test_a_response_that_is_right_prompts_sam_to_the_object() -> None:
     from synthworld.object_centric import object_centric_scene
     from synthworld.render import render
@@ -65,7 +135,7 @@ def test_a_response_that_is_right_prompts_sam_to_the_object() -> None:
         # What a grid of 16 x 16 patches can say, at its best.
         coarse = resize_for_sam(np.repeat(truth[..., None], 3, 2).astype(np.uint8) * 255, 16)
         share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
-        ((mask, predicted_iou, _),) = prompter(rendered.image, share[None])
+        (((mask, predicted_iou, _),),) = prompter(rendered.image, share[None])
         ious.append((mask & truth).sum() / (mask | truth).sum())
         assert 0.0 < predicted_iou < 1.2
     assert np.mean(ious) > 0.6
