@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from workers.images.decoding import decode_upright
 from workers.images.plain_jpeg import decode_plain_jpeg
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
+_MOVED: Final = "say where the images lie now (source=…; of `pseudoris train`: --set 'data.moved={OLD: NEW}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class ImageBytes:
         location: RunLocation,
         header: RunHeader,
         *,
-        source: str | None = None,
+        source: str | Mapping[str, str] | None = None,
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> None:
@@ -62,14 +63,15 @@ class ImageBytes:
         Args:
             location: Where the run lives.
             header: Its header: whether it embeds images, SOURCE, and the limits of decoding.
-            source: Where the images lie now; None is the header's.
+            source: Where the images lie now, or that by the SOURCE of the header; None is the header's.
             endpoint_url: Of the S3 store that holds them, where the run names none.
             is_random_access: Read images of SOURCE one by one, when they are decoded, and keep the plans of all shards.
         """
         self._location = location
         self._header = header
-        self._source = source or header.source
-        self._is_moved = source is not None
+        moved = source.get(header.source) if isinstance(source, Mapping) else source
+        self._source = moved or header.source
+        self._is_moved = moved is not None
         self._config = _with_endpoint(header.config, endpoint_url)
         self._is_random_access = is_random_access
         self._plans: dict[int, dict[str, PlanEntry]] = {}
@@ -124,7 +126,7 @@ class ImageBytes:
         """Return the error of an image that cannot be shown, for whoever trains."""
         return ConfigError(
             f"image {key} of {self._source} cannot be used ({error.reason}: {error.message}): put the annotated file "
-            "back, say where the images lie now (source=…), or leave its masks out (on_bad_image='skip')"
+            f"back, {_MOVED}, or leave its masks out (on_bad_image='skip')"
         )
 
     def _fill(self, images: ShardImages, places: Sequence[int]) -> None:
@@ -139,9 +141,15 @@ class ImageBytes:
         plan = self._plan(shard)
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
         if self._root is None:
-            self._root = open_root(self._source, self._config.source, self._config.placement.storage)
+            self._root = self._opened()
         outcomes = dict(read_entries(self._root, entries, self._config))
         return [outcomes[plan[key].position] for key in keys]
+
+    def _opened(self) -> Storage:
+        try:
+            return open_root(self._source, self._config.source, self._config.placement.storage)
+        except ConfigError as error:
+            raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 
     def _plan(self, shard: int) -> dict[str, PlanEntry]:
         plan = self._plans.get(shard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -66,7 +66,8 @@ class SampleSpec:
         seed: Of draws and of every shuffle.
         on_bad_image: An image that is missing from SOURCE or is not the one that was annotated: `raise`, or `skip` its
             masks, which `num_skipped` counts.
-        source: Where the images lie now, if not where they were annotated; their sha256 is checked either way.
+        source: Where the images lie now, if not where they were annotated, or that by where they were; their sha256 is
+            checked either way.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -74,7 +75,7 @@ class SampleSpec:
     expressions_per_mask: int | None = 1
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
-    source: str | None = None
+    source: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]

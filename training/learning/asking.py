@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,14 +47,19 @@ class Answerer(Protocol):
 class Questions:
     """Every kept expression of a run or an import, image by image."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, moved: Mapping[str, str] | None = None) -> None:
         """Open a run.
+
+        Args:
+            run: Its folder or url.
+            moved: As `SampleSpec.source`.
 
         Raises:
             ConfigError: There is none, or no expression of it is kept.
             TransientError: Storage failed.
         """
-        spec = SampleSpec(parts=("image", "mask", "text"), where=ExpressionFilter(), expressions_per_mask=None)
+        every = ExpressionFilter()
+        spec = SampleSpec(parts=("image", "mask", "text"), where=every, expressions_per_mask=None, source=moved)
         self._dataset = RisDataset(run, spec)
         places: defaultdict[str, list[int]] = defaultdict(list)
         for at, mask in enumerate(self._dataset.mask_ids()):

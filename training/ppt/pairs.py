@@ -8,7 +8,7 @@ annotated run a text that was rejected for a mask of its image is a context ther
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -66,7 +66,7 @@ class PairSpec:
     max_candidates: int = 12
     is_empty_allowed: bool = False
     on_bad_image: Literal["raise", "skip"] = "raise"
-    source: str | None = None
+    source: str | Mapping[str, str] | None = None
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
 
 

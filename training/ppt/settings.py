@@ -51,6 +51,8 @@ class PairsDataConfig(FrozenModel):
     max_candidates: int = Field(default=12, ge=1)
     # Of an image that is gone or is not the one that was annotated; skip: the next pair stands in for each of its own.
     on_bad_image: Literal["raise", "skip"] = "raise"
+    # Where images lie now, by the SOURCE that their run names; of --val too.
+    moved: dict[str, str] = Field(default_factory=dict)
     # Embedded images of a run lie in memory, those of SOURCE are read one by one: of more bytes a run is refused.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
@@ -120,7 +122,7 @@ class PptConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training"})
-        placement = {"num_workers", "cache_bytes", "max_memory_bytes"}
+        placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved"}
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()
         del training["num_steps"]

@@ -89,6 +89,7 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
         is_flipping=config.data.is_flipping,
         # With more labels than queries the matching leaves the dearest without an answer, and that may be the referent.
         on_bad_image=config.data.on_bad_image,
+        source=config.data.moved,
         max_memory_bytes=config.data.max_memory_bytes,
         max_candidates=min(config.data.max_candidates, config.generator.num_queries),
     )

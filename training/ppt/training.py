@@ -123,7 +123,7 @@ def train_ppt(
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
     # Whatever can be refused is by now, or the folder would be taken by the mistake.
-    questions = None if request.val is None else Questions(request.val)
+    questions = None if request.val is None else Questions(request.val, data.moved)
     if fabric.is_global_zero:
         folder.begin(settings)
     fabric.barrier()

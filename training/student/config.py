@@ -63,6 +63,8 @@ class DataConfig(FrozenModel):
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
+    # Where images lie now, by the SOURCE that their run names; of --val too.
+    moved: dict[str, str] = Field(default_factory=dict)
     # As of `training.dataset.ExpressionFilter`; humans' expressions pass whatever is about scores.
     tau: float | None = None
     is_kept_only: bool = True
@@ -82,7 +84,7 @@ class DataConfig(FrozenModel):
             decoders=None if self.decoders is None else frozenset(self.decoders),
             words=(None, self.max_words),
         )
-        return SampleSpec(parts=("mask", "text"), where=where, expressions_per_mask=1, seed=seed)
+        return SampleSpec(parts=("mask", "text"), where=where, expressions_per_mask=1, seed=seed, source=self.moved)
 
 
 class StudentConfig(FrozenModel):
@@ -98,7 +100,8 @@ class StudentConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
-        tree["data"].pop("num_workers")
+        for placement in ("num_workers", "moved"):
+            del tree["data"][placement]
         return {**tree, "training": self.training.decisive()}
 
 

@@ -62,7 +62,8 @@ def train_student(
     folder.refuse_another(is_resuming=request.is_resuming)
     config = request.config
     towers = FrozenTowers(config.towers, fabric.device)
-    learner = StudentLearner(config, towers, None if request.val is None else Questions(request.val))
+    questions = None if request.val is None else Questions(request.val, config.data.moved)
+    learner = StudentLearner(config, towers, questions)
     feed, snapshots = _feed(request, learner, fabric)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())

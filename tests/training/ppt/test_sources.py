@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import torch
+
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 from training.ppt.label_drawing import LabelFrame
@@ -34,3 +38,18 @@ def test_a_run_that_grows_is_read_as_it_was_when_its_snapshot_was_taken(tmp_path
     assert [len(part) for source in ("d_sem", "h_sem") for part in found[source]] == [2, 2]
     assert runs.digests(taken) != runs.digests(runs.snapshots())
     assert runs.digests(taken)["d_sem"] == runs.digests(taken)["h"]
+
+
+def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path) -> None:
+    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    built = build_run(tmp_path / "run", num_shards=1, per_shard=2, is_embedding=False, rows=lambda number: rows)
+    runs, frame = SourceRuns(d_sem=(built.location.root,)), LabelFrame(32, 16)
+    (before,) = open_sources(runs, small_config(tmp_path), frame, runs.snapshots())["d_sem"]
+    expected = before.image(0)
+    moved = built.source.rename(tmp_path / "elsewhere")
+
+    config = small_config(tmp_path, [f"data.moved={json.dumps({str(built.source): str(moved)})}"])
+    (after,) = open_sources(runs, config, frame, runs.snapshots())["d_sem"]
+
+    assert torch.equal(after.image(0), expected)
+    assert config.decisive() == small_config(tmp_path).decisive()

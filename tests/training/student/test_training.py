@@ -49,6 +49,22 @@ def test_killed_in_mid_epoch_and_resumed_is_as_if_nothing_had_happened(tmp_path,
     assert resumed.figures == summary.figures
 
 
+def test_images_that_were_moved_are_trained_on_and_asked_about_where_they_lie_now(tmp_path):
+    built = build_run(tmp_path / "run", is_embedding=False)
+    run = built.location.root
+    request = StudentRequest(small_config(tmp_path), [run], tmp_path / "before", val=run)
+    _, before = train(request)
+    moved = built.source.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigError, match=r"data\.moved=\{OLD: NEW\}"):
+        train(replace(request, out=tmp_path / "lost"))
+    config = small_config(tmp_path, [f"data.moved={json.dumps({str(built.source): str(moved)})}"])
+    _, after = train(replace(request, config=config, out=tmp_path / "after"))
+
+    assert after.figures == before.figures
+    assert_equal_weights(request.out, tmp_path / "after")
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path, request_):
     train(request_)
     train(replace(request_, out=tmp_path / "same"))
