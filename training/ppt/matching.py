@@ -38,7 +38,8 @@ def matching_cost(
     predicted = Points(of_queries(prompts.points_xy), of_queries(prompts.label_logits))
     points = point_loss(predicted, Points(of_labels(wanted.points_xy), of_labels(wanted.labels)), weights)
     confidence = confidence_loss(of_queries(prompts.confidence_logits), of_labels(wanted.confidences))
-    return mask_losses(mask_logits, wanted.masks, weights) + (points + weights.confidence * confidence).view(shape)
+    share = weights.confidence * weights.confidence_in_matching
+    return mask_losses(mask_logits, wanted.masks, weights) + (points + share * confidence).view(shape)
 
 
 def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
