@@ -65,8 +65,9 @@ class ObjectiveConfig(FrozenModel):
     point_l1: NonNegative = 5.0
     point_label: NonNegative = 0.5
     confidence: NonNegative = 1.0
-    # Confidence in the cost of the matching, a share of its weight. At 1, the paper's, a query that is sure is matched to
-    # the referent although another one's mask is the referent's, and learns to stay sure: below, masks decide.
+    # Confidence in the cost of the matching, a share of its weight. At 1, the paper's, a query that is sure may be
+    # matched to the referent although another one's mask is the referent's, and learns to stay sure; below it, masks
+    # decide.
     confidence_in_matching: UnitInterval = 1.0
     # Not of equation 4, nor of the matching: how far where a matched query looks is from its pseudo-mask. The L1 of a
     # point says further left, and not which patch; this says which, from a few hundred steps on. 0 leaves it out, as

@@ -73,3 +73,20 @@ def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
         alone = mask_loss(masks[b, k][None], wanted.masks[b, e][None], weights) + point_loss(predicted, points, weights)
         alone = alone + 0.7 * confidence_loss(prompts.confidence_logits[b, k], wanted.confidences[b, e])
         assert torch.allclose(cost[b, k, e], alone[0], atol=1e-6)
+
+
+def test_a_query_that_is_sure_takes_the_referent_from_the_one_with_its_mask_unless_masks_decide() -> None:
+    generator = torch.Generator().manual_seed(4)
+    wanted = collate([_labels(1, generator)])
+    wanted.confidences.fill_(1)
+    xy, labels = (each.expand(1, 2, *each.shape[2:]) for each in (wanted.points_xy, 10 * wanted.labels - 5))
+    right = 4 * wanted.masks[:, 0] - 2
+    # The first is sure, and has the mask wrong.
+    prompts, masks = PointPrompts(xy, labels, torch.tensor([[8.0, -2.0]])), torch.stack([-right, right], 1)
+
+    def chosen(share: float) -> list[int]:
+        weights = ObjectiveConfig(confidence=3, confidence_in_matching=share)
+        return assign(matching_cost(prompts, masks, wanted, weights), (1,)).queries.tolist()
+
+    assert chosen(1.0) == [0]
+    assert chosen(0.03) == [1]
