@@ -60,10 +60,10 @@ class Attributes:
 
 
 def is_held_out(category: str, colour: str) -> bool:
-    """Returns whether this category × colour pair is kept out of every training scene."""
+    """Return whether this category × colour pair is kept out of every training scene."""
     return (CATEGORIES.index(category) + list(COLOURS).index(colour)) % HELD_OUT_MODULUS == 0
 
 
 def held_out_pairs() -> tuple[tuple[str, str], ...]:
-    """Returns all held-out (category, colour) pairs, in the order of the tables above."""
+    """Return all held-out (category, colour) pairs, in the order of the tables above."""
     return tuple((c, k) for c in CATEGORIES for k in COLOURS if is_held_out(c, k))

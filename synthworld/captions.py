@@ -21,7 +21,7 @@ _MIN_BARE_WORDS = 3
 
 
 def noisy_caption(truth: Attributes, rng: np.random.Generator) -> str:
-    """Returns one caption: 45 % of them name the category alone, and 3 % of the words said are wrong."""
+    """Return one caption: 45 % of them name the category alone, and 3 % of the words said are wrong."""
     description = _noisy_description(truth, rng)
     is_definite = bool(rng.random() < _DEFINITE_SHARE)
     is_bare = rng.random() < _BARE_SHARE and len(words_of(description)) >= _MIN_BARE_WORDS

@@ -53,13 +53,13 @@ def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str 
 
 
 def scene_truth(scene: Scene) -> dict[str, object]:
-    """Returns a scene as plain JSON values."""
+    """Return a scene as plain JSON values."""
     objects = [asdict(item) for item in scene.objects]
     return {"seed": scene.seed, "index": scene.index, "world": scene.world, "objects": objects}
 
 
 def broken_files() -> dict[str, bytes]:
-    """Returns the files that no annotation can use, by name: cut off, empty, text, damaged, and no picture inside."""
+    """Return the files that no annotation can use, by name: cut off, empty, text, damaged, and no picture inside."""
     pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
     jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
     makers: dict[str, Callable[[], bytes]] = {

@@ -39,7 +39,7 @@ class Expression:
 
 
 def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
-    """Returns two or three different expressions of an object, the same on every machine.
+    """Return two or three different expressions of an object, the same on every machine.
 
     Fewer where the grammar has no more, none where nobody could tell the object from another one by words or place.
     """

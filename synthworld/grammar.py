@@ -47,7 +47,7 @@ class Description:
 
 
 def words_of(description: Description) -> tuple[str, ...]:
-    """Returns the noun phrase without its article, in the order in which people say it."""
+    """Return the noun phrase without its article, in the order in which people say it."""
     stated = [description.size, description.pattern, description.colour, description.category]
     words = [word for word in stated if word is not None]
     if description.part is not None:
@@ -58,19 +58,19 @@ def words_of(description: Description) -> tuple[str, ...]:
 
 
 def realise(description: Description, *, opening: str = "", is_definite: bool = False) -> str:
-    """Returns the caption of a description, such as "a photo of the small red circle with a tail"."""
+    """Return the caption of a description, such as "a photo of the small red circle with a tail"."""
     words = words_of(description)
     article = "the" if is_definite else indefinite_article(words[0])
     return " ".join(filter(None, (opening, article, *words)))
 
 
 def indefinite_article(word: str) -> str:
-    """Returns "an" before a vowel, else "a"; enough for this vocabulary."""
+    """Return "an" before a vowel, else "a"; enough for this vocabulary."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def parse(caption: str) -> Description | None:
-    """Returns what a caption says, or None if it is not of the grammar."""
+    """Return what a caption says, or None if it is not of the grammar."""
     found = noun_phrase(without_article(without_opening(caption.lower().split())))
     if found is None:
         return None
@@ -81,7 +81,7 @@ def parse(caption: str) -> Description | None:
 def noun_phrase(
     tokens: Sequence[str], *, nouns: Mapping[str, str] = _CATEGORIES
 ) -> tuple[Description, list[str]] | None:
-    """Returns a noun phrase without its article, read from the start of `tokens`, and the tokens that follow it.
+    """Return a noun phrase without its article, read from the start of `tokens`, and the tokens that follow it.
 
     `nouns` are the words that name a category, with what they name; None where no noun phrase starts here.
     """
@@ -99,18 +99,18 @@ def noun_phrase(
 
 
 def with_position(description: Description, tokens: Sequence[str]) -> Description | None:
-    """Returns the description at the place that `tokens` name, None where they name none."""
+    """Return the description at the place that `tokens` name, None where they name none."""
     position = next((name for name, phrase in POSITIONS.items() if phrase.split() == list(tokens)), None)
     return None if position is None else replace(description, position=position)
 
 
 def without_article(tokens: list[str]) -> list[str]:
-    """Returns the tokens after an article, if there is one."""
+    """Return the tokens after an article, if there is one."""
     return tokens[1:] if tokens[:1] and tokens[0] in ARTICLES else tokens
 
 
 def without_opening(tokens: list[str]) -> list[str]:
-    """Returns the tokens after an opening, if there is one."""
+    """Return the tokens after an opening, if there is one."""
     for opening in OPENINGS:
         words = opening.split()
         if tokens[: len(words)] == words:

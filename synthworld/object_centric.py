@@ -35,7 +35,7 @@ _WITH_PART_SHARE: Final = 0.4
 
 
 def object_centric_scene(position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
-    """Returns the scene at `position`: one object about the middle, of the categories in turn.
+    """Return the scene at `position`: one object about the middle, of the categories in turn.
 
     It never shows a held-out pair of category and colour: learners train on it.
 
@@ -95,7 +95,7 @@ def write_object_centric(folder: Path, *, num_images: int, seed: int = 0, world:
 
 
 def read_true_masks(folder: Path) -> dict[str, np.ndarray]:
-    """Returns the exact mask (H, W) bool of each image that `write_object_centric` wrote, by its path in `images/`."""
+    """Return the exact mask (H, W) bool of each image that `write_object_centric` wrote, by its path in `images/`."""
     truth = json.loads((folder / TRUTH_FILE).read_text(encoding="utf-8"))
     return {name: coco.decode(row["segmentation"]).astype(bool) for name, row in truth.items()}
 

@@ -22,7 +22,7 @@ from synthworld.wording import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATI
 
 
 def referents(caption: str, scene: Scene) -> frozenset[int] | None:
-    """Returns the numbers of the objects that a caption or expression means; None if nobody can tell.
+    """Return the numbers of the objects that a caption or expression means; None if nobody can tell.
 
     A text that fits no object gives an empty set; one that cannot be parsed, or is too close to call, None.
     """
@@ -31,22 +31,22 @@ def referents(caption: str, scene: Scene) -> frozenset[int] | None:
 
 
 def refers_to(caption: str, scene: Scene, number: int) -> bool:
-    """Returns whether a caption means this object and nothing else of the scene; False if nobody can tell."""
+    """Return whether a caption means this object and nothing else of the scene; False if nobody can tell."""
     return referents(caption, scene) == frozenset((number,))
 
 
 def meant(reference: Reference, scene: Scene) -> frozenset[int] | None:
-    """Returns the objects that a reference means; None if nobody can tell."""
+    """Return the objects that a reference means; None if nobody can tell."""
     return meant_among(row_of(reference.noun, scene), reference, scene)
 
 
 def row_of(noun: Description, scene: Scene) -> dict[int, SceneObject]:
-    """Returns the objects that a noun phrase fits, by their numbers."""
+    """Return the objects that a noun phrase fits, by their numbers."""
     return {n: item for n, item in enumerate(scene.objects) if fits(noun, item)}
 
 
 def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Scene) -> frozenset[int] | None:
-    """Returns the objects of `row`, all that fit its noun phrase, that a reference means; None if nobody can tell."""
+    """Return the objects of `row`, all that fit its noun phrase, that a reference means; None if nobody can tell."""
     if not row:
         return frozenset()
     if isinstance(reference, Extreme):
@@ -63,7 +63,7 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
 
 
 def fits(description: Description, item: SceneObject) -> bool:
-    """Returns whether each stated word is true of the object; what is not stated is not asked."""
+    """Return whether each stated word is true of the object; what is not stated is not asked."""
     truth = item.attributes
     if description.category != truth.category:
         return False

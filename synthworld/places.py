@@ -32,19 +32,19 @@ class Degree(IntEnum):
 
 
 def along(side: str, item: SceneObject) -> float:
-    """Returns how far an object lies toward a side, in pixels: larger is further."""
+    """Return how far an object lies toward a side, in pixels: larger is further."""
     x, y = item.centre_xy_px
     return {"left": -x, "right": x, "top": -y, "bottom": y}[side]
 
 
 def across(side: str, item: SceneObject) -> float:
-    """Returns an object's place on the other axis, in pixels."""
+    """Return an object's place on the other axis, in pixels."""
     x, y = item.centre_xy_px
     return y if side in ("left", "right") else x
 
 
 def lies(side: str, item: SceneObject, anchor: SceneObject) -> Degree:
-    """Returns whether an object lies on a side of another one."""
+    """Return whether an object lies on a side of another one."""
     step = along(side, item) - along(side, anchor)
     aside = abs(across(side, item) - across(side, anchor))
     if step >= MIN_STEP_PX and step >= aside:
@@ -53,14 +53,14 @@ def lies(side: str, item: SceneObject, anchor: SceneObject) -> Degree:
 
 
 def at_place(side: str, rank: int, row: Mapping[int, SceneObject]) -> frozenset[int]:
-    """Returns the objects at a place of a row, counted from a side from 1: several where they share it."""
+    """Return the objects at a place of a row, counted from a side from 1: several where they share it."""
     places = {number: along(side, item) for number, item in row.items()}
     place = sorted(places.values(), reverse=True)[rank - 1]
     return frozenset(number for number, value in places.items() if abs(value - place) < ROW_MARGIN_PX)
 
 
 def middle(row: Mapping[int, SceneObject]) -> frozenset[int]:
-    """Returns the middle one of three objects along their longer extent; all of them where neither extent is longer."""
+    """Return the middle one of three objects along their longer extent; all of them where neither extent is longer."""
     extents = {}
     for side in ("right", "bottom"):
         places = [along(side, item) for item in row.values()]

@@ -23,7 +23,7 @@ _GROUP_WORDS: Final = ("all", "both", *NUMBERS)
 
 
 def read(text: str) -> Reference | None:
-    """Returns what an expression says, or None if it is not of the grammar.
+    """Return what an expression says, or None if it is not of the grammar.
 
     What `grammar.parse` reads is a `Named` of the same description.
     """

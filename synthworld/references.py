@@ -66,7 +66,7 @@ Reference = Named | Extreme | Ordinal | Group
 
 
 def say(reference: Reference, *, article: str = "the") -> str:
-    """Returns the text of a reference, such as "the left of the two dotted circles"; `reading.read` reads it back."""
+    """Return the text of a reference, such as "the left of the two dotted circles"; `reading.read` reads it back."""
     return " ".join(word for word in (article, *_words(reference)) if word)
 
 

@@ -30,7 +30,7 @@ class Rendered:
 
 
 def render(scene: Scene) -> Rendered:
-    """Returns the scene's pixels and visible masks; the same bytes for the same (seed, index) and world.
+    """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world.
 
     Raises:
         ConfigError: There is no such world.

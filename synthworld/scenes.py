@@ -70,30 +70,30 @@ class Scene:
 
 
 def generator(seed: int, index: int, *, stream: int) -> np.random.Generator:
-    """Returns the generator of one scene and stream; equal on every machine."""
+    """Return the generator of one scene and stream; equal on every machine."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, 4 * index + stream], dtype=np.uint64)))
 
 
 def pixel_generator(scene: Scene) -> np.random.Generator:
-    """Returns the generator of a scene's textures and noise, apart from the one that laid it out."""
+    """Return the generator of a scene's textures and noise, apart from the one that laid it out."""
     return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
 def speech_generator(scene: Scene, speaker: int) -> np.random.Generator:
-    """Returns the generator of what one speaker, counted from 0, says of a scene."""
+    """Return the generator of what one speaker, counted from 0, says of a scene."""
     key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAM], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))
 
 
 def scene_index(split: Split, position: int) -> int:
-    """Returns the index of the scene at `position` of a split."""
+    """Return the index of the scene at `position` of a split."""
     if not 0 <= position < 1_000_000:
         raise ValueError(f"scene position {position} is outside [0, 1000000): a split holds a million scenes")
     return SPLIT_START[split] + position
 
 
 def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
-    """Returns the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
+    """Return the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
 
     In worlds of one mix of categories the scenes of one position hold the same objects at the same places.
 
@@ -118,7 +118,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
 
 
 def reach_of(part: str | None) -> tuple[float, float, float, float]:
-    """Returns how far an object with a part reaches to the left, top, right and bottom, in radii."""
+    """Return how far an object with a part reaches to the left, top, right and bottom, in radii."""
     return _REACH[part]
 
 

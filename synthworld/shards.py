@@ -34,20 +34,20 @@ class SceneImage:
 
 
 def scene_image(scene: Scene) -> SceneImage:
-    """Returns a scene rendered and encoded without loss."""
+    """Return a scene rendered and encoded without loss."""
     rendered = render(scene)
     return SceneImage(scene, rendered.masks, encode_png(rendered.image))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns (H, W, 3) uint8 RGB pixels as a PNG file."""
+    """Return (H, W, 3) uint8 RGB pixels as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def scene_shard(images: Sequence[SceneImage], *, number: int = 0, with_true_masks: bool = False) -> Shard:
-    """Returns a shard of scenes, proven, and with the truth's masks where asked, in the scene's order."""
+    """Return a shard of scenes, proven, and with the truth's masks where asked, in the scene's order."""
     rows = []
     for position, item in enumerate(images):
         identity = image_id(item.key)

@@ -51,7 +51,7 @@ def ship(out: Path | None, root: Path = ROOT) -> None:
 
 
 def with_preset_digests(text: str, files: list[Path]) -> str:
-    """Returns the preset's YAML with the sha256 of each file below its uri.
+    """Return the preset's YAML with the sha256 of each file below its uri.
 
     Raises:
         ValueError: a file is not named there.
@@ -68,7 +68,7 @@ def with_preset_digests(text: str, files: list[Path]) -> str:
 
 
 def with_card_rows(text: str, files: list[Path]) -> str:
-    """Returns the model card with a row for each file: name, sha256, bytes, parameters, what it is.
+    """Return the model card with a row for each file: name, sha256, bytes, parameters, what it is.
 
     Raises:
         ValueError: the card has no table for them.

@@ -17,26 +17,26 @@ Texture = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns smooth noise of 4 to 12 cells a side."""
+    """Return smooth noise of 4 to 12 cells a side."""
     cells = int(rng.integers(4, 13))
     coarse = rng.integers(0, 256, size=(cells, cells)).astype(np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)) / 255.0
 
 
 def waves(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns a sine along a random direction, 10 to 45 pixels long."""
+    """Return a sine along a random direction, 10 to 45 pixels long."""
     along, _, period = _turned(rng, size)
     return np.asarray(0.5 + 0.5 * np.sin(2 * math.pi * along / period))
 
 
 def tiles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns a turned chessboard of 10 to 45 pixels a field."""
+    """Return a turned chessboard of 10 to 45 pixels a field."""
     along, across, period = _turned(rng, size)
     return np.asarray(((np.floor(along / period) + np.floor(across / period)) % 2) * 0.8 + 0.1)
 
 
 def cells(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns 12 to 40 flat patches, each of the pixels that are nearest to its random centre."""
+    """Return 12 to 40 flat patches, each of the pixels that are nearest to its random centre."""
     count = int(rng.integers(12, 41))
     centres, weights = rng.uniform(0, size, size=(count, 2)), rng.uniform(0, 1, size=count)
     ys, xs = np.mgrid[0:size, 0:size].astype(np.float64)
@@ -45,7 +45,7 @@ def cells(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def rings(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns waves around a random point, 14 to 40 pixels apart."""
+    """Return waves around a random point, 14 to 40 pixels apart."""
     x, y = rng.uniform(0, size, size=2)
     period = rng.uniform(14, 40)
     ys, xs = np.mgrid[0:size, 0:size].astype(np.float64)
@@ -53,7 +53,7 @@ def rings(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def bricks(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns courses of bricks with thin joints, every other course moved by half a brick."""
+    """Return courses of bricks with thin joints, every other course moved by half a brick."""
     height, joint = rng.uniform(9, 20), rng.uniform(1.5, 3.0)
     ys, xs = np.mgrid[0:size, 0:size].astype(np.float64)
     course = np.floor(ys / height)

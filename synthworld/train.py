@@ -106,7 +106,7 @@ def _start_logging() -> None:
 
 
 def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
-    """Returns the plan with at most so many steps a phase, for a trial of the whole chain."""
+    """Return the plan with at most so many steps a phase, for a trial of the whole chain."""
 
     def cut(recipe: RecipeT) -> RecipeT:
         return replace(recipe, steps=min(recipe.steps, steps))

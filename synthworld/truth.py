@@ -62,14 +62,14 @@ class SceneImageTruth:
         return rle.encode(torch.from_numpy(masks))
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Returns the objects that a text means, as the oracle reads it; None where nobody can tell."""
+        """Return the objects that a text means, as the oracle reads it; None where nobody can tell."""
         if text not in self._referents:
             said = self._parsed(text)
             self._referents[text] = None if said is None else meant(said, self._scene)
         return self._referents[text]
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
-        """Returns how many attributes a text states, how many of these are true, how many the object has.
+        """Return how many attributes a text states, how many of these are true, how many the object has.
 
         Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
         not. A text that cannot be parsed states nothing.
@@ -88,12 +88,12 @@ class SceneImageTruth:
         return len(stated), sum(getattr(said.noun, name) == getattr(truth, name) for name in stated), known
 
     def num_alike(self, number: int) -> int:
-        """Returns how many other objects are of the same category."""
+        """Return how many other objects are of the same category."""
         category = self._attributes(number).category
         return sum(item.attributes.category == category for item in self._scene.objects) - 1
 
     def group(self, number: int) -> str:
-        """Returns whether the object's category and colour stood together in a training scene."""
+        """Return whether the object's category and colour stood together in a training scene."""
         truth = self._attributes(number)
         return HELD_OUT if is_held_out(truth.category, truth.colour) else SEEN
 
@@ -121,7 +121,7 @@ class SceneTruth:
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> SceneTruth:
-        """Returns what `synthworld.demo` wrote beside its folder of images; broken files have no truth.
+        """Return what `synthworld.demo` wrote beside its folder of images; broken files have no truth.
 
         Raises:
             ConfigError: It is no such file; `name` is in the message.
@@ -151,7 +151,7 @@ class SceneTruth:
         return self._example_key
 
     def of_image(self, image_id: str) -> SceneImageTruth | None:
-        """Returns the objects of a scene by its image's id; None where no scene has it."""
+        """Return the objects of a scene by its image's id; None where no scene has it."""
         scene = self._scenes.get(image_id)
         return None if scene is None else SceneImageTruth(scene)
 

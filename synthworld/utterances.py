@@ -44,7 +44,7 @@ def descriptions(item: SceneObject) -> Iterator[tuple[Description, int]]:
 
 
 def utterances(scene: Scene, number: int) -> list[Utterance]:
-    """Returns every reference that means this object alone, in a fixed order; none for objects too close to tell apart.
+    """Return every reference that means this object alone, in a fixed order; none for objects too close to tell apart.
 
     Rows have at least two objects; thirds of the picture are only named well inside them; anchors are singled out by
     their own words, the fewest that do.
@@ -64,7 +64,7 @@ def utterances(scene: Scene, number: int) -> list[Utterance]:
 
 
 def shortest_names(scene: Scene, number: int) -> list[tuple[Description, int]]:
-    """Returns the descriptions by words alone that single an object out, those with the fewest attributes."""
+    """Return the descriptions by words alone that single an object out, those with the fewest attributes."""
     found: list[tuple[Description, int]] = []
     for noun, stated in descriptions(scene.objects[number]):
         if found and stated > found[0][1]:
@@ -119,5 +119,5 @@ def _anchors(scene: Scene, number: int) -> Sequence[tuple[Relation, int]]:
 
 
 def num_words(utterance: Utterance) -> int:
-    """Returns how many words a reference has, its article included."""
+    """Return how many words a reference has, its article included."""
     return len(say(utterance.reference).split())

@@ -32,7 +32,7 @@ _SMALL_WORDS: tuple[str, ...] = ("on", "at", "from", "to", "of", "all", "both", 
 
 
 def expression_words() -> tuple[str, ...]:
-    """Returns every word of an expression that no caption of a crop uses, each once, in a fixed order.
+    """Return every word of an expression that no caption of a crop uses, each once, in a fixed order.
 
     A model that reads expressions needs a token for each of them, even where its captions never taught it one.
     """

@@ -117,7 +117,7 @@ WORLDS: Final[Mapping[str, World]] = {world.name: world for world in (_DEFAULT, 
 
 
 def world_named(name: str) -> World:
-    """Returns a world.
+    """Return a world.
 
     Raises:
         ConfigError: There is none of this name.

@@ -19,7 +19,7 @@ from workers.towers import Clip, vision_tower
 
 
 def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.Tensor:
-    """Returns each patch in the joint space (B, D, h, w), not normalised, as `dense` of `workers.towers.read_images`.
+    """Return each patch in the joint space (B, D, h, w), not normalised, as `dense` of `workers.towers.read_images`.
 
     Args:
         model: Its image tower is a plain ViT.
@@ -56,7 +56,7 @@ def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.
 
 
 def value_attention(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:
-    """Returns v-v self-attention (B, L, C) of tokens (B, L, C): values attend to values, by their own weights."""
+    """Return v-v self-attention (B, L, C) of tokens (B, L, C): values attend to values, by their own weights."""
     width, heads = tokens.shape[-1], attention.num_heads
     weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
     values = F.linear(tokens, weight, bias).view(*tokens.shape[:2], heads, -1).transpose(1, 2)

@@ -52,7 +52,7 @@ class TextFeatures:
 
 
 def vision_tower(model: Clip) -> VisionTransformer:
-    """Returns the image tower, whose patches can be read one by one.
+    """Return the image tower, whose patches can be read one by one.
 
     Raises:
         ConfigError: it is no ViT, or an attention pooler stands behind it: neither has a patch in the joint space.
@@ -68,7 +68,7 @@ def vision_tower(model: Clip) -> VisionTransformer:
 
 
 def image_blocks(visual: VisionTransformer, layers: Sequence[int]) -> list[int]:
-    """Returns the numbers from 0 of an image tower's blocks; negative ones are counted from the last.
+    """Return the numbers from 0 of an image tower's blocks; negative ones are counted from the last.
 
     Raises:
         ConfigError: a block that it does not have.
@@ -81,7 +81,7 @@ def image_blocks(visual: VisionTransformer, layers: Sequence[int]) -> list[int]:
 
 
 def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()) -> ImageFeatures:
-    """Returns the features of images (B, 3, S, S) float, normalised as the model's weights expect; S its image size.
+    """Return the features of images (B, 3, S, S) float, normalised as the model's weights expect; S its image size.
 
     `layers` are block numbers from 0; negative ones count from the last.
 
@@ -98,7 +98,7 @@ def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()
 
 
 def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
-    """Returns the features of texts (T, L) int64, L the context's length, as `TextTokeniser` makes them.
+    """Return the features of texts (T, L) int64, L the context's length, as `TextTokeniser` makes them.
 
     Raises:
         ConfigError: the text tower is not open_clip's own, or appends a class token, as CoCa's does.
@@ -122,7 +122,7 @@ def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
 def response_map(
     dense: torch.Tensor, embedding: torch.Tensor, *, redundant: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Returns the response (B, h, w) of each patch to a text: their cosine in the joint space.
+    """Return the response (B, h, w) of each patch to a text: their cosine in the joint space.
 
     Args:
         dense: (B, D, h, w), from `read_images`.

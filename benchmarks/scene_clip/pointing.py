@@ -41,7 +41,7 @@ class Question:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Returns a caption an object where one fits it alone: its category, or, among others of it, all its words."""
+    """Return a caption an object where one fits it alone: its category, or, among others of it, all its words."""
     categories = [item.attributes.category for item in scene.objects]
     asked = []
     for number, item in enumerate(scene.objects):
@@ -64,7 +64,7 @@ class Pointer:
         self._redundant = self._embed([f"a photo of a {word}" for word in CATEGORIES]) if is_surgical else None
 
     def maps(self, image: np.ndarray, captions: list[str]) -> np.ndarray:
-        """Returns the responses (T, H, W) float32 of an image (H, W, 3) uint8 RGB to T captions, at its own size."""
+        """Return the responses (T, H, W) float32 of an image (H, W, 3) uint8 RGB to T captions, at its own size."""
         mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
         pixels = ((torch.from_numpy(np.array(image)).float() / 255 - mean) / std).permute(2, 0, 1)
         texts = self._embed(captions)
@@ -81,7 +81,7 @@ class Pointer:
 
 
 def point_at(pointer: Pointer, scene: Scene, painted: Rendered | None = None) -> Sums:
-    """Returns numerator and denominator of each figure of one scene.
+    """Return numerator and denominator of each figure of one scene.
 
     A hit: the response map's maximum lies on a visible pixel of the named object. Beside it, under `_any_object`,
     whether it lies on any object; under `_chance`, the share of the image's pixels that are the named object's.

@@ -28,7 +28,7 @@ class PairSampler:
         self._bounds = [_scene_bounds(crops.scenes) for crops in sets]
 
     def draw(self, num_crops: int, rng: np.random.Generator, *, masked_share: float) -> PairBatch:
-        """Returns at least `num_crops` pairs of whole scenes; each crop mirrored at random, with a fresh caption."""
+        """Return at least `num_crops` pairs of whole scenes; each crop mirrored at random, with a fresh caption."""
         pixels: list[torch.Tensor] = []
         captions: list[str] = []
         while len(captions) < num_crops:

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns which pairs of captions say the same, and which contradict nothing the other says.
+    """Return which pairs of captions say the same, and which contradict nothing the other says.
 
     content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled`
     (B, B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): from the texts alone
@@ -65,7 +65,7 @@ class WordHead(nn.Module):
         self.head = nn.Linear(num_tokens * width, num_words)
 
     def forward(self, tokens: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-        """Returns the mean cross-entropy of a caption's words; tokens (B, T, D), content (B, W) of 0 and 1."""
+        """Return the mean cross-entropy of a caption's words; tokens (B, T, D), content (B, W) of 0 and 1."""
         logits: torch.Tensor = self.head(self.norm(tokens.flatten(1)))
         log_probabilities = logits.float().log_softmax(-1)
         return -((log_probabilities * content).sum(-1) / content.sum(-1).clamp(min=1)).mean()

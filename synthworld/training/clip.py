@@ -46,7 +46,7 @@ class ClipTrainee(nn.Module):
         self.words.load_state_dict({k: state[f"words.{k}"] for k in self.words.state_dict()})
 
     def losses(self, batch: PairBatch) -> dict[str, torch.Tensor]:
-        """Returns the contrast, the hinge on low cosines, and the word head's loss."""
+        """Return the contrast, the hinge on low cosines, and the word head's loss."""
         tokens = self.vocabulary.encode(batch.captions)
         content = self.vocabulary.content(batch.captions)
         with fast_cpu_arithmetic():
@@ -76,7 +76,7 @@ def train_clip(
     warm_start: Path | None = None,
     start_from: Path | None = None,
 ) -> ClipTrainee:
-    """Returns the trained scorer; `warm_start` is a captioner's checkpoint, `start_from` that of an earlier phase."""
+    """Return the trained scorer; `warm_start` is a captioner's checkpoint, `start_from` that of an earlier phase."""
     torch.manual_seed(seed)
     trainee = ClipTrainee(vocabulary).train()
     if warm_start is not None:

@@ -54,7 +54,7 @@ class CocaTrainee(nn.Module):
         self.vocabulary = vocabulary
 
     def losses(self, batch: PairBatch) -> dict[str, torch.Tensor]:
-        """Returns the three losses of a batch."""
+        """Return the three losses of a batch."""
         tokens = self.vocabulary.encode(batch.captions)
         content = self.vocabulary.content(batch.captions)
         with fast_cpu_arithmetic():
@@ -69,7 +69,7 @@ class CocaTrainee(nn.Module):
 
 
 def compact_config(config: dict[str, object], num_tokens: int) -> dict[str, object]:
-    """Returns an open_clip config with another vocabulary size."""
+    """Return an open_clip config with another vocabulary size."""
     changed = deepcopy(config)
     for part in ("text_cfg", "multimodal_cfg"):
         section = changed.get(part)
@@ -87,7 +87,7 @@ def train_coca(
     checkpoint: Path,
     start_from: Path | None = None,
 ) -> CocaTrainee:
-    """Returns the trained captioner; `start_from` is the checkpoint of an earlier phase."""
+    """Return the trained captioner; `start_from` is the checkpoint of an earlier phase."""
     torch.manual_seed(seed)
     trainee = CocaTrainee(vocabulary).train()
     if start_from is not None:

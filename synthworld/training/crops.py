@@ -47,7 +47,7 @@ class CropSet:
 
 
 def cut_pair(image: np.ndarray, task: CropTask) -> np.ndarray:
-    """Returns the masked and the context crop (2, 3, 96, 96) uint8 of one object; image (H, W, 3) uint8 RGB."""
+    """Return the masked and the context crop (2, 3, 96, 96) uint8 of one object; image (H, W, 3) uint8 RGB."""
     ys, xs = np.nonzero(task.mask)
     box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
     (counts,) = rle.encode(torch.from_numpy(task.mask)[None])
@@ -63,7 +63,7 @@ def cut_pair(image: np.ndarray, task: CropTask) -> np.ndarray:
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """Returns (…, 3, 96, 96) uint8 as floats with CLIP's mean and standard deviation."""
+    """Return (…, 3, 96, 96) uint8 as floats with CLIP's mean and standard deviation."""
     mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]
     return (pixels.float() / 255 - mean) / std
@@ -78,7 +78,7 @@ def _cut_chunk(images: np.ndarray, tasks: Sequence[CropTask], first_scene: int) 
 def cut_crops(
     path: Path, data: RenderedScenes, tasks: Sequence[CropTask], attributes: Sequence[Attributes], *, processes: int = 2
 ) -> CropSet:
-    """Returns the crops of all tasks (ordered by scene), cut into the file at `path` unless it stands already."""
+    """Return the crops of all tasks (ordered by scene), cut into the file at `path` unless it stands already."""
     if not path.exists():
         unfinished = path.with_suffix(".unfinished")
         shape = (len(tasks), 2, 3, CROP_SIZE_PX, CROP_SIZE_PX)
@@ -98,7 +98,7 @@ def cut_crops(
 
 
 def truth_tasks(data: RenderedScenes, *, seed: int) -> tuple[list[CropTask], list[Attributes]]:
-    """Returns one task for each object, cut with its true visible mask at a random context scale."""
+    """Return one task for each object, cut with its true visible mask at a random context scale."""
     rng = np.random.default_rng([seed, 1])
     tasks, attributes = [], []
     for row, scene in enumerate(data.scenes):

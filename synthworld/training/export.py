@@ -16,7 +16,7 @@ from workers.checkpoints.compact import TOKEN_IDS
 def shipped_state(
     state: Mapping[str, torch.Tensor], vocabulary: CompactVocabulary | None = None
 ) -> dict[str, torch.Tensor]:
-    """Returns a state in float16, with the ids of a compact vocabulary where the model has one.
+    """Return a state in float16, with the ids of a compact vocabulary where the model has one.
 
     Raises:
         ValueError: a weight is not finite in float16.

@@ -61,7 +61,7 @@ class TrainingPlan:
         return self.out / "work"
 
     def weights(self, model: str) -> Path:
-        """Returns where a model's weights file goes; it stands only when the model is done."""
+        """Return where a model's weights file goes; it stands only when the model is done."""
         return self.out / f"{model}.safetensors"
 
     @property
@@ -70,31 +70,31 @@ class TrainingPlan:
         return self.work / "sam-first.safetensors"
 
     def checkpoint(self, phase: str) -> Path:
-        """Returns where a phase keeps its checkpoint."""
+        """Return where a phase keeps its checkpoint."""
         return self.work / f"{phase}.pt"
 
 
 def masks_config(plan: TrainingPlan) -> MasksConfig:
-    """Returns the tiny preset's mask proposal with the SAM of the first phase."""
+    """Return the tiny preset's mask proposal with the SAM of the first phase."""
     weights = WeightsConfig(uri=str(plan.proposing_sam))
     # A coarser grid misses a few small objects, and proposes in half of the time.
     return load_config("tiny").masks.model_copy(update={"weights": weights, "points_per_side": 8})
 
 
 def scenes_of(plan: TrainingPlan) -> RenderedScenes:
-    """Returns the training scenes."""
+    """Return the training scenes."""
     return rendered_scenes(plan.work, Split.TRAIN, plan.num_scenes, seed=plan.seed)
 
 
 def true_crops(plan: TrainingPlan) -> CropSet:
-    """Returns the crops cut with the truth's masks."""
+    """Return the crops cut with the truth's masks."""
     data = scenes_of(plan)
     tasks, attributes = truth_tasks(data, seed=plan.seed)
     return cut_crops(plan.work / "crops-true.npy", data, tasks, attributes)
 
 
 def proposed_crops(plan: TrainingPlan) -> CropSet | None:
-    """Returns the crops cut with SAM's own masks; None where none is an object's, as in a short trial."""
+    """Return the crops cut with SAM's own masks; None where none is an object's, as in a short trial."""
     data = scenes_of(plan)
     path, count = plan.work / "proposals.npz", plan.num_proposed_scenes
     tasks, attributes = proposed_tasks(path, data, masks_config(plan), count=count, seed=plan.seed)
@@ -136,7 +136,7 @@ def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
 
 
 def mixed_sampler(plan: TrainingPlan) -> PairSampler:
-    """Returns batches of both kinds of crop."""
+    """Return batches of both kinds of crop."""
     true, proposed = true_crops(plan), proposed_crops(plan)
     if proposed is None:
         return PairSampler([true], [1.0])

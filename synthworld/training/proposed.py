@@ -24,7 +24,7 @@ _CHUNK = 50
 def proposed_tasks(
     path: Path, data: RenderedScenes, masks: MasksConfig, *, count: int, seed: int
 ) -> tuple[list[CropTask], list[Attributes]]:
-    """Returns one task for each of SAM's masks on the first `count` scenes that is an object's (IoU ≥ 0.5, one-to-one).
+    """Return one task for each of SAM's masks on the first `count` scenes that is an object's (IoU ≥ 0.5, one-to-one).
 
     The masks are proposed once and kept at `path`. The truth says only which object a mask shows, as a page says which
     picture a caption stands under.

@@ -92,7 +92,7 @@ def _draw_points(
 
 
 def predict(sam: Sam, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns low-resolution logits (B, P, 3, L, L) and predicted IoU (B, P, 3) of one point each."""
+    """Return low-resolution logits (B, P, 3, L, L) and predicted IoU (B, P, 3) of one point each."""
     embeddings = sam.image_encoder((batch.images - sam.pixel_mean) / sam.pixel_std)
     num_images, num_points = batch.points.shape[:2]
     labels = torch.ones(num_images * num_points, 1, dtype=torch.int64)
@@ -159,7 +159,7 @@ def train_sam(
     checkpoint: Path,
     start_from: Path | None = None,
 ) -> Sam:
-    """Returns the trained Sam; `start_from` is the checkpoint of an earlier phase.
+    """Return the trained Sam; `start_from` is the checkpoint of an earlier phase.
 
     An interrupted training is continued from its checkpoint.
     """

@@ -75,7 +75,7 @@ def draw_prompts(data: RenderedScenes, recipe: PromptRecipe, rng: np.random.Gene
 def points_in_box(
     mask: np.ndarray, num_points: int, rng: np.random.Generator, *, box_scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns points (M, 2) xy at pixel centres, uniform in the mask's scaled box, and labels (M,) int64, 1 inside.
+    """Return points (M, 2) xy at pixel centres, uniform in the mask's scaled box, and labels (M,) int64, 1 inside.
 
     The first point is drawn from the mask itself: a prompt without a positive point names nothing.
     """
@@ -92,7 +92,7 @@ def points_in_box(
 
 
 def predict_single(sam: Sam, embeddings: torch.Tensor, prompts: PointPrompts) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the single mask's logits (B, P, L, L) and predicted IoU (B, P); embeddings (B, C, h, w)."""
+    """Return the single mask's logits (B, P, L, L) and predicted IoU (B, P); embeddings (B, C, h, w)."""
     shape = prompts.points.shape[:2]
     points = (prompts.points.flatten(0, 1), prompts.labels.flatten(0, 1))
     sparse, dense = sam.prompt_encoder(points=points, boxes=None, masks=None)
@@ -129,7 +129,7 @@ def prompt_losses(
 
 
 def train_sam_prompts(sam: Sam, data: RenderedScenes, recipe: PromptRecipe, *, seed: int, checkpoint: Path) -> Sam:
-    """Returns `sam` with its prompt encoder and mask decoder trained on; continued from its checkpoint."""
+    """Return `sam` with its prompt encoder and mask decoder trained on; continued from its checkpoint."""
     torch.manual_seed(seed)
     embeddings = encoded(sam, data, recipe.num_scenes)
     sam.image_encoder.requires_grad_(False)
@@ -151,7 +151,7 @@ def train_sam_prompts(sam: Sam, data: RenderedScenes, recipe: PromptRecipe, *, s
 
 @torch.no_grad()
 def encoded(sam: Sam, data: RenderedScenes, count: int) -> torch.Tensor:
-    """Returns the encodings (S, C, h, w) float16 of the first `count` scenes."""
+    """Return the encodings (S, C, h, w) float16 of the first `count` scenes."""
     parts = []
     for start in range(0, count, _ENCODED_AT_ONCE):
         images = torch.from_numpy(np.array(data.images[start : min(start + _ENCODED_AT_ONCE, count)]))

@@ -37,7 +37,7 @@ class SceneBatch:
 
 
 def draw_scenes(data: RenderedScenes, count: int, rng: np.random.Generator) -> SceneBatch:
-    """Returns at most `count` distinct scenes, each with a fresh noisy caption of each object.
+    """Return at most `count` distinct scenes, each with a fresh noisy caption of each object.
 
     Each is mirrored, and moved by a few pixels, at random.
     """
@@ -68,13 +68,13 @@ def _moved(image: np.ndarray, right: int, down: int) -> np.ndarray:
 
 
 def patches_at(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:
-    """Returns the four patches (T, 4) int64 around the corner of the grid that is nearest to each point (T, 2)."""
+    """Return the four patches (T, 4) int64 around the corner of the grid that is nearest to each point (T, 2)."""
     corners = (points / patch_size).round().long().clamp(1, grid - 1)
     return torch.stack([(corners[:, 1] + dy) * grid + corners[:, 0] + dx for dy in (-1, 0) for dx in (-1, 0)], 1)
 
 
 def patches_near(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:
-    """Returns which patches (T, h · w) bool an object may reach whose middle is at each point (T, 2)."""
+    """Return which patches (T, h · w) bool an object may reach whose middle is at each point (T, 2)."""
     middles = (torch.arange(grid) + 0.5) * patch_size
     x, y = middles.repeat(grid), middles.repeat_interleave(grid)
     return torch.hypot(x - points[:, :1], y - points[:, 1:]) < REACH_PX
@@ -83,7 +83,7 @@ def patches_near(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.T
 def caption_relations(
     content: torch.Tensor, owners: torch.Tensor, num_images: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns which captions fit which images, or objects, as far as the captions alone tell.
+    """Return which captions fit which images, or objects, as far as the captions alone tell.
 
     content (T, W) of 0 and 1, each caption's content words; owners (T,) the images they stand under. `fits` (T, B)
     bool: a caption under the image holds all its words. `unsettled` (T, B) bool: a caption under the image holds a part

@@ -80,7 +80,7 @@ class SceneClipTrainee(nn.Module):
         start_from_sam(self.model.visual, sam)
 
     def losses(self, batch: SceneBatch) -> dict[str, torch.Tensor]:
-        """Returns the losses of a batch: the captions' words, their contrast with the objects, and their pointing."""
+        """Return the losses of a batch: the captions' words, their contrast with the objects, and their pointing."""
         visual, content = self.model.visual, self.vocabulary.content(batch.captions)
         size = {"patch_size": int(visual.patch_size[0]), "grid": int(visual.grid_size[0])}
         own = patches_at(batch.points, **size)
@@ -128,7 +128,7 @@ def train_scene_clip(
     checkpoint: Path,
     start: tuple[CLIP, Sam],
 ) -> SceneClipTrainee:
-    """Returns the trained scene CLIP; `start` are the crops' CLIP, over the full vocabulary, and SAM."""
+    """Return the trained scene CLIP; `start` are the crops' CLIP, over the full vocabulary, and SAM."""
     torch.manual_seed(seed)
     trainee = SceneClipTrainee(vocabulary).train()
     trainee.start_from(*start)

@@ -6,7 +6,7 @@ import torch
 
 
 def contrast(scores: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor) -> torch.Tensor:
-    """Returns the symmetric cross-entropy of texts × objects scores (T, B), scaled: all that fits is positive.
+    """Return the symmetric cross-entropy of texts × objects scores (T, B), scaled: all that fits is positive.
 
     `fits` and `unsettled` are those of `caption_relations`; a row's loss is the mean over its positives.
     """
@@ -15,7 +15,7 @@ def contrast(scores: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor) 
 
 
 def pointing(scores: torch.Tensor, own: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
-    """Returns how far each caption's scores of its scene's patches are from pointing at its own object.
+    """Return how far each caption's scores of its scene's patches are from pointing at its own object.
 
     The negative log of the share of a softmax over the patches that lies on the caption's own, the mean over captions.
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def has_fast_bfloat16() -> bool:
-    """Returns whether this CPU multiplies in bfloat16 by itself."""
+    """Return whether this CPU multiplies in bfloat16 by itself."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
@@ -56,7 +56,7 @@ class Optimiser:
         self.adam = torch.optim.AdamW(groups, lr=self.peak_rate, betas=(0.9, 0.98), eps=1e-6)
 
     def rate(self, step: int) -> float:
-        """Returns the learning rate of a step."""
+        """Return the learning rate of a step."""
         if step < self.warmup_steps:
             return self.peak_rate * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)

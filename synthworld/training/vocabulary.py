@@ -32,7 +32,7 @@ def _tokenizer() -> object:
 
 @lru_cache(maxsize=4096)
 def word_ids(word: str) -> tuple[int, ...]:
-    """Returns the BPE ids of one word."""
+    """Return the BPE ids of one word."""
     return tuple(_tokenizer().encode(word))  # type: ignore[attr-defined]
 
 
@@ -48,7 +48,7 @@ class CompactVocabulary:
         return math.log(FULL_SIZE - len(self.ids))
 
     def encode(self, captions: list[str]) -> torch.Tensor:
-        """Returns compact tokens (B, 16) int64: start, words, end, padding.
+        """Return compact tokens (B, 16) int64: start, words, end, padding.
 
         Raises:
             ValueError: a caption is too long or holds a token that is not in the vocabulary.
@@ -69,17 +69,17 @@ class CompactVocabulary:
             raise ValueError(f"caption '{caption}' holds token {token_id}, which is not in the vocabulary") from error
 
     def content(self, captions: list[str]) -> torch.Tensor:
-        """Returns which content words each caption holds, (B, number of content words) float of 0 and 1."""
+        """Return which content words each caption holds, (B, number of content words) float of 0 and 1."""
         return torch.tensor([[float(w in caption.split()) for w in CONTENT_WORDS] for caption in captions])
 
 
 def caption_vocabulary() -> CompactVocabulary:
-    """Returns the vocabulary of the training captions, that of the shipped captioner and CLIP."""
+    """Return the vocabulary of the training captions, that of the shipped captioner and CLIP."""
     return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS))
 
 
 def expression_vocabulary() -> CompactVocabulary:
-    """Returns the vocabulary of people's expressions: that of the captions, and words of place, relation and number.
+    """Return the vocabulary of people's expressions: that of the captions, and words of place, relation and number.
 
     For a model whose text tower serves as the base of one that learns from expressions.
     """

@@ -25,7 +25,7 @@ def _token_dimension(name: str) -> int | None:
 
 
 def compact_vocabulary(state: Mapping[str, torch.Tensor], token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Returns a full state with its token tables cut down to `token_ids` (V,) int64, and these ids beside them."""
+    """Return a full state with its token tables cut down to `token_ids` (V,) int64, and these ids beside them."""
     compact = {TOKEN_IDS: token_ids.clone()}
     for name, tensor in state.items():
         dimension = _token_dimension(name)
@@ -34,7 +34,7 @@ def compact_vocabulary(state: Mapping[str, torch.Tensor], token_ids: torch.Tenso
 
 
 def expand_vocabulary(state: Mapping[str, torch.Tensor], *, where: str) -> dict[str, torch.Tensor]:
-    """Returns the state in float32 with full token tables, zeros where the file has no row.
+    """Return the state in float32 with full token tables, zeros where the file has no row.
 
     A state without `token_ids` is returned as it is, but for half-precision tensors, which become float32.
 

@@ -20,7 +20,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def load_sam(architecture: SamArchitecture, weights: WeightsConfig) -> Sam:
-    """Returns a Sam in eval mode, float32, on the CPU.
+    """Return a Sam in eval mode, float32, on the CPU.
 
     Raises:
         ConfigError: weights missing, damaged, or of another architecture.
@@ -29,7 +29,7 @@ def load_sam(architecture: SamArchitecture, weights: WeightsConfig) -> Sam:
 
 
 def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
-    """Returns a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`.
+    """Return a CoCa in eval mode, float32, on the CPU; `architecture` as in `captions.architecture`.
 
     Raises:
         ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.
@@ -39,7 +39,7 @@ def load_coca(architecture: str, weights: WeightsConfig) -> CoCa:
 
 
 def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLIP:
-    """Returns a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`.
+    """Return a CLIP in eval mode, float32, on the CPU; `architecture` as in `filtering.architecture`.
 
     Raises:
         ConfigError: unknown architecture, or weights missing, damaged, or of another architecture.

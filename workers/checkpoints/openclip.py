@@ -22,7 +22,7 @@ _MAX_NUMBER = 2**20
 
 
 def read_model_config(architecture: str) -> dict[str, Any]:
-    """Returns open_clip's config of a registry name, a JSON file, or a `builtin:` file of this package.
+    """Return open_clip's config of a registry name, a JSON file, or a `builtin:` file of this package.
 
     Raises:
         ConfigError: none of the three.
@@ -89,7 +89,7 @@ def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:
-    """Returns an open_clip model in eval mode with fresh weights: CoCa where the config has a multimodal decoder."""
+    """Return an open_clip model in eval mode with fresh weights: CoCa where the config has a multimodal decoder."""
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     try:
         if "multimodal_cfg" in config:
@@ -114,7 +114,7 @@ def _initialise_projection(model: nn.Module) -> None:
 
 
 def build_coca(architecture: str) -> CoCa:
-    """Returns a CoCa with fresh weights.
+    """Return a CoCa with fresh weights.
 
     Raises:
         ConfigError: unknown architecture, or one without a text decoder.
@@ -131,7 +131,7 @@ def build_coca(architecture: str) -> CoCa:
 
 
 def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
-    """Returns a CLIP with fresh weights.
+    """Return a CLIP with fresh weights.
 
     Raises:
         ConfigError: unknown architecture, or one with a text decoder.

@@ -15,7 +15,7 @@ _MASK_IN_CHANNELS = 16
 
 
 def build_sam(architecture: SamArchitecture) -> Sam:
-    """Returns a Sam in eval mode with weights drawn from torch's generator, every number from the architecture."""
+    """Return a Sam in eval mode with weights drawn from torch's generator, every number from the architecture."""
     grid = architecture.image_size // architecture.patch_size
     sam = Sam(
         image_encoder=_image_encoder(architecture),

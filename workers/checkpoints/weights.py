@@ -48,7 +48,7 @@ _VERSION_KEYS = (
 
 
 def random_seed(weights: WeightsConfig) -> int | None:
-    """Returns the seed of `random:<seed>`, else None.
+    """Return the seed of `random:<seed>`, else None.
 
     Raises:
         ConfigError: what follows the prefix is no whole number.
@@ -62,7 +62,7 @@ def random_seed(weights: WeightsConfig) -> int | None:
 
 
 def local_file(weights: WeightsConfig) -> Path:
-    """Returns a local path of the weights, fetching a remote file into the machine's temporary folder first.
+    """Return a local path of the weights, fetching a remote file into the machine's temporary folder first.
 
     Raises:
         ConfigError: the file is missing or cannot be fetched; the message names the remedy.
@@ -80,7 +80,7 @@ def local_file(weights: WeightsConfig) -> Path:
 
 
 def weights_digest(weights: WeightsConfig) -> str:
-    """Returns the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits.
+    """Return the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits.
 
     Raises:
         ConfigError: the file is missing, or is not the one that `sha256` expects.

@@ -9,7 +9,7 @@ MIN_MATCH_IOU = 0.5
 
 
 def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
+    """Return IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
     pixels = masks.shape[1] * masks.shape[2]
     flat, other = (m.reshape(len(m), pixels).astype(np.float32) for m in (masks, truth))
     overlap = (flat @ other.T).astype(np.float64)
@@ -18,7 +18,7 @@ def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:
-    """Returns mask → object of the assignment with the largest total IoU, pairs below `min_iou` left out."""
+    """Return mask → object of the assignment with the largest total IoU, pairs below `min_iou` left out."""
     if ious.size == 0:
         return {}
     # Pairs below the bound are worth nothing, so that they cannot push a good pair aside.
