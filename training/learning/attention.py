@@ -41,7 +41,7 @@ class CrossAttention(nn.Module):
             read: (T, M, width), what is read; with `owners` (U, M, width).
             is_word: (T, M) bool, which of it there is; None for all.
             owners: (T,) int64, which row of `read` each row of x reads: what many read is prepared once.
-            position: (N, width), of who reads: added where tokens are compared.
+            position: (N, width) or (T, N, width), of who reads: added where tokens are compared.
             read_position: (M, width), of what is read: likewise, and not to what is taken from it.
         """
         key_value = self._key_value(self.norm_read(read), read_position)

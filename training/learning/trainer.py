@@ -167,8 +167,7 @@ class Trainer:
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
-        self._require_finite(values["loss"], "the loss", step)
-        self.fabric.backward(self._shared(losses["loss"], len(batch)))
+        self.fabric.backward(self._shared(losses["loss"], len(batch), step))
         # The norm is looked at here: Fabric's own error names no setting.
         norm = self.fabric.clip_gradients(
             module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
@@ -177,12 +176,18 @@ class Trainer:
         optimiser.step()
         return values
 
-    def _shared(self, loss: torch.Tensor, size: int) -> torch.Tensor:
+    def _shared(self, loss: torch.Tensor, size: int, step: int) -> torch.Tensor:
         """A rank's loss such that DDP's mean over ranks is the mean over all items, however they are shared out."""
+        value = float(loss.detach())
         if self.fabric.world_size == 1:
+            self._require_finite(value, "the loss", step)
             return loss
-        sizes = self.fabric.all_reduce(torch.tensor(float(size), device=self.fabric.device), reduce_op="sum")
-        return loss * (size * self.fabric.world_size / torch.as_tensor(sizes))
+        own = torch.tensor([float(size), float(not math.isfinite(value))], device=self.fabric.device)
+        total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
+        # All ranks end, or the others would wait for the gradients of the one that did.
+        self._require_finite(math.nan if num_lost else value, "the loss", step)
+        share: float = size * self.fabric.world_size / total
+        return loss * share
 
     def _require_finite(self, value: float, noun: str, step: int) -> None:
         """Refuse to go on from what is no number any more: no resume would find back from it."""

@@ -26,8 +26,9 @@ class PointGeneratorConfig(FrozenModel):
     feed_forward_ratio: float = Field(default=2.5, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
-    # answers. What they find is added to it, and each query learns a temperature of both. 0 where patches were not
-    # trained to answer: those of a CLIP of one token an image answer beside its objects as readily.
+    # answers. What they find is added to it, and each query learns a temperature of both. ScoreHead begins to trust the
+    # answers as much. 0 where patches were not trained to answer: those of a CLIP of one token an image answer beside
+    # its objects as readily.
     response_gain: float = Field(default=0.0, allow_inf_nan=False)
     # How far each query keeps to a peak of its own of CLIP's answers, in a softmax's scores: above their range it stays
     # there, and learning decides which peak is meant. 0 leaves all queries to all patches, as the paper does; so should
@@ -53,7 +54,7 @@ class PointGeneratorConfig(FrozenModel):
 
 
 class ObjectiveConfig(FrozenModel):
-    """Weights of equation 4's terms, in the loss and, the same, in the cost of the matching.
+    """Weights of equation 4's terms, in the loss and, but for confidence, the same in the cost of the matching.
 
     In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
     """

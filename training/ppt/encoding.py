@@ -146,4 +146,6 @@ def made_of(config: PptConfig) -> tuple[str, ...]:
 def standardised(maps: torch.Tensor) -> torch.Tensor:
     """Return maps (B, h, w), each with mean 0 and standard deviation 1; one without a range is 0."""
     centred = maps - maps.mean((1, 2), keepdim=True)
+    if centred[0].numel() == 1:
+        return centred
     return centred / (centred.std((1, 2), keepdim=True) + 1e-4)

@@ -35,7 +35,7 @@ class CrossAttentionLayer(nn.Module):
         Args:
             queries: (B, Q, d).
             context: (B, L, d).
-            query_position: (Q, d), added where queries are compared.
+            query_position: (Q, d) or (B, Q, d), added where queries are compared.
             context_position: (L, d), added where the context is compared, and not to what is read from it.
             is_token: (B, L) bool, True where the context has a token.
         """

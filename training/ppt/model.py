@@ -18,6 +18,8 @@ from training.ppt.prompting import EncodedImages, PointMaskDecoder
 from training.ppt.pseudo_labels import PseudoLabelBatch
 from training.ppt.terms import Points, confidence_loss, look_loss, mask_loss, point_loss
 
+# A logit of what is not there.
+_NOTHING: Final = -20.0
 # Part of what rounds: a constant.
 _PROMPTS_A_PASS: Final = 256
 
@@ -114,6 +116,11 @@ class PointPrompting(nn.Module):
         chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))
         return Referent(self._decode(features.sam, rows, chosen), chosen)
 
+    def masks_of(self, features: FrozenFeatures, referents: Referent) -> torch.Tensor:
+        """Return the masks (B, 4·h, 4·w) bool of answers in SAM's padded squares, nothing in their padding."""
+        logits = referents.mask_logits
+        return (logits > 0) & self._decoder.inside(features.sam, logits.shape[-1])
+
     def loss(self, features: FrozenFeatures, wanted: PseudoLabelBatch) -> dict[str, torch.Tensor]:
         """Return the terms of equation 4 and their sum `loss`, each a scalar.
 
@@ -126,11 +133,14 @@ class PointPrompting(nn.Module):
         prompts = self._prompts(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
+            # What SAM makes of its padding is not of the image, nor of the answer.
+            inside = self._decoder.inside(features.sam, masks.shape[-1])
+            masks = masks.masked_fill(~inside[:, None], _NOTHING)
         if not _are_finite(prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks):
             return {name: masks.new_tensor(torch.nan) for name in ("loss", "mask", "point", "confidence")}
         pairs = assign(matching_cost(prompts, masks, wanted, self.objective), wanted.counts)
         matched = _at(prompts, pairs.rows, pairs.queries)
-        logits = self._decoder(features.sam, pairs.rows, matched)
+        logits = self._decoder(features.sam, pairs.rows, matched).masked_fill(~inside[pairs.rows], _NOTHING)
         terms = {
             "mask": mask_loss(logits, wanted.masks[pairs.rows, pairs.labels], self.objective).mean(),
             "point": self._point_loss(matched, wanted, pairs),

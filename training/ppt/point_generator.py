@@ -103,10 +103,11 @@ class Look(nn.Module):
     A query's attention to V'_N has a peak, and where it looks is the mean of the patches' centres about that. A mean
     over all patches lies between two objects wherever the query has its doubts, and there SAM finds neither.
 
-    Its scores are CLIP's answers and what the query finds beside them, both at one temperature. CLIP is wrong and sure
-    of it often enough for a query to learn doubt; were the weight of the answers its only way to doubt, it would turn
-    them down within a few steps, and look where its own first noise points. Queries with anchors keep to one each:
-    which of them is meant is left to ScoreHead, and need not be found by moving a peak from one object to another.
+    Its scores are CLIP's answers, its anchor, and what the query finds beside them, all at one temperature. CLIP is
+    wrong and sure of it often enough for a query to learn doubt; were the weight of the answers its only way to doubt,
+    it would turn them down within a few steps, and look where its own first noise points. Queries with anchors keep to
+    one each: which of them is meant is left to ScoreHead, and need not be found by moving a peak from one object to
+    another.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
@@ -130,7 +131,7 @@ class Look(nn.Module):
     def forward(
         self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return q_k with what they see (B, K, d), the log-shares (B, K, h·w) of their looks, and those of the peaks.
+        """Return q_k with what they see (B, K, d), the log-shares (B, K, h·w) of their looks, and the shares of peaks.
 
         Args:
             queries: q_k, (B, K, d), normalised.
@@ -268,7 +269,9 @@ class PointGenerator(nn.Module):
 def peaks_of(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
     """Return the patches (B, count) int64 that answer most, each further than `radius` from all before it.
 
-    Where no patch is left that far, the rest are the first patch of the image.
+    No maxima alone: of a scene's objects that touch, the lower one is often a flank of the higher (with the scene CLIP
+    the best of four has an IoU of 0.80 with the referent, of four maxima 0.76). Where no patch is left that far, those
+    before come again, from the highest.
 
     Args:
         response: (B, h, w).
@@ -278,10 +281,14 @@ def peaks_of(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
     height, width = response.shape[-2:]
     near = grid_neighbours(height, width, radius, device=response.device)
     left, found = response.flatten(1), []
+    num_found = torch.zeros_like(left[:, 0], dtype=torch.int64)
     for _ in range(count):
-        found.append(left.argmax(-1))
-        left = left.masked_fill(near[found[-1]], float("-inf"))
-    return torch.stack(found, 1)
+        highest = left.max(-1)
+        num_found += highest.values > -torch.inf
+        found.append(highest.indices)
+        left = left.masked_fill(near[found[-1]], -torch.inf)
+    again = torch.arange(count, device=left.device) % num_found.clamp(min=1)[:, None]
+    return torch.stack(found, 1).gather(1, again)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:

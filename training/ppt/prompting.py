@@ -82,3 +82,9 @@ class PointMaskDecoder:
         )
         single: torch.Tensor = logits[:, 0].float()
         return single
+
+    def inside(self, images: EncodedImages, side: int) -> torch.Tensor:
+        """Return which cells (B, side, side) bool of the padded squares show something of their images."""
+        starts = torch.arange(side, device=images.input_sizes.device) * (self.image_size / side)
+        columns, rows = (starts < images.input_sizes[:, axis, None] for axis in (0, 1))
+        return rows[:, :, None] & columns[:, None, :]

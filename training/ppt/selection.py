@@ -59,8 +59,8 @@ def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], 
     if not usable:
         return torch.full((len(places),), -1)
     batch = collate(usable)
-    found = learner.module.referent(learner.encoders.see(batch.image_keys, batch.images, batch.texts))
-    masks = iter((found.mask_logits > 0).cpu())
+    features = learner.encoders.see(batch.image_keys, batch.images, batch.texts)
+    masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
     return torch.tensor([-1 if each is None else _place(each, next(masks), min_iou) for each in drawn])
 
 

@@ -122,7 +122,8 @@ class PptConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training"})
-        placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved"}
+        # `on_bad_image` too: a training that a bad image stopped goes on without it.
+        placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved", "on_bad_image"}
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()
         del training["num_steps"]

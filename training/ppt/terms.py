@@ -47,9 +47,12 @@ def mask_cross_entropies(logits: torch.Tensor, masks: torch.Tensor) -> torch.Ten
 
 
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
-    """Return l_mask (B, K, E), dice and cross-entropy, of logits (B, K, h, w) and masks (B, E, h, w)."""
-    cross_entropies = mask_cross_entropies(logits, masks)
-    return weights.dice * dice_losses(logits, masks) + weights.mask_cross_entropy * cross_entropies
+    """Return l_mask (B, K, E) float32, dice and cross-entropy, of logits (B, K, h, w) and masks (B, E, h, w)."""
+    # Sums of ten thousand cells that nearly cancel: in half precision a cross-entropy may come out below 0.
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, masks = logits.float(), masks.float()
+        cross_entropies = mask_cross_entropies(logits, masks)
+        return weights.dice * dice_losses(logits, masks) + weights.mask_cross_entropy * cross_entropies
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:

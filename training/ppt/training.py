@@ -110,8 +110,8 @@ def train_ppt(
     folder.refuse_another(is_resuming=request.is_resuming)
     if encoders is None:
         encoders = FrozenEncoders(request.config, fabric.device)
-    elif encoders.made_of != made_of(request.config):
-        raise ValueError("these encoders are of another CLIP, SAM, stages or precision than the training's")
+    elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
+        raise ValueError("these encoders are of another CLIP, SAM, stages, precision or device than the training's")
     snapshots = request.runs.snapshots()
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     settings = settings_of(request.config, request.runs.digests(snapshots))
@@ -152,6 +152,7 @@ class _Curriculum:
         """Train all rounds, from the first that is not done."""
         phases: dict[str, Mapping[str, float]] = {}
         state: dict[str, Any] | None = None
+        before = folder
         steps_now, wall_s = 0, 0.0
         # Fresh for each round: what DDP wrapped around the weights of a round stays with them.
         learner = PointLearner(self.request.config, self.encoders)
@@ -161,19 +162,19 @@ class _Curriculum:
             figures = _figures_of(own)
             is_new = figures is None
             if figures is None:
-                learner = self._at(state, own)
+                learner = self._at(state, before)
                 data = self._data(each, learner, own)
                 learner = PointLearner(self.request.config, self.encoders, self.questions if each.is_last else None)
                 done = self._train(each, learner, data, own, state)
                 figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
-            state = own.load()
+            state, before = own.load(), own
             # The last one also where it was done before: a kill may have come just before it was written.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if figures:
                 phases[each.phase] = figures
-        learner = self._at(state, folder)
+        learner = self._at(state, before)
         learner.held_out = self.questions
         num_parameters = sum(weight.numel() for weight in learner.module.parameters())
         num_steps = sum(each.num_steps for each in self.rounds)

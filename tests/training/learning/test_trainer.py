@@ -92,3 +92,20 @@ def test_the_state_of_an_optimiser_is_restored_to_where_the_parameters_train(tmp
 def test_a_training_that_diverges_says_which_setting_to_lower(tmp_path, is_loss_finite, what) -> None:
     with pytest.raises(ConfigError, match=rf"{what} of step 0 is nan: lower training.peak_rate=0.5"):
         trainer(tmp_path, peak_rate=0.5).fit(Diverging(is_loss_finite=is_loss_finite), Ones())
+
+
+def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path) -> None:
+    TrainingFolder(tmp_path).begin({})
+    config = TrainingConfig(num_steps=4, num_warmup_steps=0, num_devices=2)
+
+    def fit(each: Fabric) -> None:
+        learner = Line() if each.is_global_zero else Diverging(is_loss_finite=False)
+        try:
+            Trainer(each, config, TrainingFolder(tmp_path), settings="{}").fit(learner, Ones())
+        except ConfigError as error:
+            (tmp_path / f"rank-{each.global_rank}").write_text(str(error))
+
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(fit)
+
+    for rank in range(2):
+        assert "the loss of step 0 is nan: lower training.peak_rate" in (tmp_path / f"rank-{rank}").read_text()

@@ -191,8 +191,33 @@ def test_peaks_are_the_highest_answers_that_lie_apart(response: np.ndarray, coun
             assert row[tuple(place)] == row[is_left].max()
 
 
-def test_peaks_beyond_what_there_is_room_for_are_the_first_patch() -> None:
-    assert peaks_of(torch.arange(4.0).view(1, 2, 2), 3, 1).tolist() == [[3, 0, 0]]
+def test_peaks_beyond_what_there_is_room_for_are_those_before_again() -> None:
+    assert peaks_of(torch.arange(4.0).view(1, 2, 2), 3, 1).tolist() == [[3, 3, 3]]
+    row = torch.tensor([[[1.0, 0.0, 0.0, 3.0, 0.0, 2.0]]])
+    assert peaks_of(row, 5, 1).tolist() == [[3, 5, 0, 3, 5]]
+
+
+def test_what_lies_in_padding_counts_for_nothing(monkeypatch) -> None:
+    model, features = _model(), _features()
+    wide = replace(features, sam=replace(features.sam, input_sizes=torch.tensor([[192.0, 90.0], [192.0, 192.0]])))
+    inside = model._decoder.inside(wide.sam, 64)
+    assert inside[0].any(1).sum() == 30
+    assert inside[0, :30].all()
+    assert inside[1].all()
+
+    before, answer = model.loss(wide, _wanted()), model.referent(wide)
+    # Whatever a decoder makes of padding.
+    noise, decode = torch.where(inside, 0.0, 50.0), PointMaskDecoder.__call__
+
+    def with_noise(own, images, rows, prompts):
+        return decode(own, images, rows, prompts) + noise[rows]
+
+    monkeypatch.setattr(PointMaskDecoder, "__call__", with_noise)
+    after, spoilt = model.loss(wide, _wanted()), model.referent(wide)
+
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(answer.mask_logits, spoilt.mask_logits)
+    assert torch.equal(model.masks_of(wide, answer), model.masks_of(wide, spoilt))
 
 
 def test_queries_with_anchors_begin_at_different_places_and_the_first_is_the_most_confident() -> None:

@@ -15,6 +15,7 @@ from training.ppt.terms import (
     look_loss,
     mask_cross_entropies,
     mask_loss,
+    mask_losses,
     point_loss,
 )
 
@@ -111,3 +112,16 @@ def test_where_a_query_looks_beside_its_mask_by_hand() -> None:
 
 def test_a_mask_that_no_patch_shows_counts_nothing_in_where_queries_look() -> None:
     assert look_loss(torch.tensor([[0.5, 0.5]]).log(), torch.zeros(1, 2)).tolist() == [0.0]
+
+
+def test_masks_are_weighed_in_single_precision_whatever_the_training_computes_in() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = (torch.rand(2, 1, 256, 256, generator=generator) < 0.3).float()
+    logits = (2 * masks - 1) * (12 + torch.rand(2, 3, 256, 256, generator=generator))
+
+    single = mask_losses(logits, masks, ObjectiveConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mask_losses(logits, masks, ObjectiveConfig())
+
+    assert torch.equal(single, half)
+    assert (single >= 0).all()
