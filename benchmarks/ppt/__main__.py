@@ -1,4 +1,4 @@
-"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and four beside it.
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and five beside it.
 
     python -m benchmarks.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 
@@ -44,7 +44,7 @@ def main(
     sizes = sizes if epochs_factor is None else replace(sizes, epochs_factor=epochs_factor)
     folder = out / ("quick" if is_quick else "whole")
     runs = make_runs(folder, sizes, is_pseudo=is_pseudo, tell=lambda text: console.print(text, highlight=False))
-    jobs = jobs_of(runs, sizes, folder / f"trainings-{sizes.epochs_factor:g}")
+    jobs = jobs_of(runs, sizes, folder / "trainings")
     wanted = [job for job in jobs if not only or job.name in only]
     num_processes = processes or len(os.sched_getaffinity(0))
     result = as_json(run_jobs(measure, wanted, num_processes, shown="trainings"), sizes)

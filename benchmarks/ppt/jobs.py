@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -58,11 +59,19 @@ def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[Job]:
         if "annotated" in training.sources and runs.pseudo is None:
             continue
         for seed in range(sizes.num_seeds if training.is_first else 1):
-            own = folder / f"{training.name}-{seed}"
+            digest = _digest(sizes, training.sources, config_of(training, sizes, seed).decisive())
+            own = folder / f"{training.name}-{seed}-{digest}"
             found.append(Job("ppt", training.name, seed, runs, sizes, own))
+    of_sizes = _digest(sizes)
     if runs.pseudo is not None:
-        found.append(Job("student", "student-pseudo", 0, runs, sizes, folder / "student-pseudo"))
-    return [*found, Job("floor", "floor", 0, runs, sizes, folder / "floor")]
+        found.append(Job("student", "student-pseudo", 0, runs, sizes, folder / f"student-pseudo-{of_sizes}"))
+    return [*found, Job("floor", "floor", 0, runs, sizes, folder / f"floor-{of_sizes}")]
+
+
+def _digest(sizes: Sizes, *settings: object) -> str:
+    """What a job was told, in its folder's name: figures of another size or setting are never taken for its own."""
+    told = json.dumps([asdict(sizes), *settings], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def measure(job: Job) -> dict[str, Any]:

@@ -67,6 +67,7 @@ BESIDE: Final[dict[str, str]] = {
     "order": "5, points matched in the order drawn",
     "no-anchors": "5, queries without anchors",
     "ppt-pseudo": "PPT, the pipeline's annotation in H's place",
+    "with-pseudo": "5, and the pipeline's annotation in H_sem",
     "student-pseudo": "RIS student on the pipeline's annotation",
 }
 TRAININGS: Final[tuple[Training, ...]] = (
@@ -94,4 +95,5 @@ TRAININGS: Final[tuple[Training, ...]] = (
         words=("generator.anchor_gain=0",),
     ),
     Training("pseudo", ("d_sem", "d_ref", "annotated"), {"refinement": "ppt-pseudo"}),
+    Training("with-pseudo", ("d_sem", "d_ref", "h", "annotated"), {"refinement": "with-pseudo"}),
 )

@@ -80,7 +80,7 @@ class Questions:
         """Yield the question of each image.
 
         Raises:
-            ConfigError: An image cannot be used.
+            ConfigError: An image cannot be used: a figure of fewer expressions would be of another set.
         """
         for image_id in image_ids:
             samples = self._dataset.__getitems__(self._places[image_id])

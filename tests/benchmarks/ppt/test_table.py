@@ -1,6 +1,7 @@
 """Rows of the ablation: what each is trained on, and how its figures are told."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,7 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert given["7"] == {"d_sem", "h"}
     assert given["8"] == {"d_ref", "h"}
     assert given["9"] == given["2"] == {"h"}
+    assert given["with-pseudo"] == {*given["5"], "annotated"}
     assert given["ppt-pseudo"] == {"d_sem", "d_ref", "annotated"}
     pairs = {"d_sem": 10, "d_ref": 10, "h_sem": 10, "h_ref": 10}
     without = plan_rounds(config_of(by_row["6"], WHOLE, 0).curriculum, pairs, 10)
@@ -47,10 +49,20 @@ def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
     jobs = jobs_of(RUNS, WHOLE, tmp_path)
     assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
         **dict.fromkeys(("full", "plain"), WHOLE.num_seeds),
-        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects", "order", "no-anchors", "pseudo"), 1),
+        **dict.fromkeys(
+            ("no-curriculum", "no-augmented", "no-free", "no-objects", "order", "no-anchors", "pseudo", "with-pseudo"),
+            1,
+        ),
         **dict.fromkeys(("student-pseudo", "floor"), 1),
     }
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("changed", ["objects", "val_scenes", "epochs_factor", "num_student_steps"])
+def test_figures_of_other_sizes_are_never_taken_for_these(tmp_path, changed) -> None:
+    others = replace(WHOLE, **{changed: 2 * getattr(WHOLE, changed)})
+    folders = [{job.folder for job in jobs_of(RUNS, sizes, tmp_path)} for sizes in (WHOLE, others)]
+    assert not folders[0] & folders[1]
 
 
 def test_the_result_has_means_and_deviations_and_stands_in_the_page_between_its_marks(tmp_path) -> None:

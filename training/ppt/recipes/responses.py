@@ -169,7 +169,8 @@ HIGHEST: Final = Peaks()
 def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
     """Return for each peak of a response (H, W), the highest first, the response where no other peak is nearer.
 
-    Elsewhere it is 0. Of one peak it is the response as it is.
+    Elsewhere it is 0, and where it is higher than the peak: a flank of another object, which would be its highest
+    point. Of one peak it is the response as it is.
     """
     if peaks.count == 1:
         return [share]
@@ -185,7 +186,8 @@ def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
         return [share]
     rows, columns = np.indices(share.shape)
     nearest = np.argmin([np.square(rows - y) + np.square(columns - x) for y, x in taken], axis=0)
-    return [np.where(nearest == at, share, np.float32(0)) for at in range(len(taken))]
+    owned = [(nearest == at) & (share <= share[y, x]) for at, (y, x) in enumerate(taken)]
+    return [np.where(own, share, np.float32(0)) for own in owned]
 
 
 def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.float64]:
