@@ -92,7 +92,7 @@ def pairs(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """H_sem and H_ref: a mask for each noun phrase of a text; one of them is kept, of several none is decided."""
+    """H_sem and H_ref: a mask where each noun phrase of a text is answered; one is kept, of several none is decided."""
 
     def recipe() -> Recipe:
         from training.ppt.recipes.pairs import pair_candidates
