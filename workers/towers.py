@@ -67,8 +67,13 @@ def vision_tower(model: Clip) -> VisionTransformer:
     return visual
 
 
-def image_blocks(visual: VisionTransformer, layers: Sequence[int]) -> list[int]:
+def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: str = "layers") -> list[int]:
     """Return the numbers from 0 of an image tower's blocks; negative ones are counted from the last.
+
+    Args:
+        visual: The image tower.
+        layers: The blocks.
+        setting: What a user calls them.
 
     Raises:
         ConfigError: a block that it does not have.
@@ -76,7 +81,7 @@ def image_blocks(visual: VisionTransformer, layers: Sequence[int]) -> list[int]:
     last = len(visual.transformer.resblocks) - 1
     wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
     if not all(0 <= layer <= last for layer in wanted):
-        raise ConfigError(f"layers {list(layers)}: the image tower has blocks 0 to {last}; choose among them")
+        raise ConfigError(f"{setting}={list(layers)}: the image tower has blocks 0 to {last}; choose among them")
     return wanted
 
 

@@ -92,8 +92,19 @@ class FrozenTowers:
         widths: The sizes that a module on top is built for.
     """
 
-    def __init__(self, config: TowersConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: TowersConfig,
+        device: torch.device | str = "cpu",
+        *,
+        settings: tuple[str, str] = ("towers.architecture", "towers.layers"),
+    ) -> None:
         """Load the towers.
+
+        Args:
+            config: Which.
+            device: Where they compute.
+            settings: What a user calls the architecture and the layers.
 
         Raises:
             ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
@@ -106,10 +117,10 @@ class FrozenTowers:
         self._model.requires_grad_(False)
         visual = vision_tower(self._model)
         # At the first image it would be late: a training's folder is taken by then.
-        image_blocks(visual, config.layers)
+        image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         if "hf_tokenizer_name" in read_model_config(config.architecture)["text_cfg"]:
-            raise ConfigError(f"towers.architecture={config.architecture!r} has a tokenizer of its own: choose another")
+            raise ConfigError(f"{settings[0]}={config.architecture!r} has a tokenizer of its own: choose another")
         self._tokenise = TextTokeniser(int(self._model.context_length))
         self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._texts = KeptByText[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))

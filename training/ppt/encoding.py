@@ -58,7 +58,8 @@ class FrozenEncoders:
         """
         self.device, self._prompt = torch.device(device), config.clip.prompt
         self.made_of = made_of(config)
-        self._towers = FrozenTowers(config.towers(), self.device)
+        named = ("clip.architecture", "generator.image_blocks")
+        self._towers = FrozenTowers(config.towers(), self.device, settings=named)
         self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
         self.decoder = PointMaskDecoder(self._sam)
