@@ -260,7 +260,11 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
 @pytest.mark.parametrize(
     ("words", "val", "match"),
     [
-        (["generator.image_blocks=[0, 9]"], None, r"generator.image_blocks=\[0, 9\]: the image tower has blocks 0 to 1"),
+        (
+            ["generator.image_blocks=[0, 9]"],
+            None,
+            r"generator.image_blocks=\[0, 9\]: the image tower has blocks 0 to 1",
+        ),
         ([], "nowhere", "nowhere"),
     ],
 )
