@@ -27,6 +27,16 @@ def test_a_row_a_share_with_what_pseudo_annotation_gains() -> None:
     assert "| 5 % | 20 | 0.200 ± 0.010 | 0.450 ± 0.010 | +0.250 |" in rows
 
 
+def test_what_the_curve_says_follows_the_figures() -> None:
+    assert "is worth more than people's of 5 %. Beside people's it helps up to 5 %." in semi.section(SEMI)
+    full = {"share": 1.0, "annotated": 400, "mixed": _figures(0.5), "alone": _figures(0.6)}
+    said = semi.section({**SEMI, "points": [*SEMI["points"], full]})
+    assert "is worth more than people's of 5 % and no more than of 100 %." in said
+    assert "Where 100 % are annotated it costs 0.100" in said
+    never = {"share": 0.05, "annotated": 20, "mixed": _figures(0.1), "alone": _figures(0.5)}
+    assert "Beside people's it never helps" in semi.section({**SEMI, "points": [SEMI["points"][0], never]})
+
+
 def test_the_curve_leaves_out_what_was_not_trained() -> None:
     (chart,) = semi.plots(SEMI).values()
 
