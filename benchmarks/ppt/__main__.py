@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks.ppt.data import make_runs
 from benchmarks.ppt.jobs import jobs_of, measure
+from benchmarks.ppt.selecting import select_figures
 from benchmarks.ppt.sizes import QUICK, WHOLE
 from benchmarks.ppt.table import as_json, as_markdown, put_into
 from benchmarks.quality.jobs import run_jobs
@@ -48,6 +49,9 @@ def main(
     wanted = [job for job in jobs if not only or job.name in only]
     num_processes = processes or len(os.sched_getaffinity(0))
     result = as_json(run_jobs(measure, wanted, num_processes, shown="trainings"), sizes)
+    whole = [job.folder for job in wanted if job.name == "full"]
+    if whole:
+        result["select"] = select_figures(whole, runs)
     (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ class AblationRuns:
         d_sem: Of `ppt objects`.
         d_ref: Of `ppt compose`.
         h: Of `ppt pairs`, of people's expressions; the masks behind them are unread.
+        truth: What H was made of: people's expressions and, unread by it, the true masks.
         val: Held-out scenes, people's expressions and true masks.
         pseudo: The same training images, annotated by `pseudoris annotate --preset tiny`; None where not asked for.
     """
@@ -33,6 +34,7 @@ class AblationRuns:
     d_sem: str
     d_ref: str
     h: str
+    truth: str
     val: str
     pseudo: str | None
 
@@ -62,8 +64,10 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
     compose_objects(str(d_sem), RunLocation.open(str(d_ref)), config, on_progress=silent, on_wait=tell)
     tell(f"{sizes.scenes} training scenes: H")
     scenes = training_scenes(sizes.scenes)
-    pair_candidates(true_run(options, scenes), RunLocation.open(str(h)), config, on_progress=silent, on_wait=tell)
+    truth = true_run(options, scenes)
+    pair_candidates(truth, RunLocation.open(str(h)), config, on_progress=silent, on_wait=tell)
     val = true_run(options, SceneRun(Split.TEST, sizes.val_scenes))
     if is_pseudo:
         tell("the pipeline's annotation of the training scenes")
-    return AblationRuns(str(d_sem), str(d_ref), str(h), val, pseudo_run(options, scenes) if is_pseudo else None)
+    pseudo = pseudo_run(options, scenes) if is_pseudo else None
+    return AblationRuns(str(d_sem), str(d_ref), str(h), truth, val, pseudo)

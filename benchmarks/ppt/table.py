@@ -69,7 +69,25 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     head = ["| | | P@0.3 | P@0.5 | P@0.7 | mIoU | the paper's mIoU |", "| --- | --- | --: | --: | --: | --: | --: |"]
     rows = [_line(row["row"], row, f"{row['paper_miou']:.2f}") for row in result["ablation"]]
     rows += [_line("", row, "") for row in result["beside"]]
-    return "\n".join([*head, *rows])
+    return "\n".join([*head, *rows, *_select_lines(result.get("select"))])
+
+
+def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """How often Select is right, where it was measured."""
+    if found is None:
+        return []
+    rounds = found["rounds"]
+    decided, right = (" | ".join(f"{100 * each[name]:.1f}" for each in rounds) for name in ("decided", "right"))
+    return [
+        "",
+        f"Select in the rounds of 4 and 5, of {found['pairs']:,} pairs of H_ref; {100 * found['reachable']:.1f} % of "
+        "them have the referent among their candidates:",
+        "",
+        f"| before round | {' | '.join(each['name'] for each in rounds)} |",
+        f"| --- | {' | '.join(['--:'] * len(rounds))} |",
+        f"| decided, % of pairs | {decided} |",
+        f"| right, % of these | {right} |",
+    ]
 
 
 def _line(number: str, row: Mapping[str, Any], paper: str) -> str:

@@ -82,9 +82,9 @@ def pair_figures(human: RunLocation, paired: RunLocation) -> dict[str, float]:
         candidate that hits, which bounds what Select can choose. candidates: mean of those of H_ref. best_iou: mean IoU
         of the best candidate of all texts.
     """
-    targets = _targets(human)
-    truth, own = _masks(human), _masks(paired)
-    candidates = _targets(paired)
+    targets = targets_of(human)
+    truth, own = masks_of(human), masks_of(paired)
+    candidates = targets_of(paired)
     bests: dict[str, list[float]] = defaultdict(list)
     counts: list[int] = []
     for pair, wanted in targets.items():
@@ -112,15 +112,16 @@ def share_of_hits(ious: Sequence[float]) -> float:
     return float(np.mean([value >= HIT_IOU for value in ious])) if ious else 0.0
 
 
-def _targets(location: RunLocation) -> dict[tuple[str, str], list[str]]:
-    """The masks of each text of an image."""
+def targets_of(location: RunLocation) -> dict[tuple[str, str], list[str]]:
+    """Return the masks of each text of an image, by image and text."""
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in read_table(location, EXPRESSIONS, ["image_id", "text", "target_mask_ids"]).to_pylist():
         found[row["image_id"], row["text"]] += row["target_mask_ids"]
     return found
 
 
-def _masks(location: RunLocation) -> dict[str, np.ndarray]:
+def masks_of(location: RunLocation) -> dict[str, np.ndarray]:
+    """Return the masks (H, W) bool of a run, by their ids."""
     rows = read_table(location, MASKS, ["mask_id", "segmentation"]).to_pylist()
     return {
         row["mask_id"]: rle.decode([row["segmentation"]["counts"]], tuple(row["segmentation"]["size"]))[0]

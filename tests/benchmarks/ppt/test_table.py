@@ -13,7 +13,7 @@ from benchmarks.ppt.table import BEGIN, END, as_json, as_markdown, put_into
 from schemas.errors import ConfigError
 from training.ppt.curriculum import plan_rounds
 
-RUNS = AblationRuns("sem", "ref", "h", "val", "pseudo")
+RUNS = AblationRuns("sem", "ref", "h", "truth", "val", "pseudo")
 FIGURES = {"miou": 0.5, "oiou": 0.6, "p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
 
 
@@ -84,6 +84,10 @@ def test_the_result_has_means_and_deviations_and_stands_in_the_page_between_its_
     assert "| 5 | 4 + Domain Refine (Full) | 70.0 | 60.0 | 40.0 | 50.0 ± 10.0 | 46.76 |" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
+    rounds = [{"name": "03-referring", "decided": 0.9, "right": 0.6}]
+    told = as_markdown({**result, "select": {"pairs": 1083, "reachable": 0.853, "rounds": rounds}})
+    assert "of 1,083 pairs of H_ref; 85.3 % of them" in told
+    assert "| right, % of these | 60.0 |" in told
     page.write_text("no marks")
     with pytest.raises(ConfigError, match="has no marks"):
         put_into(page, "x")
