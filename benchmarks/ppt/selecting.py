@@ -13,9 +13,9 @@ from benchmarks.ppt.data import AblationRuns
 from benchmarks.ppt_data.measuring import HIT_IOU, iou, masks_of, targets_of
 from store.location import RunLocation
 from training.ppt.label_drawing import LabelFrame, masks_in_frame
-from training.ppt.pairs import PairDataset, PairSpec
 from training.ppt.selection import SELECTED_NAME, read_selected
 from training.ppt.settings import load_ppt_config
+from training.ppt.sources import SourceRuns, open_sources
 
 # The size of the scenes: nothing is scaled.
 _FRAME: Final = LabelFrame(192, 192)
@@ -47,9 +47,10 @@ def _hits(made: AblationRuns) -> list[list[bool]]:
     """Of each pair of H_ref which candidates are the target; nothing of a text with several targets or none."""
     human = RunLocation.open(made.truth)
     targets, truth = targets_of(human), masks_of(human)
-    config = load_ppt_config("tiny")
-    most = min(config.data.max_candidates, config.generator.num_queries)
-    pairs = PairDataset(made.h, PairSpec(1, _FRAME, which="undecided", is_flipping=False, max_candidates=most))
+    # As trainings read it: a choice is a place among the candidates that they were given.
+    runs = SourceRuns(h=(made.h,))
+    (drawn,) = open_sources(runs, load_ppt_config("tiny"), _FRAME, runs.snapshots())["h_ref"]
+    pairs = drawn.unflipped()
     found: list[list[bool]] = []
     for pair in (pairs[at] for at in range(len(pairs))):
         wanted = targets.get((pair.image_id, pair.text), [])

@@ -167,7 +167,7 @@ class Trainer:
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
-        self.fabric.backward(self._shared(losses["loss"], len(batch), step))
+        self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
         # The norm is looked at here: Fabric's own error names no setting.
         norm = self.fabric.clip_gradients(
             module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
@@ -176,9 +176,8 @@ class Trainer:
         optimiser.step()
         return values
 
-    def _shared(self, loss: torch.Tensor, size: int, step: int) -> torch.Tensor:
+    def _shared(self, loss: torch.Tensor, value: float, size: int, step: int) -> torch.Tensor:
         """A rank's loss such that DDP's mean over ranks is the mean over all items, however they are shared out."""
-        value = float(loss.detach())
         if self.fabric.world_size == 1:
             self._require_finite(value, "the loss", step)
             return loss

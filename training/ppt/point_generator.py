@@ -129,7 +129,7 @@ class Look(nn.Module):
         self.compare = SelfAttention(width, config.num_heads, dropout=config.dropout)
 
     def forward(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return q_k with what they see (B, K, d), the log-shares (B, K, h·w) of their looks, and the shares of peaks.
 
@@ -137,14 +137,16 @@ class Look(nn.Module):
             queries: q_k, (B, K, d), normalised.
             image: V'_N (B, h·w, d).
             response: (B, h, w) of the patches.
-            anchors: (B, K) int64, the patch that each query begins at.
+            anchors: (B, K) int64, the patch that each query begins at; None where queries share all of them.
         """
         patches = self.norm(image)
         found = self.query(queries) @ self.key(patches).transpose(1, 2) * queries.shape[-1] ** -0.5
         height, width = response.shape[-2:]
         near = grid_neighbours(height, width, self._peak_radius, device=found.device)
-        scores = self._response_gain * response.flatten(1)[:, None] + self._anchor_gain * near[anchors] + found
-        looks = (self.sharpness(queries).exp() * scores).log_softmax(-1)
+        begun = self._response_gain * response.flatten(1)[:, None]
+        if anchors is not None:
+            begun = begun + self._anchor_gain * near[anchors]
+        looks = (self.sharpness(queries).exp() * (begun + found)).log_softmax(-1)
         peaks = looks.masked_fill(~near[looks.argmax(-1)], float("-inf")).softmax(-1)
         return self.compare(queries + self.seen(peaks @ patches)), looks, peaks
 
@@ -230,8 +232,8 @@ class PointGenerator(nn.Module):
         # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
         # hardly holds the one, and the other is what CLIP learnt of images and texts.
         fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
-        anchors = peaks_of(response, self.queries.shape[0], self._anchor_radius)
-        query_position = self.query_position + position[anchors] if self._is_anchored else self.query_position
+        anchors = peaks_of(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
+        query_position = self.query_position if anchors is None else self.query_position + position[anchors]
         for stage, features in zip(self.stages, image, strict=True):
             queries, fused = stage(
                 queries,
@@ -252,7 +254,7 @@ class PointGenerator(nn.Module):
         return codes
 
     def _heads(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor
+        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
     ) -> PointPrompts:
         """Equation 2: P_k = PointHead(q_k), c_k = ScoreHead(q_k)."""
         # In half precision a coordinate would be right to one pixel in 256, and matchings would tie: the heads compute
