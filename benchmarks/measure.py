@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import resource
@@ -106,3 +107,8 @@ def report(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
         )
     Console().print(table)
     write_json([{**asdict(row), "ratio": row.ratio} for row in rows], json_path)
+
+
+def digest_of(said: object) -> str:
+    """Return a short name of JSON values, 16 hexadecimal digits; a part of it serves where few are told apart."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

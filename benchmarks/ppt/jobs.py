@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.measure import cpu_seconds
+from benchmarks.measure import cpu_seconds, digest_of
 from benchmarks.ppt.data import AblationRuns
 from benchmarks.ppt.rows import TRAININGS, Training
 from benchmarks.ppt.sizes import Sizes
@@ -70,8 +69,7 @@ def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[Job]:
 
 def _digest(sizes: Sizes, *settings: object) -> str:
     """What a job was told, in its folder's name: figures of another size or setting are never taken for its own."""
-    told = json.dumps([asdict(sizes), *settings], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    return digest_of([asdict(sizes), *settings])[:8]
 
 
 def measure(job: Job) -> dict[str, Any]:

@@ -8,8 +8,6 @@ a cosine and at the shipped one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ import pyarrow as pa
 from pyarrow import ipc
 from pydantic import BaseModel
 
+from benchmarks.measure import digest_of
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from schemas.blocks import block_to_shard, shard_to_block
@@ -156,7 +155,7 @@ class _Job:
 
     def _folder(self, name: str, method: Sequence[BaseModel], has_true_masks: bool) -> Path:
         said = [has_true_masks, *(part.model_dump(mode="json") for part in method)]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        digest = digest_of(said)[:8]
         return self.out / "scenes" / f"{self.scenes.world}-{self.scenes.split}-{self.scenes.seed}" / f"{name}-{digest}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
+from benchmarks.measure import digest_of
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from training.learning import open_fabric
@@ -66,11 +66,6 @@ class _Job:
     @property
     def answers(self) -> Path:
         return self.folder / f"answers-{digest_of(self.val)}.json"
-
-
-def digest_of(said: object) -> str:
-    """Return a short name of JSON values."""
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_arms(
