@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -21,6 +22,9 @@ from tests.builders.command import wait_for
 ROOT = Path(__file__).parents[2]
 # Beside the interpreter: a test's PATH need not know the environment.
 RAY = str(Path(sys.executable).parent / "ray")
+# Above the ports of Ray's workers, below those that the kernel picks for connections: a head binds some of its ports
+# seconds after they were found free, and ends where another process has taken one since.
+QUIET_PORTS = range(20_000, 32_768)
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,15 @@ def head_ports() -> dict[str, int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, of loopback."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return ports of loopback that nobody listens on and that the kernel gives to no connection meanwhile."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(QUIET_PORTS, len(QUIET_PORTS)):
+        if len(found) == count:
+            break
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 def is_listening(port: int) -> bool:
@@ -121,10 +125,18 @@ def running_head(*, num_cpus: int = 2, environment: Mapping[str, str] | None = N
     try:
         wait_for(lambda: _answers(head) or _ended(process, temp / "log"), timeout_s=120)
         yield head
+    except BaseException as error:
+        # Its folder goes with it, and why a head ended stands nowhere else.
+        error.add_note(f"ray start said last:\n{_tail(temp / 'log')}")
+        raise
     finally:
         end_tree(process.pid)
         process.wait()
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 def end_tree(pid: int, *, patience_s: float = 5.0) -> None:
@@ -174,5 +186,5 @@ def _answers(head: Head) -> bool:
 
 def _ended(process: subprocess.Popen[bytes], log: Path) -> bool:
     if process.poll() is not None:
-        raise RuntimeError(f"ray start ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        raise RuntimeError(f"ray start ended with {process.returncode}:\n{_tail(log)}")
     return False
