@@ -31,11 +31,6 @@ class JoinedPairs(Dataset[Pair]):
         part, at = self._places.of(index, noun="pair")
         return self._parts[part][at]
 
-    def image(self, index: int) -> torch.Tensor:
-        """Return the image of a pair, see `PairDataset`."""
-        part, at = self._places.of(index, noun="pair")
-        return self._parts[part].image(at)
-
     def usable_image(self, index: int) -> torch.Tensor | None:
         """Return the image of a pair, see `PairDataset`."""
         part, at = self._places.of(index, noun="pair")

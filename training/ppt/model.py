@@ -67,10 +67,6 @@ class Predictions:
     mask_logits: torch.Tensor
     prompts: PointPrompts
 
-    def most_confident(self) -> torch.Tensor:
-        """Return (B,) int64, the query that inference picks: argmax of the confidences (section 3.1.2)."""
-        return self.prompts.confidence_logits.argmax(-1)
-
 
 @dataclass(frozen=True)
 class Referent:
@@ -110,7 +106,7 @@ class PointPrompting(nn.Module):
 
     @torch.no_grad()
     def referent(self, features: FrozenFeatures) -> Referent:
-        """Return s_argmax{c} of each pair: the answer of the most confident query, and nothing of the others."""
+        """Return s_argmax{c} of each pair, the answer of the most confident query alone (section 3.1.2)."""
         prompts = self._prompts(features)
         rows = torch.arange(len(features.text), device=features.text.device)
         chosen = _at(prompts, rows, prompts.confidence_logits.argmax(-1))

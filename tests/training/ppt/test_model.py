@@ -66,7 +66,7 @@ def _wanted() -> PseudoLabelBatch:
     return collate([pair(3), pair(1)])
 
 
-def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
+def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> None:
     model, features = _model().eval(), _features()
 
     found = model(features)
@@ -74,9 +74,11 @@ def test_a_prediction_a_query_and_the_most_confident_is_picked() -> None:
     assert found.mask_logits.shape == (2, 5, 64, 64)
     assert found.prompts.points_xy.shape == (2, 5, 4, 2)
     assert ((found.prompts.points_xy >= 0) & (found.prompts.points_xy <= 1)).all()
-    picked = found.most_confident()
-    confidences = found.prompts.confidence_logits
-    assert (confidences.gather(1, picked[:, None]) >= confidences).all()
+    answer = model.referent(features)
+    for pair, said in enumerate(found.prompts.confidence_logits.tolist()):
+        best = max(range(5), key=said.__getitem__)
+        assert torch.equal(answer.prompts.points_xy[pair], found.prompts.points_xy[pair, best])
+        torch.testing.assert_close(answer.mask_logits[pair], found.mask_logits[pair, best])
 
 
 @pytest.mark.parametrize("name", ["points_xy", "label_logits", "confidence_logits"])

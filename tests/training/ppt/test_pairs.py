@@ -94,7 +94,7 @@ def test_joined_pairs_come_one_data_set_after_the_other(run) -> None:
     assert len(joined) == 12
     assert [joined[at].text for at in (3, 4)] == ["the left star", parts[1][0].text]
     assert joined[-1].text == parts[1][len(parts[1]) - 1].text
-    assert torch.equal(joined.image(4), parts[1].image(0))
+    assert torch.equal(joined.usable_image(4), parts[1].image(0))
     assert joined.image_ids() == parts[0].image_ids() + parts[1].image_ids()
 
 
