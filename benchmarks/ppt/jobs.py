@@ -24,7 +24,7 @@ from training.ppt.recipes.config import load_recipe_config
 from training.ppt.recipes.grounding import Grounder
 from training.ppt.settings import PptConfig, load_ppt_config
 from training.ppt.training import PptRequest, train_ppt
-from training.student.config import load_student_config
+from training.student.config import StudentConfig, load_student_config
 from training.student.training import StudentRequest, train_student
 
 FIGURES_NAME = "figures.json"
@@ -61,15 +61,16 @@ def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[Job]:
             digest = _digest(sizes, training.sources, config_of(training, sizes, seed).decisive())
             own = folder / f"{training.name}-{seed}-{digest}"
             found.append(Job("ppt", training.name, seed, runs, sizes, own))
-    of_sizes = _digest(sizes)
     if runs.pseudo is not None:
-        found.append(Job("student", "student-pseudo", 0, runs, sizes, folder / f"student-pseudo-{of_sizes}"))
-    return [*found, Job("floor", "floor", 0, runs, sizes, folder / f"floor-{of_sizes}")]
+        own = folder / f"student-pseudo-{_digest(sizes, student_config(sizes).decisive())}"
+        found.append(Job("student", "student-pseudo", 0, runs, sizes, own))
+    return [*found, Job("floor", "floor", 0, runs, sizes, folder / f"floor-{_digest(sizes)}")]
 
 
 def _digest(sizes: Sizes, *settings: object) -> str:
     """What a job was told, in its folder's name: figures of another size or setting are never taken for its own."""
-    return digest_of([asdict(sizes), *settings])[:8]
+    of_runs = {name: value for name, value in asdict(sizes).items() if name != "num_student_steps"}
+    return digest_of([of_runs, *settings])[:8]
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -90,7 +91,13 @@ def measure(job: Job) -> dict[str, Any]:
 def config_of(training: Training, sizes: Sizes, seed: int) -> PptConfig:
     """Return the settings of a training."""
     config = load_ppt_config("tiny", None, [f"training.seed={seed}", *training.words])
-    return config.model_copy(update={"curriculum": training.curriculum(sizes.epochs_factor)})
+    return config.model_copy(update={"curriculum": training.curriculum(sizes.epochs_factor * training.share_of_epochs)})
+
+
+def student_config(sizes: Sizes) -> StudentConfig:
+    """Return the settings of the RIS student: those it is shipped with, for as long as `sizes` says."""
+    config = load_student_config("tiny")
+    return config.model_copy(update={"training": config.training.with_steps(sizes.num_student_steps)})
 
 
 @cache
@@ -131,9 +138,8 @@ def _floor(job: Job) -> tuple[dict[str, Any], int]:
 
 
 def _student(job: Job) -> tuple[dict[str, Any], int]:
-    words = [f"training.num_steps={job.sizes.num_student_steps}", "training.num_warmup_steps=2"]
-    config = load_student_config("tiny", None, words)
-    # It takes two minutes: not worth a resume.
+    config = student_config(job.sizes)
+    # It takes minutes: not worth a resume.
     shutil.rmtree(job.folder, ignore_errors=True)
     request = StudentRequest(config, [str(job.runs.pseudo)], job.folder, val=job.runs.val)
     _, summary = train_student(request, open_fabric(config.training))

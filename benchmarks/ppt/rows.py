@@ -25,6 +25,8 @@ class Training:
         phases: The row that the figures after each of some phases are, by the phase's name.
         is_first: Of the first five rows, which have several seeds.
         words: Settings that are not `tiny`'s, as `--set` takes them.
+        share_of_epochs: Of those of the others. The pipeline writes many expressions a mask, and a training with them
+            is to take as many steps as `full`.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Training:
     has_curriculum: bool = True
     is_first: bool = False
     words: tuple[str, ...] = ()
+    share_of_epochs: float = 1.0
 
     def runs(self, made: AblationRuns) -> SourceRuns:
         """Return the runs that it is given."""
@@ -94,6 +97,6 @@ TRAININGS: Final[tuple[Training, ...]] = (
         {"refinement": "no-anchors"},
         words=("generator.anchor_gain=0",),
     ),
-    Training("pseudo", ("d_sem", "d_ref", "annotated"), {"refinement": "ppt-pseudo"}),
-    Training("with-pseudo", ("d_sem", "d_ref", "h", "annotated"), {"refinement": "with-pseudo"}),
+    Training("pseudo", ("d_sem", "d_ref", "annotated"), {"refinement": "ppt-pseudo"}, share_of_epochs=0.5),
+    Training("with-pseudo", ("d_sem", "d_ref", "h", "annotated"), {"refinement": "with-pseudo"}, share_of_epochs=0.41),
 )

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.ppt.data import AblationRuns
-from benchmarks.ppt.jobs import config_of, jobs_of
+from benchmarks.ppt.jobs import config_of, jobs_of, student_config
 from benchmarks.ppt.rows import BESIDE, PAPER, TRAININGS
 from benchmarks.ppt.sizes import QUICK, WHOLE
 from benchmarks.ppt.table import BEGIN, END, as_json, as_markdown, put_into
 from schemas.errors import ConfigError
 from training.ppt.curriculum import plan_rounds
+from training.student.config import load_student_config
 
 RUNS = AblationRuns("sem", "ref", "h", "truth", "val", "pseudo")
 FIGURES = {"miou": 0.5, "oiou": 0.6, "p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
@@ -58,11 +59,23 @@ def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
-@pytest.mark.parametrize("changed", ["objects", "val_scenes", "epochs_factor", "num_student_steps"])
+@pytest.mark.parametrize("changed", ["objects", "val_scenes", "epochs_factor"])
 def test_figures_of_other_sizes_are_never_taken_for_these(tmp_path, changed) -> None:
     others = replace(WHOLE, **{changed: 2 * getattr(WHOLE, changed)})
     folders = [{job.folder for job in jobs_of(RUNS, sizes, tmp_path)} for sizes in (WHOLE, others)]
     assert not folders[0] & folders[1]
+
+
+def test_a_longer_student_is_trained_anew_and_nothing_else_is(tmp_path) -> None:
+    longer = replace(WHOLE, num_student_steps=2 * WHOLE.num_student_steps)
+    before, after = ({job.folder: job.kind for job in jobs_of(RUNS, sizes, tmp_path)} for sizes in (WHOLE, longer))
+    assert [kind for folder, kind in after.items() if folder not in before] == ["student"]
+
+
+def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said() -> None:
+    shipped, used = load_student_config("tiny"), student_config(WHOLE)
+    length = {"num_steps": WHOLE.num_student_steps}
+    assert used == shipped.model_copy(update={"training": shipped.training.model_copy(update=length)})
 
 
 def test_the_result_has_means_and_deviations_and_stands_in_the_page_between_its_marks(tmp_path) -> None:
