@@ -37,29 +37,38 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Print seconds and pairs an image, by what is listened to."""
+    report = measure_cost(scenes, rounds)
+    table = Table(title=f"captioning of {scenes} scenes, {report['masks']} masks")
+    for header in ("listener", "CPU s an image", "of captioning", "pairs an image"):
+        table.add_column(header, justify="left" if header == "listener" else "right")
+    for name, each in report["listeners"].items():
+        share = f"{each['share_of_captioning']:+.0%}"
+        table.add_row(name, f"{each['cpu_s_an_image']:.3f}", share, f"{each['pairs_an_image']:.0f}")
+    Console().print(table)
+    if json_path is not None:
+        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def measure_cost(scenes: int, rounds: int) -> dict[str, Any]:
+    """Return CPU seconds and pairs an image by listener, the least of some rounds, and by how much it adds to none."""
     torch.set_num_threads(1)
     config = load_config("tiny")
     images = [scene_image(make_scene(Split.DEVELOPMENT, position)) for position in range(scenes)]
     shard = SamProposer(config.masks, config.compute)(scene_shard(images))
     captioners = {name: _captioner(settings) for name, settings in LISTENERS.items()}
-    seconds = {name: [_seconds(captioner, shard) for _ in range(rounds)] for name, captioner in captioners.items()}
-    plain = min(seconds["none"])
-    table = Table(title=f"captioning of {scenes} scenes, {sum(len(image.masks) for image in shard.images)} masks")
-    for header in ("listener", "CPU s an image", "of captioning", "pairs an image"):
-        table.add_column(header, justify="left" if header == "listener" else "right")
-    report: dict[str, Any] = {"scenes": scenes, "listeners": {}}
-    for name, captioner in captioners.items():
-        best = min(seconds[name])
-        pairs = captioner.num_pairs / (scenes * rounds)
-        table.add_row(name, f"{best / scenes:.3f}", f"{best / plain - 1:+.0%}", f"{pairs:.0f}")
-        report["listeners"][name] = {
-            "cpu_s_an_image": round(best / scenes, 4),
-            "share_of_captioning": round(best / plain - 1, 3),
-            "pairs_an_image": round(pairs, 1),
-        }
-    Console().print(table)
-    if json_path is not None:
-        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    seconds = {name: min(_seconds(captioner, shard) for _ in range(rounds)) for name, captioner in captioners.items()}
+    return {
+        "scenes": scenes,
+        "masks": sum(len(image.masks) for image in shard.images),
+        "listeners": {
+            name: {
+                "cpu_s_an_image": round(seconds[name] / scenes, 4),
+                "share_of_captioning": round(seconds[name] / seconds["none"] - 1, 3),
+                "pairs_an_image": round(captioner.num_pairs / (scenes * rounds), 1),
+            }
+            for name, captioner in captioners.items()
+        },
+    }
 
 
 def _captioner(settings: list[str]) -> CocaCaptioner:

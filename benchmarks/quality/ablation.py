@@ -56,6 +56,8 @@ STEPS: Final = (
     ),
     ("shipped-distinctiveness", "paper-distinctiveness"),
 )
+# Told apart by difficulty: what a filter keeps of easy objects and of hard ones may change what all of it comes to.
+BY_DIFFICULTY: Final = tuple((f"{bound}-distinctiveness", f"{bound}-uniqueness") for bound in BOUNDS)
 
 
 def run(options: Options) -> Result:
@@ -109,8 +111,20 @@ def report(bootstrap: ImageBootstrap, systems: Sequence[System]) -> dict[str, An
             }
             for more, less in pairs
         },
+        "by_difficulty": {
+            f"{more} - {less}": _difficulty_differences(bootstrap, more, less)
+            for more, less in BY_DIFFICULTY
+            if {more, less} <= present
+        },
         "settings": {name: as_json(bootstrap.ratio(name)) for name in bootstrap.names if ":" in name},
     }
+
+
+def _difficulty_differences(bootstrap: ImageBootstrap, more: str, less: str) -> dict[str, Any]:
+    """Paired differences in accuracy among the expressions of objects with as many others of their category."""
+    names = {part: [f"{system}/difficulty.{part}" for system in (more, less)] for part in DIFFICULTIES}
+    known = set(bootstrap.names)
+    return {part: as_json(bootstrap.difference(*both)) for part, both in names.items() if known.issuperset(both)}
 
 
 def _system(bootstrap: ImageBootstrap, system: System) -> dict[str, Any]:

@@ -28,8 +28,9 @@ _CURVE_TITLES: Final = {
     "distinctiveness-shipped": "distinctiveness, shipped bound",
     "nucleus-distinctiveness-shipped": "… of nucleus candidates",
 }
-_DIFFICULTY_TITLES: Final = {"0": "0", "1": "1", "2": "2", "3+": "3 or more", "no object": "mask is no object"}
-_SHOWN: Final = ("beam", "nucleus", "distinctive", "paper-distinctiveness", "shipped-distinctiveness")
+_DIFFICULTY_TITLES: Final = {"0": "none other", "1": "1", "2": "2", "3+": "3 or more"}
+# In the plot; the table has all.
+_SHOWN: Final = (*_LADDER[:3], "shipped-uniqueness", "shipped-correctness", "shipped-distinctiveness")
 
 
 def section(result: Result) -> str:
@@ -39,7 +40,7 @@ def section(result: Result) -> str:
     parts += [says(result)]
     parts += ["### Why expressions are wrong", _reasons(found["systems"])]
     parts += ["### Filters at every yield", _plot("filters"), "### Sampling and filter, 2 × 2", _square(result)]
-    parts += ["### By difficulty", _difficulty(found["systems"]), _plot("difficulty")]
+    parts += ["### By difficulty", _difficulty(found), _plot("difficulty")]
     parts += ["### Pairs never trained on, and a second renderer", _elsewhere(result)]
     return "\n\n".join(parts)
 
@@ -144,14 +145,23 @@ def _square(result: Result) -> str:
     return text + "\n\n" + markdown_table(["", "nucleus", "distinctive", "distinctive − nucleus"], rows)
 
 
-def _difficulty(systems: Mapping[str, Any]) -> str:
-    header = ["other objects of the category", *(_step_title(name) for name in _SHOWN), "expressions kept"]
-    rows = []
-    for part in DIFFICULTIES:
-        cells = [cell(systems[name]["difficulty"].get(part)) for name in _SHOWN]
-        last = systems[_SHOWN[-1]]["difficulty"].get(part, {"expressions": 0})
-        rows.append([_DIFFICULTY_TITLES[part], *cells, f"{last['expressions']:,}"])
-    return markdown_table(header, rows)
+def _difficulty(found: Mapping[str, Any]) -> str:
+    systems, shown = found["systems"], DIFFICULTIES[:-1]
+    names = (*_LADDER, *(f"{bound}-{column}" for bound in BOUND_TITLES for column in _SINGLES))
+    rows = [[_step_title(name), *(_counted(systems[name]["difficulty"].get(part)) for part in shown)] for name in names]
+    rows += [
+        [f"*{_step_title(name)}*", *(cell(parts.get(part), sign="+") for part in shown)]
+        for name, parts in found["by_difficulty"].items()
+    ]
+    text = (
+        "Accuracy of what is said of objects, by how many others of the scene share their category, and of how many "
+        "expressions; in the last rows paired differences:"
+    )
+    return f"{text}\n\n{markdown_table(['', *(_DIFFICULTY_TITLES[part] for part in shown)], rows)}"
+
+
+def _counted(figure: Mapping[str, Any] | None) -> str:
+    return "–" if figure is None else f"{cell(figure)} of {figure['expressions']:,}"
 
 
 def _elsewhere(result: Result) -> str:

@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jinja2
-
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import cell, percent, value
+from benchmarks.quality.tables import cell, is_above_zero, is_below_zero, percent, value
+from benchmarks.quality.templates import render
 
 
 def says(result: Result) -> str:
     """Return the findings as Markdown; the text is `texts/ablation.md.j2`."""
-    loader = jinja2.PackageLoader("benchmarks.quality", "texts")
-    # Markdown of our own figures: nothing of a user's stands in it.
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
-    return environment.get_template("ablation.md.j2").render(_words(result)).strip()
+    return render("ablation", _words(result))
 
 
 def verdict(difference: dict[str, Any]) -> str:
     """Return whether a claimed order holds: the interval lies above zero, below it, or on both sides."""
     if difference["low"] is None:
         return "–"
-    if difference["low"] > 0:
+    if is_above_zero(difference):
         return "holds"
-    return "is reversed" if difference["high"] < 0 else "undecided"
+    return "is reversed" if is_below_zero(difference) else "undecided"
 
 
-def _words(result: Result) -> dict[str, Callable[..., str]]:
+def _words(result: Result) -> dict[str, Callable[..., str | bool]]:
     """What the text may ask for."""
     systems, steps = result["test"]["systems"], result["test"]["differences"]
     groups = systems["shipped-distinctiveness"]["groups"]
@@ -45,10 +41,27 @@ def _words(result: Result) -> dict[str, Callable[..., str]]:
         "yield_of": lambda name, digits=1: value(systems[name]["yield"], digits),
         "coverage": lambda name: value(systems[name]["coverage"], 2),
         "easy": lambda name: _easy_share(systems[name]),
+        "by_difficulty": lambda name, part: cell(result["test"]["by_difficulty"][name].get(part), sign="+"),
+        "reversed_beside": lambda name: _reversed_beside(result["test"]["by_difficulty"][name]),
+        "a_mask": lambda name, reason: _a_mask(systems[name], systems[name]["wrong"][reason]),
+        "right_a_mask": lambda name: _a_mask(systems[name], systems[name]["accuracy"]),
         "at": lambda name, part: value(systems[name]["difficulty"].get(part), 2),
         "second": lambda name: cell(result["default_minus_second"][f"{name}/accuracy"], sign="+"),
+        "second_yield": lambda name: value(result["second"]["systems"][name]["yield"], 2),
+        "condition": lambda name: systems[name]["title"].removeprefix("+ "),
         "group": lambda name: value(groups.get(name), 2),
     }
+
+
+def _reversed_beside(parts: dict[str, Any]) -> bool:
+    """Whether an order is reversed wherever an object has others of its category."""
+    beside = [difference for part, difference in parts.items() if part not in ("0", "no object")]
+    return bool(beside) and all(is_below_zero(difference) for difference in beside)
+
+
+def _a_mask(system: dict[str, Any], share: dict[str, float]) -> str:
+    """A share of what a system keeps, as a number a mask."""
+    return f"{share['value'] * system['yield']['value']:.2f}"
 
 
 def _easy_share(system: dict[str, Any]) -> str:

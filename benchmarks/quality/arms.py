@@ -10,12 +10,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.measure import digest_of
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
+from benchmarks.quality.tables import as_json, cell, is_above_zero, is_below_zero
+from training.evaluation.bootstrap import ImageBootstrap
 from training.learning import open_fabric
-from training.learning.asking import Questions, ask, named_figures
+from training.learning.asking import Questions, named_figures
 from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
+from training.metrics import SegmentationMeter
 from training.student.config import StudentConfig, load_student_config
 from training.student.learner import StudentLearner
 from training.student.predicting import load_student
@@ -65,13 +71,54 @@ class _Job:
 
     @property
     def answers(self) -> Path:
-        return self.folder / f"answers-{digest_of(self.val)}.json"
+        return self.folder / f"answered-{digest_of(self.val)}.json"
 
 
-def train_arms(
-    options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str
-) -> dict[str, dict[str, Any]]:
-    """Return the figures of each named group of arms, `summarise` of its seeds, on a run's expressions.
+@dataclass(frozen=True)
+class Answered:
+    """What groups of arms answered to the expressions of the same scenes.
+
+    Attributes:
+        figures: By group, `summarise` of its seeds.
+        scenes: By group, sum of IoU and number of expressions by seed and scene, (seeds, scenes, 2) float64.
+    """
+
+    figures: dict[str, dict[str, Any]]
+    scenes: Mapping[str, NDArray[np.float64]]
+
+    def difference(self, more: str, less: str) -> dict[str, Any]:
+        """Return by how much the mIoU of a group exceeds that of another.
+
+        `value`, `low` and `high` are of the mean over seeds and resample scenes; `seeds` are the differences of seeds
+        that are paired by their number, which scatter whatever the scenes are.
+        """
+        both = {name: self.scenes[name].sum(0) for name in (more, less)}
+        sums = [
+            {name: (float(scenes[place, 0]), float(scenes[place, 1])) for name, scenes in both.items()}
+            for place in range(len(both[more]))
+        ]
+        found = as_json(ImageBootstrap(sums).difference(more, less))
+        pairs = zip(*(self.figures[name]["miou"]["values"] for name in (more, less)), strict=False)
+        return {**found, "seeds": [round(one - other, 5) for one, other in pairs]}
+
+
+def is_decided(difference: Mapping[str, Any]) -> bool:
+    """Return whether a difference is clear of zero: over scenes, and of one sign in every seed."""
+    seeds = difference["seeds"]
+    if is_above_zero(difference):
+        return all(seed > 0 for seed in seeds)
+    return is_below_zero(difference) and all(seed < 0 for seed in seeds)
+
+
+def said_difference(difference: Mapping[str, Any]) -> str:
+    """Return a difference as a sentence has it: interval over scenes, range over seeds, and whether it is decided."""
+    seeds = difference["seeds"]
+    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ", one seed"
+    return f"{cell(difference, sign='+')}{spread}{'' if is_decided(difference) else ': not told apart'}"
+
+
+def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str) -> Answered:
+    """Return what each named group of arms, the seeds of one, answers to a run's expressions.
 
     Trainings and answers that stand in OUT are taken from there: parts share arms, and an arm may be asked twice.
     """
@@ -81,7 +128,11 @@ def train_arms(
     if missing:
         run_jobs(_train_and_ask, missing, options.processes, shown=shown)
     found = {digest: json.loads(job.answers.read_text(encoding="utf-8")) for digest, job in wanted.items()}
-    return {name: summarise([found[arm.digest()] for arm in group]) for name, group in arms.items()}
+    groups = {name: [found[arm.digest()] for arm in group] for name, group in arms.items()}
+    return Answered(
+        {name: summarise([each["figures"] for each in seeds]) for name, seeds in groups.items()},
+        {name: np.array([each["scenes"] for each in seeds], np.float64) for name, seeds in groups.items()},
+    )
 
 
 def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -118,8 +169,13 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 
 def _train_and_ask(job: _Job) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
-    figures = named_figures(ask(_trained(job), Questions(job.val)).figures())
-    TrainingFolder(job.folder).write_json(job.answers.name, figures)
+    learner, questions, meter, scenes = _trained(job), Questions(job.val), SegmentationMeter(), []
+    for question in questions.of(questions.image_ids):
+        ious = meter.add(learner.answer(question), question.masks)
+        scenes.append([round(float(ious.sum()), 6), len(ious)])
+    TrainingFolder(job.folder).write_json(
+        job.answers.name, {"figures": named_figures(meter.figures()), "scenes": scenes}
+    )
 
 
 def _trained(job: _Job) -> StudentLearner:

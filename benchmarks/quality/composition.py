@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.composing.measuring import (
     AFTER,
@@ -19,7 +18,7 @@ from benchmarks.composing.measuring import (
 from benchmarks.quality.annotate import DISTINCTIVE, SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.tables import cell, markdown_table
+from benchmarks.quality.tables import cell, is_above_zero, markdown_table
 from schemas.composing import ComposingConfig
 from synthworld.scenes import Split
 
@@ -66,7 +65,7 @@ def section(result: Result) -> str:
     outcome = (
         f"Paired over scenes, composing adds {cell(gain, sign='+')} of the objects, and what it adds is more often "
         f"right than what the filter keeps: {cell(estimates[f'{COMPOSED} - {BEFORE}.accuracy'], sign='+')}."
-        if _is_above_zero(gain) and _is_above_zero(estimates[f"{COMPOSED} - {BEFORE}.accuracy"])
+        if is_above_zero(gain) and is_above_zero(estimates[f"{COMPOSED} - {BEFORE}.accuracy"])
         else f"Paired over scenes, composing changes coverage by {cell(gain, sign='+')} and accuracy, against what the "
         f"filter keeps, by {cell(estimates[f'{COMPOSED} - {BEFORE}.accuracy'], sign='+')}."
     )
@@ -79,10 +78,6 @@ def section(result: Result) -> str:
         "([composing.md](composing.md#negatives))."
     )
     return "\n\n".join(["## Positions and relations", intro, *tables, negatives])
-
-
-def _is_above_zero(figure: Mapping[str, Any]) -> bool:
-    return figure["low"] is not None and figure["low"] > 0
 
 
 PART = Part("composition", run, section)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import Figure, cell, markdown_table, value
+from benchmarks.quality.tables import Figure, cell, is_above_zero, is_below_zero, markdown_table, value
 
 _TRIED: Final = {
     "joint, same text": "joint: kept for the mask that it is best for, by its text",
@@ -49,6 +49,7 @@ def _tried(result: Result) -> Iterator[str]:
     yield markdown_table(header, rows)
     yield "\n".join(
         [
+            "Explanations, each of figures above and none measured apart:\n",
             "- Joint assignment has little left to do: a text that two masks share is ambiguous, and listener and "
             "uniqueness have put it below the bound already.",
             "- A contrast of probabilities is ruled by the few likeliest texts of a mask; the listener's log-odds ask "
@@ -121,9 +122,11 @@ def _label_readings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "- No smaller number of scenes gave weights that are as good in every draw, within 0.02 of accuracy."
     else:
         yield (
-            f"- {enough['scenes']} scenes suffice: no draw of so many was less accurate by more than 0.02. With fewer "
-            f"single draws miss, above all in yield: of {few[0]['scenes']} its deviation is "
-            f"{few[0]['test']['yield']['std']:.1f}, and that of accuracy {few[0]['test']['accuracy']['std']:.2f}."
+            f"- {enough['scenes']} scenes suffice for accuracy: no draw of so many was less accurate by more than "
+            f"0.02; the least coverage was {enough['test']['coverage']['least']:.2f}. With fewer single draws miss, "
+            f"above all in yield: of {few[0]['scenes']} its deviation is {few[0]['test']['yield']['std']:.1f}, and "
+            f"that of accuracy {few[0]['test']['accuracy']['std']:.2f}. All draws are from the same {most['scenes']} "
+            "scenes: large ones overlap, and deviate by less than draws of other scenes would."
         )
     sentences = next(row for row in rows if row["rule"] == "all" and row["labels"] == "sentences")
     said = f"Sentences in place of the oracle: {_three(sentences['test'])} from {sentences['scenes']} scenes."
@@ -158,7 +161,6 @@ def _rest(figures: Mapping[str, Figure]) -> list[str]:
 
 
 def _verdict(step: Mapping[str, Figure]) -> str:
-    low, high = step["accuracy"]["low"], step["accuracy"]["high"]
-    if low is None or low <= 0 <= high:
-        return "no gain"
-    return "more accurate" if low > 0 else "less accurate"
+    if is_above_zero(step["accuracy"]):
+        return "more accurate"
+    return "less accurate" if is_below_zero(step["accuracy"]) else "no gain"

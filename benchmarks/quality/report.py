@@ -10,11 +10,12 @@ from typing import Any, Final
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Record, Whole, fingerprint, plot_name
 from benchmarks.quality.tables import markdown_table
+from benchmarks.quality.templates import frame
 
 PAGE, DATA = "quality.md", "quality.json"
-_TEXTS: Final = Path(__file__).parent / "texts"
 
-
+# Of all parts from an empty folder, on two cores that nobody else uses.
+LIMIT_MINUTES: Final = 90
 # Above a section whose record no run of today would take again.
 STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
 
@@ -46,7 +47,7 @@ def write_report(
 def markdown(known: Sequence[tuple[Part, Record]], options: Options, whole: Whole | None = None) -> str:
     """Return the page."""
     sections = [_section(part, record, options) for part, record in known]
-    head, tail = ((_TEXTS / name).read_text(encoding="utf-8").strip() for name in ("head.md", "tail.md"))
+    head, tail = frame({part.name: record.result for part, record in known})
     return "\n\n".join([head, *sections, tail, runtime(known, whole)]) + "\n"
 
 
@@ -81,7 +82,8 @@ def runtime(known: Sequence[tuple[Part, Record]], whole: Whole | None = None) ->
     if whole is not None:
         text += (
             f" One command from an empty folder took {_minutes(whole.seconds)} minutes ({whole.machine}), "
-            f"{_minutes(whole.cpu_seconds)} of CPU."
+            f"{_minutes(whole.cpu_seconds)} of CPU; {LIMIT_MINUTES} minutes of two cores are the limit, which "
+            + ("it kept." if whole.seconds <= 60 * LIMIT_MINUTES else "it did not keep there.")
         )
     quick = " These are of `--quick`." if any(record.fingerprint.get("quick") for _, record in known) else ""
     table = markdown_table(["part", "wall minutes", "CPU minutes"], rows)

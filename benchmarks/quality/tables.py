@@ -38,6 +38,16 @@ def percent(figure: Figure | None) -> str:
     return "–" if figure is None or figure["value"] is None else f"{100 * figure['value']:.1f} %"
 
 
+def is_above_zero(difference: Figure) -> bool:
+    """Return whether the whole interval of a difference is above zero."""
+    return difference["low"] is not None and difference["low"] > 0
+
+
+def is_below_zero(difference: Figure) -> bool:
+    """Return whether the whole interval of a difference is below zero."""
+    return difference["high"] is not None and difference["high"] < 0
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is of words and the others of figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]

@@ -4,21 +4,39 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.quality.parts import RECORDS, read_record, record_path
 from schemas.config_loading import load_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("name", "listens"), [("listener.yaml", True), ("vote.yaml", False)])
-def test_the_configurations_load_over_the_preset(name, listens):
+@pytest.mark.parametrize(
+    ("name", "listens", "composes"),
+    [("listener.yaml", True, False), ("listener-composer.yaml", True, True), ("vote.yaml", False, False)],
+)
+def test_the_configurations_load_over_the_preset(name, listens, composes):
     config = load_config("tiny", DOCS / name)
     assert (config.captions.listening is not None) == listens
     assert config.filtering.confidence is not None
     assert config.filtering.confidence.needs_listener == listens
     assert [condition.column for condition in config.filtering.keep] == ["confidence", "rank"]
+    assert (config.composing is not None) == composes
     plain, tree = load_config("tiny").method(), config.method()
     tree["captions"].pop("listening", None)
+    tree.pop("composing", None)
     for key in ("tau", "confidence", "keep"):
         tree["filtering"].pop(key)
         plain["filtering"].pop(key, None)
     assert tree == plain
+
+
+def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
+    record = read_record(record_path(RECORDS, "listening")).result
+    for name, rule, coverage in (("listener", "all", 0.65), ("listener-composer", "all+composer", 0.55)):
+        config = load_config("tiny", DOCS / f"{name}.yaml").filtering
+        assert config.confidence.model_dump(exclude_defaults=True) == record["weights"]["all"]
+        (bounds,) = (aim["bounds"][rule] for aim in record["aims"] if aim["coverage"] == coverage)
+        assert {each.column: each.bound for each in config.keep} == {
+            "confidence": bounds["min_confidence"],
+            "rank": bounds["max_rank"],
+        }

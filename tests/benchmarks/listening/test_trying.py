@@ -124,3 +124,8 @@ def test_other_draws_are_paired_with_the_first_scenes(scenes):
     for kept in ("drawn", "preset", "all"):
         assert found[kept]["mean"] == found[kept]["similar"]
         assert found[kept]["step"]["accuracy"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    other = [replace(scene, is_right=np.zeros_like(scene.is_right)) for scene in scenes[:10]]
+    redrawn = measure_redrawn(scenes, other, rule, 1.0)["drawn"]
+    assert redrawn["similar"]["accuracy"]["value"] == 0.0
+    assert redrawn["mean"] == found["drawn"]["mean"]
+    assert redrawn["step"]["accuracy"]["value"] == -found["drawn"]["mean"]["accuracy"]["value"]

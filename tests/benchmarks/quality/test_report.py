@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -15,11 +16,23 @@ from benchmarks.quality import __main__ as command
 from benchmarks.quality import report
 from benchmarks.quality.ablation_text import verdict
 from benchmarks.quality.options import Options
-from benchmarks.quality.parts import Part, load_parts, plot_name, read_record, record_path, run_part
+from benchmarks.quality.parts import (
+    MODULES,
+    RECORDS,
+    Part,
+    Whole,
+    load_parts,
+    plot_name,
+    read_record,
+    read_whole,
+    record_path,
+    run_part,
+)
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
 from benchmarks.quality.tables import cell, markdown_table
 
 CALLS = []
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def part(name, value=1.0):
@@ -156,8 +169,23 @@ def test_a_record_of_another_seed_is_measured_anew(tmp_path):
 
 def test_every_part_of_the_page_is_there_and_names_are_its_own():
     parts = load_parts()
-    assert [each.name for each in parts][:2] == ["ablation", "sweeps"]
-    assert len({each.name for each in parts}) == len(parts)
+    assert [each.name for each in parts] == list(MODULES)
+    assert {"students", "semi", "domains", "listening"} < {each.name for each in parts}
+
+
+def test_the_page_and_its_data_are_what_the_records_say():
+    known = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
+    whole = read_whole(RECORDS)
+    assert report.markdown(known, Options(RECORDS), whole) == (DOCS / "quality.md").read_text()
+    assert report.tree(known, whole) == json.loads((DOCS / "quality.json").read_text())
+    for each, record in known:
+        for name, svg in each.plots(record.result).items():
+            assert svg == (DOCS / plot_name(each.name, name)).read_text()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5400, "which it kept."), (5460, "which it did not keep there.")])
+def test_the_page_says_whether_the_whole_run_kept_its_limit(seconds, said):
+    assert said in report.runtime([], Whole("two cores", seconds, 60.0))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ ARMS = {
         "truth": 0.5,
     }.items()
 }
-RESULT = {"scenes": 400, "test_scenes": 150, "seeds": 3, "arms": ARMS}
+
+
+def _step(value: float) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "seeds": [value - 0.005, value + 0.005]}
+
+
+STEPS = {"distinctive": _step(0.05), "filtered": _step(0.05), "composed": _step(0.1), "truth": _step(0.1)}
+RESULT = {"scenes": 400, "test_scenes": 150, "seeds": 3, "arms": ARMS, "differences": STEPS}
 
 
 def test_a_row_a_step_with_its_share_of_the_truth() -> None:
@@ -38,13 +45,18 @@ def test_a_row_a_step_with_its_share_of_the_truth() -> None:
 
 def test_what_the_table_says_follows_from_its_figures() -> None:
     text = students.section(RESULT)
-    assert "+0.050 mIoU; the filter on top: +0.050; positions and relations on top of that: +0.100" in text
+    assert "worth +0.050 [+0.040, +0.060], +0.045 to +0.055 by seed; the filter on top" in text
+    assert "positions and relations on top of that +0.100" in text
     assert "silent about objects" not in text
     assert "still beats it" not in text
     assert "What it lacks then are outlines" not in text
 
     clip = {**_figures(0.6), "p30": _figures(0.45)["p30"]}
-    text = students.section({**RESULT, "arms": {**ARMS, "filtered": _figures(0.22), "clip": clip}})
+    lower = {**RESULT, "arms": {**ARMS, "clip": clip}}
+    assert "silent about objects" not in students.section(
+        {**lower, "differences": {**STEPS, "filtered": _step(-0.005)}}
+    )
+    text = students.section({**lower, "differences": {**STEPS, "filtered": _step(-0.03)}})
     assert "silent about objects" in text
     assert "still beats it" in text
     assert "What it lacks then are outlines" in text

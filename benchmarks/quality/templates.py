@@ -1,0 +1,72 @@
+"""Texts of the page that stand around figures of its parts: `texts/*.md.j2`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jinja2
+
+from benchmarks.quality.parts import Result
+from benchmarks.quality.tables import cell, value
+
+_FIGURES: Final = ("accuracy", "yield", "coverage")
+# Aimed at: accuracy, yield, coverage, of one rule.
+_GOAL: Final = (0.95, 2.0, 0.8)
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Return a text with its figures.
+
+    Raises:
+        jinja2.UndefinedError: It asks for something that is not in `values`.
+    """
+    loader = jinja2.PackageLoader("benchmarks.quality", "texts")
+    # Markdown of our own figures: nothing of a user's stands in it.
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
+    return environment.get_template(f"{name}.md.j2").render(values).strip()
+
+
+def frame(results: Mapping[str, Result]) -> tuple[str, str]:
+    """Return what stands above all parts and below them; what speaks of a part is left out where it has no result."""
+    values = _values({name: results.get(name) for name in ("ablation", "listening", "students")})
+    return render("head", values), render("tail", values)
+
+
+def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
+    """What the texts may ask for."""
+    ablation, listening, students = (parts[name] or {} for name in ("ablation", "listening", "students"))
+
+    def rule(coverage: float, name: str, world: str = "test") -> Mapping[str, Any]:
+        (aim,) = (aim for aim in listening["aims"] if aim["coverage"] == coverage)
+        found: Mapping[str, Any] = aim[world]["rules"][name]
+        return found
+
+    def share(name: str) -> str:
+        arms = students["arms"]
+        return f"{arms[name]['miou']['mean'] / arms['truth']['miou']['mean']:.0%}"
+
+    return {
+        **parts,
+        "rule": rule,
+        "share": share,
+        "three": lambda figures: " / ".join(value(figures[name], 2) for name in _FIGURES),
+        "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),
+        "unlabelled": _unlabelled(listening),
+        "is_goal_reached": _is_goal_reached(listening),
+    }
+
+
+def _unlabelled(listening: Result) -> str:
+    rows = (row["test"] for row in listening.get("labels", ()) if row["labels"] == "none")
+    return next((" / ".join(f"{row[name]['mean']:.2f}" for name in _FIGURES) for row in rows), "")
+
+
+def _is_goal_reached(listening: Result) -> bool:
+    """Whether one rule has accuracy, yield and coverage at once."""
+    rules = (figures for aim in listening.get("aims", ()) for figures in aim["test"]["rules"].values())
+    # Without what no rule is: the right candidates themselves.
+    wanted = [figures for figures in rules if figures["accuracy"]["value"] < 1]
+    return any(
+        all(figures[name]["value"] >= least for name, least in zip(_FIGURES, _GOAL, strict=True)) for figures in wanted
+    )
