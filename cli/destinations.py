@@ -1,6 +1,8 @@
-"""Where a command may write pages: never among the tables of the run that they are of."""
+"""Where a command may write: never among the tables of a run that it reads, nor where it would fail after the work."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from schemas.errors import ConfigError
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
@@ -17,3 +19,15 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is a folder of the run itself, or in one: name another one")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a local file that cannot be created, before the work whose outcome it gets.
+
+    Raises:
+        ConfigError: There is no folder for it, or a folder stands in its place.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it")
