@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from schemas.errors import ConfigError
@@ -31,3 +32,23 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file in it")
+
+
+def training_folder(out: str, runs: Iterable[str]) -> Path:
+    """Return the local folder that `--out` of a training names.
+
+    Args:
+        out: As it was given: a `Path` of a url has lost a slash, and is a folder like any other.
+        runs: All that the training reads, folders or urls.
+
+    Raises:
+        ConfigError: It is a url, or a folder of one of the runs.
+    """
+    if "://" in out:
+        raise ConfigError(f"--out {out!r} is a url: a training is written to a local folder, to be copied when it ends")
+    folder = Path(out)
+    # Absolute first: a location expands a leading `~`, a folder of a training does not.
+    destination = RunLocation.open(str(folder.absolute()))
+    for run in runs:
+        check_apart(RunLocation.open(run), destination, option="--out")
+    return folder

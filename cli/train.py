@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from rich.console import RenderableType
 
 from cli import options
 from cli.console import facts_table, format_seconds, stdout
+from cli.destinations import training_folder
 from cli.train_ppt import ppt
 from cli.training_views import figure_title, next_view, progress, stopped
 
@@ -28,7 +28,7 @@ def student(
         typer.Argument(metavar="RUN...", help="Runs, imports among them; folders or urls.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Local folder of the training: checkpoint, logs, summary.", show_default=False)
+        str, typer.Option("--out", help="Local folder of the training: checkpoint, logs, summary.", show_default=False)
     ],
     val: Annotated[
         str | None,
@@ -62,6 +62,7 @@ def student(
     from training.student.config import load_student_config
     from training.student.training import StudentRequest
 
+    folder = training_folder(out, filter(None, (*runs, val, human)))
     words = [*(assignments or ())]
     words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
@@ -69,7 +70,7 @@ def student(
     config = load_student_config(preset, config_file, words)
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
-    request = StudentRequest(config, runs, out, val=val, human=human, num_epochs=epochs, is_resuming=resume)
+    request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
     raise typer.Exit(_run(request))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.console import RenderableType
 
 from cli import options
 from cli.console import facts_table, format_seconds, report, stdout
+from cli.destinations import training_folder
 from cli.training_views import figures_text, next_view, progress, stopped
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _Runs = list[str] | None
 
 def ppt(
     out: Annotated[
-        Path, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
+        str, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
     ],
     d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
     d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
@@ -57,8 +57,9 @@ def ppt(
 
     words = [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
+    folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))
     config = load_ppt_config(preset, config_file, words)
-    raise typer.Exit(_run(PptRequest(config, runs, out, val=val, is_resuming=resume)))
+    raise typer.Exit(_run(PptRequest(config, runs, folder, val=val, is_resuming=resume)))
 
 
 def _run(request: PptRequest) -> int:

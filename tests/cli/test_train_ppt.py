@@ -52,6 +52,22 @@ def test_a_finished_training_is_not_done_again(trained) -> None:
     assert ", 0 of them now" in again.output
 
 
+@pytest.mark.parametrize("option", ["--d-sem", "--d-ref", "--h", "--annotated", "--val"])
+def test_a_training_is_not_written_into_a_run_that_it_reads(trained, option) -> None:
+    run = trained[0] / "h"
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=r"--out .* is a folder of the run itself"):
+        invoke("train", "ppt", option, run, "--out", run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--out 's3://b/x' is a url: a training is written to a local folder"):
+        invoke("train", "ppt", "--h", "run", "--out", "s3://b/x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_prediction_draws_points_and_says_confidence(trained) -> None:
     folder, images, _, _ = trained
     image = next(images.rglob("*.png"))
