@@ -11,7 +11,7 @@ from cli import options
 from cli.console import facts_table, format_seconds, stdout
 from cli.destinations import training_folder
 from cli.train_ppt import ppt
-from cli.training_views import figure_title, next_view, progress, stopped
+from cli.training_views import figure_title, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:
     from training.learning import FitSummary
@@ -55,7 +55,9 @@ def student(
         int | None, typer.Option(min=1, help="Steps for so many passes over the masks.", show_default=False)
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --out; begin where none does.")
+    ] = False,
 ) -> None:
     """Train the student, a supervised model of referring image segmentation, on runs; ask it held-out expressions."""
     # Only here: other commands need not wait for what this one imports.
@@ -79,6 +81,8 @@ def _run(request: StudentRequest) -> int:
     from training.student.training import train_student
 
     fabric = open_fabric(request.config.training)
+    if fabric.is_global_zero:
+        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
     try:
         with progress(is_shown=fabric.is_global_zero) as on_step:
             _, summary = train_student(request, fabric, on_step=on_step)

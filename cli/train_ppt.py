@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from cli import options
 from cli.console import facts_table, format_seconds, report, stdout
 from cli.destinations import training_folder
-from cli.training_views import figures_text, next_view, progress, stopped
+from cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:
     from training.ppt.config import PointGeneratorConfig
@@ -43,7 +43,9 @@ def ppt(
         typer.Option("--set", help="key=value over everything, e.g. curriculum.epochs_factor=0.5.", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --out; begin where none does.")
+    ] = False,
 ) -> None:
     """Train PPT, weakly supervised: object-centric data, then composed, then selected referents, then the domain.
 
@@ -68,6 +70,8 @@ def _run(request: PptRequest) -> int:
 
     fabric = open_fabric(request.config.training)
     is_first = fabric.is_global_zero
+    if is_first:
+        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
 
     def on_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
         stdout.print(plan_view(rounds, num_pairs))

@@ -131,6 +131,16 @@ def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
+    _, arguments, _ = trained
+    found = [tmp_path / "new" if each == trained[0] / "out" else each for each in arguments]
+    begun = invoke(*found, "--resume")
+    assert begun.exit_code == 0, begun.output
+    assert f"no training stands in {tmp_path / 'new'}: --resume finds nothing to go on with" in begun.stderr
+    assert "12, 12 of them now" in begun.output
+    assert "no training stands" not in invoke(*found, "--resume").stderr
+
+
 def test_steps_and_epochs_exclude_each_other(tmp_path):
     result = invoke("train", "student", tmp_path, "--out", tmp_path / "out", "--steps", "3", "--epochs", "1")
     assert result.exit_code == 2
