@@ -1,6 +1,9 @@
-"""Where a command may write pages: never among the tables of the run that they are of."""
+"""Where a command may write: never among the tables of a run that it reads, nor where it would fail after the work."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
 
 from schemas.errors import ConfigError
 from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
@@ -17,3 +20,35 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is a folder of the run itself, or in one: name another one")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a local file that cannot be created, before the work whose outcome it gets.
+
+    Raises:
+        ConfigError: There is no folder for it, or a folder stands in its place.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it")
+
+
+def training_folder(out: str, runs: Iterable[str]) -> Path:
+    """Return the local folder that `--out` of a training names.
+
+    Args:
+        out: As it was given: a `Path` of a url has lost a slash, and is a folder like any other.
+        runs: All that the training reads, folders or urls.
+
+    Raises:
+        ConfigError: It is a url, or a folder of one of the runs.
+    """
+    if "://" in out:
+        raise ConfigError(f"--out {out!r} is a url: a training is written to a local folder, to be copied when it ends")
+    folder = Path(out)
+    # Absolute first: a location expands a leading `~`, a folder of a training does not.
+    destination = RunLocation.open(str(folder.absolute()))
+    for run in runs:
+        check_apart(RunLocation.open(run), destination, option="--out")
+    return folder

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.console import facts_table, printable, report, stdout
+from cli.destinations import check_file
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, ImageError
 from schemas.ids import sha256_hex
@@ -45,8 +47,7 @@ def predict(
     expression = clean_text(text)
     if not expression:
         raise ConfigError("the expression is empty: say what to look for")
-    for path in filter(None, (out, mask_out)):
-        _check_picture(path)
+    _check_pictures(image, out, mask_out)
     # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
 
@@ -128,14 +129,29 @@ def _read(path: Path) -> tuple[torch.Tensor, str]:
     return torch.from_numpy(pixels).permute(2, 0, 1), sha256_hex(data)
 
 
-def _check_picture(path: Path) -> None:
-    """Refuse a name that no picture can have, before any model is loaded."""
+def _check_pictures(image: Path, out: Path, mask_out: Path | None) -> None:
+    """Refuse names that no picture can have, and those of one file, before any model is loaded."""
     from PIL import Image as Pictures
 
-    if Pictures.registered_extensions().get(path.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
-        raise ConfigError(f"{path} is to be a picture: let its name end in .png, .jpg or .webp")
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
+    if Pictures.registered_extensions().get(out.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
+        raise ConfigError(f"{out} is to be a picture: let its name end in .png, .jpg or .webp")
+    # A format that loses anything has values beside 0 and 255.
+    if mask_out is not None and mask_out.suffix.lower() != ".png":
+        raise ConfigError(f"--mask {mask_out} is to be a PNG, of 0 and 255 alone: let its name end in .png")
+    written = {"--out": out} if mask_out is None else {"--out": out, "--mask": mask_out}
+    for path in written.values():
+        check_file(path)
+    for (first, one), (second, other) in combinations({"IMAGE": image, **written}.items(), 2):
+        if _is_same_file(one, other):
+            raise ConfigError(f"{second} {other} would overwrite {first} {one}: name another file")
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, which need not exist; links of either kind are followed."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
 
 
 def _save(picture: Image, path: Path) -> None:

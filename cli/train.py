@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +9,9 @@ from rich.console import RenderableType
 
 from cli import options
 from cli.console import facts_table, format_seconds, stdout
+from cli.destinations import training_folder
 from cli.train_ppt import ppt
-from cli.training_views import figure_title, next_view, progress, stopped
+from cli.training_views import figure_title, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:
     from training.learning import FitSummary
@@ -28,7 +28,7 @@ def student(
         typer.Argument(metavar="RUN...", help="Runs, imports among them; folders or urls.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Local folder of the training: checkpoint, logs, summary.", show_default=False)
+        str, typer.Option("--out", help="Local folder of the training: checkpoint, logs, summary.", show_default=False)
     ],
     val: Annotated[
         str | None,
@@ -55,13 +55,16 @@ def student(
         int | None, typer.Option(min=1, help="Steps for so many passes over the masks.", show_default=False)
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --out; begin where none does.")
+    ] = False,
 ) -> None:
     """Train the student, a supervised model of referring image segmentation, on runs; ask it held-out expressions."""
     # Only here: other commands need not wait for what this one imports.
     from training.student.config import load_student_config
     from training.student.training import StudentRequest
 
+    folder = training_folder(out, filter(None, (*runs, val, human)))
     words = [*(assignments or ())]
     words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
@@ -69,7 +72,7 @@ def student(
     config = load_student_config(preset, config_file, words)
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
-    request = StudentRequest(config, runs, out, val=val, human=human, num_epochs=epochs, is_resuming=resume)
+    request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
     raise typer.Exit(_run(request))
 
 
@@ -78,6 +81,8 @@ def _run(request: StudentRequest) -> int:
     from training.student.training import train_student
 
     fabric = open_fabric(request.config.training)
+    if fabric.is_global_zero:
+        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
     try:
         with progress(is_shown=fabric.is_global_zero) as on_step:
             _, summary = train_student(request, fabric, on_step=on_step)

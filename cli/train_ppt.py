@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,8 @@ from rich.console import RenderableType
 
 from cli import options
 from cli.console import facts_table, format_seconds, report, stdout
-from cli.training_views import figures_text, next_view, progress, stopped
+from cli.destinations import training_folder
+from cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:
     from training.ppt.config import PointGeneratorConfig
@@ -23,7 +23,7 @@ _Runs = list[str] | None
 
 def ppt(
     out: Annotated[
-        Path, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
+        str, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
     ],
     d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
     d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
@@ -43,7 +43,9 @@ def ppt(
         typer.Option("--set", help="key=value over everything, e.g. curriculum.epochs_factor=0.5.", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that stands in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --out; begin where none does.")
+    ] = False,
 ) -> None:
     """Train PPT, weakly supervised: object-centric data, then composed, then selected referents, then the domain.
 
@@ -57,8 +59,9 @@ def ppt(
 
     words = [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
+    folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))
     config = load_ppt_config(preset, config_file, words)
-    raise typer.Exit(_run(PptRequest(config, runs, out, val=val, is_resuming=resume)))
+    raise typer.Exit(_run(PptRequest(config, runs, folder, val=val, is_resuming=resume)))
 
 
 def _run(request: PptRequest) -> int:
@@ -67,6 +70,8 @@ def _run(request: PptRequest) -> int:
 
     fabric = open_fabric(request.config.training)
     is_first = fabric.is_global_zero
+    if is_first:
+        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
 
     def on_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
         stdout.print(plan_view(rounds, num_pairs))

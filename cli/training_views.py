@@ -38,6 +38,18 @@ def progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
         yield on_step
 
 
+def say_what_is_resumed(out: Path, *, is_resuming: bool) -> None:
+    """Say that `--resume` finds no training, where so it is.
+
+    A script that starts again after any kill passes it always, and one may come before there is a training to go on
+    with. A folder that was mistyped looks the same, so it is not passed over in silence.
+    """
+    from training.learning import TrainingFolder
+
+    if is_resuming and not TrainingFolder(out).is_begun:
+        report("note", f"no training stands in {out}: --resume finds nothing to go on with, a new one begins", "yellow")
+
+
 def stopped(out: Path) -> int:
     """Say how an interrupted training stands and goes on; return the command's exit code."""
     report("stopped", f"the last checkpoint stands in {out}; --resume goes on from there", "yellow")

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -121,7 +122,7 @@ class LocalFiles:
     def _write_temporary(self, path: str, data: bytes) -> Path:
         temporary = self.temporary_path(path)
         try:
-            with temporary.open("xb") as file:
+            with _refusals(), temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -149,13 +150,26 @@ def _link_once(temporary: Path, target: Path) -> bool:
     return True
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn "no such file" of what is created in a folder that stands into the refusal that it is: so /proc says no.
+
+    Upwards FileNotFoundError means that a file was looked for and is not there.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
+
+
 def _make_folder(folder: Path) -> None:
     """Create `folder`, and sync the folder above each one that is new: a synced file in a lost folder is lost."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
     try:
-        folder.mkdir(exist_ok=True)
+        with _refusals():
+            folder.mkdir(exist_ok=True)
     except FileExistsError:
         # Upwards FileExistsError means that a file was created before; here a file stands in the way.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
 from schemas.config_loading import load_config
+from schemas.errors import ConfigError
+from schemas.shard import SOURCE_COMPOSER
 from store.location import RunLocation
-from tests.builders.scene_runs import scene_run, scenes, scored, truth_bytes
+from tests.builders.scene_runs import said, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(8)
 
@@ -24,6 +28,16 @@ def demo(tmp_path_factory):
     return folder
 
 
+def composed(image, *, a_mask):
+    """Return the image with so many expressions that a composer said of each of its masks."""
+    told = [
+        replace(said(mask.mask_id, f"the leftmost thing {n}"), samples=(), source=SOURCE_COMPOSER, kind="position")
+        for mask in image.masks
+        for n in range(a_mask)
+    ]
+    return replace(image, expressions=(*image.expressions, *told))
+
+
 def invoke(*arguments: object):
     words = ["calibrate", *(str(each) for each in arguments)]
     result = CliRunner(env={"COLUMNS": "160"}).invoke(app, words, catch_exceptions=False)
@@ -31,10 +45,10 @@ def invoke(*arguments: object):
     return result
 
 
-@pytest.mark.parametrize("truth", [(), ("--truth", "synthworld")])
+@pytest.mark.parametrize("truth", [(), ("--truth", "synthworld", "--coverage", 0.1)])
 def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     file = tmp_path / "confidence.yaml"
-    found = invoke(demo / "run", *truth, "--yield", 1, "--coverage", 0.1, "--to", file)
+    found = invoke(demo / "run", *truth, "--yield", 1, "--to", file)
     assert found.stdout.startswith(file.read_text())
     config = load_config("tiny", file, ["captions.listening={}"])
     assert config.filtering.confidence is not None
@@ -49,6 +63,47 @@ def test_what_cannot_be_reached_is_said(demo):
     found = invoke(demo / "run", "--truth", "synthworld", "--coverage", 1.0, "--images", 4)
     assert "no bounds reach that coverage and yield" in found.output
     assert "on these 4 images" in found.output
+
+
+def test_a_yield_that_cannot_be_reached_without_a_truth_is_said(demo):
+    found = invoke(demo / "run", "--yield", 50)
+    assert "no bounds reach a yield of 50: the nearest is " in found.output
+    assert "At most 3 are kept of what was drawn for a mask" in found.output
+    assert ", of about 50 wanted" in found.output
+    near = invoke(demo / "run", "--yield", 1)
+    assert "no bounds reach" not in near.output
+    assert ", of about 1 wanted" in near.output
+
+
+def test_without_a_truth_what_was_composed_is_of_the_yield(tmp_path):
+    run = RunLocation.open(str(tmp_path / "run"))
+    scene_run(run, KNOWN, source=str(tmp_path / "images"), change=lambda image: composed(scored(image), a_mask=2))
+    told = invoke(tmp_path / "run", "--yield", 3).output
+    assert "no bounds reach" not in told
+    assert float(told.split("it keeps ")[1].split()[0]) == pytest.approx(3, abs=0.3)
+    least = invoke(tmp_path / "run", "--yield", 1)
+    assert "no bounds reach a yield of 1: the nearest is 2." in least.output
+    assert "what was composed or written by a person is kept in any case" in least.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "{tmp}/no/x.yaml"], "there is no folder .*/no for x.yaml: make it first"),
+        (["--to", "{tmp}"], "is a folder: name a file in it"),
+        (["--coverage", "0.65"], "--coverage 0.65 is of a truth's objects: give --truth too, or leave it out"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):
+    # There is no run: nothing is read before the refusal.
+    with pytest.raises(ConfigError, match=message):
+        invoke(tmp_path / "none", *(each.format(tmp=tmp_path) for each in words))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="nothing can be created in Linux' /proc")
+def test_a_file_that_cannot_be_written_is_one_message(demo):
+    with pytest.raises(ConfigError, match=r"--to /proc/x.yaml cannot be written .*: name another file"):
+        invoke(demo / "run", "--yield", 1, "--to", "/proc/x.yaml")
 
 
 def test_a_mistake_ends_in_one_message(tmp_path):

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from cli.destinations import check_apart
+from cli.destinations import check_apart, training_folder
 from schemas.errors import ConfigError
 from store.location import RunLocation
 
@@ -18,3 +20,15 @@ def test_other_folders_are_accepted(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
     for folder in ("run/evaluation", "elsewhere"):
         check_apart(run, RunLocation.open(f"{tmp_path}/{folder}"), option="--report")
+
+
+def test_a_training_may_lie_beside_the_runs_that_it_reads_and_keeps_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert training_folder("runs/student", ["runs", "s3://bucket/run"]) == Path("runs/student")
+
+
+def test_a_link_into_a_run_is_seen_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--out .* is a folder of the run itself"):
+        training_folder(str(tmp_path / "link"), [str(tmp_path / "other"), str(tmp_path / "run")])

@@ -138,6 +138,14 @@ def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(de
     assert "is a folder of the run itself" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="nothing can be created in Linux' /proc")
+@pytest.mark.parametrize("folder", ["/proc", "/proc/x", "/proc/x/y"])
+def test_a_report_where_nothing_can_be_created_is_one_message(demo, folder):
+    message = fails(demo / "run", "--truth", "synthworld", "--report", folder)
+    assert message.startswith(f"cannot write {folder}/evaluation.md: ")
+    assert "name another place" in message
+
+
 def test_without_a_truth_the_usage_is_shown(demo):
     result = CliRunner().invoke(app, ["evaluate", str(demo / "run")])
     assert result.exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ def test_a_prediction_is_a_picture_with_the_text_below(trained):
         (["{out}/config.json", "a", "--model", "{out}"], "cannot be used: "),
         (["{image}", "a", "--model", "{out}", "--out", "{data}/x.txt"], "let its name end in .png"),
         (["{image}", "a", "--model", "{out}", "--out", "{data}/no/x.png"], "there is no folder"),
+        (["{image}", "a", "--model", "{out}", "--mask", "{data}/m.jpg"], "--mask .*m.jpg is to be a PNG, of 0 and 255"),
     ],
 )
 def test_a_mistake_is_named(trained, arguments, message):
@@ -85,6 +87,58 @@ def test_a_mistake_is_named(trained, arguments, message):
     places = {"image": image, "out": folder / "out", "data": folder / "data"}
     with pytest.raises(ConfigError, match=message):
         invoke("predict", *(each.format(**places) for each in arguments))
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (["--out", "a.png"], "--out a.png would overwrite IMAGE a.png: name another file"),
+        (["--out", "{tmp}/x/../a.png"], "--out .* would overwrite IMAGE"),
+        (["--out", "linked.png"], "--out linked.png would overwrite IMAGE"),
+        (["--out", "hard.png"], "--out hard.png would overwrite IMAGE"),
+        (["--mask", "a.png"], "--mask a.png would overwrite IMAGE"),
+        (["--out", "b.png", "--mask", "{tmp}/b.png"], "--mask .* would overwrite --out b.png"),
+    ],
+)
+def test_a_picture_never_overwrites_the_image_or_the_other_picture(tmp_path, monkeypatch, written, message):
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    Image.new("RGB", (9, 7), "red").save("a.png")
+    Path("linked.png").symlink_to("a.png")
+    Path("hard.png").hardlink_to("a.png")
+    before = Path("a.png").read_bytes()
+    # No model stands there: it is refused before one is looked for.
+    with pytest.raises(ConfigError, match=message):
+        invoke("predict", "a.png", "a cup", "--model", "none", *(each.format(tmp=tmp_path) for each in written))
+    assert Path("a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["RUN", "--val", "--human"])
+@pytest.mark.parametrize("inside", ["", "masks", "expressions/mine"])
+def test_a_training_is_not_written_into_a_run_that_it_reads(trained, tmp_path, option, inside):
+    run, out = trained[0] / "data", trained[0] / "data" / inside
+    before = sorted(run.rglob("*"))
+    arguments = [run] if option == "RUN" else [tmp_path / "other", option, run]
+    with pytest.raises(ConfigError, match=r"--out .* is a folder of the run itself, or in one: name"):
+        invoke("train", "student", *arguments, "--out", out)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--out 's3://b/x' is a url: a training is written to a local folder"):
+        invoke("train", "student", "run", "--out", "s3://b/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
+    _, arguments, _ = trained
+    found = [tmp_path / "new" if each == trained[0] / "out" else each for each in arguments]
+    begun = invoke(*found, "--resume")
+    assert begun.exit_code == 0, begun.output
+    assert f"no training stands in {tmp_path / 'new'}: --resume finds nothing to go on with" in begun.stderr
+    assert "12, 12 of them now" in begun.output
+    assert "no training stands" not in invoke(*found, "--resume").stderr
 
 
 def test_steps_and_epochs_exclude_each_other(tmp_path):

@@ -52,6 +52,32 @@ def test_a_finished_training_is_not_done_again(trained) -> None:
     assert ", 0 of them now" in again.output
 
 
+def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path) -> None:
+    folder, _, arguments, _ = trained
+    found = [tmp_path / "new" if each == folder / "out" else each for each in arguments]
+    begun = invoke(*found, "--resume")
+    assert begun.exit_code == 0, begun.output
+    assert f"no training stands in {tmp_path / 'new'}: --resume finds nothing to go on with" in begun.stderr
+    assert ", 0 of them now" not in begun.output
+    assert "no training stands" not in invoke(*found, "--resume").stderr
+
+
+@pytest.mark.parametrize("option", ["--d-sem", "--d-ref", "--h", "--annotated", "--val"])
+def test_a_training_is_not_written_into_a_run_that_it_reads(trained, option) -> None:
+    run = trained[0] / "h"
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=r"--out .* is a folder of the run itself"):
+        invoke("train", "ppt", option, run, "--out", run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--out 's3://b/x' is a url: a training is written to a local folder"):
+        invoke("train", "ppt", "--h", "run", "--out", "s3://b/x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_prediction_draws_points_and_says_confidence(trained) -> None:
     folder, images, _, _ = trained
     image = next(images.rglob("*.png"))

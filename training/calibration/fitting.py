@@ -146,13 +146,13 @@ def choose(options: Sequence[Reached], *, coverage: float, least_yield: float) -
 def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wanted_yield: float) -> Calibration:
     """Return weights and bounds that look at no verdict: every feature counts alike, in standard deviations.
 
-    The bound is the one that keeps so many expressions a mask, at most `NO_LABEL_RANK` of each. What is reached is told
-    from the verdicts all the same.
+    The bound is the one that keeps closest to so many expressions a mask, at most `NO_LABEL_RANK` of what was drawn for
+    it. What is reached is told from the verdicts all the same.
 
     Args:
         images: Whose candidates stand for a run's.
         names: Features of which more is better.
-        wanted_yield: Of what is drawn alone.
+        wanted_yield: Of all that is kept, what is said beside included, as in `choose`: a run has so many then.
     """
     table = _table(images, names)
     slopes = 1 / (table.std(axis=0) + 1e-9)

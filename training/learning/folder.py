@@ -36,13 +36,18 @@ class TrainingFolder:
 
     path: Path
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a training stands here, at a checkpoint or still before its first."""
+        return (self.path / CONFIG_NAME).exists()
+
     def refuse_another(self, *, is_resuming: bool) -> None:
         """Refuse a folder that holds a training, where none is to be resumed.
 
         Raises:
             ConfigError: So it is.
         """
-        if not is_resuming and (self.path / CONFIG_NAME).exists():
+        if not is_resuming and self.is_begun:
             raise ConfigError(f"a training stands in {self.path}: continue it with --resume, or name another --out")
 
     def begin(self, settings: Mapping[str, Any]) -> None:

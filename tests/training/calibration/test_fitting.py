@@ -140,6 +140,17 @@ def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_
     assert found.reached.accuracy > everything["accuracy"] + 0.1
 
 
+def test_without_labels_what_is_said_beside_is_of_the_yield_that_was_asked(scenes):
+    alone = without_labels(scenes, NO_LABELS, wanted_yield=2.0)
+    # One a mask: as much less is kept of what was drawn.
+    beside = [replace(each, beside=Said(np.ones(3, bool), np.arange(3))) for each in scenes]
+    found = without_labels(beside, NO_LABELS, wanted_yield=2.0)
+    assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
+    drawn = totals(scenes, lambda image: found.reached.bounds.keeps(image, found.weights))
+    assert drawn["yield"] == pytest.approx(1.0, abs=0.2)
+    assert found.reached.bounds.min_confidence > alone.reached.bounds.min_confidence
+
+
 @pytest.mark.parametrize("verdict", [False, True])
 def test_verdicts_of_one_kind_alone_are_refused(scenes, verdict):
     alike = [replace(each, is_right=np.full(len(each.is_right), verdict)) for each in scenes]
