@@ -50,6 +50,21 @@ class TrainingFolder:
         if not is_resuming and self.is_begun:
             raise ConfigError(f"a training stands in {self.path}: continue it with --resume, or name another --out")
 
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings of the training that stands here, as `begin` took them; None where none does.
+
+        Raises:
+            ConfigError: They are damaged.
+        """
+        if not self.is_begun:
+            return None
+        path = self.path / CONFIG_NAME
+        try:
+            found: dict[str, Any] = _parsed(path.read_text(encoding="utf-8"), path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}; name another folder") from error
+        return found
+
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new training, or hold those of a resumed one against them.
 

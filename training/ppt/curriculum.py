@@ -21,7 +21,7 @@ class PhaseConfig(FrozenModel):
     """One phase, or one step of a phase."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
-    # What is joined, each pair once an epoch. Those that a training is not given are left out.
+    # What is joined (equations 5 to 7), each pair once an epoch. Those that a training is not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
     # Whether Select decides H_ref by the model as it stands, before the phase and before each further round of it.

@@ -13,7 +13,7 @@ from training.ppt.pairs import Pair, PairDataset
 
 
 class JoinedPairs(Dataset[Pair]):
-    """The pairs of several data sets one after the other: the unions that the curriculum trains on (section 3.3)."""
+    """The pairs of several data sets one after the other: the unions of equations 5 to 7 (section 3.3)."""
 
     def __init__(self, parts: Sequence[PairDataset]) -> None:
         """Take at least one data set."""

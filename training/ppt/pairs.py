@@ -7,6 +7,7 @@ annotated run a text that was rejected for a mask of its image is a context ther
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ from training.ppt.pseudo_labels import PseudoLabels
 from training.ppt.recipes.templates import names_a_side
 from workers.masks import rle
 
+logger = logging.getLogger(__name__)
+
 Which = Literal["all", "decided", "undecided"]
 _FLIP: Final = "flip"
 _POINTS: Final = "points"
@@ -50,7 +53,8 @@ class PairSpec:
         seed: Of points and flips.
         is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
             (section 3.2: "randomly applying transformations, such as flipping").
-        max_candidates: Contexts beyond it are left out, the first ones stay; a run of many masks has many.
+        max_candidates: Contexts beyond it are left out, the first ones stay: a run of many masks has many. Of what
+            has no referent yet candidates are left out too, and a warning counts the texts.
         is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
         on_bad_image: As of `training.dataset.SampleSpec`: an image that is missing from SOURCE or is not the one that
             was annotated: `raise`, or `skip` its pairs.
@@ -99,6 +103,12 @@ class _Row:
     mask_ids: list[str]
     confidences: NDArray[np.float32]
 
+    def cut(self, max_candidates: int) -> bool:
+        """Leave out the candidates beyond so many, and return whether there were any."""
+        has_more = len(self.mask_ids) > max_candidates
+        self.mask_ids, self.confidences = self.mask_ids[:max_candidates], self.confidences[:max_candidates]
+        return has_more
+
 
 class PairDataset(Dataset[Pair]):
     """The pairs of one run, by index; masks are held in memory as the tables encode them, images are read on demand."""
@@ -120,6 +130,7 @@ class PairDataset(Dataset[Pair]):
         header = require_header(self._location)
         self._images = ImageBytes(self._location, header, source=spec.source, is_random_access=True)
         self._images_bytes = 0
+        self._num_cut = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
         self._shards: dict[int, tuple[ShardImages, dict[str, int]]] = {}
@@ -127,6 +138,12 @@ class PairDataset(Dataset[Pair]):
         commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
         for receipt in read_receipts(self._location, commits):
             self._read(receipt.shard, [receipt])
+        if self._num_cut:
+            logger.warning(
+                "%s: of %d texts without a referent the candidates beyond the first %d are left out; more queries "
+                "(generator.num_queries, data.max_candidates) keep them",
+                *(self._location.root, self._num_cut, spec.max_candidates),
+            )
         if not self._rows and not spec.is_empty_allowed:
             raise ConfigError(f"{self._location.root} has no pair of image and expression ({spec.which}): another run")
 
@@ -220,7 +237,9 @@ class PairDataset(Dataset[Pair]):
         expressions = read_table(
             self._location, EXPRESSIONS, ["image_id", "target_mask_ids", "text", "kept"], receipts
         ).to_pylist()
-        rows = [row for row in _grouped(shard, expressions, self._spec.max_candidates) if self._is_wanted(row)]
+        rows = [row for row in _grouped(shard, expressions) if self._is_wanted(row)]
+        for row in rows:
+            self._num_cut += row.cut(self._spec.max_candidates) and not row.confidences.any()
         if not rows:
             return
         used = {mask for row in rows for mask in row.mask_ids}
@@ -274,7 +293,7 @@ class PairDataset(Dataset[Pair]):
         return points_in_box(mask, self._spec.num_points, key)
 
 
-def _grouped(shard: int, rows: Sequence[dict[str, Any]], max_candidates: int) -> list[_Row]:
+def _grouped(shard: int, rows: Sequence[dict[str, Any]]) -> list[_Row]:
     """The rows of a shard by image and text; the kept candidates first, those of several masks or none passed over."""
     groups: defaultdict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for row in rows:
@@ -283,7 +302,7 @@ def _grouped(shard: int, rows: Sequence[dict[str, Any]], max_candidates: int) ->
     made = []
     for (image_id, text), candidates in groups.items():
         # Python's sort is stable: what is kept comes first, else the tables' order.
-        first = sorted(candidates, key=lambda mask: not candidates[mask])[:max_candidates]
+        first = sorted(candidates, key=lambda mask: not candidates[mask])
         confidences = np.array([candidates[mask] for mask in first], np.float32)
         made.append(_Row(shard, image_id, text, first, confidences))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,9 @@ from workers.checkpoints.weights import weights_digest
 LEARNER: Final = "ppt"
 
 
-def settings_of(config: PptConfig, runs: Any) -> dict[str, Any]:
-    """Return what decides the weights, and enough to build the model again."""
-    return {"learner": LEARNER, "config": config.decisive(), "sha256": _digests(config), "runs": runs}
+def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides weights and figures, and enough to build the model again; `data`: what is read, as JSON."""
+    return {"learner": LEARNER, "config": config.decisive(), "sha256": _digests(config), **data}
 
 
 def load_ppt(path: Path, device: str = "cpu") -> PointLearner:

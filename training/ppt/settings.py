@@ -48,6 +48,7 @@ class PairsDataConfig(FrozenModel):
     # Mirrored images are images of their own to the encoders, and count in the cache.
     is_flipping: bool = True
     # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
+    # Of what has no referent yet candidates are left out likewise, with a warning: the referent may be among them.
     max_candidates: int = Field(default=12, ge=1)
     # Of an image that is gone or is not the one that was annotated; skip: the next pair stands in for each of its own.
     on_bad_image: Literal["raise", "skip"] = "raise"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from schemas.errors import ConfigError
 from store.header import require_header
@@ -13,6 +14,9 @@ from training.ppt.curriculum import SOURCES, Source
 from training.ppt.label_drawing import LabelFrame
 from training.ppt.pairs import PairDataset, PairSpec, Which
 from training.ppt.settings import PptConfig
+
+# By option, the command of `pseudoris ppt` whose runs it takes.
+_RECIPES: Final[Mapping[str, str]] = {"d_sem": "objects", "d_ref": "compose", "h": "pairs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +36,22 @@ class SourceRuns:
     h: Sequence[str] = ()
     annotated: Sequence[str] = ()
 
-    def snapshots(self) -> dict[str, Snapshot]:
+    def snapshots(self, saved: Mapping[str, Any] | None = None) -> dict[str, Snapshot]:
         """Return what is committed of each run, by the run as it is given: one moment for all ranks and all readers.
 
+        Args:
+            saved: `Snapshot.state` of an earlier start by the run's root: a run that has grown since is read as it was.
+
         Raises:
-            ConfigError: There is none.
+            ConfigError: There is none, or it is not of the command that its option asks for.
             TransientError: Storage failed.
         """
-        named = dict.fromkeys(run for name in self.__slots__ for run in getattr(self, name))
-        return {run: _snapshot(RunLocation.open(run)) for run in named}
+        locations = {run: _location(run, _RECIPES.get(name)) for name in self.__slots__ for run in getattr(self, name)}
+        return {run: _snapshot(location, (saved or {}).get(location.root)) for run, location in locations.items()}
 
-    def digests(self, snapshots: Mapping[str, Snapshot]) -> dict[str, list[list[str]]]:
-        """Return where each run lies and the digest of its snapshot, by source."""
-        return {
-            name: [[RunLocation.open(run).root, snapshots[run].digest] for run in getattr(self, name)]
-            for name in self.__slots__
-        }
+    def roots(self) -> dict[str, list[str]]:
+        """Return where the runs lie, by source."""
+        return {name: [RunLocation.open(run).root for run in getattr(self, name)] for name in self.__slots__}
 
 
 def open_sources(
@@ -95,7 +99,19 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
     )
 
 
-def _snapshot(location: RunLocation) -> Snapshot:
+def _location(run: str, recipe: str | None) -> RunLocation:
+    """Open a run. Labels mean what the recipe says that made it: of another, a human's masks would be pseudo-labels."""
+    location = RunLocation.open(run)
     # A path that was mistyped is no run that nothing is committed of yet.
-    require_header(location)
-    return Snapshot.shared(location)
+    header = require_header(location)
+    if recipe is not None and header.identity.method.get("recipe") != recipe:
+        made = header.identity.method.get("recipe")
+        raise ConfigError(
+            f"{location.root} was written by `pseudoris {f'ppt {made}' if made else header.origin}`, and what is asked "
+            f"for here is a run of `pseudoris ppt {recipe}`: give one, or this one as --annotated"
+        )
+    return location
+
+
+def _snapshot(location: RunLocation, state: Mapping[str, Any] | None) -> Snapshot:
+    return Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)

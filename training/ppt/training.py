@@ -17,6 +17,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from store.location import RunLocation
 from training.dataset.drawing import key_of
 from training.learning import FitSummary, StepReport, Trainer, TrainingConfig, TrainingFolder, UnitFeed
 from training.learning.asking import Questions
@@ -44,7 +45,8 @@ class PptRequest:
         config: Resolved.
         runs: What is trained on.
         out: Local folder of the training.
-        val: A run or import whose kept expressions are asked at the end of each phase; None for none.
+        val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume must
+            name the same.
         is_resuming: Whether a training that stands in `out` is to go on.
     """
 
@@ -112,9 +114,15 @@ def train_ppt(
         encoders = FrozenEncoders(request.config, fabric.device)
     elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
         raise ValueError("these encoders are of another CLIP, SAM, stages, precision or device than the training's")
-    snapshots = request.runs.snapshots()
+    snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
-    settings = settings_of(request.config, request.runs.digests(snapshots))
+    data_read = {
+        "runs": request.runs.roots(),
+        "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
+        # Figures of phases that are done would stand beside those of another set.
+        "val": None if request.val is None else RunLocation.open(request.val).root,
+    }
+    settings = settings_of(request.config, data_read)
     num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
     data = request.config.data
 
@@ -124,6 +132,8 @@ def train_ppt(
     rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
     # Whatever can be refused is by now, or the folder would be taken by the mistake.
     questions = None if request.val is None else Questions(request.val, data.moved)
+    # Nobody looks for a training that stands there any more.
+    fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)
     fabric.barrier()

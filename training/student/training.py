@@ -69,6 +69,8 @@ def train_student(
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
     settings = _settings(request, config, snapshots)
+    # Nobody looks for a training that stands there any more.
+    fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)
     fabric.barrier()
@@ -78,7 +80,7 @@ def train_student(
 
 def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> tuple[UnitFeed, Snapshots]:
     """Return the batches of this process, and which commits they are of."""
-    config, saved = request.config, TrainingFolder(request.out).load()
+    config, saved = request.config, TrainingFolder(request.out).settings()
     data, snapshots = training_set(
         request.runs,
         request.human,
@@ -87,7 +89,7 @@ def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> t
         image_format=learner.towers.image_format,
         mask_size=config.model.mask_size,
         is_held=learner.holds,
-        snapshots=None if saved is None else json.loads(saved["settings"])["snapshots"],
+        snapshots=None if saved is None else saved.get("snapshots"),
     )
     feed = UnitFeed(
         data,

@@ -63,6 +63,7 @@ class BuiltRun:
         is_embedding: bool = True,
         rows: Callable[[int], Sequence[Row]] = default_rows,
         prefix: str = "s",
+        recipe: str | None = None,
     ) -> None:
         self.location, self.source, self._rows, self._is_embedding = location, source, rows, is_embedding
         keys = [f"{prefix}{shard}-{at}.png" for shard in range(num_shards) for at in range(per_shard)]
@@ -78,14 +79,16 @@ class BuiltRun:
         self._numbers = {key: number for number, key in enumerate(keys)}
         config = load_config("tiny", None, [f"shards.embed_images={json.dumps(is_embedding)}"])
         plan = write_plan(location, entries)
+        identity = make_identity()
         header = RunHeader(
+            origin="annotate" if recipe is None else "ppt",
             source=str(source),
             created_utc="2026-01-01T00:00:00Z",
             plan_parts=plan.parts,
             num_images=plan.num_images,
             num_repeated=0,
             num_shards=plan.num_shards,
-            identity=make_identity(),
+            identity=identity if recipe is None else identity.model_copy(update={"method": {"recipe": recipe}}),
             config=config,
             config_sha256=config_hash(config),
         )

@@ -63,8 +63,10 @@ def small_runs(folder: Path) -> SourceRuns:
     pairs = [(0, "a red star", _ALONE), (0, "the star left of the cup", _UNDECIDED)]
     pairs += [(1, "the star left of the cup", _UNDECIDED)]
     built = {
-        name: build_run(folder / name, num_shards=1, per_shard=4, prefix=name, rows=lambda number, rows=rows: rows)
-        for name, rows in (("sem", sem), ("ref", ref), ("pairs", pairs))
+        name: build_run(
+            folder / name, num_shards=1, per_shard=4, prefix=name, rows=lambda number, rows=rows: rows, recipe=recipe
+        )
+        for name, recipe, rows in (("sem", "objects", sem), ("ref", "compose", ref), ("pairs", "pairs", pairs))
     }
     roots = {name: (run.location.root,) for name, run in built.items()}
     return SourceRuns(d_sem=roots["sem"], d_ref=roots["ref"], h=roots["pairs"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
+import pytest
 import torch
 
+from schemas.errors import ConfigError
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 from training.ppt.label_drawing import LabelFrame
@@ -15,7 +18,8 @@ from training.ppt.sources import SourceRuns, open_sources
 def test_a_pair_has_no_more_labels_than_queries_and_its_referent_is_one_of_them(tmp_path) -> None:
     said = [{**RECIPE, "rival_mask_id": None, "kept": mask == 4} for mask in range(5)]
     rows = [(mask, "the last of them", fields) for mask, fields in enumerate(said)]
-    run = build_run(tmp_path / "run", num_shards=1, per_shard=1, rows=lambda number: rows).location.root
+    options = {"num_shards": 1, "per_shard": 1, "rows": lambda number: rows, "recipe": "compose"}
+    run = build_run(tmp_path / "run", **options).location.root
     config = small_config(tmp_path, ["generator.num_queries=3", "data.max_candidates=12"])
 
     runs = SourceRuns(d_ref=(run,))
@@ -24,25 +28,63 @@ def test_a_pair_has_no_more_labels_than_queries_and_its_referent_is_one_of_them(
     assert pairs[0].labels.confidences.tolist() == [1.0, 0.0, 0.0]
 
 
+def test_candidates_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
+    tmp_path, caplog
+) -> None:
+    undecided = {**RECIPE, "rival_mask_id": None, "kept": False}
+    rows = [(mask, "one of them", undecided) for mask in range(5)]
+    rows += [(mask, "the first of them", {**undecided, "kept": mask == 0}) for mask in range(5)]
+    options = {"num_shards": 1, "per_shard": 2, "rows": lambda number: rows, "recipe": "pairs"}
+    root = build_run(tmp_path / "run", **options).location.root
+    runs = SourceRuns(h=(root,))
+
+    found = open_sources(
+        runs, small_config(tmp_path, ["generator.num_queries=3"]), LabelFrame(32, 16), runs.snapshots()
+    )
+
+    assert [len(pair.labels.confidences) for pair in found["h_ref"][0]] == [3, 3]
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        f"{root}: of 2 texts without a referent the candidates beyond the first 3 are left out"
+    ]
+
+
 def test_a_run_that_grows_is_read_as_it_was_when_its_snapshot_was_taken(tmp_path) -> None:
     rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
-    options = {"num_shards": 2, "per_shard": 2, "rows": lambda number: rows}
+    options = {"num_shards": 2, "per_shard": 2, "rows": lambda number: rows, "recipe": "objects"}
     built = build_run(tmp_path / "run", is_committed=False, **options)
     built.commit(0)
-    runs = SourceRuns(d_sem=(built.location.root,), h=(built.location.root,))
+    root = built.location.root
+    runs = SourceRuns(d_sem=(root,), annotated=(root,))
     taken = runs.snapshots()
+    saved = json.loads(json.dumps({root: taken[root].state()}))
 
     built.commit(1)
 
-    found = open_sources(runs, small_config(tmp_path), LabelFrame(32, 16), taken)
-    assert [len(part) for source in ("d_sem", "h_sem") for part in found[source]] == [2, 2]
-    assert runs.digests(taken) != runs.digests(runs.snapshots())
-    assert runs.digests(taken)["d_sem"] == runs.digests(taken)["h"]
+    for snapshots in (taken, runs.snapshots(saved)):
+        found = open_sources(runs, small_config(tmp_path), LabelFrame(32, 16), snapshots)
+        assert [len(part) for source in ("d_sem", "h_sem") for part in found[source]] == [2, 2]
+    assert len(open_sources(runs, small_config(tmp_path), LabelFrame(32, 16), runs.snapshots())["d_sem"][0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "said"),
+    [
+        ("h", None, "`pseudoris annotate`, and what is asked for here is a run of `pseudoris ppt pairs`"),
+        ("d_sem", "compose", "`pseudoris ppt compose`, and what is asked for here is a run of `pseudoris ppt objects`"),
+        ("d_ref", "pairs", "`pseudoris ppt pairs`, and what is asked for here is a run of `pseudoris ppt compose`"),
+    ],
+)
+def test_a_run_of_another_command_is_refused_and_any_is_annotated(tmp_path, name, recipe, said) -> None:
+    root = build_run(tmp_path / "run", num_shards=1, per_shard=1, recipe=recipe).location.root
+    with pytest.raises(ConfigError, match=re.escape(f"{root} was written by {said}: give one")):
+        SourceRuns(**{name: (root,)}).snapshots()
+    assert list(SourceRuns(annotated=(root,)).snapshots()) == [root]
 
 
 def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path) -> None:
     rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
-    built = build_run(tmp_path / "run", num_shards=1, per_shard=2, is_embedding=False, rows=lambda number: rows)
+    options = {"is_embedding": False, "rows": lambda number: rows, "recipe": "objects"}
+    built = build_run(tmp_path / "run", num_shards=1, per_shard=2, **options)
     runs, frame = SourceRuns(d_sem=(built.location.root,)), LabelFrame(32, 16)
     (before,) = open_sources(runs, small_config(tmp_path), frame, runs.snapshots())["d_sem"]
     expected = before.image(0)

@@ -185,7 +185,8 @@ def test_half_precision_learns_what_single_precision_does(tmp_path, whole) -> No
 
 def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> None:
     rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
-    built = build_run(tmp_path / "run", num_shards=1, per_shard=4, is_embedding=False, rows=lambda number: rows)
+    options = {"is_embedding": False, "rows": lambda number: rows, "recipe": "objects"}
+    built = build_run(tmp_path / "run", num_shards=1, per_shard=4, **options)
     phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 6}]'
     words = [f"curriculum.phases={phases}", "curriculum.epochs_factor=1", "data.cache_bytes=0"]
     words += ["training.checkpoint_every=1", "data.is_flipping=false"]
@@ -253,8 +254,35 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
         train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match=r"runs.d_ref"):
         train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"val: .* then, None now"):
+        train_ppt(replace(request, val=None, is_resuming=True), open_fabric(config.training))
     with pytest.raises(ConfigError, match="continue it with --resume"):
         train_ppt(request, open_fabric(config.training))
+
+
+def test_a_training_of_a_run_that_has_grown_goes_on_with_what_it_began_with(tmp_path) -> None:
+    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    options = {"num_shards": 2, "per_shard": 2, "rows": lambda number: rows, "recipe": "objects"}
+    built = build_run(tmp_path / "run", is_committed=False, **options)
+    built.commit(0)
+    phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 4}]'
+    words = [f"curriculum.phases={phases}", "curriculum.epochs_factor=1", "training.checkpoint_every=1"]
+    request = PptRequest(small_config(tmp_path, words), SourceRuns(d_sem=(built.location.root,)), tmp_path / "out")
+    seen = []
+
+    def kill(report):
+        if report.step == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(request, open_fabric(request.config.training), Reports(on_step=kill))
+    built.commit(1)
+    on_plan = Reports(on_plan=lambda rounds, pairs: seen.append(pairs["d_sem"]))
+    again = replace(request, is_resuming=True)
+    _, summary = train_ppt(again, open_fabric(request.config.training), on_plan)
+
+    assert seen == [2]
+    assert 0 < summary.num_steps_now < summary.num_steps
 
 
 @pytest.mark.parametrize(
