@@ -36,15 +36,22 @@ def as_json(done: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
         sizes: That it was measured with.
     """
     seeds: defaultdict[str, list[Mapping[str, float]]] = defaultdict(list)
+    steps: dict[str, int] = {}
     for each in done:
         for row, figures in each["figures"].items():
             seeds[row].append(figures)
+            # Of the whole training, whichever of its phases the row is.
+            steps[row] = each["steps"]
     ablation = [
-        {"row": row, "name": name, **_summary(seeds[row]), "paper_miou": paper}
+        {"row": row, "name": name, **_summary(seeds[row]), "steps": steps[row], "paper_miou": paper}
         for row, (name, paper) in PAPER.items()
         if row in seeds
     ]
-    beside = [{"row": row, "name": name, **_summary(seeds[row])} for row, name in BESIDE.items() if row in seeds]
+    beside = [
+        {"row": row, "name": name, **_summary(seeds[row]), "steps": steps[row]}
+        for row, name in BESIDE.items()
+        if row in seeds
+    ]
     return {
         "trainable_parameters_paper": paper_parameters(),
         "ablation": ablation,
@@ -61,7 +68,8 @@ def _summary(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     values = [each["miou"] for each in seeds]
     deviation = stdev(values) if len(values) > 1 else 0.0
     rest = {name: value for name, value in means.items() if name != "miou"}
-    return {"miou_mean": means["miou"], "miou_std": round(deviation, 5), "seeds": len(seeds), **rest}
+    of_seeds = {"seeds": len(seeds), "miou_by_seed": [round(value, 5) for value in values]}
+    return {"miou_mean": means["miou"], "miou_std": round(deviation, 5), **of_seeds, **rest}
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def draw_overlay(image: torch.Tensor, mask: torch.Tensor, text: str) -> Image.Im
     inside = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
     tint, edge = (torch.tensor(colour, dtype=torch.float32)[:, None, None] for colour in (_TINT, _EDGE))
     tinted = torch.where(inside, pixels * (1 - _TINT_SHARE) + tint * _TINT_SHARE, pixels)
-    shown = torch.where(_outline(inside, width=max(1, factor // 2)), edge, tinted)
+    shown = torch.where(outline_of(inside, width=max(1, factor // 2)), edge, tinted)
     picture = Image.fromarray(np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).numpy()))
     return _with_text(picture, text)
 
@@ -39,7 +39,7 @@ def enlargement(size: tuple[int, int]) -> int:
     return max(1, -(-_MIN_SIDE_PX // max(size)))
 
 
-def _outline(inside: torch.Tensor, *, width: int) -> torch.Tensor:
+def outline_of(inside: torch.Tensor, *, width: int) -> torch.Tensor:
     """Return the pixels just outside of a mask, (H, W) bool."""
     size = 2 * width + 1
     grown = F.max_pool2d(inside[None, None].float(), size, stride=1, padding=width)[0, 0] > 0
