@@ -133,7 +133,7 @@ def _scene_truth(address: str, header: RunHeader | None) -> Truth:
 
 def evaluation_view(found: Evaluation) -> RenderableType:
     """Return an evaluation as tables of at most 80 columns; intervals stand below their figures."""
-    from training.evaluation.figures import FIGURES, MASK_FIGURES, SET_TITLES, image_lines, part_titles
+    from training.evaluation.figures import FIGURES, MASK_FIGURES, SET_TITLES, figure_text, image_lines, part_titles
     from training.evaluation.report import caption
 
     facts = facts_table("evaluation")
@@ -145,13 +145,13 @@ def evaluation_view(found: Evaluation) -> RenderableType:
         sets = (found.sets[each][name] for each in SET_TITLES)
         expressions.add_row(figure.title, *(_cell(each, figure.digits) for each in sets))
         steps = (step[name] for step in found.differences.values())
-        differences.add_row(figure.title, *(_line(each, figure.digits, sign="+") for each in steps))
+        differences.add_row(figure.title, *(figure_text(each, figure.digits, sign="+") for each in steps))
     masks = _table("masks", ("", ""))
     for name, figure in MASK_FIGURES.items():
-        masks.add_row(figure.title, _line(found.mask_quality[name], figure.digits))
+        masks.add_row(figure.title, figure_text(found.mask_quality[name], figure.digits))
     targets = _table("kept expressions by their target", ("", "referring accuracy", "expressions"))
     for title, (_, part) in part_titles(found).items():
-        targets.add_row(title, _line(part.accuracy, 3), f"{part.expressions:,}")
+        targets.add_row(title, figure_text(part.accuracy, 3), f"{part.expressions:,}")
     notes = [line for note in found.notes for line in ("", note)]
     return Group(facts, "", expressions, "", differences, "", masks, "", targets, *notes, "", caption(found))
 
@@ -165,12 +165,6 @@ def _cell(estimate: Estimate, digits: int) -> str:
         return value
     fewer = digits - 1
     return f"{value}\n{estimate.low:.{fewer}f}–{estimate.high:.{fewer}f}"
-
-
-def _line(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    from training.evaluation.figures import interval_text, value_text
-
-    return f"{value_text(estimate, digits, sign=sign)} {interval_text(estimate, digits, sign=sign)}".rstrip()
 
 
 def _table(title: str, headers: tuple[str, ...]) -> Table:

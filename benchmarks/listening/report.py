@@ -12,8 +12,8 @@ from benchmarks.listening.rules import Rule
 from benchmarks.quality.annotate import PAPER_TAU
 from benchmarks.quality.tables import as_json
 from schemas.keeping import Flags, is_above
-from training.evaluation.bootstrap import Estimate, ImageBootstrap
-from training.evaluation.figures import interval_text, value_text
+from training.evaluation.bootstrap import ImageBootstrap
+from training.evaluation.figures import figure_text
 
 FIGURES: Final = ("accuracy", "yield", "coverage")
 
@@ -61,13 +61,11 @@ def table_of(title: str, found: ImageBootstrap, names: Sequence[str], steps: Seq
     for figure in FIGURES:
         table.add_column(figure, justify="right")
     for name in names:
-        table.add_row(name, *(_text(found.ratio(f"{name}.{figure}")) for figure in FIGURES))
+        table.add_row(name, *(figure_text(found.ratio(f"{name}.{figure}"), 3) for figure in FIGURES))
     table.add_section()
     for better, worse in steps:
-        cells = (_text(found.difference(f"{better}.{figure}", f"{worse}.{figure}"), sign="+") for figure in FIGURES)
+        cells = (
+            figure_text(found.difference(f"{better}.{figure}", f"{worse}.{figure}"), 3, sign="+") for figure in FIGURES
+        )
         table.add_row(f"{better} − {worse}", *cells)
     return table
-
-
-def _text(estimate: Estimate, *, sign: str = "") -> str:
-    return f"{value_text(estimate, 3, sign=sign)} {interval_text(estimate, 3, sign=sign)}"

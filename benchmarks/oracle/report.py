@@ -6,7 +6,7 @@ from rich.table import Table
 
 from benchmarks.oracle.evaluation import TRUTH_SUFFIX, EvaluationOptions
 from training.evaluation.bootstrap import Estimate, ImageBootstrap
-from training.evaluation.figures import interval_text, value_text
+from training.evaluation.figures import figure_text
 
 HEADLINE = (
     "mask_recall_75",
@@ -54,15 +54,12 @@ def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> Table
     table.add_section()
     for better, worse in STEPS:
         steps = [bootstrap.difference(better + suffix, worse + suffix) for suffix in ("", TRUTH_SUFFIX)]
-        table.add_row(f"{better} − {worse.removeprefix('accuracy_')}", *(_text(step, sign="+") for step in steps))
+        table.add_row(
+            f"{better} − {worse.removeprefix('accuracy_')}", *(figure_text(step, 3, sign="+") for step in steps)
+        )
     return table
 
 
 def _shown(bootstrap: ImageBootstrap, name: str) -> str:
     """A figure's cell, empty where it is not counted."""
-    return _text(bootstrap.ratio(name)) if name in bootstrap.names else ""
-
-
-def _text(estimate: Estimate, *, sign: str = "") -> str:
-    """Value and interval."""
-    return f"{value_text(estimate, 3, sign=sign)}  {interval_text(estimate, 3, sign=sign)}"
+    return figure_text(bootstrap.ratio(name), 3) if name in bootstrap.names else ""

@@ -199,6 +199,12 @@ def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
     return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
 
 
+def figure_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
+    """Return a figure and its interval for a person."""
+    texts = (value_text(estimate, digits, sign=sign), interval_text(estimate, digits, sign=sign))
+    return " ".join(filter(None, texts))
+
+
 def image_lines(found: Evaluation) -> dict[str, str]:
     """Return which images the figures are of, for a person, by name."""
     images = found.images

@@ -24,6 +24,7 @@ from training.evaluation.figures import (
     SET_TITLES,
     Evaluation,
     as_tree,
+    figure_text,
     image_lines,
     interval_text,
     part_titles,
@@ -57,10 +58,11 @@ def markdown(found: Evaluation) -> str:
     parts += ["## Expressions", _table(["", *SET_TITLES.values()], _set_rows(found))]
     parts.append(_lines(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
     parts += ["## Paired differences", _table(["", *found.differences], _difference_rows(found))]
-    quality = [[each.title, _cell(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
+    quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
     parts += ["## Masks", _table(["", ""], quality)]
     rows = [
-        [title, _cell(part.accuracy, 3), f"{part.expressions:,}"] for title, (_, part) in part_titles(found).items()
+        [title, figure_text(part.accuracy, 3), f"{part.expressions:,}"]
+        for title, (_, part) in part_titles(found).items()
     ]
     parts += ["## Kept expressions by their target", _table(["", "referring accuracy", "expressions"], rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -100,21 +102,16 @@ def html(found: Evaluation) -> str:
 
 def _set_rows(found: Evaluation) -> list[list[str]]:
     return [
-        [figure.title, *(_cell(found.sets[each][name], figure.digits) for each in SET_TITLES)]
+        [figure.title, *(figure_text(found.sets[each][name], figure.digits) for each in SET_TITLES)]
         for name, figure in FIGURES.items()
     ]
 
 
 def _difference_rows(found: Evaluation) -> list[list[str]]:
     return [
-        [figure.title, *(_cell(step[name], figure.digits, sign="+") for step in found.differences.values())]
+        [figure.title, *(figure_text(step[name], figure.digits, sign="+") for step in found.differences.values())]
         for name, figure in FIGURES.items()
     ]
-
-
-def _cell(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    texts = (value_text(estimate, digits, sign=sign), interval_text(estimate, digits, sign=sign))
-    return " ".join(filter(None, texts))
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
