@@ -265,7 +265,7 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
             None,
             r"generator.image_blocks=\[0, 9\]: the image tower has blocks 0 to 1",
         ),
-        ([], "nowhere", "nowhere"),
+        ([], "nowhere", r"there is no run at .*nowhere"),
     ],
 )
 def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:
