@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from cli import options
-from cli.console import stdout
+from cli.console import report, stdout
 from cli.written_runs import OnWait, Wording, write_with_bar, written_view
-from schemas.errors import ConfigError
 from store.location import RunLocation
 
 if TYPE_CHECKING:
@@ -51,13 +50,12 @@ def objects(
     assignments: options.Assignments = None,
 ) -> None:
     """D_sem: object-centric images, "the [class name] in the middle", and the mask that CLIP and SAM find."""
-    table = _read(names) if names is not None else None
     words = [*(["shards.embed_images=true"] if embed_images else []), *(assignments or ())]
 
     def recipe() -> Recipe:
         from training.ppt.recipes.objects import make_objects
 
-        return partial(make_objects, folder, names=table)
+        return partial(make_objects, folder, names=names, on_note=lambda text: report("note", text, "yellow"))
 
     _run("D_sem", out, preset, config_file, words, recipe)
 
@@ -100,13 +98,6 @@ def pairs(
         return partial(pair_candidates, run)
 
     _run("H", out, preset, config_file, assignments or [], recipe)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--names {path} cannot be read ({error.strerror}): give a CSV file") from None
 
 
 def _run(

@@ -3,7 +3,8 @@
     python -m benchmarks.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 
 An interrupted call goes on where it was; what FOLDER holds already is not measured again. `--quick` goes through all of
-it with a few images and steps; its figures say nothing.
+it with a few images and steps; its figures say nothing. A trial or a part (`--quick`, `--only`, `--no-pseudo`, other
+`--epochs-factor`) writes nothing into docs, where figures of the whole stand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,11 +23,13 @@ from rich.console import Console
 
 from benchmarks.measure import cpu_seconds
 from benchmarks.ppt.data import make_runs
-from benchmarks.ppt.jobs import jobs_of, measure
+from benchmarks.ppt.jobs import job_names, jobs_of, measure
 from benchmarks.ppt.selecting import select_figures
 from benchmarks.ppt.sizes import QUICK, WHOLE
 from benchmarks.ppt.table import as_json, as_markdown, put_into
 from benchmarks.quality.jobs import run_jobs
+
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main(
@@ -41,12 +45,15 @@ def main(
     page: Annotated[Path | None, typer.Option(help="Put the table into this page, between its marks.")] = None,
 ) -> None:
     """Measure what is missing, and print the table."""
-    torch.set_num_threads(1)
-    console = Console(stderr=True)
     sizes = QUICK if is_quick else WHOLE
     sizes = sizes if epochs_factor is None else replace(sizes, epochs_factor=epochs_factor)
+    _refuse_unknown(only or [], job_names(is_pseudo=is_pseudo))
+    if only or not is_pseudo or sizes != WHOLE:
+        _refuse_docs({"--json": json_path, "--page": page})
+    torch.set_num_threads(1)
+    console = Console(stderr=True)
     folder = out / ("quick" if is_quick else "whole")
-    is_from_nothing = not folder.exists()
+    is_from_nothing = not folder.exists() and not only and is_pseudo
     started, used = time.perf_counter(), cpu_seconds()
     runs = make_runs(folder, sizes, is_pseudo=is_pseudo, tell=lambda text: console.print(text, highlight=False))
     jobs = jobs_of(runs, sizes, folder / "trainings")
@@ -74,6 +81,22 @@ def main(
     typer.echo(
         f"{result['cpu_s']:,} CPU seconds, {result['steps']:,} steps: {per_step:.2f} s a step, with its questions"
     )
+
+
+def _refuse_unknown(only: Sequence[str], names: Sequence[str]) -> None:
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise typer.BadParameter(f"--only {unknown[0]}: there is no such training here; allowed: {', '.join(names)}")
+
+
+def _refuse_docs(paths: Mapping[str, Path | None]) -> None:
+    """Refuse to put figures of a trial, or of some rows, in the place of the whole ablation's."""
+    for option, path in paths.items():
+        if path is not None and path.resolve().is_relative_to(_DOCS.resolve()):
+            raise typer.BadParameter(
+                f"{option} {path} lies in docs, which has the figures of all rows at their whole size: name another "
+                "file, or leave out --quick, --only, --no-pseudo and --epochs-factor"
+            )
 
 
 if __name__ == "__main__":

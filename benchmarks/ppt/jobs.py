@@ -51,6 +51,12 @@ class Job:
     folder: Path
 
 
+def job_names(*, is_pseudo: bool) -> list[str]:
+    """Return the names of all jobs, each once: with those of the pipeline's annotation, or without."""
+    trainings = [each.name for each in TRAININGS if is_pseudo or "annotated" not in each.sources]
+    return [*trainings, *(["student-pseudo"] if is_pseudo else []), "floor"]
+
+
 def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[Job]:
     """Return all jobs of an ablation, the longest first; those of the pipeline's annotation where it was made."""
     found = []

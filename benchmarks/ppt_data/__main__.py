@@ -54,6 +54,10 @@ def main(
     sheet: Annotated[Path | None, typer.Option(help="Draw pairs of each data set here.")] = None,
 ) -> None:
     """Measure and draw."""
+    if only_ideal and sheet is not None:
+        raise typer.BadParameter(
+            f"--sheet {sheet} is of data sets that --only-ideal does not make: leave one of them out"
+        )
     torch.set_num_threads(1)
     words = assignments or []
     # Other images than those that a user makes by default.
@@ -71,14 +75,13 @@ def main(
         ious = object_ious(folder / "objects", config)
         figures["objects"][name] = {"miou": float(np.mean(ious)), "above_half": share_of_hits(ious)}
         typer.echo(f"{name}: mIoU {np.mean(ious):.3f}, above 0.5 {share_of_hits(ious):.2f}")
-    if only_ideal:
-        return
-    runs = _runs(folder, images, scenes, words)
-    figures["pairs"] = pair_figures(runs["human"], runs["H"])
-    typer.echo(json.dumps(figures["pairs"], indent=1))
+    runs = None if only_ideal else _runs(folder, images, scenes, words)
+    if runs is not None:
+        figures["pairs"] = pair_figures(runs["human"], runs["H"])
+        typer.echo(json.dumps(figures["pairs"], indent=1))
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if sheet is not None:
+    if sheet is not None and runs is not None:
         _draw(sheet, runs)
 
 

@@ -5,6 +5,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from schemas.errors import ConfigError
+from store.location import RunLocation
+from store.reading import read_table
 from synthworld.object_centric import write_object_centric
 
 
@@ -28,10 +30,42 @@ def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     assert "A data recipe of PPT" in (tmp_path / "out" / "DATACARD.md").read_text()
 
 
+def test_folders_are_called_as_the_table_says_and_rows_of_no_folder_are_told(tmp_path) -> None:
+    images = write_object_centric(tmp_path / "objects", num_images=2)
+    for number, folder in enumerate(sorted(images.iterdir())):
+        folder.rename(images / f"n0{number}")
+    table = tmp_path / "table.csv"
+    table.write_text("folder,name\nn00,House Finch\nn01,robin\nn08,crab\nn09,crane\n")
+
+    result = invoke(
+        "ppt", "objects", images, tmp_path / "out", "--names", table, "--set", "filtering.weights.uri=random:0"
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "table.csv: folders that hold no image here are left aside (2): 'n08', 'n09'" in result.stderr
+    texts = read_table(RunLocation.open(str(tmp_path / "out")), "expressions", ["text"])["text"].to_pylist()
+    assert texts
+    assert set(texts) <= {"the house finch in the middle", "the robin in the middle"}
+
+
+def test_a_folder_that_the_table_lacks_is_refused_and_nothing_is_written(tmp_path) -> None:
+    images = write_object_centric(tmp_path / "objects", num_images=7)
+    table = tmp_path / "table.csv"
+    first, *others = sorted(each.name for each in images.iterdir())
+    table.write_text(f"folder,name\n{first},house finch\n")
+
+    # Five are named, the others counted.
+    assert len(others) == 6
+    lacking = rf"table.csv lacks 6 of 7 folders of images: {', '.join(map(repr, others[:5]))}, and 1 more; add a row"
+    with pytest.raises(ConfigError, match=lacking):
+        invoke("ppt", "objects", images, tmp_path / "out", "--names", table)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none"),
+        (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none' does not exist: check the path"),
         (("ppt", "objects", "{tmp}", "{tmp}/out", "--preset", "huge"), "no preset 'huge'; known: tiny, paper"),
         (("ppt", "objects", "{tmp}", "{tmp}/out", "--names", "{tmp}/no.csv"), "no.csv cannot be read"),
         (("ppt", "objects", "{tmp}/flat", "{tmp}/out"), "flat.png lies in no folder of a class"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -21,14 +22,16 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A REFER dataset, imported, paired and trained on: the folder, the images, the command and its output."""
+    """A REFER dataset, imported, paired and trained on, none of its masks read: folder, images, command and output."""
     folder = tmp_path_factory.mktemp("ppt é")
     annotation, images = write_small_refer(folder)
     human, pairs = folder / "human", folder / "h"
     assert invoke("import", annotation, images, human, "--workers", "1", "--embed-images").exit_code == 0
-    assert invoke("ppt", "pairs", human, pairs, "--set", "filtering.weights.uri=random:0").exit_code == 0
+    # Of random weights: so that some texts have one candidate, and some have several.
+    of_pairs = ["--set", "filtering.weights.uri=random:0", "--set", "pairs.min_peak=0.98"]
+    assert invoke("ppt", "pairs", human, pairs, *of_pairs).exit_code == 0
     words = [each for word in small_words(folder / "models") for each in ("--set", word)]
-    arguments = ["train", "ppt", "--h", pairs, "--annotated", human, "--val", human, "--out", folder / "out"]
+    arguments = ["train", "ppt", "--h", pairs, "--val", human, "--out", folder / "out"]
     arguments += ["--set", "curriculum.epochs_factor=0.5", "--seed", "2", *words]
     return folder, images, arguments, invoke(*arguments)
 
@@ -39,6 +42,9 @@ def test_refer_data_go_from_import_to_a_trained_model(trained) -> None:
     for words in ("semantic", "h_sem", "pairs an epoch", "parameters", "mIoU", "P@0.3", "P@0.9", "pseudoris predict"):
         assert words in result.output
     settings = json.loads((folder / "out" / "config.json").read_text())
+    assert "undecided pairs have a referent now" in result.stderr
+    # Of the import the images and sentences alone, through `ppt pairs`: no human mask is trained on.
+    assert {name for name, runs in settings["runs"].items() if runs} == {"h"}
     assert settings["learner"] == "ppt"
     assert settings["config"]["training"]["seed"] == 2
 
@@ -55,11 +61,23 @@ def test_a_finished_training_is_not_done_again(trained) -> None:
 def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path) -> None:
     folder, _, arguments, _ = trained
     found = [tmp_path / "new" if each == folder / "out" else each for each in arguments]
+    # A human's masks beside them.
+    found += ["--annotated", folder / "human"]
     begun = invoke(*found, "--resume")
     assert begun.exit_code == 0, begun.output
     assert f"no training stands in {tmp_path / 'new'}: --resume finds nothing to go on with" in begun.stderr
     assert ", 0 of them now" not in begun.output
     assert "no training stands" not in invoke(*found, "--resume").stderr
+
+
+def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained, tmp_path) -> None:
+    folder, images, _, _ = trained
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(folder / "out" / "config.json", begun)
+    image = next(images.rglob("*.png"))
+    with pytest.raises(ConfigError, match=r"has no checkpoint yet \(of PPT: no finished round\): go on .* --resume$"):
+        invoke("predict", image, "a cup", "--model", begun, "--out", tmp_path / "seen.png")
 
 
 @pytest.mark.parametrize("option", ["--d-sem", "--d-ref", "--h", "--annotated", "--val"])

@@ -140,12 +140,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ConfigError(f"there is no checkpoint at {path}: give the --out of `pseudoris train`") from None
+        raise _no_checkpoint(path) from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigError(f"{path} is no checkpoint of a training ({type(error).__name__}): give another") from error
     if not isinstance(state, dict) or "module" not in state:
         raise ConfigError(f"{path} is no checkpoint of a training: give the --out of `pseudoris train`")
     return state
+
+
+def _no_checkpoint(path: Path) -> ConfigError:
+    """The error of a checkpoint that is not there: of a training that has none yet, or of no training."""
+    folder = path.parent
+    if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
+        return ConfigError(f"there is no checkpoint at {path}: give the --out of `pseudoris train`")
+    # A curriculum's rounds have checkpoints of their own, before one of them is done.
+    rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
+    meanwhile = f", or give {rounds[-1]}, a round that is not done" if rounds else ""
+    return ConfigError(
+        f"the training in {folder} has no checkpoint yet (of PPT: no finished round): go on with it by the same "
+        f"`pseudoris train` and --resume{meanwhile}"
+    )
 
 
 def _parsed(text: str, path: Path) -> Any:

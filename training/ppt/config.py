@@ -15,15 +15,19 @@ class PointGeneratorConfig(FrozenModel):
     # K. Several times the candidates of an expression (its noun phrases, two to four), so that contexts and referent
     # have queries of their own; each query costs a pass of SAM's mask decoder.
     num_queries: int = Field(default=12, ge=1, le=256)
-    # M. Enough for points on both sides of an outline; SAM's own training stops at nine.
+    # M. Enough for points on both sides of an outline; SAM's own training stops at nine. Chosen, not searched.
     num_points: int = Field(default=8, ge=1, le=64)
     # Blocks of the image tower whose output is a stage, from 0; early ones know shapes, late ones meaning. Their number
-    # is N; those of the first half still hold little that words could attend to.
+    # is N; those of the first half still hold little that words could attend to. Three by cost: a stage is a bridge and
+    # two readings of the queries, and about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
+    # With N and feed_forward_ratio it comes to the paper's number of parameters, which grows with its square.
     width: int = Field(default=384, ge=8)
+    # 48 channels each, of the usual order; they cost nothing beside the width. Not searched.
     num_heads: int = Field(default=8, ge=1)
     # Hidden width of a feed-forward layer, in widths: what the bridges' products leave of the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
+    # Off, and not searched: points and flips are drawn anew each epoch, and `tiny` sees a pair a few times alone.
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
     # answers. What they find is added to it, and each query learns a temperature of both. ScoreHead begins to trust the
@@ -64,7 +68,9 @@ class ObjectiveConfig(FrozenModel):
     mask_cross_entropy: NonNegative = 1.0
     # L1 of coordinates in [0, 1] is a tenth of the other terms at the start, and the only one that moves far points.
     point_l1: NonNegative = 5.0
+    # Below the paper's 1, so that a label follows where its point lies and hardly decides the matching; not searched.
     point_label: NonNegative = 0.5
+    # The paper's 1; `tiny` says why it has more.
     confidence: NonNegative = 1.0
     # Confidence in the cost of the matching, a share of its weight. At 1, the paper's, a query that is sure may be
     # matched to the referent although another one's mask is the referent's, and learns to stay sure; below it, masks

@@ -61,6 +61,24 @@ def test_a_damaged_checkpoint_is_a_mistake_with_a_name(tmp_path, content):
         load_checkpoint(path)
 
 
+def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(ConfigError, match=r"there is no checkpoint at .*: give the --out of `pseudoris train`"):
+        load_checkpoint(path)
+    TrainingFolder(tmp_path).begin({"learner": "ppt"})
+    with pytest.raises(
+        ConfigError, match=r"no finished round\): go on with it by the same `pseudoris train` and --resume$"
+    ):
+        load_checkpoint(path)
+    with pytest.raises(ConfigError, match="there is no checkpoint at"):
+        load_checkpoint(tmp_path / "other.pt")
+    for name in ("01-semantic", "02-composed"):
+        (tmp_path / name).mkdir()
+    TrainingFolder(tmp_path / "01-semantic").save({"module": {}})
+    with pytest.raises(ConfigError, match=r"and --resume, or give .*01-semantic, a round that is not done$"):
+        load_checkpoint(path)
+
+
 def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
     rates = [rate_at(step, config) for step in range(100)]

@@ -13,6 +13,7 @@ from tests.training.dataset.builders import build_run
 from training.ppt.joined_pairs import JoinedPairs
 from training.ppt.label_drawing import LabelFrame, masks_in_frame, points_in_box
 from training.ppt.pairs import PairDataset, PairSpec
+from training.ppt.pseudo_labels import PseudoLabels
 
 RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
 ROWS = [
@@ -60,18 +61,32 @@ def test_draws_repeat_within_an_epoch_and_differ_between_epochs_and_seeds(run) -
 
 
 def test_a_flip_mirrors_masks_and_points_and_spares_texts_that_name_a_side(run) -> None:
-    pairs, plain = PairDataset(run, SPEC), PairDataset(run, replace(SPEC, is_flipping=False))
-    flipped = set()
+    # A cell a pixel of the images, 12 x 20: the masks say exactly what a point lies on.
+    spec = replace(SPEC, num_points=64, frame=LabelFrame(20, 20))
+    pairs, plain = PairDataset(run, spec), PairDataset(run, replace(spec, is_flipping=False))
+    flipped, labels = set(), set()
     for epoch in range(6):
         pairs.set_epoch(epoch)
         for at in range(len(pairs)):
             if pairs[at].is_flipped:
                 flipped.add(pairs[at].text)
-                width = 64 * pairs.image(at).shape[2] // max(pairs.image(at).shape[1:])
-                ours, theirs = pairs[at].labels.masks, plain[at].labels.masks
-                cells = width // 4
-                assert torch.allclose(ours[..., :cells].flip(-1), theirs[..., :cells], atol=1e-5)
+                labels.update(pairs[at].labels.labels.flatten().tolist())
+                ours, theirs = pairs[at].labels.masks[:, :12], plain[at].labels.masks[:, :12]
+                assert not torch.equal(ours, theirs)
+                assert torch.equal(ours.flip(-1), theirs)
+                _assert_labels_say_where_points_lie(pairs[at].labels)
     assert flipped == {"the star on top", "a cup"}
+    assert labels == {0.0, 1.0}
+
+
+def _assert_labels_say_where_points_lie(labels: PseudoLabels) -> None:
+    for mask, xy, label in zip(
+        labels.masks[:, :12], labels.points_xy * torch.tensor([20, 12]), labels.labels, strict=True
+    ):
+        # On an edge floating point decides.
+        inner = (xy - xy.round()).abs().amin(-1) > 1e-3
+        at = xy.floor().long()[inner]
+        assert torch.equal(mask[at[:, 1], at[:, 0]], label[inner])
 
 
 def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_were(run) -> None:

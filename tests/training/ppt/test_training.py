@@ -293,7 +293,7 @@ def test_a_training_of_a_run_that_has_grown_goes_on_with_what_it_began_with(tmp_
             None,
             r"generator.image_blocks=\[0, 9\]: the image tower has blocks 0 to 1",
         ),
-        ([], "nowhere", "nowhere"),
+        ([], "nowhere", r"there is no run at .*nowhere"),
     ],
 )
 def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:

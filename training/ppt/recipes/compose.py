@@ -55,7 +55,8 @@ def compose_objects(
         on_wait: Told who holds the run, before a wait.
 
     Raises:
-        ConfigError: The run has no such text or is not complete, or something else that the user must mend.
+        ConfigError: The run has no such text, shows one class alone where fusions are wanted, or is not complete, or
+            something else that the user must mend.
         TransientError: Storage failed; the same call continues.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
@@ -66,7 +67,7 @@ def compose_objects(
     def plan(identity: Identity) -> PlannedRun:
         return plan_or_continue(
             location,
-            lambda: _items(len(_Pieces(parent.location)), config.compose),
+            lambda: _items(len(_pieces(parent.location, config.compose)), config.compose),
             origin=ORIGIN,
             source=parent.location.root,
             identity=identity,
@@ -75,7 +76,7 @@ def compose_objects(
         )
 
     def maker(_: PlannedRun) -> MakeShard:
-        pieces = _Pieces(parent.location)
+        pieces = _pieces(parent.location, config.compose)
         return lambda entries: _shard(entries, pieces, config.compose)
 
     return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
@@ -112,6 +113,18 @@ class _Pieces:
                 "run that `pseudoris ppt objects` wrote"
             )
         return name
+
+
+def _pieces(location: RunLocation, config: ComposeConfig) -> _Pieces:
+    """The objects of a run, of as many classes as compositions need."""
+    pieces = _Pieces(location)
+    if config.mosaic_share < 1 and len(set(pieces.names)) == 1:
+        raise ConfigError(
+            f"{location.root} shows one class alone, {pieces.names[0]!r}: a fusion tells two objects apart by their "
+            "classes; give objects of more classes, or set compose.mosaic_share=1 for mosaics alone, whose places tell "
+            "them apart"
+        )
+    return pieces
 
 
 def _items(num_pieces: int, config: ComposeConfig) -> Iterator[SourceItem]:
@@ -154,7 +167,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
             found = mosaic([_mirrored(pieces[at], rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # Of two classes: "the star left of the star" would say it of both.
+            # Of two classes, which `_pieces` has seen to: "the star left of the star" names both of them alike.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
             found = fusion(_mirrored(pieces[base], rng), _mirrored(pieces[embedded], rng), config, rng)
         if found is not None:
@@ -168,7 +181,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
 def _chosen(names: Sequence[str], count: int, same_class_share: float, rng: np.random.Generator) -> list[int]:
     """Positions of pieces; each but the first is, with a probability of `same_class_share`, of a class that is there.
 
-    With a share of 0 their classes differ, where there are as many.
+    With a share of 0 their classes differ, where there are as many: two of a fusion always, tiles of a mosaic perhaps.
     """
     chosen = [int(rng.integers(len(names)))]
     while len(chosen) < count:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,6 +32,10 @@ from training.runs.writing import MakeShard, OnProgress, WrittenRun, proving
 from workers.images.decoding import decode_upright
 
 RECIPE: Final = "objects"
+# Folders that a message names; the others it counts.
+_NAMED: Final = 5
+
+logger = logging.getLogger(__name__)
 
 
 def make_objects(
@@ -37,7 +43,8 @@ def make_objects(
     location: RunLocation,
     config: RecipeConfig,
     *,
-    names: bytes | None = None,
+    names: Path | None = None,
+    on_note: Callable[[str], None] = logger.warning,
     on_progress: OnProgress,
     on_wait: Callable[[str], None],
 ) -> WrittenRun:
@@ -50,22 +57,30 @@ def make_objects(
         folder: With a folder of images a class, as Mini-ImageNet has; a path or url.
         location: Of a new run, or of one that the same call began.
         config: The models, and how they work together.
-        names: A table of class names, CSV with the columns `folder` and `name`; None takes the folders' own names.
+        names: A table of class names, CSV with the columns `folder` and `name`, which has every folder; None takes the
+            folders' own names.
+        on_note: Told of rows of `names` whose folder is not there.
         on_progress: Told after each commit.
         on_wait: Told who holds the run, before a wait.
 
     Raises:
-        ConfigError: There is no image in a folder of a class, or something else that the user must mend.
+        ConfigError: There is no image in a folder of a class, `names` lacks a folder, or something else that the user
+            must mend.
         TransientError: Storage failed; the same call continues.
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
-    classes = ClassNames(read_names(names) if names is not None else {})
+    table = _read(names) if names is not None else None
+    named = read_names(table) if table is not None else None
     # A second listing is cheap beside the models, and says what else such images show.
-    every = sorted({classes.of(item.key) for item in source.list()})
-    if not every:
+    folders = {class_folder(item.key) for item in source.list()}
+    if not folders:
         raise ConfigError(f"FOLDER {folder!r} holds no image: a folder of images a class is needed, CLASS/*.jpg")
-    settings = {"names": sha256_hex(names) if names is not None else None, "classes": every}
+    if named is not None:
+        _check_names(named, folders, f"--names {names}", on_note)
+    classes = ClassNames(named)
+    every = sorted({classes.of_folder(each) for each in folders})
+    settings = {"names": sha256_hex(table) if table is not None else None, "classes": every}
     recipe = Recipe(RECIPE, config, settings, has_models=True)
     with proving(run.images, 1) as provers:
         prover = provers.get()
@@ -89,23 +104,28 @@ def make_objects(
         return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
 
 
-class ClassNames:
-    """The class of an image by the folder that it lies in."""
+def class_folder(key: str) -> str:
+    """Return the folder that an image lies in: that of its class.
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        """Take names by folder; a folder that is not named is called as it is, its underscores read as spaces."""
+    Raises:
+        ConfigError: It lies in none.
+    """
+    folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
+    if not folder:
+        raise ConfigError(f"image {key} lies in no folder of a class: FOLDER/<class>/<image> is needed")
+    return folder
+
+
+class ClassNames:
+    """What the class of a folder is called."""
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        """Take names of all folders that will be asked for; None: as they are, underscores read as spaces."""
         self._names = names
 
-    def of(self, key: str) -> str:
-        """Return the class name of an image.
-
-        Raises:
-            ConfigError: It lies in no folder of a class.
-        """
-        folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
-        if not folder:
-            raise ConfigError(f"image {key} lies in no folder of a class: FOLDER/<class>/<image> is needed")
-        name = self._names.get(folder, folder.replace("_", " ").replace("-", " "))
+    def of_folder(self, folder: str) -> str:
+        """Return the class name of a folder."""
+        name = folder.replace("_", " ").replace("-", " ") if self._names is None else self._names[folder]
         return " ".join(name.lower().split())
 
 
@@ -131,6 +151,32 @@ def read_names(data: bytes) -> dict[str, str]:
     return names
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--names {path} cannot be read ({error.strerror}): give a CSV file") from None
+
+
+def _check_names(
+    names: Mapping[str, str], folders: Collection[str], option: str, on_note: Callable[[str], None]
+) -> None:
+    """Refuse folders without a name, of which texts would say "the n01532829 in the middle"."""
+    missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
+    if missing:
+        raise ConfigError(
+            f"{option} lacks {len(missing):,} of {len(folders):,} folders of images: {_listed(missing)}; add a row "
+            "folder,name for each, or leave --names out where all folders are called what their classes are"
+        )
+    if unknown:
+        on_note(f"{option}: folders that hold no image here are left aside ({len(unknown):,}): {_listed(unknown)}")
+
+
+def _listed(folders: Sequence[str]) -> str:
+    rest = [f"and {len(folders) - _NAMED:,} more"] if len(folders) > _NAMED else []
+    return ", ".join([*map(repr, folders[:_NAMED]), *rest])
+
+
 def _labelled(
     image: ShardImage, classes: ClassNames, every: Sequence[str], grounder: Grounder, config: RecipeConfig
 ) -> ShardImage:
@@ -138,7 +184,7 @@ def _labelled(
     if image.failure is not None:
         return image
     pixels = decode_upright(image.data, config.run.images)
-    name = classes.of(image.key)
+    name = classes.of_folder(class_folder(image.key))
     found = grounder(np.ascontiguousarray(pixels), [name], every if len(every) > 1 else ())
     masks = mask_records(image.image_id, [Candidate(each.mask, each.predicted_iou) for each in found], RECIPE)
     rows = candidate_rows(middle_text(name), [mask.mask_id for mask in masks], [True] * len(masks), kind="position")

@@ -8,10 +8,13 @@ import torch
 from schemas.errors import ConfigError
 from store.header import require_header
 from store.location import RunLocation
+from store.manifest import write_manifest
 from store.reading import read_table
 from store.receipts import standing_receipts
 from store.verify import verify_run
 from synthworld.object_centric import write_object_centric
+from tests.training.dataset.builders import build_run
+from tests.training.ppt.builders import RECIPE
 from training.ppt.recipes.compose import compose_objects
 from training.ppt.recipes.config import load_recipe_config
 from training.ppt.recipes.counting import count_pairs
@@ -81,7 +84,10 @@ def test_one_candidate_is_decided_and_several_are_not(runs) -> None:
     counts = count_pairs(runs["h"])
     by_text = _rows(runs["h"])
 
-    assert all(any(row["kept"] for row in rows) == (len(rows) == 1) for rows in by_text.values())
+    assert {len(rows) == 1 for rows in by_text.values()} == {True, False}, "both kinds of texts are needed here"
+    assert all(sum(row["kept"] for row in rows) == (len(rows) == 1) for rows in by_text.values())
+    assert counts.decided == sum(len(rows) == 1 for rows in by_text.values()) > 0
+    assert counts.undecided > 0
     assert counts.decided + counts.undecided == len(by_text)
     assert {image for image, _ in by_text} <= {image for image, _ in _rows(runs["d_ref"])}
 
@@ -111,6 +117,22 @@ def test_composed_bytes_follow_from_the_seed_alone(runs, tmp_path) -> None:
 def test_only_texts_of_objects_in_the_middle_can_be_composed(runs, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"is not of the form .the … in the middle."):
         compose_objects(runs["d_ref"].root, RunLocation.open(str(tmp_path / "no")), runs["config"], **SILENT)
+
+
+def test_one_class_alone_makes_mosaics_and_is_refused_where_fusions_are_wanted(tmp_path) -> None:
+    rows = [(0, "the star in the middle", {**RECIPE, "rival_mask_id": None})]
+    stars = build_run(tmp_path / "stars", num_shards=1, per_shard=3, rows=lambda number: rows).location
+    write_manifest(stars)
+    out = tmp_path / "out"
+
+    with pytest.raises(ConfigError, match=r"one class alone, 'star': .* set compose\.mosaic_share=1 for mosaics alone"):
+        compose_objects(stars.root, RunLocation.open(str(out)), load_recipe_config("tiny", None, WORDS), **SILENT)
+
+    # Nothing of it stands in the way of another try there.
+    mosaics = load_recipe_config("tiny", None, (*WORDS, "compose.mosaic_share=1"))
+    compose_objects(stars.root, RunLocation.open(str(out)), mosaics, **SILENT)
+    kinds = read_table(RunLocation.open(str(out)), "expressions", ["kind"])["kind"].to_pylist()
+    assert set(kinds) == {"position"}
 
 
 def test_class_names_come_from_a_table_and_a_bad_one_says_its_line() -> None:
