@@ -120,8 +120,8 @@ def plan_rounds(
         sources = tuple(source for source in phase.sources if source in given)
         if not sources:
             raise ConfigError(
-                f"phase {phase.name} trains on {', '.join(phase.sources)}, and nothing of it is given: there are pairs of "
-                f"{', '.join(sorted(given)) or 'no source'} (h_sem and h_ref are what is decided of --h and what is "
+                f"phase {phase.name} trains on {', '.join(phase.sources)}, and nothing of it is given: there are pairs "
+                f"of {', '.join(sorted(given)) or 'no source'} (h_sem and h_ref are what is decided of --h and what is "
                 "not). Give the runs, or leave the phase out of curriculum.phases"
             )
         pairs = sum(num_pairs[source] for source in sources)
