@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import cell, is_above_zero, is_below_zero, percent, value
+from benchmarks.quality.tables import cell, is_above_zero, is_below_zero, is_reversed_beside, percent, value
 from benchmarks.quality.templates import render
 
 
@@ -42,7 +42,7 @@ def _words(result: Result) -> dict[str, Callable[..., str | bool]]:
         "coverage": lambda name: value(systems[name]["coverage"], 2),
         "easy": lambda name: _easy_share(systems[name]),
         "by_difficulty": lambda name, part: cell(result["test"]["by_difficulty"][name].get(part), sign="+"),
-        "reversed_beside": lambda name: _reversed_beside(result["test"]["by_difficulty"][name]),
+        "reversed_beside": lambda name: is_reversed_beside(result["test"]["by_difficulty"][name]),
         "a_mask": lambda name, reason: _a_mask(systems[name], systems[name]["wrong"][reason]),
         "right_a_mask": lambda name: _a_mask(systems[name], systems[name]["accuracy"]),
         "at": lambda name, part: value(systems[name]["difficulty"].get(part), 2),
@@ -51,12 +51,6 @@ def _words(result: Result) -> dict[str, Callable[..., str | bool]]:
         "condition": lambda name: systems[name]["title"].removeprefix("+ "),
         "group": lambda name: value(groups.get(name), 2),
     }
-
-
-def _reversed_beside(parts: dict[str, Any]) -> bool:
-    """Whether an order is reversed wherever an object has others of its category."""
-    beside = [difference for part, difference in parts.items() if part not in ("0", "no object")]
-    return bool(beside) and all(is_below_zero(difference) for difference in beside)
 
 
 def _a_mask(system: dict[str, Any], share: dict[str, float]) -> str:

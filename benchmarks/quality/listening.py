@@ -38,7 +38,10 @@ _STEPS: Final = {
 }
 _FIGURES: Final = ("accuracy", "yield", "coverage")
 _WORLDS: Final = ("test", *_OTHER_WORLDS)
-_BOUNDED: Final = ("clip+vote", "all", "all+composer", "all+looser composer")
+_BOUNDED: Final = {
+    "clip+vote": "CLIP's scores and the vote",
+    **{name: _TITLES[name] for name in ("all", "all+composer", "all+looser composer")},
+}
 
 
 def run(options: Options) -> Result:
@@ -83,7 +86,7 @@ def _bounds(aims: Sequence[Mapping[str, Any]]) -> str:
                 continue
             before = bounds
             condition = f"> {bounds['min_confidence']:.2f}, rank ≤ {bounds['max_rank']}"
-            rows.append([_TITLES[name], f"{aim['coverage']}", condition, *(_three(aim[w], name) for w in _WORLDS)])
+            rows.append([_BOUNDED[name], f"{aim['coverage']}", condition, *(_three(aim[w], name) for w in _WORLDS)])
     header = ["rule", "coverage aimed at", "confidence", "test", *_OTHER_WORLDS.values()]
     return markdown_table(header, rows)
 

@@ -48,6 +48,12 @@ def is_below_zero(difference: Figure) -> bool:
     return difference["high"] is not None and difference["high"] < 0
 
 
+def is_reversed_beside(parts: Mapping[str, Figure]) -> bool:
+    """Return whether an order, told apart by difficulty, is reversed wherever an object has others of its category."""
+    beside = [difference for part, difference in parts.items() if part not in ("0", "no object")]
+    return bool(beside) and all(is_below_zero(difference) for difference in beside)
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is of words and the others of figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]

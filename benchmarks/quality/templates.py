@@ -8,7 +8,7 @@ from typing import Any, Final
 import jinja2
 
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import cell, value
+from benchmarks.quality.tables import cell, is_reversed_beside, value
 
 _FIGURES: Final = ("accuracy", "yield", "coverage")
 # Aimed at: accuracy, yield, coverage, of one rule.
@@ -52,6 +52,8 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
         "share": share,
         "three": lambda figures: " / ".join(value(figures[name], 2) for name in _FIGURES),
         "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),
+        "is_uniqueness_better": bool(ablation)
+        and is_reversed_beside(ablation["test"]["by_difficulty"]["shipped-distinctiveness - shipped-uniqueness"]),
         "unlabelled": _unlabelled(listening),
         "is_goal_reached": _is_goal_reached(listening),
     }

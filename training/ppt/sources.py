@@ -114,4 +114,4 @@ def _location(run: str, recipe: str | None) -> RunLocation:
 
 
 def _snapshot(location: RunLocation, state: Mapping[str, Any] | None) -> Snapshot:
-    return Snapshot.shared(location) if state is None else Snapshot.from_state(location, state)
+    return Snapshot.shared(location) if state is None else Snapshot.from_state(location, dict(state))
