@@ -36,11 +36,10 @@ def test_candidates_that_no_query_can_take_are_left_out_with_a_warning_where_one
     rows += [(mask, "the first of them", {**undecided, "kept": mask == 0}) for mask in range(5)]
     options = {"num_shards": 1, "per_shard": 2, "rows": lambda number: rows, "recipe": "pairs"}
     root = build_run(tmp_path / "run", **options).location.root
-    runs = SourceRuns(h=(root,))
+    runs, config = SourceRuns(h=(root,)), small_config(tmp_path, ["generator.num_queries=3"])
 
-    found = open_sources(
-        runs, small_config(tmp_path, ["generator.num_queries=3"]), LabelFrame(32, 16), runs.snapshots()
-    )
+    with caplog.at_level("WARNING", logger="training"):
+        found = open_sources(runs, config, LabelFrame(32, 16), runs.snapshots())
 
     assert [len(pair.labels.confidences) for pair in found["h_ref"][0]] == [3, 3]
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
