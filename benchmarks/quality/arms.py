@@ -19,9 +19,8 @@ from benchmarks.quality.options import Options
 from benchmarks.quality.tables import as_json, cell, is_above_zero, is_below_zero
 from training.evaluation.bootstrap import ImageBootstrap
 from training.learning import open_fabric
-from training.learning.asking import Questions, named_figures
+from training.learning.asking import Questions, ask, named_figures
 from training.learning.folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
-from training.metrics import SegmentationMeter
 from training.student.config import StudentConfig, load_student_config
 from training.student.learner import StudentLearner
 from training.student.predicting import load_student
@@ -169,13 +168,13 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 
 def _train_and_ask(job: _Job) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
-    learner, questions, meter, scenes = _trained(job), Questions(job.val), SegmentationMeter(), []
-    for question in questions.of(questions.image_ids):
-        ious = meter.add(learner.answer(question), question.masks)
-        scenes.append([round(float(ious.sum()), 6), len(ious)])
-    TrainingFolder(job.folder).write_json(
-        job.answers.name, {"figures": named_figures(meter.figures()), "scenes": scenes}
-    )
+    scenes: list[tuple[float, int]] = []
+
+    def add(ious: NDArray[np.float64]) -> None:
+        scenes.append((round(float(ious.sum()), 6), len(ious)))
+
+    figures = named_figures(ask(_trained(job), Questions(job.val), on_image=add).figures())
+    TrainingFolder(job.folder).write_json(job.answers.name, {"figures": figures, "scenes": scenes})
 
 
 def _trained(job: _Job) -> StudentLearner:

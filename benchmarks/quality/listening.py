@@ -11,7 +11,7 @@ from benchmarks.quality import listening_tried
 from benchmarks.quality.annotate import SceneSet
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.tables import cell, markdown_table, value
+from benchmarks.quality.tables import TRIPLE, cell, markdown_table, triple, value
 from synthworld.scenes import Split
 
 # Other textures, palette and noise; and those with another mix of categories. Nothing is fitted or chosen there.
@@ -36,7 +36,6 @@ _STEPS: Final = {
     "all+composer - all": "… the composer on top",
     "all+composer - preset": "everything and the composer − the shipped filter",
 }
-_FIGURES: Final = ("accuracy", "yield", "coverage")
 _WORLDS: Final = ("test", *_OTHER_WORLDS)
 _BOUNDED: Final = {
     "clip+vote": "CLIP's scores and the vote",
@@ -92,7 +91,7 @@ def _bounds(aims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _three(judged: Mapping[str, Any], name: str) -> str:
-    return " / ".join(value(judged["rules"][name][figure], 2) for figure in _FIGURES)
+    return triple(judged["rules"][name])
 
 
 def _readings(result: Result) -> Iterator[str]:
@@ -132,7 +131,7 @@ def _steps(judged: Mapping[str, Any]) -> str:
 
 
 def _cells(figures: Mapping[str, Any], *, sign: str = "") -> Iterator[str]:
-    return (cell(figures[name], sign=sign) for name in _FIGURES)
+    return (cell(figures[name], sign=sign) for name in TRIPLE)
 
 
 PART = Part("listening", run, section)

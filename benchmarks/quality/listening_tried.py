@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import Figure, cell, is_above_zero, is_below_zero, markdown_table, value
+from benchmarks.quality.tables import (
+    TRIPLE,
+    Figure,
+    cell,
+    is_above_zero,
+    is_below_zero,
+    markdown_table,
+    triple_of_means,
+    value,
+)
 
 _TRIED: Final = {
     "joint, same text": "joint: kept for the mask that it is best for, by its text",
@@ -23,7 +32,6 @@ _TRIED: Final = {
 _REDRAWN: Final = {"drawn": "all that is drawn", "preset": "the shipped filter", "all": "everything weighed"}
 _RULES: Final = {"clip+vote": "CLIP's scores and the vote", "all": "everything"}
 _LABELS: Final = {"none": "none", "oracle": "the oracle's", "sentences": "people's sentences"}
-_FIGURES: Final = ("accuracy", "yield", "coverage")
 
 
 def section(result: Result) -> list[str]:
@@ -75,7 +83,7 @@ def _redrawn(result: Result) -> Iterator[str]:
             [
                 title,
                 *(cell(redrawn[kept][how]["accuracy"]) for how in ("mean", "similar")),
-                *(cell(redrawn[kept]["step"][figure], sign="+") for figure in _FIGURES),
+                *(cell(redrawn[kept]["step"][figure], sign="+") for figure in TRIPLE),
                 _verdict(redrawn[kept]["step"]),
             ]
             for kept, title in _REDRAWN.items()
@@ -92,7 +100,7 @@ def _redrawn(result: Result) -> Iterator[str]:
 def _labels(result: Result) -> Iterator[str]:
     rows = [[*_named(row), *_spread(row["test"]), *_spread(row["second"])] for row in result["labels"]]
     worlds = ("test", "second renderer")
-    header = ["weighed", "labels", "scenes", *(f"{figure}, {world}" for world in worlds for figure in _FIGURES)]
+    header = ["weighed", "labels", "scenes", *(f"{figure}, {world}" for world in worlds for figure in TRIPLE)]
     yield "### How many labels it needs"
     known = next(row for row in result["labels"] if row["labels"] == "oracle")
     yield (
@@ -114,9 +122,9 @@ def _label_readings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     least = most["test"]["accuracy"]["mean"] - 0.02
     enough = next((row for row in few if row["test"]["accuracy"]["least"] >= least), None)
     yield (
-        f"- From {most['scenes']} scenes everything weighed is {_three(most['test'])} (accuracy / yield / coverage) on "
-        f"test scenes, without any label {_three(none['test'])}; under the second renderer {_three(most['second'])} "
-        f"and {_three(none['second'])}."
+        f"- From {most['scenes']} scenes everything weighed is {triple_of_means(most['test'])} (accuracy / yield / "
+        f"coverage) on test scenes, without any label {triple_of_means(none['test'])}; under the second renderer "
+        f"{triple_of_means(most['second'])} and {triple_of_means(none['second'])}."
     )
     if enough is None:
         yield "- No smaller number of scenes gave weights that are as good in every draw, within 0.02 of accuracy."
@@ -129,7 +137,7 @@ def _label_readings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             "scenes: large ones overlap, and deviate by less than draws of other scenes would."
         )
     sentences = next(row for row in rows if row["rule"] == "all" and row["labels"] == "sentences")
-    said = f"Sentences in place of the oracle: {_three(sentences['test'])} from {sentences['scenes']} scenes."
+    said = f"Sentences in place of the oracle: {triple_of_means(sentences['test'])} from {sentences['scenes']} scenes."
     if sentences["test"]["accuracy"]["mean"] < none["test"]["accuracy"]["mean"]:
         said += (
             " True words that nobody said count as wrong, and bounds grow wide to reach the coverage asked for: "
@@ -142,16 +150,12 @@ def _find(rows: Sequence[Mapping[str, Any]], rule: str, labels: str, scenes: int
     return next(row for row in rows if (row["rule"], row["labels"], row["scenes"]) == (rule, labels, scenes))
 
 
-def _three(figures: Mapping[str, Any]) -> str:
-    return " / ".join(f"{figures[name]['mean']:.2f}" for name in _FIGURES)
-
-
 def _named(row: Mapping[str, Any]) -> list[str]:
     return [_RULES.get(row["rule"], "five scores alike"), _LABELS[row["labels"]], str(row["scenes"] or "–")]
 
 
 def _spread(figures: Mapping[str, Any]) -> Iterator[str]:
-    for name in _FIGURES:
+    for name in TRIPLE:
         mean, std = figures[name]["mean"], figures[name]["std"]
         yield f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from training.evaluation.bootstrap import Estimate
 
+TRIPLE: Final = ("accuracy", "yield", "coverage")
 # A figure with its interval, as JSON holds it: value, low and high, each None where nothing was counted.
 Figure = Mapping[str, Any]
 
@@ -36,6 +37,16 @@ def value(figure: Figure | None, digits: int = 3) -> str:
 def percent(figure: Figure | None) -> str:
     """Return a share in percent, a dash where nothing was counted."""
     return "–" if figure is None or figure["value"] is None else f"{100 * figure['value']:.1f} %"
+
+
+def triple(figures: Mapping[str, Figure]) -> str:
+    """Return accuracy, yield and coverage of what is kept, one behind the other."""
+    return " / ".join(value(figures[name], 2) for name in TRIPLE)
+
+
+def triple_of_means(figures: Mapping[str, Any]) -> str:
+    """Return the same of means over draws."""
+    return " / ".join(f"{figures[name]['mean']:.2f}" for name in TRIPLE)
 
 
 def is_above_zero(difference: Figure) -> bool:

@@ -8,9 +8,8 @@ from typing import Any, Final
 import jinja2
 
 from benchmarks.quality.parts import Result
-from benchmarks.quality.tables import cell, is_reversed_beside, value
+from benchmarks.quality.tables import TRIPLE, cell, is_reversed_beside, triple, triple_of_means
 
-_FIGURES: Final = ("accuracy", "yield", "coverage")
 # Aimed at: accuracy, yield, coverage, of one rule.
 _GOAL: Final = (0.95, 2.0, 0.8)
 
@@ -50,7 +49,7 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
         **parts,
         "rule": rule,
         "share": share,
-        "three": lambda figures: " / ".join(value(figures[name], 2) for name in _FIGURES),
+        "three": triple,
         "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),
         "is_uniqueness_better": bool(ablation)
         and is_reversed_beside(ablation["test"]["by_difficulty"]["shipped-distinctiveness - shipped-uniqueness"]),
@@ -61,7 +60,7 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
 
 def _unlabelled(listening: Result) -> str:
     rows = (row["test"] for row in listening.get("labels", ()) if row["labels"] == "none")
-    return next((" / ".join(f"{row[name]['mean']:.2f}" for name in _FIGURES) for row in rows), "")
+    return next(map(triple_of_means, rows), "")
 
 
 def _is_goal_reached(listening: Result) -> bool:
@@ -70,5 +69,5 @@ def _is_goal_reached(listening: Result) -> bool:
     # Without what no rule is: the right candidates themselves.
     wanted = [figures for figures in rules if figures["accuracy"]["value"] < 1]
     return any(
-        all(figures[name]["value"] >= least for name, least in zip(_FIGURES, _GOAL, strict=True)) for figures in wanted
+        all(figures[name]["value"] >= least for name, least in zip(TRIPLE, _GOAL, strict=True)) for figures in wanted
     )

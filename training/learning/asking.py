@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from training.dataset import ExpressionFilter, RisDataset, SampleSpec
 from training.metrics import SegmentationFigures, SegmentationMeter
@@ -92,12 +93,25 @@ class Questions:
             yield Question(image_id, samples[0]["image"], texts, masks, ids, key)
 
 
-def ask(answerer: Answerer, questions: Questions, fabric: Fabric | None = None) -> SegmentationMeter:
-    """Return how an answerer does on all questions; split over the ranks of `fabric`, and the same on each of them."""
+def ask(
+    answerer: Answerer,
+    questions: Questions,
+    fabric: Fabric | None = None,
+    *,
+    on_image: Callable[[NDArray[np.float64]], None] = lambda ious: None,
+) -> SegmentationMeter:
+    """Return how an answerer does on all questions; split over the ranks of `fabric`, and the same on each of them.
+
+    Args:
+        answerer: Who is asked.
+        questions: All of them.
+        fabric: Of a training; None asks here alone.
+        on_image: Told the IoU (T,) of the expressions of each image that this process asks, in the order of the images.
+    """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     meter = SegmentationMeter()
     for question in questions.of(questions.image_ids[rank::world_size]):
-        meter.add(answerer.answer(question), question.masks)
+        on_image(meter.add(answerer.answer(question), question.masks))
     return meter if fabric is None or world_size == 1 else _gathered(meter, fabric)
 
 
