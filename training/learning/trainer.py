@@ -236,6 +236,19 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
+def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
+    """Begin a training, or go on with it, on the first process; every process makes this call.
+
+    Raises:
+        ConfigError: As `TrainingFolder.begin`.
+    """
+    # Nobody looks for a training that stands there any more.
+    fabric.barrier()
+    if fabric.is_global_zero:
+        folder.begin(settings)
+    fabric.barrier()
+
+
 def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where: str) -> None:
     """Put what `trained_state` returned into a module.
 

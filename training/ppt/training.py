@@ -22,7 +22,7 @@ from training.dataset.drawing import key_of
 from training.learning import FitSummary, StepReport, Trainer, TrainingConfig, TrainingFolder, UnitFeed
 from training.learning.asking import Questions
 from training.learning.folder import SUMMARY_NAME
-from training.learning.trainer import load_trained
+from training.learning.trainer import begin_together, load_trained
 from training.ppt.batches import PromptedPairs, collate
 from training.ppt.curriculum import Round, Source, plan_rounds
 from training.ppt.encoding import FrozenEncoders, made_of
@@ -132,11 +132,7 @@ def train_ppt(
     rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
     # Whatever can be refused is by now, or the folder would be taken by the mistake.
     questions = None if request.val is None else Questions(request.val, data.moved)
-    # Nobody looks for a training that stands there any more.
-    fabric.barrier()
-    if fabric.is_global_zero:
-        folder.begin(settings)
-    fabric.barrier()
+    begin_together(folder, settings, fabric)
     curriculum = _Curriculum(
         request, fabric, reports or Reports(), encoders, sources, questions, rounds, json.dumps(settings)
     )

@@ -14,6 +14,7 @@ from store.location import RunLocation
 from training.learning import FitSummary, StepReport, Trainer, TrainingFolder, UnitFeed
 from training.learning.asking import Questions
 from training.learning.towers import FrozenTowers
+from training.learning.trainer import begin_together
 from training.student.config import StudentConfig
 from training.student.learner import StudentLearner
 from training.student.predicting import LEARNER
@@ -69,11 +70,7 @@ def train_student(
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
     settings = _settings(request, config, snapshots)
-    # Nobody looks for a training that stands there any more.
-    fabric.barrier()
-    if fabric.is_global_zero:
-        folder.begin(settings)
-    fabric.barrier()
+    begin_together(folder, settings, fabric)
     trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
     return learner, trainer.fit(learner, feed)
 
