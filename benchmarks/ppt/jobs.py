@@ -117,10 +117,17 @@ def _trained(job: Job) -> tuple[dict[str, Any], int]:
     (training,) = (each for each in TRAININGS if each.name == job.name)
     config = config_of(training, job.sizes, job.seed)
     is_resuming = (job.folder / "config.json").exists()
-    request = PptRequest(config, training.runs(job.runs), job.folder, val=job.runs.val, is_resuming=is_resuming)
-    _, summary = train_ppt(request, open_fabric(config.training), encoders=_encoders())
-    figures = {row: dict(summary.phases[phase]) for phase, row in training.phases.items()}
-    return figures, summary.num_steps
+    # Held-out scenes are asked after the phases that are rows, and after no other.
+    val = job.runs.val if len(training.phases) > 1 else None
+    request = PptRequest(config, training.runs(job.runs), job.folder, val=val, is_resuming=is_resuming)
+    fabric = open_fabric(config.training)
+    learner, summary = train_ppt(request, fabric, encoders=_encoders())
+    phases = summary.phases
+    if val is None:
+        (phase,) = training.phases
+        learner.held_out = Questions(job.runs.val)
+        phases = {phase: learner.validate(learner.module, fabric)}
+    return {row: dict(phases[phase]) for phase, row in training.phases.items()}, summary.num_steps
 
 
 class ClipAndSam:
