@@ -44,16 +44,20 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert not without[0].is_selecting
     with_all = plan_rounds(config_of(by_row["5"], WHOLE, 0).curriculum, pairs, 10)
     assert with_all[-1].phase == "refinement"
+    assert with_all[-1].sources == ("h_sem", "h_ref")
+    kept = plan_rounds(config_of(by_row["kept-composed"], WHOLE, 0).curriculum, pairs, 10)
+    assert given["kept-composed"] == given["5"]
+    assert [each.name for each in kept] == [each.name for each in with_all]
+    assert kept[-1].sources == ("d_ref", "h_sem", "h_ref")
+    assert kept[:-5] == with_all[:-5]
 
 
 def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
     jobs = jobs_of(RUNS, WHOLE, tmp_path)
     assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
         **dict.fromkeys(("full", "plain"), WHOLE.num_seeds),
-        **dict.fromkeys(
-            ("no-curriculum", "no-augmented", "no-free", "no-objects", "order", "no-anchors", "pseudo", "with-pseudo"),
-            1,
-        ),
+        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects"), 1),
+        **dict.fromkeys(("kept-composed", "order", "no-anchors", "pseudo", "with-pseudo"), 1),
         **dict.fromkeys(("student-pseudo", "floor"), 1),
     }
     assert len({job.folder for job in jobs}) == len(jobs)
