@@ -9,10 +9,13 @@ import pytest
 
 from tests.faults.soak import soak
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# A group of its own: it has a cluster of its own, and waits for faults most of its time. The other tests of Ray need not
+# wait for it.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("soak")]
 
 MINUTES = 3
-NUM_IMAGES = 600
+# A run of so many is through within the minutes, faults and all, and the next begins: what is left at the end is short.
+NUM_IMAGES = 300
 
 
 def test_three_minutes_of_faults_at_random_lose_nothing_and_double_nothing(stub_engines, s3_credentials, tmp_path):

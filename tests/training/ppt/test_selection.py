@@ -1,5 +1,6 @@
 """Select over a data set."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -34,3 +35,23 @@ def test_a_pair_whose_image_is_gone_stays_undecided(tmp_path, is_whole) -> None:
     )
 
     assert [at >= 0 for at in found] == [True, is_whole, True]
+
+
+def test_two_processes_choose_what_one_does_and_both_know_all_of_it(tmp_path) -> None:
+    rows = [(at, "the star left of the cup", UNDECIDED) for at in (0, 1)]
+    run = build_run(tmp_path / "h", num_shards=1, per_shard=5, rows=lambda number: rows)
+    config = small_config(tmp_path)
+    learner = PointLearner(config, FrozenEncoders(config))
+    pairs = PairDataset(run.location, PairSpec(num_points=3, frame=learner.encoders.frame, which="undecided"))
+
+    def choose(fabric: Fabric) -> list[int]:
+        found = select_referents(learner, [pairs], min_iou=0.0, fabric=fabric)
+        (tmp_path / f"{fabric.world_size}-{fabric.global_rank}.json").write_text(json.dumps(found))
+        return found
+
+    alone = choose(Fabric(accelerator="cpu"))
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(choose)
+
+    # Not the first of them each time, or nothing would tell one pair from another.
+    assert set(alone) == {0, 1}
+    assert [json.loads((tmp_path / f"2-{rank}.json").read_text()) for rank in (0, 1)] == [alone, alone]

@@ -70,18 +70,13 @@ def make_objects(
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
-    table = _read(names) if names is not None else None
-    named = read_names(table) if table is not None else None
     # A second listing is cheap beside the models, and says what else such images show.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} holds no image: a folder of images a class is needed, CLASS/*.jpg")
-    if named is not None:
-        _check_names(named, folders, f"--names {names}", on_note)
-    classes = ClassNames(named)
+    classes, digest = _classes(names, folders, on_note)
     every = sorted({classes.of_folder(each) for each in folders})
-    settings = {"names": sha256_hex(table) if table is not None else None, "classes": every}
-    recipe = Recipe(RECIPE, config, settings, has_models=True)
+    recipe = Recipe(RECIPE, config, {"names": digest, "classes": every}, has_models=True)
     with proving(run.images, 1) as provers:
         prover = provers.get()
 
@@ -156,6 +151,18 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"--names {path} cannot be read ({error.strerror}): give a CSV file") from None
+
+
+def _classes(
+    path: Path | None, folders: Collection[str], on_note: Callable[[str], None]
+) -> tuple[ClassNames, str | None]:
+    """The names of the classes of `folders`, and the digest of the table that gives them, where one does."""
+    if path is None:
+        return ClassNames(), None
+    table = _read(path)
+    named = read_names(table)
+    _check_names(named, folders, f"--names {path}", on_note)
+    return ClassNames(named), sha256_hex(table)
 
 
 def _check_names(
