@@ -9,8 +9,7 @@ import pytest
 
 from tests.faults.soak import soak
 
-# A group of its own: it has a cluster of its own, and waits for faults most of its time. The other tests of Ray need not
-# wait for it.
+# It has a cluster of its own, and waits for faults most of its time: the other tests of Ray need not wait for it.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("soak")]
 
 MINUTES = 3
