@@ -32,14 +32,9 @@ RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test that has a Ray to one of the parallel processes: two Rays at once starve each other.
-
-    But for those that name a group of their own.
-    """
+    """Give every test that has a Ray to one of the parallel processes: two Rays at once starve each other."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if item.get_closest_marker("xdist_group"):
-            continue
         if item.get_closest_marker("ray") or fixtures & RAY_FIXTURES:
             item.add_marker(pytest.mark.xdist_group("ray"))
 

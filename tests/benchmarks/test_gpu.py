@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "synthworld.train"]
 
 
+@pytest.mark.long
 def test_it_runs_on_a_cpu_without_ray_or_pyarrow_and_writes_the_devices_name(tmp_path):
     blocker = (
         "import sys, runpy\n"

@@ -2,7 +2,7 @@
 
 DIE_AT is where it ends itself by SIGKILL: `plan` (one part of several is written), `header` (all of them
 are), `planned` (no shard has started) or `never`. Among the assignments `--retry-failed` may stand. It prints one JSON
-line when it comes back.
+line when it comes back; interrupted before there is anything to tell, it ends with 130, as `pseudoris annotate` does.
 """
 
 from __future__ import annotations
@@ -68,4 +68,7 @@ def _die() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

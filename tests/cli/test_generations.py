@@ -63,6 +63,7 @@ def test_extend_then_retry_then_mixed(run):
     assert "device_kind: 'another' in the run" in verified.output
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_an_estimate_prints_figures_with_intervals_and_json(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=9)

@@ -15,7 +15,7 @@ from tests.builders.command import pseudoris, wait_for
 from tests.builders.head import ROOT, Head, running_head
 from tests.builders.runs import SMALL, STUBS, part_digests, write_source
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 NUM_SHARDS = 6
 INTERRUPTED = 130
@@ -71,7 +71,6 @@ def test_a_submitted_run_ends_whole_and_verified(undisturbed):
     assert pseudoris("verify", str(out)).returncode == 0
 
 
-@pytest.mark.long
 def test_the_same_submission_again_computes_nothing(head, source, undisturbed):
     out, _ = undisturbed
     before = receipts(out)
@@ -87,7 +86,6 @@ def test_a_mistake_fails_the_job_with_the_command_s_exit_code(head, source):
     assert "nowhere' does not exist" in failed.stdout + failed.stderr
 
 
-@pytest.mark.long
 def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, source, undisturbed):
     out, code = source.parent / "stopped", source.parent / "code"
     # Slow enough that the stop finds it at work, on a busy machine too; the tables do not follow from it.

@@ -12,6 +12,7 @@ from tests.faults.harness import part_digests, prove, receipts, start_driver
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_gc_beside_a_live_run_takes_what_has_lost_and_nothing_else(cluster, source, undisturbed, tmp_path):
     location = RunLocation.open(str(tmp_path))
     driver = start_driver(source, tmp_path, cluster.address, *SLOWER)

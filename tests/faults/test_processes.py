@@ -67,6 +67,7 @@ def test_a_driver_killed_at_ten_random_points_is_followed_by_the_same_bytes(clus
     )
 
 
+@pytest.mark.long
 def test_a_poison_image_that_kills_its_process_costs_itself_alone(cluster, source, undisturbed, tmp_path):
     poison = "a/image-012.png"
     options = f"masks.options={{sleep_s: 0.12, kills_on: {poison}}}"
@@ -84,6 +85,7 @@ def test_a_poison_image_that_kills_its_process_costs_itself_alone(cluster, sourc
     prove_all_but(tmp_path, undisturbed, poison, fault="an image kills its process", how="a C-level abort on one image")
 
 
+@pytest.mark.long
 def test_an_image_whose_decoder_dies_costs_itself_alone(cluster, source, undisturbed, tmp_path):
     key = "a/image-012.png"
     shutil.copytree(source, tmp_path / "in")

@@ -9,8 +9,7 @@ import pytest
 
 from tests.faults.soak import soak
 
-# It has a cluster of its own, and waits for faults most of its time: the other tests of Ray need not wait for it.
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("soak")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 MINUTES = 3
 # A run of so many is through within the minutes, faults and all, and the next begins: what is left at the end is short.

@@ -30,6 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_ends_the_run_with_its_name_and_more_room_continues_it(
     cluster, source, undisturbed, small_disk
 ):

@@ -97,6 +97,7 @@ def test_a_driver_killed_between_shards_loses_nothing_that_was_committed(source,
     assert part_digests(tmp_path) == part_digests(undisturbed)
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_start_cleanly_and_the_next_one_continues(source, tmp_path):
     slow = "masks.options={sleep_s: 0.3}"
     driver = start_driver(source, tmp_path, "never", slow)

@@ -142,6 +142,7 @@ def test_an_empty_source_is_refused(ray_session, tmp_path):
         annotate(str(tmp_path / "in"), str(tmp_path / "out"), stub_config())
 
 
+@pytest.mark.long
 def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
     source, undisturbed, _, _, _ = run
     # Slow enough for the interrupt to come before the last shard.

@@ -121,6 +121,7 @@ def test_shards_worked_off_on_a_busy_store_have_the_bytes_of_a_disk(
     assert verify_run(RunLocation.open(f"s3://{s3_bucket}/out", proxy.endpoint_url)).is_clean
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_on_a_busy_store_gives_the_bytes_of_a_run_on_a_disk(ray_session, s3_server, s3_bucket, proxy, tmp_path):

@@ -12,6 +12,7 @@ def test_a_trial_shortens_every_phase(tmp_path):
     assert [recipe.steps for recipe in (*recipes, plan.scene_clip)] == [3] * 9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_one_command_trains_ships_and_skips_what_is_done(tmp_path):
     plan = shortened(TrainingPlan(out=tmp_path, num_scenes=12, num_proposed_scenes=12), 2)

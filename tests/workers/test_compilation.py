@@ -56,6 +56,7 @@ def test_rows_of_one_bucket_and_layers_of_one_kind_share_a_program(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.long
 def test_a_compiled_engine_draws_the_same_captions():
     torch.compiler.reset()
     config = captions_config(max_length=6)

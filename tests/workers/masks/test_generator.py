@@ -126,7 +126,12 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "overrides"), [(torch.bfloat16, {}), (torch.float32, {"points_per_batch": 25})], ids=["bf16", "shapes"]
+    ("dtype", "overrides"),
+    [
+        # Emulated where the processor has no bfloat16, and slow.
+        pytest.param(torch.bfloat16, {}, id="bf16", marks=pytest.mark.long),
+        pytest.param(torch.float32, {"points_per_batch": 25}, id="shapes"),
+    ],
 )
 def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dtype, overrides):
     sam, _ = shipped
