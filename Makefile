@@ -22,10 +22,10 @@ install: $(STAMP) ## Make .venv and install the pinned dependencies
 demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 	$(RUN) -m cli demo
 
-test: $(STAMP) ## Run the tests but the longest (about 20 minutes on 2 cores)
+test: $(STAMP) ## Run the tests but the longest (20 to 25 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## Run every test (about 40 minutes on 2 cores)
+test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Run every test and say which lines none of them runs (a third longer)

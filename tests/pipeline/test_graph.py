@@ -110,6 +110,7 @@ def test_placement_and_order_do_not_change_a_byte_of_the_embedded_models_work(ra
     assert digests["staged"] == digests["one"]
 
 
+@pytest.mark.long
 def test_reading_is_not_fused_into_the_first_pool_even_where_it_asks_for_the_same(source, identity, tmp_path):
     same = "{num_cpus: 0.25}"
     pools = [f"placement.{name}={same}" for name in ("read", "commit", "propose", "caption", "filter")]
