@@ -17,9 +17,6 @@ from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 # processes on two cores, the engines' tests took twice the CPU time otherwise.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Ray gives its workers a niceness of 15: beside the other process's tests they hardly run, and theirs take longest.
-os.environ.setdefault("RAY_worker_niceness", "0")
-
 # pytest-xdist sets it in its processes, and a console that finds it when it is made keeps that width for good.
 os.environ.pop("COLUMNS", None)
 

@@ -17,6 +17,7 @@ def quick_config(**captions):
     return load_config("tiny", assignments=assignments)
 
 
+@pytest.mark.long
 def test_a_bare_run_is_a_whole_one_and_another_configs_is_told_from_it(tmp_path):
     source = pipeline.write_scenes(tmp_path / "images", 0, 3)
     for out, max_length in (("a", 6), ("b", 5)):

@@ -32,7 +32,8 @@ def write_coco(run, path) -> None:
     path.write_text(json.dumps({"images": names, "annotations": [*rows, weak, crowd]}))
 
 
-@pytest.mark.parametrize("write", [write_coco, pytest.param(write_parquet, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("write", [write_coco, write_parquet])
 def test_the_instances_choose_their_masks_and_each_says_which_row_chose_it(tiny_run, tmp_path, write):
     path, out = tmp_path / "instances", tmp_path / "out"
     write(tiny_run, path)
