@@ -97,6 +97,11 @@ def open_truth(name: str, header: RunHeader, progress: Progress) -> Truth:
         return _scene_truth(file, None) if colon else _scene_truth(beside(header.source), header)
     from training.evaluation.human_truth import HumanTruth
 
+    if Path(name).is_file():
+        raise ConfigError(
+            f"--truth {name} is a file: an OUT of `pseudoris import` is needed, or {SYNTHWORLD}:{name} where it is a "
+            "truth.json of the synthetic world"
+        )
     location = RunLocation.open(name)
     if read_header(location) is None:
         raise ConfigError(

@@ -43,12 +43,12 @@ def as_json(done: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
             # Of the whole training, whichever of its phases the row is.
             steps[row] = each["steps"]
     ablation = [
-        {"row": row, "name": name, **_summary(seeds[row]), "steps": steps[row], "paper_miou": paper}
+        {"row": row, "name": name, **_summary(seeds[row]), "training_steps": steps[row], "paper_miou": paper}
         for row, (name, paper) in PAPER.items()
         if row in seeds
     ]
     beside = [
-        {"row": row, "name": name, **_summary(seeds[row]), "steps": steps[row]}
+        {"row": row, "name": name, **_summary(seeds[row]), "training_steps": steps[row]}
         for row, name in BESIDE.items()
         if row in seeds
     ]
@@ -88,8 +88,8 @@ def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
     decided, right = (" | ".join(f"{100 * each[name]:.1f}" for each in rounds) for name in ("decided", "right"))
     return [
         "",
-        f"Select in the rounds of 4 and 5, of {found['pairs']:,} pairs of H_ref; {100 * found['reachable']:.1f} % of "
-        "them have the referent among their candidates:",
+        f"Select in the rounds of 4 and 5, means over their seeds, of {found['pairs']:,} pairs of H_ref; "
+        f"{100 * found['reachable']:.1f} % of them have the referent among their candidates:",
         "",
         f"| before round | {' | '.join(each['name'] for each in rounds)} |",
         f"| --- | {' | '.join(['--:'] * len(rounds))} |",

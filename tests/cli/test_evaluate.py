@@ -124,6 +124,13 @@ def test_an_unknown_truth_is_refused(demo, name, monkeypatch, tmp_path):
     assert "pseudoris import" in message
 
 
+def test_the_worlds_file_without_its_prefix_is_named_with_it(demo, tmp_path):
+    (tmp_path / "truth.json").write_text("{}")
+    message = fails(demo / "run", "--truth", tmp_path / "truth.json")
+    assert f"synthworld:{tmp_path / 'truth.json'}" in message
+    assert "pseudoris import" in message
+
+
 def test_a_truth_that_is_no_import_and_one_without_a_common_image_are_refused(demo, tmp_path):
     assert "is a run that `pseudoris annotate` made" in fails(demo / "run", "--truth", demo / "run")
     annotation, images = write_small_refer(tmp_path)

@@ -12,7 +12,8 @@ from benchmarks.quality.options import Options
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 NUM_SCENES = 3
-NUM_STEPS = 2
+# One more than those of the warm-up.
+NUM_STEPS = 51
 
 
 @pytest.fixture(scope="module")
