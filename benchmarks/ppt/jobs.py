@@ -117,7 +117,7 @@ def _trained(job: Job) -> tuple[dict[str, Any], int]:
     (training,) = (each for each in TRAININGS if each.name == job.name)
     config = config_of(training, job.sizes, job.seed)
     is_resuming = (job.folder / "config.json").exists()
-    # Held-out scenes are asked after the phases that are rows, and after no other.
+    # A training that is one row is asked at its end alone: a trainer would ask after each phase.
     val = job.runs.val if len(training.phases) > 1 else None
     request = PptRequest(config, training.runs(job.runs), job.folder, val=val, is_resuming=is_resuming)
     fabric = open_fabric(config.training)

@@ -1,4 +1,4 @@
-"""The parts that annotate, train and ask as they run: the command, real models, a few scenes and steps."""
+"""The parts that annotate, train and ask as they run: real models, a few scenes and steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_student_is_asked_and_none_is_another_by_mistake(results):
     assert found.keys() == {"random", "clip", "naive", "distinctive", "filtered", "composed", "truth"}
     trained = {name: each["miou"]["mean"] for name, each in found.items() if name not in ("random", "clip")}
     assert all(0 <= value <= 1 for value in trained.values())
-    # SAM's masks answer better than a student of two steps, and the best by CLIP better than any.
+    # SAM's masks answer better than a student of so few steps, and the best by CLIP better than any.
     assert found["clip"]["miou"]["mean"] > max(trained.values())
     assert found["clip"]["miou"]["mean"] > found["random"]["miou"]["mean"]
 

@@ -70,11 +70,12 @@ def make_objects(
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
+    named, digest = _named(names)
     # A second listing is cheap beside the models, and says what else such images show.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} holds no image: a folder of images a class is needed, CLASS/*.jpg")
-    classes, digest = _classes(names, folders, on_note)
+    classes = _classes(named, folders, f"--names {names}", on_note)
     every = sorted({classes.of_folder(each) for each in folders})
     recipe = Recipe(RECIPE, config, {"names": digest, "classes": every}, has_models=True)
     with proving(run.images, 1) as provers:
@@ -153,22 +154,20 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"--names {path} cannot be read ({error.strerror}): give a CSV file") from None
 
 
-def _classes(
-    path: Path | None, folders: Collection[str], on_note: Callable[[str], None]
-) -> tuple[ClassNames, str | None]:
-    """The names of the classes of `folders`, and the digest of the table that gives them, where one does."""
+def _named(path: Path | None) -> tuple[Mapping[str, str] | None, str | None]:
+    """The names that a table gives, and its digest; None without a table."""
     if path is None:
-        return ClassNames(), None
+        return None, None
     table = _read(path)
-    named = read_names(table)
-    _check_names(named, folders, f"--names {path}", on_note)
-    return ClassNames(named), sha256_hex(table)
+    return read_names(table), sha256_hex(table)
 
 
-def _check_names(
-    names: Mapping[str, str], folders: Collection[str], option: str, on_note: Callable[[str], None]
-) -> None:
-    """Refuse folders without a name, of which texts would say "the n01532829 in the middle"."""
+def _classes(
+    names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
+) -> ClassNames:
+    """The names of the classes of `folders`; a folder without one is refused, for texts would say "the n01532829"."""
+    if names is None:
+        return ClassNames()
     missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
     if missing:
         raise ConfigError(
@@ -177,6 +176,7 @@ def _check_names(
         )
     if unknown:
         on_note(f"{option}: folders that hold no image here are left aside ({len(unknown):,}): {_listed(unknown)}")
+    return ClassNames(names)
 
 
 def _listed(folders: Sequence[str]) -> str:
