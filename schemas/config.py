@@ -378,6 +378,16 @@ class RunConfig(FrozenModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _posterior_is_founded(self) -> Self:
+        posterior = None if self.composing is None else self.composing.posterior
+        if posterior is not None and posterior.counts == "probability" and self.captions.listening is None:
+            raise ValueError(
+                "composing.posterior.counts=probability reads what a listener says, and captions.listening is not set: "
+                "set it, or counts=draws with the weights that belong to it"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_none(handler(self), "composing")

@@ -108,12 +108,12 @@ class ExpressionRecord:
         caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None where nobody listened.
         listener: Share of the target in p(t | crop k) over the masks k; None where nobody listened.
         truth: `caption_score` a token; None where nobody listened.
-        confidence: How likely it is right; None without `filtering.confidence`.
+        confidence: How likely it is right; None without `filtering.confidence`, composed without `composing.posterior`.
         rank: Its place among its mask's by confidence, from 1; None without confidence.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
-        source: `model`, `human` where it was imported, `composer`, whose expressions are kept and have no scores, or
-            `recipe` of a pseudo-label of PPT, kept or not.
+        source: `model`, `human` where it was imported, `composer`, whose expressions are kept and have no other score,
+            or `recipe` of a pseudo-label of PPT, kept or not.
     """
 
     target_mask_ids: tuple[str, ...]

@@ -166,7 +166,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "confidence",
             pa.float64(),
-            "How likely it is right, by the weights of `filtering.confidence`; null without them.",
+            "How likely it is right, by `filtering.confidence`, composed by `composing.posterior`; null without.",
             nullable=True,
         ),
         _field("rank", pa.int32(), "Its place among its mask's by confidence, from 1; null without.", nullable=True),

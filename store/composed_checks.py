@@ -1,4 +1,4 @@
-"""What must hold of composed expressions beside what holds of all that was not drawn: kind and number of targets."""
+"""What must hold of composed expressions beside what holds of all that was not drawn: kind, targets and confidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TARGETS: Final = {"position": (1, 1), "relation": (1, 1), "group": (2, None), "
 
 
 def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterator[Problem]:
-    """Check kind and number of targets of the rows that the composer wrote, (rows,) bool."""
+    """Check kind, number of targets and confidence of the rows that the composer wrote, (rows,) bool."""
     kinds = table["kind"].to_pylist()
     numbers = pc.list_value_length(table["target_mask_ids"]).to_pylist()
     details = []
@@ -30,3 +30,9 @@ def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterat
                 f"kinds are {known}, with one mask, one, several and none"
             )
     yield from examples(shard, "expression_composed", details)
+    # Null where shares decided.
+    confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
+    with np.errstate(invalid="ignore"):
+        is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
+    found = (f"row {row}: the confidence {confidence[row]:g} is no probability" for row in np.flatnonzero(is_wrong))
+    yield from examples(shard, "expression_composed", found)

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from schemas.confidence import Rated, confidences, ranks
 from schemas.keeping import Flags
 from schemas.listening import ConfidenceConfig
+from schemas.shard import SOURCE_COMPOSER
 from store.content_checks import Problem, examples
-from store.keeping import judged, scores_of
+from store.keeping import flags_of, judged, scores_of
 
 HEARD: Final = ("caption_score", "listener", "truth")
 CONFIDENCE: Final = ("confidence", "rank")
@@ -37,8 +38,11 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
     yield from _rows(shard, is_heard & ~is_share, "listener lies in [0, 1]")
     yield from _rows(shard, is_heard & ~is_probability, "caption_score and truth are set with it, and not above 0")
     if config is None:
+        # A composed expression's is the composer's own.
+        is_composed = flags_of(pc.fill_null(pc.equal(table["source"], SOURCE_COMPOSER), fill_value=False))
         for name in CONFIDENCE:
-            yield from _rows(shard, np.isfinite(scores[name]), f"{name} is null without filtering.confidence")
+            is_set = ~is_composed & np.isfinite(scores[name])
+            yield from _rows(shard, is_set, f"{name} is null without filtering.confidence")
         return
     # What was composed afterwards was no candidate of the filter stage.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))

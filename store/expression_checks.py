@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
 # Nobody has drawn or scored what a human wrote, or what was composed.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
+# How sure the composer is, it says itself.
+_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
 
 
@@ -44,7 +46,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     is_undrawn = is_human | is_composed | is_recipe
     yield from _draw_problems(shard, table, is_undrawn)
     yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
-    yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression")
+    yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression", _NULL_OF_COMPOSED)
     yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from composed_problems(shard, table, is_composed)
     # Scores of groups and of no-target expressions mean other things.
@@ -118,13 +120,20 @@ def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[P
 
 
 def _undrawn_problems(
-    shard: int, table: pa.Table, is_meant: Flags, name: str, who: str, *, is_kept: bool = True
+    shard: int,
+    table: pa.Table,
+    is_meant: Flags,
+    name: str,
+    who: str,
+    null: Sequence[str] = _NULL_OF_UNDRAWN,
+    *,
+    is_kept: bool = True,
 ) -> Iterator[Problem]:
     """What no captioner drew has no draws and no scores, is kept where `is_kept` says so, and has the weight 1."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
     yield from _rows(shard, what, is_meant & (num_samples > 0), f"{who} has no draws")
-    for column in _NULL_OF_UNDRAWN:
+    for column in null:
         is_set = _numpy(pc.is_valid(table[column]))
         yield from _rows(shard, what, is_meant & is_set, f"{column} of {who} is null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,22 +14,28 @@ from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting, annotate, an
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from benchmarks.quality.scenes import said_by_people
-from schemas.composing import ComposingConfig
-from schemas.confidence import CONFIDENCE_COLUMNS
+from schemas.composing import ComposingConfig, PosteriorConfig
+from schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from schemas.config_loading import load_config
 from schemas.keeping import Flags
 from schemas.shard import SOURCE_COMPOSER, ShardImage
 from synthworld.scenes import Scene
 from synthworld.truth import SceneImageTruth
 from training.calibration.judged import JudgedImage, Said
 from training.calibration.reading import judge_image
+from training.evaluation.bootstrap import Sums
 from training.evaluation.counting import judge, match_image
 from training.evaluation.human_truth import HumanImageTruth
 from workers.composing.composer import Composer
 
-# As they ship, and with less evidence asked for: more objects are spoken of, and more of it is wrong.
+# What docs/listener-composer.yaml sets is what is measured.
+_SHIPPED: Final = Path(__file__).parents[2] / "docs" / "listener-composer.yaml"
+# By shares of the draws, with less evidence asked for too; by one probability, of what a listener says, or of draws.
 COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
     "composer": ComposingConfig(),
     "looser composer": ComposingConfig(min_noun=0.6, min_word=0.3),
+    "weighing composer": load_config("tiny", _SHIPPED).composing or ComposingConfig(),
+    "weighing draws": ComposingConfig(max_per_mask=4, posterior=PosteriorConfig()),
 }
 
 
@@ -83,20 +89,26 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     judged = judge_image(truth, candidates, columns)
     sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
     by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
-    said = {name: _composed(image, truth, name) for name in COMPOSERS}
+    said = {name: _composed(image, truth, config) for name, config in COMPOSERS.items()}
     shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
     return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
 
 
-def _composed(image: ShardImage, truth: SceneImageTruth, name: str) -> Said:
+def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> Sums:
+    """Return numerator and denominator of accuracy, yield and coverage of what a composer says, and of nothing else."""
+    truth = SceneImageTruth(scene)
+    matched = match_image(truth, candidates_of(image, lambda expression: True))
+    said = _composed(image, truth, config)
+    nothing = np.zeros(0, np.bool_)
+    num_visible = int(matched.is_visible.sum())
+    judged = JudgedImage(Rated((), (), {}), nothing, np.zeros(0, np.int64), len(image.masks), num_visible, beside=said)
+    return judged.sums(nothing)
+
+
+def _composed(image: ShardImage, truth: SceneImageTruth, config: ComposingConfig) -> Said:
     """Return what a composer says of an annotated image."""
-    said = _composer(name)(image).expressions
+    said = Composer(config)(image).expressions
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
     verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
     return Said(verdicts.is_right, verdicts.target)
-
-
-@cache
-def _composer(name: str) -> Composer:
-    return Composer(COMPOSERS[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from benchmarks.listening.rules import FEATURE_SETS
 from benchmarks.quality.options import draw_generator
 from training.calibration.fitting import NO_LABELS, Calibration, calibrate, without_labels
 from training.calibration.judged import JudgedImage
+from training.evaluation.bootstrap import Sums
+
+SceneT = TypeVar("SceneT")
 
 COUNTS: Final = (5, 10, 20, 50, 100, 200)
 NUM_DRAWS: Final = 10
@@ -36,12 +39,12 @@ def measure_labels(
     rows = [_no_labels(asked, aim)]
     for name in NAMES:
         for count in (each for each in COUNTS if each <= len(development)):
-            found = [_calibrated(chosen, name, aim) for chosen in _draws(development, count)]
+            found = [_calibrated(chosen, name, aim) for chosen in draws_of(development, count)]
             rows.append({"rule": name, "scenes": count, "labels": "oracle", **_row(found, development, asked)})
     told = [replace(scene, is_right=scene.is_right_by_sentences) for scene in development]
     for name in NAMES:
         count = min(BY_SENTENCES, len(told))
-        found = [_calibrated(chosen, name, aim) for chosen in _draws(told, count)]
+        found = [_calibrated(chosen, name, aim) for chosen in draws_of(told, count)]
         rows.append({"rule": name, "scenes": count, "labels": "sentences", **_row(found, development, asked)})
     return rows
 
@@ -50,9 +53,9 @@ def _calibrated(scenes: Sequence[JudgedImage], name: str, aim: tuple[float, floa
     return calibrate(scenes, FEATURE_SETS[name], coverage=aim[0], least_yield=aim[1])
 
 
-def _draws(scenes: Sequence[SceneRows], count: int) -> Iterator[list[SceneRows]]:
+def draws_of(scenes: Sequence[SceneT], count: int, num_draws: int = NUM_DRAWS) -> Iterator[list[SceneT]]:
     """Yield different draws of `count` scenes; one where that is all of them."""
-    for draw in range(NUM_DRAWS if count < len(scenes) else 1):
+    for draw in range(num_draws if count < len(scenes) else 1):
         rng = draw_generator(_SEED, count, draw)
         yield [scenes[place] for place in sorted(rng.choice(len(scenes), count, replace=False).tolist())]
 
@@ -60,7 +63,7 @@ def _draws(scenes: Sequence[SceneRows], count: int) -> Iterator[list[SceneRows]]
 def _no_labels(asked: Mapping[str, Sequence[SceneRows]], aim: tuple[float, float]) -> dict[str, Any]:
     """Of each set of scenes by the scores of its own candidates: without labels nothing is seen too early."""
     found = {name: without_labels(scenes, NO_LABELS, wanted_yield=aim[1]) for name, scenes in asked.items()}
-    figures = {name: _spread([_figures(found[name], scenes)]) for name, scenes in asked.items()}
+    figures = {name: spread([_figures(found[name], scenes)]) for name, scenes in asked.items()}
     return {"rule": "no labels", "scenes": 0, "labels": "none", "draws": 1, "candidates_a_scene": 0.0, **figures}
 
 
@@ -70,18 +73,22 @@ def _row(
     return {
         "draws": len(found),
         "candidates_a_scene": round(float(np.mean([len(scene.is_right) for scene in development])), 1),
-        **{name: _spread([_figures(each, scenes) for each in found]) for name, scenes in asked.items()},
+        **{name: spread([_figures(each, scenes) for each in found]) for name, scenes in asked.items()},
     }
 
 
 def _figures(found: Calibration, scenes: Sequence[JudgedImage]) -> list[float]:
-    sums = [scene.sums(found.reached.bounds.keeps(scene, found.weights)) for scene in scenes]
+    return figures_of([scene.sums(found.reached.bounds.keeps(scene, found.weights)) for scene in scenes])
+
+
+def figures_of(sums: Sequence[Sums]) -> list[float]:
+    """Return accuracy, yield and coverage of all images together."""
     totals = np.sum([[each[name] for name in _FIGURES] for each in sums], axis=0)
     return [numerator / denominator if denominator else 0.0 for numerator, denominator in totals.tolist()]
 
 
-def _spread(figures: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean, deviation and the worst of each figure over draws."""
+def spread(figures: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return mean, deviation and the least of accuracy, yield and coverage over draws."""
     table = np.array(figures)
     spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(table.shape[1], np.nan)
     return {

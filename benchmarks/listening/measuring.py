@@ -14,12 +14,12 @@ from benchmarks.listening.redrawing import BASE, NUM_SCENES, SIMILAR, measure_re
 from benchmarks.listening.report import bootstrap, rule_tree, step_tree, table_of
 from benchmarks.listening.rules import FEATURE_SETS, Rule
 from benchmarks.listening.trying import measure_tried
-from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting
+from benchmarks.listening.weighing import measure_weights
+from benchmarks.quality.annotate import LISTENED, SceneSet
 from benchmarks.quality.options import Options
 from schemas.config_loading import load_config
 from training.calibration.fitting import choose, fit, reached
 
-LISTENING: Final = "captions.listening={crops: [masked, context_1.2]}"
 # Coverage aimed at on development scenes, with a yield of at least so many expressions a mask.
 AIMS: Final = ((0.55, 2.0), (0.65, 2.0), (0.72, 2.0), (0.8, 2.0))
 # At which one what was tried beside is compared, and labels are counted.
@@ -27,7 +27,9 @@ COMPARED: Final = (0.65, 2.0)
 # The features that are weighed, and the composer beside them.
 RULES: Final[Mapping[str, tuple[str, str | None]]] = {
     **{name: (name, None) for name in FEATURE_SETS},
-    **{f"all+{name}": ("all", name) for name in COMPOSERS},
+    **{f"all+{name}": ("all", name) for name in COMPOSERS if name != "weighing draws"},
+    # Neither listens: the cheapest of all that weighs.
+    "clip+vote+weighing draws": ("clip+vote", "weighing draws"),
 }
 # Each adds one thing to the one before it, or beside it.
 _STEPS: Final = (
@@ -36,6 +38,9 @@ _STEPS: Final = (
     ("all", "clip"),
     ("all", "clip+vote"),
     ("all+composer", "all"),
+    ("all+weighing composer", "all+composer"),
+    ("clip+vote+weighing draws", "clip+vote"),
+    ("all+weighing composer", "clip+vote+weighing draws"),
 )
 
 
@@ -73,12 +78,16 @@ def measure(
         asked: Scenes to report, by name; what was tried beside is told on the first.
         settings: Of all runs, as `--set` takes them.
     """
-    setting = Setting("listening", ("filtering.tau=0", LISTENING, *settings), bounds=(SHIPPED,))
+    setting = replace(LISTENED, assignments=(*LISTENED.assignments, *settings))
     again = replace(setting, name="listening-similar", assignments=(*setting.assignments, SIMILAR))
     rows = {name: collect(options, scenes, setting) for name, scenes in asked.items()}
     first = next(iter(asked.values()))
     similar = collect(options, replace(first, count=min(NUM_SCENES, first.count)), again)
-    return told(Collected(collect(options, development, setting), rows, similar))
+    found = told(Collected(collect(options, development, setting), rows, similar))
+    # The last of three would add a minute, and nothing that the second does not show.
+    told_on = dict(list(asked.items())[:2])
+    found.report["composer_weights"] = measure_weights(options, development, told_on, setting)
+    return found
 
 
 def told(collected: Collected) -> Listened:

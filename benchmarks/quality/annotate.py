@@ -96,6 +96,10 @@ def _config(assignments: tuple[str, ...]) -> RunConfig:
 DISTINCTIVE: Final = Setting("distinctive")
 # The same settings and the same draws; only nothing is subtracted.
 NUCLEUS: Final = Setting("nucleus", ("captions.sampling.is_distinctive=false",))
+# Every candidate is there to choose among, with all that a listener says of it.
+LISTENED: Final = Setting(
+    "listening", ("filtering.tau=0", "captions.listening={crops: [masked, context_1.2]}"), bounds=(SHIPPED,)
+)
 
 
 def filters(config: RunConfig) -> dict[str, FilterConfig]:

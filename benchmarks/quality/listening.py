@@ -26,6 +26,8 @@ _TITLES: Final = {
     "all": "everything",
     "all+composer": "everything, and the composer",
     "all+looser composer": "everything, and a looser composer",
+    "clip+vote+weighing draws": "CLIP's scores and the vote, and the composer by probability",
+    "all+weighing composer": "everything, and the composer by probability",
 }
 _STEPS: Final = {
     "clip - preset": "CLIP's scores weighted − the shipped filter",
@@ -35,11 +37,14 @@ _STEPS: Final = {
     "all - preset": "everything − the shipped filter",
     "all+composer - all": "… the composer on top",
     "all+composer - preset": "everything and the composer − the shipped filter",
+    "all+weighing composer - all+composer": "… the composer by probability, not by shares",
+    "all+weighing composer - clip+vote+weighing draws": "… the listener, where the composer goes by probability",
+    "all+weighing composer - preset": "everything and the composer by probability − the shipped filter",
 }
 _WORLDS: Final = ("test", *_OTHER_WORLDS)
 _BOUNDED: Final = {
     "clip+vote": "CLIP's scores and the vote",
-    **{name: _TITLES[name] for name in ("all", "all+composer", "all+looser composer")},
+    **{name: _TITLES[name] for name in list(_TITLES) if name.startswith("all") or name == "clip+vote+weighing draws"},
 }
 
 
@@ -61,7 +66,9 @@ def section(result: Result) -> str:
         "the captioner as its own [listener](listener.md), ranks a mask's candidates; off in every preset. Weights and "
         f"bounds come from {scenes['development']} development scenes, for each coverage aimed at with a yield of at "
         "least 2. *Everything* is all of these; the composer's expressions are added to what is kept, those of the "
-        "*looser* one ask for less evidence (`min_noun: 0.6`, `min_word: 0.3`). "
+        "*looser* one ask for less evidence (`min_noun: 0.6`, `min_word: 0.3`). *By probability*: "
+        "[`composing.posterior`](composing.md#by-probability), of what the listener says beside everything, of draws "
+        "alone beside CLIP's scores and the vote, where nobody listens. "
         f"{scenes['test']} test scenes, SAM's own masks; at a coverage of {COMPARED[0]} aimed at:"
     )
     (shown,) = (aim for aim in result["aims"] if (aim["coverage"], aim["yield"]) == COMPARED)
@@ -97,7 +104,8 @@ def _three(judged: Mapping[str, Any], name: str) -> str:
 def _readings(result: Result) -> Iterator[str]:
     """Yield the points of a list that says what the tables come to."""
     first, last = result["aims"][0], result["aims"][-1]
-    for aim, name in ((first, "all+composer"), (last, "all+looser composer")):
+    chosen = ((first, "all+composer"), (last, "all+looser composer"), (last, "all+weighing composer"))
+    for aim, name in (*chosen, (last, "clip+vote+weighing draws")):
         yield (
             f"- Accuracy / yield / coverage of {_TITLES[name]}, with {aim['coverage']} aimed at: "
             f"**{_three(aim['test'], name)}**, where the shipped filter has {_three(aim['test'], 'preset')}; "

@@ -113,6 +113,16 @@ def _labels(result: Result) -> Iterator[str]:
     )
     yield markdown_table(header, rows)
     yield "\n".join(_label_readings(result["labels"]))
+    yield (
+        "The composer's posterior, of what the listener says, fitted on so many scenes whose masks, nouns and words "
+        "are judged (`python -m benchmarks.composing.fitting`); what is composed, and nothing beside it, under the "
+        "bounds that ship:"
+    )
+    fitted = [
+        [str(row["scenes"]), str(row["draws"]), *_spread(row["test"]), *_spread(row["second"])]
+        for row in result["composer_weights"]
+    ]
+    yield markdown_table(["scenes", "draws", *header[3:]], fitted)
 
 
 def _label_readings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.composing import ComposingConfig
+from schemas.composing import ComposingConfig, PosteriorConfig
 from schemas.config_loading import load_config
+from schemas.errors import ConfigError
 
 
 def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
@@ -25,6 +26,27 @@ def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
 def test_what_cannot_be_is_refused_with_the_values(values, message):
     with pytest.raises(ValidationError, match=message):
         ComposingConfig.model_validate(values)
+
+
+def test_bounds_on_shares_and_a_posterior_are_not_set_together():
+    with pytest.raises(ValidationError, match=r"composing\.min_noun bounds a share, and composing\.posterior decides"):
+        ComposingConfig(min_noun=0.7, posterior=PosteriorConfig())
+    # A header holds every setting, those on shares at their defaults.
+    config = ComposingConfig(posterior=PosteriorConfig(min_first=0.7))
+    assert ComposingConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_posterior_that_reads_a_listener_needs_one():
+    counting = "composing={posterior: {counts: probability}}"
+    with pytest.raises(ConfigError, match=r"counts=probability reads what a listener says, and captions\.listening"):
+        load_config("tiny", None, [counting])
+    assert load_config("tiny", None, [counting, "captions.listening={}"]).composing.posterior.counts == "probability"
+    assert load_config("tiny", None, ["composing={posterior: {}}"]).composing.posterior.counts == "draws"
+
+
+def test_a_run_without_a_posterior_has_the_identity_of_before():
+    assert "posterior" not in load_config("tiny", None, ["composing={}"]).method()["composing"]
+    assert "posterior" in load_config("tiny", None, ["composing={posterior: {}}"]).method()["composing"]
 
 
 def test_a_run_that_composes_nothing_has_the_identity_of_before():

@@ -200,6 +200,7 @@ def test_no_rule_is_held_against_what_a_human_wrote():
 AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "the leftmost circle"}
 
 
+@pytest.mark.parametrize("confidence", [None, 0.9])
 @pytest.mark.parametrize(
     ("kind", "targets"),
     [
@@ -209,8 +210,8 @@ AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "t
         ("none", []),
     ],
 )
-def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets):
-    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets}
+def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets, confidence):
+    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets, "confidence": confidence}
     assert problems_with(setting(1, **composed)) == ""
     assert "row 1" not in problems_with(setting(1, **composed), KeepRule(tau=99.0))
 
@@ -220,6 +221,8 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
     [
         {"kept": False},
         {"correctness": 0.5},
+        {"rank": 1},
+        {"confidence": 1.5},
         {"count": 1},
         {"weight": 0.5},
         {"kind": "attribute"},

@@ -103,7 +103,7 @@ def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig
     if len(np.unique(right)) < 2:
         raise ValueError(f"of {len(right)} candidates {int(right.sum())} are right: weights need both kinds")
     mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    weights = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
+    weights = newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
     return _rounded(names, weights[1:] / std, float(weights[0] - (weights[1:] / std) @ mean))
 
 
@@ -198,7 +198,13 @@ def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int
     return np.concatenate(numbers), is_covered, said, len(covered)
 
 
-def _newton(table: Floats, right: Floats) -> Floats:
+def newton(table: Floats, right: Floats) -> Floats:
+    """Return the weights of a logistic regression, (F,) float64, with a slight ridge on all but the first.
+
+    Args:
+        table: (T, F) float64, standardised but for the first column, which is 1.
+        right: (T,) float64, 0 or 1.
+    """
     penalty = _RIDGE * np.eye(table.shape[1])
     penalty[0, 0] = 0.0
     weights = np.zeros(table.shape[1])

@@ -12,18 +12,24 @@ from typing import Final
 
 from schemas.composing import ComposedKind
 from workers.composing.geometry import SIDES, is_alone_at, is_end, maybe_lies, rank, surely_lies
-from workers.composing.language import NounPhrase
+from workers.composing.language import Language, NounPhrase
 from workers.composing.views import ImageView, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """An expression of the masks numbered `targets`; its head noun."""
+    """An expression of the masks numbered `targets`.
+
+    Attributes:
+        noun: Its head.
+        confidence: How likely it is right; None where shares decided.
+    """
 
     text: str
     kind: ComposedKind
     targets: tuple[int, ...]
     noun: str
+    confidence: float | None = None
 
 
 Form = Callable[[ImageView, Row], Iterator[str | None]]
@@ -81,10 +87,10 @@ def expressions_of(view: ImageView, mask: int, mask_id: str) -> list[Composed]:
     kinds = view.config.kinds
     forms: list[tuple[ComposedKind, Form]] = []
     if "position" in kinds:
-        start = _number_of(mask_id) % len(_POSITIONS)
+        start = number_of(mask_id) % len(_POSITIONS)
         forms += [("position", form) for form in (*_POSITIONS[start:], *_POSITIONS[:start])]
     if "relation" in kinds:
-        forms.insert(min(len(forms), 1 - _number_of(mask_id, 1) % 2), ("relation", _relations))
+        forms.insert(min(len(forms), 1 - number_of(mask_id, 1) % 2), ("relation", _relations))
     # Rows with rivals first: where a phrase fits nothing else, it does without a place.
     rows = sorted(view.rows[mask], key=lambda row: not row.rivals)
     found: dict[str, Composed] = {}
@@ -113,7 +119,8 @@ def _is_worth_it(row: Row) -> bool:
     return bool(row.rivals) or bool(row.phrase.words)
 
 
-def _number_of(mask_id: str, place: int = 0) -> int:
+def number_of(mask_id: str, place: int = 0) -> int:
+    """Return a number from 0 to 255 that a mask always has; another one for another place."""
     return hashlib.sha256(mask_id.encode()).digest()[place]
 
 
@@ -138,13 +145,14 @@ def absent(view: ImageView) -> Iterator[Composed]:
     said = dict.fromkeys(row.phrase for rows in view.rows for row in rows if row.phrase.words)
     seen: set[str] = set()
     for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns):
-        swapped = _with_noun(view, phrase, noun)
+        swapped = with_noun(view.language, phrase, noun)
         text = None if swapped is None else view.language.definite(swapped)
         if swapped is not None and text is not None and text not in seen and view.fits_nothing(swapped):
             seen.add(text)
             yield Composed(text, "none", (), noun)
 
 
-def _with_noun(view: ImageView, phrase: NounPhrase, noun: str) -> NounPhrase | None:
+def with_noun(language: Language, phrase: NounPhrase, noun: str) -> NounPhrase | None:
+    """Return the phrase with another noun; None where it is its own, or the language reads no noun phrase there."""
     words = [noun if word == phrase.noun else word for word in phrase.text.split()]
-    return None if noun == phrase.noun else view.language.noun_phrase(" ".join(words), noun)
+    return None if noun == phrase.noun else language.noun_phrase(" ".join(words), noun)

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from schemas.keeping import Floats
 from schemas.shard import MaskRecord
 from workers.masks.rle import Int64Array, runs
 
@@ -105,6 +106,21 @@ def maybe_lies(side: Side, item: Place, anchor: Place, margins: Margins) -> bool
     # What a lenient listener still grants, and half a gap for centres that lie not quite where the masks have them.
     slack = margins.min_gap / 2
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
+
+
+def doubtless_lead(leads: Floats, margins: Margins) -> Floats:
+    """Return how likely nobody doubts who is ahead by so much of the axis; half at three quarters of `min_gap`."""
+    return _ramp(leads - 0.75 * margins.min_gap, 0.15 * margins.min_gap)
+
+
+def inside_third(side: Side, place: Place, margins: Margins) -> float:
+    """Return how likely a mask is said to lie in the picture's third on a side; half on its line."""
+    return float(_ramp(np.float64(_THIRD - _depth(side, place)), 0.125 * margins.min_gap))
+
+
+def _ramp(distance: Floats | np.float64, width: float) -> Floats:
+    """0 far below 0, 1 far above, in a few widths; a step without a width."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
 
 
 def _depth(side: Side, place: Place) -> float:

@@ -95,12 +95,18 @@ def is_drawn(expression: ExpressionRecord) -> bool:
     return expression.source == SOURCE_MODEL and len(expression.target_mask_ids) == 1
 
 
-def view_of(image: ShardImage, language: Language, config: ComposingConfig) -> ImageView:
-    """Return the view of an image after the filter stage; what is no captioner's draw is not looked at."""
+def drawn_by_mask(image: ShardImage) -> Mapping[str, Sequence[ExpressionRecord]]:
+    """Return what the captioner drew for each mask that it drew something for, by mask id."""
     drawn: defaultdict[str, list[ExpressionRecord]] = defaultdict(list)
     for expression in image.expressions:
         if is_drawn(expression):
             drawn[expression.target_mask_ids[0]].append(expression)
-    speeches = [speech_of(drawn[mask.mask_id], language.noun_phrase) for mask in image.masks]
+    return drawn
+
+
+def view_of(image: ShardImage, language: Language, config: ComposingConfig) -> ImageView:
+    """Return the view of an image after the filter stage; what is no captioner's draw is not looked at."""
+    drawn = drawn_by_mask(image)
+    speeches = [speech_of(drawn.get(mask.mask_id, ()), language.noun_phrase) for mask in image.masks]
     places = {number: place_of(mask) for number, mask in enumerate(image.masks)}
     return ImageView(speeches, places, language, config)

@@ -17,6 +17,7 @@ def item(category, colour, x):
 
 
 SCENE = Scene(0, 0, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0)))
+HEARD = {"caption_score": -1.0, "listener": 0.5, "truth": -0.3}
 DRAW = CaptionSample("masked", "top_p", None, 0.5, -1.0)
 
 
@@ -24,7 +25,7 @@ def annotated(*said):
     """The scene with its true masks and the given (object, text, changes)."""
     image = scene_shard([scene_image(SCENE)], with_true_masks=True).images[0]
     expressions = (
-        ExpressionRecord((image.masks[number].mask_id,), text, **{"samples": (DRAW,), **changes})
+        ExpressionRecord((image.masks[number].mask_id,), text, **{"samples": (DRAW,), **HEARD, **changes})
         for number, text, changes in said
     )
     return replace(image, expressions=tuple(expressions))
@@ -47,7 +48,7 @@ def test_each_candidate_has_its_scores_whether_it_is_right_and_what_it_was_said_
         "count": 2.0,
     }
     # What was not scored, as of a lone mask, is NaN and no zero; draws are counted of any.
-    assert np.isnan([rows.rated.scores[name][1] for name in CONFIDENCE_COLUMNS[:-1]]).all()
+    assert np.isnan([rows.rated.scores[name][1] for name in CONFIDENCE_COLUMNS[:-1] if name not in HEARD]).all()
     assert rows.rated.scores["count"][1] == 1.0
     assert rows.is_right.tolist() == [True, False]
     assert rows.targets.tolist() == [2, 0]

@@ -8,9 +8,10 @@ from benchmarks.listening.trying import ATTEMPTS
 from benchmarks.quality import listening
 
 RULES = ("right", "paper", "preset", "clip", "clip+vote", "clip+listener", "all")
-RULES += ("all+composer", "all+looser composer")
+RULES += ("all+composer", "all+looser composer", "clip+vote+weighing draws", "all+weighing composer")
 STEPS = ("clip - preset", "clip+vote - clip", "clip+listener - clip", "all - clip+vote", "all - preset")
-STEPS += ("all+composer - all", "all+composer - preset")
+STEPS += ("all+composer - all", "all+composer - preset", "all+weighing composer - all+composer")
+STEPS += ("all+weighing composer - clip+vote+weighing draws", "all+weighing composer - preset")
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -45,7 +46,9 @@ def _label(rule: str, labels: str, scenes: int, accuracy: float, least: float) -
 
 
 def _aim(coverage: float) -> dict[str, Any]:
-    bounds = {name: {"min_confidence": 1 - coverage, "max_rank": 3} for name in RULES if "all" in name}
+    bounds = {
+        name: {"min_confidence": 1 - coverage, "max_rank": 3} for name in RULES if "all" in name or "weighing" in name
+    }
     # The same for every coverage.
     bounds["clip+vote"] = {"min_confidence": 0.64, "max_rank": 4}
     worlds = {"test": coverage, "second": coverage - 0.1, "shifted": coverage - 0.2}
@@ -71,6 +74,7 @@ def _result(*, least_of_fifty: float = 0.85) -> dict[str, Any]:
                 for kept in ("drawn", "preset", "all")
             },
         },
+        "composer_weights": [_label("", "oracle", count, 0.9, 0.88) for count in (5, 200)],
         "labels": [
             _label("no labels", "none", 0, 0.83, 0.83),
             _label("all", "oracle", 5, 0.84, 0.7),
@@ -89,7 +93,7 @@ def test_one_aim_has_all_rules_and_steps_and_each_its_bounds_and_what_they_come_
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
 
     # Of bounds: one row of those that all aims share, three of each other rule.
-    assert [len(table) - 2 for table in tables] == [9, 7, 1 + 3 * 3, len(ATTEMPTS) + 1, 3, 5]
+    assert [len(table) - 2 for table in tables] == [11, 10, 1 + 3 * 5, len(ATTEMPTS) + 1, 3, 5, 2]
     assert "| the shipped filter | 0.670 [0.660, 0.680] | 2.000 [1.990, 2.010] | – |" in tables[0]
     assert "| … the listener on top of the vote | +0.030 [+0.020, +0.040] | +2.000 [+1.990, +2.010] | – |" in tables[1]
     row = next(line for line in tables[2] if line.startswith("| everything, and the composer | 0.55 |"))
@@ -97,6 +101,7 @@ def test_one_aim_has_all_rules_and_steps_and_each_its_bounds_and_what_they_come_
     assert "aimed at: **0.62 / 2.00 / –**, where the shipped filter has 0.57 / 2.00 / –; second renderer: 0.52" in text
     assert "captioning takes +46% of CPU time with one crop kind listened to, and +70% with the two" in text
     assert "everything, and a looser composer, with 0.8 aimed at: **0.88" in text
+    assert "everything, and the composer by probability, with 0.8 aimed at: **0.90" in text
 
 
 def test_what_was_tried_says_what_it_came_to() -> None:

@@ -33,15 +33,19 @@ def done(drawn):
     return FILTER.build(COMPOSING)(drawn)
 
 
-def test_composed_expressions_mean_what_they_target(done):
-    right = []
-    for scene, image in zip(SCENES, done.images, strict=True):
+def composed_verdicts(shard):
+    """The kind of each composed expression, and whether it means what it targets."""
+    for scene, image in zip(SCENES, shard.images, strict=True):
         # With the truth's masks a mask's index is its object's number.
         number_of = {mask.mask_id: mask.index for mask in image.masks}
         for each in image.expressions:
             if each.source == SOURCE_COMPOSER:
                 targets = frozenset(number_of[mask] for mask in each.target_mask_ids)
-                right.append(referents(each.text, scene) == targets)
+                yield each.kind, referents(each.text, scene) == targets
+
+
+def test_composed_expressions_mean_what_they_target(done):
+    right = [is_right for _, is_right in composed_verdicts(done)]
     assert len(right) >= 15
     assert sum(right) / len(right) >= 0.9
 
@@ -66,6 +70,23 @@ def test_composed_rows_pass_blocks_tables_and_verify_and_no_threshold_decides_on
     assert [kept for kept, each in zip(strict["kept"].to_pylist(), is_composed, strict=True) if each] == [True] * sum(
         is_composed
     )
+
+
+def test_by_probability_more_is_said_as_surely_and_each_says_how_sure(drawn, done):
+    weighing = load_config("tiny", None, ["composing={max_per_mask: 4, posterior: {}}"])
+    shard = FILTER.build(weighing)(drawn)
+    said = list(composed_verdicts(shard))
+    assert len(said) > len([kind for kind, _ in composed_verdicts(done) if kind in ("position", "relation")])
+    assert sum(is_right for _, is_right in said) / len(said) >= 0.9
+    assert block_to_shard(shard_to_block(shard)) == shard
+    tables = shard_tables(shard, embed_images=False)
+    assert list(expression_problems(0, tables)) == []
+    table = tables["expressions"]
+    confidence = table["confidence"].to_pylist()
+    is_composed = [source == SOURCE_COMPOSER for source in table["source"].to_pylist()]
+    assert [each is not None for each in confidence] == is_composed
+    # What another rule keeps leaves it as it is.
+    assert refiltered(table, KeepRule(tau=99.0))["confidence"].to_pylist() == confidence
 
 
 def test_a_run_without_the_section_has_the_identity_that_it_had():

@@ -1,0 +1,165 @@
+"""How likely a phrase is true of each mask of an image: of its noun, of its words, and of there being an object.
+
+    P(noun | mask)   =  softmax over the nouns drawn for the mask of
+                        noun_share · log share  +  noun_correctness · correctness
+    P(word | mask)   =  logistic(word_bias + word_against · log(share / share of what replaces it)
+                                           + word_share · log(share of both together))
+    P(object | mask) =  logistic(object_bias + object_predicted_iou · logit(predicted IoU)
+                                 + object_stability · logit(stability score)
+                                 + object_overlap · share inside another mask)
+    P(phrase | mask) =  P(noun | mask) · Π P(word | mask)
+
+Each is a probability by its fit, none by its form: the captions drawn for a mask are no independent witnesses, and the
+weights below 1 say how far they are not. What nobody drew for a mask has a small probability of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from schemas.composing import PosteriorConfig
+from schemas.keeping import Floats
+from schemas.shard import MaskRecord
+from workers.composing.evidence import Evidence, substitutes
+from workers.composing.language import NounPhrase
+from workers.masks import rle
+
+# A share of nothing has no logarithm; below these nothing is told apart.
+MIN_SHARE: Final = 1e-4
+MIN_RIVAL_SHARE: Final = 1e-3
+# A score of SAM is a probability by its use; beyond this it is as good as sure.
+_MAX_LOG_ODDS: Final = 9.21
+# Half of a mask inside another one is as much as all of it.
+_MAX_OVERLAP: Final = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What the N masks of an image are believed to be.
+
+    Attributes:
+        config: The weights.
+        evidence: What was drawn, of N masks.
+        is_object: (N,) float64, that a mask is one object and no other mask's part or twin.
+    """
+
+    config: PosteriorConfig
+    evidence: Sequence[Evidence]
+    is_object: Floats
+
+    @cached_property
+    def nouns(self) -> Sequence[Mapping[str, float]]:
+        """By mask, the probability of each noun drawn for it; they add up to 1."""
+        return [nouns_of(each, self.config) for each in self.evidence]
+
+    @cached_property
+    def words(self) -> Sequence[Mapping[str, float]]:
+        """By mask, the probability of each word drawn for it."""
+        return [words_of(each, self._replaced_by, self.config) for each in self.evidence]
+
+    def noun(self, mask: int) -> str | None:
+        """Return what a mask most likely is, the first of equals; None where nothing was drawn."""
+        nouns = self.nouns[mask]
+        return max(nouns, key=lambda noun: nouns[noun], default=None)
+
+    def fits(self, phrase: NounPhrase) -> Floats:
+        """Return how likely a phrase is true of each mask, (N,) float64."""
+        known = self._fits.get(phrase)
+        if known is None:
+            known = self._fits[phrase] = np.array([self._of_mask(phrase, mask) for mask in range(len(self.evidence))])
+        return known
+
+    @cached_property
+    def _fits(self) -> dict[NounPhrase, Floats]:
+        return {}
+
+    @cached_property
+    def _replaced_by(self) -> Mapping[str, frozenset[str]]:
+        return substitutes(phrase for each in self.evidence for phrase in each.phrases)
+
+    def _of_mask(self, phrase: NounPhrase, mask: int) -> float:
+        unsaid = self.config.unsaid_noun
+        found = unsaid + (1.0 - unsaid) * self.nouns[mask].get(phrase.noun, 0.0)
+        for word in sorted(phrase.words):
+            found *= self._word(word, mask)
+        return found
+
+    def _word(self, word: str, mask: int) -> float:
+        said = self.words[mask]
+        if word in said:
+            return said[word]
+        is_replaced = any(other in said for other in self._replaced_by.get(word, ()))
+        return self.config.unsaid_word if is_replaced else self.config.silent_word
+
+
+def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:
+    """Return the probability of each noun drawn for a mask."""
+    odds = {
+        noun: config.noun_share * math.log(share + MIN_SHARE) + config.noun_correctness * evidence.correctness[noun]
+        for noun, share in evidence.nouns.items()
+    }
+    most = max(odds.values(), default=0.0)
+    weights = {noun: math.exp(value - most) for noun, value in odds.items()}
+    total = sum(weights.values())
+    return {noun: weight / total for noun, weight in weights.items()}
+
+
+def words_of(
+    evidence: Evidence, replaced_by: Mapping[str, frozenset[str]], config: PosteriorConfig
+) -> Mapping[str, float]:
+    """Return the probability of each word drawn for a mask; `replaced_by` as of `substitutes`."""
+    found = {}
+    for word in evidence.words:
+        against, both = word_features(evidence, word, replaced_by)
+        found[word] = _logistic(config.word_bias + config.word_against * against + config.word_share * both)
+    return found
+
+
+def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, frozenset[str]]) -> tuple[float, float]:
+    """Return log(share of the word / share of what replaces it), and log(both together)."""
+    share = evidence.words[word]
+    against = sum(evidence.words.get(other, 0.0) for other in sorted(replaced_by.get(word, ())))
+    return math.log((share + MIN_SHARE) / (against + MIN_RIVAL_SHARE)), math.log(share + against + MIN_SHARE)
+
+
+def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig) -> Floats:
+    """Return how likely each of N masks is an object, (N,) float64; 1 of masks that SAM has not scored."""
+    found = []
+    for mask, (iou, stability, overlap) in zip(masks, object_features(masks), strict=True):
+        if mask.predicted_iou is None or mask.stability_score is None:
+            found.append(1.0)
+            continue
+        scores = config.object_predicted_iou * iou + config.object_stability * stability
+        found.append(_logistic(config.object_bias + scores + config.object_overlap * overlap))
+    return np.array(found, np.float64)
+
+
+def object_features(masks: Sequence[MaskRecord]) -> Floats:
+    """Return predicted IoU and stability score as log-odds, and the share inside another mask, (N, 3) float64.
+
+    A score that is missing is 0.
+    """
+    if not masks:
+        return np.zeros((0, 3))
+    counts = [mask.rle_counts for mask in masks]
+    inside = rle.shares_inside(counts, counts, masks[0].rle_size)
+    np.fill_diagonal(inside, 0.0)
+    scores = [[_log_odds(mask.predicted_iou), _log_odds(mask.stability_score)] for mask in masks]
+    return np.column_stack([np.array(scores), np.minimum(inside.max(axis=1), _MAX_OVERLAP)])
+
+
+def _log_odds(probability: float | None) -> float:
+    if probability is None:
+        return 0.0
+    bounded = min(max(probability, 1e-12), 1.0 - 1e-12)
+    return min(max(math.log(bounded) - math.log1p(-bounded), -_MAX_LOG_ODDS), _MAX_LOG_ODDS)
+
+
+def _logistic(value: float) -> float:
+    return 1.0 / (1.0 + math.exp(-min(max(value, -700.0), 700.0)))
