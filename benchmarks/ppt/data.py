@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.ppt.sizes import Sizes
 from benchmarks.quality.options import Options
-from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from store.location import RunLocation
 from synthworld.object_centric import write_object_centric
 from synthworld.scenes import Split
@@ -74,5 +74,5 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
     val = true_run(options, SceneRun(Split.TEST, sizes.val_scenes, first=FIRST_HELD_OUT))
     if is_pseudo:
         tell("the pipeline's annotation of the training scenes")
-    pseudo = pseudo_run(options, scenes, is_composing=True) if is_pseudo else None
+    pseudo = pseudo_run(options, scenes, composing=BY_SHARES) if is_pseudo else None
     return AblationRuns(str(d_sem), str(d_ref), str(h), truth, val, pseudo)

@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.quality.arms import Arm, mean_and_deviation, said_difference, seeded, train_arms
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
 from benchmarks.quality.tables import markdown_table
 from synthworld.scenes import Split
@@ -28,8 +28,8 @@ def run(options: Options) -> Result:
     old, new = training_scenes(count), training_scenes(count, NEW_WORLD)
     runs = {
         "old truth": true_run(options, old),
-        "old pseudo": pseudo_run(options, old, is_composing=True),
-        "new pseudo": pseudo_run(options, new, is_composing=True),
+        "old pseudo": pseudo_run(options, old, composing=BY_SHARES),
+        "new pseudo": pseudo_run(options, new, composing=BY_SHARES),
         "new truth": true_run(options, new),
     }
     groups = {name: seeded(options, Arm((runs[name],))) for name in _ROWS}

@@ -19,6 +19,9 @@ from synthworld.worlds import DEFAULT_WORLD
 
 # The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
 FIRST_UNSEEN: Final = 10_000
+# For `pseudo_run`: the composer with its defaults, and by probability, of draws alone.
+BY_SHARES: Final = "composing={}"
+BY_PROBABILITY: Final = "composing={max_per_mask: 4, posterior: {}}"
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,23 @@ def true_run(options: Options, scenes: SceneRun) -> str:
     return str(run)
 
 
-def pseudo_run(options: Options, scenes: SceneRun, *, is_composing: bool = False) -> str:
+def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None) -> str:
     """Return the run that `pseudoris annotate --preset tiny` makes of the same images, and goes on with what stands.
 
     Args:
         options: Of the whole.
         scenes: Which.
-        is_composing: Whether expressions with positions and relations are composed too.
+        composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
 
     Raises:
         RuntimeError: The command failed; its last lines are in the message.
     """
     true_run(options, scenes)
     folder = _folder(options, scenes)
-    method = ["composing={}"] if is_composing else []
+    method = [] if composing is None else [composing]
     # By the whole method, weights included: another one never takes its figures from these tables.
     digest = config_hash(load_config("tiny", None, method))[:8]
-    out = folder / f"{'composed' if is_composing else 'pseudo'}-{digest}"
+    out = folder / f"{'pseudo' if composing is None else 'composed'}-{digest}"
     if not _is_done(out):
         arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
         settings = ["placement.address=local", *method]

@@ -9,7 +9,7 @@ from benchmarks.quality.arms import Arm, mean_and_deviation, num_steps, seeded, 
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result, plot_name
 from benchmarks.quality.plots import Axis, Line, axis_of, line_chart
-from benchmarks.quality.runs import pseudo_run, training_scenes, true_run
+from benchmarks.quality.runs import BY_SHARES, pseudo_run, training_scenes, true_run
 from benchmarks.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
 from benchmarks.quality.tables import markdown_table
 
@@ -22,7 +22,7 @@ def run(options: Options) -> Result:
     """Train with each share of the scenes annotated by people, beside the machine's annotation of all and alone."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     val = test_run(options)
-    pseudo = pseudo_run(options, scenes, is_composing=True)
+    pseudo = pseudo_run(options, scenes, composing=BY_SHARES)
     shares = _QUICK_SHARES if options.is_quick else SHARES
     counts = {share: max(1, round(share * scenes.count)) if share else 0 for share in shares}
     groups: dict[str, list[Arm]] = {}

@@ -25,7 +25,7 @@ from benchmarks.quality.arms import (
 )
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.runs import SceneRun, pseudo_run, training_scenes, true_run
+from benchmarks.quality.runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from benchmarks.quality.tables import markdown_table
 from schemas.config_loading import load_config
 from schemas.ids import sha256_hex
@@ -65,7 +65,7 @@ def run(options: Options) -> Result:
         "naive": Arm((pseudo_run(options, scenes),), assignments=(_UNFILTERED, 'data.decoders=["beam"]')),
         "distinctive": Arm((pseudo_run(options, scenes),), assignments=(_UNFILTERED,)),
         "filtered": Arm((pseudo_run(options, scenes),)),
-        "composed": Arm((pseudo_run(options, scenes, is_composing=True),)),
+        "composed": Arm((pseudo_run(options, scenes, composing=BY_SHARES),)),
         "truth": Arm((true_run(options, scenes),)),
     }
     groups = {name: seeded(options, arm) for name, arm in arms.items()}

@@ -50,6 +50,7 @@ def test_the_instances_choose_their_masks_and_each_says_which_row_chose_it(tiny_
     assert pseudoris("verify", str(out)).returncode == 0
 
 
+@pytest.mark.long
 def test_a_table_that_is_not_there_is_known_before_the_start(tiny_run, tmp_path):
     options = ("--set", "masks.prior.kind=table", "--set", f"masks.prior.path={tmp_path / 'nowhere.json'}")
     failed = pseudoris("annotate", str(tiny_run.source), str(tmp_path / "out"), *OPTIONS, *options)
