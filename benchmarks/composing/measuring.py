@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.oracle.judging import candidates_of
 from benchmarks.quality.annotate import DISTINCTIVE, Setting
 from benchmarks.quality.tables import as_json
@@ -15,7 +17,7 @@ from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from synthworld.scenes import Scene
 from synthworld.truth import SceneImageTruth
 from training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
-from training.evaluation.counting import count_image
+from training.evaluation.counting import count_image, judge, match_image
 from workers.composing import english
 from workers.composing.composer import Composer
 from workers.composing.views import view_of
@@ -29,16 +31,27 @@ NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
+# Of a probability, the last up to 1.
+BINS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
 _FIGURES = ("accuracy", "coverage", "yield", "words")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates by name, how many expressions of each kind there are, and the seconds of one core an image."""
+    """What composing does.
+
+    Attributes:
+        estimates: By name.
+        counts: How many expressions of each kind there are.
+        seconds_per_image: Of one core.
+        reliability: By the lower ends of `BINS`, how many expressions are so likely right by their own word, and how
+            many of them are; empty where they do not say it.
+    """
 
     estimates: dict[str, Estimate]
     counts: dict[str, int]
     seconds_per_image: float
+    reliability: dict[float, tuple[int, int]]
 
 
 def as_tree(measured: Measured) -> dict[str, Any]:
@@ -46,6 +59,9 @@ def as_tree(measured: Measured) -> dict[str, Any]:
     return {
         "estimates": {name: as_json(estimate) for name, estimate in measured.estimates.items()},
         "counts": measured.counts,
+        "reliability": [
+            {"from": low, "number": number, "right": right} for low, (number, right) in measured.reliability.items()
+        ],
     }
 
 
@@ -72,7 +88,24 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
     counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in KINDS}
     counts |= {part: round(bootstrap.total(f"{part}.accuracy")[1]) for part in (BEFORE, AFTER, COMPOSED)}
     counts |= {"objects": round(bootstrap.total(f"{BEFORE}.coverage")[1])}
-    return Measured(estimates, counts, seconds / max(1, len(images)))
+    return Measured(estimates, counts, seconds / max(1, len(images)), _reliability(scenes, composed))
+
+
+def _reliability(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[float, tuple[int, int]]:
+    """How many composed expressions of one mask lie in each bin of their confidence, and how many of them are right."""
+    numbers, right = np.zeros(len(BINS), np.int64), np.zeros(len(BINS), np.int64)
+    for scene, image in zip(scenes, images, strict=True):
+        said = [each for each in image.expressions if _is_composed(each) and _is_of_one(each)]
+        truth, alone = SceneImageTruth(scene), replace(image, expressions=tuple(said))
+        candidates = candidates_of(alone, lambda expression: True)
+        verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
+        for each, is_right in zip(said, verdicts.is_right.tolist(), strict=True):
+            if each.confidence is not None:
+                place = int(np.searchsorted(BINS, each.confidence, side="right")) - 1
+                numbers[place] += 1
+                right[place] += is_right
+    found = zip(BINS, numbers.tolist(), right.tolist(), strict=True)
+    return {low: (number, is_right) for low, number, is_right in found if number}
 
 
 def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from benchmarks.composing.measuring import (
@@ -98,7 +98,18 @@ def section(result: Result) -> str:
         f"{cell(estimates[f'{NEGATIVE}.accuracy'])} do not mean their mask alone "
         "([composing.md](composing.md#negatives))."
     )
-    return "\n\n".join(["## Positions and relations", intro, *tables, negatives])
+    return "\n\n".join(["## Positions and relations", intro, *tables, *_reliability(weighed), negatives])
+
+
+def _reliability(weighed: Mapping[str, Any]) -> Iterator[str]:
+    """Whether what is said to be so likely right is right so often."""
+    yield "What is said to be so likely right, of one mask, by probability, and how much of it is:"
+    ends = [*(row["from"] for row in weighed["reliability"][1:]), 1.0]
+    rows = [
+        [f"{row['from']:g} to {end:g}", f"{row['number']:,}", f"{row['right'] / row['number']:.3f}"]
+        for row, end in zip(weighed["reliability"], ends, strict=True)
+    ]
+    yield markdown_table(["P(right)", "number", "right"], rows)
 
 
 def _of_kind(found: Mapping[str, Any], kind: str) -> tuple[str, str]:

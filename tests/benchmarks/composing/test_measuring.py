@@ -126,6 +126,24 @@ def test_the_evidence_without_places_speaks_of_what_words_single_out(image):
     assert found.counts["position"] > 0
 
 
+def test_what_is_said_to_be_so_likely_is_counted_by_bins_and_only_where_it_is_said(image, measured, monkeypatch):
+    assert measured.reliability == {}
+    ids = [mask.mask_id for mask in image.masks]
+    # Right, wrong, right; a group counts in no bin.
+    said = (((0,), "the leftmost circle", 0.92), ((1,), "the star", 0.92), ((2,), "the star", 1.0))
+    rows = [
+        ExpressionRecord((ids[n],), text, (), kind="position", kept=True, source=SOURCE_COMPOSER, confidence=sure)
+        for (n,), text, sure in said
+    ]
+    group = ExpressionRecord(
+        (ids[0], ids[1]), "the two circles", (), kind="group", source=SOURCE_COMPOSER, confidence=0.5
+    )
+    monkeypatch.setattr(measuring, "Composer", lambda config: lambda given: replace(given, expressions=(*rows, group)))
+    found = measure([SCENE], [image], ComposingConfig(kinds=KINDS))
+    assert found.reliability == {0.9: (2, 1), 0.97: (1, 1)}
+    assert as_tree(found)["reliability"][0] == {"from": 0.9, "number": 2, "right": 1}
+
+
 @pytest.mark.parametrize(("numbers", "label"), [([9, 1, 2, 6, 8], "1, 2, 6, 8, 9"), ([3], "3"), ([], "none")])
 def test_the_picture_names_every_mask_that_is_meant(numbers, label):
     assert label_of(numbers) == label
