@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.composing.measuring import (
@@ -17,12 +17,15 @@ from benchmarks.composing.measuring import (
     as_tree,
     measure,
 )
+from benchmarks.listening.collecting import composed_alone
 from benchmarks.quality.annotate import DISTINCTIVE, SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
-from benchmarks.quality.tables import cell, is_above_zero, markdown_table
+from benchmarks.quality.tables import TRIPLE, as_json, cell, is_above_zero, markdown_table
 from schemas.composing import ComposingConfig, PosteriorConfig
-from synthworld.scenes import Split
+from schemas.shard import ShardImage
+from synthworld.scenes import Scene, Split
+from training.evaluation.bootstrap import ImageBootstrap
 
 _ROWS: Final = {
     BEFORE: "kept by the filter",
@@ -35,6 +38,18 @@ _ROWS_BY_PROBABILITY: Final = {
     AFTER: "kept, and composed of one mask by probability",
 }
 _KIND_HEADER: Final = ("composed kind", "number", "accuracy", "number by probability", "accuracy by probability")
+_WHOLE: Final = "whole"
+# What a part is switched off by: a mask is surely an object; a noun is what most draws say; nothing is overlooked.
+_PARTS: Final[Mapping[str, Mapping[str, float]]] = {
+    "without P(object)": {
+        "object_bias": 30.0,
+        "object_predicted_iou": 0.0,
+        "object_stability": 0.0,
+        "object_overlap": 0.0,
+    },
+    "without correctness in P(noun)": {"noun_correctness": 0.0},
+    "without what has no mask or another name": {"unseen": 0.0},
+}
 BY_PROBABILITY: Final = ComposingConfig(kinds=KINDS, max_per_mask=4, posterior=PosteriorConfig())
 _TITLES: Final = {
     "position": "a place in the image",
@@ -54,6 +69,30 @@ def run(options: Options) -> Result:
         "scenes": scenes.count,
         **_tree(found),
         "by_probability": _tree(weighed),
+        "without": _without(scenes.all(), images),
+    }
+
+
+def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str, Any]:
+    """What is composed of one mask by probability, whole and without each of its parts; paired over scenes."""
+    whole = PosteriorConfig()
+    kinds: dict[str, PosteriorConfig] = {_WHOLE: whole}
+    kinds |= {name: whole.model_copy(update=dict(changes)) for name, changes in _PARTS.items()}
+    configs = {name: ComposingConfig(max_per_mask=4, posterior=posterior) for name, posterior in kinds.items()}
+    bootstrap = ImageBootstrap(
+        {
+            f"{name}.{figure}": pair
+            for name, config in configs.items()
+            for figure, pair in composed_alone(scene, image, config).items()
+        }
+        for scene, image in zip(scenes, images, strict=True)
+    )
+    return {
+        name: {
+            **{figure: as_json(bootstrap.ratio(f"{name}.{figure}")) for figure in TRIPLE},
+            "difference": as_json(bootstrap.difference(f"{name}.accuracy", f"{_WHOLE}.accuracy")),
+        }
+        for name in configs
     }
 
 
@@ -98,16 +137,34 @@ def section(result: Result) -> str:
         f"{cell(estimates[f'{NEGATIVE}.accuracy'])} do not mean their mask alone "
         "([composing.md](composing.md#negatives))."
     )
-    return "\n\n".join(["## Positions and relations", intro, *tables, *_reliability(weighed), negatives])
+    return "\n\n".join(
+        ["## Positions and relations", intro, *tables, *_reliability(weighed), *_parts(result), negatives]
+    )
+
+
+def _parts(result: Result) -> Iterator[str]:
+    """What each part of the probability is worth."""
+    yield "The same without one of its parts, weights and bounds as they are; the difference is paired over scenes."
+    rows = [
+        [
+            name,
+            *(cell(found[figure]) for figure in TRIPLE),
+            "" if name == _WHOLE else cell(found["difference"], sign="+"),
+        ]
+        for name, found in result["without"].items()
+    ]
+    yield markdown_table(
+        ["by probability", "accuracy", "a mask", "objects with a right one", "difference of accuracy"], rows
+    )
 
 
 def _reliability(weighed: Mapping[str, Any]) -> Iterator[str]:
     """Whether what is said to be so likely right is right so often."""
     yield "What is said to be so likely right, of one mask, by probability, and how much of it is:"
-    ends = [*(row["from"] for row in weighed["reliability"][1:]), 1.0]
+    found = weighed["reliability"]
     rows = [
         [f"{row['from']:g} to {end:g}", f"{row['number']:,}", f"{row['right'] / row['number']:.3f}"]
-        for row, end in zip(weighed["reliability"], ends, strict=True)
+        for row, end in zip(found, [*(row["from"] for row in found), 1.0][1:], strict=True)
     ]
     yield markdown_table(["P(right)", "number", "right"], rows)
 
