@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from schemas.frozen import FrozenModel, NonNegative, UnitInterval, without_none
 
-ComposedKind = Literal["position", "relation", "group", "none"]
+ComposedKind = Literal["attribute", "position", "relation", "group", "none"]
 # What a candidate counts as evidence: how often it was drawn, or how probable the captioner finds it for its mask.
 Counted = Literal["draws", "probability"]
 
@@ -53,8 +53,16 @@ class PosteriorConfig(FrozenModel):
     # second. The first is lowered for objects spoken of, the second for expressions of those that are sure.
     min_first: UnitInterval = 0.63
     min_further: UnitInterval = 0.9
-    # Of one mask, of one form (an end of a row, a side, a rank, a relation).
+    # Of one mask, of one form (words alone, an end of a row, a side, a rank, a relation).
     max_per_form: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _needs_more_for_more(self) -> PosteriorConfig:
+        if self.min_further < self.min_first:
+            raise ValueError(
+                f"min_further {self.min_further} is below min_first {self.min_first}: a further one would be the first"
+            )
+        return self
 
 
 class ComposingConfig(FrozenModel):
@@ -64,7 +72,8 @@ class ComposingConfig(FrozenModel):
     depend on how many and how free these are, not on the scale of a model's scores.
     """
 
-    # `group` and `none` refer to several masks and to none: not every trainer reads these.
+    # `group` and `none` refer to several masks and to none: not every trainer reads these. `attribute` is said by words
+    # alone, where `posterior` finds that they suffice.
     kinds: tuple[ComposedKind, ...] = Field(default=("position", "relation"), min_length=1)
     # Word lists and templates: `workers.composing.english`.
     language: Literal["english"] = "english"
@@ -107,6 +116,10 @@ class ComposingConfig(FrozenModel):
         if self.posterior is not None and idle:
             raise ValueError(
                 f"composing.{idle[0]} bounds a share, and composing.posterior decides by probability: leave one out"
+            )
+        if self.posterior is None and "attribute" in self.kinds:
+            raise ValueError(
+                "composing.kinds has attribute, which composing.posterior alone composes: set it, or drop one"
             )
         return self
 

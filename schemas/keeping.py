@@ -30,7 +30,7 @@ ScoreColumn = Literal[
 ]
 Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
-# Of these, what is null unless `captions.listening` and `filtering.confidence` are set.
+# Of these, what is null of the drawn unless `captions.listening` and `filtering.confidence` are set.
 LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = ("caption_score", "listener", "truth", "confidence", "rank")
 
 Floats = npt.NDArray[np.float64]

@@ -109,7 +109,7 @@ class ExpressionRecord:
         listener: Share of the target in p(t | crop k) over the masks k; None where nobody listened.
         truth: `caption_score` a token; None where nobody listened.
         confidence: How likely it is right; None without `filtering.confidence`, composed without `composing.posterior`.
-        rank: Its place among its mask's by confidence, from 1; None without confidence.
+        rank: Its place among what was drawn for its mask by confidence, from 1; None without, and of what was composed.
         kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
         weight: Weight of the pair for a trainer, 1.0 today.
         source: `model`, `human` where it was imported, `composer`, whose expressions are kept and have no other score,

@@ -169,7 +169,7 @@ EXPRESSIONS_SCHEMA: Final = _schema(
             "How likely it is right, by `filtering.confidence`, composed by `composing.posterior`; null without.",
             nullable=True,
         ),
-        _field("rank", pa.int32(), "Its place among its mask's by confidence, from 1; null without.", nullable=True),
+        _field("rank", pa.int32(), "Its place by confidence among its mask's drawn, from 1; or null.", nullable=True),
         _field(
             "kept",
             pa.bool_(),

@@ -13,7 +13,7 @@ from schemas.keeping import Flags
 from store.content_checks import Problem, examples
 
 # By kind, the least and the largest number of masks that it refers to.
-_TARGETS: Final = {"position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
+_TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 
 
 def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterator[Problem]:
@@ -27,12 +27,11 @@ def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterat
             known = ", ".join(_TARGETS)
             details.append(
                 f"row {row}: a composed expression of kind {kinds[row]!r} refers to {numbers[row]} masks; the "
-                f"kinds are {known}, with one mask, one, several and none"
+                f"kinds are {known}, with one mask, one, one, several and none"
             )
     yield from examples(shard, "expression_composed", details)
     # Null where shares decided.
     confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
-    with np.errstate(invalid="ignore"):
-        is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
+    is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
     found = (f"row {row}: the confidence {confidence[row]:g} is no probability" for row in np.flatnonzero(is_wrong))
     yield from examples(shard, "expression_composed", found)

@@ -48,12 +48,16 @@ class _Mask:
 
 
 def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts: Counted) -> PosteriorConfig:
-    """Return the weights that fit annotated scenes; what is no weight keeps its default."""
+    """Return the weights that fit annotated scenes; what is no weight keeps its default.
+
+    So do weights that a few scenes say nothing of: where each mask is an object, none tells which are.
+    """
     masks = [mask for pair in zip(scenes, images, strict=True) for mask in _masks(*pair, counts)]
     share, correctness = _fit_nouns(masks)
     word_bias, *slopes = _fit_words(masks)
     against, word_share = (max(slope, 0.0) for slope in slopes)
-    object_bias, iou, stability, overlap = _fit_objects(masks)
+    object_bias, *scores = _fit_objects(masks)
+    iou, stability = (max(score, 0.0) for score in scores[:2])
     return PosteriorConfig(
         counts=counts,
         noun_share=share,
@@ -64,7 +68,7 @@ def fitted_weights(scenes: Sequence[Scene], images: Sequence[ShardImage], counts
         object_bias=object_bias,
         object_predicted_iou=iou,
         object_stability=stability,
-        object_overlap=overlap,
+        object_overlap=min(scores[2], 0.0),
     )
 
 
@@ -108,6 +112,7 @@ def _fit_nouns(masks: Sequence[_Mask]) -> list[float]:
 
 def _fit_words(masks: Sequence[_Mask]) -> list[float]:
     """A logistic regression over all words drawn for objects."""
+    known = PosteriorConfig()
     rows, right = [], []
     for mask in masks:
         if mask.truth is None:
@@ -116,16 +121,20 @@ def _fit_words(masks: Sequence[_Mask]) -> list[float]:
         for word in mask.evidence.words:
             rows.append(word_features(mask.evidence, word, mask.replaced_by))
             right.append(word in true)
-    return _logistic(np.array(rows), np.array(right))
+    return _logistic(np.array(rows), np.array(right, np.bool_), (known.word_bias, known.word_against, known.word_share))
 
 
 def _fit_objects(masks: Sequence[_Mask]) -> list[float]:
     """A logistic regression over all masks."""
-    return _logistic(np.stack([mask.scores for mask in masks]), np.array([mask.truth is not None for mask in masks]))
+    known, scores = PosteriorConfig(), np.stack([mask.scores for mask in masks])
+    slopes = (known.object_predicted_iou, known.object_stability, known.object_overlap)
+    return _logistic(scores, np.array([mask.truth is not None for mask in masks]), (known.object_bias, *slopes))
 
 
-def _logistic(table: Floats, right: Flags) -> list[float]:
-    """The bias and the weights, in units of the features."""
+def _logistic(table: Floats, right: Flags, known: Sequence[float]) -> list[float]:
+    """The bias and the weights, in units of the features; `known` where there is nothing to tell apart."""
+    if len(np.unique(right)) < 2:
+        return list(known)
     mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
     slopes = newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right.astype(np.float64))
     return _rounded(np.array([slopes[0] - (slopes[1:] / std) @ mean, *(slopes[1:] / std)]))

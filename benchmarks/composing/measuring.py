@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.oracle.judging import candidates_of
 from benchmarks.quality.annotate import DISTINCTIVE, Setting
 from benchmarks.quality.tables import as_json
-from schemas.composing import ComposedKind, ComposingConfig
+from schemas.composing import ComposedKind, ComposingConfig, PosteriorConfig
 from schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from synthworld.scenes import Scene
 from synthworld.truth import SceneImageTruth
@@ -31,6 +31,7 @@ NEGATIVE, MAX_DISTINCTIVENESS = "negative", 0.8
 # What is composed from: the preset's candidates, with the preset's scores alone.
 CANDIDATES: Final[Setting] = DISTINCTIVE
 KINDS: tuple[ComposedKind, ...] = ("position", "relation", "group", "none")
+BY_PROBABILITY: Final = ComposingConfig(kinds=("attribute", *KINDS), max_per_mask=4, posterior=PosteriorConfig())
 # Of a probability, the last up to 1.
 BINS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97)
 _FIGURES = ("accuracy", "coverage", "yield", "words")
@@ -76,7 +77,7 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
         for scene, image in zip(scenes, composed, strict=True)
     )
     names = [f"{part}.{figure}" for part in (BEFORE, AFTER, COMPOSED, WORDS) for figure in _FIGURES]
-    kinds = [f"kind.{kind}" for kind in KINDS if f"kind.{kind}" in bootstrap.names]
+    kinds = [f"kind.{kind}" for kind in ("attribute", *KINDS) if f"kind.{kind}" in bootstrap.names]
     negatives = [f"{NEGATIVE}.{figure}" for figure in ("accuracy", "yield")]
     estimates = {name: bootstrap.ratio(name) for name in (*names, *kinds, *negatives)}
     for more, less, figure in (
@@ -85,7 +86,7 @@ def measure(scenes: Sequence[Scene], images: Sequence[ShardImage], config: Compo
         (COMPOSED, BEFORE, "accuracy"),
     ):
         estimates[f"{more} - {less}.{figure}"] = bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}")
-    counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in KINDS}
+    counts: dict[str, int] = {kind: round(bootstrap.total(f"kind.{kind}")[1]) for kind in ("attribute", *KINDS)}
     counts |= {part: round(bootstrap.total(f"{part}.accuracy")[1]) for part in (BEFORE, AFTER, COMPOSED)}
     counts |= {"objects": round(bootstrap.total(f"{BEFORE}.coverage")[1])}
     return Measured(estimates, counts, seconds / max(1, len(images)), _reliability(scenes, composed))
@@ -122,7 +123,7 @@ def _sums(scene: Scene, image: ShardImage) -> dict[str, tuple[float, float]]:
     ):
         sums = count_image(truth, candidates_of(image, keeps)).sums
         found |= {f"{part}.{figure}": sums[f"kept.{figure}"] for figure in _FIGURES}
-    return found | dict(_kinds(count_image(truth, candidates_of(image, lambda each: each.kept)).sums))
+    return found | dict(_kinds(count_image(truth, candidates_of(image, _is_composed)).sums))
 
 
 def _words_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> dict[str, tuple[float, float]]:

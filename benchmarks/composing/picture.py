@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from benchmarks.composing.measuring import CANDIDATES, KINDS
+from benchmarks.composing.measuring import BY_PROBABILITY, CANDIDATES, KINDS
 from benchmarks.oracle.judging import candidates_of
 from benchmarks.quality.annotate import SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
@@ -30,7 +30,7 @@ from workers.masks import rle
 _ZOOM: Final = 2
 _LINE_PX: Final = 17
 _MARGIN_PX: Final = 8
-_MAX_LINES: Final = 12
+_MAX_LINES: Final = 22
 # Numbers before a sentence: a group has up to six.
 _TEXT_LEFT_PX: Final = 76
 _INK, _PAPER, _WRONG, _OUTLINE = "#222222", "#ffffff", "#b00020", "#ff2bd6"
@@ -41,11 +41,12 @@ def main(
     scenes: Annotated[list[int] | None, typer.Option("--scene", help="Positions of test scenes.")] = None,
     num_scenes: Annotated[int, typer.Option(help="How many scenes the cache holds.")] = 400,
     cache: Annotated[Path, typer.Option(help="Where candidates are kept.")] = Path("bench-out/composing"),
+    weighs: Annotated[bool, typer.Option("--by-probability", help="Say how likely each is, too.")] = False,
 ) -> None:
     """Write a picture of a few scenes, side by side."""
     scene_set = SceneSet(Split.TEST, num_scenes)
     images = annotated_scenes(Options(cache), scene_set, CANDIDATES)
-    composer = Composer(ComposingConfig(kinds=KINDS))
+    composer = Composer(BY_PROBABILITY if weighs else ComposingConfig(kinds=KINDS))
     panels = [_panel(scene_set.scene(position), composer(images[position])) for position in scenes or (4, 5, 6, 7)]
     whole = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), _PAPER)
     left = 0
@@ -59,13 +60,13 @@ def _panel(scene: Scene, image: ShardImage) -> Image.Image:
     """A scene with its masks, outlined and numbered, and below it what was composed; wrong ones are marked."""
     shown = _numbered(scene, image)
     numbers = {mask.mask_id: number for number, mask in enumerate(image.masks, start=1)}
-    panel = Image.new("RGB", (shown.width + 2 * _MARGIN_PX, shown.height + (_MAX_LINES + 1) * _LINE_PX), _PAPER)
+    found = [each for each in image.expressions if each.source == SOURCE_COMPOSER][:_MAX_LINES]
+    panel = Image.new("RGB", (shown.width + 2 * _MARGIN_PX, shown.height + (len(found) + 1) * _LINE_PX), _PAPER)
     panel.paste(shown, (_MARGIN_PX, _MARGIN_PX))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(12)
     truth = SceneImageTruth(scene)
     object_of = match_image(truth, candidates_of(image, lambda each: each.kept)).object_of_mask
-    found = [each for each in image.expressions if each.source == SOURCE_COMPOSER]
-    for number, each in enumerate(found[:_MAX_LINES]):
+    for number, each in enumerate(found):
         top = shown.height + _MARGIN_PX + 4 + number * _LINE_PX
         draw.text((_MARGIN_PX, top), label_of([numbers[mask] for mask in each.target_mask_ids]), fill=_INK, font=font)
         is_right = truth.referents(each.text) == frozenset(object_of.get(mask, -1) for mask in each.target_mask_ids)
@@ -91,7 +92,8 @@ def _numbered(scene: Scene, image: ShardImage) -> Image.Image:
 
 
 def _label(expression: ExpressionRecord, *, is_right: bool) -> str:
-    return f"{expression.text}{'' if is_right else '  (wrong)'}"
+    sure = "" if expression.confidence is None else f"{expression.confidence:.2f}  "
+    return f"{sure}{expression.text}{'' if is_right else '  (wrong)'}"
 
 
 def label_of(numbers: Sequence[int]) -> str:

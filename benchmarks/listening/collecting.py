@@ -14,7 +14,7 @@ from benchmarks.quality.annotate import SHIPPED, SceneSet, Setting, annotate, an
 from benchmarks.quality.jobs import run_jobs
 from benchmarks.quality.options import Options
 from benchmarks.quality.scenes import said_by_people
-from schemas.composing import ComposingConfig, PosteriorConfig
+from schemas.composing import ComposedKind, ComposingConfig, PosteriorConfig
 from schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from schemas.config_loading import load_config
 from schemas.keeping import Flags
@@ -28,14 +28,25 @@ from training.evaluation.counting import judge, match_image
 from training.evaluation.human_truth import HumanImageTruth
 from workers.composing.composer import Composer
 
-# What docs/listener-composer.yaml sets is what is measured.
-_SHIPPED: Final = Path(__file__).parents[2] / "docs" / "listener-composer.yaml"
+# Of one mask each.
+WEIGHED_KINDS: Final[tuple[ComposedKind, ...]] = ("attribute", "position", "relation")
+
+
+def _shipped() -> ComposingConfig:
+    """What docs/listener-composer.yaml sets is what is measured."""
+    path = Path(__file__).parents[2] / "docs" / "listener-composer.yaml"
+    composing = load_config("tiny", path).composing
+    if composing is None or composing.posterior is None:
+        raise ValueError(f"{path} sets no composing.posterior: there is nothing to measure")
+    return composing
+
+
 # By shares of the draws, with less evidence asked for too; by one probability, of what a listener says, or of draws.
 COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
     "composer": ComposingConfig(),
     "looser composer": ComposingConfig(min_noun=0.6, min_word=0.3),
-    "weighing composer": load_config("tiny", _SHIPPED).composing or ComposingConfig(),
-    "weighing draws": ComposingConfig(max_per_mask=4, posterior=PosteriorConfig()),
+    "weighing composer": _shipped(),
+    "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4, posterior=PosteriorConfig()),
 }
 
 

@@ -1,4 +1,4 @@
-"""How many labelled scenes the composer's posterior needs: fitted on a few, its expressions judged on all others."""
+"""How many labelled scenes the composer's posterior needs: fitted on a few, its expressions judged on those asked."""
 
 from __future__ import annotations
 
@@ -54,8 +54,13 @@ def measure_weights(
     for count in dict.fromkeys(count for count, _ in fitted):
         at = [place for place, (each, _) in enumerate(fitted) if each == count]
         found = {name: spread([of_scenes[place] for place in at]) for name, of_scenes in figures.items()}
-        rows.append({"scenes": count, "draws": len(at), **found})
+        rows.append({"scenes": count, "draws": len(at), "weights": _weights(fitted[at[0]][1]), **found})
     return rows
+
+
+def _weights(config: ComposingConfig) -> dict[str, float]:
+    """What was fitted, by name; of several draws the first."""
+    return {name: getattr(config.posterior, name) for name in _FITTED}
 
 
 def _fitted(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> ComposingConfig:

@@ -66,6 +66,7 @@ def candidates_of(image: ShardImage, keeps: Rule) -> Candidates:
         draws=draws,
         is_kept=np.array([keeps(each) for each in image.expressions], dtype=np.bool_),
         kinds=[each.kind for each in image.expressions],
+        sources=[each.source for each in image.expressions],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from benchmarks.composing.measuring import (
     AFTER,
     BEFORE,
+    BY_PROBABILITY,
     COMPOSED,
     KINDS,
     MAX_DISTINCTIVENESS,
@@ -18,6 +19,7 @@ from benchmarks.composing.measuring import (
     measure,
 )
 from benchmarks.listening.collecting import composed_alone
+from benchmarks.measure import digest_of
 from benchmarks.quality.annotate import DISTINCTIVE, SceneSet, annotated_scenes
 from benchmarks.quality.options import Options
 from benchmarks.quality.parts import Part, Result
@@ -50,8 +52,9 @@ _PARTS: Final[Mapping[str, Mapping[str, float]]] = {
     "without correctness in P(noun)": {"noun_correctness": 0.0},
     "without what has no mask or another name": {"unseen": 0.0},
 }
-BY_PROBABILITY: Final = ComposingConfig(kinds=KINDS, max_per_mask=4, posterior=PosteriorConfig())
+_BY_SHARES: Final = ComposingConfig(kinds=KINDS)
 _TITLES: Final = {
+    "attribute": "words alone",
     "position": "a place in the image",
     "relation": "a relation to another object",
     "group": "several objects",
@@ -63,7 +66,7 @@ def run(options: Options) -> Result:
     """Compose over the candidates of the ablation's first test scenes."""
     scenes = SceneSet(Split.TEST, options.scenes(400, 40))
     images = annotated_scenes(options, scenes, DISTINCTIVE)
-    found = measure(scenes.all(), images, ComposingConfig(kinds=KINDS))
+    found = measure(scenes.all(), images, _BY_SHARES)
     weighed = measure(scenes.all(), images, BY_PROBABILITY)
     return {
         "scenes": scenes.count,
@@ -78,7 +81,8 @@ def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str,
     whole = PosteriorConfig()
     kinds: dict[str, PosteriorConfig] = {_WHOLE: whole}
     kinds |= {name: whole.model_copy(update=dict(changes)) for name, changes in _PARTS.items()}
-    configs = {name: ComposingConfig(max_per_mask=4, posterior=posterior) for name, posterior in kinds.items()}
+    configs = {name: BY_PROBABILITY.model_copy(update={"posterior": posterior}) for name, posterior in kinds.items()}
+    configs["by shares"] = _BY_SHARES
     bootstrap = ImageBootstrap(
         {
             f"{name}.{figure}": pair
@@ -90,7 +94,9 @@ def _without(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> dict[str,
     return {
         name: {
             **{figure: as_json(bootstrap.ratio(f"{name}.{figure}")) for figure in TRIPLE},
-            "difference": as_json(bootstrap.difference(f"{name}.accuracy", f"{_WHOLE}.accuracy")),
+            "difference": {
+                figure: as_json(bootstrap.difference(f"{name}.{figure}", f"{_WHOLE}.{figure}")) for figure in TRIPLE
+            },
         }
         for name in configs
     }
@@ -149,13 +155,19 @@ def _parts(result: Result) -> Iterator[str]:
         [
             name,
             *(cell(found[figure]) for figure in TRIPLE),
-            "" if name == _WHOLE else cell(found["difference"], sign="+"),
+            *("" if name == _WHOLE else cell(found["difference"][part], sign="+") for part in ("accuracy", "coverage")),
         ]
         for name, found in result["without"].items()
     ]
-    yield markdown_table(
-        ["by probability", "accuracy", "a mask", "objects with a right one", "difference of accuracy"], rows
-    )
+    header = [
+        "by probability",
+        "accuracy",
+        "a mask",
+        "objects with a right one",
+        "difference of accuracy",
+        "of objects",
+    ]
+    yield markdown_table(header, rows)
 
 
 def _reliability(weighed: Mapping[str, Any]) -> Iterator[str]:
@@ -175,4 +187,9 @@ def _of_kind(found: Mapping[str, Any], kind: str) -> tuple[str, str]:
     return (f"{found['counts'][kind]:,}", "" if estimate is None else cell(estimate))
 
 
-PART = Part("composition", run, section)
+def _settings(options: Options) -> Mapping[str, Any]:
+    """Return what composes."""
+    return {"composers": [digest_of(config.model_dump(mode="json")) for config in (_BY_SHARES, BY_PROBABILITY)]}
+
+
+PART = Part("composition", run, section, settings=_settings)

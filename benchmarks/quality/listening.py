@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from benchmarks.listening.collecting import COMPOSERS
 from benchmarks.listening.cost import measure_cost
 from benchmarks.listening.measuring import COMPARED, measure
+from benchmarks.measure import digest_of
 from benchmarks.quality import listening_tried
 from benchmarks.quality.annotate import SceneSet
 from benchmarks.quality.options import Options
@@ -142,4 +144,9 @@ def _cells(figures: Mapping[str, Any], *, sign: str = "") -> Iterator[str]:
     return (cell(figures[name], sign=sign) for name in TRIPLE)
 
 
-PART = Part("listening", run, section)
+def _settings(options: Options) -> Mapping[str, Any]:
+    """Return what composes: docs/listener-composer.yaml is another file than the preset."""
+    return {"composers": {name: digest_of(config.model_dump(mode="json")) for name, config in COMPOSERS.items()}}
+
+
+PART = Part("listening", run, section, settings=_settings)

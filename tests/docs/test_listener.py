@@ -33,6 +33,10 @@ def test_the_configurations_load_over_the_preset(name, listens, composes):
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
     record = read_record(record_path(RECORDS, "listening")).result
+    posterior = load_config("tiny", DOCS / "listener-composer.yaml").composing.posterior
+    fitted = record["composer_weights"][-1]
+    assert fitted["scenes"] == record["scenes"]["development"]
+    assert {name: getattr(posterior, name) for name in fitted["weights"]} == fitted["weights"]
     for name, rule, coverage in (("listener", "all", 0.65), ("listener-composer", "all+weighing composer", 0.8)):
         config = load_config("tiny", DOCS / f"{name}.yaml").filtering
         assert config.confidence.model_dump(exclude_defaults=True) == record["weights"]["all"]

@@ -57,7 +57,7 @@ def reference(source, identity, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("actors", "order", "assignments"),
     [
-        pytest.param({"fused": 2}, [3, 0, 5, 1, 4, 2], (), marks=pytest.mark.long),
+        ({"fused": 2}, [3, 0, 5, 1, 4, 2], ()),
         ({"propose": 2, "caption": 1, "filter": 1}, range(6), ("placement.mode=staged",)),
     ],
     ids=["two actors, shards shuffled", "staged"],

@@ -19,7 +19,7 @@ def test_the_same_kinds_in_another_order_or_twice_are_the_same_method():
         ({"min_noun": 0.3, "max_noun": 0.3}, r"max_noun 0\.3 is not below min_noun 0\.3"),
         ({"max_word": 0.5}, r"max_word 0\.5 is not below min_word 0\.35"),
         ({"kinds": ()}, "at least 1 item"),
-        ({"kinds": ("place",)}, "'position', 'relation', 'group' or 'none'"),
+        ({"kinds": ("place",)}, "'attribute', 'position', 'relation', 'group' or 'none'"),
         ({"min_gap": 1.5}, "less than or equal to 1"),
     ],
 )
@@ -34,6 +34,13 @@ def test_bounds_on_shares_and_a_posterior_are_not_set_together():
     # A header holds every setting, those on shares at their defaults.
     config = ComposingConfig(posterior=PosteriorConfig(min_first=0.7))
     assert ComposingConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_what_only_a_posterior_composes_needs_one_and_its_bounds_are_in_order():
+    with pytest.raises(ValidationError, match=r"kinds has attribute, which composing\.posterior alone composes"):
+        ComposingConfig(kinds=("attribute", "position"))
+    with pytest.raises(ValidationError, match=r"min_further 0\.3 is below min_first 0\.95"):
+        PosteriorConfig(min_first=0.95, min_further=0.3)
 
 
 def test_a_posterior_that_reads_a_listener_needs_one():

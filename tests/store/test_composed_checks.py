@@ -26,7 +26,7 @@ def test_each_kind_has_its_number_of_targets():
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("position", 0), ("position", 2), ("relation", 2), ("group", 1), ("none", 1), ("attribute", 1), (None, 1)],
+    [("position", 0), ("position", 2), ("relation", 2), ("group", 1), ("none", 1), ("attribute", 2), (None, 1)],
 )
 def test_another_number_or_kind_is_named_with_its_row(kind, count):
     (problem,) = problems(("position", 1), (kind, count))

@@ -204,6 +204,7 @@ AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "t
 @pytest.mark.parametrize(
     ("kind", "targets"),
     [
+        ("attribute", [mask_id(FIRST, 0)]),
         ("position", [mask_id(FIRST, 0)]),
         ("relation", [mask_id(FIRST, 1)]),
         ("group", [mask_id(FIRST, 0), mask_id(FIRST, 1)]),
@@ -225,7 +226,7 @@ def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind
         {"confidence": 1.5},
         {"count": 1},
         {"weight": 0.5},
-        {"kind": "attribute"},
+        {"kind": "attribute", "target_mask_ids": []},
         {"kind": "group"},
         {"kind": "none"},
         {"target_mask_ids": []},

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from schemas.shard import SOURCE_COMPOSER
 from training.evaluation.bootstrap import Floats, Sums
 from training.evaluation.truth import ImageTruth
 from workers.masks import rle
@@ -67,6 +68,8 @@ class Candidates:
         draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
         is_kept: (R,) bool.
         kinds: R of `KINDS`; empty where all are `attribute`.
+        sources: R, who wrote each, as the tables name it; empty where nobody says: then what is no `attribute` was
+            composed.
     """
 
     size: tuple[int, int]
@@ -77,6 +80,7 @@ class Candidates:
     draws: Ints
     is_kept: Bools
     kinds: Sequence[str] = ()
+    sources: Sequence[str | None] = ()
 
     def without(self, kinds: Sequence[str]) -> Candidates:
         """Return them without the rows of some kinds."""
@@ -90,13 +94,16 @@ class Candidates:
             draws=self.draws[rows],
             is_kept=self.is_kept[rows],
             kinds=[self.kinds[row] for row in rows],
+            sources=[self.sources[row] for row in rows if self.sources],
         )
 
     def weights(self) -> Floats:
         """Return how often each row counts in each of `SETS`, (R, 6) float64."""
         beam, top_k, top_p, _ = self.draws.T
         # What a human wrote was not drawn, and is a candidate all the same; what was composed is none.
-        is_composed = np.array([kind != KINDS[0] for kind in self.kinds] or [False] * len(self.texts), dtype=np.bool_)
+        by_kind = [kind != KINDS[0] for kind in self.kinds] or [False] * len(self.texts)
+        by_source = [source == SOURCE_COMPOSER for source in self.sources]
+        is_composed = np.array(by_source or by_kind, dtype=np.bool_)
         every = np.maximum(self.draws.sum(1), ~is_composed)
         return np.stack([beam, top_k, top_p, top_k + top_p, every, self.is_kept], axis=1).astype(np.float64)
 

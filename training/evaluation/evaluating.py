@@ -21,7 +21,7 @@ from training.evaluation.figures import Evaluation, ImageCounts, summarise
 from training.evaluation.reading import RunImage, iter_images, read_shard
 from training.evaluation.truth import ImageTruth, Truth
 
-_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind")
+_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 _THREADS: Final = 4
 
 # Shards read so far, shards to read.

@@ -86,14 +86,14 @@ def iter_images(tables: ShardTables) -> Iterator[RunImage]:
     """Yield the images of a shard in plan order.
 
     Args:
-        tables: Read with the columns `target_mask_ids`, `text`, `samples`, `kept` and `kind`.
+        tables: Read with the columns `target_mask_ids`, `text`, `samples`, `kept`, `kind` and `source`.
 
     Raises:
         ConfigError: A mask is damaged.
     """
     table = tables.expressions
     texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
-    kinds = table["kind"].to_pylist()
+    kinds, sources = table["kind"].to_pylist(), table["source"].to_pylist()
     draws, is_kept = _draws(table["samples"]), table["kept"].to_numpy().astype(np.bool_)
     mask_ids, counts = tables.masks["mask_id"].to_pylist(), _counts(tables.masks)
     for number, row in enumerate(tables.images.to_pylist()):
@@ -113,6 +113,7 @@ def iter_images(tables: ShardTables) -> Iterator[RunImage]:
             draws=draws[rows],
             is_kept=is_kept[rows],
             kinds=kinds[rows],
+            sources=sources[rows],
         )
         yield RunImage(row["image_id"], row["key"], said)
 

@@ -52,10 +52,9 @@ class Composer:
         return replace(image, expressions=(*given, *composed))
 
     def _composed(self, image: ShardImage) -> Iterator[Composed]:
-        of_masks, of_several, of_nothing = self._by_shares(image)
         weights = self._config.posterior
-        found = self._by_shares(image) if weights is None else self._by_probability(image, weights)
-        of_masks, of_several, of_nothing = found
+        said = self._by_shares(image) if weights is None else self._by_probability(image, weights)
+        of_masks, of_several, of_nothing = said
         yield from of_masks
         if "group" in self._config.kinds:
             yield from islice(of_several, self._config.max_per_image)

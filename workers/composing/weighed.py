@@ -16,7 +16,7 @@ from workers.composing.geometry import SIDES
 from workers.composing.language import NounPhrase
 from workers.composing.likelihood import IS_MEMBER, Likelihood
 
-FormName = Literal["end", "end of so many", "side", "rank", "relation"]
+FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
 _FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
 # "The left of the three", but of no more: a longer row has a missed or a doubled mask too often.
 _MAX_COUNTED: Final = 3
@@ -105,6 +105,8 @@ def _sure(composed: Composed) -> float:
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
     for phrase in view.phrases[mask]:
+        if "attribute" in view.config.kinds:
+            yield _words(view, mask, phrase)
         if "position" in view.config.kinds:
             yield from _ends(view, mask, phrase)
             yield from _sides(view, mask, phrase)
@@ -113,8 +115,14 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             yield from _relations(view, mask, phrase)
 
 
+def _words(view: Likelihood, mask: int, phrase: NounPhrase) -> _Form:
+    log_right = view.log_right(mask, phrase, np.ones(len(view.places)))
+    return _Form("words", "attribute", log_right, phrase.noun, partial(view.language.definite, phrase))
+
+
 def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
-    for side in SIDES:
+    # Who says "the leftmost circle" says that there are others.
+    for side in SIDES if len(view.members(phrase, mask)) else ():
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
         yield _Form("end", "position", log_right, phrase.noun, partial(view.language.extreme, side, phrase))
 

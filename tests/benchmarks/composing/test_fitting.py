@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.composing.fitting import fitted_weights
+from schemas.composing import PosteriorConfig
 from schemas.ids import mask_id
 from schemas.shard import CaptionSample, ExpressionRecord
 from synthworld.attributes import Attributes
@@ -82,3 +83,13 @@ def test_what_is_no_weight_keeps_its_default(counts):
     heard = replace(heard, expressions=tuple(replace(each, caption_score=-1.0) for each in heard.expressions))
     found = fitted_weights([SCENE] * 4, [heard] * 4, counts)
     assert (found.counts, found.unseen, found.min_first) == (counts, 0.07, 0.63)
+
+
+def test_where_each_mask_is_an_object_the_known_weights_stand():
+    said = [(number, f"a {colour} {noun}", noun, 5) for number, (noun, colour) in TRUE.items()]
+    said += [(0, "a blue moon", "moon", 2)]
+    found, known = (
+        fitted_weights([SCENE], [image(*said, correctness={True: 0.8, False: 0.3})], "draws"),
+        PosteriorConfig(),
+    )
+    assert (found.object_bias, found.object_overlap) == (known.object_bias, known.object_overlap)

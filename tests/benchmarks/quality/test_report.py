@@ -20,6 +20,7 @@ from benchmarks.quality.parts import (
     MODULES,
     RECORDS,
     Part,
+    Record,
     Whole,
     load_parts,
     plot_name,
@@ -186,6 +187,13 @@ def test_the_page_and_its_data_are_what_the_records_say():
 @pytest.mark.parametrize(("seconds", "said"), [(5400, "which it kept."), (5460, "which it did not keep there.")])
 def test_the_page_says_whether_the_whole_run_kept_its_limit(seconds, said):
     assert said in report.runtime([], Whole("two cores", seconds, 60.0))
+
+
+def test_the_page_says_when_parts_have_become_longer_than_the_whole_run_was():
+    part = load_parts()[0]
+    known = [(part, Record(part.name, {}, 120.0, 200.0, {}))]
+    assert "all of them together 2.0." in report.runtime(known, Whole("two cores", 60.0, 60.0))
+    assert "together" not in report.runtime(known, Whole("two cores", 110.0, 60.0))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.builders.scene_runs import quarantined, said, scene_run, scenes
 from training.evaluation.counting import DECODERS
 from training.evaluation.reading import iter_images, read_shard
 
-COLUMNS = ("target_mask_ids", "text", "samples", "kept", "kind")
+COLUMNS = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from schemas.ids import mask_id
 from schemas.shard import SOURCE_COMPOSER
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 from workers.composing import english
+from workers.composing.composer import Composer
 from workers.composing.likelihood import likelihood_of
 from workers.composing.views import drawn_by_mask
 from workers.composing.weighed import weighed_expressions
@@ -99,6 +100,19 @@ def test_a_mask_has_at_most_so_many_and_of_one_form_at_most_so_many(most):
     assert sum("most" in text for text in found) <= 1
 
 
+def test_words_alone_are_said_where_they_suffice_and_an_end_where_there_is_a_row():
+    kinds = ["attribute", "position"]
+    found = weighed(TWO, 2, kinds=kinds)
+    # Nothing else is a star: it has no ends, for there is no row.
+    assert found == {"the star", "the star on the right", "the star at the bottom"}
+    assert not any(each.startswith("the circle") and "on the" not in each for each in weighed(TWO, 0, kinds=kinds))
+    assert {each.kind for each in composed(TWO, kinds=kinds, **ALL, posterior={}) if each.text == "the star"} == {
+        "attribute"
+    }
+    alone = make_image(((20, 30), CIRCLE))
+    assert weighed(alone, kinds=kinds) == {"the circle", "the circle on the left", "the circle at the top"}
+
+
 def test_ranks_need_a_row_that_is_told_apart():
     row = make_image(((10, 50), CIRCLE), ((45, 50), CIRCLE), ((90, 50), CIRCLE))
     assert "the second circle from the left" in weighed(row, 1, kinds=["position"])
@@ -109,7 +123,7 @@ def test_ranks_need_a_row_that_is_told_apart():
 def test_groups_are_all_that_a_phrase_is_true_of_and_absences_true_of_nothing():
     red, blue = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
     image = make_image(((20, 30), red), ((80, 30), red), ((50, 80), blue))
-    found = composed(image, kinds=["group", "none"], posterior={"min_further": 0.5, "unseen": 0.0})
+    found = composed(image, kinds=["group", "none"], posterior={"min_first": 0.5, "min_further": 0.5, "unseen": 0.0})
     assert ("group", "the two circles", 2) in {(each.kind, each.text, len(each.target_mask_ids)) for each in found}
     absent = {each.text for each in found if each.kind == "none"}
     assert absent <= {"the red star", "the blue circle"}
@@ -128,5 +142,8 @@ def test_an_image_without_masks_or_draws_gets_nothing():
     assert composed(make_image(((20, 30), {}), ((80, 30), {})), kinds=kinds, posterior={}) == []
 
 
-def test_composing_again_changes_nothing():
-    assert composed(TWO, posterior={}) == composed(TWO, posterior={})
+def test_composing_what_was_composed_already_changes_nothing():
+    config = ComposingConfig(kinds=("attribute", "position", "group"), posterior=PosteriorConfig())
+    once = Composer(config)(TWO)
+    assert len(once.expressions) > len(TWO.expressions)
+    assert Composer(config)(once) == once
