@@ -43,7 +43,7 @@ def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted, read: R
     correctness: dict[str, float] = {}
     for candidate, weight in zip(candidates, _weights(candidates, counts), strict=True):
         noun = candidate.head_noun
-        if noun is None:
+        if noun is None or not weight:
             continue
         nouns[noun] += weight
         # Of one mask it depends on the noun alone.

@@ -73,3 +73,8 @@ def test_words_of_different_nouns_do_not_replace_each_other():
     assert substitutes(map(phrase, ["red star", "blue heart"])) == {}
     # But in the same place of longer phrases.
     assert substitutes(map(phrase, ["small red star", "small blue star"])) == {"red": {"blue"}, "blue": {"red"}}
+
+
+def test_a_candidate_that_nobody_drew_is_no_evidence():
+    found = evidence_of([said("dog", 0, "dog")], "draws", read)
+    assert (found.nouns, found.phrases) == ({}, ())

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from workers.composing.geometry import (
     SIDES,
     Margins,
     Place,
+    doubtless_lead,
+    inside_third,
     is_alone_at,
     is_end,
     maybe_lies,
@@ -70,3 +73,17 @@ def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
     anchor = Place(0.5, 0.5, 2.0)
     assert surely_lies("bottom", Place(0.8, 0.7, 2.0), anchor, MARGINS)
     assert surely_lies("right", Place(0.8, 0.7), Place(0.5, 0.5), MARGINS)
+
+
+def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
+    margins = Margins(min_gap=0.08, max_slant=0.8)
+    leads = doubtless_lead(np.array([-0.2, 0.0, 0.06, 0.08, 0.2]), margins)
+    assert leads[:2] == pytest.approx([0.0, 0.0], abs=0.01)
+    assert leads[2] == pytest.approx(0.5)
+    assert leads[3] > 0.8
+    assert leads[4] > 0.999
+    # Without a gap to keep a lead is one or it is none.
+    assert doubtless_lead(np.array([-0.01, 0.01]), Margins(0.0, 0.8)) == pytest.approx([0.0, 1.0])
+    inside = [inside_third("left", Place(x, 0.5), margins) for x in (0.1, 1 / 3, 0.5)]
+    assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
+    assert inside_third("bottom", Place(0.5, 0.9), margins) > 0.99
