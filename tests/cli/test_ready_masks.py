@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.command import OPTIONS, pseudoris
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 # Whoever touched SAM's weights would fail.
 READY = ("--set", "masks.engine=ready", "--set", "masks.weights.uri=/nowhere/sam.pth")
 
@@ -67,7 +67,6 @@ def test_an_image_without_masks_is_quarantined_for_it(ready_run):
     assert reasons[images[-1]["image_id"]] == ("propose", "annotation_missing")
 
 
-@pytest.mark.long
 def test_another_folder_on_the_same_output_is_refused_by_name(tiny_run, ready_run, tmp_path):
     out, _, _ = ready_run
     options = (*OPTIONS, *READY, "--set", f"masks.options.folder={tmp_path}")
@@ -76,7 +75,6 @@ def test_another_folder_on_the_same_output_is_refused_by_name(tiny_run, ready_ru
     assert "masks.options.folder" in refused.stderr
 
 
-@pytest.mark.long
 def test_a_folder_that_is_not_there_is_known_before_the_start(tiny_run, tmp_path):
     options = (*OPTIONS, *READY, "--set", f"masks.options.folder={tmp_path / 'nowhere'}")
     failed = pseudoris("annotate", str(tiny_run.source), str(tmp_path / "out"), *options)

@@ -70,6 +70,7 @@ def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, so
     assert len(reference) == 4 * 6
 
 
+@pytest.mark.long
 def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_byte(
     source, identity, reference, tmp_path, monkeypatch
 ):

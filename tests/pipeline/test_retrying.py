@@ -157,6 +157,7 @@ def test_a_retry_without_a_run_or_with_an_extension_is_refused(ray_session, sour
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_retry_of_an_unfinished_run_leaves_the_rest_of_its_plan_alone(ray_session, source, tmp_path):
     out = tmp_path / "out"
     start_lacking(source, out)
@@ -172,7 +173,8 @@ def test_a_retry_of_an_unfinished_run_leaves_the_rest_of_its_plan_alone(ray_sess
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_commits", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("num_commits", [0, 1])
 def test_a_retry_killed_anywhere_is_finished_by_the_same_command(lacking, undisturbed, source, num_commits):
     code = (
         "import sys; from tests.builders.runs import stub_config; from pipeline.running import annotate; "
