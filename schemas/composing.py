@@ -56,6 +56,11 @@ class PosteriorConfig(FrozenModel):
     # Of one mask, of one form (words alone, an end of a row, a side, a rank, a relation).
     max_per_form: int = Field(default=2, ge=1)
 
+    @property
+    def needs_listener(self) -> bool:
+        """Whether it reads what only a listener knows."""
+        return self.counts == "probability"
+
     @model_validator(mode="after")
     def _needs_more_for_more(self) -> PosteriorConfig:
         if self.min_further < self.min_first:

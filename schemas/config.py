@@ -369,19 +369,17 @@ class RunConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
-    def _confidence_is_founded(self) -> Self:
+    def _a_listener_is_there_where_one_is_read(self) -> Self:
+        if self.captions.listening is not None:
+            return self
         confidence = self.filtering.confidence
-        if confidence is not None and confidence.needs_listener and self.captions.listening is None:
+        if confidence is not None and confidence.needs_listener:
             raise ValueError(
                 "filtering.confidence weighs what a listener says, and captions.listening is not set: set it, or the "
                 "weights listener, truth, relative_truth and consensus to 0"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _posterior_is_founded(self) -> Self:
         posterior = None if self.composing is None else self.composing.posterior
-        if posterior is not None and posterior.counts == "probability" and self.captions.listening is None:
+        if posterior is not None and posterior.needs_listener:
             raise ValueError(
                 "composing.posterior.counts=probability reads what a listener says, and captions.listening is not set: "
                 "set it, or counts=draws with the weights that belong to it"

@@ -14,7 +14,7 @@ from schemas.keeping import Flags
 from schemas.listening import ConfidenceConfig
 from schemas.shard import SOURCE_COMPOSER
 from store.content_checks import Problem, examples
-from store.keeping import flags_of, judged, scores_of
+from store.keeping import is_from, judged, scores_of
 
 HEARD: Final = ("caption_score", "listener", "truth")
 CONFIDENCE: Final = ("confidence", "rank")
@@ -39,7 +39,7 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
     yield from _rows(shard, is_heard & ~is_probability, "caption_score and truth are set with it, and not above 0")
     if config is None:
         # A composed expression's is the composer's own.
-        is_composed = flags_of(pc.fill_null(pc.equal(table["source"], SOURCE_COMPOSER), fill_value=False))
+        is_composed = is_from(table, SOURCE_COMPOSER)
         for name in CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
             yield from _rows(shard, is_set, f"{name} is null without filtering.confidence")

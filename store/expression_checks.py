@@ -17,7 +17,7 @@ from schemas.tables import EXPRESSIONS, MASKS
 from store.composed_checks import composed_problems
 from store.confidence_checks import CONFIDENCE, HEARD, confidence_problems
 from store.content_checks import Problem, Tables, examples
-from store.keeping import SOME_TAU, flags_of, judged, passes, scores_of
+from store.keeping import SOME_TAU, flags_of, is_from, judged, passes, scores_of
 
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
@@ -42,7 +42,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     yield from _text_problems(shard, table)
     yield from _source_problems(shard, table)
     authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
-    is_human, is_composed, is_recipe = (_is_from(table, source) for source in authors)
+    is_human, is_composed, is_recipe = (is_from(table, source) for source in authors)
     is_undrawn = is_human | is_composed | is_recipe
     yield from _draw_problems(shard, table, is_undrawn)
     yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
@@ -93,10 +93,6 @@ def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
     # Tables of version 1 do not say it: models wrote them.
     known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
     return _rows(shard, "expression_source", ~_numpy(known), f"source is none of {', '.join(SOURCES)}")
-
-
-def _is_from(table: pa.Table, source: str) -> Flags:
-    return flags_of(pc.fill_null(pc.equal(table["source"], source), fill_value=False))
 
 
 def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[Problem]:

@@ -70,6 +70,11 @@ def scores_of(table: pa.Table) -> dict[str, Floats]:
     }
 
 
+def is_from(table: pa.Table, source: str) -> Flags:
+    """Return (rows,) bool: expressions that a source wrote; of tables of version 1 nobody says."""
+    return flags_of(pc.fill_null(pc.equal(table["source"], source), fill_value=False))
+
+
 def flags_of(column: pa.ChunkedArray) -> Flags:
     """Return a column without nulls as (rows,) bool."""
     return np.asarray(column.to_numpy(), np.bool_)

@@ -23,7 +23,7 @@ from schemas.shard import ShardImage
 from synthworld.attributes import Attributes
 from synthworld.scenes import Scene, Split
 from synthworld.truth import SceneImageTruth
-from training.calibration.fitting import newton
+from training.calibration.fitting import logistic_regression
 from training.evaluation.counting import match_image
 from workers.composing import english
 from workers.composing.evidence import Evidence, evidence_of, substitutes
@@ -135,9 +135,8 @@ def _logistic(table: Floats, right: Flags, known: Sequence[float]) -> list[float
     """The bias and the weights, in units of the features; `known` where there is nothing to tell apart."""
     if len(np.unique(right)) < 2:
         return list(known)
-    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    slopes = newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right.astype(np.float64))
-    return _rounded(np.array([slopes[0] - (slopes[1:] / std) @ mean, *(slopes[1:] / std)]))
+    bias, slopes = logistic_regression(table, right.astype(np.float64))
+    return _rounded(np.array([bias, *slopes]))
 
 
 def _rounded(weights: Floats) -> list[float]:

@@ -100,7 +100,8 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     judged = judge_image(truth, candidates, columns)
     sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
     by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
-    said = {name: _composed(image, truth, config) for name, config in COMPOSERS.items()}
+    object_of_mask = match_image(truth, candidates).object_of_mask
+    said = {name: _composed(image, truth, object_of_mask, config) for name, config in COMPOSERS.items()}
     shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
     return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
 
@@ -109,17 +110,19 @@ def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> 
     """Return numerator and denominator of accuracy, yield and coverage of what a composer says, and of nothing else."""
     truth = SceneImageTruth(scene)
     matched = match_image(truth, candidates_of(image, lambda expression: True))
-    said = _composed(image, truth, config)
+    said = _composed(image, truth, matched.object_of_mask, config)
     nothing = np.zeros(0, np.bool_)
     num_visible = int(matched.is_visible.sum())
     judged = JudgedImage(Rated((), (), {}), nothing, np.zeros(0, np.int64), len(image.masks), num_visible, beside=said)
     return judged.sums(nothing)
 
 
-def _composed(image: ShardImage, truth: SceneImageTruth, config: ComposingConfig) -> Said:
-    """Return what a composer says of an annotated image."""
+def _composed(
+    image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], config: ComposingConfig
+) -> Said:
+    """Return what a composer says of an annotated image, whose masks are matched to objects."""
     said = Composer(config)(image).expressions
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
-    verdicts = judge(truth, candidates, match_image(truth, candidates).object_of_mask)
+    verdicts = judge(truth, candidates, object_of_mask)
     return Said(verdicts.is_right, verdicts.target)

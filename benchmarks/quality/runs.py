@@ -19,9 +19,8 @@ from synthworld.worlds import DEFAULT_WORLD
 
 # The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
 FIRST_UNSEEN: Final = 10_000
-# For `pseudo_run`: the composer with its defaults, and by probability, of draws alone.
+# For `pseudo_run`: the composer with its defaults.
 BY_SHARES: Final = "composing={}"
-BY_PROBABILITY: Final = "composing={max_per_mask: 4, posterior: {}}"
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,8 @@ def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig
     right = np.concatenate([np.zeros(0), *(image.is_right for image in images)])
     if len(np.unique(right)) < 2:
         raise ValueError(f"of {len(right)} candidates {int(right.sum())} are right: weights need both kinds")
-    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    weights = newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
-    return _rounded(names, weights[1:] / std, float(weights[0] - (weights[1:] / std) @ mean))
+    bias, slopes = logistic_regression(table, right)
+    return _rounded(names, slopes, bias)
 
 
 def reached(
@@ -198,13 +197,20 @@ def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int
     return np.concatenate(numbers), is_covered, said, len(covered)
 
 
-def newton(table: Floats, right: Floats) -> Floats:
-    """Return the weights of a logistic regression, (F,) float64, with a slight ridge on all but the first.
+def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
+    """Return bias and slopes, (F,) float64, of F features; a slight ridge on the slopes in standard deviations.
 
     Args:
-        table: (T, F) float64, standardised but for the first column, which is 1.
-        right: (T,) float64, 0 or 1.
+        table: (T, F) float64.
+        right: (T,) float64, 0 and 1, some of each.
     """
+    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
+    weights = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
+    slopes = weights[1:] / std
+    return float(weights[0] - slopes @ mean), slopes
+
+
+def _newton(table: Floats, right: Floats) -> Floats:
     penalty = _RIDGE * np.eye(table.shape[1])
     penalty[0, 0] = 0.0
     weights = np.zeros(table.shape[1])

@@ -11,7 +11,7 @@ from itertools import combinations
 from schemas.composing import Counted
 from schemas.shard import ExpressionRecord
 from workers.composing.language import NounPhrase
-from workers.composing.speech import ReadPhrase
+from workers.composing.speech import ReadPhrase, most_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,8 @@ def evidence_of(candidates: Sequence[ExpressionRecord], counts: Counted, read: R
         phrases[phrase] += weight
         for word in phrase.words:
             words[word] += weight
-    # Of equals the shorter, then by the alphabet.
-    order = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
-    return Evidence(
-        _shares(nouns, sum(nouns.values())), correctness, _shares(words, sum(phrases.values())), tuple(order)
-    )
+    of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, sum(phrases.values()))
+    return Evidence(of_nouns, correctness, of_words, tuple(most_said(phrases)))
 
 
 def _weights(candidates: Sequence[ExpressionRecord], counts: Counted) -> list[float]:

@@ -91,14 +91,17 @@ def speech_of(candidates: Iterable[ExpressionRecord], read: ReadPhrase) -> Speec
         phrases[phrase] += count
         for word in phrase.words:
             words[word] += count
-    # The most frequent first; of equals the shorter, then by the alphabet.
-    order = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Speech(
         {noun: count / total for noun, count in sorted(nouns.items())},
         {word: count / total for word, count in sorted(words.items())},
         frozenset(noun for noun, look in looks.items() if look == max(looks.values())),
-        tuple((phrase, phrases[phrase] / total) for phrase in order),
+        tuple((phrase, phrases[phrase] / total) for phrase in most_said(phrases)),
     )
+
+
+def most_said(phrases: Mapping[NounPhrase, float]) -> list[NounPhrase]:
+    """Return phrases by their weight, the largest first; of equals the shorter, then by the alphabet."""
+    return sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
 
 
 def rivals_of(phrase: NounPhrase, target: int, speeches: Sequence[Speech], doubt: Doubt) -> list[int]:
