@@ -1,29 +1,42 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all coverage soak lint format bench quality weights docs dashboard wheel clean
+.PHONY: help install demo check test test-all coverage soak lint format bench quality weights docs dashboard wheel clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 RUN := .venv/bin/python
 STAMP := .venv/.installed
+# The installed package as one folder of links: mypy and import-linter do not see through an editable install.
+LINKS := .venv/typing/pseudoris
+ROOMS := schemas store workers pipeline training synthworld viewer cli deploy
 # All tests that start Ray share one of the processes (tests/conftest.py). PARALLEL= runs one process, as a debugger wants.
 PARALLEL ?= --numprocesses 2 --dist loadgroup
+# The markers of pyproject.toml: what `make check` runs, and what `make test` does.
+QUICK := not ray and not slow and not browser and not long
+TESTS ?= not long
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into .venv (about 7 GB with torch; minutes on a first run) ..."
+	@# Metadata of an earlier install in the working directory would win over the new one.
+	@rm -rf pseudoris.egg-info
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@mkdir -p $(LINKS) && ln -sfn "$(CURDIR)/pseudoris/__init__.py" $(LINKS)/__init__.py && ln -sfn "$(CURDIR)/pseudoris/__main__.py" $(LINKS)/__main__.py
+	@for room in $(ROOMS); do ln -sfn "$(CURDIR)/$$room" $(LINKS)/$$room; done
 	@touch $(STAMP)
 
 install: $(STAMP) ## Make .venv and install the pinned dependencies
 
 demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
-	$(RUN) -m cli demo
+	$(RUN) -m pseudoris demo
 
-test: $(STAMP) ## Run the tests but the longest (20 to 25 minutes on 2 cores)
-	$(RUN) -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
+check: lint ## Lint and the quick tests, without Ray (4 minutes on 2 cores)
+	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" $(PYTEST_ARGS)
+
+test: $(STAMP) ## Run the tests but the longest (18 minutes on 2 cores)
+	$(RUN) -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)
 
 test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
@@ -37,8 +50,8 @@ soak: $(STAMP) ## Half an hour of faults at random over 5,000 images; SOAK_ARGS=
 lint: $(STAMP) ## Format check, lint, types, import contracts
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy
-	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	MYPYPATH=.venv/typing $(RUN) -m mypy
+	cd .venv/typing && ../bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --config ../../pyproject.toml
 
 format: $(STAMP) ## Format and sort imports
 	$(RUN) -m ruff check --fix --quiet .
@@ -48,20 +61,20 @@ bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 	$(RUN) -m benchmarks
 
 quality: $(STAMP) ## Measure every figure of docs/quality.md again (QUALITY_ARGS=--quick for a trial)
-	$(RUN) -m benchmarks.quality $(QUALITY_ARGS)
+	$(RUN) -m experiments.quality $(QUALITY_ARGS)
 
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
-	$(RUN) -m synthworld.train
+	$(RUN) -m pseudoris.synthworld.training
 
 docs: $(STAMP) ## Regenerate docs/schema.md from the tables' metadata
-	$(RUN) -m schemas.documentation > docs/schema.md
+	$(RUN) -m pseudoris.schemas.tables_page > docs/schema.md
 
 dashboard: $(STAMP) ## Regenerate the Grafana dashboard from the metrics
-	$(RUN) -m deploy.dashboard > deploy/dashboards/pseudoris.json
+	$(RUN) -m pseudoris.deploy.dashboard > deploy/dashboards/pseudoris.json
 
 wheel: $(STAMP) ## Build the package that clusters install, into dist/
-	rm -f dist/pseudoris-*.whl
+	rm -rf build dist/pseudoris-*.whl
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean: ## Remove what the targets made, but not .venv
-	rm -rf demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist demo-out bench-out .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

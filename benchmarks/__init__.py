@@ -1,1 +1,25 @@
-"""What is fast, against what: both sides in one run, median of several, as a ratio, with peak memory."""
+"""What is fast, against what: both sides in one run, median of several, as a ratio, with peak memory.
+
+| command | measures |
+| --- | --- |
+| `python -m benchmarks` | all parts that run on the embedded models, as `make bench` |
+| `python -m benchmarks.captioner` | captions of one image, against the authors' loop |
+| `python -m benchmarks.caption_memory` | whether captioning keeps to its byte budget |
+| `python -m benchmarks.masks` | mask generation, against Meta's generator |
+| `python -m benchmarks.crops` | all crops of an image, against Pillow |
+| `python -m benchmarks.filter` | the filter, beside the captioner and against one that shares nothing |
+| `python -m benchmarks.listener_cost` | what the listener adds to captioning |
+| `python -m benchmarks.stage_throughput` | images a second of each stage, in one process |
+| `python -m benchmarks.profile` | which operations the time goes to |
+| `python -m benchmarks.roofline` | each stage against the machine's peaks |
+| `python -m benchmarks.gpu` | the engines on one GPU |
+| `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |
+| `python -m benchmarks.bucket_listing` | how long a source takes to list |
+| `python -m benchmarks.scale` | what a shard costs the driver |
+| `python -m benchmarks.simulation` | what a large run loses to faults and to the driver, simulated |
+| `python -m benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
+| `python -m benchmarks.gallery_latency` | how fast the gallery's page answers |
+
+Records are in `benchmarks/results/`, the tables in docs/performance.md and docs/scale.md. Quality is measured in
+`experiments/`.
+"""

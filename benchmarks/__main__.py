@@ -17,20 +17,21 @@ from typing import Final
 
 # The modules in this order, with these arguments; each also takes `--json`.
 PARTS: Final[dict[str, list[str]]] = {
-    "stages": [],
+    "stage_throughput": [],
     "masks": [],
     "crops": [],
     "captioner": [],
     "caption_memory": ["--preset", "tiny", "--masks", "10", "--budget-mib", "256"],
     "filter": [],
+    "listener_cost": ["--scenes", "12"],
     "roofline": [],
     "profile": ["--preset", "tiny"],
     "gpu": ["--device", "cpu", "--tiny"],
     "pipeline": [],
     "dataset": ["--samples", "320", "--repeats", "1"],
     "scale": ["--rows", "10000", "--work-s", "120"],
-    "listing": ["--keys", "100000"],
-    "gallery": ["--expressions", "5000"],
+    "bucket_listing": ["--keys", "100000"],
+    "gallery_latency": ["--expressions", "5000"],
     "simulation": ["--placement", "fused", "--repeats", "1"],
 }
 

@@ -1,8 +1,8 @@
 """The authors' decoding loop, as the other side of the captioner's benchmark: no caches, but no straw man.
 
 Rows are batched, finished rows dropped, the text tower runs once a prefix and the decoder once a (prefix,
-crop); every step runs whole prefixes again. Draws, sets and contrast are those of `workers.captions.rules`,
-so that both sides draw the same captions.
+crop); every step runs whole prefixes again. Draws, sets and contrast are those of
+`pseudoris.workers.captions.distinctive`, so that both sides draw the same captions.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from open_clip.coca_model import CoCa
 
-from schemas.config import CaptionsConfig
-from workers.captions import rules
-from workers.captions.drafts import ImageCrops, configured_decoders
-from workers.captions.randomness import DrawKey, draws
-from workers.captions.vocabulary import SpecialTokens, score_dtype
+from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions import distinctive
+from pseudoris.workers.captions.decoding_rules import ImageCrops, configured_rules
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, score_dtype
+from pseudoris.workers.counter_rng import DrawKey, draws
 
 # (prefix, crop) pairs a forward pass: the largest that the authors' memory allowed is not known. On a GPU enough to
 # fill it: open_clip's decoder gives the logits of all positions, 2.4 MB a pair at 24 tokens in half precision.
@@ -45,11 +45,11 @@ class AuthorsLoop:
 
     @torch.inference_mode()
     def sample(self, image: ImageCrops, kind: int) -> list[tuple[int, ...]]:
-        """Return the sampled tokens, without SOT and EOS, by mask, then decoder, of one crop kind."""
+        """Return the sampled tokens, without SOT and EOS, by mask, then rule, of one crop kind."""
         encoded = self._model(image.pixels[kind])
         features = encoded["image_features"]
         embeddings = torch.nn.functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
-        others = rules.choose_others(embeddings @ embeddings.t(), self._config.sampling)
+        others = distinctive.choose_others(embeddings @ embeddings.t(), self._config.sampling)
         rows = self._rows(image, image.kinds[kind])
         alive = torch.arange(len(rows.target), device=self._device)
         prefixes = torch.full((len(alive), 1), self._special.sot, device=self._device)
@@ -70,18 +70,18 @@ class AuthorsLoop:
         return captions
 
     def _rows(self, image: ImageCrops, kind: str) -> _Rows:
-        decoders = [decoder for decoder in configured_decoders(self._config) if decoder.name != "beam"]
-        pairs = [(place, decoder) for place in range(image.num_masks) for decoder in decoders]
+        rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
+        pairs = [(mask, rule) for mask in range(image.num_masks) for rule in rules]
         keys = [DrawKey(self._seed, image.image_id, image.mask_indices[p], kind, d.label) for p, d in pairs]
         return _Rows(
-            target=torch.tensor([place for place, _ in pairs], device=self._device),
-            top_k=torch.tensor([decoder.top_k or 0 for _, decoder in pairs], device=self._device),
-            top_p=torch.tensor([decoder.top_p or 1.0 for _, decoder in pairs], dtype=torch.float64).to(self._device),
+            target=torch.tensor([mask for mask, _ in pairs], device=self._device),
+            top_k=torch.tensor([rule.top_k or 0 for _, rule in pairs], device=self._device),
+            top_p=torch.tensor([rule.top_p or 1.0 for _, rule in pairs], dtype=torch.float64).to(self._device),
             uniform=torch.from_numpy(draws(keys, self._config.max_length)).to(self._device),
         )
 
     def _logits(
-        self, image_tokens: torch.Tensor, prefixes: torch.Tensor, live: _Rows, others: rules.Others
+        self, image_tokens: torch.Tensor, prefixes: torch.Tensor, live: _Rows, others: distinctive.Others
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return z_i and the weighted mean of the z_j, both (R, V), of the last position."""
         num_crops = len(image_tokens)
@@ -108,10 +108,10 @@ class AuthorsLoop:
         is_kept[~has_k] = _top_p_sets(own[~has_k], live.top_p[~has_k])
         is_eos = torch.zeros_like(is_kept)
         is_eos[:, self._special.eos] = True
-        weights = rules.distinctive_weights(
+        weights = distinctive.distinctive_weights(
             own, mean, is_kept=is_kept, is_eos=is_eos, temperature=self._config.sampling.temperature
         )
-        return rules.draw(weights, live.uniform[:, length])
+        return distinctive.draw(weights, live.uniform[:, length])
 
 
 def _top_k_sets(own: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
@@ -125,6 +125,6 @@ def _top_k_sets(own: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
 def _top_p_sets(own: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Return (R, V) bool, the smallest sets that reach p."""
     ordered, ids = own.sort(dim=1, descending=True, stable=True)
-    heads = rules.Heads(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf, device=own.device))
-    is_first = torch.arange(own.shape[1], device=own.device) < rules.count_top_p(heads, top_p)[:, None]
+    top = TopLogits(ordered, ids, own.logsumexp(1), torch.full((len(own),), -torch.inf, device=own.device))
+    is_first = torch.arange(own.shape[1], device=own.device) < distinctive.count_top_p(top, top_p)[:, None]
     return torch.zeros_like(is_first).scatter_(1, ids, is_first)

@@ -18,15 +18,15 @@ import torch
 from open_clip.coca_model import CoCa
 
 from benchmarks.captioner import noise_crops, one_crop_kind, special_tokens
-from benchmarks.measure import Row, peak_rss_bytes, report
-from schemas.config import CaptionsConfig, RunConfig
-from schemas.config_loading import load_config
-from workers.captions.engine import CachedEngine
-from workers.captions.towers import CachedDecoder
-from workers.captions.walk import prefix_budget
-from workers.checkpoints.models import load_coca
-from workers.checkpoints.openclip import build_from_config, read_model_config
-from workers.device import prepare_device
+from benchmarks.measurement import Row, peak_rss_bytes, report
+from pseudoris.schemas.config import CaptionsConfig, RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.device import prepare_device
 
 _MIB = 2**20
 
@@ -53,9 +53,10 @@ def measure(config: RunConfig, *, num_masks: int, num_kinds: int, num_steps: int
 
     model.visual.register_forward_hook(begin_again)
     started = time.perf_counter()
-    engine.drafts(image)
+    engine.generate(image)
     seconds = time.perf_counter() - started
-    grown, budget = resident_peak_bytes() - before[0], captions.cache_bytes
+    # Pages that were freed before are used again, so a small growth can read below 0.
+    grown, budget = max(0, resident_peak_bytes() - before[0]), captions.cache_bytes
     taken = (
         f"budget {budget // _MIB} MiB: keys and values took {engine.counts.peak_cache_bytes / _MIB:.0f} MiB, "
         f"the process grew by {grown / _MIB:.0f} MiB at most"
@@ -88,14 +89,14 @@ def planned(captions: CaptionsConfig, *, num_masks: int, dtype: torch.dtype) -> 
         model = build_from_config(read_model_config(captions.architecture)).to(dtype)
     if not isinstance(model, CoCa):
         raise TypeError(f"{captions.architecture} builds {type(model).__name__}, not CoCa")
-    decoder = CachedDecoder(model)
+    towers = CachedCocaTowers(model)
     tokens = int(model.visual.attn_pool.query.shape[0]) - 1
-    image = decoder.image_bytes(num_masks, tokens)
+    image = towers.image_bytes(num_masks, tokens)
     left = prefix_budget(captions, image_bytes=image)
     return (
         f"{captions.architecture}, {num_masks} masks, {dtype}: image keys and values {image / _MIB:.0f} MiB a crop "
-        f"kind, {decoder.pair_bytes / 1024:.0f} KiB a (prefix, crop); a budget of {captions.cache_bytes // _MIB} MiB "
-        f"leaves {left // decoder.pair_bytes:,} of these at a time"
+        f"kind, {towers.pair_bytes / 1024:.0f} KiB a (prefix, crop); a budget of {captions.cache_bytes // _MIB} MiB "
+        f"leaves {left // towers.pair_bytes:,} of these at a time"
     )
 
 

@@ -1,4 +1,4 @@
-"""Captions of one image: the cached engine, all decoders, against the authors' loop, sampling alone.
+"""Captions of one image: the cached engine, all decoding rules, against the authors' loop, sampling alone.
 
     python -m benchmarks.captioner [--preset tiny] [--masks 4 8] [--steps 12 24] [--repeats 5] [--json F]
 
@@ -19,19 +19,19 @@ from open_clip.coca_model import CoCa
 from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks.authors_loop import AuthorsLoop
-from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report
-from benchmarks.operations import sampling_operations
-from schemas.config import CaptionsConfig, RunConfig
-from schemas.config_loading import load_config
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image, scene_shard
-from workers.captions import CocaCaptioner
-from workers.captions.drafts import ImageCrops
-from workers.captions.engine import CachedEngine
-from workers.captions.vocabulary import SpecialTokens
-from workers.checkpoints.models import load_coca
-from workers.device import prepare_device
-from workers.images.ahead import decode_image
+from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from benchmarks.operation_counts import sampling_operations
+from pseudoris.schemas.config import CaptionsConfig, RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.device import prepare_device
+from pseudoris.workers.images.prefetch import decode_image
 
 # More masks than any of these scenes has objects are noise.
 SCENES_LOOKED_AT = 200
@@ -77,9 +77,9 @@ def _measure(
     captions, special = config.captions, special_tokens(model)
     image = crops_for(config, num_masks, model.visual.image_size[0])
     engine = CachedEngine(model, special, captions, seed=config.compute.seed)
-    ours = [draft.tokens for draft in engine.drafts(image) if draft.decoder.name != "beam"]
+    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     share = engine.counts.num_computed / engine.counts.num_asked
-    ours_s = median_seconds(lambda: engine.drafts(image), repeats=repeats, warm_ups=0)
+    ours_s = median_seconds(lambda: engine.generate(image), repeats=repeats, warm_ups=0)
     operations = sampling_operations(model, [len(tokens) for tokens in ours], captions, num_masks=num_masks)
     note = f"{11 * num_masks / ours_s:.1f} captions/s, beams too; the tree leaves {share:.0%} of the pairs"
     if timed is None:

@@ -20,10 +20,10 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torchvision.transforms import v2
 
-from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report, wait_for
-from schemas.shard import Box
-from workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops
-from workers.masks import rle
+from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report, wait_for
+from pseudoris.schemas.shard import Box
+from pseudoris.workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops
+from pseudoris.workers.masks import rle
 
 SCALES: tuple[float | None, ...] = (None, 1.0, 1.1, 1.2)
 MAX_DIFFERENCE = 1 / 255

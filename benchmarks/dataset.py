@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.dataset_inputs import DataSize, write_all
 from benchmarks.dataset_readers import CrisFiles, CrisLmdb
-from benchmarks.measure import cpu_seconds, machine, write_json
-from training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
+from benchmarks.measurement import cpu_seconds, machine, write_json
+from pseudoris.training.dataset import RisDataset, RisIterableDataset, RisSample, SampleSpec
 
 BATCH: Final = 32
 SIDES: Final = ("stream", "map", "files", "lmdb")
@@ -133,7 +133,7 @@ def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
 
     def run() -> None:
         # Its warnings are for trainers; in the table they would stand once a repeat.
-        logging.getLogger("training").setLevel(logging.ERROR)
+        logging.getLogger("pseudoris.training").setLevel(logging.ERROR)
         sender.send(work(*arguments))
 
     process = context.Process(target=run)

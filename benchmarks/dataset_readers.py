@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, read_file
 
-from training.dataset.drawing import draw_texts
-from training.dataset.samples import RisSample
+from pseudoris.training.dataset.samples import RisSample
+from pseudoris.workers.counter_rng import draw_texts
 
 
 class CrisFiles(Dataset[RisSample]):

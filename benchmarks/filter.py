@@ -18,16 +18,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import open_clip
+import torch
 
-from benchmarks.measure import Row, median_seconds, peak_rss_bytes, report
-from benchmarks.plain_filter import PlainFilter
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from schemas.shard import Shard, ShardImage
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image, scene_shard
-from workers.protocols import find_captioner, find_scorer
+from benchmarks.crops import Case, in_float32, one_by_one
+from benchmarks.measurement import Row, median_seconds, peak_rss_bytes, report
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.checkpoints.models import load_clip
+from pseudoris.workers.filtering.clip_embedder import crop_format
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.scores import score_candidates
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.stages import find_captioner, find_scorer
 
+# Strings a forward pass: bounds memory.
+TEXTS_A_PASS = 256
 MAX_SCORE_DIFFERENCE = 1e-3
 
 
@@ -74,6 +83,59 @@ def _scores(images: Sequence[ShardImage]) -> np.ndarray:
         for e in image.expressions
     ]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+class PlainFilter:
+    """A filter that shares nothing: scores every candidate of a shard, each of one target.
+
+    Crops are cut one by one and embedded an image at a time. Scores are those of `pseudoris.workers.filtering.scores`.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        """Load CLIP on the CPU, in float32."""
+        self._config = config.filtering
+        self._model = load_clip(config.filtering.architecture, config.filtering.weights)
+        self._format = crop_format(self._model, config.filtering.weights)
+        self._tokenise = open_clip.SimpleTokenizer(context_length=int(self._model.context_length))
+        self._find_noun = noun_finder(config.filtering)
+
+    @torch.inference_mode()
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with the three scores of every candidate."""
+        return shard.with_images(tuple(self._scored(image) for image in shard.images))
+
+    def _scored(self, image: ShardImage) -> ShardImage:
+        case = Case(
+            decode_proven(image.data),
+            [mask.rle_counts for mask in image.masks],
+            [mask.box_xyxy_px for mask in image.masks],
+        )
+        scales = (self._config.context_scale, None)
+        crops = one_by_one(case, self._format, in_float32, scales=scales)
+        context, masked = (self._model.encode_image(kind, normalize=True) for kind in crops)
+        captions = [expression.text for expression in image.expressions]
+        prompts = [noun_prompt(text, self._find_noun(text)) for text in captions]
+        index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
+        scores = score_candidates(
+            context @ self._texts(captions).T,
+            masked @ self._texts(prompts).T,
+            targets=[index_of[expression.target_mask_ids[0]] for expression in image.expressions],
+            min_score=self._config.min_score,
+        )
+        scored = [
+            replace(
+                expression,
+                uniqueness=None if scores.uniqueness is None else float(scores.uniqueness[row]),
+                correctness=float(scores.correctness[row]),
+                distinctiveness=None if scores.distinctiveness is None else float(scores.distinctiveness[row]),
+            )
+            for row, expression in enumerate(image.expressions)
+        ]
+        return replace(image, expressions=tuple(scored))
+
+    def _texts(self, texts: Sequence[str]) -> torch.Tensor:
+        passes = torch.split(self._tokenise(list(texts)), TEXTS_A_PASS)
+        return torch.cat([self._model.encode_text(tokens, normalize=True) for tokens in passes])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

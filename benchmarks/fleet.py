@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.windows import WINDOWS, WindowRule, WindowTimes
+from pseudoris.pipeline.executor import WINDOWS, WindowRule, WindowTimes
 
 _HOUR_S: Final = 3_600.0
 

@@ -4,19 +4,18 @@
     python -m benchmarks.gpu --device cpu --tiny
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
-pycocotools, and no weights: presets other than `tiny` run on
-random ones. Before anything is timed the two sides of a comparison must agree: captions token for token in float64,
-masks as `benchmarks.masks` asks for. In the table the baseline of captions is the authors' loop, that of masks Meta's
-generator in float32; beside it stands Meta's under autocast. Images a second are those of the stages.
+pycocotools, and no weights: presets other than `tiny` run on random ones. Before anything is timed the two sides of a
+comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for. In the table the
+baseline of captions is the authors' loop, that of masks Meta's generator in float32; beside it stands Meta's under
+autocast. Images a second are those of the stages.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,91 +23,23 @@ import torch
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
+from benchmarks.gpu_report import Bench, GpuRow, Report
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import median_seconds, peak_rss_bytes, random_weights, wait_for, write_json
-from benchmarks.utilisation import Utilisation
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from schemas.shard import Shard
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image, scene_shard
-from workers.captions import CocaCaptioner
-from workers.captions.drafts import ImageCrops
-from workers.captions.engine import CachedEngine
-from workers.checkpoints.models import load_coca
-from workers.device import compute_dtype, prepare_device
-from workers.filtering import ClipScorer
+from benchmarks.measurement import random_weights
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.filtering import ClipScorer
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 _CHECKED_STEPS, _CHECKED_MASKS = 6, 3
-
-
-@dataclass(frozen=True, slots=True)
-class GpuRow:
-    """One measured case.
-
-    Attributes:
-        case: What was measured.
-        baseline_s: Median seconds of the plain reference; None where there is none.
-        ours_s: Median seconds of ours.
-        ratio: Baseline over ours.
-        utilisation: Share of the time of ours in which the GPU ran a kernel, in [0, 1]; None where nothing tells.
-        peak_bytes: Most that was allocated on the GPU while ours ran, its model included; of the process, on a CPU.
-        peak_rss_bytes: Highest resident size of the process so far.
-        rate: Captions or images a second, as the note says.
-        device: Name of the device.
-        note: What a reader must know.
-    """
-
-    case: str
-    baseline_s: float | None
-    ours_s: float
-    ratio: float | None
-    utilisation: float | None
-    peak_bytes: int
-    peak_rss_bytes: int
-    rate: float
-    device: str
-    note: str
-
-
-class Bench:
-    """Times work on one device, with its utilisation and its peak memory."""
-
-    def __init__(self, device: torch.device, *, repeats: int) -> None:
-        self._device, self._repeats = device, repeats
-        self.name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-
-    def seconds(self, work: Callable[[], object], *, repeats: int | None = None) -> float:
-        """Return the median seconds of `work`, up to the end of its last kernel; one more call warms up."""
-
-        def synchronised() -> None:
-            work()
-            wait_for(self._device)
-
-        return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1)
-
-    def row(self, case: str, work: Callable[[], object], *, done: int, baseline_s: float | None, note: str) -> GpuRow:
-        """Return the row of `work`, which does `done` captions or images a call."""
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        with Utilisation(self._device) as used:
-            ours_s = self.seconds(work)
-        is_gpu = self._device.type == "cuda"
-        return GpuRow(
-            case=case,
-            baseline_s=baseline_s,
-            ours_s=ours_s,
-            ratio=None if baseline_s is None else baseline_s / ours_s,
-            utilisation=used.share,
-            peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else peak_rss_bytes(),
-            peak_rss_bytes=peak_rss_bytes(),
-            rate=done / ours_s,
-            device=self.name,
-            note=note,
-        )
 
 
 def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> Iterator[GpuRow]:
@@ -129,14 +60,14 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     authors = AuthorsLoop(plain, special, one_kind, seed=seed)
     engine = CachedEngine(model, special, one_kind, seed=seed, is_compiled=config.compute.is_compiled)
     theirs = authors.sample(image, 0)
-    ours = [draft.tokens for draft in engine.drafts(image) if draft.decoder.name != "beam"]
+    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     num_equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
     # Minutes on a CPU: there its warm-up and one run are enough.
     baseline_s = bench.seconds(partial(authors.sample, image, 0), repeats=None if device.type == "cuda" else 1)
     case = f"captions, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps, {config.compute.precision}"
     checked = f"{_CHECKED_MASKS} masks, {_CHECKED_STEPS} steps"
     note = f"captions/s, beams too; {num_equal} of {len(ours)} captions equal, in float64 all of {checked}"
-    yield bench.row(case, partial(engine.drafts, image), done=len(ours), baseline_s=baseline_s, note=note)
+    yield bench.row(case, partial(engine.generate, image), done=len(ours), baseline_s=baseline_s, note=note)
     # Its caches would count as the next row's.
     del engine, authors, plain
     whole = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
@@ -144,9 +75,9 @@ def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_ste
     full = replace(image, kinds=kinds, pixels=image.pixels.expand(len(kinds), -1, -1, -1, -1).clone())
     # Crops of one mask differ by kind, as those of small masks do.
     full.pixels.mul_(torch.linspace(1, 0.7, len(kinds), device=device, dtype=dtype)[:, None, None, None, None])
-    num_captions = len(whole.drafts(full))
+    num_captions = len(whole.generate(full))
     case = f"captions, {config.preset}, {num_masks} masks, {len(kinds)} crop kinds, {config.compute.precision}"
-    yield bench.row(case, partial(whole.drafts, full), done=num_captions, baseline_s=None, note="captions/s")
+    yield bench.row(case, partial(whole.generate, full), done=num_captions, baseline_s=None, note="captions/s")
 
 
 def check_captions(config: RunConfig) -> None:
@@ -157,8 +88,8 @@ def check_captions(config: RunConfig) -> None:
     image = _on(noise_crops(_CHECKED_MASKS, model.visual.image_size[0]), device, torch.float64)
     special, seed = special_tokens(model), config.compute.seed
     theirs = AuthorsLoop(model, special, captions, seed=seed).sample(image, 0)
-    drafts = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled).drafts(image)
-    ours = [draft.tokens for draft in drafts if draft.decoder.name != "beam"]
+    engine = CachedEngine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
     differing = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
     if differing:
         raise ValueError(
@@ -231,42 +162,6 @@ def scenes_with(num_masks: int, num_images: int) -> Shard:
 
 def _on(image: ImageCrops, device: torch.device, dtype: torch.dtype) -> ImageCrops:
     return replace(image, pixels=image.pixels.to(device, dtype))
-
-
-class Report:
-    """The rows so far: each is printed and written as soon as it is there, so that a failure costs one row."""
-
-    def __init__(self, json_path: Path | None) -> None:
-        self._path = json_path
-        self._rows: list[GpuRow] = []
-        self.failures: list[str] = []
-
-    def take(self, part: str, measure: Callable[[], Iterable[GpuRow]]) -> None:
-        """Add the rows of a part; where it disagrees or runs out of memory, keep the reason for the end."""
-        try:
-            for row in measure():
-                self.add(row)
-        except (ValueError, torch.OutOfMemoryError) as error:
-            self.failures.append(f"{part} ({error})")
-            print(f"{part}: {error}", flush=True)
-
-    def add(self, row: GpuRow) -> None:
-        """Print the row, and write all of them as a JSON list where a path was given."""
-        if not self._rows:
-            print(f"device: {row.device}; torch {torch.__version__}")
-            print(
-                f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}"
-            )
-        self._rows.append(row)
-        baseline = "–" if row.baseline_s is None else f"{row.baseline_s:.3f}"
-        ratio = "–" if row.ratio is None else f"{row.ratio:.1f}"
-        used = "–" if row.utilisation is None else f"{row.utilisation:.0%}"
-        print(
-            f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {row.peak_bytes / 2**20:>9.0f} "
-            f"{row.rate:>9.2f}\n    {row.note}",
-            flush=True,
-        )
-        write_json([asdict(one) for one in self._rows], self._path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

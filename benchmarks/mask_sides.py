@@ -16,17 +16,17 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.measure import peak_rss_bytes, wait_for
-from schemas.config import RunConfig
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image
-from workers.checkpoints.models import load_sam
-from workers.checkpoints.weights import random_seed
-from workers.device import compute_dtype, prepare_device
-from workers.images.decoding import decode_proven
-from workers.masks import rle
-from workers.masks.generator import MaskGenerator
-from workers.masks.proposals import Proposals
+from benchmarks.measurement import peak_rss_bytes, wait_for
+from pseudoris.schemas.config import RunConfig
+from pseudoris.synthworld.scene_shards import scene_image
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.weights import random_seed
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.proposals import Proposals
 
 # Coarse: in the precision of the configuration; autocast: Meta's models under it, as people speed them up.
 Side = Literal["meta", "meta, autocast", "ours", "ours, coarse"]

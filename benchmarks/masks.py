@@ -18,10 +18,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.mask_sides import Agreement, Side, Sides, Timing
-from benchmarks.measure import Row, report
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from workers.memory import KEPT_MEMORY, children_environment
+from benchmarks.measurement import Row, report
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
 
 _sides: Sides | None = None
 
@@ -34,7 +34,7 @@ class Process:
         self._pool = ProcessPoolExecutor(
             1, get_context("spawn"), initializer=_load, initargs=(config, num_images, kept_share)
         )
-        with children_environment(environment):
+        with child_environment(environment):
             self.agreement = self._pool.submit(_agree).result()
 
     def run(self, side: Side) -> Timing:
@@ -49,7 +49,7 @@ class Process:
 def measure(config: RunConfig, *, num_images: int, kept_share: float, repeats: int) -> list[Row]:
     """Return a row a comparison; both sides agree on all masks before anything is timed."""
     default = Process({}, config, num_images=num_images, kept_share=kept_share)
-    kept = Process(KEPT_MEMORY, config, num_images=num_images, kept_share=kept_share)
+    kept = Process(MALLOC_ENVIRONMENT, config, num_images=num_images, kept_share=kept_share)
     timings: dict[str, list[Timing]] = {"meta": [], "ours": [], "meta, kept": [], "ours, kept": []}
     for _ in range(repeats):
         timings["meta"].append(default.run("meta"))

@@ -3,31 +3,44 @@
     python -m benchmarks.pipeline [--preset tiny] [--images 64] [--shard-images 16] [--actors 1] [--json F]
 
 Both sides read and prove, take every shard through the three stages and commit it; with one actor both have the same
-threads and the same environment. Each is timed from its first commit to its last, so over all shards but one: what
-lies before is start-up (Ray, processes, models, the first shard), and is given in the note. A run of no shards would
-not do for it: actors start with the first. Images come in two halves, run in the order Ray, bare, bare, Ray.
-The two sides must have written the same bytes, else there is no figure. 512 images take half an hour on two cores.
+threads and the same environment. The bare side is a process of its own, `--bare`, and does one shard after another.
+Each is timed from its first commit to its last, so over all shards but one: what lies before is start-up (Ray,
+processes, models, the first shard), and is given in the note. A run of no shards would not do for it: actors start with
+the first. Images come in two halves, run in the order Ray, bare, bare, Ray. The two sides must have written the same
+bytes, else there is no figure. 512 images take half an hour on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bare_run import run_bare
-from benchmarks.measure import Row, peak_rss_bytes, report
-from pipeline.running import annotate
-from pipeline.summary import Committed, RunEvent
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from store.location import RunLocation
-from store.manifest import cached_receipts
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image
+from benchmarks.measurement import Row, peak_rss_bytes, report
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.graph import actor_environment
+from pseudoris.pipeline.identity import measure_identity
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.events import Committed, RunEvent
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.synthworld.scene_shards import scene_image
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.images.prover import shared_prover
+from pseudoris.workers.stages import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,39 @@ def run_on_ray(source: Path, out: Path, config: RunConfig) -> tuple[float, list[
     return started, commits
 
 
+def run_bare(source: Path, out: Path, config: RunConfig) -> tuple[float, list[float]]:
+    """Run `source` into `out` in a child process with an actor's environment; return as `work_off` does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pipeline", "--bare", str(source), str(out), config.model_dump_json()],
+        env={**os.environ, **actor_environment(config.compute)},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    started, commits = json.loads(done.stdout.splitlines()[-1])
+    return started, commits
+
+
+def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[float]]:
+    """Plan, load the models, work every shard off; return when that began and when each commit stood, by one clock."""
+    started = time.perf_counter()
+    location = RunLocation.open(out)
+    listing = open_source(source, config.source, exclude=location.root)
+    header = plan_run(location, listing.list(), source=listing.name, identity=measure_identity(config), config=config)
+    stages = [stage.build(config) for stage in STAGES]
+    commits = []
+    for number in range(header.num_shards):
+        entries = read_shard_plan(location, header, number)
+        with shared_prover(config.images) as prover:
+            shard = read_shard(listing.name, config, entries, prover=prover)
+        for stage in stages:
+            shard = stage(shard)
+        planned = [entry.image_id for entry in entries]
+        commit_shard(location, shard, planned_ids=planned, embed_images=config.shards.embed_images)
+        commits.append(time.perf_counter())
+    return started, commits
+
+
 def write_scenes(folder: Path, half: int, count: int) -> Path:
     """Write a half of the scenes as PNG files, and return their folder."""
     folder.mkdir(parents=True)
@@ -109,7 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[1])
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--bare", nargs=3, metavar=("SOURCE", "OUT", "CONFIG"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.bare:
+        source, out, config_json = given.bare
+        sys.stdout.write(json.dumps(work_off(source, out, RunConfig.model_validate_json(config_json))) + "\n")
+        return
     rows = []
     for actors in given.actors:
         assignments = [

@@ -19,12 +19,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import machine, random_weights, write_json
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from workers.captions.engine import CachedEngine
-from workers.checkpoints.models import load_coca
-from workers.device import prepare_device
+from benchmarks.measurement import machine, random_weights, write_json
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.device import prepare_device
 
 # By the beginning of an operation's name; the first that fits counts.
 _KINDS: Final = {
@@ -72,7 +72,7 @@ def measure(config: RunConfig, *, num_masks: int, num_steps: int) -> dict[str, d
     grid = f"{config.masks.points_per_side}² points, without the image encoder"
     return {
         f"captions before: the authors' loop, {case}": seconds_by_kind(lambda: authors.sample(image, 0)),
-        f"captions after: ours, {case}": seconds_by_kind(lambda: engine.drafts(image)),
+        f"captions after: ours, {case}": seconds_by_kind(lambda: engine.generate(image)),
         f"masks before: Meta's generator, {grid}": seconds_by_kind(lambda: sides.run("meta")),
         f"masks after: ours, {grid}": seconds_by_kind(lambda: sides.run("ours")),
     }

@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
-from benchmarks.counting import count
 from benchmarks.filter import build_shard
 from benchmarks.mask_sides import Sides
-from benchmarks.measure import machine, median_seconds, random_weights, write_json
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from workers.captions import CocaCaptioner
-from workers.captions.engine import CachedEngine
-from workers.checkpoints.models import load_coca
-from workers.device import prepare_device
-from workers.filtering import ClipScorer
-from workers.linear import linear
+from benchmarks.measurement import machine, median_seconds, random_weights, write_json
+from benchmarks.operation_counts import count
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.device import prepare_device
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.transformer_blocks import linear
 
 _SIDE = 2048
 _COPIED_BYTES = 256 * 2**20
@@ -117,7 +117,7 @@ def stages(config: RunConfig, *, num_masks: int, num_steps: int, kept_share: flo
     grid = config.masks.points_per_side
     return {
         f"propose, {config.preset}, {grid}² points, {agreement.share_kept:.0%} kept": lambda: sides.run("ours"),
-        f"caption, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps": lambda: engine.drafts(image),
+        f"caption, {config.preset}, {num_masks} masks, 1 crop kind, {num_steps} steps": lambda: engine.generate(image),
         f"filter, {config.preset}, {len(shard.images[0].masks)} masks of one scene": lambda: score(captioned),
     }
 

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.measure import write_json
-from benchmarks.processes import Watched, run_watched
+from benchmarks.measurement import write_json
+from benchmarks.process_usage import Watched, run_watched
 from benchmarks.scale_inputs import write_tables
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
 
 _PLUGINS: Final = Path(__file__).parent / "plugins"
 _STAND_INS: Final = ("masks.engine=timed", "captions.engine=timed", "filtering.engine=timed")

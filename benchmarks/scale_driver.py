@@ -3,9 +3,8 @@
     python -m benchmarks.scale_driver run WORK_S SOURCE OUT <RunConfig as JSON>
     python -m benchmarks.scale_driver bare WORK_S NUM_BLOCKS
 
-WORK_S after the first commit (or block) it stops, if it is not done.
-
-It answers with the times of its phases by `time.monotonic`, as one line of JSON.
+WORK_S after the first commit (or block) it stops, if it is not done. It answers with the times of its phases by
+`time.monotonic`, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipeline.cluster import connected, identity_on_cluster
-from pipeline.graph import actor_runtime, configure_ray_data
-from pipeline.running import annotate
-from pipeline.summary import Committed, Planned, RunEvent
-from schemas.config import ComputeConfig, RunConfig
-from schemas.placement import PoolConfig
-from store.location import RunLocation
-from store.planning import plan_run
-from store.sources import open_source
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.cluster import connected, identity_on_cluster
+from pseudoris.pipeline.graph import actor_runtime, configure_ray_data
+from pseudoris.schemas.config import ComputeConfig, RunConfig
+from pseudoris.schemas.placement import PoolConfig
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.events import Committed, Planned, RunEvent
+from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.sources import open_source
 
 
 def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def bare(work_s: float, num_blocks: int) -> dict[str, Any]:
 
 
 class _Blocks(Datasource):
-    """A read task a block, as `pipeline.graph.ShardDatasource` has a read task a shard."""
+    """A read task a block, as `pseudoris.pipeline.graph.ShardDatasource` has a read task a shard."""
 
     def __init__(self, num_blocks: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own

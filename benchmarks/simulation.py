@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.driver_queue import DriverQueue
 from benchmarks.fleet import Fleet, Spent, simulate
-from benchmarks.measure import write_json
+from benchmarks.measurement import write_json
 
 _RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
 # Of a core: what a driver uses that waits (docs/scale.md).

@@ -1,5 +1,6 @@
-"""`python -m cli`, for environments whose scripts folder is not on the path."""
+"""Says the form of the command that works: `python -m pseudoris`."""
 
-from cli.main import main
+import sys
 
-main()
+sys.stderr.write("error: `python -m cli` is `python -m pseudoris` now, or `pseudoris`\n")
+sys.exit(2)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
-from cli.console import report, report_stopped, stdout
-from cli.progress import plan_view, run_progress, summary_view
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
+from pseudoris.cli import options
+from pseudoris.cli.console import report, report_stopped, stdout
+from pseudoris.cli.progress import plan_view, run_progress, summary_view
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
 
 if TYPE_CHECKING:
-    from pipeline.starting import Start
+    from pseudoris.pipeline.run_options import RunOptions
 
 INTERRUPTED = 130
 INCOMPLETE = 3
@@ -29,44 +29,49 @@ def annotate(
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Images a shard, short for --set shards.max_images=…; a run keeps the one it began with.",
+            help="Images per shard (same as --set shards.max_images=…). A run keeps its first value.",
             show_default=False,
         ),
     ] = None,
     address: options.Address = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Plan the first N images only.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Annotate the first N images only.", show_default=False)
+    ] = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="List SOURCE again and add what it has gained to the run.")
+        bool, typer.Option("--extend", help="List SOURCE again and add its new images to the run.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Compute the quarantined images again, and nothing else.")
+        bool, typer.Option("--retry-failed", help="Compute only the quarantined images again.")
     ] = False,
     retry_reasons: Annotated[
         str | None,
-        typer.Option(help="With --retry-failed only these, e.g. missing,decoder_timeout.", show_default=False),
+        typer.Option(help="With --retry-failed: only these reasons, e.g. missing,decoder_timeout.", show_default=False),
     ] = None,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Go on with another kind of device or other package versions.")
+        bool, typer.Option("--allow-mixed", help="Continue with another kind of device or other package versions.")
     ] = False,
     allow_degraded: Annotated[
-        bool, typer.Option("--allow-degraded", help="Halve a shard's tiles where memory has run out twice.")
+        bool, typer.Option("--allow-degraded", help="Halve the tiles of a shard that has run out of memory twice.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
-    """Annotate every image of SOURCE with masks and distinctive expressions, into tables under OUT."""
+    """Annotate the images of SOURCE into OUT. Run the same command again to continue.
+
+    OUT gets four Parquet tables: images, masks, expressions and failures.
+    """
     allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded}
     config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pipeline.retrying import parse_reasons
-    from pipeline.starting import Start
+    from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.store.runs.pending import parse_reasons
 
-    start = Start(limit, is_extension=extend, is_retry=retry_failed, reasons=parse_reasons(retry_reasons))
+    run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=parse_reasons(retry_reasons))
     if dry_run:
-        from pipeline.preview import dry_run as preview
+        from pseudoris.pipeline.dry_run import dry_run as preview
 
-        stdout.print(plan_view(preview(source, out, config, start=start)))
+        stdout.print(plan_view(preview(source, out, config, options=run_options)))
         return
-    raise typer.Exit(run(source, out, config, start=start))
+    raise typer.Exit(run(source, out, config, run_options=run_options))
 
 
 def resolve(
@@ -86,20 +91,20 @@ def resolve(
     return load_config(preset, config_file, words)
 
 
-def run(source: str, out: str, config: RunConfig, *, start: Start | None = None) -> int:
+def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
 
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
     """
     try:
-        from pipeline.running import annotate as run_pipeline
+        from pseudoris.pipeline.annotation import annotate as run_pipeline
 
         with run_progress() as on_event:
-            summary = run_pipeline(source, out, config, start=start, on_event=on_event)
+            summary = run_pipeline(source, out, config, options=run_options, on_event=on_event)
     except KeyboardInterrupt:
         # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
-        report_stopped(f"nothing that is committed in {out} is lost")
+        report_stopped(f"no committed shard in {out} is lost")
         return INTERRUPTED
     stdout.print(summary_view(summary), soft_wrap=True)
     if summary.interrupted:
@@ -108,6 +113,6 @@ def run(source: str, out: str, config: RunConfig, *, start: Start | None = None)
     if not summary.is_complete:
         left = summary.num_planned_shards - summary.totals.shards
         # A retry leaves the rest of the plan alone.
-        report("incomplete", f"{left:,} shards are not committed: run without --retry-failed to go on", "yellow")
+        report("incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow")
         return INCOMPLETE
     return 0

@@ -9,17 +9,18 @@ import typer
 import yaml
 from rich.progress import Progress
 
-from cli import options
-from cli.console import report, stderr
-from cli.destinations import check_file
-from cli.evaluate import open_truth
-from schemas.errors import ConfigError
-from store.header import require_header
-from store.location import RunLocation
+from pseudoris.cli import options
+from pseudoris.cli.console import report, stderr
+from pseudoris.cli.destinations import check_file
+from pseudoris.cli.evaluate import truth_bar
+from pseudoris.cli.named_truth import open_truth
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 
 if TYPE_CHECKING:
-    from training.calibration import Calibration
-    from training.calibration.fitting import Reached
+    from pseudoris.training.calibration import Calibration
+    from pseudoris.training.calibration.confidence_fit import BoundsFigures
 
 DEFAULT_COVERAGE: Final = 0.65
 # Of the yield: so far apart lie the bounds of a small run. Larger, and a yield that is not there passes in silence.
@@ -32,15 +33,18 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="TRUTH",
-            help="As of `pseudoris evaluate`: synthworld, or an OUT of `pseudoris import`. Without it no label is "
-            "looked at: scores count alike, and the bound follows from --yield.",
+            help="As in `pseudoris evaluate`: synthworld, or the OUT of `pseudoris import`. Without it no labels "
+            "are used: all scores weigh the same, and --yield sets the bound.",
             show_default=False,
         ),
     ] = None,
     coverage: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Of the truth's objects, at least; needs it.", show_default=str(DEFAULT_COVERAGE)
+            min=0,
+            max=1,
+            help="Smallest share of the truth's objects to cover. Needs --truth.",
+            show_default=str(DEFAULT_COVERAGE),
         ),
     ] = None,
     least_yield: Annotated[
@@ -48,51 +52,55 @@ def calibrate(
         typer.Option(
             "--yield",
             min=0,
-            help="Kept expressions a mask, composed ones among them: at least, or, without a truth, about.",
+            help="Smallest number of kept expressions per mask, composed ones included. Without --truth: the number "
+            "to aim for.",
         ),
     ] = 2.0,
-    images: Annotated[int | None, typer.Option(min=1, help="The first so many; all by default.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Write the YAML there too.", show_default=False)] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Use the first N images; all by default.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.", show_default=False)] = None,
 ) -> None:
-    """Print the YAML of `filtering.confidence` and `filtering.keep` for a run's models, from its tables alone."""
+    """Fit a run's confidence and keep rule, and print them as YAML.
+
+    The YAML holds `filtering.confidence` and `filtering.keep`. It reads the tables only.
+    """
     # Only here: other commands need not wait for what this one imports.
-    from training.calibration import calibrated_run
+    from pseudoris.training.calibration import calibrated_run
 
     if coverage is not None and truth is None:
-        raise ConfigError(f"--coverage {coverage:g} is of a truth's objects: give --truth too, or leave it out")
+        raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     if to is not None:
         check_file(to)
     location = RunLocation.open(out)
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:
-        known = None if truth is None else open_truth(truth, header, progress)
+        known = None if truth is None else open_truth(truth, header, truth_bar(progress))
         found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
     text = as_yaml(found)
     typer.echo(text, nl=False)
     if to is not None:
         _write(to, text)
     reached = found.reached
-    kept = f"it keeps {reached.distinct:.2f} expressions a mask"
+    kept = f"it keeps {reached.distinct:.2f} expressions per mask"
     if known is None:
-        kept += f", of about {least_yield:g} wanted"
+        kept += f" (wanted: about {least_yield:g})"
         if abs(reached.distinct - least_yield) > _NEAR * max(least_yield, 1):
             report("note", _why_not(reached, least_yield), "yellow")
     else:
         if reached.coverage < aim or reached.distinct < least_yield:
-            report("note", "no bounds reach that coverage and yield: these reach the widest coverage", "yellow")
-        kept += f", {reached.accuracy:.3f} of them right, for {reached.coverage:.3f} of the objects"
+            report("note", "No bounds reach this coverage and yield. These reach the widest coverage.", "yellow")
+        kept += f"; accuracy {reached.accuracy:.3f}, coverage {reached.coverage:.3f}"
     report("calibrated", f"on these {found.num_images:,} images {kept}", "green")
 
 
-def _why_not(reached: Reached, wanted: float) -> str:
+def _why_not(reached: BoundsFigures, wanted: float) -> str:
     """Say why no bound reaches a yield where no label is looked at."""
-    from training.calibration.fitting import NO_LABEL_RANK
+    from pseudoris.training.calibration.confidence_fit import NO_LABEL_RANK
 
-    nearest = f"no bounds reach a yield of {wanted:g}: the nearest is {reached.distinct:.2f}"
+    nearest = f"No bounds reach a yield of {wanted:g}. The nearest is {reached.distinct:.2f}"
     if reached.distinct < wanted and reached.bounds.min_confidence == 0:
-        return f"{nearest}. At most {NO_LABEL_RANK} are kept of what was drawn for a mask: give a --truth for more"
-    return f"{nearest}. Bounds go by steps, and what was composed or written by a person is kept in any case"
+        return f"{nearest}. Without --truth at most {NO_LABEL_RANK} captions per mask are kept. Give --truth for more."
+    return f"{nearest}. Bounds change in steps. Composed and human expressions are always kept."
 
 
 def _write(path: Path, text: str) -> None:

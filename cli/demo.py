@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
-from cli import annotate, gallery
-from cli.console import command, path_lines, stdout
-from schemas.config_loading import config_hash, load_config
-from schemas.tables import EXPRESSIONS
-from store.location import RunLocation
-from store.reading import read_table
+from pseudoris.cli import annotate, gallery
+from pseudoris.cli.console import command, path_lines, stdout
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
 
 NUM_SAMPLE_ROWS = 3
 # What fits a terminal of 80 columns beside the text; the table has many more.
@@ -23,11 +23,14 @@ _SAMPLE_COLUMNS = ("text", "uniqueness", "correctness", "distinctiveness")
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where scenes and tables go.")] = Path("demo-out"),
-    scenes: Annotated[int, typer.Option(min=1, max=900, help="How many scenes.")] = 64,
+    folder: Annotated[Path, typer.Argument(help="Folder for the scenes and the run.")] = Path("demo-out"),
+    scenes: Annotated[int, typer.Option(min=1, max=900, help="Number of scenes.")] = 64,
 ) -> None:
-    """Annotate bundled scenes, and a few broken files, with the embedded models."""
-    from synthworld.demo import write_demo
+    """Annotate bundled scenes with the embedded models, offline, in about a minute.
+
+    Some files are broken on purpose, to show how they are quarantined.
+    """
+    from pseudoris.synthworld.demo import write_demo
 
     images = write_demo(folder, num_scenes=scenes)
     # A Ray of its own: a demonstration must not land on somebody's cluster.

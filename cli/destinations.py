@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from schemas.errors import ConfigError
-from schemas.run import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
-from schemas.tables import SCHEMAS
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
@@ -19,7 +19,7 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
     """
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
-        raise ConfigError(f"{option} {destination.root!r} is a folder of the run itself, or in one: name another one")
+        raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
 
 
 def check_file(path: Path) -> None:
@@ -29,9 +29,9 @@ def check_file(path: Path) -> None:
         ConfigError: There is no folder for it, or a folder stands in its place.
     """
     if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it first")
+        raise ConfigError(f"The folder {path.parent} for {path.name} does not exist. Create it first.")
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name a file in it")
+        raise ConfigError(f"{path} is a folder. Give a file name in it.")
 
 
 def training_folder(out: str, runs: Iterable[str]) -> Path:
@@ -45,7 +45,7 @@ def training_folder(out: str, runs: Iterable[str]) -> Path:
         ConfigError: It is a url, or a folder of one of the runs.
     """
     if "://" in out:
-        raise ConfigError(f"--out {out!r} is a url: a training is written to a local folder, to be copied when it ends")
+        raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
     folder = Path(out)
     # Absolute first: a location expands a leading `~`, a folder of a training does not.
     destination = RunLocation.open(str(folder.absolute()))

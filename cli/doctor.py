@@ -17,14 +17,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli import options
-from cli.console import format_bytes, printable, stdout
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from schemas.errors import ConfigError, PseudorisError
+from pseudoris.cli import options
+from pseudoris.cli.console import format_bytes, printable, stdout
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError, PseudorisError
 
 if TYPE_CHECKING:
-    from workers.stages import StageKind
+    from pseudoris.workers.stages import StageKind
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "ray", "pyarrow", "pillow")
 # A run below these still starts, but is likely to end early.
@@ -44,13 +44,21 @@ class Check:
 
 
 def doctor(
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Also try to list it.")] = None,
-    out: Annotated[str | None, typer.Argument(metavar="[OUT]", help="Also try to write there.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE]", help="Images of the planned run. Checks that they can be listed."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Argument(metavar="[OUT]", help="Output of the planned run. Checks that it can be written.")
+    ] = None,
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """Check versions, weights, device, memory and rights before a run. Exit code 1 if something is off."""
+    """Check versions, weights, devices, memory and access rights before a run.
+
+    Exit code 1 if there is a problem.
+    """
     config = load_config(preset, config_file, assignments or ())
     checks = list(run_checks(config, source=source, out=out))
     stdout.print(_as_table(preset, checks))
@@ -83,14 +91,14 @@ def _versions() -> str:
     try:
         found = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     except metadata.PackageNotFoundError as error:
-        raise ConfigError(f"package {error.name} is not installed: run `make install`") from None
+        raise ConfigError(f"The package {error.name} is not installed. Run `make install`.") from None
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
         # Its operators exist only beside the torch that they were built for.
         raise ConfigError(
-            f"{found}: torchvision cannot be imported ({error}); torch and torchvision must be a matching pair, "
-            "such as torch==2.14.1 torchvision==0.29.1"
+            f"{found}: torchvision cannot be imported ({error}). Install matching versions of torch and torchvision, "
+            "such as torch==2.14.1 torchvision==0.29.1."
         ) from None
     del torchvision
     return f"Python {sys.version.split()[0]}, {found}"
@@ -99,14 +107,17 @@ def _versions() -> str:
 def _device(config: RunConfig) -> str:
     import torch
 
-    from workers.device import device_kind
+    from pseudoris.workers.device import device_kind
 
     kind = device_kind(config.compute)
     if config.compute.device == "cpu":
-        return f"{kind}, {os.cpu_count()} cores, {config.compute.threads} thread(s) a stage"
+        return f"{kind}, {os.cpu_count()} cores, {config.compute.threads} thread(s) per stage"
     free, total = torch.cuda.mem_get_info()
     if free < _MIN_GPU_MEMORY_BYTES:
-        raise ConfigError(f"{kind}: {format_bytes(free)} of {format_bytes(total)} free; end what else holds the GPU")
+        raise ConfigError(
+            f"{kind}: only {format_bytes(free)} of {format_bytes(total)} is free. End the other "
+            "processes that use the GPU."
+        )
     return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free"
 
 
@@ -114,13 +125,15 @@ def _memory() -> str:
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if total < _MIN_MEMORY_BYTES:
-        raise ConfigError(f"{format_bytes(total)} of memory; a local run wants {format_bytes(_MIN_MEMORY_BYTES)}")
+        raise ConfigError(
+            f"This machine has {format_bytes(total)} of memory. A local run needs {format_bytes(_MIN_MEMORY_BYTES)}."
+        )
     return f"{format_bytes(available)} unused of {format_bytes(total)}"
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:
-    from pipeline.endpoint import announce_endpoint
-    from workers.stages import STAGES
+    from pseudoris.pipeline.identity import announce_endpoint
+    from pseudoris.workers.stages import STAGES
 
     announce_endpoint(config)
     for stage in STAGES:
@@ -132,21 +145,21 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 
 
 def _spacy() -> str:
-    from workers.filtering.spacy_nouns import check_spacy
+    from pseudoris.workers.filtering.head_nouns import check_spacy
 
     return check_spacy()
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
-    from store.sources import open_source
+    from pseudoris.store.sources import open_source
 
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first = [item.key for item in islice(listing.list(), 3)]
-    return f"{source} lists images, the first: {', '.join(first)}"
+    return f"{source} has images. The first are {', '.join(first)}"
 
 
 def _output(out: str, config: RunConfig) -> str:
-    from store.location import RunLocation
+    from pseudoris.store.location import RunLocation
 
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     folder = Path(location.root)
@@ -154,10 +167,12 @@ def _output(out: str, config: RunConfig) -> str:
     location.probe()
     _remove_empty(folder, down_to=existing)
     if "://" in location.root:
-        return f"{location.root} can be written, and refuses a second creation"
+        return f"{location.root} can be written, and refuses to create a file twice"
     free = shutil.disk_usage(existing).free
     if free < _MIN_FREE_DISK_BYTES:
-        raise ConfigError(f"{existing} has {format_bytes(free)} free; a run wants {format_bytes(_MIN_FREE_DISK_BYTES)}")
+        raise ConfigError(
+            f"{existing} has {format_bytes(free)} free. A run needs {format_bytes(_MIN_FREE_DISK_BYTES)}."
+        )
     return f"{location.root} can be written, {format_bytes(free)} free"
 
 

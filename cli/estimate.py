@@ -10,12 +10,12 @@ import typer
 from rich.console import Group, RenderableType
 from rich.progress import Progress
 
-from cli import options
-from cli.annotate import resolve
-from cli.console import facts_table, format_bytes, format_seconds, stderr, stdout
+from pseudoris.cli import options
+from pseudoris.cli.annotate import resolve
+from pseudoris.cli.console import facts_table, format_bytes, format_seconds, stderr, stdout
 
 if TYPE_CHECKING:
-    from pipeline.extrapolation import Estimate, Interval
+    from pseudoris.pipeline.extrapolation import Estimate, Interval
 
 DEFAULT_SAMPLE = 200
 
@@ -25,24 +25,27 @@ def estimate(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    sample: Annotated[int, typer.Option(min=2, help="Images to draw, uniformly, and run.")] = DEFAULT_SAMPLE,
+    sample: Annotated[int, typer.Option(min=2, help="Number of images, drawn uniformly.")] = DEFAULT_SAMPLE,
     gpus: Annotated[
         float | None,
         typer.Option(
-            min=0.01, help="GPUs that the run would have; without it, those of the cluster.", show_default=False
+            min=0.01, help="Number of GPUs that the run will have. Default: those of the cluster.", show_default=False
         ),
     ] = None,
     scratch: Annotated[
         str | None,
-        typer.Option(help="Folder or url that all nodes reach, for the sample's output.", show_default=False),
+        typer.Option(help="Folder or url for the sample's output; all nodes must reach it.", show_default=False),
     ] = None,
     address: options.Address = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run a sample of SOURCE and print speed, hours, GPU hours, output size and quarantine of the whole."""
+    """Annotate a sample of SOURCE to predict speed, GPU hours and output size.
+
+    It also predicts the share of images that would be quarantined.
+    """
     config = resolve(preset, config_file, assignments, shard_size=None, address=address)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
-    from pipeline.estimating import estimate as run_sample
+    from pseudoris.pipeline.sample_run import estimate as run_sample
 
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("listing", total=None)
@@ -69,8 +72,8 @@ def estimate_view(found: Estimate) -> RenderableType:
     table.add_row(
         "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
     )
-    table.add_row("speed", f"{_span(found.images_per_s, '{:.3g}')} images/s a {found.unit}, models loaded")
-    table.add_row("models", f"{format_seconds(found.load_s)} until they are loaded, once an actor, on top")
+    table.add_row("speed", f"{_span(found.images_per_s, '{:.3g}')} images/s per {found.unit}, once models are loaded")
+    table.add_row("models", f"{format_seconds(found.load_s)} to load the models, in addition, once per actor")
     units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
     table.add_row("hours", f"{_span(found.hours, '{:.3g}')} on {units}")
     table.add_row(f"{found.unit} hours", _span(found.unit_hours, "{:.3g}"))
@@ -78,7 +81,7 @@ def estimate_view(found: Estimate) -> RenderableType:
     table.add_row("output", f"{format_bytes(found.output_bytes.value)} ({low} to {high})")
     table.add_row("quarantined", _span(found.quarantined, "{:.1%}"))
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
-    table.add_row("seconds an image", seconds)
+    table.add_row("seconds per image", seconds)
     note = "In brackets: 95 % bootstrap intervals over the sample's shards."
     return Group(table, note)
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from cli import options
-from cli.console import report, stderr
-from cli.destinations import check_apart
-from schemas.errors import ConfigError
-from schemas.formats import IMAGE_FORMATS
-from store.header import require_header
-from store.location import RunLocation
-from store.sources.reading import PlannedImages
+from pseudoris.cli import options
+from pseudoris.cli.console import report, stderr
+from pseudoris.cli.destinations import check_apart
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.sources.planned_images import PlannedImages
 
 FOLDER = "gallery"
 DEFAULT_SAMPLE = 200
@@ -30,12 +30,12 @@ def gallery(
     ] = DEFAULT_SAMPLE,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Folder or url that gets the pages; OUT/gallery by default.", show_default=False),
+        typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.", show_default=False),
     ] = None,
 ) -> None:
-    """Write pages to look at: images, masks, expressions with all their scores, and the quality of the run."""
+    """Write HTML pages: images, masks, expressions, and the quality of the run."""
     # Here: the pages' reader imports what no other command needs.
-    from viewer.gallery import INDEX_NAME, QUALITY_NAME
+    from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
     page = write_pages(out, sample=sample, to=to)
     report("gallery", page, "green")
@@ -49,10 +49,10 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
         ConfigError: There is no run, or the pages cannot be written where they should go.
         TransientError: Storage failed.
     """
-    from viewer.gallery import check_destination, write_gallery
-    from viewer.quality import quality_of_run
-    from viewer.quality_page import write_quality
-    from viewer.reading import gallery_from_run
+    from pseudoris.viewer.gallery_page import check_destination, write_gallery
+    from pseudoris.viewer.gallery_sample import gallery_from_run
+    from pseudoris.viewer.quality import quality_of_run
+    from pseudoris.viewer.quality_page import write_quality
 
     location = RunLocation.open(out)
     header = require_header(location)
@@ -81,10 +81,10 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
 def _formats(plugins: Sequence[str]) -> tuple[str, ...]:
     """Return the formats of pictures that are shown: those of the run, as far as this machine has its plug-ins."""
     # Here: the command is named in every `--help`, and need not import Pillow for it.
-    from workers.images.formats import allowed_formats
+    from pseudoris.workers.images.pillow_formats import allowed_formats
 
     try:
         return allowed_formats(plugins)
     except ConfigError as error:
-        report("note", f"pictures of some formats stay blank: {error}", "yellow")
+        report("note", f"Images of some formats are not shown: {error}", "yellow")
         return IMAGE_FORMATS

@@ -1,4 +1,4 @@
-"""`pseudoris gc`: delete what no reader of a run will ever want; safe at any time, beside a run too."""
+"""`pseudoris gc`: delete files of failed or replaced attempts; safe at any time, also while a run goes on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli import options
-from cli.console import facts_table, format_bytes, stdout
-from store.gc import GcReport, run_gc
-from store.header import require_header
-from store.location import RunLocation
+from pseudoris.cli import options
+from pseudoris.cli.console import facts_table, format_bytes, stdout
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import GcReport, run_gc
+from pseudoris.store.runs.header import require_header
 
 
 def gc(
     out: options.Out,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and delete nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
 ) -> None:
-    """Delete parts that lost or were superseded, and what killed writers left. A run ends with it by itself."""
+    """Delete files of failed or replaced attempts. Every run does this at its end."""
     location = RunLocation.open(out)
     # Elsewhere it would find nothing to delete and say so, as if all were well.
     require_header(location)
@@ -32,10 +32,10 @@ def gc(
 def _view(out: str, report: GcReport, *, is_dry: bool) -> Table:
     what = "would be deleted (dry run: nothing was)" if is_dry else "deleted"
     table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
-    table.add_row("lost", f"{len(report.lost):,} parts of writers who came second")
-    table.add_row("superseded", f"{len(report.superseded):,} parts of generations before a retry")
-    table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed writers")
+    table.add_row("lost", f"{len(report.lost):,} parts of a second writer of the same shard")
+    table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
+    table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed processes")
     if report.num_uploads:
-        table.add_row("uploads", f"{report.num_uploads:,} begun by killed writers and never completed")
+        table.add_row("uploads", f"{report.num_uploads:,} unfinished uploads of killed processes")
     table.add_row("freed", format_bytes(report.freed_bytes))
     return table

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.logging import RichHandler
 
-from cli import (
+from pseudoris.cli import (
     annotate,
     calibrate,
     demo,
@@ -25,7 +26,7 @@ from cli import (
     export,
     gallery,
     gc,
-    importing,
+    import_annotation,
     parts,
     ppt,
     predict,
@@ -36,17 +37,17 @@ from cli import (
     train,
     verify,
 )
-from cli.console import PrintableFormatter, report, stderr
-from schemas.errors import ConfigError, PseudorisError
+from pseudoris.cli.console import PrintableFormatter, report, stderr
+from pseudoris.cli.help_page import HelpPage
+from pseudoris.schemas.errors import ConfigError, PseudorisError
 
 USER_MUST_MEND = 2
 
 app = typer.Typer(
     name="pseudoris",
-    help="Referring-image-segmentation training data without a human: masks, distinctive expressions, Parquet.",
+    help="Makes training data for referring image segmentation: masks and expressions, as Parquet tables.",
+    cls=HelpPage,
     no_args_is_help=True,
-    epilog="Exit codes: 0 done; 1 verify or doctor found something; 2 yours to mend; 3 incomplete; 130 interrupted.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -67,25 +68,29 @@ def _before_any_command(
     del version
 
 
-app.command("annotate")(annotate.annotate)
-app.command("estimate")(estimate.estimate)
-app.command("status")(status.status)
-app.command("verify")(verify.verify)
-app.command("parts")(parts.parts)
-app.command("gc")(gc.gc)
-app.command("refilter")(refilter.refilter)
-app.command("stats")(stats.stats)
-app.command("sample")(sample.sample)
-app.command("evaluate")(evaluate.evaluate)
-app.command("calibrate")(calibrate.calibrate)
-app.command("export")(export.export)
-app.command("import")(importing.import_annotation)
-app.command("gallery")(gallery.gallery)
-app.add_typer(train.app, name="train")
-app.command("predict")(predict.predict)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
-app.add_typer(ppt.app, name="ppt")
+# Groups as `--help` shows them, in this order.
+_GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
+    "Start": {"demo": demo.demo, "doctor": doctor.doctor, "estimate": estimate.estimate},
+    "Run": {"annotate": annotate.annotate, "status": status.status, "verify": verify.verify, "gc": gc.gc},
+    "Look": {"gallery": gallery.gallery, "stats": stats.stats, "sample": sample.sample, "evaluate": evaluate.evaluate},
+    "Data": {
+        "export": export.export,
+        "import": import_annotation.import_annotation,
+        "refilter": refilter.refilter,
+        "calibrate": calibrate.calibrate,
+        "parts": parts.parts,
+        "ppt": ppt.app,
+    },
+    "Learn": {"train": train.app, "predict": predict.predict},
+}
+_EPILOGS: Final = {"export": export.FORMATS}
+
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_group)
+        else:
+            app.command(_name, rich_help_panel=_group, epilog=_EPILOGS.get(_name))(_command)
 
 
 def main() -> None:
@@ -101,7 +106,7 @@ def main() -> None:
         report("error", str(error), "red")
         sys.exit(USER_MUST_MEND)
     except PseudorisError as error:
-        report("stopped", f"{error}\nNothing that is committed is lost; give the same command again.", "red")
+        report("stopped", f"{error}\nNo committed shard is lost. Run the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
 
 

@@ -11,7 +11,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder, file, fsspec url or prefix (s3://…), Parquet, or, in quotes, a glob or tars ('{000..123}.tar').",
+        help="Images to read: a folder, file, fsspec url or prefix (s3://…), or Parquet. Quote a glob or tars "
+        "('{000..123}.tar').",
         show_default=False,
     ),
 ]
@@ -19,17 +20,23 @@ Out = Annotated[
     str,
     typer.Argument(
         metavar="OUT",
-        help="Folder or url that holds the run. Another S3 than AWS: AWS_ENDPOINT_URL (annotate: source.endpoint_url).",
+        help="Folder or url of the run. For S3 that is not AWS set AWS_ENDPOINT_URL (annotate: source.endpoint_url).",
         show_default=False,
     ),
 ]
-Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU), base, or paper.")]
+Preset = Annotated[
+    str, typer.Option("--preset", help="Named configuration: tiny (embedded models, CPU), base, or paper.")
+]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file laid over the preset.", show_default=False)
+    Path | None, typer.Option("--config", help="YAML file that overrides the preset.", show_default=False)
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="key=value laid over everything, e.g. masks.points_per_side=16.", show_default=False),
+    typer.Option(
+        "--set",
+        help="Set one key, e.g. masks.points_per_side=16. Overrides --config. Can be repeated.",
+        show_default=False,
+    ),
 ]
 Address = Annotated[
     str | None,

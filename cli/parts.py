@@ -8,25 +8,30 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from schemas.errors import ConfigError
-from schemas.tables import EXPRESSIONS, SCHEMAS
-from store.commit import part_path
-from store.header import require_header
-from store.location import RunLocation
-from store.receipts import standing_receipts
+from pseudoris.cli import options
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.receipts import part_path, standing_receipts
 
 ALL_TABLES = "all"
 
 
 def parts(
     out: options.Out,
-    table: Annotated[str, typer.Option("--table", help=f"One of {', '.join(SCHEMAS)}, or all.")] = EXPRESSIONS,
+    table: Annotated[str, typer.Option("--table", help=f"Table to list: {', '.join(SCHEMAS)}, or all.")] = EXPRESSIONS,
     as_json: Annotated[
-        bool, typer.Option("--json", help="An object a line: path, table, shard, generation, rows, size, sha256.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object per line: path, table, shard, generation, rows, size, sha256."
+        ),
     ] = False,
 ) -> None:
-    """List the parts that receipts name: what to read while a glob would also find leavings."""
+    """List the committed files of a table, also during a run.
+
+    A glob would also find files that were never committed.
+    """
     location = RunLocation.open(out)
     require_header(location)
     tables = _tables(table)
@@ -45,5 +50,5 @@ def _tables(table: str) -> Sequence[str]:
     if table == ALL_TABLES:
         return tuple(SCHEMAS)
     if table not in SCHEMAS:
-        raise ConfigError(f"there is no table {table!r}: give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}")
+        raise ConfigError(f"There is no table {table!r}. Give --table {', '.join(SCHEMAS)}, or {ALL_TABLES}.")
     return (table,)

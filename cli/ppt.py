@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from cli import options
-from cli.console import report, stdout
-from cli.written_runs import OnWait, Wording, write_with_bar, written_view
-from store.location import RunLocation
+from pseudoris.cli import options
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.run_bar import OnWait, Wording, write_with_bar, written_view
+from pseudoris.store.location import RunLocation
 
 if TYPE_CHECKING:
-    from training.ppt.recipes.config import RecipeConfig
-    from training.runs.writing import OnProgress, WrittenRun
+    from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
+    from pseudoris.training.thread_executor import OnProgress, WrittenRun
 
-app = typer.Typer(no_args_is_help=True, help="Data recipes of PPT (curriculum point prompting), as tables.")
+app = typer.Typer(no_args_is_help=True, help="Write the training data of PPT (curriculum point prompting), as runs.")
 
 Preset = Annotated[str, typer.Option("--preset", help="tiny (embedded, CPU) or paper (ViT-B/16, SAM ViT-B).")]
 
@@ -35,25 +35,31 @@ class Recipe(Protocol):
 @app.command("objects")
 def objects(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A folder of images a class, CLASS/*.jpg.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="Folder with one folder of images per class, CLASS/*.jpg.", show_default=False
+        ),
     ],
     out: options.Out,
     names: Annotated[
         Path | None,
-        typer.Option("--names", help="CSV, columns folder,name: what classes are called.", show_default=False),
+        typer.Option("--names", help="CSV with columns folder,name: the names of the classes.", show_default=False),
     ] = None,
     embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Write the images into the tables, as shards.embed_images=true.")
+        bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
     ] = False,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """D_sem: object-centric images, "the [class name] in the middle", and the mask that CLIP and SAM find."""
+    """Write D_sem: images of one object each, "the [class name] in the middle", a mask.
+
+    CLIP and SAM find the mask.
+    """
     words = [*(["shards.embed_images=true"] if embed_images else []), *(assignments or ())]
 
     def recipe() -> Recipe:
-        from training.ppt.recipes.objects import make_objects
+        from pseudoris.training.ppt.recipes.d_sem import make_objects
 
         return partial(make_objects, folder, names=names, on_note=lambda text: report("note", text, "yellow"))
 
@@ -70,10 +76,13 @@ def compose(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """D_ref: mosaics with absolute positions and fusions with relations, made of D_sem; contexts are not kept."""
+    """Write D_ref from D_sem: mosaics with absolute positions, fusions with relations.
+
+    Expressions of context masks are not kept.
+    """
 
     def recipe() -> Recipe:
-        from training.ppt.recipes.compose import compose_objects
+        from pseudoris.training.ppt.recipes.d_ref import compose_objects
 
         return partial(compose_objects, source)
 
@@ -83,19 +92,25 @@ def compose(
 @app.command("pairs")
 def pairs(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run or import: images and kept texts.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN", help="A finished run or import. Its images and kept texts are used.", show_default=False
+        ),
     ],
     out: options.Out,
     preset: Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """H_sem and H_ref: a mask where each noun phrase of a text is answered; one is kept, of several none is decided."""
+    """Write H_sem and H_ref from a run: the masks that fit each noun phrase of a text.
+
+    A single mask is kept. If several masks fit, none is kept.
+    """
 
     def recipe() -> Recipe:
-        from training.ppt.recipes.pairs import pair_candidates
+        from pseudoris.training.ppt.recipes.h_pairs import pair_masks
 
-        return partial(pair_candidates, run)
+        return partial(pair_masks, run)
 
     _run("H", out, preset, config_file, assignments or [], recipe)
 
@@ -104,7 +119,7 @@ def _run(
     title: str, out: str, preset: str, config_file: Path | None, words: list[str], recipe: Callable[[], Recipe]
 ) -> None:
     """Write a recipe's run; the recipe is fetched, with torch, when the settings are known to be right."""
-    from training.ppt.recipes.config import load_recipe_config
+    from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
     config = load_recipe_config(preset, config_file, words)
     location = RunLocation.open(out, config.run.source.endpoint_url, config.run.placement.storage)
@@ -119,10 +134,10 @@ def _run(
 
 
 def _texts(written: WrittenRun, location: RunLocation) -> list[tuple[str, str]]:
-    from training.ppt.recipes.counting import count_pairs
+    from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 
     pairs = count_pairs(location)
     return [
         ("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided"),
-        ("candidates", f"{written.totals.expressions:,}, {pairs.a_text:.2f} a text"),
+        ("candidates", f"{written.totals.expressions:,}, {pairs.a_text:.2f} per text"),
     ]

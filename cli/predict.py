@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.console import facts_table, printable, report, stdout
-from cli.destinations import check_file
-from schemas.config import ImagesConfig
-from schemas.errors import ConfigError, ImageError
-from schemas.ids import sha256_hex
-from schemas.texts import clean_text
+from pseudoris.cli.console import facts_table, printable, report, stdout
+from pseudoris.cli.destinations import check_file
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.shard import clean_text
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from training.ppt.learner import PointAnswer
+    from pseudoris.training.ppt.ppt_learner import PointAnswer
 
 DEFAULT_OUT = Path("overlay.png")
 
@@ -30,23 +30,28 @@ def predict(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
     text: Annotated[
         str,
-        typer.Argument(metavar="TEXT", help='What to find: "the small dotted red circle".', show_default=False),
+        typer.Argument(
+            metavar="TEXT", help='Text that describes one object: "the small dotted red circle".', show_default=False
+        ),
     ],
     model: Annotated[
         Path,
-        typer.Option("--model", help="--out of `pseudoris train`, or its checkpoint.", show_default=False),
+        typer.Option("--model", help="The --out of `pseudoris train`, or its checkpoint.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Picture to write: the mask on the image, the text below.")] = (
+    out: Annotated[Path, typer.Option("--out", help="Image to write: the mask on the image, the text below.")] = (
         DEFAULT_OUT
     ),
     mask_out: Annotated[
-        Path | None, typer.Option("--mask", help="Also write the mask alone, a PNG of 0 and 255.", show_default=False)
+        Path | None, typer.Option("--mask", help="Also write the mask as a PNG of 0 and 255.", show_default=False)
     ] = None,
 ) -> None:
-    """Show which object of an image an expression refers to, by a trained student, or by PPT with its points."""
+    """Show which object of an image a text refers to, with a trained model.
+
+    The model is a student or PPT. PPT also shows its points.
+    """
     expression = clean_text(text)
     if not expression:
-        raise ConfigError("the expression is empty: say what to look for")
+        raise ConfigError("The expression is empty. Describe the object to find.")
     _check_pictures(image, out, mask_out)
     # Only here: other commands need not wait for what these import.
     from PIL import Image as Pictures
@@ -63,7 +68,7 @@ def predict(
         table.add_row("box", ", ".join(map(str, _box(mask))) + "  (x0, y0, x1, y1)")
         table.add_row("certainty", f"{float(logits.sigmoid()[mask].mean()):.2f}, mean probability inside")
     else:
-        table.add_row("nothing found", "no pixel is likelier inside than outside")
+        table.add_row("nothing found", "the mask is empty: no pixel is more likely inside than outside")
     for name, value in answer.facts:
         table.add_row(name, value)
     stdout.print(table)
@@ -81,12 +86,12 @@ class _Answer:
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
     """Ask whichever learner wrote the checkpoint."""
-    from training.learning.overlay import draw_overlay
-    from training.learning.saved import read_settings
-    from training.ppt.predicting import LEARNER as PPT
-    from training.ppt.predicting import load_ppt
-    from training.student.predicting import LEARNER as STUDENT
-    from training.student.predicting import load_student
+    from pseudoris.training.learning.checkpoint_folder import read_settings
+    from pseudoris.training.learning.mask_overlay import draw_overlay
+    from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
+    from pseudoris.training.ppt.ppt_learner import load_ppt
+    from pseudoris.training.student.student_training import LEARNER as STUDENT
+    from pseudoris.training.student.student_training import load_student
 
     file, _, settings = read_settings(model)
     if settings.get("learner") == STUDENT:
@@ -94,18 +99,18 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
         return _Answer(logits, draw_overlay(pixels, logits > 0, expression))
     if settings.get("learner") == PPT:
         return _of_points(load_ppt(model).predict(image_id, pixels, [expression]), pixels, expression)
-    raise ConfigError(f"{file} is no checkpoint of a learner that is known: give the --out of `pseudoris train`")
+    raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
 
 
 def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
-    from training.ppt.picture import draw_answer
+    from pseudoris.training.ppt.point_overlay import draw_answer
 
     size = (pixels.shape[2], pixels.shape[1])
     points: dict[bool, list[str]] = {True: [], False: []}
     for xy, is_positive in zip(answer.points_xy[0].tolist(), answer.is_positive[0].tolist(), strict=True):
         points[is_positive].append(f"({xy[0] * size[0]:.0f}, {xy[1] * size[1]:.0f})")
     facts = [
-        ("confidence", f"{float(answer.confidences[0]):.2f}, that this is the referent"),
+        ("confidence", f"{float(answer.confidences[0]):.2f} that this is the object"),
         ("points inside", " ".join(points[True]) or "none"),
         ("points outside", " ".join(points[False]) or "none"),
     ]
@@ -116,16 +121,16 @@ def _read(path: Path) -> tuple[torch.Tensor, str]:
     """Return an image (3, H, W) uint8 upright, and what tells it from others."""
     import torch
 
-    from workers.images.decoding import decode_upright
+    from pseudoris.workers.images.pixels import decode_upright
 
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"the image {path} cannot be read ({error.strerror}): give a file") from error
+        raise ConfigError(f"The image {path} cannot be read ({error.strerror}). Give a file.") from error
     try:
         pixels = decode_upright(data, ImagesConfig())
     except ImageError as error:
-        raise ConfigError(f"the image {path} cannot be used: {error.message}") from error
+        raise ConfigError(f"The image {path} cannot be used: {error.message}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1), sha256_hex(data)
 
 
@@ -134,16 +139,16 @@ def _check_pictures(image: Path, out: Path, mask_out: Path | None) -> None:
     from PIL import Image as Pictures
 
     if Pictures.registered_extensions().get(out.suffix.lower()) not in {"PNG", "JPEG", "WEBP"}:
-        raise ConfigError(f"{out} is to be a picture: let its name end in .png, .jpg or .webp")
+        raise ConfigError(f"--out {out} must end in .png, .jpg or .webp.")
     # A format that loses anything has values beside 0 and 255.
     if mask_out is not None and mask_out.suffix.lower() != ".png":
-        raise ConfigError(f"--mask {mask_out} is to be a PNG, of 0 and 255 alone: let its name end in .png")
+        raise ConfigError(f"--mask {mask_out} must end in .png. Its pixels are 0 or 255.")
     written = {"--out": out} if mask_out is None else {"--out": out, "--mask": mask_out}
     for path in written.values():
         check_file(path)
     for (first, one), (second, other) in combinations({"IMAGE": image, **written}.items(), 2):
         if _is_same_file(one, other):
-            raise ConfigError(f"{second} {other} would overwrite {first} {one}: name another file")
+            raise ConfigError(f"{second} {other} would overwrite {first} {one}. Name another file.")
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

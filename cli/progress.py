@@ -21,9 +21,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
-from pipeline.summary import Committed, Notice, OnEvent, Planned, Retried, RunEvent, RunPlan, RunSummary
-from schemas.tables import FAILURE_REASONS
+from pseudoris.cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
+from pseudoris.pipeline.run_summary import RunPlan, RunSummary
+from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent
 
 
 class ImageRateColumn(ProgressColumn):
@@ -53,7 +54,7 @@ def _images_per_second(task: Task) -> float | None:
     # Not rich's own speed: shards land in bunches, and between two that land together its window sees their images
     # and next to no time.
     elapsed = task.finished_time if task.finished else task.elapsed
-    # What an earlier start had committed took none of that time.
+    # What an earlier session committed took none of that time.
     num_images = task.completed - task.fields.get("num_images_before", 0)
     return num_images / elapsed if elapsed and num_images > 0 else None
 
@@ -84,7 +85,7 @@ class RunProgress:
         self._verb = "retrying" if event.is_retry else "annotating"
         if event.num_shards_done:
             self._progress.console.print(
-                f"continuing: {event.num_shards_done} of {event.num_shards} shards are committed and stay as they are"
+                f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed"
             )
         # A new task, so that the rate does not count the time of listing and planning.
         self._progress.remove_task(self._task)
@@ -135,7 +136,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct")
     counts.add_row("kept expressions", f"{totals.kept:,}")
     counts.add_row("speed", _speed(summary))
-    counts.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
+    counts.add_row("seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
     counts.add_row("output", format_bytes(totals.output_bytes))
     for name, text in _extras(summary):
         counts.add_row(name, text)
@@ -154,17 +155,20 @@ def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
     if totals.repeats:
         yield "done twice", repeats_text(totals.repeats)
     if totals.degraded or totals.mixed:
-        yield "promise 2", f"{totals.degraded:,} shards degraded, {totals.mixed:,} mixed: their bytes may differ"
+        yield (
+            "reproducible",
+            f"not: {totals.degraded:,} degraded and {totals.mixed:,} mixed shards; their bytes may differ",
+        )
 
 
 def repeats_text(count: int) -> str:
     """Return what to say of work that was done twice."""
-    return f"{count:,} shards of a pool, after the loss of a process, node or driver"
+    return f"{count:,} attempts at a shard repeated after the loss of a process, node or driver"
 
 
 def _speed(summary: RunSummary) -> str:
     if not summary.num_images_now:
-        return "nothing was left to do"
+        return "nothing to do: the run was complete"
     images = "1 image" if summary.num_images_now == 1 else f"{summary.num_images_now:,} images"
     taken = f"{format_seconds(summary.wall_s)} for {images}"
     return f"{summary.images_per_second:.1f} images/s, {taken}"
@@ -181,14 +185,14 @@ def reasons_view(reasons: dict[str, int]) -> Table:
 def plan_view(plan: RunPlan) -> Table:
     """Return what a dry run found: nothing of it has been written."""
     table = facts_table("plan (dry run: nothing was written)")
-    repeated = f", {plan.num_repeated:,} repeated listings counted once" if plan.num_repeated else ""
+    repeated = f"; {plan.num_repeated:,} repeated listings left out" if plan.num_repeated else ""
     done = f", {plan.num_shards_done:,} of them committed already" if plan.num_shards_done else ""
     table.add_row("source", plan.source)
     table.add_row("output", plan.out)
     table.add_row("images", f"{plan.num_images:,} ({format_bytes(plan.input_bytes)}){repeated}")
     table.add_row("shards", f"{plan.num_shards:,}{done}")
     if plan.extension is not None:
-        known = f"{plan.extension.num_changed:,} known ones changed, {plan.extension.num_vanished:,} vanished"
+        known = f"{plan.extension.num_changed:,} known images changed, {plan.extension.num_vanished:,} vanished"
         table.add_row(
             "extension", f"{plan.extension.num_new:,} images in {plan.extension.num_shards:,} shards; {known}"
         )

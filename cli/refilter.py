@@ -6,89 +6,83 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cli import options
-from cli.annotate import INTERRUPTED
-from cli.console import command, facts_table, format_bytes, path_lines, report, report_stopped, stdout
-from schemas.errors import ConfigError
-from schemas.keeping import SCORE_COLUMNS, KeepCondition
-from store.datacard import CARD_NAME
-from store.location import RunLocation
-from store.refiltering import DEFAULT_THREADS, RefilterSummary, RuleChange
-from store.refiltering import refilter as run_refilter
+from pseudoris.cli import options
+from pseudoris.cli.console import command, facts_table, format_bytes, path_lines, report, stdout
+from pseudoris.cli.run_bar import write_with_bar
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import CARD_NAME
+from pseudoris.store.runs.refilter import DEFAULT_THREADS, RefilterSummary, RuleChange
+from pseudoris.store.runs.refilter import refilter as run_refilter
 
 NO_CONDITION = "none"
 
 
 def refilter(
     out: options.Out,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Folder or url that gets the new run.", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Folder or url for the new run.", show_default=False)],
     tau: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Keep what has a distinctiveness above; else OUT's.", show_default=False),
+        typer.Option(
+            min=0.0,
+            help="Keep expressions with a distinctiveness above this. Default: the tau of OUT.",
+            show_default=False,
+        ),
     ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
             "--keep",
-            help=f"What it must meet besides, 'correctness > 0.2'; again for more. Of {', '.join(SCORE_COLUMNS)}. "
-            f"Else OUT's; '{NO_CONDITION}' takes those away.",
+            help="Keep only expressions that also meet this condition, for example 'correctness > 0.2'. Can be "
+            f"repeated. Columns: {', '.join(SCORE_COLUMNS)}. Default: the conditions of OUT; '{NO_CONDITION}' "
+            "removes them.",
             show_default=False,
         ),
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=1, max=64, help="Shards at once; each is held in memory.")
+        int, typer.Option(min=1, max=64, help="Number of shards at once; each is held in memory.")
     ] = DEFAULT_THREADS,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Go on with other package versions than NEW was begun with.")
+        bool, typer.Option("--allow-mixed", help="Continue with other package versions than NEW began with.")
     ] = False,
 ) -> None:
-    """Write OUT once more as NEW with another rule of what is kept, from its stored scores; no model is run."""
-    change = RuleChange(tau, parse_conditions(keep))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=stdout, transient=True) as progress:
-            task = progress.add_task("refiltering shards", total=None)
-            found = run_refilter(
-                RunLocation.open(out),
-                RunLocation.open(new),
-                change,
-                num_threads=threads,
-                allow_mixed=allow_mixed,
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-    except KeyboardInterrupt:
-        report_stopped(f"nothing that is committed in {new} is lost")
-        raise typer.Exit(INTERRUPTED) from None
+    """Write a new run with another keep rule, from the stored scores. No model runs."""
+    change = RuleChange(tau, _conditions(keep))
+    parent, target = RunLocation.open(out), RunLocation.open(new)
+    found = write_with_bar(
+        target,
+        lambda on_progress, on_wait: run_refilter(
+            parent,
+            target,
+            change,
+            num_threads=threads,
+            allow_mixed=allow_mixed,
+            on_progress=on_progress,
+            on_wait=on_wait,
+        ),
+        before="reading the parent",
+        during="refiltering shards",
+    )
     _print(out, new, found)
 
 
-def parse_conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:
-    """Return the conditions of `--keep` words; None for None.
-
-    Raises:
-        ConfigError: One is no condition, or `none` stands beside others.
-    """
+def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:
+    """Return the conditions of `--keep` words; None for None, nothing for the one word `none`."""
     if words is None:
         return None
-    if list(words) == [NO_CONDITION]:
-        return ()
-    try:
-        return tuple(KeepCondition.model_validate(word) for word in words)
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        raise ConfigError(f"--keep: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})") from None
+    return () if list(words) == [NO_CONDITION] else parse_conditions(words)
 
 
 def _print(out: str, new: str, found: RefilterSummary) -> None:
     stdout.print(_view(new, found), soft_wrap=True)
     for line in found.accepted:
-        report("note", f"outside promise 2, as --allow-mixed accepts: {line}", "yellow")
+        report("note", f"not byte-reproducible, as --allow-mixed accepts: {line}", "yellow")
     if found.card.is_beside:
-        report("note", f"{CARD_NAME} was edited by hand and stays as it is; the new one is {found.card.path}", "yellow")
+        report(
+            "note", f"{CARD_NAME} was edited by hand, so it is not replaced. The new one is {found.card.path}", "yellow"
+        )
     stdout.print(
         path_lines("next", {"check": command("verify", new), "figures": command("stats", new)}), soft_wrap=True
     )
@@ -102,7 +96,7 @@ def _view(new: str, found: RefilterSummary) -> Table:
         "kept expressions", f"{totals.kept:,} of {totals.expressions:,}; {found.num_kept_before:,} in the parent"
     )
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
-    before = f", {found.num_shards_before:,} of them by an earlier start" if found.num_shards_before else ""
+    before = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{before}")
     table.add_row("output", format_bytes(totals.output_bytes))
     return table

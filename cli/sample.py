@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from cli import options
-from cli.console import printable, stdout
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from store.sampling import COLUMNS, sample_expressions
+from pseudoris.cli import options
+from pseudoris.cli.console import printable, stdout
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
 
 DEFAULT_ROWS = 20
 _MAX_HEADER = 15
@@ -23,18 +23,25 @@ DEFAULT_COLUMNS = "key,text,distinctiveness,correctness,decoder,crop"
 
 def sample(
     out: options.Out,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = DEFAULT_ROWS,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows; the same one, the same rows.")] = 0,
-    columns: Annotated[str, typer.Option(help=f"Some of {', '.join(COLUMNS)}.")] = DEFAULT_COLUMNS,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows.")] = DEFAULT_ROWS,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same rows.")] = 0,
+    columns: Annotated[
+        str, typer.Option(help=f"Columns to show, separated by commas: {', '.join(COLUMNS)}.")
+    ] = DEFAULT_COLUMNS,
     all_candidates: Annotated[
-        bool, typer.Option("--all", help="Draw from all candidates, not from kept expressions alone.")
+        bool, typer.Option("--all", help="Draw from all candidates, not only from kept expressions.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="An object a line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, with a header; lists as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values with a header; lists are JSON.")
+    ] = False,
 ) -> None:
-    """Show rows drawn evenly over the whole run; only the shards that hold them are read."""
+    """Show expressions drawn evenly over the run.
+
+    Only the shards that hold them are read.
+    """
     if as_json and as_csv:
-        raise ConfigError("--json and --csv are two forms of the same rows: give one")
+        raise ConfigError("--json and --csv exclude each other. Give one.")
     names = [name.strip() for name in columns.split(",")]
     table = sample_expressions(RunLocation.open(out), rows, columns=names, seed=seed, kept_only=not all_candidates)
     found = table.to_pylist()

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
-from cli import options
-from cli.console import facts_table, format_bytes, printable, stderr, stdout
-from store.distributions import Distribution
-from store.location import RunLocation
-from store.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
+from pseudoris.cli import options
+from pseudoris.cli.console import facts_table, format_bytes, printable, stderr, stdout
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.distributions import Distribution
+from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 DEFAULT_TOP = 10
@@ -24,15 +24,15 @@ DEFAULT_TOP = 10
 def stats(
     out: options.Out,
     sample: Annotated[
-        int, typer.Option(min=1, help="Look into the tables of N shards, spread evenly; totals are of all.")
+        int, typer.Option(min=1, help="Read the tables of N shards, spread evenly; totals are of all shards.")
     ] = DEFAULT_SAMPLE,
-    every: Annotated[bool, typer.Option("--every", help="Look into every shard's tables.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="Read the tables of every shard.")] = False,
     top: Annotated[
-        int, typer.Option(min=0, max=1_000, help="How many of the most frequent expressions.")
+        int, typer.Option(min=0, max=1_000, help="Number of most frequent expressions to show.")
     ] = DEFAULT_TOP,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show masks an image, expressions a mask, lengths, scores, and what is kept by source, decoder and crop."""
+    """Show the run in numbers: masks, expressions, lengths, scores, what is kept."""
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("reading shards", total=None)
         found = run_statistics(

@@ -12,22 +12,24 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from cli import options
-from cli.console import facts_table, format_bytes, format_seconds, stdout
-from cli.progress import reasons_view, repeats_text
-from store.location import RunLocation
-from store.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
+from pseudoris.cli import options
+from pseudoris.cli.console import facts_table, format_bytes, format_seconds, stdout
+from pseudoris.cli.progress import reasons_view, repeats_text
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
 
 DEFAULT_EVERY_S = 5.0
 
 
 def status(
     out: options.Out,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until it is complete, or Ctrl-C.")] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = DEFAULT_EVERY_S,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch one a line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run is complete.")] = False,
+    every_s: Annotated[
+        float, typer.Option("--every", min=0.5, help="Seconds between two refreshes.")
+    ] = DEFAULT_EVERY_S,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one per line.")] = False,
 ) -> None:
-    """Show how far a run is, alive or dead, from its receipts; nothing is written."""
+    """Show the progress of a run, from its files alone. The run may be stopped."""
     reader = StatusReader(RunLocation.open(out))
     found = reader.read()
     if as_json:
@@ -74,14 +76,16 @@ def _counts_view(out: str, found: RunStatus) -> Table:
     table.add_row("speed", _speed(found))
     if not found.is_complete:
         table.add_row("left", _left(found))
-    table.add_row("seconds a stage", ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items()) or "–")
+    table.add_row(
+        "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items()) or "–"
+    )
     if found.bottleneck is not None:
-        basis = "the stages' seconds an actor" if found.bottleneck.is_by_actor else "the stages' seconds"
+        basis = "the stages' seconds per actor" if found.bottleneck.is_by_actor else "the stages' seconds"
         table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
     table.add_row("output", format_bytes(found.size_bytes))
     if found.repeats:
         table.add_row("done twice", repeats_text(found.repeats))
-    table.add_row("promise 2", _outside(found))
+    table.add_row("byte-reproducible", _outside(found))
     return table
 
 
@@ -93,12 +97,12 @@ def _headline(found: RunStatus) -> str:
 
 def _driver(found: RunStatus) -> str:
     driver = found.driver
-    ago = "" if driver.beaten_s_ago is None else f", last sign of life {format_seconds(driver.beaten_s_ago)} ago"
+    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {format_seconds(driver.beaten_s_ago)} ago"
     if driver.state == DRIVER_ALIVE:
-        return f"{driver.name} works on it{ago}"
+        return f"{driver.name} is running{ago}"
     if driver.state == DRIVER_SILENT:
-        return f"{driver.name} holds it and is silent{ago}: it died, or cannot reach the storage"
-    return "nobody works on it"
+        return f"{driver.name} holds the lock but is silent{ago}. It died, or cannot reach the storage"
+    return "no driver is running"
 
 
 def _retried(found: RunStatus) -> str:
@@ -109,25 +113,25 @@ def _speed(found: RunStatus) -> str:
     rates = found.rates
     if rates.overall is None:
         return "–"
-    pauses = f" without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
+    pauses = f", {rates.num_pauses} pause(s) left out" if rates.num_pauses else ""
     overall = f"{rates.overall:.2f} images/s overall ({format_seconds(rates.active_s)} of work{pauses})"
     if rates.now is None:
         return overall
-    return f"{rates.now:.2f} images/s in the last {format_seconds(rates.window_s)} at most, {overall}"
+    return f"{rates.now:.2f} images/s now (the last {format_seconds(rates.window_s)} at most), {overall}"
 
 
 def _left(found: RunStatus) -> str:
     images = f"{found.num_images - found.num_images_done:,} images"
     if found.eta_s is None:
         return images
-    once = "" if found.driver.state == DRIVER_ALIVE else " once it is started again"
+    once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
     return f"{images}, about {format_seconds(found.eta_s)}{once}"
 
 
 def _outside(found: RunStatus) -> str:
     if not found.degraded and not found.mixed:
-        return "no shard outside"
-    return f"{found.degraded:,} shards degraded, {found.mixed:,} mixed: their bytes may differ from another run's"
+        return "all shards"
+    return f"{found.degraded:,} shards degraded, {found.mixed:,} mixed. Their bytes may differ from another run's"
 
 
 def _as_json(found: RunStatus) -> str:

@@ -8,54 +8,58 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import RenderableType
 
-from cli import options
-from cli.console import facts_table, format_seconds, report, stdout
-from cli.destinations import training_folder
-from cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
+from pseudoris.cli import options
+from pseudoris.cli.console import facts_table, format_seconds, report, stdout
+from pseudoris.cli.destinations import training_folder
+from pseudoris.cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:
-    from training.ppt.config import PointGeneratorConfig
-    from training.ppt.curriculum import Round, Source
-    from training.ppt.training import PptRequest, PptSummary
+    from pseudoris.training.ppt.curriculum import Round, Source
+    from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+    from pseudoris.training.ppt.ppt_training import PptRequest, PptSummary
 
 _Runs = list[str] | None
 
 
 def ppt(
     out: Annotated[
-        str, typer.Option("--out", help="Local folder of the training: a folder a round.", show_default=False)
+        str, typer.Option("--out", help="Local folder of the training, with a folder per round.", show_default=False)
     ],
     d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
     d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
     h: Annotated[_Runs, typer.Option("--h", help="Run of `ppt pairs`.", show_default=False)] = None,
     annotated: Annotated[
         _Runs,
-        typer.Option("--annotated", help="Any other run, imports among them; joins H_sem.", show_default=False),
+        typer.Option("--annotated", help="Any other run or import. It is added to H_sem.", show_default=False),
     ] = None,
     val: Annotated[
         str | None,
-        typer.Option("--val", help="Run or import whose kept expressions are asked after each phase."),
+        typer.Option("--val", help="Run or import to evaluate the model on after each phase."),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded models, CPU) or paper.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value over everything, e.g. curriculum.epochs_factor=0.5.", show_default=False),
+        typer.Option(
+            "--set",
+            help="Set one key, e.g. curriculum.epochs_factor=0.5. Overrides the preset. Can be repeated.",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="As --set training.seed=….", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same as --set training.seed=….", show_default=False)] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training that stands in --out; begin where none does.")
+        bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
     ] = False,
 ) -> None:
-    """Train PPT, weakly supervised: object-centric data, then composed, then selected referents, then the domain.
+    """Train PPT, weakly supervised, in phases.
 
-    Each of --d-sem, --d-ref, --h and --annotated may be given several times; what is not given is left out of its
-    phases.
+    The phases are object-centric data, composed data, selected referents, and the domain. --d-sem, --d-ref, --h and
+    --annotated can be repeated. Data that is not given is left out of its phases.
     """
     # Only here: other commands need not wait for what this one imports.
-    from training.ppt.settings import load_ppt_config
-    from training.ppt.sources import SourceRuns
-    from training.ppt.training import PptRequest
+    from pseudoris.training.ppt.curriculum_runs import SourceRuns
+    from pseudoris.training.ppt.ppt_config import load_ppt_config
+    from pseudoris.training.ppt.ppt_training import PptRequest
 
     words = [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
@@ -65,8 +69,8 @@ def ppt(
 
 
 def _run(request: PptRequest) -> int:
-    from training.learning import open_fabric
-    from training.ppt.training import Reports, train_ppt
+    from pseudoris.training.learning import open_fabric
+    from pseudoris.training.ppt.ppt_training import Reports, train_ppt
 
     fabric = open_fabric(request.config.training)
     is_first = fabric.is_global_zero
@@ -77,7 +81,7 @@ def _run(request: PptRequest) -> int:
         stdout.print(plan_view(rounds, num_pairs))
 
     def on_select(each: Round, decided: int, pairs: int) -> None:
-        report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs have a referent now", "green")
+        report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
     try:
         with progress(is_shown=is_first) as on_step:
@@ -92,11 +96,11 @@ def _run(request: PptRequest) -> int:
 
 def plan_view(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> RenderableType:
     """Return what will be trained on, a row a phase."""
-    from training.ppt.curriculum import describe
+    from pseudoris.training.ppt.curriculum import describe
 
     table = facts_table("curriculum")
     for name, data, pairs, steps in describe(rounds, num_pairs):
-        table.add_row(name, f"{data}: {pairs:,} pairs an epoch, {steps:,} steps")
+        table.add_row(name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps")
     return table
 
 

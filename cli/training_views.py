@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cli.annotate import INTERRUPTED
-from cli.console import command, path_lines, report, stderr
+from pseudoris.cli.annotate import INTERRUPTED
+from pseudoris.cli.console import command, path_lines, report, stderr
 
 if TYPE_CHECKING:
-    from training.learning import StepReport
+    from pseudoris.training.learning import StepReport
 
 
 @contextmanager
@@ -44,15 +44,15 @@ def say_what_is_resumed(out: Path, *, is_resuming: bool) -> None:
     A script that starts again after any kill passes it always, and one may come before there is a training to go on
     with. A folder that was mistyped looks the same, so it is not passed over in silence.
     """
-    from training.learning import TrainingFolder
+    from pseudoris.training.learning import TrainingFolder
 
     if is_resuming and not TrainingFolder(out).is_begun:
-        report("note", f"no training stands in {out}: --resume finds nothing to go on with, a new one begins", "yellow")
+        report("note", f"{out} has no training to resume. A new one begins.", "yellow")
 
 
 def stopped(out: Path) -> int:
     """Say how an interrupted training stands and goes on; return the command's exit code."""
-    report("stopped", f"the last checkpoint stands in {out}; --resume goes on from there", "yellow")
+    report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
     return INTERRUPTED
 
 

@@ -10,11 +10,11 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from cli import options
-from cli.console import facts_table, printable, report, stdout
-from schemas.placement import PlacementConfig
-from store.location import RunLocation
-from store.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
+from pseudoris.cli import options
+from pseudoris.cli.console import facts_table, printable, report, stdout
+from pseudoris.schemas.placement import PlacementConfig
+from pseudoris.store.checks.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
+from pseudoris.store.location import RunLocation
 
 # More lines than a person reads; the count says how many there are.
 MAX_SHOWN = 50
@@ -23,23 +23,26 @@ MAX_RANGES = 8
 
 def verify(
     out: options.Out,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes, rows and ids alone; no digests, no masks.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check sizes, rows and ids only; no digests, no masks.")
+    ] = False,
     sample: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Look into N committed shards, spread evenly; without it into all.", show_default=False
-        ),
+        typer.Option(min=1, help="Check N committed shards, spread evenly; all by default.", show_default=False),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
             "--address",
-            help="Ray cluster that looks into the parts: auto, local, or HOST:PORT. By default this process does.",
+            help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default this process does.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Prove that every planned image is accounted for once and every part is what its receipt says."""
+    """Prove that every planned image is accounted for once and no file is damaged.
+
+    Every file of the tables is checked against its receipt. Exit code 1 if there is a problem.
+    """
     location = RunLocation.open(out)
     with _checking(address) as check, Progress(console=stdout, transient=True) as progress:
         task = progress.add_task("verifying shards", total=None)
@@ -66,25 +69,29 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
         yield check_shards
         return
     # Ray takes seconds to import: only for those who ask for it.
-    from pipeline.cluster import connected
-    from pipeline.verifying import checking_on_cluster
+    from pseudoris.pipeline.cluster import connected
+    from pseudoris.pipeline.verify_tasks import checking_on_cluster
 
     with connected(address):
         yield checking_on_cluster(PlacementConfig().read)
 
 
 def _view(out: str, found: VerifyReport) -> Table:
-    whole = "everything holds" if found.num_checked == found.num_shards else "holds in what was looked at"
-    table = facts_table(f"{out}: {whole if found.is_clean else 'something is off'}")
+    whole = (
+        "no problem found in any shard"
+        if found.num_checked == found.num_shards
+        else "no problem found in the checked shards"
+    )
+    table = facts_table(f"{out}: {whole if found.is_clean else 'problems found'}")
     table.add_row("images planned", f"{found.num_images:,}")
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
-    table.add_row("shards looked into", f"{found.num_checked:,} of {found.num_shards:,}")
+    table.add_row("shards checked", f"{found.num_checked:,} of {found.num_shards:,}")
     return table
 
 
 def _outside_view(outside: tuple[OutsideBytes, ...]) -> Table:
-    title = "outside promise 2: their bytes may differ from another run's, and nothing of them is wrong"
+    title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for header in ("shards", "what", "detail"):
         table.add_column(header, overflow="fold")

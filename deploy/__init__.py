@@ -1,1 +1,5 @@
-"""What a cluster needs beside the package: the entry of submitted jobs, container, manifests, dashboards."""
+"""What a cluster needs in addition to the package: entry script of submitted jobs, container, manifests, dashboards."""
+
+if not __name__.startswith("pseudoris."):
+    # From a clone's root Python would find the folder, and run a second copy of every module.
+    raise ImportError("import pseudoris.deploy: 'deploy' alone is no package", name=__name__)

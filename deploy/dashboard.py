@@ -1,4 +1,7 @@
-"""The Grafana dashboard, written from the metrics themselves: `python -m deploy.dashboard > deploy/dashboards/…`."""
+"""The Grafana dashboard, generated from the metrics.
+
+`python -m pseudoris.deploy.dashboard > deploy/dashboards/pseudoris.json` writes it.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.metrics import METRICS, RUN_TAG, Metric
+from pseudoris.pipeline.metrics import METRICS, RUN_TAG, Metric
 
 PATH: Final = Path(__file__).parent / "dashboards" / "pseudoris.json"
 
-# Of Grafana 10; later ones migrate it themselves.
+# The schema version of Grafana 10; later versions migrate it themselves.
 SCHEMA_VERSION: Final = 38
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 _WIDTH, _HEIGHT, _COLUMNS = 12, 8, 24
-# Grafana's name of a unit, by ours; others are plain numbers.
+# Our units -> Grafana's. All other units are shown as plain numbers.
 _AXES: Final = {"seconds": "s", "bytes": "bytes", "share": "percentunit"}
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One graph: what stands above it, what its axis counts, and a line a query."""
+    """One graph: its title and description, the unit of its axis, and one line per query."""
 
     title: str
     description: str
@@ -32,25 +35,25 @@ class Panel:
     queries: tuple[tuple[str, str], ...]
 
 
-# Of Ray itself, for the nodes below the run; `node-exporter` is not needed.
+# Ray's own metrics of the nodes that the run uses; `node-exporter` is not needed.
 MACHINES: Final = (
     Panel(
         "GPU utilisation",
-        "As the driver of each GPU reports it.",
+        "As reported by the driver of each GPU.",
         "percent",
         (("avg by (instance, GpuIndex) (ray_node_gpus_utilization)", "{{instance}} GPU {{GpuIndex}}"),),
     ),
     Panel(
         "GPU memory",
-        "Taken on each GPU.",
+        "Used on each GPU.",
         "decmbytes",
         (("avg by (instance, GpuIndex) (ray_node_gram_used)", "{{instance}} GPU {{GpuIndex}}"),),
     ),
-    Panel("CPU", "Of each node.", "percent", (("avg by (instance) (ray_node_cpu_utilization)", "{{instance}}"),)),
-    Panel("Memory", "Taken on each node.", "bytes", (("avg by (instance) (ray_node_mem_used)", "{{instance}}"),)),
+    Panel("CPU", "Used on each node.", "percent", (("avg by (instance) (ray_node_cpu_utilization)", "{{instance}}"),)),
+    Panel("Memory", "Used on each node.", "bytes", (("avg by (instance) (ray_node_mem_used)", "{{instance}}"),)),
     Panel(
         "Object store",
-        "Bytes in use; what is spilled to disk should stay 0.",
+        "Bytes in use. Bytes spilled to disk should stay 0.",
         "bytes",
         (
             ("sum by (instance) (ray_object_store_used_memory)", "{{instance}} used"),
@@ -93,7 +96,7 @@ def panel_of(metric: Metric) -> Panel:
         high = f"histogram_quantile(0.95, {_rate(bucket, [*by, 'le'])})"
         queries = ((mean, f"{legend} mean"), (high, f"{legend} p95"))
     is_rate = metric.kind == "counter"
-    # Seconds by second is how many actors are at it on average.
+    # Seconds per second is the average number of busy actors.
     unit = "none" if is_rate else _AXES.get(metric.unit, "none")
     title = metric.name.removeprefix("pseudoris_").replace("_", " ").capitalize()
     return Panel(f"{title} per second" if is_rate else title, metric.description, unit, queries)
@@ -162,7 +165,7 @@ def _datasource_variable() -> dict[str, Any]:
 
 
 def _run_variable() -> dict[str, Any]:
-    # Of the counter that every run has first.
+    # From the first counter that every run has.
     query = f"label_values({METRICS[0].series[0]}, {RUN_TAG})"
     return {
         "name": "run",
@@ -171,7 +174,7 @@ def _run_variable() -> dict[str, Any]:
         "datasource": _SOURCE,
         "query": {"query": query, "refId": "runs"},
         "definition": query,
-        # Again whenever the time range changes: runs come and go.
+        # Refreshed when the time range changes: runs come and go.
         "refresh": 2,
         "multi": True,
         "includeAll": True,

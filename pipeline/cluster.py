@@ -1,4 +1,4 @@
-"""Ray itself: join or start it quietly, see its nodes, and leave as it was found."""
+"""The Ray cluster: join or start it without output, list its nodes, leave it unchanged."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Any, Final
 import ray
 from ray.exceptions import AuthenticationError
 
-from pipeline.failures import causes, original_error
-from pipeline.identity import measure_identity
-from pipeline.interrupts import handlers_kept, signals_deferred
-from schemas.config import RunConfig
-from schemas.errors import ConfigError, TransientError
-from schemas.run import Identity
-from schemas.uris import secret_in
+from pseudoris.pipeline.identity import measure_identity
+from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
+from pseudoris.pipeline.ray_errors import causes, original_error
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.run_records import Identity
+from pseudoris.schemas.uris import secret_in
 
 logger = logging.getLogger(__name__)
 
 RAY_ADDRESS = "RAY_ADDRESS"
-# What a cluster across the internet needs to take a connection, many times over.
+# Many times the time that a cluster across the internet needs to accept a connection.
 _CONNECT_TIMEOUT_S: Final = 5.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
 def connected(address: str) -> Iterator[bool]:
-    """Be connected to a Ray cluster inside the block; one that was started for it ends with it.
+    """Connect to a Ray cluster for the block. A cluster that was started for the block ends with it.
 
-    Yields whether nodes may join the cluster: it was there before, or is being scaled.
+    Yields whether nodes may join the cluster: true if it existed before, or is being scaled.
 
     Args:
-        address: `auto`: the cluster of RAY_ADDRESS or of this machine, else a new local one; `local`:
-            a new local one; `HOST:PORT`: that one. An open connection of this process is used as it is.
+        address: `auto`: the cluster of RAY_ADDRESS or of this machine, else a new local one; `local`: a new local one;
+            `HOST:PORT`: that one. If this process is already connected, that connection is used.
 
     Raises:
         ConfigError: The address is a Ray Client's, or no cluster answers there.
-        TransientError: A new cluster did not come up in Ray's own time.
+        TransientError: A new cluster did not start within Ray's own time limit.
     """
     _refuse_client(address)
     if ray.is_initialized():
@@ -58,7 +58,7 @@ def connected(address: str) -> Iterator[bool]:
 
 
 def named_cluster(address: str) -> str | None:
-    """Return the address of the cluster that is named by `address` or by RAY_ADDRESS, None where none is named."""
+    """Return the address of the cluster that `address` or RAY_ADDRESS names, None if neither names one."""
     named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
     return None if named in ("", "auto", "local") else named
 
@@ -69,13 +69,13 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def living_nodes() -> list[dict[str, Any]]:
-    """Return what Ray knows of each living node."""
+    """Return Ray's record of each living node."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
     return [node for node in nodes if node["Alive"]]
 
 
 def identity_on_cluster(config: RunConfig) -> Identity:
-    """Return the identity as a node measures it that the first model pool could run on.
+    """Return the identity, measured on a node that could run the first model pool.
 
     Raises:
         ConfigError: Weights, an engine or the device are missing there.
@@ -92,7 +92,7 @@ def identity_on_cluster(config: RunConfig) -> Identity:
 
 
 def _refuse_client(address: str) -> None:
-    """Raise ConfigError for an address with a protocol, which Ray would take for its Client, also in RAY_ADDRESS."""
+    """Raise ConfigError for an address with a protocol, also in RAY_ADDRESS: Ray would use Ray Client for it."""
     named = os.environ.get(RAY_ADDRESS, "") if address == "auto" else address
     secret = secret_in(named)
     if secret is not None:
@@ -101,15 +101,15 @@ def _refuse_client(address: str) -> None:
         return
     where = f"address {named!r}" + (f" (of {RAY_ADDRESS})" if address == "auto" else "")
     raise ConfigError(
-        f"{where} is Ray Client's or a job server's. A run through Ray Client is lost when the connection drops: "
-        "submit the command as a job, ray job submit --address http://HOST:8265 -- pseudoris annotate … --address auto"
+        f"{where} is an address of Ray Client or of a job server. A run through Ray Client is lost if the connection "
+        "drops. Submit a job instead: ray job submit --address http://HOST:8265 -- pseudoris annotate … --address auto"
     )
 
 
 def _check_answers(named: str) -> None:
-    """Raise ConfigError where nothing takes a connection at HOST:PORT; Ray would try for minutes.
+    """Raise ConfigError if nothing accepts a connection at HOST:PORT; Ray would try for minutes.
 
-    Any other form is left to Ray, which refuses it at once.
+    Ray itself refuses any other form at once.
     """
     host, _, port = named.rpartition(":")
     host = host.strip("[]")
@@ -125,7 +125,7 @@ def _connect(host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError:
-        # Ray takes a loopback address for this node's own, and may listen there alone.
+        # Ray treats a loopback address as this node's own address, and may listen only there.
         if host not in _LOOPBACK:
             raise
         own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
@@ -140,7 +140,7 @@ def _no_cluster(address: str, error: Exception) -> str:
 
 
 def _start(address: str, folder: str | None) -> bool:
-    """Connect, and return whether the cluster was there before."""
+    """Connect, and return whether the cluster existed before."""
     named = named_cluster(address)
     if named is not None:
         _check_answers(named)
@@ -151,41 +151,41 @@ def _start(address: str, folder: str | None) -> bool:
     elif address != "auto":
         options |= {"address": address}
     try:
-        # Broken off halfway a new Ray would leave the processes that it has started. Joining starts none, and may wait
-        # for minutes for what answers there and is no Ray.
+        # An interrupted start would leave Ray's processes behind, so signals wait. Joining starts no process, and may
+        # wait for minutes if another service answers there, so signals act at once.
         with signals_deferred() if named is None else handlers_kept(), _muted_stderr():
             ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        # Ray gives its own error away as text.
+        # Ray gives its own error only as text.
         if any(AuthenticationError.__name__ in str(link) for link in causes(error)):
             raise ConfigError(
-                f"the Ray cluster at address {address!r} asks for a token: set RAY_AUTH_MODE=token, with the token in "
-                "~/.ray/auth_token or RAY_AUTH_TOKEN"
+                f"the Ray cluster at address {address!r} requires a token: set RAY_AUTH_MODE=token, and put the token "
+                "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
         raise ConfigError(_no_cluster(address, error)) from error
     except Exception as error:
-        # Ray raises a bare Exception where its processes do not come up in their 30 seconds.
+        # Ray raises a bare Exception if its processes do not start within 30 seconds.
         raise TransientError(
-            f"Ray did not start: {error} The machine may be busy or short of memory: see what else runs on it"
+            f"Ray did not start: {error} The machine may be busy or short of memory: check what else runs on it"
         ) from error
-    # No public name tells whether `auto` has found a cluster or started one.
+    # Ray has no public name that tells whether `auto` found a cluster or started one.
     node: Any = ray._private.worker._global_node
     return node is None or not node.is_head()
 
 
 def _quieten() -> None:
-    """Keep Ray's talk off the terminal, where it would tear the progress bar; its log files keep all of it."""
+    """Keep Ray's messages off the terminal, where they would break the progress bar; Ray's log files keep them all."""
     # Read by Ray's C++ when it starts.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
-        # What ends a run is raised as well, and told by us; its file handler is no StreamHandler.
+        # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler.
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def _muted_stderr() -> Iterator[None]:
-    """Let nothing through to the terminal's stderr: Ray's C++ announces there that it will be silent."""
+    """Mute the terminal's stderr: Ray's C++ code announces there that it will be silent."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)

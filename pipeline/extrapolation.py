@@ -1,4 +1,4 @@
-"""From the receipts of a sample to the whole: figures with bootstrap intervals, as pure arithmetic. No Ray."""
+"""Extrapolates from the receipts of a sample to the whole, with bootstrap intervals. Pure arithmetic, no Ray."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from schemas.config import RunConfig
-from schemas.run import Receipt
-from schemas.tables import SCHEMAS
-from store.planning import PlanTally
-from store.tables import table_bytes
-from workers.protocols import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.shard_assignment import PlanTally
+from pseudoris.store.tables.shard_tables import table_bytes
+from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 
 _NUM_RESAMPLES: Final = 2_000
 _MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
@@ -32,30 +32,31 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the whole of SOURCE would take.
+    """What annotating the whole of SOURCE would cost.
 
-    The intervals come from resampling the sample's shards: they hold what differs between images, not what differs
-    between machines, times of day, or the sample's small shards and the run's.
+    The intervals come from resampling the sample's shards. They cover the differences between images. They do not cover
+    the differences between machines, between times of day, or between the sample's small shards and the run's shards.
 
     Attributes:
         source: SOURCE, a local one as an absolute path.
-        num_images: In the whole, repeated keys counted once.
-        num_shards: That a run would plan.
-        num_sampled: Images that were run.
-        num_sample_shards: Shards that they were run in.
-        num_warming_shards: Of them, the first that landed, one an actor: left out of the speed, where enough are left.
-        device_kind: What computed.
-        unit: `GPU`, or `CPU actor` where the models run without one.
-        num_units: GPUs or CPU actors that `hours` counts with.
-        load_s: From the start of the graph to the first commit, less what that shard's stages took: processes,
-            weights, compilation. Paid once an actor; no part of the other figures.
-        images_per_s: Of one unit, once its models are loaded.
-        hours: For the whole, on `num_units`, without `load_s`. On the cluster as it is, of the pool that takes
-            longest; on another number of GPUs, with pools in proportion to their work.
-        unit_hours: GPU hours (or hours of CPU actors) for the whole.
-        output_bytes: Of the four tables of the whole.
-        quarantined: Share of images, in [0, 1].
-        stage_seconds: Seconds an image, by stage.
+        num_images: Images of SOURCE; repeated keys count once.
+        num_shards: Shards that a run would plan.
+        num_sampled: Images of the sample.
+        num_sample_shards: Shards of the sample.
+        num_warming_shards: The first committed shards of the sample, one per actor. The speed leaves them out if enough
+            others remain.
+        device_kind: The device that computed.
+        unit: `GPU`, or `CPU actor` if the models run without a GPU.
+        num_units: The number of GPUs or CPU actors that `hours` assumes.
+        load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
+            processes, weights, compilation. Paid once per actor; not included in the other figures.
+        images_per_s: Speed of one unit, once its models are loaded.
+        hours: For all images, on `num_units`, without `load_s`. On the present cluster, the time of the slowest pool;
+            on another number of GPUs, with pools in proportion to their work.
+        unit_hours: GPU hours (or CPU actor hours) for all images.
+        output_bytes: Size of the four tables of all images.
+        quarantined: Share of images that are quarantined, in [0, 1].
+        stage_seconds: Seconds per image, by stage.
     """
 
     source: str
@@ -87,7 +88,7 @@ def summarise(
     num_gpus: float | None,
     load_s: float,
 ) -> Estimate:
-    """Return what the receipts of a sample say of the `whole` listing."""
+    """Return the estimate for the `whole` listing from the receipts of a sample."""
     warm = receipts[num_warming(len(receipts), actors) :]
     warm_images = _column(warm, lambda receipt: receipt.counts.images)
     unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
@@ -95,7 +96,7 @@ def summarise(
     images = _column(receipts, lambda receipt: receipt.counts.images)
     quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
     fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
-    # What a shard's footers take is known; with the sample's small shards it would weigh too much.
+    # The size of a shard's footers is known; the sample's small shards would overstate it.
     bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
     draws = _resamples(len(receipts), seed=config.compute.seed)
     num_images, num_shards = whole.num_images, whole.num_shards
@@ -129,7 +130,7 @@ def summarise(
 
 
 def unit_seconds(seconds: Mapping[str, float], config: RunConfig) -> float:
-    """Return how long a shard's stages keep GPUs taken, or on CPU actors: wall seconds times what their pool holds."""
+    """Return the GPU seconds (or CPU actor seconds) of a shard: wall seconds times the GPUs that the pool holds."""
     pools = config.model_pools()
     total = 0.0
     for stage in _MODEL_STAGES:
@@ -139,13 +140,13 @@ def unit_seconds(seconds: Mapping[str, float], config: RunConfig) -> float:
 
 
 def num_warming(num_shards: int, actors: Mapping[str, int]) -> int:
-    """Return how many of the first shards are left out of the speed: an actor's first one warms caches and kernels."""
+    """Return how many of the first shards the speed leaves out: an actor's first shard warms caches and kernels."""
     first = max(actors.values())
     return first if num_shards >= 4 * first else 0
 
 
 def _wall_seconds(receipts: list[Receipt], config: RunConfig, actors: Mapping[str, int]) -> Callable[[Receipt], float]:
-    """Return what gives a shard's share of the wall time: its seconds in the pool that takes longest, by its actors."""
+    """Return a function of a receipt: the shard's seconds in the slowest pool, divided by the actors of that pool."""
     stages = {name: (name,) if name in _MODEL_STAGES else _MODEL_STAGES for name in config.model_pools()}
 
     def seconds_in(pool: str, receipt: Receipt) -> float:
@@ -167,7 +168,7 @@ def _column(receipts: list[Receipt], of: Callable[[Receipt], float]) -> npt.NDAr
 
 
 def _resamples(num_shards: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return which shards each resample holds, (resamples, shards), drawn with replacement."""
+    """Return the shards of each resample, (resamples, shards), drawn with replacement."""
     return np.random.default_rng(seed).integers(0, num_shards, (_NUM_RESAMPLES, num_shards))
 
 

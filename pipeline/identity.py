@@ -1,19 +1,20 @@
-"""What a run's identity is made of, measured in the process that has the device."""
+"""Measures a run's identity (weights, packages, device) in the process that has the device."""
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
+from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
-from pipeline.endpoint import announce_endpoint
-from schemas.config import RunConfig
-from schemas.errors import ConfigError
-from schemas.run import Identity
-from workers.stages import STAGES, StageKind
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import Identity
+from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.workers.stages import STAGES, StageKind
 
-# What computes, and what writes: another version may give other bytes.
+# The packages that compute and write: another version may give other bytes.
 PACKAGES: Final = (
     "pseudoris",
     "torch",
@@ -27,50 +28,69 @@ PACKAGES: Final = (
 )
 
 
-# Of these, what processes use that hold no models: they prove that images decode, and write the tables.
+# Of these, the packages that processes without models use: they check that images decode, and write the tables.
 _PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
+# The variable that botocore reads if it is given no endpoint, and the variable that marks its value as set by a run.
+_ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
+_ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
 def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
-    """Return the identity that a run of `config` has in this process, with the weights of `stages`.
+    """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
     Raises:
-        ConfigError: Weights or an engine are missing, or the device is; the message holds the remedy.
+        ConfigError: Weights, an engine or the device are missing; the message says what to do.
     """
-    # Every process that loads weights comes by here first.
+    # Every process that loads weights calls this first.
     announce_endpoint(config)
     return Identity(
         method=config.method(),
         weights={stage.name: stage.weights_digest(config) for stage in stages},
         device_kind=_device_kind(config),
-        versions={name: _version(name) for name in (*PACKAGES, *_further_packages(config))},
+        versions=package_versions((*PACKAGES, *_further_packages(config))),
     )
 
 
-def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> tuple[str, ...]:
-    """Accept this process for `stages` of the run where its weights, packages and device are the run's.
+def announce_endpoint(config: RunConfig) -> None:
+    """Make `source.endpoint_url` the default endpoint of S3 clients: weights and priors that are opened by url.
 
-    A node may hold other weights under the same path, other packages or another device.
+    An endpoint that the environment already names is kept: it was set for this machine. The endpoint of an earlier run
+    in this process is removed.
+    """
+    found, mark = os.environ.get(_ENDPOINT_VARIABLE), os.environ.get(_ENDPOINT_MARK)
+    if found is not None and found != mark:
+        return
+    for name in (_ENDPOINT_VARIABLE, _ENDPOINT_MARK):
+        if config.source.endpoint_url is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = config.source.endpoint_url
+
+
+def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> tuple[str, ...]:
+    """Accept this process for `stages` if its weights, packages and device equal those of the run.
+
+    A node may have other weights under the same path, other packages or another device.
 
     Returns:
-        The differences that `placement.allow_mixed` accepts, a line a field; none without it.
+        The differences that `placement.allow_mixed` accepts, one line per field; empty without it.
 
     Raises:
-        ConfigError: They differ, or some are missing here; the message names each.
+        ConfigError: They differ, or some are missing here; the message names each one.
     """
     held = {stage.name: identity.weights[stage.name] for stage in stages}
-    # The method came here with the run; what the process brings itself is to be seen.
+    # The method is taken from the run. What is checked is what this process has itself.
     here = measure_identity(config, stages).model_copy(update={"method": identity.method})
     return _check(identity.model_copy(update={"weights": held}), here, config)
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
-    """Accept this process for reading and committing where the packages that these use are the run's; no torch.
+    """Accept this process for reading and committing if the packages that these tasks use equal the run's. No torch.
 
-    Returns, raises as `check_process`.
+    Returns and raises like `check_process`.
     """
     names = {*_PACKAGES_WITHOUT_MODELS, *_decoder_packages(config.images.decoder_plugins)} & identity.versions.keys()
-    here = {**identity.versions, **{name: _version(name) for name in names}}
+    here = {**identity.versions, **package_versions(names)}
     return _check(identity, identity.model_copy(update={"versions": here}), config)
 
 
@@ -80,25 +100,25 @@ def _check(of_run: Identity, here: Identity, config: RunConfig) -> tuple[str, ..
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
         raise ConfigError(
-            f"a process on {platform.node()} would compute otherwise than the run:\n{lines}\n"
-            "Give every node the same weights and packages, and keep the pools on one kind of device with "
+            f"a process on {platform.node()} does not match the run and could give other results:\n{lines}\n"
+            "Install the same weights and packages on every node, and keep the pools on one kind of device with "
             "placement.<pool>.resources"
         )
     return accepted
 
 
 def _device_kind(config: RunConfig) -> str:
-    # Here and not above: processes that read and commit live without torch, its seconds and its memory.
-    from workers.device import device_kind
+    # Imported here, not at the top: processes that read and commit do not pay torch's load time and memory.
+    from pseudoris.workers.device import device_kind
 
     return device_kind(config.compute)
 
 
 def _further_packages(config: RunConfig) -> list[str]:
-    """Return the distributions, other than `PACKAGES`, that `config` makes a part of the work, sorted."""
+    """Return the distributions, other than `PACKAGES`, that a run of `config` uses, sorted."""
     names = set(_decoder_packages(config.images.decoder_plugins))
     if config.filtering.nouns == "spacy":
-        from workers.filtering.spacy_nouns import SPACY_MODEL
+        from pseudoris.workers.filtering.head_nouns import SPACY_MODEL
 
         names |= {"spacy", SPACY_MODEL}
     for stage in STAGES:
@@ -109,16 +129,8 @@ def _further_packages(config: RunConfig) -> list[str]:
 
 
 def _decoder_packages(plugins: Sequence[str]) -> Iterator[str]:
-    """Yield the distributions that decoder plug-ins come from; a module of none by its own name."""
+    """Yield the distributions of the decoder plug-ins; a module without a distribution is named by itself."""
     distributions = packages_distributions() if plugins else {}
     for plugin in plugins:
         module = plugin.partition(".")[0]
         yield from distributions.get(module, [module])
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        # A GPU image may lack what its plug-ins do not use; that is a fact of the identity too.
-        return "absent"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception in the main thread, never in the midst of what an exception would break."""
+"""Turns Ctrl-C and SIGTERM into KeyboardInterrupt in the main thread, only where an exception is safe."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupts:
-    """Whether the user, or the cluster, has asked this process to stop."""
+    """Whether the user or the cluster asked this process to stop."""
 
     def __init__(self) -> None:
         self._is_requested = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where a stop was asked for, also where a library has swallowed the exception."""
+        """Raise KeyboardInterrupt if a stop was requested, even if a library swallowed the exception."""
         if self._is_requested:
             raise KeyboardInterrupt
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take the signal: raise KeyboardInterrupt, at once or as soon as it does no harm."""
+        """Handle the signal: raise KeyboardInterrupt at once, or as soon as it is safe."""
         self._is_requested = True
         if _holds_logging_lock():
-            # Between taking that lock and the `try` that gives it back an exception would leave it taken: the next
-            # thread to log anything waits for ever (seen: Ray Data's executor, and with it the run).
+            # An exception between acquiring that lock and the `try` that releases it would leave it locked. The next
+            # thread that logs would then wait forever (seen: Ray Data's executor, and with it the run).
             again = threading.Timer(_PATIENCE_S, _signal_main_thread, (number,))
             again.daemon = True
             again.start()
@@ -44,7 +44,7 @@ class Interrupts:
 def interruptible() -> Iterator[Interrupts]:
     """Let SIGINT and SIGTERM raise KeyboardInterrupt inside the block, where that is safe.
 
-    Outside of the main thread signals stay whose they are.
+    Outside of the main thread the handlers are not changed.
     """
     interrupts = Interrupts()
     with _handled(interrupts.handle):
@@ -53,10 +53,10 @@ def interruptible() -> Iterator[Interrupts]:
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Keep SIGINT and SIGTERM for the end of the block, where the handlers of before get them.
+    """Hold back SIGINT and SIGTERM until the end of the block, then pass them to the earlier handlers.
 
-    For steps that leave processes behind when they are broken off halfway; and whatever handlers the block
-    itself installs (Ray's ends the process) are gone after it.
+    For steps that leave processes behind if they are interrupted halfway. Handlers that the block installs (Ray's ends
+    the process) are removed after it.
     """
     kept: list[int] = []
     with _handled(lambda number, _frame: kept.append(number)):
@@ -67,7 +67,7 @@ def signals_deferred() -> Iterator[None]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Let signals act at once inside the block; whatever handlers it installs are gone after it."""
+    """Let signals act at once inside the block; handlers that the block installs are removed after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,7 +82,7 @@ def handlers_kept() -> Iterator[None]:
 @contextmanager
 def _handled(handler: _Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        # Signals reach the main thread alone, and only it may ask for them.
+        # Only the main thread receives signals, and only it may install handlers.
         yield
         return
     previous = {number: signal.signal(number, handler) for number in _SIGNALS}

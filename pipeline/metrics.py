@@ -1,4 +1,4 @@
-"""The metrics of a run, each declared once: Ray's instruments and the Grafana dashboard are both made from here."""
+"""The metrics of a run, each declared once: Ray's instruments and the Grafana dashboard are both built from these."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 Kind = Literal["counter", "gauge", "histogram"]
 Group = Literal["Throughput", "Outcomes", "Stages"]
 
-# Ray puts its own name in front of each.
+# The prefix that Ray adds to each name.
 RAY_PREFIX: Final = "ray_"
 RUN_TAG: Final = "run"
 
@@ -21,14 +21,14 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: As Ray is told; `series` is what Prometheus reads.
-        kind: What may happen to it.
-        unit: `images`, `seconds`, `bytes`, `share` …; a panel's axis follows from it.
+        name: The name given to Ray; `series` has the names in Prometheus.
+        kind: Kind of instrument.
+        unit: `images`, `seconds`, `bytes`, `share` …; it sets the unit of a panel's axis.
         description: What it counts, and when.
         group: Row of the dashboard.
-        tags: Label keys; `run` is one of each metric's.
-        boundaries: Upper bounds of a histogram's buckets. Ray puts each value at the middle of its bucket: a mean is
-            as good as the buckets are narrow.
+        tags: Label keys; every metric has `run`.
+        boundaries: Upper bounds of a histogram's buckets. Ray counts each value as the middle of its bucket, so a mean
+            is only as exact as the buckets are narrow.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Names of its series in Prometheus; of a histogram the buckets, their sum and their count."""
+        """Names of its series in Prometheus; for a histogram: the buckets, their sum and their count."""
         base = f"{RAY_PREFIX}{self.name}"
         if self.kind == "histogram":
             return (f"{base}_bucket", f"{base}_sum", f"{base}_count")
@@ -52,7 +52,7 @@ IMAGES: Final = Metric(
     name="pseudoris_images",
     kind="counter",
     unit="images",
-    description="Images of committed shards, by what became of them; quarantined ones by reason.",
+    description="Images of committed shards, by outcome; quarantined images by reason.",
     group="Outcomes",
     tags=(RUN_TAG, "outcome", "reason"),
 )
@@ -67,7 +67,7 @@ CANDIDATES: Final = Metric(
     name="pseudoris_candidates",
     kind="counter",
     unit="expressions",
-    description="Candidate expressions of committed shards; equal captions of a mask are one.",
+    description="Candidate expressions of committed shards; equal captions of a mask count once.",
     group="Throughput",
 )
 KEPT: Final = Metric(
@@ -88,15 +88,15 @@ REPEATS: Final = Metric(
     name="pseudoris_repeats",
     kind="counter",
     unit="attempts",
-    description="Attempts of a pool on a shard beyond the first: what lost processes, nodes and drivers cost.",
+    description="Repeated attempts of a pool on a shard: the cost of lost processes, nodes and drivers.",
     group="Outcomes",
 )
 STAGE_SECONDS: Final = Metric(
     name="pseudoris_stage_seconds",
-    # No histogram: Ray sums one up by the middles of its buckets, and a stage's share of the time should be exact.
+    # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
     kind="counter",
     unit="seconds",
-    description="Seconds that stages worked on committed shards; by second: processes at work on a stage.",
+    description="Seconds that stages worked on committed shards; per second: busy processes of a stage.",
     group="Stages",
     tags=(RUN_TAG, "stage"),
 )
@@ -113,7 +113,7 @@ BATCH_FILL: Final = Metric(
     name="pseudoris_batch_fill",
     kind="histogram",
     unit="share",
-    description="Share of a forward pass's rows that are no padding, by what they are of.",
+    description="Share of a forward pass's rows that are not padding, by kind of row.",
     group="Stages",
     tags=(RUN_TAG, "of"),
     boundaries=_SHARES,
@@ -123,8 +123,8 @@ QUEUE_WAIT_SECONDS: Final = Metric(
     kind="histogram",
     unit="seconds",
     description=(
-        "Seconds from the end of a shard's last step to the start of a pool's work on it. clocks=one: both ends were "
-        "read on one node; clocks=two: on two, whose clocks may differ, and what came out below 0 counts as 0."
+        "Seconds from the end of a shard's last step to the start of a pool's work on it. clocks=one: both times were "
+        "read on one node. clocks=two: on two nodes, whose clocks may differ; a negative difference counts as 0."
     ),
     group="Stages",
     tags=(RUN_TAG, "pool", "clocks"),
@@ -142,16 +142,16 @@ IDLE_SECONDS: Final = Metric(
     name="pseudoris_idle_seconds",
     kind="counter",
     unit="seconds",
-    description="Seconds that actors of a pool waited for their next shard, models loaded; one clock each.",
+    description="Seconds that actors of a pool waited for their next shard, models loaded, by the actor's own clock.",
     group="Stages",
     tags=(RUN_TAG, "pool"),
 )
 CACHE_BYTES: Final = Metric(
     name="pseudoris_cache_bytes",
-    # No gauge: Ray drops one a few seconds after its process is gone, or earlier.
+    # Not a gauge: Ray drops a gauge a few seconds after its process ends, or earlier.
     kind="histogram",
     unit="bytes",
-    description="Bytes that a captioner held in keys and values at the peak of a shard.",
+    description="Peak bytes of a captioner's keys and values during a shard.",
     group="Stages",
     boundaries=tuple(2.0**exponent for exponent in range(12, 38, 2)),
 )
@@ -160,7 +160,7 @@ STORAGE_RETRIES: Final = Metric(
     name="pseudoris_storage_retries",
     kind="counter",
     unit="requests",
-    description="Requests tried again because storage did not answer them, by the step that asked.",
+    description="Storage requests that were retried because they were not answered, by step.",
     group="Outcomes",
     tags=(RUN_TAG, "step"),
 )

@@ -1,8 +1,8 @@
-"""How many actors a run gets, as pure arithmetic over the nodes' resources; no Ray.
+"""Computes how many actors a run gets from the resources of the nodes. Pure arithmetic, no Ray.
 
-Ray waits for ever for resources that do not exist: two actors of one CPU each on a machine of two leave
-the read task nothing, and the run hangs. So everything is placed here first, and a plan that cannot run
-is refused before it starts.
+Ray waits forever for resources that do not exist: on a machine with two CPUs, two actors of one CPU each leave nothing
+for the read task, and the run hangs. So all tasks and actors are placed here first. A plan that cannot run is refused
+before it starts.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from schemas.config import RunConfig
-from schemas.errors import ConfigError
-from schemas.placement import PoolConfig
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.placement import PoolConfig
 
 # Ray counts resources in ten-thousandths; floats would not add up (3 x 0.1 > 0.3).
 UNITS: Final = 10_000
-# One reader and one committer keep up with this many actors: an image takes a CPU tens of milliseconds
-# to read and prove, and a model at least several times that.
+# One reader and one committer keep up with this many actors: reading and checking an image takes a CPU tens of
+# milliseconds, and a model takes at least several times as long.
 ACTORS_PER_READER: Final = 8
 
-# Of the object store; Ray Data's own default. Source: ray.data.DataContext, Ray 2.60.
+# Ray Data's own default share of the object store. Source: ray.data.DataContext, Ray 2.60.
 RAY_DATA_SHARE: Final = 0.5
 
 _LOWER: Final = (
-    "An actor fits on one node or not at all, and reading needs its share next to the actors. Lower num_cpus, num_gpus "
-    "or min_actors (--set placement.{pool}.num_cpus=0.5), or add nodes."
+    "An actor must fit on one node, and one read and one commit task must fit next to the actors. Lower num_cpus, "
+    "num_gpus or min_actors (--set placement.{pool}.num_cpus=0.5), or add nodes."
 )
 
 _Amounts = dict[str, int]
@@ -35,16 +35,16 @@ _Amounts = dict[str, int]
 def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict[str, int]:
     """Return the number of actors of each model pool, by pool name in stage order.
 
-    First every pool gets its `min_actors`, next to one read and one commit task; then the pools grow in
-    turn, the smallest first, up to `max_actors` or as far as the nodes reach, with another read and
-    commit task for each `ACTORS_PER_READER` actors.
+    First every pool gets its `min_actors`, next to one read and one commit task. Then the pools grow in turn, the
+    smallest first, up to `max_actors` or the resources of the nodes, with another read and commit task for each
+    `ACTORS_PER_READER` actors.
 
     Args:
         nodes: Ray's resources of each living node, such as `{"CPU": 8.0, "GPU": 1.0}`.
         config: Its `placement` and device.
 
     Raises:
-        ConfigError: What must run at least can never be scheduled.
+        ConfigError: The minimum can never be scheduled.
     """
     pools = config.model_pools()
     free = [_units(node) for node in nodes]
@@ -59,10 +59,10 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
 
 
 def num_readers(actors: Mapping[str, int], config: RunConfig) -> int:
-    """Return how many shards are read at a time: `placement.read.max_actors`, else one an actor that reading feeds.
+    """Return how many shards are read at a time: `placement.read.max_actors`, else one per actor of the first pool.
 
-    More would only fill the object store: a model takes at least several times as long for an image as a reader. So
-    what a run starts with serves `ACTORS_PER_READER` times its actors, should the cluster grow.
+    More would only fill the object store: a model takes at least several times as long for an image as a reader. If the
+    cluster grows, the readers that a run starts with serve `ACTORS_PER_READER` times its actors.
     """
     return config.placement.read.max_actors or max(2, next(iter(actors.values()), 0))
 
@@ -75,10 +75,10 @@ def num_committers(actors: Mapping[str, int], config: RunConfig) -> int:
 def check_object_store(
     nodes: Sequence[Mapping[str, float]], config: RunConfig, actors: Mapping[str, int], max_shard_bytes: int
 ) -> None:
-    """Accept a plan whose shards in flight fit into the object store, so that nothing spills to a disk.
+    """Accept a plan whose shards in flight fit into the object store, so that nothing spills to disk.
 
-    In flight are the shards that are being read and those handed to actors. Ray Data gives a dataset half of the
-    store and makes readers wait beyond it; below what is in flight at least, waiting would not help.
+    Shards in flight are those being read and those passed to actors. Ray Data gives a dataset half of the store and
+    makes readers wait if that is full. If even the shards in flight do not fit, waiting does not help.
 
     Args:
         nodes: Ray's resources of each living node, `object_store_memory` in bytes among them.
@@ -90,22 +90,22 @@ def check_object_store(
         ConfigError: They do not fit.
     """
     stores = [int(node["object_store_memory"]) for node in nodes if node.get("object_store_memory")]
-    # An image above its own limit stands in a shard of its own, and is not read.
+    # An image above its own limit has a shard of its own, and is not read.
     max_shard_bytes = min(max_shard_bytes, max(config.shards.max_bytes, config.images.max_bytes))
     per_actor = config.placement.max_tasks_in_flight_per_actor
     being_read = num_readers(actors, config)
     in_flight = being_read + per_actor * sum(actors.values())
     asked, given = in_flight * max_shard_bytes, int(sum(stores) * RAY_DATA_SHARE)
-    # A block lies on one node, whole, next to the one that an actor there works on.
+    # A whole block is on one node, next to the block that an actor there processes.
     largest_store = int(max(stores, default=0) * RAY_DATA_SHARE)
     if asked <= given and 2 * max_shard_bytes <= largest_store:
         return
     raise ConfigError(
         f"the shards in flight do not fit into the object store: {in_flight} of up to {max_shard_bytes / 2**20:,.0f} "
         f"MiB ({being_read} being read, {per_actor} for each of {sum(actors.values())} actors) against "
-        f"{given / 2**20:,.0f} MiB, the half of it that Ray Data uses. Lower shards.max_bytes or shards.max_images in "
-        "a new run, placement.max_tasks_in_flight_per_actor or the actors in this one, or give Ray more "
-        "(ray start --object-store-memory)"
+        f"{given / 2**20:,.0f} MiB, the half of the store that Ray Data uses. In this run, lower "
+        "placement.max_tasks_in_flight_per_actor or the number of actors; in a new run, lower shards.max_bytes or "
+        "shards.max_images; or give Ray a larger store (ray start --object-store-memory)"
     )
 
 
@@ -119,7 +119,7 @@ def _place_minimum(
 ) -> None:
     demands = [(name, pool) for name, pool in pools.items() for _ in range(pool.min_actors)]
     demands += [("read", config.placement.read), ("commit", config.placement.commit)]
-    # Largest first: a small task that takes a hole first may leave none that the large one fits.
+    # Largest first: a small task that is placed first may take the only gap that the large one fits.
     for name, pool in sorted(demands, key=lambda demand: -_weight(demand[1])):
         if not _place(free, _demand(pool)):
             raise ConfigError(_refusal(nodes, pools, config))
@@ -130,12 +130,12 @@ def _place_minimum(
 def _may_grow(num_actors: int, pool: PoolConfig) -> bool:
     if pool.max_actors is not None:
         return num_actors < pool.max_actors
-    # An actor that asks for nothing would fit without end.
+    # An actor that needs no resources would always fit.
     return bool(_demand(pool))
 
 
 def _grow(free: list[_Amounts], actors: dict[str, int], name: str, *, config: RunConfig) -> bool:
-    """Place one more actor of `name`, with its readers; leave everything as it is where that does not fit."""
+    """Place one more actor of `name`, with its readers; change nothing if that does not fit."""
     trial = [dict(node) for node in free] if _needs_reader(actors) else free
     if trial is not free:
         tasks = (config.placement.read, config.placement.commit)
@@ -153,7 +153,7 @@ def _needs_reader(actors: Mapping[str, int]) -> bool:
 
 
 def _place(free: Sequence[_Amounts], demand: Mapping[str, int]) -> bool:
-    """Take `demand` from the first node that has it; a demand is never spread over nodes."""
+    """Take `demand` from the first node that has enough; a demand is never split over nodes."""
     for node in free:
         if all(node.get(name, 0) >= amount for name, amount in demand.items()):
             for name, amount in demand.items():
@@ -196,14 +196,14 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
 
 
 def _without_gpu(pools: Mapping[str, PoolConfig], config: RunConfig) -> str:
-    """Return what makes of a placement on GPUs one on CPUs: all at once, since each setting alone is refused."""
+    """Return the settings that move a placement from GPUs to CPUs: all together, since each one alone is refused."""
     settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
     for name, pool in pools.items():
         settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []
         settings += [f"placement.{name}.num_cpus=1"] if pool.num_cpus > 1 else []
     given = " ".join(f"--set {setting}" for setting in settings)
     return (
-        "There is no GPU that Ray sees: add a node with one, or mend its driver where there is one (nvidia-smi). To "
+        "Ray sees no GPU: add a node with a GPU, or repair the driver of an existing one (check with nvidia-smi). To "
         f"compute on CPUs, slowly, give all of: {given}"
     )
 

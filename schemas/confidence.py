@@ -1,4 +1,4 @@
-"""How likely a candidate is right, as a function of the columns beside it; the filter stage and `verify` share it."""
+"""How likely a candidate is right, computed from its other columns. The filter stage and `verify` share it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from schemas.keeping import Floats
-from schemas.listening import ConfidenceConfig
+from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.listener_settings import ConfidenceConfig
 
-# What `features` reads, by the names of the table's columns.
+# The table's columns that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
     *("caption_score", "listener", "truth"),
     *("uniqueness", "distinctiveness", "correctness", "count"),
 )
-# Beyond these a score says no more: 0.999 for the listener, a ratio of e for CLIP, a word in one of 400 candidates.
+# Scores are cut here, because beyond it they tell no more: 0.999 for the listener, a ratio of e for CLIP, a word in one
+# of 400 candidates.
 _MAX_LOG_ODDS: Final = 7.0
 _MAX_LOG_RATIO: Final = 1.0
 _MIN_LOG_SHARE: Final = -6.0
@@ -40,10 +41,10 @@ class Rated:
 
 
 def features(rated: Rated) -> dict[str, Floats]:
-    """Return what each weight of `ConfidenceConfig` is multiplied with, (T,) float64 by the weight's name.
+    """Return the feature that each weight of `ConfidenceConfig` multiplies, (T,) float64 by the weight's name.
 
-    NaN where a score is missing that the feature reads: nobody listened. A ratio to other masks that is undefined,
-    because there are none, counts as one that is clearly in the candidate's favour.
+    NaN if a score that the feature reads is missing because there is no listener. If there are no other masks, a ratio
+    to them is undefined; it counts as clearly in the candidate's favour.
     """
     scores = rated.scores
     odds = np.clip(scores["listener"], _TINY, 1.0 - _TINY)
@@ -63,25 +64,25 @@ def features(rated: Rated) -> dict[str, Floats]:
 
 
 def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
-    """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN where it is not known."""
+    """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN if unknown."""
     return weighed(features(rated), config)
 
 
 def weighed(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
-    """Return the same of T candidates' `features`, at least one of which there is."""
+    """Return the same probability from the candidates' `features`, at least one feature."""
     total = np.full(len(next(iter(found.values()))), config.bias, np.float64)
-    # A fixed order: a sum of floats depends on it.
+    # In a fixed order, because the order changes a sum of floats.
     for name in sorted(found):
         if weight := getattr(config, name):
             total += weight * found[name]
-    # Of a large |total| the other form of the function would overflow.
+    # The form that does not overflow for a large |total|.
     return np.asarray(np.where(total >= 0, 1.0, np.exp(np.minimum(total, 0.0))) / (1.0 + np.exp(-np.abs(total))))
 
 
 def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
-    """Return each candidate's place among its mask's by confidence, (T,) float64 from 1; NaN where it has none.
+    """Return each candidate's rank by confidence among those of its mask, (T,) float64 from 1; NaN without one.
 
-    Of equal ones the first comes first.
+    Equal candidates keep their order.
     """
     found = np.full(len(groups), np.nan)
     counts: dict[str, int] = {}
@@ -93,11 +94,11 @@ def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:
 
 
 def _word_shares(rated: Rated) -> dict[str, Floats]:
-    """Return what depends on the other candidates of the same mask.
+    """Return the two features that depend on the other candidates of the same mask.
 
-    Each is the log of a share, at the word of the candidate that has the smallest: of the mask's draws that say the
-    word (`vote`), and of the probability of its candidates that do (`consensus`). A word that few of a mask's captions
-    say is a slip more often than one that all of them agree on.
+    Both are the log of a share, for the word of the candidate with the smallest share: the share of the mask's draws
+    that have the word (`vote`), and the share of its candidates' probability that has it (`consensus`). A word that few
+    of a mask's captions have is wrong more often than one that all of them have.
     """
     found = {name: np.full(len(rated.groups), np.nan) for name in ("vote", "consensus", "relative_truth")}
     for rows in _rows_of_groups(rated.groups):

@@ -1,4 +1,4 @@
-"""What every model of the configuration tree is made of."""
+"""The base class of every model in the configuration tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class FrozenModel(BaseModel):
-    """A frozen model that refuses unknown keys; every model of the tree is one."""
+    """A frozen model that rejects unknown keys. Every model in the configuration tree is one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -19,6 +19,6 @@ class FrozenModel(BaseModel):
 def without_none(tree: dict[str, Any], *sections: str) -> dict[str, Any]:
     """Return a serialised model without those of `sections` that are None.
 
-    Runs from before a section existed have the identity and the hash of those that leave it off.
+    So a run that was made before a section existed has the same identity and hash as one that leaves it off.
     """
     return {key: value for key, value in tree.items() if key not in sections or value is not None}

@@ -1,4 +1,4 @@
-"""Names that follow from content alone, so that a moved bucket or another run gives the same ones."""
+"""Ids and file names computed from content alone: another run, or a moved bucket, gives the same names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 IMAGE_ID_HEX_DIGITS = 16  # 64 bits: at 50 million images a collision has a chance of about 1 in 15,000
 CONTENT_HASH_HEX_DIGITS = 8
-# Of `part_name`: shard, generation, and the beginning of the content's sha256.
+# Matches a `part_name`: shard, generation, and the first digits of the content's sha256.
 PART_NAME: Final = re.compile(r"shard-(\d{8,})\.g(\d+)-([0-9a-f]{8})\.parquet")
 
 
@@ -32,10 +32,10 @@ def mask_id(image: str, index: int) -> str:
 
 
 def mask_index(mask: str) -> int:
-    """Return a mask's index in the proposer's order, by its id.
+    """Return a mask's index in the proposer's order, read from its id.
 
     Raises:
-        ValueError: It is no mask id.
+        ValueError: It is not a mask id.
     """
     return int(mask.rpartition("-")[2])
 
@@ -46,7 +46,7 @@ def sha256_hex(data: bytes) -> str:
 
 
 def shard_name(shard: int, generation: int) -> str:
-    """Return the stem of everything that a shard's generation writes, `shard-00000042.g0`.
+    """Return the stem of all files of one generation of a shard, `shard-00000042.g0`.
 
     Args:
         shard: The shard's number in the plan, from 0.

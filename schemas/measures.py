@@ -1,6 +1,6 @@
-"""What store and workers report beside their results: plain hooks, next to free while nobody collects.
+"""Measurements that store and workers report beside their results. Without a collector the hooks cost almost nothing.
 
-They stand on the ground floor because neither of the two may import the other, and neither knows who listens.
+They are in `schemas` because store and workers may not import each other, and neither knows the collector.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
-# Share of a forward pass's rows that hold something, in (0, 1]; `of` is what the rows are.
+# Share of a forward pass's rows that are not padding, in (0, 1]; `of` is what the rows are.
 BATCH_FILL: Final = "batch_fill"
 # Seconds that a stage's model took to load; `of` is the stage.
 LOAD_SECONDS: Final = "load_seconds"
-# Bytes that the captioner's keys and values had taken at the peak of a walk.
+# Peak bytes of the captioner's keys and values during the decoding of one tree.
 CACHE_BYTES: Final = "cache_bytes"
-# A count: another try of a request that storage did not answer.
+# A count: retries of storage requests that got no answer.
 STORAGE_RETRIES: Final = "storage_retries"
 
 
 @dataclass(slots=True)
 class Measures:
-    """What was recorded while somebody collected.
+    """The values recorded inside a `collecting` block.
 
     Attributes:
-        values: In order of recording, by name and by what they are of ("" where nothing was said).
+        values: In order of recording, by name and by what they are of ("" if not given).
     """
 
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
@@ -35,12 +35,12 @@ class Measures:
 
 _counts: dict[str, int] = {}
 _counts_lock = threading.Lock()
-# Of the context, not of the module: two threads that collect do not read each other's values.
+# A context variable, so that two threads that collect do not read each other's values.
 _collecting: ContextVar[Measures | None] = ContextVar("collecting", default=None)
 
 
 def record(name: str, value: float, *, of: str = "") -> None:
-    """Add a value to whatever collects in this context; nothing happens where nobody does."""
+    """Add a value to this context's collector; do nothing if there is none."""
     measures = _collecting.get()
     if measures is not None:
         measures.values.setdefault((name, of), []).append(value)
@@ -48,7 +48,7 @@ def record(name: str, value: float, *, of: str = "") -> None:
 
 @contextmanager
 def collecting() -> Iterator[Measures]:
-    """Collect what this thread records inside the block; a block within it collects for itself alone."""
+    """Collect what this thread records inside the block. A nested block collects its own values only."""
     measures = Measures()
     token = _collecting.set(measures)
     try:
@@ -58,13 +58,13 @@ def collecting() -> Iterator[Measures]:
 
 
 def count(name: str, number: int = 1) -> None:
-    """Add to a count of this process, from any thread: where work is spread over threads, no context follows it."""
+    """Add to a count of this process. Safe from any thread, including pool threads that do not inherit the context."""
     with _counts_lock:
         _counts[name] = _counts.get(name, 0) + number
 
 
 def take_counts() -> dict[str, int]:
-    """Return the counts since the last call, and begin anew."""
+    """Return the counts since the last call, and reset them."""
     with _counts_lock:
         taken = dict(_counts)
         _counts.clear()

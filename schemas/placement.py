@@ -1,4 +1,4 @@
-"""Where the work of a run happens: pools of actors, storage, limits; none of it decides a byte of the tables."""
+"""Where a run's work happens: pools of actors, storage, limits. These settings do not change the tables' bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.frozen import FrozenModel
+from pseudoris.schemas.frozen import FrozenModel
 
 
 class PoolConfig(FrozenModel):
@@ -27,44 +27,47 @@ class PoolConfig(FrozenModel):
 
 
 class StorageConfig(FrozenModel):
-    """How an S3 store is asked, for SOURCE and OUT alike; where it answers is `source.endpoint_url`."""
+    """How an S3 store is accessed, for SOURCE and OUT alike. Its address is `source.endpoint_url`."""
 
-    # A machine that is gone is noticed after this long.
+    # A machine that does not answer counts as gone after this long.
     connect_timeout_s: float = Field(default=10.0, gt=0)
-    # Silence in the midst of a request. Below the slowest answer of a busy store, requests are made twice.
+    # The longest silence during a request. If a busy store answers more slowly, requests are sent twice.
     read_timeout_s: float = Field(default=60.0, gt=0)
-    # An operation is tried again, with growing pauses, for this long; then the start ends, resumable. It bounds the
-    # operation as a whole: raise it where one part takes minutes to travel.
+    # An operation is retried, with growing pauses, up to this long; then the run stops and can be resumed. The limit
+    # covers the whole operation: raise it if one part takes minutes to transfer.
     patience_s: float = Field(default=300.0, gt=0)
-    # Objects above travel in parts of this size, each of which is tried again alone. S3 takes no part below 5 MiB.
+    # Larger objects are transferred in parts of this size, each retried separately. S3 accepts no part below 5 MiB.
     multipart_bytes: int = Field(default=64 * 2**20, ge=5 * 2**20)
-    # Of one process. More only helps where a single connection is slow.
+    # Connections of one process. More help only if a single connection is slow.
     max_connections: int = Field(default=32, ge=1)
 
 
 class PlacementConfig(FrozenModel):
-    """Where the stages run; may change between two starts of one run."""
+    """Where the stages run; may change between two sessions of one run."""
 
-    # fused: one actor holds all three models. staged: a pool a stage.
+    # fused: one actor holds all three models. staged: each stage has its own pool.
     mode: Literal["fused", "staged"] = "fused"
-    # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one; local: always a new one.
+    # auto: the cluster of RAY_ADDRESS or of this machine, else a new local one. local: always a new local one.
     address: str = "auto"
-    # Shards read, and committed, at a time: `max_actors` of them, else one an actor that the run starts with. Eight
-    # times that many actors can be served: a cluster that grows beyond it needs the number set.
+    # At most `max_actors` shards are read, and as many committed, at a time; by default one for each actor that the run
+    # starts with. This serves up to eight times that many actors: set it if the cluster may grow beyond.
     read: PoolConfig = PoolConfig(num_cpus=0.25)
     commit: PoolConfig = PoolConfig(num_cpus=0.25)
     fused: PoolConfig = PoolConfig()
     propose: PoolConfig = PoolConfig()
     caption: PoolConfig = PoolConfig()
     filter: PoolConfig = PoolConfig()
-    # Shards handed to an actor, the one it works on included; more than two only fill the object store.
+    # Shards assigned to an actor, including the one it works on. More than two only fill the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
-    # Deaths of its process, on nodes that live, after which a shard ends the run: what kills it is no single image.
+    # A run stops after this many deaths of a process on the same shard, on nodes that live: no single image causes
+    # them.
     max_deaths_per_shard: int = Field(default=6, ge=3)
-    # Out of memory twice with the same tiles: halve them for that shard instead of ending the run. Its bytes may then
-    # differ in the last bits from those of a run that had the memory; its receipt and `verify` say so.
+    # If a shard runs out of memory twice with the same tiles, halve the tiles for that shard instead of stopping the
+    # run. Its tables may then differ in the last bits from a run with more memory; its receipt and `verify` report
+    # this.
     allow_degraded: bool = False
     storage: StorageConfig = StorageConfig()
-    # Another kind of device or other package versions than the run's: compute all the same. The tables of those shards
-    # may then differ in the last bits; their receipts and `verify` say so. Method and weights must be equal always.
+    # Continue on another kind of device, or with other package versions, than the run's identity names. The tables of
+    # those shards may differ in the last bits; their receipts and `verify` report this. Method and weights must still
+    # be equal.
     allow_mixed: bool = False

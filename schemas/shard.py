@@ -1,7 +1,7 @@
-"""A shard in memory: what the stages receive and return.
+"""A shard in memory: the input and output of the stages.
 
-A stage is a callable `Shard -> Shard`. It never changes its input: it returns a new shard, so that a
-call may be repeated after a crash.
+A stage is a callable `Shard -> Shard`. It returns a new shard and never changes its input, so that a call can be
+repeated after a crash.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ Box = tuple[int, int, int, int]
 
 CROP_MASKED: Final = "masked"
 
-# Who wrote an expression.
+# What wrote an expression.
 SOURCE_MODEL: Final = "model"
 SOURCE_HUMAN: Final = "human"
 SOURCE_COMPOSER: Final = "composer"
-# PPT's recipes: a pseudo-label, which nobody drew or scored; one that is not kept is a context, or undecided.
+# PPT's recipes: a pseudo-label, neither drawn nor scored. If it is not kept, it is a context, or undecided.
 SOURCE_RECIPE: Final = "recipe"
 SOURCES: Final = (SOURCE_MODEL, SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
 
 
 def crop_context(scale: float) -> str:
-    """Return the name of a context crop, `context_1.2`; a whole scale keeps its decimal, `context_1.0`."""
+    """Return the name of a context crop, `context_1.2`; a whole number keeps its decimal, `context_1.0`."""
     return f"context_{float(scale)}"
+
+
+def clean_text(text: str) -> str:
+    """Return `text` lower-cased, white space collapsed, without a trailing full stop; "" if nothing is left."""
+    return " ".join(text.lower().split()).rstrip(". ")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image is quarantined: the stage, a code of `tables.FAILURE_REASONS`, and our own message."""
+    """Why an image is quarantined: the stage, a code from `tables.FAILURE_REASONS`, and a message of ours."""
 
     stage: str
     reason: str
@@ -48,7 +53,7 @@ class MaskRecord:
         rle_counts: COCO compressed run-length encoding, ASCII.
         box_xyxy_px: Tight box (x0, y0, x1, y1), x1 and y1 exclusive; (0, 0, 0, 0) never occurs.
         area_px: Number of pixels in the mask, at least 1.
-        predicted_iou: The proposer's own estimate of the mask's IoU; None where it has none.
+        predicted_iou: The proposer's estimate of the mask's IoU; None if it gives none.
         stability_score: IoU of the mask under a shifted logit threshold, in [0, 1]; None where unknown.
         prior: Where the mask came from: `none`, the instance prior's name and row (`table:17`), or `human` and the id
             of the imported annotation (`human:431`).
@@ -67,7 +72,7 @@ class MaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSample:
-    """One draw of the captioner: which decoder, on which crop, and how probable the caption was.
+    """One draw of the captioner: the decoder, the crop, and the probability of the caption.
 
     Attributes:
         crop: `masked`, or `context_<scale>` (`context_1.2`).
@@ -76,9 +81,9 @@ class CaptionSample:
         top_p: The p of a `top_p` draw, else None.
         log_prob: Sum of the natural log-probabilities of the tokens under the distribution drawn from
             (for a beam: under the full softmax of its own crop).
-        others: How the other masks counted in the draw: `none` (not distinctive), `all`, `nearest`, `own`.
-        num_others: How many other masks were averaged, 0 where none.
-        other_masks: Under `nearest` the `MaskRecord.index` of each of them, ascending; else empty.
+        others: Which other masks the draw was contrasted with: `none` (not distinctive), `all`, `nearest`, `own`.
+        num_others: How many other masks were averaged; 0 if none.
+        other_masks: With `nearest`, the `MaskRecord.index` of each of them, ascending; else empty.
     """
 
     crop: str
@@ -99,21 +104,24 @@ class ExpressionRecord:
         target_mask_ids: The masks it refers to: one; several of a `group`, none of kind `none`.
         text: Lower-cased, stripped, without a trailing full stop; never empty.
         kind: `attribute`, `position`, `relation`, `group` or `none`.
-        samples: Every draw that gave this text, in the order crop, decoder; at least one, none of what was not drawn.
-        head_noun: Head of the expression's first noun phrase; None where the rules found none.
+        samples: Every draw that gave this text, in the order crop, decoder; at least one if drawn, else none.
+        head_noun: Head of the expression's first noun phrase; None if the rules found none.
         uniqueness: Method page section 4; None for a mask alone in its image.
         correctness: CLIP cosine of the masked crop with "a photo of a {head noun}".
         distinctiveness: Method page section 4; None for a mask alone in its image.
         rival_mask_id: The other mask that scores highest under c·m; None for a mask alone in its image.
-        caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None where nobody listened.
-        listener: Share of the target in p(t | crop k) over the masks k; None where nobody listened.
-        truth: `caption_score` a token; None where nobody listened.
-        confidence: How likely it is right; None without `filtering.confidence`, composed without `composing.posterior`.
-        rank: Its place among what was drawn for its mask by confidence, from 1; None without, and of what was composed.
-        kept: Whether distinctiveness > tau (undefined for a lone mask, which passes) and `filtering.keep` holds.
+        caption_score: log p(t | crop i), teacher-forced, of the target's own crop; None without a listener.
+        listener: The target's share of p(t | crop k) over the masks k; None without a listener.
+        truth: `caption_score` per token; None without a listener.
+        confidence: Probability that it is right; None without `filtering.confidence`, or, if composed, without
+            `composing.posterior`.
+        rank: Its rank by confidence, from 1, among the expressions drawn for its mask; None without a confidence, and
+            if composed.
+        kept: Whether distinctiveness > tau and `filtering.keep` holds; an undefined score passes (a mask alone in its
+            image).
         weight: Weight of the pair for a trainer, 1.0 today.
-        source: `model`, `human` where it was imported, `composer`, whose expressions are kept and have no other score,
-            or `recipe` of a pseudo-label of PPT, kept or not.
+        source: `model`; `human` if imported; `composer`, whose expressions are kept and have no other score; or
+            `recipe`, a pseudo-label of PPT, kept or not.
     """
 
     target_mask_ids: tuple[str, ...]
@@ -144,10 +152,10 @@ class ShardImage:
         image_id: 16 hex digits.
         key: Percent-encoded key relative to SOURCE.
         data: Encoded bytes as read; b"" once quarantined.
-        sha256: Hex digest of the bytes as read; None where they could not be read.
-        height: Upright height in pixels (after EXIF orientation); None until proven.
-        width: Upright width in pixels; None until proven.
-        failure: Set once the image is quarantined; later stages pass such an image through.
+        sha256: Hex digest of the bytes as read; None if they could not be read.
+        height: Upright height in pixels (after EXIF orientation); None until the image is proven to decode.
+        width: Upright width in pixels; None until then.
+        failure: Set when the image is quarantined; later stages pass it through unchanged.
         masks: Masks in the proposer's order.
         expressions: Candidates, ordered by mask, then first sample.
     """
@@ -164,23 +172,26 @@ class ShardImage:
     expressions: tuple[ExpressionRecord, ...] = ()
 
     def quarantined(self, failure: Failure) -> ShardImage:
-        """Return the image as a quarantined one: its reason set, its bytes, masks and expressions dropped."""
+        """Return the image quarantined: with the reason, without its bytes, masks and expressions."""
         return replace(self, failure=failure, data=b"", masks=(), expressions=())
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of everything: one block, one batch, one set of parts, one commit.
+    """The unit of work: one Ray block, one batch, one set of parts, one commit.
 
     Attributes:
         shard: Number in the plan, from 0.
         generation: 0, or higher after `--retry-failed`.
         images: In plan order; all of the shard's images, quarantined ones included.
         seconds: Wall seconds by stage name so far, for the receipt.
-        nodes: Ray node ids that worked on the shard, in order, for the receipt.
-        degraded: Settings that were lowered for it, for the receipt; empty but under `placement.allow_degraded`.
-        mixed: Under `placement.allow_mixed`, how processes that worked on it differ from the run's identity, a line
-            a field, for the receipt.
+        nodes: Ids of the Ray nodes that worked on the shard, in order, for the receipt.
+        degraded: Settings that were lowered for it, for the receipt; empty without `placement.allow_degraded`.
+        mixed: With `placement.allow_mixed`, how the processes that worked on it differ from the run's identity, a line
+            for each field, for the receipt.
+        is_committed: Whether its receipt existed before any work. The shard then has no images and passes every stage.
+        planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
+            retry `images` has only some of them. Empty if there is no plan.
     """
 
     shard: int
@@ -190,15 +201,17 @@ class Shard:
     nodes: tuple[str, ...] = ()
     degraded: Mapping[str, int] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
+    is_committed: bool = False
+    planned_ids: tuple[str, ...] = ()
 
     def with_images(self, images: tuple[ShardImage, ...]) -> Shard:
         """Return the shard with other images, the rest unchanged."""
         return replace(self, images=images)
 
     def with_mixed(self, differences: tuple[str, ...]) -> Shard:
-        """Return the shard with `differences` added to what differs, each once."""
+        """Return the shard with `differences` added to `mixed`, each once."""
         return replace(self, mixed=tuple(dict.fromkeys((*self.mixed, *differences))))
 
     def with_seconds(self, stage: str, seconds: float) -> Shard:
-        """Return the shard with `seconds` added to what `stage` has used."""
+        """Return the shard with `seconds` added to the time of `stage`."""
         return replace(self, seconds={**self.seconds, stage: self.seconds.get(stage, 0.0) + seconds})

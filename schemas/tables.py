@@ -1,7 +1,7 @@
 """The tables that a run writes: Arrow schemas with a version and a doc string for every column.
 
-All four tables of a shard are always written, also without rows, so that a glob over a folder exists.
-Boxes and masks refer to the *upright* image: EXIF orientation is applied before anything is measured.
+All four tables of a shard are always written, even without rows, so that a glob over a folder always matches. Boxes and
+masks refer to the *upright* image: EXIF orientation is applied before anything is measured.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"
 
-# Reason codes of the failures table and what each tells the user.
+# Reason codes of the failures table, and what each tells the user.
 FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
-    "refused_uri": "The table's uri leads out of its root, carries a secret, or names a place not allowed.",
-    "not_an_image": "No decoder knows the bytes.",
-    "corrupt": "A decoder knows the format but cannot decode the bytes to the end.",
-    "unsupported_pixels": "The samples are 32-bit, signed or floating-point: their range is not stated.",
-    "decoder_killed": "Decoding ended its process, twice.",
-    "decoder_timeout": "Decoding took longer than images.decoder_timeout_s, twice.",
-    "prior_mismatch": "The instance prior holds masks of another size than the upright image.",
-    "not_finite": "A model's scores are beyond the range of compute.precision.",
-    "stage_error": "A stage raised on this image alone, again and again, at last in a fresh process.",
-    "process_killed": "A stage's process died of this image alone, twice.",
-    "annotation_missing": "No ready masks stand for the image where masks.options.path says.",
-    "annotation_mismatch": "The imported annotation, or the ready masks, are of another size than the image.",
-    "annotation_damaged": "A mask of the imported annotation, or of the ready masks, does not decode.",
+    "refused_uri": "The table's uri leaves its root, carries a secret, or names a place that is not allowed.",
+    "not_an_image": "No decoder recognises the bytes.",
+    "corrupt": "A decoder recognises the format but cannot decode the whole file.",
+    "unsupported_pixels": "The samples are 32-bit, signed or floating-point; their range is unknown.",
+    "decoder_killed": "Decoding crashed its process twice.",
+    "decoder_timeout": "Decoding took longer than images.decoder_timeout_s twice.",
+    "prior_mismatch": "The masks of the instance prior have another size than the upright image.",
+    "not_finite": "A model's scores exceed the range of compute.precision.",
+    "stage_error": "A stage raised an exception on this image, in the stage and again in a fresh process.",
+    "process_killed": "This image alone crashed a stage's process twice.",
+    "annotation_missing": "masks.options.path holds no masks for this image.",
+    "annotation_mismatch": "The imported annotation or the ready masks have another size than the image.",
+    "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
 }
 
 
@@ -54,8 +54,8 @@ def _schema(table: str, fields: list[pa.Field], doc: str) -> pa.Schema:
 
 
 def _list(kind: pa.DataType) -> pa.DataType:
-    # Named as Parquet names it (Arrow's own name is `item`): a table read back then has the schema, and
-    # written again the bytes, that it was written with.
+    # Parquet's name for list items (Arrow's own is `item`), so that a table read back has the same schema and, written
+    # again, the same bytes.
     return pa.list_(pa.field("element", kind))
 
 
@@ -83,21 +83,21 @@ IMAGES_SCHEMA: Final = _schema(
     [
         _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
         _field("key", pa.string(), "Percent-encoded key relative to SOURCE (`a/b.jpg`, `tar!member`, `file#row`)."),
-        _field("height", pa.int32(), "Upright height in pixels; null when quarantined before decoding.", nullable=True),
-        _field("width", pa.int32(), "Upright width in pixels; null when quarantined before decoding.", nullable=True),
+        _field("height", pa.int32(), "Upright height in pixels; null if quarantined before decoding.", nullable=True),
+        _field("width", pa.int32(), "Upright width in pixels; null if quarantined before decoding.", nullable=True),
         _field("status", pa.string(), "`annotated`, `empty` (no mask survived) or `quarantined` (see failures)."),
+        _field("sha256", pa.string(), "sha256 of the encoded bytes; null if they could not be read.", nullable=True),
         _field(
-            "sha256", pa.string(), "Of the encoded bytes as read; null where they could not be read.", nullable=True
+            "bytes", pa.large_binary(), "The encoded image if shards.embed_images is set, else null.", nullable=True
         ),
-        _field("bytes", pa.large_binary(), "The encoded image, with shards.embed_images; else null.", nullable=True),
     ],
-    "A row an input image, in plan order.",
+    "One row per input image, in plan order.",
 )
 
 MASKS_SCHEMA: Final = _schema(
     MASKS,
     [
-        _field("image_id", pa.string(), "The image it lies in."),
+        _field("image_id", pa.string(), "The image that holds the mask."),
         _field("mask_id", pa.string(), "Image id and index in the proposer's order, `<image id>-0007`."),
         _field("segmentation", _SEGMENTATION, "COCO compressed RLE, size = [upright height, upright width]."),
         _field("box_xyxy_px", _list(pa.int32()), "Tight box [x0, y0, x1, y1] in upright pixels, x1, y1 exclusive."),
@@ -111,45 +111,62 @@ MASKS_SCHEMA: Final = _schema(
             "the recipe of PPT that made it (`recipe:objects`).",
         ),
     ],
-    "A row a mask, ordered by image in plan order, then by mask id.",
+    "One row per mask, ordered by image in plan order, then by mask id.",
 )
 
 EXPRESSIONS_SCHEMA: Final = _schema(
     EXPRESSIONS,
     [
-        _field("image_id", pa.string(), "The image it speaks of."),
+        _field("image_id", pa.string(), "The image that the expression is about."),
         _field(
-            "target_mask_ids", _list(pa.string()), "The masks it refers to: one; several of a `group`, none of `none`."
+            "target_mask_ids",
+            _list(pa.string()),
+            "The masks that it refers to: one; several if `group`, none if `none`.",
         ),
         _field("text", pa.string(), "The expression: lower case, stripped, no trailing full stop, never empty."),
         _field("kind", pa.string(), "`attribute`; composed: `position`, `relation`, `group`, `none`."),
-        _field("head_noun", pa.string(), "Head of the first noun phrase; null where none was found.", nullable=True),
+        _field("head_noun", pa.string(), "Head of the first noun phrase; null if none was found.", nullable=True),
         _field(
             "source",
             pa.string(),
-            "`model`, `human` (imported), `composer` or `recipe` (of PPT); null in tables of version 1: model.",
+            "`model`, `human` (imported), `composer` or `recipe` (PPT); null in tables of version 1 means `model`.",
         ),
         _field(
             "decoder",
             pa.string(),
-            "Decoder of the first draw that gave this text: `beam`, `top_k` or `top_p`; null without draws.",
+            "Decoding rule of the first draw of this text: `beam`, `top_k` or `top_p`; null without draws.",
             nullable=True,
         ),
         _field("top_k", pa.int32(), "The k of that draw, if `top_k`.", nullable=True),
         _field("top_p", pa.float64(), "The p of that draw, if `top_p`.", nullable=True),
         _field("crop", pa.string(), "Crop kind of that draw: `masked` or `context_<scale>`.", nullable=True),
-        _field("count", pa.int32(), "How many draws of this mask gave this text; 0 where it was not drawn."),
+        _field("count", pa.int32(), "Number of draws of this mask that gave this text; 0 if it was not drawn."),
         _field(
             "log_prob",
             pa.float64(),
-            "Sum of natural log-probabilities of that draw's tokens, as it was drawn.",
+            "Sum of the natural log-probabilities of that draw's tokens under the sampling distribution.",
             nullable=True,
         ),
-        _field("samples", _list(_SAMPLE), "Every draw that gave this text, the first one included."),
-        _field("uniqueness", pa.float64(), "c(i,t) / max c(k,t) over the other masks; null alone.", nullable=True),
+        _field("samples", _list(_SAMPLE), "Every draw that gave this text, including the first."),
+        _field(
+            "uniqueness",
+            pa.float64(),
+            "c(i,t) / max c(k,t) over other masks; null if it is alone.",
+            nullable=True,
+        ),
         _field("correctness", pa.float64(), "Cosine of masked crop and `a photo of a {head noun}`.", nullable=True),
-        _field("distinctiveness", pa.float64(), "c·m over the best other mask's c·m; null alone.", nullable=True),
-        _field("rival_mask_id", pa.string(), "The other mask with the highest c·m; null alone.", nullable=True),
+        _field(
+            "distinctiveness",
+            pa.float64(),
+            "c·m over the highest c·m of other masks; null if it is alone.",
+            nullable=True,
+        ),
+        _field(
+            "rival_mask_id",
+            pa.string(),
+            "Other mask with the highest c·m; null if it is alone.",
+            nullable=True,
+        ),
         _field(
             "caption_score",
             pa.float64(),
@@ -159,26 +176,36 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "listener",
             pa.float64(),
-            "Softmax at the target of log p(t | crop k) over the masks k; 0 where truth was too low to ask.",
+            "Softmax at the target of log p(t | crop k) over the masks k; 0 if truth was too low to score.",
             nullable=True,
         ),
-        _field("truth", pa.float64(), "caption_score by its number of tokens, the end included.", nullable=True),
+        _field(
+            "truth",
+            pa.float64(),
+            "caption_score per token, the end token included.",
+            nullable=True,
+        ),
         _field(
             "confidence",
             pa.float64(),
-            "How likely it is right, by `filtering.confidence`, composed by `composing.posterior`; null without.",
+            "Probability that it is right, by `filtering.confidence` or `composing.posterior`; else null.",
             nullable=True,
         ),
-        _field("rank", pa.int32(), "Its place by confidence among its mask's drawn, from 1; or null.", nullable=True),
+        _field(
+            "rank",
+            pa.int32(),
+            "Rank by confidence among the drawn texts of its mask, from 1; or null.",
+            nullable=True,
+        ),
         _field(
             "kept",
             pa.bool_(),
-            "Whether distinctiveness > tau, and what `filtering.keep` asks; null scores pass. True of the undrawn, "
-            "but for a recipe's: there true of the referent (c = 1), false of a context or what is undecided (c = 0).",
+            "True if distinctiveness > tau and `filtering.keep` holds; null scores pass. Always true if not drawn, "
+            "except a recipe's: true for the referent (c = 1), else false (c = 0).",
         ),
         _field("weight", pa.float64(), "Weight of the pair for a trainer."),
     ],
-    "A row a candidate expression, kept or not, ordered by image, mask, first draw.",
+    "One row per candidate expression, kept or not, ordered by image, mask, first draw.",
 )
 
 FAILURES_SCHEMA: Final = _schema(
@@ -187,9 +214,9 @@ FAILURES_SCHEMA: Final = _schema(
         _field("image_id", pa.string(), "The quarantined image."),
         _field("stage", pa.string(), "Where it failed: `read`, `propose`, `caption`, `filter`, `import` or `recipe`."),
         _field("reason", pa.string(), "Reason code, stable across versions."),
-        _field("message", pa.string(), "One sentence for a person; equal for equal images."),
+        _field("message", pa.string(), "One sentence that explains the failure; equal for equal images."),
     ],
-    "A row a quarantined image.",
+    "One row per quarantined image.",
 )
 
 SCHEMAS: Final[dict[str, pa.Schema]] = {
@@ -206,12 +233,12 @@ PLAN_SCHEMA: Final = _schema(
         _field("position", pa.int32(), "Position in the shard, from 0."),
         _field("image_id", pa.string(), "First 64 bits of the key's sha256, 16 hex digits."),
         _field("key", pa.string(), "Percent-encoded key relative to SOURCE."),
-        _field("size_bytes", pa.int64(), "Listed size of the encoded image; null where not listed.", nullable=True),
-        _field("etag", pa.string(), "Listed etag of the object that holds it; null on disk.", nullable=True),
-        _field("mtime_ns", pa.int64(), "Modification time of the file that holds it; null on S3.", nullable=True),
+        _field("size_bytes", pa.int64(), "Listed size of the encoded image; null if not listed.", nullable=True),
+        _field("etag", pa.string(), "Listed etag of its object; null on disk.", nullable=True),
+        _field("mtime_ns", pa.int64(), "Modification time of its file; null on S3.", nullable=True),
         _field("offset_bytes", pa.int64(), "Where the member's data starts in its tar; null otherwise.", nullable=True),
         _field("row_group", pa.int32(), "Row group of its Parquet file; null otherwise.", nullable=True),
         _field("row", pa.int64(), "Row of its Parquet file; null otherwise.", nullable=True),
     ],
-    "The frozen listing: a row an input image, ordered by shard, then position.",
+    "The frozen listing: one row per input image, ordered by shard, then position.",
 )

@@ -1,4 +1,4 @@
-"""The refusal of uris that carry a secret: what a run is named by ends in files, logs and messages."""
+"""Rejects uris that carry a secret, because a run's uris appear in files, logs and messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
 
 # Names of secrets, lower case, letters and digits alone: as settings (those of fsspec's file systems among them) ...
 _SECRET_SETTINGS: Final = frozenset(
@@ -19,12 +19,12 @@ _SECRET_SETTINGS: Final = frozenset(
     | {"accesskey", "accesskeyid", "secretkey", "secretaccesskey", "authtoken", "apitoken", "refreshtoken", "hftoken"}
     | {"accountkey", "sharedkey", "sharedaccesskey", "sharedaccesssignature", "sastoken"}
 )
-# ... and in a query: presigned links of S3 (v2 and v4), GCS, Azure and Aliyun. `?key=` names pictures too.
+# ... and in a query: presigned links of S3 (v2 and v4), GCS, Azure and Aliyun. Not `key`: `?key=` may name an image.
 _SECRET_FIELDS: Final = (_SECRET_SETTINGS - {"key"}) | frozenset(
     {"sig", "googleaccessid", "ossaccesskeyid", "xamzsignature", "xamzcredential", "xamzsecuritytoken"}
     | {"xgoogsignature", "xgoogcredential", "xosssignature", "xosscredential", "xosssecuritytoken"}
 )
-# Texts that hold a secret without being a uri: connection strings, headers, private keys, tokens of known shape.
+# Secrets in texts that are not uris: connection strings, headers, private keys, tokens of known shape.
 _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(?:account_?key|shared_?access_?(?:key|signature)|aws_secret_access_key|aws_session_token|client_?secret"
     r"|api[-_]?key)\s*[=:]\s*\S|\bauthorization\s*:\s*\S|\bbearer\s+[\w.~+/-]{16}|-----begin [a-z ]*private key"
@@ -38,9 +38,9 @@ _LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def refuse_secrets(uri: str) -> str:
-    """Return `uri` unchanged when it names a place and nothing secret.
+    """Return `uri` unchanged if it holds no secret.
 
-    A local path is never refused: `@` and `?` are ordinary characters there.
+    A local path is never rejected: `@` and `?` are ordinary characters there.
 
     Raises:
         ConfigError: The uri holds userinfo (`s3://key:secret@bucket`) or a signature (`?X-Amz-Signature=`).
@@ -55,8 +55,8 @@ def refuse_secrets(uri: str) -> str:
 def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
     """Yield a line for each text of a tree of mappings, sequences and models that holds a secret uri.
 
-    Each line is the text's dotted key and what `secret_in` says of it. A setting that is named as a secret is one
-    whatever it holds, such as those that the options of a plug-in hand on to a client.
+    Each line has the text's dotted key and what `secret_in` returns for it. A setting with the name of a secret counts
+    as one whatever its value, for example in a plug-in's options for a client.
     """
     if isinstance(tree, BaseModel):
         tree = tree.model_dump()
@@ -75,8 +75,8 @@ def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
 
 
 def secret_in(uri: str) -> str | None:
-    """Return what is wrong with a uri that holds a secret, and the remedy, without the uri; None where nothing is."""
-    # `simplecache::s3://…`, `https://host/?from=https://…`: each is a uri of its own.
+    """Return what is wrong with a uri that holds a secret, and the remedy, without the uri; None if it holds none."""
+    # A text may hold several uris, each checked alone: `simplecache::s3://…`, `https://host/?from=https://…`.
     starts = [match.start() for match in _LINK.finditer(uri)]
     for start, end in zip(starts, [*starts[1:], None], strict=False):
         if _has_userinfo(uri[start:end]):
@@ -90,13 +90,13 @@ def _has_userinfo(link: str) -> bool:
     rest = link.partition("://")[2]
     authority, slash, _ = rest.partition("/")
     name, colon, port = authority.partition(":")
-    # A secret key is base64 and may hold a `/`: then the authority seems to end inside it.
+    # A secret key is base64 and may contain a `/`, which looks like the end of the authority.
     is_cut_secret = bool(slash and colon) and not port.isdecimal() and "@" in rest and not name.startswith("[")
     return "@" in authority or is_cut_secret
 
 
 def _has_secret_field(uri: str) -> bool:
-    # Some services part fields by `;`, and tokens stand behind a `#` too.
+    # Some services separate fields by `;`, and a token may follow a `#`.
     fields = re.split(r"[?#&;]", uri)[1:]
     return any(_letters(unquote(field.partition("=")[0])) in _SECRET_FIELDS for field in fields if "=" in field)
 

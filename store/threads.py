@@ -1,4 +1,4 @@
-"""Work on many files at once: what waits for a disk or a bucket, in threads, with a bound on what is held."""
+"""Work on many files at once: threads hide the latency of a disk or a bucket, with bounded memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """Yield `work(item)` in the order of the items; no more than `num_threads` are worked on, as many wait.
+    """Yield `work(item)` in the order of the items; at most `num_threads` run at once, and as many wait.
 
-    Items are taken as threads get free, so that the iterable may be of any length. An error of `work` is raised in
-    its item's turn; what has not begun by then, or when the caller stops, is not done.
+    Items are taken when threads are free, so the iterable may have any length. An error of `work` is raised in its
+    item's turn. Items that have not begun by then, or when the caller stops, are skipped.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

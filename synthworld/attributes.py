@@ -1,6 +1,8 @@
-"""What an object of the synthetic world can be, and which pairs of attributes training never sees.
+"""The words of the synthetic world: what an object can be, and how people place and count objects.
 
-The vocabulary is closed on purpose: every word of a caption has exactly one reading, so that an oracle can judge it.
+The vocabulary is closed: every word of a caption has exactly one meaning, so that an oracle can judge it. Some pairs of
+category and colour are held out: training never sees them. Captions of crops use only the words for objects;
+expressions use all words.
 """
 
 from __future__ import annotations
@@ -46,6 +48,31 @@ PARTS: tuple[str, ...] = ("hat", "tail", "handle")
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
 # One pair in six: (category index + colour index) divisible by it. 27 of 160 pairs, 16.9 %; every category has one.
 HELD_OUT_MODULUS = 6
+# What an end of a row is called, by side: said before the noun ("the leftmost star", "the left star") …
+EXTREMES: dict[str, tuple[str, ...]] = {
+    "left": ("leftmost", "left"),
+    "right": ("rightmost", "right"),
+    "top": ("topmost", "top", "upper"),
+    "bottom": ("bottommost", "bottom", "lower"),
+    "middle": ("middle",),
+}
+# … and which of them are said of two objects alone.
+COMPARATIVES: tuple[str, ...] = ("upper", "lower")
+ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth")
+NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+# From the object to its anchor: "the circle above the star" has the circle on the star's top side.
+RELATIONS: dict[str, str] = {
+    "above": "top",
+    "below": "bottom",
+    "under": "bottom",
+    "left of": "left",
+    "right of": "right",
+    "to the left of": "left",
+    "to the right of": "right",
+}
+_IRREGULAR_PLURALS: dict[str, str] = {"cross": "crosses", "fish": "fish"}
+PLURALS: dict[str, str] = {word: _IRREGULAR_PLURALS.get(word, f"{word}s") for word in CATEGORIES}
+_SMALL_WORDS: tuple[str, ...] = ("on", "at", "from", "to", "of", "all", "both", "there", "this", "is")
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,17 @@ def is_held_out(category: str, colour: str) -> bool:
     return (CATEGORIES.index(category) + list(COLOURS).index(colour)) % HELD_OUT_MODULUS == 0
 
 
-def held_out_pairs() -> tuple[tuple[str, str], ...]:
-    """Return all held-out (category, colour) pairs, in the order of the tables above."""
-    return tuple((c, k) for c in CATEGORIES for k in COLOURS if is_held_out(c, k))
+def expression_words() -> tuple[str, ...]:
+    """Return every word of an expression that no caption of a crop uses, each once, in a fixed order.
+
+    A model that reads expressions needs a token for each of them, even where its captions never taught it one.
+    """
+    tables = (
+        (word for words in EXTREMES.values() for word in words),
+        ORDINALS,
+        NUMBERS,
+        (word for phrase in RELATIONS for word in phrase.split()),
+        PLURALS.values(),
+        _SMALL_WORDS,
+    )
+    return tuple(dict.fromkeys(word for table in tables for word in table))

@@ -1,6 +1,7 @@
-"""Writes the demonstration set: scenes as image files of several formats, a few broken ones, and the truth beside them.
+"""Writes the demonstration set: scenes as image files of several formats, a few broken files, and the truth.
 
-Rendered when asked for, the same bytes every time: `python -m synthworld.demo FOLDER [--scenes 64] [--world second]`.
+Rendered on demand, the same bytes every time:
+`python -m pseudoris.synthworld.demo FOLDER [--scenes 64] [--world second]`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import numpy as np
 import typer
 from PIL import Image
 
-from schemas.errors import ConfigError
-from synthworld.render import render
-from synthworld.scenes import Scene, Split, make_scene
-from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 
 TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"
@@ -99,9 +100,11 @@ def write_unless_equal(path: Path, data: bytes) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the images go.")],
-    scenes: Annotated[int, typer.Option(min=1, max=900, help="How many scenes.")] = 64,
-    world: Annotated[str, typer.Option(help=f"How they look and what they hold: {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
+    folder: Annotated[Path, typer.Argument(help="Folder for the images.")],
+    scenes: Annotated[int, typer.Option(min=1, max=900, help="Number of scenes.")] = 64,
+    world: Annotated[
+        str, typer.Option(help=f"World of the scenes (their look and objects): {', '.join(WORLDS)}.")
+    ] = DEFAULT_WORLD,
 ) -> None:
     """Writes the demonstration set."""
     try:

@@ -6,7 +6,7 @@
     adjective    := size | pattern | colour, each at most once, in any order
     position     := "on the left" | "on the right" | "at the top" | "at the bottom"
 
-Everything else is unparsable, and counts as wrong: a caption nobody can read refers to nothing.
+Everything else cannot be parsed and counts as wrong: such a caption refers to nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
 
 OPENINGS: tuple[str, ...] = ("a photo of", "a picture of", "an image of", "there is", "this is")
 POSITIONS: dict[str, str] = {
@@ -36,7 +36,7 @@ _CATEGORIES: Final[Mapping[str, str]] = {word: word for word in CATEGORIES}
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says; None where it says nothing."""
+    """The attributes that a caption states; None for each that it does not state."""
 
     category: str
     colour: str | None = None
@@ -70,7 +70,7 @@ def indefinite_article(word: str) -> str:
 
 
 def parse(caption: str) -> Description | None:
-    """Return what a caption says, or None if it is not of the grammar."""
+    """Return the description in a caption, or None if the grammar does not allow the caption."""
     found = noun_phrase(without_article(without_opening(caption.lower().split())))
     if found is None:
         return None
@@ -99,7 +99,7 @@ def noun_phrase(
 
 
 def with_position(description: Description, tokens: Sequence[str]) -> Description | None:
-    """Return the description at the place that `tokens` name, None where they name none."""
+    """Return the description at the place that `tokens` name; None if they name no place."""
     position = next((name for name, phrase in POSITIONS.items() if phrase.split() == list(tokens)), None)
     return None if position is None else replace(description, position=position)
 

@@ -1,7 +1,7 @@
-"""Writes object-centric images, as ImageNet's are: one object, large, in the middle, in a folder of its category.
+"""Writes object-centric images like ImageNet's: one large object in the middle, in a folder for its category.
 
-`python -m synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and beside them
-truth.json with each object's words and exact mask, which no recipe reads.
+`python -m pseudoris.synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png and, beside
+them, truth.json with each object's words and exact mask, which no recipe reads.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 import typer
 from pycocotools import mask as coco
 
-from schemas.errors import ConfigError
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
-from synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
-from synthworld.render import render
-from synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
-from synthworld.shards import encode_png
-from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
-from workers.masks import rle
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
+from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scene_shards import encode_png
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from pseudoris.workers.masks import rle
 
 # Behind every split of scenes: no object-centric image has a scene's index.
 _FIRST_INDEX: Final = 4_000_000
@@ -101,10 +101,12 @@ def read_true_masks(folder: Path) -> dict[str, np.ndarray]:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the images go.")],
-    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, of the categories in turn.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, help="Other images of the same kind.")] = 0,
-    world: Annotated[str, typer.Option(help=f"How they look: {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
+    folder: Annotated[Path, typer.Argument(help="Folder for the images.")],
+    images: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Number of images. The categories take turns.")
+    ] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images of the same kind.")] = 0,
+    world: Annotated[str, typer.Option(help=f"World of the images (their look): {', '.join(WORLDS)}.")] = DEFAULT_WORLD,
 ) -> None:
     """Writes object-centric images."""
     try:

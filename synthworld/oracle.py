@@ -1,52 +1,59 @@
 """Judges an expression by the truth of a scene: which objects does it mean?
 
-Words, thirds of the picture and counts are true or false. Rows and relations can be too close to call
-(`synthworld.places`), and then an expression is never right:
+Words, thirds of the image and counts are true or false. Rows and relations can be too close to decide:
+
+    end of a row    objects less than `ROW_MARGIN_PX` short of the outermost one share its place
+    relation        YES if the way from the anchor leads at least `MIN_STEP_PX` to the side and no further across,
+                    NO if it leads less than `TOUCH_PX` to the side, or more than twice as far across,
+                    MAYBE between: one person says so, another does not
+
+An expression that is too close to decide is never right:
 
 - an object that may be meant counts as meant as soon as another one surely is: the expression is ambiguous;
-- where no object surely is, or a group has a member that only may be, nobody can tell: None;
-- an expression that presupposes what is not so, "the left of the two circles" among three, is no better: None.
-  Where no object has the noun's words, it means none: the empty set.
+- if no object surely is, or a group has a member that only may be, the answer is None;
+- if an expression presupposes what is not so, "the left of the two circles" among three, the answer is None.
+  If no object has the noun's words, it means none: the empty set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 
-from synthworld.grammar import Description
-from synthworld.places import Degree, at_place, lies, middle
-from synthworld.reading import read
-from synthworld.references import Extreme, Group, Ordinal, Reference, Relation
-from synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
-from synthworld.wording import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
+from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
+from pseudoris.synthworld.grammar import Description
+from pseudoris.synthworld.references import Extreme, Group, Ordinal, Reference, Relation, parse_reference
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
+
+ROW_MARGIN_PX = 10.0
+MIN_STEP_PX = 16.0
+TOUCH_PX = 4.0
+MAX_SLANT = 2.0
+# The longer extent of a row, in shorter ones, from which three objects have a middle beyond doubt.
+MIN_ROW_SHAPE = 1.5
 
 
 def referents(caption: str, scene: Scene) -> frozenset[int] | None:
-    """Return the numbers of the objects that a caption or expression means; None if nobody can tell.
+    """Return the numbers of the objects that a caption or expression means; None if it cannot be decided.
 
     A text that fits no object gives an empty set; one that cannot be parsed, or is too close to call, None.
     """
-    reference = read(caption)
+    reference = parse_reference(caption)
     return None if reference is None else meant(reference, scene)
 
 
 def refers_to(caption: str, scene: Scene, number: int) -> bool:
-    """Return whether a caption means this object and nothing else of the scene; False if nobody can tell."""
+    """Return whether a caption means this object and nothing else of the scene; False if it cannot be decided."""
     return referents(caption, scene) == frozenset((number,))
 
 
 def meant(reference: Reference, scene: Scene) -> frozenset[int] | None:
-    """Return the objects that a reference means; None if nobody can tell."""
+    """Return the objects that a reference means; None if it cannot be decided."""
     return meant_among(row_of(reference.noun, scene), reference, scene)
 
 
-def row_of(noun: Description, scene: Scene) -> dict[int, SceneObject]:
-    """Return the objects that a noun phrase fits, by their numbers."""
-    return {n: item for n, item in enumerate(scene.objects) if fits(noun, item)}
-
-
 def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Scene) -> frozenset[int] | None:
-    """Return the objects of `row`, all that fit its noun phrase, that a reference means; None if nobody can tell."""
+    """Return the objects of `row`, all that fit its noun phrase, that a reference means; None if undecided."""
     if not row:
         return frozenset()
     if isinstance(reference, Extreme):
@@ -62,8 +69,13 @@ def meant_among(row: Mapping[int, SceneObject], reference: Reference, scene: Sce
     return None if maybe and not surely else surely | maybe
 
 
+def row_of(noun: Description, scene: Scene) -> dict[int, SceneObject]:
+    """Return the objects that a noun phrase fits, by their numbers."""
+    return {n: item for n, item in enumerate(scene.objects) if fits(noun, item)}
+
+
 def fits(description: Description, item: SceneObject) -> bool:
-    """Return whether each stated word is true of the object; what is not stated is not asked."""
+    """Return whether each stated word is true of the object; what is not stated is not compared."""
     truth = item.attributes
     if description.category != truth.category:
         return False
@@ -107,8 +119,56 @@ def _related(relation: Relation, row: Mapping[int, SceneObject], scene: Scene) -
 
 
 def _whole_group(word: str, surely: frozenset[int], maybe: frozenset[int]) -> frozenset[int] | None:
-    """A group whose members nobody doubts and whose number is the one said."""
+    """A group whose members are beyond doubt and whose number is the stated one."""
     number = 2 if word == "both" else NUMBERS.get(word)
     if maybe or (surely and number is not None and number != len(surely)):
         return None
     return surely
+
+
+class Degree(IntEnum):
+    """Whether something holds."""
+
+    NO = 0
+    MAYBE = 1
+    YES = 2
+
+
+def lies(side: str, item: SceneObject, anchor: SceneObject) -> Degree:
+    """Return whether an object lies on a side of another one."""
+    step = along(side, item) - along(side, anchor)
+    aside = abs(across(side, item) - across(side, anchor))
+    if step >= MIN_STEP_PX and step >= aside:
+        return Degree.YES
+    return Degree.MAYBE if step >= TOUCH_PX and aside <= MAX_SLANT * step else Degree.NO
+
+
+def along(side: str, item: SceneObject) -> float:
+    """Return how far an object lies toward a side, in pixels: larger is further."""
+    x, y = item.centre_xy_px
+    return {"left": -x, "right": x, "top": -y, "bottom": y}[side]
+
+
+def across(side: str, item: SceneObject) -> float:
+    """Return an object's place on the other axis, in pixels."""
+    x, y = item.centre_xy_px
+    return y if side in ("left", "right") else x
+
+
+def at_place(side: str, rank: int, row: Mapping[int, SceneObject]) -> frozenset[int]:
+    """Return the objects at a place in a row, counted from a side from 1: several if they share it."""
+    places = {number: along(side, item) for number, item in row.items()}
+    place = sorted(places.values(), reverse=True)[rank - 1]
+    return frozenset(number for number, value in places.items() if abs(value - place) < ROW_MARGIN_PX)
+
+
+def middle(row: Mapping[int, SceneObject]) -> frozenset[int]:
+    """Return the middle one of three objects along their longer extent; all of them where neither extent is longer."""
+    extents = {}
+    for side in ("right", "bottom"):
+        places = [along(side, item) for item in row.values()]
+        extents[side] = max(places) - min(places)
+    longer, shorter = sorted(extents, key=lambda side: extents[side], reverse=True)
+    if extents[longer] < MIN_ROW_SHAPE * extents[shorter]:
+        return frozenset(row)
+    return at_place(longer, 2, row)

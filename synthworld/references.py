@@ -1,4 +1,4 @@
-"""What an expression can say beyond a caption: ends of a row, places in it, relations and groups; and how it says it.
+"""References to objects, beyond captions: ends of a row, ordinals, relations and groups; to text and back.
 
     named    := noun phrase [position | relation anchor]              the cup on the left, the circle above the star
     extreme  := end adjective* category ["with" part]                 the leftmost red star, the upper circle
@@ -7,28 +7,43 @@
     group    := ("all" | "both" | number | nothing) adjective* plural ["with" part] [position | relation anchor]
     anchor   := noun phrase, without a position
 
-Every form may have an opening and an article before it, as captions have. `synthworld.reading` reads them,
-`synthworld.oracle` says which objects they mean.
+Every form may have an opening and an article before it, as captions have. A caption is the simplest reference.
+`pseudoris.synthworld.oracle` says which objects a reference means.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
-from synthworld.grammar import POSITIONS, Description, words_of
-from synthworld.wording import PLURALS
+from pseudoris.synthworld.attributes import EXTREMES, NUMBERS, ORDINALS, PLURALS, RELATIONS
+from pseudoris.synthworld.grammar import (
+    ARTICLES,
+    POSITIONS,
+    Description,
+    noun_phrase,
+    with_position,
+    without_article,
+    without_opening,
+    words_of,
+)
+
+_ENDS: Final = frozenset(word for words in EXTREMES.values() for word in words)
+_SINGULARS: Final[Mapping[str, str]] = {plural: word for word, plural in PLURALS.items()}
+_GROUP_WORDS: Final = ("all", "both", *NUMBERS)
 
 
 @dataclass(frozen=True)
 class Relation:
-    """`phrase` is a key of `wording.RELATIONS`; the anchor has no position."""
+    """`phrase` is a key of `attributes.RELATIONS`; the anchor has no position."""
 
     phrase: str
     anchor: Description
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedObject:
     """An object by its words and, at most one of both, its third of the picture or its relation to another object."""
 
     noun: Description
@@ -37,7 +52,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Extreme:
-    """The end of a row, `word` of `wording.EXTREMES`; where a number is said, the row has that many."""
+    """The end of a row, `word` of `attributes.EXTREMES`; with a number, the row has that many."""
 
     noun: Description
     word: str
@@ -46,7 +61,7 @@ class Extreme:
 
 @dataclass(frozen=True)
 class Ordinal:
-    """A place in a row: `word` of `wording.ORDINALS`, counted from `side` of `grammar.POSITIONS`."""
+    """A place in a row: `word` of `attributes.ORDINALS`, counted from `side` of `grammar.POSITIONS`."""
 
     noun: Description
     word: str
@@ -62,11 +77,11 @@ class Group:
     relation: Relation | None = None
 
 
-Reference = Named | Extreme | Ordinal | Group
+Reference = NamedObject | Extreme | Ordinal | Group
 
 
-def say(reference: Reference, *, article: str = "the") -> str:
-    """Return the text of a reference, such as "the left of the two dotted circles"; `reading.read` reads it back."""
+def to_text(reference: Reference, *, article: str = "the") -> str:
+    """Return the text of a reference, such as "the left of the two dotted circles"; `parse_reference` reads it back."""
     return " ".join(word for word in (article, *_words(reference)) if word)
 
 
@@ -97,3 +112,67 @@ def _plural(noun: Description) -> tuple[str, ...]:
     if noun.position is not None:
         words += POSITIONS[noun.position].split()
     return tuple(words)
+
+
+def parse_reference(text: str) -> Reference | None:
+    """Return the reference that an expression makes, None if it is not of the grammar.
+
+    A caption, which `grammar.parse` reads too, is a `NamedObject` of the same description.
+    """
+    tokens = without_article(without_opening(text.lower().split()))
+    for reader in (_named, _extreme, _ordinal, _group):
+        reference = reader(tokens)
+        if reference is not None:
+            return reference
+    return None
+
+
+def _named(tokens: list[str]) -> NamedObject | None:
+    found = noun_phrase(tokens)
+    if found is None:
+        return None
+    placed = _placed(*found)
+    return None if placed is None else NamedObject(*placed)
+
+
+def _extreme(tokens: list[str]) -> Extreme | None:
+    if not tokens or tokens[0] not in _ENDS:
+        return None
+    number, rest = None, tokens[1:]
+    if rest[:2] == ["of", "the"] and len(rest) > 2 and rest[2] in NUMBERS:
+        number, rest = rest[2], rest[3:]
+    found = noun_phrase(rest) if number is None else noun_phrase(rest, nouns=_SINGULARS)
+    return None if found is None or found[1] else Extreme(found[0], tokens[0], number)
+
+
+def _ordinal(tokens: list[str]) -> Ordinal | None:
+    found = noun_phrase(tokens[1:]) if tokens and tokens[0] in ORDINALS else None
+    if found is None:
+        return None
+    noun, rest = found
+    is_said = len(rest) == 3 and rest[:2] == ["from", "the"] and rest[2] in POSITIONS
+    return Ordinal(noun, tokens[0], rest[2]) if is_said else None
+
+
+def _group(tokens: list[str]) -> Group | None:
+    word = tokens[0] if tokens and tokens[0] in _GROUP_WORDS else ""
+    rest = tokens[1:] if word else tokens
+    # "all the stars"; "the two stars" has lost its article already.
+    if word in ("all", "both") and rest[:1] and rest[0] in ARTICLES:
+        rest = rest[1:]
+    found = noun_phrase(rest, nouns=_SINGULARS)
+    placed = None if found is None else _placed(*found)
+    return None if placed is None else Group(placed[0], word, placed[1])
+
+
+def _placed(noun: Description, rest: list[str]) -> tuple[Description, Relation | None] | None:
+    """What follows a noun phrase: nothing, a position, or a relation with its anchor."""
+    if not rest:
+        return noun, None
+    for phrase in RELATIONS:
+        words = phrase.split()
+        if rest[: len(words)] == words:
+            anchor = noun_phrase(without_article(rest[len(words) :]))
+            return None if anchor is None or anchor[1] else (noun, Relation(phrase, anchor[0]))
+    placed = with_position(noun, rest)
+    return None if placed is None else (placed, None)

@@ -1,4 +1,4 @@
-"""Scenes as plain data: what stands where, drawn from a counter-based generator keyed by (seed, index).
+"""Scenes as plain data: which object is where, drawn from a counter-based generator keyed by (seed, index).
 
 A scene index means the same scene on any machine. Splits are disjoint index ranges; training scenes never hold a
 held-out category × colour pair, development and test scenes draw from all pairs.
@@ -12,8 +12,17 @@ from enum import StrEnum
 
 import numpy as np
 
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, RADIUS_RANGE_PX, SIZES, Attributes, is_held_out
-from synthworld.worlds import DEFAULT_WORLD, World, world_named
+from pseudoris.synthworld.attributes import (
+    CATEGORIES,
+    COLOURS,
+    PARTS,
+    PATTERNS,
+    RADIUS_RANGE_PX,
+    SIZES,
+    Attributes,
+    is_held_out,
+)
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10

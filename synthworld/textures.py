@@ -1,7 +1,7 @@
-"""Textures of a background: mixing weights (size, size) float64 in [0, 1] between its two tones, by name.
+"""Textures of a background by name: mixing weights (size, size) float64 in [0, 1] between its two tones.
 
-A world names a few of them; which one a scene has is drawn. The draws of the first three are those that the tiny
-models' training scenes were painted with: another order of draws would change every published pixel.
+A world names a few of them, and a scene draws one. The tiny models' training scenes were painted with the draws of the
+first three: another order of draws would change every published pixel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Worlds: how scenes look and what they hold. The words mean the same in all of them, so that one oracle judges them.
+"""Worlds: how scenes look and what they hold. Words mean the same in all worlds, so that one oracle judges them.
 
 `default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
 renderer: the difference between the two is that of the pixels alone, scene by scene. `shifted` looks like `second` and
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from schemas.errors import ConfigError
-from synthworld.attributes import CATEGORIES, COLOURS
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS
 
 DEFAULT_WORLD: Final = "default"
 Rgb = tuple[int, int, int]
@@ -123,5 +123,5 @@ def world_named(name: str) -> World:
         ConfigError: There is none of this name.
     """
     if name not in WORLDS:
-        raise ConfigError(f"there is no world {name!r}: one of {', '.join(WORLDS)} is allowed")
+        raise ConfigError(f"There is no world {name!r}. The worlds are {', '.join(WORLDS)}.")
     return WORLDS[name]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadGroupScheduling
+from xdist.workermanage import WorkerController
 
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 
@@ -26,17 +29,59 @@ settings.load_profile("untimed")
 
 PLUGINS = Path(__file__).parent / "plugins"
 RAY_CPUS = 2
+RAY_GROUP = "ray"
 # Who asks for one of these has a Ray on this machine, whether or not it is marked.
 RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
+# Tests that `make check` runs take less, measured on two quiet cores; what takes more is marked `slow`.
+SLOW_S = 1.0
+# A busy machine takes several times as long: only what takes far more is reported.
+REPORTED_S = 5 * SLOW_S
+UNBOUND = {"ray", "slow", "browser", "long"}
+_seconds: Counter[str] = Counter()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test that has a Ray to one of the parallel processes: two Rays at once starve each other."""
+    """Mark every test that has a Ray, and give them to one of the parallel processes: two Rays starve each other."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if item.get_closest_marker("ray") or fixtures & RAY_FIXTURES:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if RAY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group(RAY_GROUP))
+
+
+class ByFile(LoadGroupScheduling):
+    """Gives the tests of a file to one process, so that its fixtures are made once; the group with a Ray goes first."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if RAY_GROUP in self.workqueue:
+            # It takes longest by far, and decides when the other process may stop.
+            self.workqueue.move_to_end(RAY_GROUP, last=False)
+        super()._assign_work_unit(node)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return str(super()._split_scope(nodeid)).split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | None:
+    """Return the scheduler of `--dist loadgroup`."""
+    return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up what each test takes that has no marker for it."""
+    if not UNBOUND.intersection(report.keywords):
+        _seconds[report.nodeid] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that should be marked `slow`; none fails, for machines are noisy."""
+    late = {name: seconds for name, seconds in _seconds.items() if seconds > REPORTED_S}
+    if late:
+        terminalreporter.section(f"slow, and not marked so (above {SLOW_S:g} s on two quiet cores)")
+        for name, seconds in sorted(late.items(), key=lambda each: -each[1]):
+            terminalreporter.line(f"{seconds:6.1f} s  {name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,5 @@
-"""What reads the tables of a run: datasets, exports, imports, metrics and learners."""
+"""Users of a run's tables: datasets, exports, imports, metrics and learners."""
+
+if not __name__.startswith("pseudoris."):
+    # From a clone's root Python would find the folder, and run a second copy of every module.
+    raise ImportError("import pseudoris.training: 'training' alone is no package", name=__name__)

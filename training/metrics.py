@@ -1,7 +1,7 @@
-"""The figures of referring image segmentation, counted once and for all learners alike.
+"""The metrics of referring image segmentation, the same for all learners.
 
-Of each expression four whole numbers are kept: the pixels of intersection, of union, of the prediction, of the target.
-What the figures mean, and whose definition each is, stands at `SegmentationFigures`.
+For each expression four whole numbers are kept: the pixels of the intersection, the union, the prediction and the
+target. `SegmentationFigures` defines the figures and names the source of each definition.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class SegmentationMeter:
             ValueError: They are not bool, or of two shapes.
         """
         if predicted.dtype != torch.bool or target.dtype != torch.bool:
-            raise ValueError(f"masks of {predicted.dtype} and {target.dtype}: threshold them to bool first")
+            raise ValueError(f"The masks are {predicted.dtype} and {target.dtype}. Threshold them to bool first.")
         if predicted.shape != target.shape or predicted.ndim not in (2, 3):
             raise ValueError(
-                f"a prediction of shape {tuple(predicted.shape)} for a target of {tuple(target.shape)}: both must be "
-                "(T, H, W) or (H, W) in the pixels of the image"
+                f"The prediction has shape {tuple(predicted.shape)}, the target {tuple(target.shape)}. Both must be "
+                "(T, H, W) or (H, W), in pixels of the image."
             )
         guess, truth = (mask.reshape(-1, mask.shape[-2] * mask.shape[-1]) for mask in (predicted, target))
         counts = [(guess & truth).sum(1), (guess | truth).sum(1), guess.sum(1), truth.sum(1)]

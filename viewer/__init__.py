@@ -1,1 +1,5 @@
-"""Looking at a run: a folder of pages for a browser, read from tables through the store."""
+"""A run as web pages: read from its tables through the store."""
+
+if not __name__.startswith("pseudoris."):
+    # From a clone's root Python would find the folder, and run a second copy of every module.
+    raise ImportError("import pseudoris.viewer: 'viewer' alone is no package", name=__name__)

@@ -25,7 +25,7 @@ _LABEL_DEPTH_PX: Final = 18
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of a histogram: `part` of `whole` in the strong colour, and what a pointer on it is told."""
+    """One bar of a histogram: `part` of `whole` in the strong colour, and its tooltip."""
 
     whole: int
     part: int

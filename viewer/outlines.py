@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from store.rle import summarise_rle
+from pseudoris.store.tables.rle import summarise_rle
 
 # The longer side of every picture in the page's units, whatever its pixels: strokes and labels keep their size.
 FRAME: Final = 512
@@ -62,7 +62,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
     """
     height, width = size
     if min(size) < 1 or height * width > _MAX_PIXELS:
-        raise ValueError(f"a mask of {height} x {width} pixels; a picture has 1 to {_MAX_PIXELS:,}")
+        raise ValueError(f"The mask has {height} x {width} pixels. 1 to {_MAX_PIXELS:,} are allowed.")
     summarise_rle(height, width, counts)  # pycocotools would read past its buffers
     mask = coco.decode({"size": list(size), "counts": counts.encode("ascii")}).astype(np.bool_)
     mask = _resized(mask)

@@ -1,6 +1,6 @@
 """Templates, styles and scripts as whole pages: what stands in them is escaped, and a policy says what may run.
 
-Captions, keys and messages come from models and from strangers' files. They are escaped; should an escape ever fail,
+Captions, keys and messages come from models and from untrusted files. They are escaped; should an escape ever fail,
 the content security policy lets no script and no style count but the page's own, which it names by their digests, and
 no script can turn text into markup (trusted types).
 """
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import jinja2
 from markupsafe import Markup
 
-from viewer.records import mask_colours
+from pseudoris.viewer.image_cards import mask_colours
 
 GENERATOR: Final = "pseudoris"
 _STREAM_PIECES: Final = 64
@@ -37,7 +37,7 @@ def iter_page(
         scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("viewer"),
+        loader=jinja2.PackageLoader("pseudoris.viewer"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -96,4 +96,4 @@ def _colour_classes() -> str:
 
 
 def _resource(name: str) -> str:
-    return files("viewer").joinpath("templates", name).read_text(encoding="utf-8")
+    return files("pseudoris.viewer").joinpath("templates", name).read_text(encoding="utf-8")

@@ -16,17 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
-from store.draws import DrawCount, DrawKind, count_draws
-from store.location import RunLocation
-from store.reading import read_table
-from store.statistics import num_words
-from viewer.duplicates import DuplicateCounter, Duplicates
-from viewer.model import GallerySummary
-from viewer.reading import read_summary
-from viewer.sampling import CommittedShards, choose_shards
-from viewer.vocabulary import Growth, VocabularyGrowth
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.distributions import DrawCount, DrawKind, count_draws
+from pseudoris.store.reports.statistics import num_words
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.viewer.gallery_model import GallerySummary
+from pseudoris.viewer.gallery_sample import read_summary
+from pseudoris.viewer.shard_choice import CommittedShards, choose_shards
+from pseudoris.viewer.text_variety import DuplicateCounter, Duplicates, Growth, VocabularyGrowth
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
 # (measured on the demo's run: 7,125 in 0.3 s). Distinct texts and scores of so many are held, some hundred bytes each.

@@ -9,13 +9,23 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
-from store.draws import DrawCount
-from store.location import RunLocation
-from viewer.charts import Bar, Line, Marker, bar_labels, edge_labels, histogram, line_chart, share_bar, stacked_bar
-from viewer.duplicates import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD
-from viewer.gallery import INDEX_NAME, QUALITY_NAME
-from viewer.pages import iter_page
-from viewer.quality import SCORES, RunQuality, decoder_name
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.distributions import DrawCount
+from pseudoris.viewer.charts import (
+    Bar,
+    Line,
+    Marker,
+    bar_labels,
+    edge_labels,
+    histogram,
+    line_chart,
+    share_bar,
+    stacked_bar,
+)
+from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
+from pseudoris.viewer.pages import iter_page
+from pseudoris.viewer.quality import SCORES, RunQuality, decoder_name
+from pseudoris.viewer.text_variety import FRAME_WORDS, MAX_COMPARED, MIN_JACCARD
 
 _NUM_BINS: Final = 48
 _MAX_BARS: Final = 40

@@ -1,4 +1,4 @@
-"""An encoded image as a small picture of our own making: nothing of a stranger's file but its pixels."""
+"""A thumbnail of an encoded image, encoded anew: it takes nothing but the pixels of an untrusted file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from schemas.formats import IMAGE_FORMATS
+from pseudoris.schemas.source_settings import IMAGE_FORMATS
 
 # Twice what a card shows, for dense screens and for the larger view beside the grid.
 MAX_SIDE_PX: Final = 800

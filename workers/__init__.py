@@ -1,1 +1,5 @@
-"""The models at work: plain torch, no Ray; importable and benchmarkable without a cluster."""
+"""The models and stages, in plain torch without Ray: they can be imported and benchmarked without a cluster."""
+
+if not __name__.startswith("pseudoris."):
+    # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
+    raise ImportError("import pseudoris.workers: 'workers' alone is no package", name=__name__)

@@ -1,7 +1,7 @@
-"""Compiled forward passes over a fixed set of shapes (`compute.is_compiled`).
+"""Compiled forward passes for a fixed set of shapes (`compute.is_compiled`).
 
-A compiler makes one program a shape. Where the number of rows follows from the image, it is rounded up to one of a few
-*buckets*, so that the programs are a few and soon all made; what is computed for the rows added is thrown away.
+A compiler makes one program per shape. Where the number of rows depends on the image, it is rounded up to one of a few
+*buckets*, so that there are few programs, soon all compiled. Results for the added rows are dropped.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# Fewer rows than these take as long.
+# Smaller batches are not faster.
 _LEAST_ROWS = 64
-# Of one function: buckets up to millions of rows, for each kind of block.
+# Programs of one function: enough for buckets up to millions of rows, for each kind of block.
 _MAX_PROGRAMS = 128
 
 
 def _set_up() -> None:
-    """Make what is compiled follow from the shapes alone, whatever a process saw first.
+    """Make the compiled programs depend on the shapes alone, not on the order in which a process sees them.
 
-    By default torch compiles eight shapes of a function and runs all others as they are: which eight would follow from
-    the order of the work. And a kernel's form may be chosen by timing.
+    By default torch compiles eight shapes of a function and runs all others uncompiled, so the order of the work would
+    decide which eight. It may also choose kernels by timing.
 
     Raises:
-        ConfigError: This torch cannot be told not to.
+        ConfigError: This torch has no setting against it.
     """
-    # Here, because it takes as long to import as torch itself, and most processes compile nothing.
+    # Imported here: it takes as long to import as torch itself, and most processes compile nothing.
     import torch._dynamo
     import torch._inductor.config
 
@@ -40,14 +40,14 @@ def _set_up() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     if not hasattr(torch._inductor.config, "deterministic"):
         raise ConfigError(
-            f"compute.is_compiled=true, but torch {torch.__version__} chooses kernels by timing: install a later one, "
-            "or --set compute.is_compiled=false"
+            f"compute.is_compiled=true, but torch {torch.__version__} chooses kernels by timing: "
+            "install a later version, or --set compute.is_compiled=false"
         )
     torch._inductor.config.deterministic = True
 
 
 def bucket(count: int) -> int:
-    """Return the smallest number of rows that programs are made for and `count` fit in: 64, 96, 128, 192, 256, ..."""
+    """Return the smallest bucket that holds `count` rows: 64, 96, 128, 192, 256, ..."""
     size = _LEAST_ROWS
     while size < count:
         size *= 2
@@ -56,7 +56,7 @@ def bucket(count: int) -> int:
 
 
 def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Return rows (R, ...) with zeros behind them, (count, ...)."""
+    """Return rows (R, ...) followed by zeros, (count, ...)."""
     missing = count - len(rows)
     return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing)) if missing else rows
 
@@ -64,9 +64,9 @@ def padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 def compile_rows(
     function: Callable[[ModuleT, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Callable[[ModuleT, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return `function`, a pure one of a module and of rows (P, D) twice, compiled for each bucket of rows.
+    """Return `function` compiled for each bucket of rows; it must be pure and take a module and twice rows (P, D).
 
-    Modules of one kind and size share their programs: weights are arguments of these.
+    Modules of one kind and size share programs, because the weights are arguments of a program.
     """
     _set_up()
     program = torch.compile(function, dynamic=False)
@@ -80,6 +80,6 @@ def compile_rows(
 
 
 def compile_tower(tower: nn.Module) -> None:
-    """Compile a module's forward pass in place, a program for each shape that it is called with."""
+    """Compile a module's forward pass in place: one program for each shape that it is called with."""
     _set_up()
     tower.compile(dynamic=False)

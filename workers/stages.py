@@ -1,23 +1,119 @@
-"""The three stages of a run in their order: name, part of the config, and the engine behind each."""
+"""The three stages of a run in their order: name, part of the config, and the engine behind each.
+
+A model is replaced by a plug-in: a class that follows one of the three protocols below, found by its entry point.
+
+A plug-in package declares, for instance
+
+    [project.entry-points."pseudoris.captioners"]
+    blip = "my_package.blip:BlipCaptioner"
+
+and a run selects it with `--set captions.engine=blip`. Its own settings are in `captions.options`. It does its work on
+an image through `pseudoris.workers.faults.quarantine.apply_to_images`, which quarantines an image on which it raises.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from importlib.metadata import entry_points
+from typing import Any, Final, Protocol, cast
 
-from schemas.config import RunConfig
-from schemas.measures import LOAD_SECONDS, record
-from schemas.shard import Shard
-from workers import protocols
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.measures import LOAD_SECONDS, record
+from pseudoris.schemas.shard import Shard
 
 Stage = Callable[[Shard], Shard]
 
 
+STAGE_PROPOSE = "propose"
+STAGE_CAPTION = "caption"
+STAGE_FILTER = "filter"
+
+
+class Proposer(Protocol):
+    """Images in, masks out. The constructor loads the model; a call never changes its argument."""
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        """Load the model, or raise `ConfigError` with the remedy."""
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `masks` set on every image that is not quarantined."""
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return the sha256 of the weights that `config` names, without loading the model."""
+
+
+class Captioner(Protocol):
+    """Masks in, candidate expressions out."""
+
+    def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
+        """Load the model, or raise `ConfigError` with the remedy."""
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `expressions` set, unscored, equal texts of one mask merged."""
+
+    @classmethod
+    def weights_digest(cls, config: CaptionsConfig) -> str:
+        """Return the sha256 of the weights that `config` names, without loading the model."""
+
+
+class Scorer(Protocol):
+    """Candidate expressions in, the same expressions with scores and `kept` out."""
+
+    def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
+        """Load the model, or raise `ConfigError` with the remedy."""
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with every expression scored."""
+
+    @classmethod
+    def weights_digest(cls, config: FilterConfig) -> str:
+        """Return the sha256 of the weights that `config` names, without loading the model."""
+
+
+def find_proposer(config: MasksConfig) -> type[Proposer]:
+    """Return the proposer class that `masks.engine` names. Raises: ConfigError: none has that name."""
+    return cast(type[Proposer], _find("pseudoris.proposers", config.engine, "masks.engine"))
+
+
+def find_captioner(config: CaptionsConfig) -> type[Captioner]:
+    """Return the captioner class that `captions.engine` names. Raises: ConfigError: none has that name."""
+    return cast(type[Captioner], _find("pseudoris.captioners", config.engine, "captions.engine"))
+
+
+def find_scorer(config: FilterConfig) -> type[Scorer]:
+    """Return the scorer class that `filtering.engine` names. Raises: ConfigError: none has that name."""
+    return cast(type[Scorer], _find("pseudoris.scorers", config.engine, "filtering.engine"))
+
+
+def _find(group: str, name: str, setting: str) -> Any:
+    found = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none; is the package installed?"
+        raise ConfigError(f"{setting}={name!r}: no such engine in the entry points {group!r} (known: {known})")
+    try:
+        return found[name].load()
+    except ImportError as error:
+        hint = _new_name(error.name or "")
+        raise ConfigError(f"{setting}={name!r}: {found[name].value} cannot be imported: {error}{hint}") from error
+
+
+def _new_name(module: str) -> str:
+    """Return a hint if a plug-in imports `module` by its old name, without `pseudoris`."""
+    package, _, rest = module.partition(".")
+    if package not in ("schemas", "store", "workers"):
+        return ""
+    if module in ("workers", "workers.boundary"):
+        return "; import pseudoris.workers instead: apply_to_images is in pseudoris.workers.faults.quarantine"
+    return f"; import pseudoris.{package}{'.' if rest else ''}{rest} instead"
+
+
 @dataclass(frozen=True, slots=True)
 class StageKind:
-    """A stage: its name, the part of the config that is its own, and how its engine's class is found."""
+    """A stage: its name, its section of the config, and how to find the class of its engine."""
 
     name: str
     section: str
@@ -25,35 +121,41 @@ class StageKind:
     find: Callable[[Any], Any]
 
     def settings(self, config: RunConfig) -> Any:
-        """Return the stage's sub-model of the config."""
+        """Return the stage's section of the config."""
         return getattr(config, self.section)
 
     def build(self, config: RunConfig) -> Stage:
-        """Return the stage with its model loaded. Raises: ConfigError: it cannot be."""
+        """Return the stage with its model loaded. Raises: ConfigError: It cannot be loaded."""
         started = time.perf_counter()
         settings = self.settings(config)
         stage: Stage = self.find(settings)(settings, config.compute)
-        if self.name == protocols.STAGE_FILTER and config.composing is not None:
-            # Only here: readers and committers know the stages too, and the composer brings torch with all models.
-            from workers.composing.stage import ComposingStage
+        if self.name == STAGE_FILTER and config.composing is not None:
+            # Imported here, because readers and committers import this module too, and the composer imports torch and
+            # all models.
+            from pseudoris.workers.composing.composer import ComposingStage
 
             stage = ComposingStage(stage, config.composing)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 
     def weights_digest(self, config: RunConfig) -> str:
-        """Return the sha256 of the stage's weights. Raises: ConfigError: they are missing or others."""
+        """Return the sha256 of the stage's weights. Raises: ConfigError: They are missing, or not the expected ones."""
         settings = self.settings(config)
         return str(self.find(settings).weights_digest(settings))
 
 
 STAGES: Final = (
-    StageKind(protocols.STAGE_PROPOSE, "masks", "pseudoris.proposers", protocols.find_proposer),
-    StageKind(protocols.STAGE_CAPTION, "captions", "pseudoris.captioners", protocols.find_captioner),
-    StageKind(protocols.STAGE_FILTER, "filtering", "pseudoris.scorers", protocols.find_scorer),
+    StageKind(STAGE_PROPOSE, "masks", "pseudoris.proposers", find_proposer),
+    StageKind(STAGE_CAPTION, "captions", "pseudoris.captioners", find_captioner),
+    StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers", find_scorer),
 )
+# For each pool of `placement`, the stages that its actors hold.
+POOL_STAGES: Final = {
+    "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
+    **{stage.name: (stage.name,) for stage in STAGES},
+}
 
 
-def kinds_of(names: tuple[str, ...]) -> tuple[StageKind, ...]:
+def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
     """Return the stages of `names` in stage order."""
     return tuple(kind for kind in STAGES if kind.name in names)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
-from schemas.ids import mask_id, sha256_hex
-from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
+from pseudoris.schemas.ids import mask_id, sha256_hex
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
 
 _SAMPLES = (CaptionSample("masked", "top_k", 5, None, -0.5),)
 

@@ -1,4 +1,4 @@
-"""Braces and globs, with the shell's meaning, matched part by part so that a listing visits no folder in vain."""
+"""Braces and globs, as in the shell. Matched part by part, so that a listing skips folders that cannot match."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
 
 _MAGIC: Final = re.compile(r"[*?\[{]")
 _GLOB: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
-# Several times the tars of the largest public sets; more is a slip of the keyboard that would fill the memory.
+# Several times the tars of the largest public data sets; more is a typing error that would fill the memory.
 MAX_EXPANDED: Final = 200_000
 
 
@@ -36,20 +36,20 @@ def split_root(pattern: str) -> tuple[str, str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the words that `pattern` stands for, in order: `{a,b}` and `{000..123}`, nested and repeated.
+    """Return the words that `pattern` expands to, in order: `{a,b}` and `{000..123}`, nested and repeated.
 
     As in a shell: a range keeps the zeros of its first number, runs backwards if it says so, and a brace
-    with neither comma nor range stands for itself.
+    with neither comma nor range is kept as it is.
 
     Raises:
-        ConfigError: It stands for more than `MAX_EXPANDED` words.
+        ConfigError: It expands to more than `MAX_EXPANDED` words.
     """
     words: list[str] = []
     for word in _expand(pattern):
         words.append(word)
         if len(words) > MAX_EXPANDED:
             raise ConfigError(
-                f"the braces of {pattern!r} stand for more than {MAX_EXPANDED:,} names: give a folder or a glob"
+                f"the braces of {pattern!r} expand to more than {MAX_EXPANDED:,} names: give a folder or a glob"
             )
     return words
 
@@ -78,7 +78,7 @@ def _braces(pattern: str) -> Iterator[tuple[int, int]]:
 
 
 def _choices(inside: str) -> Iterator[str] | None:
-    """Return what a brace offers; None where it is none."""
+    """Return the choices of a brace; None if it is not a brace expression."""
     match = _RANGE.fullmatch(inside)
     if match:
         return _count(match[1], match[2])
@@ -102,7 +102,7 @@ def _count(first: str, last: str) -> Iterator[str]:
 class GlobPattern:
     """A glob over paths below a root: `*`, `?`, `[…]` within a name, `**` over any number of folders.
 
-    It names files, not folders, and a hidden name only where its own part begins with a dot.
+    It matches files, not folders, and a hidden name only if its own part begins with a dot.
 
     Attributes:
         parts: The pattern, split at `/`.
@@ -129,7 +129,7 @@ ALL_FILES: Final = GlobPattern(("**", "*"))
 
 def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> bool:
     if not path:
-        # A folder is worth a visit where the pattern goes on below it.
+        # A folder is visited if the pattern continues below it.
         return bool(parts) if is_folder else all(part == "**" for part in parts)
     if not parts:
         return False

@@ -1,4 +1,7 @@
-"""Losses on (crop, noisy caption) pairs. Nothing here sees the truth of a scene: only pixels and caption texts."""
+"""Losses on noisy captions: of (crop, caption) pairs, and for the scene CLIP of captions against objects and patches.
+
+No loss reads the truth of a scene, only pixels and caption texts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled`
     (B, B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): from the texts alone
-    nobody knows whether the longer also fits the other's crop, so that such pairs are no negatives.
+    it is unknown whether the longer also fits the other's crop, so such pairs are no negatives.
     """
     shared = content @ content.T
     count = content.sum(-1)
@@ -85,3 +88,35 @@ class TokenTap:
     def remove(self) -> None:
         """Unhooks."""
         self._handle.remove()
+
+
+def object_contrastive_loss(scores: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric cross-entropy of texts × objects scores (T, B), scaled: all that fits is positive.
+
+    `fits` and `unsettled` are those of `caption_relations`; a row's loss is the mean over its positives.
+    """
+    logits = scores.masked_fill(unsettled, float("-inf"))
+    return 0.5 * (_cross_entropy(logits, fits) + _cross_entropy(logits.T, fits.T))
+
+
+def pointing_loss(scores: torch.Tensor, own: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
+    """Return how far each caption's scores of its scene's patches are from pointing at its own object.
+
+    The negative log of the share of a softmax over the patches that lies on the caption's own, the mean over captions.
+
+    Args:
+        scores: (T, P), scaled cosines of each caption with the P patches of its scene.
+        own: (T, O) int64, the patches of the object that it was said of.
+        is_open: (T, P) bool, patches that are left out: they may be the object's too, or of one that the caption fits
+            as well. Those of `own` count all the same.
+    """
+    is_own = torch.zeros_like(is_open).scatter_(1, own, True)
+    own_scores = scores.masked_fill(~is_own, float("-inf")).logsumexp(1)
+    all_scores = scores.masked_fill(is_open & ~is_own, float("-inf")).logsumexp(1)
+    return (all_scores - own_scores).mean()
+
+
+def _cross_entropy(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-probability of the positives of each row."""
+    kept = torch.where(fits, logits.log_softmax(-1), torch.zeros_like(logits))
+    return -(kept.sum(-1) / fits.sum(-1).clamp(min=1)).mean()

@@ -1,4 +1,4 @@
-"""Batches of whole scenes with noisy captions, and what the captions say of one another and of the patches."""
+"""Batches of whole scenes with noisy captions, and how the captions relate to one another and to the patches."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from synthworld.captions import noisy_caption
-from synthworld.scenes import SCENE_SIZE_PX
-from synthworld.training.crops import normalise
-from synthworld.training.rendered import RenderedScenes
+from pseudoris.synthworld.noisy_captions import noisy_caption
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX
+from pseudoris.synthworld.training.caption_crops import normalise
+from pseudoris.synthworld.training.rendered_scenes import RenderedScenes
 
 # How far from its point an object may reach: what lies nearer is neither its patch for sure nor another's.
 REACH_PX = 36.0
@@ -26,7 +26,7 @@ class SceneBatch:
     Attributes:
         images: (B, 3, 192, 192) float, normalised.
         captions: (T) texts.
-        owners: (T,) int64, the image under which each stands.
+        owners: (T,) int64, the image of each.
         points: (T, 2) float, x and y in pixels: the middle of the object that each was said of.
     """
 

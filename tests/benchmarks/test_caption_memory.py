@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import caption_memory
-from schemas.config_loading import load_config
+from pseudoris.schemas.config_layers import load_config
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets a peak")
 
@@ -22,6 +22,7 @@ def test_a_measured_run_stays_within_its_budget():
     assert grown <= 256
 
 
+@pytest.mark.slow
 @needs_linux
 def test_a_run_over_its_budget_gives_no_row():
     config = load_config("tiny", assignments=[f"captions.cache_bytes={2**20}"])

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
+
 from benchmarks import captioner
 from benchmarks.authors_loop import AuthorsLoop
-from schemas.config_loading import load_config
-from workers.captions.engine import CachedEngine
-from workers.checkpoints.models import load_coca
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.checkpoints.models import load_coca
 
 
+@pytest.mark.slow
 def test_both_sides_draw_the_same_captions():
     config = captioner.one_crop_kind(load_config("tiny", assignments=["captions.max_length=8"]).captions)
     # In float64: in float32 the two orders of summation may flip a draw.
@@ -17,8 +20,8 @@ def test_both_sides_draw_the_same_captions():
     image = captioner.noise_crops(3, model.visual.image_size[0])
     image = replace(image, pixels=image.pixels.double())
     theirs = AuthorsLoop(model, special, config, seed=0).sample(image, 0)
-    drafts = CachedEngine(model, special, config, seed=0).drafts(image)
-    assert [draft.tokens for draft in drafts if draft.decoder.name != "beam"] == theirs
+    captions = CachedEngine(model, special, config, seed=0).generate(image)
+    assert [caption.tokens for caption in captions if caption.rule.name != "beam"] == theirs
     assert len(set(theirs)) > 5
 
 
@@ -30,6 +33,7 @@ def test_a_row_tells_how_many_captions_were_equal_and_how_fast_they_came():
     assert "of the pairs" in row.note
 
 
+@pytest.mark.slow
 def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
     config = load_config("tiny")
     timed, counted = captioner.measure(config, masks=[2, 3], steps=[4], timed_masks=2, repeats=1)

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import filter as filter_benchmark
-from schemas.config_loading import load_config
-from schemas.shard import ExpressionRecord
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import ExpressionRecord
 
 CONFIG = load_config("tiny", assignments=["captions.context_scales=[1.0]", "captions.max_length=8"])
 
 
+@pytest.mark.slow
 def test_both_filters_score_alike_and_the_note_gives_the_share():
     share, plain = filter_benchmark.measure(CONFIG, num_images=1, max_masks=2, repeats=1, caption_repeats=1)
     assert "% of the captioner" in share.note
@@ -42,6 +43,7 @@ def test_the_difference_is_the_largest_of_any_score():
     assert difference(scored(0.5, 0.25), scored(0.375, 0.25)) == 0.125
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_two_rows(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ["--images", "1", "--masks", "2", "--repeats", "1", "--caption-repeats", "1", "--json", str(path)]

@@ -16,7 +16,7 @@ from benchmarks.driver_queue import DriverQueue
 from benchmarks.fleet import Fleet, simulate
 from benchmarks.scale import plugin_environment, stand_in_config
 from benchmarks.scale_inputs import write_tables
-from pipeline.windows import WindowRule
+from pseudoris.pipeline.executor import WindowRule
 
 CALM = {"node_losses_per_h": 0.0, "driver_deaths_per_h": 0.0}
 
@@ -65,6 +65,7 @@ def test_each_window_pays_for_the_pools_once():
     assert spent.hours * 3600 == pytest.approx(4 * (60.0 + 25 * 100.0), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses_per_h", [0.5, 40.0], ids=["rare", "more often than a shard lasts"])
 def test_a_lost_node_loses_what_a_memoryless_loss_must(losses_per_h):
     runs = [

@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.authors_loop import AuthorsLoop
-from schemas.config_loading import load_config
+from pseudoris.schemas.config_layers import load_config
 
 ROOT = Path(__file__).parents[2]
 # What a bare GPU machine has not, and the engines must not ask for.
-ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "synthworld.train"]
+ABSENT = ["ray", "pyarrow", "s3fs", "typer", "jinja2", "pseudoris.synthworld.training"]
 
 
 @pytest.mark.long
@@ -42,6 +42,7 @@ def test_it_runs_on_a_cpu_without_ray_or_pyarrow_and_writes_the_devices_name(tmp
         assert row["case"] in done.stdout
 
 
+@pytest.mark.slow
 def test_engines_that_draw_other_captions_are_not_timed(monkeypatch):
     sample = AuthorsLoop.sample
     monkeypatch.setattr(AuthorsLoop, "sample", lambda self, *given: [(), *sample(self, *given)[1:]])

@@ -1,3 +1,5 @@
+"""Every benchmark of the folder is a part of `python -m benchmarks`."""
+
 from importlib.util import find_spec
 
 import pytest
@@ -24,6 +26,7 @@ def test_all_benchmarks_of_the_folder_are_parts():
     assert {"captioner", "masks", "crops", "filter", "pipeline", "gpu", "roofline"} <= everything.PARTS.keys()
 
 
+@pytest.mark.slow
 def test_a_part_is_a_process_of_its_own():
     assert everything.run("crops", ["--help"]) == 0
     assert everything.run("crops", ["--no-such-option"]) == 2

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import mask_sides, masks
 from benchmarks.mask_sides import Sides
-from schemas.config_loading import load_config
+from pseudoris.schemas.config_layers import load_config
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
 
@@ -47,6 +47,7 @@ def test_random_weights_leave_the_share_asked_for_and_smooth_masks():
     assert min(first.encoder_s, again.encoder_s) > 0
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"
     arguments = [f"--set={assignment}" for assignment in FEW_POINTS]

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from benchmarks import pipeline
-from benchmarks.bare_run import run_bare
-from schemas.config_loading import load_config
-from store.location import RunLocation
-from store.verify import verify_run
+from benchmarks.pipeline import run_bare
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
 
 
 def quick_config(**captions):

@@ -1,3 +1,5 @@
+"""Both sides are profiled by kind of operation."""
+
 import json
 
 import pytest
@@ -21,6 +23,7 @@ def test_operations_are_told_apart_by_their_names(name, kind):
     assert profile.kind_of(name) == kind
 
 
+@pytest.mark.slow
 def test_both_sides_of_captions_and_masks_are_profiled(tmp_path, capsys):
     path = tmp_path / "profile.json"
     profile.main(["--preset", "tiny", "--masks", "2", "--steps", "3", "--points", "4", "--json", str(path)])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import scale
-from benchmarks.processes import Sample, Usage, Watched
+from benchmarks.process_usage import Sample, Usage, Watched
 from benchmarks.scale import cost_of
 
 

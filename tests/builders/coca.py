@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from open_clip.coca_model import CoCa
 
-from schemas.config import CaptionsConfig, WeightsConfig
-from workers.captions.drafts import ImageCrops
-from workers.captions.vocabulary import SpecialTokens
+from pseudoris.schemas.config import CaptionsConfig, WeightsConfig
+from pseudoris.workers.captions.decoding_rules import ImageCrops
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 
 VOCABULARY = 40
 SPECIAL = SpecialTokens(sot=38, eos=39, pad=0)

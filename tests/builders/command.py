@@ -1,19 +1,25 @@
-"""The command line in a process of its own, as a user meets it."""
+"""The command line as a user meets it: in a process of its own, or in this one, which spares it the imports."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
-NUM_SCENES = 5
-# Shards of three: several of them, so that order and resume mean something.
-OPTIONS = ("--shard-size", "3", "--address", "local")
+from pseudoris.cli.main import main
+
+NUM_SCENES = 4
+WIDTH = "400"
+# In a process that has a Ray, that Ray.
+OPTIONS = ("--address", "local")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,23 @@ class TinyRun:
 def pseudoris(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command and return what it printed, wide enough that no line is folded."""
     return subprocess.run(_command(arguments), capture_output=True, text=True, check=False, cwd=cwd, env=_environment())
+
+
+def pseudoris_here(*arguments: str, cwd: Path | str = ".") -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, and return what it printed; log records are pytest's, an open Ray is joined."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    words = ["pseudoris", *arguments]
+    with redirect_stdout(out), redirect_stderr(err), chdir(cwd), patch.dict(os.environ, COLUMNS=WIDTH):
+        try:
+            with patch.object(sys, "argv", words):
+                main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def start_pseudoris(*arguments: str) -> subprocess.Popen[str]:
@@ -53,8 +76,9 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 180.0) -> None:
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "cli", *arguments]
+    return [sys.executable, "-m", "pseudoris", *arguments]
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(Path(__file__).parents[2])}
+    search_path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "COLUMNS": WIDTH, "PYTHONPATH": search_path}

@@ -14,14 +14,13 @@ import signal
 import sys
 from collections.abc import Iterator
 
-import store.plan
-from pipeline import resuming
-from pipeline.running import annotate
-from pipeline.starting import Start
-from pipeline.summary import Planned, RunEvent
-from schemas.placement import PoolConfig
-from store import planning
-from store.sources import Source, SourceItem
+from pseudoris.pipeline import annotation
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.schemas.placement import PoolConfig
+from pseudoris.store.runs import plan, shard_assignment
+from pseudoris.store.runs.events import Planned, RunEvent
+from pseudoris.store.sources import Source, SourceItem
 from tests.builders.runs import stub_config
 
 RETRY_FAILED = "--retry-failed"
@@ -33,15 +32,15 @@ def main() -> None:
     if die_at == "plan":
         _die_in_the_listing(after=13)
     if die_at == "header":
-        planning.create_header = lambda location, header: _die()
+        shard_assignment.create_header = lambda location, header: _die()
     config = stub_config(f"placement.address={address}", *assignments)
 
     def on_event(event: RunEvent) -> None:
         if isinstance(event, Planned) and die_at == "planned":
             _die()
 
-    start = Start(is_retry=RETRY_FAILED in words)
-    summary = annotate(source, out, config, start=start, on_event=on_event)
+    options = RunOptions(is_retry=RETRY_FAILED in words)
+    summary = annotate(source, out, config, options=options, on_event=on_event)
     left = {
         "interrupted": summary.interrupted,
         "shards": summary.totals.shards,
@@ -53,14 +52,14 @@ def main() -> None:
 
 def _die_in_the_listing(*, after: int) -> None:
     # Two shards of four a part: with the thirteenth image the first part is full and written, the others are not.
-    store.plan.MAX_SHARDS_PER_PART = 2
-    listed = resuming.list_on_cluster
+    plan.MAX_SHARDS_PER_PART = 2
+    listed = annotation.list_on_cluster
 
     def list_and_die(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
         yield from itertools.islice(listed(source, pool), after)
         _die()
 
-    resuming.list_on_cluster = list_and_die
+    annotation.list_on_cluster = list_and_die
 
 
 def _die() -> None:

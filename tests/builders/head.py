@@ -20,8 +20,8 @@ from pathlib import Path
 from tests.builders.command import wait_for
 
 ROOT = Path(__file__).parents[2]
-# Beside the interpreter: a test's PATH need not know the environment.
-RAY = str(Path(sys.executable).parent / "ray")
+# The `ray` command of this environment: a test's PATH need not know it.
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # Above the ports of Ray's workers, below those that the kernel picks for connections: a head binds some of its ports
 # seconds after they were found free, and ends where another process has taken one since.
 QUIET_PORTS = range(20_000, 32_768)
@@ -49,7 +49,7 @@ class Head:
         """Run the `ray` command against it, from the repository's root, and return what it printed."""
         environment = {**os.environ, **self.environment, "RAY_ADDRESS": self.jobs_url, "COLUMNS": "400"}
         return subprocess.run(
-            [RAY, *arguments],
+            [*RAY, *arguments],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -57,6 +57,17 @@ class Head:
             check=False,
             timeout=timeout_s,
         )
+
+
+def ray_from(folder: Path) -> tuple[str, ...]:
+    """Return the `ray` command with an interpreter whose path is as plain as `folder`'s.
+
+    `ray start` hands the path of its interpreter to a shell unquoted, to serve `ray://` clients. A space in the
+    path ends that server at once, and the node with it. Python takes a link to an environment for the environment.
+    """
+    link = folder / "environment"
+    link.symlink_to(sys.prefix)
+    return (str(link / Path(sys.executable).relative_to(sys.prefix)), *RAY[1:])
 
 
 def start_arguments(temp: Path | None, ports: Mapping[str, int], *, num_cpus: int) -> list[str]:
@@ -110,7 +121,9 @@ def running_head(*, num_cpus: int = 2, environment: Mapping[str, str] | None = N
     shared["RAY_metrics_report_interval_ms"] = "1000"
     with (temp / "log").open("w") as log:
         process = subprocess.Popen(
-            [RAY, *arguments, "--block"],
+            [*ray_from(temp), *arguments, "--block"],
+            # Jobs run where the head was started, and Python looks there first: not in a clone, as no node's is one.
+            cwd=temp,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **shared, **(environment or {})},

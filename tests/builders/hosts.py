@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.builders.head import ray_from
 
 _NETWORK = "10.213.77"
 _PORT = 6379
@@ -78,10 +80,12 @@ def ray_hosts(num_workers: int, *, num_cpus: int = 2) -> Iterator[Hosts]:
         _run("link", "set", f"{tag}b", "up")
         for number in range(num_workers + 1):
             _add_host(hosts, tag, number)
-        head = ("--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
-        _start_node(hosts, 0, *head)
+        ray = ray_from(folder)
+        temp = folder / "r"
+        head = ("--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temp}")
+        _start_node(hosts, 0, ray, *head)
         for number in range(1, num_workers + 1):
-            _start_node(hosts, number, f"--address={hosts.address}", f"--num-cpus={num_cpus}")
+            _start_node(hosts, number, ray, f"--address={hosts.address}", f"--num-cpus={num_cpus}")
             # One after the other: they share this machine's disk, where two at once take the same socket's name.
             _await_nodes(hosts, number + 1)
         yield hosts
@@ -110,11 +114,10 @@ def _add_host(hosts: Hosts, tag: str, number: int) -> None:
         _run("-n", name, *words)
 
 
-def _start_node(hosts: Hosts, number: int, *words: str) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
+def _start_node(hosts: Hosts, number: int, ray: Sequence[str], *words: str) -> None:
     command = hosts.command(
         number,
-        ray,
+        *ray,
         "start",
         "--block",
         f"--node-ip-address={_NETWORK}.{number + 1}",

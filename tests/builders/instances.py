@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from workers.masks import rle
-from workers.masks.prior_files import read_instance_table
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.instance_files import read_instance_table
 
 SIZE = (20, 30)
 BOX = (4, 5, 14, 12)

@@ -13,11 +13,11 @@ from dataclasses import asdict
 
 import ray
 
-from pipeline.metering import Meter
-from pipeline.metrics import METRICS
-from pipeline.running import annotate
-from pipeline.summary import Committed, RunEvent
-from schemas.config_loading import load_config
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.meters import Meter
+from pseudoris.pipeline.metrics import METRICS
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.runs.events import Committed, RunEvent
 
 # Of the label of a run that records each metric once, whatever happens to happen in a real one.
 ALL_NAMES = "all-names"

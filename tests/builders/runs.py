@@ -6,9 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from schemas.tables import SCHEMAS
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import list_commits, read_receipts
 from tests.builders.images import png
 
 STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub")
@@ -32,6 +35,12 @@ def write_source(folder: Path, num_images: int = 18) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def all_receipts(location: RunLocation) -> list[Receipt]:
+    """Return every receipt, including replaced generations, ordered by shard, then generation."""
+    commits = sorted((shard, generation) for shard, generation, _ in list_commits(location))
+    return list(read_receipts(location, commits))
 
 
 def part_digests(out: Path) -> dict[str, str]:

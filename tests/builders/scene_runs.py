@@ -10,22 +10,21 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from schemas.config_loading import config_hash, load_config
-from schemas.ids import image_id, mask_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.run import RunHeader
-from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
-from store.commit import commit_shard
-from store.header import create_header
-from store.location import RunLocation
-from store.plan import read_shard_plan, write_plan
-from synthworld.attributes import COLOURS
-from synthworld.demo import scene_truth
-from synthworld.grammar import Description, realise
-from synthworld.render import render
-from synthworld.scenes import Scene, Split, make_scene
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.synthworld.attributes import COLOURS
+from pseudoris.synthworld.demo import scene_truth
+from pseudoris.synthworld.grammar import Description, realise
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.workers.masks import rle
 from tests.store.builders import make_identity
-from workers.masks import rle
 
 DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))
 # What becomes of an image of a scene; the default annotates it.

@@ -6,19 +6,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from schemas.config import RunConfig
-from schemas.config_loading import config_hash, load_config
-from schemas.keeping import LISTENER_COLUMNS
-from schemas.plan import PlanEntry
-from schemas.run import Identity, Receipt, RunHeader
-from schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
-from store.commit import commit_shard
-from store.gc import run_gc
-from store.header import create_header
-from store.location import RunLocation
-from store.manifest import write_manifest
-from store.plan import read_shard_plan, write_plan
-from store.refiltering import writer_versions
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.store.runs.refilter import writer_versions
 from tests.store.builders import empty, make_entries, make_mask, quarantined
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")

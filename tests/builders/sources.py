@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.ids import image_id
-from schemas.plan import PlanEntry
-from store.sources.items import SourceItem
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.store.sources.items import SourceItem
 
 
 def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:

@@ -7,10 +7,13 @@ import signal
 
 import pyarrow.dataset as ds
 import pytest
+import ray
 
-from cli.annotate import resolve
-from schemas.tables import SCHEMAS
-from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris, start_pseudoris, wait_for
+from pseudoris.cli.annotate import resolve
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.synthworld.demo import write_demo
+from tests.builders.command import NUM_SCENES, OPTIONS, pseudoris_here, start_pseudoris, wait_for
+from tests.builders.runs import SMALL, STUBS, write_source
 
 pytestmark = pytest.mark.ray
 NUM_BROKEN = 5
@@ -27,7 +30,7 @@ def test_the_summary_counts_images_masks_candidates_and_quarantine(tiny_run):
     assert f"{NUM_SCENES + NUM_BROKEN} of {NUM_SCENES + NUM_BROKEN}: {NUM_SCENES} annotated" in printed
     assert f"{NUM_BROKEN} quarantined" in printed
     assert "empty_file" in printed
-    assert all(word in printed for word in ("masks", "candidates", "kept expressions", "images/s", "seconds a stage"))
+    assert all(word in printed for word in ("masks", "candidates", "kept expressions", "images/s", "seconds per stage"))
     assert str(tiny_run.out / "expressions") in printed
 
 
@@ -52,23 +55,23 @@ def test_every_mask_has_44_draws_among_its_candidates(tiny_run):
     assert max(draws.values()) == 44
 
 
-def test_the_same_command_again_touches_nothing(tiny_run):
+def test_the_same_command_again_touches_nothing(ray_session, tiny_run):
     before = digests(tiny_run.out)
-    again = pseudoris("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
+    again = pseudoris_here("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS)
     assert again.returncode == 0, again.stderr
     assert digests(tiny_run.out) == before
 
 
-def test_another_seed_on_the_same_output_is_refused_by_name(tiny_run):
-    refused = pseudoris("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS, "--set", "compute.seed=7")
+def test_another_seed_on_the_same_output_is_refused_by_name(ray_session, tiny_run):
+    refused = pseudoris_here("annotate", str(tiny_run.source), str(tiny_run.out), *OPTIONS, "--set", "compute.seed=7")
     assert refused.returncode == 2
     assert "compute.seed" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_run, tmp_path):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(ray_session, tiny_run, tmp_path):
     out = tmp_path / "new"
-    dry = pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
+    dry = pseudoris_here("annotate", str(tiny_run.source), str(out), *OPTIONS, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert all(word in dry.stdout for word in ("shards", "actors", "sha256", "estimated output"))
     assert not out.exists()
@@ -86,20 +89,31 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_run, tmp_path):
         (("{source}", "out", "--set", "placement.fused.num_cpus=4096"), "4096"),
     ],
 )
-def test_a_users_mistake_is_one_message_without_a_traceback(tiny_run, tmp_path, arguments, message):
-    words = [word.format(source=tiny_run.source) for word in arguments]
+def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tmp_path, arguments, message):
+    words = [word.format(source=write_source(tmp_path / "in", num_images=1)) for word in arguments]
     options = () if "--address" in words else OPTIONS
-    failed = pseudoris("annotate", *words, *options, cwd=tmp_path)
+    failed = pseudoris_here("annotate", *words, *options, cwd=tmp_path)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "secret" not in failed.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes(tiny_run, tmp_path, signal_number):
+@pytest.mark.parametrize(
+    ("signal_number", "is_stub"), [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.long)]
+)
+def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes(
+    ray_session, tmp_path, signal_number, is_stub
+):
     out = tmp_path / "out"
-    arguments = ("annotate", str(tiny_run.source), str(out), *OPTIONS, "--limit", "4")
+    if is_stub:
+        source = write_source(tmp_path / "in", num_images=9)
+        slow = (*STUBS, *SMALL, "masks.options={sleep_s: 0.2}")
+        options = ["--address", ray.get_runtime_context().gcs_address, *(f"--set={each}" for each in slow)]
+    else:
+        source = write_demo(tmp_path / "in", num_scenes=NUM_SCENES)
+        options = [*OPTIONS, "--limit=4", "--shard-size=3"]
+    arguments = ("annotate", str(source), str(out), *options)
     process = start_pseudoris(*arguments)
     # The header stands, so Ray runs and shards are about to start; before it, `to resume` holds as well.
     wait_for(lambda: (out / "_run.json").exists())
@@ -108,14 +122,14 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
     assert process.returncode == 130, printed
     assert "to resume run the same command again" in printed
     assert "Traceback" not in printed
-    again = pseudoris(*arguments)
+    again = pseudoris_here(*arguments)
     assert again.returncode == 0, again.stderr
-    assert pseudoris("verify", str(out)).returncode == 0
+    assert pseudoris_here("verify", str(out)).returncode == 0
 
 
-def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(tiny_run, tmp_path):
-    out = tmp_path / "out"
-    process = start_pseudoris("annotate", str(tiny_run.source), str(out), *OPTIONS)
+def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(tmp_path):
+    source, out = write_source(tmp_path / "in", num_images=1), tmp_path / "out"
+    process = start_pseudoris("annotate", str(source), str(out), *OPTIONS)
     wait_for(lambda: (out / "_lock").exists())
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=120)

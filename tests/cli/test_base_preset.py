@@ -6,11 +6,11 @@ import pyarrow.dataset as ds
 import pytest
 import torch
 
-from schemas.config_loading import load_config
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.checkpoints.openclip import build_clip, build_coca
+from pseudoris.workers.checkpoints.sam import build_sam
 from tests.builders.command import pseudoris
 from tests.builders.images import png
-from workers.checkpoints.openclip import build_clip, build_coca
-from workers.checkpoints.sam import build_sam
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 

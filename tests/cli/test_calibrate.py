@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.config_loading import load_config
-from schemas.errors import ConfigError
-from schemas.shard import SOURCE_COMPOSER
-from store.location import RunLocation
+from pseudoris.cli.main import app
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.store.location import RunLocation
+from tests.builders.command import pseudoris_here
 from tests.builders.scene_runs import said, scene_run, scenes, scored, truth_bytes
 
 KNOWN = scenes(8)
@@ -55,43 +54,43 @@ def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     assert config.filtering.confidence.needs_listener
     assert config.filtering.tau == 0.0
     assert config.filtering.keep[0].column == "confidence"
-    assert ("of the objects" in found.output) == bool(truth)
+    assert ("; accuracy" in found.output) == bool(truth)
     assert "on these 8 images it keeps" in found.output
 
 
 def test_what_cannot_be_reached_is_said(demo):
     found = invoke(demo / "run", "--truth", "synthworld", "--coverage", 1.0, "--images", 4)
-    assert "no bounds reach that coverage and yield" in found.output
+    assert "No bounds reach this coverage and yield" in found.output
     assert "on these 4 images" in found.output
 
 
 def test_a_yield_that_cannot_be_reached_without_a_truth_is_said(demo):
     found = invoke(demo / "run", "--yield", 50)
-    assert "no bounds reach a yield of 50: the nearest is " in found.output
-    assert "At most 3 are kept of what was drawn for a mask" in found.output
-    assert ", of about 50 wanted" in found.output
+    assert "No bounds reach a yield of 50. The nearest is " in found.output
+    assert "at most 3 captions per mask are kept" in found.output
+    assert " (wanted: about 50)" in found.output
     near = invoke(demo / "run", "--yield", 1)
-    assert "no bounds reach" not in near.output
-    assert ", of about 1 wanted" in near.output
+    assert "No bounds reach" not in near.output
+    assert " (wanted: about 1)" in near.output
 
 
 def test_without_a_truth_what_was_composed_is_of_the_yield(tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))
     scene_run(run, KNOWN, source=str(tmp_path / "images"), change=lambda image: composed(scored(image), a_mask=2))
     told = invoke(tmp_path / "run", "--yield", 3).output
-    assert "no bounds reach" not in told
+    assert "No bounds reach" not in told
     assert float(told.split("it keeps ")[1].split()[0]) == pytest.approx(3, abs=0.3)
     least = invoke(tmp_path / "run", "--yield", 1)
-    assert "no bounds reach a yield of 1: the nearest is 2." in least.output
-    assert "what was composed or written by a person is kept in any case" in least.output
+    assert "No bounds reach a yield of 1. The nearest is 2." in least.output
+    assert "Composed and human expressions are always kept" in least.output
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "{tmp}/no/x.yaml"], "there is no folder .*/no for x.yaml: make it first"),
-        (["--to", "{tmp}"], "is a folder: name a file in it"),
-        (["--coverage", "0.65"], "--coverage 0.65 is of a truth's objects: give --truth too, or leave it out"),
+        (["--to", "{tmp}/no/x.yaml"], "The folder .*/no for x.yaml does not exist. Create it first"),
+        (["--to", "{tmp}"], "is a folder. Give a file name in it"),
+        (["--coverage", "0.65"], "--coverage 0.65 needs --truth. Give --truth, or leave --coverage out"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_read(tmp_path, words, message):
@@ -107,8 +106,6 @@ def test_a_file_that_cannot_be_written_is_one_message(demo):
 
 
 def test_a_mistake_ends_in_one_message(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "calibrate", str(tmp_path / "none")], capture_output=True, text=True, check=False
-    )
+    done = pseudoris_here("calibrate", str(tmp_path / "none"))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.console import PrintableFormatter, command, format_bytes, format_seconds, path_lines, printable
+from pseudoris.cli.console import (
+    PrintableFormatter,
+    command,
+    format_bytes,
+    format_seconds,
+    path_lines,
+    printable,
+)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.destinations import check_apart, training_folder
-from schemas.errors import ConfigError
-from store.location import RunLocation
+from pseudoris.cli.destinations import check_apart, training_folder
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from store.location import RunLocation
 )
 def test_the_runs_own_folders_are_refused(tmp_path, folder):
     run = RunLocation.open(str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"--report .* is a folder of the run itself"):
+    with pytest.raises(ConfigError, match=r"--report .* is inside the run"):
         check_apart(run, RunLocation.open(f"{tmp_path}/run{folder}"), option="--report")
 
 
@@ -30,5 +30,5 @@ def test_a_training_may_lie_beside_the_runs_that_it_reads_and_keeps_its_path(tmp
 def test_a_link_into_a_run_is_seen_through(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"--out .* is a folder of the run itself"):
+    with pytest.raises(ConfigError, match=r"--out .* is inside the run"):
         training_folder(str(tmp_path / "link"), [str(tmp_path / "other"), str(tmp_path / "run")])

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from cli.doctor import run_checks
-from schemas.config_loading import load_config
-from synthworld.demo import write_demo
+from pseudoris.cli.doctor import run_checks
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import pseudoris
 
 
+@pytest.mark.slow
 def test_the_embedded_preset_is_healthy_here(tmp_path):
     source = write_demo(tmp_path / "source", num_scenes=1)
     shown = pseudoris("doctor", str(source), str(tmp_path / "out"))
@@ -59,4 +60,4 @@ def test_a_torchvision_that_does_not_fit_its_torch_is_a_line_and_no_traceback(mo
     monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
     check = next(run_checks(load_config("tiny"), source=None, out=None))
     assert not check.is_ok
-    assert "must be a matching pair" in check.detail
+    assert "Install matching versions" in check.detail

@@ -1,4 +1,4 @@
-"""`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_estimating.py`."""
+"""`pseudoris estimate`: what of it is shown; the sample itself is `tests/pipeline/test_sample_run.py`."""
 
 import dataclasses
 import io
@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cli.estimate import estimate_view
-from cli.main import app
-from pipeline.extrapolation import Estimate, Interval
+from pseudoris.cli.estimate import estimate_view
+from pseudoris.cli.main import app
+from pseudoris.pipeline.extrapolation import Estimate, Interval
 
 
 def found(**changes):
@@ -47,13 +47,13 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         "/photos: estimate",
         "images 1,200,000 in 4,688 shards",
         "sample 200 images in 8 shards, on cpu",
-        "speed 12.3 (11 to 13.5) images/s a GPU, models loaded",
-        "models 1 min 15 s until they are loaded, once an actor, on top",
+        "speed 12.3 (11 to 13.5) images/s per GPU, once models are loaded",
+        "models 1 min 15 s to load the models, in addition, once per actor",
         "hours 6.75 (6.2 to 7.6) on 4 GPUs",
         "GPU hours 27 (24.8 to 30.4)",
         "output 2.0 GiB (1.0 GiB to 3.0 GiB)",
         "quarantined 1.5% (0.0% to 4.0%)",
-        "seconds an image propose 0.050, caption 0.020",
+        "seconds per image propose 0.050, caption 0.020",
     ):
         assert line in shown
 
@@ -74,7 +74,7 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch):
         on_progress(1, 2)
         return found()
 
-    monkeypatch.setattr("pipeline.estimating.estimate", run_sample)
+    monkeypatch.setattr("pseudoris.pipeline.sample_run.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
     result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)
     assert asked == {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.progress import Progress
 from typer.testing import CliRunner
 
-from cli.evaluate import beside, open_truth
-from cli.main import app
-from schemas.errors import ConfigError
-from store.header import require_header
-from store.location import RunLocation
+from pseudoris.cli.main import app
+from pseudoris.cli.named_truth import beside, open_truth
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, scene_run, scenes, truth_bytes
@@ -83,6 +82,7 @@ def test_the_truth_may_be_named(demo, tmp_path, monkeypatch):
     assert json.loads(named)["sets"] == json.loads(here)["sets"] == json.loads(found)["sets"]
 
 
+@pytest.mark.slow
 def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
     annotation, images = write_small_refer(tmp_path)
     out = RunLocation.open(str(tmp_path / "human"))
@@ -107,7 +107,7 @@ def test_a_missing_truth_is_named_with_the_remedy(demo, tmp_path):
     message = fails(demo / "run", "--truth", f"synthworld:{tmp_path / 'none.json'}")
     assert f"no truth of the synthetic world at {tmp_path / 'none.json'}" in message
     assert "--truth synthworld:FILE" in message
-    assert "python -m synthworld.demo" in message
+    assert "python -m pseudoris.synthworld.demo" in message
 
 
 def test_a_run_whose_source_has_no_truth_beside_it_names_where_it_was_looked_for(tmp_path):
@@ -131,8 +131,9 @@ def test_the_worlds_file_without_its_prefix_is_named_with_it(demo, tmp_path):
     assert "pseudoris import" in message
 
 
+@pytest.mark.slow
 def test_a_truth_that_is_no_import_and_one_without_a_common_image_are_refused(demo, tmp_path):
-    assert "is a run that `pseudoris annotate` made" in fails(demo / "run", "--truth", demo / "run")
+    assert "is a run of `pseudoris annotate`, not human" in fails(demo / "run", "--truth", demo / "run")
     annotation, images = write_small_refer(tmp_path)
     import_small(annotation, images, RunLocation.open(str(tmp_path / "human")))
     message = fails(demo / "run", "--truth", tmp_path / "human")
@@ -142,7 +143,7 @@ def test_a_truth_that_is_no_import_and_one_without_a_common_image_are_refused(de
 
 
 def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(demo):
-    assert "is a folder of the run itself" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
+    assert "is inside the run" in fails(demo / "run", "--truth", "none", "--report", demo / "run" / "masks")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="nothing can be created in Linux' /proc")
@@ -150,7 +151,7 @@ def test_a_report_into_the_runs_own_folder_is_refused_before_anything_is_read(de
 def test_a_report_where_nothing_can_be_created_is_one_message(demo, folder):
     message = fails(demo / "run", "--truth", "synthworld", "--report", folder)
     assert message.startswith(f"cannot write {folder}/evaluation.md: ")
-    assert "name another place" in message
+    assert "name another location" in message
 
 
 def test_without_a_truth_the_usage_is_shown(demo):
@@ -175,10 +176,11 @@ def test_the_truth_is_looked_for_beside_the_images(source, address):
 
 def test_a_bucket_as_a_whole_has_nothing_beside_it(demo):
     header = require_header(RunLocation.open(str(demo / "run"))).model_copy(update={"source": "s3://bucket"})
-    with Progress(disable=True) as progress, pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
-        open_truth("synthworld", header, progress)
+    with pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
+        open_truth("synthworld", header)
 
 
+@pytest.mark.slow
 def test_run_truth_and_report_may_lie_in_a_bucket(s3_server, s3_bucket, monkeypatch, demo):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
     client = s3_server.client()

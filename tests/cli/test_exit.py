@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import scored_run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux' /proc")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="th
 COUNTED = """
 import os, sys, time
 import numpy, pyarrow.parquet, pycocotools.mask
-from cli.main import app
+from pseudoris.cli.main import app
 from typer.testing import CliRunner
 before = len(os.listdir("/proc/self/task"))
 if sys.argv[1] == "arrow":
@@ -48,6 +48,7 @@ def out(tmp_path_factory):
     return str(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -64,6 +65,7 @@ def test_no_file_is_left_with_arrows_threads(out, command):
     assert threads_left(*(word.replace("OUT", out) for word in command.split())) == 0
 
 
+@pytest.mark.slow
 def test_the_count_sees_arrows_threads(out):
     part = next(Path(out, "expressions").glob("*.parquet"))
     assert threads_left("arrow", str(part)) > 0

@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from tests.builders.command import pseudoris
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from tests.builders.command import pseudoris_here
 from tests.store.builders import commit, start_run
 from tests.training.exports.builders import build_run, jpeg
 
@@ -34,7 +34,7 @@ def test_a_finished_run_is_written_read_back_and_summed_up(out, tmp_path):
     commit(location, header, 2)
     result = invoke(str(out), str(tmp_path / "export"), "--format", "parquet")
     assert result.exit_code == 0, result.output
-    assert "written and read back" in result.output
+    assert "written, and checked by reading it back" in result.output
     assert "12 of 12 planned" in result.output
     assert ds.dataset(tmp_path / "export" / "expressions").count_rows() == 18
 
@@ -48,16 +48,16 @@ def test_an_unfinished_run_is_refused_unless_what_there_is_is_wanted(out, tmp_pa
 
 @pytest.mark.parametrize("inside", ["", "masks", "export"])
 def test_a_destination_in_the_run_is_refused(out, inside):
-    with pytest.raises(ConfigError, match="lies in the run"):
+    with pytest.raises(ConfigError, match="is inside the run"):
         invoke(str(out), str(out / inside), "--partial")
 
 
 def test_mistakes_are_messages_with_exit_code_two(out, tmp_path):
     for arguments, message in [
         ((str(tmp_path / "nowhere"), str(tmp_path / "export")), "there is no run"),
-        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "no export format 'yolo'"),
+        ((str(out), str(tmp_path / "export"), "--format", "yolo"), "'yolo' is not one of 'parquet'"),
     ]:
-        failed = pseudoris("export", *arguments)
+        failed = pseudoris_here("export", *arguments)
         assert failed.returncode == 2
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
@@ -88,7 +88,7 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     assert result.exit_code == 0, result.output
     # Lines break where the console ends.
     output = " ".join(result.output.split())
-    assert "written and read back" in output
+    assert "written, and checked by reading it back" in output
     assert "3 images without a mask" in output
     assert "is the run's" in output or "are the run's" in output
 
@@ -114,10 +114,10 @@ def test_names_reach_the_format_and_the_length_stands_on_a_line_of_its_own(pictu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "parquet", "--max-tokens", "17"), "--format parquet has no use for --max-tokens.*refer"),
-        (("--format", "cris", "--split-by", "unc"), "--format cris has no use for --split-by"),
-        (("--format", "refer", "--merge-images", "x"), "belong to --merge-human FOLDER"),
-        (("--format", "refer", "--merge-human", "nowhere"), r"one refs\(…\)\.p is wanted, found none"),
+        (("--format", "parquet", "--max-tokens", "17"), "--format parquet does not use --max-tokens.*refer"),
+        (("--format", "cris", "--split-by", "unc"), "--format cris does not use --split-by"),
+        (("--format", "refer", "--merge-images", "x"), "need --merge-human FOLDER"),
+        (("--format", "refer", "--merge-human", "nowhere"), r"must have one refs\(…\)\.p\. Found none"),
     ],
 )
 def test_an_option_that_means_nothing_there_is_refused(pictures, tmp_path, arguments, message):
@@ -133,13 +133,13 @@ def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, h
     assert result.exit_code == 0, result.output
     assert re.search(r"references of val +2", result.output)
     assert re.search(r"references of train +\d", result.output)
-    with pytest.raises(ConfigError, match="holds no reference of testB; its splits are: val"):
+    with pytest.raises(ConfigError, match=r"has no reference of testB\. Its splits are: val"):
         invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-splits", "testB")
 
 
 def test_one_of_several_refs_files_is_to_be_named(pictures, human, tmp_path):
     (human / "refcoco" / "refs(google).p").write_bytes((human / "refcoco" / "refs(unc).p").read_bytes())
     merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
-    with pytest.raises(ConfigError, match=r"found refs\(google\)\.p, refs\(unc\)\.p: name it by --merge-split-by"):
+    with pytest.raises(ConfigError, match=r"Found refs\(google\)\.p, refs\(unc\)\.p. Choose one with --merge-split-by"):
         invoke(str(pictures), str(tmp_path / "x"), *merging)
     assert invoke(str(pictures), str(tmp_path / "x"), *merging, "--merge-split-by", "google").exit_code == 0

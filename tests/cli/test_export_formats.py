@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 from tests.training.exports.builders import build_run
 from tests.training.exports.loading import LOADERS
 
@@ -28,7 +28,7 @@ def invoke(*arguments: str):
 def test_the_user_is_told_what_was_written_left_out_and_checked(name, out, tmp_path):
     result = invoke(out, str(tmp_path / "export"), "--format", name, "--max-tokens", "17")
     assert result.exit_code == 0, result.output
-    assert "written and read back" in result.output
+    assert "written, and checked by reading it back" in result.output
     assert "3 expressions of more than 17 CLIP tokens" in result.output
     assert "checked" in result.output
     assert LOADERS[name](tmp_path / "export")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.gallery import gallery, write_pages
-from schemas.errors import ConfigError
-from store.sources import reading
-from tests.builders.command import NUM_SCENES, pseudoris
+from pseudoris.cli.gallery import gallery, write_pages
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources import planned_images
+from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.builders.hostile_plugin import hostile
 from tests.viewer.builders import annotated, write_run
 
@@ -22,7 +22,7 @@ def run(tmp_path):
 @pytest.mark.ray
 def test_the_folder_holds_every_picture_and_both_pages(tiny_run, tmp_path):
     folder = tmp_path / "pages"
-    shown = pseudoris("gallery", str(tiny_run.out), "--to", str(folder))
+    shown = pseudoris_here("gallery", str(tiny_run.out), "--to", str(folder))
     assert shown.returncode == 0, shown.stderr
     assert str(folder / "index.html") in shown.stderr
     text = (folder / "index.html").read_text(encoding="utf-8")
@@ -46,6 +46,7 @@ def test_a_sample_is_as_large_as_asked_for(run, tmp_path):
     assert len(list((tmp_path / "a run" / "gallery" / "pictures").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_has_its_pages_in_the_bucket(s3_server, s3_bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
     run = write_run(f"s3://{s3_bucket}/run", ("a.png", lambda entry: annotated(entry, 2, SAID)))
@@ -54,7 +55,7 @@ def test_a_run_in_a_bucket_has_its_pages_in_the_bucket(s3_server, s3_bucket, mon
 
 
 def test_without_a_run_the_message_says_how_to_start_one(tmp_path):
-    shown = pseudoris("gallery", str(tmp_path))
+    shown = pseudoris_here("gallery", str(tmp_path))
     assert shown.returncode == 2
     assert "pseudoris annotate" in shown.stderr
 
@@ -71,7 +72,7 @@ def test_pictures_of_a_plug_in_are_shown_where_this_machine_has_it(tmp_path, cap
     write_pages(run.root)
     folder = tmp_path / "run" / "gallery" / "pictures"
     assert len(list(folder.iterdir()) if folder.exists() else []) == num_pictures
-    assert ("pictures of some formats stay blank" in capsys.readouterr().err) == (not num_pictures)
+    assert ("Images of some formats are not shown" in capsys.readouterr().err) == (not num_pictures)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_pictures_of_a_plug_in_are_shown_where_this_machine_has_it(tmp_path, cap
 )
 def test_the_folders_of_the_run_itself_are_refused_and_all_below(run, inside):
     Path(run.root, "link").symlink_to(Path(run.root, "failures"))
-    with pytest.raises(ConfigError, match="is a folder of the run itself, or in one: name another one"):
+    with pytest.raises(ConfigError, match=r"is inside the run\. Choose a folder outside it"):
         write_pages(run.root, to=f"{run.root}{inside}")
 
 
@@ -89,8 +90,8 @@ def test_a_folder_whose_name_begins_like_a_table_s_is_another_one(run):
 
 def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
-    opened, real = [], reading.open_root
-    monkeypatch.setattr(reading, "open_root", lambda *of: (opened.append(of), real(*of))[1])
+    opened, real = [], planned_images.open_root
+    monkeypatch.setattr(planned_images, "open_root", lambda *of: (opened.append(of), real(*of))[1])
     makers = [(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(5)]
     run = write_run(tmp_path / "run", *makers, embed_images=False, source=str(tmp_path / "photos"))
     write_pages(run.root)
@@ -99,7 +100,7 @@ def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeyp
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(run, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    shown = pseudoris("gallery", run.root, "--to", str(tmp_path / "file" / "pages"))
+    shown = pseudoris_here("gallery", run.root, "--to", str(tmp_path / "file" / "pages"))
     assert shown.returncode != 0
     assert str(tmp_path / "file") in shown.stderr
     assert "Traceback" not in shown.stderr

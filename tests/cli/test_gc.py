@@ -8,10 +8,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from store.verify import verify_run
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
 from tests.store.builders import commit, start_run
 
 
@@ -50,7 +50,7 @@ def test_a_dry_run_lists_what_would_go_and_deletes_nothing(location):
     assert files(location) == before
     assert "6 files would be deleted" in shown
     assert location.uri("masks/shard-00000000.g0-00000000.parquet") in shown
-    assert "4 parts of generations before a retry" in shown
+    assert "4 parts that a retry replaced" in shown
 
 
 def test_what_is_left_is_what_receipts_name(location):

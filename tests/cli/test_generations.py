@@ -7,12 +7,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.header import read_header
-from store.location import RunLocation
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import read_header
 from tests.builders.images import png
-from tests.builders.runs import SMALL, STUBS, write_source
+from tests.builders.plain_runs import work_off
+from tests.builders.runs import SMALL, STUBS, stub_config, write_source
 
 SETTINGS = [word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment)]
 
@@ -25,7 +26,7 @@ def invoke(*arguments: str):
 def run(ray_session, tmp_path):
     """A finished run of the first image of its source; source and output."""
     source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
-    assert invoke("annotate", str(source), str(out), "--limit", "1").exit_code == 0
+    work_off(source, out, stub_config(), limit=1)
     return source, out
 
 
@@ -33,10 +34,10 @@ def run(ray_session, tmp_path):
 def test_extend_then_retry_then_mixed(run):
     source, out = run
     dry = invoke("annotate", str(source), str(out), "--extend", "--dry-run")
-    assert "8 images in 2 shards; 0 known ones changed, 0 vanished" in dry.output
+    assert "8 images in 2 shards; 0 known images changed, 0 vanished" in dry.output
     extended = invoke("annotate", str(source), str(out), "--extend")
     assert extended.exit_code == 0, extended.output
-    assert "SOURCE has gained 8 images, in 2 new shards" in extended.output
+    assert "SOURCE has 8 new images, planned in 2 new shards" in extended.output
     assert "9 of 9" in extended.output
     assert "3 quarantined" in extended.output
 
@@ -56,7 +57,7 @@ def test_extend_then_retry_then_mixed(run):
         invoke("annotate", str(source), str(out), "--extend")
     mixed = invoke("annotate", str(source), str(out), "--extend", "--allow-mixed")
     assert mixed.exit_code == 0, mixed.output
-    assert "0 shards degraded, 1 mixed" in mixed.output
+    assert "0 degraded and 1 mixed shards" in mixed.output
     assert read_header(location).num_images == header.num_images + 1
     verified = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["verify", str(out)])
     assert verified.exit_code == 0, verified.output
@@ -81,8 +82,8 @@ def test_an_estimate_prints_figures_with_intervals_and_json(ray_session, tmp_pat
     [
         (["--retry-failed"], "there is no run"),
         (["--extend"], "there is no run"),
-        (["--retry-failed", "--extend"], "one after the other"),
-        (["--retry-failed", "--retry-reasons", "mising"], "quarantined as 'mising'"),
+        (["--retry-failed", "--extend"], "so it excludes --extend"),
+        (["--retry-failed", "--retry-reasons", "mising"], "'mising' is not a quarantine reason"),
         (["--retry-reasons", "missing"], "give both"),
     ],
 )

@@ -8,11 +8,11 @@ import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.tables import SCHEMAS
-from store.location import RunLocation
-from store.lock import RunLock
-from store.removal import remove_run
+from pseudoris.cli.main import app
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import remove_run
+from pseudoris.store.runs.lock import RunLock
 from tests.store.builders import commit, start_run
 
 
@@ -28,6 +28,7 @@ def printed(*arguments: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_status_parts_gc_and_export_of_a_run_in_a_bucket(location, tmp_path, s3_bucket):
     header = start_run(location)
     lock = RunLock.acquire(location)
@@ -46,7 +47,7 @@ def test_status_parts_gc_and_export_of_a_run_in_a_bucket(location, tmp_path, s3_
     assert sum(1 for table in SCHEMAS for _ in location.list(table)) == 12
 
     for target in (str(tmp_path / "export"), f"s3://{s3_bucket}/export"):
-        assert "written and read back" in printed("export", location.root, target)
+        assert "written, and checked by reading it back" in printed("export", location.root, target)
     local = {path.name: path.read_bytes() for path in (tmp_path / "export" / "masks").iterdir()}
     remote = RunLocation.open(f"s3://{s3_bucket}/export")
     assert {file.name: remote.read_bytes(f"masks/{file.name}") for file in remote.list("masks")} == local

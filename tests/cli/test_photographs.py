@@ -8,10 +8,9 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from tests.builders.command import pseudoris
+from tests.builders.command import OPTIONS, pseudoris_here
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
-NUM_PHOTOS = 3
 
 pytestmark = [
     pytest.mark.ray,
@@ -19,14 +18,15 @@ pytestmark = [
 ]
 
 
-def test_photographs_are_annotated_in_their_own_size_and_verify(tmp_path):
+@pytest.mark.parametrize("num_photos", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_photographs_are_annotated_in_their_own_size_and_verify(ray_session, tmp_path, num_photos):
     out = tmp_path / "out"
-    shown = pseudoris("annotate", str(PHOTOS), str(out), "--address", "local", "--limit", str(NUM_PHOTOS))
+    shown = pseudoris_here("annotate", str(PHOTOS), str(out), *OPTIONS, "--limit", str(num_photos))
     assert shown.returncode == 0, shown.stdout + shown.stderr
     listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]
     sizes = {image["file_name"]: (image["height"], image["width"]) for image in listed}
     rows = ds.dataset(out / "images").to_table().to_pylist()
-    assert len(rows) == NUM_PHOTOS
+    assert len(rows) == num_photos
     assert all((row["height"], row["width"]) == sizes[row["key"]] for row in rows)
     assert {row["status"] for row in rows} <= {"annotated", "empty"}
-    assert pseudoris("verify", str(out)).returncode == 0
+    assert pseudoris_here("verify", str(out)).returncode == 0

@@ -3,17 +3,18 @@
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from store.reading import read_table
-from synthworld.object_centric import write_object_centric
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.synthworld.object_centric import write_object_centric
 
 
 def invoke(*arguments):
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     images = write_object_centric(tmp_path / "objects", num_images=4)
     (images / "broken").mkdir()
@@ -30,6 +31,7 @@ def test_objects_are_written_and_the_summary_counts_them(tmp_path) -> None:
     assert "A data recipe of PPT" in (tmp_path / "out" / "DATACARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_folders_are_called_as_the_table_says_and_rows_of_no_folder_are_told(tmp_path) -> None:
     images = write_object_centric(tmp_path / "objects", num_images=2)
     for number, folder in enumerate(sorted(images.iterdir())):
@@ -42,7 +44,7 @@ def test_folders_are_called_as_the_table_says_and_rows_of_no_folder_are_told(tmp
     )
 
     assert result.exit_code == 0, result.output
-    assert "table.csv: folders that hold no image here are left aside (2): 'n08', 'n09'" in result.stderr
+    assert "table.csv: 2 folders without images are ignored: 'n08', 'n09'" in result.stderr
     texts = read_table(RunLocation.open(str(tmp_path / "out")), "expressions", ["text"])["text"].to_pylist()
     assert texts
     assert set(texts) <= {"the house finch in the middle", "the robin in the middle"}
@@ -56,7 +58,9 @@ def test_a_folder_that_the_table_lacks_is_refused_and_nothing_is_written(tmp_pat
 
     # Five are named, the others counted.
     assert len(others) == 6
-    lacking = rf"table.csv lacks 6 of 7 folders of images: {', '.join(map(repr, others[:5]))}, and 1 more; add a row"
+    lacking = (
+        rf"table.csv does not name 6 of 7 folders of images: {', '.join(map(repr, others[:5]))}, and 1 more. Add a row"
+    )
     with pytest.raises(ConfigError, match=lacking):
         invoke("ppt", "objects", images, tmp_path / "out", "--names", table)
     assert not (tmp_path / "out").exists()
@@ -66,12 +70,12 @@ def test_a_folder_that_the_table_lacks_is_refused_and_nothing_is_written(tmp_pat
     ("words", "message"),
     [
         (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none' does not exist: check the path"),
-        (("ppt", "objects", "{tmp}", "{tmp}/out", "--preset", "huge"), "no preset 'huge'; known: tiny, paper"),
+        (("ppt", "objects", "{tmp}", "{tmp}/out", "--preset", "huge"), "no preset 'huge'. The presets are tiny, paper"),
         (("ppt", "objects", "{tmp}", "{tmp}/out", "--names", "{tmp}/no.csv"), "no.csv cannot be read"),
-        (("ppt", "objects", "{tmp}/flat", "{tmp}/out"), "flat.png lies in no folder of a class"),
+        (("ppt", "objects", "{tmp}/flat", "{tmp}/out"), "flat.png is not in a class folder"),
         (("ppt", "compose", "{tmp}/none", "{tmp}/out"), "there is no run at"),
         (("ppt", "pairs", "{tmp}/none", "{tmp}/out"), "there is no run at"),
-        (("ppt", "compose", "{tmp}/a", "{tmp}/a/b"), "would lie in the one it is made from"),
+        (("ppt", "compose", "{tmp}/a", "{tmp}/a/b"), "would be inside its parent"),
     ],
 )
 def test_a_users_mistake_is_an_error_with_a_remedy(tmp_path, words, message) -> None:

@@ -4,11 +4,12 @@ import io
 
 from rich.console import Console
 
-from cli.progress import plan_view, run_progress, summary_view
-from pipeline.summary import Committed, Notice, Planned, RunPlan, RunSummary
-from schemas.run import PartRecord, Receipt, ShardCounts
-from schemas.tables import SCHEMAS
-from store.totals import RunTotals
+from pseudoris.cli.progress import plan_view, run_progress, summary_view
+from pseudoris.pipeline.run_summary import RunPlan, RunSummary
+from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.events import Committed, Notice, Planned
+from pseudoris.store.runs.totals import RunTotals
 
 
 def shown(*renderables):
@@ -37,7 +38,7 @@ def test_the_bar_starts_at_what_is_committed_and_counts_quarantine():
         on_event(Notice("a path with [brackets]"))
         on_event(committed(1, 3, quarantined=2))
     printed = console.file.getvalue()
-    assert "1 of 4 shards are committed and stay as they are" in printed
+    assert "1 of 4 shards are already committed" in printed
     assert "a path with [brackets]" in printed
     assert "2 quarantined" in printed
     assert "7/10" in printed

@@ -79,5 +79,5 @@ def test_a_folder_that_is_not_there_is_known_before_the_start(tiny_run, tmp_path
     options = (*OPTIONS, *READY, "--set", f"masks.options.folder={tmp_path / 'nowhere'}")
     failed = pseudoris("annotate", str(tiny_run.source), str(tmp_path / "out"), *options)
     assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "is no folder" in failed.stderr
+    assert "is not a folder" in failed.stderr
     assert "Traceback" not in failed.stderr

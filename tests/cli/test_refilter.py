@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import refilter as command
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from store.reading import read_table
-from store.receipts import list_receipts
-from tests.builders.command import pseudoris, start_pseudoris, wait_for
+from pseudoris.cli import refilter as command
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.tables.committed_tables import read_table
+from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
 from tests.builders.scored_runs import scored_run
 
 
@@ -29,6 +29,7 @@ def invoke(*arguments: str):
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["refilter", *arguments], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_a_new_run_is_written_and_summed_up(out, tmp_path):
     new = tmp_path / "new"
     result = invoke(str(out), str(new), "--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2")
@@ -44,20 +45,20 @@ def test_a_card_that_was_edited_is_told_of(out, tmp_path):
     new = tmp_path / "new"
     new.mkdir()
     (new / "DATACARD.md").write_text("mine")
-    told = pseudoris("refilter", str(out), str(new), "--tau", "1.2")
+    told = pseudoris_here("refilter", str(out), str(new), "--tau", "1.2")
     assert told.returncode == 0
-    assert "DATACARD.md was edited by hand and stays as it is; the new one is DATACARD.generated.md" in told.stderr
+    assert "DATACARD.md was edited by hand, so it is not replaced. The new one is DATACARD.generated.md" in told.stderr
     assert (new / "DATACARD.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tau", "1.0"], "already: give another --tau, or a --keep"),
-        ([], "already: give another --tau, or a --keep"),
-        (["--keep", "kept > 1"], "--keep: 'kept > 1' is no condition such as 'correctness > 0.2'"),
+        (["--tau", "1.0"], "give another --tau or --keep"),
+        ([], "give another --tau or --keep"),
+        (["--keep", "kept > 1"], "--keep: 'kept > 1' is not a condition such as 'correctness > 0.2'"),
         (["--keep", "count > many"], "--keep: Input should be a valid number"),
-        (["--keep", "count > 1", "--keep", "none"], "--keep: 'none' is no condition"),
+        (["--keep", "count > 1", "--keep", "none"], "--keep: 'none' is not a condition"),
     ],
 )
 def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
@@ -66,6 +67,7 @@ def test_mistakes_say_what_is_allowed(out, tmp_path, arguments, message):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_none_takes_the_conditions_away(out, tmp_path):
     strict, loose = str(tmp_path / "strict"), str(tmp_path / "loose")
     invoke(str(out), strict, "--keep", "count >= 2")
@@ -75,7 +77,7 @@ def test_none_takes_the_conditions_away(out, tmp_path):
 
 
 def test_a_mistake_is_a_message_with_exit_code_two(out, tmp_path):
-    failed = pseudoris("refilter", str(tmp_path / "nowhere"), str(tmp_path / "new"), "--tau", "1.1")
+    failed = pseudoris_here("refilter", str(tmp_path / "nowhere"), str(tmp_path / "new"), "--tau", "1.1")
     assert failed.returncode == 2
     assert "there is no run at" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -96,7 +98,7 @@ def test_killed_with_no_warning_the_same_command_finishes_it(tmp_path):
     out, whole, new = tmp_path / "out", tmp_path / "whole", tmp_path / "new"
     scored_run(RunLocation.open(str(out)), num_shards=24)
     options = ("--tau", "1.2", "--threads", "1")
-    assert pseudoris("refilter", str(out), str(whole), *options).returncode == 0
+    assert pseudoris_here("refilter", str(out), str(whole), *options).returncode == 0
     process = start_pseudoris("refilter", str(out), str(new), *options)
     place = RunLocation.open(str(new))
     wait_for(lambda: len(list_receipts(place)) >= 3)
@@ -105,9 +107,9 @@ def test_killed_with_no_warning_the_same_command_finishes_it(tmp_path):
     process.communicate()
     num_before = len(list_receipts(place))
     assert 3 <= num_before < 24
-    again = pseudoris("refilter", str(out), str(new), *options)
+    again = pseudoris_here("refilter", str(out), str(new), *options)
     assert again.returncode == 0, again.stderr
-    assert f"{num_before} of them by an earlier start" in again.stdout
+    assert f"{num_before} of them by an earlier call" in again.stdout
     assert _parts(new) == _parts(whole)
 
 

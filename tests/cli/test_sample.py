@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.commit import commit_shard
-from store.location import RunLocation
-from store.plan import read_shard_plan
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.plan import read_shard_plan
 from tests.builders.scored_runs import begin, scored_run, scored_shard
 
 
@@ -69,7 +69,7 @@ def test_mistakes_say_what_is_allowed(out, tmp_path):
         ([out, "--columns", "text,nonsense"], "no column 'nonsense': give some of image_id, target_mask_ids"),
         ([out, "--columns", ""], "no column ''"),
         ([out, "--columns", "text,key, text"], "the column 'text' is asked for twice: give it once"),
-        ([out, "--json", "--csv"], "give one"),
+        ([out, "--json", "--csv"], "exclude each other"),
         ([str(tmp_path)], "there is no run"),
     ]:
         with pytest.raises(ConfigError, match=message):

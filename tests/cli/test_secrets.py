@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from cli.doctor import run_checks
-from cli.main import main
-from schemas.config_loading import load_config
+from pseudoris.cli.doctor import run_checks
+from pseudoris.cli.main import main
+from pseudoris.schemas.config_layers import load_config
 
 SECRET = "hunter2"
 USERINFO = f"s3://AKIA:{SECRET}@bucket/prefix"

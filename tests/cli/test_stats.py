@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import scored_run
 from tests.store.builders import start_run
 

@@ -10,17 +10,17 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from store.commit import Provenance
-from store.location import RunLocation
-from store.lock import RunLock
-from tests.builders.command import NUM_SCENES, pseudoris, start_pseudoris
+from pseudoris.cli.main import app
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.lock import RunLock
+from tests.builders.command import NUM_SCENES, pseudoris_here, start_pseudoris
 from tests.store.builders import commit, start_run
 
 
 @pytest.mark.ray
 def test_status_of_a_finished_run_says_complete_and_counts(tiny_run):
-    shown = pseudoris("status", str(tiny_run.out))
+    shown = pseudoris_here("status", str(tiny_run.out))
     assert shown.returncode == 0, shown.stderr
     assert "complete" in shown.stdout
     assert f"{NUM_SCENES} annotated" in shown.stdout
@@ -28,7 +28,7 @@ def test_status_of_a_finished_run_says_complete_and_counts(tiny_run):
 
 
 def test_status_of_a_folder_without_a_run_says_how_to_start_one(tmp_path):
-    shown = pseudoris("status", str(tmp_path))
+    shown = pseudoris_here("status", str(tmp_path))
     assert shown.returncode == 2
     assert "pseudoris annotate" in shown.stderr
 
@@ -51,11 +51,11 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
         commit(location, header, 0, provenance=Provenance(attempts={"fused": 2}, mixed=("device_kind: …",)))
         printed = unbroken(shown(str(tmp_path)))
     assert "running" in printed
-    assert "works on it" in printed
+    assert "is running" in printed
     assert "images/s overall" in printed
     assert "8 images, about" in printed
     assert "caption: 57% of the stages' seconds" in printed
-    assert "1 shards of a pool, after the loss" in printed
+    assert "1 attempts at a shard repeated after the loss" in printed
     assert "0 shards degraded, 1 mixed" in printed
 
 
@@ -64,8 +64,8 @@ def test_a_dead_run_says_how_to_continue(tmp_path):
     commit(location, start_run(location), 0)
     printed = unbroken(shown(str(tmp_path)))
     assert "not complete; run annotate again to continue" in printed
-    assert "nobody works on it" in printed
-    assert "once it is started again" in printed
+    assert "no driver is running" in printed
+    assert "after the run is started again" in printed
 
 
 def test_json_has_every_figure(tmp_path):
@@ -94,6 +94,7 @@ def test_watch_ends_when_the_run_is_complete(tmp_path):
     assert "complete" in shown(str(tmp_path), "--watch")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_watch_with_its_last_view_and_no_traceback(tmp_path):
     location = RunLocation.open(str(tmp_path))
     commit(location, start_run(location), 0)

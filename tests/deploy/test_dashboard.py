@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from deploy.dashboard import MACHINES, PATH, dashboard, panel_of, to_json
-from pipeline.metrics import METRICS
+from pseudoris.deploy.dashboard import MACHINES, PATH, dashboard, panel_of, to_json
+from pseudoris.pipeline.metrics import METRICS
 
 BOARD = json.loads(PATH.read_text())
 GRAPHS = [panel for panel in BOARD["panels"] if panel["type"] == "timeseries"]
@@ -62,7 +62,7 @@ def test_a_panel_has_the_metric_s_words_tags_and_run(metric):
 
 
 def test_a_metric_that_is_added_gets_a_panel(monkeypatch):
-    monkeypatch.setattr("deploy.dashboard.METRICS", METRICS[:-1])
+    monkeypatch.setattr("pseudoris.deploy.dashboard.METRICS", METRICS[:-1])
     assert len(dashboard()["panels"]) == len(BOARD["panels"]) - 1
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from store.lock import LOCK_FOLDER
+from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.command import pseudoris, wait_for
 from tests.builders.head import ROOT, Head, running_head
 from tests.builders.runs import SMALL, STUBS, part_digests, write_source
+from tests.builders.wheel import build_wheel
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 NUM_SHARDS = 6
 INTERRUPTED = 130
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """What `make wheel` writes, and the only package that the jobs bring."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,8 @@ def head():
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "tests" / "plugins"),
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        # As in ray_cluster.yaml and the image: what the wheel needs is on the node.
+        "PIP_NO_DEPS": "1",
     }
     with running_head(environment=environment) as started:
         yield started
@@ -39,18 +49,23 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(head: Head, source: Path):
+def undisturbed(head: Head, wheel: Path, source: Path):
     """A run that nothing stopped, and what its submission printed."""
     out = source.parent / "undisturbed"
-    submitted = head.ray("job", "submit", "--working-dir", ".", "--", *command(source, out))
+    submitted = submit(head, wheel, "--", *command(source, out))
     return out, submitted
+
+
+def submit(head: Head, wheel: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Submit a job that brings the wheel, as docs/cluster.md has it."""
+    return head.ray("job", "submit", "--runtime-env-json", json.dumps({"py_modules": [str(wheel)]}), *words)
 
 
 def command(source: Path, out: Path, *, sleep_s: float = 0.0) -> list[str]:
     """The entry script as docs/cluster.md has it, `sleep_s` of work an image."""
     assignments = (*STUBS, *SMALL, f"masks.options={{sleep_s: {sleep_s}}}")
     settings = [word for each in assignments for word in ("--set", each)]
-    return ["python", "deploy/annotate.py", str(source), str(out), *settings]
+    return ["python", "-m", "pseudoris.deploy.job_entry", str(source), str(out), *settings]
 
 
 def receipts(out: Path) -> dict[str, tuple[bytes, int]]:
@@ -71,29 +86,29 @@ def test_a_submitted_run_ends_whole_and_verified(undisturbed):
     assert pseudoris("verify", str(out)).returncode == 0
 
 
-def test_the_same_submission_again_computes_nothing(head, source, undisturbed):
+def test_the_same_submission_again_computes_nothing(head, wheel, source, undisturbed):
     out, _ = undisturbed
     before = receipts(out)
-    again = head.ray("job", "submit", "--working-dir", ".", "--", *command(source, out))
+    again = submit(head, wheel, "--", *command(source, out))
     assert again.returncode == 0, again.stdout + again.stderr
     assert receipts(out) == before
 
 
-def test_a_mistake_fails_the_job_with_the_command_s_exit_code(head, source):
-    failed = head.ray("job", "submit", "--working-dir", ".", "--", *command(source / "nowhere", source.parent / "none"))
+def test_a_mistake_fails_the_job_with_the_command_s_exit_code(head, wheel, source):
+    failed = submit(head, wheel, "--", *command(source / "nowhere", source.parent / "none"))
     assert failed.returncode != 0
     assert "exit code 2" in failed.stdout + failed.stderr
     assert "nowhere' does not exist" in failed.stdout + failed.stderr
 
 
-def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, source, undisturbed):
+def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, wheel, source, undisturbed):
     out, code = source.parent / "stopped", source.parent / "code"
     # Slow enough that the stop finds it at work, on a busy machine too; the tables do not follow from it.
     slow = command(source, out, sleep_s=1.5)
     # Its shell outlives the signal, which goes to every process of the job, to say what the run ended with.
     script = f"trap : TERM; {shlex.join(slow)}; echo $? > {code}"
-    options = ("--no-wait", "--submission-id=stopped", "--working-dir=.")
-    started = head.ray("job", "submit", *options, "--", "bash", "-c", script)
+    options = ("--no-wait", "--submission-id=stopped")
+    started = submit(head, wheel, *options, "--", "bash", "-c", script)
     assert started.returncode == 0, started.stdout + started.stderr
     wait_for(lambda: bool(receipts(out)), timeout_s=120)
     stopped = head.ray("job", "stop", "stopped")
@@ -103,8 +118,20 @@ def test_a_stopped_job_is_interrupted_gives_the_lock_back_and_resumes(head, sour
     assert claim(out)["is_released"]
     kept = receipts(out)
     assert 0 < len(kept) < NUM_SHARDS
-    resumed = head.ray("job", "submit", "--working-dir", ".", "--", *slow)
+    resumed = submit(head, wheel, "--", *slow)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert kept.items() <= receipts(out).items()
     assert part_digests(out) == part_digests(undisturbed[0])
     assert pseudoris("verify", str(out)).returncode == 0
+
+
+def test_driver_and_workers_of_a_job_run_the_wheel_that_it_brings(head, wheel):
+    script = (
+        "import json, ray, pseudoris.store.location as ours; ray.init(log_to_driver=False); "
+        "of = ray.remote(lambda: __import__('pseudoris.store.location').__file__); "
+        "print('FOUND', json.dumps([ours.__file__, ray.get(of.remote())]))"
+    )
+    ended = submit(head, wheel, "--", "python", "-c", script)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (line,) = [each for each in ended.stdout.splitlines() if each.startswith("FOUND")]
+    assert [path for path in json.loads(line.removeprefix("FOUND ")) if "/py_modules_files/" not in path] == []

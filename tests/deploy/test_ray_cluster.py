@@ -12,7 +12,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pipeline.resources import plan_actors
+from pseudoris.pipeline.resources import plan_actors
 from tests.builders.runs import stub_config
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,7 @@ def test_every_ray_of_the_cluster_asks_for_the_token_and_shows_its_metrics():
     assert all("RAY_AUTH_MODE=token" in start for start in starts)
     assert all("--metrics-export-port=8080" in start for start in starts)
     assert "RAY_JOB_STOP_WAIT_TIME_S=60" in starts[0]
+    assert all("PIP_NO_DEPS=1" in start for start in starts), "a wheel that a job brings would fetch torch again"
 
 
 @pytest.mark.parametrize("label", ["spot", "on_demand"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +19,9 @@ import pytest
 import yaml
 
 from tests.builders.command import pseudoris, wait_for
-from tests.builders.head import RAY, ROOT, free_ports, head_ports, is_listening, start_arguments
+from tests.builders.head import RAY, ROOT, free_ports, head_ports, is_listening, ray_from, start_arguments
 from tests.builders.runs import SMALL, STUBS, write_source
+from tests.builders.wheel import build_wheel
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
@@ -41,7 +42,7 @@ class Launcher:
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [RAY, *arguments],
+            [*RAY, *arguments],
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -57,6 +58,8 @@ def launcher() -> Iterator[Launcher]:
     folder = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
     token = secrets.token_hex(16)
     try:
+        (folder / "dist").mkdir()
+        shutil.copy(build_wheel(folder / "build"), folder / "dist")
         (port,) = free_ports(1)
         with _sshd(folder, port):
             yield _launcher(folder, port, token)
@@ -72,12 +75,14 @@ def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path)
     assert up.returncode == 0, up.stdout + up.stderr
     # `ray submit` puts its words into a shell line as they are.
     settings = [word for each in (*STUBS, *SMALL) for word in ("--set", each)]
-    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/annotate.py", "--"]
+    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/job_entry.py", "--"]
     submitted = launcher.ray(*words, str(source), str(out), *settings)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "9 of 9" in submitted.stdout
     assert pseudoris("verify", str(out)).returncode == 0
-    assert (launcher.config.parent / "home" / "annotate.py").exists()
+    assert (launcher.config.parent / "home" / "job_entry.py").exists()
+    # Installed without bytecode: what has it now was imported from the wheel.
+    assert any((launcher.config.parent / "home" / "site" / "pseudoris" / "pipeline").glob("__pycache__/*.pyc"))
 
     receipts = {path: path.stat().st_mtime_ns for path in (out / "_receipts").iterdir()}
     again = launcher.ray(*words, str(source), str(out), *settings)
@@ -122,16 +127,19 @@ class _sshd:  # noqa: N801  # reads as the command it runs
 
 
 def _launcher(folder: Path, port: int, token: str) -> Launcher:
+    python, *ray = ray_from(folder)
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     remote = {
         **auth,
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'plugins'}",
+        "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": f"{folder / 'home' / 'site'}:{ROOT / 'tests' / 'plugins'}",
         # Here Ray notes which cluster `auto` means.
         "RAY_TMPDIR": str(folder / "r"),
         "COLUMNS": "200",
     }
-    (folder / "home" / ".bashrc").write_text("".join(f"export {name}={value}\n" for name, value in remote.items()))
+    (folder / "home" / ".bashrc").write_text(
+        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in remote.items())
+    )
     (folder / "r").mkdir()
     # Ray's launcher has no setting for the port.
     ssh = folder / "bin" / "ssh"
@@ -144,7 +152,13 @@ def _launcher(folder: Path, port: int, token: str) -> Launcher:
         "provider": {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []},
         "auth": {"ssh_user": getpass.getuser(), "ssh_private_key": str(folder / "key")},
         "max_workers": 0,
-        "head_start_ray_commands": [" ".join(["ray", *start])],
+        # As in ray_cluster.yaml: the wheel is copied and installed; here into a folder, and without what it needs.
+        "file_mounts": {str(folder / "home" / "pseudoris-dist"): str(folder / "dist")},
+        "setup_commands": [
+            f"{python} -m pip install --quiet --no-deps --no-index --no-compile "
+            f"--target {folder}/home/site {folder}/home/pseudoris-dist/pseudoris-*.whl"
+        ],
+        "head_start_ray_commands": [shlex.join([python, *ray, *start])],
         "worker_start_ray_commands": [],
     }
     (folder / "cluster.yaml").write_text(yaml.safe_dump(config))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli.main import app
+from pseudoris.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 JOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())
@@ -27,8 +28,9 @@ def test_it_is_a_job_with_a_cluster_that_ends_with_it():
 
 
 def test_its_command_is_the_entry_script_with_options_that_annotate_knows():
-    python, script, *arguments = shlex.split(JOB["spec"]["entrypoint"])
-    assert (python, script) == ("python", "/home/ray/annotate.py")
+    python, flag, module, *arguments = shlex.split(JOB["spec"]["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "pseudoris.deploy.job_entry")
+    assert find_spec(module)
     assert "--address auto" in JOB["spec"]["entrypoint"]
     shown = CliRunner().invoke(app, ["annotate", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     assert all(word in shown for word in arguments if word.startswith("--"))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.parts import RECORDS, read_record, record_path
-from schemas.config_loading import load_config
-from training.calibration.fitting import Bounds
+from experiments.quality.parts import RECORDS, read_record, record_path
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.training.calibration.confidence_fit import Bounds
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
     [("listener.yaml", True, False), ("listener-composer.yaml", True, True), ("vote.yaml", False, False)],
 )
 def test_the_configurations_load_over_the_preset(name, listens, composes):
-    config = load_config("tiny", DOCS / name)
+    config = load_config("tiny", EXAMPLES / name)
     assert (config.captions.listening is not None) == listens
     assert config.filtering.confidence is not None
     assert config.filtering.confidence.needs_listener == listens
@@ -33,12 +34,12 @@ def test_the_configurations_load_over_the_preset(name, listens, composes):
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
     record = read_record(record_path(RECORDS, "listening")).result
-    posterior = load_config("tiny", DOCS / "listener-composer.yaml").composing.posterior
+    posterior = load_config("tiny", EXAMPLES / "listener-composer.yaml").composing.posterior
     fitted = record["composer_weights"][-1]
     assert fitted["scenes"] == record["scenes"]["development"]
     assert {name: getattr(posterior, name) for name in fitted["weights"]} == fitted["weights"]
     for name, rule, coverage in (("listener", "all", 0.65), ("listener-composer", "all+weighing composer", 0.8)):
-        config = load_config("tiny", DOCS / f"{name}.yaml").filtering
+        config = load_config("tiny", EXAMPLES / f"{name}.yaml").filtering
         assert config.confidence.model_dump(exclude_defaults=True) == record["weights"]["all"]
         (bounds,) = (aim["bounds"][rule] for aim in record["aims"] if aim["coverage"] == coverage)
         assert [str(each) for each in config.keep] == Bounds(bounds["min_confidence"], bounds["max_rank"]).conditions()

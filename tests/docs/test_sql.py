@@ -15,9 +15,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from store.location import RunLocation
-from store.reading import read_table
-from store.refiltering import RuleChange, refilter
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import scored_run
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for each in SNIPPETS:
         if each.language == "bash":
-            command = f'pseudoris() {{ "{sys.executable}" -m cli "$@"; }}; set -e\n{each.code}'
+            command = f'pseudoris() {{ "{sys.executable}" -m pseudoris "$@"; }}; set -e\n{each.code}'
             subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
     return folder
 
@@ -149,6 +149,7 @@ def test_what_another_tau_would_keep_is_what_refilter_keeps(there, tmp_path):
     assert summary.totals.kept == counts[1.2]
 
 
+@pytest.mark.slow
 def test_the_conditions_of_a_run_are_added_where_the_query_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunLocation.open(str(tmp_path / "out"))

@@ -18,13 +18,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from schemas.ids import image_id
-from schemas.run import Receipt
-from schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
-from store.attempts import Attempt, parse_attempts
-from store.location import RunLocation
-from store.receipts import iter_receipts
-from store.verify import VerifyReport, verify_run
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.checks.verify import VerifyReport, verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import Attempt, parse_attempts
+from tests.builders.runs import all_receipts
 
 ROOT = Path(__file__).parents[2]
 # A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
@@ -153,7 +153,7 @@ def num_receipts(location: RunLocation) -> int:
 
 
 def receipts(location: RunLocation) -> list[Receipt]:
-    return list(iter_receipts(location))
+    return all_receipts(location)
 
 
 def part_digests(location: RunLocation) -> dict[str, str]:

@@ -10,15 +10,15 @@ import os
 import signal
 import sys
 
-from schemas.run import RECEIPTS_FOLDER
-from store import commit
-from store.header import require_header
-from store.location import RunLocation
-from store.plan import read_shard_plan
-from store.sources.shards import read_shard
+from pseudoris.schemas.run_records import RECEIPTS_FOLDER
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs import commit
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.workers.images.prover import Prover
+from pseudoris.workers.stages import STAGES
 from tests.builders.runs import stub_config
-from workers.images.proving import Prover
-from workers.stages import STAGES
 
 
 def main() -> None:

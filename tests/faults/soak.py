@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from store.gc import run_gc
+from pseudoris.store.runs.garbage import run_gc
 from tests.builders.fault_proxy import Fault, FaultProxy, injecting
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
@@ -172,7 +172,7 @@ def _disturbed_run(state: Soak, source: Path, out: str, *, end: float) -> None:
             return
         state.say(f"the driver ended with code {driver.process.returncode}")
         assert state.has_lost_node or driver.process.returncode in (0, *RESUMABLE_CODES), output
-        is_told = "run the same command again" in output or "give the same command again" in output
+        is_told = "run the same command again" in output or "Run the same command again" in output
         assert state.has_lost_node or driver.process.returncode != 1 or is_told, output
 
 

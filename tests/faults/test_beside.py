@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from store.gc import run_gc
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import run_gc
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import part_digests, prove, receipts, start_driver
 
@@ -46,7 +46,7 @@ def test_a_retry_beside_a_live_run_says_who_holds_it_and_afterwards_changes_noth
     first = start_driver(source, tmp_path, cluster.address, *slower)
     first.wait_for_commits(1)
     second = start_driver(source, tmp_path, cluster.address, *slower, "--retry-failed").finish(code=1)
-    assert "works on" in second["text"]
+    assert "is working on" in second["text"]
     assert f"process {first.process.pid}" in second["text"]
     first.finish()
     # What was broken still is: no new generation.

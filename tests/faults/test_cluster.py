@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
+from tests.builders.head import RAY
 from tests.builders.images import png
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import local_cluster, open_attempts, prove, receipts, start_driver
@@ -85,7 +84,7 @@ def test_blocks_wait_at_their_readers_and_the_object_store_never_spills(tmp_path
 
 def _memory_summary(address: str) -> str:
     # Its own process: this one may be connected to another cluster.
-    command = [str(Path(sys.executable).with_name("ray")), "memory", "--stats-only", "--address", address]
+    command = [*RAY, "memory", "--stats-only", "--address", address]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
 from tests.faults.conftest import SLOW
 from tests.faults.harness import local_cluster, prove, receipts, start_driver
 

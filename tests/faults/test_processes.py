@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
 from tests.builders.hostile_plugin import hostile
 from tests.faults.conftest import SLOW, SLOWER
 from tests.faults.harness import local_cluster, num_receipts, prove, prove_all_but, receipts, start_driver
@@ -114,3 +114,19 @@ def test_the_head_node_dies_and_a_new_cluster_goes_on(source, undisturbed, tmp_p
         left = start_driver(source, tmp_path, second.address, *SLOW).finish()
     assert left["shards_before"] == before
     prove(tmp_path, undisturbed, fault="the head node dies", how="its processes killed, then a new cluster")
+
+
+@pytest.mark.long
+def test_an_image_that_raises_where_no_subprocess_lives_costs_another_try_of_the_shard(
+    cluster, source, undisturbed, tmp_path
+):
+    # The image raises once; the subprocess that is to try it again dies while it loads. Both faults share the tally.
+    tally = tmp_path / "tally"
+    options = (
+        f"masks.options={{sleep_s: 0.12, raises_on: a/image-012.png, raises_times: 1, child_dies: 2, tally: {tally}}}"
+    )
+    start_driver(source, tmp_path / "out", cluster.address, *SLOW, options).finish()
+    how = "a stage that raises on one image, and the death of the subprocess that should try it again"
+    prove(tmp_path / "out", undisturbed, fault="no subprocess for a second try", how=how)
+    assert tally.stat().st_size == 2
+    assert max(receipt.attempts["fused"] for receipt in receipts(RunLocation.open(str(tmp_path / "out")))) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
 from tests.faults.conftest import SLOW
 from tests.faults.harness import ROOT, num_receipts, prove, start_driver
 
@@ -49,7 +49,7 @@ def test_a_second_driver_says_who_holds_the_run_and_changes_nothing(cluster, sou
     first = start_driver(source, tmp_path, cluster.address, *slower)
     first.wait_for_commits(1)
     second = start_driver(source, tmp_path, cluster.address, *slower).finish(code=1)
-    assert "works on" in second["text"]
+    assert "is working on" in second["text"]
     assert f"process {first.process.pid}" in second["text"]
     first.finish()
     prove(tmp_path, undisturbed, fault="two drivers on one output", how="a second start while the first one works")

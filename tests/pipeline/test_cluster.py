@@ -10,8 +10,8 @@ import time
 import pytest
 import ray
 
-from pipeline.cluster import connected, node_resources
-from schemas.errors import ConfigError, TransientError
+from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.schemas.errors import ConfigError, TransientError
 
 
 def test_ray_client_is_refused_with_the_way_to_submit_a_job():
@@ -46,8 +46,8 @@ def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
     def times_out(**options):
         raise Exception("The current node timed out during startup.")
 
-    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pipeline.cluster.ray.init", times_out)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", times_out)
     with pytest.raises(TransientError, match="Ray did not start: The current node timed out"), connected("local"):
         pass
 
@@ -61,8 +61,10 @@ def closed_port() -> int:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
 @pytest.mark.parametrize("is_in_environment", [False, True])
 def test_an_address_that_nothing_answers_is_refused_in_seconds(host, is_in_environment, monkeypatch):
-    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr(
+        "pseudoris.pipeline.cluster.ray.init", lambda **options: pytest.fail("Ray would try for minutes")
+    )
     named = f"{host}:{closed_port()}"
     if is_in_environment:
         monkeypatch.setenv("RAY_ADDRESS", named)
@@ -80,8 +82,8 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
-    monkeypatch.setattr("pipeline.cluster.ray.is_initialized", lambda: False)
-    monkeypatch.setattr("pipeline.cluster.ray.init", waits)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", waits)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.extrapolation import Estimate, summarise, unit_seconds
-from schemas.config_loading import load_config
-from schemas.run import PartRecord, Receipt, ShardCounts
-from schemas.tables import SCHEMAS
-from store.planning import PlanTally
-from store.tables import table_bytes
+from pseudoris.pipeline.extrapolation import Estimate, summarise, unit_seconds
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.shard_assignment import PlanTally
+from pseudoris.store.tables.shard_tables import table_bytes
 from tests.builders.runs import stub_config
 
 FIXED_BYTES = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())

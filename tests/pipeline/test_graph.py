@@ -7,21 +7,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import graph
-from pipeline.cluster import identity_on_cluster
-from pipeline.graph import actor_environment, actor_runtime, build_dataset, run_shards
-from pipeline.job import Job
-from pipeline.windows import WindowRule
-from schemas.blocks import block_to_shard, shard_to_block
-from schemas.config import ComputeConfig, RunConfig
-from schemas.config_loading import load_config
-from schemas.ids import image_id
-from schemas.plan import PlanEntry
-from schemas.shard import Shard, ShardImage
-from store.location import RunLocation
-from store.planning import plan_run
-from store.sources import open_source
-from synthworld.demo import write_demo
+from pseudoris.pipeline import executor, graph
+from pseudoris.pipeline.cluster import identity_on_cluster
+from pseudoris.pipeline.executor import WindowRule, run_shards
+from pseudoris.pipeline.graph import actor_environment, actor_runtime, build_dataset
+from pseudoris.pipeline.job import Job
+from pseudoris.schemas.config import ComputeConfig, RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.sources import open_source
+from pseudoris.synthworld.demo import write_demo
+from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -47,10 +48,9 @@ def planned_job(source: Path, out: Path, config: RunConfig, identity) -> Job:
 
 
 @pytest.fixture(scope="module")
-def reference(source, identity, tmp_path_factory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("one-actor")
-    job = planned_job(source, out, stub_config(SEEDED), identity)
-    assert len(list(run_shards(job, range(job.header.num_shards), {"fused": 1}))) == 6
+def reference(ray_session, source, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("one-process")
+    assert work_off(source, out, stub_config(SEEDED)).num_shards == 6
     return part_digests(out)
 
 
@@ -75,9 +75,11 @@ def test_windows_lose_no_shard_at_their_edges_double_none_and_do_not_change_a_by
     source, identity, reference, tmp_path, monkeypatch
 ):
     windows = []
-    built = graph.build_dataset
+    built = executor.build_dataset
     monkeypatch.setattr(
-        graph, "build_dataset", lambda job, shards, actors: windows.append(list(shards)) or built(job, shards, actors)
+        executor,
+        "build_dataset",
+        lambda job, shards, actors: windows.append(list(shards)) or built(job, shards, actors),
     )
     job = planned_job(source, tmp_path, stub_config(SEEDED), identity)
     rule = WindowRule(max_shards=3, min_shards=2)

@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 import pytest
 
-from pipeline.identity import PACKAGES, check_packages, check_process, measure_identity
-from schemas.errors import ConfigError
-from schemas.ids import sha256_hex
-from schemas.run import Identity
+from pseudoris.pipeline.identity import PACKAGES, check_packages, check_process, measure_identity
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Identity
+from pseudoris.workers.filtering.head_nouns import SPACY_MODEL
+from pseudoris.workers.stages import STAGES
 from tests.builders.runs import stub_config
-from workers.filtering.spacy_nouns import SPACY_MODEL
-from workers.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,12 @@ def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(
     tree = measured.model_dump()
     for name, value in changed.items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
-    with pytest.raises(ConfigError, match="would compute otherwise than the run") as refusal:
+    with pytest.raises(ConfigError, match="does not match the run and could give other results") as refusal:
         check_process(Identity(**tree), stub_config("masks.weights.uri=here"), STAGES)
     assert message in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["pyarrow", "pillow", "yaml"])
 def test_a_process_that_reads_and_commits_is_asked_for_its_own_packages(measured, package):
     config = stub_config("masks.weights.uri=here", f"images.decoder_plugins=[{package}]")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pipeline.interrupts import interruptible, signals_deferred
+from pseudoris.pipeline.interrupts import interruptible, signals_deferred
 
 
 def _signal_and_wait(number):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pipeline.metrics import METRICS, RUN_TAG
+from pseudoris.pipeline.metrics import METRICS, RUN_TAG
 
 
 def test_names_are_one_a_metric():

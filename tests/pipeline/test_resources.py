@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.resources import check_object_store, num_committers, num_readers, plan_actors
-from schemas.config import RunConfig
-from schemas.config_loading import load_config
-from schemas.errors import ConfigError
+from pseudoris.pipeline.resources import check_object_store, num_committers, num_readers, plan_actors
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
 
 
 def config(*assignments: str) -> RunConfig:
@@ -46,7 +46,7 @@ def test_a_missing_gpu_is_refused():
 @pytest.mark.parametrize("mode", ["fused", "staged"])
 def test_where_no_gpu_is_the_refusal_names_settings_that_run_without_one(preset, mode):
     assignments = [f"placement.mode={mode}"]
-    with pytest.raises(ConfigError, match="no GPU that Ray sees") as refusal:
+    with pytest.raises(ConfigError, match="Ray sees no GPU") as refusal:
         plan_actors([{"CPU": 4.0}], load_config(preset, None, assignments))
     assert "num_cpus=0.5" not in str(refusal.value)
     named = re.findall(r"--set (\S+)", str(refusal.value))
@@ -145,7 +145,7 @@ def test_an_image_beyond_its_limit_is_never_read_and_asks_for_no_room():
 
 def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():
     nodes = [{"CPU": 8.0, "object_store_memory": 2.9 * GIB}]
-    message = r"6 of up to 256 MiB .* against 1,485 MiB.*shards\.max_bytes.*max_tasks_in_flight_per_actor"
+    message = r"6 of up to 256 MiB .* against 1,485 MiB.*max_tasks_in_flight_per_actor.*shards\.max_bytes"
     with pytest.raises(ConfigError, match=message):
         check_object_store(nodes, config(), {"fused": 2}, GIB // 4)
     check_object_store(nodes, config("max_tasks_in_flight_per_actor=1"), {"fused": 2}, GIB // 4)

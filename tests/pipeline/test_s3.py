@@ -8,27 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.identity import measure_identity
-from pipeline.running import annotate
-from schemas.errors import PseudorisError
-from schemas.tables import SCHEMAS
-from store.commit import commit_shard
-from store.gc import run_gc
-from store.location import RunLocation
-from store.manifest import write_manifest
-from store.plan import read_shard_plan
-from store.planning import plan_run
-from store.receipts import list_receipts
-from store.sources import open_source
-from store.sources.shards import read_shard
-from store.verify import verify_run
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.schemas.errors import PseudorisError
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.images import png
+from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source
 from tests.builders.s3 import ENVIRONMENT
 from tests.builders.sources import parquet_bytes, tar_bytes
-from workers.images.proving import Prover
-from workers.stages import STAGES
 
 SECRET = "wJalrXUtnFEMI-marker-bPxRfiCY"
 # What a busy store does, a tenth of all requests in all.
@@ -75,24 +66,6 @@ def objects(server, bucket, prefix="") -> dict[str, bytes]:
 
 def s3_config(proxy, *assignments):
     return stub_config(f"source.endpoint_url={proxy.endpoint_url}", "placement.storage.read_timeout_s=20", *assignments)
-
-
-def work_off(source: str, out: str, config) -> None:
-    """Do what a run does, shard after shard in this process."""
-    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
-    location.probe()
-    listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
-    header = plan_run(location, listing.list(), source=listing.name, identity=measure_identity(config), config=config)
-    stages = [stage.build(config) for stage in STAGES]
-    with Prover(config.images) as prover:
-        for number in range(header.num_shards):
-            entries = read_shard_plan(location, header, number)
-            shard = read_shard(listing.name, config, entries, prover=prover)
-            for stage in stages:
-                shard = stage(shard)
-            commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=False)
-    run_gc(location)
-    write_manifest(location)
 
 
 def digests_in(server, bucket) -> dict[str, str]:
@@ -147,8 +120,8 @@ def test_no_secret_reaches_the_output_a_log_or_an_error(
     ray_session, s3_server, s3_bucket, proxy, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    caplog.set_level(logging.DEBUG, logger="store")
-    caplog.set_level(logging.DEBUG, logger="pipeline")
+    caplog.set_level(logging.DEBUG, logger="pseudoris.store")
+    caplog.set_level(logging.DEBUG, logger="pseudoris.pipeline")
     uri = upload(write_source(tmp_path / "in", num_images=6), s3_server, s3_bucket)
     out = f"s3://{s3_bucket}/out"
     proxy.set_faults([Fault("slow_down", rate=0.2)])

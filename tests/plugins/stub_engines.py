@@ -8,6 +8,8 @@ Options of the stub proposer (`masks.options`):
     fault          `config`, `transient`, `bug` or `load` (a ConfigError in the constructor)
     raises_on      a key whose image makes the stage raise, as a model's bug would
     raises_times   how often `raises_on` strikes before it is over, in all processes together (default: always)
+    pids           path of a file that takes the number of each process in which `raises_on` strikes
+    child_dies     how often, in all processes together, a subprocess dies in C before the stub is loaded
     breaks_on      a key whose image meets an error of the disk
     kills_on       a key whose image ends the process, in C, as a bug in a library would
     kills_with     the signal that does it (default: SIGABRT)
@@ -27,6 +29,7 @@ import mmap
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,11 +39,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
-from schemas.errors import ConfigError, TransientError
-from schemas.ids import mask_id, sha256_hex
-from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
-from workers.boundary import apply_to_images
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.ids import mask_id, sha256_hex
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.workers.faults.quarantine import apply_to_images
 
 # Data and stack in pages, see proc_pid_statm(5).
 _STATM_DATA = 5
@@ -55,6 +58,8 @@ class StubProposer:
         self._options = config.options
         self._seed = compute.seed
         self._points_per_batch = config.points_per_batch
+        if sys.argv[0].endswith("subprocess_stages_main.py") and self._strikes("child_dies"):
+            os.kill(os.getpid(), signal.SIGABRT)
         if self._options.get("fault") == "load" and self._is_due():
             raise ConfigError("the stub's weights are missing: install them")
 
@@ -90,7 +95,8 @@ class StubProposer:
 
     def _take_memory(self) -> None:
         # Private writable pages alone: the address space may grow by 128 MB with another thread's first allocation.
-        # Of the kernel, not of malloc: how much that asks for is a matter of the environment (`workers.memory`).
+        # Asked of the kernel, not of malloc: what malloc asks for depends on the environment
+        # (`pseudoris.workers.malloc`).
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         size = int(Path("/proc/self/statm").read_text().split()[_STATM_DATA]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (size + int(self._options["allowed_mb"]) * 2**20, hard))
@@ -105,6 +111,9 @@ class StubProposer:
     def _propose(self, image: ShardImage) -> ShardImage:
         time.sleep(float(self._options.get("sleep_s", 0.0)))
         if image.key == self._options.get("raises_on") and self._strikes("raises_times", always="raises_times"):
+            if "pids" in self._options:
+                with Path(str(self._options["pids"])).open("a") as file:
+                    file.write(f"{os.getpid()}\n")
             raise ZeroDivisionError(f"a message that differs: {time.time()}")
         if image.key == self._options.get("breaks_on"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), "weights.bin")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
-from schemas.config_loading import config_hash, load_config
-from schemas.errors import ConfigError
-from schemas.listening import ConfidenceConfig, ListeningConfig
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences, features, ranks
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.listener_settings import ConfidenceConfig, ListeningConfig
 
 WEIGHTS = ConfidenceConfig(bias=-1.0, listener=0.5, truth=2.0, relative_truth=1.0, log_uniqueness=3.0, correctness=0.7)
 
@@ -94,9 +94,13 @@ def test_both_sections_are_off_in_every_preset_and_leave_no_trace_there():
 
 
 def test_mistakes_are_refused_with_what_is_allowed():
-    with pytest.raises(ConfigError, match=r"filtering.confidence weighs what a listener says, and captions.listening"):
+    with pytest.raises(
+        ConfigError, match=r"filtering.confidence has weights for a listener's scores, but captions.listening"
+    ):
         load_config("tiny", None, ["filtering.confidence={truth: 1}"])
-    with pytest.raises(ConfigError, match=r"listening.crops has 'context_3.0', not captioned; there are masked"):
+    with pytest.raises(
+        ConfigError, match=r"listening.crops has 'context_3.0', which is not captioned; choose from masked"
+    ):
         load_config("tiny", None, ["captions.listening={crops: [context_3.0]}"])
     with pytest.raises(ValidationError, match="less than 0"):
         ListeningConfig(min_truth=0.5)

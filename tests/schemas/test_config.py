@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas import config, placement
-from schemas.config_loading import load_config
+from pseudoris.schemas import config, placement
+from pseudoris.schemas.config_layers import load_config
 
 ARCHITECTURE = {"encoder_width": 64, "encoder_depth": 2, "encoder_heads": 2, "encoder_global_blocks": (1,)}
 
@@ -12,8 +12,8 @@ ARCHITECTURE = {"encoder_width": 64, "encoder_depth": 2, "encoder_heads": 2, "en
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image_size": 100}, "image_size 100 is no multiple of patch_size 16"),
-        ({"encoder_heads": 5}, "encoder_width 64 is no multiple of heads 5"),
+        ({"image_size": 100}, "image_size 100 is not a multiple of patch_size 16"),
+        ({"encoder_heads": 5}, "encoder_width 64 is not a multiple of heads 5"),
         ({"encoder_global_blocks": (2,)}, r"\[2\] lie outside 0..1"),
     ],
 )
@@ -28,7 +28,7 @@ def test_a_table_prior_without_a_path_is_refused():
 
 
 def test_beams_that_groups_do_not_divide_are_refused():
-    with pytest.raises(ValidationError, match="num_beams 5 is no multiple of num_groups 3"):
+    with pytest.raises(ValidationError, match="num_beams 5 is not a multiple of num_groups 3"):
         config.BeamConfig(num_beams=5)
 
 

@@ -2,7 +2,7 @@
 
 import pickle
 
-from schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
 
 
 def test_an_image_error_survives_pickling_with_its_reason():

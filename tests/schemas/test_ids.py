@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ids
+from pseudoris.schemas import ids
 
 
 def test_image_id_is_the_first_64_bits_of_the_keys_sha256():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from schemas.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
+from pseudoris.schemas.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 
 
 def test_values_are_collected_by_name_and_by_what_they_are_of():

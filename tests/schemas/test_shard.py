@@ -1,6 +1,8 @@
 """Names and copies of what travels between the stages."""
 
-from schemas.shard import Failure, Shard, ShardImage, crop_context
+import pytest
+
+from pseudoris.schemas.shard import Failure, Shard, ShardImage, clean_text, crop_context
 
 
 def test_crop_names_do_not_depend_on_how_the_scale_is_written():
@@ -23,3 +25,18 @@ def test_a_quarantined_image_keeps_its_name_and_nothing_of_its_content():
 def test_seconds_of_a_stage_add_up():
     shard = Shard(0, 0, ()).with_seconds("read", 1.0).with_seconds("read", 0.5).with_seconds("propose", 2.0)
     assert shard.seconds == {"read": 1.5, "propose": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("A Dog . ", "a dog"),
+        ("a dog", "a dog"),
+        ("  a   dog.. ", "a dog"),
+        ("u.s. flag", "u.s. flag"),
+        (" . ", ""),
+        ("", ""),
+    ],
+)
+def test_texts_are_lower_cased_stripped_and_lose_their_full_stop(text, cleaned):
+    assert clean_text(text) == cleaned

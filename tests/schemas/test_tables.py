@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from schemas import tables
-from schemas.plan import PlanEntry
-from schemas.shard import CaptionSample
+from pseudoris.schemas import tables
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import CaptionSample
 
 
 @pytest.mark.parametrize("schema", [*tables.SCHEMAS.values(), tables.PLAN_SCHEMA])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import ConfigError
-from schemas.uris import refuse_secrets, secrets_in
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import refuse_secrets, secrets_in
 
 
 @pytest.mark.parametrize(

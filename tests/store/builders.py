@@ -8,15 +8,14 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco
 
-from schemas.config_loading import config_hash, load_config
-from schemas.ids import image_id, mask_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.run import Identity, Receipt, RunHeader
-from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
-from store.commit import commit_shard
-from store.header import create_header
-from store.location import RunLocation
-from store.plan import read_shard_plan, write_plan
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.plan import read_shard_plan, write_plan
 
 HEIGHT, WIDTH = 12, 20
 

@@ -5,8 +5,8 @@ import uuid
 import fsspec
 import pytest
 
-from schemas.placement import StorageConfig
-from store.location import RunLocation
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.location import RunLocation
 from tests.builders.fault_proxy import injecting
 
 # Seconds where a run has minutes: a fault that is never cured must not hold a test up.
@@ -14,7 +14,7 @@ IMPATIENT = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=
 
 
 # The modules that say what a location promises also ask it of a real server; for the others that would be minutes.
-ON_S3 = ("test_location", "test_commit")
+ON_S3 = ("test_location", "test_commit", "test_run_reader")
 
 
 def pytest_generate_tests(metafunc):

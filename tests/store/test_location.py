@@ -6,9 +6,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from schemas.errors import ConfigError
-from store.local_files import LocalFiles
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files.local_storage import LocalStorage
+from pseudoris.store.location import RunLocation
 
 
 def create_keys(out: str, author: str, num_keys: int) -> list[int]:
@@ -27,6 +27,7 @@ def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(
     assert list(disk.list_temporary("_receipts")) == []
 
 
+@pytest.mark.slow
 def test_of_several_processes_exactly_one_creates_each_key(disk):
     authors = [str(n) for n in range(4)]
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -108,8 +109,8 @@ def test_a_store_that_ignores_the_condition_is_told(disk, monkeypatch):
         files.put(path, data)
         return True
 
-    monkeypatch.setattr(LocalFiles, "create_once", overwrite)
-    with pytest.raises(ConfigError, match="let a file be created twice"):
+    monkeypatch.setattr(LocalStorage, "create_once", overwrite)
+    with pytest.raises(ConfigError, match="allowed a file to be created twice"):
         disk.probe()
 
 
@@ -117,6 +118,20 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ConfigError, match=r"cannot create .*out/_run.json: a part of the path is a file"):
         RunLocation.open(str(tmp_path / "out")).create_once("_run.json", b"")
+
+
+def test_a_folder_in_place_of_a_file_does_not_count_and_is_not_read(tmp_path):
+    (tmp_path / "_run.json").mkdir()
+    location = RunLocation.open(str(tmp_path))
+    assert not location.exists("_run.json")
+    with pytest.raises(ConfigError, match="it is a folder, but must be a file"):
+        location.read_bytes("_run.json")
+
+
+@pytest.mark.parametrize("out", ["s3://", "s3:///", "memory://"])
+def test_a_protocol_without_a_place_is_told_and_is_no_folder_of_this_disk(out):
+    with pytest.raises(ConfigError, match="is not a complete location: give a bucket and a prefix"):
+        RunLocation.open(out)
 
 
 def test_a_secret_in_the_uri_is_refused():

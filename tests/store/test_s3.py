@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from schemas.errors import ConfigError, TransientError
-from schemas.placement import StorageConfig
-from store.commit import commit_shard
-from store.gc import TEMPORARY_AGE_S, run_gc
-from store.location import RunLocation
-from store.manifest import cached_receipts, write_manifest
-from store.plan import read_shard_plan
-from store.receipts import list_receipts
-from store.removal import remove_run
-from store.verify import verify_run
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
+from pseudoris.store.runs.manifest import cached_receipts, write_manifest
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.fault_proxy import Fault
 from tests.store.builders import commit, make_shard, start_run
 
@@ -27,7 +26,7 @@ PART = "masks/shard-00000000.g0-00000000.parquet"
 
 def uploads_after_a_failed_put(bucket_run, proxy):
     """Leave an unfinished upload as a killed writer does, and return those that are there."""
-    limits = StorageConfig(patience_s=4.0, multipart_bytes=5 * 2**20)
+    limits = StorageConfig(patience_s=1.5, multipart_bytes=5 * 2**20)
     hasty = RunLocation.open(bucket_run.root, proxy.endpoint_url, limits)
     proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
     with pytest.raises(TransientError, match="cannot write"):
@@ -43,6 +42,7 @@ def test_of_sixteen_threads_exactly_one_creates_a_key(bucket_run):
     assert bucket_run.read_bytes("_receipts/1") == str(won.index(True)).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done", "conflict", "slow_down"])
 def test_a_sound_store_passes_the_probe_whatever_its_connection_does(bucket_run, proxy, kind):
     proxy.set_faults([Fault(kind, times=1, operation="PutObject")])
@@ -59,7 +59,7 @@ def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
 
 def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
     proxy.set_faults([Fault("not_implemented", is_conditional=True)])
-    with pytest.raises(ConfigError, match="does not know conditional writes"):
+    with pytest.raises(ConfigError, match="does not support conditional writes"):
         bucket_run.probe()
     assert proxy.hits["not_implemented"] == 1
 
@@ -69,6 +69,7 @@ def test_a_bucket_that_is_not_there_is_told_before_work_starts(proxy):
         RunLocation.open("s3://no-such-bucket/run", proxy.endpoint_url).probe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conflict", "conflict_done", "reset", "reset_done", "slow_down", "hang_done"])
 def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, kind):
     header = start_run(bucket_run)
@@ -82,6 +83,7 @@ def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, k
     assert list_receipts(bucket_run) == {0: 0}
 
 
+@pytest.mark.slow
 def test_a_run_whose_every_request_may_fail_verifies(bucket_run, proxy):
     proxy.set_faults([Fault(kind, rate=0.05) for kind in ("slow_down", "reset", "reset_done", "internal_error")])
     header = start_run(bucket_run)
@@ -114,6 +116,7 @@ def test_a_commit_asks_as_little_as_its_parts_need(bucket_run, proxy):
     assert proxy.counts["HeadObject"] <= 5
 
 
+@pytest.mark.slow
 def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     start_run(bucket_run)
     (upload,) = uploads_after_a_failed_put(bucket_run, proxy)
@@ -123,6 +126,7 @@ def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     assert list(bucket_run.list_uploads()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["denied", "not_implemented"])
 def test_gc_and_removal_go_on_where_uploads_may_not_be_listed(bucket_run, proxy, caplog, fault):
     start_run(bucket_run)
@@ -146,6 +150,7 @@ def test_gc_leaves_the_uploads_of_others_below_its_prefix(bucket_run, s3_server)
     assert sorted(each["Key"] for each in left) == sorted(keys)
 
 
+@pytest.mark.slow
 def test_uploads_of_another_run_are_not_listed(bucket_run, proxy):
     uploads_after_a_failed_put(bucket_run, proxy)
     other = RunLocation.open(bucket_run.root + "-2", proxy.endpoint_url)

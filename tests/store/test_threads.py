@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from store.threads import map_in_threads
+from pseudoris.store.threads import map_in_threads
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])

@@ -1,4 +1,6 @@
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, held_out_pairs, is_held_out
+from itertools import product
+
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, is_held_out
 
 
 def test_the_world_is_as_rich_as_promised():
@@ -8,7 +10,8 @@ def test_the_world_is_as_rich_as_promised():
 
 
 def test_at_least_fifteen_percent_of_the_pairs_are_held_out():
-    assert len(held_out_pairs()) / (len(CATEGORIES) * len(COLOURS)) >= 0.15
+    pairs = list(product(CATEGORIES, COLOURS))
+    assert sum(is_held_out(*pair) for pair in pairs) / len(pairs) >= 0.15
 
 
 def test_every_category_and_colour_is_seen_in_other_pairs():

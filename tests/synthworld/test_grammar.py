@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
-from synthworld.grammar import OPENINGS, POSITIONS, Description, parse, realise
-from workers.filtering.nouns import head_noun
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, parse, realise
+from pseudoris.workers.filtering.head_nouns import head_noun
 
 
 def maybe(values):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.errors import ConfigError
-from synthworld.attributes import CATEGORIES, is_held_out
-from synthworld.object_centric import object_centric_scene, read_true_masks, write_object_centric
-from synthworld.render import render
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.attributes import CATEGORIES, is_held_out
+from pseudoris.synthworld.object_centric import object_centric_scene, read_true_masks, write_object_centric
+from pseudoris.synthworld.renderer import render
 
 
 def test_one_object_stands_whole_about_the_middle() -> None:
@@ -39,5 +39,5 @@ def test_files_lie_by_category_and_the_truth_fits_them(tmp_path) -> None:
 
 
 def test_a_world_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is no world 'mars'"):
+    with pytest.raises(ConfigError, match="There is no world 'mars'"):
         object_centric_scene(0, world="mars")

@@ -3,8 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from synthworld.attributes import is_held_out
-from synthworld.scenes import MAX_OBJECTS, MIN_OBJECTS, SCENE_SIZE_PX, Split, generator, make_scene, scene_index
+from pseudoris.synthworld.attributes import is_held_out
+from pseudoris.synthworld.scenes import (
+    MAX_OBJECTS,
+    MIN_OBJECTS,
+    SCENE_SIZE_PX,
+    Split,
+    generator,
+    make_scene,
+    scene_index,
+)
 
 
 def test_a_scene_follows_from_its_index_alone():

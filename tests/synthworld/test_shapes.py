@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 from PIL import Image, ImageDraw
 
-from synthworld.attributes import CATEGORIES, PARTS
-from synthworld.shapes import PART_SHAPES, SHAPES
+from pseudoris.synthworld.attributes import CATEGORIES, PARTS
+from pseudoris.synthworld.shapes import PART_SHAPES, SHAPES
 
 
 def stencil(shape, size=96):

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from schemas.errors import ConfigError
-from store.location import RunLocation
-from synthworld.attributes import CATEGORIES, COLOURS, Attributes
-from synthworld.demo import TRUTH_FILE, write_demo
-from synthworld.grammar import Description, realise
-from synthworld.oracle import referents
-from synthworld.render import render
-from synthworld.scenes import Scene, SceneObject, Split, make_scene
-from synthworld.truth import SceneTruth
-from synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, Attributes
+from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
+from pseudoris.synthworld.grammar import Description, realise
+from pseudoris.synthworld.oracle import referents
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 from tests.builders.scene_runs import scene_run
 
 OTHERS = sorted(WORLDS.keys() - {DEFAULT_WORLD})
@@ -132,7 +132,7 @@ def test_the_oracle_finds_each_object_by_all_of_its_words(world):
 
 def test_an_unknown_world_is_refused_with_those_that_there_are(tmp_path):
     for ask in (lambda: world_named("third"), lambda: make_scene(Split.TEST, 0, world="third")):
-        with pytest.raises(ConfigError, match=r"no world 'third': one of default, second, shifted is allowed"):
+        with pytest.raises(ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted"):
             ask()
     with pytest.raises(ConfigError, match="no world 'third'"):
         write_demo(tmp_path / "demo", num_scenes=1, world="third")
@@ -159,5 +159,5 @@ def test_a_truth_without_a_world_is_of_the_default_one_and_an_unknown_world_is_r
     known = SceneTruth.from_json(json.dumps(tree).encode(), "truth.json")
     assert known._scenes[next(iter(known._scenes))] == make_scene(Split.DEMO, 0)
     tree["scene-000.png"]["world"] = "third"
-    with pytest.raises(ConfigError, match="is of the world 'third'"):
+    with pytest.raises(ConfigError, match="has the world 'third'"):
         SceneTruth.from_json(json.dumps(tree).encode(), "truth.json")

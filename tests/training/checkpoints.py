@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from training.learning.folder import load_checkpoint
+from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

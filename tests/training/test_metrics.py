@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import SegmentationMeter
+from pseudoris.training.metrics import SegmentationMeter
 
 
 def row(*pixels: int, width: int = 10) -> torch.Tensor:
@@ -85,8 +85,8 @@ def test_figures_are_those_of_the_plain_definition_in_any_parts(count, seed):
 @pytest.mark.parametrize(
     ("guess", "truth", "message"),
     [
-        (torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), "threshold them to bool"),
-        (row().T, row(), r"\(10, 1\) for a target of \(1, 10\)"),
+        (torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), "Threshold them to bool"),
+        (row().T, row(), r"shape \(10, 1\), the target \(1, 10\)"),
     ],
 )
 def test_masks_that_cannot_be_compared_are_refused(guess, truth, message):

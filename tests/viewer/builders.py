@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from schemas.ids import image_id, mask_id, sha256_hex
-from schemas.keeping import KeepRule
-from schemas.plan import PlanEntry
-from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
-from store.commit import commit_shard
-from store.location import RunLocation
-from tests.store.builders import empty, quarantined, start_run
-from viewer.model import (
+from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.viewer.gallery_model import (
     Gallery,
     GalleryDraw,
     GalleryExpression,
@@ -27,6 +26,7 @@ from viewer.model import (
     GallerySummary,
     QuarantinedImage,
 )
+from tests.store.builders import empty, quarantined, start_run
 
 HEIGHT, WIDTH = 60, 90
 BOXES = ((10, 10, 40, 30), (50, 20, 80, 50), (5, 40, 30, 55))
@@ -88,7 +88,7 @@ def make_gallery(*images, quarantined=(), **summary):
     return Gallery(make_summary(**summary), iter(images), len(images), tuple(quarantined))
 
 
-def make_quarantined(key="broken.jpg", message="the header is cut short or damaged"):
+def make_quarantined(key="broken.jpg", message="the header is truncated or damaged"):
     return QuarantinedImage(key, "read", "corrupt", message)
 
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from cli.gallery import write_pages
-from store.location import RunLocation
+from pseudoris.cli.gallery import write_pages
+from pseudoris.store.location import RunLocation
+from pseudoris.viewer.gallery_page import iter_gallery
 from tests.viewer.builders import annotated, make_gallery, quarantined_because, write_run
-from viewer.gallery import iter_gallery
 
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
 

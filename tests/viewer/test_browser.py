@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cli.gallery import write_pages
+from pseudoris.cli.gallery import write_pages
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, picture, quarantined_because, serving, set_tau, write_run
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer.charts import (
+from pseudoris.viewer.charts import (
     HEIGHT_PX,
     Bar,
     Line,
@@ -81,6 +81,7 @@ def test_a_ceiling_is_round_and_not_far_above(value):
     assert top <= max(1.0, 2.1 * value)
 
 
+@pytest.mark.slow
 @given(st.floats(1e-6, 1e9))
 def test_ticks_begin_at_nothing_and_end_before_the_edge(right):
     ticks = nice_ticks(right)

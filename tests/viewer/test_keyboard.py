@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cli.gallery import write_pages
+from pseudoris.cli.gallery import write_pages
 from tests.viewer.builders import annotated, quarantined_because, write_run
 
 pytestmark = pytest.mark.browser

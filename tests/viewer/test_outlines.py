@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
+from pseudoris.viewer.outlines import FRAME, frame_size, outline_of, trace_loops
 from tests.viewer.builders import encode, rectangle
-from viewer.outlines import FRAME, frame_size, outline_of, trace_loops
 
 
 def fill(loops, shape):
@@ -134,5 +134,5 @@ def test_a_damaged_encoding_is_refused(counts):
 @pytest.mark.parametrize("size", [(2**20, 2**20), (0, 5), (5, 0), (-3, -5)])
 def test_a_mask_of_an_absurd_size_is_refused_before_memory_is_taken(size, monkeypatch):
     monkeypatch.setattr("pycocotools.mask.decode", lambda *args: pytest.fail("it was decoded"))
-    with pytest.raises(ValueError, match="a picture has 1 to 1,073,741,824"):
+    with pytest.raises(ValueError, match="1 to 1,073,741,824 are allowed"):
         outline_of("0", size)

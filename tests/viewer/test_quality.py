@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from schemas.errors import ConfigError
-from store.draws import DrawCount, DrawKind
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.distributions import DrawCount, DrawKind
+from pseudoris.viewer.quality import decoder_name, quality_of_run
 from tests.store.builders import empty, quarantined
 from tests.viewer.builders import annotated, write_run
-from viewer.quality import decoder_name, quality_of_run
 
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.4, 0)]
 

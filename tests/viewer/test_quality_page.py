@@ -2,13 +2,13 @@ import re
 
 import pytest
 
-from schemas.run import ParentRun
-from schemas.shard import CaptionSample
-from store.location import RunLocation
+from pseudoris.schemas.run_records import ParentRun
+from pseudoris.schemas.shard import CaptionSample
+from pseudoris.store.location import RunLocation
+from pseudoris.viewer.quality import quality_of_run
+from pseudoris.viewer.quality_page import iter_quality, write_quality
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
-from viewer.quality import quality_of_run
-from viewer.quality_page import iter_quality, write_quality
 
 PARENT = ParentRun(
     location="s3://bucket/parent", created_utc="2026-01-01T00:00:00Z", manifest=1, manifest_sha256="0" * 64

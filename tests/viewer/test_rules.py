@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from cli.gallery import write_pages
-from store.header import require_header
-from store.keeping import stated_rule
-from store.location import RunLocation
-from store.refiltering import RuleChange, refilter
+from pseudoris.cli.gallery import write_pages
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.tables.keep_rule import stated_rule
 from tests.builders.scored_runs import scored_run
 from tests.viewer.builders import annotated, make_summary, set_tau, write_run
 
@@ -100,7 +100,7 @@ def test_a_rule_has_a_tau_where_it_is_known_that_tau_decided(tmp_path, settings,
 
 
 def test_the_sentence_of_a_rule_needs_no_condition():
-    assert make_summary().told_rule == "An expression is kept where its distinctiveness is above τ\u00a0=\u00a01."
+    assert make_summary().rule_sentence == "An expression is kept where its distinctiveness is above τ\u00a0=\u00a01."
 
 
 @pytest.mark.browser

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.formats import IMAGE_FORMATS
+from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.viewer.thumbnails import MAX_SIDE_PX, thumbnail
 from tests.builders import hostile_plugin
 from tests.viewer.builders import picture
-from viewer.thumbnails import MAX_SIDE_PX, thumbnail
 
 
 def opened(data):
@@ -86,7 +86,8 @@ def test_a_format_of_a_plug_in_is_opened_where_it_is_allowed():
 def test_every_format_of_the_list_is_opened_by_a_process_that_has_loaded_no_plugin():
     # In this process other tests may have imported them.
     code = (
-        "import sys; from viewer.thumbnails import thumbnail; data = sys.stdin.buffer.read().split(b'--next--')\n"
+        "import sys; from pseudoris.viewer.thumbnails import thumbnail; "
+        "data = sys.stdin.buffer.read().split(b'--next--')\n"
         "print([thumbnail(one) is not None for one in data])"
     )
     pictures = [picture(name) for name in IMAGE_FORMATS]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.compilation import bucket, compile_rows, padded
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
-from workers.captions.engine import CachedEngine
-from workers.compilation import bucket, compile_rows, padded
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: no g++")
 
@@ -31,6 +31,7 @@ def test_padding_adds_zeros_behind():
     assert padded(rows, 2) is rows
 
 
+@pytest.mark.slow
 def test_rows_of_one_bucket_and_layers_of_one_kind_share_a_program(monkeypatch):
     torch.compiler.reset()
     programs = []
@@ -61,6 +62,6 @@ def test_a_compiled_engine_draws_the_same_captions():
     torch.compiler.reset()
     config = captions_config(max_length=6)
     image = image_crops(num_masks=3)
-    plain = CachedEngine(small_coca(), SPECIAL, config, seed=0).drafts(image)
-    compiled = CachedEngine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).drafts(image)
-    assert [draft.tokens for draft in compiled] == [draft.tokens for draft in plain]
+    plain = CachedEngine(small_coca(), SPECIAL, config, seed=0).generate(image)
+    compiled = CachedEngine(small_coca(), SPECIAL, config, seed=0, is_compiled=True).generate(image)
+    assert [caption.tokens for caption in compiled] == [caption.tokens for caption in plain]

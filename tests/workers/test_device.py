@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.config import ComputeConfig
-from schemas.errors import ConfigError
-from workers.device import compute_dtype, device_kind, prepare_device, to_device
+from pseudoris.schemas.config import ComputeConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.device import compute_dtype, device_kind, prepare_device, to_device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -1,7 +1,6 @@
-"""Weights and bounds of confidence for one's own models, from a run's tables and a few images whose truth is known."""
+"""Weights and bounds of confidence for a user's models, from a run's tables and a few images with known truth."""
 
-from training.calibration.fitting import Bounds, Calibration, calibrate
-from training.calibration.judged import JudgedImage
-from training.calibration.reading import calibrated_run, judged_images
+from pseudoris.training.calibration.confidence_fit import Bounds, Calibration, calibrate, calibrated_run
+from pseudoris.training.calibration.labelled_images import JudgedImage, judged_images
 
 __all__ = ["Bounds", "Calibration", "JudgedImage", "calibrate", "calibrated_run", "judged_images"]

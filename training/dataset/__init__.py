@@ -1,13 +1,13 @@
 """Runs as torch datasets: images, masks and expressions, out of the tables, in an order that a seed decides."""
 
-from training.dataset.filters import ExpressionFilter
-from training.dataset.iterable import RisIterableDataset, StreamOrder
-from training.dataset.joined import JoinedDataset
-from training.dataset.loading import ResumableLoader
-from training.dataset.mapped import RisDataset
-from training.dataset.mixed import MixedDataset, MixedIterableDataset
-from training.dataset.samples import PARTS, RisSample, SampleSpec, collate_lists
-from training.dataset.snapshot import Snapshot
+from pseudoris.training.dataset.expression_filter import ExpressionFilter
+from pseudoris.training.dataset.iterable_dataset import RisIterableDataset, StreamOrder
+from pseudoris.training.dataset.joined_dataset import JoinedDataset
+from pseudoris.training.dataset.map_dataset import RisDataset
+from pseudoris.training.dataset.mixed_dataset import MixedDataset, MixedIterableDataset
+from pseudoris.training.dataset.resumable_loader import ResumableLoader
+from pseudoris.training.dataset.samples import PARTS, RisSample, SampleSpec, collate_lists
+from pseudoris.training.dataset.snapshot import Snapshot
 
 __all__ = [
     "PARTS",

@@ -1,4 +1,4 @@
-"""What a dataset gives for one mask: names, shapes and dtypes."""
+"""A dataset's sample of one mask: names, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from torch import Tensor
 
-from schemas.errors import ConfigError
-from training.dataset.filters import ExpressionFilter
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.expression_filter import ExpressionFilter
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -53,13 +53,13 @@ Transform = Callable[[RisSample], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpec:
-    """Which samples a run gives and what is in them.
+    """Which samples a run gives, and their contents.
 
     A sample is a mask that an expression is left of after `where`. Expressions that refer to several masks, or to none,
     are passed over.
 
     Attributes:
-        parts: Of `PARTS`; what is not named is not read. `("text",)` reads a few columns of the expressions alone.
+        parts: Some of `PARTS`; others are not read. `("text",)` reads only a few columns of the expressions.
         where: Which expressions.
         expressions_per_mask: K. So many are drawn an epoch, without replacement; where a mask has fewer they are
             repeated, so that K is the same for all. None gives all, in the tables' order.

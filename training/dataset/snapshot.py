@@ -1,4 +1,4 @@
-"""Which commits of a run a dataset reads: fixed when it is made, so that a run that grows does not shift under it."""
+"""Which commits of a run a dataset reads: fixed at construction, so that a growing run does not change the dataset."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import ConfigError
-from schemas.tables import EXPRESSIONS, IMAGES, MASKS
-from store.location import RunLocation
-from store.manifest import manifest_numbers, read_manifest, receipts_table
-from store.receipts import list_receipts, read_receipts
-from training.dataset.group import agreed
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table
+from pseudoris.store.runs.receipts import list_receipts, read_receipts
+from pseudoris.training.dataset.process_group import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ class ShardParts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The standing commits of a run at one moment, ordered by shard; 200 bytes a shard.
+    """The latest commits of a run at one moment, ordered by shard; 200 bytes a shard.
 
     Attributes:
-        manifest: Number of the manifest that holds them; None where the receipts themselves were read.
+        manifest: Number of the manifest that holds them; None if the receipts themselves were read.
         table: A row a shard: `shard`, `generation`, and the names of its parts.
         digest: sha256 over all of it: two snapshots of one digest read the same rows.
         retried: Of a manifest's shards those that had been done again since, whose receipts were read, by shard the
@@ -52,7 +52,7 @@ class Snapshot:
 
     @classmethod
     def take(cls, location: RunLocation) -> Self:
-        """Return the latest manifest; where none stands, what the receipts say now.
+        """Return the latest manifest; if there is none, the current receipts.
 
         A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so that it may
         be so far behind; the number of shards that it leaves out is logged. Reading the receipts of a large run is a
@@ -72,8 +72,8 @@ class Snapshot:
         num_newer = len(standing) - len(snapshot)
         if num_newer > 0:
             logger.info(
-                "manifest %d of %s holds %d shards; %d committed since are left for the next one (Snapshot.of_receipts "
-                "reads them too)",
+                "Manifest %d of %s lists %d shards. %d newer shards are not read (Snapshot.of_receipts reads them "
+                "too).",
                 *(numbers[-1], location.root, len(snapshot), num_newer),
             )
         held = _commits(snapshot.table)
@@ -81,21 +81,22 @@ class Snapshot:
         return snapshot._with_retried(location, retried)
 
     @classmethod
-    def shared(cls, location: RunLocation, turn: str | int = 0) -> Self:
+    def shared(cls, location: RunLocation | str, turn: str | int = 0) -> Self:
         """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
 
         The first process that asks for a turn takes it, the others read the same, and none waits for another. So all
         ranks of a run that grows read the same rows, in whatever order they start.
 
         Args:
-            location: Where the run lives, the same for all.
+            location: Where the run lives, or its folder or url; the same for all.
             turn: What the agreement is for; it holds for as long as the group lives. 0 is for datasets that are made,
                 refreshes have their own. Any other, `epoch 7` for one, is an agreement of its own.
 
         Raises:
-            ConfigError: As `take`, or this process does not find what another has taken.
+            ConfigError: As `take`, or this process does not find the snapshot of another one.
             TransientError: Storage failed.
         """
+        location = _opened(location)
         taken: list[Self] = []
 
         def propose() -> str:
@@ -118,23 +119,25 @@ class Snapshot:
         return cls._of(location, number, read_manifest(location, number, _COLUMNS))
 
     @classmethod
-    def of_receipts(cls, location: RunLocation) -> Self:
+    def of_receipts(cls, location: RunLocation | str) -> Self:
         """Return everything that is committed now: a listing, and a request a shard.
 
         Raises:
             ConfigError: Nothing is committed yet, or a receipt cannot be used.
             TransientError: Storage failed.
         """
+        location = _opened(location)
         return cls._of_commits(location, list_receipts(location))
 
     @classmethod
-    def from_state(cls, location: RunLocation, state: dict[str, Any]) -> Self:
+    def from_state(cls, location: RunLocation | str, state: dict[str, Any]) -> Self:
         """Return the snapshot that `state` describes, as it was.
 
         Raises:
             ConfigError: The run does not hold it any more.
             TransientError: Storage failed.
         """
+        location = _opened(location)
         commits = _unpacked(state["commits"] or [])
         if state["manifest"] is not None:
             found = cls.of_manifest(location, state["manifest"])._with_retried(location, commits)
@@ -142,8 +145,8 @@ class Snapshot:
             found = cls._of_commits(location, commits)
         if found.digest != state["digest"]:
             raise ConfigError(
-                f"{location.root} does not hold the commits of the saved state: its snapshot has another digest. It is "
-                "another run, or one that was begun anew: train from the start of an epoch"
+                f"{location.root} does not have the commits of the saved state: its snapshot has another digest. It "
+                "is another run, or the run was begun anew. Train from the start of an epoch."
             )
         return found
 
@@ -190,12 +193,18 @@ class Snapshot:
     @classmethod
     def _of(cls, location: RunLocation, number: int | None, table: pa.Table) -> Self:
         if not table.num_rows:
-            raise ConfigError(f"nothing of the run at {location.root} is committed yet: there is nothing to train on")
+            raise ConfigError(
+                f"The run at {location.root} has no committed shard yet, so there is nothing to train on."
+            )
         table = table.combine_chunks()
         digest = hashlib.sha256()
         for name in ("shard", "generation", *(f"{each}_part_name" for each in _TABLES)):
             digest.update("\n".join(map(str, table[name].to_pylist())).encode() + b"\0")
         return cls(number, table, digest.hexdigest())
+
+
+def _opened(location: RunLocation | str) -> RunLocation:
+    return RunLocation.open(location) if isinstance(location, str) else location
 
 
 def _commits(table: pa.Table) -> Iterable[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Intervals by resampling images: expressions of one image are not independent, images are."""
+"""Intervals by resampling images, because expressions of one image are not independent, but images are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sums = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % interval; NaN where nothing was counted."""
+    """A figure with its 95 % interval; NaN if nothing was counted."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""What an evaluation reports: which figures, under which names, and the whole as JSON."""
+"""The figures of an evaluation: their names, and the whole as JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from training.evaluation.bootstrap import Estimate, ImageBootstrap
-from training.evaluation.counting import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
+from pseudoris.training.evaluation.counts import ALL, DIFFICULTIES, KEPT, KINDS, SAMPLING, SETS
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: its title, what it counts, and how many digits behind the point it is shown with."""
+    """One figure: its title, what it counts, and the number of decimal places to show."""
 
     title: str
     meaning: str
@@ -102,7 +102,7 @@ class ImageCounts:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A run held against a truth.
+    """A run compared with a truth.
 
     Attributes:
         run: Where it lives.
@@ -117,7 +117,7 @@ class Evaluation:
         mask_quality: By figure (`MASK_FIGURES`).
         difficulty: Kept expressions by how many other objects share the target's category.
         groups: Kept expressions by group of the target; empty where the truth has no groups.
-        kinds: Kept expressions by their kind; empty where there is only one.
+        kinds: Kept expressions by kind; empty if there is only one kind.
         differences: By pair of `STEPS`, `kept − all`, then by figure.
         resamples: Of images, behind each interval.
         seed: Of the resampling.
@@ -150,7 +150,7 @@ def summarise(
     notes: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> Evaluation:
-    """Return the figures of images counted by `counting.count_image`, at least one."""
+    """Return the figures of images counted by `counts.count_image`, at least one."""
     return Evaluation(
         run=run,
         truth=truth,
@@ -182,18 +182,18 @@ def step_name(more: str, less: str) -> str:
 
 
 def as_tree(found: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as JSON values; null stands for what nothing was counted of."""
+    """Return an evaluation as JSON values; null if nothing was counted."""
     tree: dict[str, Any] = _without_nan(asdict(found))
     return tree
 
 
 def value_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    """Return a figure for a person, a dash where nothing was counted."""
+    """Return a figure as text, a dash if nothing was counted."""
     return f"{estimate.value:{sign}.{digits}f}" if math.isfinite(estimate.value) else "–"
 
 
 def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    """Return a figure's interval for a person, nothing where there is none."""
+    """Return a figure's interval as text, empty if there is none."""
     if not math.isfinite(estimate.low):
         return ""
     return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"

@@ -1,26 +1,30 @@
 """A human's annotation as a truth: an OUT of `pseudoris import`, joined by image id.
 
-Its masks are exact, its judge of a text is an approximation: a text refers to the object whose best sentence it agrees
-with most, by token F1. What nobody said, no text can agree with.
+Its masks are exact. Its judgement of a text is an approximation: a text refers to the object whose best sentence it
+agrees with most, by token F1. A text cannot agree with a sentence that no human wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Self
 
-from schemas.errors import ConfigError
-from schemas.run import Receipt
-from schemas.tables import STATUS_QUARANTINED
-from store.header import require_header
-from store.location import RunLocation
-from store.receipts import list_receipts, standing_receipts
-from store.threads import map_in_threads
-from training.evaluation.reading import ShardTables, check_masks, image_masks, read_shard
-from training.evaluation.sentences import SentenceJudge
-from workers.filtering.nouns import head_noun
+import numpy as np
+import numpy.typing as npt
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import STATUS_QUARANTINED
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.receipts import list_receipts, standing_receipts
+from pseudoris.store.threads import map_in_threads
+from pseudoris.training.evaluation.run_images import ShardTables, check_masks, image_masks, read_shard
+from pseudoris.workers.filtering.head_nouns import head_noun
 
 APPROXIMATION: Final = (
     "The judge of a text is an approximation: it refers to the object with whose best human sentence it agrees most "
@@ -35,49 +39,8 @@ ALIKE: Final = "Objects share a category where sentences of both have the same h
 WITHOUT_SENTENCE: Final = "The truth holds no sentence: of its figures those of the masks alone say something."
 
 _THREADS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where an image stands: its shard among those read, and its number in the shard."""
-
-    shard: int
-    number: int
-
-
-@dataclass(frozen=True, eq=False)
-class HumanImageTruth:
-    """The objects of one image and what humans said of each; fulfils `ImageTruth`."""
-
-    size: tuple[int, int]
-    masks: list[str]
-    sentences: list[list[str]]
-
-    @cached_property
-    def _judge(self) -> SentenceJudge:
-        return SentenceJudge(self.sentences)
-
-    @cached_property
-    def _nouns(self) -> list[frozenset[str]]:
-        return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
-
-    def referents(self, text: str) -> frozenset[int] | None:
-        """Return the one object that a text agrees with most; None where there is no such one."""
-        found = self._judge.referent(text)
-        return None if found is None else frozenset((found,))
-
-    def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
-        """Return None: nobody annotated attributes."""
-        return None
-
-    def num_alike(self, number: int) -> int:
-        """Return how many other objects are called by a noun that this one is called by too."""
-        own = self._nouns[number]
-        return sum(bool(own & nouns) for other, nouns in enumerate(self._nouns) if other != number)
-
-    def group(self, number: int) -> str | None:
-        """Return None: there are no groups."""
-        return None
+# Letters and digits of any script: punctuation parts words and is dropped.
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +53,9 @@ class HumanTruth:
     title: str
     notes: tuple[str, ...]
     _shards: list[ShardTables]
-    _places: dict[str, _Place]
+    _places: dict[str, _ImagePosition]
     groups: tuple[str, ...] = field(default=())
-    # A sentence is nearest to one object: of several, or of none, nothing can be told.
+    # A sentence is nearest to one object: expressions of several, or of none, cannot be judged.
     unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
 
     @classmethod
@@ -101,7 +64,7 @@ class HumanTruth:
 
         Args:
             location: Where it lives.
-            on_progress: Told how many of how many shards are read.
+            on_progress: Called with the number of shards read, and of all.
 
         Raises:
             ConfigError: There is no run, it is no import, or it is not complete.
@@ -110,14 +73,14 @@ class HumanTruth:
         header = require_header(location)
         if header.origin != "import":
             raise ConfigError(
-                f"--truth {location.root} is a run that `pseudoris {header.origin}` made, and a truth is what humans "
-                "said: give an OUT of `pseudoris import`, or `synthworld`"
+                f"--truth {location.root} is a run of `pseudoris {header.origin}`, not human annotation. Give the "
+                "OUT of `pseudoris import`, or `synthworld`."
             )
         num_committed = len(list_receipts(location))
         if num_committed < header.num_shards:
             raise ConfigError(
-                f"--truth {location.root} is not complete, {num_committed:,} of {header.num_shards:,} shards are "
-                "committed: finish it with the `pseudoris import` command that began it"
+                f"--truth {location.root} is not complete: {num_committed:,} of {header.num_shards:,} shards are "
+                "committed. Finish it with the same `pseudoris import` command."
             )
 
         def read(receipt: Receipt) -> ShardTables:
@@ -143,7 +106,7 @@ class HumanTruth:
         return None if place is None else str(self._shards[place.shard].images["key"][place.number].as_py())
 
     def of_image(self, image_id: str) -> HumanImageTruth | None:
-        """Return the objects of an image; None where nobody annotated it, or its annotation is quarantined.
+        """Return the objects of an image; None if it has no annotation, or a quarantined one.
 
         Raises:
             ConfigError: A mask is damaged.
@@ -165,12 +128,100 @@ class HumanTruth:
         return HumanImageTruth(size, counts, list(sentences.values()))
 
 
-def _places(shards: list[ShardTables]) -> dict[str, _Place]:
+@dataclass(frozen=True, slots=True)
+class _ImagePosition:
+    """The position of an image: its shard among those read, and its number in the shard."""
+
+    shard: int
+    number: int
+
+
+def _places(shards: list[ShardTables]) -> dict[str, _ImagePosition]:
     return {
-        image: _Place(shard, number)
+        image: _ImagePosition(shard, number)
         for shard, tables in enumerate(shards)
         for number, (image, status) in enumerate(
             zip(tables.images["image_id"].to_pylist(), tables.images["status"].to_pylist(), strict=True)
         )
         if status != STATUS_QUARANTINED
     }
+
+
+@dataclass(frozen=True, eq=False)
+class HumanImageTruth:
+    """The objects of one image and what humans said of each; fulfils `ImageTruth`."""
+
+    size: tuple[int, int]
+    masks: list[str]
+    sentences: list[list[str]]
+
+    @cached_property
+    def _judge(self) -> SentenceJudge:
+        return SentenceJudge(self.sentences)
+
+    @cached_property
+    def _nouns(self) -> list[frozenset[str]]:
+        return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Return the one object that a text agrees with most; None if there is no single one."""
+        found = self._judge.referent(text)
+        return None if found is None else frozenset((found,))
+
+    def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
+        """Return None: attributes are not annotated."""
+        return None
+
+    def num_alike(self, number: int) -> int:
+        """Return how many other objects are called by a noun that this one is called by too."""
+        own = self._nouns[number]
+        return sum(bool(own & nouns) for other, nouns in enumerate(self._nouns) if other != number)
+
+    def group(self, number: int) -> str | None:
+        """Return None: there are no groups."""
+        return None
+
+
+class SentenceJudge:
+    """The sentences of the objects of one image; a text refers to the object whose best sentence is nearest to it.
+
+    Nearest by token F1: 2 · words in common / (words of the text + words of the sentence), words counted as often as
+    they occur.
+    """
+
+    def __init__(self, sentences: Sequence[Sequence[str]]) -> None:
+        """Take the sentences of each object; an object may have none."""
+        self._num_objects = len(sentences)
+        said = [(number, Counter(words_of(text))) for number, texts in enumerate(sentences) for text in texts]
+        self._objects = np.array([number for number, _ in said], dtype=np.int64)
+        self._lengths = np.array([counts.total() for _, counts in said], dtype=np.int64)
+        times: defaultdict[str, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(said), dtype=np.int64))
+        for place, (_, counts) in enumerate(said):
+            for word, count in counts.items():
+                times[word][place] = count
+        self._times = dict(times)
+
+    def scores(self, text: str) -> npt.NDArray[np.float64]:
+        """Return the F1 of a text with each object's best sentence, (N,) float64 in [0, 1]."""
+        best = np.zeros(self._num_objects)
+        counts = Counter(words_of(text))
+        common = np.zeros(len(self._objects), dtype=np.int64)
+        for word, count in counts.items():
+            if word in self._times:
+                common += np.minimum(self._times[word], count)
+        # One where both are empty: nothing is in common then either.
+        lengths = np.maximum(self._lengths + counts.total(), 1)
+        np.maximum.at(best, self._objects, 2 * common / lengths)
+        return best
+
+    def referent(self, text: str) -> int | None:
+        """Return the object that a text agrees with most; None if it agrees with none, or equally with several."""
+        scores = self.scores(text)
+        # Equal fractions of whole numbers are equal floats: a tie is found as one.
+        nearest = np.flatnonzero(scores == scores.max(initial=0.0))
+        return int(nearest[0]) if len(nearest) == 1 and scores[nearest[0]] > 0 else None
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, lower-cased, without punctuation."""
+    return _WORD.findall(text.lower())

@@ -1,7 +1,7 @@
-"""What an evaluation asks of a truth: the objects of an image, and which of them a text speaks of.
+"""The protocol of a truth: the objects of an image, and which of them a text refers to.
 
-Whoever knows the objects of images fulfils it: the synthetic world exactly (`synthworld.truth`), a human's annotation
-as far as its sentences reach (`human_truth`).
+Two implementations: the synthetic world, which is exact (`pseudoris.synthworld.scene_truth`), and a human's
+annotation, which is limited to its sentences (`human_truth`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ class ImageTruth(Protocol):
 
     @property
     def masks(self) -> Sequence[str]:
-        """COCO compressed RLE of each object's visible pixels; without a pixel where it is hidden."""
+        """COCO compressed RLE of each object's visible pixels; empty if the object is hidden."""
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Return the objects that a text refers to; None where it cannot be told."""
+        """Return the objects that a text refers to; None if that cannot be decided."""
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
         """Return how many attributes a text states, how many of these are true of an object, and how many that has.
 
-        None where the truth knows no attributes.
+        None if the truth knows no attributes.
         """
 
     def num_alike(self, number: int) -> int:
         """Return how many other objects share an object's category."""
 
     def group(self, number: int) -> str | None:
-        """Return the group of `Truth.groups` that an object belongs to; None where there are none."""
+        """Return the group of `Truth.groups` that an object belongs to; None if there are no groups."""
 
 
 class Truth(Protocol):
@@ -42,7 +42,7 @@ class Truth(Protocol):
 
     @property
     def title(self) -> str:
-        """What it is and where it stands, for a heading."""
+        """Its name and location, for a heading."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -50,11 +50,11 @@ class Truth(Protocol):
 
     @property
     def groups(self) -> Sequence[str]:
-        """Names of the groups whose accuracy is told apart; none by default."""
+        """Names of the groups whose accuracy is reported separately; none by default."""
 
     @property
     def unjudged_kinds(self) -> Sequence[str]:
-        """Kinds of expressions (`counting.KINDS`) that it cannot judge: they are left out of every figure."""
+        """Kinds of expressions (`counts.KINDS`) that it cannot judge: they are left out of every figure."""
 
     @property
     def num_images(self) -> int:
@@ -65,4 +65,4 @@ class Truth(Protocol):
         """The key of one of them."""
 
     def of_image(self, image_id: str) -> ImageTruth | None:
-        """Return the objects of an image, by its id; None where the truth does not know the image."""
+        """Return the objects of an image, by its id; None if the truth does not know the image."""

@@ -1,7 +1,6 @@
-"""A finished run in the form that somebody else's reader wants: one module a format, found by its name."""
+"""Exports a finished run to the formats of other tools. Each format is a module, found by its name."""
 
-from training.exports.formats import EXPORTS, find_export
-from training.exports.protocol import (
+from pseudoris.training.exports.protocol import (
     CHECKING,
     WRITING,
     Export,
@@ -11,6 +10,7 @@ from training.exports.protocol import (
     HumanAnnotation,
     OnProgress,
 )
+from pseudoris.training.exports.registry import EXPORTS, find_export
 
 __all__ = [
     "CHECKING",

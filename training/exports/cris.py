@@ -1,39 +1,45 @@
-"""The files between REFER and LMDB in the tools of CRIS and ETRIS: the safest target, since they serialise the rest.
+"""CRIS and ETRIS: the JSON and PNG files that their tools turn into LMDB. The safest target: their tools serialise.
 
 DEST/anns/<dataset>/<split>.json              a record a mask: box, names, expressions
 DEST/masks/<dataset>/<segment_id>.png         8 bits, one channel, 0 or 255, of the image's size
 DEST/images/train2014/<img_name>              the images, upright
+
+The constants are the numbers and names in the trainers' code.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from typing import Any, Final
 
-from schemas.errors import TransientError
-from store.annotations import AnnotatedMask
-from store.location import RunLocation
-from training.exports.annotations import TextRule
-from training.exports.cris_names import (
-    CATEGORY_INDEX,
-    FIRST_SEGMENT_ID,
-    IMAGES_FOLDER,
-    WORD_LEN,
-    checked_names,
-    length_notes,
-)
-from training.exports.files import new_file
-from training.exports.fingerprints import Fingerprint
-from training.exports.json_arrays import JsonArray, iter_json_list, json_list
-from training.exports.many_files import ManyFiles
-from training.exports.mask_png import counts_of_png, mask_png
-from training.exports.pictures import encoded_anew_notes, iter_pictures
-from training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from training.exports.workspace import finish_place, nothing_left, take_place
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedMask
+from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
+from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files
+from pseudoris.training.exports.json_arrays import JsonArray, iter_json_list, json_list
+from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
+from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint
+from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "cris"
+DEFAULT_DATASET: Final = "refcoco"
+# Their `info` table in utils/dataset.py knows these; for another name it is to be extended.
+KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
+# Both cut at 17 CLIP tokens, start and end included (`word_len`).
+WORD_LEN: Final = 17
+IMAGES_FOLDER: Final = "images/train2014"
+# Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
+# val and test in the same folder.
+FIRST_SEGMENT_ID: Final = 1_000_000
+# Index of the 80 classes of COCO; no loss reads it, and a run knows no classes.
+CATEGORY_INDEX: Final = 0
+_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
 # Read back at once: on a bucket each is a request.
 _READERS: Final = 16
 _BATCH: Final = 256
@@ -42,7 +48,7 @@ _BATCH: Final = 256
 class CrisExport:
     """One record and one PNG a mask; memory holds neither all records nor all names."""
 
-    summary = "anns JSON and mask PNGs, which folder2lmdb of CRIS and ETRIS turns into their LMDB"
+    summary = "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB"
     reads = frozenset({"max_tokens", "dataset", "split"})
     default_max_tokens: int | None = WORD_LEN
 
@@ -50,33 +56,33 @@ class CrisExport:
         """Write images, masks and records as they come, then read masks and records back."""
         dataset, split = checked_names(request)
         anns, masks = f"anns/{dataset}/{split}.json", f"masks/{dataset}"
-        take_place(request, NAME, (f"anns/{dataset}", masks, IMAGES_FOLDER))
-        writing = _Writing(request, masks)
+        claim_destination(request, NAME, (f"anns/{dataset}", masks, IMAGES_FOLDER))
+        writer = _Writer(request, masks)
         with (
             ManyFiles(request.destination) as files,
             new_file(request.destination, anns) as path,
             json_list(path) as records,
         ):
-            writing.run(files, records, on_progress)
+            writer.run(files, records, on_progress)
         files.check()
-        _check(request.destination, anns, masks, due=writing.written, on_progress=on_progress)
-        num_masks = writing.written.num_masks
+        _check(request.destination, anns, masks, due=writer.written, on_progress=on_progress)
+        num_masks = writer.written.num_masks
         rows = {
-            "images": writing.num_images,
+            "images": writer.num_images,
             f"records of {split}": num_masks,
-            "expressions": writing.written.num_texts,
+            "expressions": writer.written.num_texts,
         }
-        finish_place(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writing.dropped)})
+        mark_whole(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
-            files={"images": writing.num_images, f"records of {split}": 1, "masks": num_masks},
+            files={"images": writer.num_images, f"records of {split}": 1, "masks": num_masks},
             size_bytes=files.size_bytes + (request.destination.size(anns) or 0),
-            dropped=writing.dropped,
+            dropped=writer.dropped,
             notes=[
                 *length_notes(dataset, split, num_masks),
                 f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {IMAGES_FOLDER}/ "
                 f"-m {masks} -o lmdb/{dataset}",
-                *encoded_anew_notes(writing.num_encoded_anew),
+                *encoded_anew_notes(writer.num_encoded_anew),
             ],
             checked=(
                 "every mask, pixel by pixel, and every expression is the run's",
@@ -85,7 +91,35 @@ class CrisExport:
         )
 
 
-class _Writing:
+def checked_names(request: ExportRequest) -> tuple[str, str]:
+    """Return (data set, split), both fit to be a file's name.
+
+    Raises:
+        ConfigError: One of them is not.
+    """
+    dataset, split = request.options.dataset or DEFAULT_DATASET, request.options.split
+    for option, name in (("--dataset", dataset), ("--split", split)):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
+    return dataset, split
+
+
+def length_notes(dataset: str, split: str, num_records: int) -> list[str]:
+    """Return what a user must tell the trainer: it trusts a table in its code, not the files, for their length."""
+    table = f"info[{dataset!r}][{split!r}]"
+    notes = [
+        f"Before training, set the number of records in the trainer's utils/dataset.py: {table} = {num_records}. A "
+        "higher number ends in an IndexError. A lower number hides records.",
+    ]
+    if dataset not in KNOWN_DATASETS:
+        notes.append(
+            f"The trainer's table does not have {dataset!r} (KeyError). Add info[{dataset!r}] = {{{split!r}: "
+            f"{num_records}}}."
+        )
+    return notes
+
+
+class _Writer:
     """Images, masks and records on their way into the files."""
 
     def __init__(self, request: ExportRequest, masks: str) -> None:
@@ -100,16 +134,16 @@ class _Writing:
 
     def run(self, files: ManyFiles, records: JsonArray, on_progress: OnProgress) -> None:
         rule = TextRule(self._request.options.max_tokens, is_lower_case=True)
-        for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
+        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
             self.num_images += 1
-            self.num_encoded_anew += picture.is_encoded_anew
-            files.write(IMAGES_FOLDER, picture.name, picture.data)
+            self.num_encoded_anew += image_file.is_encoded_anew
+            files.write(IMAGES_FOLDER, image_file.name, image_file.data)
             for mask in image.masks:
                 data, counts = mask_png(mask)
-                record = self._record(mask, picture.name)
+                record = self._record(mask, image_file.name)
                 files.write(self._masks, f"{record['segment_id']}.png", data)
                 records.append(record)
-                self.written.add(picture.name, mask.rle_size, counts, [each["sent"] for each in record["sentences"]])
+                self.written.add(image_file.name, mask.rle_size, counts, [each["sent"] for each in record["sentences"]])
         if not self.num_images:
             raise nothing_left(self._request, self.dropped)
 
@@ -144,8 +178,8 @@ def _check(destination: RunLocation, anns: str, masks: str, *, due: Fingerprint,
                 texts = [each["sent"] for each in record["sentences"]]
                 if record["segment_id"] <= segment_id or record["sentences_num"] != len(texts) or not texts:
                     raise TransientError(
-                        f"{destination.uri(anns)}: segment {record['segment_id']} does not read back as it was: "
-                        "run the same command again"
+                        f"{destination.uri(anns)}: segment {record['segment_id']} reads back differently. Run the "
+                        "same command again."
                     )
                 segment_id = record["segment_id"]
                 found.add(record["img_name"], size, counts, texts)

@@ -3,7 +3,8 @@
     DEST/README.md                     the card; its head says which files are which split
     DEST/data/train-00000.parquet      a row an image: the image, its masks as images, their expressions
 
-The files state their features themselves, so that nothing of the datasets package is needed to write them.
+The files state their features themselves, so the datasets package is not needed to write them. They are read back a
+row group at a time.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
-from schemas.errors import ConfigError
-from store.annotations import AnnotatedImage
-from store.parquet import open_writer
-from training.exports.annotations import TextRule
-from training.exports.coco_form import box_xywh
-from training.exports.files import new_file
-from training.exports.fingerprints import Fingerprint
-from training.exports.huggingface_card import card
-from training.exports.huggingface_check import check_rows
-from training.exports.mask_png import mask_png
-from training.exports.pictures import Picture, iter_pictures
-from training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from training.exports.workspace import finish_place, nothing_left, take_place
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.store.tables.parquet_files import open_parquet, open_writer
+from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
+from pseudoris.training.exports.huggingface_card import card
+from pseudoris.training.exports.image_files import ImageFile, iter_image_files
+from pseudoris.training.exports.mask_encodings import box_xywh, counts_of_png, mask_png
+from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
+from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.workers.images.pixels import upright_size
 
 NAME: Final = "hf"
 DATA_FOLDER: Final = "data"
@@ -70,7 +71,7 @@ FEATURES: Final[dict[str, Any]] = {
 class HuggingfaceExport:
     """Files of `target_bytes`; the last may be smaller."""
 
-    summary = "a folder for datasets.load_dataset, images and masks as image features, with a dataset card"
+    summary = "a folder for datasets.load_dataset: images and masks as image features, and a card"
     reads = frozenset({"max_tokens", "split", "target_bytes"})
     default_max_tokens: int | None = None
 
@@ -78,25 +79,27 @@ class HuggingfaceExport:
         """Write one file after the other and then the card; read every row back."""
         split = request.options.split
         if not _SPLIT.fullmatch(split):
-            raise ConfigError(f"--split {split!r}: datasets takes letters, digits and _ in the name of a split")
-        take_place(request, NAME, (DATA_FOLDER,))
-        writing = _Writing(request)
-        paths = list(writing.files(on_progress))
-        check_rows(request.destination, paths, due=writing.written, on_progress=on_progress)
+            raise ConfigError(
+                f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split."
+            )
+        claim_destination(request, NAME, (DATA_FOLDER,))
+        writer = _Writer(request)
+        paths = list(writer.files(on_progress))
+        check_rows(request.destination, paths, due=writer.written, on_progress=on_progress)
         rows = {
-            split: writing.num_images,
-            "masks": writing.written.num_masks,
-            "expressions": writing.written.num_texts,
+            split: writer.num_images,
+            "masks": writer.written.num_masks,
+            "expressions": writer.written.num_texts,
         }
-        text = card(request, split, rows, writing.dropped).encode()
+        text = card(request, split, rows, writer.dropped).encode()
         request.destination.replace(CARD_NAME, text)
-        finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
+        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
             files={split: len(paths)},
             size_bytes=len(text) + sum(request.destination.size(path) or 0 for path in paths),
-            dropped=writing.dropped,
-            notes=(f"{CARD_NAME} leaves the licence of the images to you: fill it in before you publish.",),
+            dropped=writer.dropped,
+            notes=(f"Fill in the licence of the images in {CARD_NAME} before you publish.",),
             checked=(
                 "every image has the size of its masks; every mask, pixel by pixel, and every expression is the run's",
                 "image ids are unique in their file; no expression is empty",
@@ -120,7 +123,7 @@ def _arrow_type(feature: Any) -> pa.DataType:
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
 
 
-class _Writing:
+class _Writer:
     """Rows on their way into files."""
 
     def __init__(self, request: ExportRequest) -> None:
@@ -131,7 +134,7 @@ class _Writing:
         self.num_images = 0
 
     def files(self, on_progress: OnProgress) -> Iterator[str]:
-        """Write the files; each stands, whole, when its path is yielded."""
+        """Write the files; each is whole and in place when its path is yielded."""
         groups = self._row_groups(on_progress)
         group = next(groups, None)
         if group is None:
@@ -166,12 +169,12 @@ class _Writing:
     def _rows(self, on_progress: OnProgress) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield each row with the bytes of its images."""
         rule = TextRule(self._request.options.max_tokens)
-        for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
-            row = self._row(image, picture)
+        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
+            row = self._row(image, image_file)
             self.num_images += 1
-            yield row, len(picture.data) + sum(len(mask["mask"]["bytes"]) for mask in row["masks"])
+            yield row, len(image_file.data) + sum(len(mask["mask"]["bytes"]) for mask in row["masks"])
 
-    def _row(self, image: AnnotatedImage, picture: Picture) -> dict[str, Any]:
+    def _row(self, image: AnnotatedImage, image_file: ImageFile) -> dict[str, Any]:
         masks = []
         for mask in image.masks:
             png, counts = mask_png(mask)
@@ -194,6 +197,59 @@ class _Writing:
             "key": image.key,
             "height": image.height,
             "width": image.width,
-            "image": {"bytes": picture.data, "path": picture.name},
+            "image": {"bytes": image_file.data, "path": image_file.name},
             "masks": masks,
         }
+
+
+def check_rows(destination: RunLocation, paths: Sequence[str], *, due: Fingerprint, on_progress: OnProgress) -> None:
+    """Read every row: images by their headers, masks by their pixels.
+
+    Raises:
+        TransientError: Something is not as it was written; the message says which file and mask.
+    """
+    found = Fingerprint()
+    for path in paths:
+        image_ids = set[str]()
+        for row in _rows(destination, path):
+            if row["image_id"] in image_ids:
+                raise broken(destination.uri(path), f"image {row['image_id']} has two rows")
+            image_ids.add(row["image_id"])
+            _add_row(found, row, destination.uri(path))
+        on_progress(found.num_masks, due.num_masks, CHECKING)
+    due.check_equals(found, destination.root)
+
+
+def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
+    where = destination.uri(path)
+    with destination.open_input(path) as stream:
+        parquet = open_parquet(stream, where)
+        for group in range(parquet.num_row_groups):
+            try:
+                table = parquet.read_row_group(group, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise broken(where, str(error)) from error
+            # A row at a time: as Python values a group's images are there once more.
+            for batch in table.to_batches(max_chunksize=1):
+                yield from batch.to_pylist()
+
+
+def _add_row(found: Fingerprint, row: Mapping[str, Any], where: str) -> None:
+    size = (row["height"], row["width"])
+    try:
+        image_size = upright_size(row["image"]["bytes"])
+    except ImageError as error:
+        raise broken(where, f"image {row['image_id']} cannot be read ({error})") from error
+    if image_size != size:
+        raise broken(
+            where, f"image {row['image_id']} has the size {image_size}, but its row says {size} (height, width)"
+        )
+    for mask in row["masks"]:
+        place = f"{where}, mask {mask['mask_id']}"
+        mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)
+        if mask_size != size:
+            raise broken(place, f"it has the size {mask_size}, its image {size} (height, width)")
+        texts = check_texts(mask["expressions"], place)
+        if not texts or len(texts) != len(mask["distinctiveness"]):
+            raise broken(place, "it has no expression, or not one score per expression")
+        found.add(row["image_id"], size, counts, texts)

@@ -1,4 +1,4 @@
-"""The dataset card of a `datasets` folder: its head tells the files of the split, its text what they are."""
+"""The dataset card of a `datasets` folder: its head lists the files of the split, its text describes them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import yaml
 
-from schemas.run import RunHeader
-from training.exports.protocol import ExportRequest
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.training.exports.protocol import ExportRequest
 
 # As the hub names sizes; it has no word for what lies above.
 _SIZES: Final = (
@@ -94,7 +94,7 @@ annotation allow the use that you offer. The head of this file says `unknown` un
 def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int]) -> str:
     """Return the text of README.md.
 
-    Where the images came from is not told: a path or a bucket's name is nobody's business but the maker's.
+    It does not name where the images came from: a path or a bucket's name is private.
 
     Args:
         request: Of the export.
@@ -119,7 +119,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
 
 
 def head(split: str, num_images: int, *, title: str) -> dict[str, Any]:
-    """Return what the hub, and `load_dataset`, read of the card."""
+    """Return the part of the card that the hub and `load_dataset` read."""
     return {
         "pretty_name": title,
         "license": "unknown",

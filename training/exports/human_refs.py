@@ -1,4 +1,4 @@
-"""Human references that join an export: chosen by split, numbered on after the run's."""
+"""Human references added to an export: chosen by split, numbered after the run's own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.errors import ConfigError
-from store.refer_pickle import read_refs
-from store.rle import summarise_rle
-from store.storage_errors import storage_errors
-from training.exports.coco_form import CATEGORY_ID
-from training.exports.protocol import HumanAnnotation
-from training.exports.refer_records import Numbers
-from workers.segmentations import compressed_counts
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.tables.rle import summarise_rle
+from pseudoris.training.exports.mask_encodings import CATEGORY_ID
+from pseudoris.training.exports.protocol import HumanAnnotation
+from pseudoris.training.exports.refer_records import RecordIds
+from pseudoris.training.untrusted_pickle import read_refs
+from pseudoris.workers.masks.segmentation_forms import compressed_counts
 
 WITHOUT_TEXT: Final = "human sentences without a text"
 WITHOUT_SENTENCE: Final = "human references without a sentence"
@@ -31,7 +31,7 @@ class HumanRefs:
         images: By id, those that `refs` name.
         annotations: By id, those that `refs` name.
         categories: All of them.
-        folder: Where the images lie, None where they are not to be copied.
+        folder: The folder of the images; None if they are not to be copied.
         dropped: What was left out, by reason.
     """
 
@@ -53,7 +53,7 @@ class HumanRefs:
         return frozenset(str(image["file_name"]) for image in self.images.values())
 
     def renumbered(
-        self, numbers: Numbers, image_ids: Mapping[int, int]
+        self, numbers: RecordIds, image_ids: Mapping[int, int]
     ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Yield each annotation with its references, under new ids; every other key is as the files hold it.
 
@@ -81,13 +81,13 @@ class HumanRefs:
                 return path.read_bytes()
         except FileNotFoundError:
             raise ConfigError(
-                f"there is no image {path}, which the merged references speak of: name the folder of their images "
-                "with --merge-images, or leave that option out and put them there yourself"
+                f"There is no image {path}, but the merged references need it. Name the folder of their images with "
+                "--merge-images, or leave this option out and copy the images yourself."
             ) from None
 
 
 def read_human(human: HumanAnnotation | None) -> HumanRefs:
-    """Return what is to be merged, in memory; nothing for None.
+    """Return the references to merge, in memory; nothing for None.
 
     Raises:
         ConfigError: A file is missing or no REFER file, or holds no reference of those splits.
@@ -101,7 +101,7 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
     refs = [ref for ref in (_cleaned(each, dropped, human.refs) for each in wanted) if ref]
     if not refs:
         held = ", ".join(sorted({str(each["split"]) for each in found})) or "none"
-        raise ConfigError(f"{human.refs} holds no reference of {', '.join(human.splits)}; its splits are: {held}")
+        raise ConfigError(f"{human.refs} has no reference of {', '.join(human.splits)}. Its splits are: {held}")
     tree = _read_instances(Path(human.instances))
     image_ids, annotation_ids = {ref["image_id"] for ref in refs}, {ref["ann_id"] for ref in refs}
     images = {each["id"]: each for each in tree["images"] if each["id"] in image_ids}
@@ -118,7 +118,7 @@ def _cleaned(ref: Mapping[str, Any], dropped: Counter[str], name: str) -> dict[s
     """The reference without sentences that hold nothing: a trainer that draws one would train on it, or fail."""
     sentences = ref["sentences"]
     if not isinstance(sentences, list) or not all(isinstance(each, dict) and "sent" in each for each in sentences):
-        raise ConfigError(f"{name}: reference {ref['ref_id']} has a sentence without `sent`, which loaders ask for")
+        raise ConfigError(f"{name}: reference {ref['ref_id']} has a sentence without `sent`, which loaders need")
     kept = [each for each in sentences if _is_text(each["sent"])]
     dropped[WITHOUT_TEXT] += len(ref["sentences"]) - len(kept)
     dropped[WITHOUT_SENTENCE] += not kept
@@ -131,16 +131,18 @@ def _read_instances(path: Path) -> dict[str, Any]:
             tree = json.load(file)
         return {name: list(tree[name]) for name in ("images", "annotations", "categories")}
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}: a REFER dataset has an instances.json beside its refs") from None
+        raise ConfigError(f"There is no file {path}. A REFER dataset has an instances.json beside its refs.") from None
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{path} is no instances.json of images, annotations and categories: {error!r}") from error
+        raise ConfigError(
+            f"{path} is not an instances.json with images, annotations and categories: {error!r}"
+        ) from error
 
 
 def _check_found(human: HumanAnnotation, missing: set[int], kind: str) -> None:
     if missing:
         raise ConfigError(
-            f"{human.refs} speaks of {len(missing):,} {kind}(s) that {human.instances} does not hold, the first with "
-            f"id {min(missing)}: name the two files of one dataset"
+            f"{human.refs} names {len(missing):,} {kind}(s) that are not in {human.instances}, the first with id "
+            f"{min(missing)}. Give the two files of one dataset."
         )
 
 
@@ -148,7 +150,7 @@ def _check_images(human: HumanAnnotation, images: Mapping[int, Mapping[str, Any]
     for image in images.values():
         name = str(image.get("file_name", ""))
         if name != Path(name).name or name in ("", ".", ".."):
-            raise ConfigError(f"{human.instances} names the image {name!r}: a name without folders is expected")
+            raise ConfigError(f"{human.instances} names the image {name!r}. A file name without folders is needed.")
         if not all(type(image.get(side)) is int and image[side] > 0 for side in ("height", "width")):
             raise ConfigError(f"{human.instances}: image {image['id']} ({name}) does not say its height and width")
 
@@ -160,16 +162,16 @@ def _checked(
     where = f"{human.instances}: annotation {annotation['id']}"
     image = images.get(annotation.get("image_id", -1))
     if image is None:
-        raise ConfigError(f"{where} lies in another image than its reference: name the two files of one dataset")
+        raise ConfigError(f"{where} belongs to another image than its reference. Give the two files of one dataset.")
     segmentation = annotation.get("segmentation")
     size = (image["height"], image["width"])
     try:
         counts = compressed_counts(segmentation, size)
         area = 0 if counts is None else summarise_rle(*size, counts).area_px
     except ValueError as error:
-        raise ConfigError(f"{where} holds no mask that decodes ({error}): mend it, or leave its split out") from error
+        raise ConfigError(f"{where} has no mask that decodes ({error}). Fix it, or leave its split out.") from error
     if not area:
-        raise ConfigError(f"{where} has no mask, or one without a pixel: mend it, or leave its split out")
+        raise ConfigError(f"{where} has no mask, or a mask without pixels. Fix it, or leave its split out.")
     is_of_polygons = isinstance(segmentation, list) and isinstance(segmentation[0], list | tuple)
     return annotation if is_of_polygons else {**annotation, "segmentation": [{"size": [*size], "counts": counts}]}
 
@@ -178,7 +180,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: Numbers) -> dict[str, Any]:
+def _renumbered(ref: Mapping[str, Any], annotation: Mapping[str, Any], numbers: RecordIds) -> dict[str, Any]:
     sentences = [
         {
             **each,

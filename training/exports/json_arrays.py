@@ -1,4 +1,4 @@
-"""Long JSON arrays, one or several in an object, written and read an element at a time: millions fit no memory.
+"""Long JSON arrays, one or several in an object, written and read one element at a time to save memory.
 
     {"images": [
     {"id": 1, …},
@@ -7,7 +7,7 @@
     …
     ]}
 
-Every element stands on a line of its own, so that what was written here is read back line by line.
+Every element has its own line, so that the file is read back line by line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final
 
-from schemas.errors import TransientError
+from pseudoris.schemas.errors import TransientError
 
 _OPENS: Final = re.compile(rb'^(?:\{|\], )("(?:[^"\\]|\\.)*"): \[$')
 _CLOSES: Final = b"]}"
@@ -76,13 +76,13 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
 def iter_json_list(file: BinaryIO, name: str) -> Iterator[Any]:
     """Yield the elements of a file of `json_list`; arguments and errors as of `iter_json_arrays`."""
     if file.readline().strip() != b"[":
-        raise TransientError(f"{name} does not begin as a list: run the same command again")
+        raise TransientError(f"{name} does not begin as a list. Run the same command again.")
     for line in map(bytes.rstrip, file):
         if line == b"]":
             return
         if line:
             yield _element(line, name)
-    raise TransientError(f"{name} ends before its last bracket: run the same command again")
+    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
 
 
 def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
@@ -104,11 +104,11 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
             return
         elif line:
             yield array or "", _element(line, name)
-    raise TransientError(f"{name} ends before its last bracket: run the same command again")
+    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
 
 
 def _element(line: bytes, name: str) -> Any:
     try:
         return json.loads(line.removesuffix(b","))
     except ValueError as error:
-        raise TransientError(f"{name} does not read as JSON ({error}): run the same command again") from error
+        raise TransientError(f"{name} is not readable JSON ({error}). Run the same command again.") from error

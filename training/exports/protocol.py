@@ -1,4 +1,4 @@
-"""What an export is given, what it does and what it reports, whatever its format."""
+"""The request, the protocol and the report that all exports share."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from schemas.run import Receipt, RunHeader
-from store.annotations import AnnotatedImage
-from store.location import RunLocation
-from training.exports.annotations import TextRule, iter_wanted
+from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.training.exports.selected_rows import TextRule, iter_selected
 
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
 
 
 class OnProgress(Protocol):
-    """Is told how far an export is."""
+    """Receives how far an export is."""
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
         """Take what is done of a stage, and how much it is in all: rows, images or masks."""
@@ -42,7 +42,7 @@ class HumanAnnotation:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What formats of images, masks and expressions may be told; each says in `Export.reads` which of these it reads.
+    """Options of formats of images, masks and expressions; `Export.reads` names those that a format reads.
 
     Attributes:
         max_tokens: Longest expression kept, in CLIP tokens with start and end; None keeps all.
@@ -66,10 +66,10 @@ class ExportRequest:
     Attributes:
         run: Where the run lives.
         header: Its header.
-        receipts: The standing ones, ordered by shard: what they name is the run.
+        receipts: The latest receipts, ordered by shard; the parts that they name are the run.
         destination: Where the export goes; another place than the run.
         target_bytes: Size that its files should have, where the format has files of a free size.
-        is_overwriting: Whether an export that stands there is replaced.
+        is_overwriting: Whether an existing export is replaced.
         source: Where the images lie now, where they are not embedded; None is the header's SOURCE.
         options: For formats of images, masks and expressions.
     """
@@ -98,19 +98,19 @@ class ExportRequest:
         one shard, with its encoded images where they are asked for.
 
         Args:
-            dropped: Gains by reason what was left out, as `annotations.iter_wanted` counts it.
+            dropped: Gains by reason what was left out, as `iter_selected` counts it.
             rule: Which texts; by default those of at most `options.max_tokens`.
             with_bytes: Fill in each image's `data`: the embedded bytes, else those of SOURCE, which are the annotated
                 ones by their sha256; an image that is missing or changed there is left out and counted.
             keeps_bare_masks: Yield masks, and images, also without an expression.
-            on_progress: Told after each image of the run.
+            on_progress: Called after each image of the run.
 
         Raises:
             ConfigError: A part, or SOURCE as a whole, is missing.
             TransientError: Storage failed.
         """
         chosen = TextRule(max_tokens=self.options.max_tokens) if rule is None else rule
-        return iter_wanted(
+        return iter_selected(
             self.run,
             self.header,
             self.receipts,

@@ -4,29 +4,32 @@
     DEST/datasets/pseudo_masks/cutler_sam/<img_id>/<seg_id>.png            0 and 255, of the image's size
     DEST/datasets/images/train2014/<img_name>                              the images, upright
 
-As there, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws.
+As in the authors' file, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws. The CSV
+is read back as the trainer reads it, except that only plain values are evaluated.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
+import io
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
+from math import isfinite
 from typing import Any, Final
 
-from schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
-from store.annotations import AnnotatedExpression, AnnotatedMask
-from training.exports.annotations import TextRule
-from training.exports.files import new_file
-from training.exports.fingerprints import Fingerprint
-from training.exports.many_files import ManyFiles
-from training.exports.mask_png import mask_png
-from training.exports.numbered_folders import take_numbered_place
-from training.exports.pictures import iter_pictures
-from training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from training.exports.pseudo_ris_check import check_csv
-from training.exports.workspace import finish_place, nothing_left
+from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
+from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
+from pseudoris.training.exports.image_files import iter_image_files
+from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
+from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
+from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
+from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "pseudo-ris-csv"
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
@@ -37,6 +40,7 @@ COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_c
 # Of what nothing scored, a human's or a composed one: above the threshold of any run, and finite, since the trainer
 # evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
+_PROGRESS_EVERY: Final = 100
 
 
 class PseudoRisCsvExport:
@@ -48,23 +52,23 @@ class PseudoRisCsvExport:
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write images and masks as they come and the CSV beside them, then read CSV and masks back."""
-        take_numbered_place(request, NAME, (CSV_FOLDER, IMAGES_FOLDER), masks_folder)
+        claim_numbered_destination(request, NAME, (CSV_FOLDER, IMAGES_FOLDER), masks_folder)
         csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
-        writing = _Writing(request)
+        writer = _Writer(request)
         with new_file(request.destination, csv_path) as path, path.open("w", encoding="utf-8", newline="") as file:
             # The line's end is fixed: the csv module's own is Windows'.
             rows_file = csv.writer(file, lineterminator="\n")
             rows_file.writerow(COLUMNS)
-            writing.run(rows_file, on_progress)
-        check_csv(request.destination, csv_path, masks_folder, due=writing.written, on_progress=on_progress)
-        rows = {"images": writing.num_images, "rows": writing.written.num_masks, "captions": writing.written.num_texts}
-        finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
+            writer.run(rows_file, on_progress)
+        check_csv(request.destination, csv_path, masks_folder, due=writer.written, on_progress=on_progress)
+        rows = {"images": writer.num_images, "rows": writer.written.num_masks, "captions": writer.written.num_texts}
+        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
-            files={"images": writing.num_images, "rows": 1, "masks": writing.written.num_masks},
-            size_bytes=writing.size_bytes + (request.destination.size(csv_path) or 0),
-            dropped=writing.dropped,
-            notes=writing.notes(),
+            files={"images": writer.num_images, "rows": 1, "masks": writer.written.num_masks},
+            size_bytes=writer.size_bytes + (request.destination.size(csv_path) or 0),
+            dropped=writer.dropped,
+            notes=writer.notes(),
             checked=(
                 "every row evaluates to captions, none of them empty, and as many scores",
                 "every mask, pixel by pixel, and every caption is the run's; image and segment ids are unique",
@@ -77,7 +81,7 @@ def masks_folder(number: int) -> str:
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
-class _Writing:
+class _Writer:
     """Images, masks and rows on their way into the files."""
 
     def __init__(self, request: ExportRequest) -> None:
@@ -91,13 +95,13 @@ class _Writing:
     def run(self, rows_file: Any, on_progress: OnProgress) -> None:
         """Write everything; images in one folder, masks in one an image."""
         rule = TextRule(self._request.options.max_tokens, is_kept_only=False)
-        with ManyFiles(self._request.destination) as pictures:
-            for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
-                pictures.write(IMAGES_FOLDER, picture.name, picture.data)
-                self._add_masks(picture.name, image.masks, rows_file)
+        with ManyFiles(self._request.destination) as image_files:
+            for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
+                image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
+                self._add_masks(image_file.name, image.masks, rows_file)
                 self.num_images += 1
-        pictures.check()
-        self.size_bytes += pictures.size_bytes
+        image_files.check()
+        self.size_bytes += image_files.size_bytes
         if not self.num_images:
             raise nothing_left(self._request, self.dropped)
 
@@ -121,14 +125,14 @@ class _Writing:
         self.size_bytes += files.size_bytes
 
     def notes(self) -> list[str]:
-        """Return what the trainer must be told."""
+        """Return the settings that the trainer needs, as notes for the user."""
         tau = self._request.header.config.filtering.tau
         notes = [
             f"Give the trainer doc_mode=True, doc_value={tau!r} (the run's tau), image_dir={IMAGES_FOLDER} and "
             f"mask_dir={MASKS_FOLDER}."
         ]
         if self._num_human:
-            notes.append(f"A human's expressions have no score: of {self._num_human:,} masks doc says {DOC_OF_HUMANS}.")
+            notes.append(f"Human expressions have no score: for {self._num_human:,} masks doc is {DOC_OF_HUMANS}.")
         return notes
 
 
@@ -158,3 +162,54 @@ def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:
     score = expression.correctness if is_alone else expression.distinctiveness
     # Without a noun there is no correctness: the last that the trainer would draw.
     return float(score or 0.0)
+
+
+def check_csv(
+    destination: RunLocation,
+    csv_path: str,
+    masks_folder: Callable[[int], str],
+    *,
+    due: Fingerprint,
+    on_progress: OnProgress,
+) -> None:
+    """Read every row and the mask that it names, and compare them with what was written.
+
+    Raises:
+        TransientError: Something is not as it was written; the message says which row.
+    """
+    where = destination.uri(csv_path)
+    found = Fingerprint()
+    with destination.open_input(csv_path) as again, destination.open_input(csv_path) as file:
+        paths = (f"{masks_folder(int(row['img_id']) - 1)}/{row['seg_id']}.png" for row in _rows(again))
+        last = (0, -1)
+        for index, (row, (path, data)) in enumerate(zip(_rows(file), read_ahead(destination, paths), strict=True)):
+            place = f"{where}, row {row['index']}"
+            ids = int(row["img_id"]), int(row["seg_id"])
+            if int(row["index"]) != index or ids <= last:
+                raise broken(place, f"image {ids[0]}, segment {ids[1]} is out of order or appears twice")
+            last = ids
+            size, counts = counts_of_png(data, destination.uri(path))
+            found.add(f"{ids[0]}/{ids[1]}", size, counts, _captions(row, place))
+            if found.num_masks % _PROGRESS_EVERY == 0 or found.num_masks == due.num_masks:
+                on_progress(found.num_masks, due.num_masks, CHECKING)
+    due.check_equals(found, where)
+
+
+def _rows(file: Any) -> Iterator[dict[str, str]]:
+    # By default a field ends at 128 KiB; a mask may have thousands of captions.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    return csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+
+
+def _captions(row: dict[str, str], where: str) -> list[str]:
+    try:
+        captions, doc = ast.literal_eval(row["pseudo_caption"]), ast.literal_eval(row["doc"])
+        num_captions = int(row["num_sent"])
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
+        raise broken(where, f"it does not evaluate ({error})") from error
+    is_scored = isinstance(doc, list) and all(type(score) is float and isfinite(score) for score in doc)
+    if not is_scored or row["one_mask"] not in ("0", "1"):
+        raise broken(where, "doc is no list of finite numbers, or one_mask neither 0 nor 1")
+    if not isinstance(captions, list) or not len(captions) == len(doc) == num_captions > 0:
+        raise broken(where, "num_sent and the lengths of captions and doc differ")
+    return check_texts(captions, where)

@@ -12,19 +12,24 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from schemas.errors import ConfigError
-from training.exports.annotations import TextRule
-from training.exports.coco_form import CATEGORY
-from training.exports.files import new_file
-from training.exports.fingerprints import Fingerprint
-from training.exports.human_refs import HumanRefs, read_human
-from training.exports.json_arrays import JsonArray, json_arrays
-from training.exports.many_files import ManyFiles
-from training.exports.pictures import encoded_anew_notes, iter_pictures, key_name
-from training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from training.exports.refer_check import check_refer
-from training.exports.refer_records import Numbers, annotation_record, canonical, image_record, ref_record
-from training.exports.workspace import finish_place, nothing_left, take_place
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
+from pseudoris.training.exports.human_refs import HumanRefs, read_human
+from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files, key_name
+from pseudoris.training.exports.json_arrays import JsonArray, json_arrays
+from pseudoris.training.exports.mask_encodings import CATEGORY
+from pseudoris.training.exports.output_files import ManyFiles, new_file
+from pseudoris.training.exports.protocol import ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint
+from pseudoris.training.exports.refer_records import (
+    RecordIds,
+    annotation_record,
+    canonical,
+    check_refer,
+    image_record,
+    ref_record,
+)
+from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "refer"
 IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
@@ -40,9 +45,9 @@ _SPLIT_BY: Final = re.compile(r"[A-Za-z0-9_+-]+")
 
 
 class ReferExport:
-    """All references stand in memory while they are written and read back, as in every trainer that loads them."""
+    """Memory holds all references while they are written and read back, as every trainer does that loads them."""
 
-    summary = "REFER's refs(…).p and instances.json, for LAVT, LISA and data_process of CRIS and ETRIS"
+    summary = "REFER's refs(…).p and instances.json, for LAVT, LISA, and CRIS's data_process"
     reads = frozenset({"max_tokens", "dataset", "split", "split_by", "human"})
     default_max_tokens: int | None = None
 
@@ -50,30 +55,30 @@ class ReferExport:
         """Write images and instances as they come, the references at the end; then read all of it back."""
         dataset = _checked_dataset(request)
         human = read_human(request.options.human)
-        take_place(request, NAME, (dataset, IMAGES_FOLDER))
+        claim_destination(request, NAME, (dataset, IMAGES_FOLDER))
         instances, refs = f"{dataset}/instances.json", f"{dataset}/refs({request.options.split_by}).p"
-        writing = _Writing(request, human)
+        writer = _Writer(request, human)
         with (
             ManyFiles(request.destination) as files,
             new_file(request.destination, instances) as path,
             json_arrays(path, ("images", "annotations", "categories")) as arrays,
         ):
-            writing.add_run(files, arrays, on_progress)
-            writing.add_human(files, arrays)
+            writer.add_run(files, arrays, on_progress)
+            writer.add_human(files, arrays)
         with new_file(request.destination, refs) as path, path.open("wb") as file:
-            pickle.dump(writing.refs, file, protocol=PICKLE_PROTOCOL)
-        rows = writing.rows()
+            pickle.dump(writer.refs, file, protocol=PICKLE_PROTOCOL)
+        rows = writer.rows()
         # Let go before they are read back: memory holds them once.
-        writing.refs.clear()
+        writer.refs.clear()
         files.check()
-        check_refer(request.destination, refs, instances, due=writing.written, on_progress=on_progress)
-        finish_place(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writing.dropped)})
+        check_refer(request.destination, refs, instances, due=writer.written, on_progress=on_progress)
+        mark_whole(request, NAME, {"dataset": dataset, "rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
             files={"images": files.num_files, dataset: 2},
             size_bytes=files.size_bytes + sum(request.destination.size(name) or 0 for name in (refs, instances)),
-            dropped=writing.dropped,
-            notes=_notes(request, dataset, human, writing),
+            dropped=writer.dropped,
+            notes=_notes(request, dataset, human, writer),
             checked=(
                 "every reference finds its mask and its image; all masks and expressions are the run's",
                 f"ids are unique plain ints; pickle protocol {PICKLE_PROTOCOL}",
@@ -82,13 +87,13 @@ class ReferExport:
         )
 
 
-class _Writing:
+class _Writer:
     """Images and masks on their way into the files, references gathered."""
 
     def __init__(self, request: ExportRequest, human: HumanRefs) -> None:
         self._request = request
         self._human = human
-        self._numbers = Numbers()
+        self._numbers = RecordIds()
         self._category_id = human.free_category_id
         self._human_names = human.file_names
         self.dropped: Counter[str] = Counter(human.dropped)
@@ -102,20 +107,20 @@ class _Writing:
         options = self._request.options
         rule = TextRule(options.max_tokens, is_lower_case=True, refused=_REFUSED)
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
-        for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
-            if self._human_names & {key_name(image.key), picture.name}:
+        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
+            if self._human_names & {key_name(image.key), image_file.name}:
                 self.dropped[SHOWN_TO_HUMANS] += 1
                 continue
-            files.write(IMAGES_FOLDER, picture.name, picture.data)
+            files.write(IMAGES_FOLDER, image_file.name, image_file.data)
             image_id = next(self._numbers.image)
-            arrays["images"].append(image_record(image_id, image, picture.name))
+            arrays["images"].append(image_record(image_id, image, image_file.name))
             self.num_images += 1
-            self.num_encoded_anew += picture.is_encoded_anew
+            self.num_encoded_anew += image_file.is_encoded_anew
             for mask in image.masks:
                 annotation = annotation_record(next(self._numbers.annotation), image_id, self._category_id, mask)
                 texts = [expression.text for expression in mask.expressions]
-                ref = ref_record(self._numbers, annotation, file_name=picture.name, split=options.split, texts=texts)
-                self._add(arrays, annotation, [ref], file_name=picture.name, size=(image.height, image.width))
+                ref = ref_record(self._numbers, annotation, file_name=image_file.name, split=options.split, texts=texts)
+                self._add(arrays, annotation, [ref], file_name=image_file.name, size=(image.height, image.width))
         if not self.refs:
             raise nothing_left(self._request, self.dropped)
 
@@ -161,33 +166,33 @@ def _checked_dataset(request: ExportRequest) -> str:
     dataset = options.dataset or DATASETS[0]
     if dataset not in DATASETS:
         raise ConfigError(
-            f"--dataset {dataset!r}: REFER knows {', '.join(DATASETS)} and stops at any other name; take one of them, "
-            "and tell exports apart by --split-by"
+            f"--dataset {dataset!r} is not known to REFER. Choose from {', '.join(DATASETS)}, and tell exports apart "
+            "by --split-by."
         )
     if options.split not in SPLITS:
-        raise ConfigError(f"--split {options.split!r}: REFER's splits are {', '.join(SPLITS)}")
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
-        raise ConfigError(
-            f"--split-by {options.split_by!r}: letters, digits, _, + and - only; it becomes a file's name"
-        )
+        raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     return dataset
 
 
-def _notes(request: ExportRequest, dataset: str, human: HumanRefs, writing: _Writing) -> list[str]:
+def _notes(request: ExportRequest, dataset: str, human: HumanRefs, writer: _Writer) -> list[str]:
     options = request.options
-    notes = [f"Trainers find it as dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
+    notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
     if dataset != "refcocog" and options.split_by != "unc":
-        notes.append("LISA fixes splitBy to unc (umd for refcocog): for it, give --split-by unc.")
+        notes.append("LISA always reads splitBy unc (umd for refcocog). For LISA, give --split-by unc.")
     elif dataset == "refcocog" and options.split_by != "umd":
-        notes.append("LISA fixes splitBy to umd for refcocog: for it, give --split-by umd.")
+        notes.append("LISA always reads splitBy umd for refcocog. For LISA, give --split-by umd.")
     notes.append(
         "CRIS and ETRIS want the images in images/train2014: link that folder to images/mscoco/images/train2014."
     )
     if not human.refs:
-        notes.append("There is one split only. LAVT asks the same file for val: merge a human's with --merge-human.")
+        notes.append(
+            "The export has one split. LAVT also reads val from the same file: add human splits with --merge-human."
+        )
     elif human.folder is None:
         notes.append(
-            f"The {len(human.images):,} images of the human references were not copied: put them into {IMAGES_FOLDER}, "
-            "or give --merge-images."
+            f"The {len(human.images):,} images of the human references were not copied. Put them into "
+            f"{IMAGES_FOLDER}, or give --merge-images."
         )
-    return [*notes, *encoded_anew_notes(writing.num_encoded_anew)]
+    return [*notes, *encoded_anew_notes(writer.num_encoded_anew)]

@@ -12,54 +12,51 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from store.annotations import AnnotatedImage, AnnotatedMask
-from store.location import RunLocation
-from store.rle import decode_runs
-from training.exports.annotations import TextRule
-from training.exports.coco_form import box_xywh, rle_of
-from training.exports.fingerprints import Fingerprint
-from training.exports.many_files import ManyFiles
-from training.exports.mask_checks import RisingIds, broken, check_mask, check_texts
-from training.exports.numbered_folders import take_numbered_place
-from training.exports.pictures import iter_pictures
-from training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
-from training.exports.reading_ahead import read_ahead
-from training.exports.workspace import finish_place, nothing_left
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
+from pseudoris.store.tables.rle import decode_runs
+from pseudoris.training.exports.destination import claim_numbered_destination, mark_whole, nothing_left
+from pseudoris.training.exports.image_files import iter_image_files
+from pseudoris.training.exports.mask_encodings import box_xywh, rle_of
+from pseudoris.training.exports.output_files import ManyFiles, read_ahead
+from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint, RisingIds, broken, check_mask, check_texts
+from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "sa1b"
 # SA-1B itself has about eleven thousand; file systems and listings slow down far above.
 IMAGES_A_FOLDER: Final = 10_000
-_TOLD_EVERY: Final = 100
+_PROGRESS_EVERY: Final = 100
 
 
 class Sa1bExport:
     """Every mask with pixels, also one without a kept expression: SA-1B knows no expressions at all."""
 
-    summary = "an image and one JSON of its masks each, as SA-1B has them"
+    summary = "each image with one JSON of its masks, as SA-1B has them"
     reads = frozenset({"max_tokens"})
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write image by image, then read every JSON back."""
-        take_numbered_place(request, NAME, (), folder_name)
-        writing = _Writing(request)
+        claim_numbered_destination(request, NAME, (), folder_name)
+        writer = _Writer(request)
         with ManyFiles(request.destination) as files:
-            writing.run(files, on_progress)
+            writer.run(files, on_progress)
         files.check()
-        found = _read_back(request.destination, writing.num_images, on_progress)
-        writing.written.check_equals(found, request.destination.root)
+        found = _read_back(request.destination, writer.num_images, on_progress)
+        writer.written.check_equals(found, request.destination.root)
         rows = {
-            "images": writing.num_images,
-            "masks": writing.written.num_masks,
-            "expressions": writing.written.num_texts,
+            "images": writer.num_images,
+            "masks": writer.written.num_masks,
+            "expressions": writer.written.num_texts,
         }
-        finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
+        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
-            files={"images": writing.num_images, "JSON": writing.num_images},
+            files={"images": writer.num_images, "JSON": writer.num_images},
             size_bytes=files.size_bytes,
-            dropped=writing.dropped,
-            notes=writing.notes(),
+            dropped=writer.dropped,
+            notes=writer.notes(),
             checked=(
                 "every mask decodes to its image's size, box and area; all masks and expressions are the run's",
                 "ids are unique plain ints; no expression is empty; every image and its JSON stand",
@@ -72,7 +69,7 @@ def folder_name(number: int) -> str:
     return f"sa_{number:06d}"
 
 
-class _Writing:
+class _Writer:
     """Images and their masks on their way into the files, numbered from 1 in the order of the plan."""
 
     def __init__(self, request: ExportRequest) -> None:
@@ -84,21 +81,25 @@ class _Writing:
 
     def run(self, files: ManyFiles, on_progress: OnProgress) -> None:
         rule = TextRule(self._request.options.max_tokens)
-        for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress, keeps_bare_masks=True):
+        for image, image_file in iter_image_files(
+            self._request, self.dropped, rule, on_progress, keeps_bare_masks=True
+        ):
             self.num_images += 1
             # As in SA-1B the name is the id: what key the image has is found by `source_image_id`.
             stem = f"sa_{self.num_images}"
-            file_name = f"{stem}{PurePosixPath(picture.name).suffix}"
+            file_name = f"{stem}{PurePosixPath(image_file.name).suffix}"
             folder = folder_name((self.num_images - 1) // IMAGES_A_FOLDER)
-            files.write(folder, file_name, picture.data)
+            files.write(folder, file_name, image_file.data)
             files.write(folder, f"{stem}.json", json.dumps(self._record(image, file_name), ensure_ascii=False).encode())
         if not self.num_images:
             raise nothing_left(self._request, self.dropped)
 
     def notes(self) -> list[str]:
-        notes = ["The tables hold no prompt: point_coords is a pixel within the mask, crop_box the whole image."]
+        notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
         if self._num_unscored:
-            notes.append(f"{self._num_unscored:,} masks of a prior have no predicted_iou or stability_score: null.")
+            notes.append(
+                f"{self._num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null."
+            )
         return notes
 
     def _record(self, image: AnnotatedImage, file_name: str) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _read_back(destination: RunLocation, num_images: int, on_progress: OnProgres
             where = f"{destination.uri(path)}, annotation {ids.check(annotation['id'])}"
             counts = check_mask(annotation, size, where)
             found.add(file_name, size, counts, check_texts(annotation["expressions"], where))
-        if number % _TOLD_EVERY == 0 or number == num_images:
+        if number % _PROGRESS_EVERY == 0 or number == num_images:
             on_progress(number, num_images, CHECKING)
     return found
 
@@ -161,8 +162,8 @@ def _annotations(data: bytes, number: int, where: str) -> Iterator[tuple[str, tu
         record = json.loads(data)
         image, annotations = record["image"], record["annotations"]
     except (ValueError, LookupError, TypeError) as error:
-        raise broken(where, f"it is no JSON of an image ({error})") from error
+        raise broken(where, f"it is not the JSON of an image ({error})") from error
     if image["image_id"] != number:
-        raise broken(where, f"it is of image {image['image_id']}")
+        raise broken(where, f"it belongs to image {image['image_id']}")
     for annotation in annotations:
         yield image["file_name"], (image["height"], image["width"]), annotation

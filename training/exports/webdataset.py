@@ -3,8 +3,8 @@
 DEST/data-000000.tar      <image id>.jpg (or .png), <image id>.json, the next sample, …
 DEST/index.json           the tars with sizes, digests and numbers of samples, as wids describes shards
 
-The webdataset package 1.x streams the tars and reads no index; the indexed reader, a package of its own (wids), and
-whoever splits shards by hand read the index.
+The webdataset package 1.x streams the tars and reads no index. The indexed reader, a package of its own (wids), and
+scripts that split shards by hand read it. The tars are read back as streams, in the index's order.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
-from store.annotations import AnnotatedImage, AnnotatedMask
-from training.exports.annotations import TextRule
-from training.exports.coco_form import box_xywh, rle_of
-from training.exports.files import new_file
-from training.exports.fingerprints import Fingerprint
-from training.exports.pictures import iter_pictures
-from training.exports.protocol import ExportReport, ExportRequest, OnProgress
-from training.exports.webdataset_check import check_tars
-from training.exports.workspace import finish_place, nothing_left, take_place
+from pseudoris.schemas.errors import ImageError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
+from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
+from pseudoris.training.exports.image_files import iter_image_files
+from pseudoris.training.exports.mask_encodings import box_xywh, rle_of
+from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
+from pseudoris.training.exports.read_back import Fingerprint, broken, check_mask, check_texts
+from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.workers.images.pixels import upright_size
 
 NAME: Final = "webdataset"
 INDEX_NAME: Final = "index.json"
@@ -39,27 +41,29 @@ _END_BYTES: Final = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 class WebdatasetExport:
     """Tars of at most `target_bytes`, unless a single sample is larger."""
 
-    summary = "tars with an index, a sample an image, for webdataset and wids"
+    summary = "tars with an index, one sample per image, for webdataset and wids"
     reads = frozenset({"max_tokens", "target_bytes"})
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write one tar after the other and then the index; read every tar back."""
-        take_place(request, NAME, ())
-        writing = _Writing(request)
-        tars = list(writing.tars(on_progress))
+        claim_destination(request, NAME, ())
+        writer = _Writer(request)
+        tars = list(writer.tars(on_progress))
         index = _index(tars)
         request.destination.replace(INDEX_NAME, index)
-        check_tars(request.destination, INDEX_NAME, due=writing.written, on_progress=on_progress)
+        check_tars(request.destination, INDEX_NAME, due=writer.written, on_progress=on_progress)
         num_samples = sum(tar.num_samples for tar in tars)
-        rows = {"samples": num_samples, "masks": writing.written.num_masks, "expressions": writing.written.num_texts}
-        finish_place(request, NAME, {"rows": rows, "dropped": dict(writing.dropped)})
+        rows = {"samples": num_samples, "masks": writer.written.num_masks, "expressions": writer.written.num_texts}
+        mark_whole(request, NAME, {"rows": rows, "dropped": dict(writer.dropped)})
         return ExportReport(
             rows=rows,
             files={"samples": len(tars)},
             size_bytes=sum(tar.size_bytes for tar in tars) + len(index),
-            dropped=writing.dropped,
-            notes=("The index names the tars relative to itself; the webdataset package takes their paths as a list.",),
+            dropped=writer.dropped,
+            notes=(
+                "The index names the tars relative to itself. Give the webdataset package the list of their paths.",
+            ),
             checked=(
                 "every tar has the size, the digest and the samples that the index says",
                 "every image has the size of its masks; every mask decodes; all masks and expressions are the run's",
@@ -78,7 +82,7 @@ class _Tar:
     md5: str
 
 
-class _Writing:
+class _Writer:
     """Samples on their way into tars."""
 
     def __init__(self, request: ExportRequest) -> None:
@@ -87,7 +91,7 @@ class _Writing:
         self.written = Fingerprint()
 
     def tars(self, on_progress: OnProgress) -> Iterator[_Tar]:
-        """Write the tars; each stands, whole, when it is yielded."""
+        """Write the tars; each is whole and in place when it is yielded."""
         samples = self._samples(on_progress)
         sample = next(samples, None)
         if sample is None:
@@ -111,12 +115,12 @@ class _Writing:
     def _samples(self, on_progress: OnProgress) -> Iterator[dict[str, bytes]]:
         """Yield the files of each sample by their names."""
         rule = TextRule(self._request.options.max_tokens)
-        for image, picture in iter_pictures(self._request, self.dropped, rule, on_progress):
+        for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
             for mask in image.masks:
                 texts = [expression.text for expression in mask.expressions]
                 self.written.add(image.image_id, mask.rle_size, mask.rle_counts, texts)
             yield {
-                f"{image.image_id}{PurePosixPath(picture.name).suffix}": picture.data,
+                f"{image.image_id}{PurePosixPath(image_file.name).suffix}": image_file.data,
                 f"{image.image_id}.json": json.dumps(_sample_record(image), ensure_ascii=False).encode(),
             }
 
@@ -177,3 +181,90 @@ def _index(tars: list[_Tar]) -> bytes:
     ]
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": shards}
     return json.dumps(tree, indent=2).encode() + b"\n"
+
+
+def check_tars(destination: RunLocation, index: str, *, due: Fingerprint, on_progress: OnProgress) -> None:
+    """Read the tars that the index names, and compare them with it and with what was written.
+
+    Raises:
+        TransientError: Something is not as it was written; the message says which tar and sample.
+    """
+    found = Fingerprint()
+    for shard in json.loads(destination.read_bytes(index))["shardlist"]:
+        where = destination.uri(shard["url"])
+        with destination.open_input(shard["url"]) as file:
+            stream = _DigestingReader(file)
+            keys = set[str]()
+            for key, image, record in _samples(stream, where):
+                if key in keys or record["image_id"] != key:
+                    raise broken(where, f"sample {key} appears twice, or has the masks of another image")
+                keys.add(key)
+                _add_sample(found, key, image, record, where)
+            stream.drain()
+        if (len(keys), stream.size_bytes, stream.md5) != (shard["nsamples"], shard["filesize"], shard["md5sum"]):
+            raise broken(where, "its samples, size or digest differ from the index")
+        on_progress(found.num_masks, due.num_masks, CHECKING)
+    due.check_equals(found, destination.root)
+
+
+class _DigestingReader:
+    """Passes a stream on and digests it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._md5.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Read what is left: a tar ends before its file does."""
+        while self.read(2**20):
+            pass
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+
+def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes, Mapping[str, Any]]]:
+    """Yield key, image and record of each sample: two entries each, the image first."""
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
+            image: tuple[PurePosixPath, bytes] | None = None
+            for entry in tar:
+                name, file = PurePosixPath(entry.name), tar.extractfile(entry)
+                data = b"" if file is None else file.read()
+                # Of a stream the entries that were read are kept for nothing.
+                tar.members = []  # type: ignore[attr-defined]
+                if image is None:
+                    image = name, data
+                elif (name.stem, name.suffix) == (image[0].stem, ".json"):
+                    yield name.stem, image[1], json.loads(data)
+                    image = None
+                else:
+                    raise broken(where, f"{name} follows {image[0]}, but they belong to different samples")
+            if image is not None:
+                raise broken(where, f"{image[0]} has no masks")
+    except (tarfile.TarError, ValueError) as error:
+        raise broken(where, str(error)) from error
+
+
+def _add_sample(found: Fingerprint, key: str, image: bytes, record: Mapping[str, Any], where: str) -> None:
+    size = (record["height"], record["width"])
+    try:
+        image_size = upright_size(image)
+    except ImageError as error:
+        raise broken(where, f"the image of sample {key} cannot be read ({error})") from error
+    if image_size != size:
+        raise broken(where, f"the image of sample {key} has the size {image_size}, its masks {size} (height, width)")
+    for mask in record["masks"]:
+        place = f"{where}, mask {mask['mask_id']}"
+        texts = check_texts([expression["text"] for expression in mask["expressions"]], place)
+        if not texts:
+            raise broken(place, "it has no expression")
+        found.add(key, size, check_mask(mask, size, place), texts)

@@ -1,6 +1,6 @@
-"""A human's annotation as a run: the same tables, written through the same commit, read by the same readers."""
+"""Imports a human's annotation as a run, with the same tables, commits and readers."""
 
-from training.imports.request import ImportRequest
-from training.imports.writing import ImportSummary, import_annotation
+from pseudoris.training.imports.import_plan import ImportRequest
+from pseudoris.training.imports.import_run import ImportSummary, import_annotation
 
 __all__ = ["ImportRequest", "ImportSummary", "import_annotation"]

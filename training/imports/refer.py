@@ -1,7 +1,7 @@
 """The REFER layout, RefCOCO's and its kin's: `refs(<splitBy>).p`, a pickle, beside `instances.json`.
 
-Of a sentence `sent` is read, which most trainers learn from, and `raw` where it is missing. Of the objects only those
-that somebody refers to, in the splits asked for. What the pickle says of file names is ignored, as the format has it.
+Of a sentence `sent` is read, which most trainers learn from, or `raw` if it is missing. Only objects with a reference
+in the requested splits are read. The pickle's file names are ignored, as usual for this format.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from schemas.errors import ConfigError
-from schemas.ids import sha256_hex
-from store.plain_pickle import load_plain
-from training.imports.annotation import Annotation, HumanImage, HumanMask, LeftOut, clean_texts, shown
-from training.imports.documents import AnnotationEntry, CocoTables, read_coco_tables
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.training.imports.coco import AnnotationEntry, CocoTables, read_coco_tables
+from pseudoris.training.imports.human_annotation import Annotation, HumanImage, HumanMask, LeftOut, clean_texts, shown
+from pseudoris.training.untrusted_pickle import load_plain
 
 INSTANCES_NAME: Final = "instances.json"
 
@@ -49,34 +49,36 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
 def _chosen(refs: Any, tables: CocoTables, name: str, splits: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
     """Yield annotation id and sentences of each reference of the splits."""
     if not isinstance(refs, list):
-        raise ConfigError(f"{name} holds {shown(refs)}: a list of references is needed")
+        raise ConfigError(f"{name} has {shown(refs)}. A list of references is needed.")
     known = {entry.annotation_id: entry for entry in tables.annotations}
     found: Counter[str] = Counter()
     for place, ref in enumerate(refs):
         where = f"{name}: reference {place}"
         if not isinstance(ref, dict) or not isinstance(ref.get("split"), str):
-            raise ConfigError(f"{where} has no split: train, val, test, testA or testB is needed")
+            raise ConfigError(f"{where} has no split. It needs train, val, test, testA or testB.")
         found[ref["split"]] += 1
         if ref["split"] in splits:
             yield _annotation_of(ref, known, tables, where), _sentences(ref, where)
     absent = [split for split in splits if not found[split]]
     if absent:
-        there = ", ".join(f"{split} ({count:,})" for split, count in sorted(found.items())) or "none at all"
-        raise ConfigError(f"{name} has no reference of split {absent[0]!r}; it has {there}: name one with --split")
+        there = ", ".join(f"{split} ({count:,})" for split, count in sorted(found.items())) or "none"
+        raise ConfigError(
+            f"{name} has no reference of split {absent[0]!r}. Its splits are {there}. Choose one with --split."
+        )
 
 
 def _annotation_of(ref: Mapping[str, Any], known: Mapping[int, AnnotationEntry], tables: CocoTables, where: str) -> int:
     annotation_id, image_id = ref.get("ann_id"), ref.get("image_id")
     if not isinstance(annotation_id, int) or annotation_id not in known:
         raise ConfigError(
-            f"{where} names ann_id {shown(annotation_id)}, which {INSTANCES_NAME} does not list: the two files must be "
-            "of one dataset"
+            f"{where} names ann_id {shown(annotation_id)}, which is not in {INSTANCES_NAME}. The two files must "
+            "belong to one dataset."
         )
     path = tables.paths.get(image_id) if isinstance(image_id, int | str) else None
     if path != known[annotation_id].path:
         raise ConfigError(
-            f"{where} names image_id {shown(image_id)}, its annotation {annotation_id} lies in another image: the two "
-            "files must be of one dataset"
+            f"{where} names image_id {shown(image_id)}, but its annotation {annotation_id} belongs to another image. "
+            "The two files must belong to one dataset."
         )
     return annotation_id
 
@@ -84,7 +86,7 @@ def _annotation_of(ref: Mapping[str, Any], known: Mapping[int, AnnotationEntry],
 def _sentences(ref: Mapping[str, Any], where: str) -> list[Any]:
     sentences = ref.get("sentences")
     if not isinstance(sentences, list | tuple) or not all(isinstance(each, dict) for each in sentences):
-        raise ConfigError(f"{where} has the sentences {shown(sentences)}: a list of dicts with `sent` is needed")
+        raise ConfigError(f"{where} has the sentences {shown(sentences)}. A list of dicts with `sent` is needed.")
     return [each["sent"] if "sent" in each else each.get("raw") for each in sentences]
 
 

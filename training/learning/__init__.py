@@ -1,19 +1,19 @@
-"""What every learner is trained with: batches by number, one loop, checkpoints that resume, a record of it all."""
+"""Code that all learners share: batches by number, one training loop, resumable checkpoints, logs."""
 
-from training.learning.config import TrainingConfig
-from training.learning.feed import UnitFeed
-from training.learning.folder import TrainingFolder
-from training.learning.protocols import Feed, Learner
-from training.learning.trainer import FitSummary, StepReport, Trainer, open_fabric
+from pseudoris.training.learning.batch_feed import ResumableFeed
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.learning.protocols import Feed, Learner
+from pseudoris.training.learning.trainer import FitSummary, StepReport, Trainer, open_fabric
+from pseudoris.training.learning.training_config import TrainingConfig
 
 __all__ = [
     "Feed",
     "FitSummary",
     "Learner",
+    "ResumableFeed",
     "StepReport",
     "Trainer",
     "TrainingConfig",
     "TrainingFolder",
-    "UnitFeed",
     "open_fabric",
 ]

@@ -1,4 +1,4 @@
-"""What the trainer asks of a method and of its data."""
+"""What the trainer needs from a method and from its data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Learner(Protocol):
-    """A method that learns: a module, its losses, and how it is judged."""
+    """A method that learns: a module, its losses, and its validation."""
 
     @property
     def module(self) -> nn.Module:
@@ -34,7 +34,7 @@ class Learner(Protocol):
 
 
 class Feed(Protocol):
-    """Batches by number: number n is the same whenever, and after whatever resume, it is asked for."""
+    """Batches by number: batch n is always the same, after a resume too."""
 
     def batches(self, first: int) -> Iterator[Any]:
         """Yield batch `first`, `first` + 1, … of this rank, without end."""

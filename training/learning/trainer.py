@@ -1,4 +1,4 @@
-"""The training loop: one for every learner, on one process or several, resumable at any step to equal weights."""
+"""The training loop of all learners, on one process or several. It can resume at any step and gives equal weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from schemas.errors import ConfigError
-from training.dataset.drawing import key_of
-from training.learning.config import TrainingConfig
-from training.learning.folder import SUMMARY_NAME, TrainingFolder
-from training.learning.protocols import Feed, Learner
-from training.learning.schedule import make_optimiser, rate_at, set_rate
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
+from pseudoris.training.learning.optimiser import make_optimiser, rate_at, set_rate
+from pseudoris.training.learning.protocols import Feed, Learner
+from pseudoris.training.learning.training_config import TrainingConfig
+from pseudoris.workers.counter_rng import key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ def open_fabric(config: TrainingConfig) -> Fabric:
         ConfigError: `device` is cuda, and torch sees no GPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device=cuda, but torch sees no GPU: mend the driver, or --set training.device=cpu")
+        raise ConfigError(
+            "training.device=cuda, but torch sees no GPU. Fix the driver, or give --set training.device=cpu."
+        )
     torch.set_num_threads(config.num_threads)
     fabric = Fabric(
         accelerator=config.device,
@@ -85,7 +87,7 @@ class Trainer:
         config: How long and how fast.
         folder: Where checkpoints and logs go.
         settings: What the checkpoint shall say of itself, as JSON: enough to build the module again.
-        on_step: Told every `log_every` steps, and of each validation; on the first process alone.
+        on_step: Called every `log_every` steps and after each validation; on the first process alone.
         begin_with: A checkpoint of an earlier training, whose weights and optimiser this one begins with.
         steps_before: Of earlier trainings: curves go on where theirs end, and drop-out draws anew.
     """
@@ -106,8 +108,7 @@ class Trainer:
             ConfigError: The checkpoint is not of this learner, or the loss or its gradient is not finite any more.
         """
         started = time.monotonic()
-        # Before there is an optimiser: what a checkpoint says of it goes to where the parameters are, and nobody moves
-        # it from there.
+        # Before there is an optimiser: its restored state goes to where the parameters are, and is not moved later.
         learner.module.to(self.fabric.device)
         optimiser = make_optimiser(learner.module, self.config)
         first = self._restore(learner.module, optimiser)
@@ -172,7 +173,7 @@ class Trainer:
         norm = self.fabric.clip_gradients(
             module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
         )
-        self._require_finite(0.0 if norm is None else float(norm), "the gradient's norm", step)
+        self._require_finite(0.0 if norm is None else float(norm), "the gradient norm", step)
         optimiser.step()
         return values
 
@@ -192,8 +193,8 @@ class Trainer:
         """Refuse to go on from what is no number any more: no resume would find back from it."""
         if not math.isfinite(value):
             raise ConfigError(
-                f"{noun} of step {step} is {value}: lower training.peak_rate={self.config.peak_rate}, and train anew "
-                "in another --out"
+                f"{noun} of step {step} is {value}. Lower training.peak_rate={self.config.peak_rate}, and train "
+                "again in another --out."
             )
 
     def _validate(
@@ -242,7 +243,7 @@ def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: 
     Raises:
         ConfigError: As `TrainingFolder.begin`.
     """
-    # Nobody looks for a training that stands there any more.
+    # After it no process still checks for an earlier training there.
     fabric.barrier()
     if fabric.is_global_zero:
         folder.begin(settings)
@@ -260,7 +261,7 @@ def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where:
     other = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or extra or other:
         raise ConfigError(
-            f"the checkpoint in {where} is of another model: {len(missing)} tensors missing {missing[:3]}, "
+            f"The checkpoint in {where} belongs to another model: {len(missing)} tensors missing {missing[:3]}, "
             f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {sorted(other)[:3]}"
         )
     module.load_state_dict(state, strict=False)

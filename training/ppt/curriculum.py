@@ -1,4 +1,4 @@
-"""The multi-source curriculum: which data sets are trained on, for how long, and when Select decides (section 3.3)."""
+"""The multi-source curriculum: the data sets of each phase, its length, and when Select runs (section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.errors import ConfigError
-from schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 
 Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
@@ -32,11 +32,15 @@ class PhaseConfig(FrozenModel):
     @model_validator(mode="after")
     def _selects_what_it_reads(self) -> Self:
         if len(set(self.sources)) < len(self.sources):
-            raise ValueError(f"phase {self.name} names a source twice: {list(self.sources)}")
+            raise ValueError(f"Phase {self.name} names a source twice: {list(self.sources)}")
         if self.is_selecting and "h_ref" not in self.sources:
-            raise ValueError(f"phase {self.name} selects referents of h_ref, and does not train on it: add it")
+            raise ValueError(
+                f"Phase {self.name} selects referents of h_ref but does not train on it. Add h_ref to its sources."
+            )
         if self.num_rounds > 1 and not self.is_selecting:
-            raise ValueError(f"phase {self.name} has {self.num_rounds} rounds and selects nothing between them: use 1")
+            raise ValueError(
+                f"Phase {self.name} has {self.num_rounds} rounds but selects nothing between them. Use 1 round."
+            )
         return self
 
 
@@ -46,6 +50,7 @@ class CurriculumConfig(FrozenModel):
     # The paper gives 10 + 30 + 10 epochs and the mixes. The 30 are halved: Select is only as good as what it asks, and
     # a referent that it chose is trained on no longer than it took to learn to choose. The last 10 are five rounds: of
     # two epochs each, an epoch to follow the new referents and one to settle.
+    # Of the paper's models `composed` ends with θ_refD and `referring` with θ_ref.
     phases: tuple[PhaseConfig, ...] = (
         PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
         PhaseConfig(name="composed", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
@@ -61,12 +66,12 @@ class CurriculumConfig(FrozenModel):
     @model_validator(mode="after")
     def _begins_without_a_model(self) -> Self:
         if not self.phases:
-            raise ValueError("phases is empty: name one at least")
+            raise ValueError("phases is empty. Name at least one.")
         twice = [name for name, count in Counter(phase.name for phase in self.phases).items() if count > 1]
         if twice:
-            raise ValueError(f"two phases are called {twice[0]}: names tell them apart")
+            raise ValueError(f"Two phases have the name {twice[0]}. Names must differ.")
         if self.phases[0].is_selecting:
-            raise ValueError(f"phase {self.phases[0].name} is the first and selects: nothing was trained yet to ask")
+            raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
         return self
 
 
@@ -120,9 +125,9 @@ def plan_rounds(
         sources = tuple(source for source in phase.sources if source in given)
         if not sources:
             raise ConfigError(
-                f"phase {phase.name} trains on {', '.join(phase.sources)}, and nothing of it is given: there are pairs "
-                f"of {', '.join(sorted(given)) or 'no source'} (h_sem and h_ref are what is decided of --h and what is "
-                "not). Give the runs, or leave the phase out of curriculum.phases"
+                f"Phase {phase.name} trains on {', '.join(phase.sources)}, but none of them is given. There are "
+                f"pairs of {', '.join(sorted(given)) or 'no source'} (h_sem has the decided pairs of --h, h_ref the "
+                "undecided ones). Give the runs, or leave the phase out of curriculum.phases."
             )
         pairs = sum(num_pairs[source] for source in sources)
         batches = -(-pairs // pairs_per_batch) if num_batches is None else num_batches(sources)

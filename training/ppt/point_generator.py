@@ -9,10 +9,16 @@ from typing import Final
 import torch
 from torch import nn
 
-from training.learning.attention import SelfAttention
-from training.learning.word_codes import word_codes
-from training.ppt.config import PointGeneratorConfig
-from training.ppt.layers import CrossAttentionLayer, ProductLayer, grid_centres, grid_neighbours, grid_position
+from pseudoris.training.learning.token_layers import SelfAttention, word_codes
+from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+from pseudoris.training.ppt.prompt_layers import (
+    CrossAttentionLayer,
+    ProductLayer,
+    distinct_peaks,
+    grid_centres,
+    grid_neighbours,
+    grid_position,
+)
 
 # Weights that begin with hardly any effect, and yet with a gradient.
 _LITTLE: Final = 1e-3
@@ -26,14 +32,14 @@ class PointPrompts:
         points_xy: (B, K, M, 2) float32 in [0, 1], x then y, of the upright image's width and height.
         label_logits: (B, K, M) float32, above 0 for a positive point: the r of the paper before its sigmoid.
         confidence_logits: (B, K) float32, of being the referent: the c of the paper before its sigmoid.
-        looks: (B, K, h·w) float32, the logarithm of each patch's share in where a query looks; None of prompts that are
-            not the point generator's.
+        attention_log_shares: (B, K, h·w) float32, the logarithm of each patch's share in a query's attention; None of
+            prompts that are not the point generator's.
     """
 
     points_xy: torch.Tensor
     label_logits: torch.Tensor
     confidence_logits: torch.Tensor
-    looks: torch.Tensor | None = None
+    attention_log_shares: torch.Tensor | None = None
 
 
 class Bridge(nn.Module):
@@ -97,17 +103,16 @@ class Stage(nn.Module):
         return queries, fused
 
 
-class Look(nn.Module):
-    """Where each query looks, from which PointHead tells its points, and what it sees there.
+class ReferencePatchAttention(nn.Module):
+    """Each query's attention to patches: its peak, about which PointHead places the points, and what lies there.
 
-    A query's attention to V'_N has a peak, and where it looks is the mean of the patches' centres about that. A mean
-    over all patches lies between two objects wherever the query has its doubts, and there SAM finds neither.
+    A query's reference is the mean of the patches' centres about its peak. A mean over all patches lies between two
+    objects wherever the query is in doubt, and SAM finds neither there.
 
-    Its scores are CLIP's answers, its anchor, and what the query finds beside them, all at one temperature. CLIP is
-    wrong and sure of it often enough for a query to learn doubt; were the weight of the answers its only way to doubt,
-    it would turn them down within a few steps, and look where its own first noise points. Queries with anchors keep to
-    one each: which of them is meant is left to ScoreHead, and need not be found by moving a peak from one object to
-    another.
+    The scores are CLIP's responses, the query's anchor, and what the query finds beside them, all at one temperature.
+    CLIP is often wrong with high confidence, so a query must be able to doubt it. If the weight of the responses were
+    its only way, it would turn them down within a few steps, and attend where its own first noise points. Queries with
+    anchors keep to one each: ScoreHead decides which of them is meant, and no peak has to move between objects.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
@@ -131,7 +136,7 @@ class Look(nn.Module):
     def forward(
         self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return q_k with what they see (B, K, d), the log-shares (B, K, h·w) of their looks, and the shares of peaks.
+        """Return q_k with what they see (B, K, d), their attention's log-shares (B, K, h·w), and the shares of peaks.
 
         Args:
             queries: q_k, (B, K, d), normalised.
@@ -146,15 +151,15 @@ class Look(nn.Module):
         begun = self._response_gain * response.flatten(1)[:, None]
         if anchors is not None:
             begun = begun + self._anchor_gain * near[anchors]
-        looks = (self.sharpness(queries).exp() * (begun + found)).log_softmax(-1)
-        peaks = looks.masked_fill(~near[looks.argmax(-1)], float("-inf")).softmax(-1)
-        return self.compare(queries + self.seen(peaks @ patches)), looks, peaks
+        log_shares = (self.sharpness(queries).exp() * (begun + found)).log_softmax(-1)
+        peaks = log_shares.masked_fill(~near[log_shares.argmax(-1)], float("-inf")).softmax(-1)
+        return self.compare(queries + self.seen(peaks @ patches)), log_shares, peaks
 
 
 class PointHead(nn.Module):
-    """PointHead of equation 2: a perceptron that tells how M points spread about where a query looks, and their labels.
+    """PointHead of equation 2: a perceptron that spreads M points about a query's reference, and gives their labels.
 
-    How they spread is the same wherever the object lies, and needs no coordinate out of features that hardly hold one.
+    The spread is the same wherever the object lies, so no coordinate has to come out of features that hardly hold one.
     """
 
     def __init__(self, width: int, num_points: int) -> None:
@@ -162,19 +167,19 @@ class PointHead(nn.Module):
         self._num_points = num_points
         self.layers = _perceptron(width, 3 * num_points)
 
-    def forward(self, queries: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries that look at `places`.
+    def forward(self, queries: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries at their references.
 
         Args:
             queries: q_k, (B, K, d).
-            places: (B, K, 2) in [0, 1].
+            references: (B, K, 2) in [0, 1].
         """
-        told = self.layers(queries).unflatten(-1, (self._num_points, 3))
-        return (places.logit(eps=1e-4)[:, :, None] + told[..., :2]).sigmoid(), told[..., 2]
+        found = self.layers(queries).unflatten(-1, (self._num_points, 3))
+        return (references.logit(eps=1e-4)[:, :, None] + found[..., :2]).sigmoid(), found[..., 2]
 
 
 class ScoreHead(nn.Module):
-    """ScoreHead of equation 2: how CLIP answers where a query looks, and a perceptron that learns where it is wrong."""
+    """ScoreHead of equation 2: CLIP's response at a query's reference, and a perceptron that learns to doubt it."""
 
     def __init__(self, width: int, response_gain: float) -> None:
         super().__init__()
@@ -201,7 +206,8 @@ class PointGenerator(nn.Module):
         self.code = nn.Linear(config.word_code_width, width, bias=False) if config.word_code_width else None
         self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
         self.norm = nn.LayerNorm(width)
-        self.look, self.point_head = Look(config), PointHead(width, config.num_points)
+        self.look = ReferencePatchAttention(config)
+        self.point_head = PointHead(width, config.num_points)
         self.score_head = ScoreHead(width, config.response_gain)
 
     def forward(
@@ -217,7 +223,7 @@ class PointGenerator(nn.Module):
         Args:
             image: {V_n}, N tensors (B, C, h, w) of the frozen image tower, early stages first.
             text: T, (B, L, D) of the frozen text tower, one row a token.
-            is_word: (B, L) bool, True where the expression has a token, as `workers.towers` gives it.
+            is_word: (B, L) bool, True where the expression has a token, as `pseudoris.workers.clip_features` gives it.
             response: (B, h, w), how much each patch fits the expression by the frozen towers.
             tokens: (B, L) int64, the text tower's.
 
@@ -225,14 +231,16 @@ class PointGenerator(nn.Module):
             ValueError: another number of stages than the generator has.
         """
         if len(image) != len(self.stages):
-            raise ValueError(f"{len(image)} stages of features for a point generator of {len(self.stages)} stages")
+            raise ValueError(
+                f"There are {len(image)} stages of features, but the point generator has {len(self.stages)} stages."
+            )
         queries = self.queries.expand(text.shape[0], -1, -1)
         height, width = response.shape[-2:]
         position = grid_position(height, width, queries.shape[-1], device=response.device)
         # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
         # hardly holds the one, and the other is what CLIP learnt of images and texts.
         fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
-        anchors = peaks_of(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
+        anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]
         for stage, features in zip(self.stages, image, strict=True):
             queries, fused = stage(
@@ -262,35 +270,10 @@ class PointGenerator(nn.Module):
         height, width = response.shape[-2:]
         centres = grid_centres(height, width, device=response.device)
         with torch.autocast(queries.device.type, enabled=False):
-            queries, looks, peaks = self.look(queries.float(), image.float(), response, anchors)
+            queries, log_shares, peaks = self.look(queries.float(), image.float(), response, anchors)
             points, labels = self.point_head(queries, peaks @ centres)
             confidence = self.score_head(queries, (peaks @ response.flatten(1)[..., None])[..., 0])
-        return PointPrompts(points, labels, confidence, looks)
-
-
-def peaks_of(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
-    """Return the patches (B, count) int64 that answer most, each further than `radius` from all before it.
-
-    No maxima alone: of a scene's objects that touch, the lower one is often a flank of the higher (with the scene CLIP
-    the best of four has an IoU of 0.80 with the referent, of four maxima 0.76). Where no patch is left that far, those
-    before come again, from the highest.
-
-    Args:
-        response: (B, h, w).
-        count: Peaks.
-        radius: In patches, along rows and columns.
-    """
-    height, width = response.shape[-2:]
-    near = grid_neighbours(height, width, radius, device=response.device)
-    left, found = response.flatten(1), []
-    num_found = torch.zeros_like(left[:, 0], dtype=torch.int64)
-    for _ in range(count):
-        highest = left.max(-1)
-        num_found += highest.values > -torch.inf
-        found.append(highest.indices)
-        left = left.masked_fill(near[found[-1]], -torch.inf)
-    again = torch.arange(count, device=left.device) % num_found.clamp(min=1)[:, None]
-    return torch.stack(found, 1).gather(1, again)
+        return PointPrompts(points, labels, confidence, log_shares)
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:

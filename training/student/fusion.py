@@ -1,8 +1,9 @@
-"""The bridge between the towers: words read the image stage by stage, then an expression's patches read its words.
+"""The words of an expression, and the layers that fuse them with the image.
 
-In the spirit of ETRIS's bridger (Xu et al., "Bridging Vision and Language Encoders", ICCV 2023): the towers stay as
-they are, and narrow layers beside them take up what both say, at several depths of the image tower. What is of the
-image alone is computed once for all of its expressions.
+Words are the text tower's features beside a fixed code that differs for any two tokens. They read the image stage by
+stage; then an expression's patches read its words. In the spirit of ETRIS's bridger (Xu et al., "Bridging Vision and
+Language Encoders", ICCV 2023): the towers stay frozen, and narrow layers beside them combine both at several depths of
+the image tower. What depends on the image alone is computed once for all of its expressions.
 """
 
 from __future__ import annotations
@@ -10,11 +11,44 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.learning.attention import CrossAttention, Perceptron, Products, SelfAttention
+from pseudoris.training.learning.frozen_towers import TowerTexts
+from pseudoris.training.learning.token_layers import (
+    CrossAttention,
+    Perceptron,
+    ProductAttention,
+    SelfAttention,
+    word_codes,
+)
+
+# Source: CLIP's context is 77 tokens; positions beyond the tower's own are never used.
+_MAX_TOKENS = 77
+
+
+class WordReader(nn.Module):
+    """Brings words to the width of the fusion, and lets them read each other."""
+
+    def __init__(self, text_width: int, width: int, *, code_width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self._code_width = code_width
+        self.norm = nn.LayerNorm(text_width)
+        self.of_tower = nn.Linear(text_width, width)
+        self.of_code = nn.Linear(code_width, width, bias=False) if code_width else None
+        self.place = nn.Parameter(torch.randn(_MAX_TOKENS, width) * 0.1)
+        self.attention = SelfAttention(width, num_heads, dropout=dropout)
+        self.perceptron = Perceptron(width, 2, dropout=dropout)
+
+    def forward(self, texts: TowerTexts) -> torch.Tensor:
+        """Return words (T, L, width)."""
+        words = self.of_tower(self.norm(texts.words)) + self.place[: texts.words.shape[1]]
+        if self.of_code is not None:
+            words = words + self.of_code(word_codes(texts.tokens, self._code_width))
+        words = self.attention(words, is_word=texts.is_word)
+        perceived: torch.Tensor = self.perceptron(words)
+        return perceived
 
 
 class ImageStage(nn.Module):
-    """One stage of the image: what the tower says at this depth is taken up, patch by patch."""
+    """One stage of the image: adds the tower's features of this depth, patch by patch."""
 
     def __init__(self, image_width: int, width: int, *, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
@@ -45,8 +79,8 @@ class WordStage(nn.Module):
         return out
 
 
-class PatchRound(Products):
-    """An expression's patches read its words, are held against them, and show roughly where they point."""
+class PatchRound(ProductAttention):
+    """An expression's patches read its words, are multiplied with them, and show roughly where they point."""
 
     def __init__(self, width: int, *, num_heads: int, mlp_ratio: int) -> None:
         super().__init__(width, num_heads)
@@ -60,7 +94,7 @@ class PatchRound(Products):
         self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return patches (T, N, width) and logits (T, N) of the target at each."""
-        patches = self.think(patches + self.out(self.held_against(patches, words, is_word)))
+        patches = self.think(patches + self.out(self.compared_with_words(patches, words, is_word)))
         return patches, self.show(patches)[..., 0]
 
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from workers.deferred import deferred
+from pseudoris.schemas.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from workers.captions.captioner import CocaCaptioner
+    from pseudoris.workers.captions.captioner import CocaCaptioner
 
 __all__ = ["CocaCaptioner"]
-__getattr__ = deferred(__name__, {"CocaCaptioner": "captioner"})
+__getattr__ = lazy_names(__name__, {"CocaCaptioner": "captioner"})

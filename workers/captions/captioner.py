@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,21 +11,55 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
-from schemas.config import CaptionsConfig, ComputeConfig
-from schemas.shard import MaskRecord, Shard, ShardImage
-from workers.boundary import apply_to_groups
-from workers.captions.candidates import to_expressions
-from workers.captions.drafts import ImageCrops
-from workers.captions.engine import CachedEngine
-from workers.captions.listening import Listener
-from workers.captions.vocabulary import SpecialTokens
-from workers.checkpoints.models import load_coca
-from workers.checkpoints.weights import weights_digest as file_digest
-from workers.device import compute_dtype, prepare_device
-from workers.images.ahead import Decode, decoding_ahead
-from workers.images.crops import CropFormat, make_crops
-from workers.masks import rle
-from workers.protocols import STAGE_CAPTION
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
+from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.listener import Listener
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.checkpoints.weights import weights_digest as file_digest
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.faults.quarantine import apply_to_groups
+from pseudoris.workers.images.crops import CropFormat, make_crops
+from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
+from pseudoris.workers.masks import rle
+from pseudoris.workers.stages import STAGE_CAPTION
+
+
+def to_expressions(
+    captions: Iterable[GeneratedCaption], masks: Sequence[MaskRecord], to_text: Callable[[Sequence[int]], str]
+) -> tuple[ExpressionRecord, ...]:
+    """Return an image's candidates: cleaned captions, with equal texts of one mask merged and empty texts left out.
+
+    Args:
+        captions: In the order mask, crop kind, rule. Candidates are ordered by their first caption.
+        masks: Of the image.
+        to_text: From token ids without SOT and EOS to text.
+    """
+    samples: dict[tuple[int, str], list[CaptionSample]] = {}
+    for caption in captions:
+        text = clean_text(to_text(caption.tokens))
+        if text:
+            samples.setdefault((caption.mask_number, text), []).append(_sample(caption))
+    return tuple(
+        ExpressionRecord(target_mask_ids=(masks[number].mask_id,), text=text, samples=tuple(found))
+        for (number, text), found in samples.items()
+    )
+
+
+def _sample(caption: GeneratedCaption) -> CaptionSample:
+    rule = caption.rule
+    return CaptionSample(
+        crop=caption.crop,
+        decoder=rule.name,
+        top_k=rule.top_k,
+        top_p=rule.top_p,
+        log_prob=caption.log_prob,
+        others=caption.others,
+        num_others=caption.num_others,
+        other_masks=caption.other_masks,
+    )
 
 
 class CocaCaptioner:
@@ -35,8 +69,8 @@ class CocaCaptioner:
         """Load CoCa and its tokenizer.
 
         Raises:
-            ConfigError: Weights are missing, damaged or of another architecture, the architecture cannot be
-                decoded or is too short for `max_length`; no GPU.
+            ConfigError: Weights are missing, damaged or for another architecture; the architecture cannot be decoded,
+                or has too few positions for `max_length`; there is no GPU.
         """
         device, dtype = prepare_device(compute), compute_dtype(compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
@@ -52,7 +86,7 @@ class CocaCaptioner:
 
     @property
     def num_pairs(self) -> int:
-        """(prefix, crop) pairs that the decoder has computed so far, a listener's included; a benchmark reads it."""
+        """Number of (prefix, crop) pairs computed so far, including the listener's. For benchmarks."""
         return self._engine.counts.num_computed + (self._listener.num_computed if self._listener else 0)
 
     @classmethod
@@ -62,7 +96,7 @@ class CocaCaptioner:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
-        with decoding_ahead([image for image in shard.images if _has_masks(image)], self._device) as decode:
+        with prefetched_pixels([image for image in shard.images if _has_masks(image)], self._device) as decode:
             return apply_to_groups(shard, STAGE_CAPTION, lambda some: self._caption(some, decode), fits=self._fits)
 
     def _fits(self, images: Sequence[ShardImage]) -> bool:
@@ -72,16 +106,17 @@ class CocaCaptioner:
         with_masks = [image for image in images if _has_masks(image)]
         crops = [self.image_crops(image, decode(image)) for image in with_masks]
         encoded = self._engine.encode(crops) if crops else []
-        drafts = self._engine.drafts_together(crops, encoded) if crops else []
+        captions = self._engine.generate_together(crops, encoded) if crops else []
         expressions = {}
-        for image, cut, seen, found in zip(with_masks, crops, encoded, drafts, strict=True):
+        for image, image_crops, image_encoded, found in zip(with_masks, crops, encoded, captions, strict=True):
             candidates = to_expressions(found, image.masks, self._to_text)
-            heard = self._listener.listen(cut, seen, image.masks, candidates) if self._listener else candidates
-            expressions[image.position] = heard
+            if self._listener:
+                candidates = self._listener.listen(image_crops, image_encoded, image.masks, candidates)
+            expressions[image.position] = candidates
         return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
 
     def image_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
-        """Return the crops of an image's masks, at least one, as the engine takes them; `pixels` (H, W, 3) are RGB."""
+        """Return the crops of an image's masks (at least one mask) for the engine; `pixels` (H, W, 3) are RGB."""
         return ImageCrops(
             image_id=image.image_id,
             kinds=tuple(self._scales),
@@ -100,7 +135,7 @@ class CocaCaptioner:
         )
 
     def _to_text(self, tokens: Sequence[int]) -> str:
-        # A start of text in the middle of a caption would be spelled out.
+        # A SOT token inside a caption would appear as text.
         return str(self._tokenizer.decode([token for token in tokens if token != self._tokenizer.sot_token_id]))
 
 

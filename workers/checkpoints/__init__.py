@@ -1,1 +1,1 @@
-"""Presets of architectures and weights: what to build, where its weights come from, and their digest."""
+"""Builds models, and finds, verifies and loads their weights."""

@@ -1,4 +1,4 @@
-"""The three models of a run, built and loaded: the one door that the stages use."""
+"""Builds and loads the three models of a run. The stages load their models only through this module."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from open_clip.model import CLIP, CustomTextCLIP
 from segment_anything.modeling import Sam
 from torch import nn
 
-from schemas.config import SamArchitecture, WeightsConfig
-from workers.checkpoints.openclip import build_clip, build_coca, read_model_config
-from workers.checkpoints.sam import build_sam
-from workers.checkpoints.weights import check_activation, load_into, random_seed
+from pseudoris.schemas.config import SamArchitecture, WeightsConfig
+from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
+from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.weights import check_activation, load_into, random_seed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -49,7 +49,7 @@ def load_clip(architecture: str, weights: WeightsConfig) -> CLIP | CustomTextCLI
 
 
 def _loaded(build: Callable[[], ModuleT], weights: WeightsConfig) -> ModuleT:
-    """Builds a module and loads its weights; `random:<seed>` draws them and leaves torch's generator as it was."""
+    """Builds a module and loads its weights; `random:<seed>` draws them without changing torch's own generator."""
     seed = random_seed(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if seed is not None else 0)

@@ -13,22 +13,22 @@ from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
 
 BUILTIN_PREFIX = "builtin:"
-# In open_clip's registry a config has a kilobyte, and the largest number is a vocabulary of 901,629 tokens.
+# Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
 _MAX_FILE_BYTES = 2**20
 _MAX_NUMBER = 2**20
 
 
 def read_model_config(architecture: str) -> dict[str, Any]:
-    """Return open_clip's config of a registry name, a JSON file, or a `builtin:` file of this package.
+    """Return an open_clip model config, by registry name, JSON file, or `builtin:` file of this package.
 
     Raises:
-        ConfigError: none of the three.
+        ConfigError: `architecture` is none of the three.
     """
     if architecture.startswith(BUILTIN_PREFIX):
-        text = files("workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
+        text = files("pseudoris.workers.checkpoints").joinpath(architecture.removeprefix(BUILTIN_PREFIX))
         if not text.is_file():
             raise ConfigError(f"architecture '{architecture}': no such file is shipped in workers/checkpoints")
         return _parse(text.read_text(encoding="utf-8"), architecture)
@@ -49,7 +49,7 @@ def read_model_config(architecture: str) -> dict[str, Any]:
 
 
 def _read_file(path: Path, architecture: str) -> str:
-    """Text of a config that is not ours."""
+    """Text of a user's config file."""
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise ConfigError(
             f"architecture '{architecture}' is a file of {path.stat().st_size:,} bytes, a model config has at most "
@@ -66,7 +66,8 @@ def _parse(text: str, architecture: str) -> dict[str, Any]:
         raise ConfigError(f"architecture '{architecture}' is not JSON: {error}") from error
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ConfigError(
-            f"architecture '{architecture}' is no open_clip model config: it needs embed_dim, vision_cfg and text_cfg"
+            f"architecture '{architecture}' is not an open_clip model config: "
+            "it needs embed_dim, vision_cfg and text_cfg"
         )
     for key, number in _numbers(config):
         if not abs(number) <= _MAX_NUMBER:
@@ -77,7 +78,7 @@ def _parse(text: str, architecture: str) -> dict[str, Any]:
 
 
 def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a config, with its dotted key."""
+    """Every number in a config, with its dotted key."""
     if isinstance(tree, dict):
         for name, value in tree.items():
             yield from _numbers(value, f"{key}.{name}" if key else name)
@@ -89,7 +90,7 @@ def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:
-    """Return an open_clip model in eval mode with fresh weights: CoCa where the config has a multimodal decoder."""
+    """Return an open_clip model in eval mode with fresh weights; a CoCa if the config has a multimodal decoder."""
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     try:
         if "multimodal_cfg" in config:
@@ -100,15 +101,15 @@ def build_from_config(config: dict[str, Any]) -> nn.Module:
         else:
             model = CLIP(**arguments)
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        # open_clip asks nothing of a config before it uses it.
+        # open_clip does not check a config before it uses it.
         raise ConfigError(
-            f"open_clip builds no model of this architecture ({type(error).__name__}: {error}): mend its config"
+            f"open_clip cannot build this architecture ({type(error).__name__}: {error}): correct its config"
         ) from error
     return model.eval()
 
 
 def _initialise_projection(model: nn.Module) -> None:
-    """Draws the decoder's vocabulary projection, which open_clip 3.3 allocates and leaves as it finds the memory."""
+    """Draws the decoder's vocabulary projection, which open_clip 3.3 allocates but does not initialise."""
     projection = model.get_parameter("text_decoder.text_projection")
     nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
 
@@ -125,7 +126,7 @@ def build_coca(architecture: str) -> CoCa:
     model = build_from_config(config)
     if not isinstance(model, CoCa):
         raise ConfigError(
-            f"architecture '{architecture}' builds {type(model).__name__}, and a captioner must be a CoCa"
+            f"architecture '{architecture}' builds {type(model).__name__}, but a captioner must be a CoCa"
         )
     return model
 
@@ -139,5 +140,5 @@ def build_clip(architecture: str) -> CLIP | CustomTextCLIP:
     config = read_model_config(architecture)
     model = build_from_config(config)
     if not isinstance(model, CLIP | CustomTextCLIP):
-        raise ConfigError(f"architecture '{architecture}' builds {type(model).__name__}: a scorer must be a CLIP")
+        raise ConfigError(f"architecture '{architecture}' builds {type(model).__name__}, but a scorer must be a CLIP")
     return model

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from schemas.config import SamArchitecture
+from pseudoris.schemas.config import SamArchitecture
 
 # Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -15,7 +15,7 @@ _MASK_IN_CHANNELS = 16
 
 
 def build_sam(architecture: SamArchitecture) -> Sam:
-    """Return a Sam in eval mode with weights drawn from torch's generator, every number from the architecture."""
+    """Return a Sam in eval mode, built from the architecture's numbers, with weights drawn from torch's generator."""
     grid = architecture.image_size // architecture.patch_size
     sam = Sam(
         image_encoder=_image_encoder(architecture),
@@ -51,7 +51,7 @@ def _image_encoder(architecture: SamArchitecture) -> ImageEncoderViT:
 
 
 def _mask_decoder(architecture: SamArchitecture) -> MaskDecoder:
-    """The mask decoder: three masks a prompt, as published."""
+    """The mask decoder: three masks per prompt, as published."""
     return MaskDecoder(
         num_multimask_outputs=3,
         transformer=TwoWayTransformer(

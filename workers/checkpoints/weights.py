@@ -1,6 +1,6 @@
 """Finds, verifies and loads weights: local files, fsspec urls, open_clip's hub tags, files shipped in this package.
 
-What a file holds decides how it is loaded, never its name: a tensor `token_ids` marks a compact vocabulary.
+A file's content, never its name, decides how it is loaded: a tensor `token_ids` marks a compact vocabulary.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from safetensors.torch import load_file
 from torch import nn
 
-from schemas.config import WeightsConfig
-from schemas.errors import ConfigError
-from workers.checkpoints.compact import expand_vocabulary
-from workers.checkpoints.openclip import BUILTIN_PREFIX
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.compact_vocabulary import expand_vocabulary
+from pseudoris.workers.checkpoints.openclip import BUILTIN_PREFIX
 
 OPEN_CLIP_PREFIX, RANDOM_PREFIX = "open_clip:", "random:"
 _SHOWN_KEYS = 4
 _SHOWN_LETTERS = 500
 _HASH_BLOCK_BYTES = 2**20
-# What tells one file from the next under the same url, as S3, GCS, Azure, web servers and disks name it.
+# Keys under which S3, GCS, Azure, web servers and disks give a file's version. A new file under the same url has
+# another.
 _VERSION_KEYS = (
     "size",
     "ETag",
@@ -51,21 +52,21 @@ def random_seed(weights: WeightsConfig) -> int | None:
     """Return the seed of `random:<seed>`, else None.
 
     Raises:
-        ConfigError: what follows the prefix is no whole number.
+        ConfigError: No whole number follows the prefix.
     """
     if not weights.uri.startswith(RANDOM_PREFIX):
         return None
     text = weights.uri.removeprefix(RANDOM_PREFIX)
     if not text.isdecimal():
-        raise ConfigError(f"weights '{weights.uri}': a whole number must follow '{RANDOM_PREFIX}', got '{text}'")
+        raise ConfigError(f"weights '{weights.uri}': '{RANDOM_PREFIX}' needs a whole number, got '{text}'")
     return int(text)
 
 
 def local_file(weights: WeightsConfig) -> Path:
-    """Return a local path of the weights, fetching a remote file into the machine's temporary folder first.
+    """Return a local path of the weights. A remote file is first downloaded to the machine's temporary folder.
 
     Raises:
-        ConfigError: the file is missing or cannot be fetched; the message names the remedy.
+        ConfigError: The file is missing or cannot be downloaded; the message says how to get it.
     """
     if weights.uri.startswith(BUILTIN_PREFIX):
         return _builtin_file(weights)
@@ -83,7 +84,7 @@ def weights_digest(weights: WeightsConfig) -> str:
     """Return the sha256 of a weights file, or of the uri itself for `random:<seed>`, as 64 hex digits.
 
     Raises:
-        ConfigError: the file is missing, or is not the one that `sha256` expects.
+        ConfigError: The file is missing, or its digest is not `sha256`.
     """
     if random_seed(weights) is not None:
         return hashlib.sha256(weights.uri.encode()).hexdigest()
@@ -91,10 +92,10 @@ def weights_digest(weights: WeightsConfig) -> str:
 
 
 def load_into(module: nn.Module, weights: WeightsConfig) -> str:
-    """Loads a weights file into a module, every tensor of it and none left over; returns the file's sha256.
+    """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly.
 
     Raises:
-        ConfigError: missing, of another digest, unreadable, or of another architecture.
+        ConfigError: The file is missing, unreadable, has another digest, or is for another architecture.
     """
     path = local_file(weights)
     digest = _verified_digest(weights, path)
@@ -114,10 +115,10 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
 
 
 def check_activation(architecture: str, model_config: dict[str, object], weights: WeightsConfig) -> None:
-    """Refuses a hub tag trained with QuickGELU on an architecture without it: it would load, and be silently wrong.
+    """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results.
 
     Raises:
-        ConfigError: as said; the remedy names the right architecture.
+        ConfigError: They differ; the message names the right architecture.
     """
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         return
@@ -133,7 +134,7 @@ def check_activation(architecture: str, model_config: dict[str, object], weights
 
 def _builtin_file(weights: WeightsConfig) -> Path:
     """A file shipped in this package."""
-    resource = files("workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
+    resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
     with as_file(resource) as path:
         if not path.is_file():
             raise ConfigError(_missing(weights, "the package holds no such file"))
@@ -145,8 +146,8 @@ def _split_tag(weights: WeightsConfig) -> tuple[str, str]:
     name, separator, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
     if not separator or not open_clip.pretrained.is_pretrained_cfg(name, tag):
         raise ConfigError(
-            f"weights '{weights.uri}': open_clip knows no such pair of model and tag; "
-            f"tags of '{name}': {open_clip.list_pretrained_tags_by_model(name)}"
+            f"weights '{weights.uri}': open_clip has no such model and tag; tags of '{name}': "
+            f"{open_clip.list_pretrained_tags_by_model(name)}"
         )
     return name, tag
 
@@ -161,9 +162,9 @@ def _open_clip_file(weights: WeightsConfig) -> Path:
 
 
 def _remote_file(weights: WeightsConfig) -> Path:
-    """Fetches an fsspec url once a machine, into the temporary folder; another file behind the url is fetched anew."""
+    """Downloads an fsspec url once per machine, into the temporary folder; again if the file behind the url changes."""
     try:
-        # With a digest the store need not be asked: what lies here under its name was verified when it came.
+        # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
         version = weights.sha256 or _remote_version(weights.uri)
         name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
         target = _own_folder() / name
@@ -175,31 +176,31 @@ def _remote_file(weights: WeightsConfig) -> Path:
 
 
 def _own_folder() -> Path:
-    """The machine's folder of fetched weights. Whoever else could write there could put weights of his own in it.
+    """The machine's folder of downloaded weights. Another user who can write to it could replace weights.
 
     Raises:
-        ConfigError: it is another user's, or others may write to it.
+        ConfigError: It belongs to another user, or others may write to it.
     """
     folder = Path(tempfile.gettempdir()) / "pseudoris-weights"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"{folder} keeps fetched weights, and is not this user's alone (owner {found.st_uid}, "
-            f"{stat.filemode(found.st_mode)}): remove it, or set TMPDIR to a folder of yours"
+            f"{folder} holds downloaded weights, but is not a folder that only this user can write to "
+            f"(owner {found.st_uid}, {stat.filemode(found.st_mode)}): remove it, or set TMPDIR to a folder of your own"
         )
     return folder
 
 
 def _remote_version(uri: str) -> str:
-    """Size, and where the store tells them digest and time, of the file behind an fsspec url."""
+    """Size of the file behind an fsspec url, with its digest and time if the store gives them."""
     filesystem, path = fsspec.url_to_fs(uri)
     info = filesystem.info(path)
     return " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
 
 
 def _fetch(weights: WeightsConfig, target: Path) -> None:
-    """Writes the remote file to `target` whole, or leaves nothing behind."""
+    """Writes the whole remote file to `target`, or nothing."""
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
         partial = Path(out.name)
         try:
@@ -213,23 +214,23 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
 
 
 def _missing(weights: WeightsConfig, why: str) -> str:
-    """The message of a missing file, with the command that gets it."""
+    """The message for a missing file, with the command that gets it."""
     remedy = weights.how_to_get or _default_remedy(weights)
     return f"weights '{weights.uri}' are not available: {why}. To get them: {remedy}"
 
 
 def _default_remedy(weights: WeightsConfig) -> str:
-    """What to run where the preset does not say."""
+    """How to get the weights if the preset does not say it."""
     if weights.uri.startswith(BUILTIN_PREFIX):
-        return "reinstall the package, or train them: python -m synthworld.train"
+        return "reinstall the package, or train them: python -m pseudoris.synthworld.training"
     if weights.uri.startswith(OPEN_CLIP_PREFIX):
         name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
         return (
-            'on a machine with a network run python -c "import open_clip; '
+            'on a machine with network access run python -c "import open_clip; '
             f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache, "
             "or set weights.uri to a local file"
         )
-    return "put the file there, or set weights.uri to where it is"
+    return "put the file there, or set weights.uri to its path"
 
 
 def _verified_digest(weights: WeightsConfig, path: Path) -> str:
@@ -248,14 +249,14 @@ def _verified_digest(weights: WeightsConfig, path: Path) -> str:
 
 
 def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
-    """Tensors by name, from safetensors or from a pickle that may hold tensors only."""
+    """Tensors by name, from safetensors or from a pickle that may only hold tensors."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # on hostile bytes the unpickler raises any type
+    except Exception as error:  # on hostile bytes the unpickler may raise any type
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
         raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {reason}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -263,16 +264,16 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
-        raise ConfigError(f"weights '{weights.uri}' hold no table of tensors: give a state dict")
+        raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames what open_clip itself renames: text towers of CLIP files for CoCa and custom-text models, old buffers."""
+    """Renames tensors as open_clip does: a CLIP's text tower for CoCa and custom-text models, and old buffers."""
     own = module.state_dict().keys()
     if "positional_embedding" in state and "positional_embedding" not in own and "text.positional_embedding" in own:
         state = {_under_text(key): value for key, value in state.items()}
-    # Buffers and settings that older files carry and newer modules compute.
+    # Buffers and settings that older files contain and newer modules compute.
     dropped = {
         "attn_mask",
         "text.attn_mask",

@@ -1,1 +1,1 @@
-"""Expressions with places, relations and numbers, composed from what was said of an image's masks; no model."""
+"""Composes expressions with positions, relations and numbers from the captions of an image's masks, without a model."""

@@ -1,7 +1,7 @@
-"""English: the noun phrase of a caption, and the templates that place, relate, count and name it.
+"""English: reads the noun phrase of a caption, and fills the templates of expressions.
 
-Nothing else of the composer knows a word. Another language is another module with these functions
-(`workers.composing.language.Language`).
+No other module of the composer contains English words. Another language needs another module with these functions
+(`pseudoris.workers.composing.language.Language`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from workers.composing.geometry import Side
-from workers.composing.language import NounPhrase
-from workers.filtering import noun_lexicon as lexicon
+from pseudoris.workers.composing.geometry import Side
+from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.filtering import noun_lexicon as lexicon
 
-# What stands before the noun phrase of a caption; more than one may ("this is a photo of a dog").
+# Openings before the noun phrase of a caption; there may be several ("this is a photo of a dog").
 _OPENINGS: Final = re.compile(
     r"(?:there (?:is|are)|this is|these are|it is|here is|"
     rf"(?:an? |the )?(?:close ?up )?(?:{'|'.join(sorted(lexicon.PICTURES))}) (?:of|showing)) "
 )
 _CLOSED_WORDS: Final = lexicon.ARTICLES | lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | lexicon.RELATIVES
-# A clause is no noun phrase, a pronoun none that can be placed, and what has a place already needs no other.
+# Clauses, pronouns, and phrases that already state a position are not composed.
 _UNFIT_WORDS: Final = frozenset(
     {
         *(lexicon.AUXILIARIES | lexicon.PERSONAL_PRONOUNS | lexicon.EMPTY_PRONOUNS | lexicon.CONJUNCTIONS),
@@ -63,14 +63,14 @@ _SINGULARS_IN_S: Final = frozenset({"lens", "bus", "gas", "series", "iris"})
 
 
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
-    """Return what a caption says in a form that the templates take; None of a clause, a list, a plural, a quantity."""
+    """Return a caption's noun phrase for the templates; None if it is a clause, a list, a plural or a quantity."""
     text = caption
     while opening := _OPENINGS.match(text):
         text = text[opening.end() :]
     words = text.split()
     if words and words[0] in _OF_ONE:
         words = words[1:]
-    if noun is None or not 0 < len(words) <= _MAX_WORDS or _is_plural(noun) or _place(noun, words) is None:
+    if noun is None or not 0 < len(words) <= _MAX_WORDS or _is_plural(noun) or _find_noun(noun, words) is None:
         return None
     if words[0] in _OF_OTHER_NUMBERS:
         return None
@@ -90,7 +90,7 @@ def extreme(side: Side, phrase: NounPhrase) -> str:
 
 
 def extreme_of(side: Side, number: int, phrase: NounPhrase) -> str | None:
-    """Return "the left of the two circles"; None for more than people count."""
+    """Return "the left of the two circles"; None for a number that people would not count."""
     if number not in _NUMBERS:
         return None
     word = _OF_TWO[side] if number == 2 else _EXTREMES[side]
@@ -98,40 +98,40 @@ def extreme_of(side: Side, number: int, phrase: NounPhrase) -> str | None:
 
 
 def ordinal(side: Side, rank: int, phrase: NounPhrase) -> str | None:
-    """Return "the second circle from the left"; None for a rank without a word, or where the side is not the head's."""
+    """Return "the second circle from the left"; None if the rank has no word, or for the same reason as `at_side`."""
     if rank not in _ORDINALS or not _takes_suffix(phrase):
         return None
     return f"the {_ORDINALS[rank]} {phrase.text} from the {side}"
 
 
 def at_side(side: Side, phrase: NounPhrase) -> str | None:
-    """Return "the circle on the left"; None where that would speak of what the circle is with."""
+    """Return "the circle on the left"; None if the suffix would describe a part of the circle."""
     return f"the {phrase.text} {_THIRDS[side]}" if _takes_suffix(phrase) else None
 
 
 def related(side: Side, phrase: NounPhrase, anchor: NounPhrase) -> str | None:
-    """Return "the circle above the star"; None where that would speak of what the circle is with."""
+    """Return "the circle above the star"; None if the suffix would describe a part of the circle."""
     return f"the {phrase.text} {_RELATIONS[side]} the {anchor.text}" if _takes_suffix(phrase) else None
 
 
 def group(number: int, phrase: NounPhrase) -> str:
-    """Return "the two circles", or "all circles" of more than people count."""
+    """Return "the two circles", or "all circles" for a number that people would not count."""
     return f"the {_NUMBERS[number]} {_plural(phrase)}" if number in _NUMBERS else f"all {_plural(phrase)}"
 
 
 def _plural(phrase: NounPhrase) -> str:
-    """Several such objects: the head in the plural, everything else as it is."""
+    """The phrase for several objects: the head in the plural, everything else unchanged."""
     words = phrase.text.split()
-    place = _place(phrase.noun, words)
-    if place is None:
-        raise ValueError(f"the noun {phrase.noun!r} is no part of {phrase.text!r}")
-    last = place + len(phrase.noun.split()) - 1
+    begin = _find_noun(phrase.noun, words)
+    if begin is None:
+        raise ValueError(f"the noun {phrase.noun!r} is not in {phrase.text!r}")
+    last = begin + len(phrase.noun.split()) - 1
     words[last] = _plural_of(words[last])
     return " ".join(words)
 
 
-def _place(noun: str, words: list[str]) -> int | None:
-    """Where a noun of one or several words starts among words."""
+def _find_noun(noun: str, words: list[str]) -> int | None:
+    """Index of the first word of a noun; a noun may have several words."""
     head = noun.split()
     return next((n for n in range(len(words)) if words[n : n + len(head)] == head), None)
 
@@ -155,5 +155,5 @@ def _is_plural(noun: str) -> bool:
 
 
 def _takes_suffix(phrase: NounPhrase) -> bool:
-    """Whether what follows is said of the head: one preposition is fine ("with a tail"), a second is too much."""
+    """Whether a suffix would describe the head: after one preposition ("with a tail") it does, after two it may not."""
     return sum(word in lexicon.PREPOSITIONS for word in phrase.text.split()) <= 1

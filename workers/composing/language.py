@@ -1,11 +1,11 @@
-"""What the composer asks of a language; a module with these functions is one."""
+"""The functions that the composer needs for a language; a module that has them is a `Language`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.composing.geometry import Side
+from pseudoris.workers.composing.geometry import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class NounPhrase:
     Attributes:
         text: Its words, lower case.
         noun: Its head, a part of the text.
-        words: What it says beside the noun: adjectives, and the nouns of what the object has or does.
+        words: Its words beside the noun: adjectives, and nouns for what the object has or does.
     """
 
     text: str
@@ -24,7 +24,7 @@ class NounPhrase:
 
 
 class Language(Protocol):
-    """Reads noun phrases and fills templates; None where the language has no such form of a phrase."""
+    """Reads noun phrases and fills templates; returns None if the language has no such form of a phrase."""
 
     def noun_phrase(self, caption: str, noun: str | None) -> NounPhrase | None:
         """Return the noun phrase of a caption (lower case, as in the tables) whose head noun is known."""

@@ -1,4 +1,4 @@
-"""How likely a phrase is true of each mask of an image: of its noun, of its words, and of there being an object.
+"""The probability that a phrase is true of each mask of an image, from its noun, its words, and the mask itself.
 
     P(noun | mask)   =  softmax over the nouns drawn for the mask of
                         noun_share · log share  +  noun_correctness · correctness
@@ -9,8 +9,8 @@
                                  + object_overlap · share inside another mask)
     P(phrase | mask) =  P(noun | mask) · Π P(word | mask)
 
-Each is a probability by its fit, none by its form: the captions drawn for a mask are no independent witnesses, and the
-weights below 1 say how far they are not. What nobody drew for a mask has a small probability of its own.
+The weights are fitted so that these values are probabilities. They are below 1 because the captions of a mask are not
+independent. A noun or word that was not drawn for a mask has a small fixed probability.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from typing import Final
 
 import numpy as np
 
-from schemas.composing import PosteriorConfig
-from schemas.keeping import Floats
-from schemas.shard import MaskRecord
-from workers.composing.evidence import Evidence, substitutes
-from workers.composing.language import NounPhrase
-from workers.masks import rle
+from pseudoris.schemas.composer_settings import PosteriorConfig
+from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.shard import MaskRecord
+from pseudoris.workers.composing.caption_votes import Evidence, substitutes
+from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.masks import rle
 
-# A share of nothing has no logarithm; below these nothing is told apart.
+# Added to shares, because 0 has no logarithm; smaller shares mean nothing.
 MIN_SHARE: Final = 1e-4
 MIN_RIVAL_SHARE: Final = 1e-3
-# A score of SAM is a probability by its use; beyond this it is as good as sure.
+# Log-odds of SAM's scores are cut here: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
-# Half of a mask inside another one is as much as all of it.
+# Overlaps are cut here: half of a mask inside another one tells as much as all of it.
 _MAX_OVERLAP: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What the N masks of an image are believed to be.
+    """What the N masks of an image probably are.
 
     Attributes:
         config: The weights.
-        evidence: What was drawn, of N masks.
-        is_object: (N,) float64, that a mask is one object and no other mask's part or twin.
+        evidence: The captions of each mask.
+        is_object: (N,) float64, the probability that a mask is one object and not part or twin of another mask.
     """
 
     config: PosteriorConfig
@@ -64,12 +64,12 @@ class Posterior:
         return [words_of(each, self._replaced_by, self.config) for each in self.evidence]
 
     def noun(self, mask: int) -> str | None:
-        """Return what a mask most likely is, the first of equals; None where nothing was drawn."""
+        """Return a mask's likeliest noun, the first of equals; None without draws."""
         nouns = self.nouns[mask]
         return max(nouns, key=lambda noun: nouns[noun], default=None)
 
     def fits(self, phrase: NounPhrase) -> Floats:
-        """Return how likely a phrase is true of each mask, (N,) float64."""
+        """Return the probability that a phrase is true of each mask, (N,) float64."""
         known = self._fits.get(phrase)
         if known is None:
             known = self._fits[phrase] = np.array([self._of_mask(phrase, mask) for mask in range(len(self.evidence))])
@@ -129,7 +129,7 @@ def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, froze
 
 
 def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig) -> Floats:
-    """Return how likely each of N masks is an object, (N,) float64; 1 of masks that SAM has not scored."""
+    """Return the probability that each of N masks is an object, (N,) float64; 1 for masks without SAM's scores."""
     found = []
     for mask, (iou, stability, overlap) in zip(masks, object_features(masks), strict=True):
         if mask.predicted_iou is None or mask.stability_score is None:
@@ -143,7 +143,7 @@ def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig) -> Floats:
 def object_features(masks: Sequence[MaskRecord]) -> Floats:
     """Return predicted IoU and stability score as log-odds, and the share inside another mask, (N, 3) float64.
 
-    A score that is missing is 0.
+    A missing score counts as 0.
     """
     if not masks:
         return np.zeros((0, 3))

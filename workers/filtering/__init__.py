@@ -1,11 +1,11 @@
-"""Distinctiveness-based filtering: head nouns, CLIP scores, and which candidates are kept."""
+"""Distinctiveness-based filtering: head nouns, CLIP scores, and the choice of the candidates to keep."""
 
 from typing import TYPE_CHECKING
 
-from workers.deferred import deferred
+from pseudoris.schemas.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from workers.filtering.scorer import ClipScorer
+    from pseudoris.workers.filtering.scorer import ClipScorer
 
 __all__ = ["ClipScorer"]
-__getattr__ = deferred(__name__, {"ClipScorer": "scorer"})
+__getattr__ = lazy_names(__name__, {"ClipScorer": "scorer"})

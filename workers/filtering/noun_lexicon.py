@@ -1,8 +1,8 @@
-"""The words that the head-noun rules know: closed classes of English, and the few open ones that decide a case.
+"""The words that the head-noun rules know: closed classes of English, and a few words of open classes.
 
-Every word outside these sets counts as a noun, which is what most unknown words of a caption are. So adjectives
-need to stand here only where they may end a noun phrase ("the cat asleep"), stand alone ("the red"), or follow
-a comma ("a small, red hat").
+Every word outside these sets counts as a noun, because most unknown words of a caption are nouns. So an adjective must
+be listed only if it may end a noun phrase ("the cat asleep"), be used alone ("the red"), or follow a comma ("a small,
+red hat").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 ARTICLES = _words("a an the")
-# Words that open a noun phrase; after a noun they begin another one.
+# Words that open a noun phrase; after a noun they open a new one.
 DETERMINERS = ARTICLES | _words(
     "this these those some any each every another other both all no my your his her its our their either neither "
     "several many few most more much various multiple"
@@ -33,11 +33,11 @@ COLOURS = _words(
     "red orange yellow green blue purple pink brown black white grey gray gold golden silver beige tan teal cyan "
     "magenta maroon turquoise violet lavender cream blonde blond brunette navy khaki burgundy"
 )
-# "light blue shirt", "sky blue car": before a colour these are shades, elsewhere nouns or adjectives.
+# Shades before a colour ("light blue shirt", "sky blue car"), elsewhere nouns or adjectives.
 SHADES = _words(
     "light dark bright pale deep navy sky baby lime forest olive royal rose hot neon mint dusty pastel off powder"
 )
-# Where in the picture; after a noun they end the phrase ("man left", "pizza bottom right").
+# Places in the picture; after a noun they end the phrase ("man left", "pizza bottom right").
 PLACES = _words(
     "left right far top bottom middle center centre front back upper lower rear leftmost rightmost topmost bottommost "
     "left-most right-most foreground background upper-left upper-right lower-left lower-right"
@@ -65,7 +65,7 @@ NOUNS_IN_EST = _words(
     "forest nest chest vest guest west rest test harvest quest crest contest priest request protest pest tempest zest"
 )
 NOUNS_LIKE_ADJECTIVES = _words("fish radish dish british finish rubbish varnish relish starfish swordfish jellyfish")
-# Nouns too: at the end of a phrase without another noun they are its head ("a peeled orange").
+# Also nouns: at the end of a phrase without another noun they are its head ("a peeled orange").
 ADJECTIVES_OR_NOUNS = _words("orange light gold silver blonde blond brunette one ones others second-hand plastic")
 
 # Adjectives made of two words, the first of them a noun or an adjective: "a funny looking dog".
@@ -86,7 +86,7 @@ NOUNS_IN_ING = _words(
     "offering serving helping keyring seasoning padding piping tubing wiring underling"
 )
 NOUNS_IN_ED = _words("bed shed seed weed sled reed steed tweed bobsled moped biped feed deed newlywed crossbred speed")
-# A participle that names the noun behind it, also after another noun ("the hotel swimming pool").
+# Participles that belong to the noun after them, also after another noun ("the hotel swimming pool").
 GERUND_COMPOUNDS = frozenset(
     {
         *("parking lot", "parking meter", "parking garage", "parking space", "swimming pool", "cutting board"),
@@ -95,7 +95,7 @@ GERUND_COMPOUNDS = frozenset(
         *("serving tray", "watering can", "sleeping bag", "folding chair", "reading glasses", "running shoes"),
     }
 )
-# Their last word alone names another thing: a photo of a hot dog is no photo of a dog.
+# Compounds whose last word alone names another thing: a photo of a hot dog is not a photo of a dog.
 FIXED_COMPOUNDS = frozenset(
     {
         *("hot dog", "hot dogs", "corn dog", "corn dogs", "prairie dog", "prairie dogs", "guinea pig", "guinea pigs"),
@@ -111,7 +111,7 @@ PREPOSITIONS = _words(
     "because while when if but so not also just only still then"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
-# They stand for the noun that the caption never names: no head, the whole caption speaks.
+# Pronouns for a noun that the caption never names: there is no head, and the whole caption is used.
 PERSONAL_PRONOUNS = _words("he she him they them me us himself herself themselves itself")
 # Openers: "it is a dog", "there are two cats", "i can see a bus".
 EMPTY_PRONOUNS = _words("it there here i we you nobody everybody everyone someone's you'd")
@@ -120,7 +120,7 @@ AUXILIARIES = _words(
     "is are was were be been being am has have had having do does did can could may might will would shall should must "
     "appears appear seems seem isn't aren't wasn't doesn't don't didn't can't hasn't ain't wont cant isnt doesnt"
 )
-# Base forms; what they do depends on the number of the noun before ("hot dog stand", "people stand").
+# Base forms: verbs after a plural ("people stand"), nouns after a singular ("hot dog stand").
 VERBS = _words(
     "hold wear sit stand ride look eat run walk play fly drive carry jump swim smile lie lay hang show see sleep watch "
     "pull push throw kick hit catch reach lean rest graze drink read talk move go come get take give make use keep "
@@ -134,7 +134,7 @@ NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly
 PARTICLES = _words("up down out off over")
 IRREGULAR_PLURALS = _words("people men women children sheep cattle geese police kids mice feet teeth oxen folks")
 
-# Heads that are passed over when `of` follows: what they show, count or bound is what the picture shows.
+# Heads that are skipped if `of` follows: the object is what they show, count or bound.
 PICTURES = _words(
     "photo photograph picture pic image view shot snapshot closeup painting drawing illustration portrait cartoon "
     "sketch rendering render depiction silhouette outline icon clipart screenshot selfie scene photos pictures images"
@@ -148,8 +148,8 @@ QUANTITIES = _words(
 PARTS = _words("top bottom front back side sides middle center centre half part parts section end edge rest corner")
 SHOWING = _words("showing depicting featuring containing shows depicts features contains")
 
-# Nouns that end a phrase when an adjective follows: "man blue shirt" is about the man, "vintage blue car" is not
-# about the vintage. What referring expressions speak of most.
+# Nouns that end a phrase if an adjective follows: "man blue shirt" is about the man, "vintage blue car" is not about
+# the vintage. The commonest nouns of referring expressions.
 KNOWN_NOUNS = _words(
     "man woman guy girl boy lady kid person player dude child baby toddler batter catcher pitcher umpire skier surfer "
     "rider skater bride groom chef cop officer mom dad mother father gentleman people men women children kids chick "

@@ -1,4 +1,4 @@
-"""The filter stage: every candidate expression scored by CLIP, and marked as kept or not."""
+"""The filter stage: scores every candidate expression with CLIP, and marks it as kept or not."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.confidence import Rated, confidences, ranks
-from schemas.config import ComputeConfig, FilterConfig
-from schemas.keeping import Floats, meets
-from schemas.listening import ConfidenceConfig
-from schemas.shard import ExpressionRecord, Shard, ShardImage
-from workers.boundary import apply_to_images
-from workers.checkpoints.weights import weights_digest
-from workers.filtering.embedding import ClipEmbedder
-from workers.filtering.nouns import noun_finder, noun_prompt
-from workers.filtering.scores import CandidateScores, score_candidates
-from workers.images.ahead import Decode, decoding_ahead
-from workers.images.crops import make_crops
-from workers.masks.rle import runs
-from workers.protocols import STAGE_FILTER
+from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.config import ComputeConfig, FilterConfig
+from pseudoris.schemas.keep_rule import Floats, meets
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.scores import CandidateScores, score_candidates
+from pseudoris.workers.images.crops import make_crops
+from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
+from pseudoris.workers.masks.rle import runs
+from pseudoris.workers.stages import STAGE_FILTER
 
-# What the caption stage has found, where a listener is configured.
+# Set by the caption stage if a listener is configured.
 _HEARD: Final = ("caption_score", "listener", "truth")
 
 
@@ -41,8 +41,8 @@ class _ImageVectors:
 class ClipScorer:
     """Sets head noun, uniqueness, correctness, distinctiveness, rival, confidence, rank and `kept` of every candidate.
 
-    An expression of several targets or none passes through unscored: the scores are defined against the other
-    masks of one target. Scores do not depend on which images share a shard, up to the last bits of an embedding.
+    An expression with several targets or none gets no scores, because scores compare one target with the other masks.
+    Which images share a shard changes scores at most in the last bits of an embedding.
     """
 
     def __init__(self, config: FilterConfig, compute: ComputeConfig) -> None:
@@ -79,7 +79,7 @@ class ClipScorer:
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
 
     def _embed_crops(self, shard: Shard) -> tuple[tuple[ShardImage, ...], dict[str, _ImageVectors]]:
-        """Embed each crop once; return the images, some of them quarantined now, and vectors by image id."""
+        """Embed each crop once; return the images, some now quarantined, and vectors by image id."""
         images: list[ShardImage] = []
         counts: dict[str, int] = {}
 
@@ -91,7 +91,7 @@ class ClipScorer:
                     counts[image.image_id] = len(image.masks)
                     yield crops
 
-        with decoding_ahead([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
+        with prefetched_pixels([image for image in shard.images if _is_scored(image)], self._embedder.device) as decode:
             embedded = self._embedder.embed_crops(pieces(decode))
         vectors: dict[str, _ImageVectors] = {}
         start = 0
@@ -102,7 +102,7 @@ class ClipScorer:
         return tuple(images), vectors
 
     def _cut(self, shard: Shard, image: ShardImage, decode: Decode) -> tuple[ShardImage, torch.Tensor | None]:
-        """Cut one image's crops inside the image boundary; the model runs outside: its errors are no image's fault."""
+        """Cut one image's crops inside the image boundary. The model runs outside: its errors blame no image."""
         made: list[torch.Tensor] = []
 
         def work(image: ShardImage) -> ShardImage:
@@ -170,7 +170,7 @@ def _candidate_texts(image: ShardImage) -> Iterator[str]:
 
 
 def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | None]) -> list[str]:
-    """Return captions and prompts, each once, in the order of their first appearance in the shard."""
+    """Return captions and prompts, each once, in the order of first appearance in the shard."""
     found: dict[str, None] = {}
     for image in images:
         for text in _candidate_texts(image):
@@ -182,7 +182,7 @@ def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | 
 def _columns(
     candidates: Sequence[ExpressionRecord], scores: CandidateScores, confidence: ConfidenceConfig | None
 ) -> dict[str, Floats]:
-    """Return what `filtering.keep` may bound, by the names of the table's columns, NaN where undefined."""
+    """Return the scores that `filtering.keep` may bound, by the names of the table's columns, NaN where undefined."""
     undefined = np.full(len(candidates), np.nan)
     columns = {
         "uniqueness": undefined if scores.uniqueness is None else scores.uniqueness,

@@ -10,8 +10,8 @@ For the T candidates of one image's N masks (method page, section 4; paper secti
     distinctiveness(i, t) = c(i, t)·m(i, t) / max over k ≠ i of c(k, t)·m(k, t)
     rival(i, t)           = argmax over k ≠ i of c(k, t)·m(k, t)
 
-A mask alone in its image has no others: uniqueness, distinctiveness and rival are undefined there, its candidates
-are kept, and correctness alone ranks them.
+A mask alone in its image has no others. Its uniqueness, distinctiveness and rival are undefined, all its candidates are
+kept, and only correctness ranks them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from schemas.keeping import is_above
+from pseudoris.schemas.keep_rule import is_above
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,10 +32,10 @@ class CandidateScores:
 
     Attributes:
         correctness: (T,) float64 in [min_score, 1].
-        uniqueness: (T,) float64, positive; None where the image has one mask.
-        distinctiveness: (T,) float64, positive; None where the image has one mask.
-        rival: (T,) int64, index of the mask that scores highest beside the target, the first of equals;
-            None where the image has one mask.
+        uniqueness: (T,) float64, positive; None if the image has one mask.
+        distinctiveness: (T,) float64, positive; None if the image has one mask.
+        rival: (T,) int64, index of the other mask with the highest score, the first of equals; None if the image has
+            one mask.
     """
 
     correctness: Floats
@@ -44,7 +44,7 @@ class CandidateScores:
     rival: npt.NDArray[np.int64] | None
 
     def kept(self, tau: float) -> npt.NDArray[np.bool_]:
-        """Return (T,) bool: distinctiveness strictly above `tau`; all of them for a mask without others."""
+        """Return (T,) bool: distinctiveness strictly above `tau`; all true for a mask without others."""
         if self.distinctiveness is None:
             return np.ones(len(self.correctness), dtype=np.bool_)
         return is_above(self.distinctiveness, tau)
@@ -58,13 +58,13 @@ def score_candidates(
     Args:
         context: (N, T) cosines c in [-1, 1].
         masked: (N, T) cosines m in [-1, 1].
-        targets: (T,) int, the mask that each candidate speaks of, in 0 .. N-1.
-        min_score: Cosines are clamped at it from below: the product of two negative ones would rank a mask that
-            fits neither text first.
+        targets: (T,) int, the mask that each candidate describes, in 0 .. N-1.
+        min_score: Cosines are clamped to at least this: the product of two negative cosines would rank a mask that fits
+            neither text first.
 
     Raises:
-        ValueError: The shapes disagree, a target is no mask, or a cosine is not finite: it would compare as "not
-            above tau", and a broken model would look like a strict filter.
+        ValueError: The shapes disagree, a target is not a mask, or a cosine is not finite. NaN would compare as "not
+            above tau", so a broken model would look like a strict filter.
     """
     c = _clamped(context, min_score)
     m = _clamped(masked, min_score)
@@ -86,7 +86,7 @@ def score_candidates(
 
 
 def _clamped(cosines: npt.ArrayLike, min_score: float) -> Floats:
-    # float64, so that a ratio of two float32 cosines is rounded once.
+    # In float64, so that a ratio of two float32 cosines is rounded only once.
     return np.maximum(np.asarray(cosines, dtype=np.float64), min_score)
 
 

@@ -1,7 +1,7 @@
-"""CLIP's text tower without the padding behind a text: a causal tower's output at EOS never reads it.
+"""CLIP's text tower without the padding after a text. In a causal tower the output at EOS never reads the padding.
 
-How far a text is cut follows from its own length, in steps: what it is computed with must not decide the shapes of
-its matrices, which decide how they round.
+A text is cut to its own length, rounded up in steps. The other texts of its batch do not matter: they must not change
+the shapes of matrices, because rounding depends on the shape.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
-from workers.blocks import Block, finish_block
+from pseudoris.workers.transformer_blocks import Block, finish_block
 
-# Tokens from one length to the next. Longer computes more padding, shorter fills more tiles only in part.
+# Tokens from one length to the next. Larger steps compute more padding; smaller ones leave more tiles partly empty.
 LENGTH_STEP: Final = 4
 
 
@@ -34,16 +34,16 @@ class CausalBlock(Block):
         mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return self.finish(x, mixed.transpose(1, 2).reshape(x.shape))
 
-    def at(self, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Return the output (B, D) at one place of each sequence, places (B,) int64."""
+    def at(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the output (B, D) at one position of each sequence, positions (B,) int64."""
         num_texts, length, width = x.shape
         queries, keys, values = self._heads(x)
         rows = torch.arange(num_texts, device=x.device)
-        is_seen = torch.arange(length, device=x.device) <= places[:, None]
+        is_seen = torch.arange(length, device=x.device) <= positions[:, None]
         mixed = F.scaled_dot_product_attention(
-            queries[rows, :, places][:, :, None], keys, values, attn_mask=is_seen[:, None, None]
+            queries[rows, :, positions][:, :, None], keys, values, attn_mask=is_seen[:, None, None]
         )
-        return self.finish(x[rows, places], mixed.reshape(num_texts, width))
+        return self.finish(x[rows, positions], mixed.reshape(num_texts, width))
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values (B, H, L, d)."""
@@ -53,13 +53,13 @@ class CausalBlock(Block):
 
 
 class TextTower:
-    """The text side of a CLIP, at the lengths that its texts need."""
+    """The text side of a CLIP, computed at the lengths that its texts need."""
 
     def __init__(self, model: CLIP | CustomTextCLIP) -> None:
-        """Wrap `model`, whose weights are shared."""
+        """Wrap `model` and share its weights."""
         self._model = model
         self.context_length = int(model.context_length)
-        # A tower that looks ahead, or pools at the end, reads the padding: it gets all of it.
+        # A tower that looks ahead, or pools at the end, reads the padding, so its texts are not cut.
         self.is_cut = (
             isinstance(model, CLIP)
             and model.attn_mask is not None
@@ -69,10 +69,10 @@ class TextTower:
         self._blocks = [CausalBlock(block) for block in model.transformer.resblocks] if self.is_cut else []
 
     def lengths(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return (T,) int64: of each text (T, context) the positions to compute, EOS among them."""
+        """Return (T,) int64: for each text of (T, context) the number of positions to compute, EOS included."""
         if not self.is_cut:
             return torch.full((len(tokens),), self.context_length)
-        # EOS is the highest token id, which is how the tower finds it itself.
+        # EOS has the highest token id; the tower finds it the same way.
         needed = tokens.argmax(dim=1) + 1
         return ((needed + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP).clamp(max=self.context_length)
 
@@ -86,7 +86,7 @@ class TextTower:
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
         for block in self._blocks[:-1]:
             hidden = block(hidden)
-        # Behind the last block nobody reads any place but that of EOS, the highest token.
+        # After the last block only the position of EOS (the highest token id) is read.
         pooled: torch.Tensor = model.ln_final(self._blocks[-1].at(hidden, tokens.argmax(dim=1)))
         projection: nn.Linear | torch.Tensor | None = model.text_projection
         if isinstance(projection, nn.Linear):

@@ -1,1 +1,1 @@
-"""From encoded bytes to pixels and crops; import-free, so that the proving process starts without torch."""
+"""From encoded bytes to pixels and crops. Imports nothing itself, so that the proving process starts without torch."""

@@ -1,7 +1,8 @@
-"""The crops of one image's masks, as method page section 2 defines them: one masked crop, context crops by scale.
+"""The crops of one image's masks, defined in method page section 2: one masked crop, and a context crop per scale.
 
-Each is cut, filled outside its mask, padded to a square, resized in float32, normalised last. What a crop holds
-depends on the image, its mask and its box alone.
+A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; `plain_crop` is this
+definition. `make_crops` computes all crops of an image at once: `crop_tiles` defines what a batch reads and writes,
+`crop_resampling` computes it. A crop depends only on the image, its mask and its box.
 """
 
 from __future__ import annotations
@@ -13,23 +14,48 @@ from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from schemas.shard import Box
-from workers.images.cuts import Cut, batches
-from workers.images.cutting import CropSums
-from workers.images.strips import ImageStrips
+from pseudoris.schemas.shard import Box
+from pseudoris.workers.images.crop_resampling import CropAccumulator
+from pseudoris.workers.images.crop_tiles import CropTile, TiledImage, tile_batches
 
-# The fill of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
+# The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.
 # Source: open_clip 3.3.0, OPENAI_DATASET_MEAN; raw colours, as method page section 2 asks.
 FILL_RGB: Final = (123, 117, 104)
-# What a batch of crops takes at once: all crops of a photograph's few masks fit; smaller costs time, and no bit.
+# Bytes of a batch: all crops of a photograph with a few masks fit. Lowered, crops take longer but keep their bits.
 BATCH_BYTES: Final = 64 * 2**20
+
+
+def plain_crop(region: NDArray[np.uint8], size: int, *, mask: NDArray[np.bool_] | None = None) -> torch.Tensor:
+    """Return one crop by its definition, (3, size, size) float32 RGB in [0, 1], before normalisation.
+
+    `make_crops` equals it up to rounding; tests compare the two.
+
+    Args:
+        region: (h, w, 3) uint8 RGB, the pixels of the crop's box.
+        size: Side of the crop in pixels.
+        mask: (h, w) bool, the mask in the same box; None for a context crop.
+    """
+    square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)[None] / 255
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)[0]
+
+
+def padded_square(region: NDArray[np.uint8], *, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Return (S, S, 3) uint8: a region (h, w, 3), filled outside its mask (h, w) and around it, centrally padded."""
+    height, width = region.shape[:2]
+    side = max(height, width)
+    square = np.full((side, side, 3), FILL_RGB, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    kept = np.ones((height, width), np.bool_) if mask is None else mask
+    square[top : top + height, left : left + width][kept] = region[kept]
+    return square
 
 
 @dataclass(frozen=True, slots=True)
 class CropFormat:
-    """What a model's image tower takes.
+    """The input of a model's image tower.
 
     Attributes:
         size: Side of the square input in pixels.
@@ -54,26 +80,26 @@ def make_crops(
 ) -> torch.Tensor:
     """Return all crops of one image as (K, N, 3, size, size) float32, RGB, normalised, on `device`.
 
-    All are cut from one copy of the image, in batches; how they are batched changes no bit of them.
+    All are cut from one copy of the image, in batches. The batches do not change any bit.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, the upright image.
         boxes: The N masks' tight boxes (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
-        runs: Of each mask, the lengths of its runs column by column, background first; read for masked crops alone.
-        scales: The K crop kinds: a factor of at least 1 on a box's width and height, or None for masked crops.
-        crop_format: The tower's size, mean and std.
+        runs: For each mask the lengths of its runs, column by column, background first. Read only for masked crops.
+        scales: The K crop kinds: a factor of at least 1 for a box's width and height, or None for masked crops.
+        crop_format: The image tower's size, mean and std.
         device: Where to compute.
-        max_bytes: About how much a batch takes, beside the image and the crops.
+        max_bytes: Approximate bytes of a batch, without the image and the crops.
 
     Raises:
-        ValueError: Another number of masks than of boxes, or a mask of another size than the image.
+        ValueError: The numbers of masks and boxes differ, or a mask has another size than the image.
     """
     height, width = pixels.shape[:2]
     _check_runs(runs, len(boxes), height * width)
-    cuts = _cuts(boxes, scales, image_size=(height, width), size=crop_format.size)
-    image = ImageStrips(pixels, runs, fill_rgb=FILL_RGB, device=device)
-    sums = CropSums(len(cuts), crop_format.size, device)
-    for batch in batches(cuts, size=crop_format.size, max_bytes=max_bytes):
+    tiles = _tiles(boxes, scales, image_size=(height, width), size=crop_format.size)
+    image = TiledImage(pixels, runs, fill_rgb=FILL_RGB, device=device)
+    sums = CropAccumulator(len(tiles), crop_format.size, device)
+    for batch in tile_batches(tiles, size=crop_format.size, max_bytes=max_bytes):
         sums.add(image, batch)
     fill, mean, std = (torch.tensor(rgb, device=device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
     crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
@@ -82,17 +108,19 @@ def make_crops(
 
 def _check_runs(runs: Sequence[NDArray[np.int64]], num_boxes: int, num_pixels: int) -> None:
     if len(runs) != num_boxes:
-        raise ValueError(f"got {len(runs)} masks and {num_boxes} boxes; each mask has one box")
+        raise ValueError(f"got {len(runs)} masks and {num_boxes} boxes; each mask needs one box")
     for number, mask in enumerate(runs):
         if (found := int(mask.sum())) != num_pixels:
             raise ValueError(f"mask {number} has {found:,} pixels, the image {num_pixels:,}")
 
 
-def _cuts(boxes: Sequence[Box], scales: Sequence[float | None], *, image_size: tuple[int, int], size: int) -> list[Cut]:
-    """Return one cut a crop, mask after mask: the kinds of a mask read the same pixels."""
+def _tiles(
+    boxes: Sequence[Box], scales: Sequence[float | None], *, image_size: tuple[int, int], size: int
+) -> list[CropTile]:
+    """Return one tile per crop, mask by mask, because the crop kinds of a mask read the same pixels."""
     whole = (0, size)
     return [
-        Cut(
+        CropTile(
             crop=kind * len(boxes) + mask,
             mask=mask,
             is_masked=scale is None,
@@ -106,11 +134,11 @@ def _cuts(boxes: Sequence[Box], scales: Sequence[float | None], *, image_size: t
 
 
 def grow_box(box: tuple[int, int, int, int], *, scale: float, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the box grown about its centre and clipped to the image: every pixel that the grown box touches.
+    """Return the box scaled about its centre and clipped to the image: all pixels that the scaled box touches.
 
-    The first edge is rounded down, the second up, in exact arithmetic on `scale` as it is written: with
-    floats, 100 * 1.1 = 110.00000000000001 would touch a pixel more. A box without width or height, or beside
-    the image, becomes one pixel wide or high at the nearest place inside.
+    The first edge is rounded down, the second up, in exact arithmetic on the decimal digits of `scale`: with floats,
+    100 * 1.1 = 110.00000000000001 would touch one more pixel. A box without width or height, or outside the image,
+    becomes one pixel wide or high, at the nearest pixel inside.
 
     Args:
         box: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.

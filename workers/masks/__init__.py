@@ -1,12 +1,12 @@
-"""Mask proposal: SAM's automatic generator, ready masks, the reduction to objects, instance priors, and RLE."""
+"""Mask proposal: SAM's automatic generator, ready masks, reduction to objects, instance priors, and RLE."""
 
 from typing import TYPE_CHECKING
 
-from workers.deferred import deferred
+from pseudoris.schemas.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from workers.masks.proposer import SamProposer
-    from workers.masks.ready import ReadyProposer
+    from pseudoris.workers.masks.proposer import SamProposer
+    from pseudoris.workers.masks.ready_masks import ReadyProposer
 
 __all__ = ["ReadyProposer", "SamProposer"]
-__getattr__ = deferred(__name__, {"ReadyProposer": "ready", "SamProposer": "proposer"})
+__getattr__ = lazy_names(__name__, {"ReadyProposer": "ready_masks", "SamProposer": "proposer"})

@@ -1,19 +1,33 @@
-"""Instances of one image as a prior sees them, and the proposals that stand for them."""
+"""The instances of one image, the proposals that match them, and a table of instances by image.
+
+An image is found by its `image_id` or its key (percent-encoded or plain). Otherwise it is found by file name, if one
+path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the upright
+image's size. An image without rows has no instances.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import numpy as np
 import torch
 
-from schemas.errors import ConfigError, ImageError
-from workers.masks import rle
-from workers.masks.proposals import Proposals
-from workers.masks.reduction import Kept
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.proposals import Proposals
+from pseudoris.workers.masks.reduction import Kept
+
+logger = logging.getLogger(__name__)
+
+# Turns a row number and the image's (H, W) into an RLE string.
+EncodeRow = Callable[[int, tuple[int, int]], str]
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,7 @@ class Instances:
 
     Attributes:
         counts: COCO compressed RLE strings, of the image's size; an empty instance is allowed and matches nothing.
-        rows: What to call each in a mask's `prior`: its row in the table, its number among the detections.
+        rows: The number that a mask's `prior` names: the row in the table, or the number of the detection.
     """
 
     counts: tuple[str, ...]
@@ -32,15 +46,15 @@ class Instances:
 def match_instances(
     proposals: Proposals, instances: Instances, *, name: str, match: Literal["intersection", "iou"]
 ) -> list[Kept]:
-    """Return the proposal that fits each instance best, in the generator's order, each once.
+    """Return the best proposal of each instance, in the generator's order, each once.
 
-    Among equals the first proposal wins. An instance that touches no proposal is dropped; where several pick
-    the same one, the first of them is named as its prior.
+    Among equals the first proposal wins. An instance without overlap with any proposal is dropped. If several instances
+    choose the same proposal, the first of them is its prior.
 
     Args:
-        proposals: All of the image's, unreduced.
-        instances: Of the same image.
-        name: Of the prior, for `Kept.prior`.
+        proposals: All proposals of the image, before any reduction.
+        instances: The instances of the same image.
+        name: The prior's name, for `Kept.prior`.
         match: `intersection` takes the proposal that covers most of the instance (the paper), `iou` the best fit.
     """
     if not len(proposals) or not instances.counts:
@@ -55,7 +69,7 @@ def match_instances(
 
 
 def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:
-    """Return the RLE of the pixels of an image (H, W) whose centres lie in the box; clipped, empty if none does."""
+    """Return the RLE of an image's (H, W) pixels whose centres are in the box; empty if there are none."""
     height, width = size
     x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
     mask = torch.zeros(1, height, width, dtype=torch.bool)
@@ -64,20 +78,20 @@ def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, 
 
 
 def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
-    """Return the checked RLE of a foreign instance of an image (H, W): of its segmentation, else of its box.
+    """Return the checked RLE of a user's instance in an image (H, W), from its segmentation, else from its box.
 
     Args:
         segmentation: `size` and `counts` (compressed RLE), or None.
         box: x0, y0, x1, y1, x1 and y1 exclusive, or None.
-        size: Of the upright image.
+        size: (H, W) of the upright image.
         where: File and row, for messages.
 
     Raises:
-        ConfigError: There is neither, or the codes are damaged.
-        ImageError: The segmentation is of another size.
+        ConfigError: It has neither, or the RLE is damaged.
+        ImageError: The segmentation has another size.
     """
     if segmentation is not None and not isinstance(segmentation, Mapping):
-        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, size and counts are needed")
+        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
     if segmentation is None or segmentation.get("counts") is None:
         if (
             not isinstance(box, list | tuple)
@@ -90,15 +104,15 @@ def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tupl
     counts = segmentation["counts"]
     text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
     if not isinstance(text, str) or not rle.is_valid(text, size):
-        raise ConfigError(f"{where}: counts is no COCO compressed RLE of {size[0]} x {size[1]} pixels")
+        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
     return text
 
 
 def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
-    """Accept a mask whose table says that it is of the upright image's size (H, W); to be asked before it is drawn.
+    """Check that a mask's stated size is the upright image's (H, W); call it before the mask is drawn.
 
     Raises:
-        ImageError: It is of another.
+        ImageError: It states another size.
     """
     if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
         raise ImageError(
@@ -106,3 +120,70 @@ def check_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
             f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
             "make the table from images turned upright by their EXIF orientation, at full size",
         )
+
+
+class InstanceTable:
+    """The instances of a table, by image."""
+
+    def __init__(self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str) -> None:
+        """Index rows by the image that they name.
+
+        Args:
+            names: Pairs of a row and its image's id, key or file name, by ascending row.
+            encode_row: Returns the mask of a row.
+            path: Path of the table, for messages.
+        """
+        self._rows: dict[str, list[int]] = defaultdict(list)
+        for row, name in names:
+            self._rows[name].append(row)
+        self._names_by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in self._rows:
+            self._names_by_stem[_parts(name)[-1]].append(name)
+        self._encode_row = encode_row
+        self._path = path
+        self._has_warned = False
+
+    def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
+        """Return the instances of an image (H, W), by ascending row.
+
+        Raises:
+            ConfigError: Several names in the table fit the image, or one of its rows is malformed.
+            ImageError: The table's masks have another size.
+        """
+        name = self._name_of(image_id, key)
+        if name is None:
+            self._warn_once(key)
+            return Instances((), ())
+        rows = tuple(self._rows[name])
+        return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
+
+    def _name_of(self, image_id: str, key: str) -> str | None:
+        for name in (image_id, key, unquote(key)):
+            if name in self._rows:
+                return name
+        fitting = {name for form in (key, unquote(key)) for name in self._names_ending_alike(form)}
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"prior.path={self._path}: image {key} fits several names: {', '.join(sorted(fitting))}; "
+                f"name images by their key or image_id, as the images table does"
+            )
+        return next(iter(fitting), None)
+
+    def _names_ending_alike(self, key: str) -> list[str]:
+        parts = _parts(key)
+        same_stem = self._names_by_stem.get(parts[-1], ())
+        return [
+            name
+            for name in same_stem
+            if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
+        ]
+
+    def _warn_once(self, key: str) -> None:
+        if not self._has_warned:
+            logger.warning("image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path)
+            self._has_warned = True
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    # The key of a tar's member is `tar!member`.
+    return PurePosixPath(name.replace("!", "/")).parts or ("",)

@@ -1,4 +1,4 @@
-"""What the generator hands on: the masks of one image, run-length encoded, before any reduction."""
+"""The masks of one image as the generator returns them, run-length encoded, before any reduction."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.shard import Box
-from workers.masks import rle
-from workers.masks.candidates import Candidates
+from pseudoris.schemas.shard import Box
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.mask_candidates import MaskCandidates
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Proposals:
         counts: N COCO compressed RLE strings.
         boxes_px: N tight boxes (x0, y0, x1, y1), x1 and y1 EXCLUSIVE.
         areas_px: (N,) int64, at least 1.
-        predicted_iou: (N,) float32; float64 of masks that were read and not generated, NaN where nothing is stated.
-        stability: (N,) in [0, 1], of the same type; of the mask before holes and islands were removed.
+        predicted_iou: (N,) float32; for masks that were read from files float64, NaN if not stated.
+        stability: (N,) in [0, 1], of the same dtype, for the mask before holes and islands were removed.
     """
 
     size: tuple[int, int]
@@ -37,10 +37,10 @@ class Proposals:
         return len(self.counts)
 
 
-def encode_proposals(found: Candidates) -> Proposals:
-    """Return the candidates, masks of a whole image, as proposals in the same order; empty masks are left out.
+def encode_proposals(found: MaskCandidates) -> Proposals:
+    """Return candidates in the frame of a whole image as proposals in the same order, without empty masks.
 
-    SAM itself lets an empty mask through only where the stability threshold is 0.
+    SAM itself keeps an empty mask only if the stability threshold is 0.
     """
     counts = [text for chunk in found.chunks(found.size) for text in rle.encode(chunk.masks())]
     areas = rle.areas(counts, found.size)

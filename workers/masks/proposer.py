@@ -8,33 +8,33 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.config import ComputeConfig, MasksConfig
-from schemas.shard import Shard, ShardImage
-from workers.boundary import apply_to_images
-from workers.checkpoints.models import load_sam
-from workers.checkpoints.weights import weights_digest as file_digest
-from workers.compilation import compile_tower
-from workers.device import compute_dtype, prepare_device
-from workers.images.ahead import decoding_ahead
-from workers.masks.generator import MaskGenerator
-from workers.masks.priors import build_prior, prior_digest
-from workers.masks.records import mask_records
-from workers.protocols import STAGE_PROPOSE
+from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.checkpoints.weights import weights_digest as file_digest
+from pseudoris.workers.compilation import compile_tower
+from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.images.prefetch import prefetched_pixels
+from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.instance_priors import build_prior, prior_digest
+from pseudoris.workers.masks.reduction import mask_records
+from pseudoris.workers.stages import STAGE_PROPOSE
 
 
 class SamProposer:
     """Proposes masks with SAM's automatic generator and reduces them to objects.
 
-    A mask's index, and with it its id, is its position in the generator's output, before the reduction:
-    another reduction or prior later gives the masks that stay the same ids.
+    A mask's index, and so its id, is its position in the generator's output before the reduction. So a mask keeps its
+    id under another reduction or prior.
     """
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Load SAM and the instance prior.
 
         Raises:
-            ConfigError: Weights or the prior's file are missing, damaged or of another architecture; no GPU;
-                a crop layer without points.
+            ConfigError: Weights or the prior's file are missing, damaged or for another architecture; there is no GPU;
+                a crop layer has no points.
         """
         self._device = device = prepare_device(compute)
         sam = load_sam(config.architecture, config.weights).to(device)
@@ -45,7 +45,7 @@ class SamProposer:
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the weights; with an instance prior, of the weights' and the prior file's digests."""
+        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests."""
         digest = file_digest(config.weights)
         prior = prior_digest(config.prior)
         if prior is None:
@@ -53,9 +53,9 @@ class SamProposer:
         return hashlib.sha256(f"{digest} {prior}".encode()).hexdigest()
 
     def __call__(self, shard: Shard) -> Shard:
-        """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
+        """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
         sound = [image for image in shard.images if not image.failure]
-        with decoding_ahead(sound, self._device) as decode:
+        with prefetched_pixels(sound, self._device) as decode:
             return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
 
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:

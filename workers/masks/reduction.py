@@ -1,34 +1,37 @@
-"""From SAM's over-segmented proposals to objects, where no instance prior exists.
+"""Reduces SAM's over-segmented proposals to objects by rules, and makes mask records of those that are kept.
 
-Three steps, each on what the one before left: area, doubles, parts. All work on run-length codes.
+Three steps, each on the result of the one before: area, doubles, parts. All of them work on run-length codes.
 Source: method page, section 1, prior `none`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.config import ReductionConfig
-from workers.masks import rle
-from workers.masks.proposals import Proposals
+from pseudoris.schemas.config import ReductionConfig
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.shard import MaskRecord
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.proposals import Proposals
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A proposal that stays: its row in the generator's order, and where the decision came from (`table:17`)."""
+    """A proposal that is kept: its row in the generator's order, and the source of the decision (`table:17`)."""
 
     row: int
     prior: str = "none"
 
 
 def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept]:
-    """Return the proposals that are objects of their own, in the generator's order."""
+    """Return the proposals that are separate objects, in the generator's order."""
     rows = within_area(proposals.areas_px, proposals.size, config)
     rows = rows[np.argsort(-proposals.predicted_iou[rows], kind="stable")]
     rows = without_doubles(rows, _chosen_ious(proposals, rows), config.mask_nms_iou)
@@ -43,7 +46,7 @@ def within_area(areas_px: Rows, size: tuple[int, int], config: ReductionConfig) 
 
 
 def without_doubles(rows: Rows, ious: NDArray[np.float64], max_iou: float) -> Rows:
-    """Return the rows whose IoU with every better one that stays is at most `max_iou`, in the same order.
+    """Return the rows whose IoU with every better row that is kept is at most `max_iou`, in the same order.
 
     Args:
         rows: (N,), best first.
@@ -51,18 +54,18 @@ def without_doubles(rows: Rows, ious: NDArray[np.float64], max_iou: float) -> Ro
         max_iou: Inclusive.
     """
     kept: list[int] = []
-    for candidate in range(len(rows)):
-        if not kept or ious[candidate, kept].max() <= max_iou:
-            kept.append(candidate)
+    for number in range(len(rows)):
+        if not kept or ious[number, kept].max() <= max_iou:
+            kept.append(number)
     return rows[kept]
 
 
 def without_parts(rows: Rows, proposals: Proposals, config: ReductionConfig) -> Rows:
-    """Return the rows that are no part of a larger mask that stays, from large to small.
+    """Return the rows that are not a part of a larger mask that is kept, from large to small.
 
-    A part has at least `min_inside` of its pixels inside the other and at most `max_part_area` of its area.
-    Large masks are judged first, so what only a dropped mask contains stays; among equal areas the earlier
-    row is taken for the whole.
+    A part has at least `min_inside` of its pixels inside the other mask, and at most `max_part_area` of its area. Large
+    masks are decided first, so that a part of a dropped mask is kept. Of two equal areas the earlier row counts as the
+    whole.
     """
     by_area = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
     areas = proposals.areas_px[by_area]
@@ -70,9 +73,9 @@ def without_parts(rows: Rows, proposals: Proposals, config: ReductionConfig) -> 
     inside = rle.shares_inside(chosen, chosen, proposals.size)
     is_part = (inside >= config.min_inside) & (areas[:, None] <= config.max_part_area * areas[None, :])
     kept: list[int] = []
-    for candidate in range(len(by_area)):
-        if not is_part[candidate, kept].any():
-            kept.append(candidate)
+    for number in range(len(by_area)):
+        if not is_part[number, kept].any():
+            kept.append(number)
     return by_area[kept]
 
 
@@ -83,3 +86,27 @@ def _chosen(proposals: Proposals, rows: Rows) -> Sequence[str]:
 def _chosen_ious(proposals: Proposals, rows: Rows) -> NDArray[np.float64]:
     chosen = _chosen(proposals, rows)
     return rle.ious(chosen, chosen, proposals.size)
+
+
+def mask_records(image_id: str, proposals: Proposals, kept: Iterable[Kept]) -> tuple[MaskRecord, ...]:
+    """Return the records of the proposals that are kept; a mask's index is its row among all proposals of its image."""
+    return tuple(_record(image_id, proposals, each) for each in kept)
+
+
+def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
+    row = kept.row
+    return MaskRecord(
+        mask_id=mask_id(image_id, row),
+        index=row,
+        rle_size=proposals.size,
+        rle_counts=proposals.counts[row],
+        box_xyxy_px=proposals.boxes_px[row],
+        area_px=int(proposals.areas_px[row]),
+        predicted_iou=_known(proposals.predicted_iou[row]),
+        stability_score=_known(proposals.stability[row]),
+        prior=kept.prior,
+    )
+
+
+def _known(score: np.floating[Any]) -> float | None:
+    return None if np.isnan(score) else float(score)

@@ -1,8 +1,8 @@
-"""COCO compressed run-length encoding: masks to strings in one vectorised pass, and what can be asked of the strings.
+"""COCO compressed run-length encoding: masks to strings in one vectorised pass, and their areas, boxes and IoU.
 
-A mask is read column by column; runs of background and foreground alternate, background first (of length 0
-where the first pixel is set). Each run is stored as its difference to the run two before, from the fourth
-run on, in groups of five bits, least significant first, with a continuation bit, plus 48 as ASCII.
+A mask is read column by column. Runs of background and foreground alternate, background first (of length 0 if the first
+pixel is set). From the fourth run on, a run is stored as its difference to the run two before. A number is written in
+groups of five bits, least significant first, each with a continuation bit, plus 48 as ASCII.
 Source: pycocotools 2.0, maskApi.c, rleEncode and rleToString; property-tested against it.
 """
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from schemas.shard import Box
+from pseudoris.schemas.shard import Box
 
 Int64Array = NDArray[np.int64]
 
@@ -59,20 +59,20 @@ def decode(counts: Sequence[str], size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def runs(counts: str) -> Int64Array:
-    """Return the lengths of a mask's runs, column by column, background first, as an RLE string of ours states them.
+    """Return the lengths of a mask's runs, column by column, background first, from an RLE string of ours.
 
     Raises:
-        ValueError: An empty string, or a number too long to be one; `is_valid` tells of foreign strings.
+        ValueError: The string is empty, or has a number that is too long. Check foreign strings with `is_valid`.
     """
     digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
     found = _to_runs(digits) if len(digits) else None
     if found is None:
-        raise ValueError(f"an RLE of {len(counts)} characters does not read: {counts[:40]!r}")
+        raise ValueError(f"an RLE of {len(counts)} characters cannot be decoded: {counts[:40]!r}")
     return found
 
 
 def is_valid(counts: str, size: tuple[int, int]) -> bool:
-    """Return whether a foreign string is an RLE of exactly H · W pixels; pycocotools would write past its memory."""
+    """Return whether a foreign string is an RLE of exactly H · W pixels. Else pycocotools writes past its memory."""
     try:
         digits = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
     except UnicodeEncodeError:
@@ -85,7 +85,7 @@ def is_valid(counts: str, size: tuple[int, int]) -> bool:
 
 def areas(counts: Sequence[str], size: tuple[int, int]) -> Int64Array:
     """Return the number of pixels of every mask, (N,) int64."""
-    chunks = [coco.area(_coco(counts[at : at + _MAX_AREAS], size)) for at in range(0, len(counts), _MAX_AREAS)]
+    chunks = [coco.area(_coco(counts[first : first + _MAX_AREAS], size)) for first in range(0, len(counts), _MAX_AREAS)]
     return np.concatenate(chunks).astype(np.int64) if chunks else np.zeros(0, dtype=np.int64)
 
 
@@ -103,7 +103,7 @@ def ious(counts: Sequence[str], others: Sequence[str], size: tuple[int, int]) ->
 
 
 def shares_inside(counts: Sequence[str], others: Sequence[str], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return which share of mask n lies inside other m, (N, M) float64 in [0, 1]: |n ∩ m| / |n|."""
+    """Return the share of mask n that is inside other m, (N, M) float64 in [0, 1]: |n ∩ m| / |n|."""
     return _overlaps(counts, others, size, is_share=True)
 
 
@@ -112,7 +112,7 @@ def _overlaps(
 ) -> NDArray[np.float64]:
     if not counts or not others:
         return np.zeros((len(counts), len(others)))
-    # For a "crowd" COCO divides the intersection by the first mask's area alone.
+    # For a "crowd" COCO divides the intersection only by the first mask's area.
     table = coco.iou(_coco(counts, size), _coco(others, size), [is_share] * len(others))
     return np.asarray(table, dtype=np.float64)
 
@@ -125,10 +125,10 @@ def _runs(flat: torch.Tensor) -> tuple[Int64Array, Int64Array]:
     """Return the runs of all rows (N, P) one after another, and how many belong to each row."""
     num_masks, num_pixels = flat.shape
     changes = torch.empty_like(flat)
-    # Before the first pixel lies background: a mask that starts with foreground has a run of length 0.
+    # Runs start with background, so a mask that starts with foreground has a first run of length 0.
     changes[:, 0] = flat[:, 0]
     torch.logical_xor(flat[:, 1:], flat[:, :-1], out=changes[:, 1:])
-    rows, starts = np.divmod(_set_places(changes.flatten()), num_pixels)
+    rows, starts = np.divmod(_set_positions(changes.flatten()), num_pixels)
     runs_a_mask = np.bincount(rows, minlength=num_masks) + 1
     ends = np.full(len(rows) + num_masks, num_pixels, dtype=np.int64)
     # The change number c of row r ends run c + r: each row before adds one run, its last.
@@ -139,24 +139,24 @@ def _runs(flat: torch.Tensor) -> tuple[Int64Array, Int64Array]:
     return runs, runs_a_mask
 
 
-def _set_places(flags: torch.Tensor) -> Int64Array:
-    """Return the places of the flags (P,) bool that are set."""
-    # On the CPU numpy finds them five times as fast as torch; from a GPU the places alone are copied.
+def _set_positions(flags: torch.Tensor) -> Int64Array:
+    """Return the positions of the flags (P,) bool that are set."""
+    # On a CPU numpy is five times as fast as torch. From a GPU only the positions are copied.
     if flags.device.type == "cpu":
         return np.flatnonzero(flags.numpy())
-    places: Int64Array = flags.nonzero()[:, 0].cpu().numpy()
-    return places
+    positions: Int64Array = flags.nonzero()[:, 0].cpu().numpy()
+    return positions
 
 
 def _to_runs(digits: Int64Array) -> Int64Array | None:
-    """Return the runs that digits, continuation bits included, stand for; None where a number is too long."""
+    """Return the runs that the digits, with their continuation bits, encode; None if a number is too long."""
     is_last = (digits & _CONTINUES) == 0
     starts = np.flatnonzero(np.concatenate([[True], is_last[:-1]]))
     lengths = np.diff(np.append(starts, len(digits)))
     if lengths.max() > _MAX_DIGITS:
         return None
-    places = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & (_CONTINUES - 1)) << (_DIGIT_BITS * places), starts)
+    positions = np.arange(len(digits)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((digits & (_CONTINUES - 1)) << (_DIGIT_BITS * positions), starts)
     is_negative = (digits[is_last] & _SIGN) != 0
     runs: Int64Array = values - (is_negative.astype(np.int64) << (_DIGIT_BITS * lengths))
     for first in (1, 2):
@@ -179,13 +179,13 @@ def _to_characters(values: Int64Array) -> tuple[NDArray[np.uint8], Int64Array]:
     is_used = np.zeros((len(values), _MAX_DIGITS), dtype=np.bool_)
     is_open = np.ones(len(values), dtype=np.bool_)
     rest = values
-    for place in range(_MAX_DIGITS):
+    for number in range(_MAX_DIGITS):
         digit = rest & (2**_DIGIT_BITS - 1)
         rest = rest >> _DIGIT_BITS
-        is_used[:, place] = is_open
-        # The last digit's high bit is the sign, so what is left must be nothing but that sign.
+        is_used[:, number] = is_open
+        # The last digit's high bit is the sign, so the remaining bits must all equal that sign.
         is_open = is_open & np.where(digit & _SIGN, rest != -1, rest != 0)
-        digits[:, place] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
+        digits[:, number] = digit + _CONTINUES * is_open + _FIRST_CHARACTER
         if not is_open.any():
             break
     return digits[is_used], is_used.sum(axis=1)

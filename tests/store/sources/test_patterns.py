@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import ConfigError
-from store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, split_root
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, split_root
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.config import SourceConfig
-from schemas.errors import ImageError
-from store.sources import row_uris
-from store.sources.row_uris import resolve_uri
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ImageError
+from pseudoris.store.sources import row_uris
+from pseudoris.store.sources.row_uris import resolve_uri
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from store.sources.row_uris import resolve_uri
     ],
 )
 def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
-    storage, path = resolve_uri(uri, "/data/meta/t.parquet", SourceConfig(uri_root=uri_root))
-    assert storage.describe(path).replace("memory:///", "memory://") == full.replace("memory:///", "memory://")
+    root, path = resolve_uri(uri, "/data/meta/t.parquet", SourceConfig(uri_root=uri_root))
+    assert root.describe(path).replace("memory:///", "memory://") == full.replace("memory:///", "memory://")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_uri_names_a_place_below_its_root_or_in_a_store(uri, uri_root, full):
     ],
 )
 def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):
-    with pytest.raises(ImageError, match="its uri") as caught:
+    with pytest.raises(ImageError, match="the uri") as caught:
         resolve_uri(uri, "/data/meta/t.parquet", SourceConfig())
     assert caught.value.reason == "refused_uri"
     assert "hush" not in caught.value.message
@@ -110,7 +110,7 @@ def test_a_uri_that_leads_astray_is_refused_and_not_echoed(uri):
 )
 @pytest.mark.parametrize("scheme", ["http", "HTTPS"])
 def test_a_web_host_of_this_machine_or_a_private_network_is_refused(scheme, host):
-    with pytest.raises(ImageError, match="its uri") as caught:
+    with pytest.raises(ImageError, match="the uri") as caught:
         resolve_uri(f"{scheme}://{host}/latest/meta-data", "/data/meta/t.parquet", SourceConfig())
     assert caught.value.reason == "refused_uri"
 
@@ -119,12 +119,12 @@ def test_a_storage_that_cannot_be_built_is_the_rows_fault(monkeypatch):
     def fails(*args, **kwargs):
         raise AttributeError("fo")
 
-    monkeypatch.setattr(row_uris, "storage_at", fails)
+    monkeypatch.setattr(row_uris, "root_at", fails)
     with pytest.raises(ImageError, match="malformed, or a package is missing") as caught:
         resolve_uri("s3://bucket/a.jpg", "/data/meta/t.parquet", SourceConfig())
     assert caught.value.reason == "refused_uri"
 
 
 def test_an_absolute_path_in_a_remote_table_is_refused():
-    with pytest.raises(ImageError, match="leads out of"):
+    with pytest.raises(ImageError, match="leaves"):
         resolve_uri("/etc/passwd", "memory://bucket/t.parquet", SourceConfig())

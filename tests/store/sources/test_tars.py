@@ -10,9 +10,9 @@ import tracemalloc
 
 import pytest
 
-from schemas.config import SourceConfig
-from schemas.errors import ConfigError
-from store.sources import open_source
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources import open_source
 from tests.builders.sources import tar_bytes
 
 
@@ -75,7 +75,9 @@ def test_links_folders_and_hidden_members_are_no_images(tmp_path):
 def test_a_damaged_tar_loses_nothing_in_silence(tmp_path, damage):
     path = tmp_path / "a.tar"
     path.write_bytes(damage(tar_bytes([("a.jpg", b"x" * 1024), ("b.jpg", b"y" * 1024)])))
-    with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .*: it must be whole and not compressed"):
+    with pytest.raises(
+        ConfigError, match=r"a\.tar cannot be listed as a tar .*: it must be complete and not compressed"
+    ):
         listed(path)
 
 
@@ -129,7 +131,7 @@ def test_a_tar_that_misleads_is_refused_at_little_cost(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content + END)
     tracemalloc.start()
     try:
-        with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .* leave it out of SOURCE"):
+        with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .* remove it from SOURCE"):
             listed(tmp_path / "a.tar")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:

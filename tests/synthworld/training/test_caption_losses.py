@@ -4,8 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synthworld.training.caption_losses import TokenTap, WordHead, caption_loss, contrastive_loss, text_relations
-from synthworld.training.vocabulary import FULL_SIZE, caption_vocabulary
+from pseudoris.synthworld.training.caption_losses import (
+    TokenTap,
+    WordHead,
+    caption_loss,
+    contrastive_loss,
+    text_relations,
+)
+from pseudoris.synthworld.training.caption_vocabulary import FULL_SIZE, caption_vocabulary
 
 VOCABULARY = caption_vocabulary()
 
@@ -83,7 +89,7 @@ def test_the_word_head_learns_what_the_captions_say():
 
 
 def test_the_tap_returns_image_tokens_without_the_class_token():
-    from workers.checkpoints.openclip import build_clip
+    from pseudoris.workers.checkpoints.openclip import build_clip
 
     visual = build_clip("builtin:tiny/clip.json").visual
     tap = TokenTap(visual)

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.config_loading import config_hash, load_config
-from schemas.ids import image_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.run import Receipt, RunHeader
-from schemas.shard import ExpressionRecord, Shard, ShardImage
-from store.commit import commit_shard
-from store.header import create_header
-from store.location import RunLocation
-from store.plan import read_shard_plan, write_plan
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from tests.builders.images import png
 from tests.store.builders import HEIGHT, WIDTH, make_expression, make_identity, make_mask
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from schemas.tables import SCHEMAS
-from store.location import RunLocation
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
 from tests.training.dataset.builders import build_run
 
 

@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 from typing import get_type_hints
 
+import pytest
+
+from pseudoris.training.dataset import PARTS, RisSample
 from tests.training.dataset.builders import build_run
-from training.dataset import PARTS, RisSample
 
 PAGE = Path(__file__).parents[3] / "docs" / "training.md"
 
 
+@pytest.mark.slow
 def test_the_snippets_run_in_the_order_of_the_page(tmp_path):
     out = build_run(tmp_path / "machine", per_shard=6)
     human = build_run(tmp_path / "human", prefix="human-")

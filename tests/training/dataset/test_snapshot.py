@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from schemas.errors import ConfigError
-from store.gc import run_gc
-from store.location import RunLocation
-from store.manifest import write_manifest
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.training.dataset import RisIterableDataset, SampleSpec, Snapshot
 from tests.training.dataset.builders import build_run
-from training.dataset import RisIterableDataset, SampleSpec, Snapshot
 
 TEXT = SampleSpec(parts=("text",))
 
@@ -32,7 +32,7 @@ def test_the_latest_manifest_is_read_and_what_is_newer_waits(growing, caplog):
     with caplog.at_level("INFO"):
         snapshot = Snapshot.take(growing.location)
     assert (snapshot.manifest, shards(snapshot)) == (1, [0])
-    assert "1 committed since are left for the next one" in caplog.text
+    assert "1 newer shards are not read" in caplog.text
     write_manifest(growing.location)
     assert (Snapshot.take(growing.location).manifest, shards(Snapshot.take(growing.location))) == (2, [0, 1])
     assert shards(Snapshot.of_manifest(growing.location, 1)) == [0]
@@ -133,12 +133,12 @@ def test_the_state_of_another_run_is_refused(growing, tmp_path):
 
 
 def test_a_run_without_a_commit_is_nothing_to_train_on(growing):
-    with pytest.raises(ConfigError, match=r"nothing of the run at .* is committed yet"):
+    with pytest.raises(ConfigError, match=r"The run at .* has no committed shard yet"):
         Snapshot.take(growing.location)
 
 
-def test_a_manifest_that_does_not_stand_is_named(growing):
+def test_a_manifest_that_does_not_exist_is_named(growing):
     growing.commit(0)
     write_manifest(growing.location)
-    with pytest.raises(ConfigError, match=r"0007.parquet does not stand: the run has the snapshots \[1\]"):
+    with pytest.raises(ConfigError, match=r"0007.parquet does not exist: the run has the snapshots \[1\]"):
         Snapshot.of_manifest(growing.location, 7)

@@ -8,13 +8,13 @@ from itertools import permutations
 import numpy as np
 from pycocotools import mask as coco
 
-from store.location import RunLocation
-from store.reading import read_table
-from synthworld.attributes import is_held_out
-from synthworld.grammar import parse
-from synthworld.oracle import refers_to
-from synthworld.render import render
-from synthworld.scenes import Scene
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.synthworld.attributes import is_held_out
+from pseudoris.synthworld.grammar import parse
+from pseudoris.synthworld.oracle import refers_to
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Scene
 
 NAMES = ("category", "colour", "pattern", "size", "part")
 

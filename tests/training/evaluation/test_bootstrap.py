@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluation import bootstrap as module
-from training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
+from pseudoris.training.evaluation import bootstrap as module
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
 
 
 def images(right, total=10):

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.evaluation.bootstrap import Estimate, ImageBootstrap
-from training.evaluation.counting import SETS
-from training.evaluation.figures import (
+from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
+from pseudoris.training.evaluation.counts import SETS
+from pseudoris.training.evaluation.figures import (
     FIGURES,
     MASK_FIGURES,
     ImageCounts,

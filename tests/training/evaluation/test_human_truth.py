@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from schemas.config_loading import config_hash, load_config
-from schemas.errors import ConfigError
-from schemas.ids import image_id, mask_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.run import RunHeader
-from schemas.shard import MaskRecord, Shard, ShardImage
-from store.commit import commit_shard
-from store.header import create_header
-from store.location import RunLocation
-from store.plan import read_shard_plan, write_plan
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.training.evaluation import HumanTruth, evaluate_run
+from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, SentenceJudge, words_of
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -33,9 +38,8 @@ from tests.builders.human import (
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import said
 from tests.store.builders import make_identity
-from training.evaluation import HumanTruth, evaluate_run
-from training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE
 
+OBJECTS = [["the black cat", "left cat"], ["a black dog on the left"], [], ["Man's T-shirt, red!"]]
 CAT, DOG, CUP = (2, 2, 12, 12), (14, 2, 26, 10), (4, 14, 20, 22)
 
 
@@ -184,7 +188,9 @@ def test_objects_without_a_sentence_measure_masks_alone_and_say_so(tmp_path):
 
 def test_a_run_of_models_is_no_truth(tmp_path):
     run = model_run(place(tmp_path, "run"), ("a.png", [CAT], {}))
-    with pytest.raises(ConfigError, match=r"is a run that `pseudoris annotate` made.*`pseudoris import`"):
+    with pytest.raises(
+        ConfigError, match=r"is a run of `pseudoris annotate`, not human annotation.*`pseudoris import`"
+    ):
         HumanTruth.read(run)
 
 
@@ -192,7 +198,7 @@ def test_an_import_that_is_not_complete_is_no_truth(human, tmp_path):
     (receipt,) = (tmp_path / "truth" / "_receipts").iterdir()
     assert json.loads(receipt.read_text())["shard"] == 0
     receipt.unlink()
-    with pytest.raises(ConfigError, match="not complete, 0 of 1 shards"):
+    with pytest.raises(ConfigError, match="not complete: 0 of 1 shards"):
         HumanTruth.read(place(tmp_path, "truth"))
 
 
@@ -202,3 +208,66 @@ def test_progress_is_told_and_where_no_run_is_the_message_says_so(human, tmp_pat
     assert told == [(1, 1)]
     with pytest.raises(ConfigError, match="there is no run"):
         HumanTruth.read(place(tmp_path, "nowhere"))
+
+
+def test_words_are_lower_case_and_punctuation_parts_them():
+    assert words_of("The man's T-shirt, RED & white!") == ["the", "man", "s", "t", "shirt", "red", "white"]
+    assert words_of("Größe 12 — das Ä") == ["größe", "12", "das", "ä"]
+    assert words_of("?! _") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("a cat", 0),
+        ("the dog", 1),
+        ("red shirt of a man", 3),
+        ("black", 0),  # one word of three, against one of six
+        ("left cat.", 0),
+        ("a bus", 1),  # by its article alone: what the approximation is known for
+        ("bus", None),
+        ("!", None),
+    ],
+)
+def test_a_text_refers_to_the_object_with_the_nearest_sentence(text, number):
+    assert SentenceJudge(OBJECTS).referent(text) == number
+
+
+def test_a_tie_refers_to_nothing():
+    assert SentenceJudge([["red cup"], ["red car"]]).referent("the red one") is None
+    assert SentenceJudge([["red cup", "my cup"], ["red car"]]).referent("the red cup") == 0
+
+
+def test_an_image_of_which_nobody_spoke_has_no_referent():
+    assert SentenceJudge([]).referent("a cat") is None
+    assert SentenceJudge([[], []]).referent("a cat") is None
+
+
+def test_a_word_counts_as_often_as_both_say_it():
+    scores = SentenceJudge([["cat cat dog"]]).scores("cat cat cat")
+    assert scores.tolist() == [pytest.approx(2 * 2 / 6)]
+
+
+TEXT = st.lists(st.sampled_from(["a", "the", "red", "cat", "dog", "left", "!"]), max_size=6).map(" ".join)
+
+
+def plain_f1(text, sentence):
+    own, other = Counter(words_of(text)), Counter(words_of(sentence))
+    common = (own & other).total()
+    return 2 * common / (own.total() + other.total()) if common else 0.0
+
+
+@given(st.lists(st.lists(TEXT, max_size=3), max_size=5), TEXT)
+def test_scores_are_the_best_f1_of_each_object_and_the_referent_the_only_best(sentences, text):
+    judge = SentenceJudge(sentences)
+    due = [max((plain_f1(text, each) for each in texts), default=0.0) for texts in sentences]
+    assert judge.scores(text).tolist() == pytest.approx(due)
+    best = max(due, default=0.0)
+    only = [number for number, score in enumerate(due) if np.isclose(score, best)]
+    assert judge.referent(text) == (only[0] if best > 0 and len(only) == 1 else None)
+
+
+@given(st.lists(TEXT.filter(words_of), min_size=2, max_size=5, unique_by=lambda text: tuple(sorted(words_of(text)))))
+def test_a_sentence_refers_to_the_object_that_it_was_said_of(texts):
+    judge = SentenceJudge([[text] for text in texts])
+    assert [judge.referent(text) for text in texts] == list(range(len(texts)))

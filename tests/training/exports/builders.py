@@ -11,16 +11,15 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from schemas.ids import image_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.run import RunHeader
-from schemas.shard import Shard, ShardImage
-from store.commit import commit_shard
-from store.location import RunLocation
-from store.receipts import standing_receipts
-from store.sources.keys import member_key, path_key, row_key
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.store.files.key_order import member_key, path_key, row_key
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.training.exports import ExportOptions, ExportReport, ExportRequest, find_export
 from tests.store.builders import HEIGHT, WIDTH, empty, make_expression, make_mask, quarantined, start_run
-from training.exports import ExportOptions, ExportReport, ExportRequest, find_export
 
 EXIF_ORIENTATION = 0x0112
 LONG_TEXT = "a very small and rather round red thing that lies to the left of all of the other things over there"
@@ -83,8 +82,8 @@ def png(mode: str = "RGB") -> bytes:
 
 
 # Key, encoded bytes, texts of each mask (a text that begins with "-" is a candidate that was not kept).
-Picture = tuple[str, bytes, tuple[tuple[str, ...], ...]]
-PICTURES: tuple[Picture, ...] = (
+ImageFile = tuple[str, bytes, tuple[tuple[str, ...], ...]]
+PICTURES: tuple[ImageFile, ...] = (
     (path_key("a/plain.jpg"), jpeg(), (("the red half", "a half of red"), ("the blue one's edge", "-a thing"))),
     (path_key("a/turned.jpg"), jpeg(6), (("the green corner",),)),
     (member_key("photos.tar", "../../etc/passwd"), png(), (("left || right", "the left part"), ("-a thing",))),
@@ -99,7 +98,7 @@ EMPTY_KEY, QUARANTINED_KEY = "d/empty.jpg", "d/quarantined.jpg"
 
 def build_run(
     location: RunLocation,
-    pictures: tuple[Picture, ...] = PICTURES,
+    pictures: tuple[ImageFile, ...] = PICTURES,
     *,
     embed: bool = True,
     source: Path | None = None,

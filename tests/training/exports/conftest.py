@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
 from tests.training.exports.builders import BuiltRun, build_run
 
 

@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 from torchvision.datasets import CocoCaptions, CocoDetection
 
-from schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.training.exports import coco as coco_export
 from tests.training.exports.builders import LONG_TEXT, export
 from tests.training.exports.readers_coco import detectron_instances, open_coco, read_instances
-from training.exports import coco as coco_export
 
 
 @pytest.fixture
@@ -151,6 +151,6 @@ def test_what_does_not_read_back_is_told_and_the_export_is_not_whole(damage, bui
         real(destination, *paths, **options)
 
     monkeypatch.setattr(coco_export, "check_coco", damaged)
-    with pytest.raises(TransientError, match="run the same command again"):
+    with pytest.raises(TransientError, match="Run the same command again"):
         export("coco", built_run, place)
     assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"

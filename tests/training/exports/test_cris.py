@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.errors import ConfigError, TransientError
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import cris, cris_lmdb
 from tests.training.exports.builders import build_run, export, jpeg
 from tests.training.exports.readers_cris import folder2records
-from training.exports import cris, lmdb_records
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_trap_a_name_that_the_trainers_table_does_not_know_is_told(built_run, pl
 
 @pytest.mark.parametrize("option", ["dataset", "split"])
 def test_a_name_that_would_lead_out_of_its_folder_is_refused(option, built_run, place):
-    with pytest.raises(ConfigError, match=rf"--{option} '\.\./x'.*becomes a file's name"):
+    with pytest.raises(ConfigError, match=rf"--{option} '\.\./x'.*becomes a file name"):
         export("cris", built_run, place, **{option: "../x"})
 
 
@@ -116,7 +116,7 @@ def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
         real(destination, *arguments, **options)
 
     monkeypatch.setattr(cris, "_check", check)
-    with pytest.raises(TransientError, match="does not read back as it was written"):
+    with pytest.raises(TransientError, match="reads back differently"):
         export("cris", built_run, place)
 
 
@@ -128,7 +128,7 @@ def test_a_file_that_went_missing_is_told(built_run, place, monkeypatch):
         real(files)
 
     monkeypatch.setattr(cris.ManyFiles, "check", check)
-    with pytest.raises(TransientError, match="images/train2014 does not hold exactly the files that were written"):
+    with pytest.raises(TransientError, match="images/train2014 does not have exactly the files that were written"):
         export("cris", built_run, place)
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_went_missing_is_told(built_run, place, monkeypatch):
 @pytest.mark.parametrize("name", ["cris", "lmdb"])
 def test_memory_follows_the_shard_and_not_the_run(name, tmp_path, monkeypatch):
     # In which an LMDB is compared with what was sent.
-    monkeypatch.setattr(lmdb_records, "_CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(cris_lmdb, "_CHUNK_BYTES", 2**16)
 
     def peak_bytes(num_images: int) -> int:
         # What follows the end of a JPEG is nobody's pixels.

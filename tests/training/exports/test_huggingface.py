@@ -12,11 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from schemas.errors import ConfigError, TransientError
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import huggingface, huggingface_card
 from tests.training.exports.builders import LONG_TEXT, UPRIGHT, export
 from tests.training.exports.readers_huggingface import open_folder
-from training.exports import huggingface, huggingface_card
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
         real(destination, paths, **options)
 
     monkeypatch.setattr(huggingface, "check_rows", damaged)
-    with pytest.raises(TransientError, match="run the same command again"):
+    with pytest.raises(TransientError, match="Run the same command again"):
         export("hf", built_run, place)
     assert not place.exists("README.md")
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from schemas.errors import ConfigError
-from training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
-from training.exports.protocol import HumanAnnotation
-from training.exports.refer_records import Numbers
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
+from pseudoris.training.exports.protocol import HumanAnnotation
+from pseudoris.training.exports.refer_records import RecordIds
 
 
 def ref(number: int, split: str, *texts: str) -> dict[str, Any]:
@@ -61,14 +61,14 @@ def test_the_wanted_splits_come_without_empty_sentences(write):
 
 def test_raw_and_tokens_that_are_missing_follow_from_the_sentence(write):
     human = read_human(write([ref(2, "val", "a red b")]))
-    ((_, (new,)),) = human.renumbered(Numbers(), {7: 1})
+    ((_, (new,)),) = human.renumbered(RecordIds(), {7: 1})
     assert new["sentences"][0] == {"sent_id": 1, "sent": "a red b", "raw": "a red b", "tokens": ["a", "red", "b"]}
 
 
 def test_a_raw_text_of_blanks_follows_from_the_sentence_too(write):
     blank = ref(2, "val", "a b")
     blank["sentences"][0]["raw"] = "  "
-    ((_, (new,)),) = read_human(write([blank])).renumbered(Numbers(), {7: 1})
+    ((_, (new,)),) = read_human(write([blank])).renumbered(RecordIds(), {7: 1})
     assert new["sentences"][0]["raw"] == "a b"
 
 
@@ -92,7 +92,7 @@ def test_polygons_stay_as_the_file_holds_them(write):
 
 def test_two_references_of_one_mask_share_it_under_its_new_number(write):
     human = read_human(write([ref(2, "val", "a"), {**ref(9, "test", "b"), "ann_id": 2}]))
-    ((annotation, refs),) = human.renumbered(Numbers(), {7: 5})
+    ((annotation, refs),) = human.renumbered(RecordIds(), {7: 5})
     assert [each["ann_id"] for each in refs] == [annotation["id"]] * 2 == [1, 1]
     assert {each["image_id"] for each in refs} | {annotation["image_id"]} == {5}
     assert [each["ref_id"] for each in refs] == [1, 2]
@@ -101,18 +101,18 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
 @pytest.mark.parametrize(
     ("refs", "changes", "message"),
     [
-        ([ref(1, "train", "a")], {}, r"holds no reference of val, test, testA, testB; its splits are: train"),
+        ([ref(1, "train", "a")], {}, r"has no reference of val, test, testA, testB. Its splits are: train"),
         (
             [ref(8, "val", "a")],
             {},
-            r"speaks of 1 annotation\(s\) that .*instances.json does not hold, the first with id 8",
+            r"names 1 annotation\(s\) that are not in .*instances.json.*, the first with id 8",
         ),
-        (None, {"images": []}, r"speaks of 1 image\(s\)"),
-        (None, {"categories": 5}, r"is no instances.json of images, annotations and categories"),
+        (None, {"images": []}, r"names 1 image\(s\)"),
+        (None, {"categories": 5}, r"is not an instances.json with images, annotations and categories"),
         (
             None,
             {"images": [{"id": 7, "file_name": "../../x.jpg", "height": 1, "width": 1}]},
-            r"names the image '../../x.jpg': a name without folders",
+            r"names the image '../../x.jpg'. A file name without folders",
         ),
         (
             None,
@@ -132,7 +132,7 @@ def test_two_references_of_one_mask_share_it_under_its_new_number(write):
         ),
         (None, {"annotations": [annotated([{"counts": [5, 95]}])]}, r"2.*is of size a NoneType"),
         (None, {"annotations": [annotated([[1, 2, 3]])]}, r"annotation 2.*neither RLE nor polygons"),
-        (None, {"annotations": [annotated({"size": [10, 10], "counts": [100]})]}, r"one without a pixel"),
+        (None, {"annotations": [annotated({"size": [10, 10], "counts": [100]})]}, r"a mask without pixels"),
         (
             None,
             {"annotations": [{**annotated([[0, 0, 9, 0, 9, 9]]), "image_id": 8}]},
@@ -149,11 +149,11 @@ def test_files_that_do_not_fit_are_told(write, refs, changes, message):
 def test_missing_instances_are_told(write):
     human = write()
     Path(human.instances).unlink()
-    with pytest.raises(ConfigError, match=r"there is no file .*instances\.json"):
+    with pytest.raises(ConfigError, match=r"There is no file .*instances\.json"):
         read_human(human)
 
 
 def test_an_image_that_is_not_in_the_named_folder_is_told(write, tmp_path):
     human = read_human(replace(write(), images=str(tmp_path)))
-    with pytest.raises(ConfigError, match=r"there is no image .*x\.jpg.*--merge-images"):
+    with pytest.raises(ConfigError, match=r"There is no image .*x\.jpg.*--merge-images"):
         human.image_bytes("x.jpg")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import TransientError
-from training.exports.json_arrays import iter_json_arrays, iter_json_list, json_arrays, json_list
+from pseudoris.schemas.errors import TransientError
+from pseudoris.training.exports.json_arrays import iter_json_arrays, iter_json_list, json_arrays, json_list
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=10),
@@ -56,7 +56,7 @@ def test_trap_a_numpy_number_is_refused_and_leaves_no_file(tmp_path):
     ("text", "message"),
     [
         (b'{"a": [\n{"id":1}\n', "ends before its last bracket"),
-        (b'{"a": [\n{"id":1', "does not read as JSON"),
+        (b'{"a": [\n{"id":1', "is not readable JSON"),
         (b"", "ends before its last bracket"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_file_cut_short_is_told(text, message):
     [
         (b"{}\n", "does not begin as a list"),
         (b"[\n1\n", "ends before its last bracket"),
-        (b"[\n1x\n]", "does not read"),
+        (b"[\n1x\n]", "is not readable JSON"),
     ],
 )
 def test_a_list_cut_short_is_told(text, message):
@@ -78,6 +78,7 @@ def test_a_list_cut_short_is_told(text, message):
         list(iter_json_list(io.BytesIO(text), "x.json"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_arrays(tmp_path):
     def peak_bytes(num_elements: int) -> int:
         path = tmp_path / f"{num_elements}.json"

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.errors import TransientError
-from schemas.ids import image_id, sha256_hex
-from schemas.plan import PlanEntry
-from schemas.shard import CaptionSample, Shard
-from store.commit import commit_shard
-from store.location import RunLocation
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import CaptionSample, Shard
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.training.exports import pseudo_ris_csv
 from tests.store.builders import empty, make_expression, make_mask, start_run
 from tests.training.exports.builders import BuiltRun, export, jpeg, stored
 from tests.training.exports.readers_pseudo_ris import PseudoDataset
-from training.exports import pseudo_ris_csv
 
 DRAW = CaptionSample("masked", "beam", None, None, -1.0, "none", 0)
 HOSTILE = (
@@ -213,7 +213,7 @@ def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
         real(destination, path, *arguments, **options)
 
     monkeypatch.setattr(pseudo_ris_csv, "check_csv", damaged)
-    with pytest.raises(TransientError, match="run the same command again"):
+    with pytest.raises(TransientError, match="Run the same command again"):
         export("pseudo-ris-csv", built_run, place)
 
 
@@ -225,7 +225,5 @@ def test_a_missing_mask_is_told(built_run, place, monkeypatch):
         real(destination, *arguments, **options)
 
     monkeypatch.setattr(pseudo_ris_csv, "check_csv", missing)
-    with pytest.raises(
-        TransientError, match=r"cutler_sam/2/0\.png does not read back as it was written: it is missing"
-    ):
+    with pytest.raises(TransientError, match=r"cutler_sam/2/0\.png reads back differently: it is missing"):
         export("pseudo-ris-csv", built_run, place)

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.errors import ConfigError, TransientError
-from schemas.ids import image_id
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.ids import image_id
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import HumanAnnotation, refer
 from tests.training.exports.builders import HEIGHT, PICTURES, WIDTH, export, jpeg, stored
 from tests.training.exports.loading import load_refer
 from tests.training.exports.readers_refer import LavtDataset, Refer, lisa_texts
-from training.exports import HumanAnnotation, refer
 
 SPLIT_BY = "unc"
 
@@ -152,7 +152,7 @@ def test_trap_bars_that_lisa_refuses_are_dropped_and_counted(built_run, place):
 
 @pytest.mark.parametrize("dataset", ["pseudo", "../refcoco", "refclef"])
 def test_trap_a_dataset_that_refer_stops_at_is_refused(dataset, built_run, place):
-    with pytest.raises(ConfigError, match=r"REFER knows refcoco, refcoco\+, refcocog"):
+    with pytest.raises(ConfigError, match=r"is not known to REFER. Choose from refcoco, refcoco\+, refcocog"):
         export("refer", built_run, place, dataset=dataset)
 
 
@@ -162,7 +162,8 @@ def test_another_dataset_and_splitter_are_found_under_their_names(built_run, pla
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"split": "tests"}, "REFER's splits are"), ({"split_by": "a/b"}, "becomes a file's name")]
+    ("option", "message"),
+    [({"split": "tests"}, "is not a split of REFER"), ({"split_by": "a/b"}, "becomes a file name")],
 )
 def test_names_that_no_loader_or_folder_takes_are_refused(option, message, built_run, place):
     with pytest.raises(ConfigError, match=message):
@@ -258,7 +259,7 @@ def test_a_mask_that_does_not_decode_any_more_is_told(built_run, place, monkeypa
 def test_replacing_an_export_leaves_nothing_of_the_former(built_run, place):
     export("refer", built_run, place)
     before = stored(place.root)
-    with pytest.raises(ConfigError, match="holds an export already"):
+    with pytest.raises(ConfigError, match="already has an export"):
         export("refer", built_run, place)
     export("refer", built_run, place, max_tokens=8, is_overwriting=True)
     assert len(stored(place.root)) < len(before)

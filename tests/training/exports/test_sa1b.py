@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from pycocotools import mask as coco
 
-from schemas.errors import TransientError
-from store.annotations import AnnotatedMask
-from store.location import RunLocation
-from store.sources.keys import path_key
+from pseudoris.schemas.errors import TransientError
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.annotations import AnnotatedMask
+from pseudoris.training.exports import sa1b
 from tests.training.exports.builders import build_run, export, jpeg, stored
 from tests.training.exports.readers_sa1b import read_sa1b
-from training.exports import sa1b
 
 # As the format's description lists them.
 IMAGE_FIELDS = {"image_id", "width", "height", "file_name"}
@@ -108,14 +108,14 @@ def test_the_point_of_a_disk_is_near_its_centre():
 
 def test_masks_of_a_prior_have_no_score_and_the_report_says_how_many(place, tmp_path, monkeypatch):
     run = build_run(RunLocation.open(str(tmp_path / "run")), ((path_key("a.jpg"), jpeg(), (("the red half",),)),))
-    real = sa1b.iter_pictures
+    real = sa1b.iter_image_files
 
     def unscored(*arguments, **options):
         for image, picture in real(*arguments, **options):
             masks = tuple(replace(mask, predicted_iou=None, stability_score=None) for mask in image.masks)
             yield replace(image, masks=masks), picture
 
-    monkeypatch.setattr(sa1b, "iter_pictures", unscored)
+    monkeypatch.setattr(sa1b, "iter_image_files", unscored)
     report = export("sa1b", run, place)
     ((_, _, [(annotation, _)]),) = read_sa1b(Path(place.root))
     assert annotation["predicted_iou"] is None
@@ -137,7 +137,7 @@ def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monk
 
 
 DAMAGE = {
-    "no JSON": lambda tree: None,
+    "not the JSON": lambda tree: None,
     "another image's": lambda tree: tree["image"].update(image_id=2),
     "an encoding that ends early": lambda tree: tree["annotations"][0]["segmentation"].update(counts="a1"),
     "an empty text": lambda tree: tree["annotations"][0].update(expressions=[""]),
@@ -154,11 +154,11 @@ def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
         path = "sa_000000/sa_1.json"
         tree = json.loads(destination.read_bytes(path))
         DAMAGE[damage](tree)
-        destination.replace(path, b"{" if damage == "no JSON" else json.dumps(tree).encode())
+        destination.replace(path, b"{" if damage == "not the JSON" else json.dumps(tree).encode())
         return real(destination, *arguments)
 
     monkeypatch.setattr(sa1b, "_read_back", damaged)
-    with pytest.raises(TransientError, match="run the same command again"):
+    with pytest.raises(TransientError, match="Run the same command again"):
         export("sa1b", built_run, place)
 
 
@@ -170,5 +170,5 @@ def test_a_missing_json_is_told(built_run, place, monkeypatch):
         return real(destination, *arguments)
 
     monkeypatch.setattr(sa1b, "_read_back", missing)
-    with pytest.raises(TransientError, match=r"sa_2\.json does not read back as it was written: it is missing"):
+    with pytest.raises(TransientError, match=r"sa_2\.json reads back differently: it is missing"):
         export("sa1b", built_run, place)

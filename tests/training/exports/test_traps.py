@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.errors import ConfigError
-from schemas.ids import image_id
-from store.location import RunLocation
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import selected_rows
+from pseudoris.training.exports.registry import EXPORTS
 from tests.training.exports.builders import LONG_TEXT, PICTURES, UPRIGHT, TrueMask, export, stored
 from tests.training.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
-from training.exports import annotations
-from training.exports.formats import EXPORTS
 
 # The texts that a format leaves out whatever its limit; LISA's loader refuses what it joins texts with.
 REFUSED = {"refer": "||"}
@@ -59,7 +59,7 @@ def test_no_mask_is_empty(loaded):
 
 @pytest.mark.parametrize("name", ["cris", "lmdb", "refer"])
 def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(name, built_run, place, monkeypatch):
-    real = annotations.iter_annotations
+    real = selected_rows.iter_annotations
 
     # As later tables or another tool's may hold them: ours are clean from the start.
     def shouted(*arguments, **options):
@@ -67,13 +67,13 @@ def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(nam
             masks = [replace(mask, expressions=tuple(_shouted(mask.expressions))) for mask in image.masks]
             yield replace(image, masks=tuple(masks))
 
-    monkeypatch.setattr(annotations, "iter_annotations", shouted)
+    monkeypatch.setattr(selected_rows, "iter_annotations", shouted)
     report = export(name, built_run, place, max_tokens=None)
     masks = LOADERS[name](Path(place.root))
     texts = Counter(text for mask in masks for text in mask.texts)
     expected = due(built_run, name)
     assert texts == Counter(text for of in expected.values() for mask in of for text in mask.texts)
-    assert report.dropped[annotations.WITHOUT_TEXT] == len(masks) + (name == "refer")
+    assert report.dropped[selected_rows.WITHOUT_TEXT] == len(masks) + (name == "refer")
 
 
 def _shouted(expressions):
@@ -136,6 +136,7 @@ def test_the_same_run_gives_the_same_files(name, built_run, tmp_path):
         assert (places[0] / path).read_bytes() == (places[1] / path).read_bytes(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LOADERS))
 def test_an_export_to_a_bucket_holds_the_files_of_one_to_a_disk(name, built_run, tmp_path, s3_server, s3_bucket):
     disk, bucket = tmp_path / "disk", RunLocation.open(f"s3://{s3_bucket}/an export", s3_server.endpoint_url)

@@ -12,11 +12,11 @@ import pytest
 import webdataset
 from pycocotools import mask as coco
 
-from schemas.errors import TransientError
-from store.location import RunLocation
+from pseudoris.schemas.errors import TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import webdataset as webdataset_export
 from tests.training.exports.builders import UPRIGHT, export, stored
 from tests.training.exports.readers_webdataset import read_index, read_samples
-from training.exports import webdataset as webdataset_export
 
 SMALL = 20_000
 
@@ -144,7 +144,7 @@ def test_what_does_not_read_back_is_told(damage, built_run, place, monkeypatch):
         real(destination, *arguments, **options)
 
     monkeypatch.setattr(webdataset_export, "check_tars", damaged)
-    with pytest.raises(TransientError, match="run the same command again"):
+    with pytest.raises(TransientError, match="Run the same command again"):
         export("webdataset", built_run, place)
 
 

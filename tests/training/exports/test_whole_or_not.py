@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import ConfigError, TransientError
-from store.location import RunLocation
-from store.sources.keys import path_key
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import ExportRequest, find_export
+from pseudoris.training.exports.destination import EXPORT_NAME
 from tests.training.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 from tests.training.exports.loading import LOADERS
-from training.exports import ExportRequest, find_export
-from training.exports.workspace import EXPORT_NAME
 
 FORMATS = sorted(LOADERS)
 # Not `refer`, whose references stand in memory as in its loaders, nor `cris` and `lmdb`, whose check takes more masks
@@ -60,7 +60,7 @@ def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, bui
 def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run, place, tmp_path):
     smaller = build_run(RunLocation.open(str(tmp_path / "smaller")), PICTURES[:2])
     export(name, built_run, place)
-    with pytest.raises(ConfigError, match=r"holds an export already: .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"already has an export. .*--overwrite"):
         export(name, smaller, place)
     export(name, smaller, place, is_overwriting=True)
     export(name, smaller, RunLocation.open(str(tmp_path / "fresh")))
@@ -72,7 +72,7 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, path, built_ru
     place.replace(path, b"mine")
     # A second try must not take them for its own either.
     for _ in range(2):
-        with pytest.raises(ConfigError, match="name an empty place"):
+        with pytest.raises(ConfigError, match="Name an empty place"):
             export(name, built_run, place)
     assert contents(place.root) == {path: b"mine"}
 
@@ -85,7 +85,7 @@ def test_an_image_file_that_went_missing_meanwhile_is_told(name, built_run, plac
         return iter(list(real(self, folder))[1:])
 
     monkeypatch.setattr(RunLocation, "list", without_one)
-    with pytest.raises(TransientError, match="does not hold exactly the files that were written"):
+    with pytest.raises(TransientError, match="does not have exactly the files that were written"):
         export(name, built_run, place)
 
 

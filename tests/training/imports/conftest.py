@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from store.location import RunLocation
+from pseudoris.store.location import RunLocation
+from pseudoris.training.imports import ImportSummary
 from tests.builders.imports import import_small
-from training.imports import ImportSummary
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.imports.coco import read_coco
 from tests.builders.human import document, image_row, object_row
-from training.imports.coco import read_coco
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]
 
@@ -51,12 +51,12 @@ def test_captions_by_instance_come_from_a_file_of_their_own():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (captions((9, "a")), r"annotations\[0\] is a caption of instance_id 9, which is no object"),
-        (captions((None, "a")), "instance_id None, .*captions of whole images cannot be imported"),
+        (captions((9, "a")), r"annotations\[0\] is a caption of instance_id 9, which is not in the instances"),
+        (captions((None, "a")), "instance_id None, .*Captions of whole images cannot be imported"),
         (captions(([5], "a")), "instance_id a list"),
-        (captions((5, None)), "annotation 5 says None"),
+        (captions((5, None)), "annotation 5 has the expression None"),
         (b'{"annotations": ["a"]}', "instance_id None"),
-        (b"[]", "said.json is no COCO JSON: an object with lists named annotations"),
+        (b"[]", "said.json is not COCO JSON. It must be an object with the lists annotations"),
     ],
 )
 def test_captions_that_fit_no_object_are_refused(data, message):
@@ -96,7 +96,7 @@ def test_an_image_may_state_no_size():
     ],
 )
 def test_a_file_name_that_leads_out_of_the_folder_is_refused(name):
-    with pytest.raises(ConfigError, match=r"objects\.json: images\[0\] has the file_name .* leads out of the folder"):
+    with pytest.raises(ConfigError, match=r"objects\.json: images\[0\] has the file_name .* is outside the folder"):
         read([image_row(1, name)])
 
 
@@ -124,30 +124,34 @@ def test_what_is_no_json_is_refused(data):
 
 @pytest.mark.parametrize("data", [b"[]", b"null", b"{}", b'{"images": {}, "annotations": []}', b'{"images": []}', b"3"])
 def test_what_is_no_coco_is_refused(data):
-    with pytest.raises(ConfigError, match=r"objects\.json is no COCO JSON"):
+    with pytest.raises(ConfigError, match=r"objects\.json is not COCO JSON"):
         read_coco(data, "objects.json")
 
 
 @pytest.mark.parametrize(
     ("images", "annotations", "message"),
     [
-        (["a.png"], [], r"images\[0\] has the id None: a whole number"),
+        (["a.png"], [], r"images\[0\] has the id None. A whole number"),
         ([image_row(True, "a.png")], [], r"images\[0\] has the id True"),
         ([image_row(1, "a.png"), image_row(1, "b.png")], [], r"images\[1\] has the id 1 of another image"),
-        ([{"id": 1, "height": 3, "width": 3}], [], "has the file_name None: the path of an image"),
+        ([{"id": 1, "height": 3, "width": 3}], [], "has the file_name None. The path of an image"),
         ([image_row(1, ["a.png"])], [], "has the file_name a list"),
         ([image_row(1, "a.png", height=0)], [], "has the size 0 x 32"),
         ([image_row(1, "a.png", width=None)], [], "has the size 24 x None"),
         ([image_row(1, "a.png", width=1e400)], [], "has the size 24 x inf"),
-        ([image_row(1, "a.png"), image_row(2, "a.png", width=9)], [], "another size than an entry before it"),
+        ([image_row(1, "a.png"), image_row(2, "a.png", width=9)], [], "and an earlier entry give different sizes"),
         (IMAGES, ["object"], r"annotations\[0\] has the id None"),
         (IMAGES, [object_row("5", 1)], r"annotations\[0\] has the id '5'"),
-        (IMAGES, [object_row(5, 9)], r"annotations\[0\] belongs to image_id 9, which images does not list"),
+        (IMAGES, [object_row(5, 9)], r"annotations\[0\] belongs to image_id 9, which is not in `images`"),
         (IMAGES, [object_row(5, [1])], "belongs to image_id a list"),
         (IMAGES, [object_row(5, 1), object_row(5, 1)], r"annotations\[1\] has the id 5 of another annotation"),
-        (IMAGES, [object_row(5, 1, captions="a cat")], "annotation 5 has the captions 'a cat': a list"),
-        (IMAGES, [object_row(5, 1, captions=[["a"]])], "annotation 5 says a list: an expression is a text"),
-        (IMAGES, [object_row(5, 1, caption="\ud800")], r"annotation 5 says .*: an expression is a text in UTF-8"),
+        (IMAGES, [object_row(5, 1, captions="a cat")], "annotation 5 has the captions 'a cat'. A list"),
+        (
+            IMAGES,
+            [object_row(5, 1, captions=[["a"]])],
+            "annotation 5 has the expression a list. An expression must be a UTF-8 text",
+        ),
+        (IMAGES, [object_row(5, 1, caption="\ud800")], r"annotation 5 has the expression .* must be a UTF-8 text"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(images, annotations, message):

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
-from schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.imports.refer import read_refer
 from tests.builders.human import document, image_row, object_row, reference
-from training.imports.refer import read_refer
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "sub/b.png")]
 OBJECTS = [object_row(70, 7), object_row(71, 7), object_row(80, 8), object_row(81, 8)]
@@ -71,24 +71,27 @@ def test_the_digests_are_those_of_both_files():
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        ({"train": []}, "holds a dict: a list of references"),
+        ({"train": []}, "has a dict. A list of references"),
         (["a reference"], "reference 0 has no split"),
         ([{"ref_id": 1}], "reference 0 has no split"),
-        ([], r"no reference of split 'train'; it has none at all"),
+        ([], r"no reference of split 'train'. Its splits are none"),
         (
             [reference(1, 70, 7, "x", split="val")],
-            r"no reference of split 'train'; it has val \(1\): name one with --split",
+            r"no reference of split 'train'. Its splits are val \(1\). Choose one with --split",
         ),
-        ([reference(1, 99, 7, "x")], r"reference 0 names ann_id 99, which instances\.json does not list"),
+        ([reference(1, 99, 7, "x")], r"reference 0 names ann_id 99, which is not in instances\.json"),
         ([reference(1, "70", 7, "x")], "names ann_id '70', which"),
         ([reference(1, [70], 7, "x")], "names ann_id a list, which"),
-        ([reference(1, 70, 8, "x")], "names image_id 8, its annotation 70 lies in another image"),
-        ([reference(1, 70, [7], "x")], "names image_id a list, its annotation"),
-        ([reference(1, 70, 7, sentences="the cat")], "has the sentences 'the cat': a list of dicts"),
+        ([reference(1, 70, 8, "x")], "names image_id 8, but its annotation 70 belongs to another image"),
+        ([reference(1, 70, [7], "x")], "names image_id a list, but its annotation"),
+        ([reference(1, 70, 7, sentences="the cat")], "has the sentences 'the cat'. A list of dicts"),
         ([reference(1, 70, 7, sentences=["the cat"])], "has the sentences a list"),
-        ([reference(1, 70, 7, sentences=[{"sent": None}])], "annotation 70 says None: an expression is a text"),
-        ([reference(1, 70, 7, sentences=[{}])], "annotation 70 says None"),
-        ([reference(1, 70, 7, sentences=[{"sent": 5}])], "annotation 70 says 5"),
+        (
+            [reference(1, 70, 7, sentences=[{"sent": None}])],
+            "annotation 70 has the expression None. An expression must be a UTF-8 text",
+        ),
+        ([reference(1, 70, 7, sentences=[{}])], "annotation 70 has the expression None"),
+        ([reference(1, 70, 7, sentences=[{"sent": 5}])], "annotation 70 has the expression 5"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place_and_the_remedy(refs, message):

@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from schemas.errors import ConfigError
-from training.learning import Trainer, TrainingConfig, TrainingFolder
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning import Trainer, TrainingConfig, TrainingFolder
 
 
 class SetUpError(Exception):
@@ -88,9 +88,9 @@ def test_the_state_of_an_optimiser_is_restored_to_where_the_parameters_train(tmp
         again.fit(Line(), Ones())
 
 
-@pytest.mark.parametrize(("is_loss_finite", "what"), [(False, "the loss"), (True, "the gradient's norm")])
+@pytest.mark.parametrize(("is_loss_finite", "what"), [(False, "the loss"), (True, "the gradient norm")])
 def test_a_training_that_diverges_says_which_setting_to_lower(tmp_path, is_loss_finite, what) -> None:
-    with pytest.raises(ConfigError, match=rf"{what} of step 0 is nan: lower training.peak_rate=0.5"):
+    with pytest.raises(ConfigError, match=rf"{what} of step 0 is nan. Lower training.peak_rate=0.5"):
         trainer(tmp_path, peak_rate=0.5).fit(Diverging(is_loss_finite=is_loss_finite), Ones())
 
 
@@ -108,4 +108,4 @@ def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path) -> None:
     Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(fit)
 
     for rank in range(2):
-        assert "the loss of step 0 is nan: lower training.peak_rate" in (tmp_path / f"rank-{rank}").read_text()
+        assert "the loss of step 0 is nan. Lower training.peak_rate" in (tmp_path / f"rank-{rank}").read_text()

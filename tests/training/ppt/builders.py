@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pseudoris.training.ppt.curriculum_runs import SourceRuns
+from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import CLIP
-from training.ppt.settings import PptConfig, load_ppt_config
-from training.ppt.sources import SourceRuns
 
 SAM = {
     "image_size": 32,

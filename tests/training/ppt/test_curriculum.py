@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.errors import ConfigError
-from training.ppt.curriculum import CurriculumConfig, describe, plan_rounds
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.ppt.curriculum import CurriculumConfig, describe, plan_rounds
 
 PAIRS = {"d_sem": 600, "d_ref": 1200, "h_sem": 400, "h_ref": 800}
 
@@ -43,7 +43,7 @@ def test_a_factor_shortens_every_phase_and_leaves_a_step() -> None:
 
 
 def test_a_phase_without_data_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="phase refinement trains on h_sem, h_ref, and nothing of it is given"):
+    with pytest.raises(ConfigError, match="Phase refinement trains on h_sem, h_ref, but none of them is given"):
         plan_rounds(CurriculumConfig(), {"d_sem": 10, "d_ref": 0, "h_sem": 0, "h_ref": 0}, 4)
 
 
@@ -52,10 +52,13 @@ def test_a_phase_without_data_is_refused_by_name() -> None:
     [
         ([], "phases is empty"),
         ([{"name": "a", "sources": ["d_sem"], "epochs": 1, "is_selecting": True}], "selects referents of h_ref"),
-        ([{"name": "a", "sources": ["h_ref"], "epochs": 1, "is_selecting": True}], "is the first and selects"),
+        (
+            [{"name": "a", "sources": ["h_ref"], "epochs": 1, "is_selecting": True}],
+            "is the first, so no model is trained yet",
+        ),
         ([{"name": "a", "sources": ["h_ref"], "epochs": 1, "num_rounds": 2}], "selects nothing between them"),
         ([{"name": "a", "sources": ["h_ref", "h_ref"], "epochs": 1}], "names a source twice"),
-        ([{"name": "a", "sources": ["d_sem"], "epochs": 1}] * 2, "two phases are called a"),
+        ([{"name": "a", "sources": ["d_sem"], "epochs": 1}] * 2, "Two phases have the name a"),
     ],
 )
 def test_a_curriculum_that_cannot_be_is_refused(phases, message) -> None:

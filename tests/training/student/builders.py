@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.student.config import StudentConfig, load_student_config
+from pseudoris.training.student.student_config import StudentConfig, load_student_config
 
 CLIP = {
     "embed_dim": 16,

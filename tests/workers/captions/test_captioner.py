@@ -1,4 +1,4 @@
-"""The stage on the trained embedded model: shards in, candidates out."""
+"""Captions become candidates, and the stage on the trained embedded model: shards in, candidates out."""
 
 import dataclasses
 import tomllib
@@ -9,20 +9,56 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from schemas.config_loading import load_config
-from schemas.ids import image_id, mask_id
-from schemas.shard import Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import image_id, mask_id
+from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.captioner import to_expressions
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.reference import ReferenceEngine
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.images import prefetch
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.masks import rle
 from tests.builders.coca import captions_config
 from tests.builders.images import encode
-from workers.captions import CocaCaptioner
-from workers.captions.drafts import ImageCrops
-from workers.captions.engine import CachedEngine
-from workers.captions.plain import PlainEngine
-from workers.captions.vocabulary import SpecialTokens
-from workers.checkpoints.models import load_coca
-from workers.images import ahead
-from workers.images.decoding import decode_proven
-from workers.masks import rle
+
+WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
+MASKS = [MaskRecord(f"00ab-000{n}", n, (4, 4), "", (0, 0, 1, 1), 1) for n in (2, 5)]
+
+
+def caption(mask_number, token, *, crop="masked", rule=None, **changes):
+    return GeneratedCaption(mask_number, crop, rule or DecodingRule("top_k", top_k=5), (token,), -1.5, **changes)
+
+
+def expressions(*captions):
+    return to_expressions(captions, MASKS, lambda tokens: WORDS[tokens[0]])
+
+
+def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples():
+    found = expressions(
+        caption(0, 1, rule=DecodingRule("beam")),
+        caption(0, 4),
+        caption(0, 2, crop="context_1.2", rule=DecodingRule("top_p", top_p=0.4), others="all", num_others=1),
+    )
+    assert [one.text for one in found] == ["a red circle", "a dog"]
+    samples = [(s.crop, s.decoder, s.top_k, s.top_p, s.others, s.num_others) for s in found[0].samples]
+    assert samples == [("masked", "beam", None, None, "none", 0), ("context_1.2", "top_p", None, 0.4, "all", 1)]
+    assert found[0].samples[0].log_prob == -1.5
+
+
+def test_equal_captions_of_two_masks_stay_two_records():
+    assert [one.target_mask_ids for one in expressions(caption(0, 1), caption(1, 2))] == [
+        ("00ab-0002",),
+        ("00ab-0005",),
+    ]
+
+
+def test_an_empty_caption_is_no_candidate():
+    assert [one.text for one in expressions(caption(0, 3), caption(0, 4))] == ["a dog"]
+
 
 SIDE = 96
 
@@ -68,7 +104,7 @@ def captioner(run):
     return CocaCaptioner(run.captions, run.compute)
 
 
-def test_every_mask_gets_44_samples_in_the_order_of_crops_and_decoders(captioner):
+def test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules(captioner):
     image = captioner(Shard(0, 0, (shard_image(1),))).images[0]
     assert image.failure is None
     order = ["masked", "context_1.0", "context_1.1", "context_1.2"]
@@ -83,6 +119,7 @@ def test_every_mask_gets_44_samples_in_the_order_of_crops_and_decoders(captioner
         assert all(sample.log_prob <= 0 for sample in samples)
 
 
+@pytest.mark.slow
 def test_an_image_gives_the_same_candidates_alone_and_in_another_order(captioner):
     images = [shard_image(n, num_masks=n + 1) for n in range(3)]
     forward = captioner(Shard(0, 0, tuple(images))).images
@@ -91,6 +128,7 @@ def test_an_image_gives_the_same_candidates_alone_and_in_another_order(captioner
     assert list(forward) == list(reversed(backward)) == alone
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_captions_and_the_same_beams(run, captioner):
     shard = Shard(0, 0, (shard_image(1),))
     other = CocaCaptioner(run.captions, run.compute.model_copy(update={"seed": 1}))
@@ -111,7 +149,7 @@ def test_masks_are_never_decoded_to_whole_images(captioner, monkeypatch):
 
 def test_an_image_is_decoded_once_for_all_of_its_crops(captioner, monkeypatch):
     calls = []
-    monkeypatch.setattr(ahead, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    monkeypatch.setattr(prefetch, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
     images = [shard_image(number, num_masks=1) for number in range(2)]
     captioner(Shard(0, 0, tuple(images)))
     assert calls == [image.data for image in images]
@@ -152,6 +190,7 @@ def test_crop_kinds_are_named_by_their_scale_with_the_masked_crop_first():
     assert captions_config(has_masked_crop=False, context_scales=(1.5,)).crop_kinds() == {"context_1.5": 1.5}
 
 
+@pytest.mark.slow
 def test_the_trained_model_is_decoded_token_for_token_as_open_clips_forward_would(run):
     model = load_coca(run.captions.architecture, run.captions.weights).double().requires_grad_(False)
     tokenizer = SimpleTokenizer()
@@ -161,9 +200,9 @@ def test_the_trained_model_is_decoded_token_for_token_as_open_clips_forward_woul
     )
     pixels = torch.randn(1, 2, 3, 96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     image = ImageCrops("00ab", ("masked",), (0, 1), pixels)
-    cached = CachedEngine(model, special, config, seed=0).drafts(image)
-    plain = PlainEngine(model, special, config, seed=0).drafts(image)
-    assert [draft.tokens for draft in cached] == [draft.tokens for draft in plain]
+    cached = CachedEngine(model, special, config, seed=0).generate(image)
+    plain = ReferenceEngine(model, special, config, seed=0).generate(image)
+    assert [caption.tokens for caption in cached] == [caption.tokens for caption in plain]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -180,6 +219,7 @@ def test_transformers_is_no_dependency():
     assert not [name for name in [*project["dependencies"], *extras] if name.startswith("transformers")]
 
 
+@pytest.mark.slow
 def test_images_that_are_captioned_together_get_the_captions_they_get_alone():
     # Rounding aside, which may flip a draw: here it flips none.
     config = load_config("tiny")

@@ -5,52 +5,58 @@ import dataclasses
 import pytest
 import torch
 
-from schemas.errors import ConfigError
-from schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
+from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.reference import ReferenceEngine
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
-from workers.captions.engine import CachedEngine
-from workers.captions.plain import PlainEngine
 
 
-def drafts_of(engine, image, model=None, *, seed=3, **changes):
-    return engine(model or small_coca(), SPECIAL, captions_config(**changes), seed=seed).drafts(image)
+def captions_of(engine, image, model=None, *, seed=3, **changes):
+    return engine(model or small_coca(), SPECIAL, captions_config(**changes), seed=seed).generate(image)
 
 
-def assert_equal(drafts, expected):
-    def apart_from_rounding(draft):
-        return dataclasses.replace(draft, log_prob=0.0)
+def assert_equal(captions, expected):
+    def apart_from_rounding(caption):
+        return dataclasses.replace(caption, log_prob=0.0)
 
-    assert [apart_from_rounding(draft) for draft in drafts] == [apart_from_rounding(draft) for draft in expected]
-    assert [draft.log_prob for draft in drafts] == pytest.approx([draft.log_prob for draft in expected], abs=1e-9)
+    assert [apart_from_rounding(caption) for caption in captions] == [
+        apart_from_rounding(caption) for caption in expected
+    ]
+    assert [caption.log_prob for caption in captions] == pytest.approx(
+        [caption.log_prob for caption in expected], abs=1e-9
+    )
 
 
 def assert_engines_agree(image, model=None, **changes):
-    drafts = drafts_of(CachedEngine, image, model, **changes)
-    assert_equal(drafts, drafts_of(PlainEngine, image, model, **changes))
-    return drafts
+    captions = captions_of(CachedEngine, image, model, **changes)
+    assert_equal(captions, captions_of(ReferenceEngine, image, model, **changes))
+    return captions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_masks", [1, 2, 7])
 @pytest.mark.parametrize("over_max", ["own", "nearest"])
 @pytest.mark.parametrize("lengths", [(1, 7), (4, 9)], ids=["early_eos", "late_eos"])
-def test_every_decoder_draws_the_tokens_of_the_plain_definition(num_masks, over_max, lengths):
+def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, over_max, lengths):
     sampling = {"others_max": 4, "over_max": over_max}
     min_length, max_length = lengths
-    drafts = assert_engines_agree(
+    captions = assert_engines_agree(
         image_crops(num_masks=num_masks), sampling=sampling, min_length=min_length, max_length=max_length
     )
-    assert len(drafts) == 11 * num_masks
-    assert {len(draft.tokens) for draft in drafts} - {0, max_length - 2, max_length - 1}
-    assert all(len(draft.tokens) >= min_length - 1 for draft in drafts)
+    assert len(captions) == 11 * num_masks
+    assert {len(caption.tokens) for caption in captions} - {0, max_length - 2, max_length - 1}
+    assert all(len(caption.tokens) >= min_length - 1 for caption in captions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [{}, {"over_max": "own"}], ids=["nearest", "own"])
 def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
     text = {"layers": 1}
     model = small_coca(text=text, decoder={"layers": 2})
     sampling = {"top_k": (5, 13), "top_p": (0.4, 0.8), **sampling}
-    drafts = assert_engines_agree(image_crops(num_masks=31), model, sampling=sampling, min_length=3, max_length=6)
-    counted = {(draft.others, draft.num_others) for draft in drafts if draft.decoder.name != "beam"}
+    captions = assert_engines_agree(image_crops(num_masks=31), model, sampling=sampling, min_length=3, max_length=6)
+    counted = {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
     assert counted == ({("own", 0)} if "over_max" in sampling else {("all", 30)})
 
 
@@ -71,35 +77,37 @@ def test_other_settings_follow_the_plain_definition(changes):
     assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
 
 
+@pytest.mark.slow
 def test_several_crop_kinds_keep_to_their_own_others():
-    drafts = assert_engines_agree(image_crops(num_masks=3, num_kinds=3), max_length=6)
-    assert [draft.crop for draft in drafts[:33:11]] == ["masked", "context_1", "context_2"]
-    assert [draft.place for draft in drafts[::33]] == [0, 1, 2]
+    captions = assert_engines_agree(image_crops(num_masks=3, num_kinds=3), max_length=6)
+    assert [caption.crop for caption in captions[:33:11]] == ["masked", "context_1", "context_2"]
+    assert [caption.mask_number for caption in captions[::33]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("num_dead", [20, 33])
 def test_a_vocabulary_with_dead_tokens_is_sampled_as_if_they_were_multiplied(num_dead):
-    drafts = assert_engines_agree(image_crops(num_masks=3), small_coca(num_dead=num_dead), max_length=8)
+    captions = assert_engines_agree(image_crops(num_masks=3), small_coca(num_dead=num_dead), max_length=8)
     dead = set(range(5, 5 + num_dead))
-    assert any(dead & set(draft.tokens) for draft in drafts)
+    assert any(dead & set(caption.tokens) for caption in captions)
 
 
 def test_the_contrast_changes_what_is_drawn():
     image = image_crops(num_masks=4)
-    assert drafts_of(CachedEngine, image) != drafts_of(CachedEngine, image, sampling={"is_distinctive": False})
+    assert captions_of(CachedEngine, image) != captions_of(CachedEngine, image, sampling={"is_distinctive": False})
 
 
 def test_in_single_precision_the_engine_draws_what_double_precision_draws():
     # Near ties aside: the share that rounding flips is below one in a hundred.
     model, image = small_coca(), image_crops(num_masks=5, num_kinds=2)
-    double = drafts_of(CachedEngine, image, model)
-    single = drafts_of(
+    double = captions_of(CachedEngine, image, model)
+    single = captions_of(
         CachedEngine, image_crops(num_masks=5, num_kinds=2, dtype=torch.float32), small_coca(dtype=torch.float32)
     )
     different = sum(one.tokens != other.tokens for one, other in zip(single, double, strict=True))
     assert different <= len(double) // 100
 
 
+@pytest.mark.slow
 def test_images_that_come_together_keep_to_their_own_others():
     # Ragged: of 1, 5 and 3 masks, of which one set has more than others_max allows.
     images = [
@@ -107,23 +115,24 @@ def test_images_that_come_together_keep_to_their_own_others():
         for num_masks in (1, 5, 3)
     ]
     config = captions_config(sampling={"others_max": 2}, max_length=7)
-    together = CachedEngine(small_coca(), SPECIAL, config, seed=3).drafts_together(images)
-    plain = PlainEngine(small_coca(), SPECIAL, config, seed=3)
-    for drafts, image in zip(together, images, strict=True):
-        assert_equal(drafts, plain.drafts(image))
+    together = CachedEngine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
+    plain = ReferenceEngine(small_coca(), SPECIAL, config, seed=3)
+    for captions, image in zip(together, images, strict=True):
+        assert_equal(captions, plain.generate(image))
 
 
 def test_images_that_do_not_fit_the_budget_together_are_decoded_one_after_the_other():
     images = [image_crops(num_masks=9, num_kinds=2, seed=n, image_id=f"{n:04}") for n in range(2)]
     for one, other in zip(
-        CachedEngine(small_coca(), SPECIAL, captions_config(cache_bytes=2**20), seed=3).drafts_together(images),
-        CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3).drafts_together(images),
+        CachedEngine(small_coca(), SPECIAL, captions_config(cache_bytes=2**20), seed=3).generate_together(images),
+        CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3).generate_together(images),
         strict=True,
     ):
         assert_equal(one, other)
 
 
-def test_equal_crops_are_one_picture_and_change_no_draft():
+@pytest.mark.slow
+def test_equal_crops_are_decoded_once_and_change_no_caption():
     image = image_crops(num_masks=4, num_kinds=3)
     pixels = image.pixels.clone()
     pixels[2, 1], pixels[1, 3], pixels[2, 2] = pixels[1, 1], pixels[1, 1], pixels[0, 2]
@@ -132,38 +141,40 @@ def test_equal_crops_are_one_picture_and_change_no_draft():
 
 def test_the_nearest_others_are_named_by_their_indices():
     image = dataclasses.replace(image_crops(num_masks=4), mask_indices=(0, 2, 3, 7))
-    drafts = assert_engines_agree(image, max_length=5, sampling={"others_max": 2})
-    beam, *sampled = drafts[:11]
+    captions = assert_engines_agree(image, max_length=5, sampling={"others_max": 2})
+    beam, *sampled = captions[:11]
     assert beam.other_masks == ()
-    assert {draft.other_masks for draft in sampled} <= {(2, 3), (2, 7), (3, 7)}
-    assert not any(draft.other_masks for draft in drafts_of(CachedEngine, image, max_length=5))
+    assert {caption.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}
+    assert not any(caption.other_masks for caption in captions_of(CachedEngine, image, max_length=5))
 
 
-def test_an_image_gives_the_same_drafts_after_any_other():
+def test_an_image_gives_the_same_captions_after_any_other():
     engine = CachedEngine(small_coca(dtype=torch.float32), SPECIAL, captions_config(), seed=3)
     image = image_crops(num_masks=4, dtype=torch.float32)
-    alone = engine.drafts(image)
-    engine.drafts(image_crops(num_masks=6, seed=9, dtype=torch.float32, image_id="ffff"))
-    assert engine.drafts(image) == alone
+    alone = engine.generate(image)
+    engine.generate(image_crops(num_masks=6, seed=9, dtype=torch.float32, image_id="ffff"))
+    assert engine.generate(image) == alone
 
 
 def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place():
     image = image_crops(num_masks=2)
     moved = dataclasses.replace(image, mask_indices=(0, 5))
-    before, after = drafts_of(CachedEngine, image), drafts_of(CachedEngine, moved)
-    assert [draft.tokens for draft in before[:11]] == [draft.tokens for draft in after[:11]]
-    assert [draft.tokens for draft in before[11:]] != [draft.tokens for draft in after[11:]]
+    before, after = captions_of(CachedEngine, image), captions_of(CachedEngine, moved)
+    assert [caption.tokens for caption in before[:11]] == [caption.tokens for caption in after[:11]]
+    assert [caption.tokens for caption in before[11:]] != [caption.tokens for caption in after[11:]]
 
 
-def test_a_small_budget_splits_the_tree_and_changes_no_draft():
+def test_a_small_budget_splits_the_tree_and_changes_no_caption():
     image = image_crops(num_masks=9, num_kinds=2)
-    assert_equal(drafts_of(CachedEngine, image, cache_bytes=2**20), drafts_of(CachedEngine, image, cache_bytes=2**26))
+    assert_equal(
+        captions_of(CachedEngine, image, cache_bytes=2**20), captions_of(CachedEngine, image, cache_bytes=2**26)
+    )
 
 
 def test_the_peak_of_the_caches_and_the_fill_of_passes_are_recorded():
     engine = CachedEngine(small_coca(), SPECIAL, captions_config(), seed=3)
     with collecting() as measures:
-        engine.drafts(image_crops(num_masks=2))
+        engine.generate(image_crops(num_masks=2))
     assert max(measures.values[CACHE_BYTES, ""]) == engine.counts.peak_cache_bytes > 0
     assert all(0 < fill <= 1 for fill in measures.values[BATCH_FILL, "caption crops"])
 

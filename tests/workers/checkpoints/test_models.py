@@ -4,19 +4,20 @@ from importlib.resources import files
 import pytest
 import torch
 
-from schemas.config import WeightsConfig
-from schemas.config_loading import load_config
-from workers.checkpoints.compact import TOKEN_IDS
-from workers.checkpoints.models import load_clip, load_coca, load_sam
-from workers.checkpoints.weights import weights_digest
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
+from pseudoris.workers.checkpoints.models import load_clip, load_coca, load_sam
+from pseudoris.workers.checkpoints.weights import weights_digest
 
 CONFIG = load_config("tiny")
-TINY = files("workers.checkpoints") / "tiny"
+TINY = files("pseudoris.workers.checkpoints") / "tiny"
 SHIPPED = ("sam", "coca", "clip", "scene_clip", "sam_prompts")
 SCENE_CLIP = "builtin:tiny/scene_clip.json"
 SCENE_WEIGHTS = WeightsConfig(uri="builtin:tiny/scene_clip.safetensors")
 
 
+@pytest.mark.slow
 def test_the_shipped_models_load():
     assert not load_sam(CONFIG.masks.architecture, CONFIG.masks.weights).training
     assert not load_coca(CONFIG.captions.architecture, CONFIG.captions.weights).training
@@ -33,7 +34,7 @@ def test_the_shipped_models_are_small():
     [("sam", "masks"), ("coca", "captions"), ("clip", "filtering"), ("scene_clip", None), ("sam_prompts", None)],
 )
 def test_the_digests_of_the_files_are_those_of_the_preset_and_of_the_model_card(model, stage):
-    # After a training: python -m synthworld.ship OUT
+    # After a training: python -m pseudoris.synthworld.shipped_weights OUT
     card = (TINY / "MODEL_CARD.md").read_text(encoding="utf-8")
     said = re.search(rf"`{model}\.safetensors` \| `([0-9a-f]{{64}})`", card)
     found = weights_digest(WeightsConfig(uri=f"builtin:tiny/{model}.safetensors"))

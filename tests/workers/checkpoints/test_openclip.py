@@ -4,8 +4,8 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
-from schemas.errors import ConfigError
-from workers.checkpoints.openclip import build_clip, build_coca, read_model_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
 
 
 def test_the_shipped_configs_build_what_they_should():
@@ -67,8 +67,8 @@ SOUND = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
         (json.dumps({**SOUND, "embed_dim": 10**12}), "embed_dim is 1000000000000; the numbers of a model are at most"),
         (json.dumps({**SOUND, "text_cfg": {"layers": -(10**9)}}), r"text_cfg\.layers is -1000000000"),
         (json.dumps({**SOUND, "vision_cfg": {"layers": [1, float("nan")]}}), r"vision_cfg\.layers is nan"),
-        (json.dumps({**SOUND, "no_such_setting": 1}), "open_clip builds no model of this architecture .TypeError"),
-        (json.dumps({**SOUND, "vision_cfg": 3}), "open_clip builds no model of this architecture"),
+        (json.dumps({**SOUND, "no_such_setting": 1}), "open_clip cannot build this architecture .TypeError"),
+        (json.dumps({**SOUND, "vision_cfg": 3}), "open_clip cannot build this architecture"),
     ],
 )
 def test_a_config_that_is_none_or_absurd_is_refused_before_memory_is_taken(tmp_path, text, message):

@@ -1,8 +1,8 @@
 import torch
 from segment_anything import sam_model_registry
 
-from schemas.config_loading import load_config
-from workers.checkpoints.sam import build_sam
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.checkpoints.sam import build_sam
 
 
 def test_the_base_preset_builds_the_published_vit_b():

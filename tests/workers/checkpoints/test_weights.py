@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from schemas.config import WeightsConfig
-from schemas.errors import ConfigError
-from workers.checkpoints.openclip import read_model_config
-from workers.checkpoints.weights import check_activation, load_into, local_file, random_seed, weights_digest
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.checkpoints.weights import check_activation, load_into, local_file, random_seed, weights_digest
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_missing_file_names_the_command_that_gets_it():
 
 
 def test_missing_weights_of_the_package_name_the_training_command():
-    with pytest.raises(ConfigError, match=r"python -m synthworld\.train"):
+    with pytest.raises(ConfigError, match=r"python -m pseudoris\.synthworld\.train"):
         local_file(WeightsConfig(uri="builtin:tiny/none.safetensors"))
 
 
@@ -157,7 +157,7 @@ def test_a_url_that_holds_nothing_is_a_clear_error(tmp_path, monkeypatch):
 def test_random_weights_have_a_digest_of_their_own_and_no_file():
     assert random_seed(WeightsConfig(uri="random:7")) == 7
     assert weights_digest(WeightsConfig(uri="random:7")) != weights_digest(WeightsConfig(uri="random:8"))
-    with pytest.raises(ConfigError, match="whole number must follow"):
+    with pytest.raises(ConfigError, match="'random:' needs a whole number"):
         random_seed(WeightsConfig(uri="random:x"))
 
 
@@ -197,5 +197,7 @@ def test_a_folder_of_fetched_weights_that_others_may_write_to_is_not_used(tmp_pa
         folder.chmod(0o777 if kind == "open to others" else 0o700)
     if kind == "another's":
         monkeypatch.setattr("os.getuid", lambda: 4711)
-    with pytest.raises(ConfigError, match=r"is not this user's alone .* remove it, or set TMPDIR"):
+    with pytest.raises(
+        ConfigError, match=r"is not a folder that only this user can write to .* remove it, or set TMPDIR"
+    ):
         local_file(WeightsConfig(uri=REMOTE))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from schemas.composing import ComposingConfig
-from schemas.ids import mask_id
-from schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
-from workers.composing.composer import Composer
-from workers.filtering.nouns import head_noun
-from workers.masks import rle
+from pseudoris.schemas.composer_settings import ComposingConfig
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.workers.composing.composer import Composer
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.masks import rle
 
 SIZE = 100
 IMAGE_ID = "0123456789abcdef"

@@ -1,11 +1,25 @@
+"""The composer alone, and the filter stage with it, on scenes, with the shipped weights."""
+
 from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
-from schemas.composing import ComposingConfig
-from schemas.ids import mask_id
-from schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
+from pseudoris.schemas.composer_settings import ComposingConfig
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.checks.expressions import expression_problems
+from pseudoris.store.runs.refilter import refiltered
+from pseudoris.store.tables.keep_rule import judged
+from pseudoris.store.tables.shard_tables import shard_tables
+from pseudoris.synthworld.oracle import referents
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.stages import stages_named
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 
 CIRCLE = {"a photo of a circle": 8, "a photo of a dotted circle": 2}
@@ -127,3 +141,89 @@ def test_shares_that_would_say_yes_and_no_are_refused():
     with pytest.raises(ValidationError, match=r"max_noun 0.9 is not below min_noun 0.8"):
         ComposingConfig(max_noun=0.9)
     assert ComposingConfig(kinds=("relation", "group", "relation")).kinds == ("group", "relation")
+
+
+PLAIN = load_config("tiny")
+COMPOSING = load_config("tiny", None, ["composing.kinds=[position,relation,group,none]"])
+SCENES = [make_scene(Split.DEVELOPMENT, position) for position in (2, 5)]
+(FILTER,) = stages_named(("filter",))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    shard = scene_shard([scene_image(scene) for scene in SCENES], with_true_masks=True)
+    return CocaCaptioner(PLAIN.captions, PLAIN.compute)(shard)
+
+
+@pytest.fixture(scope="module")
+def done(drawn):
+    return FILTER.build(COMPOSING)(drawn)
+
+
+def composed_verdicts(shard):
+    """The kind of each composed expression, and whether it means what it targets."""
+    for scene, image in zip(SCENES, shard.images, strict=True):
+        # With the truth's masks a mask's index is its object's number.
+        numbers = {mask.mask_id: mask.index for mask in image.masks}
+        for each in image.expressions:
+            if each.source == SOURCE_COMPOSER:
+                targets = frozenset(numbers[mask] for mask in each.target_mask_ids)
+                yield each.kind, referents(each.text, scene) == targets
+
+
+@pytest.mark.slow
+def test_composed_expressions_mean_what_they_target(done):
+    right = [is_right for _, is_right in composed_verdicts(done)]
+    assert len(right) >= 15
+    assert sum(right) / len(right) >= 0.9
+
+
+@pytest.mark.slow
+def test_without_the_section_the_stage_is_the_scorer_alone(drawn, done):
+    plain = FILTER.build(PLAIN)(drawn)
+    for image, richer in zip(plain.images, done.images, strict=True):
+        assert image.expressions == richer.expressions[: len(image.expressions)]
+        assert all(each.source == SOURCE_COMPOSER for each in richer.expressions[len(image.expressions) :])
+
+
+@pytest.mark.slow
+def test_composed_rows_pass_blocks_tables_and_verify_and_no_threshold_decides_on_them(done):
+    assert block_to_shard(shard_to_block(done)) == done
+    tables = shard_tables(done, embed_images=False)
+    assert list(expression_problems(0, tables)) == []
+    table = tables["expressions"]
+    is_composed = [source == SOURCE_COMPOSER for source in table["source"].to_pylist()]
+    assert any(is_composed)
+    assert not any(judged(table)[is_composed])
+    strict = refiltered(table, KeepRule(tau=99.0))
+    assert sum(strict["kept"].to_pylist()) == sum(is_composed)
+    assert [kept for kept, each in zip(strict["kept"].to_pylist(), is_composed, strict=True) if each] == [True] * sum(
+        is_composed
+    )
+
+
+def test_by_probability_more_is_said_as_surely_and_each_says_how_sure(drawn, done):
+    weighing = load_config("tiny", None, ["composing={max_per_mask: 4, posterior: {}}"])
+    shard = FILTER.build(weighing)(drawn)
+    said = list(composed_verdicts(shard))
+    assert len(said) > len([kind for kind, _ in composed_verdicts(done) if kind in ("position", "relation")])
+    assert sum(is_right for _, is_right in said) / len(said) >= 0.9
+    assert block_to_shard(shard_to_block(shard)) == shard
+    tables = shard_tables(shard, embed_images=False)
+    assert list(expression_problems(0, tables)) == []
+    table = tables["expressions"]
+    confidence = table["confidence"].to_pylist()
+    is_composed = [source == SOURCE_COMPOSER for source in table["source"].to_pylist()]
+    assert [each is not None for each in confidence] == is_composed
+    # What another rule keeps leaves it as it is.
+    assert refiltered(table, KeepRule(tau=99.0))["confidence"].to_pylist() == confidence
+
+
+def test_a_run_without_the_section_has_the_identity_that_it_had():
+    assert "composing" not in PLAIN.method()
+    assert "composing" not in PLAIN.model_dump(mode="json")
+    assert COMPOSING.method()["composing"]["kinds"] == ["group", "none", "position", "relation"]
+    assert config_hash(COMPOSING) != config_hash(PLAIN)
+    assert type(PLAIN).model_validate(COMPOSING.model_dump(mode="json")) == COMPOSING
+    for preset in ("tiny", "base", "paper"):
+        assert load_config(preset).composing is None

@@ -1,7 +1,7 @@
 import pytest
 
-from workers.composing import english
-from workers.filtering.nouns import head_noun
+from pseudoris.workers.composing import english
+from pseudoris.workers.filtering.head_nouns import head_noun
 
 
 def phrase(caption):

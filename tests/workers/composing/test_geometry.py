@@ -5,24 +5,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from schemas.shard import MaskRecord
-from workers.composing.geometry import (
+from pseudoris.schemas.shard import MaskRecord
+from pseudoris.workers.composing.geometry import (
     SIDES,
     Margins,
-    Place,
+    MaskPosition,
     doubtless_lead,
     inside_third,
     is_alone_at,
     is_end,
     maybe_lies,
-    place_of,
+    position_of,
     rank,
     surely_lies,
 )
-from workers.masks import rle
+from pseudoris.workers.masks import rle
 
 MARGINS = Margins(min_gap=0.06, max_slant=1.0)
-ROW = {0: Place(0.1, 0.5), 1: Place(0.5, 0.1), 2: Place(0.9, 0.52)}
+ROW = {0: MaskPosition(0.1, 0.5), 1: MaskPosition(0.5, 0.1), 2: MaskPosition(0.9, 0.52)}
 shares = st.floats(0, 1)
 pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5]))
 
@@ -33,7 +33,7 @@ def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
     counts = rle.encode(torch.from_numpy(pixels[None]))
     mask = MaskRecord("m", 0, size, counts[0], rle.boxes(counts, size)[0], int(pixels.sum()))
     y, x = np.nonzero(pixels)
-    place = place_of(mask)
+    place = position_of(mask)
     assert np.allclose((place.x, place.y), ((x.mean() + 0.5) / size[1], (y.mean() + 0.5) / size[0]))
     assert place.aspect == size[0] / size[1]
 
@@ -55,12 +55,12 @@ def test_a_side_of_the_picture_is_a_third_that_no_rival_is_near():
     assert is_alone_at("top", 1, list(ROW), ROW, MARGINS)
     assert is_alone_at("right", 2, list(ROW), ROW, MARGINS)
     assert not any(is_alone_at("bottom", n, list(ROW), ROW, MARGINS) for n in ROW)
-    assert not is_alone_at("left", 0, [0, 1], {0: Place(0.1, 0.5), 1: Place(0.35, 0.5)}, MARGINS)
+    assert not is_alone_at("left", 0, [0, 1], {0: MaskPosition(0.1, 0.5), 1: MaskPosition(0.35, 0.5)}, MARGINS)
 
 
 @given(pairs, st.sampled_from(SIDES))
 def test_what_surely_lies_on_a_side_maybe_does_and_surely_not_on_the_opposite_one(pair, side):
-    item, anchor = Place(*pair[:2], pair[4]), Place(*pair[2:])
+    item, anchor = MaskPosition(*pair[:2], pair[4]), MaskPosition(*pair[2:])
     opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[side]
     if surely_lies(side, item, anchor, MARGINS):
         assert maybe_lies(side, item, anchor, MARGINS)
@@ -70,9 +70,9 @@ def test_what_surely_lies_on_a_side_maybe_does_and_surely_not_on_the_opposite_on
 
 def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
     # Of a picture twice as high as wide, a fifth of the height is two fifths of the width.
-    anchor = Place(0.5, 0.5, 2.0)
-    assert surely_lies("bottom", Place(0.8, 0.7, 2.0), anchor, MARGINS)
-    assert surely_lies("right", Place(0.8, 0.7), Place(0.5, 0.5), MARGINS)
+    anchor = MaskPosition(0.5, 0.5, 2.0)
+    assert surely_lies("bottom", MaskPosition(0.8, 0.7, 2.0), anchor, MARGINS)
+    assert surely_lies("right", MaskPosition(0.8, 0.7), MaskPosition(0.5, 0.5), MARGINS)
 
 
 def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
@@ -84,6 +84,6 @@ def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third()
     assert leads[4] > 0.999
     # Without a gap to keep a lead is one or it is none.
     assert doubtless_lead(np.array([-0.01, 0.01]), Margins(0.0, 0.8)) == pytest.approx([0.0, 1.0])
-    inside = [inside_third("left", Place(x, 0.5), margins) for x in (0.1, 1 / 3, 0.5)]
+    inside = [inside_third("left", MaskPosition(x, 0.5), margins) for x in (0.1, 1 / 3, 0.5)]
     assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
-    assert inside_third("bottom", Place(0.5, 0.9), margins) > 0.99
+    assert inside_third("bottom", MaskPosition(0.5, 0.9), margins) > 0.99

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.composing import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.workers.composing import english
+from pseudoris.workers.composing.caption_votes import Evidence
+from pseudoris.workers.composing.geometry import MaskPosition
+from pseudoris.workers.composing.image_view import drawn_by_mask
+from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.composing.likelihood import Likelihood, likelihood_of
+from pseudoris.workers.composing.posterior import Posterior
 from tests.workers.composing.builders import make_image
-from workers.composing import english
-from workers.composing.evidence import Evidence
-from workers.composing.geometry import Place
-from workers.composing.language import NounPhrase
-from workers.composing.likelihood import Likelihood, likelihood_of
-from workers.composing.posterior import Posterior
-from workers.composing.views import drawn_by_mask
 
 STAR = NounPhrase("star", "star", frozenset())
 SHARES = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5)
@@ -26,8 +26,8 @@ def view_of_stars(shares, **settings):
     """Masks that are stars so likely, from left to right."""
     weights = PosteriorConfig(**{"noun_share": 1.0, "noun_correctness": 0.0, "unsaid_noun": 0.0, **settings})
     evidence = [Evidence({"star": each, "x": 1 - each}, {"star": 0.0, "x": 0.0}, {}, (STAR,)) for each in shares]
-    places = [Place((n + 0.5) / len(shares), 0.5) for n in range(len(shares))]
-    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), places, english, ComposingConfig())
+    positions = [MaskPosition((n + 0.5) / len(shares), 0.5) for n in range(len(shares))]
+    return Likelihood(Posterior(weights, evidence, np.ones(len(shares))), positions, english, ComposingConfig())
 
 
 def expected(shares, is_right):

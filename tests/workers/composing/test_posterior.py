@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.composing import PosteriorConfig
+from pseudoris.schemas.composer_settings import PosteriorConfig
+from pseudoris.workers.composing.caption_votes import Evidence
+from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.composing.posterior import Posterior, is_object, nouns_of, object_features, words_of
 from tests.workers.composing.builders import make_mask
-from workers.composing.evidence import Evidence
-from workers.composing.language import NounPhrase
-from workers.composing.posterior import Posterior, is_object, nouns_of, object_features, words_of
 
 PLAIN = PosteriorConfig(noun_share=1.0, noun_correctness=0.0, word_bias=0.0, word_against=1.0, word_share=0.0)
 STAR, RED_STAR = NounPhrase("star", "star", frozenset()), NounPhrase("red star", "star", frozenset({"red"}))

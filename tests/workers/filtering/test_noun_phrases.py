@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.filtering.noun_phrases import noun_phrases
 
 
 @pytest.mark.parametrize(

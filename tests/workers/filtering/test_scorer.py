@@ -6,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from schemas.config import ComputeConfig, FilterConfig, WeightsConfig
-from schemas.errors import ConfigError
-from schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.images import prefetch
+from pseudoris.workers.images.crops import make_crops
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.masks import rle
+from pseudoris.workers.stages import find_scorer
 from tests.builders.crops import runs_of
-from workers.filtering import ClipScorer
-from workers.images import ahead
-from workers.images.crops import make_crops
-from workers.images.decoding import decode_proven
-from workers.masks import rle
-from workers.protocols import find_scorer
 
 HEIGHT, WIDTH = 60, 80
 TEXTS = ("a red circle with a tail", "left", "two dogs")
@@ -68,7 +68,7 @@ def test_masks_are_never_decoded_to_whole_images(scorer, monkeypatch):
 
 def test_an_image_is_decoded_once_for_all_of_its_crops(scorer, monkeypatch):
     calls = []
-    monkeypatch.setattr(ahead, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
+    monkeypatch.setattr(prefetch, "decode_proven", lambda data: calls.append(data) or decode_proven(data))
     images = [build_image(position) for position in range(2)]
     scorer(build_shard(*images))
     assert calls == [image.data for image in images]
@@ -192,6 +192,7 @@ def test_the_engine_is_found_by_its_entry_point():
     assert find_scorer(CONFIG) is ClipScorer
 
 
+@pytest.mark.slow
 def test_conditions_keep_what_tau_keeps_and_they_let_pass():
     image = build_image(num_masks=3)
     # Trained ones: cosines of random weights are mostly negative, and so all equal once clamped.

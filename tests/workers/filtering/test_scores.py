@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.filtering.scores import score_candidates
+from pseudoris.workers.filtering.scores import score_candidates
 
 MIN_SCORE = 1e-4
 

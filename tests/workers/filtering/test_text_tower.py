@@ -6,8 +6,8 @@ import open_clip
 import pytest
 import torch
 
-from workers.checkpoints.openclip import build_from_config, read_model_config
-from workers.filtering.text_tower import TextTower
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.filtering.text_tower import TextTower
 
 SMALL = {
     "embed_dim": 32,

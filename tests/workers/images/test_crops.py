@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from tests.builders.crops import padded_square, resized, runs_of
+from pseudoris.workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops, padded_square, plain_crop
+from tests.builders.crops import runs_of
 from tests.builders.images import random_pixels
-from workers.images.crops import FILL_RGB, CropFormat, grow_box, make_crops
 
 CPU = torch.device("cpu")
 
@@ -104,6 +104,15 @@ def test_a_context_crop_masks_nothing_and_pads_centrally():
     torch.testing.assert_close(cut(pixels, (0, 2, 8, 4), size=8), unresized(expected), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 7, 16, 40])
+def test_the_plain_definition_is_torchvisions_resize_of_the_padded_square(size):
+    region = random_pixels(13, 24)
+    mask = np.random.default_rng(2).random((13, 24)) < 0.5
+    square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)
+    resize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=True)])
+    torch.testing.assert_close(plain_crop(region, size, mask=mask), resize(square), rtol=0, atol=1e-6)
+
+
 def test_a_crop_is_the_grown_box_resized_and_normalised():
     pixels = random_pixels(40, 60)
     steps = [
@@ -175,7 +184,7 @@ def test_all_crops_of_an_image_equal_the_plain_definition_one_by_one(case, size)
     for kind, scale in enumerate(scales):
         for number, (box, mask) in enumerate(zip(boxes, masks, strict=True)):
             x0, y0, x1, y1 = grow_box(box, scale=scale or 1.0, image_size=pixels.shape[:2])
-            plain = resized(pixels[y0:y1, x0:x1], size, mask=mask[y0:y1, x0:x1] if scale is None else None)
+            plain = plain_crop(pixels[y0:y1, x0:x1], size, mask=mask[y0:y1, x0:x1] if scale is None else None)
             torch.testing.assert_close(crops[kind, number], plain, rtol=0, atol=1e-5)
 
 
@@ -193,6 +202,7 @@ def test_crops_are_within_a_colour_step_of_pillows_on_fine_texture(shape, size):
     assert difference.max() < 1.6
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(case=images_with_boxes(), max_bytes=st.sampled_from([30_000, 100_000]))
 def test_a_crop_is_the_same_to_the_last_bit_in_any_batch_and_company(case, max_bytes):
@@ -239,11 +249,12 @@ def test_masks_that_do_not_fit_are_refused():
         crops_of(random_pixels(), [(0, 0, 2, 2)], np.ones((2, 24, 32), bool))
 
 
+@pytest.mark.slow
 def test_memory_follows_the_image_and_not_the_squares_of_its_crops():
     # The squares would take up to 48 TB. A process of its own: its high-water mark starts low.
     code = """
 import resource, numpy as np, torch
-from workers.images.crops import CropFormat, make_crops
+from pseudoris.workers.images.crops import CropFormat, make_crops
 torch.set_num_threads(1)
 peaks = []
 sizes = (9, 9, 1), (1, 60_000, 1), (60_000, 1, 1), (3, 2_000_000, 1), (2_000_000, 3, 1), (4000, 6000, 1)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from schemas.config import ComputeConfig, MasksConfig, SamArchitecture, WeightsConfig
-from schemas.shard import Shard, ShardImage
-from workers.checkpoints.sam import build_sam
+from pseudoris.schemas.config import ComputeConfig, MasksConfig, SamArchitecture, WeightsConfig
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.workers.checkpoints.sam import build_sam
 
 ARCHITECTURE = SamArchitecture(
     image_size=64,

@@ -1,4 +1,4 @@
-"""The automatic generator, held to `SamAutomaticMaskGenerator` on the same weights."""
+"""The automatic generator equals `SamAutomaticMaskGenerator`; small regions equal a plain flood fill."""
 
 import sys
 from pathlib import Path
@@ -7,18 +7,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image
 from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from schemas.config_loading import load_config
-from synthworld.scenes import Split, make_scene
-from synthworld.shards import scene_image
-from workers.checkpoints.models import load_sam
-from workers.images.decoding import decode_proven
-from workers.masks import candidates, rle
-from workers.masks import generator as generator_module
-from workers.masks.generator import MaskGenerator
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.scene_shards import scene_image
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.masks import generator as generator_module
+from pseudoris.workers.masks import mask_candidates, rle
+from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
 
 # Below this a logit's sign is a matter of rounding.
 UNCERTAIN_LOGIT = 1e-4
@@ -78,6 +81,7 @@ def assert_equal(sam, image, proposals, annotations):
         assert proposals.areas_px[at] == annotation["area"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (70, 150), (150, 71), (33, 200), (24, 17)])
 def test_masks_order_boxes_and_codes_are_sams(sam, masks_config, draw_image, size):
     image, config = draw_image(*size), masks_config()
@@ -102,7 +106,15 @@ def scene(position, size):
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize(("position", "size", "layers"), [(at, *case) for at, case in enumerate(SCENES)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("position", "size", "layers"),
+    [
+        # More scenes of the same size are for `make test-all`.
+        pytest.param(at, *case, marks=pytest.mark.long if case in SCENES[:at] else ())
+        for at, case in enumerate(SCENES)
+    ],
+)
 def test_trained_masks_of_scenes_are_sams(shipped, position, size, layers):
     sam, config = shipped
     image, config = scene(position, size), config.model_copy(update={"crop_n_layers": layers})
@@ -111,7 +123,15 @@ def test_trained_masks_of_scenes_are_sams(shipped, position, size, layers):
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
-@pytest.mark.parametrize("name", ["000000000030", "000000000086", "000000000309", "000000000529"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "000000000030",
+        "000000000086",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("000000000309", "000000000529")),
+    ],
+)
 @pytest.mark.parametrize("layers", [0, 1])
 def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     path = PHOTOS / f"{name}.jpg"
@@ -125,6 +145,7 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "overrides"),
     [
@@ -137,7 +158,8 @@ def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dt
     sam, _ = shipped
     # The thresholds that users run: the lower ones let masks pass that no two roundings agree on.
     config = load_config("tiny").masks.model_copy(update={"min_mask_region_area": 0})
-    images = [scene(at, size) for at, (size, _) in enumerate(SCENES)]
+    # Every shape, and two of the square ones.
+    images = [scene(at, size) for at, (size, _) in enumerate(SCENES) if at >= 6]
     plain = MaskGenerator(sam, config)
     other = MaskGenerator(sam, config.model_copy(update=overrides), dtype=dtype)
     pairs = [(plain(image), other(image)) for image in images]
@@ -148,6 +170,7 @@ def test_in_another_dtype_or_shape_masks_match_and_are_about_as_many(shipped, dt
     assert abs(num_plain - num_other) <= 0.02 * num_plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "layers", "downscale"), [((150, 100), 1, 1), ((300, 200), 2, 2)])
 def test_crop_layers_are_sams(sam, masks_config, draw_image, size, layers, downscale):
     image = draw_image(*size, seed=3)
@@ -194,9 +217,11 @@ def test_masks_of_a_photograph_are_unpacked_one_at_a_time(sam, masks_config, dra
     image = draw_image(70, 150)
     whole = MaskGenerator(sam, config)(image)
     unpacked = []
-    unpack = candidates.unpack_bits
-    monkeypatch.setattr(candidates, "_CHUNK_PIXELS", 1)
-    monkeypatch.setattr(candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size))
+    unpack = mask_candidates.unpack_bits
+    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 1)
+    monkeypatch.setattr(
+        mask_candidates, "unpack_bits", lambda bits, size: unpacked.append(len(bits)) or unpack(bits, size)
+    )
     in_chunks = MaskGenerator(sam, config)(image)
     assert set(unpacked) == {1}
     assert (in_chunks.counts, in_chunks.boxes_px) == (whole.counts, whole.boxes_px)
@@ -246,3 +271,82 @@ def test_the_same_image_gives_the_same_masks_again(sam, masks_config, draw_image
     first, _, again = generate(draw_image(80, 60)), generate(draw_image(33, 50, 9)), generate(draw_image(80, 60))
     assert first.counts == again.counts
     assert first.predicted_iou.tobytes() == again.predicted_iou.tobytes()
+
+
+def regions_of(mask):
+    """Eight-connected regions as sets of pixels, in reading order of their first pixel."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    found = []
+    for pixel in sorted(left):
+        if pixel not in left:
+            continue
+        left.discard(pixel)
+        region, stack = {pixel}, [pixel]
+        while stack:
+            y, x = stack.pop()
+            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= around
+            region |= around
+            stack += around
+        found.append(region)
+    return found
+
+
+def plain(mask, min_area_px):
+    out = mask.copy()
+    for hole in regions_of(~mask):
+        if len(hole) < min_area_px:
+            out[tuple(zip(*hole, strict=True))] = True
+    islands = regions_of(out)
+    large = [island for island in islands if len(island) >= min_area_px] or sorted(islands, key=len, reverse=True)[:1]
+    result = np.zeros_like(mask)
+    for island in large:
+        result[tuple(zip(*island, strict=True))] = True
+    return result
+
+
+MASKS = npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+
+
+@given(MASKS, st.integers(1, 30))
+def test_cleaning_equals_a_plain_flood_fill(mask, min_area_px):
+    cleaned, has_changed = remove_small_regions(mask, min_area_px)
+    np.testing.assert_array_equal(cleaned, plain(mask, min_area_px))
+    if not has_changed:
+        np.testing.assert_array_equal(cleaned, mask)
+
+
+@pytest.mark.slow
+@given(MASKS, st.integers(1, 200))
+def test_a_mask_with_pixels_keeps_some(mask, min_area_px):
+    cleaned, _ = remove_small_regions(mask, min_area_px)
+    assert cleaned.any() == (mask.any() or mask.size < min_area_px)
+
+
+def test_a_hole_is_filled_and_an_island_dropped():
+    mask = np.zeros((12, 12), dtype=bool)
+    mask[1:8, 1:8] = True
+    mask[4, 4] = False
+    mask[10, 10] = True
+    expected = np.zeros_like(mask)
+    expected[1:8, 1:8] = True
+    cleaned, has_changed = remove_small_regions(mask, 3)
+    assert has_changed
+    np.testing.assert_array_equal(cleaned, expected)
+    assert mask[10, 10], "the argument is left as it is"
+
+
+@pytest.mark.parametrize(("area", "stays"), [(4, True), (5, False)])
+def test_a_region_of_exactly_the_minimal_area_stays(area, stays):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[:8, :8] = True
+    mask[15:17, 15:17] = True
+    cleaned, _ = remove_small_regions(mask, area)
+    assert cleaned[15, 15] == stays
+
+
+def test_regions_touch_over_corners():
+    mask = np.eye(6, dtype=bool)
+    cleaned, has_changed = remove_small_regions(mask, 6)
+    assert not has_changed
+    np.testing.assert_array_equal(cleaned, mask)

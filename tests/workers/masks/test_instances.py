@@ -1,13 +1,16 @@
-"""Matching instances to proposals."""
+"""Instances choose their proposals, and a table finds the instances of an image."""
+
+import logging
 
 import numpy as np
 import pytest
 import torch
 
-from workers.masks import rle
-from workers.masks.instances import Instances, encode_box, match_instances
-from workers.masks.proposals import Proposals
-from workers.masks.reduction import Kept
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.instances import Instances, InstanceTable, encode_box, match_instances
+from pseudoris.workers.masks.proposals import Proposals
+from pseudoris.workers.masks.reduction import Kept
 
 SIZE = (40, 50)
 
@@ -88,3 +91,69 @@ def test_a_box_is_filled():
     mask[3:7, 2:5] = True
     np.testing.assert_array_equal(rle.decode([encode_box((2, 3, 5, 7), SIZE)], SIZE)[0], mask)
     assert torch.from_numpy(mask).sum() == 12
+
+
+TABLE_SIZE = (4, 4)
+IMAGE_ID = "00000000000000aa"
+
+
+def table_of(*names):
+    return InstanceTable(enumerate(names), lambda row, size: f"code {row} {size}", path="t.parquet")
+
+
+def rows(table, key, image_id=IMAGE_ID):
+    return table.instances(image_id, key, TABLE_SIZE).rows
+
+
+def test_rows_come_with_their_masks_in_ascending_order():
+    found = table_of("a.jpg", "b.jpg", "a.jpg").instances(IMAGE_ID, "a.jpg", TABLE_SIZE)
+    assert found == Instances(("code 0 (4, 4)", "code 2 (4, 4)"), (0, 2))
+
+
+def test_an_image_is_found_by_its_id():
+    assert rows(table_of("x.jpg", IMAGE_ID), "folder/a.jpg") == (1,)
+
+
+@pytest.mark.parametrize("name", ["sch%C3%B6n/a%20b.jpg", "schön/a b.jpg", "a b.jpg", "a%20b.jpg"])
+def test_an_image_is_found_by_its_key_percent_encoded_or_plain(name):
+    assert rows(table_of(name), "sch%C3%B6n/a%20b.jpg") == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("a.jpg", "train/a.jpg"),
+        ("train/a.jpg", "a.jpg"),
+        ("data/train/a.jpg", "train/a.jpg"),
+        ("a.jpg", "00.tar!deep/a.jpg"),
+        ("deep/a.jpg", "00.tar!deep/a.jpg"),
+        ("file.parquet#3", "file.parquet#3"),
+    ],
+)
+def test_an_image_is_found_where_one_path_ends_in_the_other(name, key):
+    assert rows(table_of("other.jpg", name), key) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("val/a.jpg", "train/a.jpg"), ("ba.jpg", "a.jpg"), ("a.jpg", "a.jpg/b.jpg"), ("", "a.jpg")]
+)
+def test_another_images_rows_are_not_taken(name, key):
+    assert rows(table_of(name), key) == ()
+
+
+def test_the_exact_key_wins_over_a_name_that_fits():
+    assert rows(table_of("a.jpg", "train/a.jpg"), "train/a.jpg") == (1,)
+
+
+def test_several_names_that_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"image a\.jpg fits several names: train/a\.jpg, val/a\.jpg; name images by"):
+        rows(table_of("train/a.jpg", "val/a.jpg"), "a.jpg")
+
+
+def test_an_image_without_rows_has_no_instances_and_is_named_once(caplog):
+    table = table_of("a.jpg")
+    with caplog.at_level(logging.WARNING):
+        assert [rows(table, key) for key in ("b.jpg", "c.jpg")] == [(), ()]
+    assert [record.getMessage() for record in caplog.records] == [
+        "image b.jpg has no row in prior.path=t.parquet, so it gets no mask (logged once)"
+    ]

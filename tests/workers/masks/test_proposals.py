@@ -3,14 +3,16 @@
 import numpy as np
 import torch
 
-from workers.masks import candidates, rle
-from workers.masks.candidates import Candidates, inclusive_boxes, pack_bits
-from workers.masks.proposals import encode_proposals
+from pseudoris.workers.masks import mask_candidates, rle
+from pseudoris.workers.masks.mask_candidates import MaskCandidates, inclusive_boxes, pack_bits
+from pseudoris.workers.masks.proposals import encode_proposals
 
 
 def candidates_of(masks):
     scores = torch.arange(len(masks)) / 10
-    return Candidates((masks.shape[1], masks.shape[2]), pack_bits(masks), inclusive_boxes(masks), scores, scores + 0.5)
+    return MaskCandidates(
+        (masks.shape[1], masks.shape[2]), pack_bits(masks), inclusive_boxes(masks), scores, scores + 0.5
+    )
 
 
 def test_empty_masks_are_left_out_and_the_scores_stay_with_their_masks():
@@ -28,7 +30,7 @@ def test_empty_masks_are_left_out_and_the_scores_stay_with_their_masks():
 def test_encoding_in_chunks_changes_nothing(monkeypatch):
     masks = torch.rand(7, 9, 11, generator=torch.Generator().manual_seed(0)) > 0.5
     whole = encode_proposals(candidates_of(masks))
-    monkeypatch.setattr(candidates, "_CHUNK_PIXELS", 2 * 9 * 11)
+    monkeypatch.setattr(mask_candidates, "_CHUNK_PIXELS", 2 * 9 * 11)
     assert encode_proposals(candidates_of(masks)).counts == whole.counts
 
 

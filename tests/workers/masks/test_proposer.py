@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.blocks import block_to_shard, shard_to_block
-from schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
-from schemas.errors import ConfigError
-from schemas.shard import Failure
-from workers.images import ahead
-from workers.masks import SamProposer, rle
-from workers.masks.generator import MaskGenerator
+from pseudoris.schemas.config import ComputeConfig, PriorConfig, ReductionConfig, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import Failure
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.workers.images import prefetch
+from pseudoris.workers.masks import SamProposer, rle
+from pseudoris.workers.masks.generator import MaskGenerator
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_the_time_of_the_stage_is_counted(proposer_of, draw_image, shard_of):
 
 def test_an_image_is_decoded_once(proposer_of, draw_image, shard_of, monkeypatch):
     calls = []
-    real = ahead.decode_proven
-    monkeypatch.setattr(ahead, "decode_proven", lambda *given: calls.append(given) or real(*given))
+    real = prefetch.decode_proven
+    monkeypatch.setattr(prefetch, "decode_proven", lambda *given: calls.append(given) or real(*given))
     proposer_of()(shard_of(draw_image(50, 50), draw_image(40, 40)))
     assert len(calls) == 2
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.config import ReductionConfig
-from workers.masks import rle
-from workers.masks.proposals import Proposals
-from workers.masks.reduction import Kept, reduce_proposals, within_area, without_doubles, without_parts
+from pseudoris.schemas.config import ReductionConfig
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.proposals import Proposals
+from pseudoris.workers.masks.reduction import Kept, reduce_proposals, within_area, without_doubles, without_parts
 
 SIZE = (40, 50)
 KEEP_ALL = {"mask_nms_iou": 1.0, "min_area": 0.0, "max_area": 1.0, "min_inside": 1.0, "max_part_area": 0.0}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
+from pseudoris.workers.masks import rle
 from tests.builders.crops import runs_of
-from workers.masks import rle
 
 SIZES = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 
@@ -78,10 +78,11 @@ def test_runs_are_those_of_the_pixels_column_by_column(masks):
 
 
 def test_runs_of_a_damaged_string_are_refused():
-    with pytest.raises(ValueError, match="an RLE of 15 characters does not read: 'ooooooooooooooo"):
+    with pytest.raises(ValueError, match="an RLE of 15 characters cannot be decoded: 'ooooooooooooooo"):
         rle.runs("ooooooooooooooo")
 
 
+@pytest.mark.slow
 @given(stacks())
 def test_area_and_exclusive_box_are_those_of_the_pixels(masks):
     counts, size = rle.encode(torch.from_numpy(masks)), masks.shape[1:]
@@ -99,6 +100,7 @@ def test_areas_of_more_masks_than_pycocotools_takes_at_once():
     assert rle.areas(rle.encode(masks), (20, 30)).tolist() == list(range(1, 601))
 
 
+@pytest.mark.slow
 @given(stacks())
 def test_iou_and_share_inside_are_those_of_the_pixels(masks):
     counts, size = rle.encode(torch.from_numpy(masks)), masks.shape[1:]
@@ -110,6 +112,7 @@ def test_iou_and_share_inside_are_those_of_the_pixels(masks):
             assert shares[i, j] == pytest.approx(intersection / max(1, one.sum()))
 
 
+@pytest.mark.slow
 @given(stacks())
 def test_every_code_is_valid_for_its_size_alone(masks):
     size = masks.shape[1:]

@@ -9,12 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.config import RunConfig, SamArchitecture, WeightsConfig
-from training.ppt.recipes.config import GroundingConfig
-from training.ppt.recipes.responses import HIGHEST, FloatArray, Peaks, Responses, parted, response_points
-from workers.checkpoints.models import load_sam
-from workers.device import prepare_device
-from workers.masks.prompting import EncodedCrop, encode_crops, to_input_frame, upsample
+from pseudoris.schemas.config import RunConfig, SamArchitecture, WeightsConfig
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.training.ppt.recipes.response_maps import (
+    HIGHEST,
+    FloatArray,
+    Peaks,
+    ResponseMaps,
+    parted,
+    response_points,
+)
+from pseudoris.workers.checkpoints.models import load_sam
+from pseudoris.workers.device import prepare_device
+from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, to_input_frame, upsample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class GroundedMask:
 
 
 class Grounder:
-    """The frozen CLIP and the frozen SAM behind each other."""
+    """The frozen CLIP, followed by the frozen SAM."""
 
     def __init__(self, config: GroundingConfig, run: RunConfig) -> None:
         """Load both, as `RecipeConfig.run` names them.
@@ -45,7 +52,7 @@ class Grounder:
         """
         device = prepare_device(run.compute)
         self._is_feature_surgery = config.is_feature_surgery
-        self._responses = Responses(config, run.filtering.architecture, run.filtering.weights, device)
+        self._responses = ResponseMaps(config, run.filtering.architecture, run.filtering.weights, device)
         self._prompter = ResponsePrompter(config, run.masks.architecture, run.masks.weights, device)
 
     def __call__(
@@ -56,7 +63,7 @@ class Grounder:
         Args:
             image: (H, W, 3) uint8 RGB, upright.
             phrases: Noun phrases or names of classes.
-            redundant: See `Responses`; counts where the config says so.
+            redundant: See `ResponseMaps`; counts where the config says so.
             peaks: Of each phrase, the highest first; one by default.
         """
         if not phrases:

@@ -1,0 +1,137 @@
+"""Operations and bytes: counted while torch runs (`count`), or computed for what is too slow to run.
+
+Computed are those of the authors' loop (`sampling_operations`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from open_clip.coca_model import CoCa
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from pseudoris.schemas.config import CaptionsConfig
+
+# A multiplication and an addition.
+_PER_MULTIPLY = 2
+# Of what they read from, only the rows that come out.
+_GATHERS = frozenset({"index_select", "index", "embedding", "gather"})
+
+
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is open, adds up what each operation reads and writes, as if nothing stayed in a cache.
+
+    Attributes:
+        num_bytes: Of the tensors that go into an operation, and of those that come out.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and count what it moved."""
+        result = function(*args, **(kwargs or {}))
+        name: str = function.overloadpacket.__name__
+        read, made = _tensors((args, kwargs)), _tensors(result)
+        memory = {_memory(tensor) for tensor in read}
+        new = [tensor for tensor in made if _memory(tensor) not in memory]
+        if name in _GATHERS:
+            self.num_bytes += sum(_size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(_size, new))
+        elif not name.startswith(("empty", "new_empty")) and (new or name.endswith("_") or "out" in (kwargs or {})):
+            self.num_bytes += sum(map(_size, read)) + sum(map(_size, new))
+        return result
+
+
+def _tensors(tree: object) -> list[torch.Tensor]:
+    found = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+    return list(found.values())
+
+
+def _is_packed(tensor: torch.Tensor) -> bool:
+    return str(tensor.layout) == "torch._mkldnn"
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """Return what tells whether two tensors are views of one memory."""
+    return id(tensor) if _is_packed(tensor) else tensor.untyped_storage().data_ptr()
+
+
+def _size(tensor: torch.Tensor) -> int:
+    # oneDNN's own layouts are of float32 and know no element size; what is expanded lies in memory once.
+    if _is_packed(tensor):
+        return 4 * tensor.numel()
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _packed_linear(x: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return _PER_MULTIPLY * math.prod(out_shape) * x[-1]
+
+
+def _attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
+    pairs = math.prod(queries[:-1]) * keys[-2]
+    return _PER_MULTIPLY * pairs * (queries[-1] + values[-1])
+
+
+def count(work: Callable[[], object]) -> tuple[int, int]:
+    """Return floating-point operations and bytes of one call of `work`."""
+    unknown_to_torch = {
+        torch.ops.mkldnn._linear_pointwise: _packed_linear,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    }
+    with FlopCounterMode(display=False, custom_mapping=unknown_to_torch) as operations, Traffic() as traffic:
+        work()
+    return int(operations.get_total_flops()), traffic.num_bytes
+
+
+def sampling_operations(
+    model: CoCa, caption_lengths: Sequence[int], captions: CaptionsConfig, *, num_masks: int
+) -> float:
+    """Return the operations of whole prefixes at every step, text tower once a prefix, decoder once a (prefix, crop).
+
+    Args:
+        model: Gives the sizes.
+        caption_lengths: Tokens of each sampled caption, without SOT and EOS: a finished row leaves the loop.
+        captions: Gives the number of steps.
+        num_masks: Crops under which each prefix is decoded.
+    """
+    total = 0.0
+    for length in range(1, captions.max_length - 1):
+        num_rows = sum(tokens >= length - 1 for tokens in caption_lengths)
+        total += num_rows * (_text_operations(model, length) + num_masks * _decoder_operations(model, length))
+    return total
+
+
+def _text_operations(model: CoCa, length: int) -> float:
+    # open_clip appends the CLS token.
+    blocks = model.text.transformer.resblocks
+    return len(blocks) * _self_attention_block(length + 1, model.text.width)
+
+
+def _decoder_operations(model: CoCa, length: int) -> float:
+    decoder = model.text_decoder
+    width, vocabulary = (int(size) for size in decoder.text_projection.shape)
+    num_image_tokens = int(model.visual.attn_pool.query.shape[0]) - 1
+    image_width = int(decoder.cross_attn[0].ln_1_kv.weight.shape[0])
+    cross = _cross_attention_block(length, num_image_tokens, width, image_width)
+    layers = len(decoder.resblocks) * (_self_attention_block(length, width) + cross)
+    return layers + _PER_MULTIPLY * length * width * vocabulary
+
+
+def _self_attention_block(length: int, width: int) -> float:
+    """Four projections, an MLP of fourfold width, scores and mixing."""
+    return _PER_MULTIPLY * (12 * length * width**2 + 2 * length**2 * width)
+
+
+def _cross_attention_block(length: int, num_image_tokens: int, width: int, image_width: int) -> float:
+    """As above, but keys and values come from the image tokens."""
+    text_side = 10 * length * width**2 + 2 * length * num_image_tokens * width
+    return _PER_MULTIPLY * (text_side + 2 * num_image_tokens * image_width * width)

@@ -1,0 +1,185 @@
+"""`pseudoris import`: a human's annotation as a run, beside which or in which no model has worked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pseudoris.cli import options
+from pseudoris.cli.console import stdout
+from pseudoris.cli.run_bar import Wording, write_with_bar, written_view
+from pseudoris.schemas.config import RunConfig, ShardsConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+
+if TYPE_CHECKING:
+    from pseudoris.training.imports import ImportRequest, ImportSummary
+
+# A label in the header; no setting of a model is read.
+_PRESET = "import"
+_JSON = ".json"
+
+
+class Format(StrEnum):
+    """What the annotation is."""
+
+    REFER = "refer"
+    COCO = "coco"
+
+
+class Orientation(StrEnum):
+    """What its masks refer to."""
+
+    UPRIGHT = "upright"
+    STORED = "stored"
+
+
+Annotation = Annotated[
+    str,
+    typer.Argument(
+        metavar="ANNOTATION",
+        help="Path or url of a COCO JSON file, of a REFER dataset's folder, or of its refs(…).p.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGES",
+        help="Folder or url of the images. File names in ANNOTATION are relative to it.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="Format of ANNOTATION. Default: from its name (.json is coco).", show_default=False),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="refer: split to import; can be repeated.  [default: train]", show_default=False),
+]
+SplitBy = Annotated[
+    str | None,
+    typer.Option("--split-by", help="refer: which refs(…).p to read: unc, google or umd.", show_default=False),
+]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        "--captions",
+        help="coco: JSON of captions with instance_id, as `pseudoris export` writes it.",
+        show_default=False,
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option("--prefix", help="Subfolder of IMAGES that the file names are relative to.", show_default=False),
+]
+OrientationOption = Annotated[
+    Orientation, typer.Option("--orientation", help="Whether masks fit the image as seen, or as stored in its file.")
+]
+EmbedImages = Annotated[
+    bool, typer.Option("--embed-images", help="Store the images in the tables (same as shards.embed_images=true).")
+]
+ShardSize = Annotated[
+    int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).", show_default=False)
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of shards at once; by default one per CPU.", show_default=False)
+]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Continue with other package versions than the import began with.")
+]
+
+
+def import_annotation(
+    annotation: Annotation,
+    images: Images,
+    out: options.Out,
+    annotation_format: FormatOption = None,
+    split: Splits = None,
+    split_by: SplitBy = None,
+    captions: Captions = None,
+    prefix: Prefix = "",
+    orientation: OrientationOption = Orientation.UPRIGHT,
+    embed_images: EmbedImages = False,
+    shard_size: ShardSize = None,
+    assignments: options.Assignments = None,
+    workers: Workers = None,
+    allow_mixed: AllowMixed = False,
+) -> None:
+    """Import human annotation (REFER, COCO) as a run with the same tables.
+
+    Its expressions have `source` = human.
+    """
+    chosen = _format(annotation, annotation_format)
+    config = _config(assignments, shard_size=shard_size, embed_images=embed_images, allow_mixed=allow_mixed)
+    _check_options(chosen, is_split=bool(split or split_by), has_captions=bool(captions))
+    from pseudoris.training.imports import ImportRequest
+    from pseudoris.training.imports.import_plan import DEFAULT_SPLITS
+
+    request = ImportRequest(
+        annotation,
+        images,
+        config,
+        "coco" if chosen == Format.COCO else "refer",
+        splits=tuple(split or DEFAULT_SPLITS),
+        split_by=split_by,
+        captions=captions,
+        prefix=prefix,
+        orientation="stored" if orientation == Orientation.STORED else "upright",
+        num_workers=workers or len(os.sched_getaffinity(0)),
+    )
+    _run(request, RunLocation.open(out, config.source.endpoint_url, config.placement.storage))
+
+
+def _format(annotation: str, given: Format | None) -> Format:
+    if given is not None:
+        return given
+    return Format.COCO if annotation.lower().endswith(_JSON) else Format.REFER
+
+
+def _check_options(chosen: Format, *, is_split: bool, has_captions: bool) -> None:
+    """Refuse what belongs to the other format."""
+    if chosen == Format.COCO and is_split:
+        raise ConfigError("--split and --split-by need --format refer. A COCO JSON file is one split.")
+    if chosen == Format.REFER and has_captions:
+        raise ConfigError("--captions needs --format coco. A REFER dataset has its sentences in refs(…).p.")
+
+
+def _config(
+    assignments: options.Assignments, *, shard_size: int | None, embed_images: bool, allow_mixed: bool
+) -> RunConfig:
+    """Return a configuration with the short options laid over `--set`; no model is loaded."""
+    # The preset's shards are small for its models' sake; here a shard takes seconds.
+    bounds = ShardsConfig()
+    words = [f"shards.max_images={bounds.max_images}", f"shards.max_bytes={bounds.max_bytes}", *(assignments or ())]
+    words += [f"shards.max_images={shard_size}"] if shard_size is not None else []
+    words += ["shards.embed_images=true"] if embed_images else []
+    words += ["placement.allow_mixed=true"] if allow_mixed else []
+    return load_config("tiny", None, words).model_copy(update={"preset": _PRESET})
+
+
+def _run(request: ImportRequest, location: RunLocation) -> None:
+    from pseudoris.training.imports import import_annotation as import_into
+
+    summary = write_with_bar(
+        location,
+        lambda on_progress, on_wait: import_into(request, location, on_progress=on_progress, on_wait=on_wait),
+        before="reading the annotation",
+        during="importing images",
+    )
+    texts = [("expressions", f"{summary.totals.expressions:,}, all kept")]
+    view = written_view(location, summary, Wording("imported"), texts=texts, left_out=tuple(_left_out(summary)))
+    stdout.print(view, soft_wrap=True)
+
+
+def _left_out(summary: ImportSummary) -> Iterator[str]:
+    if summary.num_without_pixels:
+        yield f"{summary.num_without_pixels:,} masks without pixels, in this call"
+    for what, count in summary.left_out.items():
+        yield f"{count:,} {what}"

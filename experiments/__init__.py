@@ -1,0 +1,16 @@
+"""How good the output is: each command here measures quality, not speed, and none of it is installed.
+
+| command | measures |
+| --- | --- |
+| `python -m experiments.quality` | every figure of docs/quality.md, and writes the page from `experiments/results/` |
+| `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
+| `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
+| `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
+| `python -m experiments.composing.composed_picture FILE` | draws docs/composing*.png |
+| `python -m experiments.quality.scene_runs OUT` | writes scenes with people's expressions as a run |
+| `python -m experiments.ppt` | PPT's ablation in miniature: docs/ppt.json and the table of docs/ppt.md |
+| `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
+| `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
+
+`listener/` has no command: it measures the part `listening` of the quality page. Speed is measured in `benchmarks/`.
+"""

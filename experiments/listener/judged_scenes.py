@@ -1,0 +1,126 @@
+"""The candidates of annotated scenes with all their scores, what is composed of them, and the oracle's verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from experiments.oracle.scene_counts import candidates_of
+from experiments.process_pool import run_jobs
+from experiments.quality.annotated_scenes import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
+from experiments.quality.parts import Options
+from experiments.quality.scene_runs import said_by_people
+from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
+from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scenes import Scene
+from pseudoris.training.calibration.labelled_images import AlwaysKept, JudgedImage, judge_image
+from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.training.evaluation.counts import judge, match_image
+from pseudoris.training.evaluation.human_truth import HumanImageTruth
+from pseudoris.workers.composing.composer import Composer
+
+# Of one mask each.
+WEIGHED_KINDS: Final[tuple[ComposedKind, ...]] = ("attribute", "position", "relation")
+
+
+def _shipped() -> ComposingConfig:
+    """What examples/listener-composer.yaml sets is what is measured."""
+    path = Path(__file__).parents[2] / "examples" / "listener-composer.yaml"
+    composing = load_config("tiny", path).composing
+    if composing is None or composing.posterior is None:
+        raise ValueError(f"{path} sets no composing.posterior: there is nothing to measure")
+    return composing
+
+
+# By shares of the draws; by one probability, of what a listener says, or of draws alone.
+COMPOSERS: Final[Mapping[str, ComposingConfig]] = {
+    "composer": ComposingConfig(),
+    "weighing composer": _shipped(),
+    "weighing draws": ComposingConfig(kinds=WEIGHED_KINDS, max_per_mask=4, posterior=PosteriorConfig()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SceneRows(JudgedImage):
+    """One scene's candidates, judged by the oracle.
+
+    Attributes:
+        composed: By composer, what it says of one mask each.
+        is_right_by_sentences: (T,) bool, what `pseudoris evaluate` makes of each from people's sentences alone.
+    """
+
+    composed: Mapping[str, AlwaysKept] = field(default_factory=dict)
+    is_right_by_sentences: Flags = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def beside_composer(self, name: str | None) -> SceneRows:
+        """Return the scene with what a composer says kept in any case; None takes it as it is."""
+        return self if name is None else replace(self, beside=self.composed[name])
+
+
+@dataclass(frozen=True)
+class _JudgementJob:
+    options: Options
+    scenes: SceneSet
+    chunk: range
+    setting: Setting
+
+
+def collect(options: Options, scenes: SceneSet, setting: Setting) -> list[SceneRows]:
+    """Return each scene's candidates under a setting that has the shipped bound; annotates what is missing."""
+    annotate(options, scenes, (setting,))
+    jobs = [_JudgementJob(options, scenes, chunk, setting) for chunk in scenes.chunks]
+    chunks = run_jobs(_judge_chunk, jobs, options.processes, shown=f"judging {scenes.world} {scenes.split} scenes")
+    return [rows for chunk in chunks for rows in chunk]
+
+
+def _judge_chunk(job: _JudgementJob) -> list[SceneRows]:
+    """Judge one chunk; runs in a child process."""
+    images = annotated_chunk(job.options.out, job.scenes, job.chunk, job.setting, SHIPPED)
+    return [scene_rows(job.scenes.scene(at), image) for at, image in zip(job.chunk, images, strict=True)]
+
+
+def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
+    """Return the candidates of a scene's annotation, each of one mask."""
+    truth = SceneImageTruth(scene)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(each, name) for each in image.expressions] for name in ("source", *CONFIDENCE_COLUMNS[:-1])
+    }
+    columns["count"] = [len(each.samples) for each in image.expressions]
+    candidates = candidates_of(image, lambda expression: expression.kept)
+    judged = judge_image(truth, candidates, columns)
+    sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
+    by_sentences = judge_image(HumanImageTruth(truth.size, truth.masks, sentences), candidates, columns)
+    object_of_mask = match_image(truth, candidates).object_of_mask
+    said = {name: _composed(image, truth, object_of_mask, config) for name, config in COMPOSERS.items()}
+    shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
+    return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
+
+
+def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> Sums:
+    """Return numerator and denominator of accuracy, yield and coverage of what a composer says, and of nothing else."""
+    truth = SceneImageTruth(scene)
+    matched = match_image(truth, candidates_of(image, lambda expression: True))
+    said = _composed(image, truth, matched.object_of_mask, config)
+    nothing = np.zeros(0, np.bool_)
+    num_visible = int(matched.is_visible.sum())
+    judged = JudgedImage(Rated((), (), {}), nothing, np.zeros(0, np.int64), len(image.masks), num_visible, beside=said)
+    return judged.sums(nothing)
+
+
+def _composed(
+    image: ShardImage, truth: SceneImageTruth, object_of_mask: Mapping[str, int], config: ComposingConfig
+) -> AlwaysKept:
+    """Return what a composer says of an annotated image, whose masks are matched to objects."""
+    said = Composer(config)(image).expressions
+    alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
+    candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
+    verdicts = judge(truth, candidates, object_of_mask)
+    return AlwaysKept(verdicts.is_right, verdicts.target)

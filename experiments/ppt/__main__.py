@@ -1,0 +1,102 @@
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and five beside it.
+
+    python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
+
+An interrupted call goes on where it was; what FOLDER holds already is not measured again. `--quick` goes through all of
+it with a few images and steps; its figures say nothing. A trial or a part (`--quick`, `--only`, `--no-pseudo`, other
+`--epochs-factor`) writes nothing into docs, where figures of the whole stand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.measurement import cpu_seconds
+from experiments.ppt.ablation_jobs import job_names, jobs_of, measure
+from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
+from experiments.ppt.ablation_table import as_json, as_markdown, put_into
+from experiments.ppt.select_figures import select_figures
+from experiments.process_pool import run_jobs
+
+_DOCS = Path(__file__).parents[2] / "docs"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Of runs, trainings and figures.")] = Path("bench-out/ppt"),
+    is_quick: Annotated[bool, typer.Option("--quick", help="A trial of the whole in minutes.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of one thread each; one a CPU by default.")] = None,
+    epochs_factor: Annotated[float | None, typer.Option(help="Of the paper's 50 epochs.", show_default=False)] = None,
+    is_pseudo: Annotated[
+        bool, typer.Option("--pseudo/--no-pseudo", help="Also PPT and the student on the pipeline's annotation.")
+    ] = True,
+    only: Annotated[list[str] | None, typer.Option(help="Names of trainings, such as full, or floor.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Put the table into this page, between its marks.")] = None,
+) -> None:
+    """Measure what is missing, and print the table."""
+    sizes = QUICK if is_quick else WHOLE
+    sizes = sizes if epochs_factor is None else replace(sizes, epochs_factor=epochs_factor)
+    _refuse_unknown(only or [], job_names(is_pseudo=is_pseudo))
+    if only or not is_pseudo or sizes != WHOLE:
+        _refuse_docs({"--json": json_path, "--page": page})
+    torch.set_num_threads(1)
+    console = Console(stderr=True)
+    folder = out / ("quick" if is_quick else "whole")
+    is_from_nothing = not folder.exists() and not only and is_pseudo
+    started, used = time.perf_counter(), cpu_seconds()
+    runs = make_runs(folder, sizes, is_pseudo=is_pseudo, tell=lambda text: console.print(text, highlight=False))
+    jobs = jobs_of(runs, sizes, folder / "trainings")
+    wanted = [job for job in jobs if not only or job.name in only]
+    num_processes = processes or len(os.sched_getaffinity(0))
+    result = as_json(run_jobs(measure, wanted, num_processes, shown="trainings"), sizes)
+    whole = [job.folder for job in wanted if job.name == "full"]
+    if whole:
+        result["select"] = select_figures(whole, runs)
+    took = folder / "took.json"
+    if is_from_nothing:
+        # The data and the questions to Select too, which no training counts.
+        seconds = {"wall_s": round(time.perf_counter() - started), "cpu_s": round(cpu_seconds() - used)}
+        took.write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+    if took.exists():
+        result["whole_run"] = json.loads(took.read_text(encoding="utf-8"))
+    (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = as_markdown(result)
+    if page is not None:
+        put_into(page, table)
+    typer.echo(table)
+    per_step = result["cpu_s"] / max(result["steps"], 1)
+    typer.echo(
+        f"{result['cpu_s']:,} CPU seconds, {result['steps']:,} steps: {per_step:.2f} s a step, with its questions"
+    )
+
+
+def _refuse_unknown(only: Sequence[str], names: Sequence[str]) -> None:
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise typer.BadParameter(f"--only {unknown[0]}: there is no such training here; allowed: {', '.join(names)}")
+
+
+def _refuse_docs(paths: Mapping[str, Path | None]) -> None:
+    """Refuse to put figures of a trial, or of some rows, in the place of the whole ablation's."""
+    for option, path in paths.items():
+        if path is not None and path.resolve().is_relative_to(_DOCS.resolve()):
+            raise typer.BadParameter(
+                f"{option} {path} lies in docs, which has the figures of all rows at their whole size: name another "
+                "file, or leave out --quick, --only, --no-pseudo and --epochs-factor"
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)

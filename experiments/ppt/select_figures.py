@@ -1,0 +1,70 @@
+"""How often Select is right: its choices in the rounds of trainings against the true masks behind H."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from experiments.ppt.ablation_runs import AblationRuns
+from experiments.ppt_data.pseudo_label_figures import HIT_IOU, iou, masks_of, targets_of
+from pseudoris.store.location import RunLocation
+from pseudoris.training.ppt.curriculum_runs import SourceRuns, open_sources
+from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.pseudo_labels import LabelFrame, masks_in_frame
+from pseudoris.training.ppt.referent_selection import SELECTED_NAME, read_selected
+
+# The size of the scenes: nothing is scaled.
+_FRAME: Final = LabelFrame(192, 192)
+
+
+def select_figures(folders: Sequence[Path], made: AblationRuns) -> dict[str, Any]:
+    """Return what Select chose in trainings of the whole curriculum, as means over them.
+
+    Args:
+        folders: Of the trainings, at least one.
+        made: What they were trained on.
+
+    Returns:
+        pairs: Of H_ref, with one target. reachable: the share of them that have a candidate whose IoU with the target
+        is at least `HIT_IOU`. rounds: of each round that selects, its name, the share of pairs that it decided, and
+        the share of these that it decided rightly.
+    """
+    hits = _hits(made)
+    judged = [each for each in hits if each]
+    names = sorted(path.parent.name for path in folders[0].glob(f"*/{SELECTED_NAME}"))
+    rounds = []
+    for name in names:
+        decided, right = zip(*(_choice(read_selected(folder / name) or [], hits) for folder in folders), strict=True)
+        rounds.append({"name": name, "decided": float(np.mean(decided)), "right": float(np.mean(right))})
+    return {"pairs": len(judged), "reachable": float(np.mean([any(each) for each in judged])), "rounds": rounds}
+
+
+def _hits(made: AblationRuns) -> list[list[bool]]:
+    """Of each pair of H_ref which candidates are the target; nothing of a text with several targets or none."""
+    human = RunLocation.open(made.truth)
+    targets, truth = targets_of(human), masks_of(human)
+    # As trainings read it: a choice is a place among the candidates that they were given.
+    runs = SourceRuns(h=(made.h,))
+    (drawn,) = open_sources(runs, load_ppt_config("tiny"), _FRAME, runs.snapshots())["h_ref"]
+    pairs = drawn.unflipped()
+    found: list[list[bool]] = []
+    for pair in (pairs[at] for at in range(len(pairs))):
+        wanted = targets.get((pair.image_id, pair.text), [])
+        if len(wanted) != 1:
+            found.append([])
+            continue
+        (target,) = masks_in_frame(torch.from_numpy(truth[wanted[0]])[None], _FRAME) >= 0.5
+        candidates = (pair.labels.masks >= 0.5).numpy()
+        found.append([iou(candidate, target.numpy()) >= HIT_IOU for candidate in candidates])
+    return found
+
+
+def _choice(chosen: Sequence[int], hits: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """The share of pairs that have a referent, and of these the share that have the right one."""
+    judged = [(at, each) for at, each in zip(chosen, hits, strict=True) if each]
+    decided = [each[at] for at, each in judged if at >= 0]
+    return len(decided) / len(judged), float(np.mean(decided)) if decided else 0.0

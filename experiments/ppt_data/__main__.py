@@ -1,0 +1,136 @@
+"""Make PPT's four data sets on the synthetic world, hold them against the truth, and draw some of their pairs.
+
+    python -m experiments.ppt_data FOLDER [--objects 200] [--scenes 100] [--json FILE] [--sheet docs/ppt-data.png]
+
+What FOLDER holds already is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from experiments.ppt_data.contact_sheet import draw_sheet
+from experiments.ppt_data.pseudo_label_figures import ideal_ious, object_ious, pair_figures, share_of_hits
+from experiments.quality.scene_runs import imported_scenes
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.synthworld.object_centric import write_object_centric
+from pseudoris.synthworld.scenes import Split
+from pseudoris.training.ppt.pair_dataset import PairDataset
+from pseudoris.training.ppt.pairs import PairSpec
+from pseudoris.training.ppt.pseudo_labels import LabelFrame
+from pseudoris.training.ppt.recipes.d_ref import compose_objects
+from pseudoris.training.ppt.recipes.d_sem import make_objects
+from pseudoris.training.ppt.recipes.h_pairs import pair_masks
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+
+# How CLIP's response may prompt SAM; the points need a SAM that knows negative ones.
+_GROUNDINGS = {
+    "peak, by agreement": (),
+    "peak, by predicted IoU": ("grounding.choice=predicted_iou",),
+    "points": ("grounding.prompts=points",),
+    "peak, by agreement, feature surgery": ("grounding.is_feature_surgery=true",),
+}
+_SAM_PROMPTS = "builtin:tiny/sam_prompts.safetensors"
+# Of a patch's response, where 1 is the object and 0 is not.
+_NOISES = (0.1, 0.3, 0.6)
+_WITHOUT_CLIP = ("peak, by agreement", "peak, by predicted IoU", "points")
+_SHOWN = 5
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the data sets go.")],
+    objects: Annotated[int, typer.Option(min=20, help="Object-centric images.")] = 200,
+    scenes: Annotated[int, typer.Option(min=2, help="Development scenes with people's expressions.")] = 100,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="As of `pseudoris ppt`.")] = None,
+    sam_prompts: Annotated[str, typer.Option(help="Weights of the SAM for points.")] = _SAM_PROMPTS,
+    only_ideal: Annotated[bool, typer.Option(help="Only SAM's half: responses that are right but for noise.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Draw pairs of each data set here.")] = None,
+) -> None:
+    """Measure and draw."""
+    if only_ideal and sheet is not None:
+        raise typer.BadParameter(
+            f"--sheet {sheet} is of data sets that --only-ideal does not make: leave one of them out"
+        )
+    torch.set_num_threads(1)
+    words = assignments or []
+    # Other images than those that a user makes by default.
+    images = write_object_centric(folder / "objects", num_images=objects, seed=1)
+    figures: dict[str, Any] = {"images": objects, "scenes": scenes, "ideal": {}, "objects": {}}
+    for name, own in _GROUNDINGS.items():
+        sam = [f"masks.weights.uri={sam_prompts}"] if name == "points" else []
+        config = load_recipe_config("tiny", None, [*words, *own, *sam])
+        for noise in _NOISES if only_ideal and name in _WITHOUT_CLIP else ():
+            ideal = float(np.mean(ideal_ious(folder / "objects", config, noise=noise)))
+            figures["ideal"].setdefault(name, {})[str(noise)] = ideal
+            typer.echo(f"{name}, right response with noise {noise}: mIoU {ideal:.3f}")
+        if only_ideal:
+            continue
+        ious = object_ious(folder / "objects", config)
+        figures["objects"][name] = {"miou": float(np.mean(ious)), "above_half": share_of_hits(ious)}
+        typer.echo(f"{name}: mIoU {np.mean(ious):.3f}, above 0.5 {share_of_hits(ious):.2f}")
+    runs = None if only_ideal else _runs(folder, images, scenes, words)
+    if runs is not None:
+        figures["pairs"] = pair_figures(runs["human"], runs["H"])
+        typer.echo(json.dumps(figures["pairs"], indent=1))
+    if json_path is not None:
+        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if sheet is not None and runs is not None:
+        _draw(sheet, runs)
+
+
+def _runs(folder: Path, images: Path, scenes: int, words: list[str]) -> dict[str, RunLocation]:
+    config = load_recipe_config("tiny", None, words)
+    runs = {name: RunLocation.open(str(folder / name)) for name in ("D_sem", "D_ref", "H")}
+    human = imported_scenes(folder / "scenes", split=Split.DEVELOPMENT, num_scenes=scenes)
+    silent: dict[str, Any] = {"on_progress": lambda done, total: None, "on_wait": typer.echo}
+    make_objects(str(images), runs["D_sem"], config, **silent)
+    compose_objects(runs["D_sem"].root, runs["D_ref"], config, **silent)
+    pair_masks(str(human), runs["H"], config, **silent)
+    return {**runs, "human": RunLocation.open(str(human))}
+
+
+def _draw(path: Path, runs: dict[str, RunLocation]) -> None:
+    kinds = {kind: _first_of(runs["D_ref"], kind) for kind in ("position", "relation")}
+    rows = [
+        ("D_sem: the class in the middle", runs["D_sem"], _spread(len(_pairs(runs["D_sem"])), range(10**6))),
+        ("D_ref, mosaics: absolute positions; contexts in orange", runs["D_ref"], kinds["position"]),
+        ("D_ref, fusions: relations; contexts in orange", runs["D_ref"], kinds["relation"]),
+        ("H_sem: one candidate, c = 1", runs["H"], _of_count(runs["H"], is_single=True)),
+        ("H_ref: several candidates, none decided", runs["H"], _of_count(runs["H"], is_single=False)),
+    ]
+    draw_sheet(path, rows)
+
+
+def _pairs(location: RunLocation) -> PairDataset:
+    return PairDataset(location, PairSpec(num_points=1, frame=LabelFrame(16, 16)))
+
+
+def _spread(size: int, among: Any) -> list[int]:
+    """A few of the positions below `size` that are in `among`, evenly spaced."""
+    there = [at for at in range(size) if at in among]
+    return there[:: max(1, len(there) // _SHOWN)][:_SHOWN]
+
+
+def _first_of(location: RunLocation, kind: str) -> list[int]:
+    rows = read_table(location, "expressions", ["image_id", "text", "kind"]).to_pylist()
+    wanted = {(row["image_id"], row["text"]) for row in rows if row["kind"] == kind}
+    pairs = _pairs(location)
+    ids = pairs.image_ids()
+    return _spread(len(pairs), {at for at in range(len(pairs)) if (ids[at], pairs[at].text) in wanted})
+
+
+def _of_count(location: RunLocation, *, is_single: bool) -> list[int]:
+    pairs = _pairs(location)
+    return _spread(len(pairs), {at for at in range(len(pairs)) if (len(pairs.confidences(at)) == 1) == is_single})
+
+
+if __name__ == "__main__":
+    typer.run(main)

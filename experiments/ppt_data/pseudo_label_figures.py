@@ -1,0 +1,129 @@
+"""Pseudo-labels against the truth: masks of object-centric images, and candidates of people's expressions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.synthworld.object_centric import read_true_masks
+from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter
+from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
+from pseudoris.training.ppt.recipes.response_maps import as_shares
+from pseudoris.workers.masks import rle
+
+HIT_IOU = 0.5
+# A side of the scene CLIP's grid.
+_PATCHES = 16
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the IoU of two masks (H, W) bool, one of them not empty."""
+    return float((one & other).sum() / (one | other).sum())
+
+
+def object_ious(folder: Path, config: RecipeConfig) -> list[float]:
+    """Return the IoU of each object-centric image's pseudo-mask with the truth; 0 where there is none.
+
+    Args:
+        folder: Of `pseudoris.synthworld.object_centric`.
+        config: The models, and how they work together.
+    """
+    truth = read_true_masks(folder)
+    names = sorted(truth)
+    classes = sorted({name.partition("/")[0] for name in names})
+    grounder = Grounder(config.grounding, config.run)
+    found = []
+    for name in names:
+        pixels = np.asarray(Image.open(folder / "images" / name))
+        masks = grounder(pixels, [name.partition("/")[0]], classes)
+        found.append(iou(masks[0].mask, truth[name]) if masks else 0.0)
+    return found
+
+
+def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[float]:
+    """Return `object_ious` where the response is the truth as patches can say it, with noise: SAM's half alone.
+
+    Args:
+        folder: Of `pseudoris.synthworld.object_centric`.
+        config: Its SAM and its prompts.
+        noise: Standard deviation a patch; the object's patches answer 1 and all others 0.
+    """
+    run, truth = config.run, read_true_masks(folder)
+    prompter = ResponsePrompter(config.grounding, run.masks.architecture, run.masks.weights, torch.device("cpu"))
+    rng, found = np.random.default_rng(0), []
+    for name in sorted(truth):
+        pixels = np.asarray(Image.open(folder / "images" / name))
+        covered = F.adaptive_avg_pool2d(torch.from_numpy(truth[name])[None, None].float(), _PATCHES)
+        noisy = covered + noise * torch.from_numpy(rng.normal(size=covered.shape)).float()
+        share = as_shares(F.interpolate(noisy, pixels.shape[:2], mode="bicubic")[0].numpy())
+        found.append(iou(prompter(pixels, share)[0][0][0], truth[name]))
+    return found
+
+
+def pair_figures(human: RunLocation, paired: RunLocation) -> dict[str, float]:
+    """Return how the pairs of H divide, and how often a candidate hits what the text means.
+
+    Args:
+        human: The import that H was made of: its masks are the truth, of texts with one target.
+        paired: H.
+
+    Returns:
+        texts: Texts with one target. without: share of them that have no candidate. single: share with one (H_sem).
+        single_hits: of these, how many hit. several: share with more (H_ref). several_hits: of these, how many have a
+        candidate that hits, which bounds what Select can choose. candidates: mean of those of H_ref. best_iou: mean IoU
+        of the best candidate of all texts.
+    """
+    targets = targets_of(human)
+    truth, own = masks_of(human), masks_of(paired)
+    candidates = targets_of(paired)
+    bests: dict[str, list[float]] = defaultdict(list)
+    counts: list[int] = []
+    for pair, wanted in targets.items():
+        if len(wanted) != 1:
+            continue
+        ious = [iou(own[mask], truth[wanted[0]]) for mask in candidates.get(pair, ())]
+        kind = "without" if not ious else "single" if len(ious) == 1 else "several"
+        bests[kind].append(max(ious, default=0.0))
+        counts += [len(ious)] if len(ious) > 1 else []
+    total = sum(len(each) for each in bests.values())
+    return {
+        "texts": total,
+        "without": len(bests["without"]) / total,
+        "single": len(bests["single"]) / total,
+        "single_hits": share_of_hits(bests["single"]),
+        "several": len(bests["several"]) / total,
+        "several_hits": share_of_hits(bests["several"]),
+        "candidates": float(np.mean(counts)) if counts else 0.0,
+        "best_iou": float(np.mean([value for each in bests.values() for value in each])),
+    }
+
+
+def share_of_hits(ious: Sequence[float]) -> float:
+    """Return how many IoUs count as a hit; 0 of none."""
+    return float(np.mean([value >= HIT_IOU for value in ious])) if ious else 0.0
+
+
+def targets_of(location: RunLocation) -> dict[tuple[str, str], list[str]]:
+    """Return the masks of each text of an image, by image and text."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in read_table(location, EXPRESSIONS, ["image_id", "text", "target_mask_ids"]).to_pylist():
+        found[row["image_id"], row["text"]] += row["target_mask_ids"]
+    return found
+
+
+def masks_of(location: RunLocation) -> dict[str, np.ndarray]:
+    """Return the masks (H, W) bool of a run, by their ids."""
+    rows = read_table(location, MASKS, ["mask_id", "segmentation"]).to_pylist()
+    return {
+        row["mask_id"]: rle.decode([row["segmentation"]["counts"]], tuple(row["segmentation"]["size"]))[0]
+        for row in rows
+    }

@@ -1,0 +1,174 @@
+"""The ablation of the paper: each step of it, the 2 x 2 of sampling and filter, by difficulty, in another world.
+
+Thresholds are chosen on development scenes. Test scenes are counted once, under rules that were fixed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from experiments.quality.ablation_section import plots, section
+from experiments.quality.annotated_scenes import DISTINCTIVE, SceneSet
+from experiments.quality.ladder import (
+    BOUNDS,
+    CURVE_YIELDS,
+    CURVES,
+    EQUAL_YIELD,
+    REASONS,
+    Sums,
+    Thresholds,
+    count_systems,
+    curves,
+    ladder,
+    on_true_masks,
+    square,
+)
+from experiments.quality.markdown_cells import as_json
+from experiments.quality.parts import Options, Part, Result
+from experiments.quality.systems import System
+from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
+from pseudoris.synthworld.scenes import Split
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from pseudoris.training.evaluation.counts import DIFFICULTIES
+
+FIGURES: Final = (
+    "accuracy",
+    "yield",
+    "coverage",
+    "accuracy_on_objects",
+    "attribute_precision",
+    "attribute_recall",
+    "words",
+)
+# (more, less): paired differences of the ladder.
+STEPS: Final = (
+    ("nucleus", "beam"),
+    ("distinctive", "nucleus"),
+    *(
+        (f"{bound}-{column}", "candidates")
+        for bound in BOUNDS
+        for column in ("uniqueness", "correctness", "distinctiveness")
+    ),
+    *(
+        (f"{bound}-distinctiveness", f"{bound}-{column}")
+        for bound in BOUNDS
+        for column in ("uniqueness", "correctness")
+    ),
+    ("shipped-distinctiveness", "paper-distinctiveness"),
+)
+# Told apart by difficulty: what a filter keeps of easy objects and of hard ones may change what all of it comes to.
+BY_DIFFICULTY: Final = tuple((f"{bound}-distinctiveness", f"{bound}-uniqueness") for bound in BOUNDS)
+
+
+def run(options: Options) -> Result:
+    """Measure all of it."""
+    development = SceneSet(Split.DEVELOPMENT, options.scenes(400, 40))
+    test = SceneSet(Split.TEST, options.scenes(1000, 100))
+    true = SceneSet(Split.TEST, options.scenes(100, 20))
+    other = SceneSet(Split.TEST, options.scenes(100, 20), world="second")
+    thresholds = Thresholds.on(options, development)
+    steps, squares, lines = ladder(thresholds), square(thresholds), curves(thresholds)
+    counted = count_systems(options, test, [*steps, *squares, *lines])
+    elsewhere = count_systems(options, other, [*steps, *squares])
+    bootstrap = ImageBootstrap(counted, seed=options.seed)
+    return {
+        "scenes": {
+            "development": development.count,
+            "test": test.count,
+            "second": other.count,
+            "true_masks": true.count,
+        },
+        "resamples": bootstrap.num_resamples,
+        "taus": thresholds.taus,
+        "shipped_min_score": DISTINCTIVE.config().filtering.min_score,
+        "equal_yield": EQUAL_YIELD,
+        "test": report(bootstrap, [*steps, *squares]),
+        "curves": _curves(bootstrap),
+        "true_masks": _report(options, count_systems(options, true, on_true_masks(steps)), steps),
+        "second": _report(options, elsewhere, [*steps, *squares]),
+        "default_minus_second": _between(options, counted[: other.count], elsewhere, steps),
+    }
+
+
+def _report(options: Options, counted: Sequence[Sums], systems: Sequence[System]) -> dict[str, Any]:
+    return report(ImageBootstrap(counted, seed=options.seed), systems)
+
+
+def report(bootstrap: ImageBootstrap, systems: Sequence[System]) -> dict[str, Any]:
+    """Return the figures of each system, paired differences, and what is the same for all systems of a setting."""
+    present = {system.name for system in systems}
+    squares = [
+        (f"square-distinctive-{kind}", f"square-nucleus-{kind}")
+        for kind in ("none-candidates", "none-yield", *(f"{b}-{k}" for b in BOUNDS for k in ("candidates", "yield")))
+    ]
+    pairs = [(more, less) for more, less in (*STEPS, *squares) if {more, less} <= present]
+    return {
+        "systems": {system.name: _system(bootstrap, system) for system in systems},
+        "differences": {
+            f"{more} - {less}": {
+                figure: as_json(bootstrap.difference(f"{more}/{figure}", f"{less}/{figure}"))
+                for figure in ("accuracy", "coverage")
+            }
+            for more, less in pairs
+        },
+        "by_difficulty": {
+            f"{more} - {less}": _difficulty_differences(bootstrap, more, less)
+            for more, less in BY_DIFFICULTY
+            if {more, less} <= present
+        },
+        "settings": {name: as_json(bootstrap.ratio(name)) for name in bootstrap.names if ":" in name},
+    }
+
+
+def _difficulty_differences(bootstrap: ImageBootstrap, more: str, less: str) -> dict[str, Any]:
+    """Paired differences in accuracy among the expressions of objects with as many others of their category."""
+    names = {part: [f"{system}/difficulty.{part}" for system in (more, less)] for part in DIFFICULTIES}
+    known = set(bootstrap.names)
+    return {part: as_json(bootstrap.difference(*both)) for part, both in names.items() if known.issuperset(both)}
+
+
+def _system(bootstrap: ImageBootstrap, system: System) -> dict[str, Any]:
+    names = set(bootstrap.names)
+
+    def apart(kind: str, parts: Sequence[str]) -> dict[str, Any]:
+        full = {part: f"{system.name}/{kind}.{part}" for part in parts}
+        return {
+            part: as_json(bootstrap.ratio(name)) | {"expressions": round(bootstrap.total(name)[1])}
+            for part, name in full.items()
+            if name in names
+        }
+
+    return {
+        "title": system.title,
+        **{figure: as_json(bootstrap.ratio(f"{system.name}/{figure}")) for figure in FIGURES},
+        "wrong": {reason: as_json(bootstrap.ratio(f"{system.name}/wrong.{reason}")) for reason in REASONS},
+        "difficulty": apart("difficulty", DIFFICULTIES),
+        "groups": apart("group", (SEEN, HELD_OUT)),
+    }
+
+
+def _curves(bootstrap: ImageBootstrap) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [
+            {figure: as_json(bootstrap.ratio(f"curve-{name}-{wanted:g}/{figure}")) for figure in FIGURES[:3]}
+            for wanted in CURVE_YIELDS
+        ]
+        for name, *_ in CURVES
+    }
+
+
+def _between(
+    options: Options, here: Sequence[Sums], there: Sequence[Sums], systems: Sequence[System]
+) -> dict[str, Any]:
+    """Paired differences of the two renderers: the same objects, painted twice."""
+    both = [
+        {f"here {name}": pair for name, pair in one.items()} | {f"there {name}": pair for name, pair in other.items()}
+        for one, other in zip(here, there, strict=True)
+    ]
+    bootstrap = ImageBootstrap(both, seed=options.seed)
+    names = [f"{system.name}/accuracy" for system in systems] + [f"{DISTINCTIVE.name}:masks.recall_75"]
+    return {name: as_json(bootstrap.difference(f"here {name}", f"there {name}")) for name in names}
+
+
+PART: Final = Part("ablation", run, section, plots)

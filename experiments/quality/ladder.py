@@ -1,0 +1,255 @@
+"""The systems of the ablation, step by step, with thresholds chosen on development scenes, and their counts.
+
+Systems are counted, and scores for thresholds read, chunk by chunk in a few processes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from experiments.oracle.scene_counts import candidates_of
+from experiments.process_pool import run_jobs
+from experiments.quality.annotated_scenes import (
+    DISTINCTIVE,
+    NUCLEUS,
+    PAPER,
+    PAPER_TAU,
+    SHIPPED,
+    SceneSet,
+    Setting,
+    annotate,
+    annotated_chunk,
+)
+from experiments.quality.parts import Options
+from experiments.quality.systems import ALL_DRAWS, SAMPLING, Above, AnyOf, Column, Draws, Everything, System, scores
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.training.evaluation.counts import CandidateTable, Counts, count_image, match_image
+
+Sums = dict[str, tuple[float, float]]
+BOUNDS: Final = (PAPER, SHIPPED)
+# What equal yield means in the 2 x 2: distinct expressions a mask.
+EQUAL_YIELD: Final = 2
+CURVE_YIELDS: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)
+# Filters compared over all yields: name, setting, score, bound.
+CURVES: Final[tuple[tuple[str, Setting, Column, str], ...]] = (
+    ("uniqueness-paper", DISTINCTIVE, "uniqueness", PAPER),
+    ("uniqueness-shipped", DISTINCTIVE, "uniqueness", SHIPPED),
+    ("correctness", DISTINCTIVE, "correctness", PAPER),
+    ("distinctiveness-paper", DISTINCTIVE, "distinctiveness", PAPER),
+    ("distinctiveness-shipped", DISTINCTIVE, "distinctiveness", SHIPPED),
+    ("nucleus-distinctiveness-shipped", NUCLEUS, "distinctiveness", SHIPPED),
+)
+_BEAM, _SAMPLED = Draws(("beam",)), Draws(SAMPLING)
+# Why an expression is wrong, first reason that holds: its mask is no object; no sentence of the grammar; not true of
+# its object; true of others too.
+REASONS: Final = ("no object", "unreadable", "untrue", "ambiguous")
+# Of the figures of `pseudoris.training.evaluation.counts`, those of a system's own expressions.
+_KEPT: Final = "kept."
+_APART: Final = ("difficulty.", "group.")
+# The same for every system of a setting.
+_SETTING_FIGURES: Final = ("masks.", "beam.accuracy", "sampling.accuracy", "sampling.distinct")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores of the development scenes, read once a setting, bound and kind of draw."""
+
+    options: Options
+    scenes: SceneSet
+    taus: dict[str, float]
+
+    @classmethod
+    def on(cls, options: Options, scenes: SceneSet) -> Thresholds:
+        """Return those of development scenes; tau is the paper's and the configuration's."""
+        return cls(options, scenes, {PAPER: PAPER_TAU, SHIPPED: DISTINCTIVE.config().filtering.tau})
+
+    def table(self, setting: Setting, bound: str, draws: Draws = ALL_DRAWS) -> ScoreTable:
+        """Return the scores of the development scenes."""
+        return score_table(self.options, self.scenes, setting, bound, draws)
+
+
+def ladder(thresholds: Thresholds) -> list[System]:
+    """Return the steps: beams, nucleus, distinctive sampling, then each filter on all candidates of the latter.
+
+    Uniqueness alone and correctness alone have the thresholds at which they keep, on development scenes, as many a
+    mask as distinctiveness does at the rule's tau: a filter is then better by what it keeps, not by how little.
+    """
+    steps = [
+        System("beam", "beam search", draws=_BEAM),
+        System("nucleus", "own distribution (nucleus, top-k)", setting=NUCLEUS, draws=_SAMPLED),
+        System("distinctive", "+ distinctive sampling", draws=_SAMPLED),
+        System("candidates", "all candidates, beams too"),
+    ]
+    for bound in BOUNDS:
+        table, tau = thresholds.table(DISTINCTIVE, bound), thresholds.taus[bound]
+        wanted = table.yield_above("distinctiveness", tau)
+        singles: tuple[Column, ...] = ("uniqueness", "correctness")
+        rules = {column: table.threshold_at(column, wanted) for column in singles} | {"distinctiveness": tau}
+        steps += [
+            System(f"{bound}-{column}", f"+ {column} > {at:.4g}", Above(column, at), bound=bound)
+            for column, at in rules.items()
+        ]
+    return [
+        *steps,
+        System("paper-uniqueness-1", "+ uniqueness > 1 (not matched)", Above("uniqueness", 1.0), bound=PAPER),
+    ]
+
+
+def square(thresholds: Thresholds) -> list[System]:
+    """Return the 2 x 2 of sampling and filter, over what the samplers drew: at equal candidates, at equal yield."""
+    return [
+        system
+        for name, setting in (("nucleus", NUCLEUS), ("distinctive", DISTINCTIVE))
+        for system in _square_row(thresholds, name, setting)
+    ]
+
+
+def _square_row(thresholds: Thresholds, name: str, setting: Setting) -> list[System]:
+    """One kind of sampling: without a filter, and under each bound's."""
+    systems = [
+        System(f"square-{name}-none-candidates", f"{name}, no filter", Everything(), setting, draws=_SAMPLED),
+        System(f"square-{name}-none-yield", f"{name}, any two", AnyOf(EQUAL_YIELD), setting, draws=_SAMPLED),
+    ]
+    for bound in BOUNDS:
+        at = thresholds.table(setting, bound, _SAMPLED).threshold_at("distinctiveness", EQUAL_YIELD)
+        for kind, rule in (("candidates", thresholds.taus[bound]), ("yield", at)):
+            title = f"{name}, distinctiveness > {rule:.4g}"
+            above = Above("distinctiveness", rule)
+            systems.append(System(f"square-{name}-{bound}-{kind}", title, above, setting, bound, _SAMPLED))
+    return systems
+
+
+def curves(thresholds: Thresholds) -> list[System]:
+    """Return each filter at several yields, its thresholds those of the development scenes."""
+    return [
+        _at_yield(f"curve-{name}-{wanted:g}", column, table.threshold_at(column, wanted), setting, bound)
+        for name, setting, column, bound in CURVES
+        for table in (thresholds.table(setting, bound),)
+        for wanted in CURVE_YIELDS
+    ]
+
+
+def _at_yield(name: str, column: Column, at: float, setting: Setting, bound: str) -> System:
+    return System(name, f"{column} > {at:.3g}", Above(column, at), setting, bound)
+
+
+def on_true_masks(systems: Sequence[System]) -> list[System]:
+    """Return the systems with the same rules on the truth's masks."""
+    return [system.on(system.setting.on_true_masks()) for system in systems]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The scores of all candidates of some scenes, NaN where a mask is alone, and how many masks there are."""
+
+    columns: Mapping[Column, np.ndarray]
+    num_masks: int
+
+    def threshold_at(self, column: Column, yield_a_mask: float) -> float:
+        """Return the threshold above which about so many candidates a mask score.
+
+        Candidates without a score are kept at any threshold, and count. Asked for more than there are, it is below all
+        scores.
+        """
+        values = self.columns[column]
+        known = np.sort(values[np.isfinite(values)])[::-1]
+        wanted = round(yield_a_mask * self.num_masks) - (len(values) - len(known))
+        if wanted >= len(known):
+            return 0.0
+        return float(known[max(wanted, 0)])
+
+    def yield_above(self, column: Column, threshold: float) -> float:
+        """Return how many candidates a mask score above a threshold."""
+        return float((~(self.columns[column] <= threshold)).sum() / self.num_masks)
+
+
+@lru_cache(maxsize=32)
+def score_table(options: Options, scenes: SceneSet, setting: Setting, bound: str, draws: Draws) -> ScoreTable:
+    """Return the scores of the candidates of some draws; annotates what is missing."""
+    annotate(options, scenes, (setting,))
+    names: tuple[Column, ...] = ("uniqueness", "correctness", "distinctiveness")
+    images = [draws.of(image) for image in _images(options.out, scenes, setting, bound)]
+    columns = {name: np.concatenate([scores(image, name) for image in images]) for name in names}
+    return ScoreTable(columns, sum(len(image.masks) for image in images))
+
+
+def _images(out: Path, scenes: SceneSet, setting: Setting, bound: str) -> Iterable[ShardImage]:
+    return (image for chunk in scenes.chunks for image in annotated_chunk(out, scenes, chunk, setting, bound))
+
+
+def count_systems(options: Options, scenes: SceneSet, systems: Sequence[System]) -> list[Sums]:
+    """Return each scene's sums, by `<system>/<figure>` and `<setting>:<figure>`; annotates what is missing."""
+    settings = tuple(dict.fromkeys(system.setting for system in systems))
+    annotate(options, scenes, settings)
+    jobs = [_CountJob(options.out, scenes, chunk, tuple(systems)) for chunk in scenes.chunks]
+    chunks = run_jobs(_count_chunk, jobs, options.processes, shown=f"counting {scenes.world} {scenes.split} scenes")
+    return [sums for chunk in chunks for sums in chunk]
+
+
+@dataclass(frozen=True)
+class _CountJob:
+    out: Path
+    scenes: SceneSet
+    chunk: range
+    systems: tuple[System, ...]
+
+
+def _count_chunk(job: _CountJob) -> list[Sums]:
+    """Count one chunk; runs in a child process."""
+    truths = [SceneImageTruth(job.scenes.scene(position)) for position in job.chunk]
+    counts = [Counts() for _ in truths]
+    by_file: dict[tuple[Setting, str], list[System]] = defaultdict(list)
+    for system in job.systems:
+        by_file[system.setting, system.bound].append(system)
+    seen: set[str] = set()
+    for (setting, bound), systems in by_file.items():
+        images = annotated_chunk(job.out, job.scenes, job.chunk, setting, bound)
+        for truth, image, found in zip(truths, images, counts, strict=True):
+            if setting.name not in seen:
+                found.merge(_setting_sums(truth, image, setting.name))
+            for system in systems:
+                found.merge(count_system(truth, image, system))
+        seen.add(setting.name)
+    return [found.sums for found in counts]
+
+
+def count_system(truth: SceneImageTruth, image: ShardImage, system: System) -> Sums:
+    """Return the sums of one system on one image, by `<system>/<figure>`."""
+    said = system.said(image)
+    # The others of its candidates count for no figure of what is said.
+    said = replace(said, expressions=tuple(each for each in said.expressions if each.kept))
+    candidates = candidates_of(said, lambda each: True)
+    found = count_image(truth, candidates).sums
+    own = {name.removeprefix(_KEPT): pair for name, pair in found.items() if name.startswith((_KEPT, *_APART))}
+    return {f"{system.name}/{name}": pair for name, pair in (own | count_reasons(truth, candidates)).items()}
+
+
+def count_reasons(truth: SceneImageTruth, said: CandidateTable) -> Sums:
+    """Return by `wrong.<reason>` how many of an image's expressions, each of one mask, are wrong for it."""
+    matched = match_image(truth, said).object_of_mask
+    wrong = dict.fromkeys(REASONS, 0.0)
+    for text, (target,) in zip(said.texts, said.targets, strict=True):
+        number = matched.get(target)
+        referents = truth.referents(text)
+        if number is None:
+            wrong["no object"] += 1
+        elif referents is None:
+            wrong["unreadable"] += 1
+        elif number not in referents:
+            wrong["untrue"] += 1
+        elif len(referents) > 1:
+            wrong["ambiguous"] += 1
+    return {f"wrong.{reason}": (count, float(len(said.texts))) for reason, count in wrong.items()}
+
+
+def _setting_sums(truth: SceneImageTruth, image: ShardImage, name: str) -> Sums:
+    found = count_image(truth, candidates_of(image, lambda each: True)).sums
+    return {f"{name}:{figure}": pair for figure, pair in found.items() if figure.startswith(_SETTING_FIGURES)}

@@ -1,0 +1,71 @@
+"""Figures as JSON values, and as cells of Markdown tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from pseudoris.training.evaluation.bootstrap import Estimate
+
+TRIPLE: Final = ("accuracy", "yield", "coverage")
+# A figure with its interval, as JSON holds it: value, low and high, each None where nothing was counted.
+Figure = Mapping[str, Any]
+
+
+def as_json(estimate: Estimate) -> dict[str, float | None]:
+    """Return a figure and its interval as JSON values, to five digits: the sixth is far inside any interval."""
+    parts = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {name: round(part, 5) if math.isfinite(part) else None for name, part in parts.items()}
+
+
+def cell(figure: Figure | None, digits: int = 3, *, sign: str = "") -> str:
+    """Return value and interval, a dash where nothing was counted."""
+    if figure is None or figure["value"] is None:
+        return "–"
+    said = f"{figure['value']:{sign}.{digits}f}"
+    if figure["low"] is None:
+        return said
+    return f"{said} [{figure['low']:{sign}.{digits}f}, {figure['high']:{sign}.{digits}f}]"
+
+
+def value(figure: Figure | None, digits: int = 3) -> str:
+    """Return the value alone, a dash where nothing was counted."""
+    return "–" if figure is None or figure["value"] is None else f"{figure['value']:.{digits}f}"
+
+
+def percent(figure: Figure | None) -> str:
+    """Return a share in percent, a dash where nothing was counted."""
+    return "–" if figure is None or figure["value"] is None else f"{100 * figure['value']:.1f} %"
+
+
+def triple(figures: Mapping[str, Figure]) -> str:
+    """Return accuracy, yield and coverage of what is kept, one behind the other."""
+    return " / ".join(value(figures[name], 2) for name in TRIPLE)
+
+
+def triple_of_means(figures: Mapping[str, Any]) -> str:
+    """Return the same of means over draws."""
+    return " / ".join(f"{figures[name]['mean']:.2f}" for name in TRIPLE)
+
+
+def is_above_zero(difference: Figure) -> bool:
+    """Return whether the whole interval of a difference is above zero."""
+    return difference["low"] is not None and difference["low"] > 0
+
+
+def is_below_zero(difference: Figure) -> bool:
+    """Return whether the whole interval of a difference is below zero."""
+    return difference["high"] is not None and difference["high"] < 0
+
+
+def is_reversed_beside(parts: Mapping[str, Figure]) -> bool:
+    """Return whether an order, told apart by difficulty, is reversed wherever an object has others of its category."""
+    beside = [difference for part, difference in parts.items() if part not in ("0", "no object")]
+    return bool(beside) and all(is_below_zero(difference) for difference in beside)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is of words and the others of figures."""
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

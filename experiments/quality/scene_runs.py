@@ -1,0 +1,213 @@
+"""Runs that students learn from: scenes with people's expressions, and the same images annotated by the pipeline.
+
+    python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second]
+
+writes the first kind: true masks, and what a person would say of each object, through `pseudoris import`. So a student
+is trained on the truth, and held-out scenes are asked, over the very path that pseudo-labels take.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+
+from experiments.quality.parts import Options
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import is_manifest_complete
+from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.synthworld.demo import scene_truth
+from pseudoris.synthworld.human_expressions import person_expressions
+from pseudoris.synthworld.renderer import RenderedScene, render
+from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.training.imports import ImportRequest, import_annotation
+from pseudoris.workers.masks import rle
+
+IMAGES_FOLDER, RUN_FOLDER = "images", "run"
+TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
+# The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
+FIRST_UNSEEN: Final = 10_000
+# For `pseudo_run`: the composer with its defaults.
+BY_SHARES: Final = "composing={}"
+# What is said of an object of a scene, by its number.
+Speaker = Callable[[Scene, int], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class SceneRun:
+    """`count` scenes of a split of a world, from a position on."""
+
+    split: Split
+    count: int
+    first: int = 0
+    world: str = DEFAULT_WORLD
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.world}-{self.split}-{self.first}-{self.count}"
+
+
+def training_scenes(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
+    """Return scenes for students to learn from."""
+    return SceneRun(Split.TRAIN, count, FIRST_UNSEEN, world)
+
+
+def true_run(options: Options, scenes: SceneRun) -> str:
+    """Return the run of a set of scenes with their true masks and people's expressions, written unless it stands."""
+    folder = _folder(options, scenes)
+    run = imported_scenes(folder, split=scenes.split, num_scenes=scenes.count, first=scenes.first, world=scenes.world)
+    return str(run)
+
+
+def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None) -> str:
+    """Return the run that `pseudoris annotate --preset tiny` makes of the same images, and goes on with what stands.
+
+    Args:
+        options: Of the whole.
+        scenes: Which.
+        composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
+
+    Raises:
+        RuntimeError: The command failed; its last lines are in the message.
+    """
+    true_run(options, scenes)
+    folder = _folder(options, scenes)
+    method = [] if composing is None else [composing]
+    # By the whole method, weights included: another one never takes its figures from these tables.
+    digest = config_hash(load_config("tiny", None, method))[:8]
+    out = folder / f"{'pseudo' if composing is None else 'composed'}-{digest}"
+    if not _is_done(out):
+        arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
+        settings = ["placement.address=local", *method]
+        command = [
+            sys.executable,
+            "-m",
+            "pseudoris",
+            *arguments,
+            *(word for each in settings for word in ("--set", each)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return str(out)
+
+
+def _folder(options: Options, scenes: SceneRun) -> Path:
+    return options.out / "runs" / scenes.name
+
+
+def _is_done(out: Path) -> bool:
+    if not out.exists():
+        return False
+    location = RunLocation.open(str(out))
+    return is_manifest_complete(location, list_receipts(location))
+
+
+def said_by_people(scene: Scene, number: int) -> list[str]:
+    """Return the two or three expressions of an object that `pseudoris.synthworld.human_expressions` gives it."""
+    return [each.text for each in person_expressions(scene, number)]
+
+
+def imported_scenes(
+    folder: Path,
+    *,
+    split: Split,
+    num_scenes: int,
+    first: int = 0,
+    seed: int = 0,
+    world: str = DEFAULT_WORLD,
+    speaker: Speaker = said_by_people,
+) -> Path:
+    """Write scenes and their annotation below a folder, import them, and return the run; what is done stays done.
+
+    The images, `folder/images/scene-00000.png` and on, embedded in the run too, can be annotated by models as any
+    other folder, and `folder/truth.json` is the truth of `pseudoris evaluate`.
+
+    Args:
+        folder: Of this set of scenes alone.
+        split: Which scenes.
+        num_scenes: How many of them.
+        first: The position of the first.
+        seed: Of the scenes.
+        world: How they look, and what is frequent in them.
+        speaker: Says what of an object; an object of which nothing is said has a mask all the same.
+    """
+    run = RunLocation.open(str(folder / RUN_FOLDER))
+    if not list_receipts(run):
+        write_scenes(folder, [make_scene(split, first + n, seed=seed, world=world) for n in range(num_scenes)], speaker)
+    request = ImportRequest(
+        str(folder / ANNOTATION_NAME),
+        str(folder / IMAGES_FOLDER),
+        load_config("tiny", None, ["shards.max_images=64", "shards.embed_images=true"]),
+        "coco",
+        num_workers=len(os.sched_getaffinity(0)),
+    )
+    import_annotation(request, run, on_progress=lambda done, total: None, on_wait=lambda text: None)
+    return folder / RUN_FOLDER
+
+
+def write_scenes(folder: Path, scenes: Sequence[Scene], speaker: Speaker) -> None:
+    """Write the images, the truth, and COCO JSON with captions an object."""
+    (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+    truth: dict[str, Any] = {}
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for number, scene in enumerate(scenes):
+        name = f"scene-{number:05d}.png"
+        painted = render(scene)
+        (folder / IMAGES_FOLDER / name).write_bytes(_png(painted.image))
+        height, width = painted.image.shape[:2]
+        truth[name] = scene_truth(scene)
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        objects += _objects(scene, painted, number, len(objects), speaker)
+    document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
+    (folder / TRUTH_NAME).write_text(json.dumps(truth) + "\n", encoding="utf-8")
+    (folder / ANNOTATION_NAME).write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _objects(scene: Scene, painted: RenderedScene, image: int, first: int, speaker: Speaker) -> list[dict[str, Any]]:
+    """Return COCO's rows of a scene's objects; one that others hide whole has no mask and no row."""
+    counts = rle.encode(torch.from_numpy(painted.masks))
+    size = (painted.masks.shape[1], painted.masks.shape[2])
+    rows: list[dict[str, Any]] = []
+    for number, area in enumerate(rle.areas(counts, size).tolist()):
+        if area:
+            segmentation = {"size": list(size), "counts": counts[number]}
+            named = {"id": first + len(rows), "image_id": image, "category_id": 1, "iscrowd": 0, "area": area}
+            rows.append({**named, "segmentation": segmentation, "captions": list(speaker(scene, number))})
+    return rows
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="A folder; the run is OUT/run.")],
+    split: Annotated[Split, typer.Option(help="Which scenes.")] = Split.TEST,
+    scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
+    first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
+    world: Annotated[str, typer.Option(help="default, second or shifted.")] = DEFAULT_WORLD,
+) -> None:
+    """Write scenes as a run of human annotation."""
+    typer.echo(imported_scenes(out, split=split, num_scenes=scenes, first=first, world=world))
+
+
+if __name__ == "__main__":
+    typer.run(main)

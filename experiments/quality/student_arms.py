@@ -1,0 +1,189 @@
+"""Students as an experiment trains them: an arm is what one learns from, and each arm is trained with several seeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measurement import digest_of
+from experiments.process_pool import run_jobs
+from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_below_zero
+from experiments.quality.parts import Options
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
+from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.student.student_config import StudentConfig, load_student_config
+from pseudoris.training.student.student_learner import StudentLearner
+from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from pseudoris.workers.checkpoints.weights import weights_digest
+
+# Of a student's training; three minutes of one core.
+NUM_STEPS: Final = 300
+QUICK_STEPS: Final = 60
+NUM_SEEDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Attributes:
+        runs: What is learnt from.
+        human: Mixed in: every mask of it counts an epoch once, as every mask of `runs` does.
+        assignments: Of the student's settings, as `--set` takes them.
+        seed: Of weights and order.
+    """
+
+    runs: tuple[str, ...]
+    human: str | None = None
+    assignments: tuple[str, ...] = ()
+    seed: int = 0
+
+    def config(self) -> StudentConfig:
+        """Return the student's settings."""
+        return load_student_config("tiny", None, [*self.assignments, f"training.seed={self.seed}"])
+
+    def digest(self) -> str:
+        """Return a name that says all of it, the frozen towers included."""
+        config = self.config()
+        said = [self.runs, self.human, config.decisive(), weights_digest(config.towers.weights)]
+        return digest_of(said)
+
+
+@dataclass(frozen=True)
+class _ArmJob:
+    """An arm, where its training lies, and the run whose expressions it is asked."""
+
+    arm: Arm
+    folder: Path
+    val: str
+
+    @property
+    def answers(self) -> Path:
+        return self.folder / f"answered-{digest_of(self.val)}.json"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What groups of arms answered to the expressions of the same scenes.
+
+    Attributes:
+        figures: By group, `summarise` of its seeds.
+        scenes: By group, sum of IoU and number of expressions by seed and scene, (seeds, scenes, 2) float64.
+    """
+
+    figures: dict[str, dict[str, Any]]
+    scenes: Mapping[str, NDArray[np.float64]]
+
+    def difference(self, more: str, less: str) -> dict[str, Any]:
+        """Return by how much the mIoU of a group exceeds that of another.
+
+        `value`, `low` and `high` are of the mean over seeds and resample scenes; `seeds` are the differences of seeds
+        that are paired by their number, which scatter whatever the scenes are.
+        """
+        both = {name: self.scenes[name].sum(0) for name in (more, less)}
+        sums = [
+            {name: (float(scenes[place, 0]), float(scenes[place, 1])) for name, scenes in both.items()}
+            for place in range(len(both[more]))
+        ]
+        found = as_json(ImageBootstrap(sums).difference(more, less))
+        pairs = zip(*(self.figures[name]["miou"]["values"] for name in (more, less)), strict=False)
+        return {**found, "seeds": [round(one - other, 5) for one, other in pairs]}
+
+
+def is_decided(difference: Mapping[str, Any]) -> bool:
+    """Return whether a difference is clear of zero: over scenes, and of one sign in every seed."""
+    seeds = difference["seeds"]
+    if is_above_zero(difference):
+        return all(seed > 0 for seed in seeds)
+    return is_below_zero(difference) and all(seed < 0 for seed in seeds)
+
+
+def said_difference(difference: Mapping[str, Any]) -> str:
+    """Return a difference as a sentence has it: interval over scenes, range over seeds, and whether it is decided."""
+    seeds = difference["seeds"]
+    spread = f", {min(seeds):+.3f} to {max(seeds):+.3f} by seed" if len(seeds) > 1 else ", one seed"
+    return f"{cell(difference, sign='+')}{spread}{'' if is_decided(difference) else ': not told apart'}"
+
+
+def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str) -> Answered:
+    """Return what each named group of arms, the seeds of one, answers to a run's expressions.
+
+    Trainings and answers that stand in OUT are taken from there: parts share arms, and an arm may be asked twice.
+    """
+    jobs = {arm.digest(): arm for group in arms.values() for arm in group}
+    wanted = {digest: _ArmJob(arm, options.out / "students" / digest, val) for digest, arm in jobs.items()}
+    missing = [job for job in wanted.values() if not job.answers.exists()]
+    if missing:
+        run_jobs(_train_and_ask, missing, options.processes, shown=shown)
+    found = {digest: json.loads(job.answers.read_text(encoding="utf-8")) for digest, job in wanted.items()}
+    groups = {name: [found[arm.digest()] for arm in group] for name, group in arms.items()}
+    return Answered(
+        {name: summarise([each["figures"] for each in seeds]) for name, seeds in groups.items()},
+        {name: np.array([each["scenes"] for each in seeds], np.float64) for name, seeds in groups.items()},
+    )
+
+
+def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return by figure the mean over seeds, their standard deviation (of a sample; 0 of one) and the values."""
+    return {
+        name: {
+            "mean": round(fmean(values), 5),
+            "std": round(stdev(values), 5) if len(values) > 1 else 0.0,
+            "values": [round(value, 5) for value in values],
+        }
+        for name in seeds[0]
+        for values in [[figures[name] for figures in seeds]]
+    }
+
+
+def num_steps(options: Options) -> int:
+    """Return the optimiser steps of a training."""
+    return options.pick(NUM_STEPS, QUICK_STEPS)
+
+
+def seeded(options: Options, arm: Arm, *, num_seeds: int = NUM_SEEDS) -> list[Arm]:
+    """Return the arm with each seed, and with the steps of this run."""
+    steps = f"training.num_steps={num_steps(options)}"
+    count = 1 if options.is_quick else num_seeds
+    return [replace(arm, assignments=(*arm.assignments, steps), seed=options.seed + number) for number in range(count)]
+
+
+def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
+    """Return a figure as it stands in a table; of one seed, which has no deviation, the value alone."""
+    figure = figures[name]
+    mean = f"{figure['mean']:.3f}"
+    return mean if len(figure["values"]) == 1 else f"{mean} ± {figure['std']:.3f}"
+
+
+def _train_and_ask(job: _ArmJob) -> None:
+    """Train an arm unless it is trained, and write what it answers; runs in a child process."""
+    scenes: list[tuple[float, int]] = []
+
+    def add(ious: NDArray[np.float64]) -> None:
+        scenes.append((round(float(ious.sum()), 6), len(ious)))
+
+    figures = named_figures(evaluate(_trained(job), HeldOutExpressions(job.val), on_image=add).figures())
+    TrainingFolder(job.folder).write_json(job.answers.name, {"figures": figures, "scenes": scenes})
+
+
+def _trained(job: _ArmJob) -> StudentLearner:
+    """The student of an arm; an interrupted training goes on."""
+    if (job.folder / SUMMARY_NAME).exists():
+        return load_student(job.folder)
+    config, has_begun = job.arm.config(), (job.folder / CHECKPOINT_NAME).exists()
+    if job.folder.exists() and not has_begun:
+        shutil.rmtree(job.folder)
+    request = StudentRequest(config, job.arm.runs, job.folder, human=job.arm.human, is_resuming=has_begun)
+    learner, _ = train_student(request, open_fabric(config.training))
+    learner.module.eval()
+    return learner

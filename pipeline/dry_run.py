@@ -1,0 +1,140 @@
+"""The dry run: what `annotate` would do, without writing a byte."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+from pseudoris.pipeline.cluster import connected, identity_on_cluster, node_resources
+from pseudoris.pipeline.resources import plan_actors
+from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
+from pseudoris.pipeline.run_summary import RunPlan
+from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.extension import ExtensionTally, new_entries
+from pseudoris.store.runs.header import check_identity, check_origin, check_source, read_header
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.pending import quarantined_shards
+from pseudoris.store.runs.plan import iter_plan
+from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.totals import Totals
+from pseudoris.store.sources import Source, open_source
+from pseudoris.workers.stages import STAGES
+
+# Source: measured, all four tables, on the demonstration run (69 images, 321 masks, 14,124 draws, `tiny`): the bytes of
+# a shard's footers and column docs, and the compressed bytes of each row.
+BYTES_PER_SHARD: Final = 16_000
+BYTES_PER_IMAGE: Final = 100
+BYTES_PER_MASK: Final = 150
+BYTES_PER_DRAW: Final = 30
+# The true number is unknown before the models run; the scenes of the demonstration have 4.6.
+ASSUMED_MASKS_PER_IMAGE: Final = 5
+
+
+def dry_run(
+    source: str, out: str, config: RunConfig, *, limit: int | None = None, options: RunOptions | None = None
+) -> RunPlan:
+    """Return what `annotate` would do with the same arguments. Nothing is written, no model is loaded.
+
+    Raises:
+        ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
+        TransientError: Storage or the cluster failed.
+    """
+    options = options or RunOptions(limit)
+    check_packages_here(config)
+    location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
+    check_options(location, options)
+    listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
+    header = read_header(location)
+    # Checked before Ray, which takes seconds to start: most mistakes are in a path.
+    if header is None:
+        listing.check_not_empty()
+    else:
+        check_origin(location, header, "annotate")
+        check_source(header, listing.name)
+    with connected(config.placement.address):
+        actors = plan_actors(node_resources(), config)
+        identity = identity_on_cluster(config)
+        if header is not None:
+            check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
+        tally = _listed(listing, config, options.limit) if header is None else _planned(location, header)
+        extension = _extension(listing, location, header, config=config, options=options)
+    if extension is not None:
+        tally.num_images += extension.num_new
+        tally.num_shards += extension.num_shards
+        tally.size_bytes += extension.size_bytes
+    output_bytes, basis, num_done = _estimate(location, tally, config)
+    return RunPlan(
+        source=listing.name,
+        out=location.root,
+        num_images=tally.num_images,
+        num_repeated=tally.num_repeated,
+        num_shards=tally.num_shards,
+        num_shards_done=num_done,
+        input_bytes=tally.size_bytes,
+        actors=actors,
+        weights={stage.name: (stage.settings(config).weights.uri, identity.weights[stage.name]) for stage in STAGES},
+        device_kind=identity.device_kind,
+        output_bytes=output_bytes,
+        output_basis=basis,
+        extension=extension,
+        num_to_retry=_num_to_retry(location, options),
+    )
+
+
+def _listed(listing: Source, config: RunConfig, limit: int | None) -> PlanTally:
+    tally = PlanTally()
+    items = list_on_cluster(listing, config.placement.read)
+    for _ in itertools.islice(assign_shards(items, config.shards, tally=tally), limit):
+        pass
+    return tally
+
+
+def _extension(
+    listing: Source, location: RunLocation, header: RunHeader | None, *, config: RunConfig, options: RunOptions
+) -> ExtensionTally | None:
+    if header is None or not options.is_extension:
+        return None
+    tally = ExtensionTally()
+    items = list_on_cluster(listing, config.placement.read)
+    for _ in new_entries(location, header, items, tally=tally, limit=options.limit):
+        pass
+    return tally
+
+
+def _num_to_retry(location: RunLocation, options: RunOptions) -> int | None:
+    if not options.is_retry:
+        return None
+    return quarantined_shards(cached_receipts(location), options.reasons).num_images
+
+
+def _planned(location: RunLocation, header: RunHeader) -> PlanTally:
+    size_bytes = sum(entry.size_bytes or 0 for _, entries in iter_plan(location, header) for entry in entries)
+    return PlanTally(header.num_images, header.num_shards, header.num_repeated, size_bytes)
+
+
+def _estimate(location: RunLocation, tally: PlanTally, config: RunConfig) -> tuple[int, str, int]:
+    """Return the tables' estimated bytes, the basis of the estimate, and the number of committed shards."""
+    totals = Totals()
+    for receipt in cached_receipts(location):
+        totals.add(receipt)
+    done = totals.sum()
+    if done.images:
+        basis = f"from the {done.images} images committed so far, {done.output_bytes // done.images} bytes each"
+        return done.output_bytes * tally.num_images // done.images, basis, done.shards
+    per_mask = BYTES_PER_MASK + draws_per_mask(config) * BYTES_PER_DRAW
+    tables = tally.num_shards * BYTES_PER_SHARD
+    tables += tally.num_images * (BYTES_PER_IMAGE + ASSUMED_MASKS_PER_IMAGE * per_mask)
+    basis = f"assuming {ASSUMED_MASKS_PER_IMAGE} masks per image, {per_mask:,} bytes per mask as on the bundled scenes"
+    if config.shards.embed_images:
+        return tables + tally.size_bytes, f"{basis}, plus the embedded images", 0
+    return tables, basis, 0
+
+
+def draws_per_mask(config: RunConfig) -> int:
+    """Return how many captions are drawn per mask: one beam and the samples, for each crop kind."""
+    captions = config.captions
+    crops = len(captions.context_scales) + captions.has_masked_crop
+    return crops * (1 + len(captions.sampling.top_k) + len(captions.sampling.top_p))

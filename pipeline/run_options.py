@@ -1,0 +1,63 @@
+"""The options of one session of a run, and whether they fit the run in OUT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pseudoris.pipeline.cluster import named_cluster
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_origin, read_header, require_header
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What one session of a run does, besides continuing its plan.
+
+    Attributes:
+        limit: Plan only the first `limit` images. It does not change an existing plan.
+        is_extension: List SOURCE again and plan its new images.
+        is_retry: Compute the quarantined images again, and nothing else.
+        reasons: With `is_retry`, only images quarantined for one of these reasons; None for all.
+    """
+
+    limit: int | None = None
+    is_extension: bool = False
+    is_retry: bool = False
+    reasons: frozenset[str] | None = None
+
+
+def check_options(location: RunLocation, options: RunOptions) -> None:
+    """Accept `options` if they fit the run in `location`, if there is one.
+
+    Raises:
+        ConfigError: There is no run to retry or to extend, another command made it, or two options exclude each other.
+        TransientError: Storage failed.
+    """
+    if options.is_extension and options.is_retry:
+        raise ConfigError(
+            "--retry-failed only computes quarantined images, so it excludes --extend: run the command once with each"
+        )
+    if options.reasons is not None and not options.is_retry:
+        raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
+    is_old = options.is_extension or options.is_retry
+    header = require_header(location) if is_old else read_header(location)
+    if header is not None:
+        check_origin(location, header, "annotate")
+
+
+def check_packages_here(config: RunConfig) -> None:
+    """Accept a config if this machine has its optional packages: checked before Ray and the actors that use them start.
+
+    If a cluster is named, only its nodes need the packages, and they report a missing one themselves.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    if config.filtering.nouns == "spacy" and named_cluster(config.placement.address) is None:
+        from pseudoris.workers.filtering.head_nouns import (
+            check_spacy,  # imported only if it is needed: an optional package, like torch
+        )
+
+        check_spacy()

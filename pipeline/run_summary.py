@@ -1,0 +1,109 @@
+"""The plan of a dry run and the summary of a session. Plain data, no printing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.store.runs.extension import ExtensionTally
+from pseudoris.store.runs.totals import RunTotals
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What `annotate` would do: the result of a dry run. Nothing was written.
+
+    Attributes:
+        source: SOURCE as given.
+        out: Path or url of the run's folder.
+        num_images: Images planned.
+        num_repeated: Listed images whose key was already listed; they are not planned again.
+        num_shards: Shards planned.
+        num_shards_done: Shards that are already committed; 0 if OUT holds no run.
+        input_bytes: Sum of the listed sizes.
+        actors: Actors by pool.
+        weights: By stage, where they come from and their sha256.
+        device_kind: The device on which the identity was measured.
+        output_bytes: Estimated size of the tables.
+        output_basis: The basis of that estimate.
+        extension: With `--extend`, the result of listing SOURCE again; the figures above then include the extension.
+        num_to_retry: With `--retry-failed`, how many images would be computed again.
+    """
+
+    source: str
+    out: str
+    num_images: int
+    num_repeated: int
+    num_shards: int
+    num_shards_done: int
+    input_bytes: int
+    actors: Mapping[str, int]
+    weights: Mapping[str, tuple[str, str]]
+    device_kind: str
+    output_bytes: int
+    output_basis: str
+    extension: ExtensionTally | None = None
+    num_to_retry: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryTally:
+    """The result of a retry.
+
+    Attributes:
+        num_images: Images that were computed again.
+        num_recovered: Of these, images that are no longer in quarantine.
+        num_shards: Shards that hold these images.
+        num_shards_changed: Of these, shards with a new generation.
+    """
+
+    num_images: int = 0
+    num_recovered: int = 0
+    num_shards: int = 0
+    num_shards_changed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The state of a run after a session.
+
+    Attributes:
+        out: Path or url of the run's folder.
+        totals: Over all committed shards.
+        num_planned_images: Images in the plan; equal to `totals.images` when the run is complete.
+        num_planned_shards: Shards in the plan.
+        num_shards_before: Shards that earlier sessions committed.
+        num_images_now: Images that this session committed.
+        wall_s: Seconds from the start of the graph to its end.
+        tables: By table, the glob that reads it when the run is complete.
+        interrupted: Whether Ctrl-C or SIGTERM ended this session.
+        retry: The result of a retry; None if shards were computed for the first time.
+    """
+
+    out: str
+    totals: RunTotals
+    num_planned_images: int
+    num_planned_shards: int
+    num_shards_before: int
+    num_images_now: int
+    wall_s: float
+    tables: Mapping[str, str]
+    interrupted: bool = False
+    retry: RetryTally | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return self.totals.shards == self.num_planned_shards
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that this session committed, divided by its wall time; 0.0 if it had nothing to do."""
+        return self.num_images_now / self.wall_s if self.wall_s > 0 else 0.0
+
+
+def table_globs(uri_of: Callable[[str], str]) -> dict[str, str]:
+    """Return the glob of each table by name, expressions first: people look at those."""
+    names = sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS)
+    return {name: uri_of(f"{name}/*.parquet") for name in names}

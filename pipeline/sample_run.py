@@ -1,0 +1,160 @@
+"""`estimate`: runs a uniform sample of SOURCE, and extrapolates to the whole with intervals."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from pseudoris.pipeline.cluster import connected, identity_on_cluster, node_resources
+from pseudoris.pipeline.executor import run_shards
+from pseudoris.pipeline.extrapolation import Estimate, summarise
+from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.resources import plan_actors
+from pseudoris.pipeline.run_options import check_packages_here
+from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.garbage import remove_run
+from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards, plan_run
+from pseudoris.store.sources import SourceItem, open_source
+
+DEFAULT_SAMPLE: Final = 200
+# Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
+NUM_SHARDS: Final = 16
+
+# Called with the sampled images committed so far, and the size of the sample.
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A uniform sample of a listing, in its order, and the tally of the whole listing."""
+
+    items: list[SourceItem]
+    tally: PlanTally
+
+
+def draw_sample(items: Iterable[SourceItem], config: RunConfig, *, size: int, seed: int) -> Sample:
+    """Return `size` images of a listing; all subsets are equally likely. One pass; memory grows only with the sample.
+
+    A key that is listed several times counts once.
+    """
+    last: list[SourceItem] = []
+
+    def passing() -> Iterator[SourceItem]:
+        for item in items:
+            last[:] = [item]
+            yield item
+
+    tally = PlanTally()
+    draw = random.Random(seed)
+    chosen: list[tuple[int, SourceItem]] = []
+    for number, _ in enumerate(assign_shards(passing(), config.shards, tally=tally)):
+        # Algorithm R: image number n is kept with probability size / n.
+        if number < size:
+            chosen.append((number, last[0]))
+        elif (place := draw.randrange(number + 1)) < size:
+            chosen[place] = (number, last[0])
+    return Sample([item for _, item in sorted(chosen, key=lambda pair: pair[0])], tally)
+
+
+def estimate(
+    source: str,
+    config: RunConfig,
+    *,
+    size: int = DEFAULT_SAMPLE,
+    num_gpus: float | None = None,
+    scratch: str | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Estimate:
+    """Run a sample of SOURCE through the graph of a run into a temporary output, and extrapolate to the whole.
+
+    Args:
+        source: As for a run.
+        config: As for a run; its seed draws the sample.
+        size: Images to draw; all if SOURCE has fewer.
+        num_gpus: GPUs that the run would have; by default those of the cluster.
+        scratch: Folder or url for the temporary output, which is removed at the end; every node must reach it. By
+            default a temporary folder of this machine, which works only if this is the only node.
+        on_progress: Called after each commit.
+
+    Raises:
+        ConfigError: SOURCE, the configuration, the placement or `scratch` cannot be used.
+        TransientError: Storage or the cluster failed.
+    """
+    if num_gpus is not None and config.compute.device != "cuda":
+        raise ConfigError("--gpus says how many GPUs the run would have, but compute.device is cpu: leave --gpus out")
+    check_packages_here(config)
+    listing = open_source(source, config.source, limits=config.placement.storage)
+    # Checked before Ray, which takes seconds to start: most mistakes are in a path.
+    listing.check_not_empty()
+    with _temporary_output(scratch, config) as location, connected(config.placement.address):
+        nodes = node_resources()
+        _check_reach(scratch, len(nodes))
+        actors = plan_actors(nodes, config)
+        # Before the listing, which may take an hour: a missing weight file is reported first.
+        identity = identity_on_cluster(config)
+        items = list_on_cluster(listing, config.placement.read)
+        sample = draw_sample(items, config, size=size, seed=config.compute.seed)
+        # Smaller shards than the run's: a single shard would use one actor and give no interval.
+        shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
+        small = config.model_copy(update={"shards": shards})
+        header = plan_run(location, sample.items, source=listing.name, identity=identity, config=small)
+        job = Job(listing.name, location, header, small)
+        load_s, receipts = _run(job, actors, on_progress)
+    return summarise(
+        sample.tally,
+        receipts,
+        config,
+        source=listing.name,
+        device_kind=identity.device_kind,
+        actors=actors,
+        num_gpus=num_gpus,
+        load_s=load_s,
+    )
+
+
+def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
+    """Return the seconds before the work on the first shard, and the receipts."""
+    receipts: list[Receipt] = []
+    began_s = time.perf_counter()
+    load_s = 0.0
+    with closing(run_shards(job, range(job.header.num_shards), actors)) as landing:
+        for receipt in landing:
+            if not receipts:
+                load_s = max(0.0, time.perf_counter() - began_s - sum(receipt.seconds.values()))
+            receipts.append(receipt)
+            on_progress(sum(each.counts.images for each in receipts), job.header.num_images)
+    return load_s, receipts
+
+
+@contextmanager
+def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLocation]:
+    """Yield an empty location that is removed after the block, whatever happens in it."""
+    with tempfile.TemporaryDirectory(prefix="pseudoris-estimate-") as folder:
+        name = folder.rpartition("/")[2]
+        if scratch is None:
+            yield RunLocation.open(folder)
+            return
+        location = RunLocation.open(
+            f"{scratch.rstrip('/')}/{name}", config.source.endpoint_url, config.placement.storage
+        )
+        try:
+            yield location
+        finally:
+            remove_run(location)
+
+
+def _check_reach(scratch: str | None, num_nodes: int) -> None:
+    if scratch is None and num_nodes > 1:
+        raise ConfigError(
+            f"the cluster has {num_nodes} nodes, and the other nodes cannot read a temporary folder of this one: give "
+            "a folder or bucket that all nodes reach with --scratch (its other files are not changed)"
+        )

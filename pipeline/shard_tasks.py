@@ -1,0 +1,150 @@
+"""The tasks of a shard that need no model: reading its images and committing its tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
+import ray
+
+from pseudoris.pipeline.identity import check_packages
+from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.meters import report_counts, stamp_enqueue_time
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.run_records import PlanEntry, Receipt
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.runs.attempts import AttemptHistory, clear_attempts, read_attempts
+from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.receipts import read_receipt
+from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.workers.images.prover import shared_prover
+
+# By session, the differences that `check_packages` accepted in this process.
+_CHECKED: Final[dict[str, tuple[str, ...]]] = {}
+
+RECEIPT_BLOCK_SCHEMA: Final = pa.schema([("shard", pa.int64()), ("receipt", pa.large_string())])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """The work to do for a shard.
+
+    Attributes:
+        generation: The generation to write.
+        planned: The plan of the whole shard, in order.
+        entries: The images to compute, in plan order; empty if the generation is already committed.
+    """
+
+    generation: int
+    planned: list[PlanEntry]
+    entries: list[PlanEntry]
+
+
+def shard_work(job: Job, shard: int) -> ShardWork:
+    """Return the images to compute for a shard: all of its images, or those to retry.
+
+    Nothing to do if the generation to write is committed: if a node is lost after a commit, Ray runs the shard again.
+
+    Raises:
+        ConfigError: The plan, or the generation that the retry starts from, cannot be read.
+        TransientError: Storage failed.
+    """
+    planned = read_shard_plan(job.location, job.header, shard)
+    if job.retry is None:
+        is_committed = read_receipt(job.location, shard, 0) is not None
+        return ShardWork(0, planned, [] if is_committed else planned)
+    base = job.retry.generations[shard]
+    receipt = read_receipt(job.location, shard, base)
+    if receipt is None:
+        raise ConfigError(f"shard {shard} has no generation {base} to retry: was its receipt deleted?")
+    try:
+        wanted = quarantined_ids(job.location, receipt, job.retry.reasons)
+    except ConfigError:
+        # The generation was replaced, and gc deleted its parts. The check below finds the generation that replaced it.
+        wanted = frozenset()
+    if read_receipt(job.location, shard, base + 1) is not None:
+        return ShardWork(base + 1, planned, [])
+    if not wanted:
+        raise ConfigError(
+            f"the failures of shard {shard}, generation {base}, cannot be read: run `pseudoris verify` for the extent"
+        )
+    return ShardWork(base + 1, planned, [entry for entry in planned if entry.image_id in wanted])
+
+
+def read_block(job: Job, shard: int) -> pa.Table:
+    """Return the planned shard as one block with the images' bytes; every image decodes or is quarantined.
+
+    The block of a committed shard holds no images and is marked as committed.
+    """
+    work = shard_work(job, shard)
+    planned_ids = tuple(entry.image_id for entry in work.planned)
+    if not work.entries:
+        return shard_to_block(Shard(shard, work.generation, (), is_committed=True, planned_ids=planned_ids))
+    mixed = _checked_packages(job)
+    with shared_prover(job.config.images) as prover:
+        shard_read = read_shard(job.source, job.config, work.entries, prover=prover, generation=work.generation)
+    report_counts(job.location.root, "read")
+    shard_read = replace(shard_read, planned_ids=planned_ids).with_mixed(mixed)
+    return stamp_enqueue_time(shard_to_block(on_this_node(shard_read)))
+
+
+def commit_block(block: pa.Table, job: Job) -> pa.Table:
+    """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
+    shard = block_to_shard(block)
+    history = read_attempts(job.location, shard.shard, shard.generation)
+    receipt = _standing_receipt(job, shard) if shard.is_committed else _commit(job, shard, history)
+    clear_attempts(job.location, history)
+    report_counts(job.location.root, "commit")
+    row = {"shard": [shard.shard], "receipt": [receipt.model_dump_json()]}
+    return pa.table(row, schema=RECEIPT_BLOCK_SCHEMA)
+
+
+def block_to_receipt(block: pa.Table) -> Receipt:
+    """Return the receipt in the block of `commit_block`."""
+    return Receipt.model_validate_json(block["receipt"][0].as_py())
+
+
+def on_this_node(shard: Shard) -> Shard:
+    """Return the shard with this node as the last one that worked on it."""
+    node = this_node()
+    return shard if shard.nodes and shard.nodes[-1] == node else replace(shard, nodes=(*shard.nodes, node))
+
+
+def this_node() -> str:
+    """Return Ray's id of the node that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _commit(job: Job, shard: Shard, history: AttemptHistory) -> Receipt:
+    shard = on_this_node(shard).with_mixed(_checked_packages(job))
+    commit = commit_shard if shard.generation == 0 else commit_retry
+    outcome = commit(
+        job.location,
+        shard,
+        planned_ids=shard.planned_ids,
+        embed_images=job.config.shards.embed_images,
+        provenance=Provenance(attempts=history.begun_by_pool(), degraded=shard.degraded, mixed=shard.mixed),
+    )
+    return outcome.receipt
+
+
+def _standing_receipt(job: Job, shard: Shard) -> Receipt:
+    receipt = read_receipt(job.location, shard.shard, shard.generation)
+    if receipt is None:
+        raise TransientError(
+            f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run: "
+            "run the same command again"
+        )
+    return receipt
+
+
+def _checked_packages(job: Job) -> tuple[str, ...]:
+    """Return the accepted differences of this process; checked once, as Ray uses a process for many blocks."""
+    if job.session_nonce not in _CHECKED:
+        _CHECKED.clear()
+        _CHECKED[job.session_nonce] = check_packages(job.header.identity, job.config)
+    return _CHECKED[job.session_nonce]

@@ -1,0 +1,108 @@
+"""Lists SOURCE on a cluster: the driver lists files, tasks index tars and tables, and the order is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+
+from pseudoris.pipeline.ray_errors import original_error
+from pseudoris.schemas.placement import PoolConfig
+from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.sources import Source, SourceItem
+from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
+from pseudoris.store.sources.source import Format
+
+# Tars and tables per task: the start of a task then costs little compared with the requests to a bucket.
+_FILES_A_TASK: Final = 4
+# Bounds the results that wait in the object store for the driver: those of this many tasks, a few megabytes each.
+_TASKS_IN_FLIGHT: Final = 64
+# Images listed after a tar that a task still indexes: the driver must not hold the millions of a bucket for one tar.
+_BUNDLES_WAITING: Final = 10_000
+
+# The items of a tar, or the row groups of a table: a table of millions is not sent row by row.
+_Index = list[SourceItem] | list[RowGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Consecutive files of the listing; `index` is the result of the task that indexes them, None for images."""
+
+    files: tuple[tuple[StoredFile, Format], ...]
+    index: ray.ObjectRef[list[_Index]] | None
+
+
+def list_on_cluster(source: Source, pool: PoolConfig) -> Iterator[SourceItem]:
+    """Yield the items of `source.list()` in the same order; tasks index the tars and tables.
+
+    Args:
+        source: SOURCE; every node must reach it, as it must to read the images.
+        pool: The resources of a task: the pool of reading.
+
+    Raises:
+        ConfigError: Nothing is listed, or a tar or a table cannot be listed.
+        TransientError: The storage or the cluster failed.
+    """
+    index = ray.remote(_index).options(num_cpus=pool.num_cpus, resources=dict(pool.resources))
+    source_ref = ray.put(source)
+    waiting: deque[_Bundle] = deque()
+    num_in_flight = 0
+    is_empty = True
+    for files in _bundles(source):
+        is_task = files[0][1] != "files"
+        waiting.append(_Bundle(files, index.remote(source_ref, files) if is_task else None))
+        num_in_flight += is_task
+        # Images wait for the tars before them. Without a tar before them they are yielded at once.
+        while waiting and (
+            waiting[0].index is None or num_in_flight >= _TASKS_IN_FLIGHT or len(waiting) >= _BUNDLES_WAITING
+        ):
+            bundle = waiting.popleft()
+            num_in_flight -= bundle.index is not None
+            for item in _items(source, bundle):
+                is_empty = False
+                yield item
+    for bundle in waiting:
+        for item in _items(source, bundle):
+            is_empty = False
+            yield item
+    if is_empty:
+        raise source.lists_nothing()
+
+
+def _bundles(source: Source) -> Iterator[tuple[tuple[StoredFile, Format], ...]]:
+    """Yield the files in order: images one by one, tars and tables a few at a time."""
+    gathered: list[tuple[StoredFile, Format]] = []
+    for file in source.files():
+        if file[1] != "files":
+            gathered.append(file)
+        if gathered and (file[1] == "files" or len(gathered) == _FILES_A_TASK):
+            yield tuple(gathered)
+            gathered = []
+        if file[1] == "files":
+            yield (file,)
+    if gathered:
+        yield tuple(gathered)
+
+
+def _index(source: Source, files: tuple[tuple[StoredFile, Format], ...]) -> list[_Index]:
+    return [
+        count_rows(source.root, file, source.config) if format_ == "parquet" else list(source.items(file, format_))
+        for file, format_ in files
+    ]
+
+
+def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
+    if bundle.index is None:
+        for file, format_ in bundle.files:
+            yield from source.items(file, format_)
+        return
+    try:
+        indices = ray.get(bundle.index)
+    except ray.exceptions.RayError as error:
+        raise original_error(error) from error
+    for (file, format_), index in zip(bundle.files, indices, strict=True):
+        # The type follows from the format.
+        yield from rows_of(file, index) if format_ == "parquet" else index  # type: ignore[arg-type, misc]

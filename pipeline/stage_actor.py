@@ -1,0 +1,118 @@
+"""The actor that runs shards through models, and the record of its attempts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+
+from pseudoris.pipeline.cluster import living_nodes
+from pseudoris.pipeline.identity import check_process
+from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.meters import StageMeter, stamp_enqueue_time
+from pseudoris.pipeline.shard_tasks import on_this_node, this_node
+from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.runs.attempts import begin_attempt, end_attempt
+from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
+from pseudoris.workers.images.pillow_formats import import_plugins
+from pseudoris.workers.stages import STAGES, stages_named
+
+logger = logging.getLogger(__name__)
+
+EXIT_UNUSABLE: Final = 87
+
+
+class StageActor:
+    """Runs blocks through the models of the named stages, which are loaded once.
+
+    The constructor does not raise a ConfigError: Ray would report the death of an actor, with our message inside a page
+    of traceback. The first call raises it instead, unchanged. Any other error while models load is taken for a fault of
+    this node: Ray Data restarts the actor up to MAX_INIT_DEATHS times.
+    """
+
+    def __init__(self, names: tuple[str, ...], job: Job, pool: str) -> None:
+        """Load the models of `names` (in stage order) and check that this process has the run's identity.
+
+        Args:
+            names: Names of the stages that this pool holds.
+            job: The run.
+            pool: Name of the pool, for the record of attempts.
+        """
+        self._job = job
+        self._pool = pool
+        self._stages: FaultTolerantStages | None = None
+        self._error: ConfigError | None = None
+        self._meter = StageMeter(job.location.root, pool)
+        self._mixed: tuple[str, ...] = ()
+        # Bytes that no later pool needs would only fill the object store.
+        self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
+        try:
+            self._mixed = check_process(job.header.identity, job.config, stages_named(names))
+            # The stages decode with the same plug-ins that reading used to check the images.
+            import_plugins(job.config.images.decoder_plugins)
+            with self._meter.loading():
+                self._stages = FaultTolerantStages(names, job.config)
+        except ConfigError as error:
+            self._error = error
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Return the block after every stage, one shard per block; a committed shard is returned unchanged."""
+        if self._stages is None:
+            raise self._error or RuntimeError("no stages")
+        shard = block_to_shard(block)
+        if shard.is_committed:
+            return block
+        shard = shard.with_mixed(self._mixed)
+        measured = self._meter.at_work(block, nodes=shard.nodes, on_node=this_node())
+        with measured, attempted(self._job, shard, self._pool) as num_deaths:
+            try:
+                shard = self._stages(shard, num_deaths=num_deaths)
+            except (BrokenDeviceError, NoSubprocessError):
+                # Further work of this process on its device would fail too, or it lacks the memory to test whether an
+                # image is at fault. Ray starts another process, which takes the shard again. The attempt stays open and
+                # counts as a death.
+                logger.exception("This process cannot finish shard %d. It exits, and Ray starts another.", shard.shard)
+                logging.shutdown()
+                os._exit(EXIT_UNUSABLE)
+        if self._drops_bytes:
+            shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))
+        return stamp_enqueue_time(shard_to_block(on_this_node(shard)))
+
+
+@contextmanager
+def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
+    """Record the attempt around the block; yield how many processes already died with this shard.
+
+    Deaths together with their node or their driver do not count.
+
+    Raises:
+        TransientError: Too many processes died: Ray itself would restart the shard forever.
+    """
+    node = this_node()
+    attempt, history = begin_attempt(
+        job.location, shard.shard, shard.generation, pool=pool, session_nonce=job.session_nonce, node=node
+    )
+    num_deaths = 0
+    if history.begun != history.ended:
+        living = [str(known["NodeID"]) for known in living_nodes()]
+        num_deaths = history.num_deaths(pool=pool, session_nonce=job.session_nonce, living_nodes=living)
+    try:
+        if num_deaths >= job.config.placement.max_deaths_per_shard:
+            raise TransientError(
+                f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no single "
+                "image could be shown to cause it. Find the signals in Ray's logs. If a process was killed for lack of "
+                f"memory, give each actor of placement.{pool} more memory (raise num_cpus, or use fewer actors). If "
+                "the accelerator failed, check the node. If the log of the search names an image, you can remove it "
+                "from SOURCE: it is then quarantined as missing"
+            )
+        yield num_deaths
+    finally:
+        # Not reached if the process dies: that is how a death is seen.
+        end_attempt(job.location, attempt)

@@ -1,0 +1,324 @@
+"""Referring-image-segmentation training data without a human: masks, distinctive expressions, Parquet.
+
+The functions here are what the commands of the same names do. All of them take a run, SOURCE or an export as a local
+path or a url, and raise `ConfigError` where the user must change something, `TransientError` where the same call may
+succeed later. Importing this package loads neither torch nor Ray: each function loads what it needs.
+
+    summary = pseudoris.annotate("photos/", "out/")
+    kept = pseudoris.open_run("out/").expressions().to_table(filter=pyarrow.compute.field("kept"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pseudoris.pipeline.run_summary import RunSummary
+    from pseudoris.schemas.config import RunConfig
+    from pseudoris.schemas.config_layers import load_config
+    from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+    from pseudoris.store.checks.verify import VerifyReport
+    from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent
+    from pseudoris.store.runs.refilter import RefilterSummary
+    from pseudoris.store.tables.run_reader import Run
+    from pseudoris.training.dataset import (
+        ExpressionFilter,
+        JoinedDataset,
+        MixedDataset,
+        MixedIterableDataset,
+        ResumableLoader,
+        RisDataset,
+        RisIterableDataset,
+        SampleSpec,
+        Snapshot,
+        StreamOrder,
+        collate_lists,
+    )
+    from pseudoris.training.evaluation import Evaluation, Truth
+    from pseudoris.training.exports import ExportReport, HumanAnnotation
+
+    __version__: str
+
+# Where each name is defined; it is imported when it is first asked for (PEP 562).
+_HOMES = {
+    "Committed": "store.runs.events",
+    "ConfigError": "schemas.errors",
+    "Evaluation": "training.evaluation",
+    "ExportReport": "training.exports",
+    "ExpressionFilter": "training.dataset",
+    "HumanAnnotation": "training.exports",
+    "JoinedDataset": "training.dataset",
+    "MixedDataset": "training.dataset",
+    "MixedIterableDataset": "training.dataset",
+    "Notice": "store.runs.events",
+    "Planned": "store.runs.events",
+    "PseudorisError": "schemas.errors",
+    "RefilterSummary": "store.runs.refilter",
+    "ResumableLoader": "training.dataset",
+    "Retried": "store.runs.events",
+    "RisDataset": "training.dataset",
+    "RisIterableDataset": "training.dataset",
+    "Run": "store.tables.run_reader",
+    "RunConfig": "schemas.config",
+    "RunEvent": "store.runs.events",
+    "RunSummary": "pipeline.run_summary",
+    "SampleSpec": "training.dataset",
+    "Snapshot": "training.dataset",
+    "StreamOrder": "training.dataset",
+    "TransientError": "schemas.errors",
+    "Truth": "training.evaluation",
+    "VerifyReport": "store.checks.verify",
+    "collate_lists": "training.dataset",
+    "load_config": "schemas.config_layers",
+}
+
+__all__ = [
+    "Committed",
+    "ConfigError",
+    "Evaluation",
+    "ExportReport",
+    "ExpressionFilter",
+    "HumanAnnotation",
+    "JoinedDataset",
+    "MixedDataset",
+    "MixedIterableDataset",
+    "Notice",
+    "Planned",
+    "PseudorisError",
+    "RefilterSummary",
+    "ResumableLoader",
+    "Retried",
+    "RisDataset",
+    "RisIterableDataset",
+    "Run",
+    "RunConfig",
+    "RunEvent",
+    "RunSummary",
+    "SampleSpec",
+    "Snapshot",
+    "StreamOrder",
+    "TransientError",
+    "Truth",
+    "VerifyReport",
+    "__version__",
+    "annotate",
+    "collate_lists",
+    "evaluate",
+    "export",
+    "load_config",
+    "open_run",
+    "refilter",
+    "verify",
+]
+
+
+def annotate(
+    source: str,
+    out: str,
+    config: RunConfig | str = "tiny",
+    *,
+    limit: int | None = None,
+    extend: bool = False,
+    retry_failed: bool = False,
+    retry_reasons: Sequence[str] = (),
+    on_event: Callable[[RunEvent], None] = lambda event: None,
+) -> RunSummary:
+    """Annotate the images of `source` into the run at `out`; the same call again continues.
+
+    Args:
+        source: Folder, file, glob, url or prefix, WebDataset tars, or Parquet.
+        out: Folder or url of the run.
+        config: What `load_config` returns, or the name of a preset.
+        limit: Plan the first `limit` images only.
+        extend: List `source` again and add its new images to the run.
+        retry_failed: Compute the quarantined images again, and nothing else.
+        retry_reasons: With `retry_failed`, only images quarantined for one of these reason codes.
+        on_event: Called with the plan (`Planned`), each commit (`Committed`), each retried shard (`Retried`), and each
+            `Notice`.
+
+    Returns:
+        How the run stands. `summary.is_complete` says whether every shard is committed; Ctrl-C in the middle ends the
+        call with `summary.interrupted`.
+
+    Raises:
+        ConfigError: An argument or a setting is wrong, `source` has nothing to plan, or `out` holds another run.
+        TransientError: Storage or the cluster failed; the same call continues.
+    """
+    from pseudoris.pipeline.annotation import annotate as run_pipeline
+    from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.schemas.config_layers import load_config
+    from pseudoris.store.runs.pending import parse_reasons
+
+    settings = load_config(config) if isinstance(config, str) else config
+    reasons = parse_reasons(",".join(retry_reasons) or None)
+    options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons)
+    return run_pipeline(source, out, settings, options=options, on_event=on_event)
+
+
+def open_run(out: str) -> Run:
+    """Open the run at `out`, finished or not.
+
+    Args:
+        out: Folder or url of the run.
+
+    Returns:
+        The run: its header, counts and tables.
+
+    Raises:
+        ConfigError: There is no run at `out`, or a later version of the package wrote it.
+        TransientError: Storage failed.
+    """
+    from pseudoris.store.location import RunLocation
+    from pseudoris.store.tables.run_reader import Run
+
+    return Run(RunLocation.open(out))
+
+
+def verify(out: str, *, quick: bool = False, sample: int | None = None) -> VerifyReport:
+    """Check that every planned image is accounted for once, and every part against its receipt.
+
+    Args:
+        out: Folder or url of the run.
+        quick: Check sizes, numbers of rows and ids only; no digests, no masks.
+        sample: Look into so many committed shards, spread evenly; all by default.
+
+    Returns:
+        What was found; `report.is_clean` says whether all of it holds. Damage is in the report, not raised.
+
+    Raises:
+        ConfigError: There is no run at `out`, or its plan is not the one that its header names.
+        TransientError: Storage failed.
+    """
+    from pseudoris.store.checks.verify import verify_run
+    from pseudoris.store.location import RunLocation
+
+    return verify_run(RunLocation.open(out), quick=quick, sample=sample)
+
+
+def refilter(
+    out: str, new: str, *, tau: float | None = None, keep: Sequence[str] | None = None, allow_mixed: bool = False
+) -> RefilterSummary:
+    """Write the finished run at `out` as a new run with another rule of what is kept; no model runs.
+
+    Args:
+        out: Folder or url of the run; it is only read.
+        new: Empty folder or url that gets the new run.
+        tau: Keep expressions whose distinctiveness is above; None leaves it.
+        keep: Conditions such as "correctness > 0.2"; an empty sequence removes the run's own, None leaves them.
+        allow_mixed: Continue with other package versions than `new` was started with.
+
+    Returns:
+        What the new run keeps, beside what the run at `out` keeps.
+
+    Raises:
+        ConfigError: The run at `out` is not complete, `new` holds another run, a condition cannot be read, or the rule
+            changes nothing.
+        TransientError: Storage failed; the same call continues.
+    """
+    from pseudoris.schemas.keep_rule import parse_conditions
+    from pseudoris.store.location import RunLocation
+    from pseudoris.store.runs.refilter import RuleChange
+    from pseudoris.store.runs.refilter import refilter as refilter_run
+
+    change = RuleChange(tau, None if keep is None else parse_conditions(keep))
+    return refilter_run(RunLocation.open(out), RunLocation.open(new), change, allow_mixed=allow_mixed)
+
+
+def export(
+    out: str,
+    destination: str,
+    export_format: str = "parquet",
+    *,
+    max_tokens: int | None = None,
+    dataset: str | None = None,
+    split: str = "train",
+    split_by: str = "pseudo",
+    human: HumanAnnotation | None = None,
+    target_mb: int = 256,
+    source: str | None = None,
+    partial: bool = False,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write the run at `out` in another format, and read it back.
+
+    Args:
+        out: Folder or url of the run.
+        destination: Empty folder or url that gets the export.
+        export_format: As `pseudoris export --format`: parquet, refer, cris, lmdb, coco, sa1b, webdataset, hf, …
+        max_tokens: Leave out longer expressions, in CLIP tokens; 0 keeps all, None is the format's own limit.
+        dataset: Name under which the trainer asks for it; None is the format's own.
+        split: Split that the run becomes.
+        split_by: For `refer`: who split it, as in `refs(<split_by>).p`.
+        human: For `refer`: a REFER dataset whose human references join.
+        target_mb: Size of a file, for formats with files of a free size.
+        source: Where the run's images are now, if they have moved.
+        partial: Export what is committed of an unfinished run.
+        overwrite: Replace an export that stands at `destination`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: There is no such format or run, the run is not finished, the format does not use an argument, or
+            `destination` cannot take the export.
+        TransientError: Storage failed, or a part of the run cannot be read.
+    """
+    from pseudoris.training.exports import find_export
+    from pseudoris.training.exports.export_request import export_request
+
+    request = export_request(
+        out,
+        destination,
+        export_format,
+        max_tokens=max_tokens,
+        dataset=dataset,
+        split=split,
+        split_by=split_by,
+        human=human,
+        target_mb=target_mb,
+        source=source,
+        is_partial=partial,
+        is_overwriting=overwrite,
+    )
+    return find_export(export_format).write(request, lambda done, total, /, stage="": None)
+
+
+def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Evaluation:
+    """Compare the run at `out` with a truth, from its tables alone.
+
+    Args:
+        out: Folder or url of the run.
+        truth: "synthworld" (the truth.json beside SOURCE), "synthworld:FILE", or a run of `pseudoris import`;
+            or an object that fulfils `Truth`.
+        sample: Read so many shards, spread evenly; all by default.
+
+    Returns:
+        The figures, with intervals over images.
+
+    Raises:
+        ConfigError: There is no run at `out` or no such truth, nothing is committed, run and truth share no image, or a
+            part is missing or damaged.
+        TransientError: Storage failed, or a part does not read.
+    """
+    from pseudoris.cli.named_truth import open_truth
+    from pseudoris.store.location import RunLocation
+    from pseudoris.store.runs.header import require_header
+    from pseudoris.training.evaluation import evaluate_run
+
+    location = RunLocation.open(out)
+    known = open_truth(truth, require_header(location)) if isinstance(truth, str) else truth
+    return evaluate_run(location, known, sample=sample)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("pseudoris")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pseudoris' has no attribute {name!r}")
+    return getattr(import_module(f"pseudoris.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

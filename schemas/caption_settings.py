@@ -1,0 +1,110 @@
+"""Settings of the caption stage: CoCa, its crops, beam search and distinctive sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, without_none
+from pseudoris.schemas.listener_settings import ListeningConfig
+from pseudoris.schemas.shard import CROP_MASKED, crop_context
+from pseudoris.schemas.source_settings import WeightsConfig
+
+
+class BeamConfig(FrozenModel):
+    """Group beam search as open_clip does it: groups without a diversity term, so one group is computed."""
+
+    num_beams: int = Field(default=6, ge=1)
+    num_groups: int = Field(default=3, ge=1)
+    # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
+    beam_score: Literal["logit", "logprob"] = "logit"
+    length_penalty: float = 1.0
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.num_beams % self.num_groups:
+            raise ValueError(f"num_beams {self.num_beams} is not a multiple of num_groups {self.num_groups}")
+        return self
+
+
+class SamplingConfig(FrozenModel):
+    """Distinctive caption sampling (paper section 3.2; method page section 3)."""
+
+    top_k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 7, 9, 11, 13)
+    top_p: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.4, 0.5, 0.6, 0.7, 0.8)
+    # If false, tokens are drawn from the target's own distribution: the nucleus baseline.
+    is_distinctive: bool = True
+    # Weight of the other masks' mean logits, which are subtracted. 1 subtracts the full mean, as the paper does.
+    others_weight: NonNegative = 1.0
+    temperature: float = Field(default=1.0, gt=0)
+    # The most other masks that a caption is contrasted with. If an image has more, `over_max` decides: `own` uses the
+    # target alone (the paper, at 30 masks), `nearest` averages the most similar masks.
+    others_max: int = Field(default=30, ge=1)
+    over_max: Literal["own", "nearest"] = "nearest"
+    # mean: all other masks have the same weight (the paper). similar: a softmax of the similarity, so that the masks
+    # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
+    # its similarity.
+    others_weighting: Literal["mean", "similar"] = "mean"
+    # Temperature of that softmax. Raised, the weights approach the mean; lowered, the most similar mask alone counts.
+    others_temperature: float = Field(default=0.2, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _without_plain_mean(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        # Left out for `mean`, so that older runs, which have no such keys, keep their identity and hash.
+        dropped = ("others_weighting", "others_temperature") if self.others_weighting == "mean" else ()
+        return {key: value for key, value in tree.items() if key not in dropped}
+
+
+class CaptionsConfig(FrozenModel):
+    """Candidate captions for each mask: crops, beam search and sampling."""
+
+    engine: str = "coca"
+    # A model name from open_clip's registry, the path of a JSON model config, or `builtin:<file>`.
+    architecture: str
+    weights: WeightsConfig
+    has_masked_crop: bool = True
+    context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
+    # In tokens. Both count SOT; `max_length` counts EOS too.
+    min_length: int = Field(default=5, ge=1)
+    max_length: int = Field(default=30, ge=3)
+    beam: BeamConfig = BeamConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    # Bound on the cached keys and values of image tokens and prefixes. An eighth is kept for temporaries; prefixes are
+    # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
+    # the identity. The bound is exceeded if the image tokens of one crop kind alone need more.
+    cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    # Successive images of a shard are captioned together up to this number of crops. At 1 each image is captioned
+    # alone. Above 1 the last bits of a probability depend on the neighbours in the shard.
+    crops_together: int = Field(default=1, ge=1)
+    # None: no listener; the columns `caption_score`, `listener` and `truth` are null.
+    listening: ListeningConfig | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
+
+    @model_validator(mode="after")
+    def _has_crops(self) -> Self:
+        if not self.has_masked_crop and not self.context_scales:
+            raise ValueError("captions need at least one crop kind: set has_masked_crop=true or give context_scales")
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_to_its_crops(self) -> Self:
+        kinds = self.crop_kinds()
+        unknown = [crop for crop in self.listening.crops if crop not in kinds] if self.listening else []
+        if unknown:
+            raise ValueError(
+                f"listening.crops has {unknown[0]!r}, which is not captioned; choose from {', '.join(kinds)}"
+            )
+        return self
+
+    def crop_kinds(self) -> dict[str, float | None]:
+        """Return the scale of each crop kind by its name, in the tables' order; the masked crop has the scale None."""
+        masked: dict[str, float | None] = {CROP_MASKED: None} if self.has_masked_crop else {}
+        return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
+
+    @model_serializer(mode="wrap")
+    def _without_silence(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "listening")

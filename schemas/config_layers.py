@@ -1,0 +1,177 @@
+"""Turns a preset's name, a YAML file and `--set` words into one `RunConfig`, or into an error that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.uris import secret_in, secrets_in
+
+# Files that were in `docs/` before version 0.2.
+_MOVED_EXAMPLES: Final = ("listener.yaml", "listener-composer.yaml", "vote.yaml")
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets shipped in the package, sorted."""
+    folder = resources.files("pseudoris.schemas") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(preset: str = "tiny", path: str | Path | None = None, assignments: Sequence[str] = ()) -> RunConfig:
+    """Return the resolved configuration: `assignments` over the YAML at `path` over the preset.
+
+    Args:
+        preset: Name of a shipped preset.
+        path: YAML file with a part of the tree.
+        assignments: `masks.points_per_side=16` words; the right-hand side is read as YAML.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name.
+    """
+    return validate(lay_over(_read_preset(preset), None if path is None else Path(path), assignments))
+
+
+def lay_over(tree: Mapping[str, Any], path: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a tree with the YAML at `path` and `key=value` words laid over it, the words last.
+
+    Raises:
+        ConfigError: The file is missing or not YAML; a word is not an assignment, or holds a secret.
+    """
+    laid = dict(tree)
+    if path is not None:
+        laid = _lay_over(laid, _read_yaml(path))
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        assigned = merge(assigned, _parse_assignment(assignment))
+    return _lay_over(laid, assigned)
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """Return `tree` as a `RunConfig`.
+
+    Raises:
+        ConfigError: With one line for each mistake: the key, the value given, what is allowed, the nearest known key.
+    """
+    return validate_as(RunConfig, tree)
+
+
+def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
+    """Return `tree` as the given model of a configuration.
+
+    Raises:
+        ConfigError: As `validate`.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item, model) for item in error.errors(include_url=False)]
+        raise ConfigError("the configuration is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def config_hash(config: RunConfig) -> str:
+    """Return the sha256 of the whole tree as canonical JSON, 64 hex digits."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on top: mappings merge key by key, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `merge`, without the digest and remedy of a weights file that `over` replaces."""
+    merged = merge(base, over)
+    for key, above in over.items():
+        below = base.get(key)
+        if isinstance(above, Mapping) and isinstance(below, Mapping):
+            merged[key] = _lay_over(below, above)
+    if over.get("uri", base.get("uri")) != base.get("uri"):
+        merged = {key: value for key, value in merged.items() if key in over or key not in {"sha256", "how_to_get"}}
+    return merged
+
+
+def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of the tree, each sub-model before its fields."""
+    for name, info in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from known_keys(info.annotation, f"{prefix}{name}.")
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    if preset not in preset_names():
+        near = difflib.get_close_matches(preset, preset_names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
+    text = (resources.files("pseudoris.schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    return {"preset": preset, **yaml.safe_load(text)}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        is_moved = path.parent.name == "docs" and path.name in _MOVED_EXAMPLES
+        hint = f"; it has moved: use --config examples/{path.name}" if is_moved else ""
+        raise ConfigError(f"--config {path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read as YAML: {_yaml_fault(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path} holds a {type(tree).__name__}; it needs keys such as `masks:`")
+    return tree
+
+
+def _yaml_fault(error: Exception) -> str:
+    # The error's own text repeats the lines around the fault, which may hold a secret.
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error)
+
+
+def _parse_assignment(assignment: str) -> dict[str, Any]:
+    key, equals, text = assignment.partition("=")
+    # First, because the messages below repeat the word.
+    secret = next(secrets_in({key.strip(): text}), None) or secret_in(assignment)
+    if secret is not None:
+        raise ConfigError(f"--set {secret}")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value {text!r} is not YAML: {error}") from error
+    tree: Any = value
+    for name in reversed(key.strip().split(".")):
+        tree = {name: tree}
+    return dict(tree)
+
+
+def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, list(known_keys(model)), n=1, cutoff=0.5)
+        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    given = item["input"]
+    shown = "" if isinstance(given, Mapping) else f" (got {given!r})"
+    return f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{shown}"

@@ -1,0 +1,134 @@
+"""Which candidate expressions are kept: tau and bounds on scores. The filter stage, `refilter` and `verify` share it.
+
+An undefined score passes every bound. For example, a mask alone in its image has no rival, so no distinctiveness.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+
+ScoreColumn = Literal[
+    "uniqueness",
+    "correctness",
+    "distinctiveness",
+    "log_prob",
+    "count",
+    "caption_score",
+    "listener",
+    "truth",
+    "confidence",
+    "rank",
+]
+Comparison = Literal[">", ">=", "<", "<="]
+SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
+# Columns among these that are null for drawn candidates unless `captions.listening` and `filtering.confidence` are set.
+LISTENER_COLUMNS: Final[tuple[ScoreColumn, ...]] = ("caption_score", "listener", "truth", "confidence", "rank")
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_WRITTEN: Final = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*")
+_COMPARE: Final[dict[Comparison, np.ufunc]] = {
+    ">": np.greater,
+    ">=": np.greater_equal,
+    "<": np.less,
+    "<=": np.less_equal,
+}
+
+
+class KeepCondition(BaseModel):
+    """A bound on one score of a candidate, written `correctness > 0.2`.
+
+    Attributes:
+        column: A column of the expressions table.
+        comparison: Compares the value, on the left, with the bound.
+        bound: Finite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: ScoreColumn
+    comparison: Comparison
+    bound: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = _WRITTEN.fullmatch(value)
+        if match is None or match[1] not in SCORE_COLUMNS:
+            raise ValueError(
+                f"{value!r} is not a condition such as 'correctness > 0.2': a column ({', '.join(SCORE_COLUMNS)}), "
+                f"then {', '.join(_COMPARE)}, then a number"
+            )
+        return {"column": match[1], "comparison": match[2], "bound": match[3]}
+
+    @model_serializer
+    def _as_text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.comparison} {repr(self.bound).removesuffix('.0')}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRule:
+    """The conditions under which a candidate of one mask is kept.
+
+    Attributes:
+        tau: Distinctiveness must be strictly above it; None if a plug-in engine decided by an unknown bound.
+        conditions: All of them must hold.
+        confidence: How to compute the columns `confidence` and `rank`, which conditions may bound, from the others.
+    """
+
+    tau: float | None
+    conditions: tuple[KeepCondition, ...] = ()
+    confidence: ConfidenceConfig | None = None
+
+    def __str__(self) -> str:
+        tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"
+        return " and ".join([tau, *map(str, self.conditions)])
+
+
+def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:
+    """Return conditions from words such as "correctness > 0.2".
+
+    Raises:
+        ConfigError: A word is not a condition.
+    """
+    try:
+        return tuple(KeepCondition.model_validate(word) for word in words)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        raise ConfigError(f"--keep: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})") from None
+
+
+def is_above(distinctiveness: Floats, tau: float) -> Flags:
+    """Return (T,) bool: strictly above `tau`, or undefined (NaN)."""
+    return ~(distinctiveness <= tau)
+
+
+def meets(conditions: Sequence[KeepCondition], scores: Mapping[str, Floats], num_candidates: int) -> Flags:
+    """Return (T,) bool: whether every condition holds for the candidate, or its score is undefined.
+
+    Args:
+        conditions: Any number.
+        scores: By column, (T,) float64, NaN where undefined; at least the columns that the conditions name.
+        num_candidates: T.
+    """
+    met = np.ones(num_candidates, np.bool_)
+    for condition in conditions:
+        values = scores[condition.column]
+        met &= np.isnan(values) | _COMPARE[condition.comparison](values, condition.bound)
+    return met

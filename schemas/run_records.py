@@ -1,0 +1,238 @@
+"""A run's records on storage: the header `_run.json`, the rows of the plan, and the receipts of its shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.tables import SCHEMAS
+
+RUN_VERSION: Final = 1
+RECEIPT_VERSION: Final = 1
+
+PLAN_FOLDER: Final = "_plan"
+RECEIPTS_FOLDER: Final = "_receipts"
+MANIFEST_FOLDER: Final = "_manifest"
+HEADER_NAME: Final = "_run.json"
+
+Origin = Literal["annotate", "refilter", "import", "ppt"]
+
+
+class PartRecord(FrozenModel):
+    """One Parquet file by name: how many rows, how many bytes, and the sha256 of its bytes."""
+
+    # One or two folder levels: an edited record must not point outside the run.
+    name: str = Field(pattern=r"^([\w-][\w.-]*/)?[\w-][\w.-]*$")
+    rows: int = Field(ge=0)
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Identity(FrozenModel):
+    """What decides the tables' bytes. Two starts belong to one run only if their identities are equal.
+
+    Attributes:
+        method: `RunConfig.method()`.
+        weights: sha256 by stage (`propose`, `caption`, `filter`).
+        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
+        versions: Version by package, of the packages that compute and write.
+    """
+
+    method: dict[str, JsonValue]
+    weights: dict[str, str]
+    device_kind: str
+    versions: dict[str, str]
+
+    def differences(self, other: Identity) -> list[str]:
+        """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        keys = sorted(mine.keys() | theirs.keys())
+        return [
+            f"{key.removeprefix('method.')}: {mine.get(key, 'absent')!r} in the run, {theirs.get(key, 'absent')!r} now"
+            for key in keys
+            if mine.get(key) != theirs.get(key)
+        ]
+
+    def mixed_differences(self, other: Identity) -> list[str]:
+        """Return the lines of `differences` that `--allow-mixed` accepts: device kind and package versions."""
+        return self.differences(self.model_copy(update={"device_kind": other.device_kind, "versions": other.versions}))
+
+    def method_differences(self, other: Identity) -> list[str]:
+        """Return the lines of `differences` that no option accepts: method and weights."""
+        return self.differences(self.model_copy(update={"method": other.method, "weights": other.weights}))
+
+
+class ParentRun(FrozenModel):
+    """The complete run that another run was made from.
+
+    Attributes:
+        location: The absolute path or url of its folder at that time; it may have moved since.
+        created_utc: When it was created; it tells apart two runs that used the same folder one after the other.
+        manifest: Number of the snapshot of its receipts that was read.
+        manifest_sha256: sha256 of that snapshot's bytes.
+    """
+
+    location: str
+    created_utc: str
+    manifest: int = Field(ge=1)
+    manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class RunHeader(FrozenModel):
+    """`_run.json`: written once, after the plan; no shard starts without it.
+
+    When it is read, its plan includes the extensions (`PlanExtension`): a reader sees one plan.
+
+    Attributes:
+        source: SOURCE; an absolute path if local. A uri with credentials is rejected before it gets here.
+        plan_parts: The plan's files in order of their shards; names relative to `_plan/`.
+        num_images: Images planned; a repeated key counts once.
+        num_repeated: Listed entries whose key was listed before.
+        num_shards: Shards planned.
+        max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
+        config: The configuration that the run was created with.
+        config_sha256: `config_hash` of it.
+        origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
+            annotation), or `ppt` (one of its data recipes).
+        parent: The run whose results this one reuses; else None.
+    """
+
+    version: int = RUN_VERSION
+    source: str
+    created_utc: str
+    plan_parts: tuple[PartRecord, ...]
+    num_images: int = Field(ge=0)
+    num_repeated: int = Field(ge=0)
+    num_shards: int = Field(ge=0)
+    max_shard_bytes: int = Field(default=0, ge=0)
+    identity: Identity
+    config: RunConfig
+    config_sha256: str
+    origin: Origin = "annotate"
+    parent: ParentRun | None = None
+
+
+class PlanExtension(FrozenModel):
+    """`_plan/g0002.json`: images added to SOURCE since the plan before. Created once, after its parts of the plan.
+
+    Its shards continue the numbering of the plan before it, without a gap.
+
+    Attributes:
+        number: Generation of the plan, from 2.
+        plan_parts: Its files in order; names relative to `_plan/`.
+        num_images: Images that it plans.
+        num_repeated: Listed entries of a new key that was listed before.
+        num_shards: Shards that it plans.
+        max_shard_bytes: As in the header.
+    """
+
+    version: int = RUN_VERSION
+    number: int = Field(ge=2)
+    created_utc: str
+    plan_parts: tuple[PartRecord, ...]
+    num_images: int = Field(ge=1)
+    num_repeated: int = Field(ge=0)
+    num_shards: int = Field(ge=1)
+    max_shard_bytes: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """A planned input image; the columns of `tables.PLAN_SCHEMA`.
+
+    Attributes:
+        shard: Number of the shard, from 0.
+        position: Position in the shard, from 0.
+        image_id: `ids.image_id(key)`.
+        key: Percent-encoded key relative to SOURCE: `a/b.jpg`, `tar!member`, `file#row`.
+        size_bytes: Listed size of the encoded image; None if the listing has none (Parquet rows).
+        etag: Etag of the object that holds it (the tar, the Parquet file); None on disk.
+        mtime_ns: Modification time of the file that holds it; None on object stores.
+        offset_bytes: Where a member's data starts in its tar; else None.
+        row_group: Row group of its Parquet file; else None.
+        row: Row of its Parquet file, from 0; else None.
+    """
+
+    shard: int
+    position: int
+    image_id: str
+    key: str
+    size_bytes: int | None = None
+    etag: str | None = None
+    mtime_ns: int | None = None
+    offset_bytes: int | None = None
+    row_group: int | None = None
+    row: int | None = None
+
+
+class ShardCounts(FrozenModel):
+    """Counts of a shard's contents; images = annotated + empty + quarantined."""
+
+    images: int = Field(ge=0)
+    annotated: int = Field(ge=0)
+    empty: int = Field(ge=0)
+    quarantined: int = Field(ge=0)
+    masks: int = Field(ge=0)
+    expressions: int = Field(ge=0, description="Candidate rows; equal captions of a mask are one.")
+    samples: int = Field(ge=0, description="Draws, before equal captions were merged.")
+    kept: int = Field(ge=0)
+    reasons: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        total = self.annotated + self.empty + self.quarantined
+        if total != self.images:
+            raise ValueError(f"{self.images} images, but {total} are annotated, empty or quarantined")
+        return self
+
+
+class Receipt(FrozenModel):
+    """Commits one generation of a shard: it names the parts that count. Written last, created once.
+
+    Attributes:
+        parts: By table name, all of `tables.SCHEMAS`.
+        seconds: Wall seconds by stage.
+        attempts: How many times each pool started on the shard, over all sessions of the run. Above 1, the work was
+            repeated after the loss of a process, a node or a driver.
+        nodes: Ids of the Ray nodes that worked on it.
+        degraded: Settings that were lowered for this shard because the device ran out of memory (`--allow-degraded`),
+            as `captions.cache_bytes`: value. Its bytes may differ from those of other runs.
+        mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
+            for each field. Its bytes may differ from those of other runs.
+    """
+
+    version: int = RECEIPT_VERSION
+    shard: int = Field(ge=0)
+    generation: int = Field(ge=0)
+    parts: dict[str, PartRecord]
+    counts: ShardCounts
+    seconds: dict[str, float] = Field(default_factory=dict)
+    attempts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+    degraded: dict[str, JsonValue] = Field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def num_repeats(self) -> int:
+        """How many times a pool's work on the shard was done again."""
+        return sum(count - 1 for count in self.attempts.values())
+
+    @model_validator(mode="after")
+    def _names_every_table(self) -> Self:
+        if set(self.parts) != set(SCHEMAS):
+            raise ValueError(f"a receipt names one part of each of {sorted(SCHEMAS)}, got {sorted(self.parts)}")
+        return self
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

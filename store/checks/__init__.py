@@ -1,0 +1,1 @@
+"""What `pseudoris verify` checks: files against receipts, rows against schemas, expressions against rules."""

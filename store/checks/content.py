@@ -1,0 +1,191 @@
+"""What must hold inside a shard's tables, as pure functions over them; each yields what does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pseudoris.schemas.run_records import PlanEntry, ShardCounts
+from pseudoris.schemas.tables import (
+    EXPRESSIONS,
+    FAILURE_REASONS,
+    FAILURES,
+    IMAGES,
+    MASKS,
+    STATUS_ANNOTATED,
+    STATUS_EMPTY,
+    STATUS_QUARANTINED,
+)
+from pseudoris.store.tables.rle import summarise_rle
+
+# Of one kind a shard: enough to see a pattern, not a page for every row of a lost table.
+_MAX_EXAMPLES: Final = 5
+_STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
+
+Tables = Mapping[str, pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not hold.
+
+    Attributes:
+        shard: Where; None for the run as a whole.
+        what: A stable name of the kind, `mask_area`.
+        detail: What was found and what was expected, with the id of the row.
+    """
+
+    shard: int | None
+    what: str
+    detail: str
+
+
+def examples(shard: int | None, what: str, details: Iterable[str]) -> list[Problem]:
+    """Return a problem for each of the first few details, and one that counts the rest."""
+    remaining = iter(details)
+    problems = [Problem(shard, what, detail) for detail in islice(remaining, _MAX_EXAMPLES)]
+    if num_more := sum(1 for _ in remaining):
+        problems.append(Problem(shard, what, f"and {num_more} more"))
+    return problems
+
+
+def id_problems(shard: int, images: pa.Table, planned: Sequence[PlanEntry]) -> list[Problem]:
+    """Check that ids and keys are exactly the plan's, in its order."""
+    got = list(zip(images["image_id"].to_pylist(), images["key"].to_pylist(), strict=True))
+    due = [(entry.image_id, entry.key) for entry in planned]
+    if got == due:
+        return []
+    lost, extra = Counter(due) - Counter(got), Counter(got) - Counter(due)
+    details = [f"image {image} ({key}) is planned and absent" for image, key in lost.elements()]
+    details += [f"image {image} ({key}) is there and not planned, or repeated" for image, key in extra.elements()]
+    return examples(shard, "ids", details or ["the images stand in another order than the plan's"])
+
+
+def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+    """Check that each image is in exactly one of annotated, empty and quarantined, as the other tables have it."""
+    images = tables[IMAGES].to_pylist()
+    with_masks = set(tables[MASKS]["image_id"].to_pylist())
+    failed = Counter(tables[FAILURES]["image_id"].to_pylist())
+    status, fields = [], []
+    for row in images:
+        image = row["image_id"]
+        due = STATUS_QUARANTINED if failed[image] else STATUS_ANNOTATED if image in with_masks else STATUS_EMPTY
+        if row["status"] != due or (failed[image] and image in with_masks):
+            status.append(
+                f"image {image} is {row['status']!r}, has {failed[image]} failures and "
+                f"{'masks' if image in with_masks else 'no mask'}; allowed are {', '.join(_STATUSES)}"
+            )
+        if due != STATUS_QUARANTINED and not (row["height"] and row["width"] and row["sha256"]):
+            fields.append(f"image {image} was decoded and lacks its height, width or sha256")
+        if row["bytes"] is not None and hashlib.sha256(row["bytes"]).hexdigest() != row["sha256"]:
+            fields.append(f"image {image}: the embedded bytes have another sha256 than the row says")
+    yield from examples(shard, "image_status", status)
+    yield from examples(shard, "image_fields", fields)
+
+
+def failure_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+    """Check that failures name images of the shard, once each, with a known reason."""
+    known = set(tables[IMAGES]["image_id"].to_pylist())
+    rows = tables[FAILURES].to_pylist()
+    counts = Counter(row["image_id"] for row in rows)
+    yield from examples(
+        shard,
+        "failure_image",
+        (
+            f"image {image} has {n} failures, in a shard of {len(known)}"
+            for image, n in counts.items()
+            if n > 1 or image not in known
+        ),
+    )
+    yield from examples(
+        shard,
+        "failure_reason",
+        (
+            f"image {row['image_id']}: unknown reason {row['reason']!r}"
+            for row in rows
+            if row["reason"] not in FAILURE_REASONS
+        ),
+    )
+
+
+def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+    """Check every mask: its image, its id, that it decodes to its image's size, its area and its tight box."""
+    sizes = {
+        row["image_id"]: (row["height"], row["width"])
+        for row in tables[IMAGES].select(["image_id", "height", "width"]).to_pylist()
+    }
+    found: dict[str, list[str]] = {"mask_id": [], "mask_image": [], "mask_rle": [], "mask_area": [], "mask_box": []}
+    seen: set[str] = set()
+    for row in tables[MASKS].to_pylist():
+        mask, image = row["mask_id"], row["image_id"]
+        stem, _, index = mask.rpartition("-")
+        if mask in seen or stem != image or not index.isdecimal():
+            found["mask_id"].append(f"mask {mask} of image {image} is repeated or not named after its image")
+        seen.add(mask)
+        if image not in sizes:
+            found["mask_image"].append(f"mask {mask} lies in image {image}, which is not in the shard")
+            continue
+        for what, detail in _shape_problems(row, sizes[image]):
+            found[what].append(detail)
+    for what, details in found.items():
+        yield from examples(shard, what, details)
+
+
+def order_problems(shard: int, tables: Tables) -> Iterator[Problem]:
+    """Check that masks follow the images' order and their own index, and expressions the images' order."""
+    position = {image: n for n, image in enumerate(tables[IMAGES]["image_id"].to_pylist())}
+    for name, columns in ((MASKS, ["image_id", "mask_id"]), (EXPRESSIONS, ["image_id"])):
+        rows = tables[name].select(columns).to_pylist()
+        keys = [(position.get(row["image_id"], -1), _index(row.get("mask_id", ""))) for row in rows]
+        if keys != sorted(keys):
+            yield Problem(shard, "order", f"the rows of {name} are not in the documented order")
+
+
+def count_problems(shard: int, tables: Tables, counts: ShardCounts) -> list[Problem]:
+    """Check the receipt's counts against the tables."""
+    status = Counter(tables[IMAGES]["status"].to_pylist())
+    expressions = tables[EXPRESSIONS]
+    got: dict[str, Any] = {
+        "images": tables[IMAGES].num_rows,
+        "annotated": status[STATUS_ANNOTATED],
+        "empty": status[STATUS_EMPTY],
+        "quarantined": status[STATUS_QUARANTINED],
+        "masks": tables[MASKS].num_rows,
+        "expressions": expressions.num_rows,
+        "samples": sum(expressions["count"].to_pylist()),
+        "kept": sum(expressions["kept"].to_pylist()),
+        "reasons": dict(Counter(tables[FAILURES]["reason"].to_pylist())),
+    }
+    due = counts.model_dump()
+    return examples(
+        shard,
+        "counts",
+        (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in got if got[name] != due[name]),
+    )
+
+
+def _shape_problems(row: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    mask, segmentation = row["mask_id"], row["segmentation"]
+    if tuple(segmentation["size"]) != size:
+        yield "mask_rle", f"mask {mask} has size {segmentation['size']}, its image {list(size)}"
+        return
+    try:
+        summary = summarise_rle(*size, segmentation["counts"])
+    except ValueError as error:
+        yield "mask_rle", f"mask {mask} does not decode: {error}"
+        return
+    if summary.area_px != row["area_px"] or summary.area_px < 1:
+        yield "mask_area", f"mask {mask} says {row['area_px']} pixels and decodes to {summary.area_px}"
+    if list(summary.box_xyxy_px) != row["box_xyxy_px"]:
+        yield "mask_box", f"mask {mask} says box {row['box_xyxy_px']} and decodes to {list(summary.box_xyxy_px)}"
+
+
+def _index(mask: str) -> int:
+    index = mask.rpartition("-")[2]
+    return int(index) if index.isdecimal() else -1

@@ -1,0 +1,265 @@
+"""What must hold of a shard's expressions; columns at a time, for a shard holds hundreds of thousands.
+
+What must hold of composed expressions beside what holds of all that was not drawn: kind, targets and confidence.
+
+What must hold of what a listener said of a shard's expressions, and of the confidence that follows from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.keep_rule import Flags, KeepRule, meets
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.store.checks.content import Problem, Tables, examples
+from pseudoris.store.tables.keep_rule import SOME_TAU, flags_of, is_from, judged, passes, scores_of
+
+# By kind, the least and the largest number of masks that it refers to.
+_TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
+
+
+def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterator[Problem]:
+    """Check kind, number of targets and confidence of the rows that the composer wrote, (rows,) bool."""
+    kinds = table["kind"].to_pylist()
+    numbers = pc.list_value_length(table["target_mask_ids"]).to_pylist()
+    details = []
+    for row in np.flatnonzero(is_composed).tolist():
+        least, most = _TARGETS.get(kinds[row], (1, 0))
+        if numbers[row] < least or (most is not None and numbers[row] > most):
+            known = ", ".join(_TARGETS)
+            details.append(
+                f"row {row}: a composed expression of kind {kinds[row]!r} refers to {numbers[row]} masks; the "
+                f"kinds are {known}, with one mask, one, one, several and none"
+            )
+    yield from examples(shard, "expression_composed", details)
+    # Null where shares decided.
+    confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
+    is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
+    found = (f"row {row}: the confidence {confidence[row]:g} is no probability" for row in np.flatnonzero(is_wrong))
+    yield from examples(shard, "expression_composed", found)
+
+
+HEARD: Final = ("caption_score", "listener", "truth")
+CONFIDENCE: Final = ("confidence", "rank")
+# Another machine's exponential may differ in the last bits.
+_TOLERANCE: Final = 1e-9
+
+
+def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | None) -> Iterator[Problem]:
+    """Check a listener's columns, and confidence and rank against the columns that they follow from.
+
+    Args:
+        shard: Number of the shard.
+        table: Its expressions.
+        config: How confidence follows; None where the run has none.
+    """
+    scores = scores_of(table)
+    with np.errstate(invalid="ignore"):
+        is_share = (scores["listener"] >= 0) & (scores["listener"] <= 1)
+        is_probability = (scores["caption_score"] <= 0) & (scores["truth"] <= 0)
+    is_heard = np.isfinite(scores["listener"])
+    yield from _rows(shard, is_heard & ~is_share, "listener lies in [0, 1]")
+    yield from _rows(shard, is_heard & ~is_probability, "caption_score and truth are set with it, and not above 0")
+    if config is None:
+        # A composed expression's is the composer's own.
+        is_composed = is_from(table, SOURCE_COMPOSER)
+        for name in CONFIDENCE:
+            is_set = ~is_composed & np.isfinite(scores[name])
+            yield from _rows(shard, is_set, f"{name} is null without filtering.confidence")
+        return
+    # What was composed afterwards was no candidate of the filter stage.
+    rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
+    groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
+    found = {name: values[rows] for name, values in scores.items()}
+    differs = np.zeros(table.num_rows, np.bool_)
+    rated = Rated(groups, table["text"].combine_chunks().take(rows).to_pylist(), found)
+    expected = confidences(rated, config)
+    differs[rows] = ~np.isclose(found["confidence"], expected, rtol=0, atol=_TOLERANCE, equal_nan=True)
+    yield from _rows(shard, differs, "confidence does not follow from the scores by filtering.confidence")
+    differs[rows] = ~np.isclose(found["rank"], ranks(found["confidence"], groups), equal_nan=True)
+    yield from _rows(shard, differs, "rank is not the place among the mask's by confidence")
+
+
+def _rows(shard: int, is_wrong: Flags, rule: str) -> list[Problem]:
+    return examples(shard, "expression_confidence", (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong)))
+
+
+_SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
+_FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
+# What a human wrote or a composer built was neither drawn nor scored.
+_NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
+# How sure the composer is, it says itself.
+_NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
+_WEIGHT_OF_UNDRAWN: Final = 1.0
+
+
+def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
+    """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
+
+    A model's has draws, and scores that explain by `rule` what is kept; a human's and the composer's have neither, and
+    are kept; a recipe's has neither, and is kept or not.
+    """
+    table, masks = tables[EXPRESSIONS], tables[MASKS]
+    image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
+    num_masks = Counter(image_of.values())
+    images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
+    yield from _reference_problems(shard, table, image_of)
+    yield from _text_problems(shard, table)
+    yield from _source_problems(shard, table)
+    authors = (SOURCE_HUMAN, SOURCE_COMPOSER, SOURCE_RECIPE)
+    is_human, is_composed, is_recipe = (is_from(table, source) for source in authors)
+    is_undrawn = is_human | is_composed | is_recipe
+    yield from _draw_problems(shard, table, is_undrawn)
+    yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
+    yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression", _NULL_OF_COMPOSED)
+    yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
+    yield from composed_problems(shard, table, is_composed)
+    # Scores of groups and of no-target expressions mean other things.
+    is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
+    is_alone = np.array([num_masks[image] == 1 for image in images], bool)
+    yield from _score_problems(shard, table, is_single, is_alone)
+    yield from confidence_problems(shard, table, rule.confidence)
+    yield from _kept_problems(shard, table, is_alone, rule)
+
+
+def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -> Iterator[Problem]:
+    """An expression speaks of masks of its own image, and its rival is another one of them."""
+    targets, rivals = [], []
+    columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
+    for row, (image, target_ids, rival) in enumerate(zip(*columns, strict=True)):
+        strangers = [mask for mask in target_ids if image_of.get(mask) != image]
+        if strangers:
+            targets.append(f"row {row}: image {image} has no mask {strangers[0]}")
+        if rival is not None and (image_of.get(rival) != image or rival in target_ids):
+            rivals.append(f"row {row}: the rival {rival} of {target_ids} is no other mask of image {image}")
+    yield from examples(shard, "expression_target", targets)
+    yield from examples(shard, "expression_rival", rivals)
+
+
+def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
+    """A text is written as the schema promises, and equal texts of one target are one row."""
+    texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
+    yield from examples(
+        shard,
+        "expression_text",
+        (
+            f"row {row}: {text!r} is empty, not stripped or not lower case"
+            for row, text in enumerate(texts)
+            if not text or text != text.strip().lower()
+        ),
+    )
+    # Per image as well: a no-target expression has no mask to tell it by.
+    images = table["image_id"].to_pylist()
+    keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
+    yield from examples(shard, "expression_repeated", (f"{key} stands {n} times" for key, n in keys.items() if n > 1))
+
+
+def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
+    # Tables of version 1 do not say it: models wrote them.
+    known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
+    return _rows_of_expression_checks(
+        shard, "expression_source", ~_numpy(known), f"source is none of {', '.join(SOURCES)}"
+    )
+
+
+def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[Problem]:
+    """`count` is the number of draws, and of a model's expression the flat columns are those of the first one."""
+    samples = table["samples"].combine_chunks()
+    num_samples = _numpy(pc.list_value_length(samples))
+    wrong = (_numpy(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
+    yield from _rows_of_expression_checks(shard, "expression_count", wrong, "count is not the number of draws")
+    is_drawn = num_samples >= 1
+    if not is_drawn.any() or (~is_drawn & ~is_undrawn).any():
+        return
+    first = pc.list_element(samples.filter(pa.array(is_drawn)), 0)
+    for name in _FIRST_DRAW:
+        drawn = pc.struct_field(first, name)
+        flat = table[name].combine_chunks().filter(pa.array(is_drawn))
+        is_equal = pc.fill_null(pc.equal(drawn, flat), fill_value=False)
+        is_both_null = pc.and_(pc.is_null(drawn), pc.is_null(flat))
+        differs = np.zeros(len(is_drawn), bool)
+        differs[is_drawn] = ~_numpy(pc.or_(is_equal, is_both_null))
+        yield from _rows_of_expression_checks(
+            shard, "expression_draw", differs, f"{name} is not that of the first draw"
+        )
+
+
+def _undrawn_problems(
+    shard: int,
+    table: pa.Table,
+    is_meant: Flags,
+    name: str,
+    who: str,
+    null: Sequence[str] = _NULL_OF_UNDRAWN,
+    *,
+    is_kept: bool = True,
+) -> Iterator[Problem]:
+    """What no captioner drew has no draws and no scores, is kept where `is_kept` says so, and has the weight 1."""
+    what = f"expression_{name}"
+    num_samples = _numpy(pc.list_value_length(table["samples"]))
+    yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has no draws")
+    for column in null:
+        is_set = _numpy(pc.is_valid(table[column]))
+        yield from _rows_of_expression_checks(shard, what, is_meant & is_set, f"{column} of {who} is null")
+    kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
+    yield from _rows_of_expression_checks(shard, what, is_meant & ~kept & is_kept, f"{who} is kept")
+    yield from _rows_of_expression_checks(
+        shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has the weight 1"
+    )
+
+
+def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:
+    for name in (*_SCORES, *HEARD, "confidence", "log_prob", "weight"):
+        values = table[name]
+        is_bad = _numpy(pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False))
+        yield from _rows_of_expression_checks(shard, "expression_score", is_bad, f"{name} is not finite")
+    for name in ("uniqueness", "distinctiveness", "rival_mask_id"):
+        is_null = _numpy(pc.is_null(table[name]))
+        wrong = is_single & (is_null != is_alone)
+        yield from _rows_of_expression_checks(
+            shard, "expression_score", wrong, f"{name} is null exactly for a mask alone in its image"
+        )
+
+
+def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator[Problem]:
+    """What is kept is what the rule says; where its tau is not known, some one tau must explain it."""
+    kept = flags_of(table["kept"])
+    is_judged = judged(table)
+    scores = scores_of(table)
+    if rule.tau is not None:
+        yield from _rows_of_expression_checks(
+            shard, "expression_kept", is_judged & (kept != passes(rule, table)), f"kept is not: {rule}"
+        )
+        return
+    is_met = meets(rule.conditions, scores, table.num_rows)
+    unmet = f"kept without: {' and '.join(map(str, rule.conditions))}"
+    yield from _rows_of_expression_checks(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
+    alone = is_judged & is_alone & is_met
+    yield from _rows_of_expression_checks(shard, "expression_kept", alone & ~kept, "a mask alone keeps its expressions")
+    distinctiveness = scores["distinctiveness"]
+    is_scored = is_judged & is_met & np.isfinite(distinctiveness)
+    above, below = distinctiveness[is_scored & kept], distinctiveness[is_scored & ~kept]
+    if above.size and below.size and above.min() <= below.max():
+        detail = f"an expression of distinctiveness {below.max():.6g} is not kept, one of {above.min():.6g} is"
+        yield Problem(shard, "expression_kept", detail)
+
+
+def _rows_of_expression_checks(shard: int, what: str, is_wrong: Flags, rule: str) -> list[Problem]:
+    return examples(shard, what, (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong)))
+
+
+def _numpy(column: Any) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = (
+        column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    )
+    return array

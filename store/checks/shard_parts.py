@@ -1,0 +1,126 @@
+"""Proof that one committed shard is whole: a pure function of its files, its receipt and its plan."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.run_records import RECEIPTS_FOLDER, PlanEntry, Receipt
+from pseudoris.schemas.tables import IMAGES, SCHEMAS
+from pseudoris.store.checks import content as checks
+from pseudoris.store.checks.content import Problem
+from pseudoris.store.checks.expressions import expression_problems
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import part_path
+from pseudoris.store.tables.committed_tables import read_part
+from pseudoris.store.tables.keep_rule import SOME_TAU
+from pseudoris.store.tables.parquet_files import open_parquet
+
+
+def verify_shard(
+    location: RunLocation,
+    receipt: Receipt,
+    planned: list[PlanEntry],
+    *,
+    quick: bool,
+    rule: KeepRule = SOME_TAU,
+) -> list[Problem]:
+    """Return what does not hold of a committed shard; nothing else than its files is looked at.
+
+    Args:
+        location: The run's folder.
+        receipt: The standing one.
+        planned: The shard's entries, by position.
+        quick: Sizes, row counts and ids alone; else digests and every row too.
+        rule: What is kept; `pseudoris.store.tables.keep_rule.rule_of` has it of a run's header.
+
+    Raises:
+        ConfigError: The parts may not be read, or a later version of the package wrote them.
+        TransientError: Storage failed; nothing is known about the shard then.
+    """
+    files: dict[str, BinaryIO] = {}
+    problems: list[Problem] = []
+    try:
+        for table in SCHEMAS:
+            file = _open_part(location, receipt, table, quick=quick)
+            if isinstance(file, Problem):
+                problems.append(file)
+                continue
+            files[table] = file
+            problems += _footer_problems(receipt, table, file)
+        # What a damaged part says about its rows would only hide the cause.
+        return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bool) -> BinaryIO | Problem:
+    """Return the part for reading, or what is wrong with it as a file; its bytes are fetched once."""
+    part = receipt.parts[table]
+    path = part_path(table, part)
+    try:
+        if quick:
+            size = location.size(path)
+        else:
+            data = location.read_bytes(path)
+            size = len(data)
+    except FileNotFoundError:
+        size = None
+    if size is None:
+        return Problem(receipt.shard, "part_missing", f"{path} is named by the receipt and is not there")
+    if size != part.size_bytes:
+        return Problem(receipt.shard, "part_size", f"{path} has {size} bytes, its receipt says {part.size_bytes}")
+    if quick:
+        return location.open_input(path)
+    if (digest := sha256_hex(data)) != part.sha256:
+        remedy = f"delete it and {RECEIPTS_FOLDER}/shard-{receipt.shard:08d}.g*.json: annotate does the shard again"
+        detail = f"{path} has sha256 {digest}, its receipt says {part.sha256}; {remedy}"
+        return Problem(receipt.shard, "part_sha256", detail)
+    return io.BytesIO(data)
+
+
+def _footer_problems(receipt: Receipt, table: str, file: BinaryIO) -> Iterator[Problem]:
+    path, rows = part_path(table, receipt.parts[table]), receipt.parts[table].rows
+    try:
+        parquet = open_parquet(file, path)
+    except TransientError as error:
+        yield Problem(receipt.shard, "part_unreadable", str(error))
+        return
+    metadata = parquet.schema_arrow.metadata or {}
+    if parquet.metadata.num_rows != rows:
+        detail = f"{path} has {parquet.metadata.num_rows} rows, its receipt says {rows}"
+        yield Problem(receipt.shard, "part_rows", detail)
+    if metadata.get(b"pseudoris.table") != table.encode():
+        detail = f"{path} holds table {metadata.get(b'pseudoris.table')!r}, not {table!r}"
+        yield Problem(receipt.shard, "part_schema", detail)
+
+
+def _content_problems(
+    receipt: Receipt, files: dict[str, BinaryIO], planned: list[PlanEntry], *, quick: bool, rule: KeepRule
+) -> Iterator[Problem]:
+    shard = receipt.shard
+    tables: dict[str, pa.Table] = {}
+    try:
+        for name in (IMAGES,) if quick else SCHEMAS:
+            schema = SCHEMAS[name]
+            chosen = pa.schema([schema.field("image_id"), schema.field("key")]) if quick else schema
+            tables[name] = read_part(files[name], chosen, part_path(name, receipt.parts[name]))
+    except TransientError as error:
+        yield Problem(shard, "part_unreadable", str(error))
+        return
+    yield from checks.id_problems(shard, tables[IMAGES], planned)
+    if quick:
+        return
+    yield from checks.image_problems(shard, tables)
+    yield from checks.failure_problems(shard, tables)
+    yield from checks.mask_problems(shard, tables)
+    yield from checks.order_problems(shard, tables)
+    yield from checks.count_problems(shard, tables, receipt.counts)
+    yield from expression_problems(shard, tables, rule)

@@ -1,0 +1,223 @@
+"""Objects of any other store behind fsspec (`gs://…`, `az://…`): whole puts, no rename, creation where there is none.
+
+The store's own client tries again; for S3 `s3_requests` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self, cast
+
+import fsspec
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.files.storage import Kind, ListedFile, MayDescend, StoredFile, Upload, checked_twice
+from pseudoris.store.files.storage_errors import listing_errors
+
+# How stores name the time of the last change, those first that most of them mean by it.
+_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
+# Without "last_modified", which no plan's version was ever made of: a stand-in for an etag must not change.
+_VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
+
+
+class FsspecStorage:
+    """A prefix in an object store, as `Storage` describes it.
+
+    A put is atomic on object stores: a reader sees the old object or the new one, never a half.
+
+    Attributes:
+        faults: Whatever a client raises: the libraries below fsspec have no common base for lost connections.
+        max_readers: Objects that are worth reading at once.
+    """
+
+    faults: tuple[type[Exception], ...] = (Exception,)
+    max_readers: int = 8
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
+        """Keep the prefix `root`, as the file system writes it, without its last slash."""
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """Return the storage at `uri`; nothing is asked of it yet.
+
+        Raises:
+            ConfigError: The protocol is unknown, or its package is missing.
+        """
+        try:
+            # A cached listing would hide what other processes write.
+            filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"cannot open {uri!r}: {error}. Give a local path or s3://bucket/prefix") from None
+        return cls(filesystem, root)
+
+    def uri(self, path: str = "") -> str:
+        """Return the object's uri with its protocol, `gs://bucket/prefix/…`."""
+        return str(self._filesystem.unstrip_protocol(self._at(path)))
+
+    def kind(self, path: str) -> Kind:
+        """Return what stands at `path`; a folder is a prefix below which something stands."""
+        try:
+            found = self._info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return "file" if found["type"] == "file" else "folder"
+
+    def stat(self, path: str) -> StoredFile:
+        """Return the object as it stands now."""
+        found = self._info(path)
+        if found["type"] != "file":
+            raise FileNotFoundError(path)
+        return StoredFile(path, found["size"], etag=_version(found))
+
+    def read(self, path: str) -> bytes:
+        """Return the whole object."""
+        with self.open(path) as file:
+            return file.read()
+
+    def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
+        """Return the object opened for ranged reading, by the client's own blocks."""
+        with _client_errors():
+            return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
+
+    def open_version(
+        self, path: str, expected: StoredFile, *, window_bytes: int = 0
+    ) -> AbstractContextManager[BinaryIO]:
+        """Open the expected version; it is checked before and after."""
+        return checked_twice(self, path, expected)
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """Yield the objects directly below `folder`, in no order; nothing where there are none."""
+        try:
+            entries = self._ls(self._at(folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "file":
+                yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]), _modified_s(entry))
+
+    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
+        """Yield the objects in the order of their keys; memory grows with the largest single folder."""
+        shut = None if exclude is None else self._filesystem._strip_protocol(exclude).rstrip("/")
+        yield from self._walk((), may_descend, shut)
+
+    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield nothing: an unfinished put leaves no object."""
+        yield from ()
+
+    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
+        """Yield nothing: uploads are the client's business."""
+        yield from ()
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Do nothing: none is ever listed."""
+
+    def create_once(self, path: str, data: bytes) -> bool:
+        """Create the object on the condition that there is none; False where it already stands.
+
+        A retry inside the client whose first try arrived unanswered also gives False: whoever must
+        know reads the object back.
+        """
+        try:
+            with _client_errors():
+                self._filesystem.pipe_file(self._at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write the object in place of whatever stands there."""
+        with _client_errors():
+            self._filesystem.pipe_file(self._at(path), data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Write the object from a file of this disk, in place of whatever stands there."""
+        with _client_errors():
+            self._filesystem.put_file(str(local), self._at(path))
+
+    def temporary_path(self, path: str) -> Path | None:
+        """Return None: `put_file` copies."""
+        return None
+
+    def delete(self, path: str) -> None:
+        """Delete the object; nothing happens where there is none."""
+        try:
+            with _client_errors():
+                self._filesystem.rm_file(self._at(path))
+        except FileNotFoundError:
+            return
+
+    def _walk(self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None) -> Iterator[StoredFile]:
+        folder = self._at("/".join(parts))
+        with listing_errors("list", self.uri("/".join(parts)), faults=self.faults):
+            entries = self._ls(folder)
+        named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        for name, entry in sorted(named, key=_order):
+            path = (*parts, name)
+            full = entry["name"].rstrip("/")
+            # Consoles create an empty object for the folder itself.
+            if full == folder or not name:
+                continue
+            if entry["type"] == "file":
+                yield StoredFile("/".join(path), entry["size"], etag=_version(entry))
+            elif full != shut and may_descend(path):
+                yield from self._walk(path, may_descend, shut)
+
+    def _info(self, path: str) -> Mapping[str, Any]:
+        with _client_errors():
+            return cast("Mapping[str, Any]", self._filesystem.info(self._at(path)))
+
+    def _ls(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        with _client_errors():
+            return cast("Sequence[Mapping[str, Any]]", self._filesystem.ls(folder, detail=True))
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """Turn a client's own kind of error into an OSError; its text stays out, which may repeat a signed url."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
+
+
+def _order(named: tuple[str, Mapping[str, Any]]) -> str:
+    name, entry = named
+    return path_key(name) + ("" if entry["type"] == "file" else "/")
+
+
+def _version(entry: Mapping[str, Any]) -> str | None:
+    """Return the object's etag; of a store without etags what its time of change tells apart."""
+    for name in ("ETag", "etag"):
+        if entry.get(name):
+            return str(entry[name]).strip('"')
+    for name in _VERSION_TIMES:
+        value = entry.get(name)
+        if value is not None:
+            return f"modified-{value.timestamp() if isinstance(value, datetime) else value}"
+    return None
+
+
+def _modified_s(entry: Mapping[str, Any]) -> float:
+    for name in _TIMES:
+        value = entry.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).timestamp()
+    # A store that keeps no times: as old as can be.
+    return 0.0

@@ -1,0 +1,132 @@
+"""Keys of images, and the order of keys: every listing is in it, also one of more records than memory holds.
+
+A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import count, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, unquote_to_bytes
+
+from pseudoris.store.files.storage_errors import storage_errors
+
+# `quote` encodes both, so they stand in a key as separators alone.
+_MEMBER: Final = "!"
+_ROW: Final = "#"
+
+# A record of a listing takes about 400 bytes: 40 MB here, whatever the listing's length.
+MAX_IN_MEMORY: Final = 100_000
+# Runs that are merged at once: each holds an open file and a block of records.
+_MAX_RUNS: Final = 64
+_BLOCK: Final = 1_000
+
+Record = TypeVar("Record", bound=tuple[Any, ...])
+
+
+def path_key(path: str) -> str:
+    """Return the key of a path: its bytes percent-encoded, `/` kept; a name that is not UTF-8 survives."""
+    return quote(path.encode("utf-8", "surrogateescape"), safe="/")
+
+
+def member_key(tar_path: str, member: str) -> str:
+    """Return the key of a tar's member, `tar!member`; the member's name never becomes a path."""
+    return f"{path_key(tar_path)}{_MEMBER}{path_key(member)}"
+
+
+def row_key(table_path: str, row: int) -> str:
+    """Return the key of a Parquet file's row, `file#row`, rows counted from 0 over the whole file."""
+    return f"{path_key(table_path)}{_ROW}{row}"
+
+
+def file_of(key: str) -> str:
+    """Return the key of the file that holds the image: the file itself, its tar, or its table."""
+    return key.partition(_MEMBER)[0].partition(_ROW)[0]
+
+
+def file_path(key: str) -> str:
+    """Return the path of the file that holds the image."""
+    return unquote_to_bytes(file_of(key)).decode("utf-8", "surrogateescape")
+
+
+def sorted_externally(records: Iterable[Record], *, max_in_memory: int | None = None) -> Iterator[Record]:
+    """Yield the records ordered by their first field; those that are equal in it keep their order.
+
+    At most `max_in_memory` of them are held, and while runs are merged `_BLOCK` a run, 64 runs at most; the
+    rest lies in the folder of `tempfile`, 100 bytes or so each. What fits into memory touches no disk, and
+    what comes in order already makes one run.
+
+    Args:
+        records: Tuples; the first field decides. They must pickle.
+        max_in_memory: Records a run; `MAX_IN_MEMORY` by default.
+    """
+    max_in_memory = max_in_memory or MAX_IN_MEMORY
+    remaining = iter(records)
+    first = sorted(islice(remaining, max_in_memory), key=itemgetter(0))
+    if len(first) < max_in_memory:
+        yield from first
+        return
+    with tempfile.TemporaryDirectory(prefix="pseudoris-listing-") as folder:
+        spilled = _Spilled(Path(folder))
+        while first:
+            spilled.add(first)
+            first = sorted(islice(remaining, max_in_memory), key=itemgetter(0))
+        yield from spilled.merged()
+
+
+class _Spilled:
+    """Sorted runs on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = count()
+        self._runs: list[Path] = []
+        self._last: Any = None
+
+    def add(self, records: list[Any]) -> None:
+        """Write sorted records: after the last run where they go on from it, as a run of their own else."""
+        if not self._runs or records[0][0] < self._last:
+            if len(self._runs) == _MAX_RUNS:
+                self._merge_all()
+            self._runs.append(self._folder / f"run-{next(self._names)}")
+        _append(self._runs[-1], records)
+        self._last = records[-1][0]
+
+    def merged(self) -> Iterator[Any]:
+        """Yield all records in order; each run is open meanwhile."""
+        with ExitStack() as files:
+            streams = [_blocks(files.enter_context(run.open("rb"))) for run in self._runs]
+            yield from heapq.merge(*streams, key=itemgetter(0))
+
+    def _merge_all(self) -> None:
+        target = self._folder / f"run-{next(self._names)}"
+        records = self.merged()
+        while block := list(islice(records, _BLOCK)):
+            _append(target, block)
+        for run in self._runs:
+            run.unlink()
+        self._runs = [target]
+
+
+def _append(run: Path, records: list[Any]) -> None:
+    # Where it fails while a bucket is listed, the bucket is not to blame.
+    with storage_errors("sort the listing on disk (TMPDIR names another)", str(run.parent)), run.open("ab") as file:
+        for start in range(0, len(records), _BLOCK):
+            pickle.dump(records[start : start + _BLOCK], file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _blocks(file: Any) -> Iterator[Any]:
+    while True:
+        try:
+            # Our own file, in a folder that no other user can write.
+            block = pickle.load(file)
+        except EOFError:
+            return
+        yield from block

@@ -1,0 +1,42 @@
+"""Selects the storage of a path or uri by its protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files.fsspec_storage import FsspecStorage
+from pseudoris.store.files.local_storage import LocalStorage
+from pseudoris.store.files.s3_storage import S3Storage
+from pseudoris.store.files.storage import Storage
+
+LOCAL_PROTOCOLS: Final = ("file", "local")
+S3_PROTOCOLS: Final = ("s3", "s3a")
+
+
+def storage_at(uri: str, endpoint_url: str | None = None, limits: StorageConfig | None = None) -> Storage:
+    """Return the storage whose root is `uri`; it need not exist, and no request is made yet.
+
+    Args:
+        uri: A local path or an fsspec url (`s3://bucket/prefix`).
+        endpoint_url: Endpoint of an S3 store other than AWS; None uses AWS_ENDPOINT_URL of the environment.
+        limits: Timeouts and retry limits of an S3 store.
+
+    Raises:
+        ConfigError: The protocol is unknown, or its package is missing.
+    """
+    folder = local_path(uri)
+    if folder is not None:
+        return LocalStorage(folder)
+    if uri.partition("://")[0] in S3_PROTOCOLS:
+        return S3Storage.at(uri, endpoint_url, limits or StorageConfig())
+    return FsspecStorage.at(uri)
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the absolute path of a local `uri`, without following links; None if it names another store."""
+    protocol, separator, rest = uri.partition("://")
+    if separator and protocol not in LOCAL_PROTOCOLS:
+        return None
+    return Path(rest or uri).expanduser().absolute()

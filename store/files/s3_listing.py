@@ -1,0 +1,164 @@
+"""Listing a bucket by pages, many at once, in the order of the project's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+from pseudoris.store.files.key_order import path_key, sorted_externally
+from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
+from pseudoris.store.files.storage import MayDescend, StoredFile
+
+# Pages of this many prefixes are asked for at once.
+_LISTERS: Final = 16
+# Levels of folders that are looked through for enough places to begin listings at.
+_SPLIT_LEVELS: Final = 3
+# A level may have a folder for each image: listings then begin at some of them, and run on.
+_MAX_MARKS: Final = 256
+# One page of a listing holds so many keys at most.
+_PAGE: Final = 1_000
+# No name of a folder's content sorts behind it.
+_LAST: Final = "\U0010ffff"
+
+# Key, path, size, etag.
+_Record = tuple[str, str, int, str]
+
+
+def walk_bucket(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[StoredFile]:
+    """Yield the objects below a prefix in the order of their keys, once all are listed.
+
+    Memory does not grow with their number. S3's own order is another one: keys are percent-encoded.
+
+    Args:
+        bucket: The bucket.
+        prefix: Without a slash at its end; empty for the bucket as a whole.
+        may_descend: As of `Storage.walk`.
+        exclude: Uri of a folder that is not listed.
+    """
+    for _, path, size_bytes, etag in sorted_externally(_records(bucket, prefix, may_descend, exclude)):
+        yield StoredFile(path, size_bytes, etag=etag)
+
+
+def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[_Record]:
+    """Yield what is wanted of each object, in any order: level by level at first, then whole ranges at once."""
+    base = f"{prefix}/" if prefix else ""
+    is_open = _cached_gate(bucket.uri(base), may_descend, exclude)
+    folders, level, is_whole = [""], 0, True
+    # Below some folders of a level alone, there would be no next level, only a part of it.
+    while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < _LISTERS:
+        inner = _Marks()
+        for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
+            inner.add(each[len(base) :] for each in page.prefixes if is_open(each[len(base) :]))
+            yield from _wanted(page.objects, base, is_open)
+        folders, level, is_whole = inner.sorted(), level + 1, inner.is_whole
+    stops = [*folders[1:], None][: len(folders)]
+    ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
+    for page in _in_parallel(ranges):
+        # What lies less deep was listed with its level.
+        deep = [each for each in page.objects if each.key.count("/", len(base)) >= level]
+        yield from _wanted(deep, base, is_open)
+
+
+def _between(
+    bucket: S3Bucket, base: str, start: str, stop: str | None, is_open: Callable[[str], bool]
+) -> Iterator[Page]:
+    """Yield the pages of the keys from a folder up to another one, jumping over folders that are shut."""
+    after = base + start
+    while True:
+        for page in bucket.pages(base, start_after=after):
+            objects = [each for each in page.objects if stop is None or each.key < base + stop]
+            yield Page(tuple(objects), ())
+            if len(objects) < len(page.objects):
+                return
+            shut = _outermost_shut(objects[-1].key[len(base) :], is_open) if len(objects) == _PAGE else None
+            if shut is not None:
+                after = f"{base}{shut}{_LAST}"
+                break
+        else:
+            return
+
+
+class _Marks:
+    """Folders to begin a listing at: the first of all that were added, and enough of the others, evenly."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._first: str | None = None
+        self._stride = 1
+        self._num = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every folder that was added is kept."""
+        return self._stride == 1
+
+    def add(self, folders: Iterable[str]) -> None:
+        """Take folders, and drop every second one where there are too many."""
+        for folder in folders:
+            self._first = folder if self._first is None else min(folder, self._first)
+            if self._num % self._stride == 0:
+                self._kept.append(folder)
+            self._num += 1
+            if len(self._kept) == _MAX_MARKS:
+                self._kept = self._kept[::2]
+                self._stride *= 2
+
+    def sorted(self) -> list[str]:
+        """Return those kept, in the order of S3's keys."""
+        return [] if self._first is None else sorted({self._first, *self._kept})
+
+
+def _in_parallel(listings: Iterator[Iterator[Page]]) -> Iterator[Page]:
+    """Yield the pages of all listings as they come; the next page of each is asked for when one was taken."""
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        asked: dict[Future[Page | None], Iterator[Page]] = {}
+
+        def ask(pages: Iterator[Page]) -> None:
+            asked[pool.submit(next, pages, None)] = pages
+
+        for pages in islice(listings, _LISTERS):
+            ask(pages)
+        while asked:
+            done, _ = wait(asked, return_when=FIRST_COMPLETED)
+            for future in done:
+                pages = asked.pop(future)
+                page = future.result()
+                following = pages if page is not None else next(listings, None)
+                if following is not None:
+                    ask(following)
+                if page is not None:
+                    yield page
+
+
+def _wanted(objects: Iterable[StoredObject], base: str, is_open: Callable[[str], bool]) -> Iterator[_Record]:
+    for each in objects:
+        path = each.key[len(base) :]
+        folder, _, name = path.rpartition("/")
+        # Consoles create an empty object for a folder itself.
+        if name and is_open(f"{folder}/" if folder else ""):
+            yield path_key(path), path, each.size_bytes, each.etag
+
+
+def _cached_gate(base_uri: str, may_descend: MayDescend, exclude: str | None) -> Callable[[str], bool]:
+    """Return a function that tells of a folder (`a/b/`) whether it and all above it may be listed."""
+    shut = None if exclude is None else f"{exclude.rstrip('/')}/"
+
+    @lru_cache(maxsize=10_000)
+    def is_open(folder: str) -> bool:
+        if not folder:
+            return True
+        above = folder[:-1].rpartition("/")[0]
+        if not is_open(f"{above}/" if above else ""):
+            return False
+        return base_uri + folder != shut and may_descend(tuple(folder[:-1].split("/")))
+
+    return is_open
+
+
+def _outermost_shut(path: str, is_open: Callable[[str], bool]) -> str | None:
+    parts = path.split("/")[:-1]
+    folders = ("/".join(parts[: depth + 1]) + "/" for depth in range(len(parts)))
+    return next((folder for folder in folders if not is_open(folder)), None)

@@ -1,0 +1,215 @@
+"""Sends requests to one bucket of an S3 store, retries them up to a time limit, and classifies their errors.
+
+Only this module retries: s3fs and botocore send each request once. A client that silently repeats a conditional request
+cannot distinguish its own first try from another writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import fsspec
+from botocore.exceptions import ClientError, IncompleteReadError, NoCredentialsError
+from fsspec.asyn import sync
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.measures import STORAGE_RETRIES, count
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.uris import secret_in
+from pseudoris.store.files.s3_errors import explained, is_transient, reason_of, status_of
+
+logger = logging.getLogger(__name__)
+
+# Pauses are random, between 0 and 0.2 s · 2ⁿ: clients that failed together do not retry together.
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 20.0
+# A pause long enough for the user to notice is logged as a warning.
+_WARN_AFTER_S: Final = 10.0
+_BODY_CHUNK_BYTES: Final = 2**20
+_CREDENTIAL_PAUSES_S: Final = (1.0, 4.0)
+# In the order in which botocore reads them.
+_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Requests:
+    """Sends requests to one bucket. Can be pickled; each process connects when it sends its first request.
+
+    Attributes:
+        name: Name of the bucket.
+        endpoint_url: Endpoint of a store other than AWS; None uses that of the environment, or else AWS.
+        limits: Timeouts, retry limits and sizes.
+    """
+
+    name: str
+    endpoint_url: str | None
+    limits: StorageConfig
+
+    def __post_init__(self) -> None:
+        """Refuse an endpoint of the environment that contains a secret: the client's errors would show it."""
+        for name in _ENDPOINT_VARIABLES:
+            secret = secret_in(os.environ.get(name, ""))
+            if secret is not None:
+                raise ConfigError(f"{name}: {secret}")
+
+    def uri(self, key: str) -> str:
+        """Return `s3://bucket/key`."""
+        return f"s3://{self.name}/{key}"
+
+    def request(self, action: str, key: str, method: str, **arguments: Any) -> Any:
+        """Return the answer to a request that may be sent any number of times.
+
+        Args:
+            action: A verb such as `read`, for messages.
+            key: Key of the object, or prefix of several objects, for messages.
+            method: A method of botocore's client, such as `head_object`.
+            **arguments: Arguments of the method; the bucket's name is added.
+        """
+        return self.with_retries(action, key, lambda: self.send(lambda: self.call(method, **arguments)))
+
+    def with_retries(self, action: str, key: str, attempt: Callable[[], Any]) -> Any:
+        """Return what `attempt` returns; it is called again for up to `patience_s` while that may help."""
+        uri, patience_s = self.uri(key), self.limits.patience_s
+        try:
+            return self.retrying(action, key, is_transient)(attempt)
+        except Exception as error:
+            if is_transient(error):
+                raise TransientError(
+                    f"cannot {action} {uri}: {reason_of(error)}, retried for {patience_s:g} s "
+                    "(placement.storage.patience_s); run the same command again to continue"
+                ) from error
+            final = explained(error, action, uri)
+            if final is error:
+                raise
+            raise final from error
+
+    def retrying(self, action: str, key: str, is_worth: Callable[[BaseException], bool]) -> Retrying:
+        """Return the retry rule: random pauses, up to `patience_s`, after errors that a retry may fix."""
+        return Retrying(
+            stop=stop_before_delay(self.limits.patience_s),
+            wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S),
+            retry=retry_if_exception(is_worth),
+            before_sleep=lambda state: _log_retry(state, action, self.uri(key)),
+            reraise=True,
+        )
+
+    def send(self, request: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the answer to one request, sent once; it only waits for missing credentials."""
+        for pause_s in _CREDENTIAL_PAUSES_S:
+            try:
+                return self._synced(request)
+            except NoCredentialsError:
+                # A node that just started may not have its role's credentials yet; a client made without them never
+                # asks again.
+                type(self._filesystem()).clear_instance_cache()
+                time.sleep(pause_s)
+        return self._synced(request)
+
+    async def call(self, method: str, **arguments: Any) -> Any:
+        """Return the answer of a method of botocore's client."""
+        filesystem = self._filesystem()
+        await filesystem.set_session()
+        client = await filesystem.get_s3(self.name)
+        return await getattr(client, method)(Bucket=self.name, **arguments)
+
+    def _synced(self, request: Callable[[], Awaitable[Any]]) -> Any:
+        # The limit also applies to a body that arrives slowly, where no single read times out.
+        return sync(self._filesystem().loop, request, timeout=self.limits.patience_s)
+
+    def _filesystem(self) -> Any:
+        # fsspec keeps one instance per process for equal arguments: they must include the environment's values, or a
+        # change of these has no effect. Listings are not cached: a cache would hide what others write.
+        return fsspec.filesystem(
+            "s3",
+            endpoint_url=self.endpoint_url or next(filter(None, map(os.environ.get, _ENDPOINT_VARIABLES)), None),
+            use_listings_cache=False,
+            config_kwargs={
+                "connect_timeout": self.limits.connect_timeout_s,
+                "read_timeout": self.limits.read_timeout_s,
+                "max_pool_connections": self.limits.max_connections,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The requested bytes of an object, and the size and etag of the whole object."""
+
+    data: bytes
+    size_bytes: int
+    etag: str
+
+
+class Download:
+    """A read of an object; with an etag, each attempt continues where the last one stopped."""
+
+    def __init__(self, requests: S3Requests, key: str, *, etag: str | None, start: int, length: int | None) -> None:
+        """Takes the arguments of `S3Bucket.get`."""
+        self._requests = requests
+        self._key = key
+        self._etag = etag
+        self._start = start
+        self._length = length
+        self._received = bytearray()
+
+    async def attempt(self) -> Fetched:
+        """Return all requested bytes; raises what the client raises."""
+        if self._etag is None or self._start < 0:
+            # Without a version, the two halves might be of two objects.
+            self._received.clear()
+        first = self._start + len(self._received)
+        arguments = {"Key": self._key, **self._range(first)}
+        if self._etag is not None:
+            arguments["IfMatch"] = f'"{self._etag}"'
+        try:
+            answer = await self._requests.call("get_object", **arguments)
+        except ClientError as error:
+            if status_of(error) != 416:
+                raise
+            # Past the end of the object. Stores report its size in different ways here.
+            return Fetched(bytes(self._received), max(self._start, 0) + len(self._received), self._etag or "")
+        if first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+            raise OSError(errno.ENOTSUP, "the store ignores ranges", self._requests.uri(self._key))
+        await self._receive(answer)
+        return Fetched(bytes(self._received), _whole_size(answer), answer["ETag"].strip('"'))
+
+    async def _receive(self, answer: dict[str, Any]) -> None:
+        due, got = int(answer["ContentLength"]), 0
+        body = answer["Body"]
+        try:
+            async for chunk in body.iter_chunks(_BODY_CHUNK_BYTES):
+                self._received += chunk
+                got += len(chunk)
+        finally:
+            body.close()
+        if got != due:
+            raise IncompleteReadError(actual_bytes=got, expected_bytes=due)
+
+    def _range(self, first: int) -> dict[str, str]:
+        if first < 0:
+            return {"Range": f"bytes={first}"}
+        if self._length is not None:
+            return {"Range": f"bytes={first}-{self._start + self._length - 1}"}
+        return {"Range": f"bytes={first}-"} if first else {}
+
+
+def _whole_size(answer: dict[str, Any]) -> int:
+    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    return int(total) if total.isdecimal() else int(answer["ContentLength"])
+
+
+def _log_retry(state: RetryCallState, action: str, uri: str) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    waited_s = state.seconds_since_start or 0.0
+    level = logging.WARNING if waited_s > _WARN_AFTER_S else logging.DEBUG
+    reason = reason_of(error) if error else "no answer"
+    count(STORAGE_RETRIES)
+    logger.log(level, "Cannot %s %s: %s. Retrying, for %.0f s so far.", action, uri, reason, waited_s)

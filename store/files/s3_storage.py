@@ -1,0 +1,141 @@
+"""Objects below a prefix of an S3 bucket: created only if absent, read only with the expected etag."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self, cast
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files.s3_bucket import S3Bucket
+from pseudoris.store.files.s3_listing import walk_bucket
+from pseudoris.store.files.s3_reader import S3Reader
+from pseudoris.store.files.storage import (
+    OTHER_ETAG,
+    ChangedError,
+    Kind,
+    ListedFile,
+    MayDescend,
+    StoredFile,
+    Upload,
+    refuse_change,
+)
+from pseudoris.store.files.storage_errors import listing_errors
+
+
+@dataclass(frozen=True, slots=True)
+class S3Storage:
+    """A prefix of a bucket, as `Storage` describes it.
+
+    Attributes:
+        bucket: The bucket.
+        prefix: Without a slash at its end; empty for the bucket as a whole.
+        faults: Exceptions on reading that are not the fault of an object.
+        max_readers: How many objects to read at once.
+    """
+
+    bucket: S3Bucket
+    prefix: str
+    faults: tuple[type[Exception], ...] = (Exception,)
+    max_readers: int = 16
+
+    @classmethod
+    def at(cls, uri: str, endpoint_url: str | None, limits: StorageConfig) -> Self:
+        """Return the storage at `s3://bucket/prefix`; no request is made yet."""
+        name, _, prefix = uri.partition("://")[2].partition("/")
+        return cls(S3Bucket(name, endpoint_url, limits), prefix.strip("/"))
+
+    def uri(self, path: str = "") -> str:
+        """Return the object's uri, `s3://bucket/prefix/…`."""
+        return self.bucket.uri(self._key(path)).rstrip("/")
+
+    def kind(self, path: str) -> Kind:
+        """Return the kind of `path`; a folder is a prefix with objects below it, or the bucket itself."""
+        key = self._key(path)
+        if self.bucket.has_any(f"{key}/" if key else "") or not key:
+            return "folder"
+        return None if self.bucket.head(key) is None else "file"
+
+    def stat(self, path: str) -> StoredFile:
+        """Return the object's present state; one request."""
+        found = self.bucket.head(self._key(path))
+        if found is None:
+            raise FileNotFoundError(path)
+        return StoredFile(path, found.size_bytes, etag=found.etag)
+
+    def read(self, path: str) -> bytes:
+        """Return the whole object, from one request."""
+        return self.bucket.get(self._key(path)).data
+
+    def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
+        """Return the object for ranged reads of one version; the first read makes the first request."""
+        return cast("BinaryIO", S3Reader(self.bucket, self._key(path), window_bytes=window_bytes))
+
+    @contextmanager
+    def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
+        """Open the expected version: every request requires its etag."""
+        if expected.size_bytes == 0:
+            # No byte would be requested, so the version would not be checked.
+            refuse_change(self.stat(path), expected)
+        reader = S3Reader(
+            self.bucket, self._key(path), etag=expected.etag, size=expected.size_bytes, window_bytes=window_bytes
+        )
+        try:
+            yield cast("BinaryIO", reader)
+        except ChangedError:
+            raise ImageError("changed", OTHER_ETAG) from None
+
+    def list(self, folder: str) -> Iterator[ListedFile]:
+        """Yield the objects directly below `folder`, a page at a time: one request a thousand."""
+        prefix = f"{self._key(folder)}/".lstrip("/")
+        for page in self.bucket.pages(prefix, delimiter="/"):
+            for each in page.objects:
+                if each.key != prefix:
+                    yield ListedFile(each.key[len(prefix) :], each.size_bytes, each.modified_s)
+
+    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
+        """Yield the objects in the order of their keys, once all are listed; memory does not grow with their number."""
+        with listing_errors("list", self.uri(), faults=self.faults):
+            yield from walk_bucket(self.bucket, self.prefix, may_descend, exclude)
+
+    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield nothing: an unfinished put leaves no object, only an upload."""
+        yield from ()
+
+    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
+        """Yield the multipart uploads of the files that `paths` matches as a whole, begun and not completed."""
+        below = f"{self.prefix}/".lstrip("/")
+        for upload in self.bucket.uploads(below):
+            if paths.fullmatch(upload.key[len(below) :]):
+                yield upload
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Abort the upload; do nothing if it is gone."""
+        self.bucket.abort(upload)
+
+    def create_once(self, path: str, data: bytes) -> bool:
+        """Create the object; False if another writer's exists."""
+        return self.bucket.create(self._key(path), data)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write the object, replacing an existing one."""
+        self.bucket.put(self._key(path), data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Write the object from a file on this disk, in parts if it is large."""
+        self.bucket.put_file(self._key(path), local)
+
+    def temporary_path(self, path: str) -> Path | None:
+        """Return None: `put_file` copies."""
+        return None
+
+    def delete(self, path: str) -> None:
+        """Delete the object; do nothing if there is none."""
+        self.bucket.delete(self._key(path))
+
+    def _key(self, path: str) -> str:
+        return "/".join(filter(None, (self.prefix, path)))

@@ -1,0 +1,1 @@
+"""Reports on a run: its statistics, its status and its data card."""

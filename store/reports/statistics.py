@@ -1,0 +1,189 @@
+"""Statistics of a run: totals from the receipts, distributions from a few columns of its tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.schemas.tables import EXPRESSIONS, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.distributions import Distribution, TopTexts, count_draws
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.receipts import list_receipts, spread_evenly
+from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.threads import map_in_threads
+
+# Shards of the presets hold 16 to 256 images: about 100,000 images give a share to a tenth of a percent.
+DEFAULT_SAMPLE: Final = 1_000
+# The groups. A text that was drawn several times counts for the decoder and the crop of each draw.
+GROUPS: Final[Mapping[str, str]] = {"source": "candidates", "decoder": "draws", "crop": "draws"}
+
+_THREADS: Final = 4
+_COLUMNS: Final = ("target_mask_ids", "text", "kept", "source", "samples", *SCORE_COLUMNS)
+
+# Called with the shards read so far, and the shards to read.
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCount:
+    """The candidates of one source, or the draws of one decoder or crop, and how many of them are kept."""
+
+    counted: int
+    kept: int
+
+    @property
+    def share(self) -> float:
+        """Share of the counted ones that are kept."""
+        return self.kept / self.counted
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """Statistics of a run. The totals cover all committed shards, the other figures only the shards that were read.
+
+    Attributes:
+        totals: From the receipts.
+        num_planned_images: In the plan.
+        num_shards_read: How many shards' tables were read, spread evenly.
+        masks_an_image: Masks per image, over images that are not quarantined, including empty ones.
+        kept_a_mask: Kept expressions per mask, over all masks.
+        words: Words (separated by blanks) of kept expressions.
+        scores: By column, over all candidates that have the score; a listener's only if the run had one.
+        groups: By one of `GROUPS`, then by its value, the largest first.
+        top: The most frequent kept expressions.
+        top_error: By how much a count of `top` may be too low.
+    """
+
+    totals: RunTotals
+    num_planned_images: int
+    num_shards_read: int
+    masks_an_image: Distribution
+    kept_a_mask: Distribution
+    words: Distribution
+    scores: Mapping[str, Distribution]
+    groups: Mapping[str, Mapping[str, GroupCount]]
+    top: Sequence[tuple[str, int]]
+    top_error: int
+
+
+def run_statistics(
+    location: RunLocation,
+    *,
+    sample: int | None = DEFAULT_SAMPLE,
+    num_top: int = 10,
+    on_progress: OnProgress = lambda done, total: None,
+) -> RunStatistics:
+    """Return statistics of the committed shards; memory is bounded by a few shards, whatever the run's size.
+
+    Args:
+        location: The run's folder, finished or not.
+        sample: How many shards' tables to read, spread evenly; None for all.
+        num_top: How many of the most frequent expressions to return.
+        on_progress: Called after each shard.
+
+    Raises:
+        ConfigError: No run was started there, or a part is missing.
+        TransientError: Storage failed.
+    """
+    header = require_header(location)
+    chosen = spread_evenly(list(list_receipts(location)), sample)
+    totals = Totals()
+
+    def receipts() -> Iterator[Receipt]:
+        for receipt in cached_receipts(location):
+            totals.add(receipt)
+            if receipt.shard in chosen:
+                yield receipt
+
+    sums = _Sums()
+    tables = map_in_threads(lambda receipt: _read(location, receipt), receipts(), _THREADS)
+    for number, each in enumerate(tables, start=1):
+        sums.add(each)
+        on_progress(number, len(chosen))
+    return RunStatistics(
+        totals=totals.sum(),
+        num_planned_images=header.num_images,
+        num_shards_read=len(chosen),
+        masks_an_image=sums.masks_an_image,
+        kept_a_mask=sums.kept_a_mask,
+        words=sums.words,
+        scores={name: each for name, each in sums.scores.items() if each.num_values or name not in LISTENER_COLUMNS},
+        groups={name: _by_size(counts) for name, counts in sums.groups.items()},
+        top=sums.texts.top(num_top),
+        top_error=sums.texts.error,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardColumns:
+    """The columns of a shard's tables that the statistics need, in memory."""
+
+    receipt: Receipt
+    image_of_mask: pa.ChunkedArray
+    expressions: pa.Table
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Sums over shards."""
+
+    masks_an_image: Distribution = field(default_factory=Distribution)
+    kept_a_mask: Distribution = field(default_factory=Distribution)
+    words: Distribution = field(default_factory=Distribution)
+    scores: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in SCORE_COLUMNS})
+    # By group, then by its value and whether the expression is kept.
+    groups: dict[str, Counter[tuple[str, bool]]] = field(default_factory=lambda: {name: Counter() for name in GROUPS})
+    texts: TopTexts = field(default_factory=TopTexts)
+
+    def add(self, shard: _ShardColumns) -> None:
+        counts, table = shard.receipt.counts, shard.expressions
+        kept = table.filter(table["kept"])
+        self.masks_an_image.add(_occurrences(shard.image_of_mask, counts.annotated + counts.empty))
+        self.kept_a_mask.add(_occurrences(pc.list_flatten(kept["target_mask_ids"]), counts.masks))
+        self.words.add(num_words(kept["text"]).to_numpy())
+        for name, scores in self.scores.items():
+            scores.add(table[name].cast(pa.float64()).to_numpy())
+        for row in table.group_by(["source", "kept"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+            # Tables of version 1 have no source column: models wrote them.
+            self.groups["source"][row["source"] or SOURCE_MODEL, row["kept"]] += row["count_all"]
+        for kind, count in count_draws(table).items():
+            for name, value in (("decoder", kind.decoder), ("crop", kind.crop)):
+                self.groups[name].update({(value, True): count.kept, (value, False): count.drawn - count.kept})
+        found = kept["text"].value_counts()
+        self.texts.add(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
+
+
+def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return how many words, separated by blanks, each text has."""
+    return pc.list_value_length(pc.utf8_split_whitespace(texts))
+
+
+def _read(location: RunLocation, receipt: Receipt) -> _ShardColumns:
+    masks = read_table(location, MASKS, ("image_id",), [receipt])
+    return _ShardColumns(receipt, masks["image_id"], read_table(location, EXPRESSIONS, _COLUMNS, [receipt]))
+
+
+def _occurrences(ids: pa.ChunkedArray, num_ids: int) -> list[int]:
+    """Return how often each of `num_ids` ids occurs in the column; 0 for ids that do not occur."""
+    found: list[int] = ids.value_counts().field(1).to_pylist()
+    return found + [0] * max(num_ids - len(found), 0)
+
+
+def _by_size(counts: Mapping[tuple[str, bool], int]) -> dict[str, GroupCount]:
+    values = {value for value, _ in counts}
+    groups = {
+        value: GroupCount(counts.get((value, True), 0) + counts.get((value, False), 0), counts.get((value, True), 0))
+        for value in values
+    }
+    return dict(sorted(groups.items(), key=lambda item: (-item[1].counted, item[0])))

@@ -1,0 +1,254 @@
+"""The status of a run, running or not: progress and speed, from its header, receipts and lock. Read only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.rates import Rates, measure_rates
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.lock import WATCH_S, Holder, look_at_holder
+from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.receipts import list_commits, read_receipt, read_receipts
+from pseudoris.store.runs.totals import Totals
+
+DRIVER_NONE = "none"
+DRIVER_ALIVE = "alive"
+DRIVER_SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The driver of the run, by the lock's highest claim.
+
+    Attributes:
+        state: `alive`: its process was seen, or its claim was written within the last minute; `silent`: neither, and
+            this machine cannot tell whether it died; `none`: it released the lock, died on this machine, or never
+            began.
+        name: Process and machine; empty if there never was one.
+        beaten_s_ago: Seconds since its claim was written, by the clocks of the storage and of this machine.
+    """
+
+    state: str
+    name: str = ""
+    beaten_s_ago: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """The stage that takes most of the time.
+
+    Attributes:
+        stage: Its name.
+        share: Its share of the seconds of all stages, in [0, 1].
+        is_by_actor: Whether each stage's seconds were divided by its actors: staged pools with a fixed size.
+    """
+
+    stage: str
+    share: float
+    is_by_actor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Sums over the latest receipts.
+
+    Attributes:
+        source: SOURCE as given.
+        num_shards: Planned.
+        num_done: Shards with a receipt.
+        num_images: Planned.
+        num_images_done: In shards with a receipt; annotated + empty + quarantined.
+        masks: Masks of annotated images.
+        expressions: Candidate rows, kept or not; equal captions of a mask count once.
+        samples: Draws, equal captions counted each time.
+        kept: Candidates above tau.
+        reasons: Quarantined images by reason code, most frequent first.
+        seconds: Wall seconds by stage, summed over shards.
+        size_bytes: Of all committed parts.
+        repeats: How many times a pool repeated its work on a shard after a loss.
+        retried: Shards whose latest generation is a retry.
+        degraded: Shards for which settings were lowered: not byte-reproducible (promise 2).
+        mixed: Shards computed under another identity than the run's: not byte-reproducible (promise 2).
+        rates: Images a second, now and overall.
+        bottleneck: None before the first commit.
+        driver: The driver of the run, and whether it is alive.
+    """
+
+    source: str
+    num_shards: int
+    num_done: int
+    num_images: int
+    num_images_done: int
+    annotated: int
+    empty: int
+    quarantined: int
+    masks: int
+    expressions: int
+    samples: int
+    kept: int
+    reasons: Mapping[str, int]
+    seconds: Mapping[str, float]
+    size_bytes: int
+    repeats: int
+    retried: int
+    degraded: int
+    mixed: int
+    rates: Rates
+    bottleneck: Bottleneck | None
+    driver: Driver
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return self.num_done == self.num_shards
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the remaining images take, at the present rate, else the overall one; None if both are unknown.
+
+        If the run has no driver, they begin with the next session.
+        """
+        rate = self.rates.now or self.rates.overall
+        return (self.num_images - self.num_images_done) / rate if rate else None
+
+
+def run_status(location: RunLocation, *, now_s: float | None = None) -> RunStatus:
+    """Return the status of the run; reads the latest manifest and the receipts that it lacks.
+
+    Raises:
+        ConfigError: No run was started there, or its records cannot be used.
+        TransientError: Storage failed.
+    """
+    return StatusReader(location).read(now_s=now_s)
+
+
+class StatusReader:
+    """Reads the status of one run repeatedly. Receipts do not change, so each one is read once.
+
+    Holds two numbers per shard, not the receipts: those of a large run would fill the memory.
+    """
+
+    def __init__(self, location: RunLocation) -> None:
+        self._location = location
+        self._totals = Totals()
+        self._generations: dict[int, int] = {}
+        self._images: dict[int, int] = {}
+        self._is_first = True
+        self._beat: tuple[str, int] | None = None
+        self._has_moved_s = 0.0
+
+    def read(self, *, now_s: float | None = None) -> RunStatus:
+        """Return the run's present status; costs a listing of the receipts, and reads the new ones.
+
+        Args:
+            now_s: Epoch seconds; the present by default.
+
+        Raises:
+            ConfigError: No run was started there, or its records cannot be used.
+            TransientError: Storage failed.
+        """
+        now_s = time.time() if now_s is None else now_s
+        # Read again each time: the plan may have been extended.
+        header = require_header(self._location)
+        first_s: dict[int, tuple[int, float]] = {}
+        highest: dict[int, int] = {}
+        for shard, generation, modified_s in list_commits(self._location):
+            highest[shard] = max(generation, highest.get(shard, 0))
+            # A retry computes only a few of the shard's images: the rate uses the commits that computed all images.
+            first_s[shard] = min((generation, modified_s), first_s.get(shard, (generation, modified_s)))
+        self._catch_up(highest)
+        done = self._totals.sum()
+        rates = measure_rates(
+            np.array([first_s[shard][1] for shard in self._images], np.float64),
+            np.array(list(self._images.values()), np.int64),
+            shard_s=sum(done.seconds.values()) / max(done.shards, 1),
+            now_s=now_s,
+        )
+        driver = self._driver(look_at_holder(self._location), now_s)
+        return RunStatus(
+            source=header.source,
+            num_shards=header.num_shards,
+            num_done=done.shards,
+            num_images=header.num_images,
+            num_images_done=done.images,
+            annotated=done.annotated,
+            empty=done.empty,
+            quarantined=done.quarantined,
+            masks=done.masks,
+            expressions=done.expressions,
+            samples=done.samples,
+            kept=done.kept,
+            reasons=done.reasons,
+            seconds=done.seconds,
+            size_bytes=done.output_bytes,
+            repeats=done.repeats,
+            retried=done.retried,
+            degraded=done.degraded,
+            mixed=done.mixed,
+            rates=rates if driver.state != DRIVER_NONE else replace(rates, now=None),
+            bottleneck=find_bottleneck(done.seconds, header.config),
+            driver=driver,
+        )
+
+    def _catch_up(self, highest: Mapping[int, int]) -> None:
+        if any(highest.get(shard, -1) < generation for shard, generation in self._generations.items()):
+            # A receipt was deleted, so that its shard is computed again: sum everything again.
+            self._totals, self._generations, self._images = Totals(), {}, {}
+        new = {shard: generation for shard, generation in highest.items() if self._generations.get(shard) != generation}
+        if self._is_first:
+            self._is_first = False
+            for receipt in iter_manifest(self._location):
+                if new.get(receipt.shard) == receipt.generation:
+                    del new[receipt.shard]
+                    self._take(receipt)
+        for receipt in read_receipts(self._location, sorted(new.items())):
+            self._take(receipt)
+
+    def _take(self, receipt: Receipt) -> None:
+        before = self._generations.get(receipt.shard)
+        if before is not None:
+            superseded = read_receipt(self._location, receipt.shard, before)
+            if superseded is not None:
+                self._totals.remove(superseded)
+        self._generations[receipt.shard] = receipt.generation
+        self._images[receipt.shard] = receipt.counts.images
+        self._totals.add(receipt)
+
+    def _driver(self, holder: Holder | None, now_s: float) -> Driver:
+        if holder is None:
+            return Driver(DRIVER_NONE)
+        if self._beat not in (None, holder.beat):
+            # The counter moved between two reads: a sign of life by our own clock, whatever the storage's clock says.
+            self._has_moved_s = now_s
+        self._beat = holder.beat
+        ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))
+        if holder.is_gone:
+            return Driver(DRIVER_NONE, holder.name, ago_s)
+        is_alive = holder.is_here or ago_s <= WATCH_S
+        return Driver(DRIVER_ALIVE if is_alive else DRIVER_SILENT, holder.name, ago_s)
+
+
+def find_bottleneck(seconds: Mapping[str, float], config: RunConfig) -> Bottleneck | None:
+    """Return the stage with the largest share of the seconds; None if there are none.
+
+    Under the staged placement, if every pool has a `max_actors`, each model stage counts its seconds per actor: a pool
+    of eight actors is not slower because it sums the time of eight. The seconds of reading are then left out, as its
+    tasks use whatever CPUs are free.
+    """
+    pools = config.model_pools()
+    sizes = {name: pool.max_actors for name, pool in pools.items()}
+    is_by_actor = config.placement.mode == "staged" and None not in sizes.values()
+    shares = {stage: each / (sizes[stage] or 1) for stage, each in seconds.items() if stage in sizes}
+    weights = shares if is_by_actor else dict(seconds)
+    total = sum(weights.values())
+    if not total:
+        return None
+    stage = max(weights, key=lambda name: weights[name])
+    return Bottleneck(stage, weights[stage] / total, is_by_actor)

@@ -1,0 +1,1 @@
+"""One run: header, plan, lock, receipts, commits, manifest; planning, resuming, refiltering and garbage collection."""

@@ -1,0 +1,241 @@
+"""`--extend`: lists SOURCE again and plans its new images as another generation of the plan. No Ray.
+
+The listing and each generation of the plan have the same order. So they are merged as streams: memory holds one shard
+of each generation of the plan, the images of one tar, and about 70 bytes per new image. It does not grow with the
+known images.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from pseudoris.schemas.config import ShardsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
+from pseudoris.store.files.key_order import file_of
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import create_extension
+from pseudoris.store.runs.plan import stream_plan, write_plan
+from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.sources.items import SourceItem
+
+_MAX_EXAMPLES: Final = 5
+
+# The place of an image in a listing: its file's key, and its row in a table (-1 elsewhere).
+_Place = tuple[str, int]
+_Image = TypeVar("_Image", SourceItem, PlanEntry)
+
+
+@dataclass(slots=True)
+class ExtensionTally:
+    """The result of a second listing; complete when it was read to its end.
+
+    Attributes:
+        num_new: Images planned.
+        num_shards: Shards that hold them.
+        num_repeated: Listings of a new key that was already listed.
+        num_known: Listed images that were planned before and have not changed.
+        num_changed: Listed images that were planned before with another etag, size or time. They stay as planned.
+        changed: Some keys of these.
+        num_vanished: Planned images that are no longer listed. They stay planned.
+        vanished: Some keys of these.
+        size_bytes: Sum of the expected sizes of the new images.
+        max_shard_bytes: Largest such sum of one new shard.
+    """
+
+    num_new: int = 0
+    num_shards: int = 0
+    num_repeated: int = 0
+    num_known: int = 0
+    num_changed: int = 0
+    changed: list[str] = field(default_factory=list)
+    num_vanished: int = 0
+    vanished: list[str] = field(default_factory=list)
+    size_bytes: int = 0
+    max_shard_bytes: int = 0
+
+
+def extend_plan(
+    location: RunLocation, header: RunHeader, items: Iterable[SourceItem], *, limit: int | None = None
+) -> tuple[RunHeader, ExtensionTally]:
+    """Plan the items that `header` does not have, and return the header with this extension.
+
+    If it is killed before it writes the extension's header, nothing has changed, and the next call lists again. If
+    there are no new images, nothing is written.
+
+    Args:
+        location: The run's folder.
+        header: The present header.
+        items: SOURCE, listed again.
+        limit: Plan only the first `limit` new images; the listing is still read to its end.
+
+    Raises:
+        ConfigError: The listing raises it, the listing's order differs from the plan's, or the location cannot be
+            written.
+        TransientError: Storage failed.
+    """
+    tally = ExtensionTally()
+    generation = 1 + max(_generation(part) for part in header.plan_parts)
+    entries = new_entries(location, header, items, tally=tally, limit=limit)
+    written = write_plan(location, entries, generation=generation)
+    if not written.num_images:
+        return header, tally
+    extension = PlanExtension(
+        number=generation,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan_parts=written.parts,
+        num_images=written.num_images,
+        num_repeated=tally.num_repeated,
+        num_shards=written.num_shards,
+        max_shard_bytes=tally.max_shard_bytes,
+    )
+    return create_extension(location, extension), tally
+
+
+def new_entries(
+    location: RunLocation,
+    header: RunHeader,
+    items: Iterable[SourceItem],
+    *,
+    tally: ExtensionTally,
+    limit: int | None = None,
+) -> Iterator[PlanEntry]:
+    """Yield the plan's rows for the items whose keys `header` does not plan, in shards numbered after its own.
+
+    Args:
+        location: The run's folder.
+        header: The present header; its config bounds the shards.
+        items: SOURCE, listed again.
+        tally: Updated along the way; complete when the iterator ends.
+        limit: Yield only the first `limit` rows.
+    """
+    unplanned = unplanned_items(location, header, items, tally)
+    wanted = itertools.islice(unplanned, limit)
+    yield from _numbered(wanted, header.config.shards, first_shard=header.num_shards, tally=tally)
+    # Items beyond the limit are not planned, but known keys after it are still compared.
+    for _ in unplanned:
+        pass
+
+
+def unplanned_items(
+    location: RunLocation, header: RunHeader, items: Iterable[SourceItem], tally: ExtensionTally
+) -> Iterator[SourceItem]:
+    """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
+    generations = itertools.groupby(header.plan_parts, key=_generation)
+    streams = [_planned(location, tuple(parts)) for _, parts in generations]
+    planned = _grouped(heapq.merge(*streams, key=_place), "the plan")
+    listed = _grouped(items, "the listing")
+    ours = next(planned, None)
+    for place, found in listed:
+        while ours is not None and ours[0] < place:
+            _count_vanished(ours[1], tally)
+            ours = next(planned, None)
+        if ours is None or ours[0] > place:
+            yield from found
+            continue
+        yield from _compare(found, ours[1], tally)
+        ours = next(planned, None)
+    while ours is not None:
+        _count_vanished(ours[1], tally)
+        ours = next(planned, None)
+
+
+def _numbered(
+    items: Iterable[SourceItem], config: ShardsConfig, *, first_shard: int, tally: ExtensionTally
+) -> Iterator[PlanEntry]:
+    plan = PlanTally()
+    for entry in assign_shards(items, config, tally=plan):
+        yield replace(entry, shard=first_shard + entry.shard)
+        tally.num_new, tally.num_shards, tally.size_bytes = plan.num_images, plan.num_shards, plan.size_bytes
+        tally.max_shard_bytes = plan.max_shard_bytes
+    tally.num_repeated = plan.num_repeated
+
+
+def _planned(location: RunLocation, parts: tuple[PartRecord, ...]) -> Iterator[PlanEntry]:
+    # `iter_plan` would hold a whole part, 100 MB per generation.
+    for _, entries in stream_plan(location, parts):
+        yield from entries
+
+
+def _grouped(images: Iterable[_Image], what: str) -> Iterator[tuple[_Place, list[_Image]]]:
+    """Yield the images of each place together: one image, except for tar members and repeated listings."""
+    last: _Place | None = None
+    for place, group in itertools.groupby(images, key=_place):
+        if last is not None and place < last:
+            # Merging them anyway would plan a known key a second time.
+            raise ConfigError(
+                f"cannot extend the plan: {what} is not in the order of keys ({place[0]} is after {last[0]}). Another "
+                "version of pseudoris may have listed it. Name another output"
+            )
+        last = place
+        yield place, list(group)
+
+
+def _place(image: SourceItem | PlanEntry) -> _Place:
+    return file_of(image.key), -1 if image.row is None else image.row
+
+
+def _compare(found: list[SourceItem], ours: list[PlanEntry], tally: ExtensionTally) -> Iterator[SourceItem]:
+    """Yield the new images of one file; count its known, changed and vanished images."""
+    known = {entry.key: entry for entry in ours}
+    seen: set[str] = set()
+    for item in found:
+        entry = known.get(item.key)
+        if entry is None:
+            yield item
+        elif item.key not in seen:
+            seen.add(item.key)
+            if _is_same(item, entry):
+                tally.num_known += 1
+            else:
+                tally.num_changed += 1
+                tally.changed += [item.key] if len(tally.changed) < _MAX_EXAMPLES else []
+    _count_vanished([entry for entry in ours if entry.key not in seen], tally)
+
+
+def _is_same(item: SourceItem, entry: PlanEntry) -> bool:
+    # The offset too: within one tar, a name may now belong to other bytes of the same size.
+    return (item.etag, item.size_bytes, item.mtime_ns, item.offset_bytes, item.row_group) == (
+        *(entry.etag, entry.size_bytes, entry.mtime_ns, entry.offset_bytes),
+        entry.row_group,
+    )
+
+
+def _count_vanished(entries: list[PlanEntry], tally: ExtensionTally) -> None:
+    tally.num_vanished += len(entries)
+    tally.vanished += [entry.key for entry in entries[: _MAX_EXAMPLES - len(tally.vanished)]]
+
+
+def _generation(part: PartRecord) -> int:
+    return int(part.name.partition("/")[0].removeprefix("g"))
+
+
+def extension_notices(tally: ExtensionTally) -> list[str]:
+    """Return what the user should know about a second listing, one sentence each."""
+    repeated = f"; {tally.num_repeated:,} repeated listings counted once" if tally.num_repeated else ""
+    texts = [
+        f"SOURCE has {tally.num_new:,} new images, planned in {tally.num_shards:,} new shards{repeated}"
+        if tally.num_new
+        else "SOURCE has no new images: the plan is unchanged"
+    ]
+    if tally.num_changed:
+        texts.append(
+            f"{tally.num_changed:,} planned images have changed since they were planned ({_some(tally.changed)}). The "
+            "plan stays as it is: those not annotated yet will be quarantined as changed. To annotate the changed "
+            "images, name another output"
+        )
+    if tally.num_vanished:
+        texts.append(
+            f"{tally.num_vanished:,} planned images are no longer listed ({_some(tally.vanished)}): "
+            "those not annotated yet will be quarantined as missing"
+        )
+    return texts
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join([*keys[:3], "…"] if len(keys) > 3 else keys)

@@ -1,0 +1,278 @@
+"""The advisory lock of a run: it keeps two drivers from doing the same work. Only receipts protect the data.
+
+Each owner creates the next claim, `_lock/claim-00000007.json`, once; the highest claim holds the lock. A claim contains
+its owner's nonce and a counter that the owner raises while it is alive. A driver that finds a claim watches the counter
+for a minute by its own clock (clocks of two machines are never compared). If the counter moves, the owner is alive. If
+it does not, the watcher creates the next claim; if there are several watchers, one of them succeeds. The store only
+needs exclusive creation, so a disk and a bucket behave the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.lock_record import Claim, claim_from_bytes, claim_to_bytes
+
+logger = logging.getLogger(__name__)
+
+LOCK_FOLDER: Final = "_lock"
+# Four heartbeats fit into the watch time: one heartbeat delayed by a slow bucket does not lose the lock.
+HEARTBEAT_S: Final = 15.0
+WATCH_S: Final = 60.0
+_POLL_S: Final = 2.0
+_RELEASE_S: Final = 30.0
+_NAME: Final = re.compile(r"^claim-(\d{8,})\.json$")
+
+
+class TakenOverError(ConfigError):
+    """Another driver took over the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockTimes:
+    """The lock's clock and times; tests use their own."""
+
+    watch_s: float = WATCH_S
+    heartbeat_s: float = HEARTBEAT_S
+    poll_s: float = _POLL_S
+    release_s: float = _RELEASE_S
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class RunLock:
+    """A claim on a run, from `acquire` to `release`; `held` does both, with heartbeats in between."""
+
+    def __init__(self, location: RunLocation, number: int, claim: Claim) -> None:
+        self._location = location
+        self._number = number
+        self._claim = claim
+        self._loss: TakenOverError | None = None
+
+    @classmethod
+    def acquire(
+        cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
+    ) -> RunLock:
+        """Acquire and return the lock; at once if it is free, or if its owner died on this machine.
+
+        Args:
+            location: The run's folder.
+            on_wait: Called before a wait, with a text that names the owner, and before a takeover.
+            times: Clock and times.
+
+        Raises:
+            ConfigError: Another driver is alive and holds it.
+            TransientError: Storage failed.
+        """
+        times = times or LockTimes()
+        own = Claim(secrets.token_hex(8), 0, _host(), os.getpid())
+        while True:
+            number, holder = _highest(location)
+            if holder is not None and not _is_gone(holder):
+                _watch(location, number, holder, on_wait=on_wait, times=times)
+            location.create_once(_path(number + 1), claim_to_bytes(own))
+            # Check the files, not the return value: others may have claimed, released and cleaned up since we looked.
+            if _highest(location) == (number + 1, own):
+                _tidy(location, number + 1)
+                return cls(location, number + 1, own)
+
+    def heartbeat(self) -> None:
+        """Raise the counter.
+
+        Raises:
+            TakenOverError: Another driver took over the run: this one must stop.
+            ConfigError: The location cannot be written.
+            TransientError: Storage failed.
+        """
+        number, holder = _highest(self._location)
+        if number != self._number or holder is None or holder.owner != self._claim.owner:
+            who = _name(holder) if holder else "unknown"
+            raise TakenOverError(
+                f"another driver ({who}) took over the run at {self._location.root} while this one gave no sign of "
+                "life. This driver stops; its commits are kept"
+            )
+        self._claim = replace(self._claim, counter=self._claim.counter + 1)
+        self._location.replace(_path(self._number), claim_to_bytes(self._claim))
+
+    def check(self) -> None:
+        """Return if the lock was still held at the last heartbeat.
+
+        Raises:
+            TakenOverError: Another driver took over the run; this one must stop.
+        """
+        if self._loss is not None:
+            raise self._loss
+
+    def release(self) -> None:
+        """Release the lock; the next driver need not wait."""
+        # The file stays: if numbers were reused, a late heartbeat of a stopped owner could look like a new claim.
+        self._location.replace(_path(self._number), claim_to_bytes(replace(self._claim, is_released=True)))
+
+    @classmethod
+    @contextmanager
+    def held(
+        cls, location: RunLocation, *, on_wait: Callable[[str], None] = logger.warning, times: LockTimes | None = None
+    ) -> Iterator[RunLock]:
+        """Hold the lock for the block, with a heartbeat thread; call `check` between units of work.
+
+        Raises:
+            ConfigError: Another driver is alive and holds it.
+            TransientError: Storage failed.
+        """
+        times = times or LockTimes()
+        lock = cls.acquire(location, on_wait=on_wait, times=times)
+        stop = threading.Event()
+        beats = threading.Thread(target=lock._beat, args=(stop, times.heartbeat_s), name="run-lock", daemon=True)
+        beats.start()
+        try:
+            yield lock
+        finally:
+            stop.set()
+            # In a thread, because the storage may no longer answer: the error that the user is about to see must not be
+            # delayed or replaced by another timeout. A claim that is not released expires within a minute.
+            end = threading.Thread(target=lock._end, args=(beats,), name="run-lock-end", daemon=True)
+            end.start()
+            end.join(times.release_s)
+
+    def _end(self, beats: threading.Thread) -> None:
+        # A heartbeat in progress would undo the release.
+        beats.join()
+        if self._loss is not None:
+            return
+        try:
+            self.release()
+        except (TransientError, ConfigError, OSError) as error:
+            logger.warning("Could not release the run's lock. It expires in a minute: %s", error)
+
+    def _beat(self, stop: threading.Event, heartbeat_s: float) -> None:
+        while not stop.wait(heartbeat_s):
+            try:
+                self.heartbeat()
+            except TakenOverError as loss:
+                self._loss = loss
+                return
+            except (TransientError, ConfigError, OSError) as error:
+                # Heartbeats may fail for less than the watch time; the next one notices a takeover in between. Lost
+                # rights may return; if they do not, a commit reports it.
+                logger.warning("A heartbeat of the run's lock failed: %s", error)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The driver that wrote the highest claim, as one look at the claim shows it.
+
+    Attributes:
+        name: Process and machine.
+        beat: Nonce and counter of the owner: another value at the next look is a sign of life.
+        is_gone: Whether the lock is certainly free: released, or the process died on this machine.
+        is_here: Whether its process is alive on this machine.
+        beaten_s: When the claim was last written, epoch seconds by the storage's clock.
+    """
+
+    name: str
+    beat: tuple[str, int]
+    is_gone: bool
+    is_here: bool
+    beaten_s: float
+
+
+def look_at_holder(location: RunLocation) -> Holder | None:
+    """Return the holder of the run, None if it never had one. Writes nothing and does not wait."""
+    claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    if not claims:
+        return None
+    number, file = max(claims, key=lambda claim: claim[0])
+    claim = _read(location, number)
+    if claim is None:
+        return None
+    is_gone = _is_gone(claim)
+    is_here = not is_gone and claim.host == _host()
+    return Holder(_name(claim), (claim.owner, claim.counter), is_gone, is_here, file.modified_s)
+
+
+def _watch(
+    location: RunLocation, number: int, holder: Claim, *, on_wait: Callable[[str], None], times: LockTimes
+) -> None:
+    """Return when the next claim may be created; raise ConfigError if the owner shows a sign of life."""
+    on_wait(
+        f"{_name(holder)} holds the lock of {location.root}. Waiting up to {times.watch_s:.0f} s for a sign of life"
+    )
+    start = times.clock()
+    while times.clock() - start < times.watch_s:
+        times.sleep(times.poll_s)
+        now_number, now = _highest(location)
+        if now is None or _is_gone(now):
+            return
+        if now_number != number or now != holder:
+            raise ConfigError(
+                f"{_name(now)} is working on {location.root}: wait until it ends, stop it, or name another output"
+            )
+    on_wait(f"{_name(holder)} gave no sign of life for {times.watch_s:.0f} s. Taking over {location.root}")
+
+
+def _highest(location: RunLocation) -> tuple[int, Claim | None]:
+    numbers = [int(match[1]) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
+    number = max(numbers, default=0)
+    return number, _read(location, number) if number else None
+
+
+def _read(location: RunLocation, number: int) -> Claim | None:
+    """Return the claim; None if its file is gone or is not a claim."""
+    try:
+        return claim_from_bytes(location.read_bytes(_path(number)))
+    except FileNotFoundError:
+        return None
+
+
+def _tidy(location: RunLocation, number: int) -> None:
+    """Delete the claims below `number`: they are replaced."""
+    for file in list(location.list(LOCK_FOLDER)):
+        match = _NAME.match(file.name)
+        if match and int(match[1]) < number:
+            location.delete(f"{LOCK_FOLDER}/{file.name}")
+
+
+def _is_gone(holder: Claim) -> bool:
+    """Return whether the claim is released, or its process died on this machine. True is certain, False is not."""
+    if holder.is_released:
+        return True
+    if holder.host != _host():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _host() -> str:
+    """Return what makes process numbers unique to this machine: host name, boot id and process namespace."""
+    marks = [socket.gethostname()]
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.exists() and namespace.exists():
+        # Two containers may share a host name, but not the namespace of their process numbers.
+        marks += [boot.read_text().strip()[:8], str(namespace.readlink())]
+    return " ".join(marks)
+
+
+def _path(number: int) -> str:
+    return f"{LOCK_FOLDER}/claim-{number:08d}.json"
+
+
+def _name(claim: Claim) -> str:
+    return f"process {claim.pid} on {claim.host.partition(' ')[0]}"

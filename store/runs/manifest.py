@@ -1,0 +1,266 @@
+"""Numbered snapshots of the receipts, `_manifest/0001.parquet`: one read instead of one per shard. Only a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import list_receipts, read_receipts, standing_receipts
+from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
+
+logger = logging.getLogger(__name__)
+
+_NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
+_COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
+_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed"}
+_PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
+# A receipt takes 15 KB as Python objects, 1 KB in Arrow.
+_ROWS_AT_ONCE: Final = 200
+_ROWS_A_GROUP: Final = 1_000
+_BLOCK_BYTES: Final = 8 * 2**20
+_UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
+_PASSED_OVER: Final = "Cannot use the manifest. Reading the receipts instead: %s"
+_VERSION_KEY: Final = b"pseudoris.manifest_version"
+_VERSION: Final = b"2"
+
+MANIFEST_SCHEMA: Final = pa.schema(
+    [
+        pa.field("version", pa.int32(), nullable=False),
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
+        pa.field("reasons", pa.map_(pa.string(), pa.int64()), nullable=False),
+        pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
+        pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
+        pa.field("nodes", pa.list_(pa.string()), nullable=False),
+        # JSON, because settings have values of many types.
+        pa.field("degraded", pa.string(), nullable=False),
+        pa.field("mixed", pa.list_(pa.string()), nullable=False),
+        *(
+            pa.field(f"{table}_part_{name}", kind, nullable=False)
+            for table in SCHEMAS
+            for name, kind in _PART_TYPES.items()
+        ),
+    ],
+    metadata={_VERSION_KEY: _VERSION},
+)
+
+
+def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = None) -> str:
+    """Write a snapshot of all latest receipts under the next number; return its path.
+
+    Args:
+        location: The run's folder.
+        receipts: The latest receipts, ordered by shard. During a run, `cached_receipts` is good enough. By default each
+            is read from the storage.
+
+    Raises:
+        ConfigError: The location cannot be written, or a receipt cannot be used.
+        TransientError: Storage failed.
+    """
+    data = parquet_bytes(_tables(standing_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
+    number = max(_numbers(location), default=0)
+    while True:
+        number += 1
+        path = snapshot_path(number)
+        if location.create_once(path, data):
+            return path
+
+
+def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the receipts of the latest snapshot, ordered by shard, a few held at once; none if it is not usable.
+
+    A damaged snapshot ends with a warning where the damage begins, and one of another version yields nothing: the
+    receipts themselves are complete.
+    """
+    yield from _ignoring_damage(_snapshot(location))
+
+
+def manifest_numbers(location: RunLocation) -> list[int]:
+    """Return the numbers of the existing snapshots, ascending; empty if the run has not written one yet."""
+    return sorted(_numbers(location))
+
+
+def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a snapshot by its number, one row per receipt, ordered by shard. A reader of a growing run can pin it.
+
+    A table, because a million receipts take a gigabyte as objects.
+
+    Args:
+        location: The run's folder.
+        number: One of `manifest_numbers`.
+        columns: Columns of `MANIFEST_SCHEMA`, in the order wanted; all by default.
+
+    Raises:
+        ConfigError: There is no such snapshot, or another version of the package wrote it.
+        TransientError: Storage failed, or the snapshot cannot be read.
+    """
+    path = snapshot_path(number)
+    uri = location.uri(path)
+    try:
+        with location.open_input(path) as file:
+            parquet = open_parquet(file, uri)
+            if not _is_readable(parquet):
+                raise ConfigError(f"{uri} is not of snapshot version {_VERSION.decode()}: read the receipts instead")
+            return parquet.read(columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{uri} does not exist: the run has the snapshots {manifest_numbers(location)}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise TransientError(damaged(uri, error)) from error
+
+
+def receipts_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Return receipts as a table of `MANIFEST_SCHEMA`, in their order."""
+    return pa.concat_tables([MANIFEST_SCHEMA.empty_table(), *_tables(receipts)])
+
+
+def is_manifest_complete(location: RunLocation, standing: Mapping[int, int]) -> bool:
+    """Return whether the latest snapshot holds exactly these receipts: the latest generation by shard."""
+    left = dict(standing)
+    return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
+
+
+def latest_snapshot(location: RunLocation) -> int | None:
+    """Return the number of the latest snapshot, usable or not; None if there is none."""
+    return max(_numbers(location), default=None)
+
+
+def snapshot_sha256(location: RunLocation, number: int) -> str:
+    """Return the sha256 of a snapshot's bytes, 64 hex digits.
+
+    Raises:
+        FileNotFoundError: There is no such snapshot.
+        TransientError: Storage failed.
+    """
+    digest = hashlib.sha256()
+    with location.open_input(snapshot_path(number)) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
+    """Yield the receipts of one snapshot, ordered by shard, a few held at once.
+
+    Raises:
+        FileNotFoundError: There is no such snapshot.
+        TransientError: It cannot be read, or storage failed.
+    """
+    path = snapshot_path(number)
+    with location.open_input(path) as file:
+        parquet = open_parquet(file, location.uri(path))
+        if not _is_readable(parquet):
+            raise TransientError(f"{location.uri(path)} is not of snapshot version {_VERSION.decode()}")
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+            yield from map(_receipt, batch.to_pylist())
+
+
+def snapshot_path(number: int) -> str:
+    """Return the path of a snapshot, `_manifest/0001.parquet`."""
+    return f"{MANIFEST_FOLDER}/{number:04d}.parquet"
+
+
+def cached_receipts(
+    location: RunLocation, anew: Container[int] = (), commits: Iterable[tuple[int, int]] | None = None
+) -> Iterator[Receipt]:
+    """Yield the latest receipts ordered by shard, from the latest snapshot if it has them; a few are held at once.
+
+    Use it for figures, not for deletion or proof: a receipt that was deleted and written again may show its old data.
+
+    Args:
+        location: The run's folder.
+        anew: Shards whose receipts are read even if the snapshot has them: those committed since it was written.
+        commits: The (shard, generation) pairs wanted, ordered by shard; by default the latest ones, listed now.
+
+    Raises:
+        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+        TransientError: Storage failed.
+    """
+    remaining = iter(list_receipts(location).items() if commits is None else commits)
+    snapshot = _ignoring_damage(_snapshot(location))
+    ahead = next(snapshot, None)
+    while some := list(islice(remaining, _ROWS_AT_ONCE)):
+        cached: dict[tuple[int, int], Receipt] = {}
+        wanted = frozenset(some)
+        # Both are ordered by shard.
+        while ahead is not None and ahead.shard <= some[-1][0]:
+            if ahead.shard not in anew and (ahead.shard, ahead.generation) in wanted:
+                cached[ahead.shard, ahead.generation] = ahead
+            ahead = next(snapshot, None)
+        lacking = [commit for commit in some if commit not in cached]
+        unread = read_receipts(location, lacking) if lacking else iter(())
+        for commit in some:
+            yield cached[commit] if commit in cached else next(unread)
+
+
+def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
+    """Yield the rows of `receipts`, one row group at a time, so that memory does not grow with the run."""
+    remaining = iter(receipts)
+    held: list[pa.Table] = []
+    while some := [_row(receipt) for receipt in islice(remaining, _ROWS_AT_ONCE)]:
+        held.append(pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA))
+        if len(held) * _ROWS_AT_ONCE >= _ROWS_A_GROUP:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _snapshot(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the receipts of the latest snapshot; raises one of `_UNUSABLE` if it is damaged."""
+    number = latest_snapshot(location)
+    if number is not None:
+        yield from read_snapshot(location, number)
+
+
+def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
+    try:
+        yield from receipts
+    except _UNUSABLE as error:
+        logger.warning(_PASSED_OVER, error)
+
+
+def _is_readable(parquet: pq.ParquetFile) -> bool:
+    return bool((parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) == _VERSION)
+
+
+def _numbers(location: RunLocation) -> Iterable[int]:
+    matches = (_NAME.match(file.name) for file in location.list(MANIFEST_FOLDER))
+    return [int(match[1]) for match in matches if match]
+
+
+def _row(receipt: Receipt) -> dict[str, Any]:
+    row: dict[str, Any] = receipt.model_dump(include=_COPIED)
+    row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
+    row |= receipt.counts.model_dump()
+    for table, part in receipt.parts.items():
+        row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
+    return row
+
+
+def _receipt(row: dict[str, Any]) -> Receipt:
+    parts = {table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES}) for table in SCHEMAS}
+    return Receipt(
+        version=row["version"],
+        shard=row["shard"],
+        generation=row["generation"],
+        parts=parts,
+        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
+        seconds=dict(row["seconds"]),
+        attempts=dict(row["attempts"]),
+        nodes=tuple(row["nodes"]),
+        degraded=json.loads(row["degraded"]),
+        mixed=tuple(row["mixed"]),
+    )

@@ -1,0 +1,163 @@
+"""The plan of a run: the first session freezes it, and later sessions of the same command continue it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import config_hash
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import Identity, Origin, ParentRun, RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import check_identity, check_origin, check_source, create_header, read_header
+from pseudoris.store.runs.parent_run import Parent
+from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.unexpected_files import refuse_unexpected_files
+from pseudoris.store.sources import SourceItem
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The run that a command wants to start or to continue.
+
+    Attributes:
+        origin: The command that writes the tables.
+        source: A `Source.name`, or the parent's location.
+        identity: What must be equal for two sessions to belong to one run.
+        config: The configuration; its `shards` bound the shards.
+        parent: The run that this one is made from, if any.
+        allow_mixed: Accept another device or other package versions than those that the run started with.
+    """
+
+    origin: Origin
+    source: str
+    identity: Identity
+    config: RunConfig
+    parent: Parent | None = None
+    allow_mixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run with a plan, ready for work.
+
+    Attributes:
+        header: The run's header.
+        mixed: Lines of `Identity.mixed_differences` that `allow_mixed` accepts.
+        is_new: Whether this call wrote the plan.
+    """
+
+    header: RunHeader
+    mixed: tuple[str, ...]
+    is_new: bool
+
+    @property
+    def parent(self) -> ParentRun:
+        """The parent run as it was when this run started; only for a run that is made from another one."""
+        if self.header.parent is None:
+            raise ValueError("the run was planned without a parent")
+        return self.header.parent
+
+
+def plan_or_continue(
+    location: RunLocation,
+    request: RunRequest,
+    items: Callable[[], Iterable[SourceItem]],
+    *,
+    limit: int | None = None,
+) -> PlannedRun:
+    """Return the run in `location`. If there is none, plan it first.
+
+    Args:
+        location: The folder of a new run, or of a run that the same request started.
+        request: The run to start or continue.
+        items: Lists the images, in the order of their keys; only called if there is no plan.
+        limit: Plan only the first `limit` images. It does not change an existing plan.
+
+    Raises:
+        ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source.
+        TransientError: Storage failed.
+    """
+    header = read_header(location)
+    is_new = header is None
+    if header is None:
+        # First: an incomplete parent is reported before it is listed.
+        pinned = None if request.parent is None else request.parent.pin()
+        header = plan_run(
+            location,
+            items(),
+            source=request.source,
+            identity=request.identity,
+            config=request.config,
+            limit=limit,
+            origin=request.origin,
+            parent=pinned,
+        )
+    return PlannedRun(header, _check(location, header, request), is_new)
+
+
+def plan_as_parent(
+    location: RunLocation,
+    parent: Parent,
+    *,
+    origin: Origin,
+    identity: Identity,
+    config: RunConfig,
+    allow_mixed: bool = False,
+) -> PlannedRun:
+    """Return the run in `location`. If there is none, copy the plan of the parent, shard by shard.
+
+    Keys, ids and SOURCE are those of the parent. SOURCE is read as the parent's header says.
+
+    Other arguments and errors as for `RunRequest` and `plan_or_continue`.
+    """
+    before = parent.header.config
+    config = config.model_copy(update={"source": before.source, "images": before.images, "shards": before.shards})
+    request = RunRequest(origin, parent.header.source, identity, config, parent, allow_mixed)
+    standing = read_header(location)
+    header = standing or _copied_plan(location, parent, request)
+    return PlannedRun(header, _check(location, header, request), is_new=standing is None)
+
+
+def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
+    """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
+    refuse_unexpected_files(location)
+    pinned = parent.pin()
+    parent.copy_plan(location)
+    made = {
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": request.identity,
+        "config": request.config,
+        "config_sha256": config_hash(request.config),
+        "origin": request.origin,
+        "parent": pinned,
+    }
+    return create_header(location, parent.header.model_copy(update=made))
+
+
+def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tuple[str, ...]:
+    """Accept the run of `header` for `request`; return the accepted differences of identity."""
+    check_origin(location, header, request.origin)
+    if request.parent is not None:
+        if header.parent is None:
+            raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
+        request.parent.check(header.parent)
+    mixed = check_identity(header, request.identity, allow_mixed=request.allow_mixed)
+    check_source(header, request.source)
+    return tuple(mixed)
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package, `absent` if it is not installed."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # A GPU image may lack packages that its plug-ins do not use; that is part of the identity too.
+        return "absent"

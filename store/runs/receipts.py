@@ -1,0 +1,147 @@
+"""Receipts: which generation of which shard is committed, and its parts. Only receipts decide which parts count."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, tee
+from typing import Final
+
+from pydantic import ValidationError
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import shard_name
+from pseudoris.schemas.run_records import RECEIPT_VERSION, RECEIPTS_FOLDER, PartRecord, Receipt
+from pseudoris.store.location import RunLocation
+
+_NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
+# A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
+_READERS: Final = 16
+# Receipts read ahead; each takes 6 KB in memory.
+AT_ONCE: Final = 16 * _READERS
+
+
+def receipt_path(shard: int, generation: int) -> str:
+    """Return the path of a receipt, `_receipts/shard-00000042.g0.json`."""
+    return f"{RECEIPTS_FOLDER}/{shard_name(shard, generation)}.json"
+
+
+def part_path(table: str, part: PartRecord) -> str:
+    """Return the path of a part that a receipt names, `masks/shard-00000042.g0-51d20b6e.parquet`."""
+    return f"{table}/{part.name}"
+
+
+def list_receipts(location: RunLocation) -> dict[int, int]:
+    """Return the highest committed generation by shard, ordered by shard; one listing, no receipt is read."""
+    highest: dict[int, int] = {}
+    for shard, generation in _list_all(location):
+        highest[shard] = max(generation, highest.get(shard, 0))
+    return dict(sorted(highest.items()))
+
+
+def spread_evenly(shards: Sequence[int], sample: int | None) -> frozenset[int]:
+    """Return `sample` of the shards, evenly spaced, always the same ones; all shards if it is None or too large."""
+    if sample is None or sample >= len(shards):
+        return frozenset(shards)
+    return frozenset(shards[n * len(shards) // sample] for n in range(sample))
+
+
+def list_commits(location: RunLocation) -> Iterator[tuple[int, int, float]]:
+    """Yield shard, generation and time (epoch seconds by the storage's clock) of every receipt, in no order."""
+    for file in location.list(RECEIPTS_FOLDER):
+        match = _NAME.match(file.name)
+        if match:
+            yield int(match[1]), int(match[2]), file.modified_s
+
+
+def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | None:
+    """Return the receipt, None if that generation of the shard is not committed.
+
+    Raises:
+        ConfigError: A later version wrote it, or it is not a receipt of this shard and generation.
+        TransientError: Storage failed.
+    """
+    path = receipt_path(shard, generation)
+    try:
+        data = location.read_bytes(path)
+    except FileNotFoundError:
+        return None
+    receipt = _parse(data, location.uri(path))
+    if (receipt.shard, receipt.generation) != (shard, generation):
+        raise ConfigError(
+            f"{location.uri(path)} is the receipt of shard {receipt.shard}, generation {receipt.generation}: "
+            "the file was copied or renamed; restore the original"
+        )
+    return receipt
+
+
+def standing_receipts(location: RunLocation) -> Iterator[Receipt]:
+    """Yield the latest receipt (the highest generation) of each committed shard, ordered by shard."""
+    yield from read_receipts(location, list_receipts(location).items())
+
+
+def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
+    """Yield the receipts of (shard, generation) pairs, in their order; several are read at once.
+
+    Raises:
+        ConfigError: A receipt cannot be used, or was deleted since it was listed.
+        TransientError: Storage failed.
+    """
+    some, read = tee(commits)
+    for (shard, generation), receipt in zip(some, look_at_receipts(location, read), strict=True):
+        if isinstance(receipt, ConfigError):
+            raise receipt
+        if receipt is None:
+            uri = location.uri(receipt_path(shard, generation))
+            raise ConfigError(
+                f"{uri} was deleted while it was being read. A run never deletes receipts: check what else writes there"
+            )
+        yield receipt
+
+
+def look_at_receipts(
+    location: RunLocation, commits: Iterable[tuple[int, int]]
+) -> Iterator[Receipt | ConfigError | None]:
+    """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order.
+
+    Several are read at once, and at most `AT_ONCE` are held.
+
+    Raises:
+        TransientError: Storage failed.
+    """
+    remaining = iter(commits)
+    with ThreadPoolExecutor(_READERS) as pool:
+        # In batches: a plain `map` would request a million receipts before the first one is used.
+        while some := tuple(islice(remaining, AT_ONCE)):
+            yield from pool.map(lambda commit: _look(location, *commit), some)
+
+
+def _look(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
+    try:
+        return read_receipt(location, shard, generation)
+    except ConfigError as error:
+        return error
+
+
+def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
+    return ((shard, generation) for shard, generation, _ in list_commits(location))
+
+
+def _parse(data: bytes, uri: str) -> Receipt:
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ConfigError(
+            f"{uri} is not a receipt ({len(data)} bytes). Delete it: annotate then computes its shard again"
+        ) from None
+    if version != RECEIPT_VERSION:
+        raise ConfigError(
+            f"{uri} has version {version!r}, this package reads version {RECEIPT_VERSION}: "
+            "install the version of pseudoris that wrote it"
+        )
+    try:
+        return Receipt.model_validate_json(data)
+    except ValidationError:
+        raise ConfigError(f"{uri} is not a valid receipt. Delete it: annotate then computes its shard again") from None

@@ -1,0 +1,217 @@
+"""`refilter`: makes another run from the stored scores of a complete run; it uses no model and reads no image.
+
+The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
+column `kept` is computed again. Each shard is committed like any other: parts first, then the receipt, created once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import validate
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
+from pseudoris.schemas.shard import SOURCE_MODEL, Shard
+from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import CardOutcome
+from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
+from pseudoris.store.runs.events import Committed, RunEvent
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.parent_run import Parent
+from pseudoris.store.runs.pending import PendingWork, missing_shards
+from pseudoris.store.runs.planned_run import PlannedRun, package_versions, plan_as_parent
+from pseudoris.store.runs.receipts import part_path
+from pseudoris.store.runs.session import Executor, RunSession
+from pseudoris.store.runs.totals import RunTotals
+from pseudoris.store.tables.committed_tables import read_part
+from pseudoris.store.tables.keep_rule import flags_of, judged, passes, rule_of
+from pseudoris.store.tables.shard_tables import table_bytes
+from pseudoris.store.threads import map_in_threads
+
+logger = logging.getLogger(__name__)
+
+ORIGIN: Final = "refilter"
+# Each thread holds the tables of one shard; with embedded images these are `shards.max_bytes` or more.
+DEFAULT_THREADS: Final = 4
+# The packages that write the new tables; the rest of the identity is that of the run that computed the scores.
+_WRITERS: Final = ("pseudoris", "pyarrow")
+
+# Shards committed so far, shards in all.
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """The new rule of what is kept; None keeps the parent's value.
+
+    Attributes:
+        tau: An expression is kept if its distinctiveness is strictly above it.
+        keep: Further conditions; an empty sequence removes the parent's conditions.
+    """
+
+    tau: float | None = None
+    keep: Sequence[KeepCondition] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefilterSummary:
+    """The result of a refilter; the new run is complete.
+
+    Attributes:
+        out: Path or url of the new run's folder.
+        rule: The rule of what it keeps.
+        num_kept_before: Expressions that the parent keeps.
+        num_shards_before: Shards that an earlier call committed.
+        totals: Sums over all of its shards.
+        accepted: Differences from the run's identity that `allow_mixed` accepted in this call.
+        card: How its data card was written.
+    """
+
+    out: str
+    rule: KeepRule
+    num_kept_before: int
+    num_shards_before: int
+    totals: RunTotals
+    accepted: tuple[str, ...]
+    card: CardOutcome
+
+
+def refilter(
+    parent: RunLocation,
+    target: RunLocation,
+    change: RuleChange,
+    *,
+    num_threads: int = DEFAULT_THREADS,
+    allow_mixed: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+    on_wait: Callable[[str], None] = logger.warning,
+) -> RefilterSummary:
+    """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
+
+    If it is killed, the same call continues. The tables equal those of a run that was annotated with that rule, even
+    if two processes refilter at the same time.
+
+    Args:
+        parent: A complete run; it is only read.
+        target: An empty folder, or one that an earlier call started to write.
+        change: The new rule.
+        num_threads: Shards processed at once, each held in memory.
+        allow_mixed: Continue with other versions of the writing packages than the run started with.
+        on_progress: Called after each commit.
+        on_wait: Called before a wait, with a text that names the driver that holds the new run.
+
+    Raises:
+        ConfigError: The parent is not complete; the target holds another run, or one with another parent or rule; or
+            the rule would change nothing.
+        TransientError: Storage failed; the same call continues.
+    """
+    source = Parent.open(parent, target)
+    config = _changed(source.header.config, change)
+    identity = _identity(source.header, config)
+    target.probe()
+
+    def tell(event: RunEvent) -> None:
+        if isinstance(event, Committed):
+            on_progress(len(session.latest), planned.header.num_shards)
+
+    with RunLock.held(target, on_wait=on_wait) as lock:
+        planned = plan_as_parent(
+            target, source, origin=ORIGIN, identity=identity, config=config, allow_mixed=allow_mixed
+        )
+        session = RunSession(target, lock, on_event=tell)
+        on_progress(len(session.latest), planned.header.num_shards)
+        pending = missing_shards(planned.header, session.latest)
+        outcome = session.execute(pending, _executor(source, target, planned, num_threads))
+    if outcome.card is None:
+        raise KeyboardInterrupt
+    return RefilterSummary(
+        out=target.root,
+        rule=rule_of(planned.header),
+        num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
+        num_shards_before=outcome.num_shards_before,
+        totals=outcome.totals,
+        accepted=planned.mixed,
+        card=outcome.card,
+    )
+
+
+def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
+    """Return an expressions table with `kept` set by `rule`, in the present schema; rows and order stay the same.
+
+    Expressions written by a human, and those of several masks or none, are not changed.
+    """
+    kept = np.where(judged(table), passes(rule, table), flags_of(table["kept"]))
+    changed = {
+        "kept": pa.array(kept, pa.bool_()),
+        # Tables of version 1 have no such column: models wrote all their expressions, each for one mask.
+        "source": pc.fill_null(table["source"], SOURCE_MODEL),
+    }
+    return pa.table([changed.get(name, table[name]) for name in EXPRESSIONS_SCHEMA.names], schema=EXPRESSIONS_SCHEMA)
+
+
+def writer_versions() -> dict[str, str]:
+    """Return the versions of the packages that write tables in this process, by name."""
+    return package_versions(_WRITERS)
+
+
+def _executor(parent: Parent, target: RunLocation, planned: PlannedRun, num_threads: int) -> Executor:
+    """Return an executor that commits the parent's shards under the new rule: several at once, in plan order."""
+    commit = _Commit(parent, target, rule_of(planned.header), planned.mixed)
+
+    def execute(pending: PendingWork) -> Generator[Receipt]:
+        lacking = frozenset(pending.shards)
+        before = (receipt for receipt in parent.receipts(planned.parent) if receipt.shard in lacking)
+        yield from map_in_threads(commit, before, num_threads)
+
+    return execute
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """Commits the shard of one of the parent's receipts; returns the new run's receipt."""
+
+    parent: Parent
+    target: RunLocation
+    rule: KeepRule
+    accepted: tuple[str, ...]
+
+    def __call__(self, before: Receipt) -> Receipt:
+        contents = {table: self.parent.read_part(table, before.parts[table]) for table in SCHEMAS}
+        name = self.parent.location.uri(part_path(EXPRESSIONS, before.parts[EXPRESSIONS]))
+        table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), self.rule)
+        contents[EXPRESSIONS] = table_bytes(table)
+        counts = before.counts.model_copy(update={"kept": int(flags_of(table["kept"]).sum())})
+        # No seconds and no nodes: no stage has worked on it, so equal commits have equal receipts.
+        mixed = tuple(dict.fromkeys((*before.mixed, *self.accepted)))
+        provenance = Provenance(degraded=before.degraded, mixed=mixed)
+        receipt = make_receipt(Shard(before.shard, 0, ()), contents, counts, provenance)
+        return commit_parts(self.target, contents, receipt).receipt
+
+
+def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
+    before = config.filtering
+    tau = before.tau if change.tau is None else change.tau
+    keep = before.keep if change.keep is None else tuple(change.keep)
+    tree = config.model_dump()
+    tree["filtering"] |= {"tau": tau, "keep": keep}
+    changed = validate(tree)
+    if changed == config:
+        raise ConfigError(f"the parent already keeps {KeepRule(before.tau, before.keep)}: give another --tau or --keep")
+    return changed
+
+
+def _identity(source: RunHeader, config: RunConfig) -> Identity:
+    before = source.identity
+    method = {**before.method, "filtering": config.method()["filtering"]}
+    return before.model_copy(update={"method": method, "versions": {**before.versions, **writer_versions()}})

@@ -1,0 +1,189 @@
+"""One session of a run, from the pending shards to the data card: one loop for every command that writes a run.
+
+It does not use Ray. An executor does the work and yields receipts. The session counts them, checks the lock, writes
+snapshots on the way, and finishes the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.run_records import Receipt
+from pseudoris.store.location import RunLocation
+from pseudoris.store.memory import trim_memory
+from pseudoris.store.reports.data_card import CARD_NAME, CardOutcome, write_datacard
+from pseudoris.store.runs.events import Committed, Notice, OnEvent, ignore
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
+from pseudoris.store.runs.pending import PendingWork
+from pseudoris.store.runs.receipts import list_receipts, read_receipts
+from pseudoris.store.runs.totals import RunTotals, Totals
+
+# Commits the shards of the pending work and yields their receipts, in any order. Closing it ends the work; committed
+# shards are kept.
+Executor = Callable[[PendingWork], Generator[Receipt]]
+
+COMMITS_PER_MANIFEST: Final = 1_000
+
+
+def next_manifest(num_done: int) -> int:
+    """Return the number of commits at which the next snapshot is due: 1,000 more, in long runs a tenth more.
+
+    A snapshot lists and copies all earlier commits. With a fixed distance, that work would grow with the square of the
+    number of shards. With this one, a resume reads at most a tenth of the receipts one by one.
+    """
+    return num_done + max(COMMITS_PER_MANIFEST, num_done // 10)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOutcome:
+    """The state of a run after a session.
+
+    Attributes:
+        totals: Sums over all committed shards.
+        num_shards_before: Shards that earlier sessions committed.
+        num_images_now: Images that this session added to the run; 0 in a retry.
+        wall_s: Seconds of the executor's work; 0.0 if nothing was pending.
+        is_interrupted: Whether KeyboardInterrupt ended the work.
+        card: How the data card was written; None after an interrupt.
+    """
+
+    totals: RunTotals
+    num_shards_before: int
+    num_images_now: int
+    wall_s: float
+    is_interrupted: bool
+    card: CardOutcome | None
+
+
+class RunSession:
+    """One driver's work on a planned run, under its lock."""
+
+    def __init__(self, location: RunLocation, lock: RunLock, *, on_event: OnEvent = ignore) -> None:
+        """Read what is committed: one listing, one pass over the receipts.
+
+        Args:
+            location: The run's folder.
+            lock: The lock that this process holds on the run.
+            on_event: Called with each commit, and with notices for the user.
+
+        Raises:
+            ConfigError: A receipt cannot be used.
+            TransientError: Storage failed.
+        """
+        self._location = location
+        self._lock = lock
+        self._on_event = on_event
+        self._totals = Totals()
+        self._latest: dict[int, int] = {}
+        for receipt in cached_receipts(location):
+            self._add(receipt)
+        self._num_shards_before = len(self._latest)
+        self._num_images_before = self._totals.images
+        # Shards that this session committed and that no snapshot has yet.
+        self._unwritten: set[int] = set()
+        self._manifest_due = next_manifest(self._num_shards_before)
+
+    @property
+    def latest(self) -> Mapping[int, int]:
+        """The latest generation by shard."""
+        return self._latest
+
+    @property
+    def num_images(self) -> int:
+        """Images of the committed shards."""
+        return self._totals.images
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield the receipts of `latest`, ordered by shard. It does not list again, so it ignores later commits."""
+        return cached_receipts(self._location, commits=self._latest.items())
+
+    def execute(self, pending: PendingWork, executor: Executor) -> SessionOutcome:
+        """Do `pending`, then finish the run: garbage, last manifest, data card.
+
+        After an interrupt nothing is finished; a later session continues the run.
+
+        Raises:
+            ConfigError: The user must correct something, or another driver took over the run.
+            TransientError: Storage failed, or the executor did not commit every shard; a later session continues.
+        """
+        began_s = time.perf_counter()
+        is_interrupted = False
+        try:
+            self._work_off(pending, executor)
+        except KeyboardInterrupt:
+            is_interrupted = True
+            self._count_unseen(pending)
+        wall_s = time.perf_counter() - began_s
+        if not is_interrupted and (pending.shards or not is_manifest_complete(self._location, self._latest)):
+            # Garbage first: after the last manifest, a glob over a table's folder matches exactly the committed parts.
+            run_gc(self._location)
+            self._write_manifest()
+        card = None if is_interrupted else self._write_card()
+        return SessionOutcome(
+            totals=self._totals.sum(),
+            num_shards_before=self._num_shards_before,
+            num_images_now=self._totals.images - self._num_images_before,
+            wall_s=wall_s if pending.shards else 0.0,
+            is_interrupted=is_interrupted,
+            card=card,
+        )
+
+    def _work_off(self, pending: PendingWork, executor: Executor) -> None:
+        if not pending.shards:
+            return
+        num_left = len(pending.shards)
+        with closing(executor(pending)) as receipts:
+            for receipt in receipts:
+                self._count(receipt)
+                self._unwritten.add(receipt.shard)
+                num_left -= 1
+                self._lock.check()
+                self._snapshot_if_due(len(pending.shards) - num_left, is_last=num_left == 0)
+        if num_left > 0:
+            raise TransientError(f"{num_left} shards were not committed; run the same command again to continue")
+
+    def _count(self, receipt: Receipt) -> None:
+        replaced = None
+        if receipt.shard in self._latest:
+            (replaced,) = read_receipts(self._location, [(receipt.shard, self._latest[receipt.shard])])
+            self._totals.remove(replaced)
+        self._add(receipt)
+        self._on_event(Committed(receipt, replaced))
+
+    def _add(self, receipt: Receipt) -> None:
+        self._latest[receipt.shard] = receipt.generation
+        self._totals.add(receipt)
+
+    def _count_unseen(self, pending: PendingWork) -> None:
+        """Count the shards that were committed before an interrupt, but whose receipts did not reach this process."""
+        latest, standing = self._latest, list_receipts(self._location)
+        unseen = [
+            (shard, standing[shard]) for shard in pending.shards if standing.get(shard, -1) > latest.get(shard, -1)
+        ]
+        for receipt in read_receipts(self._location, unseen):
+            self._count(receipt)
+
+    def _snapshot_if_due(self, num_commits: int, *, is_last: bool) -> None:
+        num_done = self._num_shards_before + num_commits
+        # The last one is only written after gc: a session that finds it complete has nothing more to do.
+        if num_done >= self._manifest_due and not is_last:
+            self._write_manifest()
+            self._manifest_due = next_manifest(num_done)
+
+    def _write_manifest(self) -> None:
+        write_manifest(self._location, cached_receipts(self._location, self._unwritten))
+        self._unwritten.clear()
+        trim_memory()
+
+    def _write_card(self) -> CardOutcome:
+        card = write_datacard(self._location)
+        if card.is_beside:
+            self._on_event(Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {card.path}"))
+        return card

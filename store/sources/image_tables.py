@@ -1,0 +1,264 @@
+"""Parquet tables of images: a column of encoded bytes, or of uris, listed by row and read by row group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
+from pseudoris.store.files.key_order import path_key, row_key
+from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.sources.parquet_pages import WatchedPages
+from pseudoris.store.sources.root import SourceRoot
+
+# Bounds what is decoded at once: a kilobyte can hold an image of gigabytes, named by every row. For images a row at a
+# time costs nothing; rows of uris come by the million, of which most are passed over (3 us each alone, 0.5 in eights).
+_IMAGES_AT_ONCE: Final = 1
+_URIS_AT_ONCE: Final = 8
+_BUFFER_BYTES: Final = 2**20
+# As much as pyarrow asks for at a table's end.
+_FOOTER_BYTES: Final = 64 * 2**10
+# Longest untrusted text that a message shows.
+_SHOWN_COLUMNS: Final = 20
+_SHOWN_LETTERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ImageColumn:
+    """The column that holds the images: encoded `bytes`, `uri`s, or a `struct` of {bytes, path}, one of them null."""
+
+    name: str
+    kind: Literal["bytes", "uri", "struct"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowImage:
+    """A row's image: its encoded bytes, or else where they are; both None for a null."""
+
+    data: bytes | None
+    uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """A row group by its footer: number of rows, and mean bytes of a row; None for a column of uris."""
+
+    num_rows: int
+    mean_bytes: int | None = None
+
+
+def list_rows(root: SourceRoot, file: StoredFile, config: SourceConfig) -> Iterator[SourceItem]:
+    """Yield the table's rows in order; only its footer is read.
+
+    Raises:
+        ConfigError: It is not a Parquet file, or has no column of images.
+        TransientError: It changed since it was listed, or the storage failed.
+    """
+    yield from rows_of(file, count_rows(root, file, config))
+
+
+def count_rows(root: SourceRoot, file: StoredFile, config: SourceConfig) -> list[RowGroup]:
+    """Return the table's row groups; only the footer is read. Raises like `list_rows`."""
+    name = root.describe(file.path)
+    with root.open_listed(file, window_bytes=_FOOTER_BYTES) as stream:
+        try:
+            table = pq.ParquetFile(stream, pre_buffer=False)
+            schema = table.schema_arrow
+            found = (table.metadata.row_group(group) for group in range(table.num_row_groups))
+            # Over all columns: with a damaged footer, pyarrow's view of a single column crashes the process.
+            groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
+        except Exception as error:  # a hostile footer; other errors are raised again
+            if not _is_damage(error):
+                raise
+            raise ConfigError(
+                f"{name} cannot be read as Parquet ({_first_words(error)}): repair it, or remove it from SOURCE"
+            ) from error
+    column = find_column(schema, config, name)
+    _check_counts([num_rows for num_rows, _ in groups], table.metadata.num_rows, file, name)
+    return [RowGroup(num_rows, _mean_bytes(num_rows, size_bytes, column, file)) for num_rows, size_bytes in groups]
+
+
+def _mean_bytes(num_rows: int, size_bytes: int, column: ImageColumn, file: StoredFile) -> int | None:
+    if column.kind == "uri":
+        return None
+    mean_bytes = max(0, size_bytes) // max(1, num_rows)
+    # A footer may contain any number; compression does not make encoded images smaller.
+    return mean_bytes if file.size_bytes is None else min(mean_bytes, file.size_bytes)
+
+
+def _check_counts(counts: Sequence[int], total: int, file: StoredFile, name: str) -> None:
+    """Accept the row counts of a footer; each row becomes a row of the plan."""
+    # An image or a uri takes more than one byte, even compressed.
+    limit = total if file.size_bytes is None else file.size_bytes
+    if min(counts, default=0) < 0 or sum(counts) != total or total > limit:
+        raise ConfigError(
+            f"{name} cannot be read as Parquet: its footer claims {total:,} rows in all, {sum(counts):,} in its row "
+            f"groups, in {limit:,} bytes: repair it, or remove it from SOURCE"
+        )
+
+
+def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem]:
+    """Yield the rows of a table of these row groups."""
+    row = 0
+    for number, group in enumerate(groups):
+        for _ in range(group.num_rows):
+            yield SourceItem(
+                key=row_key(file.path, row),
+                etag=file.etag,
+                mtime_ns=file.mtime_ns,
+                row_group=number,
+                row=row,
+                boundary=f"{path_key(file.path)}#{number}",
+                mean_bytes=group.mean_bytes,
+            )
+            row += 1
+
+
+def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageColumn:
+    """Return the first of the config's columns that the schema has with a suitable type; bytes before uris.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    # A name that several columns share is ambiguous, so it is ignored.
+    names = [name for name in schema.names if schema.names.count(name) == 1]
+    for name in config.bytes_columns:
+        kind = schema.field(name).type if name in names else None
+        if kind is not None and _is_binary(kind):
+            return ImageColumn(name, "bytes")
+        if kind is not None and pa.types.is_struct(kind) and _has_binary_field(kind):
+            return ImageColumn(name, "struct")
+    for name in config.uri_columns:
+        if name in names and _is_text(schema.field(name).type):
+            return ImageColumn(name, "uri")
+    columns = ", ".join(
+        f"{field.name[:_SHOWN_LETTERS]}: {str(field.type)[:_SHOWN_LETTERS]}" for field in _first(schema)
+    )
+    raise ConfigError(
+        f"{table} has no column of images: expected bytes or {{bytes, path}} in {', '.join(config.bytes_columns)} or "
+        f"uris in {', '.join(config.uri_columns)}, found {columns}. Name your column with --set "
+        "source.bytes_columns='[name]' or source.uri_columns='[name]', or skip tables with source.format=files"
+    )
+
+
+def read_rows(
+    stream: BinaryIO, row_group: int, *, rows: Collection[int], config: SourceConfig, max_bytes: int, table: str
+) -> Iterator[tuple[int, RowImage | ImageError]]:
+    """Yield (row, image) for the wanted rows of one row group, in order; for an image that is too large, its error.
+
+    Whatever the file claims, at most one page that `WatchedPages` accepts is unpacked at once: of up to `max_bytes`, or
+    four times its real bytes in the file, and never more than 2 GiB (its size has 32 bits). A dictionary is held in
+    addition to a page. An image takes its own size once more, at most that of its page or dictionary.
+
+    Args:
+        stream: The table, opened.
+        row_group: The row group that holds them all.
+        rows: Row numbers, counted over the whole file.
+        config: Names the columns.
+        max_bytes: Of an encoded image.
+        table: The table's path, for messages.
+
+    Raises:
+        ImageError: `corrupt` if the row group cannot be decoded; `too_many_bytes` if one of its pages is a bomb, or
+            holds images that are too large on average. No image of that page or after it is read.
+        MemoryError: The machine has too little memory; the table is not to blame.
+    """
+    try:
+        pages = WatchedPages(stream, max_bytes)
+        yield from _read_rows(pages, row_group, rows=frozenset(rows), config=config, max_bytes=max_bytes, table=table)
+    except Exception as error:  # hostile pages; other errors are raised again
+        if not _is_damage(error):
+            raise
+        raise ImageError(
+            "corrupt", f"its row group of the Parquet file cannot be decoded ({type(error).__name__})"
+        ) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether pyarrow raises this error for a damaged file."""
+    if isinstance(error, MemoryError):
+        return False  # Arrow's own is an ArrowException too
+    # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+    is_bare = type(error) is OSError and error.errno is None
+    return is_bare or isinstance(error, pa.ArrowException | UnicodeDecodeError)
+
+
+def _first_words(error: Exception) -> str:
+    return _shown(" ".join(str(error).split()))
+
+
+def _shown(word: object) -> str:
+    return str(word)[:_SHOWN_LETTERS]
+
+
+def _first(schema: pa.Schema) -> list[pa.Field]:
+    return [schema.field(index) for index in range(min(len(schema), _SHOWN_COLUMNS))]
+
+
+def _read_rows(
+    pages: WatchedPages, row_group: int, *, rows: frozenset[int], config: SourceConfig, max_bytes: int, table: str
+) -> Iterator[tuple[int, RowImage | ImageError]]:
+    parquet = pq.ParquetFile(pages, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    column = find_column(parquet.schema_arrow, config, table)
+    row = sum(parquet.metadata.row_group(group).num_rows for group in range(row_group))
+    last = max(rows, default=-1)
+    size = _URIS_AT_ONCE if column.kind == "uri" else _IMAGES_AT_ONCE
+    leaves = _leaves(column)
+    pages.watch()
+    for batch in parquet.iter_batches(size, row_groups=[row_group], columns=leaves, use_threads=False):
+        wanted = [index for index in range(batch.num_rows) if row + index in rows]
+        yield from ((row + index, _row_image(batch.column(0)[index], column, max_bytes)) for index in wanted)
+        row += batch.num_rows
+        if row > last:
+            return
+
+
+def _leaves(column: ImageColumn) -> list[str]:
+    # No other field of a struct is decoded: it may hold anything.
+    return [f"{column.name}.bytes", f"{column.name}.path"] if column.kind == "struct" else [column.name]
+
+
+def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImage | ImageError:
+    if not value.is_valid:
+        return RowImage(None, None)
+    fields = value.type.names if column.kind == "struct" else ()
+    values = [value[name] if name in fields else None for name in ("bytes", "path")] if fields else [value]
+    # Checked before a value is copied to Python.
+    size_bytes = max(_size_bytes(each) for each in values)
+    if size_bytes > max_bytes:
+        return too_many_bytes(size_bytes, max_bytes)
+    found = [None if each is None else _plain(each) for each in values]
+    if column.kind == "struct":
+        return RowImage(*found)
+    return RowImage(found[0], None) if column.kind == "bytes" else RowImage(None, found[0])
+
+
+def _size_bytes(value: pa.Scalar | None) -> int:
+    if value is None or not value.is_valid or not (_is_binary(value.type) or _is_text(value.type)):
+        return 0
+    return int(value.as_buffer().size)
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """Return bytes, or text with surrogate escapes as in a path: a row that is not UTF-8 must not fail other rows."""
+    if _is_text(value.type) and value.is_valid:
+        return value.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+    return value.as_py() if _is_binary(value.type) else None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _has_binary_field(kind: pa.StructType) -> bool:
+    return any(field.name == "bytes" and _is_binary(field.type) for field in kind)

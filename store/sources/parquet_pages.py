@@ -1,0 +1,243 @@
+"""Checks the headers of Parquet pages while they are read: a kilobyte may unpack to gigabytes.
+
+A footer may claim any size for a column. Only the header before each page decides how much is unpacked. So the headers
+are read here before they reach Arrow; no byte is read twice.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from pseudoris.schemas.errors import ImageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# A page may unpack to this many times its bytes: encoded images hardly shrink at all, bitmaps of photographs by half.
+# A page beyond it is a bomb, unless it is small.
+MAX_UNPACKING: Final = 4
+# A page may always take this much. Uris, and drawings as bitmaps, shrink a hundredfold in pages of a few megabytes.
+ALWAYS_BYTES: Final = 64 * 2**20
+# Lengths and levels, beside the values of a page.
+_SLACK_BYTES: Final = 2**20
+# As Arrow bounds a header, which may carry a smallest and a largest image.
+_MAX_HEADER_BYTES: Final = 16 * 2**20
+# Some twenty are known.
+_MAX_FIELDS: Final = 1_000
+_MAX_DEPTH: Final = 16
+
+# Of Thrift's compact protocol.
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
+# The field of a page header that describes a page, by the page's type: data, dictionary, data of version 2.
+_DETAILS: Final = {0: 5, 2: 7, 3: 8}
+
+
+@dataclass(frozen=True, slots=True)
+class PageHeader:
+    """What stands before a page.
+
+    Attributes:
+        unpacked_bytes: The page's size once decompressed.
+        packed_bytes: Its size in the file; the next header follows it.
+        num_values: Of the page, nulls included; None for a kind of page that has none.
+        size_bytes: Of the header.
+    """
+
+    unpacked_bytes: int
+    packed_bytes: int
+    num_values: int | None
+    size_bytes: int
+
+
+class CutShortError(Exception):
+    """The header goes on beyond the bytes at hand."""
+
+
+def parse_page_header(data: bytes) -> PageHeader:
+    """Return the page header at the beginning of `data`.
+
+    Source: PageHeader in parquet.thrift of apache/parquet-format; numbers are cut to 32 bits as Thrift for C++ does.
+
+    Raises:
+        CutShortError: More bytes are needed.
+        ValueError: It is no page header.
+    """
+    reader = _Compact(data)
+    fields = reader.struct()
+    kind, unpacked, packed = (fields.get((number,)) for number in (1, 2, 3))
+    if kind is None or unpacked is None or packed is None or unpacked < 0 or packed < 0:
+        raise ValueError("a page header without a kind or sizes")
+    num_values = fields.get((_DETAILS[kind], 1)) if kind in _DETAILS else None
+    return PageHeader(unpacked, packed, num_values, reader.at)
+
+
+class _Compact:
+    """A walk over Thrift's compact protocol: keeps the 32-bit numbers of structs by their path of fields."""
+
+    def __init__(self, data: bytes) -> None:
+        self.at = 0
+        self._data = data
+        self._num_fields = 0
+        self._found: dict[tuple[int, ...], int] = {}
+
+    def struct(self, path: tuple[int, ...] = ()) -> dict[tuple[int, ...], int]:
+        """Walk over a struct; return all numbers found so far."""
+        number = 0
+        while head := self._byte():
+            number = (number + (head >> 4) if head >> 4 else _signed(self._varint())) & 0xFFFF
+            self._value(head & 15, (*path, number))
+        return self._found
+
+    def _value(self, kind: int, path: tuple[int, ...], in_list: bool = False) -> None:
+        self._num_fields += 1
+        if self._num_fields > _MAX_FIELDS or len(path) > _MAX_DEPTH:
+            raise ValueError("more fields than a page header has")
+        if kind == _I32:
+            self._found[path] = _signed(self._varint())
+        elif kind in (_I16, _I64):
+            self._varint()
+        elif kind in (_TRUE, _FALSE):
+            self._skip(1 if in_list else 0)
+        elif kind in (_BYTE, _DOUBLE):
+            self._skip(1 if kind == _BYTE else 8)
+        elif kind == _BINARY:
+            self._skip(self._varint())
+        elif kind in (_LIST, _SET):
+            head = self._byte()
+            for _ in range(head >> 4 if head >> 4 < 15 else self._varint()):
+                self._value(head & 15, (*path, 0), in_list=True)
+        elif kind == _STRUCT:
+            self.struct(path)
+        else:
+            raise ValueError(f"a page header with a value of kind {kind}")
+
+    def _byte(self) -> int:
+        self._skip(1)
+        return self._data[self.at - 1]
+
+    def _skip(self, size: int) -> None:
+        if self.at + size > len(self._data):
+            raise CutShortError
+        self.at += size
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value & 0xFFFF_FFFF
+        raise ValueError("a number of more than ten bytes")
+
+
+def _signed(zigzag: int) -> int:
+    return (zigzag >> 1) ^ -(zigzag & 1)
+
+
+class WatchedPages(io.RawIOBase):
+    """A Parquet file for Arrow to read column chunks from, from their beginnings on, each without gaps.
+
+    Reading raises, besides what the stream raises:
+        ImageError: `too_many_bytes` where a page would unpack to more than 64 MiB, and either to more than `max_bytes`
+            a value or to more than `max_bytes` and four times its bytes; `corrupt` where a page has no sound header.
+    """
+
+    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
+        """Wrap `stream`, which stays the caller's to close; nothing is watched before `watch`."""
+        super().__init__()
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._is_watching = False
+        self._chunks: list[_Chunk] = []
+
+    def watch(self) -> None:
+        """Take every read from now on for one of a column chunk: call it when the footer is read."""
+        self._is_watching = True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._stream.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset."""
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into `buffer`; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
+        start = self._stream.tell()
+        data = self._stream.read(-1 if size is None else size)
+        if self._is_watching and data:
+            self._look(start, data)
+        return data
+
+    def _look(self, start: int, data: bytes) -> None:
+        chunks = [chunk for chunk in self._chunks if chunk.read_to == start]
+        if not chunks:
+            chunks = [_Chunk(start, start, b"")]
+            self._chunks += chunks
+        for chunk in chunks:
+            for header in chunk.headers(data):
+                self._check(header)
+
+    def _check(self, page: PageHeader) -> None:
+        limit = max(self._max_bytes + _SLACK_BYTES, MAX_UNPACKING * page.packed_bytes)
+        if page.num_values is not None:
+            limit = min(limit, max(1, page.num_values) * self._max_bytes + _SLACK_BYTES)
+        limit = max(limit, ALWAYS_BYTES)
+        if page.unpacked_bytes > limit:
+            raise ImageError(
+                "too_many_bytes",
+                f"its page of the Parquet file, or one before it, unpacks {page.packed_bytes:,} bytes to "
+                f"{page.unpacked_bytes:,}; images.max_bytes ({self._max_bytes:,}) allows it {limit:,}: raise it, or "
+                "write the table with smaller pages",
+            )
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """How far a column chunk has been read, and where its next page begins; `begun` is a header's first bytes."""
+
+    read_to: int
+    header_at: int
+    begun: bytes
+
+    def headers(self, data: bytes) -> Iterator[PageHeader]:
+        """Take what is read next; yield the headers that are whole with it."""
+        start, self.read_to = self.read_to, self.read_to + len(data)
+        while self.header_at < self.read_to:
+            # What was begun ends where `data` starts.
+            rest = self.begun + data if self.begun else data[self.header_at - start :]
+            try:
+                header = parse_page_header(rest)
+            except CutShortError:
+                self.begun = rest
+                if len(rest) > _MAX_HEADER_BYTES:
+                    raise _damaged() from None
+                return
+            except ValueError:
+                raise _damaged() from None
+            yield header
+            self.begun = b""
+            self.header_at += header.size_bytes + header.packed_bytes
+
+
+def _damaged() -> ImageError:
+    return ImageError("corrupt", "the row group of the Parquet file cannot be decoded (a page has a damaged header)")

@@ -1,0 +1,203 @@
+"""Reads the encoded bytes of planned images from SOURCE; only the planned version of each file is accepted."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, Final
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ImageError, too_many_bytes
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.store.files.key_order import file_path
+from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.sources.image_tables import RowImage, read_rows
+from pseudoris.store.sources.root import SourceRoot
+from pseudoris.store.sources.row_uris import resolve_uri
+from pseudoris.store.sources.source import open_root
+
+_MISSING: Final = ImageError("missing", "the image was planned but is not there")
+
+# Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
+# bucket, a megabyte takes as long as the latency of another request.
+_MAX_GAP_BYTES: Final = 2**20
+# Bounds the bytes that are held twice for a moment.
+_MAX_SPAN_BYTES: Final = 32 * 2**20
+# For a table in a bucket: the image column of a row group is read from beginning to end.
+_TABLE_WINDOW_BYTES: Final = 8 * 2**20
+
+# An image's encoded bytes, or why there are none.
+Outcome = bytes | ImageError
+
+
+def read_entries(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[tuple[int, Outcome]]:
+    """Yield position and outcome of each entry; neighbours in one file are read from one handle.
+
+    Args:
+        root: The root that keys are relative to.
+        entries: Entries of one shard, in its order.
+        config: Its `source`, `images.max_bytes` and `placement.storage` are used.
+
+    Raises:
+        TransientError: The storage failed.
+    """
+    groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: file_path(entry.key))]
+    read = functools.partial(_read_group, root, config=config)
+    num_readers = min(root.max_readers, len(groups))
+    if num_readers < 2:
+        yield from itertools.chain.from_iterable(map(read, groups))
+        return
+    # In a bucket each image is a request, which is nearly all latency.
+    with ThreadPoolExecutor(num_readers) as pool:
+        yield from itertools.chain.from_iterable(pool.map(read, groups))
+
+
+def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[tuple[int, Outcome]]:
+    """Return position and outcome of the entries of one file; only its planned version is accepted."""
+    path, first = file_path(entries[0].key), entries[0]
+    # For a tar or a table, the plan holds the size of the image, not of the file.
+    is_whole_file = first.offset_bytes is None and first.row_group is None
+    expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
+    window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
+    outcomes: Mapping[int, Outcome]
+    try:
+        with root.open_version(path, expected, window_bytes=window_bytes) as stream:
+            if first.row_group is None:
+                outcomes = _read_ranges(stream, entries, config)
+            else:
+                outcomes = _read_table(stream, root.describe(path), entries=entries, config=config)
+    except ImageError as change:
+        return [(entry.position, change) for entry in entries]
+    except FileNotFoundError:
+        return [(entry.position, _MISSING) for entry in entries]
+    return [(entry.position, outcomes[entry.position]) for entry in entries]
+
+
+def _read_ranges(stream: BinaryIO, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
+    """Return the bytes of a tar's members, or of the one image that is the whole file."""
+    limit = config.images.max_bytes
+    outcomes: dict[int, Outcome] = {}
+    wanted: list[PlanEntry] = []
+    for entry in entries:
+        if entry.size_bytes is not None and entry.size_bytes > limit:
+            outcomes[entry.position] = too_many_bytes(entry.size_bytes, config.images.max_bytes)
+        elif entry.size_bytes is None:
+            outcomes[entry.position] = stream.read(limit + 1)
+        else:
+            wanted.append(entry)
+    for span in _spans(wanted):
+        start = span[0].offset_bytes or 0
+        stream.seek(start)
+        data = memoryview(stream.read(_end(span[-1]) - start))
+        for entry in span:
+            image = bytes(data[(entry.offset_bytes or 0) - start : _end(entry) - start])
+            is_short = len(image) < (entry.size_bytes or 0)
+            outcomes[entry.position] = ImageError("changed", "it ends before its planned size") if is_short else image
+    return outcomes
+
+
+def _spans(entries: Iterable[PlanEntry]) -> Iterator[list[PlanEntry]]:
+    """Yield groups of neighbours that are read with one request, in the order of the entries."""
+    span: list[PlanEntry] = []
+    for entry in entries:
+        start = entry.offset_bytes or 0
+        fits = bool(span) and 0 <= start - _end(span[-1]) <= _MAX_GAP_BYTES
+        if span and not (fits and _end(entry) - (span[0].offset_bytes or 0) <= _MAX_SPAN_BYTES):
+            yield span
+            span = []
+        span.append(entry)
+    if span:
+        yield span
+
+
+def _end(entry: PlanEntry) -> int:
+    return (entry.offset_bytes or 0) + (entry.size_bytes or 0)
+
+
+def _read_table(stream: BinaryIO, table: str, *, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
+    """Return the bytes of rows of a Parquet file, all from one row group."""
+    positions = {entry.row: entry.position for entry in entries if entry.row is not None}
+    outcomes: dict[int, Outcome] = {}
+    row_group = entries[0].row_group or 0
+    try:
+        found = read_rows(
+            stream,
+            row_group,
+            rows=positions,
+            config=config.source,
+            max_bytes=config.images.max_bytes,
+            table=table,
+        )
+        for row, image in found:
+            outcomes[positions[row]] = _read_row(image, table, config)
+    except ImageError as error:
+        # Damage in the middle of a row group: the rows before it are good.
+        outcomes = {position: outcomes.get(position, error) for position in positions.values()}
+    absent = ImageError("changed", "the Parquet file has no such row")
+    return {position: outcomes.get(position, absent) for position in positions.values()}
+
+
+def _read_row(image: RowImage | ImageError, table: str, config: RunConfig) -> Outcome:
+    if isinstance(image, ImageError):
+        return image
+    if image.data is not None:
+        return image.data
+    if image.uri is None:
+        return ImageError("empty_file", "the row holds null")
+    try:
+        return _read_uri(image.uri, table, config)
+    except FileNotFoundError:
+        return _MISSING
+    except ImageError as error:
+        return error
+
+
+def _read_uri(uri: str, table: str, config: RunConfig) -> Outcome:
+    root, path = resolve_uri(uri, table, config.source, config.placement.storage)
+    with root.open(path) as stream:
+        data = stream.read(config.images.max_bytes + 1)
+    if len(data) <= config.images.max_bytes:
+        return data
+    return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")
+
+
+def as_annotated(outcome: Outcome, sha256: str) -> Outcome:
+    """Return `outcome`, or `changed` if its bytes do not have this sha256: the masks would not fit other bytes."""
+    if isinstance(outcome, bytes) and sha256_hex(outcome) != sha256:
+        return ImageError("changed", "the bytes have changed since the annotation")
+    return outcome
+
+
+class PlannedImages:
+    """Reads images of a run again from its SOURCE; keeps the root, and the plan of the last shard."""
+
+    def __init__(self, location: RunLocation, header: RunHeader) -> None:
+        self._location = location
+        self._header = header
+        self._root: SourceRoot | None = None
+        self._shard = -1
+        self._entries: dict[str, PlanEntry] = {}
+
+    def __call__(self, shard: int, key: str) -> bytes:
+        """Return the encoded bytes of the image `key` of `shard`.
+
+        Raises:
+            ImageError: It is missing, changed since the plan or too large.
+            ConfigError: SOURCE itself no longer exists.
+            TransientError: The storage failed.
+        """
+        config = self._header.config
+        if self._root is None:
+            self._root = open_root(self._header.source, config.source, config.placement.storage)
+        if shard != self._shard:
+            entries = read_shard_plan(self._location, self._header, shard)
+            self._shard, self._entries = shard, {entry.key: entry for entry in entries}
+        ((_, outcome),) = read_entries(self._root, [self._entries[key]], config)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome

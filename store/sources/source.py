@@ -1,0 +1,262 @@
+"""From the argument SOURCE to a listing: the root, the files, and how each file is listed."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.uris import refuse_secrets
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.files.protocols import LOCAL_PROTOCOLS, storage_at
+from pseudoris.store.files.storage import Storage, StoredFile
+from pseudoris.store.sources.image_tables import list_rows
+from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
+from pseudoris.store.sources.root import SourceRoot, root_at
+from pseudoris.store.sources.tars import list_members
+
+logger = logging.getLogger(__name__)
+
+# How a file is listed: as one image, as a tar of them, or as a table of them.
+Format = Literal["files", "webdataset", "parquet"]
+
+# The folders that a run writes below OUT: a SOURCE inside them would list the run's own tables.
+_RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The part of a root that is SOURCE: named files and patterns; everything if both are empty.
+
+    Attributes:
+        files: Paths below the root.
+        patterns: Globs below the root.
+    """
+
+    files: tuple[str, ...] = ()
+    patterns: tuple[GlobPattern, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A SOURCE that exists; `list` yields its images.
+
+    Attributes:
+        name: SOURCE; a local one as an absolute path, so that it is the same from every folder and process.
+        root: The root that keys are relative to.
+        selection: The part of the root that belongs to it.
+        config: Formats, extensions and columns.
+        exclude: Full path or uri of a folder that is never listed: the run's output.
+    """
+
+    name: str
+    root: SourceRoot
+    selection: Selection
+    config: SourceConfig
+    exclude: str | None = None
+
+    def list(self) -> Iterator[SourceItem]:
+        """Yield every image once for each time that SOURCE names it, while the storage is read.
+
+        Files are in the order of their keys, a tar's members in the tar's order, a table's rows by number: two listings
+        of an unchanged SOURCE are equal. Hidden names (with a leading dot) are only listed if SOURCE spells them out.
+
+        Raises:
+            ConfigError: Nothing is listed, a named file is missing, or a tar or table cannot be listed.
+            TransientError: The storage failed.
+        """
+        is_empty = True
+        for file, format_ in self.files():
+            for item in self.items(file, format_):
+                is_empty = False
+                yield item
+        if is_empty:
+            raise self.lists_nothing()
+
+    def lists_nothing(self) -> ConfigError:
+        """Return the error of a listing without an image."""
+        return ConfigError(
+            f"SOURCE {self.name!r} lists no image. Listed are files {' '.join(self.config.extensions)} "
+            "(source.extensions), .tar and .parquet, except hidden ones. A glob must match files, not folders: "
+            "folder/**/*.jpg. Check the path, or set the format with --set source.format=…"
+        )
+
+    def check_not_empty(self) -> None:
+        """Check that at least one file may hold images; tars and tables are not opened.
+
+        Raises:
+            ConfigError: There is none, or a named file is missing.
+            TransientError: The storage failed.
+        """
+        if next(self.files(), None) is None:
+            raise self.lists_nothing()
+
+    def files(self) -> Iterator[tuple[StoredFile, Format]]:
+        """Yield the files that hold images, in the order of their keys, and how each is listed.
+
+        A file that SOURCE names twice is yielded twice in a row.
+        """
+        for file, is_named in self._files():
+            format_ = _format_of(file.path, self.config, is_named=is_named)
+            if format_ is not None:
+                yield file, format_
+
+    def items(self, file: StoredFile, format_: Format) -> Iterator[SourceItem]:
+        """Yield the images of one of the files.
+
+        Raises:
+            ConfigError: It is a tar or a table that cannot be listed.
+            TransientError: The storage failed, or it changed since it was listed.
+        """
+        if format_ == "webdataset":
+            yield from list_members(self.root, file, self.config)
+        elif format_ == "parquet":
+            yield from list_rows(self.root, file, self.config)
+        else:
+            yield SourceItem(path_key(file.path), file.size_bytes, etag=file.etag, mtime_ns=file.mtime_ns)
+
+    def _files(self) -> Iterator[tuple[StoredFile, bool]]:
+        """Yield the selected files in the order of their keys, and whether SOURCE names each one itself."""
+        patterns = self.selection.patterns
+        if not patterns and not self.selection.files:
+            patterns = (ALL_FILES,)
+        named = ((file, True) for file in self._named_files())
+        globbed = [self._globbed_files(pattern) for pattern in patterns]
+        yield from heapq.merge(named, *globbed, key=lambda pair: path_key(pair[0].path))
+
+    def _named_files(self) -> Iterator[StoredFile]:
+        for path in sorted(self.selection.files, key=path_key):
+            try:
+                yield self.root.stat(path)
+            except FileNotFoundError:
+                raise ConfigError(f"SOURCE {self.name!r} names {self.root.describe(path)}: no such file") from None
+
+    def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
+        for file in self.root.walk(pattern.may_descend, self.exclude):
+            if pattern.matches(tuple(file.path.split("/"))):
+                yield file, False
+
+
+def open_source(
+    source: str, config: SourceConfig, *, exclude: str | None = None, limits: StorageConfig | None = None
+) -> Source:
+    """Return SOURCE, ready to be listed; braces are expanded, nothing is listed yet.
+
+    Keys are relative to the root: the folder itself, the folder of a single file, or the folder before the first
+    special character of a glob. An existing path is taken literally, including special characters.
+
+    Args:
+        source: A folder, file, fsspec url, glob, or any of them with braces (`train-{000..123}.tar`).
+        config: How it is read.
+        exclude: OUT, which may be below SOURCE.
+        limits: Time-outs and patience of an S3 store.
+
+    Raises:
+        ConfigError: It does not exist, contains a secret, or is inside OUT.
+        TransientError: The storage failed.
+    """
+    source = absolute_source(refuse_secrets(source))
+    root, rest = _split(source, config, limits)
+    if has_magic(rest):
+        if root.kind("") != "folder":
+            raise ConfigError(f"SOURCE {source!r}: there is no folder {root.describe()}; check the path")
+        words = expand_braces(rest)
+        selection = Selection(
+            files=tuple(word for word in words if not is_glob(word)),
+            patterns=tuple(GlobPattern.parse(word) for word in words if is_glob(word)),
+        )
+    else:
+        selection = Selection(files=(rest,) if rest else ())
+    output = None if exclude is None else root_at(exclude, config, limits).storage
+    if output is None or type(output) is not type(root.storage):
+        return Source(source, root, selection, config)
+    _refuse_output(root.storage, source, output)
+    return Source(source, root, selection, config, exclude=output.uri())
+
+
+def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
+    """Return the root that the keys of SOURCE are relative to; braces are not expanded.
+
+    Raises:
+        ConfigError: SOURCE does not exist or contains a secret.
+    """
+    return _split(absolute_source(refuse_secrets(source)), config, limits)[0]
+
+
+def absolute_source(source: str) -> str:
+    """Return SOURCE in a form that is the same from every folder; only the beginning of a pattern changes.
+
+    Links are not followed: a link remains the same SOURCE if its target changes.
+
+    Raises:
+        ConfigError: It is a relative pattern and the current folder's name has special characters.
+    """
+    protocol, _, path = source.rpartition("://")
+    if protocol and protocol not in LOCAL_PROTOCOLS:
+        return source
+    folder, rest = split_root(path) if has_magic(path) else (path, "")
+    root = str(Path(folder).expanduser().absolute())
+    if rest and has_magic(root) and SourceRoot(storage_at(f"{root}/{rest}")).kind("") is None:
+        raise ConfigError(
+            f"SOURCE {source!r} is a pattern below {root}, a path that itself has special characters: "
+            "run the command from another folder, or give the folder itself"
+        )
+    return f"{root.rstrip('/')}/{rest}" if rest else root
+
+
+def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> tuple[SourceRoot, str]:
+    """Return the root and the rest: nothing for a folder, otherwise a file or a pattern."""
+    whole = root_at(source, config, limits)
+    kind = whole.kind("")
+    if kind == "folder":
+        return whole, ""
+    protocol, separator, path = source.rpartition("://")
+    if kind is None and not has_magic(path):
+        suspects = "the url and the credentials" if separator else "the path"
+        raise ConfigError(
+            f"SOURCE {source!r} does not exist: check {suspects}. To match all names that begin with it, write "
+            f"{shlex.quote(source + '*')}"
+        )
+    folder, rest = split_root(path) if kind is None else _split_file(path)
+    return root_at(f"{protocol}{separator}{folder}", config, limits), rest
+
+
+def _split_file(path: str) -> tuple[str, str]:
+    folder, slash, name = path.rpartition("/")
+    return folder or slash, name
+
+
+def _refuse_output(root: Storage, source: str, output: Storage) -> None:
+    inside = _below(root.uri(), output.uri())
+    if inside == "" or (inside is not None and inside.partition("/")[0] in _RUN_FOLDERS):
+        raise ConfigError(f"SOURCE {source!r} is a folder where OUT writes its tables: name another OUT")
+
+
+def _below(inner: str, outer: str) -> str | None:
+    """Return the path of `inner` below `outer`, "" if they are equal, None if it is not below."""
+    inner, outer = inner.rstrip("/"), outer.rstrip("/")
+    if inner == outer:
+        return ""
+    return inner[len(outer) + 1 :] if inner.startswith(f"{outer}/") else None
+
+
+def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:
+    """Return how a file is listed; None if it is not listed."""
+    name = path.lower()
+    if config.format != "auto":
+        wanted = {"files": config.extensions, "webdataset": (".tar",), "parquet": (".parquet",)}[config.format]
+        return config.format if is_named or name.endswith(wanted) else None
+    if name.endswith(".tar"):
+        return "webdataset"
+    if name.endswith(".parquet"):
+        return "parquet"
+    return "files" if is_named or name.endswith(config.extensions) else None

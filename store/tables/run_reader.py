@@ -1,0 +1,115 @@
+"""A run to read from Python: its header, its counts, and its tables as pyarrow datasets over the committed parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pseudoris.schemas.run_records import PartRecord, RunHeader
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.latest_receipts import LatestReceipts
+from pseudoris.store.runs.receipts import part_path
+from pseudoris.store.runs.totals import RunTotals, Totals
+from pseudoris.store.tables.arrow_filesystem import arrow_filesystem
+from pseudoris.store.tables.expression_sample import sample_expressions
+
+SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_id", "segmentation")
+
+
+class Run:
+    """A run as it stood when it was opened, finished or not; nothing is written.
+
+    All tables of one `Run` are of the same commits: what is committed later shows when the run is opened again. Files
+    that no receipt names are never read, so a run may be read while it grows and before its garbage is collected.
+
+    Attributes:
+        out: Absolute path, or url, of the run's folder.
+        header: What the run was planned with: SOURCE, configuration, identity, numbers of images and shards.
+    """
+
+    def __init__(self, location: RunLocation) -> None:
+        """Open the run at `location`; one listing, no part is read.
+
+        Raises:
+            ConfigError: No run was started there.
+            TransientError: Storage failed.
+        """
+        self.out = location.root
+        self.header: RunHeader = require_header(location)
+        self._location = location
+        self._receipts = LatestReceipts.listed(location)
+
+    def __repr__(self) -> str:
+        return f"Run({self.out!r}, {len(self._receipts)} of {self.header.num_shards} shards)"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned shard is committed."""
+        return len(self._receipts) == self.header.num_shards
+
+    @property
+    def counts(self) -> RunTotals:
+        """Sums over the committed shards: images by status, masks, expressions, kept, bytes."""
+        return self._contents[0]
+
+    def images(self) -> ds.Dataset:
+        """Return the table of images: a row an input image, in plan order, with its status, size and sha256."""
+        return self._dataset(IMAGES)
+
+    def masks(self) -> ds.Dataset:
+        """Return the table of masks: COCO RLE, box, area and scores, in upright pixels."""
+        return self._dataset(MASKS)
+
+    def expressions(self) -> ds.Dataset:
+        """Return the table of expressions: every candidate with its scores; `kept` says which the run keeps."""
+        return self._dataset(EXPRESSIONS)
+
+    def failures(self) -> ds.Dataset:
+        """Return the table of failures: a row a quarantined image, with its reason."""
+        return self._dataset(FAILURES)
+
+    def sample(
+        self, num_rows: int = 20, *, columns: Sequence[str] = SAMPLE_COLUMNS, seed: int = 0, kept_only: bool = True
+    ) -> pa.Table:
+        """Return expressions drawn evenly over the run, with columns of their image and their mask.
+
+        Args:
+            num_rows: How many; fewer where the run has fewer.
+            columns: Any of the expressions table; `key`, `height`, `width`, `sha256` of the image; `mask_id`,
+                `segmentation`, `box_xyxy_px`, `area_px`, `predicted_iou`, `stability_score`, `prior` of the mask.
+            seed: The same run and seed give the same rows.
+            kept_only: Draw from kept expressions, else from all candidates.
+
+        Raises:
+            ConfigError: There is no such column, or a part is missing.
+            TransientError: Storage failed.
+        """
+        return sample_expressions(
+            self._location, num_rows, columns=columns, seed=seed, kept_only=kept_only, receipts=self._receipts
+        )
+
+    def _dataset(self, table: str) -> ds.Dataset:
+        # By name: a listing of the folder would also find what was never committed, or was replaced.
+        return ds.FileSystemDataset.from_paths(
+            [self._location.uri(part_path(table, part)) for part in self._contents[1][table]],
+            schema=SCHEMAS[table],
+            format=ds.ParquetFileFormat(),
+            filesystem=arrow_filesystem(self._location),
+        )
+
+    @cached_property
+    def _contents(self) -> tuple[RunTotals, Mapping[str, list[PartRecord]]]:
+        """Sums and parts by table, in the order of the plan, from one pass over the receipts."""
+        totals = Totals()
+        parts: dict[str, list[PartRecord]] = {table: [] for table in SCHEMAS}
+        for receipt in self._receipts:
+            totals.add(receipt)
+            for table in SCHEMAS:
+                parts[table].append(receipt.parts[table])
+        return totals.sum(), parts

@@ -1,0 +1,173 @@
+"""Scenes as a truth to evaluate annotation against: masks painted again, and the oracle that reads a text.
+
+Fulfils the protocols of `pseudoris.training.evaluation.truth`, which this room may not import.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
+from pseudoris.synthworld.oracle import meant
+from pseudoris.synthworld.references import Reference, parse_reference
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS
+from pseudoris.workers.masks import rle
+
+SEEN: Final = "seen"
+HELD_OUT: Final = "held_out"
+_NAMES: Final = ("category", "colour", "pattern", "size", "part")
+_WORDS: Final[Mapping[str, tuple[str | None, ...]]] = {
+    "category": CATEGORIES,
+    "colour": tuple(COLOURS),
+    "pattern": PATTERNS,
+    "size": SIZES,
+    "part": (*PARTS, None),
+}
+_SCENES: Final = TypeAdapter(dict[str, Scene | None])
+
+
+class SceneImageTruth:
+    """The objects of one scene, in its painting order."""
+
+    def __init__(self, scene: Scene, masks: np.ndarray | None = None) -> None:
+        """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
+        self._scene = scene
+        self._masks = masks
+        # Read once a text: the systems of an ablation say the same thousand times.
+        self._read: dict[str, Reference | None] = {}
+        self._referents: dict[str, frozenset[int] | None] = {}
+        self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return SCENE_SIZE_PX, SCENE_SIZE_PX
+
+    @cached_property
+    def masks(self) -> list[str]:
+        """COCO compressed RLE of each object's visible pixels; painted when asked for."""
+        masks = render(self._scene).masks if self._masks is None else self._masks
+        return rle.encode(torch.from_numpy(masks))
+
+    def referents(self, text: str) -> frozenset[int] | None:
+        """Return the objects that a text means, as the oracle reads it; None if it cannot be decided."""
+        if text not in self._referents:
+            said = self._parsed(text)
+            self._referents[text] = None if said is None else meant(said, self._scene)
+        return self._referents[text]
+
+    def attributes(self, text: str, number: int) -> tuple[int, int, int]:
+        """Return how many attributes a text states, how many of these are true, how many the object has.
+
+        Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
+        not. A text that cannot be parsed states nothing.
+        """
+        if (text, number) not in self._stated:
+            self._stated[text, number] = self._compare(text, number)
+        return self._stated[text, number]
+
+    def _compare(self, text: str, number: int) -> tuple[int, int, int]:
+        truth = self._attributes(number)
+        known = sum(getattr(truth, name) is not None for name in _NAMES)
+        said = self._parsed(text)
+        if said is None:
+            return 0, 0, known
+        stated = [name for name in _NAMES if getattr(said.noun, name) is not None]
+        return len(stated), sum(getattr(said.noun, name) == getattr(truth, name) for name in stated), known
+
+    def num_alike(self, number: int) -> int:
+        """Return how many other objects are of the same category."""
+        category = self._attributes(number).category
+        return sum(item.attributes.category == category for item in self._scene.objects) - 1
+
+    def group(self, number: int) -> str:
+        """Return whether the object's category and colour stood together in a training scene."""
+        truth = self._attributes(number)
+        return HELD_OUT if is_held_out(truth.category, truth.colour) else SEEN
+
+    def _attributes(self, number: int) -> Attributes:
+        return self._scene.objects[number].attributes
+
+    def _parsed(self, text: str) -> Reference | None:
+        if text not in self._read:
+            self._read[text] = parse_reference(text)
+        return self._read[text]
+
+
+class SceneTruth:
+    """The scenes of a demonstration set, by the names of their files."""
+
+    groups: tuple[str, ...] = (SEEN, HELD_OUT)
+    notes: tuple[str, ...] = ()
+    unjudged_kinds: tuple[str, ...] = ()
+
+    def __init__(self, scenes: Mapping[str, Scene], title: str) -> None:
+        """Takes scenes by the keys of their images, relative to the folder of images."""
+        self.title = title
+        self._scenes = {image_id(key): scene for key, scene in scenes.items()}
+        self._example_key = next(iter(scenes), None)
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> SceneTruth:
+        """Return what `pseudoris.synthworld.demo` wrote beside its folder of images; broken files have no truth.
+
+        Raises:
+            ConfigError: It is no such file; `name` is in the message.
+        """
+        try:
+            scenes = _SCENES.validate_python(json.loads(data))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{name} is not a truth of the synthetic world ({type(error).__name__}). Name the truth.json that "
+                "`python -m pseudoris.synthworld.demo FOLDER` writes beside FOLDER/images."
+            ) from error
+        known = {key: scene for key, scene in scenes.items() if scene is not None}
+        for key, scene in known.items():
+            _check(scene, f"{name}: {key!r}")
+        # A file of before there were worlds names none: its scenes are of the default one.
+        others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
+        return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
+
+    @property
+    def num_images(self) -> int:
+        """How many scenes there are."""
+        return len(self._scenes)
+
+    @property
+    def example_key(self) -> str | None:
+        """The key of the first one."""
+        return self._example_key
+
+    def of_image(self, image_id: str) -> SceneImageTruth | None:
+        """Return the objects of a scene by its image's id; None if no scene has this id."""
+        scene = self._scenes.get(image_id)
+        return None if scene is None else SceneImageTruth(scene)
+
+
+def _check(scene: Scene, where: str) -> None:
+    """Refuses worlds that there are not, words that no world has, and objects too large to be painted."""
+    if scene.world not in WORLDS:
+        raise ConfigError(f"{where} has the world {scene.world!r}. The worlds are {', '.join(WORLDS)}.")
+    if not (0 <= scene.seed < 2**32 and 0 <= scene.index < 2**32):
+        raise ConfigError(f"{where} has seed {scene.seed} and index {scene.index}. Numbers from 0 to 2^32 are allowed.")
+    if not scene.objects:
+        raise ConfigError(f"{where} has no object, but a scene has at least one. Get the file again.")
+    for item in scene.objects:
+        for name in _NAMES:
+            word = getattr(item.attributes, name)
+            if word not in _WORDS[name]:
+                raise ConfigError(f"{where} has the {name} {word!r}, which the synthetic world does not know")
+        places = (*item.centre_xy_px, item.radius_px)
+        if not all(0 <= place <= SCENE_SIZE_PX for place in places):
+            raise ConfigError(f"{where} has an object at {places}. Up to {SCENE_SIZE_PX} pixels are allowed.")

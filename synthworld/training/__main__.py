@@ -1,0 +1,151 @@
+"""Trains the tiny models from scratch: `python -m pseudoris.synthworld.training [--out DIR] [--only MODEL]`.
+
+Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains beside captioner and CLIP; in the
+second phase these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, and a SAM
+for prompts of several points come last, side by side. A model whose weights file is in the folder is not trained again,
+and an interrupted training continues from its last checkpoint. To ship new weights:
+`python -m pseudoris.synthworld.shipped_weights OUT`.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import typer
+
+from pseudoris.synthworld.training import training_plan
+from pseudoris.synthworld.training.coca_recipe import CaptionRecipe
+from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe
+from pseudoris.synthworld.training.sam_recipe import SamRecipe
+from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe
+from pseudoris.synthworld.training.training_plan import TrainingPlan
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
+
+RecipeT = TypeVar("RecipeT", SamRecipe, CaptionRecipe, SceneRecipe, PromptRecipe)
+Job = tuple[Callable[..., None], tuple[object, ...]]
+
+
+class Model(StrEnum):
+    """What can be trained.
+
+    Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
+    SAM for prompts of several points from SAM.
+    """
+
+    SAM = "sam"
+    COCA = "coca"
+    CLIP = "clip"
+    SCENE_CLIP = "scene-clip"
+    SAM_PROMPTS = "sam-prompts"
+
+    @property
+    def stem(self) -> str:
+        """The name of its weights file, without the suffix."""
+        return self.value.replace("-", "_")
+
+
+# What the models of the last phase go on from.
+_STARTS_FROM: Final = {Model.SCENE_CLIP: (Model.SAM, Model.CLIP), Model.SAM_PROMPTS: (Model.SAM,)}
+
+
+def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
+    """Trains the wanted models that are not done, and what they need of the others."""
+    needed = models | {model for last in models for model in _STARTS_FROM.get(last, ())}
+    wanted = {model for model in needed if not plan.weights(model.stem).exists()}
+    if not wanted:
+        return
+    plan.work.mkdir(parents=True, exist_ok=True)
+    training_plan.scenes_of(plan)
+    if wanted - _STARTS_FROM.keys():
+        _first_phases(plan, wanted)
+    finishing = {
+        Model.SAM: training_plan.finish_sam,
+        Model.COCA: training_plan.finish_captioner,
+        Model.CLIP: training_plan.finish_clip,
+    }
+    _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
+    last = {Model.SCENE_CLIP: training_plan.train_scenes, Model.SAM_PROMPTS: training_plan.train_prompts}
+    _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
+
+
+def _first_phases(plan: TrainingPlan, wanted: set[Model]) -> None:
+    """Trains what the second phases go on from, and proposes the masks that they meet."""
+    first: list[Job] = [(training_plan.first_sam, (plan,))]
+    if wanted & {Model.COCA, Model.CLIP}:
+        training_plan.true_crops(plan)
+        first.append((training_plan.first_captioner_and_clip, (plan, Model.CLIP in wanted)))
+    _side_by_side(first)
+    if wanted & {Model.COCA, Model.CLIP}:
+        training_plan.proposed_crops(plan)
+
+
+def _side_by_side(jobs: list[Job]) -> None:
+    """Runs each job in a process of one thread, and raises what one of them raised."""
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker)
+    with child_environment(MALLOC_ENVIRONMENT), pool:
+        running: list[Future[None]] = [pool.submit(job, *arguments) for job, arguments in jobs]
+        for future in running:
+            future.result()
+
+
+def _start_worker() -> None:
+    """Threads and logging of a training process."""
+    training_plan.use_one_thread()
+    _start_logging()
+
+
+def _start_logging() -> None:
+    """Progress lines with the time of day."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+
+
+def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
+    """Return the plan with at most so many steps a phase, for a trial of the whole chain."""
+
+    def cut(recipe: RecipeT) -> RecipeT:
+        return replace(recipe, steps=min(recipe.steps, steps))
+
+    return replace(
+        plan,
+        sam=cut(plan.sam),
+        sam_further=tuple(cut(recipe) for recipe in plan.sam_further),
+        coca=cut(plan.coca),
+        clip=cut(plan.clip),
+        coca_on_masks=cut(plan.coca_on_masks),
+        clip_on_masks=cut(plan.clip_on_masks),
+        scene_clip=cut(plan.scene_clip),
+        sam_prompts=cut(plan.sam_prompts),
+    )
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the weights and the restart files.")] = Path("tiny-weights"),
+    only: Annotated[
+        Model | None, typer.Option(help="Train only this model, and the models that it needs if they are missing.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Maximum steps per phase, for a quick trial of all phases.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=20, help="Training scenes.")] = 6000,
+) -> None:
+    """Trains the tiny SAM, CoCa, CLIP, scene CLIP and SAM for prompts of several points."""
+    _start_logging()
+    plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
+    if max_steps is not None:
+        plan = shortened(plan, max_steps)
+    train(plan, frozenset((only,)) if only else frozenset(Model))
+
+
+if __name__ == "__main__":
+    typer.run(main)

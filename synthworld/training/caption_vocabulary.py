@@ -1,0 +1,90 @@
+"""The few BPE tokens that captions are made of, renumbered from 0 in the order of their ids.
+
+The models are trained with these rows alone. The rest of open_clip's 49,408 tokens would have rows of zeros: their
+logits are exactly zero, so that they enter the softmax as one constant, log(49408 − used). Order is kept: the end token
+stays the largest, by which CLIP finds it, and token 0 stays the padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from open_clip import get_tokenizer
+
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, expression_words
+
+FULL_SIZE = 49408
+PAD, START, END = 0, 49406, 49407
+FUNCTION_WORDS: tuple[str, ...] = ("a", "an", "the", "of", "with", "photo", "picture", "image")
+CONTENT_WORDS: tuple[str, ...] = (*CATEGORIES, *COLOURS, *PATTERNS, *SIZES, *PARTS)
+MAX_TOKENS = 16
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> object:
+    """open_clip's BPE tokenizer."""
+    return get_tokenizer("ViT-B-32")
+
+
+@lru_cache(maxsize=4096)
+def word_ids(word: str) -> tuple[int, ...]:
+    """Return the BPE ids of one word."""
+    return tuple(_tokenizer().encode(word))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class CompactVocabulary:
+    """ids: the used BPE ids in ascending order; a compact token is a position in it."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def unused_logit(self) -> float:
+        """The logarithm of the number of unused tokens: their share of a softmax whose logits are zero."""
+        return math.log(FULL_SIZE - len(self.ids))
+
+    def encode(self, captions: list[str]) -> torch.Tensor:
+        """Return compact tokens (B, 16) int64: start, words, end, padding.
+
+        Raises:
+            ValueError: a caption is too long or holds a token that is not in the vocabulary.
+        """
+        rows = torch.zeros(len(captions), MAX_TOKENS, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            ids = [START, *(i for word in caption.split() for i in word_ids(word)), END]
+            if len(ids) > MAX_TOKENS:
+                raise ValueError(f"caption '{caption}' has {len(ids)} tokens, at most {MAX_TOKENS} are trained")
+            rows[row, : len(ids)] = torch.tensor([self._position(i, caption) for i in ids])
+        return rows
+
+    def _position(self, token_id: int, caption: str) -> int:
+        """The compact token of an id."""
+        try:
+            return self.ids.index(token_id)
+        except ValueError as error:
+            raise ValueError(f"caption '{caption}' holds token {token_id}, which is not in the vocabulary") from error
+
+    def content(self, captions: list[str]) -> torch.Tensor:
+        """Return which content words each caption holds, (B, number of content words) float of 0 and 1."""
+        return torch.tensor([[float(w in caption.split()) for w in CONTENT_WORDS] for caption in captions])
+
+
+def caption_vocabulary() -> CompactVocabulary:
+    """Return the vocabulary of the training captions, that of the shipped captioner and CLIP."""
+    return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS))
+
+
+def expression_vocabulary() -> CompactVocabulary:
+    """Return the vocabulary of people's expressions: that of the captions, and words of place, relation and number.
+
+    For a model whose text tower serves as the base of one that learns from expressions.
+    """
+    return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS, *expression_words()))
+
+
+def _vocabulary(words: tuple[str, ...]) -> CompactVocabulary:
+    """The tokens of some words, with padding, start and end."""
+    return CompactVocabulary(tuple(sorted({PAD, START, END, *(i for word in words for i in word_ids(word))})))

@@ -1,0 +1,188 @@
+"""Trains the scene CLIP on whole scenes with noisy captions, each with the point of the image that it describes.
+
+The four patches around a point answer its caption, and learn the caption's words; the caption points at them among all
+patches of its scene. No mask and no box is in a loss; a crop's caption says as much about a place. Captions of scenes
+without points taught colours, and no shapes (measured). The image tower starts as the encoder of the recipe's SAM,
+which sees the same grid of patches and has learnt outlines; the text tower starts as the crops' CLIP's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
+from segment_anything.modeling import Sam
+from torch import nn
+
+from pseudoris.synthworld.training.caption_losses import WordHead, object_contrastive_loss, pointing_loss
+from pseudoris.synthworld.training.caption_vocabulary import CONTENT_WORDS, CompactVocabulary
+from pseudoris.synthworld.training.coca_recipe import compact_config
+from pseudoris.synthworld.training.optimiser import (
+    Optimiser,
+    Progress,
+    fast_cpu_arithmetic,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from pseudoris.synthworld.training.rendered_scenes import RenderedScenes
+from pseudoris.synthworld.training.scene_batches import (
+    SceneBatch,
+    caption_relations,
+    draw_scenes,
+    patches_at,
+    patches_near,
+)
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+
+MAX_SCALE = 50.0
+_SAM_NAMES = {
+    f"{own}.{kind}": f"{of_sam}.{kind}"
+    for own, of_sam in (
+        ("ln_1", "norm1"),
+        ("ln_2", "norm2"),
+        ("attn.out_proj", "attn.proj"),
+        ("mlp.c_fc", "mlp.lin1"),
+        ("mlp.c_proj", "mlp.lin2"),
+    )
+    for kind in ("weight", "bias")
+} | {"attn.in_proj_weight": "attn.qkv.weight", "attn.in_proj_bias": "attn.qkv.bias"}
+
+
+@dataclass(frozen=True)
+class SceneRecipe:
+    """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
+
+    steps: int = 9000
+    peak_rate: float = 1e-3
+    warmup_steps: int = 40
+    scenes_a_step: int = 12
+    # Beside the words, whose weight is 1.
+    caption_weight: float = 0.5
+    pointing_weight: float = 0.5
+    checkpoint_every: int = 100
+
+
+class SceneClipTrainee(nn.Module):
+    """A scene CLIP over a compact vocabulary."""
+
+    def __init__(self, vocabulary: CompactVocabulary) -> None:
+        """Draws fresh weights from torch's global generator."""
+        super().__init__()
+        config = compact_config(read_model_config("builtin:tiny/scene_clip.json"), len(vocabulary.ids))
+        model = build_from_config(config)
+        if not isinstance(model, CLIP):
+            raise TypeError(f"tiny/scene_clip.json builds {type(model).__name__}, not CLIP")
+        self.model = model
+        self.words = WordHead(1, model.visual.ln_post.normalized_shape[0], len(CONTENT_WORDS))
+        self.vocabulary = vocabulary
+
+    @torch.no_grad()
+    def start_from(self, clip: CLIP, sam: Sam) -> None:
+        """Takes the text tower of the crops' CLIP, over the full vocabulary, and SAM's image encoder.
+
+        Words that this CLIP never read keep embeddings of their own, drawn at random, as large as its own words':
+        their sentences mean no more than without them, but a learner on top can tell them apart.
+        """
+        given = {name: tensor for name, tensor in clip.state_dict().items() if not name.startswith("visual.")}
+        own = self.model.state_dict()
+        rows = given.pop("token_embedding.weight")[torch.tensor(self.vocabulary.ids)]
+        is_known = rows.abs().sum(-1) > 0
+        drawn = own["token_embedding.weight"]
+        drawn *= rows[is_known].std() / drawn.std()
+        drawn[is_known] = rows[is_known]
+        positions = given.pop("positional_embedding")
+        own["positional_embedding"][: len(positions)] = positions
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+        start_from_sam(self.model.visual, sam)
+
+    def losses(self, batch: SceneBatch) -> dict[str, torch.Tensor]:
+        """Return the losses of a batch: the captions' words, their contrast with the objects, and their pointing."""
+        visual, content = self.model.visual, self.vocabulary.content(batch.captions)
+        size = {"patch_size": int(visual.patch_size[0]), "grid": int(visual.grid_size[0])}
+        own = patches_at(batch.points, **size)
+        with fast_cpu_arithmetic():
+            patches = self._read_patches(batch.images)
+            of_objects = patches[batch.owners[:, None], own]
+            words = self.words(of_objects.flatten(0, 1)[:, None], content.repeat_interleave(own.shape[1], dim=0))
+            dense, texts = patches @ visual.proj, self._embed(self.vocabulary.encode(batch.captions))
+        dense, texts = F.normalize(dense.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+        scale = self.model.logit_scale.exp().clamp(max=MAX_SCALE)
+        fits, unsettled = caption_relations(content, torch.arange(len(content)), len(content))
+        each = texts @ dense[batch.owners[:, None], own].mean(1).T
+        is_beside = batch.owners[:, None] == batch.owners[None, :]
+        may_be_meant = ((fits | unsettled) & is_beside).float()
+        is_open = may_be_meant @ patches_near(batch.points, **size).float() > 0
+        in_scene = torch.einsum("td,tpd->tp", texts, dense[batch.owners])
+        return {
+            "words": words,
+            "captions": object_contrastive_loss(each * scale, fits, unsettled),
+            "pointing": pointing_loss(in_scene * scale, own, is_open),
+        }
+
+    def _read_patches(self, images: torch.Tensor) -> torch.Tensor:
+        """Patches (B, h · w, C) of images (B, 3, H, W), before they are projected."""
+        visual = self.model.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        pooled = visual.class_embedding.expand(len(images), 1, -1)
+        hidden = torch.cat((pooled, patches), dim=1) + visual.positional_embedding
+        return torch.as_tensor(visual.ln_post(visual.transformer(visual.ln_pre(hidden)))[:, 1:])
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Texts (T, D) of compact tokens (T, L), L shorter than the context: a causal tower reads nothing behind."""
+        model, length = self.model, tokens.shape[1]
+        hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
+        hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+        return torch.as_tensor(hidden[torch.arange(len(tokens)), tokens.argmax(-1)] @ model.text_projection)
+
+
+def train_scene_clip(
+    vocabulary: CompactVocabulary,
+    data: RenderedScenes,
+    recipe: SceneRecipe,
+    *,
+    seed: int,
+    checkpoint: Path,
+    start: tuple[CLIP, Sam],
+) -> SceneClipTrainee:
+    """Return the trained scene CLIP; `start` are the crops' CLIP, over the full vocabulary, and SAM."""
+    torch.manual_seed(seed)
+    trainee = SceneClipTrainee(vocabulary).train()
+    trainee.start_from(*start)
+    optimiser = Optimiser(trainee, recipe.steps, recipe.peak_rate, warmup_steps=recipe.warmup_steps)
+    first = restore_checkpoint(checkpoint, trainee, optimiser)
+    progress = Progress("scene clip", recipe.steps)
+    for step in range(first, recipe.steps):
+        parts = trainee.losses(draw_scenes(data, recipe.scenes_a_step, np.random.default_rng([seed, step, 5])))
+        beside = recipe.caption_weight * parts["captions"] + recipe.pointing_weight * parts["pointing"]
+        optimiser.step(step, parts["words"] + beside)
+        progress.add(step, **{name: value.item() for name, value in parts.items()})
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            save_checkpoint(checkpoint, step + 1, trainee, optimiser)
+    return trainee.eval()
+
+
+@torch.no_grad()
+def start_from_sam(visual: VisionTransformer, sam: Sam) -> None:
+    """Sets the first blocks of an image tower to those of SAM's encoder.
+
+    SAM takes pixels normalised by other numbers, and adds a bias to its patches: both go into the patch embedding and
+    the positions. Blocks behind SAM's last stay as they were drawn. SAM's own has neither a class token nor a norm
+    before its blocks.
+    """
+    encoder = sam.image_encoder
+    gain = 255 * torch.tensor(OPENAI_DATASET_STD) / sam.pixel_std.flatten()
+    offset = (255 * torch.tensor(OPENAI_DATASET_MEAN) - sam.pixel_mean.flatten()) / sam.pixel_std.flatten()
+    filters = encoder.patch_embed.proj.weight
+    visual.conv1.weight.copy_(filters * gain[None, :, None, None])
+    bias = encoder.patch_embed.proj.bias + (filters * offset[None, :, None, None]).sum((1, 2, 3))
+    visual.positional_embedding[1:].copy_(encoder.pos_embed.flatten(0, 2) + bias)
+    for block, given in zip(visual.transformer.resblocks, encoder.blocks, strict=False):
+        for own, of_sam in _SAM_NAMES.items():
+            block.get_parameter(own).copy_(given.get_parameter(of_sam))

@@ -1,0 +1,206 @@
+"""The order of the trainings: what runs in parallel, what depends on what, and which files mark it done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from open_clip.model import CLIP
+
+from pseudoris.schemas.config import MasksConfig, WeightsConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.scenes import Split
+from pseudoris.synthworld.shipped_weights import shipped_state, write_weights
+from pseudoris.synthworld.training.caption_crops import (
+    CaptionSampler,
+    TrainingCrops,
+    cut_crops,
+    proposed_tasks,
+    truth_tasks,
+)
+from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary, expression_vocabulary
+from pseudoris.synthworld.training.clip_recipe import ClipTrainee, train_clip
+from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, CocaTrainee, train_coca
+from pseudoris.synthworld.training.rendered_scenes import RenderedScenes, rendered_scenes
+from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe, train_sam_prompts
+from pseudoris.synthworld.training.sam_recipe import SamRecipe, train_sam
+from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe, train_scene_clip
+from pseudoris.workers.checkpoints.models import load_clip, load_sam
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All numbers of the whole training; the defaults made the shipped weights.
+
+    `out` receives the weights files and, under `work`, what an interrupted training continues from. Steps of the
+    second phases, in which captioner and CLIP meet SAM's masks, are at about half of the first ones' rate.
+    """
+
+    out: Path
+    seed: int = 0
+    num_scenes: int = 6000
+    num_proposed_scenes: int = 1200
+    sam: SamRecipe = field(default_factory=SamRecipe)
+    sam_further: tuple[SamRecipe, ...] = (
+        SamRecipe(steps=800, peak_rate=6e-4, iou_weight=5.0),
+        SamRecipe(steps=500, peak_rate=4e-4, iou_weight=5.0, loss_size=96),
+        SamRecipe(steps=1300, peak_rate=7e-4, iou_weight=10.0, loss_size=96, hard_object_weight=1.0),
+    )
+    coca: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=3000))
+    clip: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=1500, peak_rate=5e-4, masked_share=0.4))
+    coca_on_masks: CaptionRecipe = field(default_factory=lambda: CaptionRecipe(steps=1000, peak_rate=5e-4))
+    clip_on_masks: CaptionRecipe = field(
+        default_factory=lambda: CaptionRecipe(steps=800, peak_rate=3e-4, masked_share=0.4)
+    )
+    proposed_share: float = 0.65
+    scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
+    sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
+
+    @property
+    def work(self) -> Path:
+        """Folder of rendered scenes, crops and checkpoints."""
+        return self.out / "work"
+
+    def weights(self, model: str) -> Path:
+        """Return the path of a model's weights file; it exists only when the model is done."""
+        return self.out / f"{model}.safetensors"
+
+    @property
+    def proposing_sam(self) -> Path:
+        """Weights of the SAM that proposes masks on training scenes."""
+        return self.work / "sam-first.safetensors"
+
+    def checkpoint(self, phase: str) -> Path:
+        """Return where a phase keeps its checkpoint."""
+        return self.work / f"{phase}.pt"
+
+
+def masks_config(plan: TrainingPlan) -> MasksConfig:
+    """Return the tiny preset's mask proposal with the SAM of the first phase."""
+    weights = WeightsConfig(uri=str(plan.proposing_sam))
+    # A coarser grid misses a few small objects, and proposes in half of the time.
+    return load_config("tiny").masks.model_copy(update={"weights": weights, "points_per_side": 8})
+
+
+def scenes_of(plan: TrainingPlan) -> RenderedScenes:
+    """Return the training scenes."""
+    return rendered_scenes(plan.work, Split.TRAIN, plan.num_scenes, seed=plan.seed)
+
+
+def true_crops(plan: TrainingPlan) -> TrainingCrops:
+    """Return the crops cut with the truth's masks."""
+    data = scenes_of(plan)
+    tasks, attributes = truth_tasks(data, seed=plan.seed)
+    return cut_crops(plan.work / "crops-true.npy", data, tasks, attributes)
+
+
+def proposed_crops(plan: TrainingPlan) -> TrainingCrops | None:
+    """Return the crops cut with SAM's own masks; None if no mask fits an object, as in a short trial."""
+    data = scenes_of(plan)
+    path, count = plan.work / "proposals.npz", plan.num_proposed_scenes
+    tasks, attributes = proposed_tasks(path, data, masks_config(plan), count=count, seed=plan.seed)
+    if not tasks:
+        logger.warning(
+            "No mask that SAM proposes on %d scenes is an object. Training continues with true crops only.", count
+        )
+        return None
+    return cut_crops(plan.work / "crops-proposed.npy", data, tasks, attributes)
+
+
+def first_sam(plan: TrainingPlan) -> None:
+    """Trains the SAM whose masks the other two models meet in their second phase."""
+    architecture = load_config("tiny").masks.architecture
+    checkpoint = plan.checkpoint("sam-first")
+    sam = train_sam(architecture, scenes_of(plan), plan.sam, seed=plan.seed, checkpoint=checkpoint)
+    write_weights(plan.proposing_sam, shipped_state(sam.state_dict()))
+
+
+def finish_sam(plan: TrainingPlan) -> None:
+    """Goes on with SAM: its predicted IoU, then thin outlines, then what it still misses; writes its weights."""
+    architecture, data = load_config("tiny").masks.architecture, scenes_of(plan)
+    earlier = plan.checkpoint("sam-first")
+    for number, recipe in enumerate(plan.sam_further, start=1):
+        checkpoint = plan.checkpoint(f"sam-further-{number}")
+        seed = plan.seed + number
+        sam = train_sam(architecture, data, recipe, seed=seed, checkpoint=checkpoint, start_from=earlier)
+        earlier = checkpoint
+    logger.info("sam: sha256 %s", write_weights(plan.weights("sam"), shipped_state(sam.state_dict())))
+
+
+def first_captioner_and_clip(plan: TrainingPlan, with_clip: bool) -> None:
+    """Trains the captioner and then, from its image tower, CLIP, on the truth's crops; needs no SAM."""
+    sampler = CaptionSampler([true_crops(plan)], [1.0])
+    vocabulary = caption_vocabulary()
+    coca = plan.checkpoint("coca-first")
+    train_coca(vocabulary, sampler, plan.coca, seed=plan.seed, checkpoint=coca)
+    if with_clip:
+        clip = plan.checkpoint("clip-first")
+        train_clip(vocabulary, sampler, plan.clip, seed=plan.seed, checkpoint=clip, warm_start=coca)
+
+
+def mixed_sampler(plan: TrainingPlan) -> CaptionSampler:
+    """Return batches of both kinds of crop."""
+    true, proposed = true_crops(plan), proposed_crops(plan)
+    if proposed is None:
+        return CaptionSampler([true], [1.0])
+    return CaptionSampler([true, proposed], [1.0 - plan.proposed_share, plan.proposed_share])
+
+
+def finish_captioner(plan: TrainingPlan) -> None:
+    """Goes on with the captioner on SAM's masks, and writes its weights."""
+    _finish(plan, "coca", train_coca, plan.coca_on_masks)
+
+
+def finish_clip(plan: TrainingPlan) -> None:
+    """Goes on with CLIP on SAM's masks, and writes its weights."""
+    _finish(plan, "clip", train_clip, plan.clip_on_masks)
+
+
+def train_prompts(plan: TrainingPlan) -> None:
+    """Goes on with the finished SAM for prompts of several points, and writes its weights."""
+    sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
+    recipe = replace(plan.sam_prompts, num_scenes=min(plan.sam_prompts.num_scenes, plan.num_scenes))
+    checkpoint = plan.checkpoint("sam-prompts")
+    trained = train_sam_prompts(sam, scenes_of(plan), recipe, seed=plan.seed, checkpoint=checkpoint)
+    state = shipped_state(trained.state_dict())
+    logger.info("sam prompts: sha256 %s", write_weights(plan.weights("sam_prompts"), state))
+
+
+def train_scenes(plan: TrainingPlan) -> None:
+    """Trains the scene CLIP, which starts from the finished CLIP and SAM, and writes its weights."""
+    clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
+    if not isinstance(clip, CLIP):
+        raise TypeError(f"tiny/clip.json builds {type(clip).__name__}, not CLIP")
+    sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
+    vocabulary, checkpoint = expression_vocabulary(), plan.checkpoint("scene-clip")
+    trainee = train_scene_clip(
+        vocabulary, scenes_of(plan), plan.scene_clip, seed=plan.seed, checkpoint=checkpoint, start=(clip, sam)
+    )
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("scene clip: sha256 %s", write_weights(plan.weights("scene_clip"), state))
+
+
+def _finish(
+    plan: TrainingPlan, name: str, train: Callable[..., CocaTrainee | ClipTrainee], recipe: CaptionRecipe
+) -> None:
+    vocabulary = caption_vocabulary()
+    trainee = train(
+        vocabulary,
+        mixed_sampler(plan),
+        recipe,
+        seed=plan.seed + 1,
+        checkpoint=plan.checkpoint(f"{name}-second"),
+        start_from=plan.checkpoint(f"{name}-first"),
+    )
+    state = shipped_state(trainee.model.state_dict(), vocabulary)
+    logger.info("%s: sha256 %s", name, write_weights(plan.weights(name), state))
+
+
+def use_one_thread() -> None:
+    """Two processes of one thread beat one of two (measured), and one thread rounds the same everywhere."""
+    torch.set_num_threads(1)

@@ -1,0 +1,138 @@
+"""`import pseudoris`: what it offers, what it costs, and that it does what the commands do."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import get_args
+
+import pyarrow.compute as pc
+import pytest
+
+import pseudoris
+from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.scene_truth import SceneTruth
+from tests.builders.runs import stub_config, write_source
+from tests.builders.scene_runs import scene_run, scenes, truth_bytes
+from tests.builders.scored_runs import scored_run
+
+
+def in_new_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_importing_it_loads_no_torch_no_ray_and_no_pyarrow():
+    code = "import sys, pseudoris; print([name for name in ('torch', 'ray', 'pyarrow') if name in sys.modules])"
+    assert in_new_process(code) == "[]"
+
+
+def test_reading_a_run_loads_no_torch_and_no_ray(tmp_path):
+    out = str(tmp_path / "out")
+    scored_run(RunLocation.open(out), num_shards=1)
+    code = (
+        f"import sys, pseudoris; run = pseudoris.open_run({out!r}); run.expressions().count_rows(); "
+        "pseudoris.verify(run.out); print([name for name in ('torch', 'ray') if name in sys.modules])"
+    )
+    assert in_new_process(code) == "[]"
+
+
+def test_every_name_is_there_and_documented():
+    for name in pseudoris.__all__:
+        assert getattr(pseudoris, name).__doc__, name
+    assert dir(pseudoris) == sorted(pseudoris.__all__)
+
+
+@pytest.mark.parametrize("name", ["annotate", "open_run", "verify", "refilter", "export", "evaluate"])
+def test_a_function_says_what_it_returns_and_when_it_raises(name):
+    page = inspect.getdoc(getattr(pseudoris, name))
+    assert all(f"\n{part}:\n" in page for part in ("Args", "Returns", "Raises"))
+    assert all(f"\n    {error}: " in page for error in ("ConfigError", "TransientError"))
+
+
+def test_the_types_of_what_it_takes_and_calls_back_are_there():
+    events = {pseudoris.Planned, pseudoris.Committed, pseudoris.Retried, pseudoris.Notice}
+    assert set(get_args(pseudoris.RunEvent)) == events
+    assert pseudoris.Truth.__name__ == "Truth"
+
+
+def test_its_version_is_the_installed_one():
+    assert pseudoris.__version__ == version("pseudoris")
+
+
+def test_it_offers_what_the_page_of_the_project_names():
+    assert {
+        *("annotate", "load_config", "open_run", "verify", "refilter", "export", "evaluate"),
+        *("RisDataset", "RisIterableDataset", "SampleSpec", "ExpressionFilter"),
+    } <= set(pseudoris.__all__)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'anotate'"):
+        pseudoris.anotate  # noqa: B018
+
+
+@pytest.mark.ray
+def test_a_run_from_images_to_tables_and_again(tmp_path, ray_session):
+    source, out = write_source(tmp_path / "in", num_images=6), str(tmp_path / "out")
+    events = []
+    summary = pseudoris.annotate(str(source), out, stub_config(), on_event=events.append)
+    assert summary.is_complete
+    assert summary.totals.images == 9
+    assert events
+    assert pseudoris.annotate(str(source), out, stub_config()).num_images_now == 0
+    retried = pseudoris.annotate(str(source), out, stub_config(), retry_failed=True, retry_reasons=["empty_file"])
+    assert retried.retry.num_images == 1
+    assert pseudoris.verify(out).is_clean
+
+
+def test_the_name_of_a_preset_is_a_configuration(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *given, **_: seen.append(given))
+    pseudoris.annotate("in", "out")
+    pseudoris.annotate("in", "out", "paper")
+    path = tmp_path / "mine.yaml"
+    path.write_text("filtering: {tau: 3.0}")
+    pseudoris.annotate("in", "out", pseudoris.load_config("tiny", str(path), ["masks.points_per_side=4"]))
+    assert [given[2].preset for given in seen] == ["tiny", "paper", "tiny"]
+    assert (seen[2][2].filtering.tau, seen[2][2].masks.points_per_side) == (3.0, 4)
+
+
+def test_refilter_writes_another_run_under_another_rule(tmp_path):
+    out, new = str(tmp_path / "out"), str(tmp_path / "new")
+    scored_run(RunLocation.open(out))
+    summary = pseudoris.refilter(out, new, tau=1.2, keep=["correctness > 0.2"])
+    kept = pseudoris.open_run(new).expressions().to_table(filter=pc.field("kept"))
+    assert kept.num_rows == summary.totals.kept > 0
+    assert pc.min(kept["correctness"]).as_py() > 0.2
+    with pytest.raises(pseudoris.ConfigError, match="is not a condition such as"):
+        pseudoris.refilter(out, new, keep=["correct"])
+
+
+def test_export_writes_a_format_and_refuses_what_it_does_not_read(tmp_path):
+    out = str(tmp_path / "out")
+    scored_run(RunLocation.open(out))
+    report = pseudoris.export(out, str(tmp_path / "tables"))
+    assert report.rows["expressions"] == pseudoris.open_run(out).expressions().count_rows()
+    with pytest.raises(pseudoris.ConfigError, match="--format parquet does not use --split"):
+        pseudoris.export(out, str(tmp_path / "other"), split="val")
+    with pytest.raises(pseudoris.ConfigError, match="no export format 'coca'"):
+        pseudoris.export(out, str(tmp_path / "other"), "coca")
+
+
+def test_evaluate_takes_a_truth_by_name_or_as_an_object(tmp_path):
+    known = scenes(2)
+    out = str(tmp_path / "run")
+    scene_run(RunLocation.open(out), known, source=str(tmp_path / "images"))
+    (tmp_path / "truth.json").write_bytes(truth_bytes(known))
+    by_name = pseudoris.evaluate(out, "synthworld")
+    assert by_name.images.judged == 2
+    as_object = SceneTruth.from_json(truth_bytes(known), "truth.json")
+    assert pseudoris.evaluate(out, as_object).images == by_name.images
+
+
+def test_a_run_that_is_not_there_is_a_config_error(tmp_path):
+    for call in (pseudoris.open_run, pseudoris.verify):
+        with pytest.raises(pseudoris.ConfigError, match="no run"):
+            call(str(tmp_path / "none"))

@@ -1,0 +1,33 @@
+"""A benchmark's figures are medians and ratios, and its JSON has the promised keys."""
+
+import itertools
+import json
+
+from benchmarks import measurement
+
+
+def test_the_median_ignores_warm_ups_and_one_outlier(monkeypatch):
+    clock = itertools.accumulate(itertools.cycle([0, 1, 0, 9, 0, 1]))
+    monkeypatch.setattr(measurement.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert measurement.median_seconds(lambda: calls.append(1), repeats=3, warm_ups=2) == 1
+    assert len(calls) == 5
+
+
+def test_a_ratio_above_one_means_ours_is_faster():
+    assert measurement.Row("a", 6.0, 2.0, 0).ratio == 3.0
+    assert measurement.Row("a", None, 2.0, 0).ratio is None
+
+
+def test_the_json_is_a_list_of_rows_with_their_ratio(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    measurement.report("title", [measurement.Row("case", 3.0, 1.0, 2**20)], path)
+    (row,) = json.loads(path.read_text(encoding="utf-8"))
+    assert {
+        "case": "case",
+        "baseline_s": 3.0,
+        "ours_s": 1.0,
+        "ratio": 3.0,
+        "peak_rss_bytes": 2**20,
+    }.items() <= row.items()
+    assert "title" in capsys.readouterr().out

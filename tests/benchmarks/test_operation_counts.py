@@ -1,0 +1,71 @@
+"""Operations and bytes are those that torch's own counter and the shapes give."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.captioner import noise_crops, one_crop_kind
+from benchmarks.operation_counts import count, sampling_operations
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.checkpoints.models import load_coca
+from pseudoris.workers.transformer_blocks import PackedLinear, linear
+
+
+def test_a_product_is_two_operations_a_multiplication_and_moves_its_operands_and_its_result():
+    a, b = torch.ones(10, 20), torch.ones(20, 30)
+    assert count(lambda: a @ b) == (2 * 10 * 20 * 30, 4 * (10 * 20 + 20 * 30 + 10 * 30))
+
+
+def test_packed_weights_count_as_plain_ones():
+    weight, x = torch.ones(300, 256), torch.ones(7, 256)
+    packed = linear(weight, None)
+    assert isinstance(packed, PackedLinear)
+    assert count(lambda: packed(x)) == (2 * 7 * 256 * 300, 4 * (7 * 256 + 256 * 300 + 7 * 300))
+
+
+def test_attention_on_a_cpu_is_counted():
+    queries, keys = torch.ones(2, 4, 5, 16), torch.ones(2, 4, 9, 16)
+    with torch.inference_mode():
+        operations, _ = count(lambda: F.scaled_dot_product_attention(queries, keys, keys))
+    assert operations == 2 * 2 * (2 * 4 * 5 * 9 * 16)
+
+
+@torch.inference_mode()
+def test_views_move_nothing_and_copies_both_ways():
+    x = torch.ones(4, 6)
+    assert count(lambda: x.reshape(24).unsqueeze(0).chunk(2, dim=1)[0].contiguous()) == (0, 0)
+    assert count(lambda: x.t().contiguous()) == (0, 2 * 4 * 24)
+    assert count(lambda: torch.empty(4, 6).copy_(x)) == (0, 2 * 4 * 24)
+
+
+@torch.inference_mode()
+def test_a_gather_reads_the_rows_it_takes_and_not_the_table():
+    table, index = torch.ones(1000, 6), torch.tensor([1, 5])
+    assert count(lambda: table.index_select(0, index)) == (0, 2 * 8 + 2 * 4 * 12)
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = load_config("tiny").captions
+    return load_coca(config.architecture, config.weights)
+
+
+def counted(model, *, length, num_masks):
+    """Operations of one step for one row, as torch counts those of open_clip's own forward."""
+    crops = noise_crops(num_masks, model.visual.image_size[0]).pixels[0]
+    with torch.inference_mode(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        tokens = model(crops)["image_embs"]
+        with FlopCounterMode(display=False) as counter:
+            _, text = model._encode_text(torch.full((1, length), 5))
+            model.text_decoder(tokens, text.expand(num_masks, -1, -1))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_step_costs_what_torch_counts(model, length):
+    config = one_crop_kind(load_config("tiny").captions, num_steps=8)
+    # A caption of length - 1 tokens is live at every step up to `length`, the others at none beyond theirs.
+    until = sampling_operations(model, [length - 1], config, num_masks=3)
+    before = sampling_operations(model, [length - 2], config, num_masks=3)
+    assert until - before == pytest.approx(counted(model, length=length, num_masks=3), rel=0.05)

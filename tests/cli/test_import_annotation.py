@@ -1,0 +1,154 @@
+"""`pseudoris import` as a user meets it, and what the other commands make of its run."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pyarrow.dataset as ds
+import pytest
+from typer.testing import CliRunner
+
+from pseudoris.cli.main import app
+from pseudoris.schemas.config import ShardsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.receipts import list_receipts
+from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
+from tests.builders.human import document, image_row, object_row, write_images, write_small_refer
+
+
+def invoke(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_small_refer(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_dataset_is_imported_and_the_summary_says_what_was_kept_and_what_was_not(dataset, tmp_path):
+    annotation, images = dataset
+    (images / "train2014/4.png").unlink()
+    result = invoke("import", annotation, images, tmp_path / "out", "--split", "train", "--split", "val")
+    assert result.exit_code == 0, result.output
+    assert "5 of 5: 4 annotated, 0 empty, 1 quarantined" in result.output
+    assert "16, all kept" in result.output
+    assert "missing" in result.output
+    assert str(tmp_path / "out" / "expressions") in result.output
+    header = require_header(RunLocation.open(str(tmp_path / "out")))
+    assert (header.config.preset, header.config.shards) == ("import", ShardsConfig())
+
+
+@pytest.mark.slow
+def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(dataset, tmp_path):
+    annotation, images = dataset
+    out = tmp_path / "out"
+    assert invoke("import", annotation, images, out, "--shard-size", "2").exit_code == 0
+    verified = invoke("verify", out)
+    assert verified.exit_code == 0, verified.output
+    assert "no problem found in any shard" in verified.output
+    assert "5" in invoke("status", out).output
+    assert len(invoke("parts", out, "--table", "expressions").output.split()) == 3
+    exported = invoke("export", out, tmp_path / "export")
+    assert exported.exit_code == 0, exported.output
+    rows = ds.dataset(tmp_path / "export" / "expressions").to_table().to_pylist()
+    assert {row["source"] for row in rows} == {"human"}
+    assert invoke("gallery", out).exit_code == 0
+    assert "the one on the left" in (out / "gallery" / "index.html").read_text()
+    assert invoke("gc", out).exit_code == 0
+
+
+@pytest.mark.slow
+def test_the_format_follows_from_the_name_and_can_be_said(dataset, tmp_path):
+    images = write_images(tmp_path / "pictures", "a.png")
+    path = tmp_path / "objects.json"
+    path.write_bytes(document([image_row(1, "a.png")], [object_row(1, 1, caption="A thing")]))
+    assert invoke("import", path, images, tmp_path / "coco").exit_code == 0
+    unnamed = path.rename(tmp_path / "objects")
+    assert invoke("import", unnamed, images, tmp_path / "said", "--format", "coco").exit_code == 0
+    with pytest.raises(ConfigError, match="--split and --split-by need --format refer"):
+        invoke("import", unnamed, images, tmp_path / "other", "--format", "coco", "--split", "train")
+
+
+@pytest.mark.slow
+def test_captions_of_a_file_of_their_own_are_imported(dataset, tmp_path):
+    annotation, images = dataset
+    objects, said = tmp_path / "instances_train.json", tmp_path / "captions_train.json"
+    objects.write_bytes(document([image_row(1, "train2014/0.png")], [object_row(7, 1)]))
+    said.write_bytes(json.dumps({"annotations": [{"id": 1, "instance_id": 7, "caption": "A box"}]}).encode())
+    assert invoke("import", objects, images, tmp_path / "out", "--captions", said).exit_code == 0
+    assert ds.dataset(tmp_path / "out" / "expressions").to_table()["text"].to_pylist() == ["a box"]
+    with pytest.raises(ConfigError, match="--captions needs --format coco"):
+        invoke("import", annotation, images, tmp_path / "other", "--captions", said)
+
+
+@pytest.mark.slow
+def test_embedded_images_are_asked_for_as_of_annotate(dataset, tmp_path):
+    annotation, images = dataset
+    assert invoke("import", annotation, images, tmp_path / "a", "--embed-images").exit_code == 0
+    again = invoke("import", annotation, images, tmp_path / "a", "--set", "shards.embed_images=true")
+    assert again.exit_code == 0, again.output
+    assert "were committed" in again.output
+    assert all(row["bytes"] for row in ds.dataset(tmp_path / "a" / "images").to_table().to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "{images}", "out"), "'nowhere' does not exist"),
+        (("{annotation}", "nowhere", "out"), "does not exist"),
+        (("{annotation}", "{images}", "out", "--split", "testA"), "Its splits are train (5), val (5)"),
+        (
+            ("{annotation}", "{images}", "out", "--prefix", "../up"),
+            "--prefix has the file_name '../up', which is outside",
+        ),
+        (
+            ("README.md", "{images}", "out"),
+            "is neither the folder of a REFER dataset, nor its refs(…).p, nor a COCO .json file",
+        ),
+        (
+            ("{annotation}", "{annotation}", "out"),
+            "None of the 5 files of ANNOTATION is below IMAGES '{annotation}'. The first one is train2014/0.png",
+        ),
+        (
+            ("{annotation}", "{images}", "out", "--prefix", "else"),
+            "The first one is else/train2014/0.png. See --prefix",
+        ),
+        (("s3://key:secret@bucket/x", "{images}", "out"), "environment"),
+        (("{annotation}", "{images}", "out", "--set", "shards.max_image=3"), "did you mean shards.max_images"),
+    ],
+)
+def test_a_users_mistake_is_one_message_without_a_traceback(dataset, tmp_path, arguments, message):
+    annotation, images = dataset
+    (tmp_path / "README.md").write_text("no annotation")
+    words = [word.format(annotation=annotation, images=images) for word in arguments]
+    failed = pseudoris_here("import", *words, cwd=tmp_path)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert message.format(annotation=annotation) in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "secret@" not in failed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signal_number):
+    annotation, images = write_small_refer(tmp_path, num_images=60)
+    out = tmp_path / "out"
+    arguments = ("import", str(annotation), str(images), str(out), "--shard-size", "1", "--workers", "1")
+    process = start_pseudoris(*arguments)
+    wait_for(lambda: bool(list_receipts(RunLocation.open(str(out)))))
+    process.send_signal(signal_number)
+    _, printed = process.communicate(timeout=60)
+    num_done = len(list_receipts(RunLocation.open(str(out))))
+    assert 0 < num_done < 60
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130, printed
+        assert "to resume run the same command again" in printed
+        assert "Traceback" not in printed
+    again = pseudoris_here(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert f"{num_done} of 60 shards were committed" in again.stdout
+    assert pseudoris_here("verify", str(out)).returncode == 0

@@ -1,0 +1,89 @@
+"""Names that worked before version 0.2: an error names the new form, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("schemas", "store", "workers", "pipeline", "training", "synthworld", "viewer", "deploy")
+
+
+def run(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "400", **({"PYTHONPATH": str(path)} if path else {})}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def old_plugin(tmp_path):
+    """A proposer as it was written for an older version; its folder is to be on the path."""
+    (tmp_path / "old_plugin.py").write_text(
+        "from workers.boundary import apply_to_images\n\nclass Old:\n    pass\n", encoding="utf-8"
+    )
+    info = tmp_path / "old_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: old-plugin\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[pseudoris.proposers]\nold = old_plugin:Old\n", encoding="utf-8")
+    return tmp_path
+
+
+# In a clone's root Python finds the folder `workers` itself.
+@pytest.mark.parametrize("is_in_clone", [False, True])
+def test_a_plug_in_with_a_bare_import_is_told_the_new_one(old_plugin, is_in_clone):
+    (old_plugin / "images").mkdir()
+    ended = run(
+        *("-m", "pseudoris", "doctor", str(old_plugin / "images"), str(old_plugin / "out")),
+        *("--set", "masks.engine=old"),
+        cwd=ROOT if is_in_clone else old_plugin,
+        path=old_plugin,
+    )
+    shown = ended.stdout + ended.stderr
+    assert ended.returncode != 0
+    assert "import pseudoris.workers instead" in shown
+    assert "pseudoris.workers.faults.quarantine" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours(room):
+    ended = run("-c", f"import {room}", cwd=ROOT)
+    assert (
+        ended.stderr.strip().splitlines()[-1] == f"ImportError: import pseudoris.{room}: {room!r} alone is no package"
+    )
+
+
+def test_the_old_module_of_the_command_line_names_the_new_one():
+    ended = run("-m", "cli", "--help", cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: `python -m cli` is `python -m pseudoris` now, or `pseudoris`\n",
+    )
+
+
+def test_a_clone_that_is_not_installed_says_so(tmp_path):
+    (tmp_path / "pseudoris").mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (tmp_path / "pseudoris" / name).write_bytes((ROOT / "pseudoris" / name).read_bytes())
+    # Without site-packages, as where the package was never installed.
+    ended = run("-S", "-m", "pseudoris", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "make install" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["listener.yaml", "listener-composer.yaml", "vote.yaml"])
+def test_a_moved_example_is_named_at_its_new_place(name):
+    assert (ROOT / "examples" / name).is_file()
+    with pytest.raises(ConfigError, match=rf"docs/{name}: no such file; it has moved: use --config examples/{name}$"):
+        load_config("tiny", f"docs/{name}")
+    with pytest.raises(ConfigError, match=r"no such file$"):
+        load_config("tiny", f"mine/{name}")

@@ -1,0 +1,59 @@
+"""The entry script where it starts nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pseudoris.cli import main as cli_main
+from pseudoris.deploy.job_entry import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """The command line that the command would see."""
+    seen = []
+    monkeypatch.setattr(cli_main, "main", lambda: seen.extend(sys.argv))
+    monkeypatch.setattr(sys, "argv", ["annotate.py"])
+    return seen
+
+
+def test_it_is_annotate_on_the_cluster_that_it_runs_on(words):
+    main(["in", "out", "--limit", "3"])
+    assert words == ["pseudoris", "annotate", "--address", "auto", "in", "out", "--limit", "3"]
+
+
+def test_an_address_of_the_user_s_comes_last_and_so_counts(words):
+    main(["in", "out", "--address", "head:6379"])
+    assert words.index("auto") < words.index("head:6379")
+
+
+def test_without_the_package_it_says_what_to_install_and_where(tmp_path):
+    # As `ray submit` leaves it: alone in a folder, under a Python that knows no site-packages.
+    script = tmp_path / "annotate.py"
+    script.write_bytes((ROOT / "deploy" / "job_entry.py").read_bytes())
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", str(script), "in", "out"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: No module named 'pseudoris', for {sys.executable} on ")
+    assert '"py_modules": ["dist/pseudoris-' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_exit_codes_of_the_command_pass_through(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "deploy" / "job_entry.py"), str(tmp_path / "nowhere"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+    )
+    assert ended.returncode == 2
+    assert "nowhere" in ended.stderr

@@ -1,0 +1,97 @@
+"""Scenes are counted under the names of the model card."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.oracle.scene_counts import candidates_of, count_at, count_nucleus, count_scene
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
+from pseudoris.synthworld.attributes import Attributes
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Scene, SceneObject
+
+
+def item(category, colour, x):
+    return SceneObject(Attributes(category, colour, "plain", "large"), (x, 96.0), 24.0, 0.0, (0, 0, 0))
+
+
+# A red circle (not held out), a blue circle, and a red star.
+SCENE = Scene(
+    0, 4_000_000, (item("circle", "orange", 40.0), item("circle", "blue", 96.0), item("star", "orange", 150.0))
+)
+TRUTH = scene_image(SCENE)
+
+
+def sample(decoder="top_p"):
+    return CaptionSample("masked", decoder, None, 0.5 if decoder == "top_p" else None, -1.0)
+
+
+def expression(mask, text, *, samples=None, kept=True, distinctiveness=2.0):
+    return ExpressionRecord((mask.mask_id,), text, samples or (sample(),), kept=kept, distinctiveness=distinctiveness)
+
+
+def annotated(*said):
+    """The scene with its true masks and the given (object, text, changes)."""
+    row = scene_shard([TRUTH], with_true_masks=True).images[0]
+    expressions = tuple(expression(row.masks[number], text, **changes) for number, text, changes in said)
+    return replace(row, expressions=expressions)
+
+
+def test_true_masks_reach_full_recall():
+    counts = count_scene(TRUTH, annotated()).sums
+    assert counts["mask_recall_75"] == counts["mask_recall_50"] == (3.0, 3.0)
+    assert counts["proposals_per_object"] == (3.0, 3.0)
+
+
+def test_a_missing_mask_costs_recall_and_a_foreign_one_is_no_object():
+    row = annotated()
+    other = scene_shard([scene_image(Scene(0, 1, (item("square", "red", 96.0),)))], with_true_masks=True).images[0]
+    foreign = replace(other.masks[0], mask_id="foreign")
+    sums = count_scene(TRUTH, replace(row, masks=(row.masks[0], row.masks[1], foreign))).sums
+    assert sums["mask_recall_75"] == (2.0, 3.0)
+
+
+def test_each_draw_counts_for_its_decoder():
+    two = (sample("beam"), sample("top_k"), sample("top_p"))
+    image = annotated((0, "an orange circle", {"samples": two}), (1, "a photo of a circle", {}))
+    counts = count_scene(TRUTH, image).sums
+    assert counts["accuracy_beam"] == (1.0, 1.0)
+    assert counts["accuracy_distinctive"] == (2.0, 3.0)
+    assert count_nucleus(TRUTH, image).sums == {"accuracy_nucleus": (2.0, 3.0)}
+
+
+@pytest.mark.parametrize("text", ["a circle", "a blue circle", "an orange", "a green circle"])
+def test_ambiguous_untrue_and_unparsable_captions_are_wrong(text):
+    assert count_scene(TRUTH, annotated((0, text, {}))).sums["accuracy_filtered"] == (0.0, 1.0)
+
+
+def test_only_what_is_kept_counts_and_a_threshold_may_be_moved():
+    image = annotated(
+        (0, "an orange circle", {"distinctiveness": 1.5}),
+        (2, "a star", {"distinctiveness": 1.05}),
+        (1, "a circle", {"distinctiveness": 0.9, "kept": False}),
+        (1, "the blue circle", {"distinctiveness": None}),
+    )
+    counts = count_scene(TRUTH, image).sums
+    assert counts["accuracy_filtered"] == (3.0, 3.0)
+    assert counts["yield_filtered"] == (3.0, 3.0)
+    assert count_at(TRUTH, image, 1.2).sums == {
+        "accuracy_filtered@1.2": (2.0, 2.0),
+        "yield_filtered@1.2": (2.0, 3.0),
+    }
+
+
+def test_coverage_counts_objects_with_a_right_expression():
+    image = annotated((0, "an orange circle", {}), (0, "the orange circle", {}), (1, "a circle", {}))
+    assert count_scene(TRUTH, image).sums["coverage_filtered"] == (1.0, 3.0)
+
+
+def test_held_out_pairs_are_counted_apart():
+    counts = count_scene(TRUTH, annotated((0, "an orange circle", {}), (1, "a blue circle", {}))).sums
+    total = counts.get("accuracy_filtered_seen", (0, 0))[1] + counts.get("accuracy_filtered_held_out", (0, 0))[1]
+    assert total == counts["accuracy_filtered"][1] == 2.0
+
+
+def test_an_image_that_is_not_proven_has_no_size():
+    with pytest.raises(ValueError, match="has no size"):
+        candidates_of(replace(annotated(), height=None), lambda each: True)

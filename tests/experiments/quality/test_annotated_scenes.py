@@ -1,0 +1,119 @@
+"""What is kept on disk is what the stages give, once, whatever was interrupted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.quality.annotated_scenes import (
+    DISTINCTIVE,
+    NUCLEUS,
+    PAPER,
+    SHIPPED,
+    SceneSet,
+    annotate,
+    annotated_chunk,
+    annotated_scenes,
+)
+from experiments.quality.parts import Options
+from experiments.quality.systems import ALL_DRAWS, Draws
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks import SamProposer
+
+pytestmark = pytest.mark.slow
+
+SCENES = SceneSet(Split.DEVELOPMENT, 2)
+CHUNK = SCENES.chunks[0]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    options = Options(tmp_path_factory.mktemp("quality"), processes=1)
+    annotate(options, SCENES, (DISTINCTIVE, NUCLEUS))
+    return options
+
+
+def cached(options, setting, bound=SHIPPED):
+    return annotated_chunk(options.out, SCENES, CHUNK, setting, bound)
+
+
+@pytest.fixture(scope="module")
+def shard():
+    return scene_shard([scene_image(SCENES.scene(position)) for position in CHUNK])
+
+
+@pytest.mark.parametrize("setting", [DISTINCTIVE, NUCLEUS], ids=lambda setting: setting.name)
+def test_a_cached_annotation_is_the_stages_own(options, shard, setting):
+    config = setting.config()
+    fresh = CocaCaptioner(config.captions, config.compute)(SamProposer(config.masks, config.compute)(shard))
+    fresh = ClipScorer(config.filtering, config.compute)(fresh)
+    assert cached(options, setting) == tuple(replace(image, data=b"") for image in fresh.images)
+
+
+def test_both_bounds_score_the_same_candidates_and_the_shipped_one_is_the_presets_rule(options):
+    for paper, shipped in zip(cached(options, DISTINCTIVE, PAPER), cached(options, DISTINCTIVE), strict=True):
+        assert [each.text for each in paper.expressions] == [each.text for each in shipped.expressions]
+        assert [each.correctness for each in paper.expressions] != [each.correctness for each in shipped.expressions]
+        assert min(each.correctness for each in shipped.expressions) == pytest.approx(0.62)
+
+
+def test_the_samplers_of_the_nucleus_differ_by_the_contrast_alone(options):
+    for own, contrasted in zip(cached(options, NUCLEUS), cached(options, DISTINCTIVE), strict=True):
+        assert own.masks == contrasted.masks
+        beams = [{e.text for e in Draws(("beam",)).of(image).expressions} for image in (own, contrasted)]
+        assert beams[0] == beams[1]
+        assert {sample.others for each in own.expressions for sample in each.samples} == {"none"}
+        assert [e.text for e in own.expressions] != [e.text for e in contrasted.expressions]
+
+
+def test_leaving_draws_out_gives_what_fewer_samplers_and_crops_would_have_drawn(options, shard):
+    config = replace(
+        DISTINCTIVE,
+        assignments=(
+            "captions.sampling.top_k=[]",
+            "captions.sampling.top_p=[0.6, 0.9]",
+            "captions.context_scales=[1.1]",
+        ),
+    ).config()
+    given = SamProposer(config.masks, config.compute)(shard)
+    fresh = CocaCaptioner(config.captions, config.compute)(given).images
+    fewer = Draws(crops=("masked", "context_1.1"), samplers=((None, 0.6), (None, 0.9)))
+    for one, other in zip(fresh, cached(options, DISTINCTIVE), strict=True):
+        left = fewer.of(other)
+        assert {(e.target_mask_ids, e.text) for e in one.expressions} == {
+            (e.target_mask_ids, e.text) for e in left.expressions
+        }
+        assert sum(len(e.samples) for e in left.expressions) == 6 * len(other.masks)
+    assert ALL_DRAWS.of(other) is other
+
+
+def test_what_stands_is_not_computed_again_and_what_is_missing_is(options):
+    files = sorted(options.out.rglob("*.arrow"))
+    # Masks, and two settings under two bounds.
+    assert len(files) == 5
+    before = {path: path.stat().st_mtime_ns for path in files}
+    lost = next(path for path in files if "nucleus" in str(path) and path.name.endswith("shipped.arrow"))
+    held = lost.read_bytes()
+    lost.unlink()
+    annotate(options, SCENES, (DISTINCTIVE, NUCLEUS))
+    assert lost.read_bytes() == held
+    untouched = [path for path in files if "nucleus" not in str(path)]
+    assert {path: path.stat().st_mtime_ns for path in untouched} == {path: before[path] for path in untouched}
+
+
+def test_one_bound_alone_is_done_where_both_are_and_scenes_come_in_their_order(options):
+    before = sorted(options.out.rglob("*.arrow"))
+    images = annotated_scenes(options, SCENES, replace(DISTINCTIVE, bounds=(SHIPPED,)))
+    assert tuple(images) == cached(options, DISTINCTIVE)
+    assert [image.key for image in images] == [scene_image(scene).key for scene in SCENES.all()]
+    assert sorted(options.out.rglob("*.arrow")) == before
+
+
+def test_another_method_has_another_folder(options):
+    other = replace(DISTINCTIVE, assignments=("filtering.tau=1.1",))
+    with pytest.raises(FileNotFoundError):
+        cached(options, other)

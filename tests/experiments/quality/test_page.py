@@ -1,0 +1,278 @@
+"""Parts are run once, and their results make the page, its data, its plots, and the texts above and below them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from experiments.quality import __main__ as command
+from experiments.quality import page
+from experiments.quality.ablation_section import verdict
+from experiments.quality.markdown_cells import cell, markdown_table
+from experiments.quality.parts import (
+    RECORDS,
+    Options,
+    Part,
+    Record,
+    WholeRun,
+    load_parts,
+    plot_name,
+    read_record,
+    read_whole,
+    record_path,
+    run_part,
+)
+from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart
+
+CALLS = []
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def part(name, value=1.0):
+    def run(options):
+        CALLS.append(name)
+        return {"value": value, "quick": options.is_quick}
+
+    return Part(
+        name,
+        run,
+        lambda result: f"## {name}\n\nmeasured {result['value']}",
+        lambda result: {"line": line_chart(name, Axis("x", 0, 1), Axis("y", 0, 1), [Line("a", [(0.0, 1.0)])])},
+        lambda result: {f"{name}_top": result["value"]},
+    )
+
+
+@pytest.fixture
+def invoke(monkeypatch, tmp_path):
+    """The command over two small parts, with its kept results and docs in a folder of the test."""
+    CALLS.clear()
+    monkeypatch.setattr(command, "load_parts", lambda: [part("first"), part("second")])
+    monkeypatch.setattr(command, "RECORDS", tmp_path / "results")
+    monkeypatch.setattr(command, "_DOCS", tmp_path / "docs")
+    app = typer.Typer()
+    app.command()(command.main)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, ["--out", str(tmp_path / "out"), *arguments])
+
+    return call
+
+
+def test_all_parts_run_once_and_an_interrupted_run_goes_on(invoke, tmp_path):
+    assert invoke("--only", "second").exit_code == 0
+    outcome = invoke()
+    assert outcome.exit_code == 0, outcome.output
+    assert CALLS == ["second", "first"]
+    text = (tmp_path / "docs" / "quality.md").read_text()
+    assert text.index("## first") < text.index("## second") < text.index("## What it takes")
+    assert ["first" in outcome.output, "second" in outcome.output] == [True, True]
+
+
+def test_the_data_holds_headlines_and_times_and_links_every_record(invoke, tmp_path):
+    invoke()
+    data = json.loads((tmp_path / "docs" / "quality.json").read_text())
+    assert data["first_top"] == 1.0
+    assert data["records"]["second"] == "../results/quality-second.json"
+    assert json.loads((tmp_path / "docs" / data["records"]["second"]).read_text())["result"]["value"] == 1.0
+    assert data["seconds"]["first"].keys() == {"wall", "cpu"}
+    ElementTree.fromstring((tmp_path / "docs" / plot_name("first", "line")).read_text())
+
+
+def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_path):
+    invoke("--only", "first")
+    invoke()
+    assert "from an empty folder" not in (tmp_path / "docs" / "quality.md").read_text()
+    shutil.rmtree(tmp_path / "out")
+    invoke()
+    text = (tmp_path / "docs" / "quality.md").read_text()
+    assert "One command from an empty folder took 0.0 minutes" in text
+    assert json.loads((tmp_path / "docs" / "quality.json").read_text())["whole_run"].keys() >= {
+        "seconds",
+        "cpu_seconds",
+    }
+    # A part measured again later does not change it.
+    record = (tmp_path / "results" / "quality-whole.json").read_text()
+    invoke("--only", "second")
+    assert (tmp_path / "results" / "quality-whole.json").read_text() == record
+
+
+def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):
+    invoke()
+    for kept in (tmp_path / "out").glob("*.json"):
+        kept.unlink()
+    invoke("--only", "first")
+    assert CALLS == ["first", "second", "first"]
+    assert "## second" in (tmp_path / "docs" / "quality.md").read_text()
+
+
+def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
+    assert invoke("--quick").exit_code == 0
+    assert not (tmp_path / "docs").exists()
+    assert not (tmp_path / "results").exists()
+    assert "These are of `--quick`" in (tmp_path / "out" / "quality.md").read_text()
+    records = json.loads((tmp_path / "out" / "quality.json").read_text())["records"]
+    assert records == {"first": "quality-first.json", "second": "quality-second.json"}
+    # What was quick is no whole result.
+    invoke()
+    assert CALLS == ["first", "second"] * 2
+    assert "`--quick`." not in (tmp_path / "docs" / "quality.md").read_text()
+
+
+@pytest.mark.parametrize("trial", [("--seed", "1"), ("--max-scenes", "5")])
+def test_a_trial_leaves_docs_and_kept_results_alone(invoke, tmp_path, trial):
+    assert invoke(*trial).exit_code == 0
+    assert not (tmp_path / "docs").exists()
+    assert not (tmp_path / "results").exists()
+    assert "## first" in (tmp_path / "out" / "quality.md").read_text()
+
+
+def test_a_record_of_other_settings_is_marked_and_then_measured_anew(invoke, monkeypatch, tmp_path):
+    invoke()
+    assert page.STALE not in (tmp_path / "docs" / "quality.md").read_text()
+    changed = replace(part("first"), settings=lambda options: {"towers": "others"})
+    monkeypatch.setattr(command, "load_parts", lambda: [changed, part("second")])
+    invoke("--report-only")
+    text = (tmp_path / "docs" / "quality.md").read_text()
+    assert text.count(page.STALE) == 1
+    assert text.index("## first") < text.index(page.STALE) < text.index("## second")
+    invoke()
+    assert CALLS == ["first", "second", "first"]
+    assert page.STALE not in (tmp_path / "docs" / "quality.md").read_text()
+
+
+def test_the_page_is_written_anew_without_measuring(invoke, tmp_path):
+    invoke()
+    text = (tmp_path / "docs" / "quality.md").read_text()
+    (tmp_path / "docs" / "quality.md").unlink()
+    assert invoke("--report-only").exit_code == 0
+    assert CALLS == ["first", "second"]
+    assert (tmp_path / "docs" / "quality.md").read_text() == text
+
+
+def test_an_unknown_part_is_refused_with_those_that_there_are(invoke):
+    outcome = invoke("--only", "third")
+    assert outcome.exit_code == 2
+    assert "first, second" in outcome.output
+    assert CALLS == []
+
+
+def test_a_record_of_another_seed_is_measured_anew(tmp_path):
+    CALLS.clear()
+    for seed in (0, 0, 1):
+        run_part(part("first"), Options(tmp_path, seed=seed))
+    assert CALLS == ["first", "first"]
+    assert read_record(record_path(tmp_path, "first")).fingerprint["seed"] == 1
+
+
+def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
+    names = [each.name for each in load_parts()]
+    assert names == ["ablation", "sweeps", "composition", "listening", "students", "semi", "domains"]
+
+
+def test_the_page_and_its_data_are_what_the_records_say():
+    known = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
+    whole = read_whole(RECORDS)
+    assert page.markdown(known, Options(RECORDS), whole) == (DOCS / "quality.md").read_text()
+    data = json.loads((DOCS / "quality.json").read_text())
+    assert page.tree(known, data["records"], whole) == data
+    assert [(DOCS / link).resolve() for link in data["records"].values()] == [
+        record_path(RECORDS, each.name) for each, _ in known
+    ]
+    for each, record in known:
+        for name, svg in each.plots(record.result).items():
+            assert svg == (DOCS / plot_name(each.name, name)).read_text()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5400, "which it kept."), (5460, "which it did not keep there.")])
+def test_the_page_says_whether_the_whole_run_kept_its_limit(seconds, said):
+    assert said in page.runtime([], WholeRun("two cores", seconds, 60.0))
+
+
+def test_the_page_says_when_parts_have_become_longer_than_the_whole_run_was():
+    part = load_parts()[0]
+    known = [(part, Record(part.name, {}, 120.0, 200.0, {}))]
+    assert "all of them together 2.0." in page.runtime(known, WholeRun("two cores", 60.0, 60.0))
+    assert "together" not in page.runtime(known, WholeRun("two cores", 110.0, 60.0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.2, "holds"), (-0.2, -0.01, "is reversed"), (-0.1, 0.1, "undecided"), (None, None, "–")],
+)
+def test_an_order_holds_where_its_interval_is_clear_of_zero(low, high, said):
+    assert verdict({"value": 0.0, "low": low, "high": high}) == said
+
+
+def test_cells_show_figures_intervals_and_dashes():
+    figure = {"value": 0.25, "low": 0.2, "high": 0.3}
+    assert cell(figure, 2) == "0.25 [0.20, 0.30]"
+    assert cell(figure, 2, sign="+") == "+0.25 [+0.20, +0.30]"
+    assert cell({"value": None, "low": None, "high": None}) == "–"
+    assert markdown_table(["", "a"], [["b", "c"]]) == "|  | a |\n| --- | --: |\n| b | c |"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.31, 0.36), (-3.0, 40.0), (0.0, 0.0), (1e-4, 2e-4)])
+def test_an_axis_has_a_few_distinct_labels_inside(low, high):
+    axis = axis_of("x", [low, high])
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 9
+    assert len({label for _, label in ticks}) == len(ticks)
+    assert all(axis.low - 1e-9 <= place <= axis.high + 1e-9 for place, _ in ticks)
+
+
+def test_a_chart_is_svg_with_every_line_named_and_escaped():
+    lines = [Line("a < b", [(0.0, 0.1, 0.0, 0.2), (1.0, 0.9, 0.8, 1.0)]), Line("dashed", [(0.5, 0.5)], is_dashed=True)]
+    svg = ElementTree.fromstring(line_chart("τ & co", Axis("x", 0, 1), Axis("y", 0, 1), lines))
+    said = [node.text for node in svg.iter() if node.tag.endswith("text")]
+    assert {"a < b", "dashed", "τ & co", "x", "y"} <= set(said)
+    assert len([node for node in svg.iter() if node.tag.endswith("polyline")]) == 2
+    circles = [node for node in svg.iter() if node.tag.endswith("circle")]
+    assert len(circles) == 3
+    # Higher values stand higher on the page.
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy"))
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    records = {part.name: read_record(record_path(RECORDS, part.name)) for part in load_parts()}
+    return {name: record.result for name, record in records.items() if record is not None}
+
+
+def test_without_results_there_is_no_summary_and_no_figure_of_them() -> None:
+    head, tail = page.frame({})
+    assert head.startswith("# How good is the annotation")
+    assert "In short" not in head
+    assert tail.startswith("## On real photographs")
+    assert "Here that is" not in tail
+
+
+def test_the_summary_has_the_figures_of_the_parts(results) -> None:
+    head, tail = page.frame(results)
+    shipped = results["ablation"]["test"]["systems"]["shipped-distinctiveness"]
+    assert " / ".join(f"{shipped[name]['value']:.2f}" for name in ("accuracy", "yield", "coverage")) in head
+    arms = results["students"]["arms"]
+    assert f"{arms['filtered']['miou']['mean'] / arms['truth']['miou']['mean']:.0%} of the mIoU" in head
+    unlabelled = next(row for row in results["listening"]["labels"] if row["labels"] == "none")["test"]
+    assert f"Here that is {unlabelled['accuracy']['mean']:.2f} /" in tail
+
+
+def test_a_goal_is_reached_where_the_rule_made_for_it_has_all_of_it(results) -> None:
+    def said(**changes: float) -> str:
+        changed = copy.deepcopy(results)
+        for name, value in changes.items():
+            changed["listening"]["aims"][-1]["test"]["rules"]["all+weighing composer"][name]["value"] = value
+        return page.frame(changed)[0]
+
+    enough = {"accuracy": 0.96, "yield": 2.1, "coverage": 0.81}
+    assert "0.95 / 2 / 0.8: reached" in said(**enough)
+    for name in enough:
+        assert "0.95 / 2 / 0.8: not reached" in said(**{**enough, name: 0.5})

@@ -1,0 +1,78 @@
+"""The parts without training as they run, on a scene each: real models, the page's tables and plots."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from experiments.quality import ablation, composition, sweeps
+from experiments.quality.annotated_scenes import DISTINCTIVE, PAPER, SHIPPED
+from experiments.quality.ladder import CURVES
+from experiments.quality.parts import Options
+
+pytestmark = pytest.mark.slow
+
+# The first has annotated the last one's scenes too.
+PARTS = (ablation.PART, sweeps.PART, composition.PART)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    options = Options(tmp_path_factory.mktemp("quality"), processes=1, max_scenes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        # Each further share is another captioner to load.
+        patch.setattr(sweeps, "SHARES", (0.5,))
+        return {part.name: part.run(options) for part in PARTS}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
+    result = json.loads(json.dumps(results[part.name], allow_nan=False))
+    section = part.section(result)
+    assert section.startswith("## ")
+    for name, svg in part.plots(result).items():
+        ElementTree.fromstring(svg)
+        assert f"quality-{part.name}-{name}.svg" in section
+    tables = [block.splitlines() for block in section.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= (2 if part is composition.PART else 5)
+    assert all(len({row.count("|") for row in table}) == 1 for table in tables)
+
+
+def test_the_ladder_stands_on_the_same_scenes_and_filters_keep_less_than_all(results):
+    found = results["ablation"]
+    assert found["scenes"] == {"development": 1, "test": 1, "second": 1, "true_masks": 1}
+    systems = found["test"]["systems"]
+    assert systems["candidates"]["yield"]["value"] >= systems["distinctive"]["yield"]["value"]
+    for bound in (PAPER, SHIPPED):
+        kept = systems[f"{bound}-distinctiveness"]["yield"]["value"]
+        assert kept <= systems["candidates"]["yield"]["value"]
+    assert found["taus"] == {PAPER: 1.0, SHIPPED: DISTINCTIVE.config().filtering.tau}
+    assert found["curves"].keys() == {name for name, *_ in CURVES}
+    assert found["true_masks"]["settings"]["distinctive-truth-masks:masks.recall_75"]["value"] == 1.0
+
+
+def test_sweeps_hold_every_value_and_meet_the_ablations_setting_where_they_cross(results):
+    found = results["sweeps"]
+    assert [row["label"] for row in found["others"]] == ["0", "0.5", "1", "1, by similarity"]
+    whole = found["others"][2]
+    assert whole["shipped"] == next(row for row in found["crops"] if row["label"] == "all four")["shipped"]
+    assert whole["shipped"] == next(row for row in found["samplers"] if row["label"] == "10")["shipped"]
+    assert whole["shipped"] == next(
+        {name: each for name, each in row.items() if name != "tau"}
+        for row in found["tau"][SHIPPED]
+        if row["tau"] == 1.35
+    )
+    yields = [row["yield"]["value"] for row in found["tau"][PAPER]]
+    assert yields == sorted(yields, reverse=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_samplers_are_spread_and_each_taken_once(count):
+    sampling = DISTINCTIVE.config().captions.sampling
+    chosen = sweeps.spread_samplers(sampling, count)
+    assert len(set(chosen)) == count
+    every = sweeps.spread_samplers(sampling, 99)
+    assert len(every) == len(sampling.top_k) + len(sampling.top_p)
+    assert [each for each in every if each in chosen] == list(chosen)

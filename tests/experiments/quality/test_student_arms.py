@@ -1,0 +1,109 @@
+"""Arms of an experiment with students."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.quality.parts import Options
+from experiments.quality.scene_runs import imported_scenes
+from experiments.quality.student_arms import (
+    Answered,
+    Arm,
+    is_decided,
+    mean_and_deviation,
+    said_difference,
+    seeded,
+    summarise,
+    train_arms,
+)
+from pseudoris.synthworld.scenes import Split
+
+ARM = Arm(runs=("out/pseudo",))
+
+
+def test_figures_of_seeds_become_mean_and_deviation_of_a_sample() -> None:
+    figures = summarise([{"miou": 0.5, "p50": 0.25}, {"miou": 0.7, "p50": 0.25}])
+
+    assert figures["miou"] == {"mean": 0.6, "std": pytest.approx(0.14142), "values": [0.5, 0.7]}
+    assert figures["p50"]["std"] == 0.0
+    assert mean_and_deviation(figures) == "0.600 ± 0.141"
+
+
+def test_one_seed_has_no_deviation() -> None:
+    figures = summarise([{"miou": 0.5}])
+
+    assert figures["miou"]["std"] == 0.0
+    assert mean_and_deviation(figures) == "0.500"
+
+
+def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> None:
+    whole = seeded(Options(tmp_path), ARM)
+    quick = seeded(Options(tmp_path, is_quick=True), ARM)
+
+    assert [arm.seed for arm in whole] == [0, 1, 2]
+    assert len({arm.digest() for arm in [*whole, *quick]}) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(ARM, runs=("out/pseudo", "out/more")),
+        replace(ARM, human="out/true"),
+        replace(ARM, assignments=("data.is_kept_only=false",)),
+        replace(ARM, seed=1),
+    ],
+)
+def test_whatever_differs_is_trained_anew(other: Arm) -> None:
+    assert other.digest() != ARM.digest()
+
+
+def test_a_difference_is_of_the_means_over_seeds_its_interval_over_scenes_and_told_seed_by_seed() -> None:
+    # Two seeds over three scenes of one, two and one expressions.
+    counts = np.array([1.0, 2.0, 1.0])
+    ious = {"more": [[0.5, 1.0, 0.7], [0.7, 1.2, 0.7]], "less": [[0.4, 0.8, 0.6], [0.5, 1.3, 0.5]]}
+    scenes = {name: np.stack([np.stack([each, counts], -1) for each in seeds]) for name, seeds in ious.items()}
+    figures = {name: summarise([{"miou": sum(each) / 4} for each in seeds]) for name, seeds in ious.items()}
+
+    found = Answered(figures, scenes).difference("more", "less")
+
+    assert found["value"] == pytest.approx((4.8 - 4.1) / 8)
+    assert found["seeds"] == pytest.approx([0.1, 0.075])
+    assert 0 < found["low"] <= found["value"] <= found["high"]
+    assert said_difference(found).endswith("+0.075 to +0.100 by seed")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "decided"),
+    [
+        (0.01, 0.03, [0.01, 0.03], True),
+        (-0.03, -0.01, [-0.01, -0.03], True),
+        (0.01, 0.03, [0.05, -0.01], False),
+        (-0.01, 0.03, [0.01, 0.03], False),
+        (None, None, [0.01], False),
+    ],
+)
+def test_a_difference_is_decided_by_scenes_and_by_every_seed(low, high, seeds, decided) -> None:
+    difference = {"value": 0.02, "low": low, "high": high, "seeds": seeds}
+    assert is_decided(difference) is decided
+    assert ("not told apart" in said_difference(difference)) is not decided
+
+
+@pytest.mark.slow
+def test_arms_are_trained_once_asked_scene_by_scene_and_taken_again_where_they_stand(tmp_path: Path) -> None:
+    run = str(imported_scenes(tmp_path / "run", split=Split.TEST, num_scenes=2))
+    words = ("training.num_steps=2", "training.num_warmup_steps=1")
+    groups = {"arm": [Arm((run,), assignments=words, seed=seed) for seed in (0, 1)]}
+    options = Options(tmp_path / "out", is_quick=True, processes=1)
+
+    found = train_arms(options, groups, run, shown="students")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
+    again = train_arms(options, groups, run, shown="students")
+
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
+    assert again.figures == found.figures
+    assert found.scenes["arm"].shape == (2, 2, 2)
+    sums = found.scenes["arm"].sum(1)
+    assert found.figures["arm"]["miou"]["values"] == pytest.approx((sums[:, 0] / sums[:, 1]).tolist(), abs=1e-5)
+    assert found.difference("arm", "arm")["value"] == 0.0

@@ -1,0 +1,86 @@
+"""What needs no training answers as a student does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.quality.student_baselines import BaselineMask, BaselineMasks, ClipBaseline, RandomBaseline
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.tables import MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.synthworld.renderer import render
+from pseudoris.training.learning.evaluator import ImageQuestion
+from pseudoris.training.metrics import SegmentationMeter
+from pseudoris.workers.masks import rle
+from tests.builders.scene_runs import scene_run, scenes
+
+
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory):
+    """Masks near the truth's of six scenes, and one a scene that is no object."""
+    out = tmp_path_factory.mktemp("baselines") / "run"
+    location = RunLocation.open(str(out))
+    scene_run(location, scenes(6))
+    of_image: dict[str, list[BaselineMask]] = {}
+    for table in iter_table(location, MASKS, ("image_id", "segmentation", "box_xyxy_px")):
+        for row in table.to_pylist():
+            size, counts = row["segmentation"]["size"], row["segmentation"]["counts"]
+            mask = BaselineMask(tuple(size), counts, tuple(row["box_xyxy_px"]))
+            of_image.setdefault(row["image_id"], []).append(mask)
+    return BaselineMasks(of_image)
+
+
+def questions():
+    """Ask for each object of a scene by all of its words."""
+    for key, scene in scenes(6).items():
+        painted = render(scene)
+        words = [each.attributes for each in scene.objects]
+        texts = [f"a {each.size} {each.pattern} {each.colour} {each.category}" for each in words]
+        image = torch.from_numpy(painted.image).permute(2, 0, 1)
+        yield ImageQuestion(image_id(key), image, texts, torch.from_numpy(painted.masks), [], key)
+
+
+def miou(baseline) -> float:
+    meter = SegmentationMeter()
+    for question in questions():
+        meter.add(baseline.answer(question), question.masks)
+    return meter.figures().miou
+
+
+@pytest.mark.slow
+def test_clip_finds_more_than_chance(proposed):
+    config = load_config("tiny")
+    by_chance = np.mean([miou(RandomBaseline(proposed, seed=seed)) for seed in range(5)])
+    by_clip = miou(ClipBaseline(proposed, config.filtering, config.compute))
+    assert by_chance < 0.4
+    assert by_clip > by_chance + 0.2
+
+
+def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
+    question = next(questions())
+    answer = RandomBaseline(proposed).answer(question)
+    own = {mask.counts for mask in proposed.of(question.image_id)}
+    assert set(rle.encode(answer)) <= own
+    assert torch.equal(answer, RandomBaseline(proposed).answer(question))
+    assert not all(torch.equal(answer, RandomBaseline(proposed, seed=seed).answer(question)) for seed in range(1, 6))
+
+
+def test_an_image_without_masks_is_answered_by_none(proposed):
+    question = next(questions())
+    unknown = ImageQuestion("0" * 16, question.image, question.texts, question.masks, [], "unknown")
+    config = load_config("tiny")
+    for baseline in (
+        RandomBaseline(proposed),
+        ClipBaseline(proposed, config.filtering, config.compute, crops="masked"),
+    ):
+        assert not baseline.answer(unknown).any()
+
+
+def test_unknown_crops_are_refused(proposed):
+    config = load_config("tiny")
+    with pytest.raises(ValueError, match="give one of context, masked, both"):
+        ClipBaseline(proposed, config.filtering, config.compute, crops="tight")

@@ -1,0 +1,155 @@
+"""A run from images to tables, and what ends one."""
+
+from __future__ import annotations
+
+import functools
+
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.pipeline import annotation
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.executor import WindowRule, ray_executor
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import is_generated
+from pseudoris.store.runs.events import Committed, Planned
+from pseudoris.store.runs.manifest import iter_manifest
+from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def run(ray_session, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    source = write_source(folder / "in", num_images=18)
+    events = []
+    config = stub_config("masks.options={raises_on: b/image-004.png}", "placement.fused.max_actors=2")
+    summary = annotate(str(source), str(folder / "out"), config, on_event=events.append)
+    return source, folder / "out", config, summary, events
+
+
+def test_every_image_ends_annotated_empty_or_quarantined_with_a_reason(run):
+    summary = run[3]
+    totals = summary.totals
+    assert summary.is_complete
+    assert totals.images == 18 + len(BROKEN) == summary.num_images_now
+    assert totals.images == totals.annotated + totals.empty + totals.quarantined
+    assert totals.reasons == {"empty_file": 1, "not_an_image": 1, "corrupt": 1, "stage_error": 1}
+    assert totals.annotated
+    assert totals.empty
+
+
+def test_the_summary_counts_what_the_tables_hold(run):
+    _, out, _, summary, _ = run
+    tables = {name: pq.read_table(out / name) for name in ("images", "masks", "expressions", "failures")}
+    totals = summary.totals
+    assert totals.images == tables["images"].num_rows
+    assert totals.masks == tables["masks"].num_rows
+    assert totals.expressions == tables["expressions"].num_rows < totals.samples
+    assert totals.samples == sum(tables["expressions"]["count"].to_pylist()) == 5 * totals.masks
+    assert totals.kept == sum(tables["expressions"]["kept"].to_pylist())
+    assert totals.quarantined == tables["failures"].num_rows
+    assert totals.output_bytes == sum(path.stat().st_size for name in tables for path in (out / name).iterdir())
+    assert set(totals.seconds) == {"read", "propose", "caption", "filter"}
+    assert summary.tables["expressions"] == str(out / "expressions" / "*.parquet")
+
+
+def test_events_tell_the_plan_and_then_each_commit_once(run):
+    planned, *commits = run[4]
+    assert planned == Planned(num_images=21, num_images_done=0, num_shards=6, num_shards_done=0, actors={"fused": 2})
+    assert all(isinstance(event, Committed) for event in commits)
+    assert sorted(event.receipt.shard for event in commits) == list(range(6))
+    assert all(event.receipt.nodes for event in commits)
+
+
+def test_the_last_manifest_holds_every_receipt(run):
+    _, out, _, _, events = run
+    assert list(iter_manifest(RunLocation.open(str(out)))) == sorted(
+        (event.receipt for event in events[1:]), key=lambda receipt: receipt.shard
+    )
+
+
+def test_a_run_ends_with_its_data_card(run):
+    _, out, _, summary, _ = run
+    card = (out / "DATACARD.md").read_bytes()
+    assert is_generated(card)
+    assert f"| kept expressions | {summary.totals.kept:,} |".encode() in card
+
+
+def test_a_finished_run_started_again_computes_and_writes_nothing(run):
+    source, out, config, summary, _ = run
+    before = part_digests(out)
+    events = []
+    again = annotate(str(source), str(out), config, on_event=events.append)
+    assert (again.num_shards_before, again.num_images_now, again.images_per_second) == (6, 0, 0.0)
+    assert again.totals == summary.totals
+    assert part_digests(out) == before
+    assert len(list((out / "_manifest").iterdir())) == 1
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("config", ConfigError, "^the stub was told to fail: take the option away$"),
+        ("transient", TransientError, "^the stub's bucket does not answer"),
+        ("load", ConfigError, "^the stub's weights are missing: install them$"),
+        ("bug", Exception, "a bug in the stub"),
+    ],
+)
+def test_what_a_stage_raises_is_what_the_caller_gets(fault, error, message, ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=2)
+    with pytest.raises(error, match=message):
+        annotate(str(source), str(tmp_path / "out"), stub_config(f"masks.options={{fault: {fault}}}"))
+
+
+def test_a_run_that_failed_continues_when_the_fault_is_mended(ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=5)
+    marker = tmp_path / "marker"
+    config = stub_config(f"masks.options={{fault: transient, marker: {marker}}}")
+    marker.touch()
+    with pytest.raises(TransientError, match="does not answer"):
+        annotate(str(source), str(tmp_path / "out"), config)
+    marker.unlink()
+    assert annotate(str(source), str(tmp_path / "out"), config).is_complete
+
+
+def test_a_placement_that_cannot_run_is_refused_before_anything_is_planned(ray_session, tmp_path):
+    source = write_source(tmp_path / "in", num_images=1)
+    with pytest.raises(ConfigError, match="can never be scheduled"):
+        annotate(str(source), str(tmp_path / "out"), stub_config("placement.fused.num_cpus=2"))
+    assert not (tmp_path / "out" / "_plan").exists()
+
+
+def test_an_empty_source_is_refused(ray_session, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ConfigError, match="lists no image"):
+        annotate(str(tmp_path / "in"), str(tmp_path / "out"), stub_config())
+
+
+@pytest.mark.long
+def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
+    source, undisturbed, _, _, _ = run
+    # Slow enough for the interrupt to come before the last shard.
+    options = "masks.options={raises_on: b/image-004.png, sleep_s: 0.4}"
+    config = stub_config(options, "placement.fused.max_actors=2", "placement.max_tasks_in_flight_per_actor=1")
+    rule = WindowRule(max_shards=4, min_shards=2)
+    monkeypatch.setattr(annotation, "ray_executor", functools.partial(ray_executor, rule=rule))
+    seen = []
+
+    def interrupt_at_the_third(event):
+        if isinstance(event, Committed):
+            seen.append(event.receipt.shard)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    summary = annotate(str(source), str(tmp_path), config, on_event=interrupt_at_the_third)
+    assert summary.interrupted
+    assert set(seen[:2]) == {0, 1}
+    assert 3 <= summary.totals.shards < 6
+    again = annotate(str(source), str(tmp_path), config)
+    assert again.is_complete
+    assert again.num_shards_before == summary.totals.shards
+    assert part_digests(tmp_path) == part_digests(undisturbed)

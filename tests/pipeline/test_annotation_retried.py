@@ -1,0 +1,290 @@
+"""Quarantined images computed again: what comes of them, what stays as it was, and what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.dry_run import dry_run
+from pseudoris.pipeline.executor import run_shards
+from pseudoris.pipeline.job import Job, Retry
+from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.status import run_status
+from pseudoris.store.runs.events import Notice, Planned, Retried
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.receipts import list_receipts
+from tests.builders.images import png
+from tests.builders.plain_runs import work_off
+from tests.builders.runs import stub_config, write_source
+
+RETRY = RunOptions(is_retry=True)
+# One in a shard of its own neighbours, two that share one, and files that stay broken.
+HIDDEN = ("a/image-003.png", "b/image-007.png", "b/image-010.png")
+DEADLINE_S = 300
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("images"))
+
+
+def hide(source: Path) -> None:
+    for key in HIDDEN:
+        (source / key).rename(source / f"{key}.hidden")
+
+
+def show(source: Path) -> None:
+    # A rename keeps the time of modification, by which the plan knows a file.
+    for key in HIDDEN:
+        if (source / f"{key}.hidden").exists():
+            (source / f"{key}.hidden").rename(source / key)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    work_off(source, out, stub_config())
+    return out
+
+
+@pytest.fixture
+def lacking(ray_session, source, tmp_path):
+    """A finished run that found three of its planned images missing; they are back now."""
+    out = tmp_path / "out"
+    start_lacking(source, out)
+    assert run_status(RunLocation.open(str(out))).reasons["missing"] == len(HIDDEN)
+    return out
+
+
+def start_lacking(source: Path, out: Path, *assignments: str) -> None:
+    try:
+        work_off(source, out, stub_config(*assignments), on_planned=lambda: hide(source))
+    finally:
+        show(source)
+
+
+def rows(out: Path, table: str) -> list[dict]:
+    return pq.read_table(out / table).to_pylist()
+
+
+@pytest.mark.ray
+def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed, source):
+    location = RunLocation.open(str(lacking))
+    before = {receipt.shard: receipt for receipt in iter_manifest(location)}
+    events = []
+    assert dry_run(str(source), str(lacking), stub_config(), options=RETRY).num_to_retry == 6
+    summary = annotate(str(source), str(lacking), stub_config(), options=RETRY, on_event=events.append)
+
+    planned, *retried = [event for event in events if isinstance(event, Planned | Retried)]
+    assert (planned.num_images, planned.is_retry) == (6, True)
+    assert sum(event.num_images for event in retried) == 6
+    tally = summary.retry
+    assert (tally.num_images, tally.num_recovered) == (6, 3)
+    assert (summary.totals.quarantined, summary.num_images_now) == (3, 6)
+    assert "missing" not in summary.totals.reasons
+    # The folders hold the standing generation alone: what a glob reads is the undisturbed run.
+    for table in SCHEMAS:
+        assert rows(lacking, table) == rows(undisturbed, table)
+    assert verify_run(location).is_clean
+    # Shards where nothing changed wrote nothing; in the others the parts have the undisturbed run's content.
+    changed = {shard for shard, generation in list_receipts(location).items() if generation == 1}
+    assert len(changed) == tally.num_shards_changed < tally.num_shards
+    standing = {receipt.shard: receipt for receipt in iter_manifest(location)}
+    for shard, receipt in standing.items():
+        if shard not in changed:
+            assert receipt == before[shard]
+    whole = {receipt.shard: receipt for receipt in iter_manifest(RunLocation.open(str(undisturbed)))}
+    assert {s: {t: p.sha256 for t, p in r.parts.items()} for s, r in standing.items()} == {
+        s: {t: p.sha256 for t, p in r.parts.items()} for s, r in whole.items()
+    }
+    status = run_status(location)
+    assert (status.is_complete, status.retried, status.quarantined) == (True, len(changed), 3)
+
+    again = annotate(str(source), str(lacking), stub_config(), options=RETRY)
+    assert (again.retry.num_images, again.retry.num_shards_changed) == (3, 0)
+    assert {receipt.shard: receipt for receipt in iter_manifest(location)} == standing
+
+
+@pytest.mark.ray
+def test_only_the_reasons_asked_for_are_retried(lacking, source):
+    options = RunOptions(is_retry=True, reasons=frozenset({"missing"}))
+    summary = annotate(str(source), str(lacking), stub_config(), options=options)
+    assert (summary.retry.num_images, summary.retry.num_recovered) == (3, 3)
+    events = []
+    again = annotate(str(source), str(lacking), stub_config(), options=options, on_event=events.append)
+    assert again.retry.num_images == 0
+    assert Notice("no image is quarantined as missing: there is nothing to retry") in events
+
+
+@pytest.mark.ray
+def test_a_retry_without_a_run_or_with_an_extension_is_refused(ray_session, source, tmp_path):
+    with pytest.raises(ConfigError, match="there is no run"):
+        annotate(str(source), str(tmp_path / "out"), stub_config(), options=RETRY)
+    with pytest.raises(ConfigError, match="so it excludes --extend"):
+        annotate(
+            str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(is_retry=True, is_extension=True)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("num_commits", [0, 1])
+def test_a_retry_killed_anywhere_is_finished_by_the_same_command(
+    ray_session, undisturbed, source, tmp_path, num_commits
+):
+    code = (
+        "import sys; from tests.builders.runs import stub_config; from pseudoris.pipeline.annotation import annotate; "
+        "from pseudoris.pipeline.run_options import RunOptions; "
+        "annotate(sys.argv[1], sys.argv[2], "
+        "stub_config(f'placement.address={sys.argv[3]}', 'masks.options={sleep_s: 0.4}'), "
+        "options=RunOptions(is_retry=True))"
+    )
+    address = ray.get_runtime_context().gcs_address
+    # Slow from the start on, as options are part of the identity.
+    out = tmp_path / "slow"
+    slow = stub_config("masks.options={sleep_s: 0.4}")
+    start_lacking(source, out, "masks.options={sleep_s: 0.4}")
+    driver = subprocess.Popen([sys.executable, "-c", code, str(source), str(out), address])
+    deadline = time.monotonic() + DEADLINE_S
+    if num_commits == 0:
+        while not _is_held(out):
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    while len(list((out / "_receipts").glob("*.g1.json"))) < num_commits:
+        assert driver.poll() is None, "the driver ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(timeout=DEADLINE_S)
+
+    summary = annotate(str(source), str(out), slow, options=RETRY)
+    assert "missing" not in summary.totals.reasons
+    for table in SCHEMAS:
+        assert rows(out, table) == rows(undisturbed, table)
+    assert verify_run(RunLocation.open(str(out))).is_clean
+
+
+def _is_held(out: Path) -> bool:
+    return any('"is_released": false' in path.read_text() for path in (out / "_lock").glob("claim-*"))
+
+
+def retry_job(source: Path, out: Path) -> tuple[Job, list[int]]:
+    location = RunLocation.open(str(out))
+    header = read_header(location)
+    assert isinstance(header, RunHeader)
+    chosen = {each.shard: each for each in iter_manifest(location) if each.counts.reasons.get("missing")}
+    reasons = frozenset({"missing"})
+    retry = Retry({shard: each.generation for shard, each in chosen.items()}, reasons)
+    return Job(str(source), location, header, stub_config(), retry=retry), sorted(chosen)
+
+
+@pytest.mark.ray
+def test_work_that_is_done_twice_neither_retries_its_own_retry_nor_fails_when_gc_took_its_base(lacking, source):
+    job, shards = retry_job(source, lacking)
+    first = {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})}
+    assert {receipt.generation for receipt in first.values()} == {1}
+    # As after the loss of a node that had committed: the same job again, also when gc has been there.
+    again = {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})}
+    assert again == first
+    run_gc(job.location)
+    assert {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})} == first
+    assert set(list_receipts(job.location).values()) == {0, 1}
+    assert verify_run(job.location).is_clean
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_gc_beside_a_live_retry_takes_nothing_that_counts(lacking, undisturbed, source):
+    location = RunLocation.open(str(lacking))
+    is_over = threading.Event()
+
+    def collect() -> None:
+        while not is_over.is_set():
+            run_gc(location)
+
+    collecting = threading.Thread(target=collect)
+    collecting.start()
+    try:
+        summary = annotate(str(source), str(lacking), stub_config(), options=RETRY)
+    finally:
+        is_over.set()
+        collecting.join()
+    assert summary.retry.num_recovered == 3
+    for table in SCHEMAS:
+        assert rows(lacking, table) == rows(undisturbed, table)
+    assert verify_run(location).is_clean
+
+
+@pytest.mark.ray
+def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_else(ray_session, tmp_path):
+    source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
+    work_off(source, out, stub_config())
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
+    (source / "a" / "image-001-new.png").write_bytes(png(seed=99))
+    (source / "z").mkdir()
+    (source / "z" / "new.png").write_bytes(png(seed=100))
+    (source / "b" / "image-001.png").unlink()
+    (source / "c" / "image-002.png").write_bytes(png(seed=101))
+
+    dry = dry_run(str(source), str(out), stub_config(), options=RunOptions(is_extension=True))
+    assert (dry.extension.num_new, dry.num_images, dry.num_shards) == (2, 11, 4)
+    events = []
+    summary = annotate(
+        str(source), str(out), stub_config(), options=RunOptions(is_extension=True), on_event=events.append
+    )
+    assert (summary.is_complete, summary.num_planned_images, summary.num_images_now) == (True, 11, 2)
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert texts[0] == "SOURCE has 2 new images, planned in 1 new shards"
+    assert texts[1].startswith("1 planned images have changed since they were planned (c/image-002.png)")
+    assert texts[2].startswith("1 planned images are no longer listed (b/image-001.png)")
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 1
+    assert verify_run(RunLocation.open(str(out))).is_clean
+    again = annotate(str(source), str(out), stub_config())
+    assert (again.num_planned_images, again.num_images_now) == (11, 0)
+
+
+@pytest.mark.ray
+def test_mixed_versions_are_refused_then_accepted_by_name_and_listed(ray_session, source, tmp_path):
+    out = tmp_path / "out"
+    work_off(source, out, stub_config())
+    location = RunLocation.open(str(out))
+    header = read_header(location)
+    versions = {**header.identity.versions, "torch": "1.0"}
+    identity = header.identity.model_copy(update={"versions": versions})
+    location.replace("_run.json", header.model_copy(update={"identity": identity}).model_dump_json().encode())
+    for shard in (1, 4):
+        (out / "_receipts" / f"shard-{shard:08d}.g0.json").unlink()
+    location.delete("_manifest/0001.parquet")
+    with pytest.raises(ConfigError, match="--allow-mixed"):
+        annotate(str(source), str(out), stub_config())
+    events = []
+    summary = annotate(str(source), str(out), stub_config("placement.allow_mixed=true"), on_event=events.append)
+    assert (summary.is_complete, summary.totals.mixed) == (True, 2)
+    assert any("not byte-reproducible" in event.text for event in events if isinstance(event, Notice))
+    report = verify_run(location)
+    assert report.is_clean
+    (outside,) = report.outside
+    assert (outside.what, outside.shards) == ("mixed", ((1, 1), (4, 4)))
+    assert outside.detail.startswith("versions.torch: '1.0' in the run, ")
+    assert run_status(location).mixed == 2

@@ -1,0 +1,218 @@
+"""Metrics of a real run, read as Prometheus reads them, and what becomes of a metric that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from contextlib import suppress
+
+import pyarrow as pa
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pseudoris.pipeline import meters
+from pseudoris.pipeline.meters import StageMeter, report_counts, run_name, stamp_enqueue_time
+from pseudoris.pipeline.metrics import METRICS
+from pseudoris.schemas.measures import (
+    BATCH_FILL,
+    CACHE_BYTES,
+    LOAD_SECONDS,
+    STORAGE_RETRIES,
+    count,
+    record,
+    take_counts,
+)
+from pseudoris.synthworld.demo import write_demo
+from tests.builders.command import wait_for
+from tests.builders.head import ROOT, running_head
+from tests.builders.metered_driver import ALL_NAMES
+
+ALL_SERIES = {series for metric in METRICS for series in metric.series}
+
+
+class Scrape:
+    """Samples of a scrape, summed over processes."""
+
+    def __init__(self, url: str) -> None:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        self.samples = [sample for family in families for sample in family.samples if "pseudoris" in sample.name]
+
+    def names(self, run: str) -> set[str]:
+        return {sample.name for sample in self.samples if sample.labels["run"] == run}
+
+    def total(self, name: str, run: str, **labels: str) -> float:
+        wanted = {"run": run, **labels}
+        return sum(s.value for s in self.samples if s.name == name and wanted.items() <= s.labels.items())
+
+    def by(self, name: str, run: str, label: str) -> dict[str, float]:
+        counted: Counter[str] = Counter()
+        for sample in self.samples:
+            if sample.name == name and sample.labels["run"] == run and sample.value:
+                counted[sample.labels[label]] += sample.value
+        return dict(counted)
+
+
+def _has_all(scrape: Scrape, num_shards: int) -> bool:
+    # The last a process reports of a shard.
+    num_reported = scrape.total("ray_pseudoris_cache_bytes_count", "out")
+    return scrape.names(ALL_NAMES) >= ALL_SERIES and num_reported >= num_shards
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory):
+    """What a run of the embedded models summed up, and a scrape of its node after it."""
+    folder = tmp_path_factory.mktemp("metered")
+    source = write_demo(folder / "in", num_scenes=3)
+    with running_head() as head:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "tests.builders.metered_driver", str(source), str(folder / "out"), head.address],
+            cwd=ROOT,
+            env={**os.environ, **head.environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            totals = json.loads(driver.stdout.readline())
+            # Reported at intervals, by each process for itself.
+            with suppress(TimeoutError):
+                wait_for(lambda: _has_all(Scrape(head.metrics_url), totals["captioned"]), timeout_s=45)
+            time.sleep(2)
+            yield totals, Scrape(head.metrics_url)
+        finally:
+            driver.stdin.close()
+            driver.wait(timeout=60)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_scrape_shows_every_series_of_the_registry_and_no_other(scraped):
+    assert scraped[1].names(ALL_NAMES) == ALL_SERIES
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_outcomes_are_those_of_the_run_s_summary(scraped):
+    totals, scrape = scraped
+    outcomes = {name: totals[name] for name in ("annotated", "empty", "quarantined") if totals[name]}
+    assert scrape.by("ray_pseudoris_images_total", "out", "outcome") == outcomes
+    reasons = scrape.by("ray_pseudoris_images_total", "out", "reason")
+    assert {reason: count for reason, count in reasons.items() if reason != "none"} == totals["reasons"]
+    assert scrape.total("ray_pseudoris_masks_total", "out") == totals["masks"] > 0
+    assert scrape.total("ray_pseudoris_candidates_total", "out") == totals["expressions"] > 0
+    assert scrape.total("ray_pseudoris_kept_total", "out") == totals["kept"] > 0
+    assert scrape.total("ray_pseudoris_shards_total", "out") == totals["shards"]
+    assert scrape.total("ray_pseudoris_repeats_total", "out") == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_stages_show_their_seconds_loads_waits_fills_and_caches(scraped):
+    totals, scrape = scraped
+    assert scrape.by("ray_pseudoris_stage_seconds_total", "out", "stage") == pytest.approx(totals["seconds"])
+    assert scrape.by("ray_pseudoris_load_seconds_count", "out", "stage") == {"propose": 1, "caption": 1, "filter": 1}
+    assert scrape.by("ray_pseudoris_queue_wait_seconds_count", "out", "clocks") == {"one": totals["shards"]}
+    worked = sum(totals["seconds"][stage] for stage in ("propose", "caption", "filter"))
+    assert worked <= scrape.total("ray_pseudoris_busy_seconds_total", "out", pool="fused") < 2 * worked
+    assert scrape.total("ray_pseudoris_idle_seconds_total", "out") > 0
+    for labels in ({"of": "caption crops"}, {"of": "filter crops"}, {"of": "filter texts"}):
+        passes = scrape.total("ray_pseudoris_batch_fill_count", "out", **labels)
+        assert 0 < scrape.total("ray_pseudoris_batch_fill_sum", "out", **labels) <= passes
+    # A shard of broken images alone has nothing to caption.
+    assert scrape.total("ray_pseudoris_cache_bytes_count", "out") == totals["captioned"] > 0
+    assert scrape.total("ray_pseudoris_cache_bytes_sum", "out") > 2**12
+
+
+def test_a_run_is_labelled_by_its_last_folder_alone():
+    assert run_name("s3://bucket/team/run-7/") == "run-7"
+    assert run_name("/") == "run"
+
+
+class Recorder:
+    """Stands where Ray's instruments stand, and keeps what they are given."""
+
+    def __init__(self, run: str) -> None:
+        self.rows = []
+
+    def record(self, metric, value, tags=None):
+        self.rows.append((metric.name.removeprefix("pseudoris_"), value, dict(tags or {})))
+
+
+BLOCK = stamp_enqueue_time(pa.table({"shard": [1]}))
+
+
+def test_what_stages_record_is_taken_after_loading_and_after_each_shard(monkeypatch):
+    monkeypatch.setattr(meters, "Meter", Recorder)
+    meter = StageMeter("/out", "fused")
+    with meter.loading():
+        record(LOAD_SECONDS, 2.5, of="caption")
+    with meter.at_work(BLOCK, nodes=("a",), on_node="a"):
+        record(BATCH_FILL, 0.5, of="caption crops")
+        record(CACHE_BYTES, 10)
+        record(CACHE_BYTES, 30)
+    rows = meter._meter.rows
+    assert ("load_seconds", 2.5, {"stage": "caption"}) in rows
+    assert ("batch_fill", 0.5, {"of": "caption crops"}) in rows
+    assert ("cache_bytes", 30, {}) in rows
+    assert {row[0]: row[2] for row in rows if row[0].endswith(("busy_seconds", "idle_seconds"))} == {
+        "busy_seconds": {"pool": "fused"},
+        "idle_seconds": {"pool": "fused"},
+    }
+
+
+def test_an_error_of_the_work_passes_through_and_its_time_counts(monkeypatch):
+    monkeypatch.setattr(meters, "Meter", Recorder)
+    meter = StageMeter("/out", "fused")
+    with pytest.raises(ZeroDivisionError), meter.at_work(BLOCK, nodes=("a",), on_node="a"):
+        raise ZeroDivisionError
+    assert "busy_seconds" in [row[0] for row in meter._meter.rows]
+
+
+@pytest.mark.parametrize(("nodes", "clocks"), [(("a", "b"), "one"), (("b", "a"), "two")])
+def test_a_wait_says_whether_one_clock_measured_it(nodes, clocks, monkeypatch):
+    monkeypatch.setattr(meters, "Meter", Recorder)
+    meter = StageMeter("/out", "fused")
+    earlier = BLOCK.replace_schema_metadata({b"pseudoris.handed_on_unix_s": repr(time.time() - 100).encode()})
+    with meter.at_work(earlier, nodes=nodes, on_node="b"):
+        pass
+    (wait,) = [row for row in meter._meter.rows if row[0] == "queue_wait_seconds"]
+    assert wait[2] == {"pool": "fused", "clocks": clocks}
+    assert wait[1] >= 100
+
+
+def test_a_clock_that_is_behind_gives_no_wait_below_zero(monkeypatch):
+    monkeypatch.setattr(meters, "Meter", Recorder)
+    meter = StageMeter("/out", "fused")
+    ahead = pa.table({"shard": [1]}).replace_schema_metadata({b"pseudoris.handed_on_unix_s": b"99999999999.0"})
+    with meter.at_work(ahead, nodes=("a",), on_node="b"):
+        pass
+    assert ("queue_wait_seconds", 0.0, {"pool": "fused", "clocks": "two"}) in meter._meter.rows
+
+
+def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(monkeypatch):
+    recorder = Recorder("run-7")
+    monkeypatch.setattr(meters, "_task_meter", lambda run: recorder)
+    take_counts()
+    count(STORAGE_RETRIES, 2)
+    report_counts("/runs/run-7", "read")
+    report_counts("/runs/run-7", "commit")
+    assert [row[1:] for row in recorder.rows] == [(2, {"step": "read"}), (0, {"step": "commit"})]
+
+
+@pytest.mark.parametrize("block", [pa.table({"shard": [1]}), BLOCK])
+def test_a_metric_that_fails_fails_no_shard(block, monkeypatch):
+    def fails(metric):
+        raise RuntimeError("no instrument")
+
+    monkeypatch.setattr(meters, "_instrument", fails)
+    meter = StageMeter("/out", "fused")
+    with meter.loading():
+        record(LOAD_SECONDS, 1.0, of="caption")
+    with meter.at_work(block, nodes=(), on_node="b"):
+        record(CACHE_BYTES, 1)

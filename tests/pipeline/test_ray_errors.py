@@ -1,0 +1,57 @@
+"""What a worker's or Ray's own error becomes on the driver."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
+
+from pseudoris.pipeline.ray_errors import original_error
+from pseudoris.schemas.errors import ConfigError, TransientError
+
+
+def worker_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("stage", "a page of traceback", cause)
+
+
+@pytest.mark.parametrize("cause", [ConfigError("a setting"), TransientError("a bucket")])
+def test_our_own_errors_come_out_of_rays_wrapping(cause):
+    assert original_error(worker_error(cause)) is cause
+    assert original_error(worker_error(cause).as_instanceof_cause()) is cause
+
+
+def test_rays_advice_on_its_own_settings_is_taken_out_of_the_message():
+    # Verbatim from Ray Data 2.60, which changes the exception's args; the tests of a run see it live.
+    advice = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, …"
+    error = worker_error(ConfigError(f"two lines\nof ours\n{advice}"))
+    assert str(original_error(error)) == "two lines\nof ours"
+
+
+def test_a_bug_keeps_the_workers_traceback():
+    error = worker_error(ZeroDivisionError("by zero"))
+    assert original_error(error) is error
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), NodeDiedError("node 17 is gone\nand a page more")])
+def test_a_lost_process_or_node_is_transient_and_says_how_to_continue(error):
+    found = original_error(error)
+    assert isinstance(found, TransientError)
+    assert "run the same command again" in str(found)
+    assert "\n" not in str(found)
+
+
+def test_the_memory_monitor_is_named_with_its_remedy():
+    assert "shards.max_images" in str(original_error(OutOfMemoryError("killed")))
+
+
+def lost_while_handling() -> ActorDiedError:
+    try:
+        try:
+            raise ConfigError("handled")
+        except ConfigError:
+            raise ActorDiedError  # noqa: B904 - an error without a cause is what is wanted
+    except ActorDiedError as error:
+        return error
+
+
+def test_an_error_that_was_handled_on_the_way_is_not_the_cause():
+    assert isinstance(original_error(lost_while_handling()), TransientError)

@@ -1,0 +1,91 @@
+"""Tars and tables looked into by tasks: the listing of one process, in its order."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.pipeline import source_listing
+from pseudoris.pipeline.source_listing import list_on_cluster
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.placement import PoolConfig, StorageConfig
+from pseudoris.store.sources import open_source
+from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.images import png
+from tests.builders.sources import parquet_bytes, tar_bytes
+
+pytestmark = pytest.mark.ray
+
+POOL = PoolConfig(num_cpus=0.25)
+
+
+def write_mixture(folder, num_tars: int = 11) -> None:
+    """Write images, tars and tables whose keys interleave; some tars hold nothing."""
+    for number in range(num_tars):
+        members = [(f"{n}.png", png(seed=n)) for n in range(number % 4)]
+        (folder / f"{number:02d}.tar").write_bytes(tar_bytes(members))
+        if number % 3 == 0:
+            (folder / f"{number:02d}-image.png").write_bytes(png())
+        if number % 4 == 0:
+            rows = {"bytes": [png(seed=n) for n in range(number + 1)]}
+            (folder / f"{number:02d}.parquet").write_bytes(parquet_bytes(rows, rows_per_group=2))
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 64])
+def test_the_listing_is_that_of_one_process(ray_session, tmp_path, monkeypatch, in_flight):
+    monkeypatch.setattr(source_listing, "_TASKS_IN_FLIGHT", in_flight)
+    write_mixture(tmp_path)
+    source = open_source(str(tmp_path), SourceConfig(format="auto"))
+    assert list(list_on_cluster(source, POOL)) == list(source.list())
+
+
+def test_images_behind_a_tar_do_not_wait_on_the_driver_by_the_million(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_listing, "_BUNDLES_WAITING", 10)
+    (tmp_path / "00.tar").write_bytes(tar_bytes([("a.png", png())]))
+    for number in range(200):
+        (tmp_path / f"{number:03d}.png").write_bytes(b"not looked into")
+    source = open_source(str(tmp_path), SourceConfig(format="auto"))
+    listed = []
+    monkeypatch.setattr(type(source), "files", _counting(type(source).files, listed))
+    first = next(list_on_cluster(source, POOL))
+    assert first.key.startswith("00.tar")
+    assert len(listed) <= 12
+
+
+def _counting(files, listed):
+    def count(self):
+        for file in files(self):
+            listed.append(file)
+            yield file
+
+    return count
+
+
+def test_a_damaged_tar_and_an_empty_source_are_told_as_in_one_process(ray_session, tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"x" * 1024)
+    with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar"):
+        list(list_on_cluster(open_source(str(tmp_path), SourceConfig()), POOL))
+    (tmp_path / "a.tar").write_bytes(tar_bytes([]))
+    with pytest.raises(ConfigError, match="lists no image"):
+        list(list_on_cluster(open_source(str(tmp_path), SourceConfig()), POOL))
+
+
+def test_a_hundred_tars_in_a_bucket_are_indexed_by_tasks_under_faults(ray_session, s3_server, s3_bucket):
+    client = s3_server.client()
+    for number in range(100):
+        members = [(f"{n}.png", bytes(40_000)) for n in range(3)]
+        client.put_object(Bucket=s3_bucket, Key=f"set/{number:03d}.tar", Body=tar_bytes(members))
+    with injecting(s3_server.endpoint_url, [Fault("slow_down", rate=0.1), Fault("reset", rate=0.05)]) as proxy:
+        source = open_source(f"s3://{s3_bucket}/set", SourceConfig(endpoint_url=proxy.endpoint_url))
+        keys = [item.key for item in list_on_cluster(source, POOL)]
+    assert keys == [f"{number:03d}.tar!{n}.png" for number in range(100) for n in range(3)]
+    assert proxy.hits["slow_down"] > 0
+
+
+def test_a_bucket_that_stays_away_is_transient(ray_session, s3_server, s3_bucket):
+    s3_server.client().put_object(Bucket=s3_bucket, Key="set/a.tar", Body=tar_bytes([("a.png", png())]))
+    with injecting(s3_server.endpoint_url, [Fault("slow_down", operation="GetObject")]) as proxy:
+        config = SourceConfig(endpoint_url=proxy.endpoint_url)
+        source = open_source(f"s3://{s3_bucket}/set", config, limits=StorageConfig(patience_s=5))
+        with pytest.raises(TransientError, match="retried for"):
+            list(list_on_cluster(source, POOL))

@@ -1,0 +1,110 @@
+"""The actor around the stages: what it records, what it passes on, and when its process ends. Without Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.pipeline import stage_actor
+from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
+from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
+from tests.store.builders import annotated, make_entries, start_run
+
+ALL = ("propose", "caption", "filter")
+ENTRIES = make_entries(num_shards=1)
+SHARD = Shard(
+    0, 0, tuple(annotated(entry) for entry in ENTRIES), planned_ids=tuple(entry.image_id for entry in ENTRIES)
+)
+
+
+class Stages:
+    """Takes the place of `FaultTolerantStages`: it remembers its calls, and raises `error`."""
+
+    error: Exception | None = None
+
+    def __init__(self, names, config) -> None:
+        self.calls: list[tuple[Shard, int]] = []
+
+    def __call__(self, shard: Shard, *, num_deaths: int) -> Shard:
+        self.calls.append((shard, num_deaths))
+        if self.error is not None:
+            raise self.error
+        return shard.with_seconds("propose", 1.0)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch) -> Job:
+    for module in ("stage_actor", "shard_tasks"):
+        monkeypatch.setattr(f"pseudoris.pipeline.{module}.this_node", lambda: "node-a")
+    monkeypatch.setattr(stage_actor, "living_nodes", lambda: [{"NodeID": "node-a"}])
+    monkeypatch.setattr(stage_actor, "check_process", lambda identity, config, kinds: ("versions.x: …",))
+    monkeypatch.setattr(stage_actor, "FaultTolerantStages", Stages)
+    location = RunLocation.open(str(tmp_path / "out"))
+    header = start_run(location, ENTRIES)
+    return Job("images", location, header, header.config)
+
+
+def die_with(job: Job, num_deaths: int) -> None:
+    for _ in range(num_deaths):
+        begin_attempt(job.location, 0, 0, pool="fused", session_nonce=job.session_nonce, node="node-a")
+
+
+def test_a_shard_goes_through_the_stages_and_its_attempt_is_recorded(job):
+    done = block_to_shard(StageActor(ALL, job, "fused")(shard_to_block(SHARD)))
+    assert (done.planned_ids, done.nodes, done.mixed) == (SHARD.planned_ids, ("node-a",), ("versions.x: …",))
+    assert done.seconds == {"propose": 1.0}
+    assert [image.masks for image in done.images] == [image.masks for image in SHARD.images]
+    # Nothing behind the last stage asks for the encoded images.
+    assert {image.data for image in done.images} == {b""}
+    begun, ended = parse_attempts(job.location)
+    assert len(begun) == 1
+    assert begun == ended
+
+
+def test_a_committed_shard_passes_without_work_and_without_an_attempt(job):
+    actor = StageActor(ALL, job, "fused")
+    block = shard_to_block(Shard(0, 0, (), is_committed=True, planned_ids=SHARD.planned_ids))
+    assert actor(block) is block
+    assert actor._stages.calls == []
+    assert parse_attempts(job.location) == (frozenset(), frozenset())
+
+
+@pytest.mark.parametrize("error", [BrokenDeviceError("illegal memory access"), NoSubprocessError("no memory")])
+def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, monkeypatch, error):
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(stage_actor.os, "_exit", leave)
+    monkeypatch.setattr(stage_actor.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(Stages, "error", error)
+    with pytest.raises(SystemExit, match=str(EXIT_UNUSABLE)):
+        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+
+
+def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
+    die_with(job, 2)
+    actor = StageActor(ALL, job, "fused")
+    actor(shard_to_block(SHARD))
+    assert [num_deaths for _, num_deaths in actor._stages.calls] == [2]
+
+
+def test_after_too_many_deaths_the_run_stops(job):
+    die_with(job, job.config.placement.max_deaths_per_shard)
+    actor = StageActor(ALL, job, "fused")
+    with pytest.raises(TransientError, match="shard 0 crashed its process 6 times on nodes that are alive"):
+        actor(shard_to_block(SHARD))
+    assert actor._stages.calls == []
+
+
+def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor(job, monkeypatch):
+    def differ(identity, config, kinds):
+        raise ConfigError("other weights")
+
+    monkeypatch.setattr(stage_actor, "check_process", differ)
+    actor = StageActor(ALL, job, "fused")
+    with pytest.raises(ConfigError, match="other weights"):
+        actor(shard_to_block(SHARD))

@@ -1,0 +1,170 @@
+"""Preset, then YAML, then `--set`; a mistake names its key and the nearest known one."""
+
+import pytest
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import config_hash, known_keys, load_config, merge, preset_names
+from pseudoris.schemas.errors import ConfigError
+
+
+def test_the_three_presets_are_instances_of_one_model():
+    assert preset_names() == ["base", "paper", "tiny"]
+    assert all(isinstance(load_config(name), RunConfig) for name in preset_names())
+
+
+def test_the_paper_preset_is_the_method_page():
+    paper = load_config("paper")
+    assert (paper.masks.points_per_side, paper.masks.pred_iou_thresh, paper.masks.box_nms_thresh) == (32, 0.5, 0.7)
+    assert (paper.masks.stability_score_thresh, paper.masks.stability_score_offset) == (0.95, 1.0)
+    assert paper.captions.context_scales == (1.0, 1.1, 1.2)
+    assert paper.captions.sampling.top_k == (5, 7, 9, 11, 13)
+    assert paper.captions.sampling.top_p == (0.4, 0.5, 0.6, 0.7, 0.8)
+    assert (paper.captions.sampling.others_max, paper.captions.sampling.over_max) == (30, "own")
+    assert (paper.captions.beam.num_beams, paper.captions.beam.num_groups) == (6, 3)
+    assert (paper.captions.min_length, paper.captions.max_length) == (5, 30)
+    assert (paper.filtering.tau, paper.filtering.architecture) == (1.0, "RN50-quickgelu")
+
+
+def test_assignments_win_over_yaml_and_yaml_over_the_preset(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("masks: {points_per_side: 8, crop_n_layers: 1}\n", encoding="utf-8")
+    loaded = load_config("tiny", path, ["masks.points_per_side=16"])
+    assert (loaded.masks.points_per_side, loaded.masks.crop_n_layers) == (16, 1)
+    assert loaded.masks.points_per_batch == load_config("tiny").masks.points_per_batch
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"masks.points_per_sid: unknown key; did you mean masks.points_per_side\?"):
+        load_config("tiny", assignments=["masks.points_per_sid=3"])
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"unknown preset 'papr'.*did you mean 'paper'"):
+        load_config("papr")
+
+
+def test_a_value_out_of_bounds_is_refused_with_the_value():
+    with pytest.raises(ConfigError, match=r"compute.threads: .*greater than or equal to 1 \(got 0\)"):
+        load_config("tiny", assignments=["compute.threads=0"])
+
+
+def test_an_assignment_without_an_equals_sign_is_refused():
+    with pytest.raises(ConfigError, match="not of the form key=value"):
+        load_config("tiny", assignments=["compute.threads"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "cannot be read as YAML"), ("- a", "holds a list"), (None, "no such file")]
+)
+def test_a_bad_yaml_file_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config("tiny", path)
+
+
+def test_the_hash_follows_the_content_alone():
+    assert config_hash(load_config("tiny")) == config_hash(load_config("tiny", assignments=["compute.seed=0"]))
+    assert config_hash(load_config("tiny")) != config_hash(load_config("tiny", assignments=["compute.seed=1"]))
+
+
+def test_merge_replaces_lists_and_merges_mappings():
+    assert merge({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}}) == {"a": {"b": 1, "c": [2]}}
+
+
+def test_known_keys_reach_into_sub_models():
+    assert {"masks", "masks.points_per_side", "captions.sampling.top_k"} <= set(known_keys())
+
+
+SECRET = "https://user:hunter2@host/x.pth"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "masks.weights.uri",
+        "masks.weights.how_to_get",
+        "masks.prior.path",
+        "source.uri_root",
+        "source.endpoint_url",
+        "captions.options.url",
+        "images.decoder_plugins",
+        "images.max_pixels",
+        "unknown.key",
+    ],
+)
+@pytest.mark.parametrize("way", ["yaml", "assignment"])
+def test_a_uri_with_a_secret_is_refused_wherever_it_stands_without_repeating_it(key, way, tmp_path):
+    path = tmp_path / "run.yaml"
+    names = key.split(".")
+    path.write_text("".join(f"{'  ' * depth}{name}:\n" for depth, name in enumerate(names))[:-1] + f" ['{SECRET}']\n")
+    given = (path, ()) if way == "yaml" else (None, (f"{key}={SECRET}",))
+    with pytest.raises(ConfigError, match=f"{key}: a https:// uri holds credentials.*in the environment") as caught:
+        load_config("tiny", *given)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_that_is_no_yaml_is_not_repeated_either():
+    with pytest.raises(ConfigError, match="credentials") as caught:
+        load_config("tiny", assignments=[f"masks.weights.uri=[{SECRET}"])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        SECRET,
+        f"{SECRET}=",
+        "captions.options.secret=hunter2",
+        "captions.options.api_key=[hunter2",
+        "captions.options={token: hunter2}",
+        "secret=hunter2",
+    ],
+)
+def test_no_word_of_an_assignment_with_a_secret_is_repeated(assignment):
+    with pytest.raises(ConfigError, match=r"--set|configuration is not valid") as caught:
+        load_config("tiny", assignments=[assignment])
+    assert "hunter2" not in str(caught.value)
+    assert "in the environment" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "digest"),
+    [
+        # A run resumes under its hash: another one here makes every run of this preset another run.
+        ("base", "8185ebfddc353889"),
+        ("paper", "e01a1847d97ae0bd"),
+        ("tiny", "52918167c4a8359a"),
+    ],
+)
+def test_a_preset_keeps_its_hash(preset, digest):
+    assert config_hash(load_config(preset)).startswith(digest)
+
+
+def test_a_yaml_file_that_cannot_be_read_is_told_by_line_and_not_by_its_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"masks:\n  weights: {{uri: '{SECRET}'\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot be read as YAML: expected .* in line 3") as caught:
+        load_config("tiny", path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_weights_named_anew_lose_the_digest_and_the_remedy_of_those_before(tmp_path):
+    assert load_config("tiny").masks.weights.sha256 is not None
+    assert load_config("tiny", assignments=["masks.weights.uri=mine.pth"]).masks.weights.sha256 is None
+    assert load_config("base", assignments=["masks.weights.uri=mine.pth"]).masks.weights.how_to_get == ""
+    path = tmp_path / "run.yaml"
+    path.write_text("masks: {weights: {uri: mine.pth}}\n", encoding="utf-8")
+    assert load_config("tiny", path).masks.weights.sha256 is None
+
+
+def test_a_digest_given_with_the_weights_stays_whatever_the_order():
+    words = ["masks.weights.uri=mine.pth", f"masks.weights.sha256={'a' * 64}"]
+    for order in (words, words[::-1]):
+        assert load_config("tiny", assignments=order).masks.weights.sha256 == "a" * 64
+
+
+def test_weights_named_again_keep_their_digest():
+    tiny = load_config("tiny")
+    assert load_config("tiny", assignments=[f"masks.weights.uri={tiny.masks.weights.uri}"]) == tiny

@@ -1,0 +1,104 @@
+"""The rule of what is kept: how it is written, what it lets pass, and that runs without it are as they were."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, is_above, meets
+
+COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+@pytest.mark.parametrize(
+    ("written", "means"),
+    [
+        ("correctness > 0.2", ("correctness", ">", 0.2)),
+        ("count>=2", ("count", ">=", 2.0)),
+        ("  log_prob  <=  -1e1 ", ("log_prob", "<=", -10.0)),
+        ("uniqueness < .5", ("uniqueness", "<", 0.5)),
+    ],
+)
+def test_a_condition_is_a_column_a_comparison_and_a_number(written, means):
+    condition = KeepCondition.model_validate(written)
+    assert (condition.column, condition.comparison, condition.bound) == means
+    assert KeepCondition.model_validate(str(condition)) == condition
+    assert KeepCondition.model_validate_json(condition.model_dump_json()) == condition
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("", "correctness", "correctness 0.2", "> 0.2", "correctness > 0.2 or count > 1", "text > 1", "kept > 0"),
+        *(
+            "correctness == 0.2",
+            "correctness > nan",
+            "correctness > inf",
+            "correctness > count",
+            "__import__('os') > 1",
+        ),
+        *("correctness > 0.2; count > 1", "0.2 < correctness", "correctness >> 1", "correctness > 0x10"),
+    ],
+)
+def test_nothing_else_is_one(written):
+    with pytest.raises(ValidationError, match=r"is not a condition such as|finite number|valid number"):
+        KeepCondition.model_validate(written)
+
+
+@given(
+    column=st.sampled_from(SCORE_COLUMNS),
+    comparison=st.sampled_from(sorted(COMPARE)),
+    bound=st.floats(-4, 4),
+    values=st.lists(st.one_of(st.floats(-4, 4), st.just(math.nan)), max_size=8),
+)
+def test_what_meets_a_condition_compares_so_or_has_no_score(column, comparison, bound, values):
+    values = [*values, bound]
+    condition = KeepCondition(column=column, comparison=comparison, bound=bound)
+    met = meets([condition], {column: np.array(values)}, len(values))
+    assert met.tolist() == [math.isnan(value) or COMPARE[comparison](value, bound) for value in values]
+
+
+def test_all_conditions_hold_and_none_ask_nothing():
+    scores = {"correctness": np.array([0.1, 0.5, 0.9]), "count": np.array([3.0, 1.0, 3.0])}
+    both = [KeepCondition.model_validate(text) for text in ("correctness > 0.2", "count >= 2")]
+    assert meets(both, scores, 3).tolist() == [False, False, True]
+    assert meets([], {}, 3).tolist() == [True, True, True]
+
+
+def test_tau_is_a_strict_bound_and_passes_what_has_no_rival():
+    assert is_above(np.array([0.9, 1.0, 1.1, math.nan]), 1.0).tolist() == [False, False, True, True]
+
+
+def test_a_rule_reads_as_a_sentence():
+    condition = KeepCondition.model_validate("count >= 2")
+    assert str(KeepRule(1.05, (condition,))) == "distinctiveness > 1.05 and count >= 2"
+    assert str(KeepRule(None)) == "distinctiveness > some tau"
+
+
+def test_one_rule_in_two_orders_is_one_method():
+    one = load_config("tiny", None, ["filtering.keep=[count >= 2, correctness > 0.2, count>=2.0]"])
+    other = load_config("tiny", None, ["filtering.keep=[correctness > .2, count >= 2]"])
+    assert one == other
+    assert one.method()["filtering"]["keep"] == ["correctness > 0.2", "count >= 2"]
+    assert type(one).model_validate_json(one.model_dump_json()) == one
+
+
+def test_without_a_condition_configuration_and_hash_are_those_of_runs_that_knew_none():
+    config = load_config("tiny")
+    assert "keep" not in config.method()["filtering"]
+    assert '"keep"' not in config.model_dump_json()
+    # Of the configuration as it was written before there were conditions.
+    assert config_hash(config).startswith("52918167")
+
+
+def test_a_mistake_names_the_key_and_what_is_allowed():
+    with pytest.raises(ConfigError, match=r"filtering\.keep\.0: 'corectness > 1' is not a condition .*log_prob, count"):
+        load_config("tiny", None, ["filtering.keep=[corectness > 1]"])

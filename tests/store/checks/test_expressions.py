@@ -1,0 +1,395 @@
+"""Kind, number of targets and confidence of composed rows, and of no others.
+
+What `verify` holds a listener's columns to.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pseudoris.schemas.confidence import Rated, confidences, ranks
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.expressions import composed_problems, confidence_problems, expression_problems
+from pseudoris.store.tables.keep_rule import SOME_TAU, scores_of
+from pseudoris.store.tables.shard_tables import shard_tables
+from tests.store.builders import make_entries, make_shard
+
+
+def problems(*rows, is_composed=None, confidence=None):
+    """Check rows of (kind, number of targets), all of one confidence."""
+    table = pa.table(
+        {
+            "kind": pa.array([kind for kind, _ in rows], pa.string()),
+            "target_mask_ids": pa.array([["m"] * count for _, count in rows], pa.list_(pa.string())),
+            "confidence": pa.array([confidence] * len(rows), pa.float64()),
+        }
+    )
+    flags = np.ones(len(rows), np.bool_) if is_composed is None else np.array(is_composed)
+    return list(composed_problems(7, table, flags))
+
+
+def test_each_kind_has_its_number_of_targets():
+    assert problems(("position", 1), ("relation", 1), ("group", 2), ("group", 9), ("none", 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("position", 0), ("position", 2), ("relation", 2), ("group", 1), ("none", 1), ("attribute", 2), (None, 1)],
+)
+def test_another_number_or_kind_is_named_with_its_row(kind, count):
+    (problem,) = problems(("position", 1), (kind, count))
+    assert (problem.shard, problem.what) == (7, "expression_composed")
+    assert problem.detail.startswith(f"row 1: a composed expression of kind {kind!r} refers to {count} masks")
+
+
+def test_rows_of_others_are_not_looked_at():
+    assert problems(("attribute", 3), ("none", 1), is_composed=[False, False]) == []
+
+
+def test_of_a_lost_table_a_few_examples_are_told_and_the_rest_counted():
+    found = problems(*[("group", 1)] * 9)
+    assert len(found) == 6
+    assert found[-1].detail == "and 4 more"
+
+
+@pytest.mark.parametrize("confidence", [None, 0.0, 0.93, 1.0])
+def test_a_composed_row_may_say_how_likely_it_is(confidence):
+    assert problems(("position", 1), confidence=confidence) == []
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 1.2])
+def test_what_is_no_probability_is_named_with_its_row(confidence):
+    (problem,) = problems(("position", 1), confidence=confidence)
+    assert problem.detail == f"row 0: the confidence {confidence:g} is no probability"
+    assert problems(("position", 1), confidence=confidence, is_composed=[False]) == []
+
+
+WEIGHTS = ConfidenceConfig(bias=0.2, listener=0.5, truth=1.0, vote=0.1, consensus=0.1)
+LISTENERS = (0.9, 0.4, 1.0, 0.0, 1.0, 1.0)
+
+
+def heard_table(config: ConfidenceConfig | None = WEIGHTS) -> pa.Table:
+    """Return expressions of two masks of an image, two each, and of a lone mask, heard and ranked."""
+    shard = make_shard(make_entries(num_shards=1, per_shard=4))
+    listeners = iter(LISTENERS)
+    images = [
+        replace(
+            image,
+            expressions=tuple(
+                replace(each, caption_score=-2.0, listener=next(listeners), truth=-0.5) for each in image.expressions
+            ),
+        )
+        for image in shard.images
+    ]
+    table = shard_tables(shard.with_images(tuple(images)), embed_images=False)["expressions"]
+    if config is None:
+        return table
+    groups = [targets[0] for targets in table["target_mask_ids"].to_pylist()]
+    confidence = confidences(Rated(groups, table["text"].to_pylist(), scores_of(table)), config)
+    rows = table.to_pylist()
+    for row, value, rank in zip(rows, confidence.tolist(), ranks(confidence, groups).tolist(), strict=True):
+        row.update(confidence=value, rank=int(rank))
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
+
+
+def problems_with(table: pa.Table, config: ConfidenceConfig | None = WEIGHTS) -> str:
+    return "\n".join(f"{each.what}: {each.detail}" for each in confidence_problems(0, table, config))
+
+
+def edited(row: int, **values) -> pa.Table:
+    rows = heard_table().to_pylist()
+    rows[row].update(values)
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
+
+
+def test_what_the_filter_stage_would_have_written_is_sound():
+    assert problems_with(heard_table()) == ""
+    assert problems_with(heard_table(None), None) == ""
+    assert [row["rank"] for row in heard_table().to_pylist()] == [1, 2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"listener": 1.5}, r"row 1: listener lies in \[0, 1\]"),
+        ({"truth": 0.5}, "row 1: caption_score and truth are set with it, and not above 0"),
+        ({"caption_score": None}, "row 1: caption_score and truth are set with it, and not above 0"),
+        ({"confidence": 0.3}, "row 1: confidence does not follow"),
+        ({"confidence": None}, "row 1: confidence does not follow"),
+        ({"listener": 0.5}, "row 1: confidence does not follow"),
+        ({"rank": 1}, "row 1: rank is not the place"),
+        ({"rank": None}, "row 1: rank is not the place"),
+    ],
+)
+def test_what_does_not_follow_is_found(values, expected):
+    assert re.search(f"expression_confidence: {expected}", problems_with(edited(1, **values)))
+
+
+def test_without_weights_there_is_no_confidence():
+    assert "row 0: confidence is null without filtering.confidence" in problems_with(heard_table(), None)
+
+
+def test_what_a_human_wrote_has_none_and_is_not_ranked():
+    human = {"source": "human", "listener": None, "truth": None, "caption_score": None}
+    table = edited(0, **human, confidence=None, rank=None)
+    found = problems_with(table)
+    # The other candidate of its mask is the first now, and the only one that votes.
+    assert "row 1: rank is not the place among the mask's by confidence" in found
+    assert "row 0" not in found
+    assert math.isnan(scores_of(table)["confidence"][0])
+
+
+ENTRIES = make_entries(num_shards=1, per_shard=4)
+# Rows of the expressions table: 0-3 of two masks of the first image (kept, not, kept, not), 4-5 of a lone mask.
+FIRST, ALONE = ENTRIES[0].image_id, ENTRIES[1].image_id
+
+
+# What verify accepts of a human's expression, and of no other.
+AS_HUMANS = {
+    **dict.fromkeys(("crop", "decoder", "top_k", "top_p", "log_prob")),
+    **dict.fromkeys(("uniqueness", "correctness", "distinctiveness", "rival_mask_id")),
+    **{"source": "human", "samples": [], "count": 0, "kept": True, "weight": 1.0},
+}
+
+
+def problems_with_of_expression_checks(edit, rule: KeepRule = SOME_TAU) -> str:
+    tables = shard_tables(make_shard(ENTRIES), embed_images=False)
+    rows = tables["expressions"].to_pylist()
+    edit(rows)
+    tables["expressions"] = pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
+    return "\n".join(f"{each.what}: {each.detail}" for each in expression_problems(0, tables, rule))
+
+
+def setting(row: int, **values):
+    return lambda rows: rows[row].update(values)
+
+
+CORRUPTIONS = {
+    "a target that is no mask": (
+        setting(0, target_mask_ids=[f"{FIRST}-0009"]),
+        f"expression_target: row 0: image {FIRST} has no mask {FIRST}-0009",
+    ),
+    "a target in another image": (setting(0, target_mask_ids=[mask_id(ALONE, 0)]), "expression_target: row 0"),
+    "a rival that is no mask": (setting(1, rival_mask_id="x-0000"), "expression_rival: row 1: the rival x-0000"),
+    "a rival that is the target": (setting(1, rival_mask_id=mask_id(FIRST, 0)), "expression_rival: row 1"),
+    "an empty text": (setting(2, text=""), "expression_text: row 2: '' is empty"),
+    "a text with blanks around it": (setting(2, text=" a circle"), "expression_text: row 2"),
+    "a text in upper case": (setting(2, text="A circle"), "not lower case"),
+    "one text twice": (setting(1, text="the red circle"), "expression_repeated: .*stands 2 times"),
+    "a wrong count": (setting(3, count=7), "expression_count: row 3: count is not the number of draws"),
+    "no draws": (setting(3, samples=[]), "expression_count: row 3"),
+    "another decoder than the first draw's": (setting(0, decoder="top_k"), "expression_draw: row 0: decoder"),
+    "a k that was not drawn with": (setting(0, top_k=5), "expression_draw: row 0: top_k is not that"),
+    "another log-probability": (setting(0, log_prob=-3.0), "expression_draw: row 0: log_prob"),
+    "a score that is no number": (
+        setting(0, correctness=math.nan),
+        "expression_score: row 0: correctness is not finite",
+    ),
+    "an endless score": (setting(0, distinctiveness=math.inf), "distinctiveness is not finite"),
+    "a score against nobody": (setting(4, uniqueness=1.0), "expression_score: row 4: uniqueness is null exactly"),
+    "no score against others": (setting(0, distinctiveness=None), "row 0: distinctiveness is null exactly"),
+    "no rival among others": (setting(0, rival_mask_id=None), "row 0: rival_mask_id is null exactly"),
+    "a lone mask's expression not kept": (setting(4, kept=False), "expression_kept: row 4: a mask alone keeps"),
+    "kept below what is not kept": (
+        setting(0, distinctiveness=0.8),
+        "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
+    ),
+    "an author whom nobody knows": (
+        setting(0, source="robot"),
+        "expression_source: row 0: source is none of model",
+    ),
+    "a model's expression without draws or scores": (
+        lambda rows: rows[4].update({**AS_HUMANS, "source": "model"}),
+        "expression_count: row 4: count is not the number of draws",
+    ),
+    "kept at exactly the others' score": (setting(0, distinctiveness=0.9), "expression_kept"),
+}
+
+
+def test_sound_expressions_have_no_problem():
+    assert problems_with_of_expression_checks(lambda rows: None) == ""
+
+
+def test_a_shard_without_expressions_has_no_problem():
+    assert problems_with_of_expression_checks(lambda rows: rows.clear()) == ""
+
+
+def test_a_group_has_several_targets_and_scores_of_its_own():
+    both = [mask_id(FIRST, 0), mask_id(FIRST, 1)]
+    group = {"target_mask_ids": both, "kind": "group", "rival_mask_id": None, "distinctiveness": None, "text": "all"}
+    assert problems_with_of_expression_checks(setting(3, **group)) == ""
+
+
+def test_an_expression_without_a_target_is_sound():
+    nothing = {"target_mask_ids": [], "kind": "none", "rival_mask_id": None, "distinctiveness": None, "kept": True}
+    assert problems_with_of_expression_checks(setting(3, **nothing)) == ""
+
+
+@pytest.mark.parametrize(("edit", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
+def test_every_corruption_is_found_and_named(edit, expected):
+    assert re.search(expected, problems_with_of_expression_checks(edit))
+
+
+@pytest.mark.parametrize("source", ["model", None])
+def test_version_1_says_no_author_and_is_judged_as_a_models(source):
+    assert problems_with_of_expression_checks(lambda rows: [row.update(source=source) for row in rows]) == ""
+    assert "expression_count: row 0" in problems_with_of_expression_checks(
+        setting(0, **{**AS_HUMANS, "source": source})
+    )
+
+
+def test_humans_expressions_have_neither_draws_nor_scores_and_are_sound():
+    assert problems_with_of_expression_checks(lambda rows: [row.update(AS_HUMANS) for row in rows]) == ""
+
+
+def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
+    recipe = {**AS_HUMANS, "source": "recipe"}
+    assert (
+        problems_with_of_expression_checks(
+            lambda rows: [row.update(recipe, kept=at % 2 == 0) for at, row in enumerate(rows)]
+        )
+        == ""
+    )
+    assert "expression_recipe: row 1: a recipe's expression has the weight 1" in problems_with_of_expression_checks(
+        setting(1, **{**recipe, "weight": 0.5})
+    )
+
+
+def test_one_shard_holds_both_kinds_each_under_its_own_rules():
+    assert problems_with_of_expression_checks(setting(1, **AS_HUMANS)) == ""
+    assert "row 0: distinctiveness is null exactly" in problems_with_of_expression_checks(
+        lambda rows: (rows[1].update(AS_HUMANS), rows[0].update(distinctiveness=None))
+    )
+
+
+def test_the_draws_of_the_rows_behind_a_humans_are_compared_each_with_its_own():
+    def edit(rows):
+        rows[1].update(AS_HUMANS)
+        rows[2].update(log_prob=-1.0)
+
+    assert "expression_draw: row 2: log_prob" in problems_with_of_expression_checks(edit)
+
+
+DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none", "num_others": 0, "other_masks": []}]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"samples": DRAWN, "count": 1}, "expression_human: row 1: a human's expression has no draws"),
+        ({"count": 1}, "expression_count: row 1"),
+        *(({name: "masked"}, f"{name} of a human's expression is null") for name in ("crop", "decoder")),
+        *(({name: 5}, f"{name} of a human's expression is null") for name in ("top_k",)),
+        *(
+            ({name: 0.5}, f"{name} of a human's expression is null")
+            for name in ("top_p", "log_prob", "uniqueness", "correctness", "distinctiveness")
+        ),
+        ({"rival_mask_id": mask_id(FIRST, 1)}, "rival_mask_id of a human's expression is null"),
+        ({"kept": False}, "expression_human: row 1: a human's expression is kept"),
+        ({"weight": 0.5}, "expression_human: row 1: a human's expression has the weight 1"),
+        ({"weight": math.nan}, "weight is not finite"),
+        ({"text": "A Circle"}, "expression_text: row 1"),
+    ],
+)
+def test_a_humans_expression_is_accepted_in_no_other_form(values, expected):
+    assert re.search(expected, problems_with_of_expression_checks(setting(1, **{**AS_HUMANS, **values})))
+
+
+# As the builders have it: 1.1 is kept, 0.9 is not, correctness is 0.5.
+def rule(tau: float | None, *conditions: str) -> KeepRule:
+    return KeepRule(tau, tuple(KeepCondition.model_validate(text) for text in conditions))
+
+
+def test_a_known_rule_is_held_to_the_letter():
+    assert problems_with_of_expression_checks(lambda rows: None, rule(1.0)) == ""
+    assert problems_with_of_expression_checks(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
+    # Some other tau explains what is kept; this one does not.
+    assert "row 0: kept is not: distinctiveness > 1.1" in problems_with_of_expression_checks(
+        lambda rows: None, rule(1.1)
+    )
+    assert "row 1: kept is not: distinctiveness > 0.8" in problems_with_of_expression_checks(
+        lambda rows: None, rule(0.8)
+    )
+    assert "row 0: kept is not" in problems_with_of_expression_checks(lambda rows: None, rule(1.0, "correctness > 0.5"))
+
+
+def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
+    assert "row 4: kept is not" in problems_with_of_expression_checks(setting(4, kept=False), rule(1.0))
+    assert (
+        problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4"))
+        == ""
+    )
+    assert "row 4: kept is not" in problems_with_of_expression_checks(
+        setting(4, correctness=0.3), rule(1.0, "correctness > 0.4")
+    )
+
+
+def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_rest():
+    conditions = rule(None, "correctness > 0.4")
+    assert problems_with_of_expression_checks(lambda rows: None, conditions) == ""
+    assert "row 0: kept without: correctness > 0.4" in problems_with_of_expression_checks(
+        setting(0, correctness=0.3), conditions
+    )
+    # What the condition drops says nothing of tau.
+    assert (
+        problems_with_of_expression_checks(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions)
+        == ""
+    )
+    assert "a mask alone keeps" in problems_with_of_expression_checks(setting(4, kept=False), conditions)
+    assert problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), conditions) == ""
+
+
+def test_no_rule_is_held_against_what_a_human_wrote():
+    assert problems_with_of_expression_checks(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""
+
+
+AS_COMPOSED = {**AS_HUMANS, "source": "composer", "kind": "position", "text": "the leftmost circle"}
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        ("attribute", [mask_id(FIRST, 0)]),
+        ("position", [mask_id(FIRST, 0)]),
+        ("relation", [mask_id(FIRST, 1)]),
+        ("group", [mask_id(FIRST, 0), mask_id(FIRST, 1)]),
+        ("none", []),
+    ],
+)
+def test_composed_expressions_are_sound_without_draws_and_whatever_the_rule(kind, targets, confidence):
+    composed = {**AS_COMPOSED, "kind": kind, "target_mask_ids": targets, "confidence": confidence}
+    assert problems_with_of_expression_checks(setting(1, **composed)) == ""
+    assert "row 1" not in problems_with_of_expression_checks(setting(1, **composed), KeepRule(tau=99.0))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kept": False},
+        {"correctness": 0.5},
+        {"rank": 1},
+        {"confidence": 1.5},
+        {"count": 1},
+        {"weight": 0.5},
+        {"kind": "attribute", "target_mask_ids": []},
+        {"kind": "group"},
+        {"kind": "none"},
+        {"target_mask_ids": []},
+        {"kind": "relation", "target_mask_ids": [mask_id(FIRST, 0), mask_id(FIRST, 1)]},
+    ],
+)
+def test_a_composed_expression_is_accepted_in_no_other_form(values):
+    found = problems_with_of_expression_checks(
+        setting(1, **{**AS_COMPOSED, "target_mask_ids": [mask_id(FIRST, 1)], **values})
+    )
+    assert re.search("expression_(composed|count): row 1", found)

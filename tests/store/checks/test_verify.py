@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks import verify
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.runs import receipts
+from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.receipts import part_path, receipt_path
+from tests.store.builders import commit, make_entries, start_run
+
+
+@pytest.fixture
+def run(location):
+    """Return the location, its header and the receipts of a complete run of five shards."""
+    header = start_run(location, make_entries(num_shards=5, per_shard=4))
+    return location, header, commit(location, header, 0, 1, 2, 3, 4)
+
+
+def whats(report) -> list[str]:
+    return [problem.what for problem in report.problems]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_complete_run_accounts_for_every_planned_image(run, quick):
+    report = verify_run(run[0], quick=quick)
+    assert report.is_clean
+    assert (report.num_images, report.num_accounted) == (20, 20)
+    assert (report.annotated, report.empty, report.quarantined) == (10, 5, 5)
+    assert (report.num_shards, report.num_checked) == (5, 5)
+
+
+def test_progress_is_told_after_every_shard(run):
+    told = []
+    verify_run(run[0], progress=lambda done, total: told.append((done, total)))
+    assert told == [(n, 5) for n in range(1, 6)]
+
+
+def test_shards_without_a_receipt_are_named_as_ranges(run):
+    location, _, _ = run
+    for shard in (1, 2, 4):
+        location.delete(receipt_path(shard, 0))
+    report = verify_run(location)
+    assert not report.is_clean
+    assert report.num_accounted == 8
+    assert [problem.detail[:16] for problem in report.problems] == ["shards 1 to 2 ha", "shard 4 has no r"]
+
+
+def test_a_receipt_without_a_plan_is_found(run):
+    location, _, receipts = run
+    stranger = receipts[0].model_copy(update={"shard": 9})
+    location.replace(receipt_path(9, 0), stranger.model_dump_json().encode())
+    report = verify_run(location)
+    assert whats(report) == ["unplanned_receipt"]
+    assert "shard 9 has a receipt and no plan" in report.problems[0].detail
+
+
+def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
+    location, _, _ = run
+    location.replace(receipt_path(2, 0), b"{}")
+    report = verify_run(location)
+    assert whats(report) == ["receipt"]
+    assert report.num_accounted == 16
+
+
+def test_a_damaged_part_is_found_in_its_shard(run):
+    location, _, receipts = run
+    location.delete(part_path("masks", receipts[3].parts["masks"]))
+    assert [(problem.shard, problem.what) for problem in verify_run(location).problems] == [(3, "part_missing")]
+
+
+def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
+    location, _, receipts = run
+    counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
+    wrong = receipts[0].model_copy(update={"counts": counts})
+    location.replace(receipt_path(0, 0), wrong.model_dump_json().encode())
+    assert "the receipt accounts for 5 images, the plan has 4" in verify_run(location, sample=0).problems[0].detail
+
+
+def test_an_id_that_is_planned_twice_is_found(location):
+    entries = make_entries(num_shards=2, per_shard=2)
+    entries[3] = replace(entries[0], shard=1, position=1)
+    start_run(location, entries)
+    report = verify_run(location)
+    assert f"image {entries[0].image_id} is planned 2 times" in [problem.detail for problem in report.problems]
+
+
+def test_an_id_that_is_not_its_keys_is_found(location):
+    entries = make_entries(num_shards=1, per_shard=2)
+    entries[1] = replace(entries[1], image_id="0" * 16)
+    start_run(location, entries)
+    assert "plan_id" in whats(verify_run(location))
+
+
+def test_a_header_that_counts_otherwise_than_its_plan_is_found(run):
+    location, header, _ = run
+    wrong = header.model_copy(update={"num_images": 21})
+    location.replace("_run.json", wrong.model_dump_json().encode())
+    assert whats(verify_run(location)) == ["plan_counts"]
+
+
+@pytest.mark.parametrize(("sample", "checked"), [(0, 0), (2, 2), (5, 5), (99, 5), (None, 5)])
+def test_a_sample_is_looked_into_and_the_rest_is_still_accounted_for(run, sample, checked):
+    report = verify_run(run[0], sample=sample)
+    assert report.is_clean
+    assert (report.num_checked, report.num_accounted) == (checked, 20)
+
+
+def test_the_standing_generation_is_the_one_that_is_checked(run):
+    location, header, receipts = run
+    commit(location, header, 1, generation=1)
+    for table, part in receipts[1].parts.items():
+        location.delete(part_path(table, part))
+    assert verify_run(location).is_clean
+
+
+def test_where_no_run_is_there_is_nothing_to_verify(location):
+    with pytest.raises(ConfigError, match="there is no run at"):
+        verify_run(location)
+
+
+def test_shards_outside_promise_two_are_listed_by_reason_and_are_no_problem(location):
+    header = start_run(location, make_entries(num_shards=6))
+    line = "device_kind: 'a' in the run, 'b' now"
+    commit(location, header, 0, 1, 2, provenance=Provenance(mixed=(line,)))
+    commit(location, header, 3, provenance=Provenance(degraded={"captions.cache_bytes": 5}))
+    commit(location, header, 4)
+    commit(location, header, 5, provenance=Provenance(mixed=(line, "versions.x: '1' in the run, '2' now")))
+    report = verify_run(location)
+    assert report.is_clean
+    assert [(each.what, each.detail, each.shards, each.num_shards) for each in report.outside] == [
+        ("mixed", line, ((0, 2), (5, 5)), 4),
+        ("degraded", "captions.cache_bytes: 5", ((3, 3),), 1),
+        ("mixed", "versions.x: '1' in the run, '2' now", ((5, 5),), 1),
+    ]
+
+
+class _Waits:
+    """Answers for `read_receipt`, only once several callers wait; keeps how many receipts are asked for and done."""
+
+    def __init__(self, read, num_callers):
+        self.asked = []
+        self._read = read
+        self._barrier = threading.Barrier(num_callers)
+
+    def __call__(self, location, shard, generation):
+        self.asked.append(shard)
+        # One after the other they would wait for ever.
+        self._barrier.wait(timeout=10)
+        return self._read(location, shard, generation)
+
+
+@pytest.mark.parametrize("options", [{"sample": 0}, {"sample": 2}, {"quick": True}, {}], ids=str)
+def test_receipts_are_read_several_at_once(disk, monkeypatch, options):
+    header = start_run(disk, make_entries(num_shards=8, per_shard=1))
+    commit(disk, header, *range(8))
+    waits = _Waits(receipts.read_receipt, num_callers=8)
+    monkeypatch.setattr(receipts, "read_receipt", waits)
+    assert verify_run(disk, **options).is_clean
+    assert sorted(waits.asked) == list(range(8))
+
+
+@pytest.mark.parametrize(("name", "bound"), [("AT_ONCE", 3), ("_IMAGES_AT_ONCE", 6)])
+def test_receipts_are_read_a_few_shards_ahead_and_no_further(disk, monkeypatch, name, bound):
+    header = start_run(disk, make_entries(num_shards=10, per_shard=2))
+    commit(disk, header, *range(10))
+    asked = []
+    read = receipts.read_receipt
+    monkeypatch.setattr(receipts, "read_receipt", lambda *args: (asked.append(args[1]), read(*args))[1])
+    monkeypatch.setattr(verify, name, bound)
+    seen = []
+    report = verify_run(disk, progress=lambda done, total: seen.append((done, len(asked))))
+    assert report.is_clean
+    assert seen == [(n, min(10, 3 * -(-n // 3))) for n in range(1, 11)]
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_file_that_is_no_part_is_found_in_a_table_folder_and_a_hidden_one_is_nobodys_matter(run, has_ended):
+    location, _, receipts = run
+    copied = receipts[0].parts["expressions"]
+    location.replace(f"expressions/copy of {copied.name}", location.read_bytes(part_path("expressions", copied)))
+    location.replace("images/notes.txt", b"mine")
+    location.replace("images/.DS_Store", b"")
+    location.replace("export/notes.txt", b"elsewhere")
+    if has_ended:
+        write_manifest(location)
+    report = verify_run(location)
+    assert whats(report) == ["stray_file"] * 2
+    assert [problem.detail.partition(" is an unexpected")[0] for problem in report.problems] == [
+        "images/notes.txt",
+        f"expressions/copy of {copied.name}",
+    ]
+    assert verify_run(location, quick=True).is_clean
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+def test_a_part_that_no_receipt_names_is_a_problem_of_a_run_that_has_ended(run, generation):
+    location, _, _ = run
+    stray = f"masks/shard-00000002.g{generation}-00000000.parquet"
+    location.replace(stray, b"of a killed writer")
+    assert verify_run(location).is_clean
+    write_manifest(location)
+    with RunLock.held(location, on_wait=lambda _: None):
+        assert verify_run(location).is_clean
+    (problem,) = verify_run(location).problems
+    assert (problem.what, problem.detail.partition(" is in no receipt")[0]) == ("stray_file", stray)
+
+
+def test_parts_that_wait_for_gc_are_no_problem_of_a_run_that_goes_on(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1, generation=1)
+    assert verify_run(location).is_clean
+
+
+@pytest.mark.parametrize("name", ["shard-00000009.g0-00000000.parquet", f"shard-{'9' * 30}.g0-00000000.parquet"])
+def test_a_part_of_a_shard_that_is_not_planned_is_a_stray(run, name):
+    location, _, _ = run
+    write_manifest(location)
+    location.replace(f"images/{name}", b"")
+    assert whats(verify_run(location)) == ["stray_file"]
+
+
+def test_of_many_strays_a_few_are_named_and_the_rest_counted(run):
+    location, _, _ = run
+    for number in range(8):
+        location.replace(f"failures/{number}.csv", b"")
+    assert [problem.detail for problem in verify_run(location).problems][5:] == ["and 3 more"]

@@ -1,0 +1,81 @@
+"""Objects behind fsspec: versions, order, and what clients raise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fsspec import AbstractFileSystem
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.files.fsspec_storage import FsspecStorage
+from pseudoris.store.sources.patterns import ALL_FILES
+from pseudoris.store.sources.root import SourceRoot
+
+
+class Bucket(AbstractFileSystem):
+    """A store that answers as S3 does: quoted etags, an empty object for the folder itself."""
+
+    protocol = "bucket"
+    cachable = False
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[dict[str, Any]]:
+        if self.error:
+            raise self.error
+        entries = {
+            "b/set": [
+                {"name": "b/set/", "type": "file", "size": 0},
+                {"name": "b/set/c.jpg", "type": "file", "size": 2, "ETag": '"abc"'},
+                {"name": "b/set/c", "type": "directory", "size": 0},
+                {"name": "b/set/a.jpg", "type": "file", "size": 1, "LastModified": datetime(2026, 1, 2, tzinfo=UTC)},
+            ],
+            "b/set/c": [{"name": "b/set/c/d.jpg", "type": "file", "size": 3, "etag": "def"}],
+        }
+        return entries[path]
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        if self.error:
+            raise self.error
+        return {"name": path, "type": "file", "size": 2, "ETag": '"abc"'}
+
+
+def test_objects_come_in_the_order_of_their_keys_with_their_versions():
+    files = list(FsspecStorage(Bucket(), "b/set/").walk(ALL_FILES.may_descend))
+    assert [file.path for file in files] == ["a.jpg", "c.jpg", "c/d.jpg"]
+    assert [file.etag for file in files] == ["modified-1767312000.0", "abc", "def"]
+    assert all(file.mtime_ns is None for file in files)
+
+
+def test_an_excluded_prefix_is_not_visited():
+    files = FsspecStorage(Bucket(), "b/set").walk(ALL_FILES.may_descend, exclude="bucket://b/set/c/")
+    assert [file.path for file in files] == ["a.jpg", "c.jpg"]
+
+
+def test_the_etag_of_a_listing_equals_the_one_of_a_later_look():
+    storage = FsspecStorage(Bucket(), "b/set")
+    listed = {file.path: file for file in storage.walk(ALL_FILES.may_descend)}
+    assert storage.stat("c.jpg") == listed["c.jpg"]
+
+
+def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():
+    root = SourceRoot(FsspecStorage(Bucket(PermissionError("no")), "b/set"))
+    for before in (lambda: root.kind(""), lambda: list(root.walk(ALL_FILES.may_descend))):
+        with pytest.raises(ConfigError, match="access to bucket://b/set is denied: grant these credentials"):
+            before()
+    with pytest.raises(TransientError, match=r"cannot look at bucket://b/set/a\.jpg: PermissionError"):
+        root.stat("a.jpg")
+
+
+@pytest.mark.parametrize("error", [TimeoutError("slow"), ConnectionResetError("reset"), RuntimeError("of a client")])
+def test_a_store_that_does_not_answer_is_transient(error):
+    with pytest.raises(TransientError, match="cannot look at bucket://b/set"):
+        SourceRoot(FsspecStorage(Bucket(error), "b/set")).kind("")
+
+
+def test_a_prefix_that_is_not_there_is_nothing():
+    assert FsspecStorage(Bucket(FileNotFoundError("b/set")), "b/set").kind("") is None

@@ -1,0 +1,136 @@
+"""Keys hold any name, and their golden values never change: image ids follow from them.
+
+Sorting beyond memory: the same as `sorted`, in bounded memory, and nothing left on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.files import key_order
+from pseudoris.store.files.key_order import file_path, member_key, path_key, row_key, sorted_externally
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("été/猫.png", "%C3%A9t%C3%A9/%E7%8C%AB.png"),
+        (os.fsdecode(b"caf\xe9.jpg"), "caf%E9.jpg"),
+        ("100%!#?.jpg", "100%25%21%23%3F.jpg"),
+        ("a b~c-d_e.f", "a%20b~c-d_e.f"),
+    ],
+)
+def test_keys_are_percent_encoded_bytes(path, key):
+    assert path_key(path) == key
+    assert file_path(key) == path
+
+
+def test_members_and_rows_are_named_behind_their_file():
+    assert member_key("a!b.tar", "../x#1.jpg") == "a%21b.tar!../x%231.jpg"
+    assert row_key("t#.parquet", 17) == "t%23.parquet#17"
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.text())
+def test_every_path_comes_back_from_every_key(name, member):
+    path = name.decode("utf-8", "surrogateescape")
+    for key in (path_key(path), row_key(path, 3)):
+        assert file_path(key) == path
+        assert key.isascii()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=4), unique=True))
+def test_different_paths_have_different_keys(names):
+    assert len({path_key(os.fsdecode(name)) for name in names}) == len(names)
+
+
+@given(
+    keys=st.lists(st.text(max_size=3), max_size=80), max_in_memory=st.integers(1, 90), max_runs=st.sampled_from([2, 64])
+)
+def test_the_order_is_that_of_sorted_whatever_fits_into_memory(keys, max_in_memory, max_runs):
+    records = [(key, number) for number, key in enumerate(keys)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_order, "_MAX_RUNS", max_runs)
+        assert list(sorted_externally(records, max_in_memory=max_in_memory)) == sorted(records, key=lambda it: it[0])
+
+
+@pytest.fixture
+def spilled(tmp_path, monkeypatch):
+    """The folder that runs are spilled to."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_what_fits_into_memory_touches_no_disk(spilled, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(spilled / "does not exist"))
+    assert list(sorted_externally([("b",), ("a",)], max_in_memory=3)) == [("a",), ("b",)]
+
+
+def test_what_comes_in_order_makes_one_run_and_the_disk_is_left_clean(spilled):
+    records = sorted_externally(((number,) for number in range(5_000)), max_in_memory=100)
+    assert next(records) == (0,)
+    (folder,) = spilled.iterdir()
+    assert [run.name for run in folder.iterdir()] == ["run-0"]
+    records.close()
+    assert list(spilled.iterdir()) == []
+
+
+def test_more_runs_than_are_merged_at_once_are_merged_before(spilled):
+    numbers = list(range(20_000))
+    random.Random(3).shuffle(numbers)
+    records = sorted_externally(((number,) for number in numbers), max_in_memory=200)
+    assert next(records) == (0,)
+    (folder,) = spilled.iterdir()
+    assert len(list(folder.iterdir())) <= key_order._MAX_RUNS
+    assert [number for (number,) in records] == list(range(1, 20_000))
+
+
+def peak_bytes(num_records: int) -> int:
+    """Return the peak of memory while so many names, out of order, are sorted with 10,000 of them in memory."""
+
+    def names():
+        for number in range(num_records):
+            name = f"folder/{number * 7_919 % num_records:08d}.jpg"
+            yield name, name, number, "d41d8cd98f00b204e9800998ecf8427e"
+
+    tracemalloc.start()
+    try:
+        last = ""
+        for name, *_ in sorted_externally(names(), max_in_memory=10_000):
+            assert name > last
+            last = name
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_listing():
+    small, large = peak_bytes(50_000), peak_bytes(250_000)
+    assert large < 12_000_000
+    # Each run that is merged holds a block of a thousand records.
+    assert large < 2.0 * small
+
+
+def test_runs_lie_where_tempfile_says(spilled):
+    next(sorted_externally([("a",), ("b",)], max_in_memory=1))
+    assert Path(tempfile.gettempdir()) == spilled
+
+
+def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(key_order.pickle, "dump", full)
+    with pytest.raises(ConfigError, match=r"sort the listing on disk \(TMPDIR names another\).*the disk is full"):
+        list(sorted_externally(((n,) for n in range(10)), max_in_memory=4))

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.files.local_storage import TEMPORARY_PREFIX, LocalStorage
+from pseudoris.store.sources.patterns import ALL_FILES
+
+ROOT = Path(__file__).parents[2]
+
+# Blocks for ever in the n-th fsync, after saying so: the process is then killed at a known point.
+_CHILD = """
+import os, sys, time
+from pseudoris.store.location import RunLocation
+
+out, stop_at = sys.argv[1], int(sys.argv[2])
+calls, sync = 0, os.fsync
+
+def fsync(descriptor):
+    global calls
+    calls += 1
+    if calls == stop_at:
+        print("here", flush=True)
+        time.sleep(600)
+    sync(descriptor)
+
+location = RunLocation.open(out)
+location.put_part("masks/first", b"makes the folder")
+os.fsync = fsync
+print("ready", flush=True)
+location.put_part("masks/part", b"x" * (48 << 20))
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    return LocalStorage(tmp_path)
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Return a starter of the child that writes; whatever still lives at the end is killed."""
+    started = []
+
+    def start(stop_at: int) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(tmp_path), str(stop_at)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_writer_killed_before_its_data_is_synced_leaves_no_part(child, tmp_path, files):
+    process = child(stop_at=1)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [file.name for file in files.list("masks")] == ["first"]
+    assert [name[:5] for name, _ in files.list_temporary("masks")] == [TEMPORARY_PREFIX]
+    files.put("masks/part", b"again")
+    assert (tmp_path / "masks/part").read_bytes() == b"again"
+
+
+def test_a_writer_killed_after_the_name_appeared_leaves_the_whole_part(child, tmp_path):
+    process = child(stop_at=2)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert sha256_hex((tmp_path / "masks/part").read_bytes()) == sha256_hex(b"x" * (48 << 20))
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02, 0.05])
+def test_a_writer_killed_at_any_time_leaves_the_whole_part_or_none(child, files, delay_s):
+    process = child(stop_at=-1)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [file.size_bytes for file in files.list("masks") if file.name == "part"] in ([], [48 << 20])
+
+
+def test_a_full_disk_leaves_neither_part_nor_temporary_file(files, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files.put("masks/first", b"")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.put("masks/part", b"data")
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["first"]
+
+
+def test_a_link_whose_answer_was_lost_counts_as_won(files, tmp_path, monkeypatch):
+    link = Path.hardlink_to
+
+    def lose_the_answer(target, temporary):
+        link(target, temporary)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(Path, "hardlink_to", lose_the_answer)
+    assert files.create_once("receipt", b"mine")
+    assert (tmp_path / "receipt").read_bytes() == b"mine"
+
+
+def test_every_new_folder_and_every_file_is_synced(files, tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink()), sync(fd)))
+    files.create_once("a/b/receipt", b"mine")
+    folders = [path for path in synced if path.is_dir()]
+    assert folders == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+    assert [path.name[:5] for path in synced if path not in folders] == [TEMPORARY_PREFIX]
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("list", ("a", "b")), ("list_temporary", (".tmp-1-00112233445566aa", ".tmp-1-00112233445566bb"))],
+)
+def test_a_file_that_vanishes_while_its_folder_is_listed_is_passed_over(tmp_path, method, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    listing = getattr(LocalStorage(tmp_path), method)("")
+    next(listing)
+    # What was scanned already is gone when it is looked at, as the temporary file of a living writer is.
+    for name in names:
+        (tmp_path / name).unlink()
+    assert list(listing) == []
+
+
+def test_a_file_is_described_to_the_byte_and_the_nanosecond(files, tmp_path):
+    (tmp_path / "a").write_bytes(b"123")
+    os.utime(tmp_path / "a", ns=(1, 1_700_000_000_123_456_789))
+    found = files.stat("a")
+    assert (found.size_bytes, found.mtime_ns, found.etag) == (3, 1_700_000_000_123_456_789, None)
+
+
+def test_nothing_stands_below_a_file(files, tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    assert [files.kind(path) for path in ("a", "a/below a file")] == ["file", None]
+    with pytest.raises(NotADirectoryError):
+        files.stat("a/below a file")
+
+
+def test_a_pipe_is_refused_before_it_could_block(files, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for look in (files.open, files.read, files.stat):
+        with pytest.raises(FileNotFoundError, match="is no regular file"):
+            look("pipe")
+
+
+def test_a_folder_is_no_file_and_is_not_opened(files, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.open("folder")
+
+
+def test_folders_stand_where_the_keys_below_them_do(files, tmp_path):
+    for name in ("a.b", "a-b", "a0"):
+        (tmp_path / name).touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    assert [file.path for file in files.walk(ALL_FILES.may_descend)] == ["a-b", "a.b", "a/x", "a0"]

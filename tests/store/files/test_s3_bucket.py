@@ -1,0 +1,221 @@
+"""Requests to a real S3 server behind a proxy that fails them: what was done, and what was only answered."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files import s3_requests
+from pseudoris.store.files.s3_bucket import S3Bucket
+from pseudoris.store.files.s3_errors import ChangedError
+from tests.builders.fault_proxy import Fault, injecting
+
+PART = 5 * 2**20
+LIMITS = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=30.0, multipart_bytes=PART)
+SMALL, LARGE = b"a receipt", os.urandom(2 * PART + 7)
+# Each as it may meet a creation: not carried out, carried out and not answered, and answered wrongly.
+FAULTS = ("slow_down", "internal_error", "conflict", "conflict_done", "reset", "reset_done", "hang", "hang_done")
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_server):
+    with injecting(s3_server.endpoint_url, seed=11) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(proxy, s3_bucket):
+    proxy.set_faults([])
+    proxy.reset_counts()
+    return S3Bucket(s3_bucket, proxy.endpoint_url, LIMITS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize(
+    ("data", "operation"),
+    [(SMALL, "PutObject"), (LARGE, "CompleteMultipartUpload"), (LARGE, "UploadPart"), (LARGE, "CreateMultipartUpload")],
+    ids=["put", "complete", "part", "begin"],
+)
+def test_a_creation_that_meets_a_fault_is_won_once_and_stands_whole(bucket, proxy, kind, data, operation):
+    proxy.set_faults([Fault(kind, times=1, operation=operation)])
+    assert bucket.create("key", data) is True
+    assert proxy.hits[kind] == 1
+    assert bucket.get("key").data == data
+    assert bucket.create("key", b"another's") is False
+    assert bucket.get("key").data == data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conflict_done", "reset_done", "hang_done"])
+def test_the_same_bytes_of_another_writer_are_not_taken_for_ones_own(bucket, proxy, kind):
+    assert bucket.create("key", SMALL) is True
+    proxy.set_faults([Fault(kind, times=1, operation="PutObject")])
+    assert bucket.create("key", SMALL) is False
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "UploadPart", "CompleteMultipartUpload"])
+def test_a_file_that_meets_a_fault_on_its_way_stands_whole(bucket, proxy, tmp_path, operation):
+    data = SMALL if operation == "PutObject" else LARGE
+    (tmp_path / "file").write_bytes(data)
+    proxy.set_faults([Fault("reset", times=1, operation=operation)])
+    bucket.put_file("key", tmp_path / "file")
+    assert sum(proxy.hits.values()) == 1
+    assert bucket.get("key").data == data
+    assert list(bucket.uploads("")) == []
+
+
+def test_a_file_of_more_than_ten_thousand_parts_goes_in_larger_ones(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("pseudoris.store.files.s3_bucket._MAX_PARTS", 2)
+    (tmp_path / "file").write_bytes(LARGE)
+    bucket.put_file("key", tmp_path / "file")
+    assert bucket.get("key").data == LARGE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_large_put_that_meets_a_fault_stands_whole_and_leaves_no_upload(bucket, proxy, kind):
+    proxy.set_faults([Fault(kind, times=1, operation="CompleteMultipartUpload")])
+    bucket.put("key", LARGE)
+    assert bucket.get("key").data == LARGE
+    assert list(bucket.uploads("")) == []
+
+
+def test_of_sixteen_threads_exactly_one_creates_a_key_while_a_third_of_requests_fail(bucket, proxy):
+    proxy.set_faults([Fault(kind, rate=0.08) for kind in ("slow_down", "conflict_done", "reset", "reset_done")])
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda author: bucket.create("key", f"author {author}".encode()), range(16)))
+    assert won.count(True) == 1
+    assert bucket.get("key").data == f"author {won.index(True)}".encode()
+    assert sum(proxy.hits.values()) > 0
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "internal_error", "reset", "hang", "cut_body", "slow_body"])
+def test_a_read_that_meets_a_fault_gives_the_whole_object(bucket, proxy, kind):
+    bucket.put("key", LARGE)
+    proxy.set_faults([Fault(kind, times=2, operation="GetObject", seconds=0.5)])
+    assert bucket.get("key").data == LARGE
+    assert proxy.hits[kind] >= 1
+
+
+@pytest.mark.slow
+def test_a_read_of_one_version_goes_on_where_it_broke_off(bucket, proxy):
+    bucket.put("key", LARGE)
+    etag = bucket.head("key").etag
+    proxy.reset_counts()
+    proxy.set_faults([Fault("cut_body", times=1, operation="GetObject")])
+    assert bucket.get("key", etag=etag).data == LARGE
+    assert proxy.counts["GetObject"] == 2
+    # The second answer was the rest alone; the proxy does not count the half that it cut.
+    assert proxy.bytes_out["GetObject"] < 0.75 * len(LARGE)
+
+
+def test_a_read_of_another_version_is_changed(bucket):
+    bucket.put("key", b"one")
+    etag = bucket.head("key").etag
+    bucket.put("key", b"two")
+    with pytest.raises(ChangedError):
+        bucket.get("key", etag=etag)
+
+
+def test_ranges_are_read_from_both_ends_and_end_with_the_object(bucket):
+    bucket.put("key", b"0123456789")
+    assert bucket.get("key", start=2, length=3).data == b"234"
+    assert bucket.get("key", start=8, length=30).data == b"89"
+    assert (bucket.get("key", start=-4).data, bucket.get("key", start=-4).size_bytes) == (b"6789", 10)
+    assert bucket.get("key", start=-40).data == b"0123456789"
+    assert bucket.get("key", start=10, length=5).data == b""
+
+
+def test_an_empty_object_reads_as_nothing(bucket):
+    bucket.put("key", b"")
+    assert (bucket.get("key").data, bucket.get("key", start=-100).size_bytes) == (b"", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "hang", "slow_body", "conflict"])
+def test_patience_ends_and_says_so(bucket, proxy, kind):
+    limits = LIMITS.model_copy(update={"read_timeout_s": 0.3, "patience_s": 1.5})
+    bucket.put("key", LARGE)
+    proxy.set_faults([Fault(kind, seconds=60)])
+    with pytest.raises(TransientError, match=r"cannot read s3://.*/key: .*retried for 1\.5 s"):
+        S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
+
+
+@pytest.mark.slow
+def test_a_failed_upload_is_aborted_and_one_that_cannot_be_is_left_for_gc(bucket, proxy):
+    limits = LIMITS.model_copy(update={"patience_s": 1.5})
+    hasty = S3Bucket(bucket.name, proxy.endpoint_url, limits)
+    proxy.set_faults([Fault("slow_down", operation="UploadPart")])
+    with pytest.raises(TransientError, match="cannot write"):
+        hasty.put("key", LARGE)
+    assert list(bucket.uploads("")) == []
+    proxy.set_faults([Fault("slow_down", operation="UploadPart|AbortMultipartUpload")])
+    with pytest.raises(TransientError, match="cannot write"):
+        hasty.put("key", LARGE)
+    proxy.set_faults([])
+    (upload,) = bucket.uploads("")
+    bucket.abort(upload)
+    bucket.abort(upload)
+    assert list(bucket.uploads("")) == []
+
+
+def test_a_refusal_is_not_asked_again(bucket, proxy):
+    proxy.set_faults([Fault("denied")])
+    with pytest.raises(PermissionError):
+        bucket.put("key", b"")
+    assert proxy.counts["PutObject"] == 1
+
+
+def test_a_bucket_that_is_not_there_is_told(bucket):
+    lost = S3Bucket("no-such-bucket", bucket.endpoint_url, LIMITS)
+    for ask in (lambda: lost.put("key", b""), lambda: lost.get("key"), lambda: list(lost.pages(""))):
+        with pytest.raises(ConfigError, match=r"no such bucket\. Create it, or check its name and the endpoint"):
+            ask()
+
+
+@pytest.mark.slow
+def test_missing_credentials_are_told_without_any_request(bucket, proxy, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(s3_requests.time, "sleep", lambda _: None)
+    # Another time-out, so that no client with the old credentials is used again.
+    limits = LIMITS.model_copy(update={"connect_timeout_s": 4.9})
+    proxy.reset_counts()
+    with pytest.raises(ConfigError, match=r"NoCredentialsError\. Provide credentials"):
+        S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key")
+    assert not proxy.counts
+
+
+@pytest.mark.slow
+def test_credentials_that_come_a_moment_later_are_found(bucket, proxy, monkeypatch):
+    bucket.put("key", b"1")
+    given = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in given:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(s3_requests.time, "sleep", lambda _: [monkeypatch.setenv(*each) for each in given.items()])
+    limits = LIMITS.model_copy(update={"connect_timeout_s": 4.8})
+    assert S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
+
+
+@pytest.mark.slow
+def test_a_listing_takes_one_request_a_thousand_keys_and_holds_each_once(bucket, proxy, s3_server):
+    client = s3_server.client()
+    names = [f"set/{number:05d} é" for number in range(1_001)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: client.put_object(Bucket=bucket.name, Key=name), names))
+    # A busy test machine must not make it ask twice.
+    patient = S3Bucket(bucket.name, proxy.endpoint_url, StorageConfig())
+    pages = list(patient.pages("set/"))
+    assert [each.key for page in pages for each in page.objects] == names
+    assert proxy.counts["ListObjectsV2"] == len(pages) == 2
+
+
+def test_a_bucket_travels_by_pickle(bucket):
+    bucket.put("key", b"1")
+    assert pickle.loads(pickle.dumps(bucket)).get("key").data == b"1"

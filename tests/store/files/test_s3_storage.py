@@ -1,0 +1,260 @@
+"""Objects of a real S3 server: order, versions, and how many requests a listing takes."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.files import key_order, s3_listing
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
+from pseudoris.store.files.s3_storage import S3Storage
+from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern
+from pseudoris.store.sources.root import SourceRoot
+from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.sources import parquet_bytes, tar_bytes
+
+LIMITS = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+
+
+@pytest.fixture
+def proxy(s3_server):
+    with injecting(s3_server.endpoint_url, seed=3) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(proxy, s3_bucket):
+    return S3Bucket(s3_bucket, proxy.endpoint_url, LIMITS)
+
+
+@pytest.fixture
+def put(s3_server, s3_bucket):
+    """Write objects past the proxy, several at once."""
+    client = s3_server.client()
+
+    def put_all(objects: dict[str, bytes]) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: client.put_object(Bucket=s3_bucket, Key=key, Body=objects[key]), objects))
+
+    return put_all
+
+
+def listed(bucket, prefix="set", pattern=ALL_FILES) -> list[str]:
+    walk = S3Storage(bucket, prefix).walk(pattern.may_descend)
+    return [file.path for file in walk if pattern.matches(tuple(file.path.split("/")))]
+
+
+def source(bucket, path="set", **config):
+    config = SourceConfig(endpoint_url=bucket.endpoint_url, **config)
+    return open_source(f"s3://{bucket.name}/{path}", config, limits=LIMITS)
+
+
+def test_a_listing_is_in_the_order_of_keys_which_is_not_the_stores(bucket, put):
+    names = ["a.jpg", "a/b.jpg", "a-b.jpg", "é.jpg", "b c.jpg", "B.jpg", "a/é/x.jpg", "a/b/c/d.jpg", "z~.jpg"]
+    put({f"set/{name}": b"1" for name in names} | {"set/": b"", "set/a/": b"", "set-2/x.jpg": b"1"})
+    assert listed(bucket) == sorted(names, key=path_key) != sorted(names)
+
+
+@pytest.mark.slow
+def test_a_listing_of_many_folders_takes_pages_and_not_folders(bucket, put, proxy):
+    put({f"set/{number:03d}/image.jpg": b"1" for number in range(300)})
+    assert len(listed(bucket)) == 300
+    # One for the folders, and a page for each range of them.
+    assert proxy.counts == {"ListObjectsV2": proxy.counts["ListObjectsV2"]}
+    assert proxy.counts["ListObjectsV2"] < 270
+
+
+class Pages:
+    """A bucket of sorted keys that answers pages of a few, as S3 does."""
+
+    name = "bucket"
+
+    def __init__(self, keys: list[str], page: int) -> None:
+        self._keys = sorted(keys)
+        self._page = page
+        self.num_pages = 0
+
+    def uri(self, key: str) -> str:
+        return f"s3://bucket/{key}"
+
+    def pages(self, prefix, *, delimiter="", start_after=""):
+        rows: list[tuple[str, bool]] = []
+        for key in self._keys:
+            if not key.startswith(prefix) or key <= start_after:
+                continue
+            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+            row = (f"{prefix}{head}{delimiter}", True) if found else (key, False)
+            if row not in rows:
+                rows.append(row)
+        for start in range(0, max(len(rows), 1), self._page):
+            self.num_pages += 1
+            some = rows[start : start + self._page]
+            yield Page(
+                tuple(StoredObject(key, 1, "e", 0.0) for key, is_folder in some if not is_folder),
+                tuple(key for key, is_folder in some if is_folder),
+            )
+
+
+@settings(max_examples=50)
+@given(
+    paths=st.sets(
+        st.lists(st.sampled_from(["a", "b", "é", ".h", "c d", "-"]), min_size=1, max_size=5).map("/".join), max_size=40
+    ),
+    page=st.integers(1, 7),
+    listers=st.integers(1, 4),
+    marks=st.sampled_from([2, 3, 256]),
+    pattern=st.sampled_from(["**/*", "a/**/*", "*/b/*", "*/*", "**/é/*"]),
+)
+def test_every_object_is_listed_once_however_the_work_is_split(paths, page, listers, marks, pattern):
+    glob = GlobPattern.parse(pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_PAGE", page), ("_LISTERS", listers), ("_MAX_MARKS", marks)):
+            patch.setattr(s3_listing, name, value)
+        found = listed(Pages([f"set/{path}" for path in paths], page), pattern=glob)
+    assert found == sorted((path for path in paths if glob.matches(tuple(path.split("/")))), key=path_key)
+
+
+def test_a_folder_that_is_shut_is_jumped_over(monkeypatch):
+    monkeypatch.setattr(s3_listing, "_PAGE", 10)
+    keys = [f"set/a/.trash/{number:04d}.jpg" for number in range(1_000)] + ["set/a/b.jpg"]
+    pages = Pages(keys, page=10)
+    assert listed(pages) == ["a/b.jpg"]
+    assert pages.num_pages < 10
+
+
+class Endless:
+    """A bucket of so many objects in ten folders, each page made when it is asked for."""
+
+    name = "bucket"
+
+    def __init__(self, num_objects: int) -> None:
+        self._num_objects = num_objects
+
+    def uri(self, key: str) -> str:
+        return f"s3://bucket/{key}"
+
+    def pages(self, prefix, *, delimiter="", start_after=""):
+        folders = [f"set/folder {number}/" for number in range(10)]
+        if delimiter and prefix == "set/":
+            yield Page((), tuple(folders))
+            return
+        # Each folder's own pages, whether its level or its range is asked for.
+        (folder,) = [each for each in folders if (prefix if delimiter else start_after) == each]
+        if not delimiter:
+            return
+        for start in range(0, self._num_objects // 10, 1_000):
+            keys = (f"{folder}{number:07d}.jpg" for number in range(start, start + 1_000))
+            yield Page(tuple(StoredObject(key, 5, "d41d8cd98f00b204e9800998ecf8427e", 0.0) for key in keys), ())
+
+
+@pytest.mark.slow
+def test_listing_sixty_thousand_objects_holds_a_part_of_them(monkeypatch):
+    monkeypatch.setattr(key_order, "MAX_IN_MEMORY", 3_000)
+    storage = S3Storage(Endless(60_000), "set")
+    tracemalloc.start()
+    try:
+        count, last = 0, ""
+        for file in storage.walk(ALL_FILES.may_descend):
+            assert path_key(file.path) > last
+            count, last = count + 1, path_key(file.path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 60_000
+    # All of them at once would be 27 MB.
+    assert peak_bytes < 8_000_000
+
+
+def test_what_stands_at_a_path_takes_a_request_or_two(bucket, put, proxy):
+    put({"set/a/b.jpg": b"1"})
+    storage = S3Storage(bucket, "set")
+    assert [storage.kind(path) for path in ("", "a", "a/b.jpg", "nothing")] == ["folder", "folder", "file", None]
+    assert proxy.counts == {"ListObjectsV2": 4, "HeadObject": 2}
+
+
+@pytest.mark.slow
+def test_another_version_is_changed_and_none_is_missing(bucket, put):
+    put({"set/a.jpg": b"first", "set/empty.jpg": b""})
+    storage = S3Storage(bucket, "set")
+    expected = {path: storage.stat(path) for path in ("a.jpg", "empty.jpg")}
+    put({"set/a.jpg": b"other", "set/empty.jpg": b"!"})
+    for path, version in expected.items():
+        with (
+            pytest.raises(ImageError, match="the etag differs from the plan"),
+            storage.open_version(path, version) as file,
+        ):
+            file.read(version.size_bytes)
+    with (
+        pytest.raises(FileNotFoundError),
+        storage.open_version("lost.jpg", StoredFile("lost.jpg", 5, etag="e")) as file,
+    ):
+        file.read(5)
+
+
+def test_a_bucket_that_is_not_there_or_denied_is_told_before_a_run(bucket, proxy):
+    lost = S3Bucket("no-such-bucket", bucket.endpoint_url, LIMITS)
+    with pytest.raises(ConfigError, match="no such bucket"):
+        source(lost)
+    proxy.set_faults([Fault("denied")])
+    with pytest.raises(ConfigError, match=r"access to s3://.*/set is denied: grant these credentials"):
+        source(bucket)
+    with pytest.raises(TransientError, match="cannot look at"):
+        SourceRoot(S3Storage(bucket, "set")).stat("a.jpg")
+
+
+@pytest.mark.slow
+def test_a_tar_is_indexed_by_its_headers_alone(bucket, put, proxy):
+    members = [(f"{number:02d}.jpg", bytes(300_000)) for number in range(20)]
+    data = tar_bytes([*members, ("small.jpg", b"1"), ("small.json", b"{}"), ("small.txt", b"a")])
+    put({"set/a.tar": data})
+    items = list(source(bucket).list())
+    assert len(items) == 21
+    assert proxy.counts["GetObject"] == 21
+    assert proxy.bytes_out["GetObject"] <= 21 * 32 * 2**10 < len(data) / 8
+    assert [data[item.offset_bytes :][: item.size_bytes] for item in items[-2:]] == [bytes(300_000), b"1"]
+
+
+def test_a_table_is_indexed_by_its_footer_alone(bucket, put, proxy):
+    data = parquet_bytes({"bytes": [bytes([n]) * 300_000 for n in range(10)]}, rows_per_group=2)
+    data = data[:4] + data[4:]
+    put({"set/t.parquet": data})
+    assert [item.row_group for item in source(bucket).list()] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert proxy.counts["GetObject"] == 1
+    assert proxy.bytes_out["GetObject"] <= 64 * 2**10
+
+
+def test_a_tar_that_changes_while_it_is_listed_ends_the_listing(bucket, put):
+    put({"set/a.tar": tar_bytes([("a.jpg", b"1" * 100_000), ("b.jpg", b"2")])})
+    listing = source(bucket)
+    ((file, format_),) = listing.files()
+    put({"set/a.tar": tar_bytes([("a.jpg", b"3" * 100_000), ("b.jpg", b"2")])})
+    with pytest.raises(TransientError, match=r"a\.tar changed while it was being listed"):
+        list(listing.items(file, format_))
+
+
+@pytest.mark.slow
+def test_a_source_travels_by_pickle(bucket, put):
+    put({"set/a.jpg": b"1"})
+    assert [item.key for item in pickle.loads(pickle.dumps(source(bucket))).list()] == ["a.jpg"]
+
+
+def test_a_reader_is_a_file_as_the_standard_library_expects(bucket, put):
+    data = bytes(range(256)) * 50
+    put({"set/a": data})
+    with S3Storage(bucket, "set").open("a") as file, io.BufferedReader(file) as buffered:
+        buffered.seek(-100, io.SEEK_END)
+        assert buffered.read() == data[-100:]
+        buffered.seek(1_000)
+        assert buffered.read(300) == data[1_000:1_300]

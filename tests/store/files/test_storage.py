@@ -1,0 +1,170 @@
+"""What every storage promises: a disk, fsspec's memory store, and a real S3 server."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import uuid
+
+import fsspec
+import pytest
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.files.protocols import storage_at
+from pseudoris.store.files.storage import ChangedError, StoredFile
+from pseudoris.store.sources.patterns import ALL_FILES
+from tests.store.conftest import IMPATIENT
+
+
+@pytest.fixture(params=["disk", "objects", "s3"])
+def storage(request, tmp_path):
+    """A storage of each kind, empty; the folder and the prefix have a space in their names."""
+    if request.param == "disk":
+        (tmp_path / "a set").mkdir()
+        yield storage_at(str(tmp_path / "a set"))
+    elif request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        yield storage_at(f"s3://{server.new_bucket()}/a set", server.endpoint_url, IMPATIENT)
+    else:
+        root = f"memory://bucket-{uuid.uuid4().hex}/a set"
+        yield storage_at(root)
+        fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+def walked(storage, may_descend=ALL_FILES.may_descend, exclude=None) -> list[str]:
+    return [file.path for file in storage.walk(may_descend, exclude)]
+
+
+def read_version(storage, expected: StoredFile) -> bytes:
+    """Return the file as the plan of a run reads it: all of the expected version."""
+    with storage.open_version(expected.path, expected) as file:
+        return file.read(expected.size_bytes)
+
+
+def test_what_was_put_is_read_whole_and_in_ranges(storage):
+    storage.put("plan/part", b"0123456789")
+    assert storage.read("plan/part") == b"0123456789"
+    for window_bytes in (0, 4):
+        with storage.open("plan/part", window_bytes=window_bytes) as file:
+            assert file.seekable()
+            file.seek(4)
+            assert file.read(3) == b"456"
+            file.seek(-2, 2)
+            assert (file.read(), file.tell()) == (b"89", 10)
+
+
+def test_a_second_put_replaces_and_a_second_creation_does_not(storage):
+    storage.put("a", b"1")
+    storage.put("a", b"two")
+    assert not storage.create_once("a", b"three")
+    assert storage.read("a") == b"two"
+    assert storage.create_once("b", b"first")
+    assert not storage.create_once("b", b"second")
+    assert storage.read("b") == b"first"
+
+
+@pytest.mark.parametrize("size_bytes", [0, 3, 6 * 2**20])
+def test_a_file_of_this_disk_is_put_whole(storage, tmp_path, size_bytes):
+    local = storage.temporary_path("exports/large") or tmp_path / "local"
+    local.write_bytes(b"x" * size_bytes)
+    storage.put_file("exports/large", local)
+    assert storage.stat("exports/large").size_bytes == size_bytes
+    assert storage.read("exports/large") == b"x" * size_bytes
+
+
+def test_a_listing_holds_the_files_of_one_folder_and_not_of_those_below(storage):
+    storage.put("masks/a", b"123")
+    storage.put("masks/deeper/b", b"1")
+    assert [(file.name, file.size_bytes) for file in storage.list("masks")] == [("a", 3)]
+    assert list(storage.list("")) == []
+    assert list(storage.list("nothing")) == []
+
+
+def test_what_stands_at_a_path_is_told(storage):
+    storage.put("set/a", b"123")
+    assert [storage.kind(path) for path in ("", "set", "set/a", "nothing")] == ["folder", "folder", "file", None]
+    assert storage.stat("set/a").size_bytes == 3
+
+
+@pytest.mark.parametrize("path", ["nothing", "set"])
+def test_what_is_no_file_has_no_version(storage, path):
+    storage.put("set/a", b"123")
+    with pytest.raises(FileNotFoundError):
+        storage.stat(path)
+
+
+def test_a_missing_file_is_an_answer(storage):
+    with pytest.raises(FileNotFoundError):
+        storage.read("nothing")
+    with pytest.raises(FileNotFoundError), storage.open("nothing") as file:
+        file.read()
+    expected = StoredFile("nothing", 5)
+    with pytest.raises(FileNotFoundError):
+        read_version(storage, expected)
+
+
+def test_deleting_what_is_not_there_is_no_error(storage):
+    storage.put("a", b"1")
+    storage.delete("a")
+    storage.delete("a")
+    assert list(storage.list("")) == []
+
+
+def test_finished_writes_leave_nothing_unfinished(storage):
+    storage.put("masks/a", b"1")
+    storage.create_once("masks/b", b"1")
+    assert list(storage.list_temporary("masks")) == []
+    assert list(storage.list_uploads(re.compile(".*"))) == []
+
+
+def test_files_are_walked_in_the_order_of_their_keys(storage):
+    names = ["a.jpg", "a/b.jpg", "a-b.jpg", "é.jpg", "b c.jpg", "B.jpg", "a/é/x.jpg", "a/b/c/d.jpg", "z~.jpg"]
+    for name in names:
+        storage.put(name, b"1")
+    assert walked(storage) == sorted(names, key=path_key) != sorted(names)
+
+
+def test_folders_that_are_shut_and_the_excluded_one_are_not_walked(storage):
+    for path in ("a.jpg", ".hidden/b.jpg", "out/images/c.jpg", "outer/d.jpg"):
+        storage.put(path, b"1")
+    assert walked(storage, exclude=storage.uri("out")) == ["a.jpg", "outer/d.jpg"]
+    assert walked(storage, may_descend=lambda folder: False) == ["a.jpg"]
+
+
+def test_a_file_is_described_alike_by_a_walk_and_by_a_look(storage):
+    storage.put("set/c.jpg", b"12")
+    (walked_file,) = storage.walk(ALL_FILES.may_descend)
+    assert walked_file == storage.stat("set/c.jpg")
+    assert walked_file.size_bytes == 2
+    assert (walked_file.etag is None) != (walked_file.mtime_ns is None)
+
+
+@pytest.mark.parametrize(("first", "second"), [(b"first", b"other"), (b"first", b"longer than it was"), (b"", b"!")])
+def test_another_version_is_changed_and_the_same_one_is_read(storage, first, second):
+    storage.put("a.jpg", first)
+    expected = storage.stat("a.jpg")
+    assert read_version(storage, expected) == first
+    storage.put("a.jpg", second)
+    with pytest.raises(ImageError, match="differs from the plan") as caught:
+        read_version(storage, expected)
+    assert caught.value.reason == "changed"
+
+
+def test_a_version_of_which_nothing_is_known_is_any(storage):
+    storage.put("a.jpg", b"12345")
+    with storage.open_version("a.jpg", StoredFile("a.jpg", None)) as file:
+        assert file.read() == b"12345"
+
+
+def test_a_storage_travels_by_pickle(storage):
+    storage.put("a", b"1")
+    there = pickle.loads(pickle.dumps(storage))
+    assert there.read("a") == b"1"
+    assert there.uri("a") == storage.uri("a")
+
+
+def test_a_storage_says_how_it_is_read(storage):
+    assert storage.max_readers >= 1
+    assert OSError in storage.faults or Exception in storage.faults
+    assert not issubclass(ChangedError, OSError), "a changed file is an answer, and no fault"

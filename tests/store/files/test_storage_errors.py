@@ -1,0 +1,105 @@
+"""What an error of storage means, by what was done when it came."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.store.files.storage_errors import listing_errors, storage_errors, transient_faults
+
+
+def raise_within(error: OSError) -> None:
+    with storage_errors("write", "/out/masks/part"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "the disk is full: free space"),
+        (errno.EDQUOT, "the quota is used up"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.EACCES, "access is denied"),
+        (errno.ENOTDIR, "is a file, not a folder"),
+        (errno.ENOTSUP, "does not support hard links"),
+    ],
+)
+def test_what_the_user_must_mend_names_the_path_and_the_remedy(number, remedy):
+    with pytest.raises(ConfigError, match=f"cannot write /out/masks/part: .*{remedy}"):
+        raise_within(OSError(number, os.strerror(number)))
+
+
+def test_a_denial_without_a_number_is_the_users_to_mend():
+    with pytest.raises(ConfigError, match="access is denied"):
+        raise_within(PermissionError("Access Denied"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), TimeoutError(), ConnectionResetError()])
+def test_what_another_try_may_cure_is_transient(error):
+    with pytest.raises(TransientError, match=r"cannot write /out/masks/part: .*run the same command again"):
+        raise_within(error)
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, FileExistsError])
+def test_an_answer_passes_as_it_is(kind):
+    with pytest.raises(kind, match="as it was"):
+        raise_within(kind("as it was"))
+
+
+def raise_in_a_run(error, faults=(OSError,)):
+    with transient_faults("read", "/data/a.jpg", faults=faults):
+        raise error
+
+
+def raise_in_a_listing(error, faults=(OSError,)):
+    with listing_errors("list", "/data", faults=faults):
+        raise error
+
+
+def test_a_missing_file_stays_an_answer():
+    with pytest.raises(FileNotFoundError, match="gone"):
+        raise_in_a_run(FileNotFoundError("gone"))
+    with pytest.raises(FileNotFoundError, match="a part of the path is a file"):
+        raise_in_a_run(NotADirectoryError("a part of the path is a file"))
+    with pytest.raises(FileNotFoundError, match="a folder"):
+        raise_in_a_run(IsADirectoryError("a folder"))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        raise_in_a_listing(FileNotFoundError("gone"))
+
+
+@pytest.mark.parametrize("raise_inside", [raise_in_a_run, raise_in_a_listing])
+@pytest.mark.parametrize("error", [ImageError("changed", "ours"), MemoryError("ours")])
+def test_our_own_errors_and_memory_pass(error, raise_inside):
+    with pytest.raises(type(error), match="ours"):
+        raise_inside(error, faults=(Exception,))
+
+
+def test_denied_access_is_named_and_transient():
+    with pytest.raises(TransientError, match=r"cannot read /data/a\.jpg: Permission denied"):
+        raise_in_a_run(PermissionError(errno.EACCES, "Permission denied"))
+
+
+def test_denied_access_is_the_users_to_mend_before_a_run():
+    with pytest.raises(ConfigError, match="access to /data is denied: grant these credentials, or this user"):
+        raise_in_a_listing(PermissionError(errno.EACCES, "Permission denied"))
+
+
+def test_a_path_that_cannot_be_is_the_users_to_mend_before_a_run():
+    with pytest.raises(ConfigError, match="cannot list /data: the path is too long"):
+        raise_in_a_listing(OSError(errno.ENAMETOOLONG, "File name too long"))
+
+
+@pytest.mark.parametrize("raise_inside", [raise_in_a_run, raise_in_a_listing])
+def test_the_text_of_a_client_is_not_repeated(raise_inside):
+    with pytest.raises(TransientError, match="RuntimeError") as caught:
+        raise_inside(RuntimeError("signed with hush"), faults=(Exception,))
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raise_inside", [raise_in_a_run, raise_in_a_listing])
+def test_a_fault_of_our_own_code_on_a_disk_is_not_hidden(raise_inside):
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        raise_inside(ZeroDivisionError("ours"))

@@ -1,0 +1,300 @@
+"""The card says what the run holds, is the same for the same run, and never takes a person's words away."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_dataset
+
+from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.run_records import Identity, ParentRun
+from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, is_generated, write_datacard
+from pseudoris.store.reports.data_card_models import BIBTEX, BUILTIN, METHOD, PUBLISHED
+from pseudoris.store.reports.data_card_sections import CardFacts, card_text
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.totals import RunTotals
+from pseudoris.store.tables.committed_tables import read_table
+from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def run(location):
+    scored_run(location)
+    return location
+
+
+def card_of(location: RunLocation) -> str:
+    return location.read_bytes(CARD_NAME).decode()
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def header_of(tmp_path, *settings: str, preset: str = "paper", **changes):
+    """Return a header as runs of published weights have it; nothing of them is looked at."""
+    header = begin(RunLocation.open(str(tmp_path / "planned")))
+    config = load_config(preset, None, list(settings))
+    changes = {"config": config, "config_sha256": config_hash(config), **changes}
+    return header.model_copy(update=changes)
+
+
+def text_of(header, **totals) -> str:
+    return card_text(CardFacts(header, RunTotals(**totals), "0" * 64))
+
+
+def test_it_counts_what_the_tables_hold_and_names_the_models(run):
+    write_datacard(run)
+    card = card_of(run)
+    table = read_table(run, EXPRESSIONS)
+    assert f"| kept expressions | {sum(table['kept'].to_pylist()):,} |" in card
+    assert f"| candidate expressions | {table.num_rows:,} |" in card
+    assert "| images | 20 of 20 |" in card
+    assert "| … as `corrupt` | 4 |" in card
+    for digest in ("a" * 64, "b" * 64, "c" * 64):
+        assert f"`{digest}`" in card
+    assert "An expression is kept if it has distinctiveness > 1." in card
+    assert "2026-01-01T00:00:00+00:00" in card
+    assert "*to be filled in*" in card
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_happened(run, tmp_path):
+    write_datacard(run)
+    once = run.read_bytes(CARD_NAME)
+    write_datacard(run)
+    assert run.read_bytes(CARD_NAME) == once
+    other = RunLocation.open(str(tmp_path / "other"))
+    header = begin(other)
+    for shard in (3, 1, 0, 2):
+        commit_scored(other, header, shard)
+    commit_scored(other, header, 1, generation=1)
+    finish(other)
+    finish(other)
+    write_datacard(other)
+    assert other.read_bytes(CARD_NAME) == once
+
+
+def test_other_content_gives_another_digest(run, tmp_path):
+    other = RunLocation.open(str(tmp_path / "other"))
+    scored_run(other, has_humans=True)
+    digests = []
+    for location in (run, other):
+        write_datacard(location)
+        digests += re.findall(r"by shard and table: `(\w{64})`", card_of(location))
+    assert len(set(digests)) == 2
+
+
+def test_a_run_that_has_grown_gets_a_new_card_in_its_place(location):
+    header = begin(location)
+    commit_scored(location, header, 0)
+    assert write_datacard(location).path == CARD_NAME
+    assert "| images | 5 of 20 |" in card_of(location)
+    commit_scored(location, header, 1)
+    assert write_datacard(location).path == CARD_NAME
+    assert "| images | 10 of 20 |" in card_of(location)
+    assert not location.exists(BESIDE_NAME)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda card: card.replace("license: unknown", "license: cc-by-4.0"),
+        lambda card: card + "\nAsk Ana about the second batch.\n",
+        lambda card: card.replace("\n", "\r\n"),
+        lambda card: card.partition("<!-- generated")[0],
+        lambda card: "mine alone",
+        lambda card: "",
+    ],
+    ids=["a field filled in", "a line below", "other line ends", "no seal", "another file", "emptied"],
+)
+def test_an_edited_card_stays_and_the_new_one_stands_beside_it(location, edit):
+    header = begin(location)
+    commit_scored(location, header, 0)
+    write_datacard(location)
+    edited = edit(card_of(location)).encode()
+    location.replace(CARD_NAME, edited)
+    commit_scored(location, header, 1)
+    for _ in range(2):
+        outcome = write_datacard(location)
+        assert (outcome.path, outcome.is_beside) == (BESIDE_NAME, True)
+        assert location.read_bytes(CARD_NAME) == edited
+        beside = location.read_bytes(BESIDE_NAME)
+        assert b"| images | 10 of 20 |" in beside
+        assert is_generated(beside)
+    # Merged by hand: what was generated is the card again, and there is one.
+    location.replace(CARD_NAME, beside)
+    assert not write_datacard(location).is_beside
+    assert location.read_bytes(CARD_NAME) == beside
+    assert not location.exists(BESIDE_NAME)
+
+
+def test_gc_and_verify_take_no_notice_of_it(run):
+    write_datacard(run)
+    assert run_gc(run, now_s=1e12).deleted == ()
+    assert verify_run(run).is_clean
+    assert run.exists(CARD_NAME)
+    assert len(list(standing_receipts(run))) == 4
+
+
+def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    scored_run(location)
+    write_datacard(location)
+    shutil.copy(location.uri(CARD_NAME), location.uri("README.md"))
+    cache = str(tmp_path / "cache")
+    loaded = load_dataset(location.root, cache_dir=cache, split="train")
+    assert loaded.num_rows == read_table(location, EXPRESSIONS).num_rows
+    assert load_dataset(location.root, "masks", cache_dir=cache, split="train").num_rows == 4 * 7
+    assert {each["config_name"] for each in front_matter(card_of(location))["configs"]} == {
+        "images",
+        "masks",
+        "expressions",
+        "failures",
+    }
+
+
+@pytest.mark.parametrize(
+    ("expressions", "category"),
+    [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (10**6, "1M<n<10M"), (5 * 10**9, "1B<n<10B")],
+)
+def test_the_size_category_is_by_expressions(expressions, category, tmp_path):
+    assert front_matter(text_of(header_of(tmp_path), expressions=expressions))["size_categories"] == [category]
+
+
+def test_published_weights_come_with_what_their_makers_say(tmp_path):
+    text = text_of(header_of(tmp_path))
+    for statements in PUBLISHED.values():
+        for statement in statements:
+            assert statement.text in text
+            assert statement.source in text
+    assert BUILTIN.text not in text
+    assert "ViT, 32 blocks of 1280, 1024 px" in text
+    assert all(statement.text in text for statement in METHOD)
+
+
+def test_the_shipped_weights_are_no_published_ones_and_unknown_engines_are_left_to_fill(run, tmp_path):
+    write_datacard(run)
+    text = card_of(run)
+    assert text.count(BUILTIN.text) == 1
+    assert "mask proposal, captions, scores and filter: " in text
+    assert not any(statement.text in text for statements in PUBLISHED.values() for statement in statements)
+    unknown = text_of(header_of(tmp_path, "captions.engine=blip"))
+    assert "captions: nothing is known here about `blip`: *to be filled in*" in unknown
+
+
+READY = ("masks.engine=ready", "masks.options.folder=/data/sa1b")
+
+
+@pytest.mark.parametrize("preset", ["paper", "tiny"])
+def test_ready_masks_are_no_sam_s_and_have_no_digest(tmp_path, preset):
+    text = text_of(header_of(tmp_path, *READY, preset=preset))
+    assert "| mask proposal | `ready` | – | masks `/data/sa1b` | – |" in text
+    assert "| the masks `/data/sa1b` | *to be filled in* |" in text
+    assert "mask proposal: nothing is known here about the masks `/data/sa1b`" in text
+    assert not re.search("sam|ViT, 32|a{64}", text.partition("## How to cite")[0].partition("## How it was made")[2])
+    assert not any(statement.text in text for statement in PUBLISHED["sam"])
+    assert "mask proposal, captions" not in text
+
+
+PRIOR = ("masks.prior.kind=table", "masks.prior.path=/data/cutler.parquet")
+
+
+def test_an_instance_prior_has_a_row_and_the_digest_of_both_is_not_told_as_that_of_sam(tmp_path):
+    text = text_of(header_of(tmp_path, *PRIOR))
+    (sam,) = [line for line in text.splitlines() if line.startswith("| mask proposal | `sam`")]
+    assert sam.endswith("| – |")
+    assert "| instance prior | `table` | – | instances `/data/cutler.parquet` | – |" in text
+    assert f"| mask proposal and instance prior | – | – | – | `{'a' * 64}`, over the digests of the two files |" in text
+    assert "| the instances `/data/cutler.parquet` | *to be filled in* |" in text
+    assert "instance prior: nothing is known here about the instances `/data/cutler.parquet`" in text
+    demanded = text_of(header_of(tmp_path / "again", *PRIOR, f"masks.weights.sha256={'f' * 64}"))
+    assert f"| `{'f' * 64}` |" in demanded
+
+
+def test_a_detector_as_prior_is_named_beside_ready_masks(tmp_path):
+    prior = ("masks.prior.kind=torchvision", "masks.prior.path=/data/detector.pt")
+    text = text_of(header_of(tmp_path, *READY, *prior))
+    assert "| instance prior | `torchvision` | – | weights `/data/detector.pt` | – |" in text
+    assert "of the two files |" not in text
+
+
+def test_of_an_engine_of_another_package_no_weights_of_the_preset_are_named(tmp_path):
+    text = text_of(header_of(tmp_path, "captions.engine=blip"))
+    assert f"| captions | `blip` | – | – | `{'b' * 64}`, as given by the engine |" in text
+    assert "| the weights of `blip` | *to be filled in* |" in text
+    assert "coca" not in text.partition("## How to cite")[0]
+
+
+def test_what_another_scorer_kept_is_not_told_by_tau(tmp_path):
+    text = text_of(header_of(tmp_path, "filtering.engine=siglip", "filtering.keep=[count >= 2]"))
+    assert "is kept if it has" not in text
+    assert (
+        "`siglip` decided by its own bound which expressions are kept. That bound may differ from `filtering.tau` = 1. "
+        "It must also have count >= 2." in text
+    )
+
+
+def test_head_nouns_by_a_parser_have_a_row(tmp_path):
+    assert "| head nouns | `spacy` | – | – | – |" in text_of(header_of(tmp_path, "filtering.nouns=spacy"))
+
+
+def test_an_import_names_no_model_and_no_bias_of_one(tmp_path):
+    files = {"instances.json": "d" * 64, "refs(unc).p": "e" * 64}
+    method = {"import": {"format": "refer", "files": files, "splits": ["train", "val"], "orientation": "stored"}}
+    identity = Identity(method=method, weights={}, device_kind="cpu", versions={"pyarrow": "26"})
+    text = text_of(header_of(tmp_path, origin="import", identity=identity))
+    assert "No model was used." in text
+    assert "| annotation | `refer`, stored |" in text
+    for name, digest in files.items():
+        assert f"| … its file `{name}` | sha256 `{digest}` |" in text
+        assert f"| the annotation `{name}` | *to be filled in* |" in text
+    assert "| … its splits | `train`, `val` |" in text
+    assert "| who annotated, how | *to be filled in* |" in text
+    assert front_matter(text)["annotations_creators"] == ["found"]
+    assert "synthetic" not in front_matter(text)["tags"]
+    assert METHOD[0].text not in text
+    assert "distinctiveness >" not in text
+
+
+def test_a_refilter_names_its_parent_and_its_whole_rule(tmp_path):
+    parent = ParentRun(
+        location="s3://bucket/run", created_utc="2026-01-01T00:00:00+00:00", manifest=7, manifest_sha256="d" * 64
+    )
+    header = header_of(tmp_path, "filtering.keep=[count >= 2]", origin="refilter", parent=parent)
+    text = text_of(header)
+    assert "| started | 2026-01-01T00:00:00+00:00 by `pseudoris refilter` |" in text
+    assert "the run at `s3://bucket/run`" in text
+    assert f"number 7, sha256 `{'d' * 64}`" in text
+    assert "An expression is kept if it has distinctiveness > 1 and count >= 2." in text
+
+
+def test_names_from_outside_are_neither_markup_nor_lines(tmp_path):
+    source = "photos`|<img src=x>\n# Licence: free\x1b[2J\u202e"
+    text = text_of(header_of(tmp_path, source=source))
+    assert "# Licence: free\n" not in text.replace("\\n", "")
+    assert "| images | `photos'¦<img src=x>\\n# Licence: free\\x1b[2J\\u202e` |" in text
+
+
+def test_what_lies_outside_promise_two_is_told(tmp_path):
+    assert "3 shards were computed with lowered settings, and 1 on other" in text_of(
+        header_of(tmp_path), degraded=3, mixed=1
+    )
+    assert "lowered settings" not in text_of(header_of(tmp_path))
+
+
+def test_the_papers_are_those_of_the_citation_file():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]
+    titles = re.findall(r"^  title\s+= \{(.*)\},$", BIBTEX, re.MULTILINE)
+    assert titles == [each["title"] for each in cited]
+    assert re.findall(r"^  year\s+= \{(\d{4})\}$", BIBTEX, re.MULTILINE) == [str(each["year"]) for each in cited]
+    assert BIBTEX.count("{") == BIBTEX.count("}")

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.reports.status import (
+    DRIVER_ALIVE,
+    DRIVER_NONE,
+    DRIVER_SILENT,
+    StatusReader,
+    find_bottleneck,
+    run_status,
+)
+from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.lock import WATCH_S, RunLock
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.receipts import read_receipt
+from tests.store.builders import commit, make_entries, start_run
+
+
+def test_a_run_without_commits_has_its_plan_and_nothing_done(location):
+    start_run(location)
+    status = run_status(location)
+    assert (status.num_shards, status.num_done, status.num_images, status.num_images_done) == (3, 0, 12, 0)
+    assert not status.is_complete
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_the_receipts_are_summed(location, has_manifest):
+    receipts = commit(location, start_run(location), 0, 2)
+    if has_manifest:
+        write_manifest(location)
+    status = run_status(location)
+    assert (status.source, status.num_done, status.num_images_done) == ("images/", 2, 8)
+    assert (status.annotated, status.empty, status.quarantined) == (4, 2, 2)
+    assert (status.masks, status.expressions, status.samples, status.kept) == (6, 12, 24, 8)
+    assert status.reasons == {"corrupt": 2}
+    assert status.seconds == {"propose": 3.0, "caption": 4.0}
+    assert status.size_bytes == sum(part.size_bytes for each in receipts for part in each.parts.values())
+    assert not status.is_complete
+
+
+def test_a_later_generation_replaces_the_figures_of_the_earlier_one(location):
+    header = start_run(location)
+    commit(location, header, 0, 1, 2)
+    commit(location, header, 1, generation=1)
+    status = run_status(location)
+    assert status.is_complete
+    assert (status.num_done, status.num_images_done) == (3, 12)
+
+
+def test_where_no_run_is_the_user_is_told_how_to_start_one(location):
+    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate"):
+        run_status(location)
+
+
+def test_a_second_look_reads_only_the_receipts_that_are_new(location, monkeypatch):
+    header = start_run(location)
+    commit(location, header, 0)
+    reader = StatusReader(location)
+    assert reader.read().num_done == 1
+    read = []
+    monkeypatch.setattr(
+        "pseudoris.store.runs.receipts.read_receipt", lambda *commit: read.append(commit[1:]) or read_receipt(*commit)
+    )
+    commit(location, header, 1)
+    read.clear()
+    assert reader.read().num_done == 2
+    assert reader.read().num_images_done == 8
+    assert read == [(1, 0)]
+
+
+def test_a_receipt_that_was_deleted_between_two_looks_does_not_count_any_more(location):
+    commit(location, start_run(location), 0, 1)
+    reader = StatusReader(location)
+    assert reader.read().num_done == 2
+    location.delete("_receipts/shard-00000000.g0.json")
+    assert (reader.read().num_done, reader.read().num_images_done) == (1, 4)
+
+
+def test_a_receipt_that_the_manifest_has_is_not_read(location, monkeypatch):
+    commit(location, start_run(location), 0, 1)
+    write_manifest(location)
+    monkeypatch.setattr(
+        "pseudoris.store.runs.receipts.read_receipt", lambda *_: pytest.fail("a receipt was read twice")
+    )
+    assert run_status(location).num_done == 2
+
+
+def test_a_generation_that_appears_between_two_looks_replaces_its_shards_figures(location):
+    header = start_run(location)
+    commit(location, header, 0, 1)
+    reader = StatusReader(location)
+    before = reader.read()
+    commit(location, header, 1, generation=1, provenance=Provenance(mixed=("device_kind: 'a' in the run, 'b' now",)))
+    after = reader.read()
+    assert (after.retried, after.mixed, before.retried) == (1, 1, 0)
+    assert (after.num_done, after.masks, after.seconds) == (before.num_done, before.masks, before.seconds)
+    assert after.reasons == before.reasons == run_status(location).reasons
+
+
+def test_repeats_and_shards_outside_promise_two_are_counted(location):
+    header = start_run(location)
+    commit(location, header, 0, provenance=Provenance(attempts={"fused": 3}, degraded={"captions.cache_bytes": 1}))
+    commit(location, header, 1, provenance=Provenance(mixed=("versions.torch: '1' in the run, '2' now",)))
+    status = run_status(location)
+    assert (status.repeats, status.degraded, status.mixed) == (2, 1, 1)
+
+
+def test_speed_and_what_is_left_follow_the_times_of_the_receipts(disk):
+    commit(disk, start_run(disk, make_entries(num_shards=10)), *range(5))
+    for shard in range(5):
+        path = f"_receipts/shard-{shard:08d}.g0.json"
+        os.utime(disk.uri(path), (1_000 + 3.5 * shard,) * 2)
+    lock = RunLock.acquire(disk)
+    status = run_status(disk, now_s=1_014.0)
+    assert status.rates.overall == pytest.approx(4 / 3.5)
+    assert status.rates.now == pytest.approx(4 / 3.5)
+    assert status.eta_s == pytest.approx(20 / (4 / 3.5))
+    lock.release()
+    # Nobody works on it: what is left takes as long as it took overall, from the next start on.
+    assert run_status(disk, now_s=1_014.0).rates.now is None
+    assert run_status(disk, now_s=9e9).eta_s == pytest.approx(20 / (4 / 3.5))
+
+
+def test_a_driver_shows_as_long_as_it_holds_the_lock(location):
+    start_run(location)
+    assert run_status(location).driver.state == DRIVER_NONE
+    lock = RunLock.acquire(location)
+    assert run_status(location).driver.state == DRIVER_ALIVE
+    lock.release()
+    assert run_status(location).driver.state == DRIVER_NONE
+    assert len(list(location.list("_lock"))) == 1
+
+
+def test_a_driver_of_another_machine_is_alive_while_its_claim_is_young_or_moves(location, monkeypatch):
+    start_run(location)
+    lock = RunLock.acquire(location)
+    monkeypatch.setattr("pseudoris.store.runs.lock._host", lambda: "elsewhere")
+    reader = StatusReader(location)
+    now_s = time.time()
+    assert reader.read(now_s=now_s).driver.state == DRIVER_ALIVE
+    assert reader.read(now_s=now_s + WATCH_S + 5).driver.state == DRIVER_SILENT
+    monkeypatch.undo()
+    lock.heartbeat()
+    monkeypatch.setattr("pseudoris.store.runs.lock._host", lambda: "elsewhere")
+    # A machine whose clock is an hour ahead still sees the counter move.
+    assert reader.read(now_s=now_s + 3_600).driver.state == DRIVER_ALIVE
+
+
+@pytest.mark.parametrize(
+    ("assignments", "stage", "is_by_actor"),
+    [
+        ((), "caption", False),
+        (("placement.mode=staged",), "caption", False),
+        (
+            (
+                "placement.mode=staged",
+                "placement.propose.max_actors=2",
+                "placement.caption.max_actors=8",
+                "placement.filter.max_actors=1",
+            ),
+            "propose",
+            True,
+        ),
+    ],
+)
+def test_the_bottleneck_is_the_stage_with_most_seconds_an_actor_where_actors_are_known(assignments, stage, is_by_actor):
+    seconds = {"read": 1.0, "propose": 20.0, "caption": 40.0, "filter": 4.0}
+    found = find_bottleneck(seconds, load_config("tiny", None, list(assignments)))
+    assert (found.stage, found.is_by_actor) == (stage, is_by_actor)
+    assert 0.4 < found.share < 0.7
+    assert find_bottleneck({}, load_config("tiny")) is None

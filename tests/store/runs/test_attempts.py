@@ -1,0 +1,84 @@
+"""Attempts are counted where no death reaches them, and blame only whom they should."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import (
+    attempts_of,
+    begin_attempt,
+    clear_attempts,
+    end_attempt,
+    parse_attempts,
+    read_attempts,
+)
+
+HERE, THERE = "a" * 56, "b" * 56
+
+
+@pytest.fixture
+def location(tmp_path) -> RunLocation:
+    return RunLocation.open(str(tmp_path))
+
+
+def begin(location, shard=7, generation=0, *, pool="fused", session="one", node=HERE):
+    return begin_attempt(location, shard, generation, pool=pool, session_nonce=session, node=node)
+
+
+def deaths(location, shard=7, *, pool="fused", session="one", living=(HERE, THERE)):
+    return read_attempts(location, shard, 0).num_deaths(pool=pool, session_nonce=session, living_nodes=living)
+
+
+def test_an_attempt_sees_those_before_it_and_not_itself(location):
+    first, before = begin(location)
+    assert (before.begun, before.ended) == (frozenset(), frozenset())
+    second, before = begin(location)
+    assert before.begun == {first}
+    assert first != second
+
+
+def test_an_attempt_that_has_ended_is_no_death(location):
+    attempt, _ = begin(location)
+    assert deaths(location) == 1
+    end_attempt(location, attempt)
+    assert deaths(location) == 0
+    assert read_attempts(location, 7, 0).begun_by_pool() == {"fused": 1}
+
+
+def test_deaths_with_their_node_with_their_driver_or_in_another_pool_blame_nobody(location):
+    begin(location)
+    assert deaths(location, living=(THERE,)) == 0
+    assert deaths(location, session="two") == 0
+    assert deaths(location, pool="caption") == 0
+    assert deaths(location, shard=8) == 0
+
+
+def test_attempts_are_counted_by_pool_over_all_sessions_of_the_run(location):
+    for pool, session in [("propose", "one"), ("propose", "two"), ("caption", "two")]:
+        begin(location, pool=pool, session=session)
+    assert read_attempts(location, 7, 0).begun_by_pool() == {"caption": 1, "propose": 2}
+
+
+def test_a_commit_clears_its_own_generation_alone(location):
+    begin(location), begin(location, generation=1), begin(location, shard=8)
+    clear_attempts(location, read_attempts(location, 7, 0))
+    left, _ = parse_attempts(location)
+    assert {(attempt.shard, attempt.generation) for attempt in left} == {(7, 1), (8, 0)}
+
+
+def test_what_a_receipt_has_made_void_is_named_and_what_is_in_flight_is_not(location):
+    end_attempt(location, begin(location)[0])
+    begin(location, shard=8)
+    begin(location, generation=1)
+    assert len(attempts_of(location, [(7, 0)])) == 2
+    assert len(attempts_of(location, [(7, 1)])) == 3
+    assert attempts_of(location, []) == []
+
+
+def test_strange_files_are_no_attempts(location, tmp_path):
+    (tmp_path / "_attempts").mkdir()
+    (tmp_path / "_attempts" / "notes.txt").write_text("mine")
+    (tmp_path / "_attempts" / "shard-7.begun").write_text("")
+    assert parse_attempts(location) == (frozenset(), frozenset())
+    assert attempts_of(location, [(7, 9)]) == []

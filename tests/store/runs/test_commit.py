@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.receipts import list_receipts, part_path, read_receipt
+from tests.store.builders import make_entries, make_shard
+
+ENTRIES = make_entries(num_shards=1, per_shard=8)
+IDS = [entry.image_id for entry in ENTRIES]
+THRICE = Provenance({"fused": 3})
+
+
+def other_shard():
+    """The same images with other content: as a run on another kind of device may give."""
+    shard = make_shard(ENTRIES)
+    first = shard.images[0]
+    changed = tuple(replace(each, text=f"{each.text} there") for each in first.expressions)
+    return shard.with_images((replace(first, expressions=changed), *shard.images[1:]))
+
+
+def names(location):
+    return sorted(
+        file.name for table in ("images", "masks", "expressions", "failures") for file in location.list(table)
+    )
+
+
+def test_the_receipt_names_every_part_with_its_rows_size_and_digest(location):
+    outcome = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=THRICE)
+    assert outcome.is_winner
+    receipt = read_receipt(location, 0, 0)
+    assert receipt == outcome.receipt
+    assert (receipt.attempts, receipt.nodes, receipt.seconds) == (
+        {"fused": 3},
+        ("node-a",),
+        {"propose": 1.5, "caption": 2.0},
+    )
+    for table, part in receipt.parts.items():
+        data = location.read_bytes(part_path(table, part))
+        assert part.name == f"shard-00000000.g0-{sha256_hex(data)[:8]}.parquet"
+        assert (part.size_bytes, part.sha256) == (len(data), sha256_hex(data))
+        with location.open_input(part_path(table, part)) as file:
+            assert pq.ParquetFile(file).metadata.num_rows == part.rows
+
+
+def test_tables_without_rows_are_written_so_that_globs_exist(location):
+    shard = make_shard(ENTRIES)
+    nothing = tuple(replace(image, masks=(), expressions=(), failure=None) for image in shard.images)
+    receipt = commit_shard(location, shard.with_images(nothing), planned_ids=IDS, embed_images=False).receipt
+    assert [receipt.parts[name].rows for name in ("masks", "expressions", "failures")] == [0, 0, 0]
+    assert all(location.exists(part_path(table, part)) for table, part in receipt.parts.items())
+
+
+def test_a_repeated_commit_wins_again_and_writes_nothing(location):
+    first = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+    before = names(location)
+    again = commit_shard(
+        location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True, provenance=Provenance({"fused": 2})
+    )
+    assert again.is_winner
+    assert again.receipt == first.receipt
+    assert names(location) == before
+
+
+def test_a_late_writer_loses_and_leaves_no_parts(location, caplog):
+    first = commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+    before = names(location)
+    with caplog.at_level(logging.WARNING):
+        late = commit_shard(location, other_shard(), planned_ids=IDS, embed_images=True)
+    assert not late.is_winner
+    assert late.receipt == first.receipt
+    assert names(location) == before
+    assert "other bytes in expressions" in caplog.text
+
+
+def test_a_writer_overtaken_between_its_parts_and_its_receipt_loses(location, monkeypatch):
+    create, winners = RunLocation.create_once, []
+
+    def overtake(self, path, data):
+        # The real one is back in place first, so that the other writer's own creation is not overtaken.
+        monkeypatch.setattr(RunLocation, "create_once", create)
+        winners.append(commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True))
+        return create(self, path, data)
+
+    monkeypatch.setattr(RunLocation, "create_once", overtake)
+    late = commit_shard(location, other_shard(), planned_ids=IDS, embed_images=True)
+    assert winners[0].is_winner
+    assert not late.is_winner
+    assert late.receipt == winners[0].receipt == read_receipt(location, 0, 0)
+
+
+def test_a_refusal_of_ones_own_receipt_is_a_win(location, monkeypatch):
+    create = RunLocation.create_once
+
+    def answer_lost(self, path, data):
+        create(self, path, data)
+        return False
+
+    monkeypatch.setattr(RunLocation, "create_once", answer_lost)
+    assert commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True).is_winner
+
+
+def test_a_refusal_without_a_receipt_is_tried_again(location, monkeypatch):
+    monkeypatch.setattr(RunLocation, "create_once", lambda self, path, data: False)
+    with pytest.raises(TransientError, match="exists already, but cannot be read back"):
+        commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+
+
+def test_of_many_writers_of_different_bytes_one_wins_and_its_parts_stand(disk):
+    candidates = [make_shard(ENTRIES), other_shard()] * 4
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda each: commit_shard(disk, each, planned_ids=IDS, embed_images=True), candidates))
+    assert len({outcome.receipt.model_dump_json() for outcome in outcomes}) == 1
+    parts = outcomes[0].receipt.parts
+    assert {outcome.is_winner for outcome in outcomes} == {True, False}
+    assert all(sha256_hex(disk.read_bytes(part_path(table, part))) == part.sha256 for table, part in parts.items())
+
+
+def test_generations_stand_beside_each_other(location):
+    commit_shard(location, make_shard(ENTRIES), planned_ids=IDS, embed_images=True)
+    commit_shard(location, make_shard(ENTRIES, generation=1), planned_ids=IDS, embed_images=True)
+    assert list_receipts(location) == {0: 1}
+    assert read_receipt(location, 0, 0) is not None
+
+
+@pytest.mark.parametrize(
+    ("ids", "detail"),
+    [
+        (IDS[:-1], "not planned"),
+        ([*IDS, "f" * 16], "missing \\['f{16}'\\]"),
+        (IDS[::-1], "another order"),
+        ([*IDS, IDS[0]], "a repeated id"),
+        ([], "the plan 0"),
+    ],
+)
+def test_a_block_that_is_not_exactly_the_plans_shard_is_refused(location, ids, detail):
+    with pytest.raises(ValueError, match=detail):
+        commit_shard(location, make_shard(ENTRIES), planned_ids=ids, embed_images=True)
+    assert names(location) == []
+    assert list_receipts(location) == {}

@@ -1,0 +1,280 @@
+"""What gc and the removal of a run delete, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import HEADER_NAME
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import begin_attempt
+from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, plan_gc, remove_run, run_gc
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.receipts import part_path, receipt_path
+from tests.store.builders import commit, make_entries, start_run
+
+LOST = "shard-00000001.g0-00000000.parquet"
+
+
+@pytest.fixture
+def run(location):
+    """Return the location, its header, and the receipts of shards 0 and 1 of three."""
+    header = start_run(location)
+    return location, header, commit(location, header, 0, 1)
+
+
+def test_a_part_that_lost_is_deleted_and_the_named_one_stays(run):
+    location, _, receipts = run
+    location.replace(f"masks/{LOST}", b"12345")
+    report = run_gc(location)
+    assert report.deleted == (f"masks/{LOST}",)
+    assert report.freed_bytes == 5
+    assert all(location.exists(part_path(t, part)) for each in receipts for t, part in each.parts.items())
+
+
+def test_a_superseded_generation_goes_and_its_receipt_stays(run):
+    location, header, receipts = run
+    new = commit(location, header, 1, generation=1)[0]
+    report = run_gc(location)
+    assert sorted(report.deleted) == sorted(part_path(t, part) for t, part in receipts[1].parts.items())
+    assert all(location.exists(part_path(table, part)) for table, part in new.parts.items())
+    assert location.exists("_receipts/shard-00000001.g0.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shard-00000002.g0-00000000.parquet",  # a shard in the making
+        "shard-00000001.g1-00000000.parquet",  # a generation in the making
+        "notes.parquet",
+        "shard-00000001.g0-00000000.json",
+    ],
+)
+def test_what_may_be_in_the_making_or_is_not_ours_is_left_alone(run, name):
+    location, _, _ = run
+    location.replace(f"masks/{name}", b"x")
+    assert run_gc(location).deleted == ()
+    assert location.exists(f"masks/{name}")
+
+
+def test_a_named_part_is_never_deleted_even_when_it_is_the_only_witness(run):
+    location, _, receipts = run
+    named = part_path("masks", receipts[1].parts["masks"])
+    location.replace(f"masks/{LOST}", location.read_bytes(named))
+    location.delete(named)
+    run_gc(location)
+    assert location.exists(f"masks/{LOST}")
+
+
+def test_records_of_attempts_go_with_the_commit_and_those_in_flight_stay(run):
+    location = run[0]
+    done, _ = begin_attempt(location, 1, 0, pool="fused", session_nonce="one", node="n")
+    flying, _ = begin_attempt(location, 2, 0, pool="fused", session_nonce="one", node="n")
+    assert run_gc(location).abandoned == (done.path("begun"),)
+    assert location.exists(flying.path("begun"))
+    assert not location.exists(done.path("begun"))
+
+
+def test_after_gc_the_folders_hold_exactly_what_the_receipts_name(run):
+    location, header, _ = run
+    commit(location, header, 2)
+    final = commit(location, header, 0, 1, 2, generation=1)
+    for table in SCHEMAS:
+        location.replace(f"{table}/{LOST}", b"x")
+    run_gc(location)
+    for table in SCHEMAS:
+        assert {file.name for file in location.list(table)} == {each.parts[table].name for each in final}
+    assert verify_run(location).is_clean
+
+
+def test_gc_on_a_clean_run_reads_no_receipt_and_deletes_nothing(run, monkeypatch):
+    location, _, _ = run
+    monkeypatch.setattr("pseudoris.store.runs.receipts.read_receipt", lambda *_: pytest.fail("a receipt was read"))
+    assert run_gc(location).deleted == ()
+
+
+def test_old_leavings_of_killed_writers_go_and_young_ones_stay(disk):
+    commit(disk, start_run(disk), 0)
+    old, young = Path(disk.uri("masks/.tmp-1-00112233445566aa")), Path(disk.uri("_receipts/.tmp-2-00112233445566bb"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    past_s = time.time() - TEMPORARY_AGE_S - 10
+    os.utime(old, (past_s, past_s))
+    assert run_gc(disk).deleted == ("masks/.tmp-1-00112233445566aa",)
+    assert young.exists()
+    assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 1).deleted == ("_receipts/.tmp-2-00112233445566bb",)
+
+
+def at(path: Path, seconds: float) -> Path:
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+def test_what_a_start_left_that_was_killed_while_it_probed_goes_once_it_is_old(disk, monkeypatch):
+    commit(disk, start_run(disk), 0)
+    with monkeypatch.context() as killed:
+        killed.setattr(RunLocation, "delete", lambda *_: None)
+        disk.probe()
+        disk.probe()
+    old, young = sorted(Path(disk.root).glob("_probe-*"))
+    at(old, time.time() - TEMPORARY_AGE_S - 10)
+    others = [Path(disk.root) / name for name in ("_probe-mine", "_probe-00112233445566aa.txt")]
+    for path in others:
+        path.write_bytes(b"notes")
+        at(path, 0)
+    assert run_gc(disk, is_dry=True).deleted == (old.name,)
+    assert run_gc(disk).deleted == (old.name,)
+    assert sorted(Path(disk.root).glob("_probe-*")) == sorted([young, *others])
+
+
+@pytest.mark.parametrize("ahead_s", [-10 * TEMPORARY_AGE_S, 10 * TEMPORARY_AGE_S], ids=["behind", "ahead"])
+def test_age_is_told_by_the_storages_clock_and_not_by_this_machines(disk, monkeypatch, ahead_s):
+    commit(disk, start_run(disk), 0)
+    now_s = time.time()
+    old = at_new(disk, ".tmp-1-00112233445566aa", now_s - TEMPORARY_AGE_S - 60)
+    young = at_new(disk, ".tmp-2-00112233445566bb", now_s - TEMPORARY_AGE_S + 600)
+    before = {path.name for path in Path(disk.root).iterdir()}
+    monkeypatch.setattr(time, "time", lambda: now_s + ahead_s)
+    assert run_gc(disk).deleted == (old.name,)
+    assert {path.name for path in Path(disk.root).iterdir()} == before - {old.name}
+    assert young.exists()
+
+
+def at_new(disk, name: str, seconds: float) -> Path:
+    path = Path(disk.root) / name
+    path.write_bytes(b"half")
+    return at(path, seconds)
+
+
+def test_a_dry_run_and_one_that_finds_nothing_write_nothing(run, monkeypatch):
+    location, _, _ = run
+    location.replace("_probe-00112233445566aa", b"first")
+    monkeypatch.setattr(RunLocation, "create_once", lambda *_: pytest.fail("a file was written"))
+    run_gc(location, is_dry=True)
+    location.delete("_probe-00112233445566aa")
+    run_gc(location)
+
+
+def test_the_decision_is_a_pure_function_of_names_and_receipts(run):
+    _, _, receipts = run
+    named = receipts[1].parts["masks"].name
+    parts = {"masks": [named, LOST, "shard-00000005.g0-11111111.parquet"]}
+    assert plan_gc(parts, {1: receipts[1]}) == [f"masks/{LOST}"]
+    assert plan_gc(parts, {}) == []
+
+
+def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):
+    location, header, receipts = run
+    commit(location, header, 1, generation=1)
+    location.replace("masks/shard-00000000.g0-00000000.parquet", b"12345")
+    dry = run_gc(location, is_dry=True)
+    assert dry.lost == ("masks/shard-00000000.g0-00000000.parquet",)
+    assert sorted(dry.superseded) == sorted(part_path(t, part) for t, part in receipts[1].parts.items())
+    assert all(location.exists(path) for path in dry.deleted)
+    assert run_gc(location) == dry
+    assert not any(location.exists(path) for path in dry.deleted)
+
+
+def test_gc_beside_living_writers_never_takes_a_part_that_counts(disk):
+    """Writers of two minds race for each shard and then write generations, while gc runs without a pause."""
+    num_shards = 12
+    header = start_run(disk, make_entries(num_shards=num_shards))
+    is_written = threading.Event()
+    rounds = []
+
+    def write(embed_images: bool) -> None:
+        # Other settings, other bytes: one of the two loses each shard, and its parts are garbage at once.
+        for generation in range(3):
+            commit(disk, header, *range(num_shards), generation=generation, embed_images=embed_images)
+
+    def collect() -> None:
+        while not is_written.is_set():
+            rounds.append(len(run_gc(disk).deleted))
+
+    with ThreadPoolExecutor(3) as pool:
+        collecting = pool.submit(collect)
+        for writing in [pool.submit(write, embed_images) for embed_images in (True, False)]:
+            writing.result()
+        is_written.set()
+        collecting.result()
+    run_gc(disk)
+    assert sum(rounds) > num_shards
+    report = verify_run(disk)
+    assert report.is_clean, report.problems[:5]
+    for table in SCHEMAS:
+        assert len(list(disk.list(table))) == num_shards
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere/x.parquet", "/etc/passwd", "..", ".hidden", "a/b/c", "a\nb", ""])
+def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_deleted(run, name):
+    location, _, _ = run
+    location.replace(f"masks/{LOST}", b"12345")
+    before = files_of(location)
+    path = receipt_path(1, 0)
+    receipt = json.loads(location.read_bytes(path))
+    receipt["parts"]["masks"]["name"] = name
+    location.replace(path, json.dumps(receipt).encode())
+    with pytest.raises(ConfigError, match="is not a valid receipt"):
+        run_gc(location)
+    assert files_of(location) == before
+
+
+def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
+    location, _, receipts = run
+    location.replace(f"masks/{LOST}", b"12345")
+    location.delete(part_path("masks", receipts[1].parts["masks"]))
+    assert run_gc(location).deleted == ()
+
+
+def test_a_header_that_names_a_plan_outside_the_run_is_refused(run):
+    location, _, _ = run
+    header = json.loads(location.read_bytes(HEADER_NAME))
+    header["plan_parts"][0]["name"] = "../../plan/part-00000000-00000000.parquet"
+    location.replace(HEADER_NAME, json.dumps(header).encode())
+    with pytest.raises(ConfigError, match="is not a valid header, see plan_parts"):
+        run_gc(location)
+
+
+def test_links_folders_and_strange_names_are_not_ours_to_delete(disk, tmp_path):
+    commit(disk, start_run(disk), 0)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    masks = Path(disk.uri("masks"))
+    (masks / ".tmp-1-00112233445566aa").symlink_to(outside)
+    (masks / ".tmp-1-00112233445566bb").mkdir()
+    (masks / ".tmp-mine").write_bytes(b"notes")
+    (masks / "shard-00000000.g0-00000000.parquet\n").write_bytes(b"notes")
+    before = sorted(path.name for path in masks.iterdir())
+    assert run_gc(disk, temporary_age_s=0, now_s=time.time() + 10).deleted == ()
+    assert sorted(path.name for path in masks.iterdir()) == before
+    assert outside.read_bytes() == b"precious"
+
+
+def files_of(location) -> set[str]:
+    folders = (*SCHEMAS, "_plan/g0001", "_receipts")
+    return {f"{folder}/{file.name}" for folder in folders for file in location.list(folder)}
+
+
+def test_nothing_is_left_of_a_removed_run_and_what_lies_beside_it_stays(location):
+    commit(location, start_run(location), 0, 1)
+    write_manifest(location)
+    with RunLock.held(location):
+        pass
+    folders = ("", "_plan", "_plan/g0001", "_receipts", "_manifest", "_lock", "images", "masks")
+    assert any(list(location.list(folder)) for folder in folders)
+    remove_run(location)
+    assert not any(list(location.list(folder)) for folder in folders)
+    remove_run(location)
+    if "://" not in location.root:
+        assert not Path(location.root).exists()
+        assert Path(location.root).parent.exists()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import (
+    check_identity,
+    check_origin,
+    create_extension,
+    create_header,
+    extension_path,
+    read_header,
+    require_header,
+)
+from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
+from tests.store.builders import make_entries, make_identity, start_run
+
+
+def edit(location, **changes) -> None:
+    tree = json.loads(location.read_bytes(HEADER_NAME))
+    location.replace(HEADER_NAME, json.dumps({**tree, **changes}).encode())
+
+
+def test_where_no_run_was_started_there_is_no_header(location):
+    assert read_header(location) is None
+
+
+def test_the_header_is_read_back_as_it_was_created(location):
+    header = start_run(location)
+    assert read_header(location) == header
+
+
+def test_the_first_header_stands(location):
+    first = start_run(location)
+    late = first.model_copy(update={"source": "elsewhere/"})
+    assert create_header(location, late) == first
+    assert read_header(location) == first
+
+
+def test_an_equal_identity_is_accepted(location):
+    check_identity(start_run(location), make_identity())
+
+
+def test_another_identity_is_refused_with_every_differing_field(location):
+    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
+    with pytest.raises(ConfigError, match="another identity") as caught:
+        check_identity(start_run(location), other)
+    assert "device_kind: 'cpu' in the run, 'NVIDIA H200' now" in str(caught.value)
+    assert "weights.propose" in str(caught.value)
+    assert "name another output" in str(caught.value)
+
+
+def test_a_run_that_another_command_made_is_refused(location):
+    header = start_run(location)
+    check_origin(location, header, "annotate")
+    with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
+        check_origin(location, header, "import")
+
+
+@pytest.mark.parametrize("version", [2, 0, "new"])
+def test_a_header_of_another_version_is_refused(location, version):
+    start_run(location)
+    edit(location, version=version, something_new=1)
+    with pytest.raises(ConfigError, match=f"has version {version!r}, this package reads version 1"):
+        read_header(location)
+
+
+def test_a_header_with_strange_fields_is_refused_with_their_names(location):
+    start_run(location)
+    edit(location, num_shards=-1, extra=1)
+    with pytest.raises(ConfigError, match="is not a valid header, see extra, num_shards"):
+        read_header(location)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null"])
+def test_a_file_that_is_no_header_is_refused(location, data):
+    location.replace(HEADER_NAME, data)
+    with pytest.raises(ConfigError, match="is not the header of a run"):
+        read_header(location)
+
+
+def test_where_a_header_is_required_its_absence_says_how_to_start_a_run(location):
+    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate SOURCE OUT"):
+        require_header(location)
+
+
+def test_a_run_one_folder_down_is_suggested(tmp_path):
+    (tmp_path / "demo" / "run-1").mkdir(parents=True)
+    (tmp_path / "demo" / "run-1" / HEADER_NAME).write_text("{}")
+    with pytest.raises(ConfigError, match=r"there is no run at .*did you mean .*run-1\?"):
+        require_header(RunLocation.open(str(tmp_path / "demo")))
+
+
+def test_other_devices_and_versions_can_be_accepted_and_are_named(location):
+    header = start_run(location)
+    other = make_identity(device_kind="NVIDIA H200", versions={"x": "2"})
+    with pytest.raises(ConfigError, match="or accept other devices and package versions with --allow-mixed"):
+        check_identity(header, other)
+    assert check_identity(header, other, allow_mixed=True) == [
+        "device_kind: 'cpu' in the run, 'NVIDIA H200' now",
+        "versions.x: '1' in the run, '2' now",
+    ]
+
+
+def test_other_weights_or_another_method_are_never_accepted(location):
+    header = start_run(location)
+    other = make_identity(device_kind="NVIDIA H200", weights={"propose": "b" * 64})
+    with pytest.raises(ConfigError) as refusal:
+        check_identity(header, other, allow_mixed=True)
+    assert "weights.propose" in str(refusal.value)
+    assert "device_kind" not in str(refusal.value)
+    assert "--allow-mixed" not in str(refusal.value)
+
+
+def extension(location, number: int, first_shard: int) -> PlanExtension:
+    written = write_plan(location, make_entries(num_shards=2, first_shard=first_shard), generation=number)
+    return PlanExtension(
+        number=number,
+        created_utc="2026-01-02T00:00:00Z",
+        plan_parts=written.parts,
+        num_images=written.num_images,
+        num_repeated=1,
+        num_shards=written.num_shards,
+    )
+
+
+def test_readers_see_one_plan_with_all_extensions_in_it(location):
+    first = start_run(location)
+    create_extension(location, extension(location, 2, first_shard=3))
+    header = create_extension(location, extension(location, 3, first_shard=5))
+    assert header == read_header(location) == create_header(location, first)
+    assert (header.num_images, header.num_shards, header.num_repeated) == (28, 7, 2)
+    assert [shard for shard, _ in iter_plan(location, header)] == list(range(7))
+    assert [entry.key for entry in read_shard_plan(location, header, 6)] == [f"s6/{n}.png" for n in range(4)]
+    assert header.identity == first.identity
+
+
+def test_the_first_extension_of_a_number_stands(location):
+    start_run(location)
+    standing = create_extension(location, extension(location, 2, first_shard=3))
+    late = extension(location, 2, first_shard=3).model_copy(update={"num_repeated": 9})
+    assert create_extension(location, late) == standing
+
+
+def test_a_lost_extension_is_told(location):
+    start_run(location)
+    create_extension(location, extension(location, 2, first_shard=3))
+    create_extension(location, extension(location, 3, first_shard=5))
+    location.delete(extension_path(2))
+    with pytest.raises(ConfigError, match=r"holds the extensions \[3\] of the plan"):
+        read_header(location)
+
+
+def test_an_extension_that_was_edited_is_refused_by_its_name(location):
+    start_run(location)
+    location.replace(extension_path(2), b'{"version": 1, "number": 2}')
+    with pytest.raises(ConfigError, match=r"g0002\.json is not a valid header, see created_utc"):
+        read_header(location)

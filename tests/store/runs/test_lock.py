@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field, replace
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs import lock as lock_module
+from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, look_at_holder
+
+ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
+
+
+@dataclass
+class Clock:
+    """A clock that passes only while the lock sleeps; `then` happens at its time."""
+
+    now_s: float = 0.0
+    then: dict[float, object] = field(default_factory=dict)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        for at_s in [at_s for at_s in self.then if at_s <= self.now_s]:
+            self.then.pop(at_s)()
+
+    def times(self) -> LockTimes:
+        return LockTimes(clock=lambda: self.now_s, sleep=self.sleep)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def put_claim(location, claim: Claim, number: int = 1) -> None:
+    location.replace(f"{LOCK_FOLDER}/claim-{number:08d}.json", json.dumps(asdict(claim)).encode())
+
+
+def acquire(location, clock, said=None) -> RunLock:
+    return RunLock.acquire(location, on_wait=(said if said is not None else []).append, times=clock.times())
+
+
+def test_a_free_run_is_taken_at_once(location, clock):
+    said = []
+    acquire(location, clock, said)
+    assert (clock.now_s, said) == (0.0, [])
+
+
+def test_a_released_run_is_taken_at_once(location, clock):
+    acquire(location, clock).release()
+    acquire(location, clock)
+    assert clock.now_s == 0.0
+
+
+def test_a_silent_owner_elsewhere_is_watched_for_a_minute_named_and_succeeded(location, clock):
+    put_claim(location, ELSEWHERE)
+    said = []
+    acquire(location, clock, said).heartbeat()
+    assert clock.now_s == 60.0
+    assert "process 4711 on another-machine holds" in said[0]
+    assert "gave no sign of life for 60 s" in said[1]
+
+
+def test_an_owner_who_shows_a_sign_of_life_keeps_the_run(location, clock):
+    put_claim(location, ELSEWHERE)
+    clock.then[50.0] = lambda: put_claim(location, replace(ELSEWHERE, counter=4))
+    with pytest.raises(ConfigError, match="process 4711 on another-machine is working on"):
+        acquire(location, clock)
+    assert clock.now_s == 50.0
+
+
+def test_an_owner_who_releases_during_the_watch_is_succeeded_then(location, clock):
+    put_claim(location, ELSEWHERE)
+    clock.then[10.0] = lambda: put_claim(location, replace(ELSEWHERE, is_released=True))
+    acquire(location, clock).heartbeat()
+    assert clock.now_s == 10.0
+
+
+def test_of_two_watchers_the_second_gives_way_to_the_first(location, clock):
+    put_claim(location, ELSEWHERE)
+    clock.then[30.0] = lambda: put_claim(location, replace(ELSEWHERE, owner="new", pid=12), 2)
+    with pytest.raises(ConfigError, match="process 12 on another-machine is working on"):
+        acquire(location, clock)
+
+
+def test_an_owner_killed_on_this_machine_is_succeeded_at_once(disk, clock):
+    code = (
+        "import sys, time; from pseudoris.store.runs.lock import RunLock; "
+        "from pseudoris.store.location import RunLocation; "
+        "RunLock.acquire(RunLocation.open(sys.argv[1])); print('mine', flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, disk.root], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout.readline() == "mine\n"
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+    acquire(disk, clock)
+    assert clock.now_s == 0.0
+
+
+def test_a_living_owner_on_this_machine_is_not_taken_for_dead(location, clock):
+    put_claim(location, Claim("abc", 0, _host(), os.getpid()))
+    clock.then[2.0] = lambda: put_claim(location, Claim("abc", 1, _host(), os.getpid()))
+    with pytest.raises(ConfigError, match=f"process {os.getpid()} "):
+        acquire(location, clock)
+
+
+def test_whoever_was_taken_over_is_told_at_the_next_beat_and_disturbs_nobody(location, clock):
+    first = acquire(location, clock)
+    first.heartbeat()
+    second_clock = Clock()
+    second = acquire(location, second_clock)
+    assert second_clock.now_s == 60.0
+    with pytest.raises(ConfigError, match=r"another driver .* took over the run"):
+        first.heartbeat()
+    first.release()
+    second.heartbeat()
+
+
+def test_of_many_who_find_a_free_run_exactly_one_gets_it(disk):
+    start = threading.Barrier(8)
+    locks, refused = [], []
+
+    def race() -> None:
+        start.wait()
+        try:
+            locks.append(RunLock.acquire(disk, on_wait=lambda _: None, times=LockTimes(watch_s=30, poll_s=0.01)))
+        except ConfigError as error:
+            refused.append(error)
+
+    def beat_on() -> None:
+        while len(locks) + len(refused) < 8 and not stop.wait(0.02):
+            for lock in locks[:]:
+                lock.heartbeat()
+
+    stop = threading.Event()
+    beats = threading.Thread(target=beat_on)
+    racers = [threading.Thread(target=race) for _ in range(8)]
+    for thread in [*racers, beats]:
+        thread.start()
+    for thread in racers:
+        thread.join()
+    stop.set()
+    beats.join()
+    assert (len(locks), len(refused)) == (1, 7)
+
+
+def test_a_claim_below_one_that_appeared_meanwhile_is_no_lock(location, clock, monkeypatch):
+    create = RunLocation.create_once
+
+    def overtaken(self, path, data):
+        # Between the look and the claim another driver came and went, and a third one holds the run.
+        monkeypatch.setattr(lock_module.RunLocation, "create_once", create)
+        put_claim(location, ELSEWHERE, 2)
+        return create(self, path, data)
+
+    monkeypatch.setattr(lock_module.RunLocation, "create_once", overtaken)
+    acquire(location, clock).heartbeat()
+    assert clock.now_s == 60.0
+
+
+def test_old_claims_are_tidied_away(location, clock):
+    for _ in range(3):
+        acquire(location, clock).release()
+    assert [file.name for file in location.list(LOCK_FOLDER)] == ["claim-00000003.json"]
+
+
+def claim_of_this_machine(**changes) -> bytes:
+    return json.dumps({**asdict(Claim("abc", 0, _host(), os.getpid())), **changes}).encode()
+
+
+STRANGE_CLAIMS = {
+    "nothing": b"",
+    "a list": b"[]",
+    "no owner's": b'{"owner": 1}',
+    "deep": b"[" * 100_000,
+    "a word for a process": claim_of_this_machine(pid="12"),
+    "a fraction for a process": claim_of_this_machine(pid=1.5),
+    "a truth for a process": claim_of_this_machine(pid=True),
+    "all processes": claim_of_this_machine(pid=-1),
+    "our group": claim_of_this_machine(pid=0),
+    "no process at all": claim_of_this_machine(pid=2**70),
+    "a list for a host": claim_of_this_machine(host=[]),
+    "null for an owner": claim_of_this_machine(owner=None),
+    "a word for a count": claim_of_this_machine(counter="x"),
+    "a word for released": claim_of_this_machine(is_released="no"),
+}
+
+
+@pytest.mark.parametrize("data", STRANGE_CLAIMS.values(), ids=STRANGE_CLAIMS)
+def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
+    location.replace(f"{LOCK_FOLDER}/claim-00000001.json", data)
+    assert look_at_holder(location) is None
+    acquire(location, clock)
+    assert clock.now_s == 0.0
+
+
+def counter(location) -> int:
+    return json.loads(location.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["counter"]
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_held_lock_beats_by_itself_and_is_released_at_the_end(disk):
+    with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
+        wait_for(lambda: counter(disk) >= 3)
+        lock.check()
+    assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
+
+
+def test_a_held_lock_that_is_lost_stops_its_owner(disk):
+    with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
+        put_claim(disk, ELSEWHERE, 2)
+
+        def is_lost() -> bool:
+            try:
+                lock.check()
+            except ConfigError as error:
+                return "another driver (process 4711" in str(error)
+            return False
+
+        wait_for(is_lost)
+    assert not json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000002.json"))["is_released"]
+
+
+def test_a_beat_that_storage_swallows_does_not_cost_the_lock(disk, monkeypatch, caplog):
+    replace_file, failures = RunLocation.replace, []
+
+    def fail_twice(self, path, data):
+        if len(failures) < 2:
+            failures.append(path)
+            raise TransientError("slow down")
+        replace_file(self, path, data)
+
+    with caplog.at_level(logging.WARNING), RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
+        monkeypatch.setattr(lock_module.RunLocation, "replace", fail_twice)
+        wait_for(lambda: len(failures) == 2 and counter(disk) >= 2)
+        lock.check()
+    assert "A heartbeat of the run's lock failed: slow down" in caplog.text
+
+
+def fail_while_held(disk, monkeypatch, replacement, error, times=None):
+    with RunLock.held(disk, times=times):
+        monkeypatch.setattr(lock_module.RunLocation, "replace", replacement)
+        raise error
+
+
+def test_rights_that_are_gone_for_a_moment_do_not_cost_the_lock(disk, monkeypatch):
+    replace_file, refusals = RunLocation.replace, []
+
+    def refuse_once(self, path, data):
+        if not refusals:
+            refusals.append(path)
+            raise ConfigError("access is denied")
+        replace_file(self, path, data)
+
+    with RunLock.held(disk, times=LockTimes(heartbeat_s=0.01)) as lock:
+        monkeypatch.setattr(lock_module.RunLocation, "replace", refuse_once)
+        wait_for(lambda: refusals and counter(disk) >= 2)
+        lock.check()
+    assert json.loads(disk.read_bytes(f"{LOCK_FOLDER}/claim-00000001.json"))["is_released"]
+
+
+@pytest.mark.parametrize("refusal", [TransientError("503 for minutes"), ConfigError("access is denied")])
+def test_a_lock_that_cannot_be_given_back_hides_nothing_of_what_went_wrong(disk, monkeypatch, caplog, refusal):
+    def refuse(self, path, data):
+        raise refusal
+
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="what went wrong"):
+        fail_while_held(disk, monkeypatch, refuse, ValueError("what went wrong"))
+    assert f"Could not release the run's lock. It expires in a minute: {refusal}" in caplog.text
+
+
+def test_a_storage_that_has_stopped_to_answer_does_not_hold_up_the_end(disk, monkeypatch):
+    is_over = threading.Event()
+
+    def hang(self, path, data):
+        is_over.wait(60)
+
+    with pytest.raises(TransientError, match="no answer"):
+        fail_while_held(disk, monkeypatch, hang, TransientError("no answer"), LockTimes(release_s=0.05))
+    # Reached while the release still waits.
+    assert not is_over.is_set()
+    is_over.set()

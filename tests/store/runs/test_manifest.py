@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.runs import manifest as manifest_module
+from pseudoris.store.runs.manifest import (
+    cached_receipts,
+    iter_manifest,
+    manifest_numbers,
+    read_manifest,
+    receipts_table,
+    write_manifest,
+)
+from pseudoris.store.runs.receipts import standing_receipts
+from tests.store.builders import commit, start_run
+
+
+@pytest.fixture
+def run(location):
+    header = start_run(location)
+    return location, header, commit(location, header, 0, 2)
+
+
+def test_a_snapshot_holds_every_standing_receipt_whole(run):
+    location, _, receipts = run
+    assert write_manifest(location) == "_manifest/0001.parquet"
+    assert list(iter_manifest(location)) == receipts
+
+
+def test_snapshots_are_numbered_and_the_latest_counts(run):
+    location, header, receipts = run
+    write_manifest(location)
+    more = commit(location, header, 1)
+    assert write_manifest(location) == "_manifest/0002.parquet"
+    assert list(iter_manifest(location)) == [receipts[0], *more, receipts[1]]
+
+
+def test_a_number_that_another_writer_took_is_passed_over(run, monkeypatch):
+    location, _, _ = run
+    location.replace("_manifest/0001.parquet", b"another writer's")
+    monkeypatch.setattr(manifest_module, "_numbers", lambda location: [])
+    assert write_manifest(location) == "_manifest/0002.parquet"
+    assert location.read_bytes("_manifest/0001.parquet") == b"another writer's"
+
+
+def test_what_the_snapshot_lacks_is_read_from_its_receipt(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    commit(location, header, 0, generation=1)
+    assert list(cached_receipts(location)) == list(standing_receipts(location))
+
+
+def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    read = []
+    original = manifest_module.read_receipts
+    monkeypatch.setattr(
+        manifest_module, "read_receipts", lambda place, commits: (read.extend(commits), original(place, commits))[1]
+    )
+    assert [receipt.shard for receipt in cached_receipts(location)] == [0, 1, 2]
+    assert read == [(1, 0)]
+
+
+@pytest.mark.parametrize("data", [b"", b"damaged", None])
+def test_a_snapshot_that_does_not_read_is_passed_over_with_a_warning(run, data, caplog):
+    location, _, receipts = run
+    write_manifest(location)
+    if data is None:
+        data = location.read_bytes("_manifest/0001.parquet")[:-40]
+    location.replace("_manifest/0001.parquet", data)
+    with caplog.at_level(logging.WARNING):
+        assert list(cached_receipts(location)) == receipts
+    assert "Cannot use the manifest" in caplog.text
+
+
+def test_a_snapshot_may_be_made_of_the_one_before_and_of_what_it_lacks(run):
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    write_manifest(location, cached_receipts(location))
+    assert list(iter_manifest(location)) == list(standing_receipts(location))
+    assert len(list(iter_manifest(location))) == 3
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
+def test_snapshot_and_receipts_are_merged_a_few_at_a_time(run, rows_at_once, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_ROWS_AT_ONCE", rows_at_once)
+    location, header, _ = run
+    write_manifest(location)
+    commit(location, header, 1)
+    commit(location, header, 0, generation=1)
+    assert list(cached_receipts(location)) == list(standing_receipts(location))
+
+
+def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
+    def damaged_after_one(location):
+        yield receipts[0]
+        raise OSError("a page's checksum")
+
+    location, _, receipts = run
+    monkeypatch.setattr(manifest_module, "_snapshot", damaged_after_one)
+    with caplog.at_level(logging.WARNING):
+        assert list(cached_receipts(location)) == receipts
+    assert "Cannot use the manifest" in caplog.text
+    assert list(iter_manifest(location)) == receipts[:1]
+
+
+def test_without_a_snapshot_receipts_are_read(run):
+    location, _, receipts = run
+    assert list(iter_manifest(location)) == []
+    assert list(cached_receipts(location)) == receipts
+
+
+def test_a_snapshot_is_read_by_its_number_in_columns(run):
+    location, header, receipts = run
+    write_manifest(location)
+    commit(location, header, 1)
+    write_manifest(location)
+    assert manifest_numbers(location) == [1, 2]
+    table = read_manifest(location, 1, ["shard", "masks_part_name"])
+    assert table.to_pylist() == [
+        {"shard": each.shard, "masks_part_name": each.parts["masks"].name} for each in receipts
+    ]
+    assert read_manifest(location, 2).equals(receipts_table(standing_receipts(location)))
+
+
+def test_a_snapshot_that_does_not_stand_or_read_is_named(run):
+    location, _, _ = run
+    path = write_manifest(location)
+    with pytest.raises(ConfigError, match=r"0999.parquet does not exist: the run has the snapshots \[1\]"):
+        read_manifest(location, 999)
+    location.replace(path, b"PAR1 no more PAR1")
+    with pytest.raises(TransientError, match="does not read as Parquet"):
+        read_manifest(location, 1)
+
+
+def test_a_snapshot_of_another_version_is_refused_by_its_number(run, monkeypatch):
+    location, _, _ = run
+    write_manifest(location)
+    monkeypatch.setattr(manifest_module, "_VERSION", b"9")
+    with pytest.raises(ConfigError, match="is not of snapshot version 9: read the receipts instead"):
+        read_manifest(location, 1)

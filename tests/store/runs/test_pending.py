@@ -1,0 +1,36 @@
+"""What is left to do of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.runs.pending import PendingWork, missing_shards, parse_reasons, quarantined_shards
+from pseudoris.store.runs.receipts import standing_receipts
+from tests.store.builders import commit, make_entries, start_run
+
+
+def test_a_shard_without_a_receipt_is_missing(disk):
+    header = start_run(disk, make_entries(4))
+    assert missing_shards(header, {0: 0, 2: 3}) == PendingWork([1, 3])
+    assert missing_shards(header, dict.fromkeys(range(4), 0)).shards == []
+
+
+def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that_stands(disk):
+    header = start_run(disk, make_entries(3, per_shard=8))
+    commit(disk, header, 0)
+    commit(disk, header, 2, generation=1)
+    expected = PendingWork([0, 2], {0: 0, 2: 1}, num_images=4)
+    assert quarantined_shards(standing_receipts(disk), None) == expected
+    assert quarantined_shards(standing_receipts(disk), frozenset({"corrupt", "missing"})) == expected
+    assert quarantined_shards(standing_receipts(disk), frozenset({"missing"})) == PendingWork([])
+
+
+@pytest.mark.parametrize("words", [None, "missing", "missing, decoder_timeout"])
+def test_reasons_are_read_from_a_list_of_codes(words):
+    assert parse_reasons(words) == (None if words is None else {word.strip() for word in words.split(",")})
+
+
+def test_an_unknown_reason_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'mising' is not a quarantine reason: the reasons are missing, changed"):
+        parse_reasons("mising")

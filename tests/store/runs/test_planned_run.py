@@ -1,0 +1,120 @@
+"""The plan that a run stands on: made once, continued by the same request alone, refused to every other by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.parent_run import Parent
+from pseudoris.store.runs.plan import iter_plan
+from pseudoris.store.runs.planned_run import RunRequest, package_versions, plan_as_parent, plan_or_continue
+from pseudoris.store.sources import SourceItem
+from tests.builders.scored_runs import begin, scored_run
+from tests.store.builders import make_identity
+
+CONFIG = load_config("tiny", None, ["shards.max_images=2"])
+
+
+def request(**changes) -> RunRequest:
+    fields = {"origin": "import", "source": "/photos", "identity": make_identity(), "config": CONFIG}
+    return RunRequest(**{**fields, **changes})
+
+
+def items(count=5):
+    return lambda: [SourceItem(key=f"{number}.png", size_bytes=1) for number in range(count)]
+
+
+def unlisted():
+    pytest.fail("a plan that stands was listed anew")
+
+
+@pytest.fixture
+def parent(disk, tmp_path):
+    """A finished run."""
+    location = RunLocation.open(str(tmp_path / "parent"))
+    scored_run(location, num_shards=2)
+    return Parent.open(location, disk)
+
+
+def test_a_plan_is_made_once_and_a_limit_changes_none_that_stands(disk):
+    made = plan_or_continue(disk, request(), items(), limit=3)
+    assert (made.is_new, made.header.num_images, made.header.num_shards, made.mixed) == (True, 3, 2, ())
+    again = plan_or_continue(disk, request(), unlisted, limit=1)
+    assert (again.is_new, again.header) == (False, made.header)
+    with pytest.raises(ValueError, match="planned without a parent"):
+        _ = again.parent
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"origin": "annotate"}, "`pseudoris import`. `annotate` cannot continue it"),
+        ({"identity": make_identity(device_kind="cuda")}, "device_kind: 'cpu' in the run, 'cuda' now"),
+        ({"source": "/other"}, "was planned from SOURCE '/photos'"),
+        # The first of several differences is told.
+        ({"origin": "ppt", "source": "/other"}, "`pseudoris import`"),
+        ({"source": "/other", "identity": make_identity(device_kind="cuda")}, "device_kind"),
+    ],
+)
+def test_another_request_is_refused_by_what_differs(disk, changes, message):
+    plan_or_continue(disk, request(), items())
+    with pytest.raises(ConfigError, match=message):
+        plan_or_continue(disk, request(**changes), unlisted)
+
+
+def test_another_device_goes_on_only_where_that_is_asked_for(disk):
+    plan_or_continue(disk, request(), items())
+    other = request(identity=make_identity(device_kind="cuda"), allow_mixed=True)
+    assert plan_or_continue(disk, other, unlisted).mixed == ("device_kind: 'cpu' in the run, 'cuda' now",)
+
+
+def test_a_parent_is_pinned_before_anything_is_listed(disk, tmp_path):
+    location = RunLocation.open(str(tmp_path / "unfinished"))
+    begin(location)
+    with pytest.raises(ConfigError, match="is not complete"):
+        plan_or_continue(disk, request(parent=Parent.open(location, disk)), unlisted)
+
+
+def test_a_header_that_names_no_parent_any_more_is_refused(disk, parent):
+    wanted = request(parent=parent)
+    assert plan_or_continue(disk, wanted, items()).parent.location == parent.location.root
+    header = json.loads(disk.read_bytes("_run.json"))
+    disk.replace("_run.json", json.dumps({**header, "parent": None}).encode())
+    with pytest.raises(ConfigError, match="names no parent: it was edited"):
+        plan_or_continue(disk, wanted, unlisted)
+
+
+def test_another_parent_is_told_before_what_else_differs(disk, parent, tmp_path):
+    plan_or_continue(disk, request(parent=parent), items())
+    location = RunLocation.open(str(tmp_path / "other"))
+    scored_run(location, num_shards=3)
+    other = request(parent=Parent.open(location, disk), identity=make_identity(device_kind="cuda"))
+    with pytest.raises(ConfigError, match="this output was made from the run"):
+        plan_or_continue(disk, other, unlisted)
+
+
+def test_a_plan_as_the_parents_is_its_own_shard_by_shard(disk, parent):
+    planned = plan_as_parent(disk, parent, origin="ppt", identity=make_identity(), config=CONFIG)
+    assert list(iter_plan(disk, planned.header)) == list(iter_plan(parent.location, parent.header))
+    assert (planned.header.origin, planned.header.source) == ("ppt", parent.header.source)
+    assert planned.header.config.shards == parent.header.config.shards
+    assert planned.header.plan_parts == parent.header.plan_parts
+    again = plan_as_parent(disk, parent, origin="ppt", identity=make_identity(), config=CONFIG)
+    assert (again.is_new, again.header) == (False, require_header(disk))
+
+
+def test_a_run_in_its_parents_folder_or_around_it_is_refused(parent):
+    for place in (f"{parent.location.root}/new", parent.location.root.rpartition("/")[0]):
+        with pytest.raises(ConfigError, match="name another output"):
+            Parent.open(parent.location, RunLocation.open(place))
+
+
+def test_a_package_that_is_not_installed_is_absent():
+    versions = package_versions(["pyarrow", "no-such-package"])
+    assert versions["no-such-package"] == "absent"
+    assert versions["pyarrow"] != "absent"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.runs.receipts import (
+    list_receipts,
+    read_receipt,
+    read_receipts,
+    receipt_path,
+    standing_receipts,
+)
+from tests.builders.runs import all_receipts
+from tests.store.builders import commit, start_run
+
+
+def edit(location, **changes) -> None:
+    path = receipt_path(0, 0)
+    location.replace(path, json.dumps({**json.loads(location.read_bytes(path)), **changes}).encode())
+
+
+def test_names_alone_tell_the_highest_generation_of_each_shard(location):
+    header = start_run(location)
+    commit(location, header, 2, 0)
+    commit(location, header, 2, generation=1)
+    location.replace("_receipts/notes.txt", b"not ours")
+    assert list_receipts(location) == {0: 0, 2: 1}
+    assert list(list_receipts(location)) == [0, 2]
+
+
+def test_generations_are_compared_as_numbers(location):
+    for generation in (9, 10):
+        location.replace(receipt_path(4, generation), b"names alone are read")
+    assert list_receipts(location) == {4: 10}
+
+
+def test_without_commits_there_is_nothing(location):
+    assert list_receipts(location) == {}
+    assert list(standing_receipts(location)) == []
+    assert read_receipt(location, 0, 0) is None
+
+
+def test_standing_receipts_leave_out_what_is_superseded(location):
+    header = start_run(location)
+    old = commit(location, header, 1, 0)
+    new = commit(location, header, 1, generation=1)
+    assert list(standing_receipts(location)) == [old[1], new[0]]
+    assert all_receipts(location) == [old[1], old[0], new[0]]
+
+
+def test_more_receipts_than_a_batch_come_in_order(disk):
+    header = start_run(disk)
+    receipt = commit(disk, header, 0)[0]
+    for shard in range(1, 600):
+        disk.replace(receipt_path(shard, 0), receipt.model_copy(update={"shard": shard}).model_dump_json().encode())
+    assert [receipt.shard for receipt in standing_receipts(disk)] == list(range(600))
+
+
+def test_a_receipt_of_another_version_is_refused(location):
+    commit(location, start_run(location), 0)
+    edit(location, version=2)
+    with pytest.raises(ConfigError, match="has version 2, this package reads version 1"):
+        read_receipt(location, 0, 0)
+
+
+def test_a_receipt_under_anothers_name_is_refused(location):
+    commit(location, start_run(location), 0)
+    edit(location, shard=7)
+    with pytest.raises(ConfigError, match=r"shard-00000000\.g0\.json is the receipt of shard 7"):
+        read_receipt(location, 0, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{}", b"[" * 100_000, b"9" * 5_000])
+def test_a_file_that_is_no_receipt_is_refused(location, data):
+    location.replace(receipt_path(0, 0), data)
+    with pytest.raises(ConfigError, match="is not a receipt"):
+        read_receipt(location, 0, 0)
+
+
+def test_a_receipt_that_does_not_add_up_is_refused(location):
+    commit(location, start_run(location), 0)
+    counts = json.loads(location.read_bytes(receipt_path(0, 0)))["counts"]
+    edit(location, counts={**counts, "annotated": 99})
+    with pytest.raises(ConfigError, match="is not a valid receipt"):
+        read_receipt(location, 0, 0)
+
+
+def test_a_receipt_that_vanishes_while_it_is_read_is_told(location):
+    with pytest.raises(ConfigError, match="was deleted while it was being read"):
+        list(read_receipts(location, [(3, 0)]))

@@ -1,0 +1,104 @@
+"""The scores that the real filter stage stores are all that `refilter` needs to do what it would have done."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from pseudoris.schemas.config import ComputeConfig
+from pseudoris.schemas.config_layers import validate
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.keep_rule import KeepCondition
+from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.store.checks.expressions import expression_problems
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.keep_rule import rule_of
+from pseudoris.workers.filtering import ClipScorer
+from tests.builders.images import png
+from tests.builders.scored_runs import begin, finish, scored_shard
+from tests.store.builders import HEIGHT, WIDTH
+
+LISTENING = (
+    "captions.listening={}",
+    "filtering.confidence={bias: 2, listener: 0.5, truth: 1.5, log_uniqueness: 2, relative_truth: 1}",
+)
+
+
+def annotate(location: RunLocation, *settings: str) -> RunLocation:
+    """Run the filter stage over masks and candidates of a shard, and commit it; where set, after a listener."""
+    header = begin(location, "filtering.min_score=0.0001", *settings, num_shards=1, per_shard=3)
+    entries = read_shard_plan(location, header, 0)
+    drafted = scored_shard(header.config, entries)
+    pictures = [png(height=HEIGHT, width=WIDTH, seed=image.position) for image in drafted.images]
+    images = [
+        replace(image, data=data, sha256=sha256_hex(data)) for image, data in zip(drafted.images, pictures, strict=True)
+    ]
+    if header.config.captions.listening:
+        images = [_heard(image) for image in images]
+    scorer = ClipScorer(header.config.filtering, ComputeConfig(device="cpu"))
+    scored = scorer(drafted.with_images(tuple(images)))
+    commit_shard(location, scored, planned_ids=[entry.image_id for entry in entries], embed_images=True)
+    finish(location)
+    return location
+
+
+@pytest.mark.slow
+def test_a_rule_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_path):
+    loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
+    annotate(loose, "filtering.tau=0")
+    table = read_table(loose, EXPRESSIONS)
+    distinctiveness = sorted(table["distinctiveness"].drop_null().to_pylist())
+    # Both bounds are values that occur: equal is not above.
+    tau, bound = distinctiveness[len(distinctiveness) // 3], sorted(table["correctness"].to_pylist())[5]
+    annotate(strict, f"filtering.tau={tau!r}", f"filtering.keep=['correctness > {bound!r}', 'count >= 2']")
+    conditions = [KeepCondition.model_validate(text) for text in (f"correctness > {bound!r}", "count >= 2")]
+    summary = refilter(loose, new, RuleChange(tau, conditions))
+    assert 0 < summary.totals.kept < summary.num_kept_before == table.num_rows
+    for name in SCHEMAS:
+        assert _parts(new, name) == _parts(strict, name)
+
+
+@pytest.mark.slow
+def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(tmp_path):
+    loose, strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("loose", "strict", "new"))
+    annotate(loose, "filtering.tau=0", *LISTENING)
+    rows = read_table(loose, EXPRESSIONS).to_pylist()
+    bound = sorted(row["confidence"] for row in rows)[len(rows) // 3]
+    words = [f"confidence > {bound!r}", "rank <= 2"]
+    annotate(strict, "filtering.tau=0", f"filtering.keep={words!r}", *LISTENING)
+    summary = refilter(loose, new, RuleChange(keep=[KeepCondition.model_validate(word) for word in words]))
+    assert 0 < summary.totals.kept < len(rows)
+    for name in SCHEMAS:
+        assert _parts(new, name) == _parts(strict, name)
+    assert verify_run(new).problems == ()
+    # Other weights would have given other confidences.
+    header = read_header(new)
+    forged = header.config.model_dump(mode="json")
+    forged["filtering"]["confidence"]["truth"] = 1.6
+    rule = rule_of(header.model_copy(update={"config": validate(forged)}))
+    problems = expression_problems(0, {name: read_table(new, name) for name in SCHEMAS}, rule)
+    assert {problem.what for problem in problems} == {"expression_confidence"}
+
+
+def _heard(image: ShardImage) -> ShardImage:
+    draw = random.Random(image.image_id)
+    return replace(
+        image,
+        expressions=tuple(
+            replace(each, caption_score=-4 * truth, listener=draw.random(), truth=-truth)
+            for each, truth in ((each, draw.uniform(0.1, 2)) for each in image.expressions)
+        ),
+    )
+
+
+def _parts(location: RunLocation, table: str) -> dict[str, bytes]:
+    return {file.name: location.read_bytes(f"{table}/{file.name}") for file in location.list(table)}

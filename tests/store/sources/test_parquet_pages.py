@@ -1,0 +1,180 @@
+"""Page headers of Parquet: what they say, against pyarrow's own account, and which pages are not let through."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.store.sources.parquet_pages import ALWAYS_BYTES, CutShortError, WatchedPages, parse_page_header
+
+MIB = 2**20
+ROWS = [random.Random(0).randbytes(700) for _ in range(9)] + [None] + [b"\0" * 50_000] * 4
+
+
+def written(rows, **options) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"bytes": rows}), buffer, **{"compression": "zstd", "use_dictionary": False, **options})
+    return buffer.getvalue()
+
+
+def chunk_of(data: bytes):
+    """Return pyarrow's account of the only column chunk, and the chunk's bytes."""
+    chunk = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    start = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+    return chunk, start, data[start : start + chunk.total_compressed_size]
+
+
+def headers_of(chunk: bytes):
+    at, found = 0, []
+    while at < len(chunk):
+        header = parse_page_header(chunk[at:])
+        found.append(header)
+        at += header.size_bytes + header.packed_bytes
+    assert at == len(chunk)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "none"},
+        {"data_page_version": "2.0"},
+        {"use_dictionary": True},
+        {"write_page_checksum": True, "write_statistics": True},
+        {"data_page_size": 2_000, "write_batch_size": 2},
+        {"column_encoding": {"bytes": "DELTA_BYTE_ARRAY"}},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_headers_add_up_to_what_pyarrow_says_of_the_chunk(options):
+    chunk, _, data = chunk_of(written(ROWS, **options))
+    headers = headers_of(data)
+    assert sum(each.size_bytes + each.packed_bytes for each in headers) == chunk.total_compressed_size
+    assert sum(each.size_bytes + each.unpacked_bytes for each in headers) == chunk.total_uncompressed_size
+    data_pages = headers[1:] if "use_dictionary" in options else headers
+    assert sum(each.num_values for each in data_pages) == chunk.num_values == len(ROWS)
+
+
+def test_a_header_that_is_cut_anywhere_asks_for_more():
+    _, _, data = chunk_of(written(ROWS, write_page_checksum=True))
+    size = parse_page_header(data).size_bytes
+    for end in range(size):
+        with pytest.raises(CutShortError):
+            parse_page_header(data[:end])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_header_or_none(data):
+    try:
+        header = parse_page_header(data)
+    except (CutShortError, ValueError):
+        return
+    assert 0 < header.size_bytes <= len(data)
+
+
+def thrift(*fields: tuple[int, bytes]) -> bytes:
+    """Return a struct of fields with explicit numbers: (type << 16 | number, value)."""
+    return b"".join(bytes([key >> 16]) + varint((key & 0xFFFF) << 1) + value for key, value in fields) + b"\0"
+
+
+def varint(number: int) -> bytes:
+    head = b""
+    while number > 127:
+        head, number = head + bytes([number & 127 | 128]), number >> 7
+    return head + bytes([number])
+
+
+I32 = 5 << 16
+
+
+def test_numbers_are_cut_to_the_bits_that_arrow_keeps():
+    size = 5_000
+    honest = [(I32 | 1, varint(0)), (I32 | 2, varint(10)), (I32 | 3, varint(10))]
+    wide = thrift(*honest[:1], (I32 | 2, varint((size << 1) + 2**32)), *honest[2:])
+    assert parse_page_header(wide).unpacked_bytes == size
+    # Field 65,538 is field 2 to a reader that keeps 16 bits, and stands after it.
+    head = thrift(*honest)[:-1]
+    again = head + bytes([5]) + varint((65_536 + 2) << 1) + varint(size << 1) + b"\0"
+    assert parse_page_header(again).unpacked_bytes == size
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0",
+        b"\xff" * 40,
+        thrift((I32 | 1, varint(0)), (I32 | 2, varint(1)), (I32 | 3, varint(2))),
+        b"\x19\xfc" + b"\xff" * 4 + b"\x0f" + b"\0" * 2_000,
+        b"\x1c" * 100_000,
+        b"\x15\x00" * 5_000,
+    ],
+    ids=["nothing", "no kind", "negative", "a long list", "deep", "many fields"],
+)
+def test_what_is_no_page_header_is_refused(data):
+    with pytest.raises(ValueError, match=r"page header|ten bytes"):
+        parse_page_header(data)
+
+
+def read_in_pieces(pages, end, sizes) -> None:
+    while pages.tell() < end:
+        pages.read(min(next(sizes), end - pages.tell()))
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=60))
+def test_a_bomb_is_found_however_the_chunk_is_read(sizes):
+    data = BOMB_BEHIND_PICTURES
+    _, start, chunk = chunk_of(data)
+    pages = WatchedPages(io.BytesIO(data), max_bytes=MIB)
+    pages.watch()
+    pages.seek(start)
+    sizes = itertools.chain.from_iterable(itertools.repeat(sizes, len(chunk)))
+    with pytest.raises(ImageError, match="unpacks") as caught:
+        read_in_pieces(pages, start + len(chunk), sizes)
+    assert caught.value.reason == "too_many_bytes"
+
+
+def read_all(data: bytes, max_bytes: int) -> None:
+    _, start, chunk = chunk_of(data)
+    pages = WatchedPages(io.BytesIO(data), max_bytes)
+    pages.watch()
+    pages.seek(start)
+    pages.read(len(chunk))
+
+
+BOMB_BEHIND_PICTURES = written(
+    [random.Random(1).randbytes(5_000) for _ in range(30)] + [b"\0" * (ALWAYS_BYTES + 1)],
+    data_page_size=1_000,
+    write_batch_size=1,
+)
+
+
+def test_a_page_of_many_images_that_are_really_there_is_no_bomb():
+    rows = [random.Random(n).randbytes(MIB) for n in range(66)]
+    read_all(written(rows, data_page_size=2**30, write_batch_size=1024), max_bytes=2 * MIB)
+
+
+def test_a_page_whose_values_are_too_large_on_average_is_refused_though_it_is_there():
+    data = written([random.Random(0).randbytes(ALWAYS_BYTES + 1)], compression="none")
+    with pytest.raises(ImageError, match=f"allows it {ALWAYS_BYTES:,}"):
+        read_all(data, max_bytes=MIB)
+    read_all(data, max_bytes=ALWAYS_BYTES + 1)
+
+
+def test_what_stands_where_a_header_must_is_damage():
+    data = bytearray(written(ROWS))
+    _, start, _ = chunk_of(bytes(data))
+    pages = WatchedPages(io.BytesIO(data[:start] + b"\xff" * 100), max_bytes=MIB)
+    pages.watch()
+    pages.seek(start)
+    with pytest.raises(ImageError, match="has a damaged header") as caught:
+        pages.read(100)
+    assert caught.value.reason == "corrupt"

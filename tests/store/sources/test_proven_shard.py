@@ -1,0 +1,337 @@
+"""From a plan to proven bytes: each hard input gets its reason, and the storage's faults are never an image's."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from pseudoris.schemas.config import ImagesConfig, RunConfig, SourceConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.store.files.local_storage import LocalStorage
+from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.sources.root import SourceRoot
+from pseudoris.workers.images.prover import Prover
+from tests.builders import images as build
+from tests.builders.hostile_plugin import hostile
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+
+PLUGIN = "tests.builders.hostile_plugin"
+
+
+def config(*, source: SourceConfig | None = None, **images) -> RunConfig:
+    images_config = ImagesConfig(**{"decoder_plugins": (PLUGIN,), "max_pixels": 30_000_000, **images})
+    return load_config("tiny").model_copy(update={"images": images_config, "source": source or SourceConfig()})
+
+
+@pytest.fixture(scope="module")
+def prover():
+    with Prover(config().images) as prover:
+        yield prover
+
+
+@pytest.fixture
+def read(prover):
+    """Plan SOURCE, let something happen, and read the shard."""
+
+    def plan_and_read(source, meanwhile=lambda: None, configuration: RunConfig | None = None) -> Shard:
+        configuration = configuration or config()
+        entries = plan_of(open_source(str(source), configuration.source).list(), shard=7)
+        meanwhile()
+        return read_shard(str(source), configuration, entries, prover=prover)
+
+    return plan_and_read
+
+
+def reasons(shard: Shard) -> dict[str, str | None]:
+    return {image.key: image.failure.reason if image.failure else None for image in shard.images}
+
+
+def only_reason(shard: Shard) -> str | None:
+    (reason,) = reasons(shard).values()
+    return reason
+
+
+def hard_inputs() -> dict[str, tuple[bytes, str | tuple[int, int]]]:
+    """Name, bytes, and what is expected: a reason, or the upright (height, width)."""
+    jpeg = build.encode(build.random_pixels(64, 64), "JPEG")
+    palette = Image.fromarray(build.random_pixels(9, 8)).quantize(16)
+    inputs: dict[str, tuple[bytes, str | tuple[int, int]]] = {
+        "truncated.jpg": (jpeg[: len(jpeg) // 2], "corrupt"),
+        "zero bytes.jpg": (b"", "empty_file"),
+        "text.jpg": (b"these are my notes\n" * 20, "not_an_image"),
+        "one pixel.png": (build.png(1, 1), (1, 1)),
+        "a line.png": (build.png(1, 5000), (1, 5000)),
+        "bomb.png": (build.png_of_header_only(30_000, 30_000), "too_many_pixels"),
+        "inks.jpg": (build.encode(Image.new("CMYK", (6, 5)), "JPEG"), (5, 6)),
+        "palette.png": (build.encode(palette, transparency=3), (9, 8)),
+        "16 bit.png": (build.encode(np.zeros((4, 7), np.uint16)), (4, 7)),
+        "moves.gif": (build.animation("GIF", [build.random_pixels(5, 6), build.random_pixels(5, 6, seed=1)]), (5, 6)),
+        "moves.webp": (build.animation("WEBP", [build.random_pixels(5, 6), build.random_pixels(5, 6, seed=1)]), (5, 6)),
+        "folder/same name.png": (build.png(3, 4), (3, 4)),
+        "other/same name.png": (build.png(4, 3), (4, 3)),
+        "日本/été 🦆.png": (build.png(), (24, 32)),
+        os.fsdecode(b"caf\xe9.png"): (build.png(), (24, 32)),
+        "abort.bmp": (hostile("abort"), "decoder_killed"),
+    }
+    for orientation in range(2, 9):
+        size = (6, 10) if orientation < 5 else (10, 6)
+        inputs[f"turned {orientation}.jpg"] = (build.oriented(build.smooth_pixels(6, 10), orientation, "JPEG"), size)
+    return inputs
+
+
+def test_every_hard_input_is_proven_or_quarantined_with_its_reason(tmp_path, read):
+    inputs = hard_inputs()
+    for name, (data, _) in inputs.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    shard = read(tmp_path)
+    assert (shard.shard, shard.generation, shard.nodes) == (7, 0, ())
+    assert [image.position for image in shard.images] == list(range(len(inputs)))
+    assert shard.seconds["read"] > 0
+    expected = {data: outcome for data, outcome in inputs.values()}
+    by_digest = {hashlib.sha256(data).hexdigest(): outcome for data, outcome in expected.items()}
+    for image in shard.images:
+        outcome = by_digest[image.sha256]
+        if image.failure is None:
+            assert (image.height, image.width) == outcome, image.key
+            assert hashlib.sha256(image.data).hexdigest() == image.sha256
+        else:
+            assert (image.failure.stage, image.failure.reason) == ("read", outcome), image.key
+            assert image.data == b""
+            assert image.height is None
+
+
+@pytest.mark.slow
+def test_two_readings_of_one_shard_are_equal(tmp_path, read):
+    for name, (data, _) in hard_inputs().items():
+        if "/" not in name:
+            (tmp_path / name).write_bytes(data)
+    assert read(tmp_path).images == read(tmp_path).images
+
+
+def test_a_file_that_vanishes_is_missing_and_the_rest_is_read(tmp_path, read):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(build.png())
+    shard = read(tmp_path, meanwhile=(tmp_path / "b.png").unlink)
+    assert reasons(shard) == {"a.png": None, "b.png": "missing", "c.png": None}
+    assert shard.images[1].sha256 is None
+
+
+def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeypatch):
+    (tmp_path / "a.png").write_bytes(build.png())
+    stat, looks = LocalStorage.stat, []
+
+    def flickering(self, path):
+        looks.append(path)
+        if len(looks) == 1:
+            raise FileNotFoundError(path)
+        return stat(self, path)
+
+    shard = read(tmp_path, meanwhile=lambda: monkeypatch.setattr(LocalStorage, "stat", flickering))
+    assert only_reason(shard) is None
+
+
+def test_a_folder_in_place_of_a_file_is_a_missing_file(tmp_path, read):
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png())
+
+    def becomes_a_folder():
+        path.unlink()
+        path.mkdir()
+
+    assert only_reason(read(tmp_path, becomes_a_folder)) == "missing"
+
+
+def test_a_link_to_nowhere_is_missing(tmp_path, read):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    assert only_reason(read(tmp_path)) == "missing"
+
+
+def test_a_file_of_another_time_is_changed_though_its_size_is_the_same(tmp_path, read):
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png())
+    planned = path.stat()
+
+    def touched_by_a_nanosecond():
+        os.utime(path, ns=(planned.st_atime_ns, planned.st_mtime_ns + 1))
+
+    assert only_reason(read(tmp_path, touched_by_a_nanosecond)) == "changed"
+
+
+def test_a_file_of_another_size_is_changed_though_its_time_is_the_same(tmp_path, read):
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png())
+    planned = path.stat()
+
+    def grows():
+        path.write_bytes(build.png() + b"!")
+        os.utime(path, ns=(planned.st_atime_ns, planned.st_mtime_ns))
+
+    assert only_reason(read(tmp_path, grows)) == "changed"
+
+
+def test_a_file_that_changes_while_it_is_read_is_changed(tmp_path, read, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(build.png())
+    opens = LocalStorage.open
+
+    def open_and_touch(self, name):
+        stream = opens(self, name)
+        os.utime(path, ns=(0, 0))
+        return stream
+
+    assert only_reason(read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", open_and_touch))) == "changed"
+
+
+def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(build.png())
+    with pytest.raises(ConfigError, match="mounted' does not exist"):
+        read(folder, lambda: folder.rename(tmp_path / "elsewhere"))
+    monkeypatch.setattr("pseudoris.store.sources.proven_shard.open_root", lambda *_: SourceRoot(LocalStorage(folder)))
+    (tmp_path / "elsewhere").rename(folder)
+    with pytest.raises(TransientError, match="SOURCE is gone"):
+        read(folder, lambda: folder.rename(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_fault_of_the_storage_is_never_a_quarantine(tmp_path, read, monkeypatch, number):
+    (tmp_path / "a.png").write_bytes(build.png())
+
+    def fails(self, path):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(TransientError, match=os.strerror(number)):
+        read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, "open", fails))
+
+
+def test_too_many_bytes_are_refused_without_reading_them(tmp_path, read):
+    (tmp_path / "a.png").write_bytes(b"x" * 1000)
+    shard = read(tmp_path, configuration=config(max_bytes=999))
+    assert only_reason(shard) == "too_many_bytes"
+    assert shard.images[0].sha256 is None
+    assert "1,000 bytes" in shard.images[0].failure.message
+
+
+def test_members_of_a_tar_are_read_where_they_stand(tmp_path, read):
+    members = [(f"{n}.png", build.png(n, 5)) for n in range(1, 4)]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([*members, ("bad.jpg", b"no"), ("../up.png", members[0][1])]))
+    shard = read(tmp_path)
+    assert [image.data for image in shard.images[:3]] == [data for _, data in members]
+    assert list(reasons(shard).values()) == [None, None, None, "not_an_image", None]
+
+
+def test_a_tar_that_was_written_anew_has_no_planned_member_left(tmp_path, read):
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes([("1.png", build.png()), ("2.png", build.png())]))
+    shard = read(path, lambda: os.utime(path, ns=(0, 0)))
+    assert set(reasons(shard).values()) == {"changed"}
+
+
+def test_a_tar_that_ends_before_a_member_is_changed(tmp_path, read):
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes([("1.png", build.png()), ("2.png", build.png())]))
+    planned = path.stat()
+
+    def is_cut():
+        os.truncate(path, 512 + len(build.png()) + 400)
+        os.utime(path, ns=(planned.st_atime_ns, planned.st_mtime_ns))
+
+    assert reasons(read(path, is_cut)) == {"a.tar!1.png": None, "a.tar!2.png": "changed"}
+
+
+def test_rows_of_a_table_are_read_and_refused_one_by_one(tmp_path, read):
+    (tmp_path / "inside.png").write_bytes(build.png(7, 7))
+    rows = [
+        {"bytes": build.png(), "path": None},
+        {"bytes": None, "path": "inside.png"},
+        {"bytes": None, "path": "lost.png"},
+        {"bytes": None, "path": "../outside.png"},
+        {"bytes": b"x" * 2_000_000, "path": None},
+        {"bytes": b"text", "path": None},
+        None,
+    ]
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"image": rows}))
+    shard = read(tmp_path / "t.parquet", configuration=config(max_bytes=1_000_000))
+    assert list(reasons(shard).values()) == [
+        *(None, None, "missing", "refused_uri"),
+        *("too_many_bytes", "not_an_image", "empty_file"),
+    ]
+    assert (shard.images[1].height, shard.images[1].width) == (7, 7)
+    assert set(reasons(shard).values()) - {None} <= set(FAILURE_REASONS)
+
+
+def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
+    rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))
+    source, limits = str(tmp_path / "t.parquet"), config(max_bytes=1_000_000)
+    entries = plan_of(open_source(source, SourceConfig()).list())
+    spoiled, sound = (read_shard(source, limits, entries[n : n + 2], prover=prover) for n in (0, 2))
+    # The bomb shares its page with the image before it.
+    assert list(reasons(spoiled).values()) == ["too_many_bytes", "too_many_bytes"]
+    assert "unpacks" in spoiled.images[1].failure.message
+    assert list(reasons(sound).values()) == [None, None]
+
+
+def test_a_part_of_a_plan_is_read_alone(tmp_path, prover):
+    (tmp_path / "t.parquet").write_bytes(
+        parquet_bytes({"bytes": [build.png(n + 1, 2) for n in range(9)]}, rows_per_group=4)
+    )
+    source = str(tmp_path / "t.parquet")
+    entries = [plan_of(open_source(source, SourceConfig()).list())[n] for n in (5, 7)]
+    shard = read_shard(source, config(), entries, prover=prover, generation=2)
+    assert [(image.position, image.height) for image in shard.images] == [(5, 6), (7, 8)]
+    assert shard.generation == 2
+
+
+def test_objects_are_read_and_those_written_anew_are_changed(read):
+    memory = fsspec.filesystem("memory")
+    for name in ("a.png", "b.png", "c.png"):
+        memory.pipe(f"/bucket/set/{name}", build.png())
+
+    def meanwhile():
+        memory.rm("/bucket/set/b.png")
+        memory.pipe("/bucket/set/c.png", build.png())
+
+    shard = read("memory://bucket/set", meanwhile)
+    assert reasons(shard) == {"a.png": None, "b.png": "missing", "c.png": "changed"}
+    memory.rm("/bucket", recursive=True)
+
+
+def test_a_fault_of_a_client_is_never_a_quarantine(read, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/a.png", build.png())
+
+    class NoConnectionError(Exception):
+        """As botocore's: of no common base with OSError."""
+
+    def fails(*_args, **_kwargs):
+        raise NoConnectionError("the endpoint does not answer")
+
+    with pytest.raises(TransientError, match=r"cannot read memory:.*NoConnectionError"):
+        read("memory://bucket", lambda: monkeypatch.setattr(type(memory), "open", fails))
+    monkeypatch.undo()
+    memory.rm("/bucket", recursive=True)
+
+
+def test_a_file_that_is_listed_twice_is_planned_once(tmp_path):
+    for name in ("a1.png", "b1.png"):
+        (tmp_path / name).write_bytes(build.png())
+    tally = PlanTally()
+    items = open_source(f"{tmp_path}/{{a*,*1}}.png", SourceConfig()).list()
+    planned = list(assign_shards(items, config().shards, tally=tally))
+    assert [entry.key for entry in planned] == ["a1.png", "b1.png"]
+    assert tally.num_repeated == 1

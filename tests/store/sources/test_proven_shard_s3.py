@@ -1,0 +1,143 @@
+"""A shard's bytes from a bucket: one request an image, a few a tar, on the condition of the planned etag."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.workers.images.prover import Prover
+from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.images import png
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+
+LIMITS = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+
+
+@pytest.fixture
+def proxy(s3_server):
+    with injecting(s3_server.endpoint_url, seed=9) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def prover():
+    with Prover(load_config("tiny").images) as prover:
+        yield prover
+
+
+@pytest.fixture
+def read(proxy, prover, s3_server, s3_bucket):
+    """Write objects, plan them, let something happen, and read the shard; the proxy counts the reading alone."""
+    client = s3_server.client()
+
+    def put(objects: dict[str, bytes]) -> None:
+        for key, data in objects.items():
+            client.put_object(Bucket=s3_bucket, Key=f"set/{key}", Body=data)
+
+    def plan_and_read(objects, meanwhile=lambda put, delete: None, faults=(), limits=LIMITS) -> Shard:
+        put(objects)
+        base = load_config("tiny")
+        config = base.model_copy(
+            update={
+                "source": SourceConfig(endpoint_url=proxy.endpoint_url),
+                "placement": base.placement.model_copy(update={"storage": limits}),
+            }
+        )
+        uri = f"s3://{s3_bucket}/set"
+        entries = plan_of(open_source(uri, config.source, limits=limits).list())
+        meanwhile(put, lambda key: client.delete_object(Bucket=s3_bucket, Key=f"set/{key}"))
+        proxy.reset_counts()
+        proxy.set_faults(faults)
+        return read_shard(uri, config, entries, prover=prover)
+
+    return plan_and_read
+
+
+def reasons(shard: Shard) -> list[str | None]:
+    return [image.failure.reason if image.failure else None for image in shard.images]
+
+
+def images(count: int) -> dict[str, bytes]:
+    return {f"{number:02d}.png": png(seed=number) for number in range(count)}
+
+
+def test_an_image_is_one_request(read, proxy):
+    wanted = images(20)
+    assert [image.data for image in read(wanted).images] == list(wanted.values())
+    # The listing is the look whether SOURCE is still there: once a shard.
+    assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
+
+
+@pytest.mark.slow
+def test_members_of_a_tar_are_a_request_a_span(read, proxy):
+    noise = os.urandom(300_000)
+    members = [
+        (f"{n:02d}{ending}", data) for n in range(12) for ending, data in ((".png", png(seed=n)), (".txt", noise))
+    ]
+    shard = read({"a.tar": tar_bytes(members)})
+    assert [image.data for image in shard.images] == [data for name, data in members if name.endswith(".png")]
+    assert proxy.counts["GetObject"] == 1
+
+
+@pytest.mark.slow
+def test_a_row_group_is_read_by_windows(read, proxy):
+    rows = [png(seed=n) for n in range(30)]
+    data = parquet_bytes({"bytes": rows, "other": [os.urandom(100_000) for _ in rows]}, rows_per_group=30)
+    shard = read({"t.parquet": data})
+    assert [image.data for image in shard.images] == rows
+    assert proxy.counts["GetObject"] <= 2
+    # The footer, and a window that begins with the column.
+    assert proxy.bytes_out["GetObject"] <= len(data) + 64 * 2**10
+
+
+def test_what_changed_or_vanished_is_told_without_a_second_look_at_the_others(read, proxy):
+    def meanwhile(put, delete):
+        put({"01.png": png(seed=77)})
+        delete("02.png")
+
+    shard = read(images(5), meanwhile)
+    assert reasons(shard) == [None, "changed", "missing", None, None]
+    # The missing one is asked for twice.
+    assert proxy.counts["GetObject"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.tar", "t.parquet"])
+def test_a_shard_of_a_file_that_was_written_anew_is_changed(read, name):
+    def content(seed: int) -> bytes:
+        rows = [png(seed=seed + n) for n in range(3)]
+        members = [(f"{n}.png", row) for n, row in enumerate(rows)]
+        return tar_bytes(members) if name == "a.tar" else parquet_bytes({"bytes": rows})
+
+    shard = read({name: content(0)}, lambda put, _: put({name: content(50)}))
+    assert reasons(shard) == ["changed"] * 3
+
+
+def test_a_file_that_changes_between_two_requests_is_changed(read, proxy):
+    shard = read(images(3), faults=[Fault("precondition", times=1, operation="GetObject", key="01.png")])
+    assert reasons(shard) == [None, "changed", None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slow_down", "internal_error", "reset", "cut_body", "slow_body"])
+def test_a_fault_of_the_bucket_is_tried_again_and_quarantines_nothing(read, proxy, kind):
+    wanted = images(10)
+    shard = read(wanted, faults=[Fault(kind, rate=0.4, operation="GetObject", seconds=0.3)])
+    assert [image.data for image in shard.images] == list(wanted.values())
+    assert proxy.hits[kind] > 0
+
+
+@pytest.mark.slow
+def test_a_bucket_that_stays_away_ends_the_attempt(read):
+    # Long enough that the listing before is answered by a busy machine too.
+    limits = LIMITS.model_copy(update={"patience_s": 5.0})
+    with pytest.raises(TransientError, match=r"cannot read s3://.*SlowDown \(HTTP 503\), retried for 5 s"):
+        read(images(3), faults=[Fault("slow_down", operation="GetObject")], limits=limits)

@@ -1,0 +1,267 @@
+"""SOURCE in all its forms: what is listed, in which order, under which keys."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import fsspec
+import pytest
+
+from pseudoris.schemas.config import SourceConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.source import absolute_source
+from tests.builders.images import png
+from tests.builders.sources import parquet_bytes, tar_bytes
+
+AUTO = SourceConfig()
+
+
+def keys(source, config=AUTO, **options) -> list[str]:
+    return [item.key for item in open_source(str(source), config, **options).list()]
+
+
+def fill(folder, *names) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+@pytest.fixture
+def memory():
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    filesystem.rm("/", recursive=True)
+
+
+def test_a_folder_is_listed_recursively_in_the_order_of_keys(tmp_path):
+    fill(tmp_path, "b.jpg", "a/z.png", "a.jpg", "a-b.jpg", "A.JPG", "été.webp", "a/b/c.tiff", "notes.txt")
+    listed = keys(tmp_path)
+    assert listed == sorted(listed)
+    assert set(listed) == {"A.JPG", "a-b.jpg", "a.jpg", "a/b/c.tiff", "a/z.png", "b.jpg", "%C3%A9t%C3%A9.webp"}
+
+
+def test_items_say_what_a_later_read_will_check(tmp_path):
+    fill(tmp_path, "a.jpg")
+    (item,) = open_source(str(tmp_path), AUTO).list()
+    assert item.size_bytes == 1
+    assert item.mtime_ns == (tmp_path / "a.jpg").stat().st_mtime_ns
+    assert (item.etag, item.offset_bytes, item.row, item.boundary) == (None, None, None, None)
+
+
+def test_equal_names_in_different_folders_are_different_images(tmp_path):
+    fill(tmp_path, "a/x.jpg", "b/x.jpg")
+    assert keys(tmp_path) == ["a/x.jpg", "b/x.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_listed_by_its_bytes(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    except OSError as error:
+        pytest.fail(f"the file system of the tests must hold any bytes as a name: {error}")
+    assert keys(tmp_path) == ["caf%E9.jpg"]
+
+
+def test_hidden_names_are_not_listed_unless_spelled_out(tmp_path):
+    fill(tmp_path, "a.jpg", ".b.jpg", ".git/c.jpg", "._a.jpg")
+    assert keys(tmp_path) == ["a.jpg"]
+    assert keys(tmp_path / ".b.jpg") == [".b.jpg"]
+    assert keys(tmp_path / ".git") == ["c.jpg"]
+    assert keys(tmp_path / ".*.jpg") == ["._a.jpg", ".b.jpg"]
+
+
+def test_a_single_file_is_an_image_whatever_its_extension(tmp_path):
+    fill(tmp_path, "photo.dat")
+    assert keys(tmp_path / "photo.dat") == ["photo.dat"]
+
+
+def test_globs_select_files_and_keys_start_at_the_folder_before_them(tmp_path):
+    fill(tmp_path, "d/a.jpg", "d/b.png", "d/e/a.jpg")
+    assert keys(tmp_path / "d" / "*.jpg") == ["a.jpg"]
+    assert keys(tmp_path / "d" / "**" / "*.jpg") == ["a.jpg", "e/a.jpg"]
+    assert keys(tmp_path / "*" / "a.jpg") == ["d/a.jpg"]
+
+
+def test_a_path_that_exists_is_taken_as_it_is(tmp_path):
+    fill(tmp_path, "[1]{a,b}/x.jpg", "1/y.jpg")
+    assert keys(tmp_path / "[1]{a,b}") == ["x.jpg"]
+
+
+def test_overlapping_selections_list_a_file_twice_and_next_to_itself(tmp_path):
+    fill(tmp_path, "a1.jpg", "a2.jpg", "b2.jpg")
+    assert keys(tmp_path / "{a*,*2,a1}.jpg") == ["a1.jpg", "a1.jpg", "a2.jpg", "a2.jpg", "b2.jpg"]
+
+
+def test_a_link_to_a_file_is_an_image_and_one_to_nowhere_is_planned(tmp_path):
+    fill(tmp_path, "real/a.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "real" / "a.jpg")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    items = {item.key: item for item in open_source(str(tmp_path), AUTO).list()}
+    assert sorted(items) == ["link.jpg", "lost.jpg", "real/a.jpg", "self.jpg"]
+    assert items["link.jpg"].size_bytes == 1
+    assert items["lost.jpg"].size_bytes is None
+
+
+def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):
+    fill(tmp_path, "a/x.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert keys(tmp_path) == ["a/x.jpg", "b/x.jpg"]
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    fill(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert keys(tmp_path) == ["a.jpg"]
+
+
+def test_out_below_source_is_not_listed(tmp_path):
+    fill(tmp_path, "a.jpg", "runs/1/gallery/picture.jpg", "runs/2/b.jpg")
+    (tmp_path / "runs/1/images").mkdir()
+    (tmp_path / "runs/1/images/shard-0.parquet").write_bytes(b"ours")
+    assert keys(tmp_path, exclude=str(tmp_path / "runs" / "1")) == ["a.jpg", "runs/2/b.jpg"]
+
+
+@pytest.mark.parametrize("out", ["not-yet", "memory://bucket/out"])
+def test_an_out_that_is_not_there_or_elsewhere_changes_nothing(tmp_path, out):
+    fill(tmp_path, "a.jpg")
+    assert keys(tmp_path, exclude=out if "://" in out else str(tmp_path / out)) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("inside", ["", "images", "images/deeper"])
+def test_a_source_that_out_writes_into_is_refused(tmp_path, inside):
+    fill(tmp_path, "images/deeper/a.jpg")
+    with pytest.raises(ConfigError, match="is a folder where OUT writes its tables"):
+        open_source(str(tmp_path / inside), AUTO, exclude=str(tmp_path))
+
+
+def test_a_source_beside_the_tables_of_out_is_fine(tmp_path):
+    fill(tmp_path, "scenes/a.jpg")
+    assert keys(tmp_path / "scenes", exclude=str(tmp_path)) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("missing", ["no-such-folder", "no-such-file.jpg", "no-such/*.jpg"])
+def test_a_path_that_does_not_exist_is_the_users_to_mend(tmp_path, missing):
+    with pytest.raises(ConfigError, match=r"does not exist|there is no folder"):
+        open_source(str(tmp_path / missing), AUTO)
+
+
+def test_a_source_without_images_is_the_users_to_mend(tmp_path):
+    fill(tmp_path, "notes.txt")
+    with pytest.raises(ConfigError, match=r"lists no image\. Listed are files \.jpg"):
+        keys(tmp_path)
+    with pytest.raises(ConfigError, match="A glob must match files, not folders"):
+        keys(tmp_path / "*.png")
+
+
+def test_a_file_that_braces_name_must_exist(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar_bytes([("a.png", png())]))
+    with pytest.raises(ConfigError, match=r"names .*/1\.tar: no such file"):
+        keys(tmp_path / "{0..1}.tar")
+
+
+@pytest.mark.parametrize(
+    "secret", ["s3://key:hush@bucket/x", "https://host/a.tar?X-Amz-Signature=hush", "https://host/a.tar?token=hush"]
+)
+def test_a_secret_in_source_is_refused_and_not_echoed(secret):
+    with pytest.raises(ConfigError, match="credentials in the environment") as caught:
+        open_source(secret, AUTO)
+    assert "hush" not in str(caught.value)
+
+
+def test_an_unknown_protocol_is_the_users_to_mend():
+    with pytest.raises(ConfigError, match="cannot open 'nope://bucket/x'"):
+        open_source("nope://bucket/x", AUTO)
+
+
+def test_tars_and_tables_in_a_folder_are_opened(tmp_path):
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("m.png", png())]))
+    (tmp_path / "c.parquet").write_bytes(parquet_bytes({"bytes": [png(), png()]}))
+    assert keys(tmp_path) == ["a.jpg", "b.tar!m.png", "c.parquet#0", "c.parquet#1"]
+    assert keys(tmp_path, SourceConfig(format="files")) == ["a.jpg"]
+    assert keys(tmp_path, SourceConfig(format="webdataset")) == ["b.tar!m.png"]
+    assert keys(tmp_path, SourceConfig(format="parquet")) == ["c.parquet#0", "c.parquet#1"]
+
+
+def test_shards_of_a_webdataset_are_named_by_a_range(tmp_path):
+    for number in range(3):
+        (tmp_path / f"train-{number:03d}.tar").write_bytes(tar_bytes([("m.png", png())]))
+    source = tmp_path / "train-{000..001}.tar"
+    assert keys(source) == ["train-000.tar!m.png", "train-001.tar!m.png"]
+
+
+def test_objects_are_listed_with_keys_that_a_folder_would_have(memory, tmp_path):
+    for name in ("a/x.jpg", "a-b.jpg", "é.png", ".hidden.jpg", "notes.txt"):
+        memory.pipe(f"/bucket/set/{name}", b"x")
+        fill(tmp_path, name)
+    assert keys("memory://bucket/set") == keys(tmp_path) == ["%C3%A9.png", "a-b.jpg", "a/x.jpg"]
+    assert keys("memory://bucket/set/") == keys(tmp_path)
+    assert keys("memory://bucket/set/a/*.jpg") == ["x.jpg"]
+    assert keys("memory://bucket/set/a/x.jpg") == ["x.jpg"]
+
+
+def test_objects_carry_what_tells_their_versions_apart(memory):
+    memory.pipe("/bucket/a.jpg", b"x")
+    (first,) = open_source("memory://bucket", AUTO).list()
+    memory.pipe("/bucket/a.jpg", b"y")
+    (second,) = open_source("memory://bucket/a.jpg", AUTO).list()
+    assert first.mtime_ns is None
+    assert first.etag != second.etag
+    assert second == next(iter(open_source("memory://bucket", AUTO).list()))
+
+
+def test_out_below_a_prefix_is_not_listed(memory):
+    memory.pipe("/bucket/a.jpg", b"x")
+    memory.pipe("/bucket/out/page.jpg", b"x")
+    assert keys("memory://bucket", exclude="memory://bucket/out/") == ["a.jpg"]
+    with pytest.raises(ConfigError, match="is a folder where OUT writes its tables"):
+        open_source("memory://bucket/", AUTO, exclude="memory://bucket")
+
+
+def test_a_prefix_without_objects_is_the_users_to_mend(memory):
+    with pytest.raises(ConfigError, match=r"does not exist: .* write 'memory://bucket/img_\*'"):
+        open_source("memory://bucket/img_", AUTO)
+
+
+def test_two_listings_of_one_source_are_equal_and_in_order(tmp_path):
+    fill(tmp_path, *(f"{letter}{sign}{n}/x.jpg" for letter in "ab" for sign in "-_. ~" for n in range(3)))
+    first, second = list(open_source(str(tmp_path), AUTO).list()), list(open_source(str(tmp_path), AUTO).list())
+    assert first == second
+    assert all(a.key < b.key for a, b in pairwise(first))
+
+
+@pytest.mark.parametrize(
+    ("source", "below"),
+    [
+        ("photos", "photos"),
+        ("./photos/", "photos"),
+        ("file://photos", "photos"),
+        ("*.jpg", "*.jpg"),
+        ("photos/**/*.jpg", "photos/**/*.jpg"),
+        ("tars/train-{000..123}.tar", "tars/train-{000..123}.tar"),
+        ("{a,../b}/*.jpg", "{a,../b}/*.jpg"),
+    ],
+)
+def test_a_relative_source_starts_in_the_current_folder_and_its_pattern_stays(source, below, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    absolute = absolute_source(source)
+    assert absolute == f"{tmp_path}/{below}"
+    assert absolute_source(absolute) == absolute
+
+
+@pytest.mark.parametrize("source", ["/data/a", "/data/**/*.jpg", "/*.jpg", "s3://bucket/a*", "memory://a/{b,c}"])
+def test_an_absolute_source_stays_as_it_is(source):
+    assert absolute_source(source) == source
+
+
+def test_a_pattern_in_a_folder_whose_own_name_is_one_is_refused(tmp_path, monkeypatch):
+    fill(tmp_path / "[1]", "a.jpg", "x{1}/b.jpg")
+    monkeypatch.chdir(tmp_path / "[1]")
+    assert keys("x{1}") == ["b.jpg"]
+    with pytest.raises(ConfigError, match="special characters: run the command from another folder"):
+        keys("*.jpg")
+    assert keys(".") == ["a.jpg", "x%7B1%7D/b.jpg"]

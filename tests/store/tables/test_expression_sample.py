@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables import expression_sample
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.expression_sample import COLUMNS, draw_rows, sample_expressions
+from tests.builders.scored_runs import scored_run
+from tests.store.builders import commit, start_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    location = RunLocation.open(str(tmp_path_factory.mktemp("sampled") / "run"))
+    scored_run(location, num_shards=8, has_humans=True)
+    return location
+
+
+def identity_of(row) -> tuple:
+    return row["image_id"], *row["target_mask_ids"], row["text"]
+
+
+@pytest.mark.parametrize("kept_only", [True, False])
+def test_rows_are_those_of_the_table_in_its_order_and_none_twice(run, kept_only):
+    whole = read_table(run, EXPRESSIONS)
+    whole = whole.filter(whole["kept"]) if kept_only else whole
+    order = {identity_of(row): number for number, row in enumerate(whole.to_pylist())}
+    rows = sample_expressions(run, 25, columns=whole.schema.names, kept_only=kept_only).to_pylist()
+    places = [order[identity_of(row)] for row in rows]
+    assert places == sorted(set(places))
+    assert len(places) == 25
+    assert all(whole.slice(place, 1).to_pylist() == [row] for place, row in zip(places, rows, strict=True))
+
+
+def test_a_seed_gives_its_rows_and_another_one_others(run):
+    one, same, other = (sample_expressions(run, 20, columns=["image_id", "text"], seed=seed) for seed in (3, 3, 4))
+    assert one.equals(same)
+    assert not one.equals(other)
+
+
+def test_more_rows_than_there_are_give_all_of_them(run):
+    rows = sample_expressions(run, 10**9, columns=["text"], kept_only=False)
+    assert rows.num_rows == read_table(run, EXPRESSIONS).num_rows
+
+
+def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
+    columns = ["text", "key", "width", "mask_id", "segmentation", "area_px", "target_mask_ids", "image_id"]
+    table = sample_expressions(run, 10**9, columns=columns, kept_only=False)
+    assert table.schema.names == columns
+    keys = {row["image_id"]: row["key"] for row in read_table(run, IMAGES).to_pylist()}
+    masks = {row["mask_id"]: row for row in read_table(run, MASKS).to_pylist()}
+    kinds = Counter()
+    for row in table.to_pylist():
+        kinds[len(row["target_mask_ids"])] += 1
+        assert row["key"] == keys[row["image_id"]]
+        if len(row["target_mask_ids"]) == 1:
+            mask = masks[row["target_mask_ids"][0]]
+            assert {name: row[name] for name in ("mask_id", "segmentation", "area_px")} == {
+                name: mask[name] for name in ("mask_id", "segmentation", "area_px")
+            }
+        else:
+            assert row["mask_id"] is row["segmentation"] is None
+    assert set(kinds) == {1, 2}
+
+
+def test_only_the_shards_and_columns_that_are_needed_are_read(run, monkeypatch):
+    read = []
+
+    def reading(location, table, columns=None, receipts=None):
+        read.append((table, columns, [each.shard for each in receipts]))
+        return read_table(location, table, columns, receipts)
+
+    monkeypatch.setattr(expression_sample, "read_table", reading)
+    sample_expressions(run, 2, columns=["text"])
+    assert [table for table, _, _ in read] == [EXPRESSIONS] * 2
+    assert all(set(columns) == {"text", "image_id", "target_mask_ids", "kept"} for _, columns, _ in read)
+
+
+@pytest.mark.parametrize("columns", [["text", "bytes"], ["nonsense"], []])
+def test_a_column_that_is_none_is_refused_with_those_that_are(run, columns):
+    with pytest.raises(ConfigError, match=f"there is no column .* give some of {', '.join(COLUMNS[:3])}"):
+        sample_expressions(run, 2, columns=columns)
+
+
+def test_a_run_without_a_commit_gives_no_row(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    start_run(location)
+    table = sample_expressions(location, 5, columns=["text", "key", "box_xyxy_px"])
+    assert (table.num_rows, table.schema.names) == (0, ["text", "key", "box_xyxy_px"])
+
+
+def test_a_growing_run_gives_what_is_committed(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    header = start_run(location)
+    commit(location, header, 1)
+    assert sample_expressions(location, 100, columns=["key"]).num_rows == 4
+
+
+@given(counts=st.lists(st.integers(0, 30), max_size=12), size=st.integers(1, 80), seed=st.integers(0, 5))
+def test_every_stretch_gives_one_row(counts, size, seed):
+    drawn = draw_rows(counts, size, seed)
+    starts = [sum(counts[:shard]) for shard in range(len(counts))]
+    assert all(0 <= row < counts[shard] for shard, rows in drawn.items() for row in rows)
+    places = [starts[shard] + row for shard, rows in drawn.items() for row in rows]
+    total = sum(counts)
+    num_rows = min(size, total)
+    assert len(places) == num_rows
+    for number, place in enumerate(places):
+        assert number * total // num_rows <= place < (number + 1) * total // num_rows
+
+
+def test_over_many_seeds_every_row_is_as_likely():
+    found = Counter(
+        (shard, row) for seed in range(4_000) for shard, rows in draw_rows([3, 0, 5], 2, seed).items() for row in rows
+    )
+    assert set(found) == {(0, 0), (0, 1), (0, 2), *((2, row) for row in range(5))}
+    # 1,000 expected of each; four standard deviations.
+    assert all(abs(count - 1_000) < 4 * 27.4 for count in found.values())

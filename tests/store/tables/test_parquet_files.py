@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import io
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
+
+# The bytes belong to this version of pyarrow, whose name stands in every footer.
+GOLDEN_PYARROW = "26.0.1"
+GOLDEN_SHA256 = "41a2e01a19457f0acf78e7c89f49c2f552d2030d6fb3591c9edaca4eb9731bcf"
+
+TABLE = pa.Table.from_pylist(
+    [
+        {"id": "a", "score": 0.5, "box": [1, 2]},
+        {"id": "b", "score": None, "box": []},
+        {"id": "b", "score": -1.0, "box": [3]},
+    ],
+    schema=pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False, metadata={"doc": "An id."}),
+            pa.field("score", pa.float64()),
+            pa.field("box", pa.list_(pa.field("element", pa.int32()))),
+        ],
+        metadata={"pseudoris.version": "1"},
+    ),
+)
+
+
+@pytest.mark.skipif(pa.__version__ != GOLDEN_PYARROW, reason=f"the golden bytes are those of pyarrow {GOLDEN_PYARROW}")
+def test_a_fixed_table_has_the_bytes_it_always_had():
+    assert sha256_hex(parquet_bytes([TABLE], TABLE.schema)) == GOLDEN_SHA256
+
+
+def test_a_row_group_is_written_for_each_table_and_none_for_no_rows():
+    data = parquet_bytes([TABLE, TABLE.slice(0, 1)], TABLE.schema)
+    parquet = open_parquet(io.BytesIO(data), "part")
+    assert [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)] == [3, 1]
+    assert open_parquet(io.BytesIO(parquet_bytes([], TABLE.schema)), "part").read() == TABLE.slice(0, 0)
+
+
+def test_encoded_images_are_written_without_a_dictionary():
+    table = pa.table({"image_id": ["a"], "bytes": pa.array([b"1"], pa.large_binary())})
+    group = pq.ParquetFile(io.BytesIO(parquet_bytes([table], table.schema))).metadata.row_group(0)
+    assert "RLE_DICTIONARY" in group.column(0).encodings
+    assert "RLE_DICTIONARY" not in group.column(1).encodings
+
+
+def test_what_is_no_parquet_is_named():
+    with pytest.raises(TransientError, match="masks/part does not read as Parquet"):
+        open_parquet(io.BytesIO(b"not a table"), "masks/part")
+
+
+def test_any_damage_of_a_footer_is_told_as_such():
+    whole = parquet_bytes([pa.table({"naïve": pa.array([1, 2])})], pa.schema([("naïve", pa.int64())]))
+    length = int.from_bytes(whole[-8:-4], "little") + 8
+    changes = random.Random(0)
+    num_damaged = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[-changes.randrange(9, length)] = changes.randrange(256)
+        try:
+            open_parquet(io.BytesIO(data), "part")
+        except TransientError as error:
+            num_damaged += str(error).startswith("part does not read as Parquet")
+    assert num_damaged > 50

@@ -1,0 +1,77 @@
+"""A run as pyarrow datasets: exactly the committed parts, whatever else lies in its folders, on a disk and on S3."""
+
+from __future__ import annotations
+
+import pickle
+
+import pyarrow.compute as pc
+
+from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import part_path, standing_receipts
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.run_reader import Run
+from tests.builders.scored_runs import begin, commit_scored, scored_run
+
+
+def leave_garbage(location: RunLocation) -> None:
+    """What a killed writer leaves: a part that reads well, and that no receipt names."""
+    receipt = next(iter(standing_receipts(location)))
+    part = receipt.parts[EXPRESSIONS]
+    data = location.read_bytes(part_path(EXPRESSIONS, part))
+    location.put_part(f"{EXPRESSIONS}/{part.name.replace('.g0-', '.g7-')}", data)
+
+
+def test_tables_are_exactly_what_the_receipts_name(location):
+    header = begin(location, num_shards=3)
+    for shard in (0, 2):
+        commit_scored(location, header, shard)
+    commit_scored(location, header, 0, generation=1)
+    leave_garbage(location)
+    run = Run(location)
+    for name in ("images", "masks", "expressions", "failures"):
+        assert getattr(run, name)().to_table().equals(read_table(location, name)), name
+    assert (run.is_complete, run.header.num_shards, run.counts.shards) == (False, 3, 2)
+    assert run.counts.expressions == run.expressions().count_rows()
+    assert run.counts.images == run.images().count_rows()
+
+
+def test_a_run_stays_as_it_was_when_it_was_opened(location):
+    header = begin(location, num_shards=2)
+    commit_scored(location, header, 0)
+    run = Run(location)
+    commit_scored(location, header, 1)
+    assert run.counts.shards == 1
+    shown = run.sample(1_000, columns=["image_id"])["image_id"].to_pylist()
+    assert set(shown) <= set(run.images().to_table(columns=["image_id"])["image_id"].to_pylist())
+    assert Run(location).is_complete
+
+
+def test_filters_columns_and_pickles_work_as_of_any_dataset(location):
+    scored_run(location)
+    dataset = pickle.loads(pickle.dumps(Run(location).expressions()))
+    kept = dataset.to_table(columns=["text"], filter=pc.field("kept"))
+    assert kept.column_names == ["text"]
+    assert kept.num_rows == Run(location).counts.kept > 0
+
+
+def test_a_run_without_a_commit_has_tables_without_rows(location):
+    begin(location)
+    run = Run(location)
+    assert run.expressions().to_table().schema.equals(EXPRESSIONS_SCHEMA)
+    assert run.counts.images == run.images().count_rows() == 0
+    assert run.sample().num_rows == 0
+
+
+def test_a_sample_has_columns_of_image_and_mask(location):
+    scored_run(location)
+    rows = Run(location).sample(5).to_pylist()
+    assert len(rows) == 5
+    assert all(row["key"] and row["text"] and row["segmentation"] for row in rows)
+    assert Run(location).sample(5).to_pylist() == rows != Run(location).sample(5, seed=1).to_pylist()
+
+
+def test_what_it_shows_says_where_it_is_and_how_far(location):
+    scored_run(location)
+    assert repr(Run(location)) == f"Run({location.root!r}, 4 of 4 shards)"
+    assert IMAGES in Run(location).images().files[0]

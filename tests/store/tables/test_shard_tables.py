@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
+from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
+from tests.store.builders import make_entries, make_expression, make_shard
+
+# A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
+settings.register_profile("tables", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(settings.get_profile("tables"))
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+number = st.floats(allow_nan=False)
+whole = st.integers(0, 2**31 - 1)
+
+samples = st.builds(
+    CaptionSample, text, text, st.none() | whole, st.none() | number, number, st.sampled_from(["none", "all"]), whole
+)
+masks = st.builds(
+    MaskRecord,
+    mask_id=text,
+    index=whole,
+    rle_size=st.tuples(whole, whole),
+    rle_counts=text,
+    box_xyxy_px=st.tuples(whole, whole, whole, whole),
+    area_px=st.integers(0, 2**40),
+    predicted_iou=st.none() | number,
+    stability_score=st.none() | number,
+    prior=text,
+)
+expressions = st.builds(
+    ExpressionRecord,
+    target_mask_ids=st.lists(text, max_size=3).map(tuple),
+    text=text,
+    samples=st.lists(samples, min_size=1, max_size=3).map(tuple),
+    head_noun=st.none() | text,
+    uniqueness=st.none() | number,
+    rival_mask_id=st.none() | text,
+    kept=st.booleans(),
+)
+failures = st.builds(Failure, text, st.sampled_from(sorted(FAILURE_REASONS)), text)
+sizes = st.none() | whole
+good = st.builds(
+    ShardImage,
+    position=whole,
+    image_id=text,
+    key=text,
+    data=st.binary(max_size=9),
+    sha256=st.none() | text,
+    height=sizes,
+    width=sizes,
+    masks=st.lists(masks, max_size=2).map(tuple),
+    expressions=st.lists(expressions, max_size=2).map(tuple),
+)
+bad = st.builds(ShardImage.quarantined, good, failures)
+shards = st.builds(Shard, whole, st.just(0), st.lists(good | bad, max_size=4).map(tuple))
+
+
+def read(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+@some
+@given(shards, st.booleans())
+def test_every_table_survives_parquet_and_keeps_its_schema(shard, embed):
+    tables = shard_tables(shard, embed_images=embed)
+    assert tables.keys() == SCHEMAS.keys()
+    for name, table in tables.items():
+        back = read(table_bytes(table))
+        assert back.schema.equals(SCHEMAS[name], check_metadata=True)
+        assert back.to_pylist() == table.to_pylist()
+
+
+@some
+@given(shards)
+def test_a_row_is_written_for_each_record_in_the_order_of_the_records(shard):
+    tables = shard_tables(shard, embed_images=False)
+    assert tables["images"]["image_id"].to_pylist() == [image.image_id for image in shard.images]
+    assert tables["masks"]["mask_id"].to_pylist() == [mask.mask_id for image in shard.images for mask in image.masks]
+    rows = tables["expressions"].to_pylist()
+    records = [each for image in shard.images for each in image.expressions]
+    assert [(row["text"], row["count"], row["decoder"], row["kept"]) for row in rows] == [
+        (each.text, len(each.samples), each.samples[0].decoder, each.kept) for each in records
+    ]
+    assert tables["failures"].num_rows == counts_of(shard).quarantined
+
+
+@some
+@given(shards)
+def test_each_image_is_counted_once_and_the_counts_are_those_of_the_tables(shard):
+    tables, counts = shard_tables(shard, embed_images=False), counts_of(shard)
+    status = tables["images"]["status"].to_pylist()
+    assert (counts.annotated, counts.empty, counts.quarantined) == tuple(
+        status.count(name) for name in ("annotated", "empty", "quarantined")
+    )
+    assert (counts.masks, counts.expressions) == (tables["masks"].num_rows, tables["expressions"].num_rows)
+    assert counts.samples == sum(tables["expressions"]["count"].to_pylist())
+    assert sum(counts.reasons.values()) == counts.quarantined
+
+
+@some
+@given(shards, st.lists(st.integers(0, 4), max_size=3))
+def test_equal_content_gives_equal_bytes_however_it_is_chunked(shard, cuts):
+    for table in shard_tables(shard, embed_images=True).values():
+        bounds = sorted({0, table.num_rows, *(min(cut, table.num_rows) for cut in cuts)})
+        pieces = [table.slice(start, stop - start) for start, stop in pairwise(bounds)]
+        rebuilt = [read(table_bytes(piece)) for piece in pieces]
+        assert table_bytes(pa.concat_tables([*pieces, table.slice(0, 0)])) == table_bytes(table)
+        assert table_bytes(pa.concat_tables([*rebuilt, table.slice(0, 0)])) == table_bytes(table)
+
+
+def test_a_chunked_table_of_many_pages_has_the_bytes_of_the_whole_one():
+    rows = [
+        {"image_id": f"{n:016x}", "stage": "read", "reason": "corrupt", "message": "m" * 100} for n in range(70_000)
+    ]
+    whole = pa.Table.from_pylist(rows, schema=SCHEMAS["failures"])
+    chunked = pa.concat_tables([whole.slice(start, 999) for start in range(0, whole.num_rows, 999)])
+    data = table_bytes(whole)
+    assert table_bytes(chunked) == data
+    assert pq.ParquetFile(io.BytesIO(data)).num_row_groups == 2
+
+
+def test_bytes_are_embedded_on_request_and_never_for_a_quarantined_image():
+    shard = make_shard(make_entries(num_shards=1, per_shard=4))
+    assert shard_tables(shard, embed_images=False)["images"]["bytes"].null_count == 4
+    embedded = shard_tables(shard, embed_images=True)["images"]["bytes"].to_pylist()
+    assert [data is None for data in embedded] == [False, False, False, True]
+
+
+def test_the_flat_columns_of_an_expression_are_those_of_its_first_draw():
+    image = ShardImage(0, "ab", "a.png", expressions=(make_expression("ab-0000"),))
+    row = shard_tables(Shard(0, 0, (image,)), embed_images=False)["expressions"].to_pylist()[0]
+    assert (row["decoder"], row["crop"], row["top_p"], row["log_prob"], row["count"]) == (
+        "beam",
+        "masked",
+        None,
+        -3.5,
+        2,
+    )
+    assert [sample["decoder"] for sample in row["samples"]] == ["beam", "top_p"]

@@ -1,0 +1,65 @@
+from collections import Counter
+
+import pytest
+
+from pseudoris.synthworld.attributes import Attributes
+from pseudoris.synthworld.human_expressions import MAX_WORDS, Expression, person_expressions
+from pseudoris.synthworld.oracle import referents
+from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
+from pseudoris.synthworld.training.caption_vocabulary import expression_vocabulary
+
+SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(40)]
+
+
+def scene_expressions(scene: Scene) -> list[Expression]:
+    """Return every object's expressions, in the order of the objects."""
+    return [each for number in range(len(scene.objects)) for each in person_expressions(scene, number)]
+
+
+SAID = [(scene, each) for scene in SCENES for each in scene_expressions(scene)]
+
+
+def test_every_expression_means_its_object_and_nothing_else():
+    for scene in SCENES:
+        for number in range(len(scene.objects)):
+            for each in person_expressions(scene, number):
+                assert each.targets == {number}
+                assert referents(each.text, scene) == {number}
+
+
+def test_an_object_has_two_or_three_expressions_and_every_second_has_a_place_or_a_relation():
+    num_objects = sum(len(scene.objects) for scene in SCENES)
+    assert 2 <= len(SAID) / num_objects <= 3
+    kinds = Counter(each.kind for _, each in SAID)
+    assert kinds.keys() == {"attribute", "position", "relation"}
+    assert 0.4 <= 1 - kinds["attribute"] / len(SAID) <= 0.6
+    assert min(kinds.values()) > 0.08 * len(SAID)
+
+
+def test_wording_varies_and_stays_short_enough_for_the_text_tower():
+    texts = [each.text for _, each in SAID]
+    assert len(set(texts)) > 0.6 * len(texts)
+    assert max(len(text.split()) for text in texts) <= MAX_WORDS
+    expression_vocabulary().encode(texts)
+    for word in ("leftmost", "upper", "second", "above", "left of", "of the two", "on the left"):
+        assert any(f"{word} " in f"{text} " for text in texts), word
+
+
+def test_a_person_says_the_same_every_time_and_another_seed_says_other_things():
+    again = [each for scene in SCENES for each in scene_expressions(scene)]
+    assert again == [each for _, each in SAID]
+    other = Scene(7, SCENES[0].index, SCENES[0].objects)
+    assert scene_expressions(other) != scene_expressions(SCENES[0])
+
+
+@pytest.mark.parametrize(("gap", "num_said"), [(3.0, 0), (60.0, 2)])
+def test_twins_are_told_apart_by_place_alone(gap, num_said):
+    twins = [
+        SceneObject(Attributes("fish", "red", "plain", "small"), (80.0 + x, 80.0 + x), 14.0, 0.0, (0, 0, 0))
+        for x in (0, gap)
+    ]
+    scene = Scene(0, 5, tuple(twins))
+    said = person_expressions(scene, 0)
+    assert len(said) >= num_said
+    assert (not said) == (num_said == 0)
+    assert all(each.kind != "attribute" for each in said)

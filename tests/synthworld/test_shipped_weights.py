@@ -1,0 +1,110 @@
+"""Weights are shipped whole: files, the digests that verify them, and the card that names them."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.synthworld.shipped_weights import (
+    DESCRIPTIONS,
+    ROOT,
+    ship,
+    shipped_state,
+    with_card_rows,
+    with_preset_digests,
+    write_weights,
+)
+from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary
+from pseudoris.synthworld.training.clip_recipe import ClipTrainee
+from pseudoris.workers.checkpoints.models import load_clip
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    root = tmp_path / "tree"
+    for name in ("schemas/presets/tiny.yaml", "workers/checkpoints/tiny/MODEL_CARD.md"):
+        (root / name).parent.mkdir(parents=True)
+        shutil.copyfile(ROOT / name, root / name)
+    return root
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    out = tmp_path / "out"
+    out.mkdir()
+    for size, model in enumerate(DESCRIPTIONS, start=1):
+        save_file({"weight": torch.zeros(size), "token_ids": torch.arange(7)}, out / f"{model}.safetensors")
+    return out
+
+
+def test_files_digests_and_card_agree_after_shipping_and_once_more(tree, trained):
+    ship(trained, tree)
+    once = [path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()]
+    ship(None, tree)
+    assert [path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()] == once
+
+    preset = yaml.safe_load((tree / "schemas/presets/tiny.yaml").read_text())
+    card = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
+    stages = {"sam": "masks", "coca": "captions", "clip": "filtering"}
+    for size, model in enumerate(DESCRIPTIONS, start=1):
+        data = (trained / f"{model}.safetensors").read_bytes()
+        assert (tree / "workers/checkpoints/tiny" / f"{model}.safetensors").read_bytes() == data
+        if model in stages:
+            assert preset[stages[model]]["weights"]["sha256"] == sha256_hex(data)
+        assert card.count(f"| `{model}.safetensors` | `{sha256_hex(data)}` | {len(data):,} | {size} |") == 1
+
+
+def test_what_is_not_about_the_files_stays(tree, trained):
+    before = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
+    ship(trained, tree)
+    after = (tree / "workers/checkpoints/tiny/MODEL_CARD.md").read_text()
+    assert after.partition("\n\nHalf precision")[2] == before.partition("\n\nHalf precision")[2] != ""
+
+
+def test_a_missing_file_changes_nothing(tree, trained):
+    (trained / "clip.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"clip\.safetensors"):
+        ship(trained, tree)
+    assert not list(tree.rglob("*.safetensors"))
+
+
+def test_a_preset_or_a_card_without_a_place_is_refused(trained):
+    files = [trained / "sam.safetensors"]
+    with pytest.raises(ValueError, match=r"0 places for the sha256 of sam\.safetensors"):
+        with_preset_digests("masks: {}\n", files)
+    with pytest.raises(ValueError, match="no table of files"):
+        with_card_rows("# A card\n", files)
+
+
+def test_a_model_trained_on_the_compact_vocabulary_is_the_full_one(tmp_path):
+    torch.manual_seed(0)
+    vocabulary = caption_vocabulary()
+    trainee = ClipTrainee(vocabulary).eval()
+    path = tmp_path / "clip.safetensors"
+    digest = write_weights(path, shipped_state(trainee.model.state_dict(), vocabulary))
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    full = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(path)))
+    compact_tokens = vocabulary.encode(["a photo of a small red circle", "the star with a hat"])
+    full_tokens = torch.tensor(vocabulary.ids)[compact_tokens]
+    trainee.model.load_state_dict({name: t.half().float() for name, t in trainee.model.state_dict().items()})
+    with torch.no_grad():
+        assert torch.equal(trainee.model.encode_text(compact_tokens), full.encode_text(full_tokens))
+
+
+def test_the_file_holds_half_precision_and_the_used_ids(tmp_path):
+    vocabulary = caption_vocabulary()
+    write_weights(tmp_path / "w.safetensors", shipped_state({"token_embedding.weight": torch.ones(3, 2)}, vocabulary))
+    state = load_file(tmp_path / "w.safetensors")
+    assert state["token_embedding.weight"].dtype == torch.float16
+    assert tuple(state["token_ids"].tolist()) == vocabulary.ids
+
+
+def test_a_weight_beyond_half_precision_is_refused():
+    with pytest.raises(ValueError, match=r"1 tensors are not finite in float16, the first are \['w'\]"):
+        shipped_state({"w": torch.tensor([1e6])})

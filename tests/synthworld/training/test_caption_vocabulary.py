@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from open_clip import get_tokenizer
+from safetensors.torch import load_file
+
+from pseudoris.synthworld.noisy_captions import noisy_caption
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.synthworld.training.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
+from pseudoris.workers import checkpoints
+
+VOCABULARY = caption_vocabulary()
+TINY = Path(checkpoints.__file__).parent / "tiny"
+
+
+def test_compact_tokens_are_the_tokenizers_renumbered():
+    captions = ["a photo of a small dotted red circle with a tail", "the large aqua mushroom"]
+    full = get_tokenizer("ViT-B-32")(captions)[:, :MAX_TOKENS]
+    assert np.array(VOCABULARY.ids)[VOCABULARY.encode(captions).numpy()].tolist() == full.tolist()
+
+
+def test_padding_is_first_and_the_end_token_last():
+    assert (VOCABULARY.ids[0], VOCABULARY.ids[-1]) == (0, 49407)
+    assert list(VOCABULARY.ids) == sorted(set(VOCABULARY.ids))
+
+
+def test_every_noisy_caption_fits():
+    rng = np.random.default_rng(0)
+    captions = [noisy_caption(item.attributes, rng) for p in range(40) for item in make_scene(Split.TRAIN, p).objects]
+    assert VOCABULARY.encode(captions).shape == (len(captions), MAX_TOKENS)
+
+
+def test_expressions_have_words_that_captions_lack_and_the_same_tokens_for_the_others():
+    expressions = expression_vocabulary()
+    assert set(VOCABULARY.ids) < set(expressions.ids)
+    for text in ("the left of the two dotted circles", "the second star from the left", "all fish below a red cross"):
+        ids = np.array(expressions.ids)[expressions.encode([text]).numpy()]
+        assert ids.tolist() == get_tokenizer("ViT-B-32")([text])[:, :MAX_TOKENS].tolist()
+        with pytest.raises(ValueError, match="not in the vocabulary"):
+            VOCABULARY.encode([text])
+
+
+def test_the_shipped_captioner_and_clip_know_the_captions_tokens():
+    for model in ("coca", "clip"):
+        assert tuple(load_file(TINY / f"{model}.safetensors")["token_ids"].tolist()) == VOCABULARY.ids
+
+
+def test_foreign_words_and_long_captions_are_refused():
+    with pytest.raises(ValueError, match="not in the vocabulary"):
+        VOCABULARY.encode(["a photo of a zebra"])
+    with pytest.raises(ValueError, match="at most 16"):
+        VOCABULARY.encode(["a " * 20])

@@ -1,0 +1,245 @@
+"""Fitted weights tell right from wrong, bounds keep what they promise, and runs are judged from their tables."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.training.calibration.confidence_fit import (
+    EVERYTHING,
+    NO_LABELS,
+    NO_LABELS_VOTE,
+    Bounds,
+    calibrate,
+    calibrated_run,
+    choose,
+    fit,
+    reached,
+    without_labels,
+)
+from pseudoris.training.calibration.labelled_images import AlwaysKept, JudgedImage, judged_images
+from tests.builders.scene_runs import quarantined, said, scene_run, scored, truth_bytes
+from tests.builders.scene_runs import scenes as drawn_scenes
+
+NUM_CANDIDATES = 12
+KNOWN = drawn_scenes(8)
+
+
+def scene(seed: int) -> JudgedImage:
+    """Return three masks' candidates, of which the true and unambiguous ones are right, but for noise."""
+    draw = np.random.default_rng(seed)
+    size = 3 * NUM_CANDIDATES
+    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
+    scores["truth"] = draw.uniform(-2, 0, size)
+    scores["caption_score"] = scores["truth"] * 5
+    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
+    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
+    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
+    groups = [f"{seed}-{n // NUM_CANDIDATES}" for n in range(size)]
+    texts = [f"a {n % 3} {n}" for n in range(size)]
+    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // NUM_CANDIDATES, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [scene(seed) for seed in range(40)]
+
+
+def test_the_weights_are_those_that_made_the_world(scenes):
+    weights = fit(scenes, ("truth", "log_uniqueness"))
+    assert weights.truth == pytest.approx(4, abs=0.8)
+    assert weights.log_uniqueness == pytest.approx(6, abs=1.2)
+    assert weights.listener == weights.vote == 0.0
+
+
+def test_confidence_is_calibrated_on_scenes_it_has_not_seen(scenes):
+    weights = fit(scenes[:20], EVERYTHING)
+    confidence = np.concatenate([confidences(each.rated, weights) for each in scenes[20:]])
+    right = np.concatenate([each.is_right for each in scenes[20:]])
+    for low, high in ((0.1, 0.4), (0.4, 0.7), (0.7, 1.0)):
+        inside = (confidence >= low) & (confidence < high)
+        assert right[inside].mean() == pytest.approx(confidence[inside].mean(), abs=0.12)
+
+
+def totals(images, keep):
+    sums = [image.sums(keep(image)) for image in images]
+    return {name: sum(each[name][0] for each in sums) / sum(each[name][1] for each in sums) for name in sums[0]}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_bounds_reach_is_what_they_keep_counted_image_by_image(scenes, beside):
+    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]))
+    given = [replace(each, beside=said) if beside else each for each in scenes]
+    # An image of which nothing was drawn has masks and objects all the same.
+    empty = {name: np.zeros(0) for name in CONFIDENCE_COLUMNS}
+    nothing = replace(given[0], rated=Rated([], [], empty), is_right=np.zeros(0, bool), targets=np.zeros(0, int))
+    given.append(nothing)
+    weights = fit(given, EVERYTHING)
+    options = reached(given, weights)
+    for each in options[:: len(options) // 25]:
+        counted = totals(given, lambda image, bounds=each.bounds: bounds.keeps(image, weights))
+        assert each.accuracy == pytest.approx(counted["accuracy"])
+        assert each.distinct == pytest.approx(counted["yield"])
+        assert each.coverage == pytest.approx(counted["coverage"])
+
+
+def test_the_widest_bounds_keep_everything_so_that_no_aim_is_missed(scenes):
+    options = reached(scenes, fit(scenes, EVERYTHING))
+    everything = totals(scenes, lambda image: np.ones(len(image.is_right), bool))
+    assert max(each.coverage for each in options) == pytest.approx(everything["coverage"])
+    assert max(each.distinct for each in options) == pytest.approx(everything["yield"])
+    found = choose(options, coverage=everything["coverage"], least_yield=1.0)
+    assert found.coverage >= everything["coverage"]
+    assert found.accuracy >= everything["accuracy"]
+
+
+def test_chosen_bounds_reach_what_was_aimed_at_as_accurately_as_any(scenes):
+    options = reached(scenes, fit(scenes, EVERYTHING))
+    found = choose(options, coverage=0.6, least_yield=1.5)
+    assert found.coverage >= 0.6
+    assert found.distinct >= 1.5
+    wide = [each for each in options if each.coverage >= 0.6 and each.distinct >= 1.5]
+    assert found.accuracy == max(each.accuracy for each in wide)
+
+
+def test_what_cannot_be_reached_gives_the_widest_coverage_and_of_these_the_most_accurate(scenes):
+    options = reached(scenes, fit(scenes, EVERYTHING))
+    found = choose(options, coverage=0.999, least_yield=1.0)
+    assert found.coverage == max(each.coverage for each in options) < 0.999
+    assert found.accuracy == max(each.accuracy for each in options if each.coverage == found.coverage)
+
+
+def test_a_mask_is_covered_once_by_what_is_right_of_it(scenes):
+    one = scenes[0]
+    sums = one.sums(Bounds(0.0, 1000).keeps(one, ConfidenceConfig()))
+    assert sums["yield"] == (36.0, 3)
+    assert sums["coverage"][1] == 4
+    assert sums["accuracy"] == (one.is_right.sum(), 36.0)
+
+
+def test_what_is_said_in_any_case_counts_beside_what_is_kept(scenes):
+    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]))
+    one = replace(scenes[0], beside=said)
+    none = np.zeros(len(one.is_right), bool)
+    assert one.sums(none) == {"accuracy": (2.0, 3.0), "yield": (3.0, 3), "coverage": (2.0, 4)}
+    assert scenes[0].sums(none)["yield"] == (0.0, 3)
+
+
+def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_asked(scenes):
+    found = without_labels(scenes, NO_LABELS, wanted_yield=2.0)
+    blind = [replace(each, is_right=np.zeros(len(each.is_right), bool)) for each in scenes]
+    again = without_labels(blind, NO_LABELS, wanted_yield=2.0)
+    assert (again.weights, again.reached.bounds) == (found.weights, found.reached.bounds)
+    assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
+    everything = totals(scenes, lambda image: np.ones(len(image.is_right), bool))
+    assert found.reached.accuracy > everything["accuracy"] + 0.1
+
+
+def test_without_labels_what_is_said_beside_is_of_the_yield_that_was_asked(scenes):
+    alone = without_labels(scenes, NO_LABELS, wanted_yield=2.0)
+    # One a mask: as much less is kept of what was drawn.
+    beside = [replace(each, beside=AlwaysKept(np.ones(3, bool), np.arange(3))) for each in scenes]
+    found = without_labels(beside, NO_LABELS, wanted_yield=2.0)
+    assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
+    drawn = totals(scenes, lambda image: found.reached.bounds.keeps(image, found.weights))
+    assert drawn["yield"] == pytest.approx(1.0, abs=0.2)
+    assert found.reached.bounds.min_confidence > alone.reached.bounds.min_confidence
+
+
+@pytest.mark.parametrize("verdict", [False, True])
+def test_verdicts_of_one_kind_alone_are_refused(scenes, verdict):
+    alike = [replace(each, is_right=np.full(len(each.is_right), verdict)) for each in scenes]
+    with pytest.raises(ValueError, match="Fitting needs right and wrong ones"):
+        calibrate(alike, EVERYTHING, coverage=0.5, least_yield=1.0)
+
+
+def test_five_images_give_finite_weights(scenes):
+    found = calibrate(scenes[:5], EVERYTHING, coverage=0.5, least_yield=1.0)
+    assert found.num_images == 5
+    assert all(abs(value) < 1000 for value in found.weights.model_dump().values())
+
+
+def test_bounds_are_written_as_a_configuration_takes_them():
+    assert Bounds(0.66, 3).conditions() == ["confidence > 0.66", "rank <= 3"]
+    assert Bounds(0.0, 1000).conditions() == ["confidence > 0"]
+
+
+def written(folder, change=scored):
+    location = RunLocation.open(str(folder))
+    scene_run(location, KNOWN, change=change)
+    return location
+
+
+@pytest.fixture
+def truth():
+    return SceneTruth.from_json(truth_bytes(dict(list(KNOWN.items())[:6])), "truth.json")
+
+
+def test_all_candidates_of_the_images_that_the_truth_knows_are_judged(tmp_path, truth):
+    found = judged_images(written(tmp_path / "run"), truth)
+    assert len(found) == 6
+    for image in found:
+        assert len(image.is_right) == len(image.rated.texts) == len(image.rated.groups) == len(image.targets)
+        assert list(image.rated.scores) == list(CONFIDENCE_COLUMNS)
+        assert not np.isnan(image.rated.scores["truth"]).any()
+        assert image.num_masks > 0
+        assert len(image.beside.is_right) == 0
+    right = np.concatenate([image.is_right for image in found])
+    assert 0 < right.sum() < len(right)
+    assert len(judged_images(written(tmp_path / "again"), truth, max_images=2)) == 2
+
+
+def test_what_was_composed_is_kept_beside_and_is_no_candidate(tmp_path, truth):
+    def composing(image):
+        image = scored(image)
+        one = replace(
+            said(image.masks[0].mask_id, "the leftmost thing"), samples=(), source=SOURCE_COMPOSER, kind="position"
+        )
+        return replace(image, expressions=(*image.expressions, one))
+
+    found = judged_images(written(tmp_path / "run", composing), truth)
+    assert [len(image.beside.is_right) for image in found] == [1] * 6
+    assert all("the leftmost thing" not in image.rated.texts for image in found)
+
+
+def test_a_quarantined_image_is_left_out(tmp_path, truth):
+    first = next(iter(KNOWN))
+    found = judged_images(written(tmp_path / "run", lambda i: quarantined(i) if i.key == first else scored(i)), truth)
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(("has_listened", "names"), [(True, NO_LABELS), (False, NO_LABELS_VOTE)])
+def test_without_a_truth_every_image_counts_and_the_scores_that_there_are(tmp_path, has_listened, names):
+    location = written(tmp_path / "run", lambda image: scored(image, has_listened=has_listened))
+    found = calibrated_run(location, None, coverage=0.5, least_yield=1.5)
+    assert found.num_images == 8
+    weights = found.weights.model_dump(exclude_defaults=True)
+    assert weights.keys() - {"bias"} == set(names)
+    assert all(weights[name] > 0 for name in names)
+    assert found.reached.distinct == pytest.approx(1.5, abs=0.5)
+
+
+def test_with_a_truth_a_run_without_a_listener_weighs_the_vote(tmp_path, truth):
+    location = written(tmp_path / "run", lambda image: scored(image, has_listened=False))
+    found = calibrated_run(location, truth, coverage=0.1, least_yield=0.5)
+    assert not found.weights.needs_listener
+    assert found.weights.vote != 0
+    assert found.reached.coverage >= 0.1
+
+
+def test_a_truth_of_other_images_is_refused(tmp_path):
+    other = SceneTruth.from_json(truth_bytes({"elsewhere.png": KNOWN["scene-000.png"]}), "truth.json")
+    with pytest.raises(ConfigError, match=r"no committed image with candidates that the truth .* knows"):
+        judged_images(written(tmp_path / "run"), other)
+
+
+def test_a_run_without_candidates_is_refused_without_a_truth_too(tmp_path):
+    location = written(tmp_path / "run", quarantined)
+    with pytest.raises(ConfigError, match=r"no committed image with candidates$"):
+        calibrated_run(location, None, coverage=0.5, least_yield=1.0)

@@ -1,0 +1,69 @@
+"""Streams: every sample once over all ranks and workers, or equal numbers with little dropped or repeated."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.training.dataset.stream_split import Stream, equal_slices, samples_per_rank, whole_shards
+from pseudoris.workers.counter_rng import permutation
+
+SIZES = st.tuples(st.integers(1, 5), st.integers(1, 4))
+COUNTS = st.lists(st.integers(0, 9), max_size=12)
+
+
+def streams(world_size, num_workers):
+    return [
+        [Stream(rank, world_size, worker, num_workers) for worker in range(num_workers)] for rank in range(world_size)
+    ]
+
+
+@given(SIZES, st.integers(0, 40), st.integers(0, 2**32))
+def test_whole_shards_are_read_once_each_in_numbers_that_differ_by_one_a_rank(sizes, num_shards, key):
+    order = permutation(key, num_shards)
+    ranks = [[part.row for stream in of_rank for part in whole_shards(order, stream)] for of_rank in streams(*sizes)]
+    assert sorted(row for rows in ranks for row in rows) == list(range(num_shards))
+    assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+
+
+def taken(order, counts, stream, uneven):
+    """The samples of a stream, (row, place) each."""
+    slices = equal_slices(order, counts, stream, uneven)
+    assert all(0 <= part.start < part.stop <= counts[part.row] for part in slices)
+    return [(part.row, at) for part in slices for at in range(part.start, part.stop)]
+
+
+@given(SIZES, COUNTS, st.integers(0, 2**32))
+def test_padding_gives_ranks_as_many_and_repeats_fewer_than_there_are_ranks(sizes, counts, key):
+    order, counts = permutation(key, len(counts)), np.array(counts, np.int64)
+    ranks = [[taken(order, counts, stream, "pad") for stream in of_rank] for of_rank in streams(*sizes)]
+    found = Counter(sample for of_rank in ranks for stream in of_rank for sample in stream)
+    due = {(row, at) for row, count in enumerate(counts) for at in range(count)}
+    assert set(found) == due
+    assert found.total() - len(due) < max(sizes[0], 1)
+    share = samples_per_rank(len(due), sizes[0], "pad")
+    assert {sum(map(len, of_rank)) for of_rank in ranks} == {share}
+    # Batches too: worker w of every rank has as many.
+    assert all(len({len(of_rank[worker]) for of_rank in ranks}) == 1 for worker in range(sizes[1]))
+
+
+@given(SIZES, COUNTS, st.integers(0, 2**32))
+def test_dropping_gives_ranks_as_many_repeats_none_and_drops_fewer_than_there_are_ranks(sizes, counts, key):
+    order, counts = permutation(key, len(counts)), np.array(counts, np.int64)
+    ranks = [[taken(order, counts, stream, "drop") for stream in of_rank] for of_rank in streams(*sizes)]
+    found = Counter(sample for of_rank in ranks for stream in of_rank for sample in stream)
+    assert max(found.values(), default=1) == 1
+    assert 0 <= counts.sum() - found.total() < max(sizes[0], 1)
+    assert {sum(map(len, of_rank)) for of_rank in ranks} == {samples_per_rank(int(counts.sum()), sizes[0], "drop")}
+
+
+def test_a_shard_at_a_border_is_read_by_both_sides_of_it():
+    order, counts = np.arange(3), np.array([2, 4, 2])
+    halves = [equal_slices(order, counts, Stream(rank, 2), "drop") for rank in range(2)]
+    assert [[(part.row, part.start, part.stop) for part in half] for half in halves] == [
+        [(0, 0, 2), (1, 0, 2)],
+        [(1, 2, 4), (2, 0, 2)],
+    ]

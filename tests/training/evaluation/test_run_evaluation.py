@@ -1,0 +1,127 @@
+"""Which images of a run are judged, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import MaskRecord
+from pseudoris.store.location import RunLocation
+from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.training.evaluation import evaluate_run
+from tests.builders.human import rle
+from tests.builders.scene_runs import quarantined, scene_run, scenes
+
+KNOWN = scenes(6)
+
+
+def run(tmp_path, known=KNOWN, **options):
+    location = RunLocation.open(str(tmp_path / "run"))
+    scene_run(location, known, **options)
+    return location
+
+
+def truth(known=KNOWN):
+    return SceneTruth(known, "the scenes")
+
+
+def test_every_image_that_both_know_is_judged(tmp_path):
+    told = []
+    found = evaluate_run(run(tmp_path), truth(), on_progress=lambda done, total: told.append((done, total)))
+    assert (found.images.judged, found.images.in_truth, found.images.in_plan) == (6, 6, 6)
+    assert (found.images.unknown, found.images.quarantined) == (0, 0)
+    assert found.objects == sum(len(scene.objects) for scene in KNOWN.values())
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert (found.truth, found.resamples) == ("the scenes", 2000)
+
+
+def test_images_that_the_truth_does_not_know_are_counted_and_change_no_figure(tmp_path):
+    few = dict(list(KNOWN.items())[:4])
+    found = evaluate_run(run(tmp_path / "more"), truth(few))
+    alone = evaluate_run(run(tmp_path / "few", few), truth(few))
+    assert (found.images.judged, found.images.unknown, found.images.unknown_key) == (4, 2, "scene-004.png")
+    assert found.sets == alone.sets
+    assert found.mask_quality == alone.mask_quality
+
+
+def test_the_objects_of_a_quarantined_image_are_missed(tmp_path):
+    def change(image):
+        return quarantined(image) if image.key == "scene-000.png" else image
+
+    whole = evaluate_run(run(tmp_path / "whole"), truth())
+    found = evaluate_run(run(tmp_path / "less", change=change), truth())
+    assert (found.images.judged, found.images.judged_quarantined, found.images.quarantined) == (6, 1, 1)
+    assert found.objects == whole.objects
+    assert found.masks < whole.masks
+    assert found.mask_quality["recall_50"].value < whole.mask_quality["recall_50"].value
+
+
+def test_a_quarantined_image_without_a_truth_is_no_unknown_one(tmp_path):
+    few = dict(list(KNOWN.items())[:5])
+    location = run(tmp_path, change=lambda image: quarantined(image) if image.key not in few else image)
+    images = evaluate_run(location, truth(few)).images
+    assert (images.judged, images.judged_quarantined, images.unknown, images.quarantined) == (5, 0, 0, 1)
+
+
+def test_a_sample_reads_shards_spread_evenly(tmp_path):
+    images = evaluate_run(run(tmp_path), truth(), sample=2).images
+    assert (images.judged, images.shards_read, images.shards) == (4, 2, 3)
+
+
+def test_a_run_that_goes_on_is_judged_by_what_is_committed(tmp_path):
+    images = evaluate_run(run(tmp_path, committed=[1]), truth()).images
+    assert (images.judged, images.in_plan, images.shards) == (2, 6, 1)
+
+
+def test_the_same_run_gives_the_same_figures(tmp_path):
+    location = run(tmp_path)
+    assert evaluate_run(location, truth()) == evaluate_run(location, truth())
+    assert evaluate_run(location, truth(), seed=1) != evaluate_run(location, truth())
+
+
+def test_without_an_image_in_common_a_key_of_each_side_is_named(tmp_path):
+    other = SceneTruth({"elsewhere/a.png": make_scene(Split.DEMO, 0)}, "other scenes")
+    with pytest.raises(ConfigError, match=r"no image in common: .*'scene-000\.png'.*'elsewhere/a\.png'.*SOURCE"):
+        evaluate_run(run(tmp_path), other)
+
+
+def test_without_a_commit_there_is_nothing_to_judge(tmp_path):
+    with pytest.raises(ConfigError, match="has no committed shard yet"):
+        evaluate_run(run(tmp_path, committed=[]), truth())
+
+
+def test_where_no_run_is_the_message_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run"):
+        evaluate_run(RunLocation.open(str(tmp_path)), truth())
+
+
+def with_mask(image, size, counts):
+    record = MaskRecord(f"{image.image_id}-0000", 0, size, counts, (0, 0, 1, 1), 1)
+    return type(image)(
+        **{name: getattr(image, name) for name in ("position", "image_id", "key", "sha256")},
+        height=size[0],
+        width=size[1],
+        masks=(record,),
+    )
+
+
+def test_another_size_than_the_truths_is_another_picture(tmp_path):
+    location = run(tmp_path, change=lambda image: with_mask(image, (10, 20), rle(np.eye(10, 20))["counts"]))
+    with pytest.raises(ConfigError, match=r"scene-000\.png has 10 x 20 pixels .* 192 x 192 in the truth"):
+        evaluate_run(location, truth())
+
+
+def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
+    location = run(tmp_path, change=lambda image: with_mask(image, (192, 192), "0P6"))
+    with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png is damaged: .* `pseudoris verify`"):
+        evaluate_run(location, truth())
+
+
+def test_intervals_hold_their_figures(tmp_path):
+    found = evaluate_run(run(tmp_path), truth())
+    for figures in (*found.sets.values(), *found.differences.values(), found.mask_quality):
+        for name, estimate in figures.items():
+            if np.isfinite(estimate.value):
+                assert estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9, name

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.training.evaluation.counts import DECODERS
+from pseudoris.training.evaluation.run_images import iter_images, read_shard
+from tests.builders.scene_runs import quarantined, said, scene_run, scenes
+
+COLUMNS = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
+
+
+@pytest.fixture
+def location(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+    scene_run(location, scenes(4), per_shard=3, change=lambda i: quarantined(i) if i.key == "scene-001.png" else i)
+    return location
+
+
+def images(location):
+    return [
+        each for receipt in standing_receipts(location) for each in iter_images(read_shard(location, receipt, *COLUMNS))
+    ]
+
+
+def test_images_come_in_plan_order_with_their_own_rows(location):
+    found = images(location)
+    assert [each.key for each in found] == list(scenes(4))
+    assert [each.candidates is None for each in found] == [False, True, False, False]
+    rows, masks = (read_table(location, name).to_pylist() for name in ("expressions", "masks"))
+    for each in found:
+        if each.candidates is None:
+            continue
+        own = [row for row in rows if row["image_id"] == each.image_id]
+        assert each.candidates.texts == [row["text"] for row in own]
+        assert each.candidates.targets == [row["target_mask_ids"] for row in own]
+        assert each.candidates.is_kept.tolist() == [row["kept"] for row in own]
+        assert each.candidates.mask_ids == [row["mask_id"] for row in masks if row["image_id"] == each.image_id]
+        assert each.candidates.size == (192, 192)
+        drawn = [[sample["decoder"] for sample in row["samples"]] for row in own]
+        assert each.candidates.draws.tolist() == [[*(names.count(each) for each in DECODERS), 0] for names in drawn]
+
+
+def test_rows_that_lie_in_another_order_are_found_all_the_same(location, monkeypatch):
+    due = images(location)
+    monkeypatch.setattr(
+        "pseudoris.training.evaluation.run_images.read_table",
+        lambda *arguments: (table := read_table(*arguments)).take(np.arange(len(table))[::-1]),
+    )
+    backwards = {each.key: each for each in images(location)}
+    for each in due:
+        if each.candidates is not None:
+            found = backwards[each.key].candidates
+            assert found is not None
+            assert found.texts == each.candidates.texts[::-1]
+            assert found.mask_counts == each.candidates.mask_counts[::-1]
+
+
+def test_a_decoder_of_a_plug_in_counts_beside_the_known_ones(tmp_path):
+    location = RunLocation.open(str(tmp_path / "run"))
+
+    def change(image):
+        return type(image)(
+            image.position,
+            image.image_id,
+            image.key,
+            sha256=image.sha256,
+            height=192,
+            width=192,
+            masks=image.masks,
+            expressions=(said(image.masks[0].mask_id, "a", "greedy", "beam"), said(image.masks[0].mask_id, "b")),
+        )
+
+    scene_run(location, scenes(1), change=change)
+    (image,) = images(location)
+    assert image.candidates.draws.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    assert image.candidates.weights().tolist() == [[1, 0, 0, 0, 2, 1], [0, 0, 0, 0, 1, 1]]

@@ -1,0 +1,167 @@
+"""The destination of an export: foreign files stay, a killed export starts anew, numbered folders are emptied."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports.destination import (
+    EXPORT_NAME,
+    claim_destination,
+    claim_numbered_destination,
+    mark_whole,
+)
+from tests.training.exports.builders import request_for, stored
+
+FOLDERS = ("anns/x", "masks")
+
+
+@pytest.fixture
+def request_at(built_run, place):
+    return lambda **options: request_for(built_run, place, **options)
+
+
+def test_an_empty_place_is_taken_and_marked_whole_at_the_end(request_at, place):
+    claim_destination(request_at(), "cris", FOLDERS)
+    assert json.loads(place.read_bytes(EXPORT_NAME)) == {"format": "cris", "state": "begun"}
+    mark_whole(request_at(), "cris", {"rows": {"train": 3}})
+    tree = json.loads(place.read_bytes(EXPORT_NAME))
+    assert (tree["format"], tree["state"], tree["rows"]) == ("cris", "whole", {"train": 3})
+
+
+@pytest.mark.parametrize("path", ["notes.txt", "masks/mine.png", "anns/x/train.json"])
+def test_a_strangers_file_is_named_and_left_alone(request_at, place, path):
+    place.replace(path, b"mine")
+    for is_overwriting in (False, True):
+        with pytest.raises(ConfigError, match=f"{path} is not a file of an export"):
+            claim_destination(request_at(is_overwriting=is_overwriting), "cris", FOLDERS)
+    assert place.read_bytes(path) == b"mine"
+    assert not place.exists(EXPORT_NAME)
+
+
+def test_a_killed_export_is_emptied_and_begun_anew(request_at, place):
+    claim_destination(request_at(), "cris", FOLDERS)
+    place.replace("masks/1.png", b"left")
+    claim_destination(request_at(), "cris", FOLDERS)
+    assert not place.exists("masks/1.png")
+
+
+def test_a_whole_export_is_replaced_only_when_asked(request_at, place):
+    claim_destination(request_at(), "cris", FOLDERS)
+    place.replace("masks/1.png", b"whole")
+    mark_whole(request_at(), "cris", {})
+    with pytest.raises(ConfigError, match=r"already has an export\. Name another place, or give --overwrite"):
+        claim_destination(request_at(), "cris", FOLDERS)
+    assert place.read_bytes("masks/1.png") == b"whole"
+    claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
+    assert not place.exists("masks/1.png")
+
+
+def test_an_export_of_another_format_is_never_replaced(request_at, place):
+    claim_destination(request_at(), "refer", ())
+    mark_whole(request_at(), "refer", {})
+    with pytest.raises(ConfigError, match="has an export of format refer"):
+        claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
+
+
+@pytest.mark.parametrize("record", [b"{", b"[]", b'{"state": "whole"}'])
+def test_a_record_that_says_nothing_is_told(request_at, place, record):
+    place.replace(EXPORT_NAME, record)
+    with pytest.raises(ConfigError, match=r"is not a record of an export\. Delete it"):
+        claim_destination(request_at(is_overwriting=True), "cris", FOLDERS)
+
+
+def test_what_a_killed_export_had_half_written_is_deleted(request_at, place):
+    claim_destination(request_at(), "cris", FOLDERS)
+    left = [place.temporary_path(path) for path in ("masks/1.png", "large.lmdb")]
+    for path in left:
+        path.write_bytes(b"half")
+    claim_destination(request_at(), "cris", FOLDERS)
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.slow
+def test_uploads_that_a_killed_export_left_in_a_bucket_are_given_up(built_run, s3_server, s3_bucket):
+    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url)
+    client = s3_server.client()
+    for key in ("place/large.lmdb", "another/large.lmdb"):
+        client.create_multipart_upload(Bucket=s3_bucket, Key=key)
+    claim_destination(request_for(built_run, place), "cris", FOLDERS)
+    # Nothing of an export stood there: what was begun may be anyone's.
+    assert len(list(place.list_uploads())) == 1
+    claim_destination(request_for(built_run, place), "cris", FOLDERS)
+    assert list(place.list_uploads()) == []
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]] == [
+        "another/large.lmdb"
+    ]
+
+
+def folder(number: int) -> str:
+    return f"folder-{number}"
+
+
+def fill(location: RunLocation, numbers) -> None:
+    for number in numbers:
+        location.replace(f"{folder(number)}/a.png", b"x")
+
+
+def begun(location: RunLocation) -> None:
+    location.replace(EXPORT_NAME, b'{"format": "numbered", "state": "begun"}')
+
+
+@given(last=st.integers(0, 150), gap=st.sets(st.integers(0, 63)))
+@settings(max_examples=8)
+def test_all_folders_are_emptied_whatever_gaps_there_are_near_the_end(last, gap, built_run, tmp_path_factory):
+    location = RunLocation.open(str(tmp_path_factory.mktemp("numbered")))
+    fill(location, (number for number in range(last + 1) if number == last or last - number not in gap))
+    begun(location)
+    claim_numbered_destination(request_for(built_run, location), "numbered", (), folder)
+    assert list(stored(location.root)) == [EXPORT_NAME]
+
+
+def test_an_empty_place_is_taken_with_numbered_folders(built_run, place):
+    claim_numbered_destination(request_for(built_run, place), "numbered", ("other",), folder)
+    assert b"begun" in place.read_bytes(EXPORT_NAME)
+
+
+def test_files_of_no_export_are_left_alone(built_run, place):
+    fill(place, [5])
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="folder-5 has files that are not of an export"):
+            claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    assert list(stored(place.root)) == ["folder-5/a.png"]
+
+
+def test_emptying_goes_from_the_last_to_the_first_so_that_it_may_be_killed(built_run, place, monkeypatch):
+    fill(place, range(200))
+    begun(place)
+    real, deleted = RunLocation.delete, []
+
+    def dying(self, path):
+        if len(deleted) == 150:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        real(self, path)
+
+    monkeypatch.setattr(RunLocation, "delete", dying)
+    with pytest.raises(KeyboardInterrupt):
+        claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    assert deleted[0] == "folder-199/a.png"
+    monkeypatch.undo()
+    claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    assert list(stored(place.root)) == [EXPORT_NAME]
+
+
+def test_what_a_killed_export_had_begun_to_write_is_deleted_too(built_run, place):
+    fill(place, [0, 1])
+    begun(place)
+    for number in (1, 2):
+        path = place.temporary_path(f"{folder(number)}/a.png")
+        path.write_bytes(b"half")
+    claim_numbered_destination(request_for(built_run, place), "numbered", (), folder)
+    assert list(stored(place.root)) == [EXPORT_NAME]

@@ -1,0 +1,204 @@
+"""Large files stand whole or not at all; many files are written and read at once, in order, within bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports import output_files
+from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
+
+PART = 5 * 2**20
+
+
+@pytest.fixture(params=["disk", "objects", "s3"])
+def place(request, tmp_path):
+    if request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        limits = StorageConfig(multipart_bytes=PART)
+        return RunLocation.open(f"s3://{server.new_bucket()}/a place", server.endpoint_url, limits)
+    root = tmp_path / "a place" if request.param == "disk" else f"memory://files-{uuid.uuid4().hex}"
+    return RunLocation.open(str(root))
+
+
+@pytest.mark.parametrize("size_bytes", [0, 10, PART, 2 * PART + 1])
+def test_what_was_written_to_the_path_stands_at_the_place(place, size_bytes):
+    data = bytes(range(256)) * (size_bytes // 256) + b"x" * (size_bytes % 256)
+    with new_file(place, "folder/large.bin") as path:
+        path.write_bytes(data)
+        assert not place.exists("folder/large.bin")
+    assert place.read_bytes("folder/large.bin") == data
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_block_that_fails_leaves_the_former_file_and_nothing_else(place):
+    place.replace("large.bin", b"former")
+
+    def fail():
+        with new_file(place, "large.bin") as path:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert place.read_bytes("large.bin") == b"former"
+    assert [file.name for file in place.list("")] == ["large.bin"]
+    assert list(place.list_temporary("")) == []
+
+
+@pytest.mark.slow
+def test_a_large_file_goes_to_a_bucket_in_parts_and_is_never_in_memory_whole(s3_server, s3_bucket):
+    limits = StorageConfig(multipart_bytes=PART)
+    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url, limits)
+    size_bytes = 20 * PART
+    with new_file(place, "large.bin") as path:
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+        tracemalloc.start()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert place.size("large.bin") == size_bytes
+    # Four parts on their way, each held twice while it is sent.
+    assert peak < 10 * PART
+    assert list(place.list_uploads()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(ConfigError, match="a part of the path is a file"),
+        new_file(RunLocation.open(str(tmp_path / "file")), "large.bin") as path,
+    ):
+        Path(path).write_text("never")
+
+
+@pytest.fixture(params=["disk", "objects"])
+def destination(request, tmp_path):
+    return RunLocation.open(str(tmp_path / "place") if request.param == "disk" else f"memory://many-{tmp_path}")
+
+
+def test_all_files_stand_when_the_block_ends(destination):
+    with ManyFiles(destination) as files:
+        for number in range(100):
+            files.write("ab"[number % 2], f"{number}.txt", b"x" * number)
+    files.check()
+    assert (files.num_files, files.size_bytes) == (100, sum(range(100)))
+    assert sum(1 for folder in "ab" for _ in destination.list(folder)) == 100
+    assert destination.read_bytes("b/99.txt") == b"x" * 99
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda destination: destination.delete("a/1.txt"),
+        lambda destination: destination.replace("a/1.txt", b"other size"),
+        lambda destination: destination.replace("a/3.txt", b"one more"),
+    ],
+    ids=["missing", "size", "more"],
+)
+def test_a_file_missing_changed_or_too_many_is_told(destination, damage):
+    with ManyFiles(destination) as files:
+        for number in range(3):
+            files.write("a", f"{number}.txt", b"x")
+    files.check()
+    damage(destination)
+    with pytest.raises(TransientError, match="a does not have exactly the files that were written"):
+        files.check()
+
+
+def failing(monkeypatch, name: str):
+    real = RunLocation.replace
+
+    def replace(self, path, data):
+        if path.endswith(name):
+            raise TransientError(f"cannot write {path}")
+        real(self, path, data)
+
+    monkeypatch.setattr(RunLocation, "replace", replace)
+
+
+def write_all(destination):
+    with ManyFiles(destination) as files:
+        for number in range(80):
+            files.write("a", f"{number}.txt", b"x")
+
+
+@pytest.mark.parametrize("name", ["0.txt", "79.txt"], ids=["first", "last"])
+def test_what_failed_in_the_background_is_raised(destination, monkeypatch, name):
+    failing(monkeypatch, name)
+    with pytest.raises(TransientError, match=f"cannot write a/.*{name}"):
+        write_all(destination)
+
+
+def test_after_an_error_of_the_block_nothing_else_is_begun(destination, monkeypatch):
+    go, begun = threading.Event(), []
+    monkeypatch.setattr(RunLocation, "replace", lambda self, path, data: (begun.append(path), go.wait(10)))
+
+    def interrupted():
+        with ManyFiles(destination) as files:
+            for number in range(30):
+                files.write("a", f"{number}.txt", b"x")
+            go.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(begun) <= 30
+
+
+def test_what_waits_is_bounded_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(output_files, "_MAX_PENDING_BYTES", 100)
+    destination, most = RunLocation.open(str(tmp_path)), 0
+    with ManyFiles(destination) as files:
+        for number in range(50):
+            files.write("a", f"{number}.txt", b"x" * (200 if number == 25 else 30))
+            most = max(most, files._pending_bytes)
+    files.check()
+    # A file that is larger than the bound goes alone.
+    assert most == 200
+    assert len(list(Path(tmp_path, "a").iterdir())) == 50
+
+
+@pytest.fixture
+def location(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    for number in range(50):
+        location.replace(f"{number}.txt", str(number).encode())
+    return location
+
+
+def paths(count: int) -> list[str]:
+    return [f"{number}.txt" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 50])
+def test_every_file_comes_once_in_order(location, count):
+    assert list(read_ahead(location, paths(count))) == [(path, path[:-4].encode()) for path in paths(count)]
+
+
+def test_no_more_is_read_than_is_about_to_be_asked_for(location):
+    asked = []
+
+    def counted():
+        for path in paths(50):
+            asked.append(path)
+            yield path
+
+    reading = read_ahead(location, counted())
+    next(reading)
+    assert len(asked) == 16
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("export-check")]
+
+
+def test_a_missing_file_is_named(location):
+    with pytest.raises(TransientError, match=r"gone\.txt reads back differently: it is missing"):
+        list(read_ahead(location, [*paths(3), "gone.txt", *paths(3)]))

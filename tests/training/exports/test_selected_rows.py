@@ -1,0 +1,205 @@
+"""What exports are given: in plan order, within the rule, and everything left out counted with its reason."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+
+import open_clip
+import pytest
+
+from pseudoris.schemas.ids import image_id
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables import annotations as tables
+from pseudoris.training.exports import selected_rows
+from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
+from tests.training.exports.builders import LONG_TEXT, PICTURES, build_run, jpeg, request_for
+
+
+def wanted(run, place, rule=None, **options):
+    dropped = Counter()
+    return list(request_for(run, place).annotations(dropped, rule=rule, **options)), dropped
+
+
+def test_images_come_in_plan_order_with_their_kept_expressions(built_run, place):
+    images, dropped = wanted(built_run, place)
+    assert [image.image_id for image in images] == list(built_run.with_texts())
+    for image, masks in zip(images, built_run.with_texts().values(), strict=True):
+        assert [tuple(each.text for each in mask.expressions) for mask in image.masks] == [m.texts for m in masks]
+        assert image.data is None
+    # The empty image, and the one of whose candidates none was kept; the quarantined one is the run's own affair.
+    assert dropped == {selected_rows.WITHOUT_EXPRESSION: 2, selected_rows.WITHOUT_MASK: 2}
+
+
+@pytest.mark.parametrize("limit", [3, 5, 7, 17, 24])
+def test_the_limit_counts_tokens_as_open_clip_does(limit, built_run, place):
+    images, _ = wanted(built_run, place, TextRule(max_tokens=limit))
+    theirs = open_clip.get_tokenizer("ViT-B-32")
+    fits = built_run.with_texts(lambda text: int((theirs([text]) != 0).sum()) <= limit)
+    assert {image.image_id: len(image.masks) for image in images} == {key: len(masks) for key, masks in fits.items()}
+
+
+def test_a_text_as_long_as_the_limit_stays(built_run, place):
+    length = int((open_clip.get_tokenizer("ViT-B-32")([LONG_TEXT]) != 0).sum())
+    assert wanted(built_run, place, TextRule(max_tokens=length))[1].total() == 4
+    assert (
+        wanted(built_run, place, TextRule(max_tokens=length - 1))[1][
+            f"expressions of more than {length - 1} CLIP tokens"
+        ]
+        == 3
+    )
+
+
+def test_texts_with_refused_strings_are_left_out(built_run, place):
+    images, dropped = wanted(built_run, place, TextRule(refused=("||", "ünder")))
+    assert dropped["expressions that hold '||'"] == 2
+    assert dropped["expressions that hold 'ünder'"] == 1
+    assert not any("||" in each.text for image in images for mask in image.masks for each in mask.expressions)
+
+
+def test_bare_masks_stay_where_they_are_wanted(built_run, place):
+    images, dropped = wanted(built_run, place, keeps_bare_masks=True)
+    assert sum(len(image.masks) for image in images) == sum(len(image.masks) for image in built_run.truth)
+    assert selected_rows.WITHOUT_EXPRESSION not in dropped
+
+
+def test_progress_ends_with_all_images_whether_or_not_they_were_left_out(built_run, place):
+    seen = []
+    request = request_for(built_run, place)
+    list(request.annotations(Counter(), on_progress=lambda done, total: seen.append((done, total))))
+    assert seen[-1] == (len(PICTURES) + 1,) * 2
+    assert seen == sorted(seen)
+
+
+def changed_tables(monkeypatch, change):
+    """Read tables as a run of another kind, an import or a later one, holds them."""
+    real = selected_rows.iter_annotations
+
+    def read(*arguments, **options):
+        for image in real(*arguments, **options):
+            yield replace(image, masks=tuple(change(mask) for mask in image.masks))
+
+    monkeypatch.setattr(selected_rows, "iter_annotations", read)
+
+
+def test_an_expression_of_several_masks_is_left_out_and_counted_once(built_run, place, monkeypatch):
+    # A group of the image's first two masks, named by both, as `iter_annotations` gives it.
+    def grouped(mask: tables.AnnotatedMask):
+        image = mask.mask_id.rpartition("-")[0]
+        if image != image_id(PICTURES[0][0]):
+            return mask
+        group = replace(mask.expressions[0], text="both of them", target_mask_ids=(f"{image}-0000", f"{image}-0001"))
+        return replace(mask, expressions=(*mask.expressions, group))
+
+    changed_tables(monkeypatch, grouped)
+    images, dropped = wanted(built_run, place)
+    assert dropped[selected_rows.SEVERAL_TARGETS] == 1
+    assert [len(mask.expressions) for mask in images[0].masks] == [2, 1]
+
+
+def test_an_expression_of_no_mask_is_left_out_and_counted(built_run, place, monkeypatch):
+    real = selected_rows.iter_annotations
+
+    def read(*arguments, **options):
+        for image in real(*arguments, **options):
+            nothing = (replace(mask.expressions[0], target_mask_ids=()) for mask in image.masks if mask.expressions)
+            yield replace(image, untargeted=tuple(nothing))
+
+    expected, _ = wanted(built_run, place)
+    monkeypatch.setattr(selected_rows, "iter_annotations", read)
+    images, dropped = wanted(built_run, place)
+    assert images == expected
+    assert dropped[selected_rows.NO_TARGET] == sum(
+        bool(mask.texts) for image in built_run.truth for mask in image.masks
+    )
+
+
+def test_texts_without_a_letter_and_masks_without_a_pixel_are_left_out(built_run, place, monkeypatch):
+    def hollow(mask: tables.AnnotatedMask):
+        if mask.mask_id.startswith(image_id(PICTURES[0][0])):
+            return replace(mask, area_px=0)
+        return replace(mask, expressions=tuple(replace(each, text=" ") for each in mask.expressions))
+
+    changed_tables(monkeypatch, hollow)
+    images, dropped = wanted(built_run, place)
+    assert images == []
+    assert dropped[selected_rows.WITHOUT_PIXELS] == 2
+    num_texts = sum(len(mask.texts) for image in built_run.truth[1:] for mask in image.masks)
+    assert dropped[selected_rows.WITHOUT_TEXT] == num_texts
+
+
+def test_capitals_become_small_only_where_asked_and_spaces_around_always_go(built_run, place, monkeypatch):
+    def capital(mask: tables.AnnotatedMask):
+        shouted = (replace(each, text=f" {each.text.upper()} ") for each in mask.expressions)
+        return replace(mask, expressions=tuple(shouted))
+
+    changed_tables(monkeypatch, capital)
+    for rule, due in ((TextRule(), "THE RED HALF"), (TextRule(is_lower_case=True), "the red half")):
+        images, _ = wanted(built_run, place, rule)
+        assert images[0].masks[0].expressions[0].text == due
+
+
+def test_embedded_bytes_come_with_the_images(built_run, place):
+    images, _ = wanted(built_run, place, with_bytes=True)
+    assert {image.key: image.data for image in images}.items() <= {key: data for key, data, _ in PICTURES}.items()
+
+
+@pytest.fixture
+def source_run(tmp_path):
+    """A run that embeds no image, whose SOURCE is a folder."""
+    names = ("first", "second", "third", "fourth")
+    pictures = tuple((f"{name}.jpg", jpeg(), ((f"the {name} one",),)) for name in names)
+    location = RunLocation.open(str(tmp_path / "run"))
+    return build_run(location, pictures, embed=False, source=tmp_path / "source"), tmp_path / "source"
+
+
+def test_bytes_that_are_not_embedded_are_read_from_source(source_run, place):
+    run, _ = source_run
+    images, dropped = wanted(run, place, with_bytes=True)
+    assert [image.data for image in images] == [jpeg()] * 4
+    assert dropped[UNREADABLE] == 0
+
+
+def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, tmp_path):
+    run, source = source_run
+    source.rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        os.utime(path, (1, 1))
+    (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
+    dropped = Counter()
+    request = replace(request_for(run, place), source=str(tmp_path / "moved"))
+    images = list(request.annotations(dropped, with_bytes=True))
+    assert [(image.key, image.data) for image in images] == [
+        (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")
+    ]
+    assert dropped[UNREADABLE] == 1
+
+
+def test_images_that_are_gone_or_changed_in_source_are_left_out_and_counted(source_run, place, caplog):
+    run, source = source_run
+    (source / "second.jpg").unlink()
+    (source / "fourth.jpg").write_bytes(jpeg()[:-1] + b"x")
+    with caplog.at_level("WARNING", logger="pseudoris.training"):
+        images, dropped = wanted(run, place, with_bytes=True)
+    assert [image.key for image in images] == ["first.jpg", "third.jpg"]
+    assert dropped[UNREADABLE] == 2
+    assert "second.jpg is left out" in caplog.text
+
+
+def test_other_bytes_of_the_planned_size_and_time_are_not_taken_for_the_image(source_run, place):
+    run, source = source_run
+    stat = (source / "first.jpg").stat()
+    (source / "first.jpg").write_bytes(jpeg()[:-1] + b"x")
+    os.utime(source / "first.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    images, dropped = wanted(run, place, with_bytes=True)
+    assert "first.jpg" not in [image.key for image in images]
+    assert dropped[UNREADABLE] == 1
+
+
+def test_what_no_mask_is_left_of_is_not_read(source_run, place):
+    run, source = source_run
+    (source / "second.jpg").unlink()
+    images, dropped = wanted(run, place, TextRule(refused=("second",)), with_bytes=True)
+    assert len(images) == 3
+    assert dropped[UNREADABLE] == 0

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning import ResumableFeed
+
+
+class Items:
+    """Masks of images, `a-0000` and on; an item is its mask and the epoch."""
+
+    def __init__(self, **counts: int) -> None:
+        self._masks = [f"{image}-{at:04d}" for image, count in counts.items() for at in range(count)]
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return self._masks[index], self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def mask_ids(self) -> list[str]:
+        return self._masks
+
+    def image_keys(self) -> list[str]:
+        return [mask.rpartition("-")[0] for mask in self._masks]
+
+
+def feed(items=None, *, units=2, masks=3, seed=0, **ranks):
+    items = items or Items(a=1, b=3, c=7, d=2, e=4)
+    return ResumableFeed(items, list, units_per_batch=units, masks_per_unit=masks, seed=seed, **ranks)
+
+
+def taken(feed, first, count):
+    return list(itertools.islice(feed.batches(first), count))
+
+
+def test_an_epoch_holds_every_mask_once_but_for_what_fills_its_last_batch():
+    # Units: a 1, b 3, c 3 + 3 + 1, d 2, e 3 + 1: eight of them.
+    whole = feed()
+    assert whole.num_batches() == 4
+    for epoch in range(3):
+        drawn = [item for batch in taken(whole, 4 * epoch, 4) for item in batch]
+        assert {each for _, each in drawn} == {epoch}
+        assert Counter(mask for mask, _ in drawn) == Counter(whole._dataset.mask_ids())
+    filled = feed(units=3)
+    counts = Counter(mask for batch in taken(filled, 0, 3) for mask, _ in batch)
+    assert set(counts) == set(filled._dataset.mask_ids())
+    assert max(counts.values()) == 2
+
+
+def test_a_batch_holds_few_images_and_few_masks_of_each():
+    for batch in taken(feed(), 0, 8):
+        images = Counter(mask.partition("-")[0] for mask, _ in batch)
+        # Two units of one image may meet.
+        assert len(images) <= 2
+        assert len(batch) <= 6
+
+
+@pytest.mark.parametrize("first", [1, 3, 4, 9])
+def test_batch_number_n_is_the_same_from_wherever_one_begins(first):
+    assert taken(feed(), first, 6) == taken(feed(), 0, first + 6)[first:]
+
+
+def test_seeds_shuffle_otherwise():
+    assert taken(feed(), 0, 4) != taken(feed(seed=1), 0, 4)
+
+
+def test_ranks_share_out_the_batches_of_one_process():
+    parts = [taken(feed(rank=rank, world_size=2), 0, 5) for rank in range(2)]
+    for whole, *own in zip(taken(feed(), 0, 5), *parts, strict=True):
+        assert Counter(whole) == Counter(itertools.chain(*own))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="batch of 3 images cannot be split over 2 processes"):
+        feed(units=3, world_size=2)

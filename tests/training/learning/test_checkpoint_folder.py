@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning import TrainingConfig, TrainingFolder
+from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.learning.optimiser import rate_at
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_former(tmp_path):
+    folder = TrainingFolder(tmp_path / "out")
+    folder.begin({"a": 1})
+    assert folder.load() is None
+    folder.save({"module": {"weight": torch.ones(2)}, "step": 3})
+    # What torch cannot pickle fails in the middle of the file.
+    with pytest.raises(AttributeError):
+        folder.save({"module": {"weight": torch.zeros(2)}, "step": lambda: None})
+    assert folder.load()["step"] == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "config.json"]
+
+
+def test_a_kill_while_a_summary_is_written_leaves_none_of_it(tmp_path, monkeypatch):
+    folder = TrainingFolder(tmp_path)
+
+    def kill(handle):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pseudoris.training.learning.checkpoint_folder.os.fsync", kill)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_json("summary.json", {"figures": {"miou": 0.5}})
+    assert not (tmp_path / "summary.json").exists()
+    folder.write_json("summary.json", {"figures": {}})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_another_setting_is_named_on_a_resume(tmp_path):
+    folder = TrainingFolder(tmp_path)
+    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ["a"]})
+    folder.begin({"config": {"seed": 1, "old": 2}, "runs": ("a",)})
+    with pytest.raises(ConfigError, match=r"(?s)config.seed: 1 then, 2 now.*config.old: 2 then, None now"):
+        folder.begin({"config": {"seed": 2}, "runs": ["a"]})
+
+
+def test_a_folder_with_a_training_is_refused_unless_it_is_resumed(tmp_path):
+    folder = TrainingFolder(tmp_path)
+    folder.refuse_another(is_resuming=False)
+    folder.begin({})
+    folder.refuse_another(is_resuming=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        folder.refuse_another(is_resuming=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 torn"])
+def test_a_damaged_checkpoint_is_a_mistake_with_a_name(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"checkpoint.pt is not a checkpoint of a training"):
+        load_checkpoint(path)
+
+
+def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(ConfigError, match=r"There is no checkpoint at .* Give the --out of `pseudoris train`"):
+        load_checkpoint(path)
+    TrainingFolder(tmp_path).begin({"learner": "ppt"})
+    with pytest.raises(
+        ConfigError, match=r"no finished round\). Continue it: the same `pseudoris train` with --resume\.$"
+    ):
+        load_checkpoint(path)
+    with pytest.raises(ConfigError, match="There is no checkpoint at"):
+        load_checkpoint(tmp_path / "other.pt")
+    for name in ("01-semantic", "02-composed"):
+        (tmp_path / name).mkdir()
+    TrainingFolder(tmp_path / "01-semantic").save({"module": {}})
+    with pytest.raises(ConfigError, match=r"with --resume\. Or give .*01-semantic, an unfinished round\.$"):
+        load_checkpoint(path)
+
+
+def test_the_rate_warms_up_and_falls_to_a_fiftieth():
+    config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
+    rates = [rate_at(step, config) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert max(rates) == rates[9] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+    with pytest.raises(ValueError, match="num_warmup_steps 9 is not below num_steps 9"):
+        TrainingConfig(num_steps=9, num_warmup_steps=9)
+    assert TrainingConfig().with_steps(30).num_warmup_steps == 3

@@ -1,0 +1,123 @@
+"""The candidates of texts: which phrases are asked for, which masks are one, and what of them is decided."""
+
+import numpy as np
+import pytest
+
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
+from pseudoris.training.ppt.recipes import h_pairs
+from pseudoris.training.ppt.recipes.grounding import GroundedMask
+from pseudoris.training.ppt.recipes.h_pairs import frequent_nouns, merged, pair_masks
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from tests.training.dataset.builders import build_run
+
+
+def _columns(start: int, stop: int) -> np.ndarray:
+    """A mask (1, 100) of whole columns, so that IoUs are quotients of numbers of columns."""
+    mask = np.zeros((1, 100), np.bool_)
+    mask[:, start:stop] = True
+    return mask
+
+
+def _found(phrase: str, start: int, stop: int, agreement: float = 0.5) -> GroundedMask:
+    return GroundedMask(phrase, _columns(start, stop), 0.9, agreement)
+
+
+def test_masks_that_overlap_by_seven_tenths_are_one_candidate_and_by_less_are_two() -> None:
+    whole = _found("star", 0, 100)
+
+    assert merged([whole, _found("shape", 0, 70, 0.4)], 0.7) == [whole]
+    assert len(merged([whole, _found("shape", 0, 69, 0.4)], 0.7)) == 2
+
+
+def test_of_near_equal_masks_the_one_that_agrees_best_stays_and_of_ties_the_first() -> None:
+    found = [_found("star", 0, 100, 0.4), _found("shape", 0, 90, 0.6), _found("thing", 0, 95, 0.6)]
+
+    assert merged(found, 0.7) == [found[1]]
+
+
+def test_candidates_come_in_the_order_of_their_phrases_and_no_chain_of_masks_is_one() -> None:
+    # IoUs: 17/20 of the first two, 15/19 of the last two, and 15/22 of the first and the last.
+    ends, middle = [_found("star", 0, 20, 0.6), _found("cup", 5, 22, 0.4)], _found("shape", 3, 20, 0.5)
+
+    assert merged([ends[1], middle, ends[0]], 0.7) == [ends[1], ends[0]]
+    assert merged([ends[0], middle, ends[1]], 0.7) == [ends[0], ends[1]]
+
+
+# Where an image shows a phrase, as columns of its mask; the crab is nowhere.
+PLACES = {
+    "red circle": [(0, 8)],
+    "star": [(0, 7), (12, 18)],
+    "small cup": [(12, 18)],
+    "crab": [],
+}
+SAID = ("the red circle left of the star", "a small cup", "the crab on the left")
+
+
+class _KnownPlaces:
+    """In the place of CLIP and SAM: answers what `PLACES` says, and keeps what it was asked."""
+
+    asked: list[list[str]]
+
+    def __init__(self, *models: object) -> None:
+        type(self).asked = []
+
+    def __call__(self, image, phrases, redundant, peaks) -> list[GroundedMask]:
+        self.asked.append(list(phrases))
+        found = []
+        for phrase in phrases:
+            for start, stop in PLACES[phrase]:
+                mask = np.zeros(image.shape[:2], np.bool_)
+                mask[2:9, start:stop] = True
+                found.append(GroundedMask(phrase, mask, 0.9, 0.5))
+        return found
+
+
+@pytest.fixture
+def paired(tmp_path, monkeypatch):
+    """The image of a run whose texts are `SAID`, with its candidates."""
+    monkeypatch.setattr(h_pairs, "Grounder", _KnownPlaces)
+    rows = [(0, text, {}) for text in SAID]
+    source = build_run(tmp_path / "said", num_shards=1, per_shard=1, rows=lambda number: rows).location
+    write_manifest(source)
+    location = RunLocation.open(str(tmp_path / "h"))
+    config = load_recipe_config("tiny", None, ("filtering.weights.uri=random:0",))
+    pair_masks(source.root, location, config, on_progress=lambda done, total: None, on_wait=print)
+    (image,) = iter_annotations(location, standing_receipts(location))
+    return image
+
+
+def _candidates(image: AnnotatedImage, text: str) -> list[tuple[tuple[int, int], bool]]:
+    """Columns of each candidate of a text, and whether it is the referent."""
+    return [
+        ((mask.box_xyxy_px[0], mask.box_xyxy_px[2]), row.kept)
+        for mask in image.masks
+        for row in mask.expressions
+        if row.text == text
+    ]
+
+
+@pytest.mark.slow
+def test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone(paired) -> None:
+    (asked,) = _KnownPlaces.asked
+    assert sorted(asked) == sorted(PLACES)
+
+
+@pytest.mark.slow
+def test_of_several_candidates_none_is_the_referent_and_a_single_one_is(paired) -> None:
+    # "red circle" and "star" answer one place about alike, and "star" another one.
+    assert _candidates(paired, SAID[0]) == [((0, 8), False), ((12, 18), False)]
+    assert _candidates(paired, SAID[1]) == [((12, 18), True)]
+    assert _candidates(paired, SAID[2]) == []
+    assert len(paired.masks) == 2
+
+
+def test_frequent_nouns_are_heads_of_kept_texts_alone_and_ties_go_by_the_alphabet(tmp_path) -> None:
+    texts = ["the red circle left of the star", "a blue circle", "a small cup", "the crab"]
+    rows = [*((0, text, {}) for text in texts), *((0, f"kite {at}", {"kept": False}) for at in range(3))]
+    location = build_run(tmp_path, num_shards=1, per_shard=2, rows=lambda number: rows).location
+
+    assert frequent_nouns(location, 8) == ["circle", "crab", "cup"]
+    assert frequent_nouns(location, 1) == ["circle"]

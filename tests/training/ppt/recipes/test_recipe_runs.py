@@ -1,0 +1,158 @@
+"""The recipes from images to runs, with the real SAM and a CLIP of random weights: what they write, not how well."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.synthworld.object_centric import write_object_centric
+from pseudoris.training.ppt.recipes.d_ref import compose_objects
+from pseudoris.training.ppt.recipes.d_sem import make_objects, read_names
+from pseudoris.training.ppt.recipes.h_pairs import pair_masks
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
+from tests.training.dataset.builders import build_run
+from tests.training.ppt.builders import RECIPE
+
+pytestmark = pytest.mark.slow
+
+WORDS = ("filtering.weights.uri=random:0", "shards.max_images=8")
+SILENT = {"on_progress": lambda done, total: None, "on_wait": print}
+
+
+def _rows(location):
+    found = defaultdict(list)
+    for row in read_table(location, "expressions").to_pylist():
+        found[row["image_id"], row["text"]].append(row)
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """D_sem of twenty images, D_ref out of it, and H out of D_ref."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("recipes")
+    images = write_object_centric(folder / "objects", num_images=20)
+    (images / "star" / "broken.png").write_bytes(b"no image")
+    config = load_recipe_config("tiny", None, WORDS)
+    places = {name: RunLocation.open(str(folder / name)) for name in ("d_sem", "d_ref", "h")}
+    make_objects(str(images), places["d_sem"], config, **SILENT)
+    compose_objects(str(folder / "d_sem"), places["d_ref"], config, **SILENT)
+    pair_masks(str(folder / "d_ref"), places["h"], config, **SILENT)
+    return {"images": images, "config": config, **places}
+
+
+def test_every_recipes_run_holds(runs) -> None:
+    for name in ("d_sem", "d_ref", "h"):
+        report = verify_run(runs[name])
+        assert not report.problems, report.problems
+        assert require_header(runs[name]).origin == "ppt"
+
+
+def test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent(runs) -> None:
+    rows = _rows(runs["d_sem"])
+    keys = {row["image_id"]: row["key"] for row in read_table(runs["d_sem"], "images").to_pylist()}
+
+    assert len(rows) > 5
+    for (image, text), candidates in rows.items():
+        assert text == f"the {keys[image].partition('/')[0]} in the middle"
+        assert [row["kept"] for row in candidates] == [True]
+        assert candidates[0]["source"] == "recipe"
+    (failure,) = read_table(runs["d_sem"], "failures").to_pylist()
+    assert failure["reason"] == "not_an_image"
+
+
+def test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts(runs) -> None:
+    masks = defaultdict(set)
+    for row in read_table(runs["d_ref"], "masks").to_pylist():
+        masks[row["image_id"]].add(row["mask_id"])
+    kinds = set()
+    for (image, _), candidates in _rows(runs["d_ref"]).items():
+        assert {row["target_mask_ids"][0] for row in candidates} == masks[image]
+        assert sum(row["kept"] for row in candidates) == 1
+        kinds.add(candidates[0]["kind"])
+    assert kinds == {"position", "relation"}
+    assert all(row["bytes"] for row in read_table(runs["d_ref"], "images").to_pylist())
+
+
+def test_one_candidate_is_decided_and_several_are_not(runs) -> None:
+    counts = count_pairs(runs["h"])
+    by_text = _rows(runs["h"])
+
+    assert {len(rows) == 1 for rows in by_text.values()} == {True, False}, "both kinds of texts are needed here"
+    assert all(sum(row["kept"] for row in rows) == (len(rows) == 1) for rows in by_text.values())
+    assert counts.decided == sum(len(rows) == 1 for rows in by_text.values()) > 0
+    assert counts.undecided > 0
+    assert counts.decided + counts.undecided == len(by_text)
+    assert {image for image, _ in by_text} <= {image for image, _ in _rows(runs["d_ref"])}
+
+
+def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) -> None:
+    before = [receipt.parts for receipt in standing_receipts(runs["d_ref"])]
+    source = runs["d_sem"].root
+
+    written = compose_objects(source, runs["d_ref"], runs["config"], **SILENT)
+
+    assert written.num_shards_before == written.header.num_shards
+    assert [receipt.parts for receipt in standing_receipts(runs["d_ref"])] == before
+    with pytest.raises(ConfigError, match=r"compose.seed: 0 in the run, 7 now"):
+        compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
+
+
+def test_composed_bytes_follow_from_the_seed_alone(runs, tmp_path) -> None:
+    again = RunLocation.open(str(tmp_path / "again"))
+
+    compose_objects(runs["d_sem"].root, again, runs["config"], **SILENT)
+
+    assert [receipt.parts for receipt in standing_receipts(again)] == [
+        receipt.parts for receipt in standing_receipts(runs["d_ref"])
+    ]
+
+
+def test_only_texts_of_objects_in_the_middle_can_be_composed(runs, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"is not of the form .the … in the middle."):
+        compose_objects(runs["d_ref"].root, RunLocation.open(str(tmp_path / "no")), runs["config"], **SILENT)
+
+
+def test_one_class_alone_makes_mosaics_and_is_refused_where_fusions_are_wanted(tmp_path) -> None:
+    rows = [(0, "the star in the middle", {**RECIPE, "rival_mask_id": None})]
+    stars = build_run(tmp_path / "stars", num_shards=1, per_shard=3, rows=lambda number: rows).location
+    write_manifest(stars)
+    out = tmp_path / "out"
+
+    with pytest.raises(ConfigError, match=r"only one class, 'star'.* set compose\.mosaic_share=1 to make mosaics only"):
+        compose_objects(stars.root, RunLocation.open(str(out)), load_recipe_config("tiny", None, WORDS), **SILENT)
+
+    # Nothing of it stands in the way of another try there.
+    mosaics = load_recipe_config("tiny", None, (*WORDS, "compose.mosaic_share=1"))
+    compose_objects(stars.root, RunLocation.open(str(out)), mosaics, **SILENT)
+    kinds = read_table(RunLocation.open(str(out)), "expressions", ["kind"])["kind"].to_pylist()
+    assert set(kinds) == {"position"}
+
+
+def test_class_names_come_from_a_table_and_a_bad_one_says_its_line() -> None:
+    assert read_names(b"folder,name\nn01532829,house finch\n") == {"n01532829": "house finch"}
+    with pytest.raises(ConfigError, match="line 3 of the class names has no folder or no name"):
+        read_names(b"folder,name\na,b\nc,\n")
+    with pytest.raises(ConfigError, match="repeats the folder 'a'"):
+        read_names(b"folder,name\na,b\na,c\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("grounding.points=4", "grounding.points: Extra inputs are not permitted. grounding has surgery_blocks"),
+        ("compose.layouts=[[1, 1]]", "a mosaic of 1 x 1 has no positions"),
+        ("pairs", "is not key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_those_that_there_are(word, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe_config("tiny", None, (word,))

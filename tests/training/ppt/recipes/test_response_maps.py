@@ -1,0 +1,152 @@
+"""From a response map to points."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.training.ppt.recipes.grounding import ResponsePrompter, agreement
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.training.ppt.recipes.response_maps import HIGHEST, Peaks, as_shares, parted, prompted, response_points
+from pseudoris.workers.masks.sam_frames import resize_for_sam
+
+SHARE = np.zeros((8, 8), np.float32)
+SHARE[1:4, 1:4] = 0.9
+SHARE[2, 2] = 1.0
+SHARE[6:, :] = 0.5
+
+
+def test_a_phrase_is_read_without_its_article() -> None:
+    assert prompted("the red star", "a photo of a {}") == "a photo of a red star"
+    assert prompted("the", "a photo of a {}") == "a photo of a the"
+
+
+def test_responses_are_shares_of_their_own_range_and_a_flat_one_is_zero() -> None:
+    maps = np.stack([np.array([[1.0, 3.0]]), np.array([[2.0, 2.0]])]).astype(np.float32)
+
+    assert as_shares(maps).tolist() == [[[0.0, 1.0]], [[0.0, 0.0]]]
+
+
+def test_the_first_point_is_the_peak_and_the_others_spread_over_high_and_low_responses() -> None:
+    xy, labels = response_points(SHARE, 3, high=0.8, low=0.2)
+
+    assert xy[0].tolist() == [2.5, 2.5]
+    assert labels.tolist() == [1, 1, 1, 0, 0, 0]
+    at = np.floor(xy).astype(int)
+    responses = SHARE[at[:, 1], at[:, 0]]
+    assert (responses[labels == 1] >= 0.8).all()
+    assert (responses[labels == 0] <= 0.2).all()
+    assert len({tuple(point) for point in xy.tolist()}) == 6
+
+
+def test_where_few_pixels_answer_there_are_fewer_points() -> None:
+    _, labels = response_points(SHARE, 30, high=1.0, low=0.2)
+
+    assert (labels == 1).sum() == 1
+
+
+def test_agreement_is_the_soft_iou() -> None:
+    mask = SHARE >= 0.9
+
+    assert agreement(mask, SHARE) == pytest.approx(8.2 / (9 + 16.2 - 8.2), abs=1e-6)
+    assert agreement(np.zeros_like(mask), np.zeros_like(SHARE)) == 0.0
+
+
+def _bumps(size: int, *places: tuple[int, int, float]) -> np.ndarray:
+    rows, columns = np.indices((size, size))
+    return np.max([height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18) for y, x, height in places], 0).astype(
+        np.float32
+    )
+
+
+def test_a_response_is_parted_between_its_peaks_the_highest_first() -> None:
+    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0), (40, 24, 0.5))
+
+    parts = parted(share, Peaks(3, 0.8, 0.16))
+
+    assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 38), (10, 10)]
+    assert np.array_equal(np.sum(parts, 0), share)
+    assert not np.logical_and(*(part > 0 for part in parts)).any()
+
+
+def test_a_flank_of_one_object_is_not_where_another_one_is_prompted() -> None:
+    # A ridge of the higher object ends nearer to the lower one's peak than to its own.
+    share = _bumps(64, (10, 50, 1.0), (14, 8, 0.9))
+    share[10, 22:51] = np.linspace(0.92, 1.0, 29)
+
+    parts = parted(share, Peaks(2, 0.8, 0.16))
+
+    assert [np.unravel_index(part.argmax(), part.shape) for part in parts] == [(10, 50), (14, 8)]
+
+
+def test_one_peak_is_the_response_as_it_is() -> None:
+    share = _bumps(48, (10, 10, 0.95), (10, 38, 1.0))
+
+    assert parted(share, HIGHEST)[0] is share
+    assert parted(share, Peaks(3, 0.97, 0.16))[0] is share
+    assert len(parted(share, Peaks(1, 0.1, 0.16))) == 1
+
+
+def test_what_lies_within_the_radius_of_a_peak_is_no_peak_of_its_own() -> None:
+    assert len(parted(_bumps(48, (10, 10, 1.0), (10, 18, 0.99)), Peaks(3, 0.5, 0.2))) == 1
+    # A plateau has many highest pixels.
+    assert len(parted(np.pad(np.ones((6, 6), np.float32), 20), Peaks(3, 0.5, 0.2))) == 1
+
+
+@given(
+    share=arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
+    count=st.integers(1, 4),
+    min_share=st.floats(0.5, 1),
+)
+def test_parts_are_as_many_as_were_asked_for_at_most_and_do_not_overlap(
+    share: np.ndarray, count: int, min_share: float
+) -> None:
+    parts = parted(share, Peaks(count, min_share, 0.2))
+
+    assert 1 <= len(parts) <= count
+    assert (np.sum(parts, 0) <= share).all()
+    assert (np.sum(np.array(parts) > 0, 0) <= 1).all()
+    heights = [part.max() for part in parts]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] == share.max()
+
+
+def test_two_objects_that_answer_alike_are_two_masks() -> None:
+    from pseudoris.synthworld.renderer import render
+    from pseudoris.synthworld.scenes import Split, make_scene
+
+    torch.set_num_threads(1)
+    masks = load_config("tiny").masks
+    prompter = ResponsePrompter(GroundingConfig(), masks.architecture, masks.weights, torch.device("cpu"))
+    rendered = render(make_scene(Split.TEST, 0))
+    first, second = sorted(rendered.masks, key=lambda mask: -mask.sum())[:2]
+    coarse = resize_for_sam(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, 16)
+    share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
+
+    (found,) = prompter(rendered.image, share[None], Peaks(2, 0.8))
+
+    ious = [max((mask & truth).sum() / (mask | truth).sum() for mask, _, _ in found) for truth in (first, second)]
+    assert len(found) == 2
+    assert min(ious) > 0.5
+
+
+def test_a_response_that_is_right_prompts_sam_to_the_object() -> None:
+    from pseudoris.synthworld.object_centric import object_centric_scene
+    from pseudoris.synthworld.renderer import render
+
+    torch.set_num_threads(1)
+    masks, ious = load_config("tiny").masks, []
+    prompter = ResponsePrompter(GroundingConfig(), masks.architecture, masks.weights, torch.device("cpu"))
+    for position in range(8):
+        rendered = render(object_centric_scene(position))
+        truth = rendered.masks[0]
+        # What a grid of 16 x 16 patches can say, at its best.
+        coarse = resize_for_sam(np.repeat(truth[..., None], 3, 2).astype(np.uint8) * 255, 16)
+        share = resize_for_sam(coarse, 192)[..., 0].astype(np.float32) / 255
+        (((mask, predicted_iou, _),),) = prompter(rendered.image, share[None])
+        ious.append((mask & truth).sum() / (mask | truth).sum())
+        assert 0.0 < predicted_iou < 1.2
+    assert np.mean(ious) > 0.6

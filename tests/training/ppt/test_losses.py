@@ -1,0 +1,213 @@
+"""Equation 4 by hand, and which query is matched to which pseudo-label."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pseudoris.training.ppt.losses import (
+    Points,
+    assign,
+    attention_loss,
+    confidence_loss,
+    corresponding,
+    dice_losses,
+    mask_cross_entropies,
+    mask_loss,
+    mask_losses,
+    matching_cost,
+    point_loss,
+)
+from pseudoris.training.ppt.point_generator import PointPrompts
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig
+from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate
+
+# Far enough that its sigmoid is 1 to seven digits, near enough that its cross-entropy is a number.
+SURE = 20.0
+
+
+def _labels(count: int, generator: torch.Generator) -> PseudoLabels:
+    return PseudoLabels(
+        torch.rand(count, 4, 4, generator=generator).round(),
+        torch.rand(count, 3, 2, generator=generator),
+        torch.rand(count, 3, generator=generator).round(),
+        torch.rand(count, generator=generator).round(),
+    )
+
+
+def _prompts(batch: int, queries: int, generator: torch.Generator) -> PointPrompts:
+    return PointPrompts(
+        torch.rand(batch, queries, 3, 2, generator=generator),
+        torch.randn(batch, queries, 3, generator=generator),
+        torch.randn(batch, queries, generator=generator),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3))
+def test_the_assignment_is_the_cheapest_of_all(seed: int, count: int) -> None:
+    cost = torch.rand(1, 4, 3, generator=torch.Generator().manual_seed(seed))
+
+    pairs = assign(cost, (count,))
+
+    total = sum(cost[0, q, e].item() for q, e in zip(pairs.queries.tolist(), pairs.labels.tolist(), strict=True))
+    every = itertools.permutations(range(4), count)
+    best = min(sum(cost[0, q, e].item() for e, q in enumerate(queries)) for queries in every)
+    assert abs(total - best) < 1e-6
+    assert sorted(pairs.labels.tolist()) == list(range(count))
+    assert len(set(pairs.queries.tolist())) == count
+
+
+def test_padding_is_never_answered_for() -> None:
+    # The padded label would be the cheapest.
+    cost = torch.tensor([[[5.0, 0.0], [6.0, 0.0]]])
+
+    pairs = assign(cost, (1,))
+
+    assert (pairs.rows.tolist(), pairs.queries.tolist(), pairs.labels.tolist()) == ([0], [0], [0])
+
+
+def test_more_labels_than_queries_leave_the_dearest_out() -> None:
+    pairs = assign(torch.tensor([[[3.0, 1.0, 2.0]]]), (3,))
+
+    assert (pairs.queries.tolist(), pairs.labels.tolist()) == ([0], [1])
+
+
+def test_each_entry_of_the_cost_is_equation_4_of_its_pair() -> None:
+    generator = torch.Generator().manual_seed(3)
+    prompts, wanted = _prompts(2, 3, generator), collate([_labels(1, generator), _labels(2, generator)])
+    masks, weights = torch.randn(2, 3, 4, 4, generator=generator), ObjectiveConfig(confidence=0.7)
+
+    cost = matching_cost(prompts, masks, wanted, weights)
+
+    for b, k, e in [(0, 0, 0), (0, 2, 0), (1, 1, 1), (1, 2, 0)]:
+        predicted = Points(prompts.points_xy[b, k][None], prompts.label_logits[b, k][None])
+        points = Points(wanted.points_xy[b, e][None], wanted.labels[b, e][None])
+        alone = mask_loss(masks[b, k][None], wanted.masks[b, e][None], weights) + point_loss(predicted, points, weights)
+        alone = alone + 0.7 * confidence_loss(prompts.confidence_logits[b, k], wanted.confidences[b, e])
+        assert torch.allclose(cost[b, k, e], alone[0], atol=1e-6)
+
+
+def test_a_query_that_is_sure_takes_the_referent_from_the_one_with_its_mask_unless_masks_decide() -> None:
+    generator = torch.Generator().manual_seed(4)
+    wanted = collate([_labels(1, generator)])
+    wanted.confidences.fill_(1)
+    xy, labels = (each.expand(1, 2, *each.shape[2:]) for each in (wanted.points_xy, 10 * wanted.labels - 5))
+    right = 4 * wanted.masks[:, 0] - 2
+    # The first is sure, and has the mask wrong.
+    prompts, masks = PointPrompts(xy, labels, torch.tensor([[8.0, -2.0]])), torch.stack([-right, right], 1)
+
+    def chosen(share: float) -> list[int]:
+        weights = ObjectiveConfig(confidence=3, confidence_in_matching=share)
+        return assign(matching_cost(prompts, masks, wanted, weights), (1,)).queries.tolist()
+
+    assert chosen(1.0) == [0]
+    assert chosen(0.03) == [1]
+
+
+def test_dice_counts_the_overlap_twice_and_one_for_smoothing() -> None:
+    logits = torch.tensor([[[SURE, SURE], [-SURE, -SURE]]])
+    masks = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+
+    # |s·ŝ| = 1, |s| = |ŝ| = 2: 1 − 3/5.
+    assert dice_losses(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([0.4])
+
+
+def test_the_cross_entropy_of_a_mask_is_a_mean_over_its_cells() -> None:
+    logits = torch.tensor([[[0.0, 2.0]]])
+    masks = torch.tensor([[[1.0, 0.0]]])
+
+    by_hand = (math.log(2) + math.log(1 + math.exp(2.0))) / 2
+
+    assert mask_cross_entropies(logits[:, None], masks[:, None]).flatten().tolist() == pytest.approx([by_hand])
+
+
+def test_masks_of_all_pairs_at_once_are_what_each_pair_is_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, masks = (4 * torch.randn(2, 3, 8, 8, generator=generator), torch.rand(2, 5, 8, 8, generator=generator))
+
+    cross_entropies, dices = mask_cross_entropies(logits, masks), dice_losses(logits, masks)
+
+    assert cross_entropies.shape == dices.shape == (2, 3, 5)
+    for b, k, e in [(0, 0, 0), (0, 2, 4), (1, 1, 3)]:
+        own, wanted = logits[b, k], masks[b, e]
+        assert cross_entropies[b, k, e].item() == pytest.approx(
+            F.binary_cross_entropy_with_logits(own, wanted).item(), abs=1e-5
+        )
+        share = own.sigmoid()
+        by_hand = 1 - (2 * (share * wanted).sum() + 1) / (share.sum() + wanted.sum() + 1)
+        assert dices[b, k, e].item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_the_weights_of_the_mask_loss_are_those_of_the_configuration() -> None:
+    logits, masks = torch.tensor([[[0.3, -1.2]]]), torch.tensor([[[1.0, 0.25]]])
+    weights = ObjectiveConfig(dice=2.0, mask_cross_entropy=0.5)
+
+    by_parts = 2.0 * dice_losses(logits[:, None], masks[:, None]) + 0.5 * mask_cross_entropies(
+        logits[:, None], masks[:, None]
+    )
+
+    assert mask_loss(logits, masks, weights).tolist() == pytest.approx(by_parts.flatten().tolist())
+
+
+def test_points_answer_for_the_nearest_ones_of_their_label() -> None:
+    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[SURE, -SURE]]))
+    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
+
+    assert corresponding(predicted, wanted, ObjectiveConfig()).tolist() == [[1, 0]]
+    assert corresponding(predicted, wanted, ObjectiveConfig(point_correspondence="order")).tolist() == [[0, 1]]
+
+
+def test_the_point_loss_by_hand_with_and_without_the_assignment() -> None:
+    predicted = Points(torch.tensor([[[0.1, 0.1], [0.9, 0.9]]]), torch.tensor([[0.0, 0.0]]))
+    wanted = Points(torch.tensor([[[0.8, 0.8], [0.2, 0.2]]]), torch.tensor([[0.0, 1.0]]))
+    assigned = ObjectiveConfig(point_l1=1.0, point_label=1.0)
+    ordered = ObjectiveConfig(point_l1=1.0, point_label=1.0, point_correspondence="order")
+
+    # Each point is 0.1 off on both axes; in the order drawn 0.7.
+    assert point_loss(predicted, wanted, assigned).tolist() == pytest.approx([0.2 + math.log(2)])
+    assert point_loss(predicted, wanted, ordered).tolist() == pytest.approx([1.4 + math.log(2)])
+
+
+def test_a_label_that_is_wrong_costs_its_weight() -> None:
+    predicted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[2.0]]))
+    wanted = Points(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.0]]))
+
+    loss = point_loss(predicted, wanted, ObjectiveConfig(point_label=3.0))
+
+    assert loss.tolist() == pytest.approx([3.0 * math.log(1 + math.exp(2.0))])
+
+
+def test_confidences_are_scored_one_by_one() -> None:
+    logits, wanted = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+
+    assert confidence_loss(logits, wanted)[0].tolist() == pytest.approx([math.log(2), math.log(1 + math.e)])
+
+
+def test_where_a_query_looks_beside_its_mask_by_hand() -> None:
+    looks = torch.tensor([[0.5, 0.25, 0.25]]).log()
+
+    beside = attention_loss(looks, torch.tensor([[1.0, 1.0, 0.0]]))
+
+    assert beside.tolist() == pytest.approx([0.5 * math.log(0.5 / 0.5) + 0.5 * math.log(0.5 / 0.25)])
+
+
+def test_a_mask_that_no_patch_shows_counts_nothing_in_where_queries_look() -> None:
+    assert attention_loss(torch.tensor([[0.5, 0.5]]).log(), torch.zeros(1, 2)).tolist() == [0.0]
+
+
+def test_masks_are_weighed_in_single_precision_whatever_the_training_computes_in() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = (torch.rand(2, 1, 256, 256, generator=generator) < 0.3).float()
+    logits = (2 * masks - 1) * (12 + torch.rand(2, 3, 256, 256, generator=generator))
+
+    single = mask_losses(logits, masks, ObjectiveConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mask_losses(logits, masks, ObjectiveConfig())
+
+    assert torch.equal(single, half)
+    assert (single >= 0).all()

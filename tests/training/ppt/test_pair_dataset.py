@@ -1,0 +1,162 @@
+"""Runs as pairs: candidates and confidences of the rows, points of the masks, flips of both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.ppt.pair_dataset import PairDataset
+from pseudoris.training.ppt.pairs import JoinedPairs, PairSpec
+from pseudoris.training.ppt.pseudo_labels import LabelFrame, PseudoLabels, masks_in_frame, points_in_box
+from tests.training.dataset.builders import build_run
+
+RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
+ROWS = [
+    (0, "the star on top", {**RECIPE, "kept": False, "rival_mask_id": None}),
+    (1, "the star on top", {**RECIPE, "rival_mask_id": None}),
+    (0, "the left star", {**RECIPE, "kept": False, "rival_mask_id": None}),
+    (2, "the left star", {**RECIPE, "kept": False, "rival_mask_id": None}),
+    (2, "a cup", {**RECIPE, "rival_mask_id": None}),
+]
+SPEC = PairSpec(num_points=5, frame=LabelFrame(64, 16))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("pairs"), num_shards=2, per_shard=2, rows=lambda number: ROWS).location
+
+
+def test_the_rows_of_one_text_are_its_candidates_and_kept_is_the_confidence(run) -> None:
+    pairs = PairDataset(run, SPEC)
+
+    assert len(pairs) == 12
+    found = {pairs[at].text: pairs[at].labels.confidences.tolist() for at in range(3)}
+    assert found == {"the star on top": [1.0, 0.0], "the left star": [0.0, 0.0], "a cup": [1.0]}
+    assert pairs.image(0).shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("which", "texts"), [("decided", {"the star on top", "a cup"}), ("undecided", {"the left star"})]
+)
+def test_decided_and_undecided_pairs_can_be_read_apart(run, which, texts) -> None:
+    pairs = PairDataset(run, replace(SPEC, which=which))
+
+    assert {pairs[at].text for at in range(len(pairs))} == texts
+
+
+def test_draws_repeat_within_an_epoch_and_differ_between_epochs_and_seeds(run) -> None:
+    pairs, again = PairDataset(run, SPEC), PairDataset(run, SPEC)
+    other = PairDataset(run, replace(SPEC, seed=1))
+    first = pairs[0].labels.points_xy
+
+    assert torch.equal(first, again[0].labels.points_xy)
+    assert not torch.equal(first, other[0].labels.points_xy)
+    pairs.set_epoch(1)
+    assert not torch.equal(first, pairs[0].labels.points_xy)
+
+
+def test_a_flip_mirrors_masks_and_points_and_spares_texts_that_name_a_side(run) -> None:
+    # A cell a pixel of the images, 12 x 20: the masks say exactly what a point lies on.
+    spec = replace(SPEC, num_points=64, frame=LabelFrame(20, 20))
+    pairs, plain = PairDataset(run, spec), PairDataset(run, replace(spec, is_flipping=False))
+    flipped, labels = set(), set()
+    for epoch in range(6):
+        pairs.set_epoch(epoch)
+        for at in range(len(pairs)):
+            if pairs[at].is_flipped:
+                flipped.add(pairs[at].text)
+                labels.update(pairs[at].labels.labels.flatten().tolist())
+                ours, theirs = pairs[at].labels.masks[:, :12], plain[at].labels.masks[:, :12]
+                assert not torch.equal(ours, theirs)
+                assert torch.equal(ours.flip(-1), theirs)
+                _assert_labels_say_where_points_lie(pairs[at].labels)
+    assert flipped == {"the star on top", "a cup"}
+    assert labels == {0.0, 1.0}
+
+
+def _assert_labels_say_where_points_lie(labels: PseudoLabels) -> None:
+    for mask, xy, label in zip(
+        labels.masks[:, :12], labels.points_xy * torch.tensor([20, 12]), labels.labels, strict=True
+    ):
+        # On an edge floating point decides.
+        inner = (xy - xy.round()).abs().amin(-1) > 1e-3
+        at = xy.floor().long()[inner]
+        assert torch.equal(mask[at[:, 1], at[:, 0]], label[inner])
+
+
+def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_were(run) -> None:
+    pairs = PairDataset(run, replace(SPEC, which="undecided"))
+
+    chosen = pairs.selected([torch.tensor([0.0, 1.0])] * len(pairs))
+
+    assert chosen[0].labels.confidences.tolist() == [0.0, 1.0]
+    assert pairs[0].labels.confidences.tolist() == [0.0, 0.0]
+    assert torch.equal(chosen[0].labels.points_xy, pairs[0].labels.points_xy)
+    with pytest.raises(ValueError, match="a confidence for each candidate"):
+        pairs.selected([torch.tensor([1.0])])
+
+
+def test_joined_pairs_come_one_data_set_after_the_other(run) -> None:
+    parts = [PairDataset(run, replace(SPEC, which=which)) for which in ("undecided", "decided")]
+
+    joined = JoinedPairs(parts)
+
+    assert len(joined) == 12
+    assert [joined[at].text for at in (3, 4)] == ["the left star", parts[1][0].text]
+    assert joined[-1].text == parts[1][len(parts[1]) - 1].text
+    assert torch.equal(joined.usable_image(4), parts[1].image(0))
+    assert joined.image_ids() == parts[0].image_ids() + parts[1].image_ids()
+
+
+def test_a_run_of_the_pipeline_is_a_source_and_its_rejected_rows_are_contexts(tmp_path) -> None:
+    rows = [(0, "the red star", {}), (1, "the red star", {"kept": False}), (1, "a cup", {"kept": False})]
+    pairs = PairDataset(build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows).location, SPEC)
+
+    assert [(pair.text, pair.labels.confidences.tolist()) for pair in (pairs[0], pairs[1])] == [
+        ("the red star", [1.0, 0.0]),
+        ("a cup", [0.0]),
+    ]
+
+
+def test_a_run_without_such_pairs_is_refused(tmp_path) -> None:
+    built = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: [(0, "a cup", {})])
+
+    with pytest.raises(ConfigError, match="has no pair of image and expression"):
+        PairDataset(built.location, replace(SPEC, which="undecided"))
+
+
+def test_embedded_images_of_more_than_memory_holds_are_refused(run) -> None:
+    with pytest.raises(ConfigError, match=r"embeds more than max_memory_bytes=100 of images.*embed_images=false"):
+        PairDataset(run, replace(SPEC, max_memory_bytes=100))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
+def test_points_lie_in_the_box_and_their_labels_say_whether_the_mask_holds_them(key, seed) -> None:
+    mask = np.random.default_rng(seed).random((7, 11)) > 0.8
+    mask[3, 4] = True
+
+    xy, labels = points_in_box(mask, 20, key)
+
+    ys, xs = np.nonzero(mask)
+    pixels = xy * np.array([11, 7])
+    assert (pixels >= np.array([xs.min(), ys.min()]) - 1e-4).all()
+    assert (pixels <= np.array([xs.max() + 1, ys.max() + 1]) + 1e-4).all()
+    inner = np.abs(pixels - np.round(pixels)).min(-1) > 1e-3
+    at = np.floor(pixels).astype(int)[inner]
+    assert np.array_equal(mask[at[:, 1], at[:, 0]], labels[inner] == 1)
+
+
+def test_a_mask_lies_in_the_decoders_frame_as_its_image_does() -> None:
+    masks = torch.zeros(1, 32, 64, dtype=torch.bool)
+    masks[0, :, :32] = True
+
+    found = masks_in_frame(masks, LabelFrame(image_size=128, grid=32))
+
+    assert found.shape == (1, 32, 32)
+    assert (found[0, :16, :16] == 1).all()
+    assert found.sum() == 16 * 16

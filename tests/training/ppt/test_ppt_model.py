@@ -1,0 +1,362 @@
+"""The point generator between frozen features and SAM's decoder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.training.ppt.losses import assign, matching_cost
+from pseudoris.training.ppt.point_generator import PointGenerator, PointHead, PointPrompts, ReferencePatchAttention
+from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig
+from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
+from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks, grid_centres
+from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
+from pseudoris.workers.checkpoints.models import load_sam
+
+SMALL = PointGeneratorConfig(num_queries=5, num_points=4, image_blocks=(0, 2), width=32, num_heads=4)
+
+
+def _model(objective: ObjectiveConfig | None = None) -> PointPrompting:
+    masks = load_config("tiny").masks
+    torch.manual_seed(0)
+    generator = PointGenerator(SMALL, 24, 16)
+    decoder = PointMaskDecoder(load_sam(masks.architecture, masks.weights))
+    return PointPrompting(generator, decoder, objective or ObjectiveConfig())
+
+
+def _features(batch: int = 2) -> FrozenFeatures:
+    generator = torch.Generator().manual_seed(1)
+    is_word = torch.arange(6)[None] < torch.tensor([[4], [6]])[:batch]
+    return FrozenFeatures(
+        [torch.randn(batch, 24, 4, 4, generator=generator) for _ in SMALL.image_blocks],
+        torch.randn(batch, 6, 16, generator=generator),
+        is_word,
+        torch.randint(1, 400, (batch, 6), generator=generator) * is_word,
+        torch.randn(batch, 4, 4, generator=generator),
+        EncodedImages(torch.randn(batch, 64, 16, 16, generator=generator), torch.full((batch, 2), 192.0)),
+    )
+
+
+def _prompts(model: PointPrompting, features: FrozenFeatures) -> PointPrompts:
+    prompts: PointPrompts = model.generator(
+        features.image, features.text, features.is_word, features.response, features.tokens
+    )
+    return prompts
+
+
+def _labels() -> PseudoLabelBatch:
+    generator = torch.Generator().manual_seed(2)
+
+    def pair(count: int) -> PseudoLabels:
+        return PseudoLabels(
+            torch.rand(count, 64, 64, generator=generator).round(),
+            torch.rand(count, 4, 2, generator=generator),
+            torch.rand(count, 4, generator=generator).round(),
+            torch.nn.functional.one_hot(torch.tensor(0), count).float(),
+        )
+
+    return collate([pair(3), pair(1)])
+
+
+def test_a_prediction_a_query_and_the_answer_is_that_of_the_most_confident() -> None:
+    model, features = _model().eval(), _features()
+
+    found = model(features)
+
+    assert found.mask_logits.shape == (2, 5, 64, 64)
+    assert found.prompts.points_xy.shape == (2, 5, 4, 2)
+    assert ((found.prompts.points_xy >= 0) & (found.prompts.points_xy <= 1)).all()
+    answer = model.referent(features)
+    for pair, said in enumerate(found.prompts.confidence_logits.tolist()):
+        best = max(range(5), key=said.__getitem__)
+        assert torch.equal(answer.prompts.points_xy[pair], found.prompts.points_xy[pair, best])
+        torch.testing.assert_close(answer.mask_logits[pair], found.mask_logits[pair, best])
+
+
+@pytest.mark.parametrize("name", ["points_xy", "label_logits", "confidence_logits"])
+def test_half_precision_does_not_round_what_the_heads_say(name) -> None:
+    features = _features()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = getattr(_prompts(_model(), features), name)
+
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+@pytest.mark.parametrize("head", ["point_head", "score_head"])
+def test_the_loss_of_predictions_that_are_no_numbers_is_none_either(head) -> None:
+    model = _model()
+    torch.nn.init.constant_(next(getattr(model.generator, head).parameters()), torch.nan)
+
+    terms = model.loss(_features(), _labels())
+
+    assert set(terms) == {"loss", "mask", "point", "confidence"}
+    assert all(bool(term.isnan()) for term in terms.values())
+
+
+def test_padding_of_a_text_says_nothing() -> None:
+    model, features = _model().eval(), _features()
+    other_text = features.text.clone()
+    other_text[0, 4:] = 100.0
+
+    before = _prompts(model, features)
+    after = _prompts(model, replace(features, text=other_text))
+
+    assert torch.allclose(before.points_xy, after.points_xy, atol=1e-5)
+
+
+def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
+    model, features = _model().eval(), _features()
+    image = [stage.clone().requires_grad_() for stage in features.image]
+    text, response = features.text.clone().requires_grad_(), features.response.clone().requires_grad_()
+
+    _prompts(model, replace(features, image=image, text=text, response=response)).points_xy.square().sum().backward()
+
+    assert all(stage.grad is not None and stage.grad.abs().sum() > 0 for stage in image)
+    assert response.grad is not None
+    assert response.grad.abs().sum() > 0
+    assert text.grad is not None
+    assert text.grad[0, :4].abs().sum() > 0
+
+
+def _attention(response: torch.Tensor, anchors: list[int], **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The references (K, 2), and log-shares, of queries that find nothing beside responses in five rows of four."""
+    attention = ReferencePatchAttention(PointGeneratorConfig(width=32, num_heads=4, **settings))
+    for weight in (attention.key.weight, attention.sharpness.weight):
+        torch.nn.init.zeros_(weight)
+    queries, image = torch.randn(1, len(anchors), 32), torch.randn(1, 20, 32)
+    _, log_shares, peaks = attention(queries, image, response[None], torch.tensor([anchors]))
+    return (peaks @ grid_centres(5, 4))[0], log_shares[0]
+
+
+def test_points_spread_about_where_the_query_looks() -> None:
+    head, places = PointHead(32, 4), torch.tensor([[[0.3, 0.8], [0.5, 0.1]]])
+    for weight in (head.layers[-1].weight, head.layers[-1].bias):
+        torch.nn.init.zeros_(weight)
+
+    xy, _ = head(torch.randn(1, 2, 32), places)
+
+    assert torch.allclose(xy, places[:, :, None].expand(1, 2, 4, 2), atol=1e-6)
+
+
+def test_a_query_looks_where_clip_answers() -> None:
+    response = torch.zeros(5, 4)
+    response[1, 2] = 1.0
+
+    places, log_shares = _attention(response, [0, 0, 0], response_gain=60.0)
+
+    assert torch.allclose(places, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+    assert log_shares.exp()[:, 6].min() > 0.99
+
+
+def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 1.0, 0.99
+
+    places, _ = _attention(response, [0], response_gain=60.0, peak_radius=1)
+
+    assert torch.allclose(places, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
+
+
+def test_queries_keep_to_anchors_of_their_own() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 2.0, 1.0
+
+    places, _ = _attention(response, [0, 19], response_gain=10.0, peak_radius=1, anchor_gain=60.0)
+
+    assert torch.allclose(places, torch.tensor([[0.5 / 4, 0.5 / 5], [3.5 / 4, 4.5 / 5]]), atol=1e-3)
+
+
+@given(
+    response=arrays(np.float32, (2, 7, 6), elements=st.floats(-4, 4, width=32)),
+    count=st.integers(1, 4),
+    radius=st.integers(0, 1),
+)
+def test_peaks_are_the_highest_answers_that_lie_apart(response: np.ndarray, count: int, radius: int) -> None:
+    found = distinct_peaks(torch.from_numpy(response), count, radius)
+
+    for row, peaks in zip(response, found.tolist(), strict=True):
+        places = np.stack(np.unravel_index(peaks, row.shape), -1)
+        # The plain reference: of all patches further away than the radius from each peak before, the highest.
+        for at, place in enumerate(places):
+            away = np.abs(np.indices(row.shape)[:, None] - places[:at].T[:, :, None, None]).max(0)
+            is_left = (away > radius).all(0)
+            assert is_left[tuple(place)]
+            assert row[tuple(place)] == row[is_left].max()
+
+
+def test_peaks_beyond_what_there_is_room_for_are_those_before_again() -> None:
+    assert distinct_peaks(torch.arange(4.0).view(1, 2, 2), 3, 1).tolist() == [[3, 3, 3]]
+    row = torch.tensor([[[1.0, 0.0, 0.0, 3.0, 0.0, 2.0]]])
+    assert distinct_peaks(row, 5, 1).tolist() == [[3, 5, 0, 3, 5]]
+
+
+def test_what_lies_in_padding_counts_for_nothing(monkeypatch) -> None:
+    model, features = _model(), _features()
+    wide = replace(features, sam=replace(features.sam, input_sizes=torch.tensor([[192.0, 90.0], [192.0, 192.0]])))
+    inside = model._decoder.inside(wide.sam, 64)
+    assert inside[0].any(1).sum() == 30
+    assert inside[0, :30].all()
+    assert inside[1].all()
+
+    before, answer = model.loss(wide, _labels()), model.referent(wide)
+    # Whatever a decoder makes of padding.
+    noise, decode = torch.where(inside, 0.0, 50.0), PointMaskDecoder.__call__
+
+    def with_noise(own, images, rows, prompts):
+        return decode(own, images, rows, prompts) + noise[rows]
+
+    monkeypatch.setattr(PointMaskDecoder, "__call__", with_noise)
+    after, spoilt = model.loss(wide, _labels()), model.referent(wide)
+
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(answer.mask_logits, spoilt.mask_logits)
+    assert torch.equal(model.masks_of(wide, answer), model.masks_of(wide, spoilt))
+
+
+def test_queries_with_anchors_begin_at_different_places_and_the_first_is_the_most_confident() -> None:
+    torch.manual_seed(0)
+    anchored = SMALL.model_copy(
+        update={"num_queries": 2, "response_gain": 20.0, "anchor_gain": 200.0, "peak_radius": 0}
+    )
+    features, generator = _features(), PointGenerator(anchored, 24, 16).eval()
+    response = torch.zeros(2, 4, 4)
+    response[:, 0, 0], response[:, 3, 3] = 2.0, 1.0
+
+    found = generator(features.image, features.text, features.is_word, response, features.tokens)
+
+    # The perceptron spreads points of untrained weights by little.
+    assert (found.points_xy[:, 0] < 0.3).all()
+    assert (found.points_xy[:, 1] > 0.7).all()
+    assert found.confidence_logits.argmax(-1).tolist() == [0, 0]
+
+
+def test_words_that_are_not_there_say_nothing_to_patches() -> None:
+    torch.manual_seed(0)
+    layer = ProductLayer(32, 4, 2.0).eval()
+    patches, words, is_word = torch.randn(2, 6, 32), torch.randn(2, 5, 32), torch.arange(5) < torch.tensor([[3], [5]])
+    other = words.clone()
+    other[0, 3:] = 100.0
+
+    assert torch.allclose(layer(patches, words, is_word), layer(patches, other, is_word), atol=1e-5)
+
+
+def test_masks_of_sams_square_are_found_on_the_patches_of_the_stretched_image() -> None:
+    # An image twice as wide as high: the upper half of SAM's square. Its right half is the object.
+    masks = torch.zeros(1, 1, 64, 64)
+    masks[0, 0, :32, 32:] = 1.0
+
+    shares = on_patches(masks, torch.tensor([[1.0, 0.5]]), 4, 4).unflatten(-1, (4, 4))[0, 0]
+
+    assert (shares[1:3, 2:] > 0.9).all()
+    assert (shares[:, :2] < 0.1).all()
+
+
+def test_looking_beside_the_mask_costs_where_that_is_asked_for() -> None:
+    plain, asked = _model().loss(_features(), _labels()), _model(ObjectiveConfig(look=2.0)).loss(_features(), _labels())
+
+    assert "look" not in plain
+    assert asked["look"].item() > 0
+    assert asked["loss"].item() == pytest.approx(plain["loss"].item() + asked["look"].item(), abs=1e-4)
+
+
+def test_a_code_tells_words_apart_that_the_text_tower_does_not() -> None:
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"word_code_width": 16})
+    generator, features = PointGenerator(config, 24, 16).eval(), _features()
+    given = features.image, features.text, features.is_word, features.response
+
+    found = [
+        generator(*given, tokens).attention_log_shares
+        for tokens in (features.tokens, features.tokens + features.is_word)
+    ]
+
+    assert not torch.allclose(*found, atol=1e-4)
+
+
+def test_a_matched_pair_weighs_as_much_in_the_confidences_as_in_masks_and_points() -> None:
+    model, features, labels = _model().eval(), _features(), _labels()
+    found = model(features)
+    pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
+    targets = confidence_targets(found.prompts, labels, pairs)
+
+    every = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum")
+
+    assert model.loss(features, labels)["confidence"].item() == pytest.approx(every.item() / len(pairs.rows))
+
+
+def test_gradients_reach_all_of_the_point_generator_and_nothing_frozen() -> None:
+    model = _model()
+
+    model.loss(_features(), _labels())["loss"].backward()
+
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.generator.parameters())
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"generator"}
+
+
+def test_unmatched_queries_are_to_say_no_and_nothing_else() -> None:
+    model, features, labels = _model().eval(), _features(), _labels()
+    found = model(features)
+    pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
+
+    targets = confidence_targets(found.prompts, labels, pairs)
+
+    assert len(pairs.rows) == 4
+    # One referent a pair; the two contexts of the first, and all queries without a label, are to say 0.
+    assert targets.sum(-1).tolist() == [1.0, 1.0]
+    referents = (pairs.labels == 0).nonzero()[:, 0]
+    assert all(targets[pairs.rows[at], pairs.queries[at]] == 1 for at in referents.tolist())
+
+
+def test_the_loss_is_the_sum_of_its_terms_over_matched_pairs() -> None:
+    model, features, labels = _model().eval(), _features(), _labels()
+
+    terms = model.loss(features, labels)
+
+    assert terms["loss"].item() == pytest.approx(sum(terms[name].item() for name in ("mask", "point", "confidence")))
+    found = model(features)
+    cost = matching_cost(found.prompts, found.mask_logits, labels, ObjectiveConfig(confidence=0.0))
+    pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
+    matched = cost[pairs.rows, pairs.queries, pairs.labels].mean().item()
+    assert (terms["mask"] + terms["point"]).item() == pytest.approx(matched, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_some_steps_on_one_batch_bring_points_and_confidences_down() -> None:
+    model, features, labels = _model(), _features(), _labels()
+    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        terms = model.loss(features, labels)
+        adam.zero_grad()
+        terms["loss"].backward()
+        adam.step()
+        losses.append((terms["point"] + terms["confidence"]).item())
+
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_another_number_of_stages_is_refused_with_both_numbers() -> None:
+    features = _features()
+
+    with pytest.raises(ValueError, match="1 stages of features, but the point generator has 2 stages"):
+        _prompts(_model(), replace(features, image=features.image[:1]))
+
+
+def test_the_papers_size_is_the_papers_within_five_percent() -> None:
+    generator = PointGenerator(PointGeneratorConfig(), image_width=768, text_width=512)
+
+    assert sum(weight.numel() for weight in generator.parameters()) == pytest.approx(20.7e6, rel=0.05)
+
+
+def test_a_width_that_heads_and_positions_cannot_share_is_refused() -> None:
+    with pytest.raises(ValidationError, match="width 50 is not a multiple of 4 times num_heads 8"):
+        PointGeneratorConfig(width=50)

@@ -1,0 +1,333 @@
+"""The curriculum as one training: its rounds, what a kill costs, and what it needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.ppt.curriculum_runs import SourceRuns
+from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
+from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.ppt_learner import load_ppt
+from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
+from tests.training.checkpoints import assert_equal_weights
+from tests.training.dataset.builders import build_run
+from tests.training.ppt.builders import RECIPE, small_config, small_runs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROUNDS = ["01-semantic", "02-composed", "03-referring", "04-refinement-1", "04-refinement-2"]
+
+
+class KilledError(Exception):
+    """What ends a training in its middle."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> SourceRuns:
+    return small_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, runs):
+    """A training that nothing interrupted: its request, its summary and what was reported."""
+    folder = tmp_path_factory.mktemp("whole")
+    request = PptRequest(small_config(folder), runs, folder / "out", val=runs.d_sem[0])
+    selected, steps = [], []
+    reports = Reports(
+        on_step=lambda report: steps.append((report.step, report.num_steps)),
+        on_select=lambda each, decided, pairs: selected.append((each.name, decided, pairs)),
+    )
+    _, summary = train_ppt(request, open_fabric(request.config.training), reports)
+    return request, summary, selected, steps
+
+
+@pytest.mark.slow
+def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures(whole) -> None:
+    request, summary, selected, steps = whole
+    assert sorted(path.name for path in request.out.iterdir() if path.is_dir()) == ROUNDS
+    for name in ROUNDS:
+        assert (request.out / name / "checkpoint.pt").exists()
+        assert list((request.out / name).glob("events.out.tfevents.*"))
+    assert list(summary.phases) == ["semantic", "composed", "referring", "refinement"]
+    for figures in summary.phases.values():
+        assert set(figures) == {"miou", "oiou", "p30", "p50", "p60", "p70", "p80", "p90"}
+    # 8 pairs in batches of 4, then 16, then 20, then twice 8.
+    assert [json.loads((request.out / name / "summary.json").read_text())["num_steps"] for name in ROUNDS] == [
+        *(2, 4, 5),
+        *(2, 2),
+    ]
+    assert summary.num_steps == summary.num_steps_now == 15
+    assert {total for _, total in steps} == {15}
+    assert max(step for step, _ in steps) == 15
+    assert [(name, pairs) for name, _, pairs in selected] == [(name, 4) for name in ROUNDS[2:]]
+
+
+@pytest.mark.slow
+def test_select_decides_some_pairs_and_writes_which(whole) -> None:
+    request, *_ = whole
+    found = json.loads((request.out / ROUNDS[2] / "selected.json").read_text())
+    assert found["pairs"] == 4
+    assert found["decided"] == sum(each >= 0 for each in found["chosen"]) > 0
+
+
+@pytest.mark.slow
+def test_the_last_round_is_what_predicts(whole) -> None:
+    request, *_ = whole
+    assert_equal_weights(request.out, request.out / ROUNDS[-1])
+    learner = load_ppt(request.out)
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    found = learner.predict("grey", image, ["a star", "the red cup"])
+    assert found.logits.shape == (2, 20, 30)
+    assert found.points_xy.shape == (2, 3, 2)
+    assert found.is_positive.shape == (2, 3)
+    assert ((found.confidences >= 0) & (found.confidences <= 1)).all()
+    again = learner.predict("grey", image, ["the red cup"])
+    assert torch.allclose(again.logits[0], found.logits[1], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until", [1, 5, 9, 12])
+def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, whole, until) -> None:
+    request, summary, *_ = whole
+    cut = replace(request, out=tmp_path / "cut")
+
+    def kill(report):
+        if report.step >= until:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(cut, open_fabric(cut.config.training), Reports(on_step=kill))
+    _, resumed = train_ppt(replace(cut, is_resuming=True), open_fabric(cut.config.training))
+    for name in ROUNDS:
+        assert_equal_weights(request.out / name, cut.out / name)
+    assert resumed.phases == summary.phases
+    assert resumed.num_steps_now < 15 or until == 1
+
+
+@pytest.mark.slow
+def test_encoders_of_an_earlier_training_change_nothing_and_others_are_refused(tmp_path, whole) -> None:
+    request, summary, *_ = whole
+    encoders = FrozenEncoders(request.config)
+
+    for again in (tmp_path / "first", tmp_path / "second"):
+        _, told = train_ppt(replace(request, out=again), open_fabric(request.config.training), encoders=encoders)
+        for name in ROUNDS:
+            assert_equal_weights(request.out / name, again / name)
+        assert told.phases == summary.phases
+    another = small_config(tmp_path / "another", ["clip.weights.uri=random:9"])
+    third = replace(request, config=another, out=tmp_path / "third")
+    with pytest.raises(ValueError, match="have another CLIP"):
+        train_ppt(third, open_fabric(another.training), encoders=encoders)
+
+
+@pytest.mark.slow
+def test_killed_between_select_and_its_round_and_resumed_asks_nobody_again(tmp_path, whole) -> None:
+    request, *_ = whole
+    cut = replace(request, out=tmp_path / "cut")
+
+    def kill(each, decided, pairs):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(cut, open_fabric(cut.config.training), Reports(on_select=kill))
+    asked = []
+    train_ppt(
+        replace(cut, is_resuming=True),
+        open_fabric(cut.config.training),
+        Reports(on_select=lambda each, decided, pairs: asked.append(each.name)),
+    )
+    assert asked == ROUNDS[3:]
+    assert_equal_weights(request.out, cut.out)
+
+
+@pytest.mark.slow
+def test_whether_there_is_room_to_keep_features_changes_nothing(tmp_path, whole) -> None:
+    request, *_ = whole
+    data = request.config.data.model_copy(update={"cache_bytes": 0})
+    config = request.config.model_copy(update={"data": data})
+    train_ppt(replace(request, config=config, out=tmp_path / "none", val=None), open_fabric(config.training))
+    assert_equal_weights(request.out, tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path, whole) -> None:
+    request, *_ = whole
+    training = request.config.training.model_copy(update={"num_devices": 2})
+    both = replace(request, config=request.config.model_copy(update={"training": training}), out=tmp_path / "two")
+    # Forked, as `open_fabric` would start the program anew: only how the second process comes to be differs.
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
+    fabric.launch(lambda each: train_ppt(both, each) and None)
+    # Here every pair has one label, so that means of halves' means are means. Weights would tell nothing: whatever the
+    # gradient, Adam's first steps are of one size.
+    one, two = (_mean_gradient(each.out / ROUNDS[0]) for each in (request, both))
+    assert (one - two).norm() < 0.01 * one.norm()
+    for name in ROUNDS:
+        assert load_checkpoint(both.out / name / "checkpoint.pt")["step"] > 0
+
+
+def _mean_gradient(folder: Path) -> torch.Tensor:
+    """Adam's average of the gradients at the end of a round."""
+    state = load_checkpoint(folder / "checkpoint.pt")["optimiser"]["state"]
+    return torch.cat([each["exp_avg"].flatten() for _, each in sorted(state.items())])
+
+
+@pytest.mark.slow
+def test_half_precision_learns_what_single_precision_does(tmp_path, whole) -> None:
+    request, *_ = whole
+    config = small_config(tmp_path, ["training.precision=bf16-mixed"])
+    losses = []
+    reports = Reports(on_step=lambda report: losses.append(report.values.get("train/loss")))
+    train_ppt(replace(request, config=config, out=tmp_path / "half"), open_fabric(config.training), reports)
+    one, half = (_mean_gradient(out / ROUNDS[0]) for out in (request.out, tmp_path / "half"))
+    assert torch.cosine_similarity(one, half, dim=0) > 0.95
+    assert all(math.isfinite(loss) for loss in losses if loss is not None)
+
+
+@pytest.mark.slow
+def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> None:
+    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    options = {"is_embedding": False, "rows": lambda number: rows, "recipe": "objects"}
+    built = build_run(tmp_path / "run", num_shards=1, per_shard=4, **options)
+    phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 6}]'
+    words = [f"curriculum.phases={phases}", "curriculum.epochs_factor=1", "data.cache_bytes=0"]
+    words += ["training.checkpoint_every=1", "data.is_flipping=false"]
+    request = PptRequest(small_config(tmp_path, words), SourceRuns(d_sem=(built.location.root,)), tmp_path / "out")
+    lost = sorted(built.source.iterdir())[0]
+
+    def lose(report):
+        if report.step == 2:
+            lost.unlink()
+
+    with pytest.raises(ConfigError, match=f"{lost.name} of .* cannot be used .missing"):
+        train_ppt(request, open_fabric(request.config.training), Reports(on_step=lose))
+    skipping = small_config(tmp_path, [*words, "data.on_bad_image=skip"])
+    again = replace(request, config=skipping, is_resuming=True)
+    _, summary = train_ppt(again, open_fabric(skipping.training))
+
+    assert summary.num_steps == 6
+    assert 0 < summary.num_steps_now < 6
+
+
+@pytest.mark.slow
+def test_sources_that_are_not_given_are_left_out_and_an_empty_phase_is_refused(tmp_path, runs) -> None:
+    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
+    planned = []
+    reports = Reports(on_plan=lambda rounds, pairs: planned.extend(each.sources for each in rounds))
+    train_ppt(PptRequest(config, SourceRuns(h=runs.h), tmp_path / "h"), open_fabric(config.training), reports)
+    assert planned == [("h_sem",), ("h_sem",), *[("h_sem", "h_ref")] * 3]
+    with pytest.raises(ConfigError, match="Phase refinement trains on h_sem, h_ref, but none of them is given"):
+        train_ppt(PptRequest(config, SourceRuns(d_sem=runs.d_sem), tmp_path / "d"), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"nothing to train on\. Give --d-sem"):
+        train_ppt(PptRequest(config, SourceRuns(), tmp_path / "n"), open_fabric(config.training))
+
+
+def test_an_epoch_of_pairs_that_come_together_by_image_is_as_many_steps_as_there_are_batches(tmp_path, runs) -> None:
+    # All runs are of the same four images. A batch is up to four pairs of one: 2 an image, then 4, then 5, then 2.
+    config = small_config(tmp_path, ["data.pairs_per_batch=4", "data.pairs_per_image=4"])
+    planned = []
+
+    def kill(rounds, pairs):
+        planned.extend(each.num_steps for each in rounds)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(PptRequest(config, runs, tmp_path / "out"), open_fabric(config.training), Reports(on_plan=kill))
+    assert planned == [4, 4, 8, 4, 4]
+
+
+@pytest.mark.slow
+def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
+    rows = [(0, "a red star", {}), (1, "a red star", {"kept": False}), (1, "a cup", {"kept": False})]
+    annotated = build_run(tmp_path / "a", num_shards=1, per_shard=4, rows=lambda number: rows).location.root
+    config = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
+    pairs = {}
+    train_ppt(
+        PptRequest(config, SourceRuns(annotated=(annotated,)), tmp_path / "out"),
+        open_fabric(config.training),
+        Reports(on_plan=lambda rounds, found: pairs.update(found)),
+    )
+    assert pairs == {"d_sem": 0, "d_ref": 0, "h_sem": 4, "h_ref": 0}
+
+
+def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, runs) -> None:
+    request, *_ = whole
+    config = request.config
+    other = config.model_copy(update={"objective": config.objective.model_copy(update={"dice": 2.0})})
+    with pytest.raises(ConfigError, match=r"config.objective.dice: 1.0 then, 2.0 now"):
+        train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"runs.d_ref"):
+        train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match=r"val: .* then, None now"):
+        train_ppt(replace(request, val=None, is_resuming=True), open_fabric(config.training))
+    with pytest.raises(ConfigError, match="Continue it with --resume"):
+        train_ppt(request, open_fabric(config.training))
+
+
+@pytest.mark.slow
+def test_a_training_of_a_run_that_has_grown_goes_on_with_what_it_began_with(tmp_path) -> None:
+    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    options = {"num_shards": 2, "per_shard": 2, "rows": lambda number: rows, "recipe": "objects"}
+    built = build_run(tmp_path / "run", is_committed=False, **options)
+    built.commit(0)
+    phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 4}]'
+    words = [f"curriculum.phases={phases}", "curriculum.epochs_factor=1", "training.checkpoint_every=1"]
+    request = PptRequest(small_config(tmp_path, words), SourceRuns(d_sem=(built.location.root,)), tmp_path / "out")
+    seen = []
+
+    def kill(report):
+        if report.step == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(request, open_fabric(request.config.training), Reports(on_step=kill))
+    built.commit(1)
+    on_plan = Reports(on_plan=lambda rounds, pairs: seen.append(pairs["d_sem"]))
+    again = replace(request, is_resuming=True)
+    _, summary = train_ppt(again, open_fabric(request.config.training), on_plan)
+
+    assert seen == [2]
+    assert 0 < summary.num_steps_now < summary.num_steps
+
+
+@pytest.mark.parametrize(
+    ("words", "val", "match"),
+    [
+        (
+            ["generator.image_blocks=[0, 9]"],
+            None,
+            r"generator.image_blocks=\[0, 9\]: the image tower has blocks 0 to 1",
+        ),
+        ([], "nowhere", r"there is no run at .*nowhere"),
+    ],
+)
+def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:
+    config = small_config(tmp_path, words)
+    request = PptRequest(config, runs, tmp_path / "out", val=val and str(tmp_path / val))
+    with pytest.raises(ConfigError, match=match):
+        train_ppt(request, open_fabric(config.training))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"data.pairs_per_batch 4 .* training.num_devices 3"):
+        small_config(tmp_path, ["training.num_devices=3"])
+
+
+def test_a_number_of_steps_is_refused_for_the_curriculum_says_it(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"training.num_steps=5 would be ignored.*Set curriculum.epochs_factor"):
+        load_ppt_config("tiny", None, ["training.num_steps=5"])
+
+
+def test_a_warm_up_is_not_held_against_a_number_of_steps_that_nobody_gave() -> None:
+    config = load_ppt_config("tiny", None, ["training.num_warmup_steps=5000"])
+
+    assert config.training.num_warmup_steps == 5000

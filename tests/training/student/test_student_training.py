@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.student.student_training import StudentRequest, train_student
+from tests.training.checkpoints import assert_equal_weights, weights
+from tests.training.dataset.builders import Row, build_run
+from tests.training.student.builders import small_config
+
+
+class KilledError(Exception):
+    """What ends a training in its middle."""
+
+
+def train(request, *, until: int | None = None):
+    """Train; with `until`, end at the first report of so many steps, as a kill would."""
+
+    def on_step(report):
+        if until is not None and report.step >= until:
+            raise KilledError
+
+    return train_student(request, open_fabric(request.config.training), on_step=on_step)
+
+
+@pytest.fixture
+def request_(tmp_path, run):
+    return StudentRequest(small_config(tmp_path, ["training.checkpoint_every=5"]), [run], tmp_path / "whole", val=run)
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed_is_as_if_nothing_had_happened(tmp_path, request_):
+    _, summary = train(request_)
+    assert (summary.num_steps, summary.num_steps_now) == (12, 12)
+    cut = replace(request_, out=tmp_path / "cut")
+    with pytest.raises(KilledError):
+        train(cut, until=8)
+    # An epoch has three batches: five steps end within the second.
+    assert load_checkpoint(cut.out / "checkpoint.pt")["step"] == 5
+    _, resumed = train(replace(cut, is_resuming=True))
+    assert resumed.num_steps_now == 7
+    assert_equal_weights(request_.out, cut.out)
+    assert resumed.figures == summary.figures
+
+
+@pytest.mark.slow
+def test_images_that_were_moved_are_trained_on_and_asked_about_where_they_lie_now(tmp_path):
+    built = build_run(tmp_path / "run", is_embedding=False)
+    run = built.location.root
+    request = StudentRequest(small_config(tmp_path), [run], tmp_path / "before", val=run)
+    _, before = train(request)
+    moved = built.source.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigError, match=r"data\.moved=\{OLD: NEW\}"):
+        train(replace(request, out=tmp_path / "lost"))
+    config = small_config(tmp_path, [f"data.moved={json.dumps({str(built.source): str(moved)})}"])
+    _, after = train(replace(request, config=config, out=tmp_path / "after"))
+
+    assert after.figures == before.figures
+    assert_equal_weights(request.out, tmp_path / "after")
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path, request_):
+    train(request_)
+    train(replace(request_, out=tmp_path / "same"))
+    assert_equal_weights(request_.out, tmp_path / "same")
+    other = small_config(tmp_path, ["training.seed=1"])
+    train(replace(request_, config=other, out=tmp_path / "other"))
+    assert not torch.equal(*(weights(folder)["decoder.kernel.weight"] for folder in (request_.out, tmp_path / "other")))
+
+
+@pytest.mark.slow
+def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
+    config = small_config(tmp_path, ["training.peak_rate=0.01", "model.dropout=0.0", "training.log_every=1"], steps=80)
+    losses = []
+    request = StudentRequest(config, [run], tmp_path / "out", val=run)
+    _, summary = train_student(
+        request, open_fabric(config.training), on_step=lambda report: losses.append(report.values.get("train/loss"))
+    )
+    assert losses[-2] < 0.6 * losses[0]
+    assert summary.figures["miou"] > 0.4
+    saved = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert saved["figures"]["miou"] == summary.figures["miou"]
+    assert list((tmp_path / "out").glob("events.out.tfevents.*"))
+
+
+def test_half_precision_trains_too(tmp_path, run):
+    config = small_config(tmp_path, ["training.precision=bf16-mixed"], steps=4)
+    _, summary = train(StudentRequest(config, [run], tmp_path / "out", val=run))
+    assert 0 <= summary.figures["miou"] <= 1
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_training_is_not_written_over(request_):
+    train(request_)
+    with pytest.raises(ConfigError, match="Continue it with --resume, or name another --out"):
+        train(request_)
+
+
+@pytest.mark.slow
+def test_another_setting_is_refused_by_name_on_a_resume(tmp_path, request_):
+    train(request_)
+    other = replace(request_, config=small_config(tmp_path, ["model.dropout=0.3"]), is_resuming=True)
+    with pytest.raises(ConfigError, match=r"config.model.dropout: 0.1 then, 0.3 now"):
+        train(other)
+
+
+def test_several_runs_and_a_humans_share_are_one_training_set(tmp_path, run):
+    second = build_run(tmp_path / "second", prefix="t", num_shards=1).location.root
+    config = small_config(tmp_path, ["data.human_fraction=0.5", "data.human_share=0.4"], steps=6)
+    request = StudentRequest(config, [run, second], tmp_path / "out", human=second)
+    _, summary = train(request)
+    assert summary.figures == {}
+    settings = json.loads(load_checkpoint(tmp_path / "out" / "checkpoint.pt")["settings"])
+    assert settings["runs"] == [run, second]
+    assert settings["human"] == second
+
+
+@pytest.fixture
+def uneven(tmp_path, request_):
+    """A run whose images have one mask or four: the halves of a batch are hardly ever alike."""
+
+    def rows(number: int) -> list[Row]:
+        return [(mask, f"text {mask} of {number}", {}) for mask in range(4 if number % 3 == 0 else 1)]
+
+    location = build_run(tmp_path / "uneven", prefix="u", rows=rows).location
+    return replace(request_, runs=[location.root])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_of_uneven_halves(tmp_path, uneven):
+    config = small_config(tmp_path, ["model.dropout=0.0", "training.num_devices=2"])
+    both = replace(uneven, config=config, out=tmp_path / "two")
+    # Forked, as `open_fabric` would start the program anew: only how the second process comes to be differs.
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
+    fabric.launch(lambda each: train_student(both, each) and None)
+    train(replace(uneven, config=small_config(tmp_path, ["model.dropout=0.0"])))
+    one, two = weights(uneven.out), weights(both.out)
+    # The mean of two halves' means: equal but for rounding, which AdamW's first steps make more of.
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (uneven.out, both.out))
+    assert first["figures"]["miou"] == pytest.approx(second["figures"]["miou"], abs=0.05)

@@ -1,0 +1,147 @@
+"""Untrusted pickles: plain data of every protocol is read, and nothing is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.untrusted_pickle import load_plain, read_refs
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=20,
+)
+REF = {"ref_id": 1, "ann_id": 2, "image_id": 3, "category_id": 4, "split": "val", "sentences": [{"sent": "é"}]}
+# What Python 2 wrote for [{'split': 'val'}] with protocol 2: texts are bytes there, opcode U.
+PYTHON_2 = b"\x80\x02]q\x00}q\x01U\x05splitq\x02U\x03valq\x03sa."
+
+
+class Runs:
+    """Pickles to a call, as a hostile file does."""
+
+    def __init__(self, function, *arguments):
+        self._call = (function, arguments)
+
+    def __reduce__(self):
+        return self._call
+
+
+@given(value=PLAIN, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_plain_values_of_every_protocol_are_read(value, protocol):
+    assert load_plain(pickle.dumps(value, protocol), "refs(unc).p") == value
+
+
+def test_python_2s_strings_are_texts():
+    assert load_plain(b"(lp0\nS'a man'\np1\naV\\u732b\np2\na.", "x") == ["a man", "猫"]
+    assert load_plain(b"\x80\x02U\x05caf\xc3\xa9.", "x") == "café"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "call", [(os.system, "touch {}"), (subprocess.run, "touch {}"), (Path.touch, "{}"), (eval, "1")]
+)
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, protocol, call):
+    function, argument = call
+    path = tmp_path / "proof"
+    argument = argument.format(path)
+    hostile = Runs(function, Path(argument) if function is Path.touch else argument)
+    data = pickle.dumps([{"ref_id": hostile}], protocol)
+    with pytest.raises(ConfigError, match=r"refs\(unc\)\.p is not plain data: its instruction .* builds or calls"):
+        load_plain(data, "refs(unc).p")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("number", [np.int64(3), np.float32(0.5), np.arange(3)])
+def test_numpys_numbers_are_refused_with_the_remedy(protocol, number):
+    with pytest.raises(ConfigError, match=r"numpy numbers.*Write the pickle again with int\(…\)"):
+        load_plain(pickle.dumps([{"ref_id": number}], protocol), "refs(unc).p")
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, OrderedDict(a=1), 1j, range(3), print], ids=repr)
+def test_whatever_is_not_plain_is_refused(value):
+    with pytest.raises(ConfigError, match="is not plain data"):
+        load_plain(pickle.dumps([value], 4), "x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps(["a", 1], 4)[:-3],
+        b"\x80\x02]",
+        b"\x80\x02.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff]\x94.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f\x00.",
+        b"I" + b"9" * 10_000 + b"\n.",
+        b"h\x05.",
+        b"U\x01\xff.",
+    ],
+)
+def test_a_damaged_pickle_is_refused(data):
+    with pytest.raises(ConfigError, match=r"refs\(unc\)\.p cannot be read as a pickle"):
+        load_plain(data, "refs(unc).p")
+
+
+def test_a_number_under_which_no_file_of_its_size_stores_a_value_takes_no_memory():
+    with pytest.raises(ConfigError, match="stores a value under number 2147483647"):
+        load_plain(b"\x80\x02]r\xff\xff\xff\x7f.", "x")
+
+
+@pytest.mark.slow
+def test_deep_nesting_is_read_or_refused_and_never_crashes():
+    deep = load_plain(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "x")
+    assert isinstance(deep, list)
+
+
+def test_bytes_are_read_only_where_they_are_asked_for():
+    data = pickle.dumps({"img": b"jpg"}, protocol=4)
+    with pytest.raises(ConfigError, match="SHORT_BINBYTES"):
+        load_plain(data, "x")
+    assert load_plain(data, "x", with_bytes=True) == {"img": b"jpg"}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_references_read_as_they_were_written(tmp_path, protocol):
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(pickle.dumps([REF, REF], protocol=protocol))
+    assert read_refs(path) == [REF, REF]
+
+
+def test_a_pickle_of_python_2_reads():
+    assert load_plain(PYTHON_2, "x") == [{"split": "val"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"ref_id": 1}), "has a dict, not REFER's list of references"),
+        (pickle.dumps([REF, {"ref_id": 1}]), "reference number 1 has no 'ann_id'"),
+        (pickle.dumps([REF, 5]), "reference number 1 has no 'ref_id'"),
+        (pickle.dumps([{**REF, "ref_id": np.int64(1)}]), "has numpy numbers"),
+        (b"", "cannot be read as a pickle"),
+        (b"\x80\x02]q\x00}q", "cannot be read as a pickle"),
+        (b"PK\x03\x04", "refs\\(unc\\).p"),
+    ],
+)
+def test_what_is_no_refs_file_is_told(tmp_path, content, message):
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_refs(path)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"There is no file .*refs"):
+        read_refs(tmp_path / "refs(unc).p")

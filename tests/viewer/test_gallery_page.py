@@ -1,0 +1,253 @@
+import base64
+import gc
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.viewer.gallery_model import Gallery, GalleryImage, GalleryMask
+from pseudoris.viewer.gallery_page import check_destination, write_gallery
+from tests.viewer.builders import (
+    make_expression,
+    make_gallery,
+    make_image,
+    make_mask,
+    make_quarantined,
+    make_summary,
+)
+
+
+class Elements(HTMLParser):
+    """Counts elements by name and collects event handlers and texts: what a browser would make of the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.counts, self.handlers, self.styles, self.texts = Counter(), [], [], []
+        self.scripts, self._script = [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] += 1
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.styles += [value for name, value in attrs if name == "style"]
+        if tag in ("script", "style"):
+            self._script = dict(attrs).get("type", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script is None:
+            self.texts.append(data)
+        else:
+            self.scripts.append((self._script, data))
+
+
+@pytest.fixture
+def destination(tmp_path):
+    return RunLocation.open(str(tmp_path / "pages"))
+
+
+@pytest.fixture
+def page(destination):
+    def write(gallery):
+        write_gallery(gallery, destination)
+        return destination.read_bytes("index.html").decode()
+
+    return write
+
+
+def pictures(destination):
+    return sorted(file.name for file in destination.list("pictures"))
+
+
+def test_the_page_shows_the_run_in_numbers_and_its_quarantine_with_reasons(page):
+    text = page(make_gallery(images=12345, quarantined=[make_quarantined("broken.jpg", "the header is cut short")]))
+
+    assert "<dd>12,345</dd>" in text
+    assert "broken.jpg" in text
+    assert "the header is cut short" in text
+    assert "cannot decode the whole file" in text
+
+
+def test_an_unfinished_run_says_so(page):
+    assert "The run is not complete" in page(make_gallery(is_complete=False))
+
+
+def test_an_image_without_a_mask_and_one_without_a_picture_say_so(page, destination):
+    text = page(make_gallery(make_image(masks=()), make_image("b.png", data=b"gone")))
+
+    assert "No mask survived in this image" in text
+    assert "The picture cannot be read any more" in text
+    assert len(pictures(destination)) == 1
+
+
+def test_a_run_without_images_has_a_page(page):
+    summary = make_summary(images=0, annotated=0, empty=0, quarantined=0, masks=0, candidates=0, kept=0)
+
+    assert 'data-all="0"' in page(Gallery(summary, (), 0))
+
+
+def test_every_image_has_its_picture_its_outlines_and_its_record(page, destination):
+    first, second = make_image("a.png"), make_image("b.png", masks=[make_mask(4)], expressions=[])
+    text = page(make_gallery(first, second))
+    records = [json.loads(data) for kind, data in Elements(text).scripts if kind == "application/json"]
+
+    assert pictures(destination) == sorted(f"{image.image_id}.webp" for image in (first, second))
+    assert f'src="pictures/{first.image_id}.webp"' in text
+    assert text.count('loading="lazy"') == 2
+    assert re.findall(r'<path class="mask c(\d+)" data-mask="(\d+)"', text) == [("0", "0"), ("1", "1"), ("0", "0")]
+    assert [len(record["expressions"]) for record in records[:2]] == [2, 0]
+    assert records[2] == {"tau": 1.0, "hasTau": True, "conditions": [], "colours": 36}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"&",
+        "</style></script><svg onload=document.title='owned'>",
+        "javascript:document.title='owned'",
+        'x" onmouseover="document.title=\'owned\'" style="--c:red',
+        "x' onerror='document.title=1",
+        "--></style></title></textarea></script><script>document.title=1</script>",
+        "<!--<script>",
+        "<![CDATA[<img src=x onerror=document.title=1>]]>",
+        "{{ 7 * 7 }}{% raw %}",
+        "\x00\x1b]0;owned\x07\x08\x7f\x9b",
+        "a\u202egnp.b\u2066\u2069\u200f",
+        "\u2028\u2029\ufeff\ufffe",
+        "&lt;script&gt;&#60;b&#62;",
+    ],
+)
+def test_no_word_of_a_stranger_is_more_than_a_word(page, word):
+    def elements(text):
+        expressions = [make_expression(text, head_noun=text), make_expression(text, distinctiveness=0.5, kept=False)]
+        image = make_image(quote(text), expressions=expressions)
+        return Elements(page(make_gallery(image, source=text, quarantined=[make_quarantined(text, text)])))
+
+    found = elements(word)
+    assert found.counts == elements("a word").counts
+    assert (found.handlers, found.styles) == ([], [])
+    record = next(json.loads(data) for kind, data in found.scripts if kind == "application/json")
+    assert [e["text"] for e in record["expressions"]] == [word, word]
+    # The run, its title, the image and its message: the words are all there.
+    assert sum(word.strip() in text for text in found.texts) >= 4
+
+
+def test_the_page_asks_for_nothing_but_its_pictures_and_the_other_page(page):
+    text = page(make_gallery())
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", text)
+    allowed = ("pictures/", "#", "index.html", "quality.html")
+
+    assert all(link[0].startswith(allowed) and not link[1] for link in links)
+
+
+def test_the_policy_names_the_scripts_and_the_style_that_the_page_holds_and_no_more(page):
+    text = page(make_gallery())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    inline = [(kind, data) for kind, data in Elements(text).scripts if kind != "application/json"]
+    digests = {
+        kind: [base64.b64encode(hashlib.sha256(data.encode()).digest()).decode() for k, data in inline if k == kind]
+        for kind in ("script", "style")
+    }
+
+    assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests["script"])
+    assert rules["style-src"] == " ".join(f"'sha256-{digest}'" for digest in digests["style"])
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "'self'")
+
+
+def test_equal_galleries_give_equal_pages(page):
+    assert page(make_gallery()) == page(make_gallery())
+
+
+def test_a_page_replaces_the_one_before_and_takes_its_pictures_away(page, destination):
+    old, new = make_image("old.png"), make_image("new.png")
+    page(make_gallery(old, source="first"))
+    destination.replace("pictures/mine.webp", b"somebody's own")
+    text = page(make_gallery(new, source="second"))
+
+    assert "<title>Gallery of second</title>" in text
+    assert pictures(destination) == sorted([f"{new.image_id}.webp", "mine.webp"])
+
+
+def test_a_failed_gallery_leaves_the_page_before_it(page, destination):
+    page(make_gallery(source="first"))
+
+    def broken():
+        yield make_image()
+        raise OSError("the disk went away")
+
+    with pytest.raises(OSError, match="went away"):
+        write_gallery(Gallery(make_summary(), broken(), 2), destination)
+    assert b"<title>Gallery of first</title>" in destination.read_bytes("index.html")
+
+
+def test_a_page_of_somebody_else_is_not_overwritten(page, destination):
+    check_destination(destination)
+    page(make_gallery())
+    check_destination(destination)
+    destination.replace("index.html", b"<h1>my thesis</h1>")
+
+    with pytest.raises(ConfigError, match=r"index\.html is not a page of a gallery\. Name another folder with --to"):
+        check_destination(destination)
+
+
+@pytest.mark.slow
+def test_images_are_read_one_after_another_and_not_held(destination):
+    alive = []
+
+    def images():
+        for number in range(8):
+            image = make_image(f"{number}.png", masks=[make_mask()], expressions=[])
+            # What still refers to an image when the next one is asked for: its own name, and nothing of the page.
+            alive.append(sum(isinstance(each, GalleryImage) for each in gc.get_objects()))
+            yield image
+
+    write_gallery(Gallery(make_summary(), images(), 8), destination)
+
+    assert max(alive[2:]) <= alive[1] + 1
+
+
+def test_pictures_that_nothing_decodes_are_named_and_counted(destination, caplog):
+    broken = [make_image(f"{number}.heic", data=b"of another format") for number in range(5)]
+    with caplog.at_level(logging.WARNING):
+        write_gallery(make_gallery(*broken), destination)
+
+    assert [f"does not show image {number}.heic" in caplog.text for number in range(5)] == [True] * 3 + [False] * 2
+    assert "5 images in total cannot be decoded here" in caplog.text
+    assert "BytesIO" not in caplog.text
+
+
+def test_progress_is_told_after_each_image(destination):
+    told = []
+    write_gallery(make_gallery(make_image("a.png"), make_image("b.png")), destination, told.append)
+
+    assert told == [1, 2]
+
+
+def test_a_damaged_table_still_has_a_page(page):
+    mask = GalleryMask(0, (0, 0), "", 7)
+    image = GalleryImage("0" * 16, "a.png", 0, 0, None, (mask,), (make_expression(),))
+
+    assert '"damaged":true' in page(make_gallery(image))
+
+
+def test_in_a_bucket_a_browser_is_told_what_each_file_is(s3_server, s3_bucket):
+    destination = RunLocation.open(f"s3://{s3_bucket}/pages", s3_server.endpoint_url)
+    image = make_image()
+    assert write_gallery(make_gallery(image), destination) == f"s3://{s3_bucket}/pages/index.html"
+
+    def kind(name):
+        return s3_server.client().head_object(Bucket=s3_bucket, Key=f"pages/{name}")["ContentType"]
+
+    assert kind("index.html") == "text/html; charset=utf-8"
+    assert kind(f"pictures/{image.image_id}.webp") == "image/webp"

@@ -1,0 +1,179 @@
+import logging
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.store.location import RunLocation
+from pseudoris.viewer.gallery_model import GalleryDraw
+from pseudoris.viewer.gallery_sample import gallery_from_run
+from tests.store.builders import commit, make_entries, start_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Three shards; each holds an annotated image, one with a lone mask, an empty one and a quarantined one."""
+    location = RunLocation.open(str(tmp_path / "a run"))
+    header = start_run(location, make_entries(num_shards=3, per_shard=4))
+    return location, header
+
+
+def test_the_gallery_holds_every_image_that_is_not_quarantined_in_plan_order(run):
+    location, header = run
+    commit(location, header, 0, 1, 2)
+    gallery = gallery_from_run(location)
+    images = list(gallery.images)
+
+    assert [image.key for image in images] == [f"s{shard}/{n}.png" for shard in range(3) for n in range(3)]
+    assert gallery.num_images == len(images)
+    assert [len(image.masks) for image in images[:3]] == [2, 1, 0]
+
+
+def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
+    location, header = run
+    commit(location, header, 0)
+    first, lone, _ = gallery_from_run(location).images
+
+    assert [(mask.index, mask.stability_score, mask.prior) for mask in first.masks] == [
+        (0, 0.95, "none"),
+        (1, 0.95, "none"),
+    ]
+    kept, rejected = first.expressions[2:]
+    assert (kept.targets, kept.source, kept.weight) == ((1,), "model", 1.0)
+    assert kept.draws == (
+        GalleryDraw("masked", "beam", None, None, -3.5, "none", 0),
+        GalleryDraw("context_1.2", "top_p", None, 0.4, -2.25, "all", 1),
+    )
+    assert (kept.text, kept.head_noun, kept.count, kept.kept) == ("the red circle", "circle", 2, True)
+    assert (kept.uniqueness, kept.correctness, kept.distinctiveness) == (1.2, 0.5, 1.1)
+    assert (rejected.distinctiveness, rejected.rival_index, rejected.kept) == (0.9, 0, False)
+    assert (lone.expressions[0].distinctiveness, lone.expressions[0].rival_index) == (None, None)
+
+
+def test_the_summary_counts_the_whole_run_whatever_is_shown(run):
+    location, header = run
+    commit(location, header, 0, 1, 2)
+    gallery = gallery_from_run(location, sample=1)
+    summary = gallery.summary
+
+    assert len(list(gallery.images)) == gallery.num_images == 1
+    assert (summary.images, summary.annotated, summary.empty, summary.quarantined) == (12, 6, 3, 3)
+    assert (summary.masks, summary.candidates, summary.is_complete) == (9, 18, True)
+    assert summary.tau == header.config.filtering.tau
+
+
+def test_quarantined_images_come_with_stage_reason_and_message(run):
+    location, header = run
+    commit(location, header, 0)
+    (found,) = gallery_from_run(location).quarantined
+
+    assert (found.key, found.stage, found.reason) == ("s0/3.png", "read", "corrupt")
+    assert found.message == "The bytes end in the middle of the image."
+
+
+def test_a_run_that_is_still_going_on_shows_what_is_committed(run):
+    location, header = run
+    commit(location, header, 1)
+    gallery = gallery_from_run(location)
+
+    assert not gallery.summary.is_complete
+    assert [image.key for image in gallery.images] == ["s1/0.png", "s1/1.png", "s1/2.png"]
+
+
+def test_a_run_without_a_commit_has_an_empty_gallery(run):
+    gallery = gallery_from_run(run[0])
+
+    assert (list(gallery.images), list(gallery.quarantined), gallery.num_images) == ([], [], 0)
+
+
+def test_embedded_bytes_are_used_and_others_are_loaded_by_shard_and_key(run):
+    location, header = run
+    commit(location, header, 0, embed_images=True)
+    commit(location, header, 1, embed_images=False)
+    loaded = []
+
+    def load_bytes(shard, key):
+        loaded.append((shard, key))
+        return f"pixels of {key}".encode()
+
+    images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data for image in images] == [f"pixels of s{n}/{at}.png".encode() for n in (0, 1) for at in range(3)]
+    assert loaded == [(1, "s1/0.png"), (1, "s1/1.png"), (1, "s1/2.png")]
+
+
+def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged(run, caplog):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    def load_bytes(shard, key):
+        return b"another picture" if key == "s0/1.png" else f"pixels of {key}".encode()
+
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data is None for image in images] == [False, True, False]
+    assert "does not show image s0/1.png: the bytes have changed since the annotation" in caplog.text
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), TransientError("the bucket answers 503")])
+def test_a_picture_that_cannot_be_loaded_is_left_out_and_logged(run, caplog, error):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    def load_bytes(shard, key):
+        raise error
+
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
+
+    assert [image.data for image in images] == [None] * 3
+    assert "s0/0.png" in caplog.text
+
+
+def test_of_many_pictures_that_cannot_be_loaded_the_first_few_are_named_and_all_are_counted(run, caplog):
+    location, header = run
+    commit(location, header, 0, 1, embed_images=False)
+
+    def load_bytes(shard, key):
+        raise FileNotFoundError("SOURCE was moved")
+
+    with caplog.at_level(logging.WARNING):
+        list(gallery_from_run(location, load_bytes).images)
+
+    assert caplog.text.count("does not show image") == 3
+    assert "6 of 6 images are not shown" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConfigError("SOURCE is gone"), TransientError("the bucket does not answer")])
+def test_a_source_that_cannot_be_read_is_asked_once_and_said_so_once(run, caplog, error):
+    location, header = run
+    commit(location, header, 0, 1, 2, embed_images=False)
+    asked = []
+
+    def load_bytes(shard, key):
+        asked.append(key)
+        raise error
+
+    with caplog.at_level(logging.WARNING):
+        images = list(gallery_from_run(location, load_bytes).images)
+
+    assert ([image.data for image in images], asked) == ([None] * 9, ["s0/0.png"])
+    assert caplog.text.count(str(error)) == 1
+    assert "9 of 9 images are not shown" in caplog.text
+
+
+def test_without_a_loader_pictures_that_are_not_embedded_are_left_out(run):
+    location, header = run
+    commit(location, header, 0, embed_images=False)
+
+    assert {image.data for image in gallery_from_run(location).images} == {None}
+
+
+def test_where_no_run_was_started_the_remedy_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no run at .*pseudoris annotate"):
+        gallery_from_run(RunLocation.open(str(tmp_path)))
+
+
+def test_a_negative_sample_is_refused(run):
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        gallery_from_run(run[0], sample=-1)

@@ -1,0 +1,96 @@
+import hashlib
+
+import pytest
+import torch
+
+from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
+from pseudoris.workers.captions.reference import group_beam_search
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from tests.builders.coca import captions_config
+
+SPECIAL = SpecialTokens(sot=10, eos=11, pad=0)
+
+# (seed, bonus of EOS, beams, groups, min_length, max_length) -> tokens, made by open_clip 3.3.0's own
+# `CoCa._generate_beamsearch` over transformers 4.56.2 on the table of logits below.
+GOLDEN = [
+    ((1, 0, 6, 3, 5, 12), [10, 8, 5, 9, 9, 7, 3, 6]),
+    ((2, 0, 6, 3, 5, 12), [10, 4, 4, 7, 8, 7, 9, 3, 10, 5, 3]),
+    ((3, 4, 6, 3, 5, 12), [4, 2, 9, 6, 8, 7]),
+    ((4, 4, 6, 3, 1, 12), []),
+    ((5, 2, 4, 1, 3, 10), [3, 10, 2, 5, 6, 2, 9, 8]),
+    ((6, -8, 6, 3, 5, 9), [6, 10, 2, 3, 6, 7, 7, 7]),
+    ((7, 3, 6, 2, 2, 10), [8, 0]),
+    ((8, 1, 2, 1, 4, 8), [7, 6, 0, 3, 4]),
+    ((9, 6, 6, 3, 1, 12), [3, 4]),
+    ((10, 5, 3, 3, 2, 12), [1]),
+]
+
+
+def logits_of(seed, eos_bonus, prefix):
+    row = []
+    for token in range(12):
+        text = f"{seed}|{','.join(map(str, prefix))}|{token}"
+        word = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
+        row.append(word / 8192 - 4 + (eos_bonus if token == SPECIAL.eos else 0))
+    return row
+
+
+def settings_of(case, **beam):
+    _, _, num_beams, num_groups, min_length, max_length = case
+    beam = {"num_beams": num_beams, "num_groups": num_groups, **beam}
+    return captions_config(beam=beam, min_length=min_length, max_length=max_length)
+
+
+def all_groups(case, **beam):
+    def score(prefixes):
+        return torch.tensor([logits_of(*case[:2], prefix) for prefix in prefixes], dtype=torch.float64)
+
+    return group_beam_search(score, settings_of(case, **beam), SPECIAL)
+
+
+def one_group(case, **beam):
+    config = settings_of(case, **beam)
+    search = BeamSearch(config.beam.num_beams // config.beam.num_groups, SPECIAL.eos, config.beam.length_penalty)
+    for length in range(1, config.max_length):
+        extensions = []
+        for index, open_beam in enumerate(search.beams):
+            logits = torch.tensor(logits_of(*case[:2], (SPECIAL.sot, *open_beam.tokens)), dtype=torch.float64)
+            if length < config.min_length:
+                logits[SPECIAL.eos] = -torch.inf
+            log_probs = logits.log_softmax(dim=0)
+            steps = logits if config.beam.beam_score == "logit" else log_probs
+            extensions += [
+                BeamExtension(open_beam.score + float(steps[v]), open_beam.log_prob + float(log_probs[v]), v, index)
+                for v in range(12)
+            ]
+        search.advance(extensions)
+        if search.is_done:
+            break
+    return search.result()
+
+
+@pytest.mark.parametrize(("case", "tokens"), GOLDEN)
+def test_all_groups_together_find_what_open_clip_finds(case, tokens):
+    assert list(all_groups(case)[0]) == tokens
+
+
+@pytest.mark.parametrize(("case", "tokens"), GOLDEN)
+def test_one_group_finds_what_open_clips_groups_find(case, tokens):
+    assert list(one_group(case).tokens) == tokens
+
+
+@pytest.mark.parametrize("beam", [{"beam_score": "logprob"}, {"length_penalty": 0.0}, {"length_penalty": 2.0}], ids=str)
+@pytest.mark.parametrize("case", [case for case, _ in GOLDEN])
+def test_one_group_equals_all_groups_under_other_scores(case, beam):
+    tokens, log_prob = all_groups(case, **beam)
+    result = one_group(case, **beam)
+    assert result.tokens == tokens
+    assert result.log_prob == pytest.approx(log_prob)
+
+
+def test_an_eos_below_the_best_beams_does_not_finish_a_caption():
+    search = BeamSearch(num_beams=2, eos=9, length_penalty=1.0)
+    origins = search.advance([BeamExtension(5.0, 0, 1, 0), BeamExtension(4.0, 0, 2, 0), BeamExtension(3.0, 0, 9, 0)])
+    assert origins == [0, 0]
+    assert search.finished == []
+    assert [beam.tokens for beam in search.beams] == [(1,), (2,)]

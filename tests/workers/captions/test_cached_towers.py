@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
+from pseudoris.workers.captions.prefix_tree import extend
+from pseudoris.workers.captions.reference import ReferenceEngine
+from tests.builders.coca import SPECIAL, VOCABULARY, image_crops, small_coca
+
+# Rows of tokens after SOT; 0 is what open_clip's text mask takes for padding, 38 and 39 are SOT and EOS.
+TOKENS = np.array(
+    [[7, 0, 9, 3, 3, 5], [7, 0, 4, 1, 2, 0], [7, 8, 9, 3, 38, 0], [0, 0, 0, 6, 39, 1], [7, 8, 9, 3, 1, 1]]
+)
+
+
+def largest_difference(model):
+    """Return the largest difference of logits to open_clip's forward, over prefixes of every length."""
+    crops = encode_crops(model, image_crops(num_masks=3, dtype=next(model.parameters()).dtype).pixels[0])
+    decoder = CachedCocaTowers(model)
+    decoder.set_image_tokens(crops.tokens)
+    plain = ReferenceEngine(model, SPECIAL, None, seed=0)
+    needs = np.ones((len(TOKENS), 3), dtype=np.bool_)
+    needs[1] = [True, False, False]
+    level, cache_index, worst = None, None, 0.0
+    parents, tokens = np.zeros(len(TOKENS), dtype=np.int64), np.full(len(TOKENS), SPECIAL.sot)
+    prefixes = tokens[:, None]
+    for column in [*TOKENS.T, None]:
+        level = extend(level, parents, tokens, needs)
+        hidden, cache_index = decoder.step(level, cache_index)
+        logits = hidden @ model.text_decoder.text_projection
+        for row, crop in np.argwhere(needs):
+            expected = plain.logits(crops.tokens[crop : crop + 1], [prefixes[row].tolist()])[0]
+            found = logits[level.pair_of[level.row_prefix[row], crop]]
+            worst = max(worst, float((found - expected).abs().max()))
+        if column is not None:
+            parents, tokens = level.row_prefix, column
+            prefixes = np.concatenate((prefixes, column[:, None]), axis=1)
+    return worst
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {},
+        {"quick_gelu": True},
+        {"text": {"ls_init_value": 0.3}, "decoder": {"ls_init_value": 0.5}},
+        {"decoder": {"layers": 1}},
+        {"decoder": {"heads": 8, "layers": 3}, "text": {"layers": 1}},
+    ],
+    ids=["default", "quick_gelu", "layer_scale", "one_layer", "other_depths"],
+)
+def test_cached_steps_equal_open_clips_full_forward(architecture):
+    assert largest_difference(small_coca(**architecture)) < 1e-10
+
+
+def test_in_single_precision_cached_steps_equal_open_clips_full_forward():
+    # Logits of this model reach 20; single precision resolves 2e-6 there.
+    assert largest_difference(small_coca(dtype=torch.float32)) < 1e-4
+
+
+def test_the_corrected_padding_mask_is_followed_too():
+    model = small_coca()
+    model.text.correct_cls_mask = True
+    assert largest_difference(model) < 1e-10
+
+
+def test_a_rewound_cache_gives_the_same_states_again():
+    model = small_coca()
+    decoder = CachedCocaTowers(model)
+    decoder.set_image_tokens(encode_crops(model, image_crops(num_masks=2).pixels[0]).tokens)
+    zeros, needs = np.zeros(1, dtype=np.int64), np.ones((1, 2), dtype=np.bool_)
+    root = extend(None, zeros, zeros + SPECIAL.sot, needs)
+    _, cache_index = decoder.step(root, None)
+    mark = decoder.mark()
+    first, second = (extend(root, zeros, zeros + token, needs) for token in (4, 9))
+    expected, _ = decoder.step(second, cache_index)
+    decoder.rewind(mark)
+    decoder.step(first, cache_index)
+    decoder.rewind(mark)
+    assert torch.equal(decoder.step(second, cache_index)[0], expected)
+
+
+def test_embeddings_are_unit_vectors_whatever_the_number_of_passes():
+    model = small_coca()
+    pixels = image_crops(num_masks=70).pixels[0]
+    together = encode_crops(model, pixels)
+    torch.testing.assert_close(together.embeddings.norm(dim=1), torch.ones(70, dtype=torch.float64))
+    torch.testing.assert_close(together.tokens[66:68], encode_crops(model, pixels[66:68]).tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"no_causal_mask": True}, "no_causal_mask=true"),
+        ({"embed_cls": False}, "embed_cls=false"),
+        ({"qk_norm": True}, "custom attention blocks"),
+    ],
+)
+def test_a_text_tower_that_cannot_be_decoded_step_by_step_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        CachedCocaTowers(small_coca(text=text))
+
+
+def test_another_kind_of_text_tower_is_refused():
+    model = small_coca()
+    model.text = torch.nn.Linear(2, VOCABULARY)
+    with pytest.raises(ConfigError, match="the text tower is a Linear"):
+        CachedCocaTowers(model)

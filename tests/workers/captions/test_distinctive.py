@@ -1,0 +1,189 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pseudoris.schemas.config import SamplingConfig
+from pseudoris.workers.captions import distinctive
+from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits
+
+# A few levels only, so that equal logits are common.
+rows_of_logits = hnp.arrays(
+    np.float64, st.tuples(st.integers(1, 3), st.integers(2, 9)), elements=st.integers(-3, 3).map(float)
+)
+
+
+def sorted_logits(logits):
+    logits = torch.as_tensor(logits, dtype=torch.float64)
+    values, ids = logits.sort(dim=1, descending=True, stable=True)
+    total = logits.logsumexp(dim=1)
+    return TopLogits(values, ids, total, torch.full_like(total, -math.inf))
+
+
+def kept_ids(top, counts):
+    return [sorted(ids[:count].tolist()) for ids, count in zip(top.ids, counts.tolist(), strict=True)]
+
+
+def logs(*probabilities):
+    return [[math.log(p) for p in probabilities]]
+
+
+def test_top_k_keeps_every_token_that_ties_with_the_kth():
+    top = sorted_logits([[1.0, 5.0, 3.0, 3.0, 3.0, 0.0]])
+    assert kept_ids(top, distinctive.count_top_k(top, torch.tensor([2]))) == [[1, 2, 3, 4]]
+    assert kept_ids(top, distinctive.count_top_k(top, torch.tensor([1]))) == [[1]]
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all_but_what_is_forbidden():
+    top = sorted_logits([[1.0, -math.inf, 3.0]])
+    assert kept_ids(top, distinctive.count_top_k(top, torch.tensor([50]))) == [[0, 2]]
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.4, [1]), (0.49, [1]), (0.51, [1, 2]), (0.8, [1, 2]), (0.82, [0, 1, 2])])
+def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(p, kept):
+    top = sorted_logits(logs(0.15, 0.5, 0.3125, 0.0375))
+    assert kept_ids(top, distinctive.count_top_p(top, torch.tensor([p]))) == [kept]
+
+
+def test_top_p_breaks_ties_by_token_id():
+    top = sorted_logits([[0.0, 0.0, 0.0, 0.0]])
+    assert kept_ids(top, distinctive.count_top_p(top, torch.tensor([0.5]))) == [[0, 1]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows_of_logits, st.integers(1, 12))
+def test_top_k_is_everything_at_least_as_likely_as_the_kth_token(logits, k):
+    top = sorted_logits(logits)
+    bounds = [sorted(row, reverse=True)[min(k, len(row)) - 1] for row in logits.tolist()]
+    expected = [
+        [v for v, z in enumerate(row) if z >= bound] for row, bound in zip(logits.tolist(), bounds, strict=True)
+    ]
+    assert kept_ids(top, distinctive.count_top_k(top, torch.full((len(logits),), k))) == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows_of_logits, st.floats(0.05, 0.95))
+def test_top_p_reaches_p_and_no_smaller_set_does(logits, p):
+    top = sorted_logits(logits)
+    probabilities = (top.logits - top.log_total[:, None]).exp().numpy()
+    counts = distinctive.count_top_p(top, torch.full((len(logits),), p, dtype=torch.float64)).tolist()
+    for row, count in zip(probabilities, counts, strict=True):
+        assert count >= 1
+        assert row[:count].sum() >= p - 1e-12
+        assert row[: count - 1].sum() < p + 1e-12
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    hnp.arrays(np.float64, st.integers(1, 12), elements=st.sampled_from([0.0, 0.0, 1e-3, 0.2, 1.0, 7.0])),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_is_the_inverse_of_the_cumulated_weights(weights, uniform):
+    if weights.sum() == 0:
+        weights[0] = 1.0
+    place = int(distinctive.draw(torch.from_numpy(weights)[None], torch.tensor([uniform], dtype=torch.float64))[0])
+    cumulated = np.cumsum(weights)
+    assert weights[place] > 0
+    assert cumulated[place] > uniform * cumulated[-1]
+    assert place == 0 or cumulated[place - 1] <= uniform * cumulated[-1]
+
+
+def test_the_highest_draw_stays_inside_the_weights():
+    weights = torch.tensor([[0.1, 0.2, 0.3, 0.0]], dtype=torch.float64)
+    assert distinctive.draw(weights, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [2]
+
+
+def weights_of(own, others, *, eos=None, kept=None, temperature=1.0):
+    own, others = torch.tensor([own]), torch.tensor([others])
+    is_eos = torch.tensor([[place == eos for place in range(own.shape[1])]])
+    is_kept = torch.ones_like(is_eos) if kept is None else torch.tensor([kept])
+    return distinctive.distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=temperature)[
+        0
+    ].tolist()
+
+
+def test_the_contrast_is_a_softmax_of_the_difference_over_the_kept_tokens():
+    # exp of the differences: 1, 2, 4; the fourth token is not kept.
+    own = [math.log(2), math.log(6), math.log(4), 9.0]
+    others = [math.log(2), math.log(3), 0.0, 0.0]
+    assert weights_of(own, others, kept=[True, True, True, False]) == pytest.approx([1 / 7, 2 / 7, 4 / 7, 0])
+
+
+def test_eos_takes_its_probability_from_the_targets_own_softmax_and_nothing_is_renormalised():
+    own = [math.log(1), math.log(3), math.log(4)]
+    others = [0.0, math.log(3), 0.0]
+    # Own: 1/8, 3/8, 4/8. Contrast: 1/6, 1/6, 4/6. EOS is the last token.
+    weights = weights_of(own, others, eos=2)
+    assert weights == pytest.approx([1 / 6, 1 / 6, 1 / 2])
+    assert sum(weights) == pytest.approx(5 / 6)
+
+
+def test_the_temperature_divides_the_difference():
+    assert weights_of([1.0, 2.0], [0.5, 0.0], temperature=0.5) == pytest.approx(
+        [1 / (1 + math.exp(3)), math.exp(3) / (1 + math.exp(3))]
+    )
+
+
+def test_where_no_weight_is_left_the_own_distribution_stands():
+    # The contrast gives EOS everything, the own softmax gives it nothing.
+    weights = weights_of([0.0, 0.0, -2000.0], [0.0, 0.0, -9000.0], eos=2)
+    assert weights == pytest.approx([0.5, 0.5, 0.0])
+
+
+SIMILARITY = torch.tensor(
+    [[1.0, 0.5, -0.2, 0.9], [0.5, 1.0, 0.5, 0.1], [-0.2, 0.5, 1.0, 0.0], [0.9, 0.1, 0.0, 1.0]], dtype=torch.float64
+)
+
+
+def test_all_others_count_by_their_similarity_which_is_not_clamped():
+    others = distinctive.choose_others(SIMILARITY, SamplingConfig(others_weight=0.6))
+    assert others.how == "all"
+    assert others.indices.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    assert others.weights[0].tolist() == pytest.approx([0.6 * 0.5 / 3, 0.6 * -0.2 / 3, 0.6 * 0.9 / 3])
+
+
+def test_over_the_bound_the_nearest_count_and_ties_go_by_mask():
+    others = distinctive.choose_others(SIMILARITY, SamplingConfig(others_max=1, over_max="nearest"))
+    assert others.how == "nearest"
+    assert others.indices.tolist() == [[3], [0], [1], [0]]
+    assert others.weights[0].tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize(
+    ("num_masks", "settings_", "how"),
+    [
+        (1, SamplingConfig(), "own"),
+        (4, SamplingConfig(others_max=3, over_max="own"), "own"),
+        (3, SamplingConfig(others_max=3, over_max="own"), "all"),
+        (4, SamplingConfig(others_max=3, over_max="nearest"), "all"),
+        (4, SamplingConfig(is_distinctive=False), "none"),
+    ],
+)
+def test_the_bound_of_the_paper_counts_masks_and_the_record_says_what_counted(num_masks, settings_, how):
+    others = distinctive.choose_others(SIMILARITY[:num_masks, :num_masks], settings_)
+    assert others.how == how
+    assert others.indices.shape == (num_masks, num_masks - 1 if how == "all" else 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_in_order_are_those_that_a_stable_sort_puts_first(seed):
+    # Few different values, so that ties are everywhere.
+    logits = torch.randint(0, 4, (6, 50), generator=torch.Generator().manual_seed(seed)).double()
+    order = FullRanking.of(logits, logits.logsumexp(1))
+    num_kept = torch.randint(1, 51, (6,), generator=torch.Generator().manual_seed(seed + 100))
+    found = distinctive.kept_tokens(logits, order, num_kept)
+    values, ids = logits.sort(dim=1, descending=True, stable=True)
+    torch.testing.assert_close(order.logits, values)
+    for row, count in enumerate(num_kept.tolist()):
+        assert found[row].nonzero()[:, 0].tolist() == sorted(ids[row, :count].tolist())
+
+
+def test_a_forbidden_token_is_never_among_the_first_in_order():
+    logits = torch.tensor([[-torch.inf, 1.0, 1.0, 0.0]])
+    order = FullRanking.of(logits, logits.logsumexp(1))
+    num_kept = distinctive.count_top_p(order, torch.tensor([1.0], dtype=torch.float64))
+    assert distinctive.kept_tokens(logits, order, num_kept).tolist() == [[False, True, True, True]]

@@ -1,0 +1,79 @@
+import dataclasses
+
+import numpy as np
+import torch
+
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
+from pseudoris.workers.captions.distinctive import choose_others
+from pseudoris.workers.captions.prefix_tree_decoder import DecodingLimits, PrefixTreeDecoding
+from pseudoris.workers.captions.row_sampler import SamplerRows
+from pseudoris.workers.captions.vocabulary_logits import Vocabulary
+from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+
+
+class MeasuredTowers(CachedCocaTowers):
+    """Remembers how full its caches have been and how many levels it has computed."""
+
+    peak_bytes = 0
+    num_steps = 0
+
+    def step(self, level, before):
+        result = super().step(level, before)
+        self.peak_bytes = max(self.peak_bytes, self.bytes_after(level, 0), self.allocated_bytes)
+        self.num_steps += 1
+        return result
+
+
+def decode_with(budget_bytes, *, num_masks=5):
+    model, config = small_coca(), captions_config()
+    with torch.inference_mode():
+        crops = encode_crops(model, image_crops(num_masks=num_masks).pixels[0])
+        towers = MeasuredTowers(model)
+        towers.set_image_tokens(crops.tokens)
+        rows = SamplerRows(
+            target=np.repeat(np.arange(num_masks), 4),
+            top_k=np.tile(np.array([5, 9, 0, 0]), num_masks),
+            top_p=np.tile(np.array([1.0, 1.0, 0.5, 0.8]), num_masks),
+            uniform=np.random.default_rng(0).random((4 * num_masks, config.max_length)),
+        )
+        decoding = PrefixTreeDecoding(
+            towers,
+            Vocabulary(model.text_decoder.text_projection, SPECIAL.eos),
+            others=choose_others(crops.embeddings @ crops.embeddings.t(), config.sampling),
+            rows=rows,
+            limits=dataclasses.replace(DecodingLimits.of(config, SPECIAL, image_bytes=0), budget_bytes=budget_bytes),
+            unique_crop_of=np.arange(num_masks),
+        )
+        decoding.run()
+    return decoding, towers
+
+
+def results_of(decoding):
+    sampled = [decoding.sampled(row)[0] for row in range(20)]
+    return sampled, [search.result().tokens for search in decoding.searches]
+
+
+def test_the_caches_stay_below_the_budget_whatever_it_is():
+    # One row of this model: 5 pairs and 1 prefix, 11 levels, 512 and 768 bytes a node.
+    least = 11 * (5 * 512 + 768)
+    whole, towers = decode_with(2**26)
+    assert towers.num_steps == 11
+    for budget in (least, 2 * least, 5 * least):
+        decoding, towers = decode_with(budget)
+        assert towers.peak_bytes <= budget
+        assert towers.num_steps > 11
+        assert results_of(decoding) == results_of(whole)
+
+
+def test_the_tree_computes_a_shared_pair_once_and_counts_both():
+    decoding, _ = decode_with(2**26)
+    # At the first level all 20 sampling rows read one prefix under 5 crops, 2 beams of 5 crops their own.
+    assert decoding.counts.num_computed < decoding.counts.num_asked
+    # Of these, as caches without a tree would do it: 20 rows under 5 crops each, and 5 times 2 beams under their own.
+    first_level = 20 * 5 + 5 * 2
+    assert decoding.counts.num_asked - decoding.counts.num_computed >= first_level - 5
+
+
+def test_below_one_rows_caches_decoding_goes_row_by_row():
+    decoding, _ = decode_with(1)
+    assert results_of(decoding) == results_of(decode_with(2**26)[0])

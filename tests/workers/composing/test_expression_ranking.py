@@ -1,0 +1,149 @@
+"""What is said where one probability decides."""
+
+import pytest
+
+from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.shard import SOURCE_COMPOSER
+from pseudoris.workers.composing import english
+from pseudoris.workers.composing.composer import Composer
+from pseudoris.workers.composing.expression_ranking import ranked_expressions
+from pseudoris.workers.composing.image_view import drawn_by_mask
+from pseudoris.workers.composing.likelihood import likelihood_of
+from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
+
+CIRCLE, STAR = {"a photo of a circle": 40}, {"a photo of a star": 40}
+RED, BLUE = {"a red circle": 20, "a circle": 20}, {"a blue circle": 20, "a circle": 20}
+# Two circles side by side, a star below the right one.
+TWO = make_image(((20, 60), CIRCLE), ((80, 30), CIRCLE), ((80, 80), STAR))
+ALL = {"max_per_mask": 20}
+
+
+def weighed(image, target=None, **weights):
+    settings = {key: weights.pop(key) for key in ("kinds", "max_per_image", "max_per_mask") if key in weights}
+    return texts(image, target, **{**ALL, **settings}, posterior={"max_per_form": 9, "unseen": 0.0, **weights})
+
+
+def sureness(image, target):
+    """How likely the composer finds each expression of a mask, however unlikely."""
+    every = {"max_per_form": 99, "min_first": 0.0, "min_further": 0.0, "unseen": 0.0}
+    found = composed(image, max_per_mask=999, posterior=every)
+    return {each.text: each.confidence for each in found if each.target_mask_ids == (mask_id(IMAGE_ID, target),)}
+
+
+def test_two_masks_of_one_description_are_told_apart_by_place():
+    assert weighed(TWO, 0, kinds=["position"]) == {
+        "the leftmost circle",
+        "the bottommost circle",
+        "the circle on the left",
+        "the left of the two circles",
+        "the lower of the two circles",
+    }
+    assert "the circle above the star" in weighed(TWO, 1)
+
+
+def test_every_expression_says_how_likely_it_is_and_is_otherwise_as_any_composed_one():
+    found = composed(TWO, kinds=["position", "relation", "group", "none"], posterior={})
+    assert found
+    for each in found:
+        assert (each.source, each.kept, each.weight, each.samples) == (SOURCE_COMPOSER, True, 1.0, ())
+        assert each.confidence is not None
+        assert 0.63 < each.confidence < 1.0
+        assert (each.uniqueness, each.listener, each.rank, each.rival_mask_id) == (None,) * 4
+
+
+def test_the_first_of_a_mask_needs_less_than_a_further_one():
+    doubtful = {"a photo of a circle": 30, "a photo of a moon": 10}
+    image = make_image(((20, 30), doubtful), ((80, 30), CIRCLE), ((50, 90), STAR))
+    sure = [each for each in composed(image, **ALL, posterior={"min_first": 0.6, "min_further": 0.9})]
+    of_doubtful = [each for each in sure if each.target_mask_ids == (mask_id(IMAGE_ID, 0),)]
+    assert len(of_doubtful) == 1
+    assert 0.6 < (of_doubtful[0].confidence or 0) < 0.9
+    assert len([each for each in sure if each.target_mask_ids == (mask_id(IMAGE_ID, 1),)]) > 1
+    assert weighed(image, 0, min_first=0.9) == set()
+
+
+def test_a_mask_that_may_be_a_rival_makes_it_less_likely_and_one_that_a_place_excludes_does_not():
+    doubtful = {"a photo of a circle": 10, "a photo of a moon": 30}
+    far = make_image(((20, 30), CIRCLE), ((60, 30), CIRCLE), ((90, 30), doubtful))
+    assert sureness(far, 0)["the leftmost circle"] > 0.9
+    # The second is the rightmost unless the third is one, which a quarter of what was drawn of it says.
+    likely = sureness(far, 1)["the rightmost circle"]
+    assert likely == pytest.approx(0.75 * sureness(far, 0)["the leftmost circle"], abs=0.1)
+
+
+def test_a_quality_tells_apart_what_the_noun_does_not():
+    # One close above the other, both left of the star: only their colours tell them apart.
+    image = make_image(((20, 45), RED), ((20, 55), BLUE), ((80, 50), STAR))
+    found = weighed(image, 0, kinds=["relation"], min_first=0.3)
+    assert "the red circle to the left of the star" in found
+    likely = sureness(image, 0)
+    assert likely["the red circle to the left of the star"] > 10 * likely["the circle to the left of the star"]
+
+
+def test_forms_change_from_mask_to_mask_where_more_are_sure_than_a_mask_may_have():
+    config = ComposingConfig(max_per_mask=1, posterior=PosteriorConfig(unseen=0.0))
+    view = likelihood_of(TWO.masks, drawn_by_mask(TWO), english, config, config.posterior)
+    first = [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
+    assert len(set(first)) > 2
+    assert first == [ranked_expressions(view, 0, f"mask-{tail}")[0].text for tail in range(32)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_mask_has_at_most_so_many_and_of_one_form_at_most_so_many(most):
+    found = [
+        each.text
+        for each in composed(TWO, max_per_mask=most, posterior={"unseen": 0.0, "max_per_form": 1})
+        if each.target_mask_ids == (mask_id(IMAGE_ID, 0),)
+    ]
+    assert len(found) == most
+    assert sum("most" in text for text in found) <= 1
+
+
+def test_words_alone_are_said_where_they_suffice_and_an_end_where_there_is_a_row():
+    kinds = ["attribute", "position"]
+    found = weighed(TWO, 2, kinds=kinds)
+    # Nothing else is a star: it has no ends, for there is no row.
+    assert found == {"the star", "the star on the right", "the star at the bottom"}
+    assert not any(each.startswith("the circle") and "on the" not in each for each in weighed(TWO, 0, kinds=kinds))
+    assert {each.kind for each in composed(TWO, kinds=kinds, **ALL, posterior={}) if each.text == "the star"} == {
+        "attribute"
+    }
+    alone = make_image(((20, 30), CIRCLE))
+    assert weighed(alone, kinds=kinds) == {"the circle", "the circle on the left", "the circle at the top"}
+
+
+def test_ranks_need_a_row_that_is_told_apart():
+    row = make_image(((10, 50), CIRCLE), ((45, 50), CIRCLE), ((90, 50), CIRCLE))
+    assert "the second circle from the left" in weighed(row, 1, kinds=["position"])
+    close = make_image(((10, 50), CIRCLE), ((45, 50), CIRCLE), ((48, 50), CIRCLE))
+    assert not any("second" in text for text in weighed(close, kinds=["position"]))
+
+
+def test_groups_are_all_that_a_phrase_is_true_of_and_absences_true_of_nothing():
+    red, blue = {"a red circle": 20, "a circle": 5}, {"a blue star": 20, "a star": 5}
+    image = make_image(((20, 30), red), ((80, 30), red), ((50, 80), blue))
+    found = composed(image, kinds=["group", "none"], posterior={"min_first": 0.5, "min_further": 0.5, "unseen": 0.0})
+    assert ("group", "the two circles", 2) in {(each.kind, each.text, len(each.target_mask_ids)) for each in found}
+    absent = {each.text for each in found if each.kind == "none"}
+    assert absent <= {"the red star", "the blue circle"}
+    assert absent
+    assert composed(image, kinds=["group", "none"], posterior={"min_further": 1.0}) == []
+
+
+def test_probabilities_need_a_listener():
+    with pytest.raises(ValueError, match=r"no caption_score from captions\.listening"):
+        composed(TWO, posterior={"counts": "probability"})
+
+
+def test_an_image_without_masks_or_draws_gets_nothing():
+    kinds = ["position", "relation", "group", "none"]
+    assert composed(make_image(), kinds=kinds, posterior={}) == []
+    assert composed(make_image(((20, 30), {}), ((80, 30), {})), kinds=kinds, posterior={}) == []
+
+
+def test_composing_what_was_composed_already_changes_nothing():
+    config = ComposingConfig(kinds=("attribute", "position", "group"), posterior=PosteriorConfig())
+    once = Composer(config)(TWO)
+    assert len(once.expressions) > len(TWO.expressions)
+    assert Composer(config)(once) == once

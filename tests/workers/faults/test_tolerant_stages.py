@@ -1,0 +1,134 @@
+"""What a stage does when it raises, dies, or runs out of memory: with real children, real signals, real limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+from tests.workers.faults.builders import ALL, faulty_config, shard_of, undisturbed
+
+pytestmark = pytest.mark.usefixtures("stub_engines")
+
+
+@pytest.mark.slow
+def test_an_image_that_raises_here_and_passes_in_a_fresh_process_is_saved(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", raises_times=1))
+    shard = shard_of("good", "bad", "fine")
+    assert stages(shard).images == undisturbed(shard)
+
+
+@pytest.mark.slow
+def test_an_image_that_raises_has_one_try_here_and_one_in_a_fresh_process(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", raises_times=2))
+    assert [image.failure is None for image in stages(shard_of("good", "bad")).images] == [True, False]
+    # Both strikes are used up, so a third try would have passed.
+    assert (tmp_path / "tally").stat().st_size == 2
+
+
+@pytest.mark.slow
+def test_each_image_that_raises_has_a_process_of_its_own(tmp_path):
+    shard = shard_of("bad", "good", "bad", "bad")
+    failed = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", pids=str(tmp_path / "pids")))(
+        shard
+    ).images
+    assert [image.failure is None for image in failed] == [False, True, False, False]
+    pids = (tmp_path / "pids").read_text().split()
+    assert pids[:3] == [str(os.getpid())] * 3
+    assert len(set(pids[3:])) == 3
+
+
+@pytest.mark.slow
+def test_an_image_that_raises_in_a_fresh_process_too_is_quarantined_alone(tmp_path):
+    shard = shard_of("good", "bad", "fine")
+    done = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad"))(shard).images
+    assert (done[1].failure.stage, done[1].failure.reason) == ("propose", "stage_error")
+    assert (done[0], done[2]) == (undisturbed(shard)[0], undisturbed(shard)[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fatal", [signal.SIGABRT, signal.SIGSEGV])
+def test_after_two_deaths_the_image_that_kills_is_found_and_costs_only_itself(tmp_path, fatal):
+    shard = shard_of("good", "bad", "fine")
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, kills_on="bad", kills_with=int(fatal)))
+    done = stages(shard, num_deaths=2).images
+    assert (done[1].failure.stage, done[1].failure.reason) == ("propose", "process_killed")
+    assert (done[0], done[2]) == (undisturbed(shard)[0], undisturbed(shard)[2])
+
+
+@pytest.mark.slow
+def test_deaths_that_no_image_causes_quarantine_none(tmp_path):
+    shard = shard_of("good", "fine")
+    assert FaultTolerantStages(ALL, faulty_config(tmp_path))(shard, num_deaths=5).images == undisturbed(shard)
+
+
+@pytest.mark.slow
+def test_a_process_that_somebody_else_kills_again_and_again_blames_no_image(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, kills_on="bad", kills_with=int(signal.SIGKILL)))
+    with pytest.raises(TransientError, match="from outside 3 times"):
+        stages(shard_of("good", "bad"), num_deaths=2)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_machine_in_the_search_blames_no_image(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, breaks_on="bad"))
+    with pytest.raises(TransientError, match=r"the propose stage raised OSError: .*weights\.bin"):
+        stages(shard_of("good", "bad"), num_deaths=2)
+
+
+@pytest.mark.slow
+def test_an_image_that_raised_is_not_blamed_where_no_other_process_has_memory(tmp_path):
+    options = {"raises_on": "bad", "mb_per_point": 8, "allowed_mb": 100, "roomy_pid": os.getpid()}
+    with pytest.raises(NoSubprocessError, match="no memory for a subprocess with image bad"):
+        FaultTolerantStages(ALL, faulty_config(tmp_path, **options))(shard_of("good", "bad"))
+
+
+def test_an_image_that_raised_is_not_blamed_where_no_process_can_be_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("pseudoris.workers.faults.child_process.sys.executable", str(tmp_path / "gone"))
+    with pytest.raises(NoSubprocessError, match="no subprocess can be started"):
+        FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad"))(shard_of("good", "bad"))
+
+
+@pytest.mark.slow
+def test_an_image_that_raised_is_not_blamed_where_the_other_process_dies_while_it_loads(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", child_dies=9))
+    with pytest.raises(NoSubprocessError, match=f"ended with status {-signal.SIGABRT} while it loaded the models"):
+        stages(shard_of("good", "bad"))
+
+
+@pytest.mark.slow
+def test_a_search_without_a_subprocess_runs_the_shard_as_a_whole(tmp_path):
+    shard = shard_of("good", "fine")
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, child_dies=9))
+    assert stages(shard, num_deaths=2).images == undisturbed(shard)
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_twice_ends_the_run_and_names_the_setting(tmp_path):
+    # 64 points of 8 MB, of which 100 MB are allowed: neither here nor in a child.
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, mb_per_point=8, allowed_mb=100))
+    with pytest.raises(ConfigError, match=r"propose stage .* shard 3.*masks\.points_per_batch \(now 64\).*degraded"):
+        stages(shard_of("a"))
+
+
+@pytest.mark.slow
+def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypatch):
+    # A worker of Ray hands these to its children, and how much malloc asks for follows from them.
+    for name, value in MALLOC_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    shard = shard_of("a", "b")
+    settings = faulty_config(tmp_path, mb_per_point=8, allowed_mb=100)
+    settings = settings.model_copy(update={"placement": settings.placement.model_copy(update={"allow_degraded": True})})
+    done = FaultTolerantStages(ALL, settings)(shard)
+    assert done.degraded == {"masks.points_per_batch": 8}
+    assert done.images == undisturbed(shard)
+
+
+def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):
+    stages = FaultTolerantStages(ALL, faulty_config(tmp_path, device_fails=1))
+    with pytest.raises(BrokenDeviceError, match="illegal memory access"):
+        stages(shard_of("a"))

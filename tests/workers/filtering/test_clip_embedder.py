@@ -1,0 +1,118 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from open_clip.constants import OPENAI_DATASET_MEAN
+
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.measures import BATCH_FILL, collecting
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder, embed_in_tiles
+
+TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return ClipEmbedder(TINY, ComputeConfig(device="cpu"))
+
+
+@given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 5))
+def test_every_call_has_the_tiles_size_and_rows_come_back_in_order(sizes, tile):
+    rows = torch.arange(sum(sizes), dtype=torch.float32)[:, None]
+    calls = []
+
+    def encode(block):
+        calls.append(len(block))
+        return block + 1
+
+    got = embed_in_tiles(rows.split(sizes) if sizes else [], encode, tile=tile)
+
+    assert calls == [tile] * -(-len(rows) // tile)
+    assert got.flatten().tolist() == (rows + 1).flatten().tolist()
+
+
+def test_the_fill_of_every_tile_is_recorded():
+    with collecting() as measures:
+        embed_in_tiles([torch.zeros(3, 1), torch.zeros(7, 1)], lambda rows: rows, tile=4, of="crops")
+    assert measures.values == {(BATCH_FILL, "crops"): [1.0, 1.0, 0.5]}
+
+
+def test_a_tile_is_computed_before_the_next_piece_is_read():
+    events = []
+
+    def pieces():
+        for number in range(3):
+            events.append(f"read {number}")
+            yield torch.zeros(2, 1)
+
+    def encode(block):
+        events.append("encode")
+        return block
+
+    embed_in_tiles(pieces(), encode, tile=2)
+
+    assert events == ["read 0", "encode", "read 1", "encode", "read 2", "encode"]
+
+
+def test_embeddings_are_unit_vectors_in_float32(embedder):
+    texts = embedder.embed_texts(["a red circle", "a star"])
+    crops = embedder.embed_crops([torch.rand(3, 3, embedder.crop_format.size, embedder.crop_format.size)])
+
+    assert (texts.shape, crops.shape) == ((2, 128), (3, 128))
+    assert texts.dtype == crops.dtype == torch.float32
+    torch.testing.assert_close(crops.norm(dim=1), torch.ones(3))
+
+
+def test_embeddings_equal_open_clips_own_normalised_ones(embedder):
+    crops = torch.rand(2, 3, embedder.crop_format.size, embedder.crop_format.size)
+    with torch.inference_mode():
+        expected = embedder._model.encode_image(crops, normalize=True)
+
+    torch.testing.assert_close(embedder.embed_crops([crops]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_has_the_same_bits_in_any_company(embedder):
+    texts = [f"a {word} circle" for word in ("red", "blue", "small", "large", "dotted", "plain", "white")]
+    together = embedder.embed_texts(texts)
+
+    for row, text in enumerate(texts):
+        assert torch.equal(embedder.embed_texts([text])[0], together[row])
+
+
+def test_texts_of_any_lengths_come_back_in_their_order(embedder):
+    texts = ["a small dotted red circle with a tail", "a star", "a large plain white square and a cat", "dogs"]
+    tokens = embedder._tokenise(texts)
+    with torch.inference_mode():
+        expected = embedder._model.encode_text(tokens, normalize=True)
+
+    assert len(embedder._text.lengths(tokens).unique()) == 2
+    torch.testing.assert_close(embedder.embed_texts(texts), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_texts_give_no_embeddings(embedder):
+    assert len(embedder.embed_texts([])) == 0
+
+
+def test_a_crop_has_the_same_bits_in_any_company(embedder):
+    crops = torch.rand(11, 3, embedder.crop_format.size, embedder.crop_format.size)
+    together = embedder.embed_crops([crops])
+
+    for row in range(len(crops)):
+        assert torch.equal(embedder.embed_crops([crops[row : row + 1]])[0], together[row])
+
+
+def test_a_text_longer_than_the_context_is_cut_not_refused(embedder):
+    assert embedder.embed_texts(["very " * 500 + "long"]).shape == (1, 128)
+
+
+def test_the_crop_format_is_the_towers_size_and_clips_mean(embedder):
+    assert embedder.crop_format.size == 96
+    assert embedder.crop_format.mean == OPENAI_DATASET_MEAN
+
+
+def test_a_text_tower_with_a_tokenizer_of_its_own_is_refused():
+    config = FilterConfig(architecture="roberta-ViT-B-32", weights=WeightsConfig(uri="random:0"))
+
+    with pytest.raises(ConfigError, match=r"tokenizer 'roberta-base'.*choose another architecture"):
+        ClipEmbedder(config, ComputeConfig(device="cpu"))

@@ -1,0 +1,56 @@
+"""Tokens against open_clip's own tokenizer."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.workers.filtering import clip_tokenizer
+from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+
+CONTEXT = 12
+OURS, THEIRS = ClipTokenizer(CONTEXT), open_clip.SimpleTokenizer(context_length=CONTEXT)
+# A context that no text here fills.
+WHOLE = open_clip.SimpleTokenizer(context_length=200)
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("abcdeiorst  '&;<>.-é1A\n"), max_size=30), min_size=1, max_size=4))
+def test_any_texts_have_open_clips_tokens(texts):
+    assert torch.equal(OURS(texts), THEIRS(texts))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "a photo of a red fire truck",
+        "the dog's tail",
+        "r &amp; b",
+        "<end_of_text>",
+        "two-tone",
+        "very " * 40,
+    ],
+)
+def test_known_hard_texts_have_open_clips_tokens(text):
+    assert torch.equal(OURS([text]), THEIRS([text]))
+
+
+@given(st.text(alphabet=st.sampled_from("abcdeiorst  '&;<>.-é1A"), max_size=60))
+def test_the_number_of_tokens_is_that_of_open_clip_in_a_context_without_end(text):
+    assert OURS.num_tokens(text) == int((WHOLE(text) != 0).sum())
+
+
+def test_kept_words_are_bounded(monkeypatch):
+    monkeypatch.setattr(clip_tokenizer, "_MAX_WORDS", 2)
+    tokeniser = ClipTokenizer(CONTEXT)
+    texts = ["a red star", "blue moon over a red star"]
+    assert torch.equal(tokeniser(texts), THEIRS(texts))
+    assert len(tokeniser._words) <= 2
+
+
+def test_no_texts_have_no_tokens():
+    assert OURS([]).shape == (0, CONTEXT)

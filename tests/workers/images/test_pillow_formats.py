@@ -1,0 +1,30 @@
+"""Which formats may be opened, and how a site adds to them."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.workers.images.pillow_formats import allowed_formats, import_plugins
+
+
+def test_every_format_of_the_list_has_a_decoder():
+    assert set(IMAGE_FORMATS) <= set(Image.OPEN)
+
+
+def test_formats_that_run_other_programs_are_not_on_the_list():
+    Image.init()
+    assert "EPS" in Image.OPEN
+    assert "EPS" not in allowed_formats(("tests.builders.hostile_plugin",))
+
+
+def test_a_plugin_adds_its_format_where_it_is_named():
+    assert "HOSTILE" in allowed_formats(("tests.builders.hostile_plugin",))
+    assert allowed_formats(()) == IMAGE_FORMATS
+
+
+def test_a_plugin_that_is_not_installed_is_the_users_to_mend():
+    with pytest.raises(ConfigError, match="decoder_plugins names 'no_such_plugin', which cannot be imported"):
+        import_plugins(["no_such_plugin"])

@@ -1,0 +1,294 @@
+"""Every hard input is decoded as a person would expect it, or refused with its reason."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.workers.images.pixels import decode_proven, decode_upright, upright_size
+from tests.builders import images as build
+from tests.builders.hostile_plugin import hostile
+
+LIMITS = ImagesConfig()
+
+
+def refusal(data: bytes, limits: ImagesConfig = LIMITS) -> ImageError:
+    with pytest.raises(ImageError, match=r"\w") as caught:
+        decode_upright(data, limits)
+    assert caught.value.reason in FAILURE_REASONS
+    return caught.value
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_come_back_as_they_were(image_format):
+    pixels = build.random_pixels()
+    decoded = decode_upright(build.encode(pixels, image_format), LIMITS)
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.owndata
+    assert decoded.flags.c_contiguous
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "JPEG2000", "AVIF"])
+def test_lossy_formats_come_back_nearly_as_they_were(image_format):
+    pixels = build.smooth_pixels()
+    decoded = decode_upright(build.encode(pixels, image_format), LIMITS)
+    assert np.abs(decoded.astype(int) - pixels).mean() < 4
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_a_truncated_image_is_corrupt_and_never_half_an_image(image_format):
+    whole = build.encode(build.random_pixels(64, 64), image_format)
+    error = refusal(whole[: len(whole) * 2 // 3])
+    assert error.reason == "corrupt"
+
+
+def test_a_known_header_cut_short_is_corrupt_and_not_a_foreign_file():
+    assert refusal(build.png()[:20]).reason == "corrupt"
+    assert refusal(build.jpeg()[:20]).reason == "corrupt"
+
+
+def test_zero_bytes_are_an_empty_file():
+    assert refusal(b"").reason == "empty_file"
+
+
+@pytest.mark.parametrize(
+    "data", [b"these are my notes\n" * 9, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\0" * 99]
+)
+def test_what_is_no_image_is_refused_without_an_address(data):
+    first, second = refusal(data), refusal(data)
+    assert first.reason == "not_an_image"
+    assert first.message == second.message
+    assert "0x" not in first.message
+
+
+def test_a_pixel_bomb_is_refused_from_its_header():
+    error = refusal(build.png_of_header_only(30_000, 30_000))
+    assert error.reason == "too_many_pixels"
+    assert "900,000,000" in error.message
+
+
+@pytest.mark.slow
+def test_the_pixel_limit_is_inclusive_and_replaces_the_one_of_pillow():
+    data = build.png(10, 20)
+    assert decode_upright(data, ImagesConfig(max_pixels=200)).shape == (10, 20, 3)
+    assert refusal(data, ImagesConfig(max_pixels=199)).reason == "too_many_pixels"
+    assert upright_size(build.png_of_header_only(30_000, 30_000)) == (30_000, 30_000)
+
+
+def with_size_at(data: bytes, mark: bytes, offset: int, size: bytes) -> bytes:
+    """Return an image whose header says another size, `offset` bytes behind the beginning of a mark in it."""
+    start = data.index(mark) + offset
+    return data[:start] + size + data[start + len(size) :]
+
+
+GIBIBYTE = zlib.compress(b"\0" * 2**28, 9)
+MEBIBYTE = zlib.compress(b"\0" * (2**20 - 10), 9)
+# An entry of EXIF of four billion numbers, by the ten thousand.
+EXIF = b"MM\0*\0\0\0\x08" + b"\xff\xff" + b"\x01\x12\x00\x03\xff\xff\xff\xff\0\0\0\0" * 10_000
+GIF = build.encode(Image.new("P", (8, 8)), "GIF")
+BOMBS = {
+    "text": (build.png_with((b"zTXt", b"c\0\0" + GIBIBYTE)), "corrupt"),
+    "international text": (build.png_with((b"iTXt", b"c\0\1\0\0\0" + GIBIBYTE)), "corrupt"),
+    "many texts": (build.png_with(*[(b"zTXt", b"c%d\0\0" % n + MEBIBYTE) for n in range(100)]), "corrupt"),
+    "colour profile": (build.png_with((b"iCCP", b"p\0\0" + GIBIBYTE)), "corrupt"),
+    "EXIF": (build.png_with((b"eXIf", EXIF)), None),
+    "frames": (build.png_with((b"acTL", struct.pack(">II", 2**31 - 1, 0))), None),
+    "pixels beyond the size": (build.png_with(data=GIBIBYTE), None),
+    "a GIF's screen": (
+        with_size_at(build.encode(Image.new("P", (8, 8)), "GIF"), b"GIF8", 6, b"\xff" * 4),
+        "too_many_pixels",
+    ),
+    "a GIF's first frame": (
+        with_size_at(GIF, b",\0\0\0\0", 5, b"\xff" * 4),
+        "too_many_pixels",
+    ),
+    "a JPEG 2000's box": (
+        with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"ihdr", 4, struct.pack(">II", 10**5, 10**5)),
+        "too_many_pixels",
+    ),
+    "a JPEG 2000's stream": (
+        with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"\xff\x51", 6, struct.pack(">II", 10**5, 10**5)),
+        "corrupt",
+    ),
+    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not_an_image"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger than file", "ignore:Invalid APNG")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_costs_little_memory_whatever_it_claims(name):
+    data, reason = BOMBS[name]
+    assert len(data) < 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        if reason is None:
+            assert decode_upright(data, LIMITS).shape == (8, 8, 3)
+        else:
+            assert refusal(data).reason == reason
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**27
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+    )  # in KiB: no decoder took what was claimed
+
+
+def test_too_many_bytes_are_refused():
+    data = build.png()
+    assert decode_upright(data, ImagesConfig(max_bytes=len(data))).shape == (24, 32, 3)
+    assert refusal(data, ImagesConfig(max_bytes=len(data) - 1)).reason == "too_many_bytes"
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_shapes_decode(height, width):
+    assert decode_upright(build.png(height, width), LIMITS).shape == (height, width, 3)
+
+
+def test_a_cmyk_jpeg_has_the_colours_of_its_inks():
+    inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    decoded = decode_upright(build.encode(inks, "JPEG", quality=100), LIMITS)
+    assert np.abs(decoded.astype(int) - [255, 0, 0]).max() < 8
+
+
+def test_a_cmyk_tiff_has_the_colours_of_its_inks():
+    inks = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
+    np.testing.assert_array_equal(decode_upright(build.encode(inks, "TIFF"), LIMITS)[0, 0], [0, 255, 255])
+
+
+def test_transparent_palette_entries_show_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    decoded = decode_upright(build.encode(image, transparency=0), LIMITS)
+    np.testing.assert_array_equal(decoded, [[[255, 255, 255], [200, 100, 50]]])
+
+
+def test_half_transparent_pixels_are_blended_with_white():
+    rgba = np.array([[[0, 0, 0, 128], [9, 8, 7, 255], [9, 8, 7, 0]]], dtype=np.uint8)
+    decoded = decode_upright(build.encode(rgba), LIMITS)
+    np.testing.assert_array_equal(decoded, [[[127, 127, 127], [9, 8, 7], [255, 255, 255]]])
+
+
+def test_grey_with_alpha_is_blended_with_white():
+    image = Image.merge("LA", [Image.new("L", (1, 1), 40), Image.new("L", (1, 1), 0)])
+    np.testing.assert_array_equal(decode_upright(build.encode(image), LIMITS), [[[255, 255, 255]]])
+
+
+def test_a_bilevel_image_is_black_and_white():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(decode_upright(build.encode(image), LIMITS), [[[0] * 3, [255] * 3]])
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_and_not_clipped(image_format):
+    levels = np.array([[0, 128, 129, 257 * 100, 65535]], dtype=np.uint16)
+    decoded = decode_upright(build.encode(levels, image_format), LIMITS)
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 0, 1, 100, 255])
+    assert (decoded == decoded[:, :, :1]).all()
+
+
+def test_16_bit_grey_of_a_big_endian_tiff_is_scaled():
+    image = Image.frombytes("I;16B", (2, 1), b"\x64\x64\xff\xff")
+    np.testing.assert_array_equal(decode_upright(build.encode(image, "TIFF"), LIMITS)[0, :, 0], [100, 255])
+
+
+def test_16_bit_tiff_whose_zero_is_white_is_inverted():
+    data = build.encode(np.array([[0, 257, 65535]], dtype=np.uint16), "TIFF", tiffinfo={262: 0})
+    np.testing.assert_array_equal(decode_upright(data, LIMITS)[0, :, 0], [255, 254, 0])
+
+
+def test_16_bit_rgb_keeps_its_high_bytes():
+    levels = np.array([[[257 * 3, 257 * 200, 65535]]], dtype=np.uint16)
+    np.testing.assert_array_equal(decode_upright(build.png_16_bit(levels), LIMITS), [[[3, 200, 255]]])
+
+
+def test_floating_point_samples_are_refused_rather_than_guessed_at():
+    data = build.encode(Image.new("F", (2, 2), 0.5), "TIFF")
+    assert refusal(data).reason == "unsupported_pixels"
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(orientation, image_format):
+    pixels = build.smooth_pixels(6, 10)
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    exif = Image.Exif()
+    exif[build.EXIF_ORIENTATION] = orientation
+    data = build.encode(pixels, image_format, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    decoded = decode_upright(data, LIMITS)
+    np.testing.assert_array_equal(decoded, expected)
+    assert upright_size(data) == decoded.shape[:2] == ((6, 10) if orientation < 5 else (10, 6))
+
+
+def test_orientation_6_brings_the_left_bottom_corner_to_the_top_left():
+    pixels = np.zeros((2, 3, 3), dtype=np.uint8)
+    pixels[1, 0] = (255, 0, 0)
+    decoded = decode_upright(build.oriented(pixels, 6), LIMITS)
+    np.testing.assert_array_equal(decoded[0, 0], [255, 0, 0])
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_leaves_the_image_as_it_lies():
+    data = build.encode(build.random_pixels(), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+    assert decode_upright(data, LIMITS).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(image_format):
+    red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
+    data = build.animation(image_format, [red, blue])
+    np.testing.assert_array_equal(decode_upright(data, LIMITS), red)
+
+
+def test_of_a_tiff_with_pages_the_first_counts():
+    first, second = Image.fromarray(build.random_pixels(seed=1)), Image.fromarray(build.random_pixels(9, 9))
+    data = build.encode(first, "TIFF", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(decode_upright(data, LIMITS), np.asarray(first))
+
+
+def test_running_out_of_memory_is_not_the_fault_of_the_image(monkeypatch):
+    def fails(*_args, **_kwargs):
+        raise OSError("out of memory error when reading image file")
+
+    monkeypatch.setattr(Image.Image, "convert", fails)
+    with pytest.raises(MemoryError, match="out of memory"):
+        decode_upright(build.jpeg(), LIMITS)
+
+
+def test_a_format_of_a_plugin_is_decoded_only_where_it_is_named():
+    data = hostile("nothing")
+    assert refusal(data).reason == "not_an_image"
+    limits = ImagesConfig(decoder_plugins=("tests.builders.hostile_plugin",))
+    assert decode_upright(data, limits).shape == (3, 5, 3)
+    # Imported by now, as a stage does when it starts.
+    assert decode_proven(data).shape == (3, 5, 3)
+
+
+def test_a_proven_image_is_not_measured_again():
+    np.testing.assert_array_equal(decode_proven(build.png()), decode_upright(build.png(), LIMITS))
+    with pytest.raises(ImageError, match="the file has no bytes"):
+        decode_proven(b"")
+
+
+def test_importing_the_decoder_loads_no_torch():
+    code = "import sys, pseudoris.workers.images.pixels; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

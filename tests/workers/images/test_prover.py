@@ -1,0 +1,222 @@
+"""The proving process dies of real crashes, and its parent lives to tell which image it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.workers.images.prover import Prover, shared_prover
+from tests.builders import images as build
+from tests.builders.hostile_plugin import hostile
+
+PLUGIN = "tests.builders.hostile_plugin"
+
+
+def limits(**changes) -> ImagesConfig:
+    return ImagesConfig(**{"decoder_plugins": (PLUGIN,), "decoder_timeout_s": 60.0, **changes})
+
+
+@pytest.fixture(scope="module")
+def prover():
+    with Prover(limits()) as prover:
+        yield prover
+
+
+def test_a_sound_image_is_proved_with_its_upright_size(prover):
+    assert prover.prove(build.oriented(build.random_pixels(7, 11), 6)) == (11, 7)
+
+
+def test_a_broken_image_is_refused_and_the_next_one_proved(prover):
+    with pytest.raises(ImageError, match="the header is damaged") as caught:
+        prover.prove(build.png()[:20])
+    assert caught.value.reason == "corrupt"
+    assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deed", ["abort", "segfault", "memory"])
+def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_proved(prover, deed):
+    messages = set()
+    for _ in range(2):
+        with pytest.raises(ImageError, match="crashed its process twice") as caught:
+            prover.prove(hostile(deed))
+        assert caught.value.reason == "decoder_killed"
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+    assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_once_gets_a_second_try(prover, tmp_path):
+    assert prover.prove(hostile(f"abort-once {tmp_path / 'died'}")) == (3, 5)
+    assert (tmp_path / "died").exists()
+
+
+def test_a_decoder_that_prints_does_not_disturb_the_answers(prover):
+    assert prover.prove(hostile("print")) == (3, 5)
+    assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "forged",
+    [b"\xff" * 8, (2**20).to_bytes(8), (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]", (2).to_bytes(8) + b"{}"],
+    ids=["exabytes", "a megabyte", "no JSON", "no object", "an empty one"],
+)
+def test_an_answer_that_no_sound_child_gives_costs_its_image_alone(prover, forged):
+    with pytest.raises(ImageError, match="crashed its process twice") as caught:
+        prover.prove(hostile(f"forge {forged.hex()}"))
+    assert caught.value.reason == "decoder_killed"
+    assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+@pytest.mark.slow
+def test_a_forged_answer_is_never_taken_for_the_next_images():
+    forged = b'{"size": [9, 9], "number": 1, "grown_bytes": 0}'
+    with Prover(limits()) as prover:
+        assert prover.prove(hostile(f"forge {(len(forged).to_bytes(8) + forged).hex()}")) == (9, 9)
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(5, 6)) == (5, 6)
+
+
+@pytest.mark.slow
+def test_what_earlier_images_left_in_memory_decides_about_no_later_one():
+    with Prover(limits(decoder_memory_bytes=2**28)) as prover:
+        assert prover.prove(hostile("leak 64")) == (3, 5)
+        cramped = prover._child.pid
+        # Refused where memory is short, it is asked again in a fresh child, which refuses it for good.
+        with pytest.raises(ImageError, match="the header is damaged"):
+            prover.prove(build.png()[:20])
+        assert prover._child.pid != cramped
+        assert prover.prove(hostile("leak 64")) == (3, 5)
+        leaky = prover._child.pid
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+        assert prover._child.pid != leaky
+
+
+@pytest.mark.slow
+def test_a_process_killed_from_outside_is_no_fault_of_the_image(prover):
+    with pytest.raises(TransientError, match="killed from outside twice, at last by SIGKILL"):
+        prover.prove(hostile("killed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deeds", ["killed abort", "abort killed"])
+def test_one_crash_and_one_death_from_outside_are_neither_twice(prover, tmp_path, deeds):
+    assert prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}")) == (3, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("deeds", "error", "message"),
+    [
+        ("killed abort abort", ImageError, "crashed its process twice"),
+        ("abort killed segfault", ImageError, "crashed its process twice"),
+        ("killed abort killed", TransientError, "killed from outside twice"),
+    ],
+)
+def test_the_second_death_of_a_kind_decides(prover, tmp_path, deeds, error, message):
+    with pytest.raises(error, match=message):
+        prover.prove(hostile(f"in-turn {tmp_path / 'todo'} {deeds}"))
+
+
+@pytest.mark.slow
+def test_a_decoder_that_hangs_is_timed_out():
+    with Prover(limits(decoder_timeout_s=0.5)) as prover:
+        with pytest.raises(ImageError, match=r"longer than images\.decoder_timeout_s = 0\.5 twice") as caught:
+            prover.prove(hostile("hang"))
+        assert caught.value.reason == "decoder_timeout"
+
+
+@pytest.mark.slow
+def test_the_memory_limit_holds_for_a_real_decoder():
+    pixels = 12_000
+    data = build.encode(Image.new("RGB", (pixels, pixels)), "PNG", compress_level=1)
+    with Prover(ImagesConfig(decoder_memory_bytes=2**28, max_pixels=pixels**2)) as prover:
+        with pytest.raises(ImageError, match=r"exceeded images\.decoder_memory_bytes = 268435456") as caught:
+            prover.prove(data)
+        assert caught.value.reason == "decoder_killed"
+        assert prover.prove(build.png(3, 4)) == (3, 4)
+
+
+@pytest.mark.slow
+def test_images_larger_than_a_pipe_are_handed_over_whole(prover):
+    data = build.png(900, 1000)
+    assert len(data) > 2**21
+    assert prover.prove(data) == (900, 1000)
+
+
+@pytest.mark.slow
+def test_a_missing_plugin_is_known_before_the_first_image():
+    with pytest.raises(ConfigError, match="decoder_plugins names 'no_such_plugin'"):
+        Prover(ImagesConfig(decoder_plugins=("no_such_plugin",))).__enter__()
+
+
+@pytest.mark.slow
+def test_a_kept_child_serves_shard_after_shard(monkeypatch):
+    monkeypatch.setattr("pseudoris.workers.images.prover._MAX_PROOFS", 3)
+    pids = []
+    for _ in range(4):
+        with shared_prover(ImagesConfig()) as prover:
+            assert prover.prove(build.png(3, 4)) == (3, 4)
+            pids.append(prover._child.pid)
+    # Three proofs, and another child takes over; the first one has ended by then.
+    assert pids[:3] == [pids[0]] * 3
+    assert pids[3] != pids[0]
+    assert not _is_running(pids[0])
+
+
+@pytest.mark.slow
+def test_a_kept_child_is_not_used_after_an_error_or_under_other_limits():
+    with shared_prover(limits()) as prover:
+        first = prover.prove(build.png(3, 4)) and prover._child.pid
+    with pytest.raises(TransientError, match="killed from outside twice"), shared_prover(limits()) as prover:
+        prover.prove(hostile("killed"))
+    with shared_prover(limits()) as prover:
+        second = prover.prove(build.png(3, 4)) and prover._child.pid
+    with shared_prover(limits(max_pixels=6)) as prover, pytest.raises(ImageError, match="pixels"):
+        prover.prove(build.png(3, 4))
+    assert first != second
+    assert not _is_running(second)
+
+
+@pytest.mark.slow
+def test_the_child_ends_with_its_parent():
+    code = (
+        "import os, time\nfrom pseudoris.schemas.config import ImagesConfig\n"
+        "from pseudoris.workers.images.prover import Prover\n"
+        "prover = Prover(ImagesConfig()).__enter__()\nprint(prover._child.pid, flush=True)\nos._exit(0)\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, cwd=root, timeout=120
+    )
+    deadline = time.monotonic() + 20
+    while _is_running(int(done.stdout)):
+        assert time.monotonic() < deadline, "the orphaned child still runs"
+        time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # An orphan that nobody reaps stays a zombie: as dead as can be.
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_the_child_loads_no_torch():
+    code = "import sys, pseudoris.workers.images.prover_main as _; "
+    code += "print([m for m in ('torch', 'pyarrow', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,250 @@
+"""Instance tables in COCO JSON and in Parquet, well formed and malformed."""
+
+import hashlib
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.workers.masks.instance_files import file_digest, read_instance_table
+from tests.builders.instances import BOX, SIZE, box_mask, code, instances, masks, segmentation
+
+
+@pytest.fixture
+def coco(tmp_path):
+    def write(*annotations, images=({"id": 7, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]},)):
+        path = tmp_path / "instances.json"
+        document = {"images": list(images), "annotations": [{"image_id": 7, **given} for given in annotations]}
+        path.write_text(json.dumps(document))
+        return str(path)
+
+    return write
+
+
+def test_coco_masks_are_read_in_all_of_their_forms(coco):
+    x0, y0, x1, y1 = BOX
+    polygon = [x0, y0, x1, y0, x1, y1, x0, y1]
+    flat = box_mask().T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(int)))
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    path = coco(
+        {"segmentation": segmentation()},
+        {"segmentation": {"size": list(SIZE), "counts": runs}},
+        {"segmentation": [polygon]},
+        {"segmentation": [segmentation()]},
+        {"segmentation": [{"size": list(SIZE), "counts": runs}]},
+        {"bbox": [x0, y0, x1 - x0, y1 - y0]},
+        {"segmentation": [], "bbox": [x0, y0, x1 - x0, y1 - y0]},
+    )
+    assert instances(path).rows == (0, 1, 2, 3, 4, 5, 6)
+    for mask in masks(path):
+        np.testing.assert_array_equal(mask, box_mask())
+
+
+def test_several_polygons_are_one_instance(coco):
+    pieces = [[1, 1, 4, 1, 4, 4, 1, 4], [10, 10, 14, 10, 14, 13, 10, 13]]
+    np.testing.assert_array_equal(
+        masks(coco({"segmentation": pieces})), [box_mask((1, 1, 4, 4)) | box_mask((10, 10, 14, 13))]
+    )
+
+
+def test_a_polygon_that_leaves_the_image_is_clipped(coco):
+    x0, y0, _, _ = BOX
+    polygon = [x0, y0, 1e9, y0, 1e9, 1e9, x0, 1e9]
+    np.testing.assert_array_equal(masks(coco({"segmentation": [polygon]})), [box_mask((x0, y0, SIZE[1], SIZE[0]))])
+
+
+def test_low_scores_and_crowds_are_passed_over(coco):
+    bbox = {"bbox": [1, 1, 5, 5]}
+    path = coco({**bbox, "score": 0.4}, {**bbox, "iscrowd": 1}, {**bbox, "score": 0.6}, bbox)
+    assert instances(path).rows == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not json", "neither Parquet nor JSON"),
+        ("[" * 100_000, "neither Parquet nor JSON"),
+        ('{"images": ' + "9" * 5000 + "}", "neither Parquet nor JSON"),
+        ('[{"image_id": 7, "score": 0.4}]', "got list; a bare list of results"),
+        ('{"images": []}', "an object with images and annotations"),
+        ('{"images": [{"id": 1}], "annotations": []}', "needs an id and a file_name"),
+        ('{"images": [], "annotations": [{"image_id": 3}]}', "annotation 0 has no image_id that images lists"),
+        ('{"images": [{"id": 3, "file_name": "a"}], "annotations": [{"image_id": 3, "score": "x"}]}', "score 'x'"),
+        (
+            '{"images": [{"id": 3, "file_name": "a"}], "annotations": [{"image_id": [3]}]}',
+            "annotation 0 has no image_id",
+        ),
+        ('{"images": 4, "annotations": []}', "images is a list, got int"),
+        ('{"images": [], "annotations": 4}', "annotations is a list, got int"),
+        ("PAR1 but not really", "not a readable Parquet file"),
+    ],
+)
+def test_a_malformed_file_is_refused_when_it_is_read(tmp_path, text, message):
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_instance_table(str(path), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"segmentation": [[1, 2, 3]]}, "annotation 0: the segmentation is neither RLE nor polygons"),
+        ({"segmentation": {"size": list(SIZE)}}, "annotation 0: the segmentation is neither RLE nor polygons"),
+        (
+            {"segmentation": {"counts": [600]}},
+            r"annotation 0: the segmentation needs a size \[height, width\], got None",
+        ),
+        ({"segmentation": [[1, 2, 9, 9]]}, "neither RLE nor polygons of at least three points"),
+        ({"segmentation": "polygon"}, "annotation 0: the segmentation is neither RLE nor polygons"),
+        ({"segmentation": [[1, 2, 9, float("nan"), 3, 4]]}, "neither RLE nor polygons"),
+        ({"segmentation": {"size": list(SIZE), "counts": [-5, 605]}}, "neither RLE nor polygons"),
+        ({"segmentation": {"size": list(SIZE), "counts": [500]}}, "the runs cover 500 pixels, the image has 20 x 30"),
+        ({"bbox": [1, 2, 3]}, r"annotation 0: bbox is \[1, 2, 3\], but must be four numbers"),
+        ({"bbox": [1, 2, 3, "4"]}, "annotation 0: bbox is .*, but must be four numbers"),
+        ({}, "annotation 0 has neither a segmentation nor a box"),
+    ],
+)
+def test_a_malformed_annotation_is_refused_with_its_number(coco, annotation, message):
+    with pytest.raises(ConfigError, match=message):
+        instances(coco(annotation))
+
+
+def test_polygons_need_the_size_of_their_image(coco):
+    path = coco({"segmentation": [[1, 1, 4, 1, 4, 4]]}, images=[{"id": 7, "file_name": "a.jpg"}])
+    with pytest.raises(ConfigError, match=r"needs a size \[height, width\], got \[None, None\]"):
+        instances(path)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {"segmentation": [[0, 0, 2**31, 0, 2**31, 2**31]]},
+        {"segmentation": {"size": [2**31 - 1, 2**31 - 1], "counts": [2**31 - 1] * 3}},
+    ],
+    ids=["polygons", "runs"],
+)
+def test_a_mask_of_an_absurd_size_costs_its_image_alone_and_is_not_drawn(coco, monkeypatch, annotation):
+    def draws(*args):
+        pytest.fail("pycocotools was asked to draw it")
+
+    monkeypatch.setattr("pycocotools.mask.frPyObjects", draws)
+    huge = [{"id": 7, "file_name": "a.jpg", "height": 2**31 - 1, "width": 2**31 - 1}]
+    with pytest.raises(ImageError, match=r"annotation 0 is a mask of size \[2147483647, 2147483647\]") as caught:
+        instances(coco(annotation, images=huge))
+    assert caught.value.reason == "prior_mismatch"
+
+
+SEGMENTATION = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    def write(**columns):
+        path = tmp_path / "instances.parquet"
+        arrays = {
+            name: pa.array(values, SEGMENTATION) if name == "segmentation" and isinstance(values, list) else values
+            for name, values in columns.items()
+        }
+        pq.write_table(pa.table(arrays), path)
+        return str(path)
+
+    return write
+
+
+def test_a_parquet_table_of_masks_is_read(parquet):
+    path = parquet(key=["b.jpg", "a.jpg"], segmentation=[segmentation((0, 0, 2, 2)), segmentation()])
+    assert instances(path).rows == (1,)
+    np.testing.assert_array_equal(masks(path), [box_mask()])
+
+
+def test_a_parquet_table_of_boxes_is_read(parquet):
+    path = parquet(file_name=["a.jpg"], box_xyxy_px=[[float(edge) for edge in BOX]])
+    np.testing.assert_array_equal(masks(path), [box_mask()])
+
+
+def test_a_row_without_a_mask_falls_back_to_its_box(parquet):
+    other = (1, 2, 3, 4)
+    path = parquet(key=["a.jpg"] * 2, segmentation=[segmentation(), None], box_xyxy_px=[None, list(other)])
+    np.testing.assert_array_equal(masks(path), [box_mask(), box_mask(other)])
+
+
+def test_a_runs_own_masks_table_is_an_instance_table(parquet):
+    path = parquet(image_id=["0" * 16], mask_id=["m"], segmentation=[segmentation()], area_px=[70])
+    np.testing.assert_array_equal(masks(path, key="whatever"), [box_mask()])
+
+
+def test_rows_below_the_score_are_passed_over_and_keep_the_others_numbers(parquet):
+    path = parquet(key=["a.jpg"] * 4, box_xyxy_px=[list(BOX)] * 4, score=[0.49, 0.5, None, 0.9])
+    assert instances(path).rows == (1, 2, 3)
+
+
+def test_binary_counts_are_read(tmp_path):
+    kind = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.binary())])
+    value = {"size": list(SIZE), "counts": code().encode()}
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"key": pa.array(["a.jpg"]), "segmentation": pa.array([value], kind)}), path)
+    np.testing.assert_array_equal(masks(str(path)), [box_mask()])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"box_xyxy_px": [[0, 0, 1, 1]]}, "none of the columns image_id, key, file_name"),
+        ({"key": ["a.jpg"]}, "none of the columns segmentation, box_xyxy_px"),
+        ({"key": ["a.jpg", None], "box_xyxy_px": [[0, 0, 1, 1]] * 2}, "row 1 has no key"),
+        ({"key": ["a.jpg"], "box_xyxy_px": [[0, 0, 1, 1]], "score": ["high"]}, "score is string, but must be a number"),
+    ],
+)
+def test_a_malformed_parquet_table_is_refused_when_it_is_read(parquet, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        read_instance_table(parquet(**columns), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"box_xyxy_px": [[0.0, 1.0, 2.0]]}, r"row 0 has neither a segmentation nor a box of four numbers, got \[0.0"),
+        ({"box_xyxy_px": [[0.0, 1.0, 2.0, None]]}, "row 0 has neither"),
+        ({"box_xyxy_px": [["a", "b", "c", "d"]]}, "row 0 has neither"),
+        (
+            {"segmentation": [{"size": list(SIZE), "counts": "zzz"}]},
+            "row 0: counts is not a COCO compressed RLE of 20 x 30",
+        ),
+        ({"segmentation": [{"size": list(SIZE), "counts": None}]}, "row 0 has neither"),
+        (
+            {"segmentation": pa.array([{"size": list(SIZE), "counts": [600]}])},
+            "row 0: counts is not a COCO compressed RLE",
+        ),
+        ({"segmentation": [{"size": list(SIZE), "counts": "o" * 300}]}, "row 0: counts is not a COCO compressed RLE"),
+        ({"segmentation": [{"size": list(SIZE), "counts": "PPPPPPPPPPP0"}]}, "row 0: counts is not a COCO compressed"),
+        ({"segmentation": pa.array(["m"])}, "row 0: segmentation is a str, but needs size and counts"),
+        ({"box_xyxy_px": [7]}, "row 0 has neither"),
+    ],
+)
+def test_a_malformed_row_is_refused_with_its_number(parquet, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        instances(parquet(key=["a.jpg"], **columns))
+
+
+def test_masks_of_another_size_are_the_images_fault_alone(parquet):
+    path = parquet(key=["a.jpg"], segmentation=[segmentation()])
+    with pytest.raises(ImageError, match=r"of size \[20, 30\], the upright image has \[30, 20\]") as caught:
+        instances(path, size=(30, 20))
+    assert caught.value.reason == "prior_mismatch"
+
+
+@pytest.mark.parametrize("read", [lambda path: read_instance_table(path, 0.5), file_digest])
+def test_a_missing_file_is_refused(tmp_path, read):
+    with pytest.raises(ConfigError, match=r"nowhere\.parquet cannot be read"):
+        read(str(tmp_path / "nowhere.parquet"))
+
+
+def test_the_digest_is_the_files_sha256(tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"rows")
+    assert file_digest(str(path)) == hashlib.sha256(b"rows").hexdigest()

@@ -1,0 +1,90 @@
+"""COCO's forms of a segmentation, each against pycocotools' own reading, and what none of them is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco
+
+from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
+
+SIZE = (9, 13)
+BOX = [2, 1, 7, 1, 7, 5, 2, 5]
+
+
+def decoded(counts: str, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return coco.decode({"size": list(size), "counts": counts.encode()}).astype(bool)
+
+
+def runs_of(mask: np.ndarray) -> list[int]:
+    """Return the runs of a mask column by column, background first, pixel after pixel."""
+    runs, last = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != last:
+            runs.append(0)
+            last = pixel
+        runs[-1] += 1
+    return runs
+
+
+@given(mask=arrays.arrays(bool, SIZE))
+def test_every_form_of_rle_gives_the_mask(mask):
+    whole = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    rles = [{"size": list(SIZE), "counts": counts} for counts in (whole, whole.decode(), runs_of(mask))]
+    for form in (*rles, *([rle] for rle in rles)):
+        np.testing.assert_array_equal(decoded(compressed_counts(form, SIZE)), mask)
+
+
+def test_overlapping_polygons_are_one_mask_of_ones():
+    mask = decoded(compressed_counts([BOX, [5, 3, 11, 3, 11, 8, 5, 8]], SIZE))
+    expected = np.zeros(SIZE, bool)
+    expected[1:5, 2:7] = expected[3:8, 5:11] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@given(st.lists(st.floats(-1e12, 1e12) | st.just(10**400), min_size=3, max_size=8))
+def test_polygons_far_outside_are_clipped_to_the_image(values):
+    polygon = [value for value in values for _ in "xy"]
+    assert decoded(compressed_counts([polygon], SIZE)).shape == SIZE
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, ""])
+def test_no_segmentation_is_none(nothing):
+    assert compressed_counts(nothing, SIZE) is None
+
+
+@pytest.mark.parametrize("size", [[13, 9], [9], None, "9x13", [10**12, 10**12], [9, 13, 1], [[[]]]])
+def test_an_rle_of_another_size_is_refused_before_it_is_drawn(size):
+    for counts in ("0", [117]):
+        with pytest.raises(MaskSizeError, match="the image has"):
+            compressed_counts({"size": size, "counts": counts}, SIZE)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"size": list(SIZE)},
+        {"size": list(SIZE), "counts": [-1, 118]},
+        {"size": list(SIZE), "counts": [116.5, 0.5]},
+        {"size": list(SIZE), "counts": 117},
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5]],
+        [[1, 2, 3, 4, 5, float("nan")]],
+        [[1, 2, 3, 4, 5, "6"]],
+        [BOX, {"size": list(SIZE), "counts": "0"}],
+        [1, 2, 3, 4, 5, 6],
+        "polygon",
+        7,
+    ],
+)
+def test_anything_else_is_refused(form):
+    with pytest.raises(ValueError, match="neither RLE nor polygons"):
+        compressed_counts(form, SIZE)
+
+
+def test_runs_that_do_not_fill_the_image_are_refused():
+    with pytest.raises(ValueError, match="the runs cover 116 pixels, the image has 9 x 13"):
+        compressed_counts({"size": list(SIZE), "counts": [100, 16]}, SIZE)

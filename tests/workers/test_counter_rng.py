@@ -1,0 +1,114 @@
+"""Draws: decided by what they are for, uniform, and the same on every machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pseudoris.workers.counter_rng import DrawKey, draw_below, draw_texts, draws, key_of, permutation
+
+TEXTS = ["the cat", "a cat", "the left cat", "a grey one", "the animal"]
+
+
+def test_numbers_are_golden():
+    # A resumed epoch meets the numbers of the version that began it.
+    assert key_of("shards", 0, 7) == 0x7972A59044359908
+    assert permutation(5, 8).tolist() == [3, 4, 2, 5, 0, 7, 1, 6]
+    assert [draw_below(5, counter, 1_000) for counter in range(4)] == [386, 752, 232, 99]
+    assert draw_texts(TEXTS, 2, seed=1, epoch=2, mask_id="m-0000") == [3, 0]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 200))
+def test_a_permutation_holds_each_number_once_and_follows_the_scalar_generator(key, size):
+    order = permutation(key, size)
+    assert sorted(order.tolist()) == list(range(size))
+    words = [draw_below(key, counter, 2**64) for counter in range(size)]
+    assert order.tolist() == sorted(range(size), key=lambda at: (words[at], at))
+
+
+def test_draws_below_a_bound_are_uniform():
+    counts = np.bincount([draw_below(9, counter, 10) for counter in range(20_000)], minlength=10)
+    # Ten standard deviations.
+    assert abs(counts - 2_000).max() < 10 * np.sqrt(1_800)
+
+
+def test_each_text_is_drawn_as_often_over_epochs_and_masks():
+    drawn = Counter(
+        draw_texts(TEXTS, 1, seed=0, epoch=epoch, mask_id=f"m-{mask:04d}")[0]
+        for epoch in range(50)
+        for mask in range(100)
+    )
+    assert all(abs(drawn[at] - 1_000) < 300 for at in range(5))
+
+
+@given(st.permutations(TEXTS), st.integers(1, 5))
+def test_the_draw_does_not_depend_on_the_order_of_the_rows(texts, num_drawn):
+    draw = {"seed": 3, "epoch": 1, "mask_id": "m-0001"}
+    expected = [TEXTS[at] for at in draw_texts(TEXTS, num_drawn, **draw)]
+    assert [texts[at] for at in draw_texts(texts, num_drawn, **draw)] == expected
+    assert len(set(expected)) == num_drawn
+
+
+def test_a_text_that_is_filtered_away_changes_only_the_draws_that_held_it():
+    for mask in range(100):
+        draw = {"seed": 0, "epoch": 0, "mask_id": f"m-{mask:04d}"}
+        (before,) = draw_texts(TEXTS, 1, **draw)
+        (after,) = draw_texts(TEXTS[:-1], 1, **draw)
+        assert after == before or before == 4
+
+
+def test_fewer_texts_than_asked_for_are_repeated_in_their_order():
+    drawn = draw_texts(TEXTS[:2], 5, seed=0, epoch=0, mask_id="m")
+    assert drawn in ([0, 1, 0, 1, 0], [1, 0, 1, 0, 1])
+    assert draw_texts(TEXTS[:1], 3, seed=0, epoch=0, mask_id="m") == [0, 0, 0]
+    assert draw_texts(TEXTS, None, seed=0, epoch=0, mask_id="m") == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"epoch": 1}, {"mask_id": "other"}])
+def test_seed_epoch_and_mask_each_change_draws(changed):
+    many = [f"text {number}" for number in range(10_000)]
+    draw = {"seed": 0, "epoch": 0, "mask_id": "m"}
+    assert draw_texts(many, 3, **draw) != draw_texts(many, 3, **{**draw, **changed})
+
+
+KEY = DrawKey(seed=0, image_id="2c26b46b68ffc68f", mask_index=3, crop="masked", rule="top_k=5")
+
+
+def test_a_key_gives_the_draws_that_it_always_gave():
+    golden = [0.7735894092916366, 0.41775520553997136, 0.8508669253851227]
+    assert draws([KEY], 3).tolist() == [golden]
+
+
+def test_draws_lie_in_the_unit_interval_and_look_uniform():
+    keys = [DrawKey(7, "ff", mask, "context_1.2", "top_p=0.4") for mask in range(500)]
+    table = draws(keys, 30)
+    assert table.shape == (500, 30)
+    assert table.min() >= 0
+    assert table.max() < 1
+    counts, _ = np.histogram(table, bins=10, range=(0, 1))
+    # 15,000 draws: a tenth has a standard deviation of 37.
+    assert abs(counts - 1500).max() < 5 * 37
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        DrawKey(1, KEY.image_id, 3, "masked", "top_k=5"),
+        DrawKey(0, "2c26b46b68ffc68e", 3, "masked", "top_k=5"),
+        DrawKey(0, KEY.image_id, 4, "masked", "top_k=5"),
+        DrawKey(0, KEY.image_id, 3, "context_1.0", "top_k=5"),
+        DrawKey(0, KEY.image_id, 3, "masked", "top_k=7"),
+    ],
+    ids=["seed", "image", "mask", "crop", "rule"],
+)
+def test_every_part_of_the_key_changes_every_draw(other):
+    assert not np.isin(draws([other], 30), draws([KEY], 30)).any()
+
+
+def test_a_draw_depends_neither_on_its_neighbours_nor_on_how_many_follow():
+    other = DrawKey(5, "aa", 0, "masked", "top_k=5")
+    assert np.array_equal(draws([other, KEY], 30)[1, :9], draws([KEY], 9)[0])

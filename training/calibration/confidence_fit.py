@@ -1,0 +1,250 @@
+"""Logistic weights by Newton's method, and bounds on confidence and rank, from images that a truth has judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from pseudoris.schemas.confidence import ranks, weighed
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.listener_settings import ConfidenceConfig
+from pseudoris.store.location import RunLocation
+from pseudoris.training.calibration.labelled_images import JudgedImage, judged_images
+from pseudoris.training.evaluation.truth import Truth
+
+# What a run has in any case, and what needs `captions.listening`.
+CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_count", "num_words")
+VOTE: Final = (*CLIP, "vote")
+LISTENER: Final = ("listener", "truth", "relative_truth")
+EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
+# Of these more is better, whatever the models are: no labels are needed.
+NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
+NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
+
+# Against weights without bound; in units of standardised features.
+_RIDGE: Final = 1e-3
+_STEPS: Final = 40
+# Beyond it a probability is 0 or 1 to float64, and its exponential may overflow.
+_MAX_LOG_ODDS: Final = 30.0
+_DIGITS: Final = 3
+# Above 0 lies every confidence, and beyond the last rank a mask has no candidate: the widest bounds keep everything.
+_GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
+_RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
+# Where nothing says how many of a mask are right.
+NO_LABEL_RANK: Final = 3
+
+_FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "coverage"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is kept: a confidence above, and at most so many of a mask."""
+
+    min_confidence: float
+    max_rank: int
+
+    def keeps(self, image: JudgedImage, config: ConfidenceConfig) -> Flags:
+        """Return which of an image's candidates are kept, (T,) bool."""
+        confidence, rank = _ranked(image, config)
+        return np.asarray((confidence > self.min_confidence) & (rank <= self.max_rank))
+
+    def conditions(self) -> list[str]:
+        """Return them as `filtering.keep` takes them."""
+        rank = [] if self.max_rank >= _RANKS[-1] else [f"rank <= {self.max_rank}"]
+        return [f"confidence > {self.min_confidence:g}", *rank]
+
+
+@dataclass(frozen=True)
+class BoundsFigures:
+    """What bounds reach: accuracy, distinct kept expressions a mask, and coverage."""
+
+    bounds: Bounds
+    accuracy: float
+    distinct: float
+    coverage: float
+
+    def as_json(self) -> dict[str, float]:
+        """Return the figures, the yield by its name in the tables."""
+        return {name: round(getattr(self, field), 4) for name, field in _FIELDS.items()}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Weights, chosen bounds, the figures that these reach on their own images, and the number of images."""
+
+    weights: ConfidenceConfig
+    reached: BoundsFigures
+    num_images: int
+
+
+def calibrate(
+    images: Sequence[JudgedImage], names: Sequence[str], *, coverage: float, least_yield: float
+) -> Calibration:
+    """Return weights of the named features, and the most accurate bounds that reach a coverage and a yield.
+
+    Raises:
+        ValueError: No candidate is right, or all are: there is nothing to tell apart.
+    """
+    weights = fit(images, names)
+    chosen = choose(reached(images, weights), coverage=coverage, least_yield=least_yield)
+    return Calibration(weights, chosen, len(images))
+
+
+def calibrated_run(
+    location: RunLocation,
+    truth: Truth | None,
+    *,
+    coverage: float,
+    least_yield: float,
+    max_images: int | None = None,
+) -> Calibration:
+    """Return weights and bounds for the models of a run, including the listener's scores if the run has them.
+
+    Args:
+        location: Where the run lives, finished or not.
+        truth: What its images show; without it no label is used, and only the yield that is reached is known.
+        coverage: Of the truth's objects, at least.
+        least_yield: Kept expressions a mask, at least; without a truth about so many.
+        max_images: The first so many; None for all.
+
+    Raises:
+        ConfigError: As of `judged_images`; or of its candidates all are right, or none.
+        TransientError: Storage failed.
+    """
+    images = judged_images(location, truth, max_images=max_images)
+    has_listened = not any(np.isnan(image.rated.scores["truth"]).any() for image in images)
+    if truth is None:
+        return without_labels(images, NO_LABELS if has_listened else NO_LABELS_VOTE, wanted_yield=least_yield)
+    try:
+        return calibrate(images, EVERYTHING if has_listened else VOTE, coverage=coverage, least_yield=least_yield)
+    except ValueError as error:
+        raise ConfigError(f"{location.root} against the truth ({truth.title}): {error}. Use more images.") from error
+
+
+def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig:
+    """Return the weights of features that best tell the right candidates from the others.
+
+    Raises:
+        ValueError: No candidate is right, or all are: there is nothing to tell apart.
+    """
+    table = _table(images, names)
+    right = np.concatenate([np.zeros(0), *(image.is_right for image in images)])
+    if len(np.unique(right)) < 2:
+        raise ValueError(f"{int(right.sum())} of {len(right)} candidates are right. Fitting needs right and wrong ones")
+    bias, slopes = logistic_regression(table, right)
+    return _rounded(names, slopes, bias)
+
+
+def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[BoundsFigures]:
+    """Return what each pair of bounds reaches on `images`."""
+    ranked = [_ranked(image, config) for image in images]
+    confidence, rank = (np.concatenate([np.zeros(0), *(each[part] for each in ranked)]) for part in (0, 1))
+    right = np.concatenate([np.zeros(0, np.bool_), *(image.is_right for image in images)])
+    objects, is_beside, said, said_right = _objects(images)
+    masks, visible = sum(image.num_masks for image in images), sum(image.num_visible for image in images)
+    found = []
+    for max_rank in _RANKS:
+        inside = rank <= max_rank
+        # Of each object its most confident right expression decides from which bound on it is covered.
+        best = np.where(is_beside, np.inf, -np.inf)
+        np.maximum.at(best, objects[inside & right], confidence[inside & right])
+        for bound in _GRID:
+            kept = inside & (confidence > bound)
+            num_kept, num_right = int(kept.sum()) + said, int((kept & right).sum()) + said_right
+            accuracy = num_right / num_kept if num_kept else 0.0
+            coverage = float((best > bound).sum()) / visible if visible else 0.0
+            found.append(BoundsFigures(Bounds(bound, max_rank), accuracy, num_kept / max(masks, 1), coverage))
+    return found
+
+
+def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: float) -> BoundsFigures:
+    """Return what has the highest accuracy among bounds whose coverage and yield are at least so large.
+
+    Where none reach that, what has the highest coverage, of equals the highest accuracy.
+    """
+    wide = [each for each in options if each.coverage >= coverage and each.distinct >= least_yield]
+    if not wide:
+        return max(options, key=lambda each: (each.coverage, each.accuracy))
+    return max(wide, key=lambda each: each.accuracy)
+
+
+def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wanted_yield: float) -> Calibration:
+    """Return weights and bounds that look at no verdict: every feature counts alike, in standard deviations.
+
+    The bound is the one that keeps closest to so many expressions a mask, at most `NO_LABEL_RANK` of what was drawn for
+    it. The figures that it reaches come from the verdicts all the same.
+
+    Args:
+        images: Whose candidates stand for a run's.
+        names: Features of which more is better.
+        wanted_yield: Kept expressions a mask, those that are always kept included, as in `choose`.
+    """
+    table = _table(images, names)
+    slopes = 1 / (table.std(axis=0) + 1e-9)
+    weights = _rounded(names, slopes, float(-(slopes @ table.mean(axis=0))))
+    options = [each for each in reached(images, weights) if each.bounds.max_rank == NO_LABEL_RANK]
+    return Calibration(weights, min(options, key=lambda each: abs(each.distinct - wanted_yield)), len(images))
+
+
+def _table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
+    """The features of all candidates, (T, names) float64."""
+    parts = [np.stack([image.features[name] for name in names], axis=1) for image in images]
+    return np.concatenate([np.zeros((0, len(names))), *parts])
+
+
+def _rounded(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceConfig:
+    rounded = {name: round(float(slope), _DIGITS) for name, slope in zip(names, slopes, strict=True)}
+    return ConfidenceConfig(bias=round(bias, _DIGITS), **rounded)
+
+
+def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Floats]:
+    """Confidence and rank of each candidate, (T,) float64."""
+    confidence = weighed(image.features, config)
+    return confidence, ranks(confidence, image.rated.groups)
+
+
+def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int]:
+    """Number the objects of all images.
+
+    Returns the object of each candidate, (T,) int64, 0 where it has none; of each object, whether an expression that is
+    always kept is right for it; the number of expressions that are always kept, and how many of them are right.
+    """
+    first, numbers = 1, [np.zeros(0, np.int64)]
+    covered: list[int] = []
+    for image in images:
+        numbers.append(np.where(image.targets < 0, 0, image.targets + first))
+        covered += (image.beside.targets[image.beside.is_right] + first).tolist()
+        first += 1 + max(image.targets.max(initial=-1), image.beside.targets.max(initial=-1))
+    is_covered = np.zeros(first, np.bool_)
+    is_covered[covered] = True
+    said = sum(len(image.beside.is_right) for image in images)
+    return np.concatenate(numbers), is_covered, said, len(covered)
+
+
+def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
+    """Return bias and slopes, (F,) float64, of F features; a slight ridge on the slopes in standard deviations.
+
+    Args:
+        table: (T, F) float64.
+        right: (T,) float64, 0 and 1, some of each.
+    """
+    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
+    weights = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
+    slopes = weights[1:] / std
+    return float(weights[0] - slopes @ mean), slopes
+
+
+def _newton(table: Floats, right: Floats) -> Floats:
+    penalty = _RIDGE * np.eye(table.shape[1])
+    penalty[0, 0] = 0.0
+    weights = np.zeros(table.shape[1])
+    for _ in range(_STEPS):
+        likely = 1 / (1 + np.exp(-np.clip(table @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
+        gradient = table.T @ (likely - right) / len(right) + penalty @ weights
+        curvature = (table.T * (likely * (1 - likely))) @ table / len(right) + penalty
+        weights = weights - np.linalg.solve(curvature, gradient)
+    return weights

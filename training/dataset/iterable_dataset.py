@@ -1,0 +1,272 @@
+"""A run of any size as a stream of samples: shard after shard, each image decoded once for all its masks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset.opened_run import OpenedRun
+from pseudoris.training.dataset.sample_builder import SampleBuilder
+from pseudoris.training.dataset.samples import SampleSpec, Transform
+from pseudoris.training.dataset.shard_iterator import ShardIterator, StreamedImage
+from pseudoris.training.dataset.shard_reader import Int64Array
+from pseudoris.training.dataset.shuffle_buffer import Buffer, DrawnMask, in_order, interleaved
+from pseudoris.training.dataset.snapshot import Snapshot
+from pseudoris.training.dataset.stream_split import (
+    ShardSlice,
+    Stream,
+    Uneven,
+    equal_slices,
+    samples_per_rank,
+    whole_shards,
+    worker_ends,
+)
+from pseudoris.training.dataset.streamed_dataset import Position, StreamedDataset
+from pseudoris.workers.counter_rng import key_of, permutation
+
+logger = logging.getLogger(__name__)
+
+# Not None: that may be what a transform returns.
+_NO_SAMPLE: Final = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOrder:
+    """In which order samples come, and how they are split over ranks.
+
+    Attributes:
+        is_shuffled: Shards in random order, images of a shard in random order, masks drawn from a buffer of images;
+            all by (seed, epoch). False gives the order of the plan.
+        buffer_images: Images whose masks are mixed, for each worker. More mixes better: a batch of B then has some
+            B²/2n pairs of one image. What it costs is memory.
+        buffer_bytes: Bytes of decoded pixels for each worker; the buffer holds fewer images if they are large.
+        uneven: What becomes of ranks that would have different numbers of samples. `keep` reads each sample once, and
+            ranks end apart. `drop` and `pad` give each rank the same number, by leaving out, or repeating, fewer
+            samples than there are ranks; for that all shards are counted when the dataset is made.
+        rank: By default that of torch.distributed, when the dataset is made.
+        world_size: By default that of torch.distributed, when the dataset is made.
+    """
+
+    is_shuffled: bool = True
+    buffer_images: int = 128
+    buffer_bytes: int = 256 * 2**20
+    uneven: Uneven = "keep"
+    rank: int | None = None
+    world_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.buffer_images < 1 or self.buffer_bytes < 1:
+            raise ConfigError(
+                f"buffer_images is {self.buffer_images} and buffer_bytes is {self.buffer_bytes}. Give 1 or more for "
+                "both."
+            )
+        if self.uneven not in ("keep", "drop", "pad"):
+            raise ConfigError(f"uneven is {self.uneven!r}: give 'keep', 'drop' or 'pad'")
+
+
+class RisIterableDataset(StreamedDataset):
+    """A run's masks with their expressions, in an order that seed, epoch, ranks and workers decide and nothing else.
+
+    Memory of a worker: two shards' encoded images and tables, and the buffer's decoded images.
+    """
+
+    def __init__(
+        self,
+        run: str | RunLocation,
+        spec: SampleSpec | None = None,
+        *,
+        order: StreamOrder | None = None,
+        snapshot: Snapshot | None = None,
+        transform: Transform | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        """Open a run, finished or still growing.
+
+        Args:
+            run: Its folder or url, or its location.
+            spec: Which samples and what of them; everything that was kept by default.
+            order: Shuffle, split.
+            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
+            transform: Applied to each sample last, in the worker; what it returns is yielded. It must pickle where
+                workers are spawned.
+            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
+
+        Raises:
+            ConfigError: There is no run, nothing of it is committed, an argument makes no sense, or, with `drop` and
+                `pad`, the filter keeps nothing that ranks could share.
+            TransientError: Storage failed.
+        """
+        self._order = order or StreamOrder()
+        super().__init__(self._order.rank, self._order.world_size)
+        self._endpoint_url = endpoint_url
+        self._transform = transform
+        # Refreshes so far.
+        self._turn = 0
+        self._take_stock(OpenedRun.open(run, spec or SampleSpec(), snapshot, endpoint_url=endpoint_url))
+        self._builder = SampleBuilder(self._run.spec)
+        if self._counts is None and self._world_size > 1 and self._rank == 0:
+            logger.warning(
+                "Ranks have different numbers of samples. A collective call after the shortest rank has ended would "
+                "wait forever. Give StreamOrder(uneven='drop') or 'pad', or train under torch's Join."
+            )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Which commits are read."""
+        return self._run.snapshot
+
+    def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
+        """Read what has been committed since, between two epochs, and return it.
+
+        Call it on every rank as often. Ranks of a process group then read the same without being told (see
+        `Snapshot.shared`). `ResumableLoader` brings it to workers that live on; make torch's own loader anew.
+
+        Raises:
+            ConfigError: Nothing is committed, or a receipt cannot be used.
+            TransientError: Storage failed.
+        """
+        if snapshot is None:
+            self._turn += 1
+            # With what is read now, so that a refresh never leads back to what another dataset's has found before.
+            snapshot = Snapshot.shared(self._run.location, f"{self._turn} after {self._run.snapshot.digest}")
+        self._reopen(snapshot)
+        self.begin_anew()
+        return self._run.snapshot
+
+    def count(self) -> int:
+        """Return the samples of an epoch over all ranks, before any is dropped or repeated; reads the filter's columns.
+
+        Raises:
+            ConfigError: A part is missing.
+            TransientError: Storage failed.
+        """
+        return int((self._run.count_samples() if self._counts is None else self._counts).sum())
+
+    def __len__(self) -> int:
+        """Return the number of samples of this rank, with `drop` and `pad`; it is unknown with `keep`."""
+        if self._counts is None or self._order.uneven == "keep":
+            raise TypeError(
+                "With uneven='keep' the number of samples per rank is not known. count() returns that of all ranks."
+            )
+        return samples_per_rank(int(self._counts.sum()), self._world_size, self._order.uneven)
+
+    def stream_lengths(self, num_streams: int) -> Sequence[int]:
+        """Return the samples of each of this rank's streams, with `drop` and `pad`; raises as `len` does.
+
+        Raises:
+            TypeError: They are unknown, with `keep`.
+        """
+        return np.diff(worker_ends(len(self), num_streams), prepend=0).tolist()
+
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        """Yield the samples; the position counts the masks drawn, those of bad images included, and those yielded."""
+        slices, quota = self._slices(stream, epoch)
+        start, num_yielded = position.get("drawn", 0), position.get("yielded", 0)
+        drawn = 0
+        while quota is None or num_yielded < quota:
+            before = num_yielded
+            first_drawn = drawn
+            for sample in self._lap(slices, stream, epoch, start - drawn):
+                drawn += 1
+                if drawn <= start:
+                    continue
+                if sample is _NO_SAMPLE:
+                    self._shared.count_skipped()
+                    continue
+                num_yielded += 1
+                yield sample, {"drawn": drawn, "yielded": num_yielded}
+                if num_yielded == quota:
+                    return
+            if quota is None:
+                if not drawn and slices:
+                    self._warn_of_nothing(len(slices), stream)
+                return
+            # Skipped masks are made good by the stream's first ones, so that ranks stay even.
+            if num_yielded == before and drawn > start and first_drawn >= start:
+                raise ConfigError("No image of this rank can be used. The log names the first ones.")
+
+    def _warn_of_nothing(self, num_shards: int, stream: Stream) -> None:
+        logger.warning(
+            "No expression in the %d shards of worker %d, rank %d passes the filter. If other workers say the same, "
+            "loosen the filter (%s).",
+            *(num_shards, stream.worker, stream.rank, self._run.spec.where.as_json()),
+        )
+
+    def _lap(self, slices: Sequence[ShardSlice], stream: Stream, epoch: int, num_passed: int) -> Iterator[Any]:
+        """Yield the stream's samples once; `_NO_SAMPLE` for one of a bad image, and, unread, the first `num_passed`."""
+        iterator = ShardIterator(self._run, slices, self._key("images", epoch) if self._order.is_shuffled else None)
+        iterator.is_skipping = num_passed > 0
+        for number, drawn in enumerate(self._drawn(iterator, stream, epoch), 1):
+            iterator.is_skipping = number < num_passed
+            yield _NO_SAMPLE if number <= num_passed else self._sample(drawn, epoch)
+
+    def _drawn(self, iterator: ShardIterator, stream: Stream, epoch: int) -> Iterator[DrawnMask[StreamedImage]]:
+        if not self._order.is_shuffled:
+            return in_order(iterator)
+        buffer = Buffer(self._order.buffer_images, self._order.buffer_bytes)
+        key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
+        return interleaved(iterator, buffer, key)
+
+    def _sample(self, drawn: DrawnMask[StreamedImage], epoch: int) -> Any:
+        image = drawn.item
+        pixels = image.pixels(is_last=drawn.is_last)
+        if pixels is None and self._run.images is not None:
+            return _NO_SAMPLE
+        content, mask = image.shard.content(), image.first_mask + drawn.mask
+        sample = self._builder.build(content, image.at, mask, epoch=epoch, pixels=pixels)
+        return sample if self._transform is None else self._transform(sample)
+
+    def _slices(self, stream: Stream, epoch: int) -> tuple[list[ShardSlice], int | None]:
+        num_shards = len(self._run.snapshot)
+        is_shuffled = self._order.is_shuffled
+        order = permutation(self._key("shards", epoch), num_shards) if is_shuffled else np.arange(num_shards)
+        if self._counts is None or self._order.uneven == "keep":
+            return whole_shards(order, stream), None
+        slices = equal_slices(order, self._counts, stream, self._order.uneven)
+        return slices, sum((each.stop or 0) - each.start for each in slices)
+
+    def _key(self, purpose: str, *numbers: int) -> int:
+        return key_of(purpose, self._run.spec.seed, *numbers)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return self._described
+
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        if fingerprint["snapshot"]["digest"] != self._run.snapshot.digest:
+            self._reopen(Snapshot.from_state(self._run.location, fingerprint["snapshot"]))
+
+    def _reopen(self, snapshot: Snapshot) -> None:
+        location, spec = self._run.location, self._run.spec
+        self._take_stock(OpenedRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
+
+    def _take_stock(self, run: OpenedRun) -> None:
+        """Read a run from now on: count what has to be, and describe what decides the sequence, once a snapshot."""
+        order, spec = self._order, run.spec
+        counts: Int64Array | None = None
+        if order.uneven != "keep":
+            counts = run.count_samples()
+            self._check_share(run, int(counts.sum()))
+        self._run, self._counts = run, counts
+        self._described = {
+            "snapshot": run.snapshot.state(),
+            "seed": spec.seed,
+            "expressions_per_mask": spec.expressions_per_mask,
+            "has_images": run.images is not None,
+            "where": spec.where.as_json(),
+            **{name: getattr(order, name) for name in ("is_shuffled", "buffer_images", "buffer_bytes", "uneven")},
+        }
+
+    def _check_share(self, run: OpenedRun, total: int) -> None:
+        if not total:
+            raise run.nothing_passes()
+        if self._order.uneven == "drop" and total < self._world_size:
+            raise ConfigError(
+                f"{total} samples for {self._world_size} ranks: uneven='drop' would drop all of them. Give 'pad', "
+                "fewer ranks, or a filter that keeps more."
+            )

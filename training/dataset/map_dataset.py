@@ -1,0 +1,239 @@
+"""A small run as a map-style dataset: its tables in memory, any mask by its number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset.opened_run import OpenedRun
+from pseudoris.training.dataset.process_group import SharedNumbers
+from pseudoris.training.dataset.sample_builder import SampleBuilder
+from pseudoris.training.dataset.samples import SampleSpec, Transform
+from pseudoris.training.dataset.shard_reader import ShardContent
+from pseudoris.training.dataset.snapshot import Snapshot
+
+DEFAULT_MAX_MEMORY_BYTES: Final = 4 * 2**30
+
+# The images of a batch, (3, H, W) uint8 each, by row of the snapshot and position in the shard's index.
+Decoded = dict[tuple[int, int], Tensor]
+
+
+class RisDataset(Dataset[Any]):
+    """All masks of a small run that keep an expression, in plan order, for torch's samplers.
+
+    In memory lie the tables, and the encoded images where the run embeds them; images of SOURCE are read one by one,
+    when they are asked for. Forked loader workers share that memory. For larger runs: `RisIterableDataset`.
+    """
+
+    def __init__(
+        self,
+        run: str | RunLocation,
+        spec: SampleSpec | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        transform: Transform | None = None,
+        endpoint_url: str | None = None,
+        max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
+    ) -> None:
+        """Read a run.
+
+        Args:
+            run: Its folder or url, or its location.
+            spec: Which samples and what of them; everything that was kept by default.
+            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
+            transform: Applied to each sample last; what it returns is the item.
+            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
+            max_memory_bytes: Embedded images of more are refused.
+
+        Raises:
+            ConfigError: There is no run, nothing of it is committed, the filter keeps nothing, or it is too large.
+            TransientError: Storage failed.
+        """
+        self._endpoint_url = endpoint_url
+        self._max_memory_bytes = max_memory_bytes
+        self._transform = transform
+        self._shared = SharedNumbers()
+        self._read(run, spec or SampleSpec(), snapshot)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Which commits are read."""
+        return self._run.snapshot
+
+    @property
+    def epoch(self) -> int:
+        """Which draw of expressions is given."""
+        return self._shared.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of expressions; also workers that live on see it. A sampler has an epoch of its own."""
+        self._shared.epoch = epoch
+
+    @property
+    def num_skipped(self) -> int:
+        """How often a mask was asked for whose image cannot be used, so that another stood in for it."""
+        return self._shared.num_skipped
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample, or what the transform makes of it.
+
+        Raises:
+            IndexError: There is no such mask.
+            ConfigError: Its image cannot be used. With `on_bad_image="skip"` the next mask that can be stands in for
+                it.
+        """
+        return self.draw(index, self.epoch)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the samples of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
+        decoded: Decoded = {}
+        return [self.draw(index, self.epoch, decoded) for index in indices]
+
+    def draw(
+        self,
+        index: int,
+        epoch: int,
+        decoded: Decoded | None = None,
+        *,
+        among: NDArray[np.int64] | None = None,
+    ) -> Any:
+        """Return the sample of a mask with the expressions of an epoch.
+
+        Args:
+            index: Of the mask.
+            epoch: Which draw.
+            decoded: Images by shard and position; read from, and added to.
+            among: The masks that may stand in for one whose image cannot be used, (C,) ascending, `index` among them;
+                all by default.
+
+        Raises:
+            IndexError: There is no such mask.
+            ConfigError: Its image cannot be used.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"mask {index} of {len(self)}")
+        first = index % len(self) if among is None else int(np.searchsorted(among, index % len(self)))
+        num_stand_ins = len(self) if among is None else len(among)
+        for stand_in in range(num_stand_ins):
+            at = (first + stand_in) % num_stand_ins
+            at = at if among is None else int(among[at])
+            try:
+                sample = self._sample(at, epoch, {} if decoded is None else decoded)
+            except ImageError as error:
+                self._refuse(at, error)
+                continue
+            return sample if self._transform is None else self._transform(sample)
+        raise ConfigError(
+            f"None of the {num_stand_ins} masks that could replace this one has a usable image. Put the annotated "
+            "files back, or say where they are (source=…)."
+        )
+
+    def mask_ids(self) -> list[str]:
+        """Return the id of every mask, in order."""
+        return [mask_id for content in self._contents for mask_id in content.index.mask_ids]
+
+    def image_digests(self) -> list[str]:
+        """Return for every mask the sha256 of its image's bytes, as annotated: ids tell images of one run apart alone.
+
+        Raises:
+            ConfigError: The spec asks for no image.
+        """
+        digests: list[str] = []
+        for content in self._contents:
+            if content.images is None:
+                raise ConfigError("Images are not read. Add 'image' to parts.")
+            digests += np.repeat(content.images.sha256, np.diff(content.index.first_masks)).tolist()
+        return digests
+
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON, what decides the samples: the snapshot and the spec."""
+        spec = self._run.spec
+        return {
+            "snapshot": self._run.snapshot.state(),
+            "seed": spec.seed,
+            "expressions_per_mask": spec.expressions_per_mask,
+            "where": spec.where.as_json(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as JSON, the epoch and what decides the samples; the place in an epoch is its sampler's."""
+        return {"epoch": self.epoch, "dataset": self.describe()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Read the snapshot of a saved state, and choose its epoch.
+
+        Raises:
+            ConfigError: It was saved with another spec, or the run does not hold its snapshot any more.
+            TransientError: Storage failed.
+        """
+        own, saved = self.describe(), state["dataset"]
+        differing = [name for name in own if name != "snapshot" and own[name] != saved[name]]
+        if differing:
+            lines = "; ".join(f"{name}: {saved[name]!r} saved, {own[name]!r} now" for name in differing)
+            raise ConfigError(f"The state belongs to other samples ({lines}). Resume with the saved settings.")
+        if own["snapshot"]["digest"] != saved["snapshot"]["digest"]:
+            location = self._run.location
+            self._read(location, self._run.spec, Snapshot.from_state(location, saved["snapshot"]))
+        self.set_epoch(state["epoch"])
+
+    def _read(self, run: str | RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> None:
+        opened = OpenedRun.open(run, spec, snapshot, endpoint_url=self._endpoint_url, is_random_access=True)
+        size_bytes = opened.snapshot.images_bytes
+        if (
+            opened.images is not None
+            and opened.header.config.shards.embed_images
+            and size_bytes > self._max_memory_bytes
+        ):
+            raise ConfigError(
+                f"The run embeds {size_bytes:,} bytes of images. A RisDataset holds them in memory, up to "
+                f"max_memory_bytes={self._max_memory_bytes:,}. Use RisIterableDataset, or raise max_memory_bytes."
+            )
+        contents = [opened.reader.content(row) for row in range(len(opened.snapshot))]
+        ends = np.cumsum([content.index.num_masks for content in contents])
+        if not ends[-1]:
+            raise opened.nothing_passes()
+        self._run = opened
+        self._builder = SampleBuilder(spec)
+        self._contents: list[ShardContent] = contents
+        self._ends = ends
+
+    def _sample(self, at: int, epoch: int, decoded: Decoded) -> Any:
+        row, image, mask = self._place(at)
+        content = self._contents[row]
+        pixels = None
+        if self._run.images is not None and content.images is not None:
+            pixels = decoded.get((row, image))
+            if pixels is None:
+                pixels = self._run.images.decode(content.images, image)
+                decoded[row, image] = pixels
+            # The sample's own: a transform may write into it.
+            pixels = pixels.clone()
+        return self._builder.build(content, image, mask, epoch=epoch, pixels=pixels)
+
+    def _place(self, at: int) -> tuple[int, int, int]:
+        """Return the shard of a mask by its row, and in that shard's index its image and itself."""
+        row = int(np.searchsorted(self._ends, at, side="right"))
+        mask = at - (int(self._ends[row - 1]) if row else 0)
+        image = int(np.searchsorted(self._contents[row].index.first_masks, mask, side="right")) - 1
+        return row, image, mask
+
+    def _refuse(self, at: int, error: ImageError) -> None:
+        if self._run.spec.on_bad_image == "skip":
+            self._shared.count_skipped()
+            return
+        row, image, _ = self._place(at)
+        content = self._contents[row]
+        if self._run.images is None or content.images is None:
+            raise error
+        raise self._run.images.explained(content.images.keys[image], error) from error

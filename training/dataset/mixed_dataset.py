@@ -1,0 +1,281 @@
+"""Machine-made and human annotation in one dataset: the semi-supervised setting of the paper (its Figure 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.iterable_dataset import RisIterableDataset
+from pseudoris.training.dataset.joined_dataset import JoinedDataset
+from pseudoris.training.dataset.map_dataset import Decoded, RisDataset
+from pseudoris.training.dataset.stream_split import Stream
+from pseudoris.training.dataset.streamed_dataset import Position, StreamedDataset
+from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+
+_PROBABILITY_STEPS: Final = 2**32
+
+
+def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Return which masks a fraction of the annotation holds, as positions, ascending; at least one above 0.
+
+    Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % lies within 5 %, 5 % within 10 %, and
+    the choice is the same in every epoch, as if the others had not been annotated.
+
+    Raises:
+        ConfigError: `fraction` is not in [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"fraction is {fraction}. Give the share of the human annotation to use, from 0 to 1.")
+    key = str(seed).encode()
+    numbers = [hashlib.blake2b(each.encode(), digest_size=8, key=key).digest() for each in mask_ids]
+    num_chosen = max(round(fraction * len(mask_ids)), 1) if fraction and mask_ids else 0
+    chosen = sorted(range(len(mask_ids)), key=numbers.__getitem__)[:num_chosen]
+    return np.array(sorted(chosen), np.int64)
+
+
+class MixedDataset(Dataset[Any]):
+    """All masks of a machine's run, and a fraction of a human's, map-style.
+
+    Items 0 ... len(pseudo)-1 are the machine's, the others human. Shuffle and split it with torch's samplers
+    (`DistributedSampler`); the same index in the same epoch gives the same sample on every rank.
+    """
+
+    def __init__(
+        self,
+        pseudo: RisDataset | JoinedDataset,
+        human: RisDataset,
+        *,
+        fraction: float = 1.0,
+        human_share: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Mix two datasets.
+
+        Args:
+            pseudo: Made by models; of one run or of several.
+            human: Of an imported run.
+            fraction: Share of the human masks that is used, in [0, 1]: the paper's 1, 5, 10, … %. The same masks in
+                every epoch.
+            human_share: Share of the human items in an epoch, in [0, 1): where few human masks would drown, they come
+                several times an epoch, each time with another draw of expressions. None takes each chosen mask once.
+            seed: Of the choice.
+
+        Raises:
+            ConfigError: A share is out of its range, or nothing is left to take a share of.
+        """
+        self._pseudo = pseudo
+        self._human = human
+        self._seed = seed
+        self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
+        _check_share(human_share, len(self._chosen))
+        share = human_share
+        self._num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
+        # Of the epoch asked for last, by its number.
+        self._shuffled: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def num_human(self) -> int:
+        """Human items of an epoch."""
+        return self._num_human
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of both, and the order in which human masks repeat."""
+        self._pseudo.set_epoch(epoch)
+        self._human.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return the items of an epoch."""
+        return len(self._pseudo) + self._num_human
+
+    def mask_ids(self) -> list[str]:
+        """Return the mask of every item of the epoch, in order."""
+        return [*self._pseudo.mask_ids(), *self._repeated(self._human.mask_ids())]
+
+    def image_digests(self) -> list[str]:
+        """Return the sha256 of the image of every item of the epoch, as `RisDataset.image_digests` does."""
+        return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]
+
+    def _repeated(self, human: Sequence[str]) -> list[str]:
+        """Return of each human item of the epoch what `human` says of its mask."""
+        order = self._order(self._human.epoch)
+        return [human[int(order[at % len(order)])] for at in range(self._num_human)]
+
+    def __getitem__(self, index: int) -> Any:
+        """Return an item of either dataset.
+
+        Raises:
+            IndexError: There is no such item.
+            ConfigError: Its image cannot be used.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the items of a batch, as `[]` does; an image is decoded once for all of its masks in the batch."""
+        of_pseudo: Decoded = {}
+        of_human: Decoded = {}
+        return [self._item(index, of_pseudo, of_human) for index in indices]
+
+    @property
+    def num_skipped(self) -> int:
+        """How often an item was asked for whose image cannot be used; of the chosen human masks another stood in."""
+        return self._pseudo.num_skipped + self._human.num_skipped
+
+    def _item(self, index: int, of_pseudo: Decoded, of_human: Decoded) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        at = index % len(self) - len(self._pseudo)
+        if at < 0:
+            return self._pseudo.draw(at, self._pseudo.epoch, of_pseudo)
+        epoch = self._human.epoch
+        lap, place = divmod(at, len(self._chosen))
+        mask = int(self._order(epoch)[place])
+        return self._human.draw(mask, _epoch_of_lap(epoch, lap), of_human, among=self._chosen)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the chosen masks in the order of an epoch: shuffled, unless each comes once."""
+        num_chosen = len(self._chosen)
+        if self._num_human == num_chosen:
+            return self._chosen
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            order = permutation(key_of("human", self._seed, epoch), num_chosen)
+            self._shuffled = epoch, self._chosen[order]
+        return self._shuffled[1]
+
+
+class MixedIterableDataset(StreamedDataset):
+    """A stream of a machine's run with human samples strewn in; ranks, workers and epochs are those of the stream.
+
+    Before each sample a number by (seed, epoch, worker, position) decides whether it is human. It does not depend on
+    the rank: with `uneven="drop"` or `"pad"` ranks stay even. The epoch ends with the machine's stream.
+    """
+
+    def __init__(
+        self,
+        pseudo: RisIterableDataset,
+        human: RisDataset,
+        *,
+        fraction: float = 1.0,
+        human_share: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Mix two datasets.
+
+        Args:
+            pseudo: Made by models; it brings ranks and order.
+            human: Of an imported run.
+            fraction: As of `MixedDataset`.
+            human_share: Probability that a sample is human, in [0, 1). None gives each chosen human mask once an
+                epoch on average; for that the machine's samples are counted.
+            seed: Of the choice and of the mix.
+
+        Raises:
+            ConfigError: A share is out of its range, or nothing is left to take a share of.
+            TransientError: Storage failed while counting.
+        """
+        super().__init__(pseudo.rank, pseudo.world_size)
+        self._pseudo = pseudo
+        self._human = human
+        self._fraction = fraction
+        self._given_share = human_share
+        self._seed = seed
+        self._chosen = choose_fraction(human.mask_ids(), fraction, seed)
+        _check_share(human_share, len(self._chosen))
+        self._share = self._find_share()
+
+    @property
+    def human_share(self) -> float:
+        """Probability that a sample is human."""
+        return self._share
+
+    @property
+    def num_skipped(self) -> int:
+        """Masks of both datasets whose image could not be used."""
+        return self._pseudo.num_skipped + self._human.num_skipped
+
+    def _find_share(self) -> float:
+        if self._given_share is not None:
+            return self._given_share
+        num_human = len(self._chosen)
+        if not num_human:
+            return 0.0
+        num_pseudo = self._pseudo.count()
+        if not num_pseudo:
+            raise ConfigError(
+                "The machine's run gives no samples, so an epoch would never end. Check its filter, or give "
+                "human_share."
+            )
+        return num_human / (num_human + num_pseudo)
+
+    def _human_limit(self) -> int:
+        """Return which of the numbers below `_PROBABILITY_STEPS` say human: not all, or the epoch would never end."""
+        return min(round(self._share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
+
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        machine = self._pseudo._samples(stream, epoch, position.get("pseudo", {}))
+        reached = position.get("pseudo", {})
+        num_human, num_drawn = position.get("human", 0), position.get("drawn", 0)
+        key = key_of("mix", self._seed, epoch, stream.worker, stream.num_workers)
+        own = self._own_humans(stream, epoch)
+        limit = self._human_limit()
+        while True:
+            if draw_below(key, num_drawn, _PROBABILITY_STEPS) < limit:
+                lap, at = divmod(num_human, len(own))
+                sample = self._human.draw(int(own[at]), _epoch_of_lap(epoch, lap), among=self._chosen)
+                num_human += 1
+            else:
+                following = next(machine, None)
+                if following is None:
+                    return
+                sample, reached = following
+            num_drawn += 1
+            yield sample, {"pseudo": reached, "human": num_human, "drawn": num_drawn}
+
+    def _own_humans(self, stream: Stream, epoch: int) -> NDArray[np.int64]:
+        """Return the human masks of a stream: disjoint from the other streams', unless there are fewer than streams."""
+        shuffled = self._chosen[permutation(key_of("human", self._seed, epoch), len(self._chosen))]
+        number = stream.rank * stream.num_workers + stream.worker
+        own = shuffled[number :: stream.world_size * stream.num_workers]
+        return own if len(own) else shuffled
+
+    def _fingerprint(self) -> dict[str, Any]:
+        parts = {"pseudo": self._pseudo._fingerprint(), "human": self._human.describe()}
+        rest = {
+            f"{side}.{name}": each for side, all_ in parts.items() for name, each in all_.items() if name != "snapshot"
+        }
+        return {
+            **rest,
+            "snapshot": {side: all_["snapshot"] for side, all_ in parts.items()},
+            "mix": {"fraction": self._fraction, "human_share": self._given_share, "seed": self._seed},
+        }
+
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        saved, own = fingerprint["snapshot"]["human"], self._human.describe()["snapshot"]
+        if saved["digest"] != own["digest"]:
+            raise ConfigError(
+                "The human annotation differs from the saved one. Open it with Snapshot.from_state(location, "
+                "state['dataset']['snapshot']['human'])."
+            )
+        self._pseudo._pin({"snapshot": fingerprint["snapshot"]["pseudo"]})
+        self._share = self._find_share()
+
+
+def _epoch_of_lap(epoch: int, lap: int) -> int:
+    """Return the draw of a mask that comes again in an epoch: another each time, and none of another epoch's again."""
+    return epoch if lap == 0 else key_of("lap", epoch, lap)
+
+
+def _check_share(human_share: float | None, num_chosen: int) -> None:
+    if human_share is None:
+        return
+    if not 0 <= human_share < 1:
+        raise ConfigError(f"human_share is {human_share}. Give a share of the samples, at least 0 and below 1.")
+    if human_share > 0 and not num_chosen:
+        raise ConfigError(
+            f"human_share is {human_share}, but no human mask is selected. Raise fraction, or check the run."
+        )

@@ -1,0 +1,84 @@
+"""Values shared by the processes of a torch.distributed group, and by a dataset and its loader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.utils.data import get_worker_info
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+# Slots of the counter; workers beyond share a slot, and may then lose a count to each other.
+_SLOTS: Final = 1_024
+
+
+def distributed_rank() -> tuple[int, int]:
+    """Return rank and world size of the process group; (0, 1) if no group is initialised."""
+    if _has_group():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def agreed(key: str, propose: Callable[[], str]) -> str:
+    """Return the group's common value for a key: the value that the first process to ask proposes.
+
+    A collective call would hang where only some ranks make a dataset (evaluation on rank 0, the first stage of a
+    pipeline), and would send a few bytes through a GPU under NCCL. Without a group, and in a loader worker, whose
+    connection is its parent's, `propose` decides.
+    """
+    if not _has_group() or get_worker_info() is not None:
+        return propose()
+    store, name = _store(), f"pseudoris/{key}"
+    if not store.check([name]):
+        # Where another process was quicker, its value stays and comes back.
+        store.compare_set(name, "", propose())
+    value: bytes = store.get(name)
+    return value.decode()
+
+
+def _has_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _store() -> Store:
+    # The rendezvous that every group began with; torch has no public name for it, and not every build has the module.
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
+
+
+class SharedNumbers:
+    """The epoch and the number of skipped masks, in shared memory: persistent workers see and update them too."""
+
+    def __init__(self) -> None:
+        """Begin at epoch 0 with nothing skipped."""
+        self._epoch = _shared_zeros(())
+        self._skipped = _shared_zeros((_SLOTS,))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is set."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    @property
+    def num_skipped(self) -> int:
+        """Masks that all workers have skipped."""
+        return int(self._skipped.sum())
+
+    def count_skipped(self) -> None:
+        """Add one."""
+        info = get_worker_info()
+        self._skipped[(info.id if info else 0) % _SLOTS] += 1
+
+
+def _shared_zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    numbers = torch.zeros(shape, dtype=torch.int64)
+    numbers.share_memory_()  # type: ignore[no-untyped-call]
+    return numbers

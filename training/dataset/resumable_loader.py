@@ -1,0 +1,105 @@
+"""A `DataLoader` that can stop and resume in the middle of an epoch, with workers or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch.utils.data import DataLoader, default_collate, get_worker_info
+
+from pseudoris.training.dataset.streamed_dataset import Position, SampleSequence, StreamedDataset, StreamPlace
+
+Collate = Callable[[Any], Any]
+
+
+@dataclass(slots=True)
+class _LoaderPosition:
+    """The positions of the streams of one sequence of samples, and whose batch is due next."""
+
+    sequence: SampleSequence
+    streams: dict[int, Position]
+    first: int
+
+
+class ResumableLoader:
+    """Batches of a `StreamedDataset`, as torch's `DataLoader` gives them, and the state after the last one.
+
+    torch's own loader does not tell which worker a batch came from, and its workers are ahead of what was taken. Here
+    each batch carries where its stream stood, and the state is that of the batches taken. Resumed, the batches that
+    follow are those that would have followed. Workers that live on (`persistent_workers`) end where they could not
+    know what a state or a refresh has changed; new ones take their place.
+    """
+
+    def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
+        """Wire it; `options` are those of torch's `DataLoader`, `batch_size` and `num_workers` among them."""
+        self.dataset = dataset
+        self._num_streams = max(1, options.get("num_workers", 0))
+        self._options = {"collate_fn": _PlacingCollate(dataset, collate_fn), **options}
+        self._loader: DataLoader[Any] = DataLoader(dataset, **self._options)
+        self._num_replaced = dataset.num_replaced
+        self._reached: _LoaderPosition | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; call it before each."""
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches of the epoch, from where a loaded state stands."""
+        self._renew_workers()
+        reached = self._reached = self._beginning()
+        for place, batch in self._loader:
+            reached.streams[place.number] = place.position
+            reached.first = (place.number + 1) % self._num_streams
+            yield batch
+        # Workers have forgotten it in their copies alone.
+        self.dataset.forget_state()
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch, where the dataset knows its length; each worker ends with one of its own."""
+        size = self._loader.batch_size or 1
+        lengths = self.dataset.stream_lengths(self._num_streams)
+        return sum(length // size if self._loader.drop_last else -(-length // size) for length in lengths)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as JSON, the state after the batch that was taken last, of the epoch that is set."""
+        reached = self._reached
+        if reached is None or reached.sequence != self.dataset.sequence:
+            reached = self._beginning()
+        return self.dataset.state_of(reached.streams, num_workers=self._num_streams, first=reached.first)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on after the batch that was taken last; raises as the dataset's does.
+
+        Raises:
+            ConfigError: The state belongs to other settings.
+            TransientError: Storage failed.
+        """
+        self.dataset.load_state_dict(state)
+
+    def _beginning(self) -> _LoaderPosition:
+        """Return where the next iteration begins."""
+        state = self.dataset.loaded_state()
+        streams = {int(number): place for number, place in state["streams"].items()} if state else {}
+        return _LoaderPosition(self.dataset.sequence, streams, state["first"] if state else 0)
+
+    def _renew_workers(self) -> None:
+        # With a state loaded also where nothing was replaced since: of a resumed epoch that was left, some workers may
+        # have come to their end, and have forgotten the state.
+        if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
+            self._loader = DataLoader(self.dataset, **self._options)
+            self._num_replaced = self.dataset.num_replaced
+
+
+class _PlacingCollate:
+    """Collates a batch, and returns it with its stream and the stream's position."""
+
+    def __init__(self, dataset: StreamedDataset, collate: Collate) -> None:
+        self._dataset = dataset
+        self._collate = collate
+
+    def __call__(self, samples: Any) -> tuple[StreamPlace, Any]:
+        info = get_worker_info()
+        # A worker iterates over its own copy.
+        dataset = cast("StreamedDataset", info.dataset) if info else self._dataset
+        return dataset.last_place(), self._collate(samples)

@@ -1,0 +1,82 @@
+"""Makes samples from a shard's content: draws expressions, decodes run lengths, builds tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from torch import Tensor
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.samples import RisSample, SampleSpec
+from pseudoris.training.dataset.shard_reader import ShardContent
+from pseudoris.workers.counter_rng import draw_texts
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBuilder:
+    """Builds samples of one spec; the same mask in the same epoch always gives the same sample."""
+
+    spec: SampleSpec
+
+    def build(self, content: ShardContent, image: int, mask: int, *, epoch: int, pixels: Tensor | None) -> RisSample:
+        """Return the sample of a mask.
+
+        Args:
+            content: Of its shard.
+            image: Position of its image in the shard's index.
+            mask: Its position there.
+            epoch: Which draw of expressions.
+            pixels: (3, H, W) uint8, owned by the sample from here on; None if images were not requested.
+
+        Raises:
+            ConfigError: The mask has another size than the image.
+        """
+        index, parts = content.index, self.spec.parts
+        sample = RisSample(image_id=index.image_ids[image], mask_id=index.mask_ids[mask])
+        if pixels is not None and content.images is not None:
+            sample["key"] = content.images.keys[image]
+            sample["image"] = pixels
+        if "mask" in parts:
+            height, width = content.rle_sizes[mask].tolist()
+            if pixels is not None and pixels.shape[1:] != (height, width):
+                raise ConfigError(
+                    f"mask {index.mask_ids[mask]} has {height} x {width} pixels, its image "
+                    f"{tuple(pixels.shape[1:])}. Run `pseudoris verify` to find all damage."
+                )
+            sample["mask"] = decode_mask(content.counts[mask], height, width)
+        if "box" in parts:
+            sample["box_xyxy_px"] = torch.from_numpy(content.boxes_xyxy_px[mask].copy())
+        if self.spec.has_expressions:
+            self._add_expressions(sample, content, mask, epoch)
+        return sample
+
+    def _add_expressions(self, sample: RisSample, content: ShardContent, mask: int, epoch: int) -> None:
+        first, end = content.index.first_rows[mask : mask + 2].tolist()
+        drawn = draw_texts(
+            content.texts[first:end],
+            self.spec.expressions_per_mask,
+            seed=self.spec.seed,
+            epoch=epoch,
+            mask_id=sample["mask_id"],
+        )
+        if "text" in self.spec.parts:
+            sample["expressions"] = _taken(content.texts, first, drawn)
+            sample["sources"] = _taken(content.sources, first, drawn)
+        if "scores" in self.spec.parts:
+            rows = [first + at for at in drawn]
+            sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+
+
+def decode_mask(counts: str, height: int, width: int) -> Tensor:
+    """Return a COCO run-length encoding as (H, W) bool, contiguous."""
+    decoded = coco.decode({"size": [height, width], "counts": counts.encode()})
+    # Its memory runs down the columns; the values are 0 and 1, which is what a bool's byte holds.
+    return torch.from_numpy(np.ascontiguousarray(decoded).view(np.bool_))
+
+
+def _taken(values: Sequence[str], first: int, drawn: Sequence[int]) -> list[str]:
+    return [values[first + at] for at in drawn]

@@ -1,0 +1,235 @@
+"""One shard of a run for a dataset: the masks that keep an expression, with the requested columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.column_selection import read_selected
+from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
+from pseudoris.training.dataset.samples import SCORES, SampleSpec
+from pseudoris.training.dataset.snapshot import ShardParts, Snapshot
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """The masks of a shard that have an expression left, in the order of the tables, by image.
+
+    Attributes:
+        parts: The shard.
+        mask_ids: (M,).
+        image_ids: (I,), of the images that have such a mask.
+        first_masks: (I+1,) int64, where the masks of each image begin.
+        first_rows: (M+1,) int64, where the expressions of each mask begin, in `expressions`.
+        expressions: The expressions, ordered by mask; the columns that were asked for.
+        image_sizes_px: (I, 2) int64, upright height and width; None if no image is requested.
+    """
+
+    parts: ShardParts
+    mask_ids: Sequence[str]
+    image_ids: Sequence[str]
+    first_masks: Int64Array
+    first_rows: Int64Array
+    expressions: pa.Table
+    image_sizes_px: Int64Array | None = None
+
+    @property
+    def num_masks(self) -> int:
+        """M."""
+        return len(self.mask_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContent:
+    """What samples are made of; the arrays run along the masks, or the expressions, of the shard's index.
+
+    Attributes:
+        index: The shard's index.
+        counts: COCO run-length encodings, (M,); empty where masks were not asked for.
+        rle_sizes: (M, 2) int64, height and width.
+        boxes_xyxy_px: (M, 4) int64.
+        texts: (E,).
+        sources: (E,).
+        scores: By name, (E,) float32.
+        images: Encoded images by position in the index; None if they were not requested.
+    """
+
+    index: ShardIndex
+    counts: Sequence[str] = ()
+    rle_sizes: Int64Array = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    boxes_xyxy_px: Int64Array = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+    texts: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    images: ShardImages | None = None
+
+
+class ShardReader:
+    """Reads shards of a snapshot: each table's part once, and only the columns of the spec. Can be pickled."""
+
+    def __init__(
+        self, location: RunLocation, snapshot: Snapshot, spec: SampleSpec, image_bytes: ImageBytes | None
+    ) -> None:
+        """Wire it; `image_bytes` is None where no image is asked for."""
+        self._location = location
+        self._snapshot = snapshot
+        self._spec = spec
+        self._image_bytes = image_bytes
+
+    def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
+        """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
+
+        Raises:
+            ConfigError: A part is missing, or a later version of the package wrote it.
+            TransientError: Storage failed, or a part does not read.
+        """
+        parts = self._snapshot.parts(row)
+        masks = self._read(parts, MASKS, ("mask_id",)) if self._spec.where.mask_rows() else None
+        index = _with_masks(self._read_index(parts, ()), masks)
+        if self._image_bytes is None or not with_sizes or not index.num_masks:
+            return index
+        return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
+
+    def content(self, row: int) -> ShardContent:
+        """Return all that is asked for of the shard in a row of the snapshot; raises as `index` does.
+
+        Raises:
+            ConfigError: Or SOURCE, which holds the images, cannot be read.
+            TransientError: Storage failed.
+        """
+        parts, spec = self._snapshot.parts(row), self._spec
+        columns = (*(("text", "source") if spec.has_expressions else ()), *(SCORES if "scores" in spec.parts else ()))
+        index = self._read_index(parts, columns)
+        masks = self._read_masks(parts) if index.num_masks else None
+        index = _with_masks(index, masks if spec.where.mask_rows() else None)
+        if not index.num_masks:
+            return ShardContent(index)
+        images = None
+        if self._image_bytes is not None:
+            table = self._read(parts, IMAGES, self._image_bytes.columns)
+            index = _with_sizes(index, table)
+            images = self._image_bytes.of_shard(parts.shard, _rows_of(index.image_ids, table, "image_id", parts))
+        return _content(index, masks, images)
+
+    def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
+        where = self._spec.where
+        is_counting_tokens = where.max_clip_tokens is not None
+        wanted = dict.fromkeys(("image_id", "target_mask_ids", *columns, *(("text",) if is_counting_tokens else ())))
+        table = read_selected(
+            self._location, EXPRESSIONS, parts.names[EXPRESSIONS], list(wanted), where.expression_rows()
+        )
+        table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
+        fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
+        return _index(parts, table if fits is None else table.filter(fits))
+
+    def _read_masks(self, parts: ShardParts) -> pa.Table | None:
+        columns = {"mask": "segmentation", "box": "box_xyxy_px"}
+        wanted = [column for part, column in columns.items() if part in self._spec.parts]
+        if not wanted and self._spec.where.mask_rows() is None:
+            return None
+        return self._read(parts, MASKS, ("mask_id", *wanted))
+
+    def _read(self, parts: ShardParts, table: str, columns: Sequence[str]) -> pa.Table:
+        keep = self._spec.where.mask_rows() if table == MASKS else None
+        return read_selected(self._location, table, parts.names[table], columns, keep)
+
+
+def _index(parts: ShardParts, table: pa.Table) -> ShardIndex:
+    """Return the index of expressions that refer to one mask each."""
+    table = table.combine_chunks()
+    of_mask, mask_ids = _numbered(pc.list_flatten(table["target_mask_ids"]))
+    # Rows are ordered by mask as they are written; nothing here relies on it.
+    order = np.argsort(of_mask, kind="stable")
+    first_rows = np.concatenate(([0], np.cumsum(np.bincount(of_mask, minlength=len(mask_ids)))))
+    of_image, image_ids = _numbered(table["image_id"].take(order[first_rows[:-1]]))
+    by_image = np.argsort(of_image, kind="stable")
+    if (by_image != np.arange(len(by_image))).any():
+        raise ConfigError(
+            f"The expressions of shard {parts.shard} are not ordered by image, so pseudoris did not write them."
+        )
+    return ShardIndex(
+        parts,
+        mask_ids,
+        image_ids,
+        np.concatenate(([0], np.cumsum(np.bincount(of_image, minlength=len(image_ids))))),
+        first_rows,
+        table.take(order),
+    )
+
+
+def _numbered(column: pa.ChunkedArray | pa.Array) -> tuple[Int64Array, list[str]]:
+    """Return the values' numbers by first appearance, and the values by number."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _with_masks(index: ShardIndex, masks: pa.Table | None) -> ShardIndex:
+    """Return the index without the masks that `masks` does not hold; None holds all."""
+    if masks is None:
+        return index
+    kept = pc.is_in(pa.array(index.mask_ids, pa.string()), value_set=masks["mask_id"].combine_chunks())
+    num_rows = np.diff(index.first_rows)
+    return _index(
+        index.parts, index.expressions.filter(pa.array(np.repeat(kept.to_numpy(zero_copy_only=False), num_rows)))
+    )
+
+
+def _with_sizes(index: ShardIndex, images: pa.Table) -> ShardIndex:
+    rows = _rows_of(index.image_ids, images, "image_id", index.parts)
+    sizes = np.stack([rows[name].to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
+    return replace(index, image_sizes_px=sizes)
+
+
+def _rows_of(ids: Sequence[str], table: pa.Table, column: str, parts: ShardParts) -> pa.Table:
+    """Return the rows of some ids, in their order."""
+    at = pc.index_in(pa.array(ids, pa.string()), value_set=table[column].combine_chunks())
+    if at.null_count:
+        lost = ids[at.to_pylist().index(None)]
+        raise ConfigError(
+            f"Shard {parts.shard} has expressions of {column.removesuffix('_id')} {lost}, which is not in its "
+            "tables. Run `pseudoris verify` to find all damage."
+        )
+    return table.take(at)
+
+
+def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | None) -> ShardContent:
+    table = index.expressions
+    is_shown = "source" in table.column_names
+    content = ShardContent(
+        index,
+        texts=table["text"].to_pylist() if is_shown else (),
+        sources=pc.fill_null(table["source"], SOURCE_MODEL).to_pylist() if is_shown else (),
+        scores={name: table[name].to_numpy().astype(np.float32) for name in SCORES if name in table.column_names},
+        images=images,
+    )
+    return content if masks is None else _with_mask_columns(content, masks)
+
+
+def _with_mask_columns(content: ShardContent, masks: pa.Table) -> ShardContent:
+    index = content.index
+    rows = _rows_of(index.mask_ids, masks, "mask_id", index.parts).combine_chunks()
+    if "segmentation" in rows.column_names:
+        segmentation = rows["segmentation"].combine_chunks()
+        counts = pc.struct_field(segmentation, "counts").to_pylist()
+        content = replace(content, counts=counts, rle_sizes=_fixed(pc.struct_field(segmentation, "size"), 2))
+    if "box_xyxy_px" in rows.column_names:
+        content = replace(content, boxes_xyxy_px=_fixed(rows["box_xyxy_px"], 4))
+    return content
+
+
+def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
+    flat = pc.list_flatten(lists)
+    values: Int64Array = flat.to_numpy(zero_copy_only=False).astype(np.int64).reshape(-1, width)
+    return values

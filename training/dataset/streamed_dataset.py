@@ -1,0 +1,217 @@
+"""The base of iterable datasets: which stream and epoch a worker reads, and its position in them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.process_group import SharedNumbers, distributed_rank
+from pseudoris.training.dataset.stream_split import Stream
+
+# Where a stream stands, as JSON.
+Position = dict[str, Any]
+
+STATE_VERSION: Final = 1
+
+
+# An epoch, and how often what it reads was replaced before: a place in one sequence is none in another.
+SampleSequence = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlace:
+    """The position of a stream of this rank.
+
+    Attributes:
+        sequence: Of which samples; see `StreamedDataset.sequence`.
+        number: Of the stream.
+        num_streams: Of the rank.
+        position: In the stream.
+    """
+
+    sequence: SampleSequence
+    number: int
+    num_streams: int
+    position: Position
+
+
+class StreamedDataset(IterableDataset[Any]):
+    """An iterable dataset that is split over ranks and workers, and that can be stopped and taken up again.
+
+    `set_epoch` reaches workers that live on (`persistent_workers`): the number lies in shared memory. A state that was
+    loaded counts for its own epoch; every other epoch begins at its beginning.
+    """
+
+    def __init__(self, rank: int | None = None, world_size: int | None = None) -> None:
+        """Take rank and world size, here and not in a worker, of the process group by default."""
+        own_rank, own_size = distributed_rank()
+        self._rank = own_rank if rank is None else rank
+        self._world_size = own_size if world_size is None else world_size
+        if not 0 <= self._rank < self._world_size:
+            raise ConfigError(
+                f"rank is {self._rank}, world_size {self._world_size}. Give a rank from 0 to world_size - 1."
+            )
+        self._shared = SharedNumbers()
+        self._loaded: dict[str, Any] | None = None
+        self._num_replaced = 0
+        self._place: StreamPlace | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self._world_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration reads."""
+        return self._shared.epoch
+
+    @property
+    def num_replaced(self) -> int:
+        """How often a refresh or a loaded state replaced the data to read. Copies in workers do not see this."""
+        return self._num_replaced
+
+    @property
+    def sequence(self) -> SampleSequence:
+        """Which sequence of samples the next iteration reads: another one after `set_epoch`, a refresh, a loaded state.
+
+        The place of one is none in another: a state that mixed them would skip samples that were never read.
+        """
+        return self.epoch, self._num_replaced
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: its shuffle and its draws. Call it on every rank before each iteration."""
+        self._shared.epoch = epoch
+
+    @property
+    def num_skipped(self) -> int:
+        """Masks that were left out since the dataset was made because their image could not be used, by all workers."""
+        return self._shared.num_skipped
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the samples of this worker's stream, from where a loaded state of this epoch stands."""
+        worker, num_workers = _own_stream()
+        sequence, state = self.sequence, self.loaded_state()
+        if state and state["num_workers"] != num_workers:
+            raise ConfigError(
+                f"The state was saved with {state['num_workers']} stream(s) per rank, but now there are "
+                f"{num_workers}. Resume with the same number of loader workers, or start the epoch again."
+            )
+        number = (worker + (state["first"] if state else 0)) % num_workers
+        stream = Stream(self._rank, self._world_size, number, num_workers)
+        position: Position = state["streams"].get(str(number), {}) if state else {}
+        self._place = StreamPlace(sequence, number, num_workers, position)
+        for sample, reached in self._samples(stream, sequence[0], position):
+            self._place = StreamPlace(sequence, number, num_workers, reached)
+            yield sample
+        self.forget_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return as JSON the position of this process after the sample it yielded last; in a worker, of its own stream.
+
+        A loader that asks its workers (torchdata's `StatefulDataLoader`) keeps one a worker; `ResumableLoader` gathers
+        them. Each rank has its own. Before the first sample it is what was loaded, or the epoch's beginning.
+        """
+        place, state = self.place(), self.loaded_state()
+        if state is not None and place is not self._place:
+            streams = {int(number): position for number, position in state["streams"].items()}
+            return self.state_of(streams, num_workers=state["num_workers"], first=state["first"])
+        return self.state_of({place.number: place.position}, num_workers=place.num_streams)
+
+    def state_of(self, streams: dict[int, Position], *, num_workers: int, first: int = 0) -> dict[str, Any]:
+        """Return the state of several streams of this rank; `first` is the one whose batch is due next."""
+        return {
+            "version": STATE_VERSION,
+            "epoch": self.epoch,
+            "rank": self._rank,
+            "world_size": self._world_size,
+            "num_workers": num_workers,
+            "first": first,
+            "streams": {str(number): position for number, position in streams.items()},
+            "dataset": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was saved: its epoch, its snapshot of the run, its place in each stream.
+
+        Raises:
+            ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is
+                named.
+            TransientError: Storage failed.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ConfigError(
+                f"The state has version {state.get('version')!r}. This package reads version {STATE_VERSION}."
+            )
+        own = {"rank": self._rank, "world_size": self._world_size, **self._fingerprint()}
+        saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
+        # The snapshot is what a state is to bring along, not what it must meet.
+        differing = [name for name in own if name != "snapshot" and own[name] != saved.get(name)]
+        if differing:
+            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own[name]!r} now" for name in differing)
+            raise ConfigError(
+                f"The state belongs to another sequence of samples ({lines}). Resume with the saved settings."
+            )
+        self._pin(state["dataset"])
+        self.set_epoch(state["epoch"])
+        self._loaded = state
+        self._num_replaced += 1
+
+    def loaded_state(self) -> dict[str, Any] | None:
+        """Return the state that the next iteration continues from; None if it starts at the beginning of the epoch."""
+        return self._loaded if self._loaded and self._loaded["epoch"] == self.epoch else None
+
+    def forget_state(self) -> None:
+        """Let the next iteration begin at its epoch's beginning."""
+        self._loaded = None
+
+    def begin_anew(self) -> None:
+        """Start the next iteration at the beginning of its epoch, because the data to read was replaced."""
+        self.forget_state()
+        self._num_replaced += 1
+
+    def place(self) -> StreamPlace:
+        """Return which stream this process reads and its position; a sequence not yet begun is at its beginning."""
+        if self._place is not None and self._place.sequence == self.sequence:
+            return self._place
+        return StreamPlace(self.sequence, *_own_stream(), {})
+
+    def last_place(self) -> StreamPlace:
+        """Return where the stream that this process reads stands, also where another epoch was chosen meanwhile."""
+        return self._place or self.place()
+
+    def stream_lengths(self, num_streams: int) -> Sequence[int]:
+        """Return the samples of an epoch by stream of this rank.
+
+        Raises:
+            TypeError: They are not known.
+        """
+        raise TypeError(f"The number of samples in an epoch of a {type(self).__name__} is not known.")
+
+    @abstractmethod
+    def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:
+        """Yield the samples of a stream from a position on ({}: its beginning), each with the position after it."""
+
+    @abstractmethod
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return, as JSON, all that decides the sequence of samples; the snapshot under `snapshot`."""
+
+    @abstractmethod
+    def _pin(self, fingerprint: dict[str, Any]) -> None:
+        """Read the snapshot of a saved fingerprint from now on."""
+
+
+def _own_stream() -> tuple[int, int]:
+    """Return the loader worker that this process is, and how many there are; (0, 1) outside of one."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)

@@ -1,0 +1,141 @@
+"""An evaluation as files: Markdown to paste, one HTML page to view, JSON for further computation."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from html import escape as escape_html
+from importlib.resources import files
+from typing import Final
+
+import jinja2
+from markupsafe import Markup
+
+from pseudoris.store.location import RunLocation
+from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.training.evaluation.figures import (
+    FIGURES,
+    MASK_FIGURES,
+    SET_MEANINGS,
+    SET_TITLES,
+    Evaluation,
+    as_tree,
+    figure_text,
+    image_lines,
+    interval_text,
+    part_titles,
+    value_text,
+)
+
+MARKDOWN_NAME: Final = "evaluation.md"
+HTML_NAME: Final = "evaluation.html"
+JSON_NAME: Final = "evaluation.json"
+_MARKUP: Final = re.compile(r"([\\`*_{}\[\]|#!~])")
+
+
+def write_report(found: Evaluation, destination: RunLocation) -> str:
+    """Write the three files and return the page's address.
+
+    Raises:
+        ConfigError: The place cannot be written.
+        TransientError: Storage failed.
+    """
+    tree = json.dumps(as_tree(found), indent=2, ensure_ascii=False)
+    for name, text in ((MARKDOWN_NAME, markdown(found)), (JSON_NAME, f"{tree}\n"), (HTML_NAME, html(found))):
+        destination.replace(name, text.encode())
+    return destination.uri(HTML_NAME)
+
+
+def markdown(found: Evaluation) -> str:
+    """Return the report as Markdown; what comes from files and users is escaped."""
+    parts = ["# Evaluation", _lines(f"- {name}: {_escaped(text)}" for name, text in image_lines(found).items())]
+    parts += [_escaped(note) for note in found.notes]
+    parts.append(caption(found))
+    parts += ["## Expressions", _table(["", *SET_TITLES.values()], _set_rows(found))]
+    parts.append(_lines(f"- *{figure.title}*: {figure.meaning}" for figure in FIGURES.values()))
+    parts += ["## Paired differences", _table(["", *found.differences], _difference_rows(found))]
+    quality = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
+    parts += ["## Masks", _table(["", ""], quality)]
+    rows = [
+        [title, figure_text(part.accuracy, 3), f"{part.expressions:,}"]
+        for title, (_, part) in part_titles(found).items()
+    ]
+    parts += ["## Kept expressions by their target", _table(["", "referring accuracy", "expressions"], rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def caption(found: Evaluation) -> str:
+    """Return a sentence that explains the brackets in a table."""
+    return f"In brackets 95 % intervals: {found.resamples:,} resamples of images, seed {found.seed}."
+
+
+def html(found: Evaluation) -> str:
+    """Return the report as one page that needs nothing else; every text is escaped, and no script runs."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.globals.update(value_text=value_text, interval_text=interval_text, whisker=_whisker)
+    style = files("pseudoris.training.evaluation").joinpath("templates", "evaluation.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    return environment.get_template("evaluation.html.j2").render(
+        found=found,
+        style=Markup(style),  # our own file, not data
+        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        lines=image_lines(found),
+        caption=caption(found),
+        figures=FIGURES,
+        set_titles=SET_TITLES,
+        set_meanings=SET_MEANINGS,
+        mask_figures=MASK_FIGURES,
+        parts=part_titles(found),
+    )
+
+
+def _set_rows(found: Evaluation) -> list[list[str]]:
+    return [
+        [figure.title, *(figure_text(found.sets[each][name], figure.digits) for each in SET_TITLES)]
+        for name, figure in FIGURES.items()
+    ]
+
+
+def _difference_rows(found: Evaluation) -> list[list[str]]:
+    return [
+        [figure.title, *(figure_text(step[name], figure.digits, sign="+") for step in found.differences.values())]
+        for name, figure in FIGURES.items()
+    ]
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *("--:" for _ in headers[1:])]
+    return _lines("| " + " | ".join(row) + " |" for row in (headers, rule, *rows))
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    # Markdown may hold HTML: that is escaped as HTML is.
+    return escape_html(_MARKUP.sub(r"\\\1", " ".join(text.split())), quote=False)
+
+
+def _whisker(estimate: Estimate) -> Markup:
+    """Return a share in [0, 1] and its interval on a line from 0 to 1, as SVG; nothing where nothing was counted."""
+    if not math.isfinite(estimate.value):
+        return Markup("")
+    low, high = (estimate.low, estimate.high) if math.isfinite(estimate.low) else (estimate.value, estimate.value)
+    return Markup(
+        '<svg class="whisker" width="100%" height="18" aria-hidden="true">'
+        '<line class="track" x1="0%" x2="100%" y1="9" y2="9"/>'
+        '<rect class="span" x="{low:.2f}%" width="{wide:.2f}%" y="5" height="8" rx="3"/>'
+        '<circle class="dot" cx="{value:.2f}%" cy="9" r="4.5"/></svg>'
+    ).format(low=100 * low, wide=100 * (high - low), value=100 * estimate.value)

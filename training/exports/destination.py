@@ -1,0 +1,160 @@
+"""The destination of an export: claimed before anything is written, marked as complete at the end.
+
+`_export.json` names the format and says whether the export is whole. If it is not, the export was killed, and the next
+export of that format starts anew.
+
+Some formats number their folders 0, 1, 2, …, and have too many to list by name. They fill them in order, so after an
+empty folder only the few follow that were written at the same time when an export was killed. Folders are emptied from
+the last to the first, so that this also holds if the emptying is killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.exports.protocol import ExportRequest
+
+EXPORT_NAME: Final = "_export.json"
+# Above what `ManyFiles` writes at the same time.
+_MAX_GAP: Final = 64
+
+
+def claim_destination(request: ExportRequest, export_format: str, folders: Sequence[str]) -> None:
+    """Empty the folders of what an earlier export of the format left there, and mark the destination as begun.
+
+    Args:
+        request: Its destination must be empty, or hold an export of the same format: one that was killed, or with
+            `is_overwriting` a whole one.
+        export_format: Name of the format.
+        folders: Every folder that it writes files into, the destination itself excluded. Files in folders below them
+            are not looked at.
+
+    Raises:
+        ConfigError: Something else stands there, or an export that was not to be replaced.
+    """
+    destination = request.destination
+    earlier = _earlier(request, export_format)
+    for folder in ("", *folders):
+        for file in destination.list(folder):
+            path = f"{folder}/{file.name}" if folder else file.name
+            if not earlier:
+                raise ConfigError(
+                    f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
+                    "empty place."
+                )
+            if path != EXPORT_NAME:
+                destination.delete(path)
+    if earlier:
+        _delete_unfinished(request, folders)
+    _mark(request, {"format": export_format, "state": "begun"})
+
+
+def claim_numbered_destination(
+    request: ExportRequest, export_format: str, folders: Sequence[str], numbered: Callable[[int], str]
+) -> None:
+    """Do what `claim_destination` does, for numbered folders too.
+
+    Args:
+        request: As in `claim_destination`.
+        export_format: Name of the format.
+        folders: The other folders that it writes files into.
+        numbered: Gives a folder's path by its number, from 0.
+
+    Raises:
+        ConfigError: Something else stands there, or an export that was not to be replaced.
+    """
+    destination = request.destination
+    is_earlier = destination.exists(EXPORT_NAME)
+    num_folders = _num_folders(destination, numbered)
+    # Before the destination is marked as ours: a second try must not take foreign files for its own.
+    if num_folders and not is_earlier:
+        raise ConfigError(
+            f"{destination.uri(numbered(num_folders - 1))} has files that are not of an export and would be mixed "
+            "with its files. Name an empty place."
+        )
+    claim_destination(request, export_format, folders)
+    # Beyond the last whole file there may be one that was begun, which no listing shows.
+    for number in reversed(range(num_folders + _MAX_GAP if is_earlier else 0)):
+        _empty(destination, numbered(number))
+
+
+def mark_whole(request: ExportRequest, export_format: str, facts: Mapping[str, Any]) -> None:
+    """Mark the export as whole, with facts about it for later readers (JSON values)."""
+    tree = {
+        "format": export_format,
+        "state": "whole",
+        "source": request.header.source,
+        "num_images": request.num_images,
+        **facts,
+    }
+    _mark(request, tree)
+
+
+def nothing_left(request: ExportRequest, dropped: Mapping[str, int]) -> ConfigError:
+    """Return the error of an export that would hold nothing, with what was left out and why."""
+    left_out = (
+        "; ".join(f"{num:,} {reason}" for reason, num in dropped.items() if num) or "the run has no image with a mask"
+    )
+    return ConfigError(f"Nothing of {request.run.root} is left to export: {left_out}")
+
+
+def _earlier(request: ExportRequest, export_format: str) -> bool:
+    """Return whether there is an export that may be replaced; raise if it may not."""
+    destination = request.destination
+    if not destination.exists(EXPORT_NAME):
+        return False
+    try:
+        found = json.loads(destination.read_bytes(EXPORT_NAME))
+        other, state = str(found["format"]), str(found.get("state", "whole"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{destination.uri(EXPORT_NAME)} is not a record of an export. Delete it, or name another place."
+        ) from None
+    if other != export_format:
+        raise ConfigError(f"{destination.root} has an export of format {other}. Name another place for this one.")
+    if state == "whole" and not request.is_overwriting:
+        raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
+    return True
+
+
+def _delete_unfinished(request: ExportRequest, folders: Sequence[str]) -> None:
+    """Delete the files that a killed export had begun: they may be many gigabytes, and no listing shows them."""
+    destination = request.destination
+    for folder in ("", *folders):
+        for name, _ in list(destination.list_temporary(folder)):
+            destination.delete(f"{folder}/{name}" if folder else name)
+    for upload in list(destination.list_uploads()):
+        destination.abort_upload(upload)
+
+
+def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:
+    request.destination.replace(EXPORT_NAME, json.dumps(tree, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _empty(destination: RunLocation, folder: str) -> None:
+    names = [file.name for file in destination.list(folder)]
+    for name in (*names, *[name for name, _ in destination.list_temporary(folder)]):
+        destination.delete(f"{folder}/{name}")
+
+
+def _num_folders(destination: RunLocation, numbered: Callable[[int], str]) -> int:
+    """Return one more than the highest number of a folder with a file; few listings, whatever the number."""
+
+    def is_empty_from(number: int) -> bool:
+        return not any(True for near in range(number, number + _MAX_GAP) for _ in destination.list(numbered(near)))
+
+    if is_empty_from(0):
+        return 0
+    above = 1
+    while not is_empty_from(above):
+        above *= 2
+    below = above // 2
+    # Of `below` something follows within the gap; from `above` on nothing does.
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if is_empty_from(middle) else (middle, above)
+    return above

@@ -1,0 +1,95 @@
+"""Makes an `ExportRequest` from a user's options. Invalid combinations are rejected before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.latest_receipts import LatestReceipts
+from pseudoris.training.exports.protocol import ExportOptions, ExportRequest, HumanAnnotation
+from pseudoris.training.exports.registry import EXPORTS, find_export
+
+DEFAULT_SPLIT: Final = "train"
+DEFAULT_SPLIT_BY: Final = "pseudo"
+DEFAULT_TARGET_MB: Final = 256
+_MB: Final = 10**6
+_FLAGS: Final = {"human": "--merge-human", "target_bytes": "--target-mb"}
+
+
+def export_request(
+    out: str,
+    destination: str,
+    export_format: str,
+    *,
+    max_tokens: int | None = None,
+    dataset: str | None = None,
+    split: str = DEFAULT_SPLIT,
+    split_by: str = DEFAULT_SPLIT_BY,
+    human: HumanAnnotation | None = None,
+    target_mb: int = DEFAULT_TARGET_MB,
+    source: str | None = None,
+    is_partial: bool = False,
+    is_overwriting: bool = False,
+) -> ExportRequest:
+    """Return what `find_export(export_format).write` needs; nothing is written.
+
+    Args:
+        out: Folder or url of the run.
+        destination: Empty folder or url that gets the export.
+        export_format: A name of `EXPORTS`.
+        max_tokens: Longest expression, in CLIP tokens with start and end; 0 keeps all, None is the format's own limit.
+        dataset: As in `ExportOptions`.
+        split: As in `ExportOptions`.
+        split_by: As in `ExportOptions`.
+        human: As in `ExportOptions`.
+        target_mb: Size of a file, where the format has files of a free size.
+        source: Where the run's images are now, if they have moved.
+        is_partial: Export the committed shards of an unfinished run.
+        is_overwriting: Replace an existing export at the destination.
+
+    Raises:
+        ConfigError: There is no such format or run, the format does not read an option, the run is not finished, or
+            the destination lies in the run.
+        TransientError: Storage failed.
+    """
+    chosen = find_export(export_format)
+    told = {
+        "max_tokens": max_tokens is not None,
+        "dataset": dataset is not None,
+        "split": split != DEFAULT_SPLIT,
+        "split_by": split_by != DEFAULT_SPLIT_BY,
+        "human": human is not None,
+        "target_bytes": target_mb != DEFAULT_TARGET_MB,
+    }
+    _check_meant(export_format, told)
+    limit = chosen.default_max_tokens if max_tokens is None else max_tokens or None
+    run, target = RunLocation.open(out), RunLocation.open(destination)
+    header = require_header(run)
+    if target.root == run.root or target.root.startswith(f"{run.root}/"):
+        raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
+    receipts = LatestReceipts.listed(run)
+    _check_complete(len(receipts), header.num_shards, is_partial=is_partial)
+    options = ExportOptions(limit, dataset, split, split_by, human)
+    return ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting, source, options)
+
+
+def _check_meant(name: str, told: Mapping[str, bool]) -> None:
+    """Refuse an option that the format does not read: silence would look like consent."""
+    for option, is_told in told.items():
+        if is_told and option not in EXPORTS[name].reads:
+            flag = _FLAGS.get(option, f"--{option.replace('_', '-')}")
+            known = ", ".join(each for each, export in EXPORTS.items() if option in export.reads)
+            raise ConfigError(f"--format {name} does not use {flag}, which belongs to {known}. Leave it out.")
+
+
+def _check_complete(num_committed: int, num_shards: int, *, is_partial: bool) -> None:
+    if not num_committed:
+        raise ConfigError("The run has no committed shard yet, so there is nothing to export.")
+    if num_committed < num_shards and not is_partial:
+        raise ConfigError(
+            f"{num_committed:,} of {num_shards:,} shards are committed. Finish the run with the same `annotate` "
+            "command, or export the committed shards with --partial."
+        )

@@ -1,0 +1,125 @@
+"""Image files for trainers' loaders: upright, three plain channels, with safe and unique names."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from PIL import Image
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ImageError
+from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.training.exports.protocol import ExportRequest, OnProgress
+from pseudoris.training.exports.selected_rows import UNREADABLE, TextRule
+from pseudoris.workers.images.pixels import common_suffix, decode_upright
+
+logger = logging.getLogger(__name__)
+
+# Of what is encoded anew: no chroma is lost, and what noise it adds is below what scaling for a network does.
+JPEG_QUALITY: Final = 95
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+# With the id and a suffix well below the 255 bytes of any file system.
+_MAX_STEM: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image as a file of an export.
+
+    Attributes:
+        name: Of the file, ASCII letters, digits, `.`, `_` and `-`; unique in a run.
+        data: Encoded as JPEG or PNG.
+        is_encoded_anew: Whether `data` differs from the bytes that the run annotated.
+    """
+
+    name: str
+    data: bytes
+    is_encoded_anew: bool
+
+
+def iter_image_files(
+    request: ExportRequest,
+    dropped: Counter[str],
+    rule: TextRule,
+    on_progress: OnProgress,
+    *,
+    keeps_bare_masks: bool = False,
+) -> Iterator[tuple[AnnotatedImage, ImageFile]]:
+    """Yield what `request.annotations` does, each image with its file; one that does not decode is left out, counted.
+
+    Raises:
+        ConfigError: A part, SOURCE, or a decoder plug-in of the run is missing.
+        TransientError: Storage failed.
+    """
+    limits = request.header.config.images
+    wanted = request.annotations(
+        dropped, rule=rule, with_bytes=True, keeps_bare_masks=keeps_bare_masks, on_progress=on_progress
+    )
+    for image in wanted:
+        try:
+            image_file = image_file_of(image, limits)
+        except ImageError as error:
+            logger.warning("%s is left out: %s", image.key, error)
+            dropped[UNREADABLE] += 1
+            continue
+        yield image, image_file
+
+
+def encoded_anew_notes(num_encoded_anew: int) -> list[str]:
+    """Return the notes on images that no longer have the bytes that were annotated."""
+    if not num_encoded_anew:
+        return []
+    return [f"{num_encoded_anew:,} image(s) were encoded again, upright and with three channels."]
+
+
+def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
+    """Return the file of an image, such that every loader sees what was annotated; its bytes are kept if they do.
+
+    Masks and boxes refer to the upright image. Of a photograph with an EXIF orientation OpenCV's `imread` gives the
+    upright pixels and Pillow's `open` those before turning, so that the same export would fit one trainer and not
+    another: such a file is turned and encoded anew, as JPEG. So is what readers differ about otherwise: transparency,
+    CMYK, 16 bits a sample, animations, and every format beside JPEG and PNG.
+
+    Args:
+        image: With its `data`.
+        limits: Of decoding, the run's.
+
+    Raises:
+        ImageError: The bytes do not decode.
+        ValueError: `image.data` is None.
+    """
+    if image.data is None:
+        raise ValueError(f"image {image.key} came without its bytes")
+    suffix = common_suffix(image.data, limits.decoder_plugins)
+    if suffix is not None:
+        return ImageFile(image_file_name(image, suffix), image.data, is_encoded_anew=False)
+    encoded = io.BytesIO()
+    pixels = decode_upright(image.data, limits)
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return ImageFile(image_file_name(image, ".jpg"), encoded.getvalue(), is_encoded_anew=True)
+
+
+def image_file_name(image: AnnotatedImage, suffix: str) -> str:
+    """Return a file name out of an image's key, which is untrusted, and its id, which makes it unique.
+
+    `a/holiday%20.jpg` becomes `holiday_<id>.jpg`, `x.tar!../../etc/passwd` becomes `passwd_<id>.jpg`. No folder of the
+    key is kept: loaders join a folder and a name. What key belongs to a name is found by the id, in the table images.
+    """
+    name = key_name(image.key)
+    # A row of a table has no name but its number: `photos.parquet#17`.
+    stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+    safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
+    return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
+
+
+def key_name(key: str) -> str:
+    """Return the last name in a key, decoded, as it is in SOURCE: for comparison, never for a path."""
+    last = re.split(r"[/!]", key)[-1]
+    return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]

@@ -1,0 +1,211 @@
+"""Merges a run's parts into a few large Parquet files per table, for readers that are slow with many small ones.
+
+    DEST/expressions/part-00000.parquet … DEST/_export.json, written last
+
+Rows are in the order of the plan. The same run gives the same bytes: they depend only on the rows and the writer's
+settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
+from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, open_parquet, open_writer
+from pseudoris.training.exports.output_files import new_file
+from pseudoris.training.exports.protocol import ExportReport, ExportRequest, OnProgress
+
+if TYPE_CHECKING:
+    from pseudoris.store.location import RunLocation
+
+EXPORT_NAME: Final = "_export.json"
+# In memory, before encoding: what one row group, and so a reader of it, holds at once.
+_ROW_GROUP_BYTES: Final = 64 * 2**20
+_FILE_NAME: Final = re.compile(r"^part-\d{5}\.parquet$")
+_ID_COLUMNS: Final = {IMAGES: "image_id", MASKS: "mask_id"}
+
+
+class ParquetExport:
+    """The tables as they are, in files of `target_bytes`; a table's last file may be smaller."""
+
+    summary = "the four tables, merged into files of a set size"
+    reads = frozenset({"target_bytes"})
+    default_max_tokens = None
+
+    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
+        """Write the files one after the other, each whole or not at all; then read all of them back."""
+        _make_room(request)
+        num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
+        num_done = 0
+        written: dict[str, list[_WrittenFile]] = {}
+        for table in SCHEMAS:
+            written[table] = []
+            for file in _write_table(request, table):
+                written[table].append(file)
+                num_done += file.rows
+                on_progress(num_done, num_rows)
+        _remove_others(request.destination, written)
+        for table, files in written.items():
+            _check_table(request, table, files)
+        request.destination.replace(EXPORT_NAME, _description(request, written))
+        return ExportReport(
+            rows={table: sum(file.rows for file in files) for table, files in written.items()},
+            files={table: len(files) for table, files in written.items()},
+            size_bytes=sum(file.size_bytes for files in written.values() for file in files),
+            checked=("every file's bytes, and every row's id in its order, as they were written",),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenFile:
+    """A written file, and the digest of its rows' ids in their order."""
+
+    name: str
+    rows: int
+    size_bytes: int
+    sha256: str
+    ids_sha256: str
+
+
+@dataclass(slots=True)
+class _Ids:
+    """Number and digest of a stream of ids."""
+
+    rows: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        self.rows += len(column)
+        # Ids have a fixed alphabet without a comma.
+        self.digest.update(",".join(map(str, column.to_pylist())).encode() + b",")
+
+
+def _make_room(request: ExportRequest) -> None:
+    """Accept the destination where it holds nothing, or what an earlier export left."""
+    destination = request.destination
+    if destination.exists(EXPORT_NAME) and not request.is_overwriting:
+        raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
+    for table in SCHEMAS:
+        strangers = [file.name for file in destination.list(table) if not _FILE_NAME.match(file.name)]
+        if strangers:
+            raise ConfigError(
+                f"{destination.uri(f'{table}/{strangers[0]}')} is not a file of an export, but a glob over the "
+                "folder would read it too. Name an empty place."
+            )
+    # From here on the export is not whole, and must not look so.
+    destination.delete(EXPORT_NAME)
+
+
+def _write_table(request: ExportRequest, table: str) -> Iterator[_WrittenFile]:
+    """Write one file after the other; a file ends with the row group that takes it to the target size."""
+    groups = _row_groups(request, table)
+    number = 0
+    group = next(groups, None)
+    while group is not None or number == 0:
+        name = f"part-{number:05d}.parquet"
+        with new_file(request.destination, f"{table}/{name}") as path:
+            ids = _Ids()
+            with path.open("wb") as sink, open_writer(sink, SCHEMAS[table]) as writer:
+                while group is not None and sink.tell() < request.target_bytes:
+                    writer.write_table(group, row_group_size=max(group.num_rows, 1))
+                    ids.add(group[_id_column(table)])
+                    group = next(groups, None)
+            file = _WrittenFile(name, ids.rows, path.stat().st_size, _sha256_of(path), ids.digest.hexdigest())
+        yield file
+        number += 1
+
+
+def _row_groups(request: ExportRequest, table: str) -> Iterator[pa.Table]:
+    """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
+    held: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    for part in _parts(request, table):
+        if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
+            yield pa.concat_tables(held).combine_chunks()
+            held, num_rows, num_bytes = [], 0, 0
+        held.append(part)
+        num_rows += part.num_rows
+        num_bytes += part.nbytes
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _parts(request: ExportRequest, table: str) -> Iterator[pa.Table]:
+    """Yield the parts that have rows; one of more than a row group in pieces."""
+    chosen = (receipt for receipt in request.receipts if receipt.parts[table].rows)
+    for part in iter_table(request.run, table, receipts=chosen):
+        for start in range(0, part.num_rows, ROW_GROUP_SIZE):
+            # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
+            yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
+
+
+def _remove_others(destination: RunLocation, written: dict[str, list[_WrittenFile]]) -> None:
+    """Delete what an earlier export wrote beyond this one's files."""
+    for table, files in written.items():
+        names = {file.name for file in files}
+        for found in list(destination.list(table)):
+            if _FILE_NAME.match(found.name) and found.name not in names:
+                destination.delete(f"{table}/{found.name}")
+
+
+def _check_table(request: ExportRequest, table: str, files: Sequence[_WrittenFile]) -> None:
+    """Read the table back: the same bytes, which hold as many rows as the receipts name, with the same ids in order."""
+    due = sum(receipt.parts[table].rows for receipt in request.receipts)
+    found = 0
+    for file in files:
+        path = f"{table}/{file.name}"
+        ids = _Ids()
+        uri = request.destination.uri(path)
+        with request.destination.open_input(path) as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+            parquet = open_parquet(stream, uri)
+            column = _id_column(table)
+            for group in range(parquet.num_row_groups):
+                ids.add(parquet.read_row_group(group, columns=[column], use_threads=False)[column])
+        found += ids.rows
+        if (digest, ids.rows, ids.digest.hexdigest()) != (file.sha256, file.rows, file.ids_sha256):
+            raise TransientError(f"{uri} reads back differently. Run the same command again.")
+    if found != due:
+        raise TransientError(
+            f"{request.destination.uri(table)} has {found} rows, but the receipts name {due}. Run `pseudoris verify`."
+        )
+
+
+def _id_column(table: str) -> str:
+    return _ID_COLUMNS.get(table, "image_id")
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]]) -> bytes:
+    tables = {
+        table: [
+            {"name": file.name, "rows": file.rows, "size_bytes": file.size_bytes, "sha256": file.sha256}
+            for file in files
+        ]
+        for table, files in written.items()
+    }
+    generations = sum(receipt.generation > 0 for receipt in request.receipts)
+    tree = {
+        "format": "parquet",
+        "source": request.header.source,
+        "num_images": sum(receipt.counts.images for receipt in request.receipts),
+        "num_planned_images": request.header.num_images,
+        "num_shards": len(request.receipts),
+        "num_shards_retried": generations,
+        "tables": tables,
+    }
+    return json.dumps(tree, indent=2).encode()

@@ -1,0 +1,211 @@
+"""The images, masks and expressions that a format takes, and the encoded bytes of the images.
+
+Rows that a format cannot use are counted by reason. The bytes are those that were annotated: embedded in the run, or
+read again from SOURCE and checked by sha256.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.run_records import Receipt, RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
+from pseudoris.store.sources.source import open_root
+from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask, iter_annotations
+
+logger = logging.getLogger(__name__)
+
+WITHOUT_TEXT: Final = "expressions without a text"
+SEVERAL_TARGETS: Final = "expressions that refer to several masks"
+NO_TARGET: Final = "expressions that refer to no mask"
+WITHOUT_PIXELS: Final = "masks without a pixel"
+WITHOUT_EXPRESSION: Final = "masks without an expression"
+WITHOUT_MASK: Final = "images without a mask"
+UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRule:
+    """Which expressions a format takes, and in which form.
+
+    Attributes:
+        max_tokens: At most so many CLIP tokens, start and end included; None for no limit.
+        is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
+        refused: Strings that no text may hold.
+        is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
+    """
+
+    max_tokens: int | None = None
+    is_lower_case: bool = False
+    refused: tuple[str, ...] = ()
+    is_kept_only: bool = True
+
+
+def iter_selected(
+    run: RunLocation,
+    header: RunHeader,
+    receipts: Iterable[Receipt],
+    dropped: Counter[str],
+    *,
+    rule: TextRule,
+    with_bytes: bool = False,
+    source: str | None = None,
+    keeps_bare_masks: bool = False,
+    on_image: Callable[[int], None] | None = None,
+) -> Iterator[AnnotatedImage]:
+    """Yield images in plan order with the masks and expressions that a format takes.
+
+    An image without a mask is left out: nothing says that it shows no object. So is an expression that refers to
+    several masks or to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with
+    its encoded images if they are asked for.
+
+    Args:
+        run: Where the run lives.
+        header: Its header.
+        receipts: Which shards.
+        dropped: Gains what was left out, by reason. A mask that lost its last expression counts under both; masks
+            that never had a kept one count as masks alone.
+        rule: Which texts.
+        with_bytes: Fill in `data`; see `with_source_bytes`.
+        source: Where the images lie now; None is the header's SOURCE.
+        keeps_bare_masks: Yield masks also without an expression.
+        on_image: Called with the number of images done, yielded or not.
+
+    Raises:
+        ConfigError: A part, or SOURCE as a whole, is missing.
+        TransientError: Storage failed.
+    """
+    take = _Selection(rule, dropped, keeps_bare_masks=keeps_bare_masks)
+    num_done = 0
+    for receipt in receipts:
+        found = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
+        # Filtered before their bytes are asked for: what no mask is left of need not travel.
+        wanted = [image for image in map(take.image, found) if image is not None]
+        pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
+        for image in with_source_bytes(run, header, wanted, dropped, source=source) if with_bytes else wanted:
+            yield image
+            pending += 1
+            if on_image:
+                on_image(pending)
+        num_done += receipt.counts.annotated + receipt.counts.empty
+        if on_image:
+            on_image(num_done)
+
+
+class _Selection:
+    """Leaves out what a rule does not take, and counts it."""
+
+    def __init__(self, rule: TextRule, dropped: Counter[str], *, keeps_bare_masks: bool) -> None:
+        self._rule = rule
+        self._dropped = dropped
+        self._keeps_bare_masks = keeps_bare_masks
+        self._num_tokens = _token_counter() if rule.max_tokens is not None else None
+
+    def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
+        """Return the image with what is left of it, None where nothing is."""
+        masks = tuple(mask for mask in map(self._mask, image.masks) if mask is not None)
+        if image.untargeted:
+            self._dropped[NO_TARGET] += len(image.untargeted)
+        if not masks:
+            self._dropped[WITHOUT_MASK] += 1
+            return None
+        return replace(image, masks=masks, untargeted=())
+
+    def _mask(self, mask: AnnotatedMask) -> AnnotatedMask | None:
+        if mask.area_px < 1:
+            self._dropped[WITHOUT_PIXELS] += 1
+            return None
+        left = (self._expression(each, mask.mask_id) for each in mask.expressions)
+        expressions = tuple(each for each in left if each is not None)
+        if not expressions and not self._keeps_bare_masks:
+            self._dropped[WITHOUT_EXPRESSION] += 1
+            return None
+        return replace(mask, expressions=expressions)
+
+    def _expression(self, expression: AnnotatedExpression, mask_id: str) -> AnnotatedExpression | None:
+        text = expression.text.strip()
+        text = text.lower() if self._rule.is_lower_case else text
+        reason = self._refusal(expression, text)
+        if reason is None:
+            return replace(expression, text=text)
+        # Of several targets each names it; it is one expression all the same.
+        if expression.target_mask_ids[0] == mask_id:
+            self._dropped[reason] += 1
+        return None
+
+    def _refusal(self, expression: AnnotatedExpression, text: str) -> str | None:
+        if len(expression.target_mask_ids) > 1:
+            return SEVERAL_TARGETS
+        if not text:
+            return WITHOUT_TEXT
+        for each in self._rule.refused:
+            if each in text:
+                return f"expressions that hold {each!r}"
+        if self._num_tokens is not None and self._num_tokens(text) > (self._rule.max_tokens or 0):
+            return f"expressions of more than {self._rule.max_tokens} CLIP tokens"
+        return None
+
+
+def _token_counter() -> Callable[[str], int]:
+    # Torch takes seconds to import: only where a limit is set.
+    from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
+
+    return num_clip_tokens
+
+
+def with_source_bytes(
+    run: RunLocation,
+    header: RunHeader,
+    images: Sequence[AnnotatedImage],
+    dropped: Counter[str],
+    *,
+    source: str | None = None,
+) -> Iterator[AnnotatedImage]:
+    """Yield a shard's images with their encoded bytes; one that is missing or changed is left out and counted.
+
+    It is no error: of millions of files some are always gone, and the rest of the run is as good as it was.
+    Images that are not embedded are read as annotation reads them: neighbours in a tar together, objects of a bucket
+    at once.
+
+    Args:
+        run: Where the run lives.
+        header: Its header.
+        images: Of one shard, in plan order; with `data` where the run embeds it.
+        dropped: Gains the number of images left out.
+        source: Where the images lie now; None is the header's SOURCE.
+
+    Raises:
+        ConfigError: SOURCE itself does not exist any more, or cannot be read.
+        TransientError: Storage failed.
+    """
+    outcomes = _source_outcomes(run, header, [image for image in images if image.data is None], source)
+    for image in images:
+        data = as_annotated(next(outcomes) if image.data is None else image.data, image.sha256)
+        if isinstance(data, ImageError):
+            logger.warning("%s is left out: %s", image.key, data)
+            dropped[UNREADABLE] += 1
+            continue
+        yield replace(image, data=data)
+
+
+def _source_outcomes(
+    run: RunLocation, header: RunHeader, images: Sequence[AnnotatedImage], source: str | None
+) -> Iterator[Outcome]:
+    """Yield the outcome of each image, in their order."""
+    if not images:
+        return
+    wanted = {image.key for image in images}
+    entries = [entry for entry in read_shard_plan(run, header, images[0].shard) if entry.key in wanted]
+    if source is not None:
+        # A copy has other times and etags; its sha256 tells whether it is the image.
+        entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
+    root = open_root(source or header.source, header.config.source, header.config.placement.storage)
+    for _, outcome in read_entries(root, entries, header.config):
+        yield outcome

@@ -1,0 +1,142 @@
+"""A human's annotation in memory, independent of its format: images by path, their masks, and their texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import clean_text
+from pseudoris.schemas.uris import secret_in
+
+# As file systems have it; a longer name could not be looked for.
+_MAX_NAME_BYTES: Final = 255
+_SHOWN_LETTERS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class HumanMask:
+    """One annotated object.
+
+    Attributes:
+        index: Its place among all annotations of its image, in the file's order: another choice of splits gives the
+            masks that stay the same ids.
+        annotation_id: Its id in the file.
+        segmentation: In any of COCO's forms, unchecked.
+        texts: What was said of it, in order: clean, distinct, none empty.
+    """
+
+    index: int
+    annotation_id: int
+    segmentation: Any
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HumanImage:
+    """One annotated image.
+
+    Attributes:
+        path: Relative to the folder of images, with `/`; never leads out of it.
+        size: (H, W) in pixels as the file states them; None where it does not.
+        masks: By index.
+    """
+
+    path: str
+    size: tuple[int, int] | None
+    masks: tuple[HumanMask, ...] = ()
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Counts of what an import leaves out, by kind; for the summary."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, what: str, count: int = 1) -> None:
+        """Count `count` more of a kind."""
+        if count:
+            self.counts[what] = self.counts.get(what, 0) + count
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What the files of an annotation hold.
+
+    Attributes:
+        images: Each path once.
+        digests: sha256 by name of the file.
+        left_out: What was not taken over.
+    """
+
+    images: tuple[HumanImage, ...]
+    digests: Mapping[str, str]
+    left_out: LeftOut
+
+
+def relative_path(file_name: Any, *, where: str) -> str:
+    """Return the path that a file of images is looked for at, below their folder.
+
+    Raises:
+        ConfigError: It is no path, or leads elsewhere: an annotation is an untrusted file.
+    """
+    if not isinstance(file_name, str) or not file_name:
+        raise ConfigError(f"{where} has the file_name {shown(file_name)}. The path of an image is needed.")
+    secret = secret_in(file_name)
+    if secret is not None:
+        raise ConfigError(f"{where}: file_name: {secret}")
+    path = PurePosixPath(file_name)
+    is_relative = not path.is_absolute() and "://" not in file_name
+    if not path.parts or not is_relative or ".." in path.parts or "\0" in file_name:
+        raise ConfigError(
+            f"{where} has the file_name {shown(file_name)}, which is outside the folder of images. Make it relative "
+            "to IMAGES (or to --prefix, if given)."
+        )
+    try:
+        is_short = all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in path.parts)
+    except UnicodeEncodeError:
+        is_short = False
+    if not is_short:
+        raise ConfigError(f"{where} has the file_name {shown(file_name)}, which no file system allows. Fix it.")
+    return str(path)
+
+
+def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple[str, ...]:
+    """Return texts as the tables write them, each once, in order; empty and repeated ones are counted.
+
+    Raises:
+        ConfigError: One is no text, or no text that can be written.
+    """
+    found: dict[str, None] = {}
+    for text in texts:
+        if not isinstance(text, str) or not _is_writable(text):
+            raise ConfigError(
+                f"{where} has the expression {shown(text)}. An expression must be a UTF-8 text. Fix the file."
+            )
+        clean = clean_text(text)
+        if not clean:
+            left_out.add("expressions without a letter")
+        elif clean in found:
+            left_out.add("expressions said twice of one mask")
+        else:
+            found[clean] = None
+    return tuple(found)
+
+
+def shown(value: Any) -> str:
+    """Return an untrusted value for a message: short, and never what shared pieces add up to."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        text = repr(value) if isinstance(value, str) else str(value)
+        return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
+    return f"a {type(value).__name__}"
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

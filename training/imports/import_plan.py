@@ -1,0 +1,167 @@
+"""An import's request and its frozen plan: the annotated images as they stand in their folder, in the order of keys.
+
+`ImportRequest.identity` is the part of a request that decides the tables' bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import Identity
+from pseudoris.store.files.key_order import path_key
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
+from pseudoris.store.sources import Source, SourceItem, open_source
+from pseudoris.store.sources.root import SourceRoot
+from pseudoris.store.threads import map_in_threads
+from pseudoris.training.imports.annotated_image import Orientation
+from pseudoris.training.imports.human_annotation import Annotation, HumanImage, relative_path
+
+Format = Literal["refer", "coco"]
+
+DEFAULT_SPLITS: Final = ("train",)
+# What reads, draws and writes: another version may give other bytes.
+_PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
+# The parts of a configuration that an import reads; the models' are not among them.
+_SECTIONS: Final = ("images", "shards")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """One import.
+
+    Attributes:
+        annotation: File or url of COCO JSON or of a pickle of references; of REFER also their folder.
+        images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
+        config: Its limits of images, size of shards, storage and endpoint are read, and nothing of its models.
+        format: `refer` or `coco`.
+        splits: Of REFER: which references; all of them go into one run.
+        split_by: Of REFER, where `annotation` is a folder: which `refs(<split_by>).p`; None where there is one.
+        captions: Of COCO: file or url of captions by instance; None where there is none.
+        prefix: Folder below `images` that the file names start in, "" for `images` itself.
+        orientation: What masks and sizes refer to.
+        num_workers: Shards at work at a time; decides no byte.
+    """
+
+    annotation: str
+    images: str
+    config: RunConfig
+    format: Format
+    splits: tuple[str, ...] = DEFAULT_SPLITS
+    split_by: str | None = None
+    captions: str | None = None
+    prefix: str = ""
+    orientation: Orientation = "upright"
+    num_workers: int = 1
+
+    def identity(self, digests: Mapping[str, str]) -> Identity:
+        """Return what must be equal for two calls to belong to one run.
+
+        Args:
+            digests: sha256 of the annotation's files by name.
+        """
+        method: dict[str, Any] = {name: getattr(self.config, name).model_dump(mode="json") for name in _SECTIONS}
+        method["import"] = {
+            "format": self.format,
+            "files": dict(digests),
+            "prefix": self.prefix,
+            "orientation": self.orientation,
+            **({"splits": sorted(set(self.splits))} if self.format == "refer" else {}),
+        }
+        # No model computes; boxes and runs are whole numbers on every machine.
+        return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImport:
+    """A planned run, and what each of its images is annotated with, by image id."""
+
+    run: PlannedRun
+    humans: Mapping[str, HumanImage]
+
+
+def open_images(request: ImportRequest, out: str) -> Source:
+    """Return the folder of images.
+
+    Args:
+        request: Names it.
+        out: Full path or uri of the run, which must not lie around it.
+
+    Raises:
+        ConfigError: It does not exist, or is no folder.
+    """
+    source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
+    if source.selection.files or source.selection.patterns:
+        raise ConfigError(
+            f"IMAGES {request.images!r} is not a folder. Name the folder that the file names are relative to. Images "
+            "in tars or tables cannot be imported."
+        )
+    return source
+
+
+def plan_import(request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation) -> PlannedImport:
+    """Return the plan that stands in `location`, made where there is none.
+
+    An image that is not there, where others are, is planned all the same, and quarantined when it is read.
+
+    Raises:
+        ConfigError: There is nothing to import, no image is there, or the run there has another annotation, origin or
+            folder of images.
+        TransientError: Storage failed.
+    """
+    humans = _by_key(annotation, request.prefix)
+    if not humans:
+        raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
+    identity = request.identity(annotation.digests)
+    allow_mixed = request.config.placement.allow_mixed
+    wanted = RunRequest("import", source.name, identity, request.config, allow_mixed=allow_mixed)
+    run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
+    return PlannedImport(run, {image_id(key): human for key, human in humans.items()})
+
+
+def _listed(request: ImportRequest, source: Source, humans: Mapping[str, HumanImage]) -> Iterator[SourceItem]:
+    prefix = _prefix(request.prefix)
+    paths = {key: f"{prefix}{human.path}" for key, human in humans.items()}
+    return _some_found(_items(source.root, paths), request.images, paths)
+
+
+def _some_found(items: Iterator[SourceItem], images: str, paths: Mapping[str, str]) -> Iterator[SourceItem]:
+    """Yield the items; where no file was found behind any, the folder is another one than the annotation speaks of."""
+    is_found = False
+    for item in items:
+        is_found = is_found or item.size_bytes is not None
+        yield item
+    if not is_found:
+        raise ConfigError(
+            f"None of the {len(paths):,} files of ANNOTATION is below IMAGES {images!r}. The first one is "
+            f"{next(iter(paths.values()))}. See --prefix."
+        )
+
+
+def _by_key(annotation: Annotation, prefix: str) -> dict[str, HumanImage]:
+    below = _prefix(prefix)
+    keyed = {path_key(f"{below}{human.path}"): human for human in annotation.images}
+    return dict(sorted(keyed.items()))
+
+
+def _prefix(prefix: str) -> str:
+    return f"{relative_path(prefix, where='--prefix')}/" if prefix else ""
+
+
+def _items(root: SourceRoot, paths: Mapping[str, str]) -> Iterator[SourceItem]:
+    """Yield the images as they stand now, in the order of `paths`, which are by key."""
+    # In a bucket a look is a request, nearly all of it waiting.
+    yield from map_in_threads(lambda pair: _look(root, *pair), paths.items(), root.max_readers)
+
+
+def _look(root: SourceRoot, key: str, path: str) -> SourceItem:
+    try:
+        found = root.stat(path)
+    except FileNotFoundError:
+        return SourceItem(key)
+    return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)

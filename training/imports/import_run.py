@@ -1,0 +1,102 @@
+"""An import from its files to a finished run."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.training.imports.annotated_image import STAGE_IMPORT, annotate_image
+from pseudoris.training.imports.annotation_files import read_annotation
+from pseudoris.training.imports.import_plan import ImportRequest, PlannedImport, open_images, plan_import
+from pseudoris.training.thread_executor import OnProgress, WrittenRun, proving, write_run
+from pseudoris.workers.images.prover import Prover
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary(WrittenRun):
+    """How the run stands after an import.
+
+    Attributes:
+        left_out: How many things of the files were not taken over, by what they are.
+        num_without_pixels: Masks without a pixel that this call left out.
+    """
+
+    left_out: Mapping[str, int]
+    num_without_pixels: int
+
+
+def import_annotation(
+    request: ImportRequest, location: RunLocation, *, on_progress: OnProgress, on_wait: Callable[[str], None]
+) -> ImportSummary:
+    """Import a human's annotation into the run at `location`, or continue an import of the same.
+
+    Args:
+        request: What, and from where.
+        location: Of a new run, or of one that the same request began.
+        on_progress: Called after each commit.
+        on_wait: Called with the holder of the run, before a wait.
+
+    Raises:
+        ConfigError: The user must mend something; or the run there is another one.
+        TransientError: Storage failed; the same call continues.
+    """
+    source = open_images(request, location.root)
+    annotation = read_annotation(request)
+    location.probe()
+    with RunLock.held(location, on_wait=on_wait) as lock:
+        planned = plan_import(request, annotation, source, location)
+        with proving(request.config.images, request.num_workers) as provers:
+            work = _Import(request, planned, provers)
+            written = write_run(
+                location, planned.run, work, lock=lock, on_progress=on_progress, num_workers=request.num_workers
+            )
+    return ImportSummary(
+        written.header,
+        written.totals,
+        written.num_shards_before,
+        left_out=annotation.left_out.counts,
+        num_without_pixels=sum(work.num_without_pixels),
+    )
+
+
+class _Import:
+    """Makes the shards of a planned import.
+
+    Attributes:
+        num_without_pixels: Of each shard that was made.
+    """
+
+    def __init__(self, request: ImportRequest, planned: PlannedImport, provers: queue.SimpleQueue[Prover]) -> None:
+        self._request = request
+        self._planned = planned
+        self._provers = provers
+        # A list, for several threads add to it.
+        self.num_without_pixels: list[int] = []
+
+    def __call__(self, entries: Sequence[PlanEntry]) -> Shard:
+        prover = self._provers.get()
+        try:
+            shard = read_shard(self._planned.run.header.source, self._request.config, entries, prover=prover)
+        finally:
+            self._provers.put(prover)
+        return self._annotate(shard)
+
+    def _annotate(self, shard: Shard) -> Shard:
+        """Return the shard with what humans said of it."""
+        started = time.perf_counter()
+        request, images, num_without_pixels = self._request, [], 0
+        for image in shard.images:
+            human = self._planned.humans[image.image_id]
+            done = annotate_image(image, human, orientation=request.orientation, limits=request.config.images)
+            if done.failure is None:
+                num_without_pixels += len(human.masks) - len(done.masks)
+            images.append(done)
+        self.num_without_pixels.append(num_without_pixels)
+        return shard.with_images(tuple(images)).with_seconds(STAGE_IMPORT, time.perf_counter() - started)

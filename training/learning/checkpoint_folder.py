@@ -1,0 +1,219 @@
+"""The folder that a training writes: its settings, its one checkpoint, its summary, and TensorBoard's files.
+
+FOLDER/config.json        settings and data, written once: a resume must have the same
+FOLDER/checkpoint.pt      the latest, complete or absent; it holds the settings too, so that it can be read alone
+FOLDER/summary.json       figures and times, written at the end, whole or not at all
+FOLDER/events.out.tfevents.*
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.weights import weights_digest
+
+CONFIG_NAME: Final = "config.json"
+CHECKPOINT_NAME: Final = "checkpoint.pt"
+SUMMARY_NAME: Final = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """A local folder of one training.
+
+    Attributes:
+        path: It need not exist.
+    """
+
+    path: Path
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a training stands here, at a checkpoint or still before its first."""
+        return (self.path / CONFIG_NAME).exists()
+
+    def refuse_another(self, *, is_resuming: bool) -> None:
+        """Refuse a folder that holds a training, where none is to be resumed.
+
+        Raises:
+            ConfigError: So it is.
+        """
+        if not is_resuming and self.is_begun:
+            raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings of the training that stands here, as `begin` took them; None where none does.
+
+        Raises:
+            ConfigError: They are damaged.
+        """
+        if not self.is_begun:
+            return None
+        path = self.path / CONFIG_NAME
+        try:
+            found: dict[str, Any] = _parsed(path.read_text(encoding="utf-8"), path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}. Name another folder.") from error
+        return found
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings of a new training, or hold those of a resumed one against them.
+
+        Args:
+            settings: What decides the weights, as JSON.
+
+        Raises:
+            ConfigError: The training was begun with other settings, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = (self.path / CONFIG_NAME).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            self.write_json(CONFIG_NAME, settings)
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.path} cannot be used: {error}. Name another folder.") from error
+        differing = list(_differences(_parsed(text, self.path / CONFIG_NAME), json.loads(json.dumps(settings))))
+        if differing:
+            lines = "\n".join(f"  {line}" for line in differing)
+            raise ConfigError(
+                f"The training in {self.path} began with other settings. Resume with the same ones:\n{lines}"
+            )
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint: a reader finds the former or this one, never half of it.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{CHECKPOINT_NAME}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path / CHECKPOINT_NAME)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{self.path / CHECKPOINT_NAME} cannot be written: {error}. Free some space.") from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the checkpoint, on the CPU; None where none was written yet.
+
+        Raises:
+            ConfigError: It is damaged.
+        """
+        path = self.path / CHECKPOINT_NAME
+        return load_checkpoint(path) if path.exists() else None
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a file of the folder, whole or not at all: a summary says that a training is done.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        unfinished = self.path / f".{name}-unfinished"
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.path / name)
+        except OSError as error:
+            raise ConfigError(f"{self.path / name} cannot be written: {error}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `TrainingFolder.save` wrote, on the CPU; only tensors and plain values are read.
+
+    Raises:
+        ConfigError: There is none, or it is none.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise _no_checkpoint(path) from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is not a checkpoint of a training ({type(error).__name__}). Give another file."
+        ) from error
+    if not isinstance(state, dict) or "module" not in state:
+        raise ConfigError(f"{path} is not a checkpoint of a training. Give the --out of `pseudoris train`.")
+    return state
+
+
+def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Return the file, the checkpoint and its settings, of a training's folder or of its checkpoint.
+
+    `settings["learner"]` names whose it is; a checkpoint that says nothing has empty settings.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+    """
+    file = path / CHECKPOINT_NAME if path.is_dir() else path
+    state = load_checkpoint(file)
+    text = state.get("settings")
+    try:
+        settings = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        settings = {}
+    return file, state, settings if isinstance(settings, dict) else {}
+
+
+def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) -> None:
+    """Refuse a checkpoint whose frozen part, by its noun, has other weights now than those it was trained on.
+
+    Raises:
+        ConfigError: So it is, or they are missing.
+    """
+    digest = weights_digest(weights)
+    if digest != sha256:
+        raise ConfigError(
+            f"{file} was trained on {noun} with sha256 {sha256[:12]}…, but {weights.uri} has {digest[:12]}…. Put the "
+            "earlier file back, or train again."
+        )
+
+
+def _no_checkpoint(path: Path) -> ConfigError:
+    """The error of a checkpoint that is not there: of a training that has none yet, or of no training."""
+    folder = path.parent
+    if path.name != CHECKPOINT_NAME or not TrainingFolder(folder).is_begun:
+        return ConfigError(f"There is no checkpoint at {path}. Give the --out of `pseudoris train`.")
+    # A curriculum's rounds have checkpoints of their own, before one of them is done.
+    rounds = sorted(each.parent for each in folder.glob(f"*/{CHECKPOINT_NAME}"))
+    meanwhile = f" Or give {rounds[-1]}, an unfinished round." if rounds else ""
+    return ConfigError(
+        f"The training in {folder} has no checkpoint yet (for PPT: no finished round). Continue it: the same "
+        f"`pseudoris train` with --resume.{meanwhile}"
+    )
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}). Name another --out.") from error
+
+
+def _differences(saved: Any, given: Any, key: str = "") -> list[str]:
+    """Return a line for each value that differs, by its dotted key."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        names = dict.fromkeys([*saved, *given])
+        return [
+            line
+            for name in names
+            for line in _differences(saved.get(name), given.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if saved == given else [f"{key}: {saved!r} then, {given!r} now"]

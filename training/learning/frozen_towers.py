@@ -1,0 +1,218 @@
+"""The frozen CLIP that a learner builds on: its features of images and texts are computed once and cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.feature_cache import TextFeatureCache
+from pseudoris.training.learning.training_config import TowersConfig
+from pseudoris.workers.checkpoints.models import load_clip
+from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.clip_features import image_blocks, read_images, read_texts, vision_tower
+from pseudoris.workers.filtering.clip_embedder import crop_format
+from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.images.crops import CropFormat
+
+# Read at once, padded with zeros: how a product rounds depends on its shape, and what else is read beside an image or a
+# text depends on what is kept already.
+_IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
+# A sentence of twelve tokens takes 25 kB of a ViT-B: a run's ten thousand.
+_TEXT_BYTES: Final = 2**28
+
+_Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerWidths:
+    """The sizes that a module on top is built for.
+
+    Attributes:
+        image_size: Side of the square image in pixels.
+        grid: Patches a side.
+        image: Channels of a stage.
+        text: Channels of a word.
+        joint: Channels of the joint space.
+        num_stages: Stages of an image.
+    """
+
+    image_size: int
+    grid: int
+    image: int
+    text: int
+    joint: int
+    num_stages: int
+
+
+# Not frozen, these two: Fabric replaces the tensors in what a module is given.
+@dataclass(slots=True)
+class TowerImages:
+    """The towers' features of B images, float32.
+
+    Attributes:
+        stages: (B, S, C, h, w).
+        dense: (B, D, h, w), patches in the joint space.
+    """
+
+    stages: torch.Tensor
+    dense: torch.Tensor
+
+
+@dataclass(slots=True)
+class TowerTexts:
+    """The towers' features of T texts, cut to the longest, L tokens.
+
+    Attributes:
+        words: (T, L, C) float32.
+        is_word: (T, L) bool, start and end included.
+        tokens: (T, L) int64, CLIP's BPE.
+        embedding: (T, D) float32, of the sentence in the joint space.
+    """
+
+    words: torch.Tensor
+    is_word: torch.Tensor
+    tokens: torch.Tensor
+    embedding: torch.Tensor
+
+
+class FrozenTowers:
+    """A CLIP that does not learn; features of images are kept by image id, of texts by text.
+
+    Features are rounded to float16 whether they are kept or not: whether there was room for them changes nothing.
+
+    Attributes:
+        device: Where the towers compute.
+        image_format: What the image tower takes.
+        widths: The sizes that a module on top is built for.
+    """
+
+    def __init__(
+        self,
+        config: TowersConfig,
+        device: torch.device | str = "cpu",
+        *,
+        settings: tuple[str, str] = ("towers.architecture", "towers.layers"),
+    ) -> None:
+        """Load the towers.
+
+        Args:
+            config: Which.
+            device: Where they compute.
+            settings: What a user calls the architecture and the layers.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
+                it has no block of a number in `layers`.
+        """
+        self._config = config
+        self.device = torch.device(device)
+        # Trained on one machine, read on another: the weights are what must agree, and they are checked there.
+        self._model = load_clip(config.architecture, config.weights).to(self.device)
+        self._model.requires_grad_(False)
+        visual = vision_tower(self._model)
+        # The first image would be too late: a training's folder is taken by then.
+        image_blocks(visual, config.layers, setting=settings[1])
+        self.image_format: CropFormat = crop_format(self._model, config.weights)
+        if "hf_tokenizer_name" in read_model_config(config.architecture)["text_cfg"]:
+            raise ConfigError(
+                f"{settings[0]}={config.architecture!r} has a tokenizer of its own, which is not "
+                "supported. Choose another architecture."
+            )
+        self._tokenise = ClipTokenizer(int(self._model.context_length))
+        self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._texts = TextFeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
+        self._left_bytes = config.cache_bytes
+        probe = self.encode_texts(["a"])
+        self.widths = TowerWidths(
+            image_size=self.image_format.size,
+            grid=int(visual.grid_size[0]),
+            image=int(visual.ln_post.normalized_shape[0]),
+            text=probe.words.shape[2],
+            joint=probe.embedding.shape[1],
+            num_stages=len(config.layers),
+        )
+
+    @property
+    def has_room(self) -> bool:
+        """Whether features of another image would be kept."""
+        return self._left_bytes > 0
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels (B, 3, S, S) uint8 as the image tower takes them, float32."""
+        mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in self._mean_and_std())
+        return (pixels.float() / 255 - mean) / std
+
+    def encode_images(self, image_ids: Sequence[str], pixels: torch.Tensor) -> TowerImages:
+        """Return the features of images.
+
+        Args:
+            image_ids: (B) ids by which features are kept; one id is one image.
+            pixels: (B, 3, S, S) uint8, RGB.
+        """
+        missing = [at for at, each in enumerate(image_ids) if each not in self._images]
+        found = {each: self._images[each] for each in image_ids if each in self._images}
+        for first in range(0, len(missing), _IMAGES_A_TILE):
+            places = missing[first : first + _IMAGES_A_TILE]
+            stages, dense = self._read_images(pixels[places])
+            for at, *features in zip(places, stages, dense, strict=False):
+                found[image_ids[at]] = self._kept(image_ids[at], (features[0], features[1]))
+        both = zip(*(found[each] for each in image_ids), strict=True)
+        stages, dense = (torch.stack(each).to(self.device).float() for each in both)
+        return TowerImages(stages, dense)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
+        """Return the features of texts; what exceeds the tower's context is cut off."""
+        kept = {text: self._texts.get(text) for text in texts}
+        found = {text: seen for text, seen in kept.items() if seen is not None}
+        missing = [text for text in kept if text not in found]
+        for first in range(0, len(missing), _TEXTS_A_TILE):
+            found.update(self._read_texts(missing[first : first + _TEXTS_A_TILE]))
+        return _padded([found[text] for text in texts], self.device)
+
+    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.image_format.mean, self.image_format.std
+
+    def _read_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
+        with torch.inference_mode():
+            seen = read_images(self._model, self.normalised(tile.to(self.device)), layers=self._config.layers)
+            return torch.stack(seen.stages, 1).half().cpu(), seen.dense.half().cpu()
+
+    def _read_texts(self, texts: Sequence[str]) -> dict[str, _Text]:
+        """Tokens (L), words (L, C) and sentence (D) of texts, kept where there is room."""
+        tokens = self._tokenise(texts)
+        tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
+        with torch.inference_mode():
+            features = read_texts(self._model, tile.to(self.device))
+        found: dict[str, _Text] = {}
+        for at, text in enumerate(texts):
+            length = int(features.is_word[at].sum())
+            words = features.words[at, :length].cpu().clone()
+            found[text] = (tokens[at, :length].clone(), words, features.embedding[at].cpu().clone())
+            self._texts.put(text, found[text])
+        return found
+
+    def _kept(self, image_id: str, features: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        # Each by itself: a row of a batch would keep the whole batch in memory.
+        own = features[0].clone(), features[1].clone()
+        if self.has_room:
+            self._left_bytes -= sum(each.nbytes for each in own)
+            self._images[image_id] = own
+        return own
+
+
+def _padded(rows: Sequence[_Text], device: torch.device) -> TowerTexts:
+    length = max(len(tokens) for tokens, _, _ in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.int64)
+    words = torch.zeros(len(rows), length, rows[0][1].shape[1])
+    is_word = torch.zeros(len(rows), length, dtype=torch.bool)
+    for at, (own, features, _) in enumerate(rows):
+        tokens[at, : len(own)], words[at, : len(own)], is_word[at, : len(own)] = own, features, True
+    embedding = torch.stack([each for _, _, each in rows])
+    moved = (each.to(device) for each in (words, is_word, tokens, embedding))
+    return TowerTexts(*moved)

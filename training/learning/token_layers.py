@@ -1,0 +1,173 @@
+"""Residual layers of words and patches, and a fixed code of each token.
+
+Attention is written out: beside a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
+(measured: a half more at 256 patches in float32, several times in bfloat16).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class CrossAttention(nn.Module):
+    """Some tokens read others: x + Attention(norm(x), y)."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.norm_read = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        read: torch.Tensor,
+        *,
+        is_word: torch.Tensor | None = None,
+        owners: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
+        read_position: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return (T, N, width).
+
+        Args:
+            x: (T, N, width), who reads.
+            read: (T, M, width), what is read; with `owners` (U, M, width).
+            is_word: (T, M) bool, which of it there is; None for all.
+            owners: (T,) int64, which row of `read` each row of x reads: what many read is prepared once.
+            position: (N, width) or (T, N, width), of who reads: added where tokens are compared.
+            read_position: (M, width), of what is read: likewise, and not to what is taken from it.
+        """
+        key_value = self._key_value(self.norm_read(read), read_position)
+        key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
+        own = self.norm(x)
+        query = self.query(own if position is None else own + position)
+        mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
+        out: torch.Tensor = self.out(mixed)
+        dropped: torch.Tensor = self.drop(out)
+        return x + dropped
+
+    def _key_value(self, read: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
+        """Keys beside values (…, 2 · width)."""
+        if position is None:
+            own: torch.Tensor = self.key_value(read)
+            return own
+        weight, bias = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+        return torch.cat([F.linear(read + position, weight[0], bias[0]), F.linear(read, weight[1], bias[1])], -1)
+
+
+class SelfAttention(nn.Module):
+    """Tokens read each other."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, *, is_word: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (T, N, width) for x (T, N, width), of which `is_word` (T, N) bool says what there is."""
+        query, key, value = self.query_key_value(self.norm(x)).chunk(3, dim=-1)
+        mixed = attend(query, key, value, num_heads=self._num_heads, is_word=is_word)
+        out: torch.Tensor = self.out(mixed)
+        dropped: torch.Tensor = self.drop(out)
+        return x + dropped
+
+
+class Perceptron(nn.Module):
+    """Each token by itself: x + MLP(norm(x))."""
+
+    def __init__(self, width: int, ratio: float, *, dropout: float) -> None:
+        super().__init__()
+        hidden = round(ratio * width)
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (T, N, width)."""
+        out: torch.Tensor = x + self.layers(x)
+        return out
+
+
+class ProductAttention(nn.Module):
+    """Patches read words and are multiplied with them.
+
+    Attention tells which words a patch resembles most, and never that it resembles none: its weights add up to 1. The
+    products tell it: of each patch with what it has read, and with the sentence.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm, self.norm_words = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.sentence = nn.Linear(width, width)
+
+    def compared_with_words(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+        """Return what patches have read beside the products, (T, N, 3 · width).
+
+        Args:
+            patches: (T, N, width).
+            words: (T, L, width).
+            is_word: (T, L) bool, which words there are, at least one.
+        """
+        own, said = self.norm(patches), self.norm_words(words)
+        key, value = self.key_value(said).chunk(2, dim=-1)
+        read = attend(self.query(own), key, value, num_heads=self._num_heads, is_word=is_word)
+        mean = (said * is_word[..., None]).sum(1, keepdim=True) / is_word.sum(1)[:, None, None]
+        return torch.cat([read, own * read, own * self.sentence(mean)], -1)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, num_heads: int, is_word: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return softmax(q·k / √d)·v over heads, (T, N, width), of queries (T, N, width), keys and values (T, M, width).
+
+    Args:
+        query: Who reads.
+        key: What is read.
+        value: What it says.
+        num_heads: Parts of the width that attend on their own.
+        is_word: (T, M) bool, which keys there are, at least one; None for all.
+    """
+    query, key, value = (each.view(*each.shape[:2], num_heads, -1).transpose(1, 2) for each in (query, key, value))
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
+    if is_word is not None:
+        scores = scores.masked_fill(~is_word[:, None, None, :], float("-inf"))
+    mixed: torch.Tensor = scores.softmax(-1) @ value
+    return mixed.transpose(1, 2).flatten(2)
+
+
+# Of SplitMix64, as signed numbers: torch has no unsigned arithmetic.
+_STEP, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def word_codes(tokens: torch.Tensor, width: int) -> torch.Tensor:
+    """Return codes (..., width) of +1 and -1, float32, of tokens (...) int64: bits of a hash of each token's number.
+
+    Two tokens agree in half of the bits. Nothing is trained or stored, and every machine has the same.
+    """
+    counter = torch.arange(1, width + 1, device=tokens.device)
+    # Wraps at 64 bits, which is what the generator asks for.
+    state = (tokens[..., None] * 2**20 + counter) * _STEP
+    state = (state ^ _shifted(state, 30)) * _FIRST
+    state = (state ^ _shifted(state, 27)) * _SECOND
+    return (state >> 63).to(torch.float32) * 2 + 1
+
+
+def _shifted(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return value >> bits with zeros coming in, as of an unsigned number."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,118 @@
+"""The settings of a training that all learners share, and their presets: YAML files beside a learner's code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import lay_over, validate_as
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, NonNegative
+
+
+class TowersConfig(FrozenModel):
+    """The frozen CLIP; any of open_clip's with a ViT, as `filtering.architecture` and `filtering.weights`."""
+
+    architecture: str
+    weights: WeightsConfig
+    # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
+    layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    # Features of images that each process keeps, in float16. Beyond it they are computed again when they are needed.
+    cache_bytes: int = Field(default=2 * 2**30, ge=0)
+
+
+class TrainingConfig(FrozenModel):
+    """How long, how fast and where; of these, `device`, `num_devices` and the `_every` steps may change on a resume."""
+
+    # Optimiser steps in all. Raised, the cosine of the rate is stretched: a finished training cannot be prolonged.
+    num_steps: int = Field(default=1000, ge=1)
+    # adamw: decoupled decay, and averages of gradients that forget sooner; adam: as Kingma and Ba have it.
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    # What follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
+    schedule: Literal["cosine", "constant"] = "cosine"
+    peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    # Steps of linear warm-up. Without it AdamW's first steps are of full size in directions that are still noise.
+    num_warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: NonNegative = 0.05
+    # Global norm; a batch with a mask of a few pixels can have a gradient of many times the usual.
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: Literal["cpu", "cuda"] = "cpu"
+    # Processes of one machine, with gradients averaged over them (DDP).
+    num_devices: int = Field(default=1, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    # Of torch, a process on a CPU. Another number may round otherwise.
+    num_threads: int = Field(default=1, ge=1)
+    # What a crash costs. A checkpoint is written whole or not at all, and takes a fraction of a second.
+    checkpoint_every: int = Field(default=200, ge=1)
+    # 0: at the end alone.
+    validate_every: int = Field(default=0, ge=0)
+    log_every: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.num_warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"num_warmup_steps {self.num_warmup_steps} is not below num_steps {self.num_steps}. Lower "
+                "num_warmup_steps."
+            )
+        if self.optimiser == "adam" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, but optimiser adam has no decay. Give "
+                "weight_decay 0, or optimiser adamw."
+            )
+        return self
+
+    def with_steps(self, num_steps: int) -> TrainingConfig:
+        """Return the settings with another number of steps, and no more warm-up than a tenth of them.
+
+        Raises:
+            ValueError: No step.
+        """
+        warmup = min(self.num_warmup_steps, num_steps // 10)
+        return TrainingConfig.model_validate({**self.model_dump(), "num_steps": num_steps, "num_warmup_steps": warmup})
+
+    def decisive(self) -> dict[str, object]:
+        """Return the settings that decide the weights, as JSON: a resume must have the same."""
+        placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
+        # Younger than trainings that shall still be resumed: not named where they are as they have always been.
+        younger = {name for name in ("optimiser", "schedule") if getattr(self, name) == self._default(name)}
+        return self.model_dump(mode="json", exclude=placement | younger)
+
+    @classmethod
+    def _default(cls, name: str) -> object:
+        return cls.model_fields[name].default
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def preset_names(package: str) -> list[str]:
+    """Return the names of the presets in `presets/` of a package, sorted."""
+    folder = resources.files(package) / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(
+    package: str, model: type[ConfigT], preset: str, path: Path | None = None, assignments: Sequence[str] = ()
+) -> ConfigT:
+    """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    known = preset_names(package)
+    if preset not in known:
+        near = difflib.get_close_matches(preset, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        learner = package.rpartition(".")[2]
+        raise ConfigError(f"The {learner} has no preset {preset!r}. The presets are {', '.join(known)}{hint}")
+    text = (resources.files(package) / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    return validate_as(model, lay_over({"preset": preset, **yaml.safe_load(text)}, path, assignments))

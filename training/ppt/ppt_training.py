@@ -1,0 +1,276 @@
+"""One training of PPT through its curriculum, from runs to a folder.
+
+OUT/config.json              settings and data, written once: a resume must have the same
+OUT/01-semantic/, 02-…       one folder per round: checkpoint, summary and curves; selected.json if Select came first
+OUT/checkpoint.pt            the last round that is done: what `predict` reads
+OUT/summary.json             the figures of each phase
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from pseudoris.store.location import RunLocation
+from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingConfig, TrainingFolder
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
+from pseudoris.training.learning.evaluator import HeldOutExpressions
+from pseudoris.training.learning.trainer import begin_together, load_trained
+from pseudoris.training.ppt.curriculum import Round, Source, plan_rounds
+from pseudoris.training.ppt.curriculum_runs import SourceRuns, open_sources
+from pseudoris.training.ppt.frozen_encoders import FrozenEncoders, made_of
+from pseudoris.training.ppt.pair_dataset import PairDataset
+from pseudoris.training.ppt.pairs import JoinedPairs
+from pseudoris.training.ppt.ppt_config import PairsDataConfig, PptConfig
+from pseudoris.training.ppt.ppt_learner import PointLearner, settings_of
+from pseudoris.training.ppt.prompted_pairs import PromptedPairs, collate
+from pseudoris.training.ppt.referent_selection import read_selected, select_referents, with_referents, write_selected
+from pseudoris.workers.counter_rng import key_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PptRequest:
+    """One training to run.
+
+    Attributes:
+        config: Resolved.
+        runs: What is trained on.
+        out: Local folder of the training.
+        val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume must
+            name the same.
+        is_resuming: Whether a training that stands in `out` is to go on.
+    """
+
+    config: PptConfig
+    runs: SourceRuns
+    out: Path
+    val: str | None = None
+    is_resuming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PptSummary:
+    """How a training ended.
+
+    Attributes:
+        phases: The figures of each phase's validation, by its name, in order; empty without `val`.
+        num_steps: In all.
+        num_steps_now: Done by this call, the others by earlier ones.
+        wall_s: This call's training and validation; without Select.
+        num_parameters: That were trained.
+    """
+
+    phases: Mapping[str, Mapping[str, float]]
+    num_steps: int
+    num_steps_now: int
+    wall_s: float
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Callbacks of a training, called on the first process alone.
+
+    Attributes:
+        on_plan: The rounds and the pairs of each source, before the first step.
+        on_step: As of `Trainer`, with steps over all rounds.
+        on_select: The round, how many pairs have a referent now, and how many pairs there are.
+    """
+
+    on_plan: Callable[[Sequence[Round], dict[Source, int]], None] = lambda rounds, pairs: None
+    on_step: Callable[[StepReport], None] = lambda report: None
+    on_select: Callable[[Round, int, int], None] = lambda each, decided, pairs: None
+
+
+def train_ppt(
+    request: PptRequest, fabric: Fabric, reports: Reports | None = None, *, encoders: FrozenEncoders | None = None
+) -> tuple[PointLearner, PptSummary]:
+    """Train through the curriculum, or go on with what stands in the folder; return the learner and how it ended.
+
+    A training that was killed at any point and resumed ends with the weights of one that was not.
+
+    Args:
+        request: What, on what, and where.
+        fabric: Of `pseudoris.training.learning.open_fabric`; every process of it makes this call.
+        reports: Callbacks.
+        encoders: Of an earlier training of this process, on the same device: what they saw need not be encoded again.
+
+    Raises:
+        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
+        TransientError: Storage failed; the same call with `is_resuming` goes on.
+    """
+    folder = TrainingFolder(request.out)
+    folder.refuse_another(is_resuming=request.is_resuming)
+    if encoders is None:
+        encoders = FrozenEncoders(request.config, fabric.device)
+    elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
+        raise ValueError("These encoders have another CLIP, SAM, stages, precision or device than the training.")
+    snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
+    sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
+    data_read = {
+        "runs": request.runs.roots(),
+        "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
+        # Figures of phases that are done would stand beside those of another set.
+        "val": None if request.val is None else RunLocation.open(request.val).root,
+    }
+    settings = settings_of(request.config, data_read)
+    num_pairs = {source: sum(map(len, parts)) for source, parts in sources.items()}
+    data = request.config.data
+
+    def num_batches(names: Sequence[Source]) -> int:
+        return _feed(PromptedPairs(_joined(sources, names)), data, fabric).num_batches()
+
+    rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
+    # Whatever can be refused is by now, or the folder would be taken by the mistake.
+    held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
+    begin_together(folder, settings, fabric)
+    curriculum = _Curriculum(
+        request, fabric, reports or Reports(), encoders, sources, held_out, rounds, json.dumps(settings)
+    )
+    if fabric.is_global_zero:
+        curriculum.reports.on_plan(rounds, num_pairs)
+    return curriculum.run(folder)
+
+
+@dataclass
+class _Curriculum:
+    """The rounds of one training, one after the other."""
+
+    request: PptRequest
+    fabric: Fabric
+    reports: Reports
+    encoders: FrozenEncoders
+    sources: dict[Source, list[PairDataset]]
+    held_out: HeldOutExpressions | None
+    rounds: Sequence[Round]
+    settings: str
+
+    def run(self, folder: TrainingFolder) -> tuple[PointLearner, PptSummary]:
+        """Train all rounds, from the first that is not done."""
+        phases: dict[str, Mapping[str, float]] = {}
+        state: dict[str, Any] | None = None
+        before = folder
+        steps_now, wall_s = 0, 0.0
+        # Fresh for each round: what DDP wrapped around the weights of a round stays with them.
+        learner = PointLearner(self.request.config, self.encoders)
+        for each in self.rounds:
+            own = TrainingFolder(self.request.out / each.name)
+            own.path.mkdir(parents=True, exist_ok=True)
+            figures = _figures_of(own)
+            is_new = figures is None
+            if figures is None:
+                learner = self._at(state, before)
+                data = self._data(each, learner, own)
+                learner = PointLearner(self.request.config, self.encoders, self.held_out if each.is_last else None)
+                done = self._train(each, learner, data, own, state)
+                figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
+            self.fabric.barrier()
+            state, before = own.load(), own
+            # The last one also where it was done before: a kill may have come just before it was written.
+            if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
+                folder.save(state)
+            if figures:
+                phases[each.phase] = figures
+        learner = self._at(state, before)
+        learner.held_out = self.held_out
+        num_parameters = sum(weight.numel() for weight in learner.module.parameters())
+        num_steps = sum(each.num_steps for each in self.rounds)
+        summary = PptSummary(phases, num_steps, steps_now, wall_s, num_parameters)
+        if self.fabric.is_global_zero:
+            folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
+        return learner, summary
+
+    def _at(self, state: Mapping[str, Any] | None, where: TrainingFolder) -> PointLearner:
+        """The learner with the weights of a checkpoint, or fresh ones, in eval mode on the device."""
+        learner = PointLearner(self.request.config, self.encoders)
+        if state is not None:
+            load_trained(learner.module, state["module"], where=str(where.path))
+        learner.module.to(self.fabric.device).eval()
+        return learner
+
+    def _data(self, each: Round, learner: PointLearner, own: TrainingFolder) -> JoinedPairs:
+        """What a round trains on; Select decides H_ref by the weights that it begins with, once and for all resumes."""
+        parts = {source: self.sources[source] for source in each.sources}
+        if each.is_selecting:
+            chosen = read_selected(own.path)
+            min_iou = self.request.config.curriculum.min_iou
+            if chosen is None:
+                chosen = select_referents(learner, parts["h_ref"], min_iou=min_iou, fabric=self.fabric)
+                if self.fabric.is_global_zero:
+                    write_selected(own.path, chosen, min_iou=min_iou)
+                    self.reports.on_select(each, sum(at >= 0 for at in chosen), len(chosen))
+            # No rank begins a step before the choice is on disk: a resume reads it there.
+            self.fabric.barrier()
+            parts["h_ref"] = with_referents(parts["h_ref"], chosen)
+        return _joined(parts, each.sources)
+
+    def _train(
+        self,
+        each: Round,
+        learner: PointLearner,
+        data: JoinedPairs,
+        own: TrainingFolder,
+        begin_with: Mapping[str, Any] | None,
+    ) -> FitSummary:
+        pairs = PromptedPairs(data, epochs_before=each.epochs_before, is_held=self.encoders.holds)
+        # Another order in each round; DataLoader's workers and the feed take 63 bits.
+        seed = key_of("round", self.request.config.training.seed, each.name) >> 1
+        feed = _feed(pairs, self.request.config.data, self.fabric, seed=seed)
+        total = self.rounds[-1].steps_before + self.rounds[-1].num_steps
+
+        def on_step(report: StepReport) -> None:
+            self.reports.on_step(replace(report, step=each.steps_before + report.step, num_steps=total))
+
+        trainer = Trainer(
+            self.fabric,
+            self._settings_of(each),
+            own,
+            settings=self.settings,
+            on_step=on_step,
+            begin_with=begin_with,
+            steps_before=each.steps_before,
+        )
+        done = trainer.fit(learner, feed)
+        if pairs.num_skipped:
+            logger.warning("%s: %d pairs replaced others whose image cannot be used", each.name, pairs.num_skipped)
+        return done
+
+    def _settings_of(self, each: Round) -> TrainingConfig:
+        """Of a round; what was trained already is warm."""
+        config = self.request.config.training.with_steps(each.num_steps)
+        return config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config
+
+
+def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:
+    return JoinedPairs([part for name in names for part in parts[name]])
+
+
+def _feed(pairs: PromptedPairs, config: PairsDataConfig, fabric: Fabric, *, seed: int = 0) -> ResumableFeed:
+    """The batches of this rank."""
+    return ResumableFeed(
+        pairs,
+        collate,
+        units_per_batch=config.pairs_per_batch // config.pairs_per_image,
+        masks_per_unit=config.pairs_per_image,
+        seed=seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_workers=config.num_workers,
+    )
+
+
+def _figures_of(own: TrainingFolder) -> Mapping[str, float] | None:
+    """The figures of a round that is done; None of one that is not."""
+    path = own.path / SUMMARY_NAME
+    if not path.exists():
+        return None
+    figures: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return figures

@@ -1,0 +1,144 @@
+"""Batches of pairs: the frozen encoders' input for each image, and its pseudo-labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.dataset.process_group import SharedNumbers
+from pseudoris.training.ppt.pairs import JoinedPairs, Pair
+from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
+from pseudoris.training.ppt.pseudo_labels import collate as collate_labels
+
+# Images of a batch by key, mirrored where their pairs are; None where one cannot be used.
+_ImagesByKey = dict[str, torch.Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedPair:
+    """A pair with the image that the encoders need.
+
+    Attributes:
+        pair: Text and pseudo-labels.
+        image_key: Of the image as it is shown, mirrored or not.
+        image: (3, H, W) uint8 RGB, mirrored where the pair is; None where the encoders hold it.
+    """
+
+    pair: Pair
+    image_key: str
+    image: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """B pairs.
+
+    Attributes:
+        image_keys: (B,).
+        images: (B,) of (3, H, W) uint8, None where it is held.
+        texts: (B,).
+        pseudo_labels: Their pseudo-labels.
+    """
+
+    image_keys: list[str]
+    images: list[torch.Tensor | None]
+    texts: list[str]
+    pseudo_labels: PseudoLabelBatch
+
+    def __len__(self) -> int:
+        """Return the number of pseudo-labels, each with a query of its own: what the loss is a mean over."""
+        return sum(self.pseudo_labels.counts)
+
+
+class PromptedPairs(Dataset[PromptedPair]):
+    """The pairs of a round of the curriculum, with their images where they are not held yet."""
+
+    def __init__(
+        self, pairs: JoinedPairs, *, epochs_before: int = 0, is_held: Callable[[str], bool] = lambda key: False
+    ) -> None:
+        """Take pairs.
+
+        Args:
+            pairs: Of all sources of the round.
+            epochs_before: Of earlier rounds, so that points and flips are drawn anew.
+            is_held: Whether an image, by its key, need not be read any more.
+        """
+        self._pairs, self._epochs_before, self._is_held = pairs, epochs_before, is_held
+        self._shared = SharedNumbers()
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of points and flips."""
+        self._pairs.set_epoch(self._epochs_before + epoch)
+
+    def image_keys(self) -> list[str]:
+        """Return the image of every pair, mirrored or not."""
+        return self._pairs.image_digests()
+
+    @property
+    def num_skipped(self) -> int:
+        """How often a pair was asked for whose image cannot be used, so that another stood in for it."""
+        return self._shared.num_skipped
+
+    def __getitem__(self, index: int) -> PromptedPair:
+        """Return a pair.
+
+        Raises:
+            ConfigError: Its image cannot be used. Where such are skipped, the next pair that can be stands in for it.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[PromptedPair]:
+        """Return the pairs of a batch, as `[]` does; an image is decoded at most once."""
+        seen = _ImagesByKey()
+        return [self._usable(index, seen) for index in indices]
+
+    def drawn(self, indices: Sequence[int]) -> list[PromptedPair | None]:
+        """Return pairs, and None for one whose image cannot be used, where such are skipped.
+
+        Raises:
+            ConfigError: An image cannot be used, and such are not skipped.
+        """
+        seen = _ImagesByKey()
+        return [self._draw(index, seen) for index in indices]
+
+    def _usable(self, index: int, seen: _ImagesByKey) -> PromptedPair:
+        for stand_in in range(len(self)):
+            found = self._draw((index + stand_in) % len(self), seen)
+            if found is not None:
+                return found
+            self._shared.count_skipped()
+        raise ConfigError(f"No image of the {len(self)} pairs can be used. Put the annotated files back.")
+
+    def _draw(self, index: int, seen: _ImagesByKey) -> PromptedPair | None:
+        pair = self._pairs[index]
+        key = image_key(pair)
+        if self._is_held(key):
+            return PromptedPair(pair, key, None)
+        if key not in seen:
+            image = self._pairs.usable_image(index)
+            seen[key] = image.flip(-1) if image is not None and pair.is_flipped else image
+        return None if seen[key] is None else PromptedPair(pair, key, seen[key])
+
+
+def image_key(pair: Pair) -> str:
+    """Return what tells the image of a pair, as it is shown, from all others."""
+    return f"{pair.image_sha256}{'-mirrored' if pair.is_flipped else ''}"
+
+
+def collate(pairs: Sequence[PromptedPair]) -> PairBatch:
+    """Return pairs as a batch."""
+    return PairBatch(
+        [each.image_key for each in pairs],
+        [each.image for each in pairs],
+        [each.pair.text for each in pairs],
+        collate_labels([each.pair.labels for each in pairs]),
+    )

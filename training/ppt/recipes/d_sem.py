@@ -1,0 +1,205 @@
+"""Makes D_sem: pairs with one pseudo-label each, from object-centric images and their classes (section 3.2)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import Identity, PlanEntry
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.store.files.key_order import file_path
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_or_continue
+from pseudoris.store.sources import open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.training.ppt.recipes.grounding import Grounder
+from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
+from pseudoris.training.ppt.recipes.recipe_runs import (
+    ORIGIN,
+    STAGE_RECIPE,
+    PseudoMask,
+    Recipe,
+    mask_records,
+    pseudo_mask_rows,
+    write_recipe,
+)
+from pseudoris.training.ppt.recipes.recipe_texts import middle_text
+from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, proving
+from pseudoris.workers.images.pixels import decode_upright
+
+RECIPE: Final = "objects"
+# Folders that a message names; the others it counts.
+_NAMED: Final = 5
+
+logger = logging.getLogger(__name__)
+
+
+def make_objects(
+    folder: str,
+    location: RunLocation,
+    config: RecipeConfig,
+    *,
+    names: Path | None = None,
+    on_note: Callable[[str], None] = logger.warning,
+    on_progress: OnProgress,
+    on_wait: Callable[[str], None],
+) -> WrittenRun:
+    """Write D_sem: of each image of a class the text "the [class name] in the middle", CLIP's response and SAM's mask.
+
+    An image for which SAM answers with no pixel is `empty`. Flipping is left to whoever loads the pairs
+    (`pseudoris.training.ppt.pair_dataset`): drawn anew each epoch, it doubles no table.
+
+    Args:
+        folder: With a folder of images a class, as Mini-ImageNet has; a path or url.
+        location: Of a new run, or of one that the same call began.
+        config: The models, and how they work together.
+        names: A table of class names, CSV with the columns `folder` and `name`, which has every folder; None takes the
+            folders' own names.
+        on_note: Called for rows of `names` whose folder is not there.
+        on_progress: Called after each commit.
+        on_wait: Called with the holder of the run, before a wait.
+
+    Raises:
+        ConfigError: There is no image in a folder of a class, `names` lacks a folder, or something else that the user
+            must mend.
+        TransientError: Storage failed; the same call continues.
+    """
+    run = config.run
+    source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
+    named, digest = _named(names)
+    # A second listing is cheap beside the models, and says what else such images show.
+    folders = {class_folder(item.key) for item in source.list()}
+    if not folders:
+        raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")
+    classes = _classes(named, folders, f"--names {names}", on_note)
+    every = sorted({classes.of_folder(each) for each in folders})
+    recipe = Recipe(RECIPE, config, {"names": digest, "classes": every}, has_models=True)
+    with proving(run.images, 1) as provers:
+        prover = provers.get()
+
+        def plan(identity: Identity) -> PlannedRun:
+            request = RunRequest(ORIGIN, source.name, identity, run, allow_mixed=run.placement.allow_mixed)
+            return plan_or_continue(location, request, source.list)
+
+        def maker(_: PlannedRun) -> MakeShard:
+            grounder = Grounder(config.grounding, run)
+
+            def make(entries: Sequence[PlanEntry]) -> Shard:
+                shard = read_shard(source.name, run, entries, prover=prover)
+                started = time.perf_counter()
+                images = tuple(_labelled(each, classes, every, grounder, config) for each in shard.images)
+                return shard.with_images(images).with_seconds(STAGE_RECIPE, time.perf_counter() - started)
+
+            return make
+
+        return write_recipe(recipe, location, plan, maker, on_progress=on_progress, on_wait=on_wait)
+
+
+def class_folder(key: str) -> str:
+    """Return the folder that an image lies in: that of its class.
+
+    Raises:
+        ConfigError: It lies in none.
+    """
+    folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
+    if not folder:
+        raise ConfigError(f"image {key} is not in a class folder. FOLDER/<class>/<image> is needed.")
+    return folder
+
+
+class ClassNames:
+    """The class name of each folder."""
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        """Take names of all folders that will be asked for; None: as they are, underscores read as spaces."""
+        self._names = names
+
+    def of_folder(self, folder: str) -> str:
+        """Return the class name of a folder."""
+        name = folder.replace("_", " ").replace("-", " ") if self._names is None else self._names[folder]
+        return " ".join(name.lower().split())
+
+
+def read_names(data: bytes) -> dict[str, str]:
+    """Return class names by folder out of CSV with the columns `folder` and `name`.
+
+    Raises:
+        ConfigError: It is no such CSV, or a folder stands there twice.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            f"the table of class names is not readable as CSV in UTF-8 ({type(error).__name__})"
+        ) from None
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        folder, name = row.get("folder"), row.get("name")
+        if not folder or not name or not name.strip():
+            raise ConfigError(
+                f"line {number} of the class names has no folder or no name. The columns folder,name are needed."
+            )
+        if names.setdefault(folder, name) != name:
+            raise ConfigError(f"line {number} of the class names repeats the folder {folder!r}. Name each folder once.")
+    return names
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--names {path} cannot be read ({error.strerror}). Give a CSV file.") from None
+
+
+def _named(path: Path | None) -> tuple[Mapping[str, str] | None, str | None]:
+    """The names that a table gives, and its digest; None without a table."""
+    if path is None:
+        return None, None
+    table = _read(path)
+    return read_names(table), sha256_hex(table)
+
+
+def _classes(
+    names: Mapping[str, str] | None, folders: Collection[str], option: str, on_note: Callable[[str], None]
+) -> ClassNames:
+    """The names of the classes of `folders`; a folder without one is refused, for texts would say "the n01532829"."""
+    if names is None:
+        return ClassNames()
+    missing, unknown = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
+    if missing:
+        raise ConfigError(
+            f"{option} does not name {len(missing):,} of {len(folders):,} folders of images: {_listed(missing)}. Add "
+            "a row folder,name for each. If all folders have the name of their class, leave --names out."
+        )
+    if unknown:
+        on_note(f"{option}: {len(unknown):,} folders without images are ignored: {_listed(unknown)}")
+    return ClassNames(names)
+
+
+def _listed(folders: Sequence[str]) -> str:
+    rest = [f"and {len(folders) - _NAMED:,} more"] if len(folders) > _NAMED else []
+    return ", ".join([*map(repr, folders[:_NAMED]), *rest])
+
+
+def _labelled(
+    image: ShardImage, classes: ClassNames, every: Sequence[str], grounder: Grounder, config: RecipeConfig
+) -> ShardImage:
+    """The image with its one pseudo-label: E = 1 and ĉ = 1."""
+    if image.failure is not None:
+        return image
+    pixels = decode_upright(image.data, config.run.images)
+    name = classes.of_folder(class_folder(image.key))
+    found = grounder(np.ascontiguousarray(pixels), [name], every if len(every) > 1 else ())
+    masks = mask_records(image.image_id, [PseudoMask(each.mask, each.predicted_iou) for each in found], RECIPE)
+    rows = pseudo_mask_rows(middle_text(name), [mask.mask_id for mask in masks], [True] * len(masks), kind="position")
+    return replace(image, masks=masks, expressions=rows)

@@ -1,0 +1,188 @@
+"""The settings of the data recipes, with the reason for each default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pseudoris.schemas.config import FrozenModel, RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import UnitInterval
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]
+
+
+class GroundingConfig(FrozenModel):
+    """From a text to a mask: CLIP's response, SAM's mask (section 3.2: "CLIP [32] followed by SAM")."""
+
+    # CLIP Surgery's second path in so many of the image tower's last blocks (`pseudoris.workers.clip_features`);
+    # 0 reads the patches as they are, for a CLIP whose patches were trained to answer.
+    surgery_blocks: int = Field(default=0, ge=0)
+    # CLIP Surgery's feature surgery: what a patch answers to all classes (objects) or nouns (pairs) alike is taken off.
+    # A CLIP of one token an image needs it; to one whose patches were trained to answer it adds little (docs/ppt.md).
+    is_feature_surgery: bool = False
+    # peak: the highest response, and of SAM's three masks one is chosen; points: of the highest and of the lowest
+    # responses, positive and negative, and SAM's single mask. Measured (docs/ppt.md): points lose wherever the map is
+    # noisy, because one wrong negative point takes the object away.
+    prompts: Literal["peak", "points"] = "peak"
+    # Of the three masks the one that agrees best with the response map, or the one of the highest predicted IoU, which
+    # knows nothing of the text and prefers parts with sharp edges.
+    choice: Literal["agreement", "predicted_iou"] = "agreement"
+    # Points of either label where prompts=points.
+    num_points: int = Field(default=2, ge=1, le=32)
+    # Where prompts=points: shares of a response's range from which on, and up to which, a point may be drawn.
+    high: UnitInterval = 0.8
+    low: UnitInterval = 0.2
+    # What a phrase is put into before CLIP reads it; {} is the phrase without its article.
+    prompt: str = Field(default="a photo of a {}", pattern=r"\{\}")
+
+
+class ComposeConfig(FrozenModel):
+    """D_ref out of D_sem (section 3.2, augmented data)."""
+
+    # Composed images, as a multiple of those of D_sem: as many more as there are.
+    images_per_source: float = Field(default=1.0, gt=0, le=100)
+    # The share of mosaics; the others are fusions.
+    mosaic_share: UnitInterval = 0.5
+    # (rows, columns) of a mosaic, one drawn an image.
+    layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
+    # How likely a tile of a mosaic is of a class that the mosaic has already: the place has to tell them apart.
+    same_class_share: UnitInterval = 0.5
+    # Side of the composed square in pixels: that of the scenes, or photographs, that training ends with.
+    side_px: int = Field(default=192, ge=32, le=4096)
+    # Of a fusion: the longer side of what is embedded, as a share of the image's; drawn between the two.
+    embedded_side: tuple[Share, Share] = (0.2, 0.4)
+    # object: only the pseudo-mask's pixels of the embedded image are pasted, so that two objects stand in one scene;
+    # image: all of it.
+    embedded: Literal["object", "image"] = "object"
+    # At least so much of an object must stay visible when another is embedded in its image.
+    min_visible: Share = 0.6
+    # Texts an image, each of another target.
+    texts_per_image: int = Field(default=2, ge=1, le=9)
+    image_format: Literal["png", "jpeg"] = "png"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.embedded_side[0] > self.embedded_side[1]:
+            raise ValueError(f"embedded_side {self.embedded_side}: the smaller number must come first")
+        if (1, 1) in self.layouts:
+            raise ValueError("layouts: a mosaic of 1 x 1 has no positions. Give at least two tiles.")
+        return self
+
+
+class PairsConfig(FrozenModel):
+    """H_sem and H_ref out of image-text pairs (section 3.3, pseudo label generation)."""
+
+    # From this IoU on two phrases' masks are one candidate.
+    merge_iou: Share = 0.7
+    # Candidates of one phrase at most: places that answer it about as highly. 1 is the paper's, whose candidates are of
+    # different phrases; "the star on the left" has one phrase, and where the image has two stars CLIP's choice between
+    # them is no label.
+    peaks_per_phrase: int = Field(default=1, ge=1, le=16)
+    # From this share of a response's range on a further peak is a candidate.
+    min_peak: Share = 0.85
+    # Texts of one image that are taken, the first ones; None takes all.
+    max_texts_per_image: int | None = Field(default=None, ge=1)
+    # How many of the run's most frequent nouns count as redundant texts, where grounding.is_feature_surgery.
+    num_redundant: int = Field(default=64, ge=0, le=1000)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeConfig:
+    """The settings of the recipes.
+
+    Attributes:
+        run: As of any run; `masks.architecture` and `masks.weights` are the SAM, `filtering.architecture` and
+            `filtering.weights` the CLIP that a recipe reads, and nothing else of their sections.
+        grounding: Of objects and pairs.
+        compose: Of compose.
+        pairs: Of pairs.
+    """
+
+    run: RunConfig
+    grounding: GroundingConfig
+    compose: ComposeConfig
+    pairs: PairsConfig
+
+
+_PRESET: Final = "ppt"
+_OWN: Final[dict[str, type[FrozenModel]]] = {
+    "grounding": GroundingConfig,
+    "compose": ComposeConfig,
+    "pairs": PairsConfig,
+}
+# A preset of the run, words laid over it, and those of the recipes' own settings.
+_PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
+    "tiny": (
+        "tiny",
+        (
+            "filtering.architecture=builtin:tiny/scene_clip.json",
+            "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
+        ),
+        # Objects of a category share a scene there, and people tell them apart by their places.
+        ("pairs.peaks_per_phrase=3",),
+    ),
+    # The paper's: SAM ViT-B, CLIP ViT-B/16 with CLIP Surgery in its last six blocks, as its authors have it.
+    "paper": (
+        "base",
+        ("filtering.architecture=ViT-B-16-quickgelu", "filtering.weights.uri=open_clip:ViT-B-16-quickgelu/openai"),
+        (
+            "grounding.surgery_blocks=6",
+            "grounding.is_feature_surgery=true",
+            "compose.side_px=640",
+            "compose.image_format=jpeg",
+        ),
+    ),
+}
+# A shard is a commit: what is in flight is what a crash costs, and its models take a second an image.
+_SHARD_IMAGES: Final = 64
+
+
+def load_recipe_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> RecipeConfig:
+    """Return the settings: `key=value` words over the YAML of a run at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value.
+    """
+    if preset not in _PRESETS:
+        raise ConfigError(f"PPT's recipes have no preset {preset!r}. The presets are {', '.join(_PRESETS)}.")
+    name, of_run, of_recipes = _PRESETS[preset]
+    own = [word for word in assignments if word.partition(".")[0] in _OWN]
+    others = [word for word in assignments if word not in own]
+    words = [f"shards.max_images={_SHARD_IMAGES}", f"shards.max_bytes={2**28}", *of_run, *others]
+    run = load_config(name, path, words).model_copy(update={"preset": _PRESET})
+    trees: dict[str, dict[str, Any]] = {section: {} for section in _OWN}
+    for word in (*of_recipes, *own):
+        section, key, value = _parse(word)
+        trees[section][key] = value
+    made = {section: _validated(section, trees[section]) for section in _OWN}
+    return RecipeConfig(run=run, **made)  # type: ignore[arg-type]
+
+
+def _parse(word: str) -> tuple[str, str, Any]:
+    name, equals, text = word.partition("=")
+    section, _, key = name.strip().partition(".")
+    if not equals or not key:
+        raise ConfigError(f"--set {word!r} is not key=value. Give {section}.<key>=<value>.")
+    try:
+        return section, key, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {name}: the value cannot be read. Quote it, or write lists as [a, b].") from None
+
+
+def _validated(section: str, tree: dict[str, Any]) -> FrozenModel:
+    try:
+        return _OWN[section].model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([section, *(str(part) for part in first["loc"])])
+        known = ", ".join(_OWN[section].model_fields)
+        raise ConfigError(f"{key}: {first['msg']}. {section} has {known}") from None

@@ -1,0 +1,192 @@
+"""Code that all recipes share: pseudo-labels as records of the tables, a recipe's run, and the counts of its pairs.
+
+An expression's E pseudo-masks are E rows of one image and text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.run_records import Identity
+from pseudoris.schemas.shard import SOURCE_RECIPE, ExpressionRecord, MaskRecord, clean_text
+from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.planned_run import PlannedRun, package_versions
+from pseudoris.store.tables.committed_tables import iter_table
+from pseudoris.training.ppt.recipes.recipe_config import RecipeConfig
+from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun, write_run
+from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.device import device_kind
+from pseudoris.workers.filtering.head_nouns import head_noun
+from pseudoris.workers.masks import rle
+
+ORIGIN: Final = "ppt"
+STAGE_RECIPE: Final = "recipe"
+# What reads, draws and writes, and what computes: another version may give other bytes.
+_PACKAGES: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "pycocotools")
+_MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-anything")
+_SECTIONS: Final = ("images", "shards")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One recipe on its way into a run.
+
+    Attributes:
+        name: `objects`, `compose` or `pairs`; `prior` of its masks.
+        config: All its settings.
+        settings: Of `config`, and of its input, what decides the tables' bytes, as JSON.
+        has_models: Whether CLIP and SAM are read.
+    """
+
+    name: str
+    config: RecipeConfig
+    settings: Mapping[str, Any]
+    has_models: bool
+
+    def identity(self) -> Identity:
+        """Return what must be equal for two calls to belong to one run.
+
+        Raises:
+            ConfigError: Weights are missing, or not the expected ones.
+        """
+        run = self.config.run
+        sections = (*_SECTIONS, "compute") if self.has_models else _SECTIONS
+        method: dict[str, Any] = {name: getattr(run, name).model_dump(mode="json") for name in sections}
+        method |= {"recipe": self.name, self.name: dict(self.settings)}
+        if not self.has_models:
+            return Identity(method=method, weights={}, device_kind="none", versions=package_versions(_PACKAGES))
+        method |= {
+            "grounding": self.config.grounding.model_dump(mode="json"),
+            "clip": run.filtering.architecture,
+            "sam": run.masks.architecture.model_dump(mode="json"),
+        }
+        weights = {"clip": weights_digest(run.filtering.weights), "sam": weights_digest(run.masks.weights)}
+        versions = package_versions((*_PACKAGES, *_MODEL_PACKAGES))
+        return Identity(method=method, weights=weights, device_kind=device_kind(run.compute), versions=versions)
+
+
+def write_recipe(
+    recipe: Recipe,
+    location: RunLocation,
+    plan: Callable[[Identity], PlannedRun],
+    maker: Callable[[PlannedRun], MakeShard],
+    *,
+    on_progress: OnProgress,
+    on_wait: Callable[[str], None],
+) -> WrittenRun:
+    """Plan and make what is missing of a recipe's run, one shard after the other: a model has one device.
+
+    Args:
+        recipe: What is made.
+        location: Of a new run, or of one that the same recipe began.
+        plan: Plans, under the lock.
+        maker: Returns what makes a shard; called once, behind the plan, so that a refusal costs no loading.
+        on_progress: Called after each commit.
+        on_wait: Called with the holder of the run, before a wait.
+
+    Raises:
+        ConfigError: The user must mend something; or the run there is another one.
+        TransientError: Storage failed; the same call continues.
+    """
+    identity = recipe.identity()
+    location.probe()
+    with RunLock.held(location, on_wait=on_wait) as lock:
+        planned = plan(identity)
+        return write_run(location, planned, maker(planned), lock=lock, on_progress=on_progress)
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoMask:
+    """ŷ_e without its points: a mask (H, W) bool of at least one pixel, and SAM's estimate of its IoU, if any."""
+
+    mask: NDArray[np.bool_]
+    predicted_iou: float | None = None
+
+
+def mask_records(image_id: str, masks: Sequence[PseudoMask], recipe: str) -> tuple[MaskRecord, ...]:
+    """Return the masks of an image, numbered as they stand; `prior` names the recipe."""
+    if not masks:
+        return ()
+    stacked = np.stack([each.mask for each in masks])
+    size = (int(stacked.shape[1]), int(stacked.shape[2]))
+    counts = rle.encode(torch.from_numpy(stacked))
+    boxes, areas = rle.boxes(counts, size), rle.areas(counts, size)
+    return tuple(
+        MaskRecord(
+            mask_id=mask_id(image_id, index),
+            index=index,
+            rle_size=size,
+            rle_counts=counts[index],
+            box_xyxy_px=boxes[index],
+            area_px=int(areas[index]),
+            predicted_iou=masks[index].predicted_iou,
+            prior=f"{SOURCE_RECIPE}:{recipe}",
+        )
+        for index in range(len(masks))
+    )
+
+
+def pseudo_mask_rows(
+    text: str, mask_ids: Sequence[str], confidences: Sequence[bool], *, kind: str
+) -> tuple[ExpressionRecord, ...]:
+    """Return the rows of one expression, one for each pseudo-mask: `kept` is ĉ_e of equation 4."""
+    written = clean_text(text)
+    noun = head_noun(written)
+    return tuple(
+        ExpressionRecord(
+            target_mask_ids=(mask,),
+            text=written,
+            samples=(),
+            kind=kind,
+            head_noun=noun,
+            kept=bool(is_referent),
+            source=SOURCE_RECIPE,
+        )
+        for mask, is_referent in zip(mask_ids, confidences, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """Pairs of image and text of a run.
+
+    Attributes:
+        decided: With a referent: D_sem, D_ref, H_sem.
+        undecided: Whose pseudo-masks all have c = 0: H_ref before Select.
+        pseudo_masks: Of all of them.
+    """
+
+    decided: int
+    undecided: int
+    pseudo_masks: int
+
+    @property
+    def a_text(self) -> float:
+        """Pseudo-masks per pair; 0 without pairs."""
+        return self.pseudo_masks / max(1, self.decided + self.undecided)
+
+
+def count_pairs(location: RunLocation) -> PairCounts:
+    """Return the counts of a run; memory is bounded by one shard, for a pair never leaves its image's.
+
+    Raises:
+        ConfigError: A part is missing.
+        TransientError: Storage failed.
+    """
+    decided = undecided = pseudo_masks = 0
+    for table in iter_table(location, EXPRESSIONS, ["image_id", "text", "kept"]):
+        found = table.group_by(["image_id", "text"]).aggregate([("kept", "any")])
+        num_decided = int(sum(found["kept_any"].to_pylist()))
+        decided += num_decided
+        undecided += found.num_rows - num_decided
+        pseudo_masks += table.num_rows
+    return PairCounts(decided, undecided, pseudo_masks)

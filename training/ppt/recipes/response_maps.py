@@ -1,0 +1,204 @@
+"""Where an image answers a text: CLIP Surgery's response map at the image's size, and points of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.feature_cache import TextFeatureCache
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.workers.checkpoints.models import load_clip
+from pseudoris.workers.checkpoints.openclip import read_model_config
+from pseudoris.workers.clip_features import read_images, read_texts, response_map, surgery_map, vision_tower
+from pseudoris.workers.filtering.clip_embedder import crop_format
+from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
+from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
+
+FloatArray = NDArray[np.float32]
+
+# Read at once, padded: how a product rounds depends on its shape, and what is read beside a text on what is kept.
+_TEXTS_A_TILE: Final = 8
+# A text takes 2 kB of a ViT-B: a run's hundred thousand.
+_TEXT_BYTES: Final = 2**28
+
+
+class ResponseMaps:
+    """A frozen CLIP that maps where an image responds to a text."""
+
+    def __init__(
+        self, config: GroundingConfig, architecture: str, weights: WeightsConfig, device: torch.device
+    ) -> None:
+        """Load it; `architecture` and `weights` as of `filtering`.
+
+        Raises:
+            ConfigError: Weights are missing or of another architecture, or the towers cannot be read patch by patch.
+        """
+        self._prompt, self._device, self._surgery_blocks = config.prompt, device, config.surgery_blocks
+        if "hf_tokenizer_name" in read_model_config(architecture)["text_cfg"]:
+            raise ConfigError(
+                f"filtering.architecture={architecture!r} has a tokenizer of its own, but only open_clip's BPE is "
+                "supported. Choose another architecture."
+            )
+        model = load_clip(architecture, weights).to(device)
+        vision_tower(model)
+        self._model = model.requires_grad_(False)
+        self._format = crop_format(model, weights)
+        self._tokenise = ClipTokenizer(int(model.context_length))
+        self._texts = TextFeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:
+        """Return the responses (P, H, W) float32 in [0, 1] of an image to phrases, each over its own range.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
+                image share one frame in [0, 1].
+            phrases: P of them.
+            redundant: What else such images show: what a patch has in common with these texts says nothing of a phrase
+                (CLIP Surgery's feature surgery). A phrase itself among them counts for nothing.
+        """
+        dense = self._dense(self._normalised(image))
+        shared = self._embed(redundant) if redundant else None
+        maps = [response_map(dense, self._embed([phrase]), redundant=shared) for phrase in phrases]
+        if not maps:
+            return np.zeros((0, *image.shape[:2]), np.float32)
+        full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
+        return as_shares(full.float().cpu().numpy())
+
+    def _dense(self, planes: torch.Tensor) -> torch.Tensor:
+        """The patches in the joint space, (1, D, h, w)."""
+        if self._surgery_blocks:
+            return surgery_map(self._model, planes, num_blocks=self._surgery_blocks)
+        return read_images(self._model, planes).dense
+
+    def _normalised(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        planes = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
+        side = self._format.size
+        planes = F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (
+            torch.tensor(each, device=self._device).view(1, 3, 1, 1) for each in (self._format.mean, self._format.std)
+        )
+        return (planes - mean) / std
+
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """The texts in the joint space (T, D); each is read once."""
+        kept = {text: self._texts.get(text) for text in texts}
+        found = {text: embedding for text, embedding in kept.items() if embedding is not None}
+        missing = [text for text in kept if text not in found]
+        for first in range(0, len(missing), _TEXTS_A_TILE):
+            found.update(self._read(missing[first : first + _TEXTS_A_TILE]))
+        return torch.stack([found[text] for text in texts])
+
+    def _read(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = self._tokenise([prompted(text, self._prompt) for text in texts])
+        tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
+        # Each by itself: a row of a batch would keep the whole batch in memory.
+        embedded = [each.clone() for each in read_texts(self._model, tile.to(self._device)).embedding]
+        found = dict(zip(texts, embedded, strict=False))
+        for text, own in found.items():
+            self._texts.put(text, own)
+        return found
+
+
+def prompted(phrase: str, prompt: str) -> str:
+    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star"."""
+    words = phrase.split()
+    while len(words) > 1 and words[0] in DETERMINERS:
+        words = words[1:]
+    return prompt.replace("{}", " ".join(words))
+
+
+def as_shares(maps: FloatArray) -> FloatArray:
+    """Return maps (P, H, W) over their own ranges, from 0 to 1 each; a map without a range is 0."""
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    shares: FloatArray = np.where(span > 0, (maps - low) / np.maximum(span, 1e-12), 0.0).astype(np.float32)
+    return shares
+
+
+def response_points(
+    share: FloatArray, num_points: int, *, high: float, low: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points (Q, 2) xy in pixels, at pixels' centres, and their labels (Q,): 1 of high responses, 0 of low ones.
+
+    Of each label at most `num_points`, the first at the extreme and every further one as far as can be from those
+    before it, so that they spread over the response instead of crowding at its peak; ties by position.
+
+    Args:
+        share: (H, W) in [0, 1].
+        num_points: Of each label.
+        high: From here up a response is positive.
+        low: Up to here it is negative.
+    """
+    positive = _spread(share >= high, int(share.argmax()), num_points)
+    negative = _spread(share <= low, int(share.argmin()), num_points)
+    xy = np.concatenate([positive, negative]) + 0.5
+    labels = np.repeat(np.array([1, 0], np.int64), [len(positive), len(negative)])
+    return xy, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Which peaks of a response count as separate places.
+
+    Attributes:
+        count: At most so many; 1 asks for the highest response alone.
+        min_share: From this share of the response's range on.
+        radius: Higher than everything so far away along rows and columns, a share of the longer side.
+    """
+
+    count: int = 1
+    min_share: float = 1.0
+    # Two and a half of the scene CLIP's patches: nearer peaks are of one object there.
+    radius: float = 0.16
+
+
+HIGHEST: Final = Peaks()
+
+
+def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
+    """Return for each peak of a response (H, W), the highest first, the response where no other peak is nearer.
+
+    Elsewhere it is 0, and where it is higher than the peak: a flank of another object, which would be its highest
+    point. Of one peak it is the response as it is.
+    """
+    if peaks.count == 1:
+        return [share]
+    radius = max(1, round(peaks.radius * max(share.shape)))
+    is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
+    # Of a plateau every pixel is a peak: those within the radius of one that was taken are the same.
+    places = np.argwhere(is_peak)
+    taken: list[NDArray[np.int64]] = []
+    for place in places[np.argsort(-share[is_peak], kind="stable")]:
+        if len(taken) < peaks.count and all(np.abs(place - other).max() > radius for other in taken):
+            taken.append(place)
+    if len(taken) < 2:
+        return [share]
+    rows, columns = np.indices(share.shape)
+    nearest = np.argmin([np.square(rows - y) + np.square(columns - x) for y, x in taken], axis=0)
+    owned = [(nearest == at) & (share <= share[y, x]) for at, (y, x) in enumerate(taken)]
+    return [np.where(own, share, np.float32(0)) for own in owned]
+
+
+def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.float64]:
+    """Farthest-point sampling of pixels (x, y) where `allowed`, from the flat position `first` on."""
+    width = allowed.shape[1]
+    ys, xs = np.nonzero(allowed)
+    candidates = np.stack([xs, ys], -1).astype(np.float64)
+    chosen = [np.array([first % width, first // width], np.float64)]
+    nearest = np.full(len(candidates), np.inf)
+    while len(chosen) < count and len(candidates):
+        nearest = np.minimum(nearest, np.square(candidates - chosen[-1]).sum(-1))
+        if not nearest.max() > 0:
+            break
+        chosen.append(candidates[int(nearest.argmax())])
+    return np.stack(chosen)

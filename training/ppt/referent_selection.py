@@ -1,0 +1,161 @@
+"""Select (equations 6 and 7): which candidate of an H_ref pair is the referent, by the model's own prediction.
+
+`select` decides one pair; `select_referents` asks the model about every pair of a data set, on all ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from lightning_fabric import Fabric
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.ppt.pair_dataset import PairDataset
+from pseudoris.training.ppt.pairs import JoinedPairs
+from pseudoris.training.ppt.ppt_learner import PointLearner
+from pseudoris.training.ppt.prompted_pairs import PromptedPair, PromptedPairs, collate
+
+SELECTED_NAME: Final = "selected.json"
+# Of Select alone: part of what rounds, a constant.
+_PAIRS_A_PASS: Final = 32
+
+
+def select(candidates: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
+    """Return ĉ (E,) float32 of one pair's candidates: 1 for the pseudo-referent, 0 for every other one.
+
+    The pseudo-referent is the candidate of the highest IoU with the prediction, the first of equal ones. Where none
+    reaches `min_iou` all stay 0: the pair is undecided until another round. No candidate is ever deleted, for the
+    others are the contexts that the referent must differ from.
+
+    Args:
+        candidates: (E, h, w), masks ŝ_e as bool, or as shares in [0, 1] of which half or more counts.
+        prediction: (h, w) bool, the mask of the most confident query.
+        min_iou: Inclusive.
+
+    Raises:
+        ValueError: The prediction has another size than the candidates.
+    """
+    if candidates.shape[1:] != prediction.shape:
+        raise ValueError(
+            f"The prediction has shape {tuple(prediction.shape)}, the candidates {tuple(candidates.shape[1:])}."
+        )
+    chosen = torch.zeros(len(candidates))
+    if not len(candidates):
+        return chosen
+    masks = (candidates if candidates.dtype == torch.bool else candidates >= 0.5).flatten(1)
+    predicted = prediction.bool().flatten()
+    union = (masks | predicted).sum(-1)
+    ious = (masks & predicted).sum(-1) / union.clamp(min=1)
+    best = int(ious.argmax())
+    if float(ious[best]) >= min_iou:
+        chosen[best] = 1.0
+    return chosen
+
+
+@torch.no_grad()
+def select_referents(
+    learner: PointLearner, parts: Sequence[PairDataset], *, min_iou: float, fabric: Fabric
+) -> list[int]:
+    """Return of each pair which of its candidates is the referent now, -1 for none; the same on every rank.
+
+    A pair whose image cannot be used has none, where such are skipped.
+
+    Args:
+        learner: The model as it stands; each pair is asked unmirrored.
+        parts: H_ref of each run, one after the other.
+        min_iou: As of `select`.
+        fabric: Whose ranks share the pairs.
+    """
+    learner.module.eval()
+    pairs = PromptedPairs(JoinedPairs([part.unflipped() for part in parts]), is_held=learner.encoders.holds)
+    own = range(fabric.global_rank, len(pairs), fabric.world_size)
+    chosen = torch.full((len(pairs),), -1, dtype=torch.int64)
+    with fabric.autocast():
+        for first in range(0, len(own), _PAIRS_A_PASS):
+            places = list(own[first : first + _PAIRS_A_PASS])
+            chosen[places] = _chosen(learner, pairs, places, min_iou)
+    if fabric.world_size > 1:
+        gathered = fabric.all_gather(chosen.to(fabric.device))
+        if not isinstance(gathered, torch.Tensor):
+            raise TypeError(f"a tensor was gathered as {type(gathered).__name__}")
+        # Every pair was one rank's; the others say -1.
+        chosen = gathered.amax(0).cpu()
+    return [int(each) for each in chosen.tolist()]
+
+
+def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], min_iou: float) -> torch.Tensor:
+    drawn = pairs.drawn(places)
+    usable = [each for each in drawn if each is not None]
+    if not usable:
+        return torch.full((len(places),), -1)
+    batch = collate(usable)
+    features = learner.encoders.encode(batch.image_keys, batch.images, batch.texts)
+    masks = iter(learner.module.masks_of(features, learner.module.referent(features)).cpu())
+    return torch.tensor([-1 if each is None else _place(each, next(masks), min_iou) for each in drawn])
+
+
+def _place(prompted: PromptedPair, mask: torch.Tensor, min_iou: float) -> int:
+    """Which candidate of a pair is the referent, -1 for none."""
+    decided = select(prompted.pair.labels.masks, mask, min_iou=min_iou)
+    return int(decided.argmax()) if bool(decided.any()) else -1
+
+
+def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[PairDataset]:
+    """Return H_ref with c = 1 for what Select chose and 0 for everything else.
+
+    Raises:
+        ConfigError: The choice is of other pairs.
+    """
+    if len(chosen) != sum(map(len, parts)):
+        raise ConfigError(
+            f"{len(chosen)} referents were selected before, but now there are {sum(map(len, parts))} pairs. The runs "
+            "have changed. Train again in another --out."
+        )
+    found, first = [], 0
+    for part in parts:
+        confidences = []
+        for at in range(len(part)):
+            own = torch.zeros_like(part.confidences(at))
+            if chosen[first + at] >= 0:
+                own[chosen[first + at]] = 1.0
+            confidences.append(own)
+        found.append(part.selected(confidences))
+        first += len(part)
+    return found
+
+
+def read_selected(folder: Path) -> list[int] | None:
+    """Return what `write_selected` wrote; None where nothing was written yet.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    path = folder / SELECTED_NAME
+    if not path.exists():
+        return None
+    try:
+        return [int(each) for each in json.loads(path.read_text(encoding="utf-8"))["chosen"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}). Delete it, and the phase Select runs the model again."
+        ) from error
+
+
+def write_selected(folder: Path, chosen: Sequence[int], *, min_iou: float) -> None:
+    """Write a choice, whole or not at all.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path = folder / SELECTED_NAME
+    unfinished = path.with_suffix(".unfinished")
+    said = {"min_iou": min_iou, "decided": sum(each >= 0 for each in chosen), "pairs": len(chosen), "chosen": [*chosen]}
+    try:
+        unfinished.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}. Free some space.") from error

@@ -1,0 +1,113 @@
+"""The student's settings: its frozen towers, its own layers, its data and its training; presets in `presets/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.training.dataset import ExpressionFilter, SampleSpec
+from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
+
+_PACKAGE = "pseudoris.training.student"
+
+
+class ModelConfig(FrozenModel):
+    """The layers that are trained."""
+
+    # Of patches and words in the fusion: its cost grows with the square.
+    width: int = Field(default=64, ge=8)
+    num_heads: int = Field(default=4, ge=1)
+    # Hidden width of the perceptrons, in widths.
+    mlp_ratio: int = Field(default=2, ge=1)
+    # Layers in which the patches of an image look at each other behind its last stage.
+    num_patch_layers: int = Field(default=1, ge=0)
+    # How often an expression's patches read its words, which read them back in between. This is what every expression
+    # pays for itself, and most of the time.
+    num_rounds: int = Field(default=1, ge=1)
+    # Side of the predicted mask in pixels; a divisor of the image's side, and a multiple of twice the patch grid's.
+    mask_size: int = Field(default=96, ge=8)
+    # Channels of the convolutions on the pixels, at `mask_size`; doubled at half of it.
+    stem_width: int = Field(default=16, ge=4)
+    # Length of the dynamic kernels: what a patch can say of the pixels below it.
+    kernel_width: int = Field(default=8, ge=1)
+    # A fixed random code of every token beside the tower's features, in bits; 0 for none. A CLIP that was trained on
+    # captions of crops knows no "left", and maps what it does not know alike.
+    word_code_width: int = Field(default=64, ge=0)
+    dropout: UnitInterval = 0.1
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> Self:
+        if self.width % self.num_heads or self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4 and of num_heads {self.num_heads}")
+        return self
+
+
+class LossConfig(FrozenModel):
+    """Weights of the parts of the loss."""
+
+    bce: NonNegative = 1.0
+    dice: NonNegative = 1.0
+    # Of pointing: each round must say which patches are the target's. Where comes before which outline.
+    pointing: NonNegative = 0.5
+
+
+class DataConfig(FrozenModel):
+    """Which expressions are trained on, and in what batches."""
+
+    # A batch is so many images, each with up to so many of its masks; all of them count an epoch once.
+    images_per_batch: int = Field(default=16, ge=1)
+    masks_per_image: int = Field(default=6, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    # Where images lie now, by the SOURCE that their run names; of --val too.
+    moved: dict[str, str] = Field(default_factory=dict)
+    # As of `pseudoris.training.dataset.ExpressionFilter`; humans' expressions pass whatever is about scores.
+    tau: float | None = None
+    is_kept_only: bool = True
+    lone: Literal["keep", "drop"] = "keep"
+    decoders: tuple[str, ...] | None = None
+    max_words: int | None = Field(default=None, ge=1)
+    # Of human annotation, where it is given: the share of its masks, and of the items of an epoch (None: each once).
+    human_fraction: UnitInterval = 1.0
+    human_share: float | None = Field(default=None, ge=0, lt=1)
+
+    def spec(self, seed: int) -> SampleSpec:
+        """Return what is drawn of a run for training: a mask, and one of its expressions an epoch."""
+        where = ExpressionFilter(
+            tau=self.tau,
+            is_kept_only=self.is_kept_only,
+            lone=self.lone,
+            decoders=None if self.decoders is None else frozenset(self.decoders),
+            words=(None, self.max_words),
+        )
+        return SampleSpec(parts=("mask", "text"), where=where, expressions_per_mask=1, seed=seed, source=self.moved)
+
+
+class StudentConfig(FrozenModel):
+    """All settings of a training of the student."""
+
+    preset: str = "tiny"
+    towers: TowersConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON."""
+        tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
+        for placement in ("num_workers", "moved"):
+            del tree["data"][placement]
+        return {**tree, "training": self.training.decisive()}
+
+
+def load_student_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> StudentConfig:
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    return load_preset(_PACKAGE, StudentConfig, preset, path, assignments)

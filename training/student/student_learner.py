@@ -1,0 +1,163 @@
+"""The student as the trainer uses it: a module on top of frozen towers, its losses, its validation.
+
+The losses compare each pixel (BCE), the whole outline (dice), and where patches point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import nn
+
+from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.student.padded_square import Placement
+from pseudoris.training.student.student_config import LossConfig, StudentConfig
+from pseudoris.training.student.student_model import RisStudent, StudentInput
+from pseudoris.training.student.target_dataset import TargetBatch
+
+# Expressions of one image that are answered at once; an image with more takes several passes.
+_TEXTS_A_PASS = 32
+
+
+class StudentLearner:
+    """A student on top of its towers.
+
+    Attributes:
+        towers: Frozen.
+        module: What is trained.
+        held_out: Expressions for each validation; None for none.
+    """
+
+    def __init__(self, config: StudentConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> None:
+        """Draw fresh weights by the seed of the training, whatever torch's generator has done so far."""
+        self.towers = towers
+        self.held_out = held_out
+        self._config = config
+        self._pixels: dict[str, torch.Tensor] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            self.module = RisStudent(config.model, towers.widths)
+
+    def holds(self, image_key: str) -> bool:
+        """Return whether an image was seen and its pixels and features were kept."""
+        return image_key in self._pixels
+
+    def losses(self, module: nn.Module, batch: TargetBatch) -> Mapping[str, torch.Tensor]:
+        """Return the loss and its parts, of a batch."""
+        pixels = torch.stack([self._held(*each) for each in zip(batch.image_keys, batch.pixels, strict=True)])
+        given = self._input(batch.image_keys, pixels, batch.texts, batch.owners)
+        logits, rough = module(given)
+        return mask_losses(logits, rough, batch.masks.to(logits.device), self._config.loss)
+
+    def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
+        """Return the figures of the held-out expressions."""
+        if self.held_out is None:
+            return {}
+        return named_figures(evaluate(_Answering(self, module), self.held_out, fabric).figures())
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool."""
+        self.module.eval()
+        return self.logits(question.image_key, question.image, question.texts) > 0
+
+    @torch.no_grad()
+    def logits(
+        self, image_key: str, image: torch.Tensor, texts: Sequence[str], module: nn.Module | None = None
+    ) -> torch.Tensor:
+        """Return the logits of masks on the image's pixels, (T, H, W) float32 on the CPU; above 0 is inside.
+
+        Args:
+            image_key: By which features are kept: one key is one image.
+            image: (3, H, W) uint8, upright RGB.
+            texts: The expressions.
+            module: In place of the own one, as the trainer wrapped it.
+        """
+        size = self.towers.image_format.size
+        placement = Placement.of((image.shape[1], image.shape[2]), size)
+        pixels = placement.image(image, self.towers.image_format.mean)[None]
+        parts = []
+        for first in range(0, len(texts), _TEXTS_A_PASS):
+            some = list(texts[first : first + _TEXTS_A_PASS])
+            given = self._input([image_key], pixels, some, torch.zeros(len(some), dtype=torch.int64))
+            logits, _ = (self.module if module is None else module)(given)
+            parts.append(placement.back(logits.float().cpu()))
+        return torch.cat(parts)
+
+    def _input(
+        self, image_keys: Sequence[str], pixels: torch.Tensor, texts: Sequence[str], owners: torch.Tensor
+    ) -> StudentInput:
+        device = self.towers.device
+        images = self.towers.encode_images(image_keys, pixels)
+        normalised = self.towers.normalised(pixels.to(device))
+        return StudentInput(normalised, images, self.towers.encode_texts(texts), owners.to(device))
+
+    def _held(self, image_key: str, pixels: torch.Tensor | None) -> torch.Tensor:
+        """Return an image's pixels, and keep them where the towers keep its features."""
+        if pixels is None:
+            return self._pixels[image_key]
+        if self.towers.has_room:
+            self._pixels[image_key] = pixels
+        return pixels
+
+
+class _Answering:
+    """Answers with a module that the trainer has wrapped."""
+
+    def __init__(self, learner: StudentLearner, module: nn.Module) -> None:
+        self._learner, self._module = learner, module
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        return self._learner.logits(question.image_key, question.image, question.texts, self._module) > 0
+
+
+def mask_losses(
+    logits: torch.Tensor, rough: torch.Tensor, targets: torch.Tensor, config: LossConfig
+) -> dict[str, torch.Tensor]:
+    """Return `loss` and its parts, scalars.
+
+    Args:
+        logits: (T, m, m).
+        rough: (T, rounds, h, w), logits on the grid of patches.
+        targets: (T, m, m) float32 in [0, 1], shares of each pixel.
+        config: Weights.
+    """
+    logits, rough = logits.float(), rough.float()
+    bce = F.binary_cross_entropy_with_logits(logits, targets)
+    dice = dice_loss(logits, targets)
+    where = pointing_loss(rough, targets)
+    loss = config.bce * bce + config.dice * dice + config.pointing * where
+    return {"loss": loss, "bce": bce, "dice": dice, "pointing": where}
+
+
+def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean over masks of 1 - dice, the dice of probabilities with squares below (V-Net, Milletari 2016).
+
+    Args:
+        logits: (T, H, W).
+        targets: (T, H, W) in [0, 1].
+    """
+    probabilities = logits.sigmoid().flatten(1)
+    wanted = targets.flatten(1)
+    overlap = (probabilities * wanted).sum(1)
+    # One pixel more on both sides: a mask that is empty at this size, as it should be, loses nothing.
+    return (1 - (2 * overlap + 1) / (probabilities.square().sum(1) + wanted.square().sum(1) + 1)).mean()
+
+
+def pointing_loss(rough: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return how far a softmax over all patches is from the target's share of each, a Kullback-Leibler divergence.
+
+    Background is most of an image: a mean over patches would say little of which object is meant. Here patches
+    compete, and the gradient is about the object alone.
+
+    Args:
+        rough: (T, rounds, h, w) logits.
+        targets: (T, m, m) in [0, 1]; one without a pixel counts nothing.
+    """
+    share = F.adaptive_avg_pool2d(targets[:, None], (rough.shape[-2], rough.shape[-1])).flatten(2)
+    share = share / share.sum(-1, keepdim=True).clamp(min=1e-6)
+    divergence = F.kl_div(rough.flatten(2).log_softmax(-1), share.expand(-1, rough.shape[1], -1), reduction="none")
+    return divergence.sum(-1).mean()

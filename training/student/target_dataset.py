@@ -1,0 +1,215 @@
+"""A run's masks and expressions as the student takes them: image in its square, mask at the size of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset import JoinedDataset, MixedDataset, RisDataset, SampleSpec, Snapshot
+from pseudoris.training.student.padded_square import Placement
+from pseudoris.training.student.student_config import DataConfig
+from pseudoris.workers.images.crops import CropFormat
+
+# As `Snapshot.state` gives it, by the run's place.
+Snapshots = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A mask and an expression of it.
+
+    Attributes:
+        image_key: Tells its image from those of all runs.
+        pixels: (3, S, S) uint8; None where the towers hold its features and the learner its pixels.
+        mask: (m, m) float32 in [0, 1], shares of each pixel.
+        text: The expression.
+    """
+
+    image_key: str
+    pixels: torch.Tensor | None
+    mask: torch.Tensor
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetBatch:
+    """Masks of some images, each image once.
+
+    Attributes:
+        image_keys: (U).
+        pixels: (U) of (3, S, S) uint8, or None where they are held.
+        owners: (T,) int64, the image of each mask.
+        masks: (T, m, m) float32.
+        texts: (T).
+    """
+
+    image_keys: list[str]
+    pixels: list[torch.Tensor | None]
+    owners: torch.Tensor
+    masks: torch.Tensor
+    texts: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.texts)
+
+
+def collate(targets: Sequence[Target]) -> TargetBatch:
+    """Return targets as a batch."""
+    places: dict[str, int] = {}
+    pixels: list[torch.Tensor | None] = []
+    for each in targets:
+        if each.image_key not in places:
+            places[each.image_key] = len(places)
+            pixels.append(each.pixels)
+    return TargetBatch(
+        image_keys=list(places),
+        pixels=pixels,
+        owners=torch.tensor([places[each.image_key] for each in targets]),
+        masks=torch.stack([each.mask for each in targets]),
+        texts=[each.text for each in targets],
+    )
+
+
+MapDataset = RisDataset | JoinedDataset | MixedDataset
+
+
+class TargetDataset(Dataset[Target]):
+    """The masks of runs, and of a human's import, an expression each; images only where they are not held yet.
+
+    Two datasets of the same order stand behind it: masks and texts, which every epoch asks for, and images.
+    """
+
+    def __init__(
+        self,
+        targets: MapDataset,
+        images: MapDataset,
+        *,
+        image_format: CropFormat,
+        mask_size: int,
+        is_held: Callable[[str], bool] = lambda image_key: False,
+    ) -> None:
+        """Take two datasets of the same items.
+
+        Args:
+            targets: With the parts `mask` and `text`.
+            images: With the part `image`.
+            image_format: Of the towers.
+            mask_size: Side of the masks.
+            is_held: Whether an image need not be read any more.
+        """
+        self._targets, self._images = targets, images
+        self._format, self._mask_size, self._is_held = image_format, mask_size, is_held
+        self._keys = images.image_digests()
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._targets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the expressions, and which human masks repeat."""
+        self._targets.set_epoch(epoch)
+        self._images.set_epoch(epoch)
+        self._keys = self._images.image_digests()
+
+    def image_keys(self) -> list[str]:
+        """Return the image of every item of the epoch."""
+        return self._keys
+
+    def __getitem__(self, index: int) -> Target:
+        """Return an item.
+
+        Raises:
+            ConfigError: Its image cannot be used.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Target]:
+        """Return the items of a batch; an image is decoded at most once."""
+        drawn = self._targets.__getitems__(indices)
+        seen: dict[str, torch.Tensor | None] = {}
+        keys = [self._keys[index] for index in indices]
+        for index, key in zip(indices, keys, strict=True):
+            if key not in seen:
+                seen[key] = self._pixels(index, key)
+        return [self._target(sample, key, seen[key]) for sample, key in zip(drawn, keys, strict=True)]
+
+    def _pixels(self, index: int, key: str) -> torch.Tensor | None:
+        if self._is_held(key):
+            return None
+        image: torch.Tensor = self._images[index]["image"]
+        placement = Placement.of((image.shape[1], image.shape[2]), self._format.size)
+        return placement.image(image, self._format.mean)
+
+    def _target(self, sample: Any, key: str, pixels: torch.Tensor | None) -> Target:
+        mask: torch.Tensor = sample["mask"]
+        placement = Placement.of((mask.shape[0], mask.shape[1]), self._format.size)
+        (text,) = sample["expressions"]
+        return Target(key, pixels, placement.mask(mask, self._mask_size), text)
+
+
+def training_set(
+    runs: Sequence[str],
+    human: str | None,
+    data: DataConfig,
+    *,
+    seed: int,
+    image_format: CropFormat,
+    mask_size: int,
+    is_held: Callable[[str], bool],
+    snapshots: Snapshots | None = None,
+) -> tuple[TargetDataset, Snapshots]:
+    """Return what is trained on, and which commits of each run that is.
+
+    Args:
+        runs: Folders or urls of runs, at least one.
+        human: Of an import to mix in; None for none.
+        data: Which expressions.
+        seed: Of the draws.
+        image_format: Of the towers.
+        mask_size: Side of the masks.
+        is_held: As of `TargetDataset`.
+        snapshots: Of an earlier start, to read the same again.
+
+    Raises:
+        ConfigError: A run is missing or empty, or gives no sample.
+        TransientError: Storage failed.
+    """
+    spec = data.spec(seed)
+    taken: Snapshots = {}
+
+    def opened(spec: SampleSpec) -> MapDataset:
+        datasets = [_open(run, spec, snapshots, taken) for run in runs]
+        own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
+        if human is None:
+            return own
+        # A human's expressions were never judged: whatever the filter asks of scores, they pass.
+        plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
+        annotation = _open(human, replace(spec, where=plain), snapshots, taken)
+        return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
+
+    dataset = TargetDataset(
+        opened(spec),
+        opened(replace(spec, parts=("image",))),
+        image_format=image_format,
+        mask_size=mask_size,
+        is_held=is_held,
+    )
+    return dataset, taken
+
+
+def _open(run: str, spec: SampleSpec, snapshots: Snapshots | None, taken: Snapshots) -> RisDataset:
+    location = RunLocation.open(run)
+    state = (snapshots or taken).get(location.root)
+    if snapshots is not None and state is None:
+        raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
+    snapshot = None if state is None else Snapshot.from_state(location, state)
+    dataset = RisDataset(location, spec, snapshot=snapshot)
+    taken[location.root] = dataset.snapshot.state()
+    return dataset

@@ -1,0 +1,123 @@
+"""Runs that threads of one process write, without Ray: imports and the recipes of PPT."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.events import Committed, Notice, RunEvent
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.pending import PendingWork, missing_shards
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.planned_run import PlannedRun
+from pseudoris.store.runs.session import Executor, RunSession
+from pseudoris.store.runs.totals import RunTotals
+from pseudoris.workers.images.prover import Prover
+
+logger = logging.getLogger(__name__)
+
+# Images committed so far, images in all.
+OnProgress = Callable[[int, int], None]
+# The plan of a shard to the shard with masks and expressions; called by several threads at once.
+MakeShard = Callable[[Sequence[PlanEntry]], Shard]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRun:
+    """How a run stands after a call.
+
+    Attributes:
+        header: Of the run.
+        totals: Over all of its shards.
+        num_shards_before: Committed by earlier calls.
+    """
+
+    header: RunHeader
+    totals: RunTotals
+    num_shards_before: int
+
+
+def write_run(
+    location: RunLocation,
+    planned: PlannedRun,
+    make: MakeShard,
+    *,
+    lock: RunLock,
+    on_progress: OnProgress,
+    num_workers: int = 1,
+) -> WrittenRun:
+    """Make and commit what is missing of a run, and finish it; the same call continues where one ended.
+
+    Args:
+        location: Where it lives.
+        planned: Its plan.
+        make: Makes a shard.
+        lock: Held on it.
+        on_progress: Called after each commit.
+        num_workers: Shards at work at a time; decides no byte.
+
+    Raises:
+        ConfigError: The user must mend something.
+        TransientError: Storage failed; the same call continues.
+    """
+    header = planned.header
+
+    def tell(event: RunEvent) -> None:
+        if isinstance(event, Committed):
+            on_progress(session.num_images, header.num_images)
+        elif isinstance(event, Notice):
+            logger.warning(event.text)
+
+    session = RunSession(location, lock, on_event=tell)
+    on_progress(session.num_images, header.num_images)
+    executor = thread_executor(location, planned, make, num_workers)
+    outcome = session.execute(missing_shards(header, session.latest), executor)
+    if outcome.is_interrupted:
+        raise KeyboardInterrupt
+    return WrittenRun(header, outcome.totals, outcome.num_shards_before)
+
+
+def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard, num_workers: int) -> Executor:
+    """Return what makes and commits shards in `num_workers` threads, and yields receipts as they are committed."""
+
+    def commit(number: int) -> Receipt:
+        entries = read_shard_plan(location, planned.header, number)
+        outcome = commit_shard(
+            location,
+            make(entries),
+            planned_ids=[entry.image_id for entry in entries],
+            embed_images=planned.header.config.shards.embed_images,
+            provenance=Provenance(mixed=planned.mixed),
+        )
+        return outcome.receipt
+
+    def execute(pending: PendingWork) -> Generator[Receipt]:
+        with ThreadPoolExecutor(min(num_workers, len(pending.shards))) as pool:
+            futures = [pool.submit(commit, shard) for shard in pending.shards]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                # On the way out: what has not begun is not begun.
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    return execute
+
+
+@contextmanager
+def proving(limits: ImagesConfig, count: int) -> Iterator[queue.SimpleQueue[Prover]]:
+    """Give one prover a worker; each has a child process of its own, and serves one thread at a time."""
+    provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
+    with ExitStack() as stack:
+        for _ in range(count):
+            provers.put(stack.enter_context(Prover(limits)))
+        yield provers

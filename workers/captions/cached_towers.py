@@ -1,0 +1,284 @@
+"""CoCa's towers, one position at a time, with caches over a prefix tree.
+
+The text tower and the decoder's first self-attention see no image; their keys and values are cached per prefix. All
+layers after the first cross-attention are cached per (prefix, crop). The keys and values of the image tokens are
+computed once per crop and layer. The result equals open_clip's full forward up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.measures import BATCH_FILL, record
+from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
+from pseudoris.workers.captions.prefix_tree import Ints, PrefixLevel, crop_slots
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.compilation import compile_rows, padded
+from pseudoris.workers.device import to_device
+from pseudoris.workers.transformer_blocks import finish_block
+
+# Crops per forward pass of the image tower. Bounds the activations for images with many masks.
+_CROPS_A_PASS = 64
+# A step computes its rows in parts whose temporaries stay below this.
+_TEMPORARY_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
+_LEAST_ROWS = 64
+# CUDA's attention kernels take at most 65,535 rows: the limit of a grid's second axis.
+_MOST_ROWS = 2**15
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCrops:
+    """The image tower's output for C crops.
+
+    Attributes:
+        embeddings: (C, E) float32 or float64 vectors, whose products are the similarities s_ij.
+        tokens: (C, T, D) in the model's dtype; the decoder attends to them.
+    """
+
+    embeddings: torch.Tensor
+    tokens: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CacheIndex:
+    """The cache nodes of the positions of each prefix and pair.
+
+    Attributes:
+        first_prefix: Node of the first prefix's newest position; those of the other prefixes follow.
+        first_pair: The same for the pairs.
+        prefixes: (U, T) int64 nodes.
+        pairs: (P, T) int64 nodes.
+        is_padding: (U, T) bool, positions that the text tower masks as padding; None if there are none.
+        tokens: (U,) int64, the newest tokens.
+    """
+
+    first_prefix: int
+    first_pair: int
+    prefixes: torch.Tensor
+    pairs: torch.Tensor
+    is_padding: torch.Tensor | None
+    tokens: torch.Tensor
+
+
+def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> EncodedCrops:
+    """Return embeddings and tokens of normalised crops (C, 3, S, S), in passes of a fixed size.
+
+    With a compiled tower the last pass is padded to that size, because every new size would be compiled.
+    """
+    passes = torch.split(crops, _CROPS_A_PASS)
+    for part in passes:
+        record(BATCH_FILL, len(part) / _CROPS_A_PASS, of="caption crops")
+    parts = [model(padded(part, _CROPS_A_PASS) if is_compiled else part) for part in passes]
+    features = torch.cat([part["image_features"] for part in parts])[: len(crops)]
+    embeddings = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+    return EncodedCrops(embeddings, torch.cat([part["image_embs"] for part in parts])[: len(crops)])
+
+
+class CachedCocaTowers:
+    """CoCa's text tower and multimodal decoder over the levels of one prefix tree."""
+
+    def __init__(self, model: CoCa, *, is_compiled: bool = False) -> None:
+        """Wrap `model` and share its weights.
+
+        Args:
+            model: In eval mode, on its device.
+            is_compiled: Compile the part of each block after its heads.
+
+        Raises:
+            ConfigError: The text tower cannot be decoded token by token.
+        """
+        self._text = _checked_text(model.text)
+        finish = compile_rows(finish_block) if is_compiled else finish_block
+        decoder = model.text_decoder
+        self._layers = [SelfAttention(block, finish=finish) for block in decoder.resblocks]
+        self._cross = [CrossAttention(block, finish=finish) for block in decoder.cross_attn]
+        self._ln_final = decoder.ln_final
+        self._text_layers = [SelfAttention(block, finish=finish) for block in self._text.transformer.resblocks]
+        heads, width = self._layers[0].num_heads, int(decoder.resblocks[0].attn.embed_dim)
+        self._text_cache = NodeCache(len(self._text_layers), self._text.heads, self._text.width)
+        self._first_cache = NodeCache(1, heads, width)
+        self._pair_cache = NodeCache(len(self._layers) - 1, heads, width)
+        dtype = self._text.token_embedding.weight.dtype
+        self._width, self._itemsize = width, dtype.itemsize
+        self._prefix_bytes = NodeCache.node_bytes(len(self._text_layers), self._text.width, dtype)
+        self._prefix_bytes += NodeCache.node_bytes(1, width, dtype)
+        # Bytes of one (prefix, crop) in the caches.
+        self.pair_bytes = NodeCache.node_bytes(len(self._layers) - 1, width, dtype)
+        self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @property
+    def max_prefix_length(self) -> int:
+        """The longest prefix, SOT included, that the model has positions for."""
+        return int(self._text.context_length)
+
+    def image_bytes(self, num_crops: int, num_tokens: int) -> int:
+        """Return the bytes of the cross-attention keys and values of crops with `num_tokens` image tokens."""
+        dtype = self._text.token_embedding.weight.dtype
+        return num_crops * num_tokens * NodeCache.node_bytes(len(self._cross), self._width, dtype)
+
+    def set_image_tokens(self, image_tokens: torch.Tensor) -> None:
+        """Drop all prefixes, and attend to the image tokens (C, T, D) from now on."""
+        self.rewind((0, 0))
+        # Free the earlier images' tokens first: both may not fit in memory.
+        self._image = []
+        self._image = [block.keys_values(image_tokens) for block in self._cross]
+
+    def mark(self) -> tuple[int, int]:
+        """Return how full the caches are, for `rewind`."""
+        return self._text_cache.size, self._pair_cache.size
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Free everything cached since `mark`."""
+        self._text_cache.size = self._first_cache.size = mark[0]
+        self._pair_cache.size = mark[1]
+
+    def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
+        """Return the size of the caches in bytes after `num_steps` more levels as wide as `level`."""
+        prefixes = self._text_cache.size + num_steps * level.num_prefixes
+        pairs = self._pair_cache.size + num_steps * level.num_pairs
+        return prefixes * self._prefix_bytes + pairs * self.pair_bytes
+
+    def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> None:
+        """Allocate memory for `num_steps` more levels as wide as `level` in one step, instead of by doubling.
+
+        If the caches would then exceed `budget_bytes`, memory of earlier images is freed.
+        """
+        like = self._text.token_embedding.weight
+        prefixes = self._text_cache.size + num_steps * level.num_prefixes
+        pairs = self._pair_cache.size + num_steps * level.num_pairs
+        needed = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
+        most_prefixes = max(prefixes, self._text_cache.capacity)
+        most_pairs = max(pairs, self._pair_cache.capacity)
+        is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self.pair_bytes > budget_bytes
+        for cache, count in needed:
+            if count > cache.capacity or (is_too_much and count < cache.capacity):
+                cache.resize(count, like)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes that the caches have allocated."""
+        return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self.pair_bytes
+
+    def step(self, level: PrefixLevel, before: CacheIndex | None) -> tuple[torch.Tensor, CacheIndex]:
+        """Return the last hidden states (P, D) of the level's pairs, ready for the vocabulary, and its cache index."""
+        cache_index = self._extend_index(level, before)
+        first, queries = self._states_of_prefixes(cache_index)
+        hidden = first.new_empty(level.num_pairs, first.shape[1])
+        for rows in self._parts(level.num_pairs, cache_index.pairs.shape[1]):
+            hidden[rows] = self._states_of_pairs(level, cache_index, rows, first, queries)
+        return hidden, cache_index
+
+    def _states_of_prefixes(self, cache_index: CacheIndex) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part without images: states (U, D) after the decoder's first self-attention, and their queries."""
+        parts = []
+        for rows in self._parts(len(cache_index.prefixes), cache_index.prefixes.shape[1]):
+            text, node = self._text_step(cache_index, rows), cache_index.first_prefix + rows.start
+            states = self._layers[0].step(
+                text, self._first_cache, layer=0, first=node, nodes=cache_index.prefixes[rows]
+            )
+            parts.append((states, self._cross[0].queries(states)))
+        return torch.cat([states for states, _ in parts]), torch.cat([queries for _, queries in parts])
+
+    def _states_of_pairs(
+        self, level: PrefixLevel, cache_index: CacheIndex, rows: slice, first: torch.Tensor, queries: torch.Tensor
+    ) -> torch.Tensor:
+        """The hidden states of some pairs, through all layers, ready for the vocabulary."""
+        crops, node = level.pair_crop[rows], cache_index.first_pair + rows.start
+        present = slice(int(crops[0]), int(crops[-1]) + 1)
+        slots, rows_a_crop = crop_slots(crops - present.start, present.stop - present.start)
+        crop_rows = CropSlots(self._index(slots), rows_a_crop)
+        image = [(keys[present], values[present]) for keys, values in self._image]
+        prefix = self._index(level.pair_prefix[rows])
+        x = self._cross[0].step(first[prefix], queries[prefix], keys_values=image[0], slots=crop_rows)
+        for layer, (block, cross) in enumerate(zip(self._layers[1:], self._cross[1:], strict=True)):
+            x = block.step(x, self._pair_cache, layer=layer, first=node, nodes=cache_index.pairs[rows])
+            x = cross.step(x, cross.queries(x), keys_values=image[layer + 1], slots=crop_rows)
+        hidden: torch.Tensor = self._ln_final(x)
+        return hidden
+
+    def _parts(self, num_rows: int, num_positions: int) -> Iterator[slice]:
+        """Slices of rows that are computed together, so that a layer's temporaries stay below their bound."""
+        # The gathered keys and values of all positions, the MLP before and after its activation, and some states.
+        row_bytes = max(self._width, self._text.width) * self._itemsize * (2 * num_positions + 8 + 4)
+        allowed = _TEMPORARY_BYTES[self._text.token_embedding.weight.device.type] // row_bytes
+        num_together = min(max(_LEAST_ROWS, allowed), _MOST_ROWS)
+        for first in range(0, num_rows, num_together):
+            yield slice(first, min(first + num_together, num_rows))
+
+    def _index(self, values: Ints) -> torch.Tensor:
+        return to_device(values, self._text.token_embedding.weight.device)
+
+    def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
+        like = self._text.token_embedding.weight
+        first_prefix = self._text_cache.reserve(level.num_prefixes, like)
+        self._first_cache.reserve(level.num_prefixes, like)
+        first_pair = self._pair_cache.reserve(level.num_pairs, like)
+        prefixes = torch.arange(first_prefix, first_prefix + level.num_prefixes, device=like.device)[:, None]
+        pairs = torch.arange(first_pair, first_pair + level.num_pairs, device=like.device)[:, None]
+        tokens = self._index(level.tokens)
+        if before is None:
+            return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, tokens)
+        parents = self._index(level.parents)
+        return CacheIndex(
+            first_prefix,
+            first_pair,
+            torch.cat((before.prefixes[parents], prefixes), dim=1),
+            torch.cat((before.pairs[self._index(level.pair_parent)], pairs), dim=1),
+            self._padding(before, parents, tokens),
+            tokens,
+        )
+
+    def _padding(self, before: CacheIndex, parents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
+        """The positions that the text tower's mask hides.
+
+        open_clip's mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the position
+        after it. With `correct_cls_mask` it hides its own.
+        """
+        masked_tokens = tokens if self._text.correct_cls_mask else before.tokens[parents]
+        newest = (masked_tokens == self._text.pad_id)[:, None]
+        if before.is_padding is None:
+            if not bool(newest.any()):
+                return None
+            return F.pad(newest, (before.prefixes.shape[1], 0))
+        return torch.cat((before.is_padding[parents], newest), dim=1)
+
+    def _text_step(self, cache_index: CacheIndex, rows: slice) -> torch.Tensor:
+        text, nodes = self._text, cache_index.prefixes[rows]
+        x: torch.Tensor = text.token_embedding(cache_index.tokens[rows]) + text.positional_embedding[nodes.shape[1] - 1]
+        node, is_hidden = (
+            cache_index.first_prefix + rows.start,
+            None if cache_index.is_padding is None else cache_index.is_padding[rows],
+        )
+        for layer, block in enumerate(self._text_layers):
+            x = block.step(x, self._text_cache, layer=layer, first=node, nodes=nodes, is_hidden=is_hidden)
+        # With a CLS token (every CoCa has one), the tower returns tokens before its last norm.
+        return x
+
+
+def _checked_text(text: torch.nn.Module) -> TextTransformer:
+    """Return the text tower; raise if it is not causal or has unknown blocks."""
+    if not isinstance(text, TextTransformer):
+        raise ConfigError(
+            f"captions: the text tower is a {type(text).__name__}; cached decoding knows open_clip's TextTransformer: "
+            "choose a CoCa architecture without hf_model_name"
+        )
+    if text.attn_mask is None:
+        raise ConfigError("captions: the text tower has no_causal_mask=true and cannot decode: choose a causal one")
+    if text.cls_emb is None:
+        raise ConfigError(
+            "captions: the text tower has embed_cls=false, which open_clip 3.3 cannot run on a prefix: choose a CoCa "
+            "architecture with embed_cls=true"
+        )
+    if not all(isinstance(block, ResidualAttentionBlock) for block in text.transformer.resblocks):
+        raise ConfigError(
+            "captions: the text tower has custom attention blocks (qk_norm, scale_heads, ...); cached decoding knows "
+            "open_clip's default block: choose an architecture without them"
+        )
+    return text

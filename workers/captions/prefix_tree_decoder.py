@@ -1,0 +1,246 @@
+"""Decodes all rows and beams over one prefix tree, level by level, in parts if the caches would grow too large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions.beam_search import BeamExtension, BeamSearch
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
+from pseudoris.workers.captions.distinctive import Others
+from pseudoris.workers.captions.prefix_tree import ActiveBeams, ActiveRows, Ints, PrefixLevel, extend
+from pseudoris.workers.captions.row_sampler import Sampler, SamplerRows
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite
+from pseudoris.workers.device import to_device
+
+# Number of lines whose other masks' hidden states are gathered at a time.
+_LINES_A_MEAN = 256
+
+
+def prefix_budget(config: CaptionsConfig, *, image_bytes: int) -> int:
+    """Return the bytes that the caches of prefixes may take: `cache_bytes` less `image_bytes`.
+
+    An eighth of `cache_bytes` is kept for temporaries. The caches get at least an eighth.
+    """
+    return max(config.cache_bytes * 7 // 8 - image_bytes, config.cache_bytes // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingLimits:
+    """Lengths, scores and bytes that bound the decoding of one tree."""
+
+    special: SpecialTokens
+    min_length: int
+    max_length: int
+    temperature: float
+    num_beams: int
+    beam_score: Literal["logit", "logprob"]
+    length_penalty: float
+    budget_bytes: int
+
+    @classmethod
+    def of(cls, config: CaptionsConfig, special: SpecialTokens, *, image_bytes: int) -> Self:
+        """Read `config`; the caches get `prefix_budget` bytes, beside `image_bytes` of image keys and values."""
+        return cls(
+            special=special,
+            min_length=config.min_length,
+            max_length=config.max_length,
+            temperature=config.sampling.temperature,
+            num_beams=config.beam.num_beams // config.beam.num_groups,
+            beam_score=config.beam.beam_score,
+            length_penalty=config.beam.length_penalty,
+            budget_bytes=prefix_budget(config, image_bytes=image_bytes),
+        )
+
+
+@dataclass(slots=True)
+class DecodingCounts:
+    """What decoding has computed, over all levels.
+
+    Attributes:
+        num_asked: Pairs (prefix, crop) that the rows read. Without a tree all of them would be computed.
+        num_computed: Pairs that were computed.
+        peak_cache_bytes: The most bytes that the caches held. An engine's counts include the keys and values of the
+            image tokens, one tree's counts do not.
+    """
+
+    num_asked: int = 0
+    num_computed: int = 0
+    peak_cache_bytes: int = 0
+
+    def include(self, other: DecodingCounts, *, image_bytes: int) -> None:
+        """Add the counts of another tree, which also held `image_bytes` of image keys and values."""
+        self.num_asked += other.num_asked
+        self.num_computed += other.num_computed
+        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes + image_bytes)
+
+
+class PrefixTreeDecoding:
+    """Decodes all rows and beams over the crops that the towers attend to."""
+
+    def __init__(
+        self,
+        towers: CachedCocaTowers,
+        vocabulary: Vocabulary,
+        *,
+        others: Others,
+        rows: SamplerRows,
+        limits: DecodingLimits,
+        unique_crop_of: Ints,
+    ) -> None:
+        """Prepare the decoding.
+
+        Args:
+            towers: They attend to the unique crops (`CachedCocaTowers.begin`).
+            vocabulary: Of the model.
+            others: Of the C crops, as numbers among them.
+            rows: The sampling rows.
+            limits: Lengths, beams and budget.
+            unique_crop_of: (C,) the unique crop of each crop; equal crops share its results.
+        """
+        self._towers, self._vocabulary, self._limits = towers, vocabulary, limits
+        self._target = rows.target
+        self._others, self._members = others, others.indices.cpu().numpy()
+        num_crops = len(self._members)
+        self._unique_crop_of, num_unique_crops = unique_crop_of, int(unique_crop_of.max()) + 1
+        self._needs_own = np.eye(num_unique_crops, dtype=np.bool_)[unique_crop_of]
+        self._needs_all = self._needs_own.copy()
+        self._needs_all[np.arange(num_crops)[:, None], unique_crop_of[self._members]] = True
+        self._sampler = Sampler(rows, vocabulary, eos=limits.special.eos, temperature=limits.temperature)
+        self._tokens = np.full((len(rows.target), limits.max_length), limits.special.eos, dtype=np.int64)
+        self._log_probs = np.zeros(len(rows.target))
+        self.counts = DecodingCounts()
+        self.searches = [
+            BeamSearch(limits.num_beams, limits.special.eos, limits.length_penalty) for _ in range(num_crops)
+        ]
+
+    def sampled(self, row: int) -> tuple[tuple[int, ...], float]:
+        """Return a finished row's tokens without SOT and EOS, and its log-probability."""
+        tokens = self._tokens[row].tolist()
+        return tuple(tokens[: tokens.index(self._limits.special.eos)]), float(self._log_probs[row])
+
+    def run(self) -> None:
+        """Decode all rows and beams; `searches` and `sampled` hold the results."""
+        num_rows = len(self._target)
+        zeros = np.zeros(num_rows, dtype=np.int64)
+        root = (0,) * self._limits.num_beams
+        beams = tuple(ActiveBeams(crop, search, root) for crop, search in enumerate(self.searches))
+        active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._limits.special.sot, beams)
+        self._descend(active, None, None, length=1)
+
+    def _descend(
+        self, active: ActiveRows, level: PrefixLevel | None, cache_index: CacheIndex | None, *, length: int
+    ) -> None:
+        """Decode `active` from prefixes of `length` tokens to the end."""
+        while active.num_searches and length < self._limits.max_length:
+            next_level, num_asked = self._widen(active, level)
+            needed = self._towers.bytes_after(next_level, self._limits.max_length - length)
+            if needed > self._limits.budget_bytes and active.num_searches > 1:
+                mark = self._towers.mark()
+                for part in active.halves():
+                    self._descend(part, level, cache_index, length=length)
+                    self._towers.rewind(mark)
+                return
+            self._towers.make_room(next_level, self._limits.max_length - length, self._limits.budget_bytes)
+            self.counts.num_asked += num_asked
+            self.counts.num_computed += next_level.num_pairs
+            self.counts.peak_cache_bytes = max(self.counts.peak_cache_bytes, self._towers.allocated_bytes)
+            hidden, cache_index = self._towers.step(next_level, cache_index)
+            active = self._advance(active, next_level, hidden, length)
+            level, length = next_level, length + 1
+
+    def _widen(self, active: ActiveRows, level: PrefixLevel | None) -> tuple[PrefixLevel, int]:
+        """The next level, and the number of pairs that its rows read; a shared pair counts once for each row."""
+        parents, tokens, targets = active.requests(self._limits.special.sot)
+        needs = self._needs_own[targets]
+        needs[: len(active.rows)] = self._needs_all[active.targets]
+        return extend(level, parents, tokens, needs), int(needs.sum())
+
+    def _advance(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> ActiveRows:
+        is_eos_allowed = length >= self._limits.min_length
+        prefixes = level.row_prefix
+        beams = self._advance_beams(active, level, hidden, is_eos_allowed)
+        parents, tokens = prefixes[: len(active.rows)], active.tokens
+        is_open = np.zeros(len(active.rows), dtype=np.bool_)
+        if len(active.rows):
+            tokens = self._sample(active, level, hidden, length)
+            # The last token is always EOS and needs no hidden state.
+            is_open = (tokens != self._limits.special.eos) & (length + 2 < self._limits.max_length)
+        return active.continuing(is_open, parents, tokens, beams)
+
+    def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
+        # Rows of one (prefix, target) share a line, so that one projection serves all top-k and top-p limits.
+        keys = level.row_prefix[: len(active.rows)] * len(self._unique_crop_of) + active.targets
+        lines, own_of = np.unique(keys, return_inverse=True)
+        prefix, target = np.divmod(lines, len(self._unique_crop_of))
+        pairs = level.pair_of[prefix, self._unique_crop_of[target]]
+        tokens, log_probs = self._sampler.next_tokens(
+            active.rows,
+            own_of,
+            own=hidden[to_device(pairs, hidden.device)],
+            others=self._mean_of_others(prefix, target, level, hidden),
+            prefix_length=length,
+            is_eos_allowed=length >= self._limits.min_length,
+        )
+        self._tokens[active.rows, length - 1] = tokens
+        self._log_probs[active.rows] += log_probs
+        return tokens
+
+    def _mean_of_others(self, prefix: Ints, target: Ints, level: PrefixLevel, hidden: torch.Tensor) -> torch.Tensor:
+        """Σ_j (s_ij / M) h_j for each line. The projection is linear, so one serves the sum of all others."""
+        pairs = level.pair_of[prefix[:, None], self._unique_crop_of[self._members[target]]]
+        weights = self._others.weights[to_device(target, hidden.device)]
+        index = to_device(pairs, hidden.device)
+        means = [
+            torch.bmm(weight[:, None], hidden[part].to(weight.dtype))[:, 0]
+            for weight, part in zip(torch.split(weights, _LINES_A_MEAN), torch.split(index, _LINES_A_MEAN), strict=True)
+        ]
+        return torch.cat(means)
+
+    def _advance_beams(
+        self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, is_eos_allowed: bool
+    ) -> tuple[ActiveBeams, ...]:
+        if not active.beams:
+            return ()
+        num_beams = self._limits.num_beams
+        prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
+        unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
+        pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
+        top = self._best_tokens(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
+        check_finite(top.log_total)
+        log_probs = (top.logits.double() - top.log_total.double()[:, None]).cpu().numpy()
+        scores = log_probs if self._limits.beam_score == "logprob" else top.logits.double().cpu().numpy()
+        table = (scores, log_probs, top.ids.cpu().numpy())
+        advanced = []
+        for index, beams in enumerate(active.beams):
+            first = index * num_beams
+            extensions = _extensions(beams.search, tuple(part[first : first + num_beams] for part in table))
+            origins = beams.search.advance(extensions)
+            if not beams.search.is_done:
+                advanced.append(ActiveBeams(beams.crop, beams.search, tuple(prefixes[index][origins].tolist())))
+        return tuple(advanced)
+
+    def _best_tokens(self, hidden: torch.Tensor, is_eos_allowed: bool) -> TopLogits:
+        """The best tokens of each beam, as many as a search considers."""
+        wanted = min(2 * self._limits.num_beams, self._vocabulary.size)
+        top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
+        if top.logits.shape[1] < wanted or not bool(top.contains_kept_set(_full(len(hidden), wanted, hidden)).all()):
+            top = self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed)
+        return TopLogits(top.logits[:, :wanted], top.ids[:, :wanted], top.log_total, top.max_outside)
+
+
+def _full(count: int, value: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.full((count,), value, dtype=torch.int64, device=like.device)
+
+
+def _extensions(search: BeamSearch, table: tuple[np.ndarray, ...]) -> list[BeamExtension]:
+    scores, log_probs, ids = (part.tolist() for part in table)
+    return [
+        BeamExtension(beam.score + score, beam.log_prob + log_prob, token, index)
+        for index, beam in enumerate(search.beams)
+        for score, log_prob, token in zip(scores[index], log_probs[index], ids[index], strict=True)
+    ]

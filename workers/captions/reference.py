@@ -1,0 +1,244 @@
+"""The plain definition of the captioner, which the cached engine must equal.
+
+Every step runs the whole prefix through open_clip's own forward. Nothing is shared with the engine: no caches, no top
+logits, no prefix tree. Rows are sampled one by one in numpy, and beam search runs all its groups. Like the authors'
+scripts it batches rows and drops finished ones. Tests and benchmarks compare the engine with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from open_clip.coca_model import CoCa
+
+from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops, configured_rules
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
+from pseudoris.workers.counter_rng import DrawKey, draws
+
+Hypotheses = list[tuple[float, tuple[int, ...], float]]
+Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
+
+
+def group_beam_search(score: Score, config: CaptionsConfig, special: SpecialTokens) -> tuple[tuple[int, ...], float]:
+    """Return the best caption's tokens, without SOT and EOS, and its log-probability.
+
+    Args:
+        score: Returns the next-token logits (B, V) float64 of B prefixes of one length.
+        config: Its lengths and its `beam` are read.
+        special: Token ids.
+
+    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`.
+    """
+    width = config.beam.num_beams // config.beam.num_groups
+    groups = [_Group(width, config, special) for _ in range(config.beam.num_groups)]
+    length = 1
+    while length < config.max_length and not all(group.is_done for group in groups):
+        logits = score([prefix for group in groups for prefix in group.prefixes])
+        if length < config.min_length:
+            logits[:, special.eos] = -torch.inf
+        for index, group in enumerate(groups):
+            if not group.is_done:
+                group.process(logits[index * width : (index + 1) * width], length + 1)
+        length += 1
+    hypotheses = [hypothesis for group in groups for hypothesis in group.finalised()]
+    _, tokens, log_prob = sorted(hypotheses, key=lambda hypothesis: hypothesis[0])[-1]
+    return tokens, log_prob
+
+
+class _Group:
+    """The beams of one group, and their finished hypotheses."""
+
+    def __init__(self, width: int, config: CaptionsConfig, special: SpecialTokens) -> None:
+        self.width, self.eos = width, special.eos
+        self.beam = config.beam
+        self.prefixes = [(special.sot,)] * width
+        self.scores = torch.tensor([0.0] + [-1e9] * (width - 1), dtype=torch.float64)
+        self.log_probs = [0.0] * width
+        self.hypotheses: Hypotheses = []
+        self.is_done = False
+
+    def process(self, logits: torch.Tensor, length: int) -> None:
+        log_softmax = logits.log_softmax(dim=1)
+        steps = logits if self.beam.beam_score == "logit" else log_softmax
+        totals = (steps + self.scores[:, None].to(steps.device)).flatten()
+        best = totals.topk(2 * self.width)
+        prefixes, scores, log_probs = [], [], []
+        for rank, (total, position) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            beam, token = divmod(position, logits.shape[1])
+            log_prob = self.log_probs[beam] + float(log_softmax[beam, token])
+            if token != self.eos:
+                prefixes.append((*self.prefixes[beam], token))
+                scores.append(total)
+                log_probs.append(log_prob)
+            elif rank < self.width:
+                self._add(total, self.prefixes[beam], log_prob, length)
+            if len(prefixes) == self.width:
+                break
+        if len(self.hypotheses) == self.width:
+            worst = min(hypothesis[0] for hypothesis in self.hypotheses)
+            self.is_done = worst >= best.values[0].item() / length**self.beam.length_penalty
+        self.prefixes, self.log_probs = prefixes, log_probs
+        self.scores = torch.tensor(scores, dtype=torch.float64)
+
+    def finalised(self) -> Hypotheses:
+        if not self.is_done:
+            for prefix, total, log_prob in zip(self.prefixes, self.scores.tolist(), self.log_probs, strict=True):
+                self._add(total, prefix, log_prob, len(prefix))
+        return self.hypotheses
+
+    def _add(self, total: float, prefix: tuple[int, ...], log_prob: float, length: int) -> None:
+        self.hypotheses.append((total / length**self.beam.length_penalty, prefix[1:], log_prob))
+        if len(self.hypotheses) > self.width:
+            self.hypotheses.remove(min(self.hypotheses, key=lambda hypothesis: hypothesis[0]))
+
+
+Floats = NDArray[np.float64]
+
+
+class ReferenceEngine:
+    """Captions the crops of an image by the definition of method page section 3."""
+
+    def __init__(
+        self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, rows_a_pass: int = 256
+    ) -> None:
+        """Wrap a model in eval mode; `rows_a_pass` (prefix, crop) pairs go through it at a time."""
+        self._model, self._special, self._config = model, special, config
+        self._seed, self._rows_a_pass = seed, rows_a_pass
+
+    @torch.inference_mode()
+    def generate(self, image: ImageCrops) -> list[GeneratedCaption]:
+        """Return one caption per mask, crop kind and rule, in this order."""
+        table: dict[tuple[int, str], list[GeneratedCaption]] = {}
+        for kind, pixels in zip(image.kinds, image.pixels, strict=True):
+            encoded = self._model(pixels)
+            features, tokens = encoded["image_features"], encoded["image_embs"]
+            similarity = F.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+            cosines = (similarity @ similarity.t()).double().cpu().numpy()
+            for number in range(image.num_masks):
+                table[number, kind] = [self._beam(tokens, number, kind)]
+            for caption in self._samples(image, kind, tokens, cosines):
+                table[caption.mask_number, kind].append(caption)
+        return [caption for mask in range(image.num_masks) for kind in image.kinds for caption in table[mask, kind]]
+
+    def logits(self, image_tokens: torch.Tensor, prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the next-token logits (B, V) of B prefixes of one length under B crops' tokens (B, T, D)."""
+        text = torch.tensor(prefixes, device=image_tokens.device)
+        parts = []
+        for tokens, prefix in zip(
+            torch.split(image_tokens, self._rows_a_pass), torch.split(text, self._rows_a_pass), strict=True
+        ):
+            _, embeddings = self._model._encode_text(prefix)
+            parts.append(self._model.text_decoder(tokens, embeddings)[:, -1])
+        logits = torch.cat(parts)
+        return logits.to(score_dtype(logits.dtype))
+
+    def _beam(self, image_tokens: torch.Tensor, number: int, kind: str) -> GeneratedCaption:
+        crop = image_tokens[number]
+
+        def score(prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
+            return self.logits(crop.expand(len(prefixes), *crop.shape), prefixes).double()
+
+        tokens, log_prob = group_beam_search(score, self._config, self._special)
+        return GeneratedCaption(number, kind, DecodingRule("beam"), tokens, log_prob)
+
+    def _samples(
+        self, image: ImageCrops, kind: str, image_tokens: torch.Tensor, cosines: Floats
+    ) -> list[GeneratedCaption]:
+        rules = [rule for rule in configured_rules(self._config) if rule.name != "beam"]
+        rows = [(mask, rule) for mask in range(len(cosines)) for rule in rules]
+        keys = [DrawKey(self._seed, image.image_id, image.mask_indices[mask], kind, d.label) for mask, d in rows]
+        uniform = draws(keys, self._config.max_length)
+        prefixes = [[self._special.sot] for _ in rows]
+        log_probs = [0.0] * len(rows)
+        active = list(range(len(rows)))
+        for length in range(1, self._config.max_length):
+            if length == self._config.max_length - 1:
+                break  # the next token is always EOS
+            is_live = []
+            for row in active:
+                mask, rule = rows[row]
+                token, log_prob = self._next(
+                    prefixes[row],
+                    image_tokens,
+                    cosines[mask],
+                    mask=mask,
+                    rule=rule,
+                    u=float(uniform[row, length]),
+                )
+                log_probs[row] += log_prob
+                if token != self._special.eos:
+                    prefixes[row].append(token)
+                    is_live.append(row)
+            active = is_live
+        captions = []
+        for (mask, rule), prefix, log_prob in zip(rows, prefixes, log_probs, strict=True):
+            how, counted = self._others(cosines[mask], mask)
+            named = tuple(image.mask_indices[other] for other in sorted(counted)) if how == "nearest" else ()
+            captions.append(GeneratedCaption(mask, kind, rule, tuple(prefix[1:]), log_prob, how, len(counted), named))
+        return captions
+
+    def _others(self, cosines: Floats, mask: int) -> tuple[str, list[int]]:
+        sampling = self._config.sampling
+        others = [other for other in range(len(cosines)) if other != mask]
+        if not sampling.is_distinctive:
+            return "none", []
+        if not others or (sampling.over_max == "own" and len(cosines) > sampling.others_max):
+            return "own", []
+        if len(others) <= sampling.others_max:
+            return "all", others
+        return "nearest", sorted(others, key=lambda other: -cosines[other])[: sampling.others_max]
+
+    def _weights(self, cosines: Floats) -> Floats:
+        """Return the weight of each other mask; the weights sum to one."""
+        if self._config.sampling.others_weighting == "mean" or not len(cosines):
+            return np.full(len(cosines), 1 / max(len(cosines), 1))
+        return _softmax(cosines / self._config.sampling.others_temperature)
+
+    def _next(
+        self,
+        prefix: Sequence[int],
+        image_tokens: torch.Tensor,
+        cosines: Floats,
+        *,
+        mask: int,
+        rule: DecodingRule,
+        u: float,
+    ) -> tuple[int, float]:
+        """One step of distinctive sampling, formula by formula."""
+        _, others = self._others(cosines, mask)
+        crops = [mask, *others]
+        logits = self.logits(image_tokens[crops], [prefix] * len(crops)).double().cpu().numpy()
+        own = logits[0]
+        if len(prefix) < self._config.min_length:
+            own[self._special.eos] = -np.inf
+        kept = _kept(own, rule)
+        temperature = self._config.sampling.temperature
+        weights = self._weights(cosines[others]) * cosines[others]
+        contrast = own - self._config.sampling.others_weight * (weights @ logits[1:])
+        own_q = _softmax(own[kept] / temperature)
+        q = _softmax(contrast[kept] / temperature)
+        q[kept == self._special.eos] = own_q[kept == self._special.eos]
+        if q.sum() == 0:
+            q = own_q
+        drawn = int(np.searchsorted(np.cumsum(q), u * q.sum(), side="right"))
+        return int(kept[drawn]), float(np.log(q[drawn] / q.sum()))
+
+
+def _kept(own: Floats, rule: DecodingRule) -> NDArray[np.int64]:
+    """V_i as token ids in ascending order."""
+    order = np.argsort(-own, kind="stable")
+    if rule.top_p is None:
+        return np.flatnonzero((own >= own[order[(rule.top_k or 1) - 1]]) & (own > -np.inf))
+    reached = np.cumsum(_softmax(own)[order])
+    smallest = order[: int((reached < rule.top_p).sum()) + 1]
+    return np.sort(smallest[own[smallest] > -np.inf])
+
+
+def _softmax(logits: Floats) -> Floats:
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())

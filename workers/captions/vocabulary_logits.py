@@ -1,0 +1,190 @@
+"""Logits over the vocabulary: the projection of hidden states, and the likeliest tokens, which decoding needs.
+
+A model trained on a small vocabulary has columns of zeros for all other tokens: the logit of such a *dead* token is 0
+under every prefix. Only the live columns are multiplied. The softmax counts dead tokens by their number; they are
+listed one by one only for the rare row whose kept set reaches logit 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.workers.transformer_blocks import linear
+
+# Width of `TopLogits`: enough for the top-k and most top-p sets, so that a step need not sort the whole vocabulary.
+_TOP_WIDTH = 64
+# Hidden states projected at a time: 49,408 float32 logits of 256 rows are 50 MB, and their softmax as much.
+_ROWS_A_PROJECTION = 256
+# Bytes of the vocabulary's columns gathered at a time, row by row.
+_GATHERED_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The token ids of start of text, end of text, and padding."""
+
+    sot: int
+    eos: int
+    pad: int
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of scores under a model of `dtype`: float32, or float64 for a float64 model."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_finite(*scores: torch.Tensor) -> None:
+    """Check that all scores are finite.
+
+    Raises:
+        ImageError: A score is infinite or NaN: a sum left the range of half precision.
+    """
+    # One check for all scores, so that the CPU waits for the GPU once.
+    if not bool(torch.stack([part.isfinite().all() for part in scores]).all()):
+        raise ImageError(
+            "not_finite",
+            "the captioner's scores are beyond the range of its precision: bfloat16 reaches further",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogits:
+    """The K likeliest tokens of each row, the likeliest first, equal logits in the order of token ids.
+
+    Attributes:
+        logits: (R, K) float; -inf for a token that is forbidden.
+        ids: (R, K) int64 token ids.
+        log_total: (R,) float, log of the sum of exp(logit) over the whole vocabulary, except forbidden tokens.
+        max_outside: (R,) float, an upper bound of the logits of all other tokens; -inf if there are none.
+    """
+
+    logits: torch.Tensor
+    ids: torch.Tensor
+    log_total: torch.Tensor
+    max_outside: torch.Tensor
+
+    def rows(self, index: torch.Tensor) -> TopLogits:
+        """Return the top logits of the rows in `index`, (R',) int64."""
+        return TopLogits(self.logits[index], self.ids[index], self.log_total[index], self.max_outside[index])
+
+    def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
+        """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
+        last = self.logits.gather(1, (num_kept - 1)[:, None])[:, 0]
+        # If all K tokens are kept, there may be more beyond: only a token that is not kept shows where the set ends.
+        num_allowed = (self.logits > -torch.inf).sum(dim=1)
+        is_whole = self.max_outside == -torch.inf
+        return is_whole | ((num_kept < num_allowed) & (last > self.max_outside))
+
+
+def join_top_logits(parts: Sequence[TopLogits]) -> TopLogits:
+    """Return the rows of all parts, which have the same width."""
+    columns = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(TopLogits))
+    return TopLogits(*columns)
+
+
+@dataclass(frozen=True, slots=True)
+class FullRanking:
+    """The logits (R, V) of the whole vocabulary in descending order, without their token ids."""
+
+    logits: torch.Tensor
+    log_total: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, log_total: torch.Tensor) -> Self:
+        """Sort logits (R, V); `log_total` (R,) is as of `TopLogits`."""
+        if logits.device.type != "cpu":
+            return cls(logits.sort(dim=1, descending=True).values, log_total)
+        # numpy sorts bare values with vector instructions, ten times as fast as torch.
+        ascending = torch.from_numpy(np.sort(logits.numpy(), axis=1))
+        return cls(ascending.flip(1), log_total)
+
+
+class Vocabulary:
+    """Projects hidden states (R, D) to logits, only as many as decoding needs."""
+
+    def __init__(self, projection: torch.Tensor, eos: int) -> None:
+        """Keep the live columns of `projection` (D, V); the token `eos` is always live."""
+        is_live = (projection != 0).any(dim=0)
+        is_live[eos] = True
+        self._live = is_live.nonzero()[:, 0]
+        # At least float32: in half precision scores would tie, and the contrast is a difference of two scores.
+        self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
+        self._linear = linear(self._rows, None)
+        self._num_dead = projection.shape[1] - len(self._live)
+        # The row of each token; dead tokens share a row of zeros after the live ones.
+        self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
+        self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
+        self._eos_column = int(self._row_of[eos])
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, dead ones included."""
+        return len(self._row_of)
+
+    def top_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
+        """Return the likeliest tokens of hidden states (R, D)."""
+        parts = [self._narrow_top_logits(part, is_eos_allowed) for part in torch.split(hidden, _ROWS_A_PROJECTION)]
+        return parts[0] if len(parts) == 1 else join_top_logits(parts)
+
+    def _narrow_top_logits(self, hidden: torch.Tensor, is_eos_allowed: bool) -> TopLogits:
+        scores, log_total = self._scores(hidden, is_eos_allowed)
+        width = min(_TOP_WIDTH, scores.shape[1])
+        # topk does not define the order of equal values: sort by token id first, then stably by value.
+        columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
+        values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+        ids = self._live[columns.gather(1, order)]
+        bound = values[:, -1] if width < scores.shape[1] else torch.full_like(log_total, -torch.inf)
+        if self._num_dead:
+            bound = bound.clamp(min=0.0)
+        return TopLogits(values, ids, log_total, bound)
+
+    def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
+        """Return the whole vocabulary as `TopLogits`. Slow; for beams that `top_logits` cannot decide."""
+        scores, log_total = self.all_logits(hidden, is_eos_allowed=is_eos_allowed)
+        values, ids = scores.sort(dim=1, descending=True, stable=True)
+        return TopLogits(values, ids, log_total, torch.full_like(log_total, -torch.inf))
+
+    def all_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (R, V) of hidden states (R, D) in token-id order, and their `log_total` (R,)."""
+        live, log_total = self._scores(hidden, is_eos_allowed)
+        if not self._num_dead:
+            return live, log_total
+        logits = live.new_zeros(len(hidden), self.size)
+        logits[:, self._live] = live
+        return logits, log_total
+
+    def log_totals(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
+        parts = torch.split(hidden, _ROWS_A_PROJECTION)
+        return torch.cat([self._scores(part, is_eos_allowed=True)[1] for part in parts])
+
+    def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
+        rows = self._row_of[ids]
+        is_dead = rows == len(self._live)
+        rows = rows.masked_fill(is_dead, 0)
+        states = hidden.to(self._rows.dtype)
+        together = max(1, _GATHERED_BYTES // (ids.shape[1] * states.shape[1] * states.element_size()))
+        parts = zip(torch.split(rows, together), torch.split(states, together), strict=True)
+        found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
+        return found.masked_fill(is_dead, 0.0)
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self._linear(hidden.to(self._rows.dtype))
+        return projected
+
+    def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self._project(hidden)
+        if not is_eos_allowed:
+            scores[:, self._eos_column] = -torch.inf
+        log_total = scores.logsumexp(dim=1)
+        if self._num_dead:
+            log_total = torch.logaddexp(log_total, torch.full_like(log_total, math.log(self._num_dead)))
+        return scores, log_total

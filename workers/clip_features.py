@@ -1,0 +1,199 @@
+"""Dense features of a CLIP: block outputs of an image, its patches in the joint space, words of a text, CLIP Surgery.
+
+Plain functions over open_clip's own modules and its `forward_intermediates`, without hooks or copies of weights. They
+accept any CLIP of open_clip whose image tower is a ViT without an attention pooler. Gradients flow through them.
+
+A CLIP trained with one token per image collects the image's meaning in a few background patches, so its patches respond
+least to a text where the object is. `surgery_map` adds a second path to the last blocks: values attend to values, and
+feed-forward layers are skipped. Then patches respond where the object is. A CLIP whose patches were trained to respond
+needs no surgery.
+
+Source: Li et al. 2023, arXiv 2304.05653, section 3.2 (architecture surgery).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer, VisionTransformer
+from torch import nn
+
+from pseudoris.schemas.errors import ConfigError
+
+Clip: TypeAlias = CLIP | CustomTextCLIP
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The features of B images on the image tower's grid of h × w patches.
+
+    Attributes:
+        stages: Per requested layer, in that order, the block's output (B, C, h, w).
+        dense: (B, D, h, w), each patch projected into the joint space as if it were the pooled token; not normalised.
+        embedding: (B, D), open_clip's `encode_image`; not normalised.
+    """
+
+    stages: tuple[torch.Tensor, ...]
+    dense: torch.Tensor
+    embedding: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The features of T texts of L tokens.
+
+    Attributes:
+        words: (T, L, C), the last layer normalised by `ln_final`, before pooling.
+        is_word: (T, L) bool, true from the start token to the end token; padding is false.
+        embedding: (T, D), open_clip's `encode_text`; not normalised.
+    """
+
+    words: torch.Tensor
+    is_word: torch.Tensor
+    embedding: torch.Tensor
+
+
+def vision_tower(model: Clip) -> VisionTransformer:
+    """Return the image tower after a check that its patches can be read one by one.
+
+    Raises:
+        ConfigError: It is not a ViT, or has an attention pooler: then no patch is in the joint space.
+    """
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.proj is None:
+        kind = "a ViT with an attention pooler" if isinstance(visual, VisionTransformer) else type(visual).__name__
+        raise ConfigError(
+            f"the image tower is {kind}, but only a plain ViT has patches in the joint space: "
+            "choose an architecture such as ViT-B-16, or builtin:tiny/scene_clip.json"
+        )
+    return visual
+
+
+def image_blocks(visual: VisionTransformer, layers: Sequence[int], *, setting: str = "layers") -> list[int]:
+    """Return the numbers, from 0, of some of an image tower's blocks; negative `layers` count from the last.
+
+    Args:
+        visual: The image tower.
+        layers: The blocks.
+        setting: The setting's name, for the message.
+
+    Raises:
+        ConfigError: The tower has no such block.
+    """
+    last = len(visual.transformer.resblocks) - 1
+    wanted = [layer + last + 1 if layer < 0 else layer for layer in layers]
+    if not all(0 <= layer <= last for layer in wanted):
+        raise ConfigError(f"{setting}={list(layers)}: the image tower has blocks 0 to {last}; choose among them")
+    return wanted
+
+
+def read_images(model: Clip, images: torch.Tensor, *, layers: Sequence[int] = ()) -> ImageFeatures:
+    """Return the features of images (B, 3, S, S) float, normalised as the model's weights expect; S is its image size.
+
+    `layers` are block numbers from 0; negative ones count from the last.
+
+    Raises:
+        ConfigError: The image tower has no patches in the joint space, or no such layer.
+    """
+    visual = vision_tower(model)
+    last, wanted = len(visual.transformer.resblocks) - 1, image_blocks(visual, layers)
+    taken = sorted({*wanted, last})
+    out = visual.forward_intermediates(images, indices=taken)
+    maps: dict[int, torch.Tensor] = dict(zip(taken, out["image_intermediates"], strict=True))
+    dense = visual.ln_post(maps[last].permute(0, 2, 3, 1)) @ visual.proj
+    return ImageFeatures(tuple(maps[layer] for layer in wanted), dense.permute(0, 3, 1, 2), out["image_features"])
+
+
+def read_texts(model: Clip, tokens: torch.Tensor) -> TextFeatures:
+    """Return the features of texts (T, L) int64 from `ClipTokenizer`; L is the context's length.
+
+    Raises:
+        ConfigError: The text tower is not open_clip's own, or it appends a class token, as CoCa's does.
+    """
+    tower = model.text if isinstance(model, CustomTextCLIP) else model
+    if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
+        raise ConfigError(
+            f"the text tower is {type(tower).__name__}, but only open_clip's own without a class token is "
+            "supported: choose an architecture such as ViT-B-16, or builtin:tiny/scene_clip.json"
+        )
+    if isinstance(tower, CLIP):
+        out = tower.forward_intermediates(text=tokens, text_indices=1, normalize=False, normalize_intermediates=True)
+    else:
+        out = tower.forward_intermediates(tokens, indices=1, normalize_intermediates=True, output_fmt="NLC")
+    # The end token has the highest number; open_clip finds it the same way.
+    ends = tokens.argmax(dim=1, keepdim=True)
+    is_word = torch.arange(tokens.shape[1], device=tokens.device) <= ends
+    return TextFeatures(out["text_intermediates"][-1], is_word, out["text_features"])
+
+
+def response_map(
+    dense: torch.Tensor, embedding: torch.Tensor, *, redundant: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the response (B, h, w) of each patch to a text: the cosine of both in the joint space.
+
+    Args:
+        dense: (B, D, h, w), from `read_images`.
+        embedding: (B, D) one text per image, or (1, D) one text for all.
+        redundant: (R, D) other texts, such as other categories. A response to all of them tells nothing about this
+            text, so their mean is subtracted.
+
+    Source: CLIP Surgery (Li et al. 2023, arXiv 2304.05653), section 3.3, feature surgery for one text: the product of
+    the patch's features with the text's, less those with the redundant texts' mean.
+    """
+    text = F.normalize(embedding, dim=-1)
+    if redundant is not None:
+        text = text - F.normalize(redundant, dim=-1).mean(0, keepdim=True)
+    return torch.einsum("bdhw,bd->bhw", F.normalize(dense, dim=1), text.expand(len(dense), -1))
+
+
+def surgery_map(model: Clip, images: torch.Tensor, *, num_blocks: int) -> torch.Tensor:
+    """Return each patch in the joint space (B, D, h, w), not normalised, like `dense` of `read_images`.
+
+    Args:
+        model: Its image tower must be a plain ViT.
+        images: (B, 3, S, S) float, normalised.
+        num_blocks: Number of the last blocks with the second path, at least one.
+
+    Raises:
+        ConfigError: The tower is of another kind, or has too few blocks.
+    """
+    visual = vision_tower(model)
+    blocks = visual.transformer.resblocks
+    if not 1 <= num_blocks < len(blocks):
+        raise ConfigError(
+            f"surgery of the last {num_blocks} blocks, but the image tower has {len(blocks)}: "
+            f"give 1 to {len(blocks) - 1}"
+        )
+    first = len(blocks) - num_blocks
+    # The input of a block is the output of the one before.
+    out = visual.forward_intermediates(
+        images,
+        indices=list(range(first - 1, len(blocks) - 1)),
+        output_fmt="NLC",
+        output_extra_tokens=True,
+        intermediates_only=True,
+    )
+    both = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
+    inputs = [torch.cat(each, 1) for each in both]
+    path = inputs[0]
+    for block, tokens in zip(blocks[first:], inputs, strict=True):
+        path = path + block.ls_1(value_attention(block.attn, block.ln_1(tokens)))
+    dense = visual.ln_post(path[:, 1:]) @ visual.proj
+    grid: tuple[int, int] = visual.grid_size
+    found: torch.Tensor = dense.transpose(1, 2).reshape(len(dense), -1, *grid)
+    return found
+
+
+def value_attention(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:
+    """Return v-v self-attention (B, L, C) of tokens (B, L, C): values attend to values, by their own weights."""
+    width, heads = tokens.shape[-1], attention.num_heads
+    weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    values = F.linear(tokens, weight, bias).view(*tokens.shape[:2], heads, -1).transpose(1, 2)
+    read = F.scaled_dot_product_attention(values, values, values)
+    out: torch.Tensor = attention.out_proj(read.transpose(1, 2).flatten(2))
+    return out

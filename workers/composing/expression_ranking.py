@@ -1,0 +1,167 @@
+"""Expressions chosen by one probability: for each mask the likeliest ones of any form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from pseudoris.schemas.composer_settings import ComposedKind
+from pseudoris.workers.composing.geometry import SIDES
+from pseudoris.workers.composing.language import NounPhrase
+from pseudoris.workers.composing.likelihood import IS_MEMBER, Likelihood
+from pseudoris.workers.composing.phrase_forms import ComposedExpression, id_byte, with_noun
+
+FormName = Literal["words", "end", "end of so many", "side", "rank", "relation"]
+_FORMS: Final[tuple[FormName, ...]] = get_args(FormName)
+# At most "the left of the three", because a longer row too often has a missed or a doubled mask.
+_MAX_COUNTED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One expression of a mask, before its words are made.
+
+    Attributes:
+        name: Its form; a mask gets at most `max_per_form` of each.
+        log_right: Log of the probability that it is right.
+        text: Returns the words; None if the language has none.
+    """
+
+    name: FormName
+    kind: ComposedKind
+    log_right: float
+    noun: str
+    text: Callable[[], str | None]
+
+
+def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[ComposedExpression]:
+    """Return up to `max_per_mask` expressions of a mask, at most `max_per_form` of one form.
+
+    The likeliest needs a probability of `min_first`, every further one `min_further`. If there are more than a mask may
+    have, different forms come before a second one of the same form. The mask id decides which form comes first, so that
+    no form dominates.
+    """
+    found: dict[str, ComposedExpression] = {}
+    turns: dict[str, tuple[int, int]] = {}
+    used: Counter[FormName] = Counter()
+    start = id_byte(mask_id)
+    for form in sorted(_forms(view, mask), key=lambda each: -each.log_right):
+        right = float(np.exp(form.log_right))
+        if right <= (view.weights.min_further if found else view.weights.min_first):
+            break
+        text = form.text() if used[form.name] < view.weights.max_per_form else None
+        if text is not None and text not in found:
+            used[form.name] += 1
+            turns[text] = (used[form.name], (_FORMS.index(form.name) - start) % len(_FORMS))
+            found[text] = ComposedExpression(text, form.kind, (mask,), form.noun, right)
+    return sorted(found.values(), key=lambda each: turns[each.text])[: view.config.max_per_mask]
+
+
+def ranked_groups(view: Likelihood) -> Iterator[ComposedExpression]:
+    """Yield expressions of several masks above `min_further`, the likeliest first: true of each and of no other."""
+    found: dict[tuple[int, ...], ComposedExpression] = {}
+    for phrase in dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases):
+        rivals = view.rivals(phrase)
+        is_member = rivals > IS_MEMBER
+        masks = tuple(np.flatnonzero(is_member).tolist())
+        text = view.language.group(len(masks), phrase) if len(masks) > 1 else None
+        if text is None:
+            continue
+        log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
+        right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
+        if masks not in found or right > _sure(found[masks]):
+            found[masks] = ComposedExpression(text, "group", masks, phrase.noun, right)
+    yield from _sure_enough(view, found.values())
+
+
+def ranked_absences(view: Likelihood) -> Iterator[ComposedExpression]:
+    """Yield no-target expressions above `min_further`, the likeliest first: one mask's words with another's noun."""
+    nouns = dict.fromkeys(phrases[0].noun for phrases in view.phrases if phrases)
+    said = dict.fromkeys(phrase for phrases in view.phrases for phrase in phrases if phrase.words)
+    found: dict[str, ComposedExpression] = {}
+    for noun, phrase in ((noun, phrase) for phrase in said for noun in nouns):
+        swapped = with_noun(view.language, phrase, noun)
+        text = None if swapped is None else view.language.definite(swapped)
+        if swapped is None or text is None or text in found:
+            continue
+        log_right = np.log1p(-view.rivals(swapped)).sum() + view.log_unseen(swapped)
+        found[text] = ComposedExpression(text, "none", (), noun, float(np.exp(log_right)))
+    yield from _sure_enough(view, found.values())
+
+
+def _sure_enough(view: Likelihood, said: Iterable[ComposedExpression]) -> Iterator[ComposedExpression]:
+    # No mask needs these as its first expression, so the stricter bound applies.
+    return (each for each in sorted(said, key=lambda each: -_sure(each)) if _sure(each) > view.weights.min_further)
+
+
+def _sure(composed: ComposedExpression) -> float:
+    return composed.confidence or 0.0
+
+
+def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
+    for phrase in view.phrases[mask]:
+        if "attribute" in view.config.kinds:
+            yield _words(view, mask, phrase)
+        if "position" in view.config.kinds:
+            yield from _ends(view, mask, phrase)
+            yield from _sides(view, mask, phrase)
+            yield from _rows(view, mask, phrase)
+        if "relation" in view.config.kinds:
+            yield from _relations(view, mask, phrase)
+
+
+def _words(view: Likelihood, mask: int, phrase: NounPhrase) -> _Form:
+    log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
+    return _Form("words", "attribute", log_right, phrase.noun, partial(view.language.definite, phrase))
+
+
+def _ends(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    # "The leftmost circle" implies that there are other circles.
+    for side in SIDES if len(view.members(phrase, mask)) else ():
+        log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
+        yield _Form("end", "position", log_right, phrase.noun, partial(view.language.extreme, side, phrase))
+
+
+def _sides(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    for side in SIDES:
+        inside = view.inside[side]
+        if inside[mask] > IS_MEMBER:
+            log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
+            yield _Form("side", "position", log_right, phrase.noun, partial(view.language.at_side, side, phrase))
+
+
+def _rows(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    """Positions in a row of known members: the end of two or three, and ranks from the second on."""
+    row = view.members(phrase, mask)
+    if not len(row):
+        return
+    for side in SIDES:
+        ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
+        rank = 1 + int((ahead > behind).sum())
+        # The last is the first from the other end. For the end of a longer row the number is not stated.
+        if rank == 1 + len(row) or (rank == 1 and len(row) >= _MAX_COUNTED):
+            continue
+        log_right = view.log_counted(mask, phrase, row, np.maximum(ahead, behind))
+        if rank == 1:
+            say = partial(view.language.extreme_of, side, 1 + len(row), phrase)
+            yield _Form("end of so many", "position", log_right, phrase.noun, say)
+        else:
+            say = partial(view.language.ordinal, side, rank, phrase)
+            yield _Form("rank", "position", log_right, phrase.noun, say)
+
+
+def _relations(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
+    log_true = float(np.log(view.rivals(phrase)[mask]))
+    for anchor, (named, log_named) in view.anchors.items():
+        # In a crowded image, skips most pairs before comparing other masks.
+        for side in SIDES if view.is_likely(log_true + log_named) else ():
+            surely, maybe = view.beside[anchor][side]
+            if surely[mask]:
+                log_right = view.log_right(mask, phrase, maybe) + log_named
+                say = partial(view.language.related, side, phrase, named)
+                yield _Form("relation", "relation", log_right, phrase.noun, say)

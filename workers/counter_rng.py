@@ -1,0 +1,115 @@
+"""Counter-based random numbers: a draw depends on its key alone, not on the order, the process or the batch.
+
+With a global generator every draw would depend on the order of the work, so another number of workers would give other
+bytes. numpy's generators are not used because their streams may change between versions, and an epoch that began under
+one version must resume under the next.
+
+There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below` and `draw_texts` (SplitMix64
+and BLAKE2b over a key) for datasets and training. Reproducible results depend on the bits of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DRAWS_A_BLOCK = 8  # a 64-byte digest holds eight 64-bit words
+_MANTISSA_BITS = 53
+# Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (SplitMix64).
+_STEP: Final = 0x9E3779B97F4A7C15
+_FIRST_FACTOR: Final = 0xBF58476D1CE4E5B9
+_SECOND_FACTOR: Final = 0x94D049BB133111EB
+_MAX_WORD: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DrawKey:
+    """Key of a sequence of draws; equal keys give equal draws on every machine.
+
+    Attributes:
+        seed: The run's seed.
+        image_id: The image's id.
+        mask_index: The mask's index in the proposer's order.
+        crop: Name of the crop kind (`masked`, `context_1.2`).
+        rule: Label of the decoding rule (`top_k=5`, `top_p=0.4`).
+    """
+
+    seed: int
+    image_id: str
+    mask_index: int
+    crop: str
+    rule: str
+
+
+def draws(keys: Sequence[DrawKey], num_steps: int) -> NDArray[np.float64]:
+    """Return uniform draws (len(keys), num_steps) float64 in [0, 1), one per step.
+
+    The first steps do not depend on `num_steps`. A draw is the upper 53 bits of a 64-bit word of
+    BLAKE2b over the key and the number of the block of eight steps.
+    """
+    num_blocks = -(-num_steps // _DRAWS_A_BLOCK)
+    digests = b"".join(_block(key, block) for key in keys for block in range(num_blocks))
+    words = np.frombuffer(digests, dtype="<u8").reshape(len(keys), num_blocks * _DRAWS_A_BLOCK)
+    uniform = (words >> np.uint64(64 - _MANTISSA_BITS)).astype(np.float64) * 2.0**-_MANTISSA_BITS
+    return uniform[:, :num_steps]
+
+
+def _block(key: DrawKey, block: int) -> bytes:
+    # Unit separators, so that two different keys never join to the same text.
+    text = "\x1f".join((str(key.seed), key.image_id, str(key.mask_index), key.crop, key.rule, str(block)))
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=64).digest()
+
+
+def key_of(*words: str | int) -> int:
+    """Return a 64-bit key of words; equal words give equal keys on every machine."""
+    return int.from_bytes(_digest(words), "little")
+
+
+def permutation(key: int, size: int) -> NDArray[np.int64]:
+    """Return 0 ... size-1 in an order that `key` decides, (size,) int64."""
+    words = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_STEP) + np.uint64(key)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(_FIRST_FACTOR)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(_SECOND_FACTOR)
+    return np.argsort(words ^ (words >> np.uint64(31)), kind="stable")
+
+
+def draw_below(key: int, counter: int, bound: int) -> int:
+    """Return draw number `counter` of a key, in [0, bound); for bounds below 2^32 uniform up to 2^-32."""
+    word = (key + (counter + 1) * _STEP) & _MAX_WORD
+    word = ((word ^ (word >> 30)) * _FIRST_FACTOR) & _MAX_WORD
+    word = ((word ^ (word >> 27)) * _SECOND_FACTOR) & _MAX_WORD
+    return ((word ^ (word >> 31)) * bound) >> 64
+
+
+def draw_texts(texts: Sequence[str], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str) -> list[int]:
+    """Return which of a mask's texts an epoch draws, as positions in `texts`.
+
+    Every text gets a number from (seed, epoch, mask id, text), and the texts with the smallest numbers are drawn:
+    without replacement, each text equally likely, in any order of the rows. If a filter removes a text, only masks that
+    had drawn it get another draw.
+
+    Args:
+        texts: The texts of one mask, at least one.
+        num_drawn: Number of texts. If there are fewer, the drawn ones repeat in their order. None: all texts, in order.
+        seed: Of the dataset.
+        epoch: Of the training.
+        mask_id: Of the mask.
+    """
+    if num_drawn is None:
+        return list(range(len(texts)))
+    if len(texts) == 1:
+        return [0] * num_drawn
+    key = _digest((seed, epoch, mask_id))
+    numbers = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
+    order = sorted(range(len(texts)), key=numbers.__getitem__)[:num_drawn]
+    return [order[index % len(order)] for index in range(num_drawn)]
+
+
+def _digest(words: Sequence[str | int]) -> bytes:
+    # Unit separators, so that two different lists of words never join to the same text.
+    return hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=8).digest()

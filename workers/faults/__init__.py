@@ -1,0 +1,27 @@
+"""The fault ladder: what a process does if a stage raises, dies or runs out of memory, and which image is blamed.
+
+| event | response | verdict |
+|---|---|---|
+| a stage raises `ImageError` | none: the image is bad | quarantined, with the error's reason |
+| a stage raises on an image | one more try, in a fresh subprocess | saved, or `stage_error` |
+| ... the subprocess dies of it | one more subprocess | dies again: `process_killed` |
+| ... no subprocess, or no memory for it | `NoSubprocessError`: the process exits | none; the shard is retried |
+| a stage raises on a group of images | the images go on one by one | as above |
+| the process dies, its node lives | the shard is retried | none |
+| ... twice with one shard | each image alone in a subprocess | kills two: `process_killed` |
+| a subprocess is killed from outside | up to 3 tries, then `TransientError` | none; the run stops |
+| memory runs out | once more in a fresh subprocess | none; `ConfigError` names the setting |
+| ... with `placement.allow_degraded` | tiles halved until they fit | none; the shard is `degraded` |
+| the accelerator fails | `BrokenDeviceError`: the process exits | none; the shard is retried |
+| storage, disk or compiler fails | none | none; the run stops, and can be resumed |
+
+A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard the run stops.
+
+- `quarantine`: one try, inside a stage. Engines of plug-ins use it too.
+- `error_kinds`: which errors may be blamed on an image.
+- `tolerant_stages`: all rows of a process, from the event to the verdict.
+- `subprocess_stages`, `subprocess_stages_main`: stages in a subprocess: the parent's side and the child's.
+- `child_process`: how a child process is started; the prover of `pseudoris.workers.images` uses it too.
+
+`pseudoris.pipeline.stage_actor` counts the deaths. The page docs/faults.md draws the ladder.
+"""

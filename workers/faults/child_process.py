@@ -1,0 +1,52 @@
+"""Starts child processes that may die, and keeps their answers apart from what libraries print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO, Final
+
+# Signals from outside, because the machine is short of memory or shuts down. No image causes them.
+EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+
+
+def start_child(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, is_buffered: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module` with pipes for its standard input and output.
+
+    Args:
+        module: It must end when its standard input ends, so that it does not outlive its parent.
+        arguments: Arguments of the module.
+        environment: Variables added to, or replacing, those of this process.
+        is_buffered: Whether this process's ends of the pipes are buffered files; raw ones can be polled.
+    """
+    # The child gets the parent's import path, for a package that is on the path without being installed.
+    search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=-1 if is_buffered else 0,
+        env={**os.environ, "PYTHONPATH": search_path, **(environment or {})},
+        # Only the parent handles Ctrl-C; the child ends with its standard input.
+        start_new_session=True,
+    )
+
+
+def is_external_signal(status: int) -> bool:
+    """Return whether an exit status (a signal as a negative number) is a signal that only comes from outside."""
+    return -status in EXTERNAL_SIGNALS
+
+
+def reserve_stdout() -> tuple[BinaryIO, BinaryIO]:
+    """Return this process's standard input, and its standard output reserved for answers.
+
+    What a library prints from now on goes to standard error and cannot corrupt an answer.
+    """
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return sys.stdin.buffer, answers

@@ -1,0 +1,103 @@
+"""Turns an exception on one image into a quarantined image. No other module does.
+
+Stages and plug-in engines use it: their `__call__` passes its work on one image to `apply_to_images`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.workers.faults.error_kinds import may_blame_image
+
+logger = logging.getLogger(__name__)
+
+
+def apply_to_images(shard: Shard, stage: str, work: Callable[[ShardImage], ShardImage]) -> Shard:
+    """Return the shard with `work` applied to each image that is not quarantined, in order.
+
+    If `work` raises on an image, that image is quarantined and the rest of the shard continues. A run then gives the
+    image one more try, in a fresh process (`tolerant_stages`). Errors of memory, of the accelerator and of storage are
+    raised again: they are never an image's fault.
+
+    Args:
+        shard: Not changed.
+        stage: Name for the failure's row and for the shard's seconds.
+        work: Pure: it may be called again with the same image, in this process or in another.
+    """
+    started = time.perf_counter()
+    images = tuple(image if image.failure else _guarded(image, stage, work) for image in shard.images)
+    return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def apply_to_groups(
+    shard: Shard,
+    stage: str,
+    work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]],
+    *,
+    fits: Callable[[Sequence[ShardImage]], bool],
+) -> Shard:
+    """Return the shard with `work` applied to groups of successive images that are not quarantined.
+
+    If `work` raises on a group, each of its images is tried alone, under the rules of `apply_to_images`.
+
+    Args:
+        shard: Not changed.
+        stage: Name for the failure's row and for the shard's seconds.
+        work: Pure; it returns the same images in the same order.
+        fits: Whether some images may form a group. A single image always may.
+    """
+    started = time.perf_counter()
+    done = {
+        image.position: image
+        for group in _groups([image for image in shard.images if not image.failure], fits)
+        for image in _guarded_group(group, stage, work)
+    }
+    images = tuple(done.get(image.position, image) for image in shard.images)
+    return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
+
+
+def _groups(
+    images: Sequence[ShardImage], fits: Callable[[Sequence[ShardImage]], bool]
+) -> Iterator[Sequence[ShardImage]]:
+    group: list[ShardImage] = []
+    for image in images:
+        if group and not fits([*group, image]):
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group
+
+
+def _guarded_group(
+    group: Sequence[ShardImage], stage: str, work: Callable[[Sequence[ShardImage]], Sequence[ShardImage]]
+) -> Sequence[ShardImage]:
+    if len(group) > 1:
+        try:
+            return work(group)
+        except ImageError:
+            logger.info("stage %s: one of %d images is at fault; trying them one by one", stage, len(group))
+        except Exception as error:
+            if not may_blame_image(error):
+                raise
+            logger.exception("stage %s raised on a group of %d images; trying them one by one", stage, len(group))
+    return [_guarded(image, stage, lambda one: work([one])[0]) for image in group]
+
+
+def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardImage]) -> ShardImage:
+    try:
+        return work(image)
+    except ImageError as error:
+        return image.quarantined(Failure(stage, error.reason, error.message))
+    except Exception as error:
+        if not may_blame_image(error):
+            raise
+        logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
+        # Only the type, because a foreign exception's text may hold an address or a time. "twice", because a run
+        # quarantines the image only after a second try in a fresh process.
+        message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
+        return image.quarantined(Failure(stage, "stage_error", message))

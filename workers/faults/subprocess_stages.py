@@ -1,0 +1,134 @@
+"""Runs stages in a subprocess that may die: starts it, feeds it through a pipe, and reaps it. Blames no image."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, Final, Self, cast
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import BrokenDeviceError, NoSubprocessError, TransientError
+from pseudoris.schemas.shard import Shard
+from pseudoris.workers.faults.child_process import is_external_signal, start_child
+
+_MAIN: Final = "pseudoris.workers.faults.subprocess_stages_main"
+_END_TIMEOUT_S: Final = 30.0
+
+
+class ChildDiedError(Exception):
+    """The child ended before it answered.
+
+    Attributes:
+        stage: The stage that it was in; None if it was loading models.
+        status: Exit status, a signal as a negative number.
+    """
+
+    def __init__(self, stage: str | None, status: int) -> None:
+        super().__init__(f"a child process ended in stage {stage} with status {status}")
+        self.stage = stage
+        self.status = status
+
+    @property
+    def is_external_signal(self) -> bool:
+        """Whether it was killed from outside; then the shard is not to blame."""
+        return is_external_signal(self.status)
+
+
+class ChildOutOfMemoryError(Exception):
+    """The child ran out of memory, on the host or on the accelerator, and has ended."""
+
+
+class SubprocessStages:
+    """The stages of `names` in a child process with its own models. The child starts at the first call.
+
+    If the child dies, or fails so that its state is uncertain, the next call replaces it. Use as a context manager: the
+    child ends with the block. Not thread-safe.
+    """
+
+    def __init__(self, names: tuple[str, ...], config: RunConfig) -> None:
+        self._config = config
+        self._names = names
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._child is not None:
+            self._reap()
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard after the stages.
+
+        Raises:
+            ChildDiedError: The child ended.
+            ChildOutOfMemoryError: It ran out of memory.
+            NoSubprocessError: No child can be started.
+            BrokenDeviceError: Its accelerator failed.
+            TransientError: A stage raised an error that is not an image's fault: of files, of the machine, or a bug.
+            PseudorisError: A stage raised one.
+        """
+        child = self._running_child()
+        stage: str | None = None
+        try:
+            _send(child, shard)
+            while True:
+                word, value = _receive(child)
+                if word != "begun":
+                    return self._result(word, value, stage)
+                stage = value
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise ChildDiedError(stage, self._reap()) from None
+
+    def _result(self, word: str, value: Any, stage: str | None) -> Shard:
+        if word == "done":
+            done: Shard = value
+            return done
+        self._reap()
+        if word == "memory":
+            raise ChildOutOfMemoryError(value)
+        if word == "device":
+            raise BrokenDeviceError(value)
+        if word == "raised":
+            raise TransientError(f"in a subprocess the {stage or 'loading'} stage raised {value}")
+        error: BaseException = value
+        raise error
+
+    def _running_child(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            try:
+                self._child = start_child(_MAIN, ",".join(self._names), self._config.model_dump_json())
+            except OSError as error:
+                raise NoSubprocessError(f"no subprocess can be started: {error}") from error
+        return self._child
+
+    def _reap(self) -> int:
+        """End and reap the child; return its exit status, a signal as a negative number."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                # Data that a dead child did not take stays in the buffer, and closing tries to send it again.
+                with suppress(BrokenPipeError):
+                    stream.close()
+        try:
+            return child.wait(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+
+def _send(child: subprocess.Popen[bytes], shard: Shard) -> None:
+    stream = cast("IO[bytes]", child.stdin)
+    pickle.dump(shard, stream)
+    stream.flush()
+
+
+def _receive(child: subprocess.Popen[bytes]) -> tuple[str, Any]:
+    word, value = pickle.load(cast("IO[bytes]", child.stdout))  # from our own child
+    return word, value

@@ -1,0 +1,218 @@
+"""The fault ladder of one process, from event to verdict. Image errors quarantine the image. Others never do."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.workers import stages
+from pseudoris.workers.faults.error_kinds import is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
+from pseudoris.workers.stages import Stage, StageKind, stages_named
+
+logger = logging.getLogger(__name__)
+
+KILLED: Final = "process_killed"
+# After this many deaths of its process, a shard is searched for the image that causes them.
+CRASHES_BEFORE_SEARCH: Final = 2
+# After this many kills of the child from outside, on one image, the machine is to blame and the tries end.
+_MAX_EXTERNAL_SIGNALS: Final = 3
+
+# For each stage the settings that bound its memory, with the smallest value of each.
+_TILES: Final[Mapping[str, Mapping[str, int]]] = {
+    stages.STAGE_PROPOSE: {"points_per_batch": 1},
+    stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
+    stages.STAGE_FILTER: {"batch_size": 1},
+}
+
+
+class FaultTolerantStages:
+    """The stages of one process, with models loaded once, and with subprocesses that handle faults.
+
+    - An image on which a stage raises gets one more try in a fresh subprocess. It is saved there, or quarantined.
+    - If a shard keeps killing its process, its images are tested one by one in a subprocess to find the cause.
+    - If memory runs out, caches are dropped and the same tiles run once more in a fresh subprocess. If that fails, the
+      run stops, or with `placement.allow_degraded` the tiles are halved.
+    """
+
+    def __init__(self, names: tuple[str, ...], config: RunConfig) -> None:
+        """Load the models of `names`, in stage order. Raises: ConfigError: A model cannot be loaded."""
+        self._config = config
+        self._kinds = stages_named(names)
+        self._stages: list[Stage] = [kind.build(config) for kind in self._kinds]
+
+    def __call__(self, shard: Shard, *, num_deaths: int = 0) -> Shard:
+        """Return the shard after every stage.
+
+        Args:
+            shard: In plan order.
+            num_deaths: How often a process died with this shard while its machine lived.
+
+        Raises:
+            ConfigError: A setting asks for more memory than there is.
+            BrokenDeviceError, NoSubprocessError: This process cannot finish the shard; another one may.
+            TransientError: Something outside the shard failed.
+        """
+        if num_deaths >= CRASHES_BEFORE_SEARCH:
+            shard = self._without_crashing_images(shard)
+        for kind, stage in zip(self._kinds, self._stages, strict=True):
+            shard = self._run(kind, stage, shard)
+        return shard
+
+    def _without_crashing_images(self, shard: Shard) -> Shard:
+        logger.warning("Shard %d crashed its workers. Testing its images one by one in a subprocess.", shard.shard)
+        names = tuple(kind.name for kind in self._kinds)
+        _drop_caches()
+        try:
+            with SubprocessStages(names, self._config) as child:
+                return quarantine_crashing_images(shard, child)
+        except (NoSubprocessError, BrokenDeviceError) as error:
+            # Never an image's fault: the whole shard runs as usual, and reports the errors that it meets.
+            logger.warning("the test of single images ended without a result: %s", error)
+            return shard
+
+    def _run(self, kind: StageKind, stage: Stage, shard: Shard) -> Shard:
+        try:
+            done = stage(shard)
+        except Exception as error:
+            if is_broken_device(error):
+                raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
+            done = None
+        # Outside the handler, because the error's frames keep memory in use.
+        if done is None:
+            done = self._run_with_less_memory(kind, shard)
+        return self._retry_raised(kind, shard, done)
+
+    def _run_with_less_memory(self, kind: StageKind, shard: Shard) -> Shard:
+        _drop_caches()
+        config, lowered = self._config, dict[str, int]()
+        while True:
+            try:
+                with SubprocessStages((kind.name,), config) as child:
+                    return replace(child(shard), degraded={**shard.degraded, **lowered})
+            except ChildDiedError as death:
+                raise TransientError(f"{death}, on shard {shard.shard}, after memory had run out") from death
+            except ChildOutOfMemoryError as error:
+                halved = _halved(config, kind)
+                if not self._config.placement.allow_degraded or not halved:
+                    raise ConfigError(_memory_message(kind, shard, config, can_halve=bool(halved))) from error
+            lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
+            section = kind.settings(config).model_copy(update=halved)
+            config = config.model_copy(update={kind.section: section})
+            logger.warning("shard %d continues with %s", shard.shard, lowered)
+
+    def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
+        """Return `after`, with each image on which the stage raised replaced by a fresh subprocess's result."""
+        raised = {image.position for image in after.images if image.failure and _is_raise_of(image.failure, kind)}
+        if not raised:
+            return after
+        started = time.perf_counter()
+        # Make room: the subprocess loads a second copy of the model.
+        _drop_caches()
+        again: dict[int, ShardImage] = {}
+        for image in before.images:
+            if image.position in raised:
+                # A new subprocess for each image, because a stage that raised may have damaged its process.
+                with SubprocessStages((kind.name,), self._config) as child:
+                    again[image.position] = retry_in_subprocess(before, image, child)
+        images = tuple(again.get(image.position, image) for image in after.images)
+        return after.with_images(images).with_seconds(kind.name, time.perf_counter() - started)
+
+
+def quarantine_crashing_images(shard: Shard, child: SubprocessStages) -> Shard:
+    """Return the shard; images that alone kill a process twice are quarantined.
+
+    Each image goes through the child's stages alone; the results are dropped. If a child is killed from outside (by the
+    kernel, for lack of memory), no image is blamed.
+
+    Args:
+        shard: The stages' input; it has killed processes before.
+        child: The stages to test the images with.
+
+    Raises:
+        As `retry_in_subprocess`.
+    """
+    images = []
+    for image in shard.images:
+        alone = image if image.failure else retry_in_subprocess(shard, image, child)
+        is_crashing = alone.failure is not None and alone.failure.reason == KILLED
+        images.append(alone if is_crashing else image)
+    return shard.with_images(tuple(images))
+
+
+def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages) -> ShardImage:
+    """Return the image after the child's stages; quarantined if two children died of it.
+
+    Raises:
+        NoSubprocessError: No child can be started, or it lacks memory, or it dies while it loads its models.
+        TransientError: The child was repeatedly killed from outside.
+        BrokenDeviceError, PseudorisError: As `SubprocessStages`.
+    """
+    num_external, has_died = 0, False
+    while True:
+        try:
+            return child(shard.with_images((image,))).images[0]
+        except ChildOutOfMemoryError as error:
+            raise NoSubprocessError(f"no memory for a subprocess with image {image.key}: {error}") from error
+        except BrokenDeviceError as error:
+            # Probably not the image's fault, but the log should name the image that it happened on.
+            logger.warning("with image %s alone: %s", image.key, error)
+            raise
+        except ChildDiedError as death:
+            logger.warning("with image %s alone: %s", image.key, death)
+            if death.stage is None:
+                raise NoSubprocessError(
+                    f"the subprocess ended with status {death.status} while it loaded the models; its log says why"
+                ) from death
+            if death.is_external_signal:
+                num_external += 1
+                if num_external == _MAX_EXTERNAL_SIGNALS:
+                    raise TransientError(
+                        f"the {death.stage} stage was killed from outside {num_external} times while it worked on "
+                        f"image {image.key}: the machine may be short of memory; give the actors more"
+                    ) from death
+            elif has_died:
+                message = f"this image alone crashed the {death.stage} stage's process twice; the log has the signals"
+                return image.quarantined(Failure(death.stage, KILLED, message))
+            else:
+                has_died = True
+
+
+def _is_raise_of(failure: Failure, kind: StageKind) -> bool:
+    return (failure.stage, failure.reason) == (kind.name, "stage_error")
+
+
+def _halved(config: RunConfig, kind: StageKind) -> dict[str, Any]:
+    """Return the stage's tile settings halved; empty if all are at their smallest."""
+    settings = kind.settings(config)
+    now = {name: (getattr(settings, name), least) for name, least in _TILES[kind.name].items()}
+    return {name: max(value // 2, least) for name, (value, least) in now.items() if value > least}
+
+
+def _memory_message(kind: StageKind, shard: Shard, config: RunConfig, *, can_halve: bool) -> str:
+    settings = kind.settings(config)
+    tiles = ", ".join(f"{kind.section}.{name} (now {getattr(settings, name)})" for name in _TILES[kind.name])
+    remedy = " (they are part of a run's identity), or pass --allow-degraded" if can_halve else ""
+    return (
+        f"the {kind.name} stage ran out of memory on shard {shard.shard}, and again in a fresh process: give its actor "
+        f"more memory, or lower {tiles} in a new run{remedy}"
+    )
+
+
+def _drop_caches() -> None:
+    gc.collect()
+    # If torch is not loaded, it has no caches.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,247 @@
+"""Cuts, pads and resizes a batch of crops by two weighted sums: over rows of pixels, then over the resulting columns.
+
+Antialiased bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's
+deviation from the padding colour, and the padded square is never built: an output pixel is a weighted sum over a run of
+existing pixels. The weights depend on the axis alone (`AxisTaps`). Each output is summed separately, so that a crop has
+the same bits in every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from pseudoris.workers.device import to_device
+from pseudoris.workers.images.crop_tiles import BAND_ROWS, CropTile, TiledImage, Windows, segmented_arange
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTaps:
+    """The pixels that each of the S outputs of C crops reads along one axis, and their weights.
+
+    Attributes:
+        first: (C, S) int64, the first pixel, in the image's frame.
+        count: (C, S) int64, the number of pixels from there on; 0 if an output sees only padding, or is not wanted.
+        start: (C, S) int64, index of an output's first weight in `weights`.
+        weights: (E,) float32, the weights of all outputs one after another.
+    """
+
+    first: Ints
+    count: Ints
+    start: Ints
+    weights: NDArray[np.float32]
+
+    def outputs(self) -> Ints:
+        """Return (C, 2), the first output of each crop that reads a pixel, and the end (exclusive) of such outputs."""
+        reads = self.count > 0
+        return np.stack([reads.argmax(axis=1), reads.shape[1] - reads[:, ::-1].argmax(axis=1)], axis=1)
+
+    def pixels(self) -> Ints:
+        """Return (C, 2), the first pixel that an output of each crop reads, and the end (exclusive) of such pixels."""
+        crop = np.arange(len(self.count))
+        begin, end = self.outputs().T
+        last = self.first[crop, end - 1] + self.count[crop, end - 1]
+        return np.stack([self.first[crop, begin], last], axis=1)
+
+
+def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int) -> AxisTaps:
+    """Return the taps of spans of pixels, each padded centrally to its side and resized to `size`.
+
+    The triangle filter reaches one output pixel to each side, and at least one input pixel. Weights are divided by the
+    sum of the triangle inside the padded square, padding included. If the padding is odd, the end gets one pixel more.
+    Source: Pillow 12, Resample.c, precompute_coeffs.
+
+    Args:
+        spans: (C, 2), first pixel and end of each crop along the axis.
+        sides: (C,), the padded length, at least the span's.
+        wanted: (C, 2), first output and end (exclusive); the other outputs get no taps.
+        size: Number of outputs S.
+    """
+    scale = (sides / size)[:, None]
+    reach = np.maximum(scale, 1.0)
+    outputs = np.arange(size)
+    centre = (outputs + 0.5) * scale
+    length = spans[:, 1] - spans[:, 0]
+    before = ((sides - length) // 2)[:, None]
+    low = np.maximum(np.floor(centre - reach + 0.5), before).astype(np.int64)
+    high = np.minimum(np.floor(centre + reach + 0.5), before + length[:, None]).astype(np.int64)
+    is_wanted = (outputs >= wanted[:, :1]) & (outputs < wanted[:, 1:])
+    count = np.where(is_wanted, np.maximum(high - low, 0), 0)
+    total = _triangle_sums(centre, sides[:, None], reach)
+    ends = np.cumsum(count).reshape(count.shape)
+    output = np.repeat(np.arange(count.size), count.ravel())
+    pixel = np.arange(len(output)) + (low - ends + count).ravel()[output]
+    distance = np.abs(pixel + 0.5 - centre.ravel()[output]) / np.repeat(reach.ravel(), count.sum(axis=1))
+    weights = (np.maximum(1 - distance, 0) / total.ravel()[output]).astype(np.float32)
+    return AxisTaps(low - before + spans[:, :1], count, ends - count, weights)
+
+
+def weighted_sums(
+    table: torch.Tensor, first: Ints, *, count: Ints, start: Ints, weights: NDArray[np.float32]
+) -> torch.Tensor:
+    """Return (B, D), the weighted sum of each of B runs of rows of `table`; zeros for an empty run.
+
+    A run is summed alone and in order, so its bits do not depend on other runs.
+
+    Args:
+        table: (R, D) float32, on the device that computes.
+        first: (B,), each run's first row.
+        count: (B,), rows in each run.
+        start: (B,), index of each run's first weight in `weights`.
+        weights: (E,), weights of runs; runs may share them.
+    """
+    device = table.device
+    num_rows = int(count.sum())
+    offsets = np.cumsum(count) - count
+    run = torch.repeat_interleave(to_device(count, device), output_size=num_rows)
+    entry = torch.arange(num_rows, device=device)
+    rows = to_device(first - offsets, device)[run].add_(entry)
+    entries = to_device(start - offsets, device)[run].add_(entry)
+    return F.embedding_bag(
+        rows,
+        table,
+        to_device(offsets, device),
+        mode="sum",
+        per_sample_weights=to_device(weights, device)[entries],
+    )
+
+
+def _triangle_sums(centres: NDArray[np.float64], side: Ints, reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of each output's triangle over all pixels of the square, in closed form; shapes broadcast."""
+    # Pixels [first, middle) lie on the rising flank, [middle, last) on the falling one.
+    first = np.maximum(np.floor(centres - reach + 0.5), 0)
+    middle = np.floor(centres + 0.5)
+    last = np.minimum(np.floor(centres + reach + 0.5), side)
+    rising = (middle - first) * (1 - (centres - (first + middle) / 2) / reach)
+    sums: NDArray[np.float64] = rising + (last - middle) * (1 - ((middle + last) / 2 - centres) / reach)
+    return sums
+
+
+class CropAccumulator:
+    """Sums up the crops of an image by bands of output rows: colours from 0 to 255, minus the fill colour."""
+
+    def __init__(self, num_crops: int, size: int, device: torch.device) -> None:
+        """Start with crops that contain only the fill."""
+        self._size, self._num_bands = size, -(-size // BAND_ROWS)
+        self._bands = torch.zeros(num_crops * self._num_bands, size, 3 * BAND_ROWS, device=device)
+
+    def add(self, image: TiledImage, tiles: Sequence[CropTile]) -> None:
+        """Compute the outputs of `tiles`, in one batch."""
+        y, x = (_taps(tiles, axis, self._size) for axis in (1, 0))
+        is_live: list[bool] = np.logical_and(y.count.any(axis=1), x.count.any(axis=1)).tolist()
+        if not all(is_live):
+            # Leave out tiles that see only padding.
+            tiles = [tile for tile, live in zip(tiles, is_live, strict=True) if live]
+            if tiles:
+                self.add(image, tiles)
+            return
+        plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
+        rows = plan.sum_rows(image.table(plan.windows), y)
+        sums = plan.sum_columns(rows, x)
+        crops = np.array([tile.crop for tile in tiles])
+        bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
+        # The tiles of one crop do not overlap: each is zero where the others are not.
+        self._bands.index_add_(0, bands, sums.view(len(bands), self._size, -1))
+
+    def scaled(self, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Return (C, 3, size, size) float32: the sums times `gain` plus `offset`, both (3,)."""
+        bands = self._bands.view(-1, self._num_bands, self._size, 3, BAND_ROWS).permute(0, 3, 1, 4, 2)
+        crops = torch.empty(bands.shape, device=bands.device)
+        torch.addcmul(offset.view(3, 1, 1, 1), bands, gain.view(3, 1, 1, 1), out=crops)
+        return crops.flatten(2, 3)[:, :, : self._size].contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a batch sums. A band is `BAND_ROWS` output rows of a tile.
+
+    Attributes:
+        windows: The parts of the image that the tiles read.
+        tile_window: (C,), the window of each tile.
+        strips: (C, 2), the image's strips that each tile reads.
+        band: (G,), number of each band in its crop; the bands of a tile are consecutive.
+        band_tile: (G,), tile of each band.
+        strip_px: Columns of a strip.
+    """
+
+    windows: Windows
+    tile_window: Ints
+    strips: Ints
+    band: Ints
+    band_tile: Ints
+    strip_px: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
+        rows, columns = y.pixels(), x.pixels()
+        strips = np.stack([columns[:, 0] // strip_px, -(-columns[:, 1] // strip_px)], axis=1)
+        outputs = y.outputs()
+        first = outputs[:, 0] // BAND_ROWS
+        num_bands = -(-outputs[:, 1] // BAND_ROWS) - first
+        band_tile = np.repeat(np.arange(len(tiles)), num_bands)
+        windows, tile_window = _windows(tiles, rows, strips)
+        return cls(windows, tile_window, strips, segmented_arange(num_bands) + first[band_tile], band_tile, strip_px)
+
+    def sum_rows(self, table: torch.Tensor, y: AxisTaps) -> torch.Tensor:
+        """Return a row for each column of pixels of each band, strip after strip: (., 3 · BAND_ROWS)."""
+        num_strips = self._band_strips()
+        tile, band = np.repeat(self.band_tile, num_strips), np.repeat(self.band, num_strips)
+        window = self.tile_window[tile]
+        strip = segmented_arange(num_strips) + self.strips[tile, 0] - self.windows.strips[window, 0]
+        top = self.windows.starts[window] + strip * self.windows.num_rows[window] - self.windows.rows[window, 0]
+        output = band[:, None] * BAND_ROWS + np.arange(BAND_ROWS)
+        first, count, start = (_at(values, tile, output) for values in (y.first, y.count, y.start))
+        sums = weighted_sums(
+            table, (first + top[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=y.weights
+        )
+        columns = sums.view(len(tile), BAND_ROWS, self.strip_px * 3).transpose(1, 2)
+        return columns.reshape(len(tile) * self.strip_px, 3 * BAND_ROWS)
+
+    def sum_columns(self, rows: torch.Tensor, x: AxisTaps) -> torch.Tensor:
+        """Return (G · S, 3 · BAND_ROWS): each output column of each band."""
+        num_strips = self._band_strips()
+        begin = (np.cumsum(num_strips) - num_strips - self.strips[self.band_tile, 0]) * self.strip_px
+        first, count, start = (values[self.band_tile] for values in (x.first, x.count, x.start))
+        return weighted_sums(
+            rows, (first + begin[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=x.weights
+        )
+
+    def _band_strips(self) -> Ints:
+        return (self.strips[:, 1] - self.strips[:, 0])[self.band_tile]
+
+
+def _taps(tiles: Sequence[CropTile], axis: int, size: int) -> AxisTaps:
+    boxes = np.array([tile.box for tile in tiles])
+    wanted = np.array([tile.rows if axis else tile.columns for tile in tiles])
+    return axis_taps(boxes[:, [axis, axis + 2]], np.array([tile.side for tile in tiles]), wanted, size=size)
+
+
+def _windows(tiles: Sequence[CropTile], rows: Ints, strips: Ints) -> tuple[Windows, Ints]:
+    """Return one window for all unmasked tiles of a mask, one for its masked tiles, and the window of each tile."""
+    masks, is_masked = np.array([tile.mask for tile in tiles]), np.array([tile.is_masked for tile in tiles])
+    # Masked windows are sorted after all others.
+    kinds, window = np.unique(np.stack([is_masked, masks], axis=1), axis=0, return_inverse=True)
+    window = window.ravel()
+    of_window = [_hulls(spans, window, len(kinds)) for spans in (rows, strips)]
+    return Windows(of_window[0], of_window[1], kinds[kinds[:, 0] == 1, 1]), window
+
+
+def _hulls(spans: Ints, group: Ints, num_groups: int) -> Ints:
+    """Return (num_groups, 2): for each group the smallest span that contains all its spans."""
+    hulls = np.stack([np.full(num_groups, np.iinfo(np.int64).max), np.zeros(num_groups, np.int64)], axis=1)
+    np.minimum.at(hulls[:, 0], group, spans[:, 0])
+    np.maximum.at(hulls[:, 1], group, spans[:, 1])
+    return hulls
+
+
+def _at(values: Ints, tile: Ints, output: Ints) -> Ints:
+    """Return `values` (C, S) at (T,) tiles and their outputs (T, BAND_ROWS); 0 beyond the last output."""
+    inside = output < values.shape[1]
+    return np.where(inside, values[tile[:, None], np.minimum(output, values.shape[1] - 1)], 0)

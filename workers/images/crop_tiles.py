@@ -1,0 +1,230 @@
+"""The input and output of a batch of crops: tiles of crops, and the image and its masks as strips of columns.
+
+A *tile* is a crop, or a part of its output; `tile_batches` divides crops into tiles below a bound in bytes. A *strip*
+is a few columns of the image; a sum over rows reads each of its rows as a vector. Masks stay run lengths until a batch
+reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pseudoris.schemas.shard import Box
+from pseudoris.workers.device import to_device
+
+Ints = NDArray[np.int64]
+Span = tuple[int, int]
+
+# Columns of a strip; their three colours fill a few of a CPU's vector registers.
+STRIP_PX: Final = 32
+# Output rows that are summed together; they too fill a few vector registers.
+BAND_ROWS: Final = 16
+
+_FLOAT_PIXEL_BYTES: Final = 12
+# Bytes for the number and the weight of a row, with the temporaries to compute them.
+_TAP_BYTES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CropTile:
+    """A crop, or a part of its output.
+
+    Attributes:
+        crop: Number of the crop among all of the image's.
+        mask: Number of its mask.
+        is_masked: Whether pixels outside the mask are filled.
+        box: (x0, y0, x1, y1) in upright image pixels, x1 and y1 exclusive, not empty.
+        rows: First and end (exclusive) of the output rows that this tile computes.
+        columns: The same for columns.
+    """
+
+    crop: int
+    mask: int
+    is_masked: bool
+    box: Box
+    rows: Span
+    columns: Span
+
+    @property
+    def side(self) -> int:
+        """Side of the padded square in pixels."""
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+def tile_batches(tiles: list[CropTile], *, size: int, max_bytes: int) -> Iterator[list[CropTile]]:
+    """Yield the tiles in order, in batches of at most about `max_bytes` each; large tiles are divided.
+
+    A tile of one output pixel is never divided, so in a huge image it may take more.
+    """
+    batch: list[CropTile] = []
+    taken = 0
+    for tile in chain.from_iterable(_pieces(tile, size, max_bytes) for tile in tiles):
+        needed = tile_bytes(tile, size=size)
+        if batch and taken + needed > max_bytes:
+            yield batch
+            batch, taken = [], 0
+        batch.append(tile)
+        taken += needed
+    if batch:
+        yield batch
+
+
+def tile_bytes(tile: CropTile, *, size: int) -> int:
+    """Return approximately how many bytes a tile takes while it is computed, without its result."""
+    height, width = _span_px(tile, tile.rows, size, axis=1), _span_px(tile, tile.columns, size, axis=0)
+    num_rows = min(tile.rows[1] - tile.rows[0], height * size // tile.side + 2) + BAND_ROWS
+    num_columns = tile.columns[1] - tile.columns[0]
+    # The pixels, and a masked copy; then rows of outputs, in two orders.
+    pixels = 2 * (height + num_rows) * (width + STRIP_PX)
+    taps = (2 * height + num_rows) * (width // STRIP_PX + 1) + (2 * width + num_columns) * (num_rows // BAND_ROWS)
+    return _FLOAT_PIXEL_BYTES * pixels + _TAP_BYTES * taps
+
+
+def _pieces(tile: CropTile, size: int, max_bytes: int) -> Iterator[CropTile]:
+    num_rows, num_columns = tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
+    if tile_bytes(tile, size=size) <= max_bytes or num_rows == num_columns == 1:
+        yield tile
+        return
+    if num_columns == 1 or (num_rows > 1 and tile.box[3] - tile.box[1] > tile.box[2] - tile.box[0]):
+        halves = [replace(tile, rows=half) for half in _halves(tile.rows)]
+    else:
+        halves = [replace(tile, columns=half) for half in _halves(tile.columns)]
+    for half in halves:
+        yield from _pieces(half, size, max_bytes)
+
+
+def _halves(span: Span) -> tuple[Span, Span]:
+    middle = (span[0] + span[1]) // 2
+    return (span[0], middle), (middle, span[1])
+
+
+def _span_px(tile: CropTile, outputs: Span, size: int, *, axis: int) -> int:
+    """Return an upper bound of the pixels that the outputs read along an axis, 0 for x."""
+    scale = tile.side / size
+    reads = int((outputs[1] - outputs[0]) * scale + 2 * max(scale, 1.0)) + 1
+    return min(tile.box[axis + 2] - tile.box[axis], reads)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Parts of the image that are read together: W windows, first the unmasked ones, then the masked ones.
+
+    Attributes:
+        rows: (W, 2) int64, first row of pixels and end (exclusive).
+        strips: (W, 2) int64, first strip of the image and end (exclusive).
+        masks: (M,) int64, the masks of the last M windows.
+    """
+
+    rows: Ints
+    strips: Ints
+    masks: Ints
+
+    @property
+    def num_rows(self) -> Ints:
+        """(W,) int64, rows of pixels in each window."""
+        return self.rows[:, 1] - self.rows[:, 0]
+
+    @property
+    def num_strips(self) -> Ints:
+        """(W,) int64, strips in each window."""
+        return self.strips[:, 1] - self.strips[:, 0]
+
+    @property
+    def starts(self) -> Ints:
+        """(W,) int64, where each window begins in a table: strip after strip, each from top to bottom."""
+        sizes: Ints = self.num_rows * self.num_strips
+        ends: Ints = np.cumsum(sizes)
+        return ends - sizes
+
+
+class TiledImage:
+    """One decoded image on the device, a byte per colour, and its masks as run lengths."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], runs: Sequence[Ints], *, fill_rgb: tuple[int, int, int], device: torch.device
+    ) -> None:
+        """Copy `pixels` (H, W, 3) uint8 RGB to the device; `runs` as in `unpack_columns`."""
+        self._height, width = pixels.shape[:2]
+        # Never wider than the image: for an image one column wide, full strips would take 32 times the memory.
+        self.strip_px = min(STRIP_PX, width)
+        self._num_strips = -(-width // self.strip_px)
+        padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
+        padded[:, :width] = pixels
+        self._rows = to_device(padded, device).view(-1, 3 * self.strip_px)
+        self._fill = torch.tensor(fill_rgb, dtype=torch.float32, device=device).repeat(self.strip_px)
+        self._runs, self._device = runs, device
+
+    def table(self, windows: Windows) -> torch.Tensor:
+        """Return (R, 3 · strip_px) float32, the windows' rows by strips: colours from 0 to 255, minus the fill colour.
+
+        The colours of a pixel are adjacent. All values are whole numbers, so nothing is rounded before the weighted
+        sums.
+        """
+        window = np.repeat(np.arange(len(windows.rows)), windows.num_strips)
+        strip = segmented_arange(windows.num_strips) + windows.strips[window, 0]
+        top, height = windows.rows[window, 0], windows.num_rows[window]
+        numbers = self._numbers(top * self._num_strips + strip, height, stride=self._num_strips)
+        table = self._rows.index_select(0, numbers).float().sub_(self._fill)
+        is_masked = window >= len(windows.rows) - len(windows.masks)
+        if is_masked.any():
+            bits = self._masks(windows)
+            num_strips = int(is_masked.sum())
+            numbers = self._numbers(
+                top[is_masked] * num_strips + np.arange(num_strips), height[is_masked], stride=num_strips
+            )
+            masked = table[len(table) - len(numbers) :].view(-1, self.strip_px, 3)
+            masked *= bits.view(-1, self.strip_px).index_select(0, numbers)[:, :, None]
+        return table
+
+    def _masks(self, windows: Windows) -> torch.Tensor:
+        """Return the columns of the masked windows side by side, over the full height of the image."""
+        strips = windows.strips[len(windows.rows) - len(windows.masks) :]
+        runs = [self._runs[mask] for mask in windows.masks]
+        return unpack_columns(runs, strips * self.strip_px, height=self._height, device=self._device)
+
+    def _numbers(self, first: Ints, count: Ints, *, stride: int) -> torch.Tensor:
+        """Return first[0], first[0] + stride, … `count[0]` times, then those of first[1], and so on."""
+        begin = to_device(first - (np.cumsum(count) - count) * stride, self._device)
+        num_rows = int(count.sum())
+        of = torch.repeat_interleave(to_device(count, self._device), output_size=num_rows)
+        return begin[of].add_(torch.arange(num_rows, device=self._device), alpha=stride)
+
+
+def unpack_columns(runs: Sequence[Ints], columns: Ints, *, height: int, device: torch.device) -> torch.Tensor:
+    """Return some columns of several masks side by side: (height, sum of widths) uint8, 0 or 1, rows contiguous.
+
+    It takes two bytes for each pixel of these columns, whatever the width of the masks.
+
+    Args:
+        runs: For each mask the lengths of its runs, column by column, background first.
+        columns: (N, 2), for each mask the first column and the end (exclusive); columns outside the mask are
+            background.
+        height: Pixels in a column.
+        device: Where to unpack.
+    """
+    widths = columns[:, 1] - columns[:, 0]
+    begins = (np.cumsum(widths) - widths) * height
+    num_pixels = int(widths.sum()) * height
+    changes = [
+        begin + np.clip(np.cumsum(mask)[: len(mask) // 2 * 2] - first * height, 0, width * height)
+        for mask, begin, first, width in zip(runs, begins, columns[:, 0], widths, strict=True)
+    ]
+    # One entry more than there are pixels: a run that ends with the last column changes the entry after it.
+    flat = torch.zeros(num_pixels + 1, dtype=torch.uint8, device=device)
+    positions = to_device(np.concatenate([np.zeros(0, np.int64), *changes]), device)
+    flat.index_add_(0, positions, torch.ones(len(positions), dtype=torch.uint8, device=device))
+    # Only the parity of the count matters, and uint8 overflow keeps it.
+    bits = flat.cumsum(0, dtype=torch.uint8)[:num_pixels].bitwise_and_(1)
+    return bits.view(int(widths.sum()), height).t().contiguous()
+
+
+def segmented_arange(count: Ints) -> Ints:
+    """Return 0 … count[0] - 1, then 0 … count[1] - 1, and so on."""
+    return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)

@@ -1,0 +1,228 @@
+"""Decodes image files to upright RGB pixels, as viewers show them, or raises an `ImageError` with a reason.
+
+Does not import torch, because the prover's child imports this module.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pseudoris.schemas.errors import ImageError, too_many_bytes
+from pseudoris.workers.images.pillow_formats import allowed_formats, registered_formats
+
+if TYPE_CHECKING:
+    from pseudoris.schemas.config import ImagesConfig
+
+logger = logging.getLogger(__name__)
+
+_EXIF_ORIENTATION: Final = 0x0112
+_TIFF_PHOTOMETRIC: Final = 262
+_TIFF_WHITE_IS_ZERO: Final = 0
+# 0..65535 to 0..255, rounded to nearest. Pillow's own conversion would clip everything above 255 to white.
+_TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+# Pillow raises a bare OSError for a failed allocation inside a decoder, recognisable only by its text.
+_PILLOW_OUT_OF_MEMORY: Final = "out of memory"
+
+# Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
+    """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
+
+    Transparency is composited on white, as viewers do. 16-bit grey is scaled to 8 bits; for 16-bit colour the high byte
+    is used. CMYK is converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are
+    ignored. A truncated image is an error, never half an image.
+
+    Args:
+        data: The encoded image, whole.
+        limits: Its `max_bytes`, `max_pixels` and `decoder_plugins` are read.
+
+    Raises:
+        ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
+            `not_an_image`, `corrupt`, or `unsupported_pixels` (32-bit and floating-point samples).
+        MemoryError: The machine ran out of memory, which is not the image's fault.
+        ConfigError: A plugin cannot be imported.
+    """
+    if len(data) > limits.max_bytes:
+        raise too_many_bytes(len(data), limits.max_bytes)
+    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
+                "raise it or make the image smaller",
+            )
+        return _decode(image)
+
+
+def decode_proven(data: bytes) -> np.ndarray:
+    """Return the pixels of an image that the prover has decoded, like `decode_upright`, but without its limits.
+
+    A plugin's formats are known only after this process has imported it (`import_plugins`).
+
+    Raises:
+        ImageError: The bytes do not decode this time.
+        MemoryError: The machine ran out of memory.
+    """
+    with _open(data, registered_formats()) as image:
+        return _decode(image)
+
+
+def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
+    """Return (height, width) of the upright image from its header; decodes no pixels.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(plugins)) as image:
+        width, height = image.size
+        # Pillow gives a TIFF's size after its orientation, and every other format's size before it.
+        is_turned = image.format != "TIFF" and _orientation(image) >= 5
+    return (width, height) if is_turned else (height, width)
+
+
+def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
+    """Return the EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); 1 if the file has none.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(plugins)) as image:
+        return _orientation(image)
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); the result is contiguous and owns its memory.
+
+    Args:
+        pixels: (H, W) or (H, W, C), as stored in the file.
+        orientation: As `exif_orientation` returns it.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flips_rows, flips_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.array(pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1], order="C")
+
+
+def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
+    """Return `.jpg` or `.png` if every common reader sees the same image as `decode_upright`, else None.
+
+    That is a JPEG of grey or RGB samples, or a PNG without transparency of at most 8 bits a sample. Neither may have an
+    EXIF orientation, because OpenCV applies it and Pillow does not. Decodes no pixels.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(plugins)) as image:
+        if _orientation(image) != 1 or image.has_transparency_data:
+            return None
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            return ".jpg"
+        is_still_png = image.format == "PNG" and not getattr(image, "is_animated", False)
+        return ".png" if is_still_png and image.mode in ("1", "L", "P", "RGB") and not _is_deep(data) else None
+
+
+def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
+    """Return whether the bytes are an upright JPEG of grey or RGB samples within the limits.
+
+    Raises:
+        ImageError: `empty_file`, `not_an_image` or `corrupt`.
+    """
+    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
+        is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
+        return is_within and image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
+
+
+def _is_deep(png: bytes) -> bool:
+    # The header chunk's ninth byte: Pillow returns 16-bit colour as 8-bit RGB without saying so.
+    return png[24:25] == b"\x10"
+
+
+def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
+    if not data:
+        raise ImageError("empty_file", "the file has no bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=tuple(formats))
+    except UnidentifiedImageError:
+        # Not Pillow's text: it contains the address of the buffer. Pillow raises this also if a known header is cut
+        # short.
+        if not _has_known_signature(data, formats):
+            raise ImageError("not_an_image", f"no decoder recognises the bytes ({', '.join(formats)})") from None
+        raise ImageError("corrupt", "the header is truncated or damaged") from None
+    except Exception as error:  # the image boundary: on hostile bytes plugins may raise any type
+        raise _as_image_error(error, "the header is damaged") from error
+    if min(image.size) < 1:
+        raise ImageError("corrupt", f"the header says {image.size[0]} x {image.size[1]} pixels")
+    return image
+
+
+def _has_known_signature(data: bytes, formats: Sequence[str]) -> bool:
+    accepts = [Image.OPEN[name][1] for name in formats if name in Image.OPEN]
+    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    try:
+        image.load()
+        pixels = _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # the image boundary again
+        raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
+    return turn_upright(pixels, _orientation(image))
+
+
+def _as_image_error(error: Exception, message: str) -> ImageError:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and _PILLOW_OUT_OF_MEMORY in str(error)):
+        raise MemoryError(str(error)) from error
+    logger.debug("%s: %r", message, error)
+    return ImageError("corrupt", message)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return _grey_16_to_rgb(image)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            "unsupported_pixels",
+            f"the {image.format} holds samples of Pillow's mode {image.mode} (32-bit or signed), whose range nobody "
+            "states: convert it to 8 or 16 bits a channel",
+        )
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(layer, mask=layer.getchannel("A"))
+        return np.asarray(white)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
+    levels = np.asarray(image)
+    grey = _TO_8_BIT[levels]
+    # Pillow inverts this TIFF convention only for 8 bits.
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error) as error:
+        # Viewers show an image with a damaged EXIF block as it is stored in the file. So do we.
+        logger.debug("EXIF cannot be read: %r", error)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -1,0 +1,258 @@
+"""Proves in a child process that an image decodes, so that a crash of a decoder never kills a process with a GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.workers.faults.child_process import is_external_signal, start_child
+from pseudoris.workers.images.prover_main import LENGTH
+
+logger = logging.getLogger(__name__)
+
+# Time for imports on a loaded machine; an idle one needs 0.3 s (measured).
+_START_TIMEOUT_S: Final = 120.0
+_END_TIMEOUT_S: Final = 10.0
+_WRITE_BYTES: Final = 2**20
+_MAX_ANSWER_BYTES: Final = 2**16
+# Images per child, over many shards: a limit, because libraries leak memory.
+_MAX_PROOFS: Final = 10_000
+# If a child has less than 15/16 of its memory left, it is replaced, and an image that it rejected is tried again.
+_CRAMPED: Final = 16
+# The prover that this process keeps for its next shard, at most one, by its limits.
+_SHARED: Final[dict[str, Prover]] = {}
+
+
+class _ProverDiedError(Exception):
+    """The child ended before it answered."""
+
+
+class _TimedOutError(Exception):
+    """The child did not answer in time."""
+
+
+@contextmanager
+def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
+    """Provide this process's prover inside the block. Its child is kept for the next block with the same limits.
+
+    Starting a child takes longer than proving a shard of small images. The child is replaced after `_MAX_PROOFS`
+    images, and if the block ends with an exception, so that damage by an image does not last. Blocks must not be
+    nested.
+
+    Raises like `Prover.__enter__`.
+    """
+    prover = _SHARED.pop(limits.model_dump_json(), None)
+    for stale in [_SHARED.pop(key) for key in list(_SHARED)]:
+        stale.__exit__(None, None, None)
+    prover = prover or Prover(limits)
+    try:
+        yield prover.__enter__()
+    except BaseException:
+        prover.__exit__(None, None, None)
+        raise
+    if prover.num_proofs >= _MAX_PROOFS:
+        prover.__exit__(None, None, None)
+    else:
+        _SHARED[limits.model_dump_json()] = prover
+
+
+class Prover:
+    """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
+
+    Use as a context manager: the child lives from entry to exit. Not thread-safe.
+
+    Attributes:
+        num_proofs: Number of images that it was asked to prove.
+    """
+
+    def __init__(self, limits: ImagesConfig) -> None:
+        self._limits = limits
+        self._child: subprocess.Popen[bytes] | None = None
+        self._num_asked = 0  # of the running child
+        self.num_proofs = 0
+
+    def __enter__(self) -> Self:
+        """Start the child, so that a missing plug-in is noticed before the first image.
+
+        Raises:
+            ConfigError: A module of `images.decoder_plugins` cannot be imported.
+            TransientError: The child does not start.
+        """
+        self._running_child()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the child."""
+        self._end_child()
+
+    def prove(self, data: bytes) -> tuple[int, int]:
+        """Return the upright (height, width) of an image, after decoding it to the end with `decode_upright`.
+
+        A first death of the child decides nothing; a second of the same kind does. A kill from outside is never the
+        image's fault.
+
+        Raises:
+            ImageError: A reason of `decode_upright`; `decoder_killed` if decoding ended its process twice (a crash of
+                the decoder, or its memory limit); `decoder_timeout` if it took too long twice.
+            TransientError: The child was twice killed from outside, or does not start.
+        """
+        self.num_proofs += 1
+        deaths: Counter[str] = Counter()
+        while True:
+            try:
+                answer = self._ask(data)
+            except (_ProverDiedError, _TimedOutError) as death:
+                error = self._reap(death)
+                deaths[_death_kind(error)] += 1
+                if deaths[_death_kind(error)] == 2:
+                    raise error from None
+                continue
+            is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
+            if is_cramped:
+                # Memory that earlier images left in use must not decide about later ones.
+                self._end_child()
+            if "size" in answer:
+                height, width = answer["size"]
+                return height, width
+            if not is_cramped:
+                raise ImageError(answer["reason"], answer["message"])
+
+    def _ask(self, data: bytes) -> dict[str, Any]:
+        child = self._running_child()
+        self._num_asked += 1
+        deadline = time.monotonic() + self._limits.decoder_timeout_s
+        _send(child, LENGTH.pack(len(data)), deadline)
+        _send(child, data, deadline)
+        answer = _receive(child, deadline)
+        is_sound = isinstance(answer.get("grown_bytes"), int) and (
+            "size" in answer or {"reason", "message"} <= {*answer}
+        )
+        if not is_sound or answer.get("number") != self._num_asked:
+            # An answer to an earlier image, or one forged by an image that controls its decoder.
+            raise _ProverDiedError
+        return answer
+
+    def _reap(self, death: Exception) -> ImageError | TransientError:
+        """Reap the child; return what a second death of this kind means."""
+        timed_out = isinstance(death, _TimedOutError)
+        status = self._end_child(is_hung=timed_out)
+        logger.warning("the proving process %s", "ran out of time" if timed_out else f"ended with status {status}")
+        if timed_out:
+            limit = f"images.decoder_timeout_s = {self._limits.decoder_timeout_s:g}"
+            return ImageError("decoder_timeout", f"decoding took longer than {limit} twice")
+        if is_external_signal(status):
+            return TransientError(
+                f"the proving process was killed from outside twice, at last by {signal.Signals(-status).name}: "
+                "the machine may be short of memory; give reading more"
+            )
+        limit = f"images.decoder_memory_bytes = {self._limits.decoder_memory_bytes}"
+        return ImageError("decoder_killed", f"decoding crashed its process twice, or exceeded {limit}")
+
+    def _running_child(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            self._child = _start(self._limits)
+            self._num_asked = 0
+            try:
+                greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
+            except (_ProverDiedError, _TimedOutError) as error:
+                status = self._end_child(is_hung=isinstance(error, _TimedOutError))
+                raise TransientError(
+                    f"the proving process did not start (status {status}); its log says why"
+                ) from error
+            if "config_error" in greeting:
+                self._end_child()
+                raise ConfigError(greeting["config_error"])
+        return self._child
+
+    def _end_child(self, *, is_hung: bool = False) -> int:
+        """End and reap the child; return its exit status, a signal as a negative number."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
+        if is_hung:
+            child.kill()
+        try:
+            # A child whose pipe has closed is already ending, and its own status tells why.
+            return child.wait(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+
+def _death_kind(error: ImageError | TransientError) -> str:
+    return error.reason if isinstance(error, ImageError) else "killed from outside"
+
+
+def _start(limits: ImagesConfig) -> subprocess.Popen[bytes]:
+    # One BLAS thread, because the stacks of more threads would count against the memory limit.
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    child = start_child(
+        "pseudoris.workers.images.prover_main", limits.model_dump_json(), environment=environment, is_buffered=False
+    )
+    os.set_blocking(_fileno(child.stdin), False)
+    return child
+
+
+def _fileno(stream: Any) -> int:
+    return int(stream.fileno())
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    rest = memoryview(data)
+    while rest:
+        _wait(_fileno(child.stdin), select.POLLOUT, deadline)
+        try:
+            rest = rest[os.write(_fileno(child.stdin), rest[:_WRITE_BYTES]) :]
+        except BlockingIOError:
+            continue
+        except BrokenPipeError:
+            raise _ProverDiedError from None
+
+
+def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    """Return the child's answer. A malformed one means that an image has damaged the child."""
+    (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
+    if length > _MAX_ANSWER_BYTES:
+        raise _ProverDiedError
+    try:
+        answer = json.loads(_receive_bytes(child, length, deadline))
+    except ValueError:
+        raise _ProverDiedError from None
+    if not isinstance(answer, dict):
+        raise _ProverDiedError
+    return answer
+
+
+def _receive_bytes(child: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
+    data = b""
+    while len(data) < count:
+        _wait(_fileno(child.stdout), select.POLLIN, deadline)
+        piece = os.read(_fileno(child.stdout), count - len(data))
+        if not piece:
+            raise _ProverDiedError
+        data += piece
+    return data
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+        raise _TimedOutError

@@ -1,0 +1,101 @@
+"""The prover's child process: decodes each image to the end and answers with its upright size.
+
+`python -m pseudoris.workers.images.prover_main <ImagesConfig as JSON>` speaks frames over standard input and output:
+
+    frame     = 8 bytes, big-endian length, then that many bytes
+    request   = the encoded image
+    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]} or
+                {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what earlier images
+                have left in this process; {"config_error": …} at the start where a plug-in is missing
+
+The process ends when its standard input ends: at most one image's time limit after its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.errors import ConfigError, ImageError
+from pseudoris.workers.faults.child_process import reserve_stdout
+from pseudoris.workers.images.pillow_formats import import_plugins
+from pseudoris.workers.images.pixels import decode_upright
+
+LENGTH: Final = struct.Struct(">Q")
+EXIT_OUT_OF_MEMORY: Final = 86
+# The parent kills a decoder that hangs. This alarm is for a child whose parent has died.
+_ORPHAN_GRACE_S: Final = 10.0
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    limits = ImagesConfig.model_validate_json(sys.argv[1])
+    requests, answers = reserve_stdout()
+    try:
+        import_plugins(limits.decoder_plugins)
+    except ConfigError as error:
+        _write(answers, {"config_error": str(error)})
+        return
+    start_bytes = _address_space_bytes()
+    _limit_memory(start_bytes, limits.decoder_memory_bytes)
+    _write(answers, {"ready": True})
+    number = 0
+    while (data := _read(requests)) is not None:
+        number += 1
+        grown_bytes = _address_space_bytes() - start_bytes
+        signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
+        answer = _prove(data, limits)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
+
+
+def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
+    try:
+        return {"size": decode_upright(data, limits).shape[:2]}
+    except ImageError as error:
+        return {"reason": error.reason, "message": error.message}
+    except MemoryError:
+        # A failed allocation may damage a C library, so the second try gets a fresh process.
+        os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _address_space_bytes() -> int:
+    """Return the size of this process's address space; 0 if the system does not report it."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+
+
+def _limit_memory(start_bytes: int, extra_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core files: a hostile folder must not fill the disk with them
+    if not start_bytes:
+        return  # only Linux reports a process's size and enforces the limit
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = start_bytes + extra_bytes
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _read(stream: BinaryIO) -> bytes | None:
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    data = stream.read(length)
+    return data if len(data) == length else None
+
+
+def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
+    body = json.dumps(answer).encode("utf-8")
+    stream.write(LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

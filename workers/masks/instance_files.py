@@ -1,0 +1,211 @@
+"""Reads a user's table of instances, made with CutLER, with another detector, or by hand.
+
+The first bytes of a file tell which of two formats it has:
+
+**Parquet**, a row an instance, with these columns (others are ignored):
+
+- `image_id` (string, 16 hex digits), or `key` or `file_name` (string): the image; the first that exists counts.
+- `segmentation` (struct of `size`: list of int, [H, W], and `counts`: string or binary, COCO compressed RLE)
+  and / or `box_xyxy_px` (list of 4 numbers, x1 and y1 exclusive). If the segmentation is null, the box is used.
+- `score` (number, optional): rows below `prior.min_score` are skipped; null counts as 1.
+
+A run's own masks table is such a file.
+
+**COCO JSON**, an object with `images` (`id`, `file_name`, and `height`, `width` for polygons) and `annotations`
+(`image_id`; `segmentation` as polygons, compressed or uncompressed RLE, bare or alone in a list as in a REFER
+`instances.json`; else `bbox` as [x, y, w, h]; `score` optional). Crowd regions (`iscrowd`) are skipped, because they
+are not instances.
+
+Rows are numbered from 0 in the file's order. `InstanceTable` finds them by image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.masks.instances import InstanceTable, check_size, encode_instance
+from pseudoris.workers.masks.segmentation_forms import compressed_counts, unwrapped
+
+Entry = Mapping[str, Any]
+
+_PARQUET_MAGIC = b"PAR1"
+_NAME_COLUMNS = ("image_id", "key", "file_name")
+_MASK_COLUMNS = ("segmentation", "box_xyxy_px")
+_HASH_BLOCK_BYTES = 2**20
+
+
+def file_digest(path: str) -> str:
+    """Return the sha256 of a prior's file. Raises: ConfigError: it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with fsspec.open(path, "rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def read_instance_table(path: str, min_score: float) -> InstanceTable:
+    """Return the instances of a Parquet or COCO JSON file whose score is at least `min_score`.
+
+    Raises:
+        ConfigError: The file cannot be read or lacks what it needs.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
+    if data.startswith(_PARQUET_MAGIC):
+        return _from_parquet(data, path, min_score)
+    return read_coco_json(data, path, min_score)
+
+
+def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+        wanted = [name for name in (*_NAME_COLUMNS, *_MASK_COLUMNS, "score") if name in file.schema_arrow.names]
+        table = file.read(wanted, use_threads=False).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"prior.path={path} is not a readable Parquet file: {error}") from error
+    name_column = _first_column(table, _NAME_COLUMNS, path)
+    _first_column(table, _MASK_COLUMNS, path)
+    rows = _rows_above(table, min_score, path)
+    names = table[name_column].cast(pa.string()).take(rows).to_pylist()
+    if None in names:
+        row = rows[names.index(None)].as_py()
+        raise ConfigError(f"prior.path={path}: row {row} has no {name_column}; every row must name its image")
+
+    def encode_row(row: int, size: tuple[int, int]) -> str:
+        values = {name: table[name][row].as_py() for name in _MASK_COLUMNS if name in table.column_names}
+        return encode_instance(
+            values.get("segmentation"), values.get("box_xyxy_px"), size, where=f"prior.path={path}: row {row}"
+        )
+
+    return InstanceTable(zip(rows.to_pylist(), names, strict=True), encode_row, path=path)
+
+
+def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
+    for name in wanted:
+        if name in table.column_names:
+            return name
+    raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
+
+
+def _rows_above(table: pa.Table, min_score: float, path: str) -> pa.Array:
+    rows = pa.array(range(table.num_rows), pa.int64())
+    if "score" not in table.column_names:
+        return rows
+    try:
+        scores = pc.fill_null(table["score"].cast(pa.float64()), 1.0)
+    except pa.ArrowException as error:
+        raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
+    return rows.filter(pc.greater_equal(scores, min_score))
+
+
+def read_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
+    """Return the instances of a COCO JSON document whose score is at least `min_score`.
+
+    Raises:
+        ConfigError: It is not JSON or not a COCO document, or an annotation names no image.
+    """
+    document = _document(data, path)
+    annotations = document["annotations"]
+    images = _images(document["images"], path)
+    names = list(_names(annotations, images, path, min_score))
+
+    def encode_row(row: int, size: tuple[int, int]) -> str:
+        where = f"prior.path={path}: annotation {row}"
+        annotation = annotations[row]
+        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
+        return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
+
+    return InstanceTable(names, encode_row, path=path)
+
+
+def _document(data: bytes, path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"prior.path={path} is neither Parquet nor JSON: {error}") from error
+    if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
+        raise ConfigError(
+            f"prior.path={path}: COCO JSON is an object with images and annotations, got "
+            f"{type(document).__name__}; a bare list of results does not name the files of its images"
+        )
+    for name in ("images", "annotations"):
+        if not isinstance(document[name], list):
+            raise ConfigError(f"prior.path={path}: {name} is a list, got {type(document[name]).__name__}")
+    return document
+
+
+def _images(entries: list[Any], path: str) -> dict[int | str, Entry]:
+    try:
+        return {entry["id"]: {**entry, "file_name": str(entry["file_name"])} for entry in entries}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"prior.path={path}: every entry of images needs an id and a file_name ({error})") from error
+
+
+def _names(
+    annotations: list[Any], images: Mapping[int | str, Entry], path: str, min_score: float
+) -> Iterator[tuple[int, str]]:
+    for row, annotation in enumerate(annotations):
+        image = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not isinstance(image, int | str) or image not in images:
+            raise ConfigError(f"prior.path={path}: annotation {row} has no image_id that images lists, got {image!r}")
+        score = annotation.get("score", 1.0)
+        if not isinstance(score, int | float):
+            raise ConfigError(f"prior.path={path}: annotation {row} has score {score!r}, which must be a number")
+        if score >= min_score and not annotation.get("iscrowd"):
+            yield row, images[image]["file_name"]
+
+
+def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where: str) -> dict[str, Any] | None:
+    """Return any of COCO's forms as compressed RLE, or None if there is no segmentation.
+
+    Raises:
+        ConfigError: It has none of these forms.
+        ImageError: Its size differs from the upright image's.
+    """
+    segmentation = unwrapped(segmentation)
+    if not segmentation:
+        return None
+    in_image = [image.get("height"), image.get("width")]
+    size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
+    if not _is_whole_numbers(size) or len(size) != 2:
+        raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
+    check_size(size, upright, where=where)
+    try:
+        return {"size": size, "counts": compressed_counts(segmentation, upright)}
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _is_whole_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int) and 0 <= value < 2**31 for value in values)
+
+
+def _is_numbers(values: Any) -> bool:
+    # Python's JSON reader accepts NaN and Infinity.
+    return isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+
+
+def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
+    if bbox is None:
+        return None
+    if not _is_numbers(bbox) or len(bbox) != 4:
+        raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]

@@ -1,0 +1,259 @@
+"""SAM's mask decoder over its own weights, without repeated or unused work.
+
+It equals `MaskDecoder.forward` with `multimask_output` up to rounding. It saves:
+
+- The image tokens' projections in the first layer, and the positions' in the others: they are the same for every
+  prompt, because no prompt changes the image before the first attention from image to tokens.
+- Every later projection of the image tokens: the prompt's tokens are projected instead (`absorbed_attention`).
+- Most of the final attention. After the last layer no token attends to another one: the IoU token is computed first,
+  and mask tokens 1 to 3 only if a mask passes the filter. Mask token 0, SAM's single-mask output, and the prompt's own
+  tokens are needed inside the layers only.
+- Upscaling of masks that are not kept. It has channels last: a transposed convolution whose stride equals its kernel is
+  one matrix product.
+
+Source: segment-anything 1.0, modeling/mask_decoder.py and modeling/transformer.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from segment_anything.modeling import MaskDecoder, Sam
+from segment_anything.modeling.transformer import TwoWayAttentionBlock, TwoWayTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from pseudoris.workers.masks.absorbed_attention import CrossAttention
+
+# Mask token 0 is for unambiguous prompts; a single point uses the other three.
+_FIRST_MULTIMASK = 1
+_FIRST_MASK_TOKEN = 1
+# Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
+# times. An estimate, not tuned by measurement.
+_PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 4 * 2**30}
+# Bytes of the upscaled features of one step. On a CPU about a core's own cache. An estimate, not tuned by measurement.
+_STEP_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
+# Two convolutions; each makes 2 × 2 pixels from one.
+_PIXELS_A_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """An encoded image before any prompt changes it.
+
+    Attributes:
+        tokens: (L, C).
+        keys: (H, d, L), for the first layer's attention from tokens to image.
+        values: (H, d, L), for the same attention.
+        queries: (H, d, L), for the first layer's attention from image to tokens.
+    """
+
+    tokens: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    queries: torch.Tensor
+
+
+class _Layer:
+    """One layer of the transformer, with the projections of the positions (L, C)."""
+
+    def __init__(self, block: TwoWayAttentionBlock, position: torch.Tensor) -> None:
+        self.block = block
+        self.read_image = CrossAttention(block.cross_attn_token_to_image)
+        self.write_image = CrossAttention(block.cross_attn_image_to_token)
+        self.position_keys = self.read_image.image_keys(position)
+        self.position_queries = self.write_image.image_queries(position)
+
+    def attend_to_tokens(self, tokens: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n, T, C) after the self-attention; `prompt` is their position."""
+        block = self.block
+        if block.skip_first_layer_pe:
+            mixed = block.self_attn(q=tokens, k=tokens, v=tokens)
+        else:
+            placed = tokens + prompt
+            mixed = tokens + block.self_attn(q=placed, k=placed, v=tokens)
+        normed: torch.Tensor = block.norm1(mixed)
+        return normed
+
+    def update_tokens(self, tokens: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n, T, C) after their attention to the image, `taken`, and their MLP."""
+        tokens = self.block.norm2(tokens + taken)
+        normed: torch.Tensor = self.block.norm3(tokens + self.block.mlp(tokens))
+        return normed
+
+    def update_image(self, image: torch.Tensor, attention: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return images (n, L, C) after their attention (n, H·T, L) to the tokens."""
+        taken = torch.baddbmm(image, attention.transpose(1, 2), self.write_image.token_outputs(tokens))
+        normed: torch.Tensor = self.block.norm4(taken)
+        return normed
+
+
+class SamPromptDecoder:
+    """SAM's prompt encoder and mask decoder for single foreground points."""
+
+    def __init__(self, sam: Sam, *, dtype: torch.dtype = torch.float32) -> None:
+        """Share the weights of `sam`, which is in eval mode on its device; they must not change afterwards.
+
+        Args:
+            sam: Any architecture of segment_anything.
+            dtype: The transformer's dtype, except for its softmax; prompts, heads and logits keep the model's dtype.
+        """
+        self._prompts = sam.prompt_encoder
+        self._heads = sam.mask_decoder
+        self._upscaling = Upscaling(sam.mask_decoder)
+        self._dtype = dtype
+        transformer: TwoWayTransformer = sam.mask_decoder.transformer
+        if dtype != torch.float32:
+            transformer = copy.deepcopy(transformer).to(dtype)
+        with torch.no_grad():
+            self._position = sam.prompt_encoder.get_dense_pe()[0].flatten(1).t().to(dtype)
+            self._layers = [_Layer(block, self._position) for block in transformer.layers]
+            self._final = CrossAttention(transformer.final_attn_token_to_image)
+            self._final_keys = self._final.image_keys(self._position)
+        self._final_norm: nn.LayerNorm = transformer.norm_final_attn
+        self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
+        self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
+
+    def share(self, embedding: torch.Tensor) -> SharedImage:
+        """Return an image's encoding (C, h, w) float32 with the projections that all prompts share."""
+        tokens = embedding.flatten(1).t() + self._prompts.no_mask_embed.weight
+        tokens = tokens.to(self._dtype).contiguous()
+        placed = tokens + self._position
+        first = self._layers[0]
+        return SharedImage(
+            tokens=tokens,
+            keys=first.read_image.image_keys(placed),
+            values=first.read_image.image_values(tokens),
+            queries=first.write_image.image_queries(placed),
+        )
+
+    def __call__(
+        self, image: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return low-resolution logits (K, 4h, 4w) float32 and predicted IoU (K,) of the masks above the threshold.
+
+        Order: by point, then by mask.
+
+        Args:
+            image: The image of the points.
+            points_xy: (P, 2) float64, one prompt a row, in the frame of the encoder's input.
+            min_predicted_iou: Keeps masks strictly above; 0 or less keeps all, as in SAM.
+        """
+        prompt = self._embed(points_xy).to(self._dtype)
+        tokens = self._read_shared(prompt, image)
+        step = self._prompts_a_pass(image)
+        parts = [
+            self._decode(tokens[first : first + step], prompt[first : first + step], image, min_predicted_iou)
+            for first in range(0, len(prompt), step)
+        ]
+        logits, predicted_iou = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(predicted_iou)
+
+    def _embed(self, points_xy: torch.Tensor) -> torch.Tensor:
+        """Return the decoder's own tokens followed by the prompts', (P, T, C) float32."""
+        # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
+        # radians: bfloat16 would be too coarse.
+        labels = torch.ones((len(points_xy), 1), dtype=torch.int, device=points_xy.device)
+        prompt, _ = self._prompts(points=(points_xy[:, None], labels), boxes=None, masks=None)
+        return torch.cat([self._own.expand(len(prompt), -1, -1), prompt], dim=1)
+
+    def _prompts_a_pass(self, image: SharedImage) -> int:
+        """Return how many prompts fit in a pass with their images, attentions and logits; at least 1."""
+        (length, width), num_heads, num_tokens = image.tokens.shape, len(image.keys), len(self._own) + 2
+        held = image.tokens.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
+        return max(1, _PASS_BYTES[image.tokens.device.type] // held)
+
+    def _read_shared(self, prompt: torch.Tensor, image: SharedImage) -> torch.Tensor:
+        """Return the tokens (P, T, C) of all prompts after the first layer has updated them; the image is unchanged."""
+        first = self._layers[0]
+        tokens = first.attend_to_tokens(prompt, prompt)
+        step = self._prompts_a_pass(image)
+        taken = [
+            first.read_image.read_shared(part, image.keys, image.values) for part in torch.split(tokens + prompt, step)
+        ]
+        return first.update_tokens(tokens, torch.cat(taken))
+
+    def _decode(
+        self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage, min_predicted_iou: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and predicted IoU of some prompts, given their tokens after `_read_shared`."""
+        tokens, image = self._run_layers(tokens, prompt, shared)
+        predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
+        predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
+        is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
+        is_needed = is_kept.any(dim=1)
+        if not is_needed.any():
+            return predicted_iou.new_zeros((0, *self._logit_size)), predicted_iou.new_zeros(0)
+        asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
+        needed_image = image[is_needed]
+        masks = self._finish(tokens[is_needed], prompt[is_needed], needed_image, asked)
+        logits = self._upscaling(needed_image.to(self._own.dtype), self._mask_weights(masks))
+        return logits[is_kept[is_needed]], predicted_iou[is_kept]
+
+    def _run_layers(
+        self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (n, T, C) and images (n, L, C) after the last layer."""
+        first, *others = self._layers
+        attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
+        image = first.update_image(shared.tokens.expand(len(tokens), -1, -1), attention, tokens)
+        for layer in others:
+            tokens = layer.attend_to_tokens(tokens, prompt)
+            taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
+            tokens = layer.update_tokens(tokens, taken)
+            attention = layer.write_image.attention_of(tokens + prompt, image, layer.position_queries)
+            image = layer.update_image(image, attention, tokens)
+        return tokens, image
+
+    def _finish(self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor, asked: slice) -> torch.Tensor:
+        """Return the tokens `asked` for after the final attention, (n, A, C)."""
+        tokens, prompt = tokens[:, asked], prompt[:, asked]
+        finished: torch.Tensor = self._final_norm(tokens + self._final.read(tokens + prompt, image, self._final_keys))
+        return finished.to(self._own.dtype)
+
+    def _mask_weights(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the weights of the upscaled features for each mask token (n, 3, C), (n, 3, C / 8)."""
+        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
+        return torch.stack([head(tokens[:, number]) for number, head in enumerate(heads)], dim=1)
+
+
+class Upscaling:
+    """`MaskDecoder.output_upscaling` and its product with the masks' weights, as matrix products.
+
+    Both transposed convolutions have a stride equal to their kernel: each pixel becomes 2 × 2 pixels independently of
+    its neighbours, so a few pixels can be computed at a time.
+    """
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        """Share the weights, which must not change afterwards."""
+        first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
+        self._norm_weight, self._norm_bias, self._norm_eps = norm.weight, norm.bias, norm.eps
+        self._first, self._first_bias = _as_linear(first.weight, first.bias)
+        self._second, self._second_bias = _as_linear(second.weight, second.bias)
+
+    def __call__(self, image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, M, 4h, 4w) from square images (n, h·w, C) and mask weights (n, M, C / 8)."""
+        num_prompts, length, width = image.shape
+        side = round(length**0.5)
+        held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
+        step = max(1, _STEP_BYTES[image.device.type] // held)
+        columns = weights.transpose(1, 2)
+        parts = [torch.bmm(self._features(part), columns) for part in torch.split(image, step, dim=1)]
+        # Row and column of the token, then within it those of the first convolution, then those of the second.
+        logits = torch.cat(parts, dim=1).view(num_prompts, side, side, 2, 2, 2, 2, -1)
+        return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(num_prompts, -1, 4 * side, 4 * side)
+
+    def _features(self, image: torch.Tensor) -> torch.Tensor:
+        """Return upscaled features (n, 16·l, C / 8) of pixels (n, l, C); the 16 of each pixel are adjacent."""
+        pixels = F.linear(image, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
+        pixels = F.layer_norm(pixels, pixels.shape[1:], self._norm_weight, self._norm_bias, self._norm_eps)
+        pixels = F.linear(self._activate(pixels), self._second, self._second_bias)
+        features: torch.Tensor = self._activate_again(pixels)
+        return features.view(len(image), image.shape[1] * _PIXELS_A_TOKEN, -1)
+
+
+def _as_linear(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a 2 × 2 transposed convolution of stride 2 as weight (4·out, in) and bias (4·out,), channels innermost."""
+    return weight.detach().permute(2, 3, 1, 0).flatten(0, 2).contiguous(), bias.detach().repeat(4)

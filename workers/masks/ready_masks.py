@@ -1,0 +1,251 @@
+"""The mask stage without SAM: reads existing masks from a folder with one SA-1B JSON file per image.
+
+    --set masks.engine=ready --set masks.options.folder=/data/sa1b_masks
+
+    {"image": {"width": 640, "height": 480, …},
+     "annotations": [{"segmentation": {"size": [480, 640], "counts": "…"},
+                      "predicted_iou": 0.97, "stability_score": 0.98, …}]}
+
+Other keys are ignored; box and area are computed from the mask. As with SAM's own masks there are many, and most are
+parts of objects: the reduction, or an instance prior, chooses among them. The thresholds of the generation
+(`masks.pred_iou_thresh` and the like) are not applied, and no weights are read. The files are untrusted input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Self
+from urllib.parse import unquote_to_bytes
+
+import fsspec
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.workers.device import prepare_device
+from pseudoris.workers.faults.quarantine import apply_to_images
+from pseudoris.workers.images.prefetch import decode_image
+from pseudoris.workers.masks import rle
+from pseudoris.workers.masks.instance_priors import build_prior, prior_digest
+from pseudoris.workers.masks.proposals import Proposals
+from pseudoris.workers.masks.reduction import mask_records
+from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
+from pseudoris.workers.stages import STAGE_PROPOSE
+
+_SCORES: Final = ("predicted_iou", "stability_score")
+# Both scores are in [0, 1], but predictions may overshoot. A value beyond this, or NaN, is not a score.
+_MAX_SCORE: Final = 10.0
+
+
+class ReadyOptions(FrozenModel):
+    """`masks.options` of the engine `ready`."""
+
+    # The masks of `a/b.jpg` in SOURCE are in `a/b.json` of this folder, those of a tar's member `b.jpg` in `b.json`. It
+    # must be absolute: a relative path is another folder in another process.
+    folder: str = Field(min_length=1)
+    # SA-1B's largest files are near 10 MB. A parsed file takes about ten times its size.
+    max_bytes: int = Field(default=64 * 2**20, ge=1)
+    # Each mask of an image is compared with each other one, so memory grows with the square: 8 bytes a pair.
+    max_masks: int = Field(default=4_096, ge=1)
+
+    @model_validator(mode="after")
+    def _is_absolute(self) -> Self:
+        path = self.folder.removeprefix("file://").removeprefix("local://")
+        if "://" not in path and not Path(path).is_absolute():
+            raise ValueError(f"folder {self.folder!r} is relative: give an absolute path, or an fsspec url")
+        return self
+
+
+class ReadyProposer:
+    """Reads the masks of each image and reduces them to objects.
+
+    A mask's index, and so its id, is its position in the file, not counting masks without pixels.
+    """
+
+    def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
+        """Find the folder, and load the instance prior.
+
+        Raises:
+            ConfigError: The folder or the prior's file is missing, or an option is not known.
+        """
+        self._masks = _open(config)
+        self._prior = build_prior(config, prepare_device(compute))
+
+    @classmethod
+    def weights_digest(cls, config: MasksConfig) -> str:
+        """Return a digest of the folder's name and, if there is one, of the prior's file.
+
+        The files in the folder are not hashed, because that may take a day. They must not change during a run.
+
+        Raises:
+            ConfigError: The folder or the prior's file is missing, or an option is not known.
+        """
+        _open(config)
+        named = f"ready {_options(config).folder.rstrip('/')} {prior_digest(config.prior) or ''}"
+        return hashlib.sha256(named.encode()).hexdigest()
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
+        return apply_to_images(shard, STAGE_PROPOSE, self._propose)
+
+    def _propose(self, image: ShardImage) -> ShardImage:
+        pixels = decode_image(image)
+        proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
+        kept = self._prior(image, pixels, proposals)
+        return replace(image, masks=mask_records(image.image_id, proposals, kept))
+
+
+def _open(config: MasksConfig) -> ReadyMasks:
+    options = _options(config)
+    return ReadyMasks(options.folder, max_bytes=options.max_bytes, max_masks=options.max_masks)
+
+
+def _options(config: MasksConfig) -> ReadyOptions:
+    try:
+        return ReadyOptions.model_validate(config.options)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'folder'}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(
+            f"masks.options is not valid for masks.engine=ready: {'; '.join(lines)}. It takes "
+            f"{', '.join(ReadyOptions.model_fields)}: --set masks.options.folder=/absolute/path"
+        ) from None
+
+
+class ReadyMasks:
+    """A folder of SA-1B JSON on a disk or in a bucket."""
+
+    def __init__(self, folder: str, *, max_bytes: int, max_masks: int) -> None:
+        """Check that the folder exists. No file is opened.
+
+        Args:
+            folder: Absolute path or fsspec url.
+            max_bytes: Largest size of a file; a larger one counts as damaged.
+            max_masks: Most masks of an image; each is compared with each other.
+
+        Raises:
+            ConfigError: There is no such folder, or it cannot be reached.
+        """
+        self._max_bytes = max_bytes
+        self._max_masks = max_masks
+        try:
+            self._files, root = fsspec.url_to_fs(folder, use_listings_cache=False)
+            is_there = self._files.isdir(root)
+        except Exception as error:  # each file system has its own exception types
+            raise ConfigError(f"masks.options.folder={folder} cannot be reached: {error}") from error
+        if not is_there:
+            raise ConfigError(
+                f"masks.options.folder={folder} is not a folder: give the folder with the masks' JSON files"
+            )
+        self._root = root.rstrip("/")
+
+    def proposals(self, key: str, size: tuple[int, int]) -> Proposals:
+        """Return an image's masks in the order of their file, without masks that have no pixels.
+
+        Args:
+            key: The image's key.
+            size: (H, W) of the upright image.
+
+        Raises:
+            ImageError: `annotation_missing`, `annotation_mismatch` (another size), `annotation_damaged`, or
+                `refused_uri` if the key points outside the folder.
+            TransientError: The storage failed.
+        """
+        path = json_name(key)
+        # Messages must be UTF-8.
+        name = path.encode("utf-8", "backslashreplace").decode()
+        rows = _rows(self._read(path, name), name, size)
+        if len(rows) > self._max_masks:
+            raise _damaged(f"{name} holds {len(rows):,} masks, masks.options.max_masks allows {self._max_masks:,}")
+        counts = [_counts(row, size, f"{name}: mask {number}") for number, row in enumerate(rows)]
+        scores = [
+            [_score(row, field, f"{name}: mask {number}") for field in _SCORES] for number, row in enumerate(rows)
+        ]
+        areas = rle.areas(counts, size)
+        filled = np.flatnonzero(areas)
+        kept = [counts[row] for row in filled]
+        taken = np.asarray(scores, dtype=np.float64).reshape(-1, len(_SCORES))[filled]
+        return Proposals(size, tuple(kept), tuple(rle.boxes(kept, size)), areas[filled], taken[:, 0], taken[:, 1])
+
+    def _read(self, path: str, name: str) -> bytes:
+        try:
+            with self._files.open(f"{self._root}/{path}", "rb") as file:
+                data: bytes = file.read(self._max_bytes + 1)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise ImageError("annotation_missing", f"masks.options.folder holds no {name}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # an error of the storage, of any type, is never the image's fault
+            raise TransientError(f"cannot read {self._root}/{name}: {type(error).__name__}: {error}") from error
+        if len(data) > self._max_bytes:
+            raise _damaged(f"{name} is larger than masks.options.max_bytes = {self._max_bytes:,}")
+        return data
+
+
+def json_name(key: str) -> str:
+    """Return the path of an image's masks below the folder: the image's path, or its name in its tar, with `.json`.
+
+    Raises:
+        ImageError: `annotation_missing` for a table's row, which has no name; `refused_uri` for a name that points
+            outside.
+    """
+    if "#" in key:
+        raise ImageError(
+            "annotation_missing", "ready masks are found by an image's file name; rows of tables have none"
+        )
+    _, is_member, member = key.partition("!")
+    path = PurePosixPath(unquote_to_bytes(member if is_member else key).decode("utf-8", "surrogateescape"))
+    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in path.name:
+        raise ImageError("refused_uri", "the image's name leaves masks.options.folder")
+    return str(path.with_suffix(".json"))
+
+
+def _rows(data: bytes, name: str, size: tuple[int, int]) -> list[Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"{name} does not read as JSON") from error
+    rows = document.get("annotations") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise _damaged(f"{name} is no SA-1B JSON: an object with a list named annotations is needed")
+    image = document.get("image")
+    stated = [image.get(side) for side in ("height", "width")] if isinstance(image, dict) else [None, None]
+    if stated != [None, None] and stated != list(size):
+        raise ImageError(
+            "annotation_mismatch",
+            f"{name} is of an image of another size than the upright one, {size[0]} x {size[1]} (height x width)",
+        )
+    return rows
+
+
+def _counts(row: Mapping[str, Any], size: tuple[int, int], where: str) -> str:
+    try:
+        counts = compressed_counts(row.get("segmentation"), size)
+    except MaskSizeError as error:
+        raise ImageError("annotation_mismatch", f"{where}: {error}") from error
+    except ValueError as error:
+        raise _damaged(f"{where}: {error}") from error
+    if counts is None or not rle.is_valid(counts, size):
+        raise _damaged(f"{where} is no RLE of {size[0]} x {size[1]} pixels")
+    return counts
+
+
+def _score(row: Mapping[str, Any], name: str, where: str) -> float:
+    """Return a score, NaN if it is not stated."""
+    value = row.get(name)
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_SCORE <= value <= _MAX_SCORE:
+        raise _damaged(f"{where} has a {name} that is no number of a score")
+    return float(value)
+
+
+def _damaged(message: str) -> ImageError:
+    return ImageError("annotation_damaged", message)

@@ -1,0 +1,94 @@
+"""Turns COCO's forms of a segmentation into compressed run-length encoding, as in the tables. Does not import torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from pycocotools import mask as coco
+
+_UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
+
+
+class MaskSizeError(ValueError):
+    """A segmentation has another size than its image."""
+
+
+def unwrapped(segmentation: Any) -> Any:
+    """Return the RLE inside a list of length one (a form that REFER's loaders need), and anything else unchanged."""
+    is_wrapped = isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict)
+    return segmentation[0] if is_wrapped else segmentation
+
+
+def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
+    """Return the `counts` of a foreign segmentation as COCO compressed RLE; None if there is none.
+
+    The size is checked before anything is drawn, because pycocotools allocates memory for the stated size, and ends the
+    process if there is not enough.
+
+    Args:
+        segmentation: Polygons in pixels ([[x, y, ...], ...], their union counts), an uncompressed RLE (`counts` a list)
+            or a compressed one (`counts` a string or bytes); an RLE may be alone in a list. None or empty if the
+            annotation has none.
+        size: (H, W) of the image.
+
+    Returns:
+        An RLE. The runs of a compressed one are not checked: they may not fill the image.
+
+    Raises:
+        MaskSizeError: An RLE has another size.
+        ValueError: It is none of these forms.
+    """
+    segmentation = unwrapped(segmentation)
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
+        return _of_rle(segmentation, size)
+    if not isinstance(segmentation, list) or not all(_is_polygon(piece) for piece in segmentation):
+        raise ValueError(_UNKNOWN_FORM)
+    height, width = size
+    pieces = coco.frPyObjects([_clipped(piece, size) for piece in segmentation], height, width)
+    return str(coco.merge(pieces)["counts"].decode("ascii"))
+
+
+def _of_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
+    claimed = segmentation.get("size")
+    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
+        raise MaskSizeError(f"the segmentation is of size {_shown(claimed)}, the image has {list(size)}")
+    counts = segmentation.get("counts")
+    if isinstance(counts, bytes):
+        return counts.decode("ascii", "replace")
+    if isinstance(counts, str):
+        return counts
+    if not isinstance(counts, list) or not _are_runs(counts):
+        raise ValueError(_UNKNOWN_FORM)
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError(f"the runs cover {sum(counts)} pixels, the image has {size[0]} x {size[1]}")
+    return str(coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"].decode("ascii"))
+
+
+def _is_polygon(piece: Any) -> bool:
+    # COCO would read four numbers as a box.
+    is_list = isinstance(piece, list | tuple) and len(piece) >= 6 and len(piece) % 2 == 0
+    return is_list and all(_is_number(value) for value in piece)
+
+
+def _is_number(value: Any) -> bool:
+    # Python's JSON reader accepts NaN, Infinity, and whole numbers too long for a float.
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _clipped(polygon: list[float], size: tuple[int, int]) -> list[float]:
+    # COCO also rasterises what is far outside the image, and takes memory for it.
+    limits = (size[1], size[0])
+    return [min(max(value, 0), limits[index % 2]) for index, value in enumerate(polygon)]
+
+
+def _are_runs(counts: list[Any]) -> bool:
+    return all(isinstance(run, int) and 0 <= run < 2**31 for run in counts)
+
+
+def _shown(value: Any) -> str:
+    # Untrusted values may be large, or made of shared parts that grow only when printed.
+    is_short = isinstance(value, list | tuple) and len(value) <= 4 and all(isinstance(each, int) for each in value)
+    return str(list(value)) if is_short else f"a {type(value).__name__}"
