@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -97,9 +98,11 @@ def test_a_half_finished_run_is_refused_by_name_and_resumes_if_versions_may_mix(
 
 def test_a_trained_student_predicts_the_same_mask(tmp_path):
     model = shutil.copytree(WRITTEN / "student", tmp_path / "student")
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["config"]["towers"]["architecture"] = str(WRITTEN / "clip.json")
-    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    # The checkpoint names the architecture's file by the absolute path that it had when 0.1.0 trained.
+    state = torch.load(model / "checkpoint.pt", weights_only=True)
+    settings = json.loads(state["settings"])
+    settings["config"]["towers"]["architecture"] = str(WRITTEN / "clip.json")
+    torch.save({**state, "settings": json.dumps(settings)}, model / "checkpoint.pt")
     mask = tmp_path / "mask.png"
     image = WRITTEN / "student-image.png"
     pseudoris("predict", image, "the text 1", "--model", model, "--out", tmp_path / "seen.png", "--mask", mask)
