@@ -145,7 +145,7 @@ class _Run:
     def _work_off(self, target: int, driver_dies: float) -> bool:
         """Go on until `target` shards are done, through losses of nodes; False where the driver died before."""
         while True:
-            node_lost = self._next(self.fleet.node_losses_per_h * self._num_standing())
+            node_lost = self._next(self.fleet.node_losses_per_h * self._num_alive())
             returned = self.returns[0][0] if self.returns else math.inf
             # It may have been due while the pools started.
             death = max(driver_dies, self.now)
@@ -201,17 +201,17 @@ class _Run:
         self.spent.work -= unreal * self.fleet.shard_s
         self.spent.queue -= unreal * (self.fleet.cycle_s - self.fleet.shard_s)
         if self.num_done < self.fleet.num_shards:
-            self.spent.starts += self._num_standing() * self.fleet.pool_start_s
+            self.spent.starts += self._num_alive() * self.fleet.pool_start_s
             self._restart(self.fleet.pool_start_s)
 
     def _lose_driver(self) -> None:
         self.spent.num_driver_deaths += 1
         self.spent.lost_to_drivers += float(self._settle().sum())
-        held = min(self.fleet.held_shards * self._num_standing(), self.num_done) * self.fleet.shard_s
+        held = min(self.fleet.held_shards * self._num_alive(), self.num_done) * self.fleet.shard_s
         self.spent.lost_to_drivers += held
         self._take_back(held)
         away = self.fleet.driver_return_s + self.fleet.resume_s_per_shard * self.num_done + self.fleet.pool_start_s
-        self.spent.driver += self._num_standing() * away
+        self.spent.driver += self._num_alive() * away
         self._restart(away)
 
     def _lose_node(self) -> None:
@@ -255,7 +255,7 @@ class _Run:
         first = began + self.fleet.cycle_s
         return WindowTimes(began - self.fleet.pool_start_s, first, max(self.now, first), num_shards)
 
-    def _num_standing(self) -> int:
+    def _num_alive(self) -> int:
         return int(np.isfinite(self.since).sum())
 
     def _next(self, per_hour: float) -> float:

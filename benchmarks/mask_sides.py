@@ -44,7 +44,7 @@ _SHARED = (
     "crop_overlap_ratio",
     "crop_n_points_downscale_factor",
 )
-# Random weights give logits of about 0.03; of the candidates that pass predicted IoU half are to be stable.
+# Random weights give logits of about 0.03; of the mask candidates that pass predicted IoU half are to be stable.
 _RANDOM_OFFSET, _RANDOM_STABLE = 0.002, 0.5
 # Source: the promise for other dtypes and shapes, which leaves room for a logit of random weights next to 0.
 _MIN_IOU, _MAX_COUNT_DIFFERENCE = 0.99, 0.02
@@ -61,7 +61,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far both sides agree on all images, and the share of candidates that predicted IoU lets pass."""
+    """How far both sides agree on all images, and the share of mask candidates that predicted IoU lets pass."""
 
     num_theirs: int
     num_ours: int
@@ -83,12 +83,12 @@ class Sides:
     def __init__(
         self, config: RunConfig, *, num_images: int, kept_share: float, is_remembering: bool | None = None
     ) -> None:
-        """Load SAM; random weights are made smooth, with thresholds that let `kept_share` of the candidates pass.
+        """Load SAM; random weights are made smooth, with thresholds that let `kept_share` of the mask candidates pass.
 
         Args:
             config: Its `masks` and `compute`.
             num_images: Scenes on which masks are generated.
-            kept_share: Of the candidates of random weights, those to pass predicted IoU.
+            kept_share: Of the mask candidates of random weights, those to pass predicted IoU.
             is_remembering: Encode each image once for both sides, where the encoder is left out of the times; by
                 default that of random weights, which may be a large one.
         """
@@ -160,7 +160,7 @@ class Sides:
         )
 
     def _thresholds(self, masks: Any, kept_share: float) -> dict[str, float]:
-        """Return thresholds under which random weights leave a realistic share of candidates."""
+        """Return thresholds under which random weights leave a realistic share of mask candidates."""
         measured = {"stability_score_offset": _RANDOM_OFFSET, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
         with _PredictedIous(self._sam) as predicted:
             found = MaskGenerator(self._sam, masks.model_copy(update=measured | {"pred_iou_thresh": 0.0}))(

@@ -5,7 +5,7 @@
 Two comparisons: Meta's generator as people run it against ours as the pipeline runs it, whose processes tell glibc to
 keep freed memory; and both with that setting, which glibc reads when a process starts. So two processes are driven
 in turn. Where no weights are at hand `base` runs on random ones, its predicted IoU and stability thresholds set so
-that a share of the candidates survive.
+that a share of the mask candidates survive.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.receipts import part_path, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, part_path
 
 ALL_TABLES = "all"
 
@@ -35,7 +35,7 @@ def parts(
     location = RunLocation.open(out)
     require_header(location)
     tables = _tables(table)
-    for receipt in standing_receipts(location):
+    for receipt in latest_receipts(location):
         for name in tables:
             part = receipt.parts[name]
             uri = location.uri(part_path(name, part))

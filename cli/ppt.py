@@ -139,5 +139,5 @@ def _texts(written: WrittenRun, location: RunLocation) -> list[tuple[str, str]]:
     pairs = count_pairs(location)
     return [
         ("texts", f"{pairs.decided:,} with a referent, {pairs.undecided:,} undecided"),
-        ("candidates", f"{written.totals.expressions:,}, {pairs.a_text:.2f} per text"),
+        ("pseudo-masks", f"{written.totals.expressions:,}, {pairs.a_text:.2f} per text"),
     ]

@@ -96,7 +96,7 @@ def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
     shard = block_to_shard(block)
     history = read_attempts(job.location, shard.shard, shard.generation)
-    receipt = _standing_receipt(job, shard) if shard.is_committed else _commit(job, shard, history)
+    receipt = _existing_receipt(job, shard) if shard.is_committed else _commit(job, shard, history)
     clear_attempts(job.location, history)
     report_counts(job.location.root, "commit")
     row = {"shard": [shard.shard], "receipt": [receipt.model_dump_json()]}
@@ -132,7 +132,7 @@ def _commit(job: Job, shard: Shard, history: AttemptHistory) -> Receipt:
     return outcome.receipt
 
 
-def _standing_receipt(job: Job, shard: Shard) -> Receipt:
+def _existing_receipt(job: Job, shard: Shard) -> Receipt:
     receipt = read_receipt(job.location, shard.shard, shard.generation)
     if receipt is None:
         raise TransientError(

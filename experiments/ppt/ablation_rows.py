@@ -10,7 +10,7 @@ from experiments.ppt.ablation_runs import AblationRuns
 from pseudoris.training.ppt.curriculum import CurriculumConfig, PhaseConfig, Source
 from pseudoris.training.ppt.curriculum_runs import SourceRuns
 
-# "w/o CL": all that there is, from the beginning and for as long, with candidates as they were extracted.
+# "w/o CL": all that there is, from the beginning and for as long, with pseudo-masks as they were extracted.
 _ALL: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
 
 

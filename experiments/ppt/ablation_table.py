@@ -89,7 +89,7 @@ def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
     return [
         "",
         f"Select in the rounds of 4 and 5, means over their seeds, of {found['pairs']:,} pairs of H_ref; "
-        f"{100 * found['reachable']:.1f} % of them have the referent among their candidates:",
+        f"{100 * found['reachable']:.1f} % of them have the referent among their pseudo-masks:",
         "",
         f"| before round | {' | '.join(each['name'] for each in rounds)} |",
         f"| --- | {' | '.join(['--:'] * len(rounds))} |",

@@ -29,7 +29,7 @@ def select_figures(folders: Sequence[Path], made: AblationRuns) -> dict[str, Any
         made: What they were trained on.
 
     Returns:
-        pairs: Of H_ref, with one target. reachable: the share of them that have a candidate whose IoU with the target
+        pairs: Of H_ref, with one target. reachable: the share of them that have a pseudo-mask whose IoU with the target
         is at least `HIT_IOU`. rounds: of each round that selects, its name, the share of pairs that it decided, and
         the share of these that it decided rightly.
     """
@@ -44,10 +44,10 @@ def select_figures(folders: Sequence[Path], made: AblationRuns) -> dict[str, Any
 
 
 def _hits(made: AblationRuns) -> list[list[bool]]:
-    """Of each pair of H_ref which candidates are the target; nothing of a text with several targets or none."""
+    """Of each pair of H_ref which pseudo-masks are the target; nothing of a text with several targets or none."""
     human = RunLocation.open(made.truth)
     targets, truth = targets_of(human), masks_of(human)
-    # As trainings read it: a choice is a place among the candidates that they were given.
+    # As trainings read it: a choice is a place among the pseudo-masks that they were given.
     runs = SourceRuns(h=(made.h,))
     (drawn,) = open_sources(runs, load_ppt_config("tiny"), _FRAME, runs.snapshots())["h_ref"]
     pairs = drawn.unflipped()
@@ -58,8 +58,8 @@ def _hits(made: AblationRuns) -> list[list[bool]]:
             found.append([])
             continue
         (target,) = masks_in_frame(torch.from_numpy(truth[wanted[0]])[None], _FRAME) >= 0.5
-        candidates = (pair.labels.masks >= 0.5).numpy()
-        found.append([iou(candidate, target.numpy()) >= HIT_IOU for candidate in candidates])
+        pseudo_masks = (pair.labels.masks >= 0.5).numpy()
+        found.append([iou(mask, target.numpy()) >= HIT_IOU for mask in pseudo_masks])
     return found
 
 

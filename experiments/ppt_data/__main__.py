@@ -103,8 +103,8 @@ def _draw(path: Path, runs: dict[str, RunLocation]) -> None:
         ("D_sem: the class in the middle", runs["D_sem"], _spread(len(_pairs(runs["D_sem"])), range(10**6))),
         ("D_ref, mosaics: absolute positions; contexts in orange", runs["D_ref"], kinds["position"]),
         ("D_ref, fusions: relations; contexts in orange", runs["D_ref"], kinds["relation"]),
-        ("H_sem: one candidate, c = 1", runs["H"], _of_count(runs["H"], is_single=True)),
-        ("H_ref: several candidates, none decided", runs["H"], _of_count(runs["H"], is_single=False)),
+        ("H_sem: one pseudo-mask, c = 1", runs["H"], _of_count(runs["H"], is_single=True)),
+        ("H_ref: several pseudo-masks, none decided", runs["H"], _of_count(runs["H"], is_single=False)),
     ]
     draw_sheet(path, rows)
 

@@ -25,8 +25,8 @@ _REFERENT, _CONTEXT, _POSITIVE, _NEGATIVE = (40, 220, 60), (255, 150, 30), (60, 
 def draw_sheet(path: Path, rows: Sequence[tuple[str, RunLocation, Sequence[int]]]) -> None:
     """Write a PNG: a row a data set, by its title, its run and the pairs shown.
 
-    Outlines are green for a referent (c = 1) and orange for a context or an undecided candidate (c = 0); dots are the
-    first candidate's points, green inside and red outside.
+    Outlines are green for a referent (c = 1) and orange for a context or an undecided pseudo-mask (c = 0); dots are the
+    first pseudo-mask's points, green inside and red outside.
     """
     columns = max(len(each) for _, _, each in rows)
     row_height = _TITLE_HEIGHT + _SIDE + _TEXT_HEIGHT + _GAP

@@ -1,4 +1,4 @@
-"""Pseudo-labels against the truth: masks of object-centric images, and candidates of people's expressions."""
+"""Pseudo-labels against the truth: masks of object-centric images, and pseudo-masks of people's expressions."""
 
 from __future__ import annotations
 
@@ -70,27 +70,27 @@ def ideal_ious(folder: Path, config: RecipeConfig, *, noise: float) -> list[floa
 
 
 def pair_figures(human: RunLocation, paired: RunLocation) -> dict[str, float]:
-    """Return how the pairs of H divide, and how often a candidate hits what the text means.
+    """Return how the pairs of H divide, and how often a pseudo-mask hits what the text means.
 
     Args:
         human: The import that H was made of: its masks are the truth, of texts with one target.
         paired: H.
 
     Returns:
-        texts: Texts with one target. without: share of them that have no candidate. single: share with one (H_sem).
+        texts: Texts with one target. without: share of them that have no pseudo-mask. single: share with one (H_sem).
         single_hits: of these, how many hit. several: share with more (H_ref). several_hits: of these, how many have a
-        candidate that hits, which bounds what Select can choose. candidates: mean of those of H_ref. best_iou: mean IoU
-        of the best candidate of all texts.
+        pseudo-mask that hits, which bounds what Select can choose. pseudo_masks: mean number of H_ref's. best_iou: mean
+        IoU of the best pseudo-mask of all texts.
     """
     targets = targets_of(human)
     truth, own = masks_of(human), masks_of(paired)
-    candidates = targets_of(paired)
+    pseudo_masks = targets_of(paired)
     bests: dict[str, list[float]] = defaultdict(list)
     counts: list[int] = []
     for pair, wanted in targets.items():
         if len(wanted) != 1:
             continue
-        ious = [iou(own[mask], truth[wanted[0]]) for mask in candidates.get(pair, ())]
+        ious = [iou(own[mask], truth[wanted[0]]) for mask in pseudo_masks.get(pair, ())]
         kind = "without" if not ious else "single" if len(ious) == 1 else "several"
         bests[kind].append(max(ious, default=0.0))
         counts += [len(ious)] if len(ious) > 1 else []
@@ -102,7 +102,7 @@ def pair_figures(human: RunLocation, paired: RunLocation) -> dict[str, float]:
         "single_hits": share_of_hits(bests["single"]),
         "several": len(bests["several"]) / total,
         "several_hits": share_of_hits(bests["several"]),
-        "candidates": float(np.mean(counts)) if counts else 0.0,
+        "pseudo_masks": float(np.mean(counts)) if counts else 0.0,
         "best_iou": float(np.mean([value for each in bests.values() for value in each])),
     }
 

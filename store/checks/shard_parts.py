@@ -35,7 +35,7 @@ def verify_shard(
 
     Args:
         location: The run's folder.
-        receipt: The standing one.
+        receipt: The latest one.
         planned: The shard's entries, by position.
         quick: Sizes, row counts and ids alone; else digests and every row too.
         rule: What is kept; `pseudoris.store.tables.keep_rule.rule_of` has it of a run's header.

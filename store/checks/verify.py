@@ -173,7 +173,7 @@ class _Walk:
         self._outside: dict[tuple[str, str], list[int]] = {}
 
     def take(self, shards: Iterable[int]) -> dict[int, int]:
-        """Return the standing generation of each of these planned shards that is committed; each is given once."""
+        """Return the latest generation of each of these planned shards that is committed; each is given once."""
         return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
 
     def visit(self, shard: int, entries: list[PlanEntry], receipt: Receipt | ConfigError | None) -> Receipt | None:

@@ -51,13 +51,13 @@ def write_datacard(location: RunLocation) -> CardOutcome:
     """
     card = _sealed(card_text(_facts(location, require_header(location))).encode())
     try:
-        standing = location.read_bytes(CARD_NAME)
+        existing = location.read_bytes(CARD_NAME)
     except FileNotFoundError:
-        standing = None
-    if standing is not None and not is_generated(standing):
+        existing = None
+    if existing is not None and not is_generated(existing):
         location.replace(BESIDE_NAME, card)
         return CardOutcome(BESIDE_NAME, is_beside=True)
-    if standing != card:
+    if existing != card:
         location.replace(CARD_NAME, card)
     if location.exists(BESIDE_NAME):
         location.delete(BESIDE_NAME)

@@ -124,8 +124,8 @@ def clear_attempts(location: RunLocation, history: AttemptHistory) -> None:
 
 def attempts_of(location: RunLocation, committed: Iterable[tuple[int, int]]) -> list[str]:
     """Return the paths of records that are obsolete because their (shard, generation) is in `committed`."""
-    standing = dict(committed)
-    return [path for attempt, _, path in _list(location) if attempt.generation <= standing.get(attempt.shard, -1)]
+    latest = dict(committed)
+    return [path for attempt, _, path in _list(location) if attempt.generation <= latest.get(attempt.shard, -1)]
 
 
 def _list(location: RunLocation) -> Iterable[tuple[Attempt, str, str]]:

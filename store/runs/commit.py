@@ -80,39 +80,39 @@ def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: 
         TransientError: Storage failed.
     """
     # Checked first: a late writer with other bytes then leaves no parts behind.
-    standing = read_receipt(location, receipt.shard, receipt.generation)
-    if standing is None:
+    existing = read_receipt(location, receipt.shard, receipt.generation)
+    if existing is None:
         for table, data in contents.items():
             location.put_part(part_path(table, receipt.parts[table]), data)
         path = receipt_path(receipt.shard, receipt.generation)
         if location.create_once(path, receipt.model_dump_json(indent=2).encode()):
             return CommitOutcome(receipt, is_winner=True)
         # Refused: another writer committed first, or our own request arrived twice. The content tells which.
-        standing = read_receipt(location, receipt.shard, receipt.generation)
-    if standing is None:
+        existing = read_receipt(location, receipt.shard, receipt.generation)
+    if existing is None:
         uri = location.uri(receipt_path(receipt.shard, receipt.generation))
         raise TransientError(f"cannot create {uri}: it exists already, but cannot be read back. Commit it again")
-    outcome = _outcome(standing, receipt)
+    outcome = _outcome(existing, receipt)
     # Delete parts that do not count: the run's last garbage collection may be over. The collection after a retry
     # deleted the parts of earlier generations, and this writer may have written them again.
     is_superseded = read_receipt(location, receipt.shard, receipt.generation + 1) is not None
     for table, part in receipt.parts.items():
-        if is_superseded or part != standing.parts[table]:
+        if is_superseded or part != existing.parts[table]:
             location.delete(part_path(table, part))
     return outcome
 
 
-def _outcome(standing: Receipt, own: Receipt) -> CommitOutcome:
-    is_winner = standing.parts == own.parts
+def _outcome(existing: Receipt, own: Receipt) -> CommitOutcome:
+    is_winner = existing.parts == own.parts
     if not is_winner:
-        tables = [name for name in own.parts if own.parts[name] != standing.parts[name]]
+        tables = [name for name in own.parts if own.parts[name] != existing.parts[name]]
         logger.warning(
             "Another writer committed shard %d generation %d with other bytes in %s. Its parts are used.",
             own.shard,
             own.generation,
             ", ".join(tables),
         )
-    return CommitOutcome(standing, is_winner)
+    return CommitOutcome(existing, is_winner)
 
 
 def _check_ids(shard: Shard, planned_ids: Sequence[str]) -> None:

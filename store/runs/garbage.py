@@ -67,12 +67,12 @@ class GcReport:
         return (*self.lost, *self.superseded, *self.abandoned)
 
 
-def plan_gc(parts: Mapping[str, Iterable[str]], standing: Mapping[int, Receipt]) -> list[str]:
+def plan_gc(parts: Mapping[str, Iterable[str]], latest: Mapping[int, Receipt]) -> list[str]:
     """Return the paths of the parts that can be deleted.
 
     Args:
         parts: File names by table. Names that are not part names are ignored.
-        standing: The latest receipt by shard. A shard that is not in it keeps all parts, and so does a generation above
+        latest: The latest receipt by shard. A shard that is not in it keeps all parts, and so does a generation above
             the latest one: both may be in progress.
     """
     doomed = []
@@ -80,7 +80,7 @@ def plan_gc(parts: Mapping[str, Iterable[str]], standing: Mapping[int, Receipt])
         names = set(listed)
         for name in sorted(names):
             commit = _commit_of(name)
-            receipt = standing.get(commit[0]) if commit else None
+            receipt = latest.get(commit[0]) if commit else None
             # If the named part is lost, or its receipt was edited, the other parts may be all that is left.
             if commit is None or receipt is None or receipt.parts[table].name not in names:
                 continue
@@ -114,8 +114,8 @@ def run_gc(
     sizes = {table: {file.name: file.size_bytes for file in location.list(table)} for table in SCHEMAS}
     highest = list_receipts(location)
     suspects = _suspects(sizes, highest)
-    standing = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
-    doomed = plan_gc(sizes, standing)
+    latest = {each.shard: each for each in read_receipts(location, ((s, highest[s]) for s in suspects))}
+    doomed = plan_gc(sizes, latest)
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in doomed)
     unfinished, uploads = list(_unfinished(location)), abandoned_uploads(location)
     if now_s is None and (unfinished or uploads):

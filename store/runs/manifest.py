@@ -17,7 +17,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import list_receipts, read_receipts, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, read_receipts
 from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
         ConfigError: The location cannot be written, or a receipt cannot be used.
         TransientError: Storage failed.
     """
-    data = parquet_bytes(_tables(standing_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
+    data = parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
     number = max(_numbers(location), default=0)
     while True:
         number += 1
@@ -126,9 +126,9 @@ def receipts_table(receipts: Iterable[Receipt]) -> pa.Table:
     return pa.concat_tables([MANIFEST_SCHEMA.empty_table(), *_tables(receipts)])
 
 
-def is_manifest_complete(location: RunLocation, standing: Mapping[int, int]) -> bool:
+def is_manifest_complete(location: RunLocation, latest: Mapping[int, int]) -> bool:
     """Return whether the latest snapshot holds exactly these receipts: the latest generation by shard."""
-    left = dict(standing)
+    left = dict(latest)
     return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
 
 

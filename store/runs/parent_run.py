@@ -45,15 +45,15 @@ class Parent:
             TransientError: Storage failed, or the manifest cannot be read.
         """
         location, header = self.location, self.header
-        standing = list_receipts(location)
-        if len(standing) < header.num_shards:
+        latest = list_receipts(location)
+        if len(latest) < header.num_shards:
             raise ConfigError(
-                f"{location.root} is not complete, {len(standing):,} of {header.num_shards:,} shards are committed: "
+                f"{location.root} is not complete, {len(latest):,} of {header.num_shards:,} shards are committed: "
                 f"run the `{header.origin}` command that started it again to finish it"
             )
         number = latest_snapshot(location)
         pinned = {} if number is None else {each.shard: each.generation for each in read_snapshot(location, number)}
-        if number is None or pinned != standing:
+        if number is None or pinned != latest:
             raise ConfigError(
                 f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
                 "started it again; that writes a new manifest"

@@ -117,9 +117,9 @@ def plan_as_parent(
     before = parent.header.config
     config = config.model_copy(update={"source": before.source, "images": before.images, "shards": before.shards})
     request = RunRequest(origin, parent.header.source, identity, config, parent, allow_mixed)
-    standing = read_header(location)
-    header = standing or _copied_plan(location, parent, request)
-    return PlannedRun(header, _check(location, header, request), is_new=standing is None)
+    existing = read_header(location)
+    header = existing or _copied_plan(location, parent, request)
+    return PlannedRun(header, _check(location, header, request), is_new=existing is None)
 
 
 def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:

@@ -77,7 +77,7 @@ def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt 
     return receipt
 
 
-def standing_receipts(location: RunLocation) -> Iterator[Receipt]:
+def latest_receipts(location: RunLocation) -> Iterator[Receipt]:
     """Yield the latest receipt (the highest generation) of each committed shard, ordered by shard."""
     yield from read_receipts(location, list_receipts(location).items())
 

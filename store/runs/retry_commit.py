@@ -74,9 +74,9 @@ def commit_retry(
         ConfigError: The previous generation cannot be read, or the location cannot be written.
         TransientError: Storage failed.
     """
-    standing = read_receipt(location, shard.shard, shard.generation)
-    if standing is not None:
-        return CommitOutcome(standing, is_winner=False)
+    existing = read_receipt(location, shard.shard, shard.generation)
+    if existing is not None:
+        return CommitOutcome(existing, is_winner=False)
     base = read_receipt(location, shard.shard, shard.generation - 1)
     if base is None:
         raise ConfigError(f"shard {shard.shard} has no generation {shard.generation - 1} to retry: was it deleted?")
@@ -84,10 +84,10 @@ def commit_retry(
         before = {table: read_table(location, table, receipts=[base]) for table in SCHEMAS}
     except ConfigError:
         # Replaced and deleted by gc while this was computed: then the new generation exists.
-        standing = read_receipt(location, shard.shard, shard.generation)
-        if standing is None:
+        existing = read_receipt(location, shard.shard, shard.generation)
+        if existing is None:
             raise
-        return CommitOutcome(standing, is_winner=False)
+        return CommitOutcome(existing, is_winner=False)
     merged = _merge(before, shard, planned_ids, embed_images=embed_images)
     if all(merged[table].equals(before[table]) for table in SCHEMAS):
         return CommitOutcome(base, is_winner=True)

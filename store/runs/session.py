@@ -163,10 +163,8 @@ class RunSession:
 
     def _count_unseen(self, pending: PendingWork) -> None:
         """Count the shards that were committed before an interrupt, but whose receipts did not reach this process."""
-        latest, standing = self._latest, list_receipts(self._location)
-        unseen = [
-            (shard, standing[shard]) for shard in pending.shards if standing.get(shard, -1) > latest.get(shard, -1)
-        ]
+        counted, latest = self._latest, list_receipts(self._location)
+        unseen = [(shard, latest[shard]) for shard in pending.shards if latest.get(shard, -1) > counted.get(shard, -1)]
         for receipt in read_receipts(self._location, unseen):
             self._count(receipt)
 

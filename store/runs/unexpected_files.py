@@ -47,7 +47,7 @@ class NamedParts:
         return name == part_name(int(self._shards[row]), int(self._generations[row]), digest)
 
 
-def stray_files(location: RunLocation, named: NamedParts, standing: Mapping[int, int]) -> Iterator[str]:
+def stray_files(location: RunLocation, named: NamedParts, latest: Mapping[int, int]) -> Iterator[str]:
     """Yield a sentence for each file in a table folder that does not belong to the committed run.
 
     A part that no receipt names is skipped while the run is in progress: it may soon be committed, or deleted by gc.
@@ -56,12 +56,12 @@ def stray_files(location: RunLocation, named: NamedParts, standing: Mapping[int,
     Args:
         location: The run's folder.
         named: The parts of all latest receipts.
-        standing: The latest generation by shard, listed before the folders.
+        latest: The latest generation by shard, listed before the folders.
 
     Raises:
         TransientError: Storage failed.
     """
-    has_ended = is_manifest_complete(location, standing)
+    has_ended = is_manifest_complete(location, latest)
     unnamed: list[str] = []
     for table in SCHEMAS:
         for name in _files(location, table):

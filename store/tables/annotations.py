@@ -106,7 +106,7 @@ def iter_annotations(
 
     Args:
         location: The run's folder.
-        receipts: Which shards, in the order wanted; `pseudoris.store.runs.receipts.standing_receipts` for all.
+        receipts: Which shards, in the order wanted; `pseudoris.store.runs.receipts.latest_receipts` for all.
         kept_only: Leave out expressions that were not kept; the masks stay.
         with_bytes: Read the embedded bytes too.
 

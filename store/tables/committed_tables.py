@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import part_path, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.parquet_files import damaged, open_parquet
 
 
@@ -30,7 +30,7 @@ def iter_table(
         location: The run's folder.
         table: A name of `tables.SCHEMAS`.
         columns: Names of columns, in the order wanted; all by default.
-        receipts: Only these; all standing ones by default, ordered by shard.
+        receipts: Only these; all latest ones by default, ordered by shard.
 
     Raises:
         ValueError: There is no such table or column.
@@ -38,7 +38,7 @@ def iter_table(
         TransientError: Storage failed, or a part does not read.
     """
     schema = chosen_schema(table, columns)
-    for receipt in standing_receipts(location) if receipts is None else receipts:
+    for receipt in latest_receipts(location) if receipts is None else receipts:
         path = part_path(table, receipt.parts[table])
         try:
             with location.open_input(path) as file:

@@ -45,7 +45,7 @@ def sample_expressions(
         columns: Of `COLUMNS`, in the order wanted.
         seed: Of the draw.
         kept_only: Draw from kept expressions alone, else from all candidates.
-        receipts: Draw from these; all standing ones by default, ordered by shard.
+        receipts: Draw from these; all latest ones by default, ordered by shard.
 
     Raises:
         ConfigError: No run was started there, a column does not exist or is given twice, or a part is missing or too

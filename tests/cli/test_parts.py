@@ -32,7 +32,7 @@ def lines(*arguments: str) -> list[str]:
     return result.output.splitlines()
 
 
-def test_each_line_is_a_path_of_the_standing_generation_and_reads(out):
+def test_each_line_is_a_path_of_the_latest_generation_and_reads(out):
     paths = lines(str(out))
     assert [path.rpartition("/")[2][:17] for path in paths] == ["shard-00000000.g0", "shard-00000001.g1"]
     assert len(list((out / "expressions").iterdir())) == 4

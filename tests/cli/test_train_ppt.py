@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     annotation, images = write_small_refer(folder)
     human, pairs = folder / "human", folder / "h"
     assert invoke("import", annotation, images, human, "--workers", "1", "--embed-images").exit_code == 0
-    # Of random weights: so that some texts have one candidate, and some have several.
+    # Of random weights: so that some texts have one pseudo-mask, and some have several.
     of_pairs = ["--set", "filtering.weights.uri=random:0", "--set", "pairs.min_peak=0.98"]
     assert invoke("ppt", "pairs", human, pairs, *of_pairs).exit_code == 0
     words = [each for word in small_words(folder / "models") for each in ("--set", word)]

@@ -99,19 +99,19 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     assert (tally.num_images, tally.num_recovered) == (6, 3)
     assert (summary.totals.quarantined, summary.num_images_now) == (3, 6)
     assert "missing" not in summary.totals.reasons
-    # The folders hold the standing generation alone: what a glob reads is the undisturbed run.
+    # The folders hold the latest generation alone: what a glob reads is the undisturbed run.
     for table in SCHEMAS:
         assert rows(lacking, table) == rows(undisturbed, table)
     assert verify_run(location).is_clean
     # Shards where nothing changed wrote nothing; in the others the parts have the undisturbed run's content.
     changed = {shard for shard, generation in list_receipts(location).items() if generation == 1}
     assert len(changed) == tally.num_shards_changed < tally.num_shards
-    standing = {receipt.shard: receipt for receipt in iter_manifest(location)}
-    for shard, receipt in standing.items():
+    latest = {receipt.shard: receipt for receipt in iter_manifest(location)}
+    for shard, receipt in latest.items():
         if shard not in changed:
             assert receipt == before[shard]
     whole = {receipt.shard: receipt for receipt in iter_manifest(RunLocation.open(str(undisturbed)))}
-    assert {s: {t: p.sha256 for t, p in r.parts.items()} for s, r in standing.items()} == {
+    assert {s: {t: p.sha256 for t, p in r.parts.items()} for s, r in latest.items()} == {
         s: {t: p.sha256 for t, p in r.parts.items()} for s, r in whole.items()
     }
     status = run_status(location)
@@ -119,7 +119,7 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
 
     again = annotate(str(source), str(lacking), stub_config(), options=RETRY)
     assert (again.retry.num_images, again.retry.num_shards_changed) == (3, 0)
-    assert {receipt.shard: receipt for receipt in iter_manifest(location)} == standing
+    assert {receipt.shard: receipt for receipt in iter_manifest(location)} == latest
 
 
 @pytest.mark.ray

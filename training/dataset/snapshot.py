@@ -68,8 +68,8 @@ class Snapshot:
         numbers = manifest_numbers(location)
         if not numbers:
             return cls.of_receipts(location)
-        snapshot, standing = cls.of_manifest(location, numbers[-1]), list_receipts(location)
-        num_newer = len(standing) - len(snapshot)
+        snapshot, latest = cls.of_manifest(location, numbers[-1]), list_receipts(location)
+        num_newer = len(latest) - len(snapshot)
         if num_newer > 0:
             logger.info(
                 "Manifest %d of %s lists %d shards. %d newer shards are not read (Snapshot.of_receipts reads them "
@@ -77,7 +77,7 @@ class Snapshot:
                 *(numbers[-1], location.root, len(snapshot), num_newer),
             )
         held = _commits(snapshot.table)
-        retried = {shard: standing[shard] for shard, generation in held if standing.get(shard, 0) > generation}
+        retried = {shard: latest[shard] for shard, generation in held if latest.get(shard, 0) > generation}
         return snapshot._with_retried(location, retried)
 
     @classmethod

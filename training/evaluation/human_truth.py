@@ -21,7 +21,7 @@ from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.receipts import list_receipts, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.evaluation.run_images import ShardTables, check_masks, image_masks, read_shard
 from pseudoris.workers.filtering.head_nouns import head_noun
@@ -87,7 +87,7 @@ class HumanTruth:
             return read_shard(location, receipt, "target_mask_ids", "text")
 
         shards: list[ShardTables] = []
-        for tables in map_in_threads(read, standing_receipts(location), _THREADS):
+        for tables in map_in_threads(read, latest_receipts(location), _THREADS):
             shards.append(tables)
             on_progress(len(shards), header.num_shards)
         has_sentences = any(tables.expressions.num_rows for tables in shards)

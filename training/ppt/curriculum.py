@@ -59,8 +59,8 @@ class CurriculumConfig(FrozenModel):
     )
     # All phases are shortened or stretched alike.
     epochs_factor: float = Field(default=1.0, gt=0, le=1000)
-    # Select: below this IoU with the prediction no candidate is the referent. Half is what counts as found elsewhere;
-    # at 0 every pair has a referent, right or not.
+    # Select: below this IoU with the prediction no pseudo-mask is the referent. 0.5 is also what counts as found in the
+    # evaluation. At 0 every pair has a referent, right or not.
     min_iou: UnitInterval = 0.5
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class SourceRuns:
     Attributes:
         d_sem: Of `ppt objects`.
         d_ref: Of `ppt compose`.
-        h: Of `ppt pairs`: what has a referent is H_sem, what has several candidates and none is H_ref.
+        h: Of `ppt pairs`. Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are H_ref.
         annotated: Any other run: of the pipeline, refiltered, imported. Its kept texts join H_sem, with the masks that
             texts were rejected for as contexts; what has no kept row is not read.
     """
@@ -96,7 +96,7 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
         on_bad_image=config.data.on_bad_image,
         source=config.data.moved,
         max_memory_bytes=config.data.max_memory_bytes,
-        max_candidates=min(config.data.max_candidates, config.generator.num_queries),
+        max_pseudo_masks=min(config.data.max_candidates, config.generator.num_queries),
     )
 
 

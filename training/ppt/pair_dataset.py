@@ -1,7 +1,7 @@
 """A run as pairs of image and expression with pseudo-labels: the training data of PPT.
 
-Any run is a source. Its rows of one image and one text are that expression's candidates: the kept ones have ĉ = 1, the
-others 0. So the four data sets of the recipes are read as they were written, and an import has one candidate per text.
+Any run is a source. Its rows of one image and one text give the pseudo-masks of that text. Kept rows have ĉ = 1, the
+others 0. So the four data sets of the recipes are read as they were written. An import has one pseudo-mask per text.
 In an annotated run, if a text was rejected for a mask of its image, that mask is a context.
 """
 
@@ -50,10 +50,10 @@ class _Row:
     mask_ids: list[str]
     confidences: NDArray[np.float32]
 
-    def cut(self, max_candidates: int) -> bool:
-        """Leave out the candidates beyond so many, and return whether there were any."""
-        has_more = len(self.mask_ids) > max_candidates
-        self.mask_ids, self.confidences = self.mask_ids[:max_candidates], self.confidences[:max_candidates]
+    def cut(self, max_pseudo_masks: int) -> bool:
+        """Keep the first `max_pseudo_masks`, and return whether there were more."""
+        has_more = len(self.mask_ids) > max_pseudo_masks
+        self.mask_ids, self.confidences = self.mask_ids[:max_pseudo_masks], self.confidences[:max_pseudo_masks]
         return has_more
 
 
@@ -87,9 +87,9 @@ class PairDataset(Dataset[Pair]):
             self._read(receipt.shard, [receipt])
         if self._num_cut:
             logger.warning(
-                "%s: %d texts without a referent have more candidates than the first %d, which are used. Raise "
+                "%s: %d texts without a referent have more pseudo-masks than the first %d, which are used. Raise "
                 "generator.num_queries and data.max_candidates to use all.",
-                *(self._location.root, self._num_cut, spec.max_candidates),
+                *(self._location.root, self._num_cut, spec.max_pseudo_masks),
             )
         if not self._rows and not spec.is_empty_allowed:
             raise ConfigError(
@@ -160,12 +160,12 @@ class PairDataset(Dataset[Pair]):
         """Return the same pairs with other confidences, as `Select` gives them, (E,) a pair; this one stays as it is.
 
         Raises:
-            ValueError: They are not one for each candidate of each pair.
+            ValueError: There is not one for each pseudo-mask of each pair.
         """
         if len(confidences) != len(self) or any(
             len(given) != len(row.mask_ids) for given, row in zip(confidences, self._rows, strict=False)
         ):
-            raise ValueError("Give a confidence for each candidate of each pair, in the order of the pairs.")
+            raise ValueError("Give a confidence for each pseudo-mask of each pair, in the order of the pairs.")
         other = object.__new__(PairDataset)
         other.__dict__.update(self.__dict__)
         other._rows = [
@@ -188,7 +188,7 @@ class PairDataset(Dataset[Pair]):
         ).to_pylist()
         rows = [row for row in _grouped(shard, expressions) if self._is_wanted(row)]
         for row in rows:
-            self._num_cut += row.cut(self._spec.max_candidates) and not row.confidences.any()
+            self._num_cut += row.cut(self._spec.max_pseudo_masks) and not row.confidences.any()
         if not rows:
             return
         used = {mask for row in rows for mask in row.mask_ids}
@@ -244,15 +244,15 @@ class PairDataset(Dataset[Pair]):
 
 
 def _grouped(shard: int, rows: Sequence[dict[str, Any]]) -> list[_Row]:
-    """The rows of a shard by image and text; the kept candidates first, those of several masks or none passed over."""
+    """The rows of a shard by image and text, kept rows first; rows with several masks or none are skipped."""
     groups: defaultdict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for row in rows:
         if len(row["target_mask_ids"]) == 1:
             groups[row["image_id"], row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
     made = []
-    for (image_id, text), candidates in groups.items():
+    for (image_id, text), is_kept in groups.items():
         # Python's sort is stable: what is kept comes first, else the tables' order.
-        first = sorted(candidates, key=lambda mask: not candidates[mask])
-        confidences = np.array([candidates[mask] for mask in first], np.float32)
-        made.append(_Row(shard, image_id, text, first, confidences))
+        mask_ids = sorted(is_kept, key=lambda mask: not is_kept[mask])
+        confidences = np.array([is_kept[mask] for mask in mask_ids], np.float32)
+        made.append(_Row(shard, image_id, text, mask_ids, confidences))
     return made

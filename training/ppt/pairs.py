@@ -31,8 +31,8 @@ class PairSpec:
         seed: Of points and flips.
         is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
             (section 3.2: "randomly applying transformations, such as flipping").
-        max_candidates: Contexts beyond it are left out, the first ones stay: a run of many masks has many. Of what
-            has no referent yet candidates are left out too, and a warning counts the texts.
+        max_pseudo_masks: Of more pseudo-masks the last ones are left out: a run with many masks has many contexts. If
+            the referent is undecided, it may be among them, so a warning counts such texts.
         is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
         on_bad_image: As of `SampleSpec`: an image that is missing from SOURCE or is not the one that
             was annotated: `raise`, or `skip` its pairs.
@@ -45,7 +45,7 @@ class PairSpec:
     which: Which = "all"
     seed: int = 0
     is_flipping: bool = True
-    max_candidates: int = 12
+    max_pseudo_masks: int = 12
     is_empty_allowed: bool = False
     on_bad_image: Literal["raise", "skip"] = "raise"
     source: str | Mapping[str, str] | None = None

@@ -20,8 +20,8 @@ _PACKAGE = "pseudoris.training.ppt"
 class PointGeneratorConfig(FrozenModel):
     """The trainable part (paper section 3.1.1). The defaults are the paper's size: 20.7 M parameters."""
 
-    # K. Several times the candidates of an expression (its noun phrases, two to four), so that contexts and referent
-    # have queries of their own; each query costs a pass of SAM's mask decoder.
+    # K. Several times the pseudo-masks of an expression (one per noun phrase, two to four), so that contexts and
+    # referent have queries of their own. Each query costs a pass of SAM's mask decoder.
     num_queries: int = Field(default=12, ge=1, le=256)
     # M. Enough for points on both sides of an outline; SAM's own training stops at nine. Chosen, not searched.
     num_points: int = Field(default=8, ge=1, le=64)
@@ -120,8 +120,8 @@ class PairsDataConfig(FrozenModel):
     pairs_per_image: int = Field(default=1, ge=1)
     # Mirrored images are images of their own to the encoders, and count in the cache.
     is_flipping: bool = True
-    # Contexts of a pair beyond it are left out, and beyond `generator.num_queries`: each label has a query of its own.
-    # Of what has no referent yet candidates are left out likewise, with a warning: the referent may be among them.
+    # The most pseudo-masks of a pair, and at most `generator.num_queries`: each needs a query of its own. Further ones
+    # are left out. If the referent is undecided it may be among them, so a warning counts such texts.
     max_candidates: int = Field(default=12, ge=1)
     # Of an image that is gone or is not the one that was annotated; skip: the next pair stands in for each of its own.
     on_bad_image: Literal["raise", "skip"] = "raise"

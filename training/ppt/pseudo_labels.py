@@ -21,7 +21,7 @@ class PseudoLabels:
         masks: (E, h, w) float32 in [0, 1], the share of each cell of the decoder's grid that the mask covers.
         points_xy: (E, M, 2) float32 in [0, 1] of the upright image.
         labels: (E, M) float32, 1 inside the mask, 0 outside.
-        confidences: (E,) float32, 1 for the referent, 0 for a context or an undecided candidate.
+        confidences: (E,) float32, 1 for the referent, 0 for a context or an undecided pseudo-mask.
     """
 
     masks: torch.Tensor
@@ -30,7 +30,7 @@ class PseudoLabels:
     confidences: torch.Tensor
 
     def __len__(self) -> int:
-        """E, the number of candidates."""
+        """E, the number of pseudo-masks."""
         return len(self.confidences)
 
 

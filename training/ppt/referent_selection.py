@@ -1,4 +1,4 @@
-"""Select (equations 6 and 7): which candidate of an H_ref pair is the referent, by the model's own prediction.
+"""Select (equations 6 and 7): chooses the referent among the pseudo-masks of an H_ref pair, by the model's prediction.
 
 `select` decides one pair; `select_referents` asks the model about every pair of a data set, on all ranks.
 """
@@ -24,29 +24,29 @@ SELECTED_NAME: Final = "selected.json"
 _PAIRS_A_PASS: Final = 32
 
 
-def select(candidates: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
-    """Return ĉ (E,) float32 of one pair's candidates: 1 for the pseudo-referent, 0 for every other one.
+def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
+    """Return ĉ (E,) float32 of one pair's pseudo-masks: 1 for the pseudo-referent, 0 for every other one.
 
-    The pseudo-referent is the candidate of the highest IoU with the prediction, the first of equal ones. Where none
-    reaches `min_iou` all stay 0: the pair is undecided until another round. No candidate is ever deleted, for the
-    others are the contexts that the referent must differ from.
+    The pseudo-referent has the highest IoU with the prediction; the first of equal ones. If none reaches `min_iou`,
+    all stay 0, and the pair is undecided until another round. The others are kept as contexts, from which the referent
+    must differ.
 
     Args:
-        candidates: (E, h, w), masks ŝ_e as bool, or as shares in [0, 1] of which half or more counts.
+        pseudo_masks: (E, h, w), ŝ_e as bool, or as shares in [0, 1], where 0.5 or more counts.
         prediction: (h, w) bool, the mask of the most confident query.
         min_iou: Inclusive.
 
     Raises:
-        ValueError: The prediction has another size than the candidates.
+        ValueError: The prediction and the pseudo-masks differ in size.
     """
-    if candidates.shape[1:] != prediction.shape:
+    if pseudo_masks.shape[1:] != prediction.shape:
         raise ValueError(
-            f"The prediction has shape {tuple(prediction.shape)}, the candidates {tuple(candidates.shape[1:])}."
+            f"The prediction has shape {tuple(prediction.shape)}, the pseudo-masks {tuple(pseudo_masks.shape[1:])}."
         )
-    chosen = torch.zeros(len(candidates))
-    if not len(candidates):
+    chosen = torch.zeros(len(pseudo_masks))
+    if not len(pseudo_masks):
         return chosen
-    masks = (candidates if candidates.dtype == torch.bool else candidates >= 0.5).flatten(1)
+    masks = (pseudo_masks if pseudo_masks.dtype == torch.bool else pseudo_masks >= 0.5).flatten(1)
     predicted = prediction.bool().flatten()
     union = (masks | predicted).sum(-1)
     ious = (masks & predicted).sum(-1) / union.clamp(min=1)
@@ -60,9 +60,9 @@ def select(candidates: torch.Tensor, prediction: torch.Tensor, *, min_iou: float
 def select_referents(
     learner: PointLearner, parts: Sequence[PairDataset], *, min_iou: float, fabric: Fabric
 ) -> list[int]:
-    """Return of each pair which of its candidates is the referent now, -1 for none; the same on every rank.
+    """Return the index of each pair's referent among its pseudo-masks, -1 for none; the same on every rank.
 
-    A pair whose image cannot be used has none, where such are skipped.
+    With `on_bad_image="skip"`, a pair whose image cannot be used has none.
 
     Args:
         learner: The model as it stands; each pair is asked unmirrored.
@@ -99,7 +99,7 @@ def _chosen(learner: PointLearner, pairs: PromptedPairs, places: Sequence[int], 
 
 
 def _place(prompted: PromptedPair, mask: torch.Tensor, min_iou: float) -> int:
-    """Which candidate of a pair is the referent, -1 for none."""
+    """The index of the referent among the pseudo-masks of a pair, -1 for none."""
     decided = select(prompted.pair.labels.masks, mask, min_iou=min_iou)
     return int(decided.argmax()) if bool(decided.any()) else -1
 

@@ -74,7 +74,7 @@ class MaskGenerator:
     def _process_crop(
         self, crop: sam_frames.EncodedCrop, grid: PointGrid, box: Box, size: tuple[int, int]
     ) -> MaskCandidates:
-        """Return the candidates of one crop after its NMS, in the frame of the image (H, W)."""
+        """Return the mask candidates of one crop after its NMS, in the frame of the image (H, W)."""
         image = self._decode.share(crop.embedding)
         points = to_device(sam_frames.to_input_frame(grid, crop), crop.embedding.device)
         batches = [

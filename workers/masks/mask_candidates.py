@@ -43,22 +43,22 @@ class MaskCandidates:
     stability: torch.Tensor
 
     def __len__(self) -> int:
-        """Return the number of candidates."""
+        """Return the number of mask candidates."""
         return len(self.boxes_px)
 
     def take(self, rows: torch.Tensor) -> MaskCandidates:
-        """Return the candidates at `rows` (indices in a new order, or a bool mask)."""
+        """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
         return MaskCandidates(
             self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
         )
 
     def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
-        """Return the candidates with other masks (N, H, W) bool and new boxes; scores stay."""
+        """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
         size = (masks.shape[1], masks.shape[2])
         return replace(self, size=size, bits=pack_bits(masks), boxes_px=inclusive_boxes(masks))
 
     def placed(self, crop: Box, size: tuple[int, int]) -> MaskCandidates:
-        """Return a crop's candidates in the frame of its image (H, W), with background around the crop."""
+        """Return a crop's mask candidates in the frame of its image (H, W), with background around the crop."""
         (x0, y0, x1, y1), (height, width) = crop, size
         if self.size == size:
             return self
@@ -66,9 +66,9 @@ class MaskCandidates:
         return concatenate([chunk.with_masks(F.pad(chunk.masks(), margins)) for chunk in self.chunks(size)])
 
     def chunks(self, size: tuple[int, int]) -> Iterator[MaskCandidates]:
-        """Yield the candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
+        """Yield the mask candidates in order, in parts whose masks at `size` (H, W) fit in memory; at least one part.
 
-        If there are no candidates, yield one empty part.
+        If there are no mask candidates, yield one empty part.
         """
         step = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
         for first in range(0, max(1, len(self)), step):
@@ -80,7 +80,7 @@ class MaskCandidates:
 
 
 def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
-    """Return the candidates of at least one part, all in one frame, as one table in the order of the parts."""
+    """Return the mask candidates of at least one part, all in one frame, as one table in the order of the parts."""
     return MaskCandidates(
         parts[0].size,
         torch.cat([part.bits for part in parts]),
@@ -93,9 +93,9 @@ def concatenate(parts: Sequence[MaskCandidates]) -> MaskCandidates:
 def measure(
     logits: torch.Tensor, predicted_iou: torch.Tensor, *, stability_offset: float, min_stability: float = 0.0
 ) -> MaskCandidates:
-    """Return the candidates with the given mask logits (N, H, W) float32, at the crop's original size.
+    """Return the mask candidates with the given mask logits (N, H, W) float32, at the crop's original size.
 
-    Candidates below `min_stability` are dropped first; a bound of 0 or less keeps all, as in SAM.
+    Those below `min_stability` are dropped first; a bound of 0 or less keeps all, as in SAM.
     """
     stability = stability_scores(logits, stability_offset)
     if min_stability > 0:

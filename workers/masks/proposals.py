@@ -38,7 +38,7 @@ class Proposals:
 
 
 def encode_proposals(found: MaskCandidates) -> Proposals:
-    """Return candidates in the frame of a whole image as proposals in the same order, without empty masks.
+    """Return mask candidates in the frame of a whole image as proposals in the same order, without empty masks.
 
     SAM itself keeps an empty mask only if the stability threshold is 0.
     """

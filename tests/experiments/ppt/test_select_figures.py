@@ -10,8 +10,8 @@ UNDECIDED = {**RECIPE, "rival_mask_id": None, "kept": False}
 
 
 def test_a_choice_is_right_where_it_is_the_target_and_others_are_not_judged(tmp_path) -> None:
-    candidates = [(mask, text, UNDECIDED) for text in ("the first", "the second", "all") for mask in (0, 5)]
-    h = build_run(tmp_path / "h", num_shards=1, per_shard=1, rows=lambda number: candidates, recipe="pairs")
+    rows = [(mask, text, UNDECIDED) for text in ("the first", "the second", "all") for mask in (0, 5)]
+    h = build_run(tmp_path / "h", num_shards=1, per_shard=1, rows=lambda number: rows, recipe="pairs")
     said = [(0, "the first", {}), (5, "the second", {}), (0, "all", {}), (5, "all", {})]
     truth = build_run(tmp_path / "truth", num_shards=1, per_shard=1, rows=lambda number: said)
     made = AblationRuns("", "", h.location.root, truth.location.root, "", None)

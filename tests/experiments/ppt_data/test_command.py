@@ -41,7 +41,7 @@ def test_every_grounding_and_the_pairs_are_measured_and_written(folder, tmp_path
     pairs = found["pairs"]
     assert pairs["texts"] > 2
     assert pairs["without"] + pairs["single"] + pairs["several"] == pytest.approx(1)
-    assert pairs["candidates"] >= 2
+    assert pairs["pseudo_masks"] >= 2
     assert sheet.stat().st_size > 0
 
 

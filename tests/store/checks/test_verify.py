@@ -112,7 +112,7 @@ def test_a_sample_is_looked_into_and_the_rest_is_still_accounted_for(run, sample
     assert (report.num_checked, report.num_accounted) == (checked, 20)
 
 
-def test_the_standing_generation_is_the_one_that_is_checked(run):
+def test_the_latest_generation_is_the_one_that_is_checked(run):
     location, header, receipts = run
     commit(location, header, 1, generation=1)
     for table, part in receipts[1].parts.items():

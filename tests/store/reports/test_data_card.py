@@ -19,7 +19,7 @@ from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, is_generat
 from pseudoris.store.reports.data_card_models import BIBTEX, BUILTIN, METHOD, PUBLISHED
 from pseudoris.store.reports.data_card_sections import CardFacts, card_text
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
@@ -143,7 +143,7 @@ def test_gc_and_verify_take_no_notice_of_it(run):
     assert run_gc(run, now_s=1e12).deleted == ()
     assert verify_run(run).is_clean
     assert run.exists(CARD_NAME)
-    assert len(list(standing_receipts(run))) == 4
+    assert len(list(latest_receipts(run))) == 4
 
 
 def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path):

@@ -14,7 +14,7 @@ from pseudoris.store.runs.manifest import (
     receipts_table,
     write_manifest,
 )
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from tests.store.builders import commit, start_run
 
 
@@ -24,7 +24,7 @@ def run(location):
     return location, header, commit(location, header, 0, 2)
 
 
-def test_a_snapshot_holds_every_standing_receipt_whole(run):
+def test_a_snapshot_holds_every_latest_receipt_whole(run):
     location, _, receipts = run
     assert write_manifest(location) == "_manifest/0001.parquet"
     assert list(iter_manifest(location)) == receipts
@@ -51,7 +51,7 @@ def test_what_the_snapshot_lacks_is_read_from_its_receipt(run):
     write_manifest(location)
     commit(location, header, 1)
     commit(location, header, 0, generation=1)
-    assert list(cached_receipts(location)) == list(standing_receipts(location))
+    assert list(cached_receipts(location)) == list(latest_receipts(location))
 
 
 def test_receipts_that_the_snapshot_has_are_not_read_again(run, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_snapshot_may_be_made_of_the_one_before_and_of_what_it_lacks(run):
     write_manifest(location)
     commit(location, header, 1)
     write_manifest(location, cached_receipts(location))
-    assert list(iter_manifest(location)) == list(standing_receipts(location))
+    assert list(iter_manifest(location)) == list(latest_receipts(location))
     assert len(list(iter_manifest(location))) == 3
 
 
@@ -95,7 +95,7 @@ def test_snapshot_and_receipts_are_merged_a_few_at_a_time(run, rows_at_once, mon
     write_manifest(location)
     commit(location, header, 1)
     commit(location, header, 0, generation=1)
-    assert list(cached_receipts(location)) == list(standing_receipts(location))
+    assert list(cached_receipts(location)) == list(latest_receipts(location))
 
 
 def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the_rest(run, monkeypatch, caplog):
@@ -127,7 +127,7 @@ def test_a_snapshot_is_read_by_its_number_in_columns(run):
     assert table.to_pylist() == [
         {"shard": each.shard, "masks_part_name": each.parts["masks"].name} for each in receipts
     ]
-    assert read_manifest(location, 2).equals(receipts_table(standing_receipts(location)))
+    assert read_manifest(location, 2).equals(receipts_table(latest_receipts(location)))
 
 
 def test_a_snapshot_that_does_not_stand_or_read_is_named(run):

@@ -6,7 +6,7 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.runs.pending import PendingWork, missing_shards, parse_reasons, quarantined_shards
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from tests.store.builders import commit, make_entries, start_run
 
 
@@ -21,9 +21,9 @@ def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that
     commit(disk, header, 0)
     commit(disk, header, 2, generation=1)
     expected = PendingWork([0, 2], {0: 0, 2: 1}, num_images=4)
-    assert quarantined_shards(standing_receipts(disk), None) == expected
-    assert quarantined_shards(standing_receipts(disk), frozenset({"corrupt", "missing"})) == expected
-    assert quarantined_shards(standing_receipts(disk), frozenset({"missing"})) == PendingWork([])
+    assert quarantined_shards(latest_receipts(disk), None) == expected
+    assert quarantined_shards(latest_receipts(disk), frozenset({"corrupt", "missing"})) == expected
+    assert quarantined_shards(latest_receipts(disk), frozenset({"missing"})) == PendingWork([])
 
 
 @pytest.mark.parametrize("words", [None, "missing", "missing, decoder_timeout"])

@@ -6,11 +6,11 @@ import pytest
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.runs.receipts import (
+    latest_receipts,
     list_receipts,
     read_receipt,
     read_receipts,
     receipt_path,
-    standing_receipts,
 )
 from tests.builders.runs import all_receipts
 from tests.store.builders import commit, start_run
@@ -38,15 +38,15 @@ def test_generations_are_compared_as_numbers(location):
 
 def test_without_commits_there_is_nothing(location):
     assert list_receipts(location) == {}
-    assert list(standing_receipts(location)) == []
+    assert list(latest_receipts(location)) == []
     assert read_receipt(location, 0, 0) is None
 
 
-def test_standing_receipts_leave_out_what_is_superseded(location):
+def test_latest_receipts_leave_out_what_is_superseded(location):
     header = start_run(location)
     old = commit(location, header, 1, 0)
     new = commit(location, header, 1, generation=1)
-    assert list(standing_receipts(location)) == [old[1], new[0]]
+    assert list(latest_receipts(location)) == [old[1], new[0]]
     assert all_receipts(location) == [old[1], old[0], new[0]]
 
 
@@ -55,7 +55,7 @@ def test_more_receipts_than_a_batch_come_in_order(disk):
     receipt = commit(disk, header, 0)[0]
     for shard in range(1, 600):
         disk.replace(receipt_path(shard, 0), receipt.model_copy(update={"shard": shard}).model_dump_json().encode())
-    assert [receipt.shard for receipt in standing_receipts(disk)] == list(range(600))
+    assert [receipt.shard for receipt in latest_receipts(disk)] == list(range(600))
 
 
 def test_a_receipt_of_another_version_is_refused(location):

@@ -30,7 +30,7 @@ from pseudoris.store.runs.commit import commit_parts, make_receipt
 from pseudoris.store.runs.header import create_extension, read_header, require_header
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, write_manifest
 from pseudoris.store.runs.plan import iter_plan, write_plan
-from pseudoris.store.runs.receipts import list_receipts, part_path, receipt_path, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
 from pseudoris.store.runs.refilter import RuleChange, refilter, refiltered
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
@@ -84,11 +84,11 @@ def test_the_tables_are_those_of_a_run_annotated_under_the_rule_from_the_start(p
     anew = RunLocation.open(str(tmp_path / "anew"))
     header = scored_run(anew, "filtering.tau=1.2")
     assert files_of(target) == files_of(anew)
-    assert [each.counts for each in standing_receipts(target)] == [each.counts for each in standing_receipts(anew)]
+    assert [each.counts for each in latest_receipts(target)] == [each.counts for each in latest_receipts(anew)]
     ours = require_header(target)
     assert (ours.identity, ours.config, ours.config_sha256) == (header.identity, header.config, header.config_sha256)
-    assert summary.totals.kept == sum(each.counts.kept for each in standing_receipts(anew))
-    assert summary.num_kept_before == sum(each.counts.kept for each in standing_receipts(parent))
+    assert summary.totals.kept == sum(each.counts.kept for each in latest_receipts(anew))
+    assert summary.num_kept_before == sum(each.counts.kept for each in latest_receipts(parent))
     assert 0 < summary.totals.kept < summary.num_kept_before
 
 
@@ -137,7 +137,7 @@ def test_the_new_run_is_complete_and_verified_and_the_parent_untouched(parent, t
     refilter(parent, target, HIGHER)
     assert verify_run(target).is_clean
     assert is_manifest_complete(target, list_receipts(target))
-    assert list(iter_manifest(target)) == list(standing_receipts(target))
+    assert list(iter_manifest(target)) == list(latest_receipts(target))
     assert files_of(parent, "_receipts", "_manifest", "_lock") == before
 
 
@@ -357,7 +357,7 @@ def test_tables_of_version_one_become_those_of_the_present(on_disk, new, tmp_pat
     due, old = RunLocation.open(str(tmp_path / "due")), RunLocation.open(str(tmp_path / "old"))
     refilter(on_disk, due, HIGHER)
     begin(old)
-    for receipt in standing_receipts(on_disk):
+    for receipt in latest_receipts(on_disk):
         contents = contents_of(on_disk, receipt)
         table = pq.read_table(pa.BufferReader(contents[EXPRESSIONS])).drop(["source"])
         schema = table.schema.with_metadata({**table.schema.metadata, b"pseudoris.version": b"1"})
@@ -370,7 +370,7 @@ def test_tables_of_version_one_become_those_of_the_present(on_disk, new, tmp_pat
 
 def test_verify_finds_a_row_that_the_rule_does_not_explain(on_disk, new):
     refilter(on_disk, new, HIGHER)
-    receipt = next(standing_receipts(new))
+    receipt = next(latest_receipts(new))
     rows = read_table(new, EXPRESSIONS, receipts=[receipt]).to_pylist()
     # Such that some other tau would explain it: the next one below is kept as well.
     scored = [row for row in rows if row["distinctiveness"] is not None and not row["kept"]]
@@ -398,7 +398,7 @@ def forge(location, receipt, rows):
 
 
 def test_a_damaged_part_of_the_parent_is_told_and_never_copied(on_disk, new):
-    receipt = next(standing_receipts(on_disk))
+    receipt = next(latest_receipts(on_disk))
     path = f"masks/{receipt.parts['masks'].name}"
     on_disk.replace(path, on_disk.read_bytes(path)[:-1] + b"?")
     with pytest.raises(ConfigError, match=r"is damaged: run `pseudoris verify"):
@@ -413,7 +413,7 @@ def test_shards_outside_promise_two_stay_outside(disk, new):
     disk.replace(receipt_path(0, 0), told.model_dump_json().encode())
     finish(disk)
     refilter(disk, new, HIGHER)
-    (ours,) = standing_receipts(new)
+    (ours,) = latest_receipts(new)
     assert (ours.degraded, ours.mixed) == (told.degraded, told.mixed)
     assert (ours.seconds, ours.nodes, ours.attempts) == ({}, (), {})
 
@@ -427,7 +427,7 @@ def test_other_package_versions_go_on_only_where_asked_and_receipts_say_so(on_di
         refilter(on_disk, new, HIGHER)
     summary = refilter(on_disk, new, HIGHER, allow_mixed=True)
     assert ["pyarrow" in line for line in summary.accepted] == [True]
-    assert [bool(receipt.mixed) for receipt in standing_receipts(new)] == [False, True, False, False]
+    assert [bool(receipt.mixed) for receipt in latest_receipts(new)] == [False, True, False, False]
 
 
 @pytest.mark.slow

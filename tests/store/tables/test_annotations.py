@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import iter_annotations
 from tests.store.builders import commit, make_entries, make_shard, start_run
 
@@ -18,7 +18,7 @@ def run(location):
 def test_every_image_but_the_quarantined_comes_once_in_plan_order(run):
     entries = make_entries()
     written = [image for at in (0, 8) for image in make_shard(entries[at : at + 4]).images if image.failure is None]
-    read = list(iter_annotations(run, standing_receipts(run)))
+    read = list(iter_annotations(run, latest_receipts(run)))
     assert [(image.image_id, image.key, image.sha256) for image in read] == [
         (image.image_id, image.key, image.sha256) for image in written
     ]
@@ -31,20 +31,20 @@ def test_every_image_but_the_quarantined_comes_once_in_plan_order(run):
 
 
 def test_kept_only_leaves_masks_without_a_kept_expression(run):
-    images = list(iter_annotations(run, standing_receipts(run), kept_only=True))
+    images = list(iter_annotations(run, latest_receipts(run), kept_only=True))
     assert all(each.kept for image in images for mask in image.masks for each in mask.expressions)
     assert sum(len(image.masks) for image in images) == sum(
-        len(image.masks) for image in iter_annotations(run, standing_receipts(run))
+        len(image.masks) for image in iter_annotations(run, latest_receipts(run))
     )
 
 
 def test_embedded_bytes_come_only_where_they_are_asked_for(run):
-    assert all(image.data is None for image in iter_annotations(run, standing_receipts(run)))
-    assert all(image.data for image in iter_annotations(run, standing_receipts(run), with_bytes=True))
+    assert all(image.data is None for image in iter_annotations(run, latest_receipts(run)))
+    assert all(image.data for image in iter_annotations(run, latest_receipts(run), with_bytes=True))
 
 
 def test_draws_and_scores_are_those_of_the_tables(run):
-    image = next(image for image in iter_annotations(run, standing_receipts(run)) if len(image.masks) == 2)
+    image = next(image for image in iter_annotations(run, latest_receipts(run)) if len(image.masks) == 2)
     first = image.masks[0].expressions[0]
     assert (first.source, first.decoder, first.crop, first.count, first.log_prob) == (
         "model",

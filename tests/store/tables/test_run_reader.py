@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import part_path, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.run_reader import Run
 from tests.builders.scored_runs import begin, commit_scored, scored_run
@@ -16,7 +16,7 @@ from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 def leave_garbage(location: RunLocation) -> None:
     """What a killed writer leaves: a part that reads well, and that no receipt names."""
-    receipt = next(iter(standing_receipts(location)))
+    receipt = next(iter(latest_receipts(location)))
     part = receipt.parts[EXPRESSIONS]
     data = location.read_bytes(part_path(EXPRESSIONS, part))
     location.put_part(f"{EXPRESSIONS}/{part.name.replace('.g0-', '.g7-')}", data)

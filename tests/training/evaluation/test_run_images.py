@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.training.evaluation.counts import DECODERS
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
@@ -20,7 +20,7 @@ def location(tmp_path):
 
 def images(location):
     return [
-        each for receipt in standing_receipts(location) for each in iter_images(read_shard(location, receipt, *COLUMNS))
+        each for receipt in latest_receipts(location) for each in iter_images(read_shard(location, receipt, *COLUMNS))
     ]
 
 

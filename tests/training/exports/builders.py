@@ -17,7 +17,7 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import commit_shard
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.training.exports import ExportOptions, ExportReport, ExportRequest, find_export
 from tests.store.builders import HEIGHT, WIDTH, empty, make_expression, make_mask, quarantined, start_run
 
@@ -165,7 +165,7 @@ def _true_masks(key: str, texts: tuple[tuple[str, ...], ...]):
 def request_for(
     run: BuiltRun, destination: RunLocation, *, is_overwriting: bool = False, target_bytes: int = 2**20, **options
 ) -> ExportRequest:
-    receipts = list(standing_receipts(run.location))
+    receipts = list(latest_receipts(run.location))
     chosen = ExportOptions(**options)
     return ExportRequest(
         run.location, run.header, receipts, destination, target_bytes, is_overwriting=is_overwriting, options=chosen

@@ -13,7 +13,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.training.exports import ExportRequest, find_export, merged_parquet
@@ -42,7 +42,7 @@ def destination(request, tmp_path):
 
 def write(run, destination, *, target_bytes=2**28, **options):
     location, header = run
-    receipts = list(standing_receipts(location))
+    receipts = list(latest_receipts(location))
     request = ExportRequest(location, header, receipts, destination, target_bytes, **options)
     seen = []
     report = find_export("parquet").write(request, lambda done, total: seen.append((done, total)))
@@ -63,7 +63,7 @@ def merged(destination: RunLocation, table: str):
     return tables
 
 
-def test_the_rows_are_those_of_the_standing_generations_in_plan_order(run, destination):
+def test_the_rows_are_those_of_the_latest_generations_in_plan_order(run, destination):
     report, seen = write(run, destination)
     for table in SCHEMAS:
         (found,) = merged(destination, table)

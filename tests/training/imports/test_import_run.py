@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
-from pseudoris.store.runs.receipts import list_receipts, standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import iter_annotations
@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
 
 def found(location: RunLocation) -> dict:
     """Return the run's images by key."""
-    return {image.key: image for image in iter_annotations(location, standing_receipts(location))}
+    return {image.key: image for image in iter_annotations(location, latest_receipts(location))}
 
 
 def pixels(mask) -> np.ndarray:
@@ -245,7 +245,7 @@ def test_other_versions_are_refused_unless_allowed_and_then_named_in_the_receipt
     with pytest.raises(ConfigError, match=r"versions\.pyarrow.*0\.0\.1"):
         imported(annotation, images)
     imported(annotation, images, "placement.allow_mixed=true")
-    assert any("versions.pyarrow" in line for receipt in standing_receipts(location) for line in receipt.mixed)
+    assert any("versions.pyarrow" in line for receipt in latest_receipts(location) for line in receipt.mixed)
 
 
 def _fail_after_the_first(done, total):

@@ -46,7 +46,7 @@ def small_words(folder: Path) -> list[str]:
     models += [f"sam.architecture={json.dumps(SAM)}", "sam.weights.uri=random:4"]
     sizes = ["num_queries=3", "num_points=3", "image_blocks=[0, 1]", "width=16", "num_heads=2"]
     rest = ["data.pairs_per_batch=4", "training.log_every=1", "training.checkpoint_every=2"]
-    # At random a prediction overlaps a candidate by a little.
+    # At random a prediction overlaps a pseudo-mask by a little.
     curriculum = [f"curriculum.phases={json.dumps(PHASES)}", "curriculum.min_iou=0.02"]
     return [*models, *(f"generator.{word}" for word in sizes), *rest, *curriculum]
 

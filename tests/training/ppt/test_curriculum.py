@@ -28,7 +28,7 @@ def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
     assert [each.steps_before for each in rounds[:4]] == [0, 100, 430, 880]
 
 
-def test_what_is_not_given_is_left_out_and_nothing_is_selected_without_candidates() -> None:
+def test_what_is_not_given_is_left_out_and_nothing_is_selected_without_pseudo_masks() -> None:
     rounds = plan_rounds(CurriculumConfig(), {**PAIRS, "h_ref": 0, "d_sem": 0}, 100)
 
     assert [each.sources for each in rounds] == [("h_sem",), ("h_sem", "d_ref"), ("d_ref", "h_sem"), ("h_sem",)]

@@ -28,7 +28,7 @@ def test_a_pair_has_no_more_labels_than_queries_and_its_referent_is_one_of_them(
     assert pairs[0].labels.confidences.tolist() == [1.0, 0.0, 0.0]
 
 
-def test_candidates_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
+def test_pseudo_masks_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
     tmp_path, caplog
 ) -> None:
     undecided = {**RECIPE, "rival_mask_id": None, "kept": False}
@@ -43,7 +43,7 @@ def test_candidates_that_no_query_can_take_are_left_out_with_a_warning_where_one
 
     assert [len(pair.labels.confidences) for pair in found["h_ref"][0]] == [3, 3]
     assert [record.getMessage().partition(", which")[0] for record in caplog.records] == [
-        f"{root}: 2 texts without a referent have more candidates than the first 3"
+        f"{root}: 2 texts without a referent have more pseudo-masks than the first 3"
     ]
 
 

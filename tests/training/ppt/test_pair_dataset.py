@@ -1,4 +1,4 @@
-"""Runs as pairs: candidates and confidences of the rows, points of the masks, flips of both."""
+"""Runs as pairs: pseudo-masks and confidences of the rows, points of the masks, flips of both."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     return build_run(tmp_path_factory.mktemp("pairs"), num_shards=2, per_shard=2, rows=lambda number: ROWS).location
 
 
-def test_the_rows_of_one_text_are_its_candidates_and_kept_is_the_confidence(run) -> None:
+def test_the_rows_of_one_text_are_its_pseudo_masks_and_kept_is_the_confidence(run) -> None:
     pairs = PairDataset(run, SPEC)
 
     assert len(pairs) == 12
@@ -96,7 +96,7 @@ def test_selected_pairs_have_other_confidences_and_leave_the_old_ones_as_they_we
     assert chosen[0].labels.confidences.tolist() == [0.0, 1.0]
     assert pairs[0].labels.confidences.tolist() == [0.0, 0.0]
     assert torch.equal(chosen[0].labels.points_xy, pairs[0].labels.points_xy)
-    with pytest.raises(ValueError, match="a confidence for each candidate"):
+    with pytest.raises(ValueError, match="a confidence for each pseudo-mask"):
         pairs.selected([torch.tensor([1.0])])
 
 

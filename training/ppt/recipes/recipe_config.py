@@ -81,13 +81,13 @@ class ComposeConfig(FrozenModel):
 class PairsConfig(FrozenModel):
     """H_sem and H_ref out of image-text pairs (section 3.3, pseudo label generation)."""
 
-    # From this IoU on two phrases' masks are one candidate.
+    # Masks of two phrases with at least this IoU are merged into one pseudo-mask.
     merge_iou: Share = 0.7
-    # Candidates of one phrase at most: places that answer it about as highly. 1 is the paper's, whose candidates are of
-    # different phrases; "the star on the left" has one phrase, and where the image has two stars CLIP's choice between
-    # them is no label.
+    # At most so many pseudo-masks of one phrase, at places with about equal response. The paper has 1, so its
+    # pseudo-masks belong to different phrases. "The star on the left" has one phrase; if the image has two stars,
+    # CLIP's choice between them is no label.
     peaks_per_phrase: int = Field(default=1, ge=1, le=16)
-    # From this share of a response's range on a further peak is a candidate.
+    # A further peak gives a pseudo-mask from this share of the response's range on.
     min_peak: Share = 0.85
     # Texts of one image that are taken, the first ones; None takes all.
     max_texts_per_image: int | None = Field(default=None, ge=1)

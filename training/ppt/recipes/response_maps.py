@@ -193,12 +193,12 @@ def _spread(allowed: NDArray[np.bool_], first: int, count: int) -> NDArray[np.fl
     """Farthest-point sampling of pixels (x, y) where `allowed`, from the flat position `first` on."""
     width = allowed.shape[1]
     ys, xs = np.nonzero(allowed)
-    candidates = np.stack([xs, ys], -1).astype(np.float64)
+    pixels = np.stack([xs, ys], -1).astype(np.float64)
     chosen = [np.array([first % width, first // width], np.float64)]
-    nearest = np.full(len(candidates), np.inf)
-    while len(chosen) < count and len(candidates):
-        nearest = np.minimum(nearest, np.square(candidates - chosen[-1]).sum(-1))
+    nearest = np.full(len(pixels), np.inf)
+    while len(chosen) < count and len(pixels):
+        nearest = np.minimum(nearest, np.square(pixels - chosen[-1]).sum(-1))
         if not nearest.max() > 0:
             break
-        chosen.append(candidates[int(nearest.argmax())])
+        chosen.append(pixels[int(nearest.argmax())])
     return np.stack(chosen)

@@ -1,11 +1,11 @@
-"""The candidates of texts: which phrases are asked for, which masks are one, and what of them is decided."""
+"""The pseudo-masks of texts: which phrases are asked for, which masks are one, and what of them is decided."""
 
 import numpy as np
 import pytest
 
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.training.ppt.recipes import h_pairs
 from pseudoris.training.ppt.recipes.grounding import GroundedMask
@@ -25,7 +25,7 @@ def _found(phrase: str, start: int, stop: int, agreement: float = 0.5) -> Ground
     return GroundedMask(phrase, _columns(start, stop), 0.9, agreement)
 
 
-def test_masks_that_overlap_by_seven_tenths_are_one_candidate_and_by_less_are_two() -> None:
+def test_masks_that_overlap_by_seven_tenths_are_one_pseudo_mask_and_by_less_are_two() -> None:
     whole = _found("star", 0, 100)
 
     assert merged([whole, _found("shape", 0, 70, 0.4)], 0.7) == [whole]
@@ -38,7 +38,7 @@ def test_of_near_equal_masks_the_one_that_agrees_best_stays_and_of_ties_the_firs
     assert merged(found, 0.7) == [found[1]]
 
 
-def test_candidates_come_in_the_order_of_their_phrases_and_no_chain_of_masks_is_one() -> None:
+def test_pseudo_masks_come_in_the_order_of_their_phrases_and_no_chain_of_masks_is_one() -> None:
     # IoUs: 17/20 of the first two, 15/19 of the last two, and 15/22 of the first and the last.
     ends, middle = [_found("star", 0, 20, 0.6), _found("cup", 5, 22, 0.4)], _found("shape", 3, 20, 0.5)
 
@@ -77,7 +77,7 @@ class _KnownPlaces:
 
 @pytest.fixture
 def paired(tmp_path, monkeypatch):
-    """The image of a run whose texts are `SAID`, with its candidates."""
+    """The image of a run whose texts are `SAID`, with its pseudo-masks."""
     monkeypatch.setattr(h_pairs, "Grounder", _KnownPlaces)
     rows = [(0, text, {}) for text in SAID]
     source = build_run(tmp_path / "said", num_shards=1, per_shard=1, rows=lambda number: rows).location
@@ -85,12 +85,12 @@ def paired(tmp_path, monkeypatch):
     location = RunLocation.open(str(tmp_path / "h"))
     config = load_recipe_config("tiny", None, ("filtering.weights.uri=random:0",))
     pair_masks(source.root, location, config, on_progress=lambda done, total: None, on_wait=print)
-    (image,) = iter_annotations(location, standing_receipts(location))
+    (image,) = iter_annotations(location, latest_receipts(location))
     return image
 
 
-def _candidates(image: AnnotatedImage, text: str) -> list[tuple[tuple[int, int], bool]]:
-    """Columns of each candidate of a text, and whether it is the referent."""
+def _pseudo_masks(image: AnnotatedImage, text: str) -> list[tuple[tuple[int, int], bool]]:
+    """Columns of each pseudo-mask of a text, and whether it is the referent."""
     return [
         ((mask.box_xyxy_px[0], mask.box_xyxy_px[2]), row.kept)
         for mask in image.masks
@@ -106,11 +106,11 @@ def test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone(paired) -> N
 
 
 @pytest.mark.slow
-def test_of_several_candidates_none_is_the_referent_and_a_single_one_is(paired) -> None:
+def test_of_several_pseudo_masks_none_is_the_referent_and_a_single_one_is(paired) -> None:
     # "red circle" and "star" answer one place about alike, and "star" another one.
-    assert _candidates(paired, SAID[0]) == [((0, 8), False), ((12, 18), False)]
-    assert _candidates(paired, SAID[1]) == [((12, 18), True)]
-    assert _candidates(paired, SAID[2]) == []
+    assert _pseudo_masks(paired, SAID[0]) == [((0, 8), False), ((12, 18), False)]
+    assert _pseudo_masks(paired, SAID[1]) == [((12, 18), True)]
+    assert _pseudo_masks(paired, SAID[2]) == []
     assert len(paired.masks) == 2
 
 

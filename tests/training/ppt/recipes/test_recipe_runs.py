@@ -10,7 +10,7 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.runs.receipts import standing_receipts
+from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
@@ -61,10 +61,10 @@ def test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent(run
     keys = {row["image_id"]: row["key"] for row in read_table(runs["d_sem"], "images").to_pylist()}
 
     assert len(rows) > 5
-    for (image, text), candidates in rows.items():
+    for (image, text), pairs in rows.items():
         assert text == f"the {keys[image].partition('/')[0]} in the middle"
-        assert [row["kept"] for row in candidates] == [True]
-        assert candidates[0]["source"] == "recipe"
+        assert [row["kept"] for row in pairs] == [True]
+        assert pairs[0]["source"] == "recipe"
     (failure,) = read_table(runs["d_sem"], "failures").to_pylist()
     assert failure["reason"] == "not_an_image"
 
@@ -74,15 +74,15 @@ def test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts(run
     for row in read_table(runs["d_ref"], "masks").to_pylist():
         masks[row["image_id"]].add(row["mask_id"])
     kinds = set()
-    for (image, _), candidates in _rows(runs["d_ref"]).items():
-        assert {row["target_mask_ids"][0] for row in candidates} == masks[image]
-        assert sum(row["kept"] for row in candidates) == 1
-        kinds.add(candidates[0]["kind"])
+    for (image, _), pairs in _rows(runs["d_ref"]).items():
+        assert {row["target_mask_ids"][0] for row in pairs} == masks[image]
+        assert sum(row["kept"] for row in pairs) == 1
+        kinds.add(pairs[0]["kind"])
     assert kinds == {"position", "relation"}
     assert all(row["bytes"] for row in read_table(runs["d_ref"], "images").to_pylist())
 
 
-def test_one_candidate_is_decided_and_several_are_not(runs) -> None:
+def test_one_pseudo_mask_is_decided_and_several_are_not(runs) -> None:
     counts = count_pairs(runs["h"])
     by_text = _rows(runs["h"])
 
@@ -95,13 +95,13 @@ def test_one_candidate_is_decided_and_several_are_not(runs) -> None:
 
 
 def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) -> None:
-    before = [receipt.parts for receipt in standing_receipts(runs["d_ref"])]
+    before = [receipt.parts for receipt in latest_receipts(runs["d_ref"])]
     source = runs["d_sem"].root
 
     written = compose_objects(source, runs["d_ref"], runs["config"], **SILENT)
 
     assert written.num_shards_before == written.header.num_shards
-    assert [receipt.parts for receipt in standing_receipts(runs["d_ref"])] == before
+    assert [receipt.parts for receipt in latest_receipts(runs["d_ref"])] == before
     with pytest.raises(ConfigError, match=r"compose.seed: 0 in the run, 7 now"):
         compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
 
@@ -111,8 +111,8 @@ def test_composed_bytes_follow_from_the_seed_alone(runs, tmp_path) -> None:
 
     compose_objects(runs["d_sem"].root, again, runs["config"], **SILENT)
 
-    assert [receipt.parts for receipt in standing_receipts(again)] == [
-        receipt.parts for receipt in standing_receipts(runs["d_ref"])
+    assert [receipt.parts for receipt in latest_receipts(again)] == [
+        receipt.parts for receipt in latest_receipts(runs["d_ref"])
     ]
 
 
