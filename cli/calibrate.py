@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
-from pseudoris.cli.destinations import check_file
 from pseudoris.cli.evaluate import truth_bar
 from pseudoris.cli.named_truth import open_truth
+from pseudoris.cli.options import check_file
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header

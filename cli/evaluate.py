@@ -14,8 +14,8 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, printable, report, stderr, stdout
-from pseudoris.cli.destinations import check_apart
 from pseudoris.cli.named_truth import open_truth
+from pseudoris.cli.options import check_apart
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 

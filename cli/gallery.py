@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
-from pseudoris.cli.destinations import check_apart
+from pseudoris.cli.options import check_apart
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.source_settings import IMAGE_FORMATS
 from pseudoris.store.location import RunLocation

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
 
 Source = Annotated[
     str,
@@ -42,3 +48,46 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="Ray cluster: auto, local, or HOST:PORT.", show_default=False),
 ]
+
+
+def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
+    """Refuse the run's own folders, and what lies in them: readers of a table take its folder with all below.
+
+    Raises:
+        ConfigError: `destination`, which `option` named, is one of them or lies in one.
+    """
+    own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
+    if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
+        raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a local file that cannot be created, before the work whose outcome it gets.
+
+    Raises:
+        ConfigError: There is no folder for it, or a folder stands in its place.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"The folder {path.parent} for {path.name} does not exist. Create it first.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder. Give a file name in it.")
+
+
+def training_folder(out: str, runs: Iterable[str]) -> Path:
+    """Return the local folder that `--out` of a training names.
+
+    Args:
+        out: As it was given: a `Path` of a url has lost a slash, and is a folder like any other.
+        runs: All that the training reads, folders or urls.
+
+    Raises:
+        ConfigError: It is a url, or a folder of one of the runs.
+    """
+    if "://" in out:
+        raise ConfigError(f"--out {out!r} is a url. Give a local folder, and copy it when the training has ended.")
+    folder = Path(out)
+    # Absolute first: a location expands a leading `~`, a folder of a training does not.
+    destination = RunLocation.open(str(folder.absolute()))
+    for run in runs:
+        check_apart(RunLocation.open(run), destination, option="--out")
+    return folder

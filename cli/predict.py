@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pseudoris.cli.console import facts_table, printable, report, stdout
-from pseudoris.cli.destinations import check_file
+from pseudoris.cli.options import check_file
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, stdout
-from pseudoris.cli.destinations import training_folder
+from pseudoris.cli.options import training_folder
 from pseudoris.cli.train_ppt import ppt
 from pseudoris.cli.training_views import figure_title, next_view, progress, say_what_is_resumed, stopped
 

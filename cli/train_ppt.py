@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, report, stdout
-from pseudoris.cli.destinations import training_folder
+from pseudoris.cli.options import training_folder
 from pseudoris.cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
 
 if TYPE_CHECKING:

@@ -17,13 +17,12 @@ from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.memory import trim_memory
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending import missing_shards, num_to_retry, quarantined_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
-from pseudoris.store.runs.session import RunSession, SessionOutcome
+from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
 from pseudoris.store.sources import Source, open_source
 
 

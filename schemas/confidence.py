@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.keep_rule import Floats
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 
 # The table's columns that `features` reads.
 CONFIDENCE_COLUMNS: Final = (

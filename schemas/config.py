@@ -23,12 +23,12 @@ from pydantic import (
 
 from pseudoris.schemas.caption_settings import BeamConfig as BeamConfig
 from pseudoris.schemas.caption_settings import CaptionsConfig as CaptionsConfig
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.caption_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative, without_none
 from pseudoris.schemas.keep_rule import KeepCondition
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.mask_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.mask_settings import ReductionConfig as ReductionConfig

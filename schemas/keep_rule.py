@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 
 ScoreColumn = Literal[
     "uniqueness",

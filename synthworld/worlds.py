@@ -47,7 +47,7 @@ class World:
         name: As `make_scene`, the demonstration set and truth.json name it.
         palette: The colour (R, G, B) that each word stands for; nearest to its own word's in `COLOURS`, so that the
             word stays true.
-        textures: Names in `textures.TEXTURES`, one of them drawn a scene.
+        textures: Names in `renderer.TEXTURES`, one of them drawn a scene.
         tones: Lowest and (exclusive) highest brightness of a background, of 255.
         chroma: How far a background's colour channels stray from its brightness.
         grain_std: Noise of the background alone, equal in the three channels.

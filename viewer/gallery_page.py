@@ -7,10 +7,14 @@ The pages ask for nothing but the pictures beside them, so that they open from a
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.source_settings import IMAGE_FORMATS
@@ -19,9 +23,14 @@ from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import Gallery, GallerySummary
 from pseudoris.viewer.image_cards import NUM_COLOURS, ImageCard, embedded_json, image_card
 from pseudoris.viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
-from pseudoris.viewer.thumbnails import thumbnail
 
 logger = logging.getLogger(__name__)
+
+# Twice what a card shows, for dense screens and for the larger view beside the grid.
+MAX_SIDE_PX: Final = 800
+# Captions speak of small things: below about 80 the ringing of WebP hides them; above 90 the folder doubles.
+_QUALITY: Final = 84
+_WHITE: Final = (255, 255, 255)
 
 INDEX_NAME: Final = "index.html"
 QUALITY_NAME: Final = "quality.html"
@@ -34,6 +43,39 @@ _MAX_WARNINGS: Final = 3
 
 # Called with how many images are done.
 OnImage = Callable[[int], None]
+
+
+def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | None:
+    """Return the upright image as WebP, its longer side at most `MAX_SIDE_PX`; None if it cannot be read.
+
+    The image was decoded when it was annotated, so a failure here means that a plug-in is missing.
+
+    Args:
+        data: The encoded image.
+        formats: That may be opened, by Pillow's names.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+            image.draft("RGB", (2 * MAX_SIDE_PX, 2 * MAX_SIDE_PX))  # JPEG alone: decodes at a fraction of the size
+            upright = _as_rgb(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
+        return None
+    upright.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    upright.save(encoded, "WEBP", quality=_QUALITY, method=4)
+    return encoded.getvalue()
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The first frame in RGB: transparency on white, 16-bit grey by its high byte."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGB", image.size, _WHITE)
+    white.paste(layer, mask=layer.getchannel("A"))
+    return white
 
 
 def check_destination(destination: RunLocation) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from experiments.listener.judged_scenes import SceneRows
 from experiments.quality.annotated_scenes import PAPER_TAU
 from experiments.quality.markdown_cells import as_json
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.keep_rule import Flags, is_above
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.keep_rule import Flags, KeepRule, meets
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Problem, Tables, examples

@@ -20,7 +20,7 @@ from pseudoris.synthworld.training.optimiser import (
     save_checkpoint,
 )
 from pseudoris.synthworld.training.rendered_scenes import NOBODY, RenderedScenes
-from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.models import build_sam
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from pseudoris.synthworld.attributes import (
     RELATIONS,
     SIZES,
 )
-from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, parse, realise
-from pseudoris.synthworld.noisy_captions import noisy_caption
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, noisy_caption, parse, realise
 from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
 from pseudoris.synthworld.scenes import Split, generator, make_scene
 

@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
 from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
-from pseudoris.workers.filtering.text_tower import CausalBlock
+from pseudoris.workers.filtering.clip_embedder import CausalBlock
 from pseudoris.workers.transformer_blocks import Block, PackedLinear, SharedLinear, finish_block, linear
 
 

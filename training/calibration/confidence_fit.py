@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import ranks, weighed
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import JudgedImage, judged_images
 from pseudoris.training.evaluation.truth import Truth

@@ -17,7 +17,7 @@ from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.training.evaluation.bootstrap import Floats, Sums
 from pseudoris.training.evaluation.truth import ImageTruth
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.iou_assignment import match_masks
+from pseudoris.workers.masks.instances import match_masks
 
 GOOD_IOU: Final = 0.75
 DECODERS: Final = ("beam", "top_k", "top_p")

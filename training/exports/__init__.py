@@ -1,5 +1,6 @@
 """Exports a finished run to the formats of other tools. Each format is a module, found by its name."""
 
+from pseudoris.training.exports.export_request import EXPORTS, find_export
 from pseudoris.training.exports.protocol import (
     CHECKING,
     WRITING,
@@ -10,7 +11,6 @@ from pseudoris.training.exports.protocol import (
     HumanAnnotation,
     OnProgress,
 )
-from pseudoris.training.exports.registry import EXPORTS, find_export
 
 __all__ = [
     "CHECKING",

@@ -1,4 +1,8 @@
-"""Makes an `ExportRequest` from a user's options. Invalid combinations are rejected before anything is written."""
+"""The formats of `pseudoris export`, and the `ExportRequest` of a user's options.
+
+A new format is a module beside this one, and a line in `EXPORTS`. Invalid combinations of options are rejected before
+anything is written.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,44 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.latest_receipts import LatestReceipts
-from pseudoris.training.exports.protocol import ExportOptions, ExportRequest, HumanAnnotation
-from pseudoris.training.exports.registry import EXPORTS, find_export
+from pseudoris.training.exports.coco import CocoExport
+from pseudoris.training.exports.cris import CrisExport
+from pseudoris.training.exports.cris_lmdb import LmdbExport
+from pseudoris.training.exports.huggingface import HuggingfaceExport
+from pseudoris.training.exports.merged_parquet import ParquetExport
+from pseudoris.training.exports.protocol import Export, ExportOptions, ExportRequest, HumanAnnotation
+from pseudoris.training.exports.pseudo_ris_csv import PseudoRisCsvExport
+from pseudoris.training.exports.refer import ReferExport
+from pseudoris.training.exports.sa1b import Sa1bExport
+from pseudoris.training.exports.webdataset import WebdatasetExport
 
+EXPORTS: Final[dict[str, Export]] = {
+    "parquet": ParquetExport(),
+    "refer": ReferExport(),
+    "cris": CrisExport(),
+    "lmdb": LmdbExport(),
+    "coco": CocoExport(),
+    "sa1b": Sa1bExport(),
+    "webdataset": WebdatasetExport(),
+    "hf": HuggingfaceExport(),
+    "pseudo-ris-csv": PseudoRisCsvExport(),
+}
 DEFAULT_SPLIT: Final = "train"
 DEFAULT_SPLIT_BY: Final = "pseudo"
 DEFAULT_TARGET_MB: Final = 256
 _MB: Final = 10**6
 _FLAGS: Final = {"human": "--merge-human", "target_bytes": "--target-mb"}
+
+
+def find_export(name: str) -> Export:
+    """Return the export of a format.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in EXPORTS:
+        raise ConfigError(f"There is no export format {name!r}. Give --format {' or '.join(EXPORTS)}.")
+    return EXPORTS[name]
 
 
 def export_request(

@@ -14,10 +14,9 @@ from torch import nn
 
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FrozenTowers
-from pseudoris.training.student.padded_square import Placement
 from pseudoris.training.student.student_config import LossConfig, StudentConfig
 from pseudoris.training.student.student_model import RisStudent, StudentInput
-from pseudoris.training.student.target_dataset import TargetBatch
+from pseudoris.training.student.target_dataset import Placement, TargetBatch
 
 # Expressions of one image that are answered at once; an image with more takes several passes.
 _TEXTS_A_PASS = 32

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pseudoris.schemas.caption_settings import ListeningConfig
 from pseudoris.schemas.config import CaptionsConfig, SamplingConfig
-from pseudoris.schemas.listener_settings import ListeningConfig
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import choose_others

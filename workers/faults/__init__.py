@@ -17,8 +17,7 @@
 
 A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard the run stops.
 
-- `quarantine`: one try, inside a stage. Engines of plug-ins use it too.
-- `error_kinds`: which errors may be blamed on an image.
+- `quarantine`: one try, inside a stage, and which errors may be blamed on an image. Engines of plug-ins use it too.
 - `tolerant_stages`: all rows of a process, from the event to the verdict.
 - `subprocess_stages`, `subprocess_stages_main`: stages in a subprocess: the parent's side and the child's.
 - `child_process`: how a child process is started; the prover of `pseudoris.workers.images` uses it too.

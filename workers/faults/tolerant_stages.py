@@ -14,7 +14,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
-from pseudoris.workers.faults.error_kinds import is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 

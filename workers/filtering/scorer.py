@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, meets
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.checkpoints.weights import weights_digest
 from pseudoris.workers.faults.quarantine import apply_to_images

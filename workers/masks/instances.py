@@ -1,5 +1,7 @@
 """The instances of one image, the proposals that match them, and a table of instances by image.
 
+Also the one-to-one assignment of masks to objects by IoU: two masks of one object cannot both count as right.
+
 An image is found by its `image_id` or its key (percent-encoded or plain). Otherwise it is found by file name, if one
 path ends in the other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the upright
 image's size. An image without rows has no instances.
@@ -18,6 +20,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.masks import rle
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Turns a row number and the image's (H, W) into an RLE string.
 EncodeRow = Callable[[int, tuple[int, int]], str]
+MIN_MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -187,3 +191,22 @@ class InstanceTable:
 def _parts(name: str) -> tuple[str, ...]:
     # The key of a tar's member is `tar!member`.
     return PurePosixPath(name.replace("!", "/")).parts or ("",)
+
+
+def iou_table(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return IoU (M, N) float64 in [0, 1] of masks (M, H, W) bool and truth (N, H, W) bool; 0 for empty unions."""
+    pixels = masks.shape[1] * masks.shape[2]
+    flat, other = (m.reshape(len(m), pixels).astype(np.float32) for m in (masks, truth))
+    overlap = (flat @ other.T).astype(np.float64)
+    union = flat.sum(1)[:, None] + other.sum(1)[None, :] - overlap
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
+
+
+def match_masks(ious: np.ndarray, *, min_iou: float = MIN_MATCH_IOU) -> dict[int, int]:
+    """Return the object of each mask in the assignment with the largest total IoU, without pairs below `min_iou`."""
+    if ious.size == 0:
+        return {}
+    # Pairs below the bound count as 0, so that they cannot displace a good pair.
+    worth = np.where(ious >= min_iou, ious, 0.0)
+    rows, columns = linear_sum_assignment(-worth)
+    return {int(m): int(n) for m, n in zip(rows, columns, strict=True) if ious[m, n] >= min_iou}

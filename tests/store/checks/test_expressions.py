@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import composed_problems, confidence_problems, expression_problems
 from pseudoris.store.tables.keep_rule import SOME_TAU, scores_of

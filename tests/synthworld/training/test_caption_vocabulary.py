@@ -5,7 +5,7 @@ import pytest
 from open_clip import get_tokenizer
 from safetensors.torch import load_file
 
-from pseudoris.synthworld.noisy_captions import noisy_caption
+from pseudoris.synthworld.grammar import noisy_caption
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.training.caption_vocabulary import MAX_TOKENS, caption_vocabulary, expression_vocabulary
 from pseudoris.workers import checkpoints

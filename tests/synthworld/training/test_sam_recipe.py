@@ -6,7 +6,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.training.rendered_scenes import rendered_scenes
 from pseudoris.synthworld.training.sam_recipe import SamRecipe, draw_batch, losses, predict, train_sam
-from pseudoris.workers.checkpoints.sam import build_sam
+from pseudoris.workers.checkpoints.models import build_sam
 
 RECIPE = SamRecipe(steps=2, images_a_step=2, object_points=3, background_points=1, checkpoint_every=1)
 

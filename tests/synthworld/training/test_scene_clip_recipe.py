@@ -17,16 +17,14 @@ from pseudoris.synthworld.training.caption_crops import normalise
 from pseudoris.synthworld.training.caption_losses import object_contrastive_loss, pointing_loss
 from pseudoris.synthworld.training.caption_vocabulary import expression_vocabulary, word_ids
 from pseudoris.synthworld.training.rendered_scenes import rendered_scenes
-from pseudoris.synthworld.training.scene_batches import (
+from pseudoris.synthworld.training.scene_clip_recipe import (
     SHIFT_PX,
+    SceneClipTrainee,
+    SceneRecipe,
     caption_relations,
     draw_scenes,
     patches_at,
     patches_near,
-)
-from pseudoris.synthworld.training.scene_clip_recipe import (
-    SceneClipTrainee,
-    SceneRecipe,
     start_from_sam,
     train_scene_clip,
 )

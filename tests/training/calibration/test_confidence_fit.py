@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated, confidences
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.listener_settings import ConfidenceConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.scene_truth import SceneTruth

@@ -13,7 +13,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports import selected_rows
-from pseudoris.training.exports.registry import EXPORTS
+from pseudoris.training.exports.export_request import EXPORTS
 from tests.training.exports.builders import LONG_TEXT, PICTURES, UPRIGHT, TrueMask, export, stored
 from tests.training.exports.loading import LOADERS, WITH_BARE_MASKS, WITH_CANDIDATES, LoadedMask
 

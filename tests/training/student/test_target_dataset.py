@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import training_set
+from pseudoris.training.student.target_dataset import Placement, training_set
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
 
@@ -49,3 +50,32 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     fresh.module.eval()
     first, second = (each.logits(question.image_key, question.image, question.texts) for each in (learner, fresh))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 32), (20, 64), (100, 30), (1, 40)])
+def test_a_mask_comes_back_where_it_was(size):
+    height, width = size
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[height // 4 : max(height // 2, height // 4 + 1), width // 4 : width // 2] = True
+    placement = Placement.of(size, 64)
+    shares = placement.mask(mask, 64)
+    assert shares.shape == (64, 64)
+    assert (shares >= 0).all()
+    assert (shares <= 1).all()
+    back = placement.back((shares - 0.5)[None])[0] > 0
+    assert back.shape == mask.shape
+    assert (back & mask).sum() / (back | mask).sum() > 0.8
+
+
+def test_an_image_is_scaled_to_fit_and_framed():
+    placement = Placement.of((10, 20), 40)
+    square = placement.image(torch.full((3, 10, 20), 200, dtype=torch.uint8), (0.0, 0.5, 1.0))
+    assert (placement.inner, placement.top, placement.left) == ((20, 40), 10, 0)
+    assert square[:, 0, 0].tolist() == [0, 128, 255]
+    assert (square[:, 10:30] == 200).all()
+
+
+def test_a_smaller_mask_holds_shares_of_its_pixels():
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 0] = mask[2:, 2:] = True
+    assert Placement.of((4, 4), 4).mask(mask, 2).tolist() == [[0.25, 0.0], [0.0, 1.0]]

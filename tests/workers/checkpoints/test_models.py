@@ -3,11 +3,12 @@ from importlib.resources import files
 
 import pytest
 import torch
+from segment_anything import sam_model_registry
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
-from pseudoris.workers.checkpoints.models import load_clip, load_coca, load_sam
+from pseudoris.workers.checkpoints.models import build_sam, load_clip, load_coca, load_sam
 from pseudoris.workers.checkpoints.weights import weights_digest
 
 CONFIG = load_config("tiny")
@@ -70,3 +71,27 @@ def test_compact_weights_are_told_by_what_the_file_holds():
         assert TOKEN_IDS in file.keys()  # noqa: SIM118 - a safetensors file is no mapping
     with safe_open(TINY / "sam.safetensors", "pt") as file:
         assert TOKEN_IDS not in file.keys()  # noqa: SIM118 - as above
+
+
+def test_the_base_preset_builds_the_published_vit_b():
+    ours = build_sam(load_config("base").masks.architecture).state_dict()
+    published = sam_model_registry["vit_b"]().state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
+
+
+def test_the_tiny_sam_answers_a_point_with_three_masks():
+    sam = build_sam(load_config("tiny").masks.architecture)
+    with torch.no_grad():
+        answer = sam(
+            [
+                {
+                    "image": torch.zeros(3, 192, 192),
+                    "original_size": (192, 192),
+                    "point_coords": torch.tensor([[[96.0, 96.0]]]),
+                    "point_labels": torch.tensor([[1]]),
+                }
+            ],
+            multimask_output=True,
+        )[0]
+    assert answer["masks"].shape == (1, 3, 192, 192)
+    assert answer["iou_predictions"].shape == (1, 3)

@@ -1,14 +1,31 @@
 """What is an image's fault becomes a row; everything else passes through."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from pseudoris.schemas.errors import ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
-from pseudoris.workers.faults.quarantine import apply_to_groups, apply_to_images
+from pseudoris.workers.faults.quarantine import (
+    apply_to_groups,
+    apply_to_images,
+    is_broken_device,
+    is_out_of_memory,
+    may_blame_image,
+)
+
+MEMORY = (
+    MemoryError("host"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+)
+DEVICE = (torch.AcceleratorError("illegal access"), RuntimeError("CUDA error: misaligned address"))
+ELSEWHERE = (OSError("disk"), TransientError("bucket"), ConfigError("setting"), ImageError("corrupt", "torn"))
+IMAGE = (ValueError("odd"), RuntimeError("shapes differ"), ZeroDivisionError("no area"))
 
 
 def shard_of(*names):
@@ -114,3 +131,40 @@ def test_of_a_group_only_the_image_at_fault_is_quarantined(error):
 def test_what_is_never_an_images_fault_passes_through_a_group(error):
     with pytest.raises(type(error)):
         apply_to_groups(shard_of("a", "bad"), "caption", remembering([], bad="bad", error=error), fits=at_most(2))
+
+
+def compiler_error() -> Exception:
+    return type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})("no gcc")
+
+
+@pytest.mark.parametrize("error", [*MEMORY, *DEVICE, *ELSEWHERE, compiler_error()], ids=repr)
+def test_what_the_machine_or_the_project_raises_blames_no_image(error):
+    assert not may_blame_image(error)
+
+
+@pytest.mark.parametrize("error", IMAGE, ids=repr)
+def test_anything_else_that_a_stage_raises_may_be_the_image_s_fault(error):
+    assert may_blame_image(error)
+    assert not is_out_of_memory(error)
+    assert not is_broken_device(error)
+
+
+def test_memory_and_device_are_told_apart():
+    assert [(is_out_of_memory(error), is_broken_device(error)) for error in MEMORY] == [(True, False)] * 3
+    assert [(is_out_of_memory(error), is_broken_device(error)) for error in DEVICE] == [(False, True)] * 2
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_memory_that_torch_or_numpy_cannot_get_is_known_as_such(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        allocate(10**15)
+    assert is_out_of_memory(raised.value)
+
+
+def test_errors_are_told_apart_where_torch_is_not_loaded():
+    code = (
+        "import sys; from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory\n"
+        "print(is_out_of_memory(MemoryError()), is_broken_device(ValueError('x')), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "False"]

@@ -2,19 +2,30 @@
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
 
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.masks import instance_priors
+from pseudoris.workers.masks import instance_priors, rle
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.instance_detector import InstanceDetector
-from pseudoris.workers.masks.instance_priors import DetectorPrior, NoPrior, TablePrior, build_prior, prior_digest
+from pseudoris.workers.masks.instance_priors import (
+    DetectorPrior,
+    InstanceDetector,
+    NoPrior,
+    TablePrior,
+    build_prior,
+    load_detector,
+    prior_digest,
+)
 from pseudoris.workers.masks.reduction import reduce_proposals
 
 CPU = torch.device("cpu")
@@ -91,3 +102,117 @@ def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
     path.write_bytes(b"{}")
     assert prior_digest(PriorConfig(kind="table", path=str(path))) == hashlib.sha256(b"{}").hexdigest()
     assert prior_digest(PriorConfig()) is None
+
+
+def tiny_detector(**settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8, padding=1), nn.ReLU())
+        backbone.out_channels = 8
+        return MaskRCNN(
+            backbone,
+            num_classes=2,
+            min_size=64,
+            max_size=96,
+            rpn_anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)),
+            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+            mask_roi_pool=MultiScaleRoIAlign(["0"], 14, 2),
+            box_score_thresh=0.0,
+            box_detections_per_img=12,
+            **settings,
+        )
+
+
+class FixedDetector(nn.Module):
+    """Answers as a torchvision detector does, whatever it is shown."""
+
+    def __init__(self, scores, masks):
+        super().__init__()
+        self.answer = {"scores": torch.tensor(scores), "masks": torch.tensor(masks)[:, None]}
+        self.seen = []
+
+    def forward(self, images):
+        self.seen += images
+        return [self.answer]
+
+
+def test_a_real_tiny_mask_rcnn_gives_masks_of_the_images_size(draw_image):
+    detector = InstanceDetector(tiny_detector(), CPU, min_score=0.0)
+    found = detector.instances(draw_image(40, 70))
+    assert found.rows == tuple(range(12))
+    assert rle.decode(found.counts, (40, 70)).any()
+    assert all(rle.is_valid(code, (40, 70)) for code in found.counts)
+
+
+def test_detections_below_the_score_are_passed_over(draw_image):
+    masks = np.full((3, 4, 5), 0.9, dtype=np.float32).tolist()
+    detector = InstanceDetector(FixedDetector([0.9, 0.5, 0.49], masks), CPU, min_score=0.5)
+    assert detector.instances(draw_image(4, 5)).rows == (0, 1)
+
+
+def test_a_pixel_belongs_to_a_mask_from_a_probability_of_a_half():
+    detector = InstanceDetector(FixedDetector([0.9], [[[0.49, 0.5], [0.51, 0.0]]]), CPU, min_score=0.5)
+    counts = detector.instances(np.zeros((2, 2, 3), dtype=np.uint8)).counts
+    assert rle.decode(counts, (2, 2)).tolist() == [[[False, True], [True, False]]]
+
+
+def test_the_detector_is_shown_rgb_in_unit_range():
+    model = FixedDetector([], np.zeros((0, 2, 2), dtype=np.float32))
+    pixels = np.array([[[255, 0, 51], [0, 0, 0]]] * 2, dtype=np.uint8)
+    assert InstanceDetector(model, CPU, min_score=0.5).instances(pixels).counts == ()
+    assert model.seen[0][:, 0, 0].tolist() == [1.0, 0.0, pytest.approx(0.2)]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_torchvisions_mask_rcnn_is_loaded_with_its_classes(tmp_path):
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    path = tmp_path / "cutler.pth"
+    torch.save({"model": model.state_dict(), "epoch": 3}, path)
+    loaded = load_detector(str(path)).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": torch.zeros(1)}, "not a state dict of a torchvision Mask R-CNN"),
+        ([1, 2], "not a state dict of a torchvision Mask R-CNN"),
+        ({"roi_heads.box_predictor.cls_score.bias": torch.zeros(2)}, "has neither roi_heads.box_head.fc6.weight nor"),
+    ],
+)
+def test_another_models_checkpoint_is_refused(tmp_path, state, message):
+    path = tmp_path / "other.pth"
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=message):
+        load_detector(str(path))
+
+
+@pytest.mark.slow
+def test_a_mask_rcnn_of_another_backbone_is_refused(tmp_path):
+    path = tmp_path / "tiny.pth"
+    torch.save(tiny_detector().state_dict(), path)
+    with pytest.raises(ConfigError, match="does not fit torchvision's maskrcnn_resnet50_fpn"):
+        load_detector(str(path))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "notes.pth"
+    path.write_text("not a checkpoint")
+    with pytest.raises(ConfigError, match=r"notes\.pth cannot be read as a checkpoint"):
+        load_detector(str(path))
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.pth cannot be read as a checkpoint"):
+        load_detector(str(tmp_path / "nowhere.pth"))
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'owned')!r}, 'w').close()",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ConfigError, match=r"evil\.pth cannot be read as a checkpoint"):
+        load_detector(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "owned").exists()

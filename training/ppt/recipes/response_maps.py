@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.feature_cache import TextFeatureCache
+from pseudoris.training.learning.frozen_towers import TextFeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.cli.destinations import check_apart, training_folder
+from pseudoris.cli.options import check_apart, training_folder
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 

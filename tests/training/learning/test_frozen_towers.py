@@ -1,6 +1,6 @@
 """What is kept as long as there is room for it."""
 
-from pseudoris.training.learning.feature_cache import TextFeatureCache
+from pseudoris.training.learning.frozen_towers import TextFeatureCache
 
 
 def _kept(max_bytes: int) -> TextFeatureCache[str]:
