@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 RUN := .venv/bin/python
+# Containers often set it; every process of a run and of a test would then compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 STAMP := .venv/.installed
 # The installed package as one folder of links: mypy and import-linter do not see through an editable install.
 LINKS := .venv/typing/pseudoris
