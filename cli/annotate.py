@@ -63,7 +63,7 @@ def annotate(
     config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.run_options import RunOptions
-    from pseudoris.store.runs.pending import parse_reasons
+    from pseudoris.store.runs.pending_work import parse_reasons
 
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=parse_reasons(retry_reasons))
     if dry_run:

@@ -20,7 +20,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending import missing_shards, num_to_retry, quarantined_shards
+from pseudoris.store.runs.pending_work import missing_shards, num_to_retry, quarantined_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
 from pseudoris.store.sources import Source, open_source

@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.header import check_identity, check_origin, check_source, read_header
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.pending import quarantined_shards
+from pseudoris.store.runs.pending_work import quarantined_shards
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
 from pseudoris.store.runs.totals import Totals

@@ -23,7 +23,7 @@ from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.ray_errors import original_error, strip_traceback
 from pseudoris.pipeline.shard_tasks import block_to_receipt
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.store.runs.pending import PendingWork
+from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.session import Executor
 
 logger = logging.getLogger(__name__)

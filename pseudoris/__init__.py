@@ -149,7 +149,7 @@ def annotate(
     from pseudoris.pipeline.annotation import annotate as run_pipeline
     from pseudoris.pipeline.run_options import RunOptions
     from pseudoris.schemas.config_layers import load_config
-    from pseudoris.store.runs.pending import parse_reasons
+    from pseudoris.store.runs.pending_work import parse_reasons
 
     settings = load_config(config) if isinstance(config, str) else config
     reasons = parse_reasons(",".join(retry_reasons) or None)

@@ -65,10 +65,10 @@ def features(rated: Rated) -> dict[str, Floats]:
 
 def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
     """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN if unknown."""
-    return weighed(features(rated), config)
+    return confidence_of(features(rated), config)
 
 
-def weighed(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
+def confidence_of(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
     """Return the same probability from the candidates' `features`, at least one feature."""
     total = np.full(len(next(iter(found.values()))), config.bias, np.float64)
     # In a fixed order, because the order changes a sum of floats.

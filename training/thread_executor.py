@@ -16,7 +16,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.events import Committed, Notice, RunEvent
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.pending import PendingWork, missing_shards
+from pseudoris.store.runs.pending_work import PendingWork, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.session import Executor, RunSession

@@ -137,9 +137,9 @@ def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -
     targets, rivals = [], []
     columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
     for row, (image, target_ids, rival) in enumerate(zip(*columns, strict=True)):
-        strangers = [mask for mask in target_ids if image_of.get(mask) != image]
-        if strangers:
-            targets.append(f"row {row}: image {image} has no mask {strangers[0]}")
+        unknown = [mask for mask in target_ids if image_of.get(mask) != image]
+        if unknown:
+            targets.append(f"row {row}: image {image} has no mask {unknown[0]}")
         if rival is not None and (image_of.get(rival) != image or rival in target_ids):
             rivals.append(f"row {row}: the rival {rival} of {target_ids} is no other mask of image {image}")
     yield from examples(shard, "expression_target", targets)

@@ -18,7 +18,7 @@ from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.receipts import AT_ONCE, list_receipts, look_at_receipts, spread_evenly
+from pseudoris.store.runs.receipts import AT_ONCE, list_receipts, spread_evenly, try_read_receipts
 from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
 from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
 
@@ -132,7 +132,7 @@ def _visited(
     rule = rule_of(header)
     for planned in _batches(iter_plan(location, header)):
         commits = walk.take([shard for shard, _ in planned])
-        found = dict(zip(commits, look_at_receipts(location, commits.items()), strict=True))
+        found = dict(zip(commits, try_read_receipts(location, commits.items()), strict=True))
         for shard, entries in planned:
             receipt = walk.visit(shard, entries, found.pop(shard, None))
             if receipt is not None:

@@ -13,7 +13,7 @@ from pseudoris.schemas.run_records import Receipt
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.rates import Rates, measure_rates
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.lock import WATCH_S, Holder, look_at_holder
+from pseudoris.store.runs.lock import WATCH_S, Holder, current_holder
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.receipts import list_commits, read_receipt, read_receipts
 from pseudoris.store.runs.totals import Totals
@@ -171,7 +171,7 @@ class StatusReader:
             shard_s=sum(done.seconds.values()) / max(done.shards, 1),
             now_s=now_s,
         )
-        driver = self._driver(look_at_holder(self._location), now_s)
+        driver = self._driver(current_holder(self._location), now_s)
         return RunStatus(
             source=header.source,
             num_shards=header.num_shards,

@@ -189,7 +189,7 @@ class Holder:
     beaten_s: float
 
 
-def look_at_holder(location: RunLocation) -> Holder | None:
+def current_holder(location: RunLocation) -> Holder | None:
     """Return the holder of the run, None if it never had one. Writes nothing and does not wait."""
     claims = [(int(match[1]), file) for file in location.list(LOCK_FOLDER) if (match := _NAME.match(file.name))]
     if not claims:

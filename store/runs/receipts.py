@@ -90,7 +90,7 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
         TransientError: Storage failed.
     """
     some, read = tee(commits)
-    for (shard, generation), receipt in zip(some, look_at_receipts(location, read), strict=True):
+    for (shard, generation), receipt in zip(some, try_read_receipts(location, read), strict=True):
         if isinstance(receipt, ConfigError):
             raise receipt
         if receipt is None:
@@ -101,7 +101,7 @@ def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> 
         yield receipt
 
 
-def look_at_receipts(
+def try_read_receipts(
     location: RunLocation, commits: Iterable[tuple[int, int]]
 ) -> Iterator[Receipt | ConfigError | None]:
     """Yield what `read_receipt` returns or raises for each (shard, generation) pair, in their order.
@@ -115,10 +115,10 @@ def look_at_receipts(
     with ThreadPoolExecutor(_READERS) as pool:
         # In batches: a plain `map` would request a million receipts before the first one is used.
         while some := tuple(islice(remaining, AT_ONCE)):
-            yield from pool.map(lambda commit: _look(location, *commit), some)
+            yield from pool.map(lambda commit: _try_read(location, *commit), some)
 
 
-def _look(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
+def _try_read(location: RunLocation, shard: int, generation: int) -> Receipt | ConfigError | None:
     try:
         return read_receipt(location, shard, generation)
     except ConfigError as error:

@@ -29,7 +29,7 @@ from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
 from pseudoris.store.runs.events import Committed, RunEvent
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.parent_run import Parent
-from pseudoris.store.runs.pending import PendingWork, missing_shards
+from pseudoris.store.runs.pending_work import PendingWork, missing_shards
 from pseudoris.store.runs.planned_run import PlannedRun, package_versions, plan_as_parent
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.session import Executor, RunSession

@@ -24,7 +24,7 @@ from pseudoris.store.runs.events import Committed, Notice, OnEvent, ignore
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
-from pseudoris.store.runs.pending import PendingWork
+from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.runs.totals import RunTotals, Totals
 

@@ -12,7 +12,7 @@ from pseudoris.schemas.ids import PART_NAME, part_name
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.lock import look_at_holder
+from pseudoris.store.runs.lock import current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
 
 # Readers of a Parquet folder ignore these names. Desktops create such files (`.DS_Store`) in every folder they show.
@@ -100,5 +100,5 @@ def _files(location: RunLocation, table: str) -> Iterator[str]:
 
 
 def _is_driven(location: RunLocation) -> bool:
-    holder = look_at_holder(location)
+    holder = current_holder(location)
     return holder is not None and not holder.is_gone

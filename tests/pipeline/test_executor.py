@@ -14,7 +14,7 @@ from pseudoris.pipeline import executor
 from pseudoris.pipeline.executor import WINDOWS, WindowRule, WindowTimes, ray_executor, run_shards
 from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.schemas.errors import TransientError
-from pseudoris.store.runs.pending import PendingWork
+from pseudoris.store.runs.pending_work import PendingWork
 
 
 def times(*, start_s: float, shards_per_s: float, num_shards: int = 101) -> WindowTimes:

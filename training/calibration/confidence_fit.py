@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig
-from pseudoris.schemas.confidence import ranks, weighed
+from pseudoris.schemas.confidence import confidence_of, ranks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.store.location import RunLocation
@@ -203,7 +203,7 @@ def _rounded(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceCon
 
 def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Floats]:
     """Confidence and rank of each candidate, (T,) float64."""
-    confidence = weighed(image.features, config)
+    confidence = confidence_of(image.features, config)
     return confidence, ranks(confidence, image.rated.groups)
 
 

@@ -96,10 +96,10 @@ def _make_room(request: ExportRequest) -> None:
     if destination.exists(EXPORT_NAME) and not request.is_overwriting:
         raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
     for table in SCHEMAS:
-        strangers = [file.name for file in destination.list(table) if not _FILE_NAME.match(file.name)]
-        if strangers:
+        unexpected = [file.name for file in destination.list(table) if not _FILE_NAME.match(file.name)]
+        if unexpected:
             raise ConfigError(
-                f"{destination.uri(f'{table}/{strangers[0]}')} is not a file of an export, but a glob over the "
+                f"{destination.uri(f'{table}/{unexpected[0]}')} is not a file of an export, but a glob over the "
                 "folder would read it too. Name an empty place."
             )
     # From here on the export is not whole, and must not look so.

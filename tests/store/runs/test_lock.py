@@ -14,7 +14,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import lock as lock_module
-from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, look_at_holder
+from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, _host, current_holder
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -200,7 +200,7 @@ STRANGE_CLAIMS = {
 @pytest.mark.parametrize("data", STRANGE_CLAIMS.values(), ids=STRANGE_CLAIMS)
 def test_a_claim_that_says_nothing_binds_nobody(location, clock, data):
     location.replace(f"{LOCK_FOLDER}/claim-00000001.json", data)
-    assert look_at_holder(location) is None
+    assert current_holder(location) is None
     acquire(location, clock)
     assert clock.now_s == 0.0
 

@@ -21,7 +21,7 @@ from pseudoris.store.runs.events import Committed, Notice
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock, TakenOverError
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, manifest_numbers
-from pseudoris.store.runs.pending import PendingWork, missing_shards, quarantined_shards
+from pseudoris.store.runs.pending_work import PendingWork, missing_shards, quarantined_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids

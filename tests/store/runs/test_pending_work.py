@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.runs.pending import PendingWork, missing_shards, parse_reasons, quarantined_shards
+from pseudoris.store.runs.pending_work import PendingWork, missing_shards, parse_reasons, quarantined_shards
 from pseudoris.store.runs.receipts import latest_receipts
 from tests.store.builders import commit, make_entries, start_run
 
