@@ -1,4 +1,4 @@
-"""What must hold inside a shard's tables, as pure functions over them; each yields what does not."""
+"""Checks of a shard's tables, as pure functions. Each returns the problems that it finds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.rle import summarise_rle
 
-# Of one kind a shard: enough to see a pattern, not a page for every row of a lost table.
+# Per kind and shard: enough to see a pattern, without a line for every row of a lost table.
 _MAX_EXAMPLES: Final = 5
 _STATUSES: Final = (STATUS_ANNOTATED, STATUS_EMPTY, STATUS_QUARANTINED)
 
@@ -33,11 +33,11 @@ Tables = Mapping[str, pa.Table]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that does not hold.
+    """A violated rule.
 
     Attributes:
-        shard: Where; None for the run as a whole.
-        what: A stable name of the kind, `mask_area`.
+        shard: Number of the shard; None if it concerns the whole run.
+        what: Stable name of the kind of problem, such as `mask_area`.
         detail: What was found and what was expected, with the id of the row.
     """
 
@@ -63,12 +63,12 @@ def id_problems(shard: int, images: pa.Table, planned: Sequence[PlanEntry]) -> l
         return []
     lost, extra = Counter(due) - Counter(got), Counter(got) - Counter(due)
     details = [f"image {image} ({key}) is planned and absent" for image, key in lost.elements()]
-    details += [f"image {image} ({key}) is there and not planned, or repeated" for image, key in extra.elements()]
-    return examples(shard, "ids", details or ["the images stand in another order than the plan's"])
+    details += [f"image {image} ({key}) is not planned, or is repeated" for image, key in extra.elements()]
+    return examples(shard, "ids", details or ["the images are not in the order of the plan"])
 
 
 def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
-    """Check that each image is in exactly one of annotated, empty and quarantined, as the other tables have it."""
+    """Check each image's status against the masks and failures tables, and that its fields are set."""
     images = tables[IMAGES].to_pylist()
     with_masks = set(tables[MASKS]["image_id"].to_pylist())
     failed = Counter(tables[FAILURES]["image_id"].to_pylist())
@@ -78,11 +78,11 @@ def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
         due = STATUS_QUARANTINED if failed[image] else STATUS_ANNOTATED if image in with_masks else STATUS_EMPTY
         if row["status"] != due or (failed[image] and image in with_masks):
             status.append(
-                f"image {image} is {row['status']!r}, has {failed[image]} failures and "
+                f"image {image} has status {row['status']!r}, {failed[image]} failures and "
                 f"{'masks' if image in with_masks else 'no mask'}; allowed are {', '.join(_STATUSES)}"
             )
         if due != STATUS_QUARANTINED and not (row["height"] and row["width"] and row["sha256"]):
-            fields.append(f"image {image} was decoded and lacks its height, width or sha256")
+            fields.append(f"image {image} was decoded, but lacks its height, width or sha256")
         if row["bytes"] is not None and hashlib.sha256(row["bytes"]).hexdigest() != row["sha256"]:
             fields.append(f"image {image}: the embedded bytes have another sha256 than the row says")
     yield from examples(shard, "image_status", status)
@@ -98,7 +98,7 @@ def failure_problems(shard: int, tables: Tables) -> Iterator[Problem]:
         shard,
         "failure_image",
         (
-            f"image {image} has {n} failures, in a shard of {len(known)}"
+            f"image {image} has {n} failures, or is none of the shard's {len(known)} images"
             for image, n in counts.items()
             if n > 1 or image not in known
         ),
@@ -115,7 +115,7 @@ def failure_problems(shard: int, tables: Tables) -> Iterator[Problem]:
 
 
 def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
-    """Check every mask: its image, its id, that it decodes to its image's size, its area and its tight box."""
+    """Check every mask: its image, its id, its decoded size, its area and its tight box."""
     sizes = {
         row["image_id"]: (row["height"], row["width"])
         for row in tables[IMAGES].select(["image_id", "height", "width"]).to_pylist()
@@ -138,7 +138,7 @@ def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
 
 
 def order_problems(shard: int, tables: Tables) -> Iterator[Problem]:
-    """Check that masks follow the images' order and their own index, and expressions the images' order."""
+    """Check that masks are ordered by image and index, and expressions by image."""
     position = {image: n for n, image in enumerate(tables[IMAGES]["image_id"].to_pylist())}
     for name, columns in ((MASKS, ["image_id", "mask_id"]), (EXPRESSIONS, ["image_id"])):
         rows = tables[name].select(columns).to_pylist()

@@ -1,8 +1,6 @@
-"""What must hold of a shard's expressions; columns at a time, for a shard holds hundreds of thousands.
+"""Checks of a shard's expressions, by source: model, human, composer or recipe. Also of listener and confidence.
 
-What must hold of composed expressions beside what holds of all that was not drawn: kind, targets and confidence.
-
-What must hold of what a listener said of a shard's expressions, and of the confidence that follows from it.
+The checks work on whole columns, because a shard has hundreds of thousands of expressions.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Problem, Tables, examples
 from pseudoris.store.tables.keep_rule import SOME_TAU, flags_of, is_from, judged, passes, scores_of
 
-# By kind, the least and the largest number of masks that it refers to.
+# By kind: the smallest and the largest number of masks that it refers to.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
 
 
 def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterator[Problem]:
-    """Check kind, number of targets and confidence of the rows that the composer wrote, (rows,) bool."""
+    """Check kind, number of targets and confidence of the composer's rows; `is_composed` is (rows,) bool."""
     kinds = table["kind"].to_pylist()
     numbers = pc.list_value_length(table["target_mask_ids"]).to_pylist()
     details = []
@@ -39,13 +37,13 @@ def composed_problems(shard: int, table: pa.Table, is_composed: Flags) -> Iterat
             known = ", ".join(_TARGETS)
             details.append(
                 f"row {row}: a composed expression of kind {kinds[row]!r} refers to {numbers[row]} masks; the "
-                f"kinds are {known}, with one mask, one, one, several and none"
+                f"kinds {known} refer to 1, 1, 1, at least 2 and 0 masks"
             )
     yield from examples(shard, "expression_composed", details)
-    # Null where shares decided.
+    # Null if the composer decides by shares.
     confidence = pc.fill_null(table["confidence"], np.nan).to_numpy()
     is_wrong = is_composed & ((confidence < 0) | (confidence > 1))
-    found = (f"row {row}: the confidence {confidence[row]:g} is no probability" for row in np.flatnonzero(is_wrong))
+    found = (f"row {row}: the confidence {confidence[row]:g} is not in [0, 1]" for row in np.flatnonzero(is_wrong))
     yield from examples(shard, "expression_composed", found)
 
 
@@ -56,28 +54,30 @@ _TOLERANCE: Final = 1e-9
 
 
 def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | None) -> Iterator[Problem]:
-    """Check a listener's columns, and confidence and rank against the columns that they follow from.
+    """Check the listener's columns, and compute confidence and rank again from the scores.
 
     Args:
         shard: Number of the shard.
         table: Its expressions.
-        config: How confidence follows; None where the run has none.
+        config: How confidence is computed; None if the run has no confidence.
     """
     scores = scores_of(table)
     with np.errstate(invalid="ignore"):
         is_share = (scores["listener"] >= 0) & (scores["listener"] <= 1)
         is_probability = (scores["caption_score"] <= 0) & (scores["truth"] <= 0)
     is_heard = np.isfinite(scores["listener"])
-    yield from _rows(shard, is_heard & ~is_share, "listener lies in [0, 1]")
-    yield from _rows(shard, is_heard & ~is_probability, "caption_score and truth are set with it, and not above 0")
+    yield from _rows(shard, is_heard & ~is_share, "listener is not in [0, 1]")
+    yield from _rows(
+        shard, is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"
+    )
     if config is None:
-        # A composed expression's is the composer's own.
+        # The composer sets these columns itself.
         is_composed = is_from(table, SOURCE_COMPOSER)
         for name in CONFIDENCE:
             is_set = ~is_composed & np.isfinite(scores[name])
-            yield from _rows(shard, is_set, f"{name} is null without filtering.confidence")
+            yield from _rows(shard, is_set, f"{name} is set without filtering.confidence")
         return
-    # What was composed afterwards was no candidate of the filter stage.
+    # Composed expressions have other kinds. They were no candidates of the filter stage.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
@@ -85,9 +85,9 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
     rated = Rated(groups, table["text"].combine_chunks().take(rows).to_pylist(), found)
     expected = confidences(rated, config)
     differs[rows] = ~np.isclose(found["confidence"], expected, rtol=0, atol=_TOLERANCE, equal_nan=True)
-    yield from _rows(shard, differs, "confidence does not follow from the scores by filtering.confidence")
+    yield from _rows(shard, differs, "confidence is not what filtering.confidence gives for the scores")
     differs[rows] = ~np.isclose(found["rank"], ranks(found["confidence"], groups), equal_nan=True)
-    yield from _rows(shard, differs, "rank is not the place among the mask's by confidence")
+    yield from _rows(shard, differs, "rank is not the position by confidence within its mask")
 
 
 def _rows(shard: int, is_wrong: Flags, rule: str) -> list[Problem]:
@@ -96,18 +96,18 @@ def _rows(shard: int, is_wrong: Flags, rule: str) -> list[Problem]:
 
 _SCORES: Final = ("uniqueness", "correctness", "distinctiveness")
 _FIRST_DRAW: Final = ("crop", "decoder", "top_k", "top_p", "log_prob")
-# What a human wrote or a composer built was neither drawn nor scored.
+# Null if the captioner did not draw the expression.
 _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_mask_id")
-# How sure the composer is, it says itself.
+# The composer sets its own confidence.
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
 
 
 def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
-    """Check every expression: masks referred to, text, and by who wrote it draws, scores and kept.
+    """Check every expression: its masks and text, and according to its source its draws, scores and `kept`.
 
-    A model's has draws, and scores that explain by `rule` what is kept; a human's and the composer's have neither, and
-    are kept; a recipe's has neither, and is kept or not.
+    A model's expression has draws and scores, and `rule` decides whether it is kept. Other sources have neither draws
+    nor scores. A human's and the composer's expressions are always kept; a recipe's may be kept or not.
     """
     table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
@@ -124,7 +124,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression", _NULL_OF_COMPOSED)
     yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from composed_problems(shard, table, is_composed)
-    # Scores of groups and of no-target expressions mean other things.
+    # Scores of groups and of no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
     yield from _score_problems(shard, table, is_single, is_alone)
@@ -133,7 +133,7 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
 
 
 def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -> Iterator[Problem]:
-    """An expression speaks of masks of its own image, and its rival is another one of them."""
+    """Check that an expression refers to masks of its own image, and that its rival is another mask of that image."""
     targets, rivals = [], []
     columns = (table[name].to_pylist() for name in ("image_id", "target_mask_ids", "rival_mask_id"))
     for row, (image, target_ids, rival) in enumerate(zip(*columns, strict=True)):
@@ -141,13 +141,13 @@ def _reference_problems(shard: int, table: pa.Table, image_of: dict[str, str]) -
         if unknown:
             targets.append(f"row {row}: image {image} has no mask {unknown[0]}")
         if rival is not None and (image_of.get(rival) != image or rival in target_ids):
-            rivals.append(f"row {row}: the rival {rival} of {target_ids} is no other mask of image {image}")
+            rivals.append(f"row {row}: the rival {rival} of {target_ids} is not another mask of image {image}")
     yield from examples(shard, "expression_target", targets)
     yield from examples(shard, "expression_rival", rivals)
 
 
 def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
-    """A text is written as the schema promises, and equal texts of one target are one row."""
+    """Check that texts are lower case and stripped, and that no target has the same text twice."""
     texts, targets = table["text"].to_pylist(), table["target_mask_ids"].to_pylist()
     yield from examples(
         shard,
@@ -158,14 +158,14 @@ def _text_problems(shard: int, table: pa.Table) -> Iterator[Problem]:
             if not text or text != text.strip().lower()
         ),
     )
-    # Per image as well: a no-target expression has no mask to tell it by.
+    # The key includes the image, because a no-target expression has no mask.
     images = table["image_id"].to_pylist()
     keys = Counter((image, *target, text) for image, target, text in zip(images, targets, texts, strict=True))
-    yield from examples(shard, "expression_repeated", (f"{key} stands {n} times" for key, n in keys.items() if n > 1))
+    yield from examples(shard, "expression_repeated", (f"{key} is in {n} rows" for key, n in keys.items() if n > 1))
 
 
 def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
-    # Tables of version 1 do not say it: models wrote them.
+    # Null in tables of version 1: models wrote them.
     known = pc.is_in(table["source"], value_set=pa.array([*SOURCES, None], pa.string()))
     return _rows_of_expression_checks(
         shard, "expression_source", ~_numpy(known), f"source is none of {', '.join(SOURCES)}"
@@ -173,7 +173,7 @@ def _source_problems(shard: int, table: pa.Table) -> list[Problem]:
 
 
 def _draw_problems(shard: int, table: pa.Table, is_undrawn: Flags) -> Iterator[Problem]:
-    """`count` is the number of draws, and of a model's expression the flat columns are those of the first one."""
+    """Check `count` against the draws, and the flat columns of drawn expressions against the first draw."""
     samples = table["samples"].combine_chunks()
     num_samples = _numpy(pc.list_value_length(samples))
     wrong = (_numpy(table["count"]) != num_samples) | (~is_undrawn & (num_samples < 1))
@@ -204,17 +204,17 @@ def _undrawn_problems(
     *,
     is_kept: bool = True,
 ) -> Iterator[Problem]:
-    """What no captioner drew has no draws and no scores, is kept where `is_kept` says so, and has the weight 1."""
+    """Check that undrawn expressions have no draws, no scores and weight 1, and with `is_kept` that they are kept."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
-    yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has no draws")
+    yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has draws")
     for column in null:
         is_set = _numpy(pc.is_valid(table[column]))
-        yield from _rows_of_expression_checks(shard, what, is_meant & is_set, f"{column} of {who} is null")
+        yield from _rows_of_expression_checks(shard, what, is_meant & is_set, f"{column} of {who} is not null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
-    yield from _rows_of_expression_checks(shard, what, is_meant & ~kept & is_kept, f"{who} is kept")
+    yield from _rows_of_expression_checks(shard, what, is_meant & ~kept & is_kept, f"{who} is not kept")
     yield from _rows_of_expression_checks(
-        shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has the weight 1"
+        shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has a weight other than 1"
     )
 
 
@@ -227,30 +227,35 @@ def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Fla
         is_null = _numpy(pc.is_null(table[name]))
         wrong = is_single & (is_null != is_alone)
         yield from _rows_of_expression_checks(
-            shard, "expression_score", wrong, f"{name} is null exactly for a mask alone in its image"
+            shard, "expression_score", wrong, f"{name} must be null exactly if the mask is the only one of its image"
         )
 
 
 def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator[Problem]:
-    """What is kept is what the rule says; where its tau is not known, some one tau must explain it."""
+    """Check `kept` against the rule. If the rule has no tau, there must be one tau that explains `kept`."""
     kept = flags_of(table["kept"])
     is_judged = judged(table)
     scores = scores_of(table)
     if rule.tau is not None:
         yield from _rows_of_expression_checks(
-            shard, "expression_kept", is_judged & (kept != passes(rule, table)), f"kept is not: {rule}"
+            shard,
+            "expression_kept",
+            is_judged & (kept != passes(rule, table)),
+            f"kept does not follow the rule: {rule}",
         )
         return
     is_met = meets(rule.conditions, scores, table.num_rows)
-    unmet = f"kept without: {' and '.join(map(str, rule.conditions))}"
+    unmet = f"kept, but does not meet: {' and '.join(map(str, rule.conditions))}"
     yield from _rows_of_expression_checks(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
     alone = is_judged & is_alone & is_met
-    yield from _rows_of_expression_checks(shard, "expression_kept", alone & ~kept, "a mask alone keeps its expressions")
+    yield from _rows_of_expression_checks(
+        shard, "expression_kept", alone & ~kept, "not kept, although its mask is alone in the image"
+    )
     distinctiveness = scores["distinctiveness"]
     is_scored = is_judged & is_met & np.isfinite(distinctiveness)
     above, below = distinctiveness[is_scored & kept], distinctiveness[is_scored & ~kept]
     if above.size and below.size and above.min() <= below.max():
-        detail = f"an expression of distinctiveness {below.max():.6g} is not kept, one of {above.min():.6g} is"
+        detail = f"an expression of distinctiveness {below.max():.6g} is not kept, but one of {above.min():.6g} is"
         yield Problem(shard, "expression_kept", detail)
 
 

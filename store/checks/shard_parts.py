@@ -1,4 +1,4 @@
-"""Proof that one committed shard is whole: a pure function of its files, its receipt and its plan."""
+"""Verifies one committed shard: a pure function of its files, its receipt and its plan."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def verify_shard(
     quick: bool,
     rule: KeepRule = SOME_TAU,
 ) -> list[Problem]:
-    """Return what does not hold of a committed shard; nothing else than its files is looked at.
+    """Return the problems of a committed shard. Only its own files are read.
 
     Args:
         location: The run's folder.
-        receipt: The latest one.
-        planned: The shard's entries, by position.
-        quick: Sizes, row counts and ids alone; else digests and every row too.
-        rule: What is kept; `pseudoris.store.tables.keep_rule.rule_of` has it of a run's header.
+        receipt: The latest receipt of the shard.
+        planned: The plan entries of the shard, by position.
+        quick: Check only sizes, row counts and ids. Otherwise also check digests and every row.
+        rule: The keep rule; `pseudoris.store.tables.keep_rule.rule_of` makes it from a run's header.
 
     Raises:
-        ConfigError: The parts may not be read, or a later version of the package wrote them.
-        TransientError: Storage failed; nothing is known about the shard then.
+        ConfigError: Reading the parts is not permitted, or a later version of the package wrote them.
+        TransientError: Storage failed, so the shard was not checked.
     """
     files: dict[str, BinaryIO] = {}
     problems: list[Problem] = []
@@ -54,7 +54,7 @@ def verify_shard(
                 continue
             files[table] = file
             problems += _footer_problems(receipt, table, file)
-        # What a damaged part says about its rows would only hide the cause.
+        # Problems in the rows of a damaged part would only hide the cause.
         return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
     finally:
         for file in files.values():
@@ -62,7 +62,7 @@ def verify_shard(
 
 
 def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bool) -> BinaryIO | Problem:
-    """Return the part for reading, or what is wrong with it as a file; its bytes are fetched once."""
+    """Return the part opened for reading, or the problem of its file. Its bytes are fetched once."""
     part = receipt.parts[table]
     path = part_path(table, part)
     try:
@@ -74,13 +74,13 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
     except FileNotFoundError:
         size = None
     if size is None:
-        return Problem(receipt.shard, "part_missing", f"{path} is named by the receipt and is not there")
+        return Problem(receipt.shard, "part_missing", f"{path} is missing, although the receipt names it")
     if size != part.size_bytes:
         return Problem(receipt.shard, "part_size", f"{path} has {size} bytes, its receipt says {part.size_bytes}")
     if quick:
         return location.open_input(path)
     if (digest := sha256_hex(data)) != part.sha256:
-        remedy = f"delete it and {RECEIPTS_FOLDER}/shard-{receipt.shard:08d}.g*.json: annotate does the shard again"
+        remedy = f"delete it and {RECEIPTS_FOLDER}/shard-{receipt.shard:08d}.g*.json, then run `annotate` again"
         detail = f"{path} has sha256 {digest}, its receipt says {part.sha256}; {remedy}"
         return Problem(receipt.shard, "part_sha256", detail)
     return io.BytesIO(data)

@@ -1,4 +1,4 @@
-"""Proof from the output alone that every planned image is accounted for exactly once, and that nothing is damaged."""
+"""Verifies, from the output alone, that each planned image is accounted for exactly once and no file is damaged."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 
-# Planned images held while the receipts of their shards are read; half a kilobyte each.
+# Planned images in memory while the receipts of their shards are read, half a kilobyte each.
 _IMAGES_AT_ONCE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class OutsideBytes:
-    """Shards whose bytes may differ from another run's (promise 2), for one reason; nothing of them is wrong.
+    """Shards whose bytes may differ from those of another run, for one reason. This is allowed: they are not damaged.
 
     Attributes:
         what: `degraded` or `mixed`.
         detail: The setting and its lowered value, or the difference from the run's identity.
-        shards: First and last of each row of consecutive ones, ascending.
+        shards: (first, last) of each range of consecutive shards, ascending.
     """
 
     what: str
@@ -44,21 +44,21 @@ class OutsideBytes:
 
     @property
     def num_shards(self) -> int:
-        """How many there are."""
+        """Number of shards in all ranges."""
         return sum(last - first + 1 for first, last in self.shards)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was checked and what does not hold.
+    """What was checked, and the problems found.
 
     Attributes:
-        num_images: Planned.
-        num_accounted: Planned images of shards whose receipt stands: annotated + empty + quarantined.
-        num_shards: Planned.
-        num_checked: Shards whose parts were looked into.
-        problems: Empty when everything holds.
-        outside: Shards that were allowed to give other bytes; no problem.
+        num_images: Planned images.
+        num_accounted: Images that the receipts of planned shards count: annotated + empty + quarantined.
+        num_shards: Planned shards.
+        num_checked: Shards whose parts were checked.
+        problems: Empty if nothing is wrong.
+        outside: Shards that were allowed to give other bytes. They are not problems.
     """
 
     num_images: int
@@ -73,25 +73,25 @@ class VerifyReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is off and every planned image is accounted for."""
+        """Whether there are no problems and every planned image is accounted for."""
         return not self.problems and self.num_accounted == self.num_images
 
 
 @dataclass(frozen=True, slots=True)
 class ShardToCheck:
-    """A committed shard to look into: what stands, what was planned, by position, and what the run keeps."""
+    """A committed shard to check: its latest receipt, its plan entries by position, and the run's keep rule."""
 
     receipt: Receipt
     entries: list[PlanEntry]
     rule: KeepRule = SOME_TAU
 
 
-# Looks into shards, here or elsewhere: yields the problems of each, in any order, and takes new ones as it can.
+# Checks shards, here or on a cluster: yields the problems of each, in any order, and takes more when it has room.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
 
 def check_shards(location: RunLocation, shards: Iterator[ShardToCheck], quick: bool) -> Iterator[list[Problem]]:
-    """Yield the problems of each shard, in this process, one after the other; raises as `verify_shard`."""
+    """Yield the problems of each shard, checked one by one in this process. Raises as `verify_shard`."""
     for shard in shards:
         yield verify_shard(location, shard.receipt, shard.entries, quick=quick, rule=shard.rule)
 
@@ -104,14 +104,14 @@ def verify_run(
     progress: Callable[[int, int], None] | None = None,
     check: CheckShards = check_shards,
 ) -> VerifyReport:
-    """Return the proof for a whole run: the plan, the receipts, and the parts of all or of `sample` shards.
+    """Verify a whole run: the plan, the receipts, and the parts of all shards or of `sample` shards.
 
     Args:
         location: The run's folder.
-        quick: As for `verify_shard`; nor are the table folders searched for files that are not the run's.
-        sample: How many committed shards to look into, spread evenly; all by default, 0 for none.
-        progress: Called after each planned shard with how many are done and how many there are.
-        check: Who looks into the parts; `pseudoris.pipeline.verify_tasks` has one for a cluster.
+        quick: As for `verify_shard`. The table folders are not searched for unexpected files either.
+        sample: Number of committed shards to check, spread evenly; None checks all, 0 checks none.
+        progress: Called after each planned shard with the number done and the total.
+        check: Checks the parts; `pseudoris.pipeline.verify_tasks` has one for a cluster.
 
     Raises:
         ConfigError: No run was started there, or the plan is not the one that the header names.
@@ -128,7 +128,7 @@ def verify_run(
 def _visited(
     walk: _Walk, location: RunLocation, header: RunHeader, progress: Callable[[int, int], None] | None
 ) -> Iterator[ShardToCheck]:
-    """Take `walk` through the plan; yield the shards to look into."""
+    """Lead `walk` through the plan, and yield the shards to check."""
     rule = rule_of(header)
     for planned in _batches(iter_plan(location, header)):
         commits = walk.take([shard for shard, _ in planned])
@@ -142,7 +142,7 @@ def _visited(
 
 
 def _batches(planned: Iterable[tuple[int, list[PlanEntry]]]) -> Iterator[list[tuple[int, list[PlanEntry]]]]:
-    """Yield planned shards, as many together as there are receipts worth reading at once."""
+    """Yield planned shards in batches whose receipts are read in parallel."""
     batch: list[tuple[int, list[PlanEntry]]] = []
     num_images = 0
     for shard, entries in planned:
@@ -156,7 +156,7 @@ def _batches(planned: Iterable[tuple[int, list[PlanEntry]]]) -> Iterator[list[tu
 
 
 class _Walk:
-    """The sums of one pass over the plan."""
+    """The sums and problems of one pass over the plan."""
 
     def __init__(self, committed: Mapping[int, int], *, chosen: frozenset[int]) -> None:
         self.num_shards = 0
@@ -173,14 +173,18 @@ class _Walk:
         self._outside: dict[tuple[str, str], list[int]] = {}
 
     def take(self, shards: Iterable[int]) -> dict[int, int]:
-        """Return the latest generation of each of these planned shards that is committed; each is given once."""
+        """Return the latest generation of each of these planned shards that is committed. Give each shard once."""
         return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
 
     def visit(self, shard: int, entries: list[PlanEntry], receipt: Receipt | ConfigError | None) -> Receipt | None:
-        """Account for one planned shard; return its receipt where its parts are to be looked into."""
+        """Account for one planned shard. Return its receipt if its parts are to be checked."""
         self.num_shards += 1
         self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
-        forged = (f"{each.key} has id {each.image_id}" for each in entries if each.image_id != image_id(each.key))
+        forged = (
+            f"{each.key} has id {each.image_id}, not the hash of its key"
+            for each in entries
+            if each.image_id != image_id(each.key)
+        )
         self._problems += examples(shard, "plan_id", forged)
         if isinstance(receipt, ConfigError):
             self._problems.append(Problem(shard, "receipt", str(receipt)))
@@ -202,12 +206,12 @@ class _Walk:
         return receipt
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Take note of what was found in a shard's parts."""
+        """Add the problems that were found in a shard's parts."""
         self._problems += problems
 
     def strays(self, location: RunLocation) -> Iterator[str]:
-        """Yield what stands in the table folders of a run that is committed as a whole, and counts for nothing."""
-        # Of one that is not, a file may belong to a shard that is on its way, or whose receipt cannot be read.
+        """Yield unexpected files in the table folders; nothing unless every shard is committed."""
+        # In an incomplete run, a file may belong to a shard in progress, or to one whose receipt cannot be read.
         if self._num_read == self.num_shards == len(self._committed):
             yield from stray_files(location, self._named, self._committed)
 
@@ -217,8 +221,8 @@ class _Walk:
             self._outside.setdefault(reason, []).append(receipt.shard)
 
     def report(self, header: RunHeader, strays: Iterable[str]) -> VerifyReport:
-        """Return the sums, with what can only be told at the end, and a problem for each of the first `strays`."""
-        # As they came in, from one process or many: a report is the same for the same run.
+        """Return the report, with the problems that only the end shows, and the first few `strays`."""
+        # Problems arrive in any order. Sorting gives the same report for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
         self._problems += _plan_problems(header, ids, self.num_shards)
@@ -242,7 +246,7 @@ class _Walk:
 
 
 def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: int) -> Iterator[Problem]:
-    # 8 bytes an image: fifty million of them sort in 400 MB.
+    # 8 bytes per image: 50 million images are sorted in 400 MB.
     values, counts = np.unique(ids, return_counts=True)
     yield from examples(
         None,

@@ -1,4 +1,4 @@
-"""A run's tables as images with their masks, and masks with their expressions: as people and trainers use them."""
+"""A run's tables as objects: images that hold masks, and masks that hold expressions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EXPRESSION_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedExpression:
-    """A candidate expression; see `tables.EXPRESSIONS_SCHEMA` for what each field says."""
+    """A candidate expression. `tables.EXPRESSIONS_SCHEMA` documents each field."""
 
     target_mask_ids: tuple[str, ...]
     text: str
@@ -54,7 +54,7 @@ class AnnotatedMask:
         mask_id: Image id and index in the proposer's order.
         rle_size: (height, width) of the upright image.
         rle_counts: COCO compressed run-length encoding.
-        box_xyxy_px: Tight, x1 and y1 exclusive.
+        box_xyxy_px: Tight box; x1 and y1 are exclusive.
     """
 
     mask_id: str
@@ -78,14 +78,14 @@ class AnnotatedImage:
     """A committed image that was not quarantined.
 
     Attributes:
-        shard: That committed it.
+        shard: Number of the shard that committed it.
         key: Percent-encoded key relative to SOURCE.
         height: Upright height in pixels.
         width: Upright width in pixels.
-        sha256: Of the encoded bytes.
-        data: The encoded bytes, where the run embeds them and they were asked for.
+        sha256: Digest of the encoded bytes.
+        data: The encoded bytes; None unless the run embeds them and `with_bytes` was set.
         masks: In the proposer's order; none in an empty image.
-        untargeted: Expressions that refer to none of them.
+        untargeted: Expressions that refer to no mask.
     """
 
     shard: int
@@ -106,13 +106,13 @@ def iter_annotations(
 
     Args:
         location: The run's folder.
-        receipts: Which shards, in the order wanted; `pseudoris.store.runs.receipts.latest_receipts` for all.
+        receipts: The shards to read, in this order. `pseudoris.store.runs.receipts.latest_receipts` gives all.
         kept_only: Leave out expressions that were not kept; the masks stay.
         with_bytes: Read the embedded bytes too.
 
     Raises:
         ConfigError: A part is missing, or a later version of the package wrote it.
-        TransientError: Storage failed, or a part does not read.
+        TransientError: Storage failed, or a part cannot be read.
     """
     columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
     for receipt in receipts:

@@ -1,4 +1,4 @@
-"""The files of a run as a pyarrow filesystem, through our own storage: its credentials, its endpoint, its retries."""
+"""A pyarrow filesystem that reads a run through our storage layer, with its credentials, endpoint and retries."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pyarrow import fs
 
 from pseudoris.store.location import RunLocation
 
-_READ_ONLY: Final = "the files of a run are read here, and never changed"
+_READ_ONLY: Final = "this filesystem is read-only: it does not change the files of a run"
 
 
 def arrow_filesystem(location: RunLocation) -> fs.FileSystem:
-    """Return a filesystem that reads `location.uri(path)`; pyarrow's own on a disk, where it is faster.
+    """Return a filesystem that reads paths of the form `location.uri(path)`. On a disk it is pyarrow's own, faster one.
 
-    It pickles, so that a dataset on it travels to the workers of a data loader.
+    It can be pickled, so that the workers of a data loader can receive a dataset that uses it.
     """
     return fs.PyFileSystem(_RunFiles(location)) if "://" in location.root else fs.LocalFileSystem()
 
 
 class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Reads the files of one run, named by their full addresses."""
+    """Reads the files of one run by their full paths or uris."""
 
     def __init__(self, location: RunLocation) -> None:
         self._location = location
@@ -33,11 +33,11 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         return hash(self._location.root)
 
     def get_type_name(self) -> str:
-        """Return what pyarrow calls it."""
+        """Return the name of this type of filesystem."""
         return "pseudoris"
 
     def normalize_path(self, path: str) -> str:
-        """Return the path as it is: addresses are whole already."""
+        """Return the path unchanged: it is absolute already."""
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
@@ -49,11 +49,11 @@ class _RunFiles(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         ]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """Return the file opened for reading at any place."""
+        """Return the file opened for random access."""
         return pa.PythonFile(self._location.open_input(self._relative(path)), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        """Return the file opened for reading from its start."""
+        """Return the file opened for reading from the start."""
         return self.open_input_file(path)
 
     def _relative(self, path: str) -> str:

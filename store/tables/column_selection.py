@@ -1,4 +1,4 @@
-"""Some columns and some rows of one part: what is not asked for is not read, neither columns nor row groups."""
+"""Reads selected columns and rows of one part. Other columns are not read, nor row groups that the filter rules out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RowFilter:
     """Which rows of a table to keep.
 
     Attributes:
-        expression: Of `pyarrow.dataset`; true for the rows to keep, a null counts as false.
-        columns: The columns that it asks for.
+        expression: A `pyarrow.dataset` expression, true for the rows to keep. Null counts as false.
+        columns: The columns that the expression uses.
     """
 
     expression: pc.Expression
@@ -34,22 +34,22 @@ class RowFilter:
 def read_selected(
     location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
 ) -> pa.Table:
-    """Return some columns of the rows of a part that a filter keeps, in the part's order and the present schema.
+    """Return the chosen columns of the rows that `keep` accepts, in the part's order and the current schema.
 
-    Read are the footer and, of the row groups whose statistics do not rule the filter out, the columns asked for and
-    those of the filter. A column that an older version of the tables does not know is null, for the filter too.
+    Reads the footer, and of each row group that the statistics do not rule out, the chosen columns and those of the
+    filter. A column that a part of an older table version lacks is null, for the filter too.
 
     Args:
         location: The run's folder.
         table: A name of `tables.SCHEMAS`.
-        name: Of the part, as its receipt has it.
-        columns: Names of columns, in the order wanted.
-        keep: Which rows; all by default.
+        name: File name of the part, from its receipt.
+        columns: Column names, in the order of the result.
+        keep: Which rows to keep; None keeps all.
 
     Raises:
         ValueError: There is no such table or column.
         ConfigError: The part is missing, or a later version of the package wrote it.
-        TransientError: Storage failed, or the part does not read.
+        TransientError: Storage failed, or the part cannot be read.
     """
     wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
     schema = chosen_schema(table, wanted)
@@ -63,9 +63,9 @@ def read_selected(
             found = _read_groups(parquet, groups, schema)
     except FileNotFoundError:
         raise ConfigError(
-            f"{uri} is missing, although a receipt names it. Where the shard was done again since (`annotate "
-            "--retry-failed`), take a new snapshot of the run (a dataset's refresh(), or Snapshot.shared of another "
-            "turn); else run `pseudoris verify` for the extent"
+            f"{uri} is missing, although a receipt names it. If `annotate --retry-failed` has replaced the shard, take "
+            "a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn). Otherwise "
+            "run `pseudoris verify` to find all damage"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise TransientError(damaged(uri, error)) from error
@@ -74,7 +74,7 @@ def read_selected(
 
 
 def _row_groups(file: BinaryIO, parquet: pq.ParquetFile, schema: pa.Schema, keep: RowFilter | None) -> list[int]:
-    """Return which row groups may hold a row to keep, by their statistics."""
+    """Return the row groups that may hold a row to keep, judged by their statistics."""
     everything = list(range(parquet.num_row_groups))
     if keep is None or any(name not in parquet.schema_arrow.names for name in keep.columns):
         return everything
@@ -102,7 +102,7 @@ def _filtered(table: pa.Table, expression: pc.Expression) -> pa.Table:
 
 
 class _Borrowed:
-    """A file that its second user does not close: Arrow closes what it is given."""
+    """A file whose `close` does nothing, because Arrow closes every file that it is given."""
 
     closed = False
 

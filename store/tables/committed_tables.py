@@ -1,4 +1,4 @@
-"""Committed tables, read through the receipts that name their parts; uncommitted leavings are never seen."""
+"""Reads committed tables: only the parts that receipts name, never uncommitted files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def iter_table(
     columns: Sequence[str] | None = None,
     receipts: Iterable[Receipt] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a table shard by shard, in the present schema; memory is bounded by one part.
+    """Yield a table shard by shard, in the current schema. At most one part is in memory.
 
-    A part of an older version is accepted: a column that it does not know comes as nulls.
+    Parts of older table versions are accepted. A column that they lack is null.
 
     Args:
         location: The run's folder.
         table: A name of `tables.SCHEMAS`.
-        columns: Names of columns, in the order wanted; all by default.
-        receipts: Only these; all latest ones by default, ordered by shard.
+        columns: Column names, in the order of the result; None means all.
+        receipts: The shards to read; None means the latest receipt of each shard, ordered by shard.
 
     Raises:
         ValueError: There is no such table or column.
         ConfigError: A part is missing, or a later version of the package wrote it.
-        TransientError: Storage failed, or a part does not read.
+        TransientError: Storage failed, or a part cannot be read.
     """
     schema = chosen_schema(table, columns)
     for receipt in latest_receipts(location) if receipts is None else receipts:
@@ -45,8 +45,8 @@ def iter_table(
                 yield read_part(file, schema, location.uri(path))
         except FileNotFoundError:
             raise ConfigError(
-                f"{location.uri(path)} is named by the receipt of shard {receipt.shard} and is missing: "
-                "run `pseudoris verify` for the extent"
+                f"{location.uri(path)} is missing, although the receipt of shard {receipt.shard} names it: "
+                "run `pseudoris verify` to find all damage"
             ) from None
 
 
@@ -56,17 +56,17 @@ def read_table(
     columns: Sequence[str] | None = None,
     receipts: Iterable[Receipt] | None = None,
 ) -> pa.Table:
-    """Return what `iter_table` yields as one table, in memory; without rows where nothing is committed."""
+    """Return all that `iter_table` yields as one table in memory; it is empty if nothing is committed."""
     schema = chosen_schema(table, columns)
     return pa.concat_tables([schema.empty_table(), *iter_table(location, table, columns, receipts)])
 
 
 def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
-    """Return the columns of `schema` from a part, cast to it; `name` is for errors.
+    """Return the columns of `schema` from a part, cast to that schema. Errors show `name`.
 
     Raises:
         ConfigError: A later version of the package wrote it.
-        TransientError: It does not read as Parquet.
+        TransientError: The part cannot be read as Parquet.
     """
     parquet = open_parquet(file, name)
     check_version(parquet, name)
@@ -84,7 +84,7 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str) -> pa.Table:
 
 
 def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
-    """Return the present schema of a table's columns, in the order given; all by default.
+    """Return the current schema of these columns of a table, in this order; None means all columns.
 
     Raises:
         ValueError: There is no such table or column.
@@ -104,10 +104,10 @@ def _check_table(table: str) -> None:
 
 
 def check_version(parquet: pq.ParquetFile, name: str) -> None:
-    """Refuse a part that a later version of the package wrote; `name` is for the error.
+    """Refuse a part that a later version of the package wrote. The error shows `name`.
 
     Raises:
-        ConfigError: It did.
+        ConfigError: A later version wrote the part.
     """
     metadata = parquet.schema_arrow.metadata or {}
     version = int(metadata.get(b"pseudoris.version", b"0"))

@@ -1,4 +1,4 @@
-"""A few rows of a run's expressions, drawn evenly over all of it; only the shards that hold them are read."""
+"""Draws a sample of a run's expressions, evenly over the run. Only the shards of drawn rows are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import read_receipts
 from pseudoris.store.tables.committed_tables import read_table
 
-# Beside those of the expressions table: of its image, and of its mask where it speaks of one.
+# Columns beside those of the expressions table: of the row's image, and of its mask if it refers to exactly one.
 _OF_IMAGE: Final = ("key", "height", "width", "sha256")
 _OF_MASK: Final = ("mask_id", "segmentation", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")
 COLUMNS: Final = (*SCHEMAS[EXPRESSIONS].names, *_OF_IMAGE, *_OF_MASK)
@@ -35,17 +35,17 @@ def sample_expressions(
     kept_only: bool = True,
     receipts: Iterable[Receipt] | None = None,
 ) -> pa.Table:
-    """Return `size` expressions in plan order, one drawn from each of as many equal stretches of the run.
+    """Return `size` expressions in plan order: one is drawn from each of `size` equal stretches of the run.
 
     The same committed run and seed give the same rows.
 
     Args:
-        location: Where the run lives, finished or not.
-        size: How many rows; fewer where the run has fewer.
-        columns: Of `COLUMNS`, in the order wanted.
-        seed: Of the draw.
-        kept_only: Draw from kept expressions alone, else from all candidates.
-        receipts: Draw from these; all latest ones by default, ordered by shard.
+        location: The run's folder; the run need not be finished.
+        size: Number of rows; fewer if the run has fewer.
+        columns: Some of `COLUMNS`, in the order of the result.
+        seed: Seed of the draw.
+        kept_only: True draws from kept expressions, False from all candidates.
+        receipts: Draw from these shards; None means the latest receipt of each shard, ordered by shard.
 
     Raises:
         ConfigError: No run was started there, a column does not exist or is given twice, or a part is missing or too
@@ -74,9 +74,9 @@ def sample_expressions(
 
 
 def draw_rows(counts: Sequence[int], size: int, seed: int) -> dict[int, list[int]]:
-    """Return which rows of which of `counts[s]` long shards are drawn: one of each of `size` equal stretches.
+    """Return the drawn row numbers by shard: one row of each of `size` equal stretches. Shard s has `counts[s]` rows.
 
-    Every row of a stretch is as likely as any other; both levels ascend.
+    Each row of a stretch is equally likely. Shards and rows are in ascending order.
     """
     ends = list(accumulate(counts))
     total = ends[-1] if ends else 0
@@ -101,9 +101,7 @@ def _rows(
     if kept_only:
         table = table.filter(table["kept"])
     if rows[-1] >= table.num_rows:
-        raise ConfigError(
-            f"the expressions of shard {receipt.shard} are fewer than its receipt says: run `pseudoris verify`"
-        )
+        raise ConfigError(f"shard {receipt.shard} has fewer expressions than its receipt says: run `pseudoris verify`")
     table = table.take(list(rows))
     found = dict(_joined(location, receipt, table, columns))
     return pa.table({name: found[name] if name in found else table[name] for name in columns})
@@ -112,7 +110,7 @@ def _rows(
 def _joined(
     location: RunLocation, receipt: Receipt, table: pa.Table, columns: Sequence[str]
 ) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    """Yield the wanted columns of the rows' images and masks; null where a row speaks of several masks or none."""
+    """Yield the chosen image and mask columns. A mask column is null unless the row refers to exactly one mask."""
     targets = [each[0] if len(each) == 1 else None for each in table["target_mask_ids"].to_pylist()]
     of: Mapping[str, tuple[str, tuple[str, ...], pa.Array]] = {
         IMAGES: ("image_id", _OF_IMAGE, table["image_id"].combine_chunks()),
@@ -132,5 +130,5 @@ def _field(name: str) -> pa.Field:
     field = SCHEMAS[table].field(name).with_nullable(True)
     if not pa.types.is_struct(field.type):
         return field
-    # Of a row that speaks of no single mask, what lies in the struct is null too.
+    # If a row does not refer to exactly one mask, the fields inside the struct are null too.
     return field.with_type(pa.struct([inner.with_nullable(True) for inner in field.type]))

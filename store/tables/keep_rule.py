@@ -1,4 +1,4 @@
-"""The rule of what is kept, on a shard's expressions table: what `refilter` applies and `verify` holds a run to."""
+"""Applies the keep rule to a shard's expressions table: `refilter` writes the result, `verify` compares with it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats, KeepRule, 
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 
-# An engine of another package may keep by a bound of its own; that it kept by one bound can be seen.
+# The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
-# The scorer of this package: what it keeps is what lies above `filtering.tau`.
+# The scorer of this package. It keeps what is above `filtering.tau`.
 _OWN_SCORER: Final = "clip"
 
 
 def rule_of(header: RunHeader) -> KeepRule:
-    """Return what the run of `header` keeps.
+    """Return the keep rule to check a run's tables by.
 
-    Where a filter stage decided, its tau is not held against the tables: a plug-in's scores may be bounded
-    otherwise. A refilter's rule is exact.
+    Only a refilter's rule has a tau. A filter stage may be a plug-in with another bound, so its tau is not checked.
     """
     filtering = header.config.filtering
     return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep, filtering.confidence)
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
-    """Return what a person is told that the run of `header` keeps; None where no score decided: of an import, of PPT's.
+    """Return the keep rule to show to people; None for imports and PPT's runs, where no score decides.
 
-    It has a tau where that is the bound: where our own scorer decided, or a refilter.
+    It has a tau only if that is known to be the bound: for our own scorer and for a refilter.
     """
     if header.origin in ("import", "ppt"):
         return None
@@ -41,29 +40,28 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
 
 def judged(table: pa.Table) -> Flags:
-    """Return (rows,) bool: expressions that scores decide on.
+    """Return (rows,) bool: the expressions that scores decide on, which are a model's, of exactly one mask.
 
-    A human's and the composer's are kept whatever the rule, and those of several masks or none have scores of another
-    meaning.
+    No rule decides on other sources, and scores of several masks or none have another meaning.
     """
     is_single = pc.equal(pc.list_value_length(table["target_mask_ids"]), 1)
     return flags_of(is_single) & flags_of(pc.equal(pc.fill_null(table["source"], SOURCE_MODEL), SOURCE_MODEL))
 
 
 def passes(rule: KeepRule, table: pa.Table) -> Flags:
-    """Return (rows,) bool: what `rule` keeps of the expressions that are `judged`.
+    """Return (rows,) bool: whether `rule` keeps each row. It is meaningful only for rows that are `judged`.
 
     Raises:
         ValueError: The rule has no tau.
     """
     if rule.tau is None:
-        raise ValueError(f"a rule without tau tells of no expression whether it is kept: {rule}")
+        raise ValueError(f"cannot tell what is kept by a rule without tau: {rule}")
     scores = scores_of(table)
     return is_above(scores["distinctiveness"], rule.tau) & meets(rule.conditions, scores, table.num_rows)
 
 
 def scores_of(table: pa.Table) -> dict[str, Floats]:
-    """Return every score by its column, (rows,) float64, NaN where it is null."""
+    """Return each score column by name as (rows,) float64, with NaN for null."""
     return {
         name: np.asarray(pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy(), np.float64)
         for name in SCORE_COLUMNS
@@ -71,7 +69,7 @@ def scores_of(table: pa.Table) -> dict[str, Floats]:
 
 
 def is_from(table: pa.Table, source: str) -> Flags:
-    """Return (rows,) bool: expressions that a source wrote. Tables of version 1 do not say."""
+    """Return (rows,) bool: whether `source` wrote the row; False in tables of version 1, which have no source."""
     return flags_of(pc.fill_null(pc.equal(table["source"], source), fill_value=False))
 
 

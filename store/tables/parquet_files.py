@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import TransientError
 
-# Rows. Above any shard of the presets, so that a table is one row group and readers prune by file.
+# Rows. More than a shard of the presets has, so that a table is one row group and readers skip whole files.
 ROW_GROUP_SIZE: Final = 65_536
 
-# Each value is pinned although some are pyarrow's defaults: a default may move between its versions.
-# Nothing here writes a time; pyarrow's own version stands in the footer and is part of the identity.
+# Each value is pinned although some are pyarrow's defaults: a default may change between versions.
+# No setting writes a time. The footer holds pyarrow's version, which is part of the run's identity.
 _SETTINGS: Final[dict[str, Any]] = {
     "version": "2.6",
     "compression": "zstd",
@@ -28,12 +28,12 @@ _SETTINGS: Final[dict[str, Any]] = {
     "write_page_checksum": True,
     "store_schema": True,
 }
-# Encoded images are all different: a dictionary of them is a second copy that is then thrown away.
+# Encoded images are all different: a dictionary would only be a second copy, which is dropped later.
 _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 
 
 def parquet_bytes(row_groups: Iterable[pa.Table], schema: pa.Schema) -> bytes:
-    """Return a Parquet file of `schema` with one row group a table (none is written for no rows)."""
+    """Return the bytes of a Parquet file of `schema` with one row group per table."""
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
@@ -45,20 +45,19 @@ def parquet_bytes(row_groups: Iterable[pa.Table], schema: pa.Schema) -> bytes:
 def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a writer with the fixed settings; equal row groups in give equal bytes out."""
     flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
-    # A list names leaf columns, which for nested schemas are long paths: only a table that needs it pays.
+    # A list must name leaf columns, which are long paths in nested schemas, so it is used only if it leaves one out.
     use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat
     return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
 
 def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """Return `file` as Parquet whose page checksums are verified on reading.
+    """Return `file` opened as Parquet. Reading verifies the page checksums.
 
-    Read from it with `use_threads=False`: what Arrow's pools still hold of a Python file when the interpreter ends
-    makes it abort or hang, after all work is done (https://github.com/apache/arrow/issues/50482). For the same reason
-    nothing is fetched ahead.
+    Read from it with `use_threads=False`. If Arrow's thread pools still hold a Python file when the interpreter exits,
+    it aborts or hangs (https://github.com/apache/arrow/issues/50482). For the same reason pre-buffering is off.
 
     Raises:
-        TransientError: It is no Parquet file, or cut short; `name` is in the message.
+        TransientError: The file is not Parquet, or is truncated. The message shows `name`.
     """
     try:
         return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
@@ -67,12 +66,12 @@ def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise TransientError(damaged(name, error)) from error
     except OSError as error:
-        # Arrow reports damage as bare OSErrors too; one from the storage has a number, or a type of its own.
+        # Arrow also reports damage as a plain OSError. An error of the storage has an errno, or is a subclass.
         if type(error) is not OSError or error.errno is not None:
             raise
         raise TransientError(damaged(name, error)) from error
 
 
 def damaged(name: str, error: Exception) -> str:
-    """Return the text for a file whose content does not read."""
-    return f"{name} does not read as Parquet ({error}): its storage damaged it; run `pseudoris verify` for the extent"
+    """Return the error message for a file whose content cannot be read."""
+    return f"{name} cannot be read as Parquet ({error}): the file is damaged. Run `pseudoris verify` to find all damage"

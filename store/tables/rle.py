@@ -1,8 +1,8 @@
-"""Area and tight box of a COCO compressed run-length encoding, from its runs alone.
+"""Computes area and tight box of a COCO compressed run-length encoding (RLE) from its runs.
 
-pycocotools trusts what it decodes: runs that do not fill the image read or write past its buffers. Verify
-reads files that something may have damaged, so it decodes here, with every run checked, and without ever
-holding the mask (a 100-megapixel image would need 100 MB a mask).
+pycocotools does not check its input: if the runs do not fill the image, it reads or writes past its buffers. Files that
+`verify` reads may be damaged, so this module checks every run. It never builds the mask, because that would take 100 MB
+per mask of a 100-megapixel image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_CHUNKS = 7
 
 @dataclass(frozen=True, slots=True)
 class RleSummary:
-    """What a mask's runs say.
+    """Area and box of a mask.
 
     Attributes:
         area_px: Number of pixels in the mask.
@@ -34,12 +34,12 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     """Return area and box of a mask.
 
     Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
         counts: COCO's compressed string: runs in column-major order, the first one outside the mask.
 
     Raises:
-        ValueError: `counts` is no such string, or its runs do not add up to height x width.
+        ValueError: `counts` is not such a string, or its runs do not add up to height x width.
     """
     runs = decode_runs(counts)
     if runs.size and runs.min() < 0:
@@ -54,7 +54,7 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
         return RleSummary(0, (0, 0, 0, 0))
     first, last = stops - lengths, stops - 1
     x0, x1 = int(first[0]) // height, int(last[-1]) // height + 1
-    # A run that goes on into the next column touches the image's bottom and its top.
+    # A run that continues in the next column touches the bottom and the top of the image.
     if (first // height != last // height).any():
         y0, y1 = 0, height
     else:
@@ -65,9 +65,9 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
 def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     """Return the run lengths (R,) int64 of a compressed string.
 
-    Source: the COCO API's maskApi.c: six bits a character from `0`, five of payload, little end first, the
-    sixth says that more follows, the payload's top bit is the sign; from the fourth run on the difference
-    to the run before the last is stored.
+    Source: maskApi.c of the COCO API. A character is `0` plus six bits: five bits of payload, low bits first, and a
+    sixth bit if more characters follow. The top payload bit is the sign. From the fourth run on, a number is the
+    difference from the run two before it.
     """
     try:
         codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
@@ -88,7 +88,7 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     values = np.add.reduceat(payload, starts) if starts.size else payload
     is_negative = (codes[ends] & 16) != 0
     values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
-    # The first run is stored as it is and never referred to.
+    # The first run is stored as it is, and no later run is relative to it.
     for parity in (1, 2):
         values[parity::2] = np.cumsum(values[parity::2])
     return values

@@ -23,10 +23,10 @@ SAMPLE_COLUMNS: Final = ("key", "text", "distinctiveness", "correctness", "mask_
 
 
 class Run:
-    """A run as it stood when it was opened, finished or not; nothing is written.
+    """A snapshot of a run, finished or not, taken when it is opened. Nothing is written.
 
-    All tables of one `Run` are of the same commits: what is committed later shows when the run is opened again. Files
-    that no receipt names are never read, so a run may be read while it grows and before its garbage is collected.
+    All tables of one `Run` show the same commits. To see later commits, open the run again. Files that no receipt names
+    are never read, so you can read a run while it grows, and before `gc`.
 
     Attributes:
         out: Absolute path, or url, of the run's folder.
@@ -34,7 +34,7 @@ class Run:
     """
 
     def __init__(self, location: RunLocation) -> None:
-        """Open the run at `location`; one listing, no part is read.
+        """Open the run at `location` with one listing. No part is read.
 
         Raises:
             ConfigError: No run was started there.
@@ -59,7 +59,7 @@ class Run:
         return self._contents[0]
 
     def images(self) -> ds.Dataset:
-        """Return the table of images: a row an input image, in plan order, with its status, size and sha256."""
+        """Return the table of images: one row per input image, in plan order, with its status, size and sha256."""
         return self._dataset(IMAGES)
 
     def masks(self) -> ds.Dataset:
@@ -71,7 +71,7 @@ class Run:
         return self._dataset(EXPRESSIONS)
 
     def failures(self) -> ds.Dataset:
-        """Return the table of failures: a row a quarantined image, with its reason."""
+        """Return the table of failures: one row per quarantined image, with its reason."""
         return self._dataset(FAILURES)
 
     def sample(
@@ -80,11 +80,11 @@ class Run:
         """Return expressions drawn evenly over the run, with columns of their image and their mask.
 
         Args:
-            num_rows: How many; fewer where the run has fewer.
-            columns: Any of the expressions table; `key`, `height`, `width`, `sha256` of the image; `mask_id`,
+            num_rows: Number of rows; fewer if the run has fewer.
+            columns: Any column of the expressions table; `key`, `height`, `width`, `sha256` of the image; `mask_id`,
                 `segmentation`, `box_xyxy_px`, `area_px`, `predicted_iou`, `stability_score`, `prior` of the mask.
             seed: The same run and seed give the same rows.
-            kept_only: Draw from kept expressions, else from all candidates.
+            kept_only: True draws from kept expressions, False from all candidates.
 
         Raises:
             ConfigError: There is no such column, or a part is missing.
@@ -95,7 +95,7 @@ class Run:
         )
 
     def _dataset(self, table: str) -> ds.Dataset:
-        # By name: a listing of the folder would also find what was never committed, or was replaced.
+        # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
         return ds.FileSystemDataset.from_paths(
             [self._location.uri(part_path(table, part)) for part in self._contents[1][table]],
             schema=SCHEMAS[table],

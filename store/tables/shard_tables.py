@@ -1,4 +1,4 @@
-"""A finished shard as the four tables of `pseudoris.schemas.tables`, and their bytes."""
+"""Converts a finished shard to the four tables of `pseudoris.schemas.tables`, and those to bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
     """Return the tables of `tables.SCHEMAS` by name; rows keep the order of the shard's records.
 
     Args:
-        shard: After the last stage.
+        shard: The shard after the last stage.
         embed_images: Whether the images table holds the encoded bytes (null for quarantined images).
     """
     images = shard.images
@@ -41,13 +41,13 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """Return the table as Parquet; equal content gives equal bytes, however the table was cut into chunks."""
+    """Return the table as Parquet; equal content gives equal bytes, however the table is divided into chunks."""
     starts = range(0, table.num_rows, ROW_GROUP_SIZE)
     return parquet_bytes((table.slice(start, ROW_GROUP_SIZE) for start in starts), table.schema)
 
 
 def counts_of(shard: Shard) -> ShardCounts:
-    """Return what the shard holds, for its receipt."""
+    """Return the counts of the shard, for its receipt."""
     status = Counter(status_of(image) for image in shard.images)
     expressions = [each for image in shard.images for each in image.expressions]
     reasons = Counter(image.failure.reason for image in shard.images if image.failure)
@@ -65,7 +65,7 @@ def counts_of(shard: Shard) -> ShardCounts:
 
 
 def status_of(image: ShardImage) -> str:
-    """Return which of the three ends the image came to: quarantined, annotated, or empty."""
+    """Return the status of the image: quarantined, annotated or empty."""
     if image.failure is not None:
         return STATUS_QUARANTINED
     return STATUS_ANNOTATED if image.masks else STATUS_EMPTY

@@ -69,7 +69,7 @@ def test_a_composed_row_may_say_how_likely_it_is(confidence):
 @pytest.mark.parametrize("confidence", [-0.1, 1.2])
 def test_what_is_no_probability_is_named_with_its_row(confidence):
     (problem,) = problems(("position", 1), confidence=confidence)
-    assert problem.detail == f"row 0: the confidence {confidence:g} is no probability"
+    assert problem.detail == f"row 0: the confidence {confidence:g} is not in [0, 1]"
     assert problems(("position", 1), confidence=confidence, is_composed=[False]) == []
 
 
@@ -120,14 +120,14 @@ def test_what_the_filter_stage_would_have_written_is_sound():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"listener": 1.5}, r"row 1: listener lies in \[0, 1\]"),
-        ({"truth": 0.5}, "row 1: caption_score and truth are set with it, and not above 0"),
-        ({"caption_score": None}, "row 1: caption_score and truth are set with it, and not above 0"),
-        ({"confidence": 0.3}, "row 1: confidence does not follow"),
-        ({"confidence": None}, "row 1: confidence does not follow"),
-        ({"listener": 0.5}, "row 1: confidence does not follow"),
-        ({"rank": 1}, "row 1: rank is not the place"),
-        ({"rank": None}, "row 1: rank is not the place"),
+        ({"listener": 1.5}, r"row 1: listener is not in \[0, 1\]"),
+        ({"truth": 0.5}, "row 1: caption_score or truth is null or above 0, though listener is set"),
+        ({"caption_score": None}, "row 1: caption_score or truth is null or above 0, though listener is set"),
+        ({"confidence": 0.3}, "row 1: confidence is not what filtering.confidence gives"),
+        ({"confidence": None}, "row 1: confidence is not what filtering.confidence gives"),
+        ({"listener": 0.5}, "row 1: confidence is not what filtering.confidence gives"),
+        ({"rank": 1}, "row 1: rank is not the position"),
+        ({"rank": None}, "row 1: rank is not the position"),
     ],
 )
 def test_what_does_not_follow_is_found(values, expected):
@@ -135,7 +135,7 @@ def test_what_does_not_follow_is_found(values, expected):
 
 
 def test_without_weights_there_is_no_confidence():
-    assert "row 0: confidence is null without filtering.confidence" in problems_with(heard_table(), None)
+    assert "row 0: confidence is set without filtering.confidence" in problems_with(heard_table(), None)
 
 
 def test_what_a_human_wrote_has_none_and_is_not_ranked():
@@ -143,7 +143,7 @@ def test_what_a_human_wrote_has_none_and_is_not_ranked():
     table = edited(0, **human, confidence=None, rank=None)
     found = problems_with(table)
     # The other candidate of its mask is the first now, and the only one that votes.
-    assert "row 1: rank is not the place among the mask's by confidence" in found
+    assert "row 1: rank is not the position by confidence within its mask" in found
     assert "row 0" not in found
     assert math.isnan(scores_of(table)["confidence"][0])
 
@@ -184,7 +184,7 @@ CORRUPTIONS = {
     "an empty text": (setting(2, text=""), "expression_text: row 2: '' is empty"),
     "a text with blanks around it": (setting(2, text=" a circle"), "expression_text: row 2"),
     "a text in upper case": (setting(2, text="A circle"), "not lower case"),
-    "one text twice": (setting(1, text="the red circle"), "expression_repeated: .*stands 2 times"),
+    "one text twice": (setting(1, text="the red circle"), "expression_repeated: .*is in 2 rows"),
     "a wrong count": (setting(3, count=7), "expression_count: row 3: count is not the number of draws"),
     "no draws": (setting(3, samples=[]), "expression_count: row 3"),
     "another decoder than the first draw's": (setting(0, decoder="top_k"), "expression_draw: row 0: decoder"),
@@ -195,13 +195,16 @@ CORRUPTIONS = {
         "expression_score: row 0: correctness is not finite",
     ),
     "an endless score": (setting(0, distinctiveness=math.inf), "distinctiveness is not finite"),
-    "a score against nobody": (setting(4, uniqueness=1.0), "expression_score: row 4: uniqueness is null exactly"),
-    "no score against others": (setting(0, distinctiveness=None), "row 0: distinctiveness is null exactly"),
-    "no rival among others": (setting(0, rival_mask_id=None), "row 0: rival_mask_id is null exactly"),
-    "a lone mask's expression not kept": (setting(4, kept=False), "expression_kept: row 4: a mask alone keeps"),
+    "a score against nobody": (setting(4, uniqueness=1.0), "expression_score: row 4: uniqueness must be null exactly"),
+    "no score against others": (setting(0, distinctiveness=None), "row 0: distinctiveness must be null exactly"),
+    "no rival among others": (setting(0, rival_mask_id=None), "row 0: rival_mask_id must be null exactly"),
+    "a lone mask's expression not kept": (
+        setting(4, kept=False),
+        "expression_kept: row 4: not kept, although its mask is alone",
+    ),
     "kept below what is not kept": (
         setting(0, distinctiveness=0.8),
-        "expression_kept: an expression of distinctiveness 0.9 is not kept, one of 0.8 is",
+        "expression_kept: an expression of distinctiveness 0.9 is not kept, but one of 0.8 is",
     ),
     "an author whom nobody knows": (
         setting(0, source="robot"),
@@ -259,14 +262,15 @@ def test_a_recipes_expressions_are_as_bare_as_humans_and_kept_or_not():
         )
         == ""
     )
-    assert "expression_recipe: row 1: a recipe's expression has the weight 1" in problems_with_of_expression_checks(
-        setting(1, **{**recipe, "weight": 0.5})
+    assert (
+        "expression_recipe: row 1: a recipe's expression has a weight other than 1"
+        in problems_with_of_expression_checks(setting(1, **{**recipe, "weight": 0.5}))
     )
 
 
 def test_one_shard_holds_both_kinds_each_under_its_own_rules():
     assert problems_with_of_expression_checks(setting(1, **AS_HUMANS)) == ""
-    assert "row 0: distinctiveness is null exactly" in problems_with_of_expression_checks(
+    assert "row 0: distinctiveness must be null exactly" in problems_with_of_expression_checks(
         lambda rows: (rows[1].update(AS_HUMANS), rows[0].update(distinctiveness=None))
     )
 
@@ -285,17 +289,17 @@ DRAWN = [{"crop": "masked", "decoder": "beam", "log_prob": -1.0, "others": "none
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"samples": DRAWN, "count": 1}, "expression_human: row 1: a human's expression has no draws"),
+        ({"samples": DRAWN, "count": 1}, "expression_human: row 1: a human's expression has draws"),
         ({"count": 1}, "expression_count: row 1"),
-        *(({name: "masked"}, f"{name} of a human's expression is null") for name in ("crop", "decoder")),
-        *(({name: 5}, f"{name} of a human's expression is null") for name in ("top_k",)),
+        *(({name: "masked"}, f"{name} of a human's expression is not null") for name in ("crop", "decoder")),
+        *(({name: 5}, f"{name} of a human's expression is not null") for name in ("top_k",)),
         *(
-            ({name: 0.5}, f"{name} of a human's expression is null")
+            ({name: 0.5}, f"{name} of a human's expression is not null")
             for name in ("top_p", "log_prob", "uniqueness", "correctness", "distinctiveness")
         ),
-        ({"rival_mask_id": mask_id(FIRST, 1)}, "rival_mask_id of a human's expression is null"),
-        ({"kept": False}, "expression_human: row 1: a human's expression is kept"),
-        ({"weight": 0.5}, "expression_human: row 1: a human's expression has the weight 1"),
+        ({"rival_mask_id": mask_id(FIRST, 1)}, "rival_mask_id of a human's expression is not null"),
+        ({"kept": False}, "expression_human: row 1: a human's expression is not kept"),
+        ({"weight": 0.5}, "expression_human: row 1: a human's expression has a weight other than 1"),
         ({"weight": math.nan}, "weight is not finite"),
         ({"text": "A Circle"}, "expression_text: row 1"),
     ],
@@ -313,22 +317,26 @@ def test_a_known_rule_is_held_to_the_letter():
     assert problems_with_of_expression_checks(lambda rows: None, rule(1.0)) == ""
     assert problems_with_of_expression_checks(lambda rows: None, rule(0.9, "correctness >= 0.5", "count > 1")) == ""
     # Some other tau explains what is kept; this one does not.
-    assert "row 0: kept is not: distinctiveness > 1.1" in problems_with_of_expression_checks(
+    assert "row 0: kept does not follow the rule: distinctiveness > 1.1" in problems_with_of_expression_checks(
         lambda rows: None, rule(1.1)
     )
-    assert "row 1: kept is not: distinctiveness > 0.8" in problems_with_of_expression_checks(
+    assert "row 1: kept does not follow the rule: distinctiveness > 0.8" in problems_with_of_expression_checks(
         lambda rows: None, rule(0.8)
     )
-    assert "row 0: kept is not" in problems_with_of_expression_checks(lambda rows: None, rule(1.0, "correctness > 0.5"))
+    assert "row 0: kept does not follow the rule" in problems_with_of_expression_checks(
+        lambda rows: None, rule(1.0, "correctness > 0.5")
+    )
 
 
 def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
-    assert "row 4: kept is not" in problems_with_of_expression_checks(setting(4, kept=False), rule(1.0))
+    assert "row 4: kept does not follow the rule" in problems_with_of_expression_checks(
+        setting(4, kept=False), rule(1.0)
+    )
     assert (
         problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), rule(1.0, "correctness > 0.4"))
         == ""
     )
-    assert "row 4: kept is not" in problems_with_of_expression_checks(
+    assert "row 4: kept does not follow the rule" in problems_with_of_expression_checks(
         setting(4, correctness=0.3), rule(1.0, "correctness > 0.4")
     )
 
@@ -336,7 +344,7 @@ def test_a_known_rule_lets_a_lone_mask_pass_but_for_scores_that_it_has():
 def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_rest():
     conditions = rule(None, "correctness > 0.4")
     assert problems_with_of_expression_checks(lambda rows: None, conditions) == ""
-    assert "row 0: kept without: correctness > 0.4" in problems_with_of_expression_checks(
+    assert "row 0: kept, but does not meet: correctness > 0.4" in problems_with_of_expression_checks(
         setting(0, correctness=0.3), conditions
     )
     # What the condition drops says nothing of tau.
@@ -344,7 +352,9 @@ def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_re
         problems_with_of_expression_checks(setting(0, correctness=0.3, kept=False, distinctiveness=2.0), conditions)
         == ""
     )
-    assert "a mask alone keeps" in problems_with_of_expression_checks(setting(4, kept=False), conditions)
+    assert "not kept, although its mask is alone" in problems_with_of_expression_checks(
+        setting(4, kept=False), conditions
+    )
     assert problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), conditions) == ""
 
 

@@ -136,7 +136,7 @@ def test_a_snapshot_that_does_not_stand_or_read_is_named(run):
     with pytest.raises(ConfigError, match=r"0999.parquet does not exist: the run has the snapshots \[1\]"):
         read_manifest(location, 999)
     location.replace(path, b"PAR1 no more PAR1")
-    with pytest.raises(TransientError, match="does not read as Parquet"):
+    with pytest.raises(TransientError, match="cannot be read as Parquet"):
         read_manifest(location, 1)
 
 

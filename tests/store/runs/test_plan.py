@@ -137,9 +137,9 @@ def test_a_damaged_row_group_is_noticed_by_its_checksum(location):
     data = bytearray(location.read_bytes(path))
     data[1500:1508] = b"damaged!"
     location.replace(path, bytes(data))
-    with pytest.raises(TransientError, match="its storage damaged it"):
+    with pytest.raises(TransientError, match="the file is damaged"):
         read_shard_plan(location, header, 0)
-    with pytest.raises(TransientError, match="its storage damaged it"):
+    with pytest.raises(TransientError, match="the file is damaged"):
         list(stream_plan(location, header.plan_parts))
 
 

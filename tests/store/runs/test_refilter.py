@@ -380,7 +380,7 @@ def test_verify_finds_a_row_that_the_rule_does_not_explain(on_disk, new):
     forge(new, receipt, rows)
     problems = [each for each in verify_run(new).problems if each.what == "expression_kept"]
     assert problems
-    assert "kept is not: distinctiveness > 1.2" in problems[0].detail
+    assert "kept does not follow the rule: distinctiveness > 1.2" in problems[0].detail
 
 
 def contents_of(location, receipt) -> dict[str, bytes]:

@@ -90,7 +90,7 @@ def test_a_part_of_a_later_version_is_refused(location):
 def test_a_missing_part_is_told_with_its_shard(location):
     receipt = commit(location, start_run(location), 1)[0]
     location.delete(part_path("masks", receipt.parts["masks"]))
-    with pytest.raises(ConfigError, match="named by the receipt of shard 1 and is missing"):
+    with pytest.raises(ConfigError, match="missing, although the receipt of shard 1 names it"):
         read_table(location, "masks")
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_part_is_told(location):
     data = bytearray(location.read_bytes(path))
     data[30:38] = b"damaged!"
     location.replace(path, bytes(data))
-    with pytest.raises(TransientError, match="its storage damaged it"):
+    with pytest.raises(TransientError, match="the file is damaged"):
         read_table(location, "masks")
 
 

@@ -52,7 +52,7 @@ def test_encoded_images_are_written_without_a_dictionary():
 
 
 def test_what_is_no_parquet_is_named():
-    with pytest.raises(TransientError, match="masks/part does not read as Parquet"):
+    with pytest.raises(TransientError, match="masks/part cannot be read as Parquet"):
         open_parquet(io.BytesIO(b"not a table"), "masks/part")
 
 
@@ -67,5 +67,5 @@ def test_any_damage_of_a_footer_is_told_as_such():
         try:
             open_parquet(io.BytesIO(data), "part")
         except TransientError as error:
-            num_damaged += str(error).startswith("part does not read as Parquet")
+            num_damaged += str(error).startswith("part cannot be read as Parquet")
     assert num_damaged > 50
