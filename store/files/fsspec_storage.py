@@ -1,6 +1,6 @@
-"""Objects of any other store behind fsspec (`gs://…`, `az://…`): whole puts, no rename, creation where there is none.
+"""Object stores other than S3, through fsspec (`gs://…`, `az://…`). Objects are put whole and never renamed.
 
-The store's own client tries again; for S3 `s3_requests` does.
+The store's own client retries requests. For S3 `s3_requests` does.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.storage import Kind, ListedFile, MayDescend, StoredFile, Upload, checked_twice
 from pseudoris.store.files.storage_errors import listing_errors
 
-# How stores name the time of the last change, those first that most of them mean by it.
+# Names that stores give to the modification time, the most common ones first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
-# Without "last_modified", which no plan's version was ever made of: a stand-in for an etag must not change.
+# Plans hold versions made of these, so the list must not change. It never had "last_modified".
 _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
 
 
 class FsspecStorage:
     """A prefix in an object store, as `Storage` describes it.
 
-    A put is atomic on object stores: a reader sees the old object or the new one, never a half.
+    A put is atomic on object stores: a reader sees the old object or the new one, never part of one.
 
     Attributes:
-        faults: Whatever a client raises: the libraries below fsspec have no common base for lost connections.
-        max_readers: Objects that are worth reading at once.
+        faults: All exceptions, because the clients below fsspec have no common base class for lost connections.
+        max_readers: Number of objects that are worth reading in parallel.
     """
 
     faults: tuple[type[Exception], ...] = (Exception,)
     max_readers: int = 8
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
-        """Keep the prefix `root`, as the file system writes it, without its last slash."""
+        """Set the prefix `root`, in the form that the file system uses."""
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
     @classmethod
     def at(cls, uri: str) -> Self:
-        """Return the storage at `uri`; nothing is asked of it yet.
+        """Return the storage at `uri`. No request is made yet.
 
         Raises:
             ConfigError: The protocol is unknown, or its package is missing.
@@ -63,7 +63,7 @@ class FsspecStorage:
         return str(self._filesystem.unstrip_protocol(self._at(path)))
 
     def kind(self, path: str) -> Kind:
-        """Return what stands at `path`; a folder is a prefix below which something stands."""
+        """Return what exists at `path`. A folder is a prefix of at least one object."""
         try:
             found = self._info(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -71,7 +71,7 @@ class FsspecStorage:
         return "file" if found["type"] == "file" else "folder"
 
     def stat(self, path: str) -> StoredFile:
-        """Return the object as it stands now."""
+        """Return the object's current version."""
         found = self._info(path)
         if found["type"] != "file":
             raise FileNotFoundError(path)
@@ -83,18 +83,18 @@ class FsspecStorage:
             return file.read()
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
-        """Return the object opened for ranged reading, by the client's own blocks."""
+        """Return the object opened for ranged reading, with the client's own block size."""
         with _client_errors():
             return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
     def open_version(
         self, path: str, expected: StoredFile, *, window_bytes: int = 0
     ) -> AbstractContextManager[BinaryIO]:
-        """Open the expected version; it is checked before and after."""
+        """Open the expected version. It is checked before and after the block."""
         return checked_twice(self, path, expected)
 
     def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the objects directly below `folder`, in no order; nothing where there are none."""
+        """Yield the objects directly below `folder`, in any order; nothing if there are none."""
         try:
             entries = self._ls(self._at(folder))
         except FileNotFoundError:
@@ -113,17 +113,17 @@ class FsspecStorage:
         yield from ()
 
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield nothing: uploads are the client's business."""
+        """Yield nothing: the client manages its uploads."""
         yield from ()
 
     def abort_upload(self, upload: Upload) -> None:
-        """Do nothing: none is ever listed."""
+        """Do nothing: the client manages its uploads."""
 
     def create_once(self, path: str, data: bytes) -> bool:
-        """Create the object on the condition that there is none; False where it already stands.
+        """Create the object if there is none; return False if it exists.
 
-        A retry inside the client whose first try arrived unanswered also gives False: whoever must
-        know reads the object back.
+        If the client's first try succeeds without an answer, its retry also gives False. Callers that must know read
+        the object back.
         """
         try:
             with _client_errors():
@@ -133,12 +133,12 @@ class FsspecStorage:
         return True
 
     def put(self, path: str, data: bytes) -> None:
-        """Write the object in place of whatever stands there."""
+        """Write the object, and replace any existing one."""
         with _client_errors():
             self._filesystem.pipe_file(self._at(path), data)
 
     def put_file(self, path: str, local: Path) -> None:
-        """Write the object from a file of this disk, in place of whatever stands there."""
+        """Write the object from a local file, and replace any existing one."""
         with _client_errors():
             self._filesystem.put_file(str(local), self._at(path))
 
@@ -147,7 +147,7 @@ class FsspecStorage:
         return None
 
     def delete(self, path: str) -> None:
-        """Delete the object; nothing happens where there is none."""
+        """Delete the object if it exists."""
         try:
             with _client_errors():
                 self._filesystem.rm_file(self._at(path))
@@ -184,7 +184,7 @@ class FsspecStorage:
 
 @contextmanager
 def _client_errors() -> Iterator[None]:
-    """Turn a client's own kind of error into an OSError; its text stays out, which may repeat a signed url."""
+    """Convert a client's own errors to OSError. Their text is dropped, because it may hold a signed url."""
     try:
         yield
     except (OSError, MemoryError):
@@ -199,7 +199,7 @@ def _order(named: tuple[str, Mapping[str, Any]]) -> str:
 
 
 def _version(entry: Mapping[str, Any]) -> str | None:
-    """Return the object's etag; of a store without etags what its time of change tells apart."""
+    """Return the object's etag, or a version made of the modification time if the store has no etags."""
     for name in ("ETag", "etag"):
         if entry.get(name):
             return str(entry[name]).strip('"')
@@ -219,5 +219,5 @@ def _modified_s(entry: Mapping[str, Any]) -> float:
             return float(value)
         if isinstance(value, str):
             return datetime.fromisoformat(value).timestamp()
-    # A store that keeps no times: as old as can be.
+    # The store keeps no times. Treat the object as very old.
     return 0.0

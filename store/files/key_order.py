@@ -1,4 +1,4 @@
-"""Keys of images, and the order of keys: every listing is in it, also one of more records than memory holds.
+"""Makes the keys of images, and sorts listings by key, also listings that do not fit in memory.
 
 A key is a percent-encoded path relative to SOURCE; it can hold any name that a file system allows.
 """
@@ -18,13 +18,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from pseudoris.store.files.storage_errors import storage_errors
 
-# `quote` encodes both, so they stand in a key as separators alone.
+# `quote` encodes both, so in a key they are always separators.
 _MEMBER: Final = "!"
 _ROW: Final = "#"
 
-# A record of a listing takes about 400 bytes: 40 MB here, whatever the listing's length.
+# A record of a listing takes about 400 bytes, so this is about 40 MB.
 MAX_IN_MEMORY: Final = 100_000
-# Runs that are merged at once: each holds an open file and a block of records.
+# Sorted runs to merge at once. Each has an open file and a block of records in memory.
 _MAX_RUNS: Final = 64
 _BLOCK: Final = 1_000
 
@@ -32,7 +32,7 @@ Record = TypeVar("Record", bound=tuple[Any, ...])
 
 
 def path_key(path: str) -> str:
-    """Return the key of a path: its bytes percent-encoded, `/` kept; a name that is not UTF-8 survives."""
+    """Return the key of a path: its bytes percent-encoded except `/`. This works for names that are not UTF-8 too."""
     return quote(path.encode("utf-8", "surrogateescape"), safe="/")
 
 
@@ -57,15 +57,15 @@ def file_path(key: str) -> str:
 
 
 def sorted_externally(records: Iterable[Record], *, max_in_memory: int | None = None) -> Iterator[Record]:
-    """Yield the records ordered by their first field; those that are equal in it keep their order.
+    """Yield the records ordered by their first field. Records with equal first fields keep their order.
 
-    At most `max_in_memory` of them are held, and while runs are merged `_BLOCK` a run, 64 runs at most; the
-    rest lies in the folder of `tempfile`, 100 bytes or so each. What fits into memory touches no disk, and
-    what comes in order already makes one run.
+    Fewer than `max_in_memory` records are sorted in memory. Otherwise sorted runs are written to the folder of
+    `tempfile`, about 100 bytes per record, and merged: at most `_MAX_RUNS` runs, with `_BLOCK` records of each in
+    memory. Records that are in order already make one run.
 
     Args:
-        records: Tuples; the first field decides. They must pickle.
-        max_in_memory: Records a run; `MAX_IN_MEMORY` by default.
+        records: Tuples that can be pickled.
+        max_in_memory: Records per run; `MAX_IN_MEMORY` by default.
     """
     max_in_memory = max_in_memory or MAX_IN_MEMORY
     remaining = iter(records)
@@ -91,7 +91,7 @@ class _Spilled:
         self._last: Any = None
 
     def add(self, records: list[Any]) -> None:
-        """Write sorted records: after the last run where they go on from it, as a run of their own else."""
+        """Write sorted records: to the last run if they continue it, else to a new run."""
         if not self._runs or records[0][0] < self._last:
             if len(self._runs) == _MAX_RUNS:
                 self._merge_all()
@@ -100,7 +100,7 @@ class _Spilled:
         self._last = records[-1][0]
 
     def merged(self) -> Iterator[Any]:
-        """Yield all records in order; each run is open meanwhile."""
+        """Yield all records in order. All runs stay open until then."""
         with ExitStack() as files:
             streams = [_blocks(files.enter_context(run.open("rb"))) for run in self._runs]
             yield from heapq.merge(*streams, key=itemgetter(0))
@@ -116,8 +116,11 @@ class _Spilled:
 
 
 def _append(run: Path, records: list[Any]) -> None:
-    # Where it fails while a bucket is listed, the bucket is not to blame.
-    with storage_errors("sort the listing on disk (TMPDIR names another)", str(run.parent)), run.open("ab") as file:
+    # If this fails while a bucket is listed, the error must name the disk, not the bucket.
+    with (
+        storage_errors("sort the listing on disk (set TMPDIR to use another)", str(run.parent)),
+        run.open("ab") as file,
+    ):
         for start in range(0, len(records), _BLOCK):
             pickle.dump(records[start : start + _BLOCK], file, protocol=pickle.HIGHEST_PROTOCOL)
 

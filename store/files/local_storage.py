@@ -1,7 +1,7 @@
-"""Files on a local (or mounted) disk, written so that a power cut or SIGKILL never leaves a torn one.
+"""Files on a local (or mounted) disk, written so that a power cut or SIGKILL never leaves a partial file.
 
-Every write goes to a temporary name in the same folder and is synced before the final name exists; the
-final name appears by an exclusive hard link, which exactly one of several writers gets.
+Each write goes to a temporary file in the same folder, which is synced before it gets its final name. `create_once`
+gives the name by an exclusive hard link, so that only one of several writers succeeds. Other writes rename the file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pseudoris.store.files.storage_errors import listing_errors, printable
 
 logger = logging.getLogger(__name__)
 
-# Hidden, and without the ending of any table: no glob of ours or of a reader's finds one.
+# Hidden, and without the suffix of a table, so that no glob finds temporary files.
 TEMPORARY_PREFIX: Final = ".tmp-"
-# A process number and a nonce: what is named otherwise was not written here, whatever it begins with.
+# Process id and nonce. A file with another name was not written here, even if it has the prefix.
 _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
-# Device and inode: what a folder is, by whatever name it was reached.
+# Device and inode identify a folder, whatever its path.
 _Identity = tuple[int, int]
-# Key, name, size and time of a file, identity of a folder.
+# Key and name; then size and time of a file, or identity of a folder.
 _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
 
@@ -39,13 +39,13 @@ _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 class LocalStorage:
     """A folder on disk, as `Storage` describes it.
 
-    Links to files are followed, and links to folders too, unless they lead back to a folder that they
-    lie in. Pipes, sockets and devices are no files.
+    Links to files and folders are followed, except a link to a folder that contains the link. Pipes, sockets and
+    devices do not count as files.
 
     Attributes:
         root: Absolute path.
-        faults: What a disk may raise.
-        max_readers: One: a shard is one of many that are read at once, and threads hide no latency of a disk.
+        faults: Exceptions that a disk may raise.
+        max_readers: 1, because many shards are read in parallel and threads do not hide a disk's latency.
     """
 
     root: Path
@@ -57,7 +57,7 @@ class LocalStorage:
         return str(self.root / path)
 
     def kind(self, path: str) -> Kind:
-        """Return what stands at `path`, links followed."""
+        """Return what exists at `path`. Links are followed."""
         try:
             mode = (self.root / path).stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +65,7 @@ class LocalStorage:
         return "folder" if stat.S_ISDIR(mode) else "file"
 
     def stat(self, path: str) -> StoredFile:
-        """Return the file as it stands now; anything but a regular file counts as none."""
+        """Return the file's current version. Anything but a regular file counts as missing."""
         found = (self.root / path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(f"{printable(self.uri(path))} is no regular file")
@@ -77,19 +77,19 @@ class LocalStorage:
             return file.read()
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
-        """Return the file opened for reading; a pipe of that name is refused before it could block."""
-        if self.kind(path) != "folder":  # which the system refuses, by an error that says so
+        """Return the file opened for reading. A pipe is refused, because opening it would block."""
+        if self.kind(path) != "folder":  # opening a folder raises a clear error
             self.stat(path)
         return (self.root / path).open("rb")
 
     def open_version(
         self, path: str, expected: StoredFile, *, window_bytes: int = 0
     ) -> AbstractContextManager[BinaryIO]:
-        """Open the expected version, which is checked before and after: a disk reads on no condition."""
+        """Open the expected version. It is checked before and after, because a disk has no conditional reads."""
         return checked_twice(self, path, expected)
 
     def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the finished files directly in `folder`, in no order; nothing where it does not exist."""
+        """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
         for entry in self._scan(folder):
             if not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file() and (found := _stat(entry)):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
@@ -102,21 +102,21 @@ class LocalStorage:
         yield from self._walk((), may_descend, frozenset(shut))
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield name and modification time (seconds since the epoch) of what killed writers left in `folder`."""
+        """Yield name and modification time (epoch seconds) of files that killed writers left in `folder`."""
         for entry in self._scan(folder):
             is_ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
             if is_ours and (found := _stat(entry)):
                 yield entry.name, found.st_mtime
 
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield nothing: a disk has none."""
+        """Yield nothing: a disk has no uploads."""
         yield from ()
 
     def abort_upload(self, upload: Upload) -> None:
-        """Do nothing: none is ever listed."""
+        """Do nothing: a disk has no uploads."""
 
     def create_once(self, path: str, data: bytes) -> bool:
-        """Create the file with `data`, synced; False where it already stands, untouched."""
+        """Create the file with `data`, synced. If it exists, return False and change nothing."""
         target = self.root / path
         temporary = self._write_temporary(path, data)
         try:
@@ -127,7 +127,7 @@ class LocalStorage:
         return is_created
 
     def put(self, path: str, data: bytes) -> None:
-        """Write the file with `data`, synced, in place of whatever stands there."""
+        """Write `data` to the file, synced, and replace any existing file."""
         target = self.root / path
         temporary = self._write_temporary(path, data)
         try:
@@ -137,13 +137,13 @@ class LocalStorage:
         _sync_folder(target.parent)
 
     def temporary_path(self, path: str) -> Path:
-        """Return a new path beside `path`, in a folder that exists, under a name that no listing shows."""
+        """Return a new path beside `path`, with a name that listings skip. The folder is created."""
         target = self.root / path
         _make_folder(target.parent)
         return target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
 
     def put_file(self, path: str, local: Path) -> None:
-        """Move a file of the same file system, synced, in place of whatever stands there."""
+        """Sync a file of the same file system, move it to `path`, and replace any existing file."""
         target = self.root / path
         _make_folder(target.parent)
         with local.open("rb") as file:
@@ -152,12 +152,12 @@ class LocalStorage:
         _sync_folder(target.parent)
 
     def delete(self, path: str) -> None:
-        """Delete the file; nothing happens where there is none."""
+        """Delete the file if it exists."""
         (self.root / path).unlink(missing_ok=True)
 
     def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            # pathlib's iterdir would need a second system call a file for type and size.
+            # pathlib's iterdir would need a second system call per file for type and size.
             with os.scandir(self.root / folder) as entries:
                 yield from entries
         except FileNotFoundError:
@@ -173,7 +173,7 @@ class LocalStorage:
             elif may_descend(path):
                 if identity in shut:
                     shown = printable(self.uri("/".join(path)))
-                    logger.info("not listed, as it leads back or holds the output: %s", shown)
+                    logger.info("skipped a folder that is the output or a link to a folder above it: %s", shown)
                 else:
                     yield from self._walk(path, may_descend, shut | {identity})
 
@@ -190,26 +190,26 @@ class LocalStorage:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            # A full disk must not be kept full by our own leavings.
+            # A partial file must not keep a full disk full.
             temporary.unlink(missing_ok=True)
             raise
         return temporary
 
 
 def _entry(entry: os.DirEntry[str]) -> _Entry | None:
-    """Return an entry of a folder as a record that sorts where its keys do; None for what is no file or folder."""
+    """Return a folder's entry as a record that sorts by its key; None if it is neither a file nor a folder."""
     key, found = path_key(entry.name), _stat(entry)
     if found is None:
-        # A link that leads nowhere was meant as an input: it is planned, and quarantined as missing.
+        # A broken link was meant as input. It is planned, and quarantined as missing.
         return key, entry.name, None, None, None
     if stat.S_ISREG(found.st_mode):
         return key, entry.name, found.st_size, found.st_mtime_ns, None
-    # With the slash, folders stand among files where the keys of what they hold do.
+    # With the slash, a folder sorts among the files as the keys of its content do.
     return (f"{key}/", entry.name, None, None, _identity(found)) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return what the entry is; None where it vanished since it was listed, or is a link that leads nowhere."""
+    """Return the status of the entry; None if it has vanished since the listing, or is a broken link."""
     try:
         return entry.stat()
     except FileNotFoundError:
@@ -228,16 +228,16 @@ def _link_once(temporary: Path, target: Path) -> bool:
     try:
         target.hardlink_to(temporary)
     except FileExistsError:
-        # NFS may carry the link out and lose the answer; its retry then says EEXIST. The count tells.
+        # NFS may create the link and lose the answer, and its retry then fails with EEXIST. The link count shows it.
         return temporary.stat().st_nlink == 2
     return True
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn "no such file" of what is created in a folder that stands into the refusal that it is: so /proc says no.
+    """Convert FileNotFoundError to PermissionError: some existing folders refuse new files that way, such as /proc.
 
-    Upwards FileNotFoundError means that a file was looked for and is not there.
+    To the callers FileNotFoundError means that the file they asked for is missing.
     """
     try:
         yield
@@ -246,7 +246,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create `folder`, and sync the folder above each one that is new: a synced file in a lost folder is lost."""
+    """Create `folder` and sync the parent of each new one, or a crash may lose the folder with its synced files."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -254,7 +254,7 @@ def _make_folder(folder: Path) -> None:
         with _refusals():
             folder.mkdir(exist_ok=True)
     except FileExistsError:
-        # Upwards FileExistsError means that a file was created before; here a file stands in the way.
+        # To the callers FileExistsError means that their file was created before. Here a file is in a folder's place.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     _sync_folder(folder.parent)
 

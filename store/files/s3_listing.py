@@ -1,4 +1,4 @@
-"""Listing a bucket by pages, many at once, in the order of the project's keys."""
+"""Lists a bucket in the order of the project's keys, with many pages in parallel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
 from pseudoris.store.files.storage import MayDescend, StoredFile
 
-# Pages of this many prefixes are asked for at once.
+# Number of prefixes that are listed in parallel.
 _LISTERS: Final = 16
-# Levels of folders that are looked through for enough places to begin listings at.
+# Levels of folders that are searched for enough starting points of listings.
 _SPLIT_LEVELS: Final = 3
-# A level may have a folder for each image: listings then begin at some of them, and run on.
+# A level may have one folder per image. Then listings start at some of them, and continue through the others.
 _MAX_MARKS: Final = 256
-# One page of a listing holds so many keys at most.
+# Most keys in one page of a listing.
 _PAGE: Final = 1_000
-# No name of a folder's content sorts behind it.
+# Sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
 
 # Key, path, size, etag.
@@ -28,14 +28,14 @@ _Record = tuple[str, str, int, str]
 
 
 def walk_bucket(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[StoredFile]:
-    """Yield the objects below a prefix in the order of their keys, once all are listed.
+    """Yield the objects below a prefix in the order of their keys, after all are listed.
 
-    Memory does not grow with their number. S3's own order is another one: keys are percent-encoded.
+    Memory does not grow with their number. S3's own order differs, because our keys are percent-encoded.
 
     Args:
         bucket: The bucket.
-        prefix: Without a slash at its end; empty for the bucket as a whole.
-        may_descend: As of `Storage.walk`.
+        prefix: Prefix without a slash at its end; empty for the whole bucket.
+        may_descend: As for `Storage.walk`.
         exclude: Uri of a folder that is not listed.
     """
     for _, path, size_bytes, etag in sorted_externally(_records(bucket, prefix, may_descend, exclude)):
@@ -43,11 +43,11 @@ def walk_bucket(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude:
 
 
 def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[_Record]:
-    """Yield what is wanted of each object, in any order: level by level at first, then whole ranges at once."""
+    """Yield the records of wanted objects in any order: first level by level, then ranges of keys in parallel."""
     base = f"{prefix}/" if prefix else ""
     is_open = _cached_gate(bucket.uri(base), may_descend, exclude)
     folders, level, is_whole = [""], 0, True
-    # Below some folders of a level alone, there would be no next level, only a part of it.
+    # If only some folders of a level are kept, the next level would be incomplete.
     while folders and is_whole and level < _SPLIT_LEVELS and len(folders) < _LISTERS:
         inner = _Marks()
         for page in _in_parallel(iter([bucket.pages(base + each, delimiter="/") for each in folders])):
@@ -57,7 +57,7 @@ def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: st
     stops = [*folders[1:], None][: len(folders)]
     ranges = (_between(bucket, base, start, stop, is_open) for start, stop in zip(folders, stops, strict=True))
     for page in _in_parallel(ranges):
-        # What lies less deep was listed with its level.
+        # Objects above this level are listed already.
         deep = [each for each in page.objects if each.key.count("/", len(base)) >= level]
         yield from _wanted(deep, base, is_open)
 
@@ -65,7 +65,7 @@ def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: st
 def _between(
     bucket: S3Bucket, base: str, start: str, stop: str | None, is_open: Callable[[str], bool]
 ) -> Iterator[Page]:
-    """Yield the pages of the keys from a folder up to another one, jumping over folders that are shut."""
+    """Yield the pages of keys from folder `start` up to folder `stop`, and skip folders that may not be listed."""
     after = base + start
     while True:
         for page in bucket.pages(base, start_after=after):
@@ -82,7 +82,7 @@ def _between(
 
 
 class _Marks:
-    """Folders to begin a listing at: the first of all that were added, and enough of the others, evenly."""
+    """Folders at which listings start: the first of all added folders, and evenly spaced ones of the others."""
 
     def __init__(self) -> None:
         self._kept: list[str] = []
@@ -96,7 +96,7 @@ class _Marks:
         return self._stride == 1
 
     def add(self, folders: Iterable[str]) -> None:
-        """Take folders, and drop every second one where there are too many."""
+        """Add folders. If there are too many, drop every second one."""
         for folder in folders:
             self._first = folder if self._first is None else min(folder, self._first)
             if self._num % self._stride == 0:
@@ -107,12 +107,12 @@ class _Marks:
                 self._stride *= 2
 
     def sorted(self) -> list[str]:
-        """Return those kept, in the order of S3's keys."""
+        """Return the kept folders in S3's order."""
         return [] if self._first is None else sorted({self._first, *self._kept})
 
 
 def _in_parallel(listings: Iterator[Iterator[Page]]) -> Iterator[Page]:
-    """Yield the pages of all listings as they come; the next page of each is asked for when one was taken."""
+    """Yield the pages of all listings as they arrive. When one arrives, the next page of its listing is requested."""
     with ThreadPoolExecutor(_LISTERS) as pool:
         asked: dict[Future[Page | None], Iterator[Page]] = {}
 
@@ -143,7 +143,7 @@ def _wanted(objects: Iterable[StoredObject], base: str, is_open: Callable[[str],
 
 
 def _cached_gate(base_uri: str, may_descend: MayDescend, exclude: str | None) -> Callable[[str], bool]:
-    """Return a function that tells of a folder (`a/b/`) whether it and all above it may be listed."""
+    """Return a function that says whether a folder (`a/b/`) and all folders above it may be listed."""
     shut = None if exclude is None else f"{exclude.rstrip('/')}/"
 
     @lru_cache(maxsize=10_000)

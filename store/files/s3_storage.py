@@ -1,6 +1,6 @@
 """Objects below a prefix of an S3 bucket: created only if absent, read only with the expected etag.
 
-A reader is a seekable file of one version: ranged requests on the condition of its etag.
+A reader is a seekable file of one version of an object. It makes ranged requests that require the expected etag.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from pseudoris.store.files.storage_errors import listing_errors
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Of a Parquet file, the footer lies in there nearly always, and the size of the whole comes with it.
+# Nearly always holds the footer of a Parquet file. The answer also gives the size of the object.
 _TAIL_BYTES: Final = 64 * 2**10
 
 
 class S3Reader(io.RawIOBase):
-    """The object for reading; nothing is asked before the first read.
+    """An object opened for reading. No request is made before the first read or the first seek from the end.
 
-    Two windows of it are kept: the one read last, and the tail. A read within them costs no request, any
-    other costs one, of `window_bytes` or of what was asked for if that is more.
+    Two windows of the object are kept in memory: the last one fetched, and the tail. A read inside them needs no
+    request. Any other read makes one request, for `window_bytes` or for the size of the read if that is larger.
 
     Raises on reading, besides the errors of `S3Bucket.get`:
-        ChangedError: It is not the version it was at the first read, or not the one that was asked for.
+        ChangedError: The object is not the planned version, or has changed since the first read.
     """
 
     def __init__(
         self, bucket: S3Bucket, key: str, *, etag: str | None = None, size: int | None = None, window_bytes: int = 0
     ) -> None:
-        """Wire it; `etag` and `size` are the planned ones, or are learnt from the first answer."""
+        """Set the planned `etag` and `size`; those that are None are taken from the first answer."""
         super().__init__()
         self._bucket = bucket
         self._key = key
@@ -69,28 +69,28 @@ class S3Reader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return where the next read begins."""
+        """Return the offset of the next read."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to an offset; from the end the object's size is asked for where it is not known."""
+        """Move to an offset. From the end, this requests the object's size if it is unknown."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
         self._position = (self._end() if base is None else base) + offset
         return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into `buffer`, as much as fits; 0 at the end."""
+        """Fill `buffer` and return the number of bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
-        """Return the rest."""
+        """Return all remaining bytes."""
         return self.read(-1)
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return the next `size` bytes, fewer at the end alone; the rest where it is negative or None."""
+        """Return the next `size` bytes, fewer only at the end; all remaining bytes if `size` is negative or None."""
         if size is None or size < 0:
             size = None if self._size is None else max(0, self._size - self._position)
         data = self._kept(size) if size is not None else None

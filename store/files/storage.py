@@ -1,7 +1,8 @@
-"""One protocol for files on a disk, in a bucket or in another object store; its records, and what a version is.
+"""The storage protocol for a disk, a bucket or another object store, its records, and the checks of file versions.
 
-`RunLocation` writes and reads runs through it, `SourceRoot` reads SOURCE. Implementations raise what the disk or
-the client raises; those two turn it into the project's errors. `walk` alone raises these itself: it knows the folder.
+`RunLocation` reads and writes runs through it; `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
+or the client, and those two classes convert them to the project's errors. Only `walk` raises the project's errors
+itself, because it knows which folder failed.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from pseudoris.schemas.errors import ImageError
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
-# What stands at a path, None where nothing does.
+# What exists at a path; None if nothing does.
 Kind = Literal["file", "folder"] | None
-# Parts of a folder's path below the root; whether anything below it may be wanted.
+# Takes the parts of a folder's path below the root. Returns whether the folder may hold wanted files.
 MayDescend = Callable[[tuple[str, ...]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file or object below a root: what tells its version.
+    """A file or object below a root, with the values that identify its version.
 
     Attributes:
-        path: Relative to the root, with `/`; on disk a name that is not UTF-8 holds surrogate escapes.
-        size_bytes: None for a link that leads nowhere.
-        etag: None on disk. Where a store has none, its time of modification stands in.
+        path: Relative to the root, with `/`. On disk a name that is not UTF-8 has surrogate escapes.
+        size_bytes: None for a broken link.
+        etag: None on disk. If a store has no etags, the modification time replaces it.
         mtime_ns: None on object stores.
     """
 
@@ -45,9 +46,9 @@ class ListedFile:
     """A file of one folder.
 
     Attributes:
-        name: In its folder.
+        name: Name in its folder.
         size_bytes: Its size.
-        modified_s: When it was written, seconds since the epoch by the storage's clock.
+        modified_s: Modification time in seconds since the epoch, by the storage's clock.
     """
 
     name: str
@@ -57,10 +58,10 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload that was begun and not completed.
+    """An incomplete multipart upload.
 
     Attributes:
-        key: Of the object that it was to become.
+        key: Key of the object that it would create.
         upload_id: The store's name for it.
         started_s: Seconds since the epoch.
     """
@@ -71,17 +72,17 @@ class Upload:
 
 
 class ChangedError(Exception):
-    """The file is there, and is not the version that was asked for."""
+    """The file exists, but is not the requested version."""
 
 
 class Storage(Protocol):
-    """Files below a root; every path is relative to it, with `/`. Pickles.
+    """Files below a root. Every path is relative to the root, with `/`. Can be pickled.
 
-    A write is durable and whole: a reader sees the old file or the new one, and a killed writer leaves no torn one.
+    A write is durable and atomic: a reader sees the old file or the new one, also if the writer is killed.
 
     Attributes:
-        faults: What it may raise that is no fault of a file.
-        max_readers: Files that are worth reading at once.
+        faults: Exceptions that it may raise if the storage fails.
+        max_readers: Number of files that are worth reading in parallel.
     """
 
     @property
@@ -96,23 +97,23 @@ class Storage(Protocol):
         """Return the full path or uri, as pyarrow, DuckDB and the like accept it."""
 
     def kind(self, path: str) -> Kind:
-        """Return what stands at `path`."""
+        """Return what exists at `path`."""
 
     def stat(self, path: str) -> StoredFile:
-        """Return the file as it stands now. Raises: FileNotFoundError: there is none, or a folder."""
+        """Return the file's current version. Raises: FileNotFoundError: There is no file, or a folder."""
 
     def read(self, path: str) -> bytes:
-        """Return the whole file. Raises: FileNotFoundError: there is none."""
+        """Return the whole file. Raises: FileNotFoundError: There is no file."""
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the file opened for reading, seekable.
 
         Args:
-            path: Of the file.
-            window_bytes: Fetched at once where less is read: for many small reads that lie close together.
+            path: Path of the file.
+            window_bytes: Bytes to fetch for each smaller read. Use it for many small reads that are close together.
 
         Raises:
-            FileNotFoundError: There is none; a bucket may say so at the first read or seek.
+            FileNotFoundError: There is no file. A bucket may raise this only at the first read or seek.
         """
 
     def open_version(
@@ -121,56 +122,56 @@ class Storage(Protocol):
         """Open the expected version of a file for a block.
 
         Args:
-            path: Of the file.
-            expected: Etag, time and size that it must have; what is None is not asked.
-            window_bytes: As of `open`.
+            path: Path of the file.
+            expected: The etag, time and size that it must have. Fields that are None are not checked.
+            window_bytes: As for `open`.
 
         Raises:
-            ImageError: `changed`, by the end of the block: what was read must not be used.
-            FileNotFoundError: There is none.
+            ImageError: `changed`, when the block ends or earlier. Do not use what was read.
+            FileNotFoundError: There is no file.
         """
 
     def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the finished files directly in `folder`, in no order; nothing where it does not exist."""
+        """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
 
     def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
         """Yield the files below the root in the order of their keys, without `exclude` (a full path or uri).
 
         Raises:
-            ConfigError: A folder may not be listed; the text names it.
+            ConfigError: Listing a folder is not permitted; the message names the folder.
             TransientError: The storage failed.
         """
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield name and modification time (epoch seconds) of what killed writers left in `folder` of a disk."""
+        """Yield name and modification time (epoch seconds) of files that killed writers left in `folder` on a disk."""
 
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield the multipart uploads of the files that `paths` matches as a whole, begun and not completed."""
+        """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
 
     def abort_upload(self, upload: Upload) -> None:
-        """Give the upload up, which frees what it holds; nothing happens where it is gone."""
+        """Abort the upload and free its storage. If it is gone, do nothing."""
 
     def create_once(self, path: str, data: bytes) -> bool:
-        """Create the file with `data`; of several callers one gets True, and the others leave it untouched."""
+        """Create the file with `data`. Of several callers one gets True; the others change nothing."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Write the file with `data` in place of whatever stands there."""
+        """Write `data` to the file, and replace any existing file."""
 
     def put_file(self, path: str, local: Path) -> None:
-        """Write the file from one of this disk, in bounded memory, in place of whatever stands there."""
+        """Write the file from a local file in bounded memory, and replace any existing file."""
 
     def temporary_path(self, path: str) -> Path | None:
-        """Return a new path from where `put_file` moves a file to `path` at once; None where it would copy."""
+        """Return a new local path from which `put_file` moves a file to `path`; None if `put_file` copies."""
 
     def delete(self, path: str) -> None:
-        """Delete the file; nothing happens where there is none."""
+        """Delete the file if it exists."""
 
 
 def refuse_change(found: StoredFile, expected: StoredFile) -> None:
-    """Accept a file that is the expected version, as far as `expected` says one.
+    """Refuse a file that is not the expected version. Fields of `expected` that are None are not checked.
 
     Raises:
-        ImageError: `changed` where it is not.
+        ImageError: `changed`.
     """
     if expected.etag is not None and found.etag != expected.etag:
         raise ImageError("changed", OTHER_ETAG)
@@ -182,7 +183,7 @@ def refuse_change(found: StoredFile, expected: StoredFile) -> None:
 
 @contextmanager
 def checked_twice(storage: Storage, path: str, expected: StoredFile) -> Iterator[BinaryIO]:
-    """Open a file for the block, and check its version before and after: for storages that read on no condition."""
+    """Open a file for a block. Check its version before and after, for storages without conditional reads."""
     refuse_change(storage.stat(path), expected)
     with storage.open(path) as stream:
         yield stream

@@ -132,5 +132,5 @@ def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(key_order.pickle, "dump", full)
-    with pytest.raises(ConfigError, match=r"sort the listing on disk \(TMPDIR names another\).*the disk is full"):
+    with pytest.raises(ConfigError, match=r"sort the listing on disk \(set TMPDIR to use another\).*the disk is full"):
         list(sorted_externally(((n,) for n in range(10)), max_in_memory=4))
