@@ -13,7 +13,6 @@ from pseudoris.cli.console import command, facts_table, format_bytes, path_lines
 from pseudoris.cli.run_bar import write_with_bar
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import CARD_NAME
 from pseudoris.store.runs.refilter import DEFAULT_THREADS, RefilterSummary, RuleChange
 from pseudoris.store.runs.refilter import refilter as run_refilter
 
@@ -53,14 +52,14 @@ def refilter(
     parent, target = RunLocation.open(out), RunLocation.open(new)
     found = write_with_bar(
         target,
-        lambda on_progress, on_wait: run_refilter(
+        lambda on_progress, on_notice: run_refilter(
             parent,
             target,
             change,
             num_threads=threads,
             allow_mixed=allow_mixed,
             on_progress=on_progress,
-            on_wait=on_wait,
+            on_notice=on_notice,
         ),
         before="reading the parent",
         during="refiltering shards",
@@ -79,10 +78,6 @@ def _print(out: str, new: str, found: RefilterSummary) -> None:
     stdout.print(_view(new, found), soft_wrap=True)
     for line in found.accepted:
         report("note", f"not byte-reproducible, as --allow-mixed accepts: {line}", "yellow")
-    if found.card.is_beside:
-        report(
-            "note", f"{CARD_NAME} was edited by hand, so it is not replaced. The new one is {found.card.path}", "yellow"
-        )
     stdout.print(
         path_lines("next", {"check": command("verify", new), "figures": command("stats", new)}), soft_wrap=True
     )

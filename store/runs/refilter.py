@@ -24,9 +24,8 @@ from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, Shard
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import CardOutcome
 from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
-from pseudoris.store.runs.events import Committed, RunEvent
+from pseudoris.store.runs.events import Committed, Notice, RunEvent
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.parent_run import Parent
 from pseudoris.store.runs.pending_work import PendingWork, missing_shards
@@ -75,7 +74,6 @@ class RefilterSummary:
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
         accepted: Differences from the run's identity that `allow_mixed` accepted in this call.
-        card: How its data card was written.
     """
 
     out: str
@@ -84,7 +82,6 @@ class RefilterSummary:
     num_shards_before: int
     totals: RunTotals
     accepted: tuple[str, ...]
-    card: CardOutcome
 
 
 def refilter(
@@ -95,7 +92,7 @@ def refilter(
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
     on_progress: OnProgress = lambda done, total: None,
-    on_wait: Callable[[str], None] = logger.warning,
+    on_notice: Callable[[str], None] = logger.warning,
 ) -> RefilterSummary:
     """Write a copy of the run at `parent` to `target` with another rule of what is kept; or continue such a copy.
 
@@ -109,7 +106,7 @@ def refilter(
         num_threads: Shards processed at once, each held in memory.
         allow_mixed: Continue with other versions of the writing packages than the run started with.
         on_progress: Called after each commit.
-        on_wait: Called before a wait, with a text that names the driver that holds the new run.
+        on_notice: Called with notices for the user: who holds the new run, before a wait; a data card that was edited.
 
     Raises:
         ConfigError: The parent is not complete; the target holds another run, or one with another parent or rule; or
@@ -124,8 +121,10 @@ def refilter(
     def tell(event: RunEvent) -> None:
         if isinstance(event, Committed):
             on_progress(len(session.latest), planned.header.num_shards)
+        elif isinstance(event, Notice):
+            on_notice(event.text)
 
-    with RunLock.held(target, on_wait=on_wait) as lock:
+    with RunLock.held(target, on_wait=on_notice) as lock:
         planned = plan_as_parent(
             target, source, origin=ORIGIN, identity=identity, config=config, allow_mixed=allow_mixed
         )
@@ -133,7 +132,7 @@ def refilter(
         on_progress(len(session.latest), planned.header.num_shards)
         pending = missing_shards(planned.header, session.latest)
         outcome = session.execute(pending, _executor(source, target, planned, num_threads))
-    if outcome.card is None:
+    if outcome.is_interrupted:
         raise KeyboardInterrupt
     return RefilterSummary(
         out=target.root,
@@ -142,7 +141,6 @@ def refilter(
         num_shards_before=outcome.num_shards_before,
         totals=outcome.totals,
         accepted=planned.mixed,
-        card=outcome.card,
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.store.location import RunLocation
-from pseudoris.store.reports.data_card import CARD_NAME, CardOutcome, write_datacard
+from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, ignore
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import RunLock
@@ -70,7 +70,6 @@ class SessionOutcome:
         num_images_now: Images that this session added to the run; 0 in a retry.
         wall_s: Seconds of the executor's work; 0.0 if nothing was pending.
         is_interrupted: Whether KeyboardInterrupt ended the work.
-        card: How the data card was written; None after an interrupt.
     """
 
     totals: RunTotals
@@ -78,7 +77,6 @@ class SessionOutcome:
     num_images_now: int
     wall_s: float
     is_interrupted: bool
-    card: CardOutcome | None
 
 
 class RunSession:
@@ -144,14 +142,14 @@ class RunSession:
             # Garbage first: after the last manifest, a glob over a table's folder matches exactly the committed parts.
             run_gc(self._location)
             self._write_manifest()
-        card = None if is_interrupted else self._write_card()
+        if not is_interrupted:
+            self._write_card()
         return SessionOutcome(
             totals=self._totals.sum(),
             num_shards_before=self._num_shards_before,
             num_images_now=self._totals.images - self._num_images_before,
             wall_s=wall_s if pending.shards else 0.0,
             is_interrupted=is_interrupted,
-            card=card,
         )
 
     def _work_off(self, pending: PendingWork, executor: Executor) -> None:
@@ -199,8 +197,7 @@ class RunSession:
         self._unwritten.clear()
         trim_memory()
 
-    def _write_card(self) -> CardOutcome:
+    def _write_card(self) -> None:
         card = write_datacard(self._location)
         if card.is_beside:
             self._on_event(Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {card.path}"))
-        return card
