@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pyarrow as pa
@@ -35,13 +35,13 @@ class ShardWork:
 
     Attributes:
         generation: The generation to write.
-        planned: The plan of the whole shard, in order.
+        planned: The plan of the whole shard, in order; empty if the generation is already committed.
         entries: The images to compute, in plan order; empty if the generation is already committed.
     """
 
     generation: int
-    planned: list[PlanEntry]
-    entries: list[PlanEntry]
+    planned: list[PlanEntry] = field(default_factory=list)
+    entries: list[PlanEntry] = field(default_factory=list)
 
 
 def shard_work(job: Job, shard: int) -> ShardWork:
@@ -53,10 +53,11 @@ def shard_work(job: Job, shard: int) -> ShardWork:
         ConfigError: The plan, or the generation that the retry starts from, cannot be read.
         TransientError: Storage failed.
     """
-    planned = read_shard_plan(job.location, job.header, shard)
     if job.retry is None:
-        is_committed = read_receipt(job.location, shard, 0) is not None
-        return ShardWork(0, planned, [] if is_committed else planned)
+        if read_receipt(job.location, shard, 0) is not None:
+            return ShardWork(0)
+        planned = read_shard_plan(job.location, job.header, shard)
+        return ShardWork(0, planned, planned)
     base = job.retry.generations[shard]
     receipt = read_receipt(job.location, shard, base)
     if receipt is None:
@@ -67,11 +68,12 @@ def shard_work(job: Job, shard: int) -> ShardWork:
         # The generation was replaced, and gc deleted its parts. The check below finds the generation that replaced it.
         wanted = frozenset()
     if read_receipt(job.location, shard, base + 1) is not None:
-        return ShardWork(base + 1, planned, [])
+        return ShardWork(base + 1)
     if not wanted:
         raise ConfigError(
             f"the failures of shard {shard}, generation {base}, cannot be read: run `pseudoris verify` for the extent"
         )
+    planned = read_shard_plan(job.location, job.header, shard)
     return ShardWork(base + 1, planned, [entry for entry in planned if entry.image_id in wanted])
 
 
@@ -81,13 +83,13 @@ def read_block(job: Job, shard: int) -> pa.Table:
     The block of a committed shard holds no images and is marked as committed.
     """
     work = shard_work(job, shard)
-    planned_ids = tuple(entry.image_id for entry in work.planned)
     if not work.entries:
-        return shard_to_block(Shard(shard, work.generation, (), is_committed=True, planned_ids=planned_ids))
+        return shard_to_block(Shard(shard, work.generation, (), is_committed=True))
     mixed = _checked_packages(job)
     with shared_prover(job.config.images) as prover:
         shard_read = read_shard(job.source, job.config, work.entries, prover=prover, generation=work.generation)
     report_counts(job.location.root, "read")
+    planned_ids = tuple(entry.image_id for entry in work.planned)
     shard_read = replace(shard_read, planned_ids=planned_ids).with_mixed(mixed)
     return stamp_enqueue_time(shard_to_block(on_this_node(shard_read)))
 

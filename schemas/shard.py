@@ -191,7 +191,7 @@ class Shard:
             for each field, for the receipt.
         is_committed: Whether its receipt existed before any work. The shard then has no images and passes every stage.
         planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
-            retry `images` has only some of them. Empty if there is no plan.
+            retry `images` has only some of them. Empty in a committed shard, and if there is no plan.
     """
 
     shard: int
