@@ -12,7 +12,6 @@ from rich.progress import Progress
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
 from pseudoris.cli.evaluate import truth_bar
-from pseudoris.cli.named_truth import open_truth
 from pseudoris.cli.options import check_file
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -64,7 +63,9 @@ def calibrate(
     The YAML holds `filtering.confidence` and `filtering.keep`. It reads the tables only.
     """
     # Only here: other commands need not wait for what this one imports.
+    from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.calibration import calibrated_run
+    from pseudoris.training.evaluation.truth import open_truth
 
     if coverage is not None and truth is None:
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
@@ -74,7 +75,7 @@ def calibrate(
     location = RunLocation.open(out)
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:
-        known = None if truth is None else open_truth(truth, header, truth_bar(progress))
+        known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
         found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
     text = as_yaml(found)
     typer.echo(text, nl=False)

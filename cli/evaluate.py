@@ -14,7 +14,6 @@ from rich.table import Table
 
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, printable, report, stderr, stdout
-from pseudoris.cli.named_truth import open_truth
 from pseudoris.cli.options import check_apart
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -53,9 +52,11 @@ def evaluate(
     It reads the tables only; no model runs.
     """
     # Only here: other commands need not wait for what this one imports.
+    from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation.evaluation_report import write_report
     from pseudoris.training.evaluation.figures import as_tree
     from pseudoris.training.evaluation.run_evaluation import evaluate_run
+    from pseudoris.training.evaluation.truth import open_truth
 
     location = RunLocation.open(out)
     header = require_header(location)
@@ -63,7 +64,7 @@ def evaluate(
     if destination is not None:
         check_apart(location, destination, option="--report")
     with Progress(console=stderr, transient=True) as progress:
-        known = open_truth(truth, header, truth_bar(progress))
+        known = open_truth(truth, header, SceneTruth, truth_bar(progress))
         task = progress.add_task("judging shards", total=None)
         found = evaluate_run(
             location,

@@ -302,13 +302,14 @@ def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Eval
             part is missing or damaged.
         TransientError: Storage failed, or a part does not read.
     """
-    from pseudoris.cli.named_truth import open_truth
     from pseudoris.store.location import RunLocation
     from pseudoris.store.runs.header import require_header
+    from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.evaluation import evaluate_run
+    from pseudoris.training.evaluation.truth import open_truth
 
     location = RunLocation.open(out)
-    known = open_truth(truth, require_header(location)) if isinstance(truth, str) else truth
+    known = open_truth(truth, require_header(location), SceneTruth) if isinstance(truth, str) else truth
     return evaluate_run(location, known, sample=sample)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, SIZES, Attributes, is_held_out
+from pseudoris.synthworld.demo import TRUTH_FILE
 from pseudoris.synthworld.oracle import meant
 from pseudoris.synthworld.references import Reference, parse_reference
 from pseudoris.synthworld.renderer import render
@@ -108,6 +109,7 @@ class SceneImageTruth:
 class SceneTruth:
     """The scenes of a demonstration set, by the names of their files."""
 
+    file_name: ClassVar[str] = TRUTH_FILE
     groups: tuple[str, ...] = (SEEN, HELD_OUT)
     notes: tuple[str, ...] = ()
     unjudged_kinds: tuple[str, ...] = ()

@@ -9,10 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
-from pseudoris.cli.named_truth import beside, open_truth
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, scene_run, scenes, truth_bytes
@@ -158,26 +156,6 @@ def test_without_a_truth_the_usage_is_shown(demo):
     result = CliRunner().invoke(app, ["evaluate", str(demo / "run")])
     assert result.exit_code == 2
     assert "--truth" in result.output
-
-
-@pytest.mark.parametrize(
-    ("source", "address"),
-    [
-        ("/data/demo/images", "/data/demo/truth.json"),
-        ("/data/demo/images/", "/data/demo/truth.json"),
-        ("s3://bucket/demo/images", "s3://bucket/demo/truth.json"),
-        ("s3://bucket/images/", "s3://bucket/truth.json"),
-        ("images", "/truth.json"),
-    ],
-)
-def test_the_truth_is_looked_for_beside_the_images(source, address):
-    assert beside(source) == address
-
-
-def test_a_bucket_as_a_whole_has_nothing_beside_it(demo):
-    header = require_header(RunLocation.open(str(demo / "run"))).model_copy(update={"source": "s3://bucket"})
-    with pytest.raises(ConfigError, match=r"no file at .*synthworld:FILE"):
-        open_truth("synthworld", header)
 
 
 @pytest.mark.slow

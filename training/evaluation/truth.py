@@ -1,4 +1,4 @@
-"""The protocol of a truth: the objects of an image, and which of them a text refers to.
+"""The protocol of a truth: the objects of an image, and which of them a text refers to; and the truth of a name.
 
 Two implementations: the synthetic world, which is exact (`pseudoris.synthworld.scene_truth`), and a human's
 annotation, which is limited to its sentences (`human_truth`).
@@ -6,8 +6,16 @@ annotation, which is limited to its sentences (`human_truth`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import read_header
+
+SYNTHWORLD: Final = "synthworld"
 
 
 class ImageTruth(Protocol):
@@ -66,3 +74,73 @@ class Truth(Protocol):
 
     def of_image(self, image_id: str) -> ImageTruth | None:
         """Return the objects of an image, by its id; None if the truth does not know the image."""
+
+
+class SceneFile(Protocol):
+    """The synthetic world's truth as a file: `SceneTruth` of `pseudoris.synthworld`, which this room may not import."""
+
+    @property
+    def file_name(self) -> str:
+        """Its name beside the folder of images."""
+
+    def from_json(self, data: bytes, name: str) -> Truth:
+        """Return the truth in a file of this name. Raises: ConfigError: It is no such file."""
+
+
+def open_truth(
+    name: str,
+    header: RunHeader,
+    scenes: SceneFile,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Truth:
+    """Return the truth that `--truth` names.
+
+    Args:
+        name: `synthworld`, `synthworld:FILE`, or where an import lives.
+        header: Of the run that is evaluated; its SOURCE says where the synthetic world's truth stands.
+        scenes: Reads the synthetic world's truth.
+        on_progress: Told how many of how many shards of an import are read.
+
+    Raises:
+        ConfigError: There is no such truth, or it cannot be used.
+        TransientError: Storage failed.
+    """
+    kind, colon, file = name.partition(":")
+    if kind == SYNTHWORLD:
+        if colon:
+            return _scene_truth(file, scenes, None)
+        return _scene_truth(beside(header.source, scenes.file_name), scenes, header)
+    from pseudoris.training.evaluation.human_truth import HumanTruth
+
+    if Path(name).is_file():
+        raise ConfigError(
+            f"--truth {name} is a file. Give the OUT of `pseudoris import`. If the file is a truth.json of the "
+            f"synthetic world, give {SYNTHWORLD}:{name}."
+        )
+    location = RunLocation.open(name)
+    if read_header(location) is None:
+        raise ConfigError(
+            f"--truth {name!r} is neither `{SYNTHWORLD}`, nor `{SYNTHWORLD}:FILE`, nor a run: there is no run at "
+            f"{location.root}. Give the OUT of `pseudoris import`."
+        )
+    return HumanTruth.read(location, on_progress)
+
+
+def beside(source: str, file_name: str) -> str:
+    """Return the address of a file beside the folder of images that a SOURCE is."""
+    parent = source.rstrip("/").rpartition("/")[0]
+    return f"{parent}/{file_name}"
+
+
+def _scene_truth(address: str, scenes: SceneFile, header: RunHeader | None) -> Truth:
+    folder, _, name = address.rpartition("/")
+    remedy = f"Name the file with --truth {SYNTHWORLD}:FILE. `python -m pseudoris.synthworld.demo FOLDER` writes one."
+    if not name or (folder and folder.endswith((":", "/"))):
+        raise ConfigError(f"There is no file at {address!r}. {remedy}")
+    endpoint_url = None if header is None else header.config.source.endpoint_url
+    location = RunLocation.open(folder or str(Path.cwd()), endpoint_url)
+    try:
+        data = location.read_bytes(name)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no truth of the synthetic world at {location.uri(name)}. {remedy}") from None
+    return scenes.from_json(data, location.uri(name))
