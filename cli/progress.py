@@ -60,7 +60,10 @@ def _images_per_second(task: Task) -> float | None:
 
 
 class RunProgress:
-    """Turns a run's events into one bar over images; quarantined ones are counted as they come."""
+    """Turns a run's events into one bar over images; quarantined ones are counted as they come.
+
+    Without a terminal (`pseudoris demo > log`) there is no bar. Then a plain line says each tenth of the images.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -68,6 +71,8 @@ class RunProgress:
         self._verb = "annotating"
         self._quarantined = 0
         self._recovered = 0
+        self._tenth = 0
+        self._say("listing and planning")
 
     def on_event(self, event: RunEvent) -> None:
         """Show `event`."""
@@ -95,22 +100,42 @@ class RunProgress:
             completed=event.num_images_done,
             num_images_before=event.num_images_done,
         )
+        self._tenth = self._tenths_done()
+        self._say(f"{self._verb} ({actors or 'nothing left to do'}): {self._images_done()}")
 
     def _count(self, event: Committed) -> None:
         counts = event.receipt.counts
         self._quarantined += counts.quarantined
         note = f"annotating, {self._quarantined} quarantined" if self._quarantined else "annotating"
-        self._progress.update(self._task, advance=counts.images, description=note)
+        self._advance(counts.images, note)
 
     def _count_retried(self, event: Retried) -> None:
         self._recovered += event.num_recovered
         note = f"retrying, {self._recovered:,} recovered"
-        self._progress.update(self._task, advance=event.num_images, description=note)
+        self._advance(event.num_images, note)
+
+    def _advance(self, num_images: int, note: str) -> None:
+        self._progress.update(self._task, advance=num_images, description=note)
+        if self._tenths_done() > self._tenth:
+            self._tenth = self._tenths_done()
+            self._say(f"{note}: {self._images_done()}")
+
+    def _tenths_done(self) -> int:
+        (task,) = self._progress.tasks
+        return int(10 * task.completed / task.total) if task.total else 0
+
+    def _images_done(self) -> str:
+        (task,) = self._progress.tasks
+        return f"{int(task.completed):,} of {int(task.total or 0):,} images"
+
+    def _say(self, text: str) -> None:
+        if self._progress.disable:
+            self._progress.console.print(text, soft_wrap=True)
 
 
 @contextmanager
 def run_progress(console: Console = stdout, clock: Callable[[], float] = time.monotonic) -> Iterator[OnEvent]:
-    """Give a callback that shows a run's events on `console` as a bar; the bar ends with the block."""
+    """Give a callback that shows a run's events on `console`, as a bar if it is a terminal; it ends with the block."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -120,7 +145,7 @@ def run_progress(console: Console = stdout, clock: Callable[[], float] = time.mo
         TimeElapsedColumn(),
         TimeLeftColumn(),
     )
-    with Progress(*columns, console=console, get_time=clock) as progress:
+    with Progress(*columns, console=console, get_time=clock, disable=not console.is_terminal) as progress:
         yield RunProgress(progress).on_event
 
 

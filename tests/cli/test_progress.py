@@ -44,6 +44,21 @@ def test_the_bar_starts_at_what_is_committed_and_counts_quarantine():
     assert "7/10" in printed
 
 
+def test_without_a_terminal_plain_lines_say_each_tenth_of_the_images():
+    console = Console(file=io.StringIO(), width=80)
+    with run_progress(console) as on_event:
+        on_event(Planned(num_images=100, num_images_done=5, num_shards=20, num_shards_done=1, actors={"fused": 2}))
+        for shard, images in enumerate([4, 1, 5, 20]):
+            on_event(committed(shard, images, quarantined=1 if shard == 2 else 0))
+    assert console.file.getvalue().splitlines() == [
+        "listing and planning",
+        "continuing: 1 of 20 shards are already committed",
+        "annotating (2 × fused): 5 of 100 images",
+        "annotating: 10 of 100 images",
+        "annotating, 1 quarantined: 35 of 100 images",
+    ]
+
+
 def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together():
     console, now = terminal(), [1_000.0]
     with run_progress(console, clock=lambda: now[0]) as on_event:
