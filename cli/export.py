@@ -23,12 +23,9 @@ from pseudoris.training.exports import (
     HumanAnnotation,
     find_export,
 )
-from pseudoris.training.exports.export_request import (
-    DEFAULT_SPLIT,
-    DEFAULT_SPLIT_BY,
-    DEFAULT_TARGET_MB,
-    export_request,
-)
+from pseudoris.training.exports.export_request import DEFAULT_TARGET_MB, export_request
+from pseudoris.training.exports.protocol import DEFAULT_SPLIT, DEFAULT_SPLIT_BY
+from pseudoris.training.exports.selected_rows import WITHOUT_EXPRESSION, WITHOUT_MASK
 
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 # Below the options of `export --help`: a line a format.
@@ -186,17 +183,26 @@ def _view(destination: str, report: ExportReport, request: ExportRequest) -> Tab
     table = facts_table(f"{destination}: written, and checked by reading it back")
     images = sum(receipt.counts.images for receipt in request.receipts)
     table.add_row("images of the run", f"{images:,} of {request.header.num_images:,} planned")
+    if quarantined := sum(receipt.counts.quarantined for receipt in request.receipts):
+        table.add_row("quarantined images", f"{quarantined:,}")
     for name, rows in report.rows.items():
         files = report.files.get(name)
         table.add_row(name, f"{rows:,}" if files is None else f"{rows:,} rows in {files:,} file(s)")
     for name in report.files.keys() - report.rows.keys():
         table.add_row(f"files, {name}", f"{report.files[name]:,}")
     table.add_row("size", format_bytes(report.size_bytes))
-    for title, lines in (("left out", _left_out(report)), ("checked", report.checked)):
+    for title, lines in (("left out", _left_out(report, request)), ("checked", report.checked)):
         if lines:
             table.add_row(title, escape("\n".join(lines)))
     return table
 
 
-def _left_out(report: ExportReport) -> list[str]:
-    return [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]
+def _left_out(report: ExportReport, request: ExportRequest) -> list[str]:
+    dropped = dict(report.dropped)
+    # An export counts an image that nothing is left of as one without a mask, and its record keeps that name.
+    num_empty = sum(receipt.counts.empty for receipt in request.receipts)
+    if num_others := max(0, dropped.get(WITHOUT_MASK, 0) - num_empty):
+        dropped[WITHOUT_MASK] = num_empty
+        why = "no kept expression" if dropped.get(WITHOUT_EXPRESSION) else "no pixel"
+        dropped[f"images whose masks have {why}"] = num_others
+    return [f"{num:,} {reason}" for reason, num in dropped.items() if num]

@@ -233,10 +233,10 @@ def export(
     *,
     max_tokens: int | None = None,
     dataset: str | None = None,
-    split: str = "train",
-    split_by: str = "pseudo",
+    split: str | None = None,
+    split_by: str | None = None,
     human: HumanAnnotation | None = None,
-    target_mb: int = 256,
+    target_mb: int | None = None,
     source: str | None = None,
     partial: bool = False,
     overwrite: bool = False,
@@ -249,10 +249,10 @@ def export(
         export_format: As `pseudoris export --format`: parquet, refer, cris, lmdb, coco, sa1b, webdataset, hf, …
         max_tokens: Leave out longer expressions, in CLIP tokens; 0 keeps all, None is the format's own limit.
         dataset: Name under which the trainer asks for it; None is the format's own.
-        split: Split that the run becomes.
-        split_by: For `refer`: who split it, as in `refs(<split_by>).p`.
+        split: Split that the run becomes; None is `train`.
+        split_by: For `refer`: who split it, as in `refs(<split_by>).p`; None is `pseudo`.
         human: For `refer`: a REFER dataset whose human references join.
-        target_mb: Size of a file, for formats with files of a free size.
+        target_mb: Size of a file, for formats with files of a free size; None is what `pseudoris export` takes.
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
         overwrite: Replace an export that stands at `destination`.

@@ -89,7 +89,9 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     # Lines break where the console ends.
     output = " ".join(result.output.split())
     assert "written, and checked by reading it back" in output
-    assert "3 images without a mask" in output
+    assert "quarantined images 1 " in output
+    assert "1 images without a mask" in output
+    assert "2 images whose masks have no kept expression" in output
     assert "is the run's" in output or "are the run's" in output
 
 

@@ -18,7 +18,14 @@ from pseudoris.training.exports.cris import CrisExport
 from pseudoris.training.exports.cris_lmdb import LmdbExport
 from pseudoris.training.exports.huggingface import HuggingfaceExport
 from pseudoris.training.exports.merged_parquet import ParquetExport
-from pseudoris.training.exports.protocol import Export, ExportOptions, ExportRequest, HumanAnnotation
+from pseudoris.training.exports.protocol import (
+    DEFAULT_SPLIT,
+    DEFAULT_SPLIT_BY,
+    Export,
+    ExportOptions,
+    ExportRequest,
+    HumanAnnotation,
+)
 from pseudoris.training.exports.pseudo_ris_csv import PseudoRisCsvExport
 from pseudoris.training.exports.refer import ReferExport
 from pseudoris.training.exports.sa1b import Sa1bExport
@@ -35,8 +42,6 @@ EXPORTS: Final[dict[str, Export]] = {
     "hf": HuggingfaceExport(),
     "pseudo-ris-csv": PseudoRisCsvExport(),
 }
-DEFAULT_SPLIT: Final = "train"
-DEFAULT_SPLIT_BY: Final = "pseudo"
 DEFAULT_TARGET_MB: Final = 256
 _MB: Final = 10**6
 _FLAGS: Final = {"human": "--merge-human", "target_bytes": "--target-mb"}
@@ -60,10 +65,10 @@ def export_request(
     *,
     max_tokens: int | None = None,
     dataset: str | None = None,
-    split: str = DEFAULT_SPLIT,
-    split_by: str = DEFAULT_SPLIT_BY,
+    split: str | None = None,
+    split_by: str | None = None,
     human: HumanAnnotation | None = None,
-    target_mb: int = DEFAULT_TARGET_MB,
+    target_mb: int | None = None,
     source: str | None = None,
     is_partial: bool = False,
     is_overwriting: bool = False,
@@ -76,10 +81,10 @@ def export_request(
         export_format: A name of `EXPORTS`.
         max_tokens: Longest expression, in CLIP tokens with start and end; 0 keeps all, None is the format's own limit.
         dataset: As in `ExportOptions`.
-        split: As in `ExportOptions`.
-        split_by: As in `ExportOptions`.
+        split: As in `ExportOptions`; None is `DEFAULT_SPLIT`.
+        split_by: As in `ExportOptions`; None is `DEFAULT_SPLIT_BY`.
         human: As in `ExportOptions`.
-        target_mb: Size of a file, where the format has files of a free size.
+        target_mb: Size of a file, where the format has files of a free size; None is `DEFAULT_TARGET_MB`.
         source: Where the run's images are now, if they have moved.
         is_partial: Export the committed shards of an unfinished run.
         is_overwriting: Replace an existing export at the destination.
@@ -90,6 +95,9 @@ def export_request(
         TransientError: Storage failed.
     """
     chosen = find_export(export_format)
+    split = DEFAULT_SPLIT if split is None else split
+    split_by = DEFAULT_SPLIT_BY if split_by is None else split_by
+    target_mb = DEFAULT_TARGET_MB if target_mb is None else target_mb
     told = {
         "max_tokens": max_tokens is not None,
         "dataset": dataset is not None,

@@ -14,6 +14,8 @@ from pseudoris.training.exports.selected_rows import TextRule, iter_selected
 
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
+DEFAULT_SPLIT: Final = "train"
+DEFAULT_SPLIT_BY: Final = "pseudo"
 
 
 class OnProgress(Protocol):
@@ -54,8 +56,8 @@ class ExportOptions:
 
     max_tokens: int | None = None
     dataset: str | None = None
-    split: str = "train"
-    split_by: str = "pseudo"
+    split: str = DEFAULT_SPLIT
+    split_by: str = DEFAULT_SPLIT_BY
     human: HumanAnnotation | None = None
 
 
