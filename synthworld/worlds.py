@@ -25,10 +25,10 @@ class PatternStyle:
     Attributes:
         stripe_slope: 1 for stripes that fall from right to left, -1 for the other diagonal.
         stripe_period: From one dark stripe to the next, along x.
-        stripe_width: Of the dark stripe, along x.
+        stripe_width: Width of the dark stripe, along x.
         check: Side of a field.
         dot_period: From one dot to the next, along x and y.
-        dot_radius: Of a dot.
+        dot_radius: Radius of a dot.
     """
 
     stripe_slope: int = 1
@@ -56,7 +56,7 @@ class World:
         pattern_shade: Darkening of a pattern's second colour.
         part_shade: Darkening of a part.
         patterns: Their geometry.
-        category_weights: How frequent each of `CATEGORIES` is, in any unit; None for all alike.
+        category_weights: How frequent each of `CATEGORIES` is, in any unit; None if all are equally frequent.
     """
 
     name: str

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 # P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); 0.3 is
-# ours beside them: it says that the right object was found, whatever its outline.
+# our addition: it means that the right object was found, with any outline.
 PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -89,7 +89,7 @@ class SegmentationMeter:
         return _ious(rows)
 
     def add_rows(self, rows: NDArray[np.int64]) -> None:
-        """Count what another meter holds, such as that of another rank, (T, 4) int64."""
+        """Add the counts of another meter, such as another rank's, (T, 4) int64."""
         if len(rows):
             self._rows.append(np.asarray(rows, np.int64).reshape(-1, 4))
 

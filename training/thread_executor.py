@@ -33,10 +33,10 @@ MakeShard = Callable[[Sequence[PlanEntry]], Shard]
 
 @dataclass(frozen=True, slots=True)
 class WrittenRun:
-    """How a run stands after a call.
+    """The state of a run after a call.
 
     Attributes:
-        header: Of the run.
+        header: Header of the run.
         totals: Over all of its shards.
         num_shards_before: Committed by earlier calls.
     """
@@ -55,10 +55,10 @@ def write_run(
     on_progress: OnProgress,
     num_workers: int = 1,
 ) -> WrittenRun:
-    """Make and commit what is missing of a run, and finish it; the same call continues where one ended.
+    """Make and commit the missing shards of a run, and finish it; the same call continues where one ended.
 
     Args:
-        location: Where it lives.
+        location: Location of the run.
         planned: Its plan.
         make: Makes a shard.
         lock: Held on it.
@@ -66,7 +66,7 @@ def write_run(
         num_workers: Shards at work at a time; decides no byte.
 
     Raises:
-        ConfigError: The user must mend something.
+        ConfigError: The user must fix something.
         TransientError: Storage failed; the same call continues.
     """
     header = planned.header
@@ -107,7 +107,7 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
                 for future in as_completed(futures):
                     yield future.result()
             finally:
-                # On the way out: what has not begun is not begun.
+                # On the way out: pending work is not started.
                 pool.shutdown(wait=True, cancel_futures=True)
 
     return execute

@@ -1,4 +1,4 @@
-"""Untrusted pickles: plain lists, dicts, texts and numbers are read; whatever would run code is refused.
+"""Untrusted pickles: plain lists, dicts, texts and numbers are read; everything that would run code is refused.
 
 REFER datasets come as pickles, `refs(<splitBy>).p`: `read_refs` reads them without running anything.
 """
@@ -36,7 +36,7 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
     it could call any function as it loads.
 
     Raises:
-        ConfigError: There is no such file, or it is no list of references.
+        ConfigError: The file does not exist, or is not a list of references.
         TransientError: Storage failed.
     """
     try:
@@ -90,11 +90,11 @@ def _refuse_code(data: bytes, where: str, allowed: frozenset[str]) -> None:
     words: list[str] = []
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in allowed:
-            # In a newer protocol the two texts before name what is to be called.
+            # In newer protocols the two preceding texts name what is called.
             named = argument if isinstance(argument, str) else " ".join(words[-2:])
             raise _refusal(opcode.name, named, where)
         if opcode.name in _STORES and int(argument or 0) > len(data):
-            # The unpickler would make room for as many values as the number says.
+            # The unpickler would allocate as many values as this number.
             raise ConfigError(f"{where} is a damaged pickle: it stores a value under number {argument}")
         if isinstance(argument, str):
             words = [*words[-1:], argument]

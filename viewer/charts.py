@@ -1,6 +1,6 @@
 """Charts as inline SVG: no library, no script, no style attribute, so that the page's policy holds.
 
-Across, coordinates are per cent of the plot, and down they are pixels: a chart follows the width of its place while its
+Across, coordinates are per cent of the plot, and down they are pixels: a chart fills the width of its place, and its
 letters keep their size. Colours are classes of the stylesheet. Every text is escaped.
 """
 
@@ -17,7 +17,7 @@ HEIGHT_PX: Final = 190
 NUM_STAGE_COLOURS: Final = 6
 _STACK_HEIGHT_PX: Final = 28
 _SHARE_HEIGHT_PX: Final = 6
-# Of a bar's place.
+# Share of a bar's place.
 _GAP: Final = 0.12
 _MAX_LABELS: Final = 9
 _LABEL_DEPTH_PX: Final = 18
@@ -48,12 +48,12 @@ class Marker:
     label: str
 
 
-# Share of the width in [0, 1], and what stands below it.
+# Share of the width in [0, 1], and the label below it.
 Label = tuple[float, str]
 
 
 def histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label] = (), marker: Marker | None = None) -> Markup:
-    """Return a histogram of stacked bars, equally wide, from left to right; `title` is what a screen reader says."""
+    """Return a histogram of stacked bars, equally wide, from left to right; `title` is for screen readers."""
     top = nice_ceiling(max((bar.whole for bar in bars), default=0))
     width = 100 / max(1, len(bars))
     drawn = [_bar(bar, width * place, width=width, top=top) for place, bar in enumerate(bars)]
@@ -61,7 +61,7 @@ def histogram(bars: Sequence[Bar], *, title: str, labels: Iterable[Label] = (), 
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str) -> Markup:
-    """Return lines over one pair of axes that begin at 0; `x_label` stands at the end of the lower one."""
+    """Return lines over one pair of axes that begin at 0; `x_label` is written at the end of the lower one."""
     right = max((x for line in lines for x, _ in line.points), default=0.0) or 1.0
     top = nice_ceiling(max((y for line in lines for _, y in line.points), default=0))
     drawn = []
@@ -136,7 +136,7 @@ def edge_labels(low: float, high: float) -> list[Label]:
 
 
 def _tag(name: str, /, *inside: Markup | str, **attributes: object) -> Markup:
-    """Return an element; in the names of attributes `_` stands for `-`, and one at the end for nothing."""
+    """Return an element; in attribute names `_` becomes `-`, and a final `_` is dropped."""
     named = [Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items()]
     return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, inside)))
 

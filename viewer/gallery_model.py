@@ -95,7 +95,7 @@ class GalleryImage:
         key: Percent-encoded key relative to SOURCE.
         height: Upright height in pixels.
         width: Upright width in pixels.
-        data: The encoded image; None where it cannot be read any more, which the page then says.
+        data: The encoded image; None if it can no longer be read; the page then says so.
         masks: In the proposer's order.
         expressions: In the tables' order.
     """
@@ -121,13 +121,14 @@ class QuarantinedImage:
 
 @dataclass(frozen=True, slots=True)
 class GallerySummary:
-    """The run in numbers; counts are of the whole run, whatever the pages show of it.
+    """The run in numbers; counts cover the whole run, even if the pages show a part.
 
     Attributes:
         source: SOURCE as given.
-        tau: Of the configuration, where the slider begins.
-        parent: Where the run lies that this one was made from; None of one that stands alone.
-        rule: What is kept; without a tau where a scorer of another package decided, None where people wrote it all.
+        tau: The configured tau, where the slider begins.
+        parent: The run that this one was made from; None if there is none.
+        rule: What is kept; without a tau where a scorer of another package decided, None if humans wrote all
+            expressions.
         images: Committed; annotated + empty + quarantined.
         candidates: Expression rows, kept or not.
         seconds: Wall seconds by stage, summed over shards.
@@ -168,7 +169,7 @@ class Gallery:
     """What the gallery page holds.
 
     Attributes:
-        images: Read once, one after another; what is kept of each is its small picture's file and its record.
+        images: Read once, one after another; only the file of its small picture and its record are kept.
         num_images: How many `images` holds.
         quarantined: Read once.
     """

@@ -2,7 +2,7 @@
 
     DEST/index.html   DEST/quality.html   DEST/pictures/<image id>.webp
 
-The pages ask for nothing but the pictures beside them, so that they open from a disk and from a static bucket alike.
+The pages load only the pictures next to them, so they open from a disk and from a static bucket.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pseudoris.viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
 
 logger = logging.getLogger(__name__)
 
-# Twice what a card shows, for dense screens and for the larger view beside the grid.
+# Twice the size on a card, for dense screens and for the larger view next to the grid.
 MAX_SIDE_PX: Final = 800
-# Captions speak of small things: below about 80 the ringing of WebP hides them; above 90 the folder doubles.
+# Captions name small things: below about 80, WebP's artefacts hide them; above 90 the folder doubles.
 _QUALITY: Final = 84
 _WHITE: Final = (255, 255, 255)
 
@@ -52,7 +52,7 @@ def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | No
 
     Args:
         data: The encoded image.
-        formats: That may be opened, by Pillow's names.
+        formats: Formats that may be opened, by Pillow's names.
     """
     try:
         with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
@@ -82,7 +82,7 @@ def check_destination(destination: RunLocation) -> None:
     """Return if a gallery may be written here: it would overwrite no page but a gallery's.
 
     Raises:
-        ConfigError: A page that is not a gallery's stands there.
+        ConfigError: The folder has a page that is not a gallery's.
         TransientError: Storage failed.
     """
     for name in (INDEX_NAME, QUALITY_NAME):
@@ -105,7 +105,7 @@ def write_gallery(
         gallery: What to show.
         destination: The folder of the pages.
         on_image: Called after each image.
-        formats: Of pictures that may be opened, by Pillow's names.
+        formats: Picture formats that may be opened, by Pillow's names.
 
     Raises:
         ConfigError: The place cannot be written.

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 LoadBytes = Callable[[int, str], bytes]
 # What a person reads; `pseudoris status` has the counts by reason.
 MAX_QUARANTINED: Final = 200
-# A moved SOURCE has no picture at all: the first few say why.
+# If SOURCE was moved, all pictures are missing: the first few are logged with the reason.
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "bytes")
 _COPIED: Final = (
@@ -56,7 +56,7 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
         location: Where the run lives.
         load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
             ours, or other bytes than were annotated leave that picture blank. None: only embedded images are shown.
-        sample: At most so many, evenly spaced over the images that are not quarantined, in plan order.
+        sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
@@ -211,7 +211,7 @@ class _SourceImages:
             logger.log(level, "The gallery does not show image %s: %s", key, error)
             return None
         except (ConfigError, TransientError) as error:
-            # Not this picture's fault. A bucket that does not answer has cost all of its patience already.
+            # Not this picture's fault. A bucket that does not answer was retried already.
             self._is_gone = True
             logger.warning("SOURCE cannot be read. No image after %s is tried: %s", key, error)
             return None

@@ -63,7 +63,7 @@ class ImageCard:
 
 
 def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
-    """Return the card of an image, whose small picture stands at `picture`."""
+    """Return the card of an image; `picture` is the address of its small picture."""
     shapes = tuple(_shape(mask, order) for order, mask in enumerate(image.masks))
     height, width = frame_size(image.height, image.width)
     return ImageCard(
@@ -154,7 +154,7 @@ def _draw_record(draw: GalleryDraw, order_of: Mapping[int, int]) -> list[Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    # JSON knows no infinity: a score that is none is shown as absent.
+    # JSON has no infinity: a score that is not finite is shown as absent.
     return None if value is None or not abs(value) < float("inf") else value
 
 

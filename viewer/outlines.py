@@ -14,14 +14,15 @@ from scipy import ndimage
 
 from pseudoris.store.tables.rle import summarise_rle
 
-# The longer side of every picture in the page's units, whatever its pixels: strokes and labels keep their size.
+# The longer side of every picture in the page's units, at any number of pixels, so that strokes and labels keep their
+# size.
 FRAME: Final = 512
 # A table may claim any size, and a byte a pixel is taken for it: ten times what reading accepts by default.
 _MAX_PIXELS: Final = 2**30
-# The corners of a staircase lie up to one pixel off the line it stands for; less would keep the steps.
+# The corners of a staircase are up to one pixel off the true line. A smaller tolerance would keep the steps.
 _TOLERANCE_PX: Final = 1.0
 _MAX_ENLARGEMENT: Final = 4.0
-# Standard deviation, in the image's pixels, of what blurs an enlarged mask's steps away.
+# Standard deviation, in the image's pixels, of the blur that removes the steps of an enlarged mask.
 _SMOOTHING_PX: Final = 0.75
 _MIN_LOOP_AREA_PX: Final = 4.0
 _MIN_LABEL_RADIUS: Final = 11.0
@@ -37,7 +38,7 @@ class Outline:
 
     Attributes:
         path: SVG path data, closed loops for the fill rule `evenodd`.
-        label_xy: Where its number stands: deep inside, or above a mask too small for one.
+        label_xy: Position of its number: deep inside the mask, or above a mask that is too small.
     """
 
     path: str
@@ -58,7 +59,7 @@ def outline_of(counts: str, size: tuple[int, int]) -> Outline:
         size: (height, width) of the image in pixels.
 
     Raises:
-        ValueError: `counts` is no encoding of a mask of that size.
+        ValueError: `counts` does not encode a mask of that size.
     """
     height, width = size
     if min(size) < 1 or height * width > _MAX_PIXELS:

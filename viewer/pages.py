@@ -1,8 +1,8 @@
-"""Templates, styles and scripts as whole pages: what stands in them is escaped, and a policy says what may run.
+"""Templates, styles and scripts as whole pages: their content is escaped, and a policy restricts what may run.
 
-Captions, keys and messages come from models and from untrusted files. They are escaped; should an escape ever fail,
-the content security policy lets no script and no style count but the page's own, which it names by their digests, and
-no script can turn text into markup (trusted types).
+Captions, keys and messages come from models and from untrusted files. They are escaped; should an escape ever fail, the
+content security policy allows only the page's own scripts and styles, by digest, and no script can turn text into
+markup (trusted types).
 """
 
 from __future__ import annotations

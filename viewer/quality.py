@@ -1,6 +1,6 @@
 """A run's expressions in figures, read shard by shard: memory is bounded by `MAX_ROWS` rows, whatever the run's size.
 
-A run with more candidate expressions is read in part: whole shards, evenly spaced over the run, as the page then says.
+A run with more candidate expressions is read in part: whole shards, evenly spaced over the run. The page says so.
 Totals and seconds come from all receipts in any case.
 """
 
@@ -28,7 +28,8 @@ from pseudoris.viewer.shard_choice import CommittedShards, choose_shards
 from pseudoris.viewer.text_variety import DuplicateCounter, Duplicates, Growth, VocabularyGrowth
 
 # Candidate expressions read at most: 1,500 images of ten masks under the paper's settings, half a minute on one core
-# (measured on the demo's run: 7,125 in 0.3 s). Distinct texts and scores of so many are held, some hundred bytes each.
+# (measured on the demo's run: 7,125 in 0.3 s). Their distinct texts and scores are held in memory, some hundred bytes
+# each.
 MAX_ROWS: Final = 500_000
 SCORES: Final = ("distinctiveness", "uniqueness", "correctness")
 _COLUMNS: Final = ("image_id", "target_mask_ids", "text", "head_noun", "kept", "samples", *SCORES)
@@ -44,7 +45,7 @@ class RunQuality:
     """What the quality page shows.
 
     Attributes:
-        summary: Of the whole run.
+        summary: Summary of the whole run.
         num_shards: Committed.
         num_read: Shards that the rest was counted in.
         masks_per_image: Images by their number of masks; quarantined ones aside.
@@ -57,7 +58,7 @@ class RunQuality:
         kept_words: The same over kept ones.
         texts: Kept expressions by text.
         nouns: Kept expressions by head noun.
-        duplicates: Of kept ones.
+        duplicates: Near-duplicates among kept expressions.
     """
 
     summary: GallerySummary

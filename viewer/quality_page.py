@@ -1,4 +1,4 @@
-"""The quality page: a run's figures as charts and tables, without a script beside that of the theme."""
+"""The quality page: a run's figures as charts and tables. Its only script is the theme's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _median(quality: RunQuality, name: str) -> float | None:
 
 
 def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str, unit: str) -> Markup | None:
-    """Return a bar a number; numbers beyond the last bar stand in it."""
+    """Return one bar for each number; numbers beyond the last bar count in it."""
     if not whole:
         return None
     last = min(max(whole), _MAX_BARS)

@@ -23,8 +23,8 @@ class CommittedShards:
     """Five numbers of each committed shard, in order: the receipts of a large run would fill the memory.
 
     Attributes:
-        numbers: Of the shards.
-        generations: That stand.
+        numbers: Numbers of the shards.
+        generations: The latest generation of each shard.
         shown: Images that are not quarantined.
         quarantined: Images that are.
         expressions: Candidate rows.

@@ -24,7 +24,7 @@ MAX_COMPARED: Final = 200
 MAX_REMEMBERED: Final = 2_000_000
 FRAME_WORDS: Final = frozenset({"a", "an", "the", "of", "photo", "picture", "image"})
 _MAX_POINTS: Final = 256
-# Fewer points say nothing of a slope.
+# Fewer points give no reliable slope.
 _MIN_FITTED: Final = 8
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -38,7 +38,7 @@ def words_of(text: str) -> list[str]:
 
 
 def word_set(text: str) -> frozenset[str]:
-    """Return the words that tell an expression from others; all of them where the frame is all there is."""
+    """Return the words that distinguish an expression; all words if it has only the frame."""
     words = frozenset(words_of(text))
     return words - FRAME_WORDS or words
 
@@ -58,8 +58,8 @@ class Duplicates:
         left_out: Those beyond `MAX_COMPARED` of their image.
         same_mask: Compared ones with a near-duplicate of the same mask.
         other_mask: Compared ones with a near-duplicate of another mask of the image.
-        seen_before: Whose word set an earlier image had.
-        counted: Expressions that `seen_before` was asked of.
+        seen_before: Expressions whose word set an earlier image had.
+        counted: Expressions that were checked for `seen_before`.
     """
 
     compared: int = 0

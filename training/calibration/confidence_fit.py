@@ -21,7 +21,7 @@ CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_coun
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# Of these more is better, whatever the models are: no labels are needed.
+# For any models, higher values of these are better: no labels are needed.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
 
@@ -31,10 +31,10 @@ _STEPS: Final = 40
 # Beyond it a probability is 0 or 1 to float64, and its exponential may overflow.
 _MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
-# Above 0 lies every confidence, and beyond the last rank a mask has no candidate: the widest bounds keep everything.
+# Every confidence is above 0, and no rank is above the last one: the widest bounds keep everything.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
 _RANKS: Final = (1, 2, 3, 4, 5, 6, 8, 1000)
-# Where nothing says how many of a mask are right.
+# Used if the number of right candidates of a mask is unknown.
 NO_LABEL_RANK: Final = 3
 
 _FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "coverage"}
@@ -42,7 +42,7 @@ _FIELDS: Final = {"accuracy": "accuracy", "yield": "distinct", "coverage": "cove
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is kept: a confidence above, and at most so many of a mask."""
+    """What is kept: confidences above `min_confidence`, and at most `max_rank` of a mask."""
 
     min_confidence: float
     max_rank: int
@@ -87,7 +87,7 @@ def calibrate(
     """Return weights of the named features, and the most accurate bounds that reach a coverage and a yield.
 
     Raises:
-        ValueError: No candidate is right, or all are: there is nothing to tell apart.
+        ValueError: No candidate is right, or all are: there is nothing to separate.
     """
     weights = fit(images, names)
     chosen = choose(reached(images, weights), coverage=coverage, least_yield=least_yield)
@@ -107,12 +107,12 @@ def calibrated_run(
     Args:
         location: Where the run lives, finished or not.
         truth: What its images show; without it no label is used, and only the yield that is reached is known.
-        coverage: Of the truth's objects, at least.
+        coverage: Least coverage of the truth's objects.
         least_yield: Kept expressions a mask, at least; without a truth about so many.
         max_images: The first so many; None for all.
 
     Raises:
-        ConfigError: As of `judged_images`; or of its candidates all are right, or none.
+        ConfigError: See `judged_images`; or all of its candidates are right, or none is.
         TransientError: Storage failed.
     """
     images = judged_images(location, truth, max_images=max_images)
@@ -126,10 +126,10 @@ def calibrated_run(
 
 
 def fit(images: Sequence[JudgedImage], names: Sequence[str]) -> ConfidenceConfig:
-    """Return the weights of features that best tell the right candidates from the others.
+    """Return the weights of features that best separate right candidates from wrong ones.
 
     Raises:
-        ValueError: No candidate is right, or all are: there is nothing to tell apart.
+        ValueError: No candidate is right, or all are: there is nothing to separate.
     """
     table = _table(images, names)
     right = np.concatenate([np.zeros(0), *(image.is_right for image in images)])
@@ -162,9 +162,9 @@ def reached(images: Sequence[JudgedImage], config: ConfidenceConfig) -> list[Bou
 
 
 def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: float) -> BoundsFigures:
-    """Return what has the highest accuracy among bounds whose coverage and yield are at least so large.
+    """Return the bounds with the highest accuracy of those that reach `coverage` and `least_yield`.
 
-    Where none reach that, what has the highest coverage, of equals the highest accuracy.
+    If none do, return those with the highest coverage; of equal ones the highest accuracy.
     """
     wide = [each for each in options if each.coverage >= coverage and each.distinct >= least_yield]
     if not wide:
@@ -173,13 +173,13 @@ def choose(options: Sequence[BoundsFigures], *, coverage: float, least_yield: fl
 
 
 def without_labels(images: Sequence[JudgedImage], names: Sequence[str], *, wanted_yield: float) -> Calibration:
-    """Return weights and bounds that look at no verdict: every feature counts alike, in standard deviations.
+    """Return weights and bounds that look at no verdict: every feature has equal weight, in standard deviations.
 
-    The bound is the one that keeps closest to so many expressions a mask, at most `NO_LABEL_RANK` of what was drawn for
-    it. The figures that it reaches come from the verdicts all the same.
+    The bound is the one that keeps closest to this number of expressions a mask, at most `NO_LABEL_RANK` for each. The
+    figures that it reaches come from the verdicts all the same.
 
     Args:
-        images: Whose candidates stand for a run's.
+        images: A sample of the run's images; their candidates represent all.
         names: Features of which more is better.
         wanted_yield: Kept expressions a mask, those that are always kept included, as in `choose`.
     """

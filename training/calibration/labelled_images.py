@@ -32,7 +32,7 @@ _COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source
 
 @dataclass(frozen=True, eq=False)
 class AlwaysKept:
-    """Expressions of one mask each that are kept whatever the bounds are: a composer's, or a human's.
+    """Expressions of one mask each that are kept at any bounds: a composer's, or a human's.
 
     Attributes:
         is_right: (K,) bool.
@@ -84,7 +84,7 @@ class JudgedImage:
 
 
 def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int | None = None) -> list[JudgedImage]:
-    """Return the committed images that a truth knows, in plan order, with all candidates judged; all of them without.
+    """Return the committed images of a truth, in plan order, with all candidates judged; all of them without.
 
     Args:
         location: Where the run lives, finished or not.
@@ -117,7 +117,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     """Return an image judged.
 
     Args:
-        truth: Of the image.
+        truth: The image's truth.
         candidates: The image in columns.
         columns: `source` and `CONFIDENCE_COLUMNS` of the same rows, None if undefined.
     """

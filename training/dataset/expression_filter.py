@@ -19,7 +19,8 @@ from pseudoris.store.tables.column_selection import RowFilter
 # Inclusive; None where a side is open.
 Bounds = tuple[float | None, float | None]
 
-# Numbers of one row each; the other numeric columns (`top_k`, `top_p`) say how a text was drawn, not how good it is.
+# Numbers of one row each; the other numeric columns (`top_k`, `top_p`) describe how a text was drawn, not how good it
+# is.
 EXPRESSION_NUMBERS: Final = (
     *("uniqueness", "correctness", "distinctiveness", "log_prob", "weight", "count"),
     *LISTENER_COLUMNS,
@@ -34,8 +35,8 @@ class ExpressionFilter:
     """Keeps an expression that passes every condition; by default those that the run kept.
 
     Attributes:
-        tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept is what has
-            distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
+        tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept are expressions
+            with distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
             expressions and composed ones have no score and pass, a recipe's pass as they were kept; what becomes of
             lone masks `lone` says.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
@@ -46,8 +47,9 @@ class ExpressionFilter:
         words: Number of words, separated by white space.
         characters: Number of Unicode characters.
         max_clip_tokens: At most so many tokens of CLIP, start and end included, as CRIS counts its 17. Judged after
-            reading: Parquet knows no tokens.
-        decoders: Of the first draw, some of `DECODERS`; None for any. What was not drawn has none.
+            reading: The Parquet tables have no tokens.
+        decoders: Allowed decoders of the first draw, from `DECODERS`; None allows any. Texts that were not drawn have
+            no decoder.
         sources: Some of `pseudoris.schemas.shard.SOURCES`; None for any.
     """
 
@@ -159,7 +161,7 @@ def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> 
 
 
 def _source() -> pc.Expression:
-    # Tables of version 1 do not say it: a model wrote them.
+    # Tables of version 1 lack this column: a model wrote them.
     return pc.coalesce(pc.field("source"), pa.scalar(SOURCE_MODEL))
 
 

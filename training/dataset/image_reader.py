@@ -34,10 +34,10 @@ _MOVED: Final = "say where the images are now (source=…; with `pseudoris train
 
 @dataclass(frozen=True, slots=True)
 class ShardImages:
-    """Encoded images of one shard, in the order asked for.
+    """Encoded images of one shard, in the requested order.
 
     Attributes:
-        shard: That they are of.
+        shard: Number of their shard.
         keys: (I,).
         sha256: (I,), of the bytes that were annotated.
         sizes_px: (I,), upright height and width as they were annotated.
@@ -68,8 +68,9 @@ class ImageBytes:
         Args:
             location: Where the run lives.
             header: Its header: whether it embeds images, SOURCE, and the limits of decoding.
-            source: Where the images lie now, or that by the SOURCE of the header; None is the header's.
-            endpoint_url: Of the S3 store that holds them, where the run names none.
+            source: Where the images are now, or a mapping from the header's SOURCE to that place; None uses the
+                header's SOURCE.
+            endpoint_url: The S3 store of the images, if the run names none.
             is_random_access: Read images of SOURCE one by one, when they are decoded, and keep the plans of all shards.
         """
         self._location = location
@@ -92,7 +93,7 @@ class ImageBytes:
 
         Args:
             shard: Which shard the rows are of.
-            rows: Of its images table, with `columns`.
+            rows: Rows of its images table, with `columns`.
 
         Raises:
             ConfigError: SOURCE as a whole does not exist, or the plan is damaged.
@@ -161,7 +162,7 @@ class ImageBytes:
         if plan is None:
             entries = read_shard_plan(self._location, self._header, shard)
             if self._is_moved:
-                # A copy has other times and etags; its sha256 tells whether it is the image.
+                # A copy has other times and etags; its sha256 decides whether it is the same image.
                 entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
             plan = {entry.key: entry for entry in entries}
             # Put in place whole: the thread that reads ahead may ask for another shard's at any line.
@@ -176,10 +177,10 @@ def _with_endpoint(config: RunConfig, endpoint_url: str | None) -> RunConfig:
 
 
 def decode_plain_jpeg(data: bytes, limits: ImagesConfig) -> Tensor | None:
-    """Return what `decode_upright` gives of a JPEG of grey or RGB samples that lies upright, None of anything else.
+    """Return what `decode_upright` returns for an upright JPEG with grey or RGB samples; None for other files.
 
-    Both decoders are libjpeg-turbo with its default settings. None too where torchvision has none or refuses the
-    bytes, so that `decode_upright` says why.
+    Both decoders are libjpeg-turbo with its default settings. Also None if torchvision lacks JPEG or refuses the bytes,
+    so that `decode_upright` gives the reason.
 
     Args:
         data: The encoded image, whole.

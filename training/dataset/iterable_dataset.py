@@ -71,7 +71,7 @@ class StreamOrder:
 
 
 class RisIterableDataset(StreamedDataset):
-    """A run's masks with their expressions, in an order that seed, epoch, ranks and workers decide and nothing else.
+    """A run's masks with their expressions, in an order that depends only on seed, epoch, ranks and workers.
 
     Memory of a worker: two shards' encoded images and tables, and the buffer's decoded images.
     """
@@ -93,13 +93,13 @@ class RisIterableDataset(StreamedDataset):
             spec: Which samples and what of them; everything that was kept by default.
             order: Shuffle, split.
             snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
-            transform: Applied to each sample last, in the worker; what it returns is yielded. It must pickle where
-                workers are spawned.
-            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
+            transform: Applied to each sample last, in the worker; its result is yielded. It must pickle where workers
+                are spawned.
+            endpoint_url: Address of an S3 store other than AWS; None reads AWS_ENDPOINT_URL.
 
         Raises:
-            ConfigError: There is no run, nothing of it is committed, an argument makes no sense, or, with `drop` and
-                `pad`, the filter keeps nothing that ranks could share.
+            ConfigError: There is no run, nothing of it is committed, an argument is invalid, or, with `drop` and `pad`,
+                the filter keeps too few masks for the ranks.
             TransientError: Storage failed.
         """
         self._order = order or StreamOrder()
@@ -124,8 +124,8 @@ class RisIterableDataset(StreamedDataset):
     def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
         """Read what has been committed since, between two epochs, and return it.
 
-        Call it on every rank as often. Ranks of a process group then read the same without being told (see
-        `Snapshot.shared`). `ResumableLoader` brings it to workers that live on; make torch's own loader anew.
+        Call it on every rank as often. All ranks of a process group then read the same (see `Snapshot.shared`).
+        `ResumableLoader` brings it to workers that live on; create torch's own loader again.
 
         Raises:
             ConfigError: Nothing is committed, or a receipt cannot be used.

@@ -29,7 +29,7 @@ class ConcatIndex:
         """Return the part of an item, and its index there; a negative index counts from the end.
 
         Raises:
-            IndexError: There is no such item; `noun` says of what.
+            IndexError: There is no such item; `noun` names what it is.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"{noun} {index} of {len(self)}")
@@ -67,7 +67,7 @@ class JoinedDataset(Dataset[Any]):
 
     @property
     def num_skipped(self) -> int:
-        """How often a mask was asked for whose image cannot be used."""
+        """How often the image of a requested mask could not be used."""
         return sum(run.num_skipped for run in self._runs)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class JoinedDataset(Dataset[Any]):
         return len(self._concat)
 
     def __getitem__(self, index: int) -> Any:
-        """Return a sample of the run that the index lies in.
+        """Return a sample of the run that contains the index.
 
         Raises:
             IndexError: There is no such mask.

@@ -28,8 +28,8 @@ Decoded = dict[tuple[int, int], Tensor]
 class RisDataset(Dataset[Any]):
     """All masks of a small run that keep an expression, in plan order, for torch's samplers.
 
-    In memory lie the tables, and the encoded images where the run embeds them; images of SOURCE are read one by one,
-    when they are asked for. Forked loader workers share that memory. For larger runs: `RisIterableDataset`.
+    The tables are held in memory, and so are the encoded images if the run embeds them; images of SOURCE are read one
+    by one, on demand. Forked loader workers share that memory. For larger runs: `RisIterableDataset`.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class RisDataset(Dataset[Any]):
             run: Its folder or url, or its location.
             spec: Which samples and what of them; everything that was kept by default.
             snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
-            transform: Applied to each sample last; what it returns is the item.
-            endpoint_url: Of another S3 store than AWS; None asks AWS_ENDPOINT_URL.
-            max_memory_bytes: Embedded images of more are refused.
+            transform: Applied to each sample last; its result is the item.
+            endpoint_url: Address of an S3 store other than AWS; None reads AWS_ENDPOINT_URL.
+            max_memory_bytes: A run with more bytes of embedded images is refused.
 
         Raises:
             ConfigError: There is no run, nothing of it is committed, the filter keeps nothing, or it is too large.
@@ -78,7 +78,7 @@ class RisDataset(Dataset[Any]):
 
     @property
     def num_skipped(self) -> int:
-        """How often a mask was asked for whose image cannot be used, so that another stood in for it."""
+        """How often another mask was returned because the image of the requested one cannot be used."""
         return self._shared.num_skipped
 
     def __len__(self) -> int:
@@ -90,8 +90,7 @@ class RisDataset(Dataset[Any]):
 
         Raises:
             IndexError: There is no such mask.
-            ConfigError: Its image cannot be used. With `on_bad_image="skip"` the next mask that can be stands in for
-                it.
+            ConfigError: Its image cannot be used. With `on_bad_image="skip"`, the next usable mask is returned instead.
         """
         return self.draw(index, self.epoch)
 
@@ -111,7 +110,7 @@ class RisDataset(Dataset[Any]):
         """Return the sample of a mask with the expressions of an epoch.
 
         Args:
-            index: Of the mask.
+            index: Index of the mask.
             epoch: Which draw.
             decoded: Images by shard and position; read from, and added to.
             among: The masks that may stand in for one whose image cannot be used, (C,) ascending, `index` among them;
@@ -144,7 +143,7 @@ class RisDataset(Dataset[Any]):
         return [mask_id for content in self._contents for mask_id in content.index.mask_ids]
 
     def image_digests(self) -> list[str]:
-        """Return for every mask the sha256 of its image's bytes, as annotated: ids tell images of one run apart alone.
+        """Return for every mask the sha256 of its image's bytes, as annotated: ids are unique only within one run.
 
         Raises:
             ConfigError: The spec asks for no image.

@@ -24,8 +24,8 @@ _PROBABILITY_STEPS: Final = 2**32
 def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDArray[np.int64]:
     """Return which masks a fraction of the annotation holds, as positions, ascending; at least one above 0.
 
-    Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % lies within 5 %, 5 % within 10 %, and
-    the choice is the same in every epoch, as if the others had not been annotated.
+    Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % is part of 5 %, 5 % is part of 10 %.
+    The choice is the same in every epoch, as if the others had no annotation.
 
     Raises:
         ConfigError: `fraction` is not in [0, 1].
@@ -59,12 +59,12 @@ class MixedDataset(Dataset[Any]):
 
         Args:
             pseudo: Made by models; of one run or of several.
-            human: Of an imported run.
+            human: The masks of an imported run.
             fraction: Share of the human masks that is used, in [0, 1]: the paper's 1, 5, 10, … %. The same masks in
                 every epoch.
             human_share: Share of the human items in an epoch, in [0, 1): where few human masks would drown, they come
                 several times an epoch, each time with another draw of expressions. None takes each chosen mask once.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Raises:
             ConfigError: A share is out of its range, or nothing is left to take a share of.
@@ -76,7 +76,7 @@ class MixedDataset(Dataset[Any]):
         _check_share(human_share, len(self._chosen))
         share = human_share
         self._num_human = len(self._chosen) if share is None else round(len(pseudo) * share / (1 - share))
-        # Of the epoch asked for last, by its number.
+        # The most recent epoch, by its number.
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     @property
@@ -123,7 +123,7 @@ class MixedDataset(Dataset[Any]):
 
     @property
     def num_skipped(self) -> int:
-        """How often an item was asked for whose image cannot be used; of the chosen human masks another stood in."""
+        """How often the image of a requested item could not be used; another mask was returned instead."""
         return self._pseudo.num_skipped + self._human.num_skipped
 
     def _item(self, index: int, of_pseudo: Decoded, of_human: Decoded) -> Any:
@@ -168,11 +168,11 @@ class MixedIterableDataset(StreamedDataset):
 
         Args:
             pseudo: Made by models; it brings ranks and order.
-            human: Of an imported run.
-            fraction: As of `MixedDataset`.
+            human: The masks of an imported run.
+            fraction: See `MixedDataset`.
             human_share: Probability that a sample is human, in [0, 1). None gives each chosen human mask once an
                 epoch on average; for that the machine's samples are counted.
-            seed: Of the choice and of the mix.
+            seed: Seed of the choice and of the mix.
 
         Raises:
             ConfigError: A share is out of its range, or nothing is left to take a share of.

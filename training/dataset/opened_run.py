@@ -27,11 +27,11 @@ class OpenedRun:
 
     Attributes:
         location: Where the run lives.
-        header: As it stood when the run was opened, extensions of its plan included.
+        header: The header when the run was opened, extensions of its plan included.
         snapshot: Which commits are read.
         spec: What of them.
         images: How its images are read; None if no image is requested.
-        reader: Of its shards.
+        reader: Reads its shards.
     """
 
     location: RunLocation
@@ -57,7 +57,8 @@ class OpenedRun:
             run: A folder or url, or a location.
             spec: What of it.
             snapshot: Which commits; `Snapshot.shared` by default.
-            endpoint_url: Of another S3 store than AWS, for the run and its images; None asks AWS_ENDPOINT_URL.
+            endpoint_url: Address of an S3 store other than AWS, for the run and its images; None reads
+                AWS_ENDPOINT_URL.
             is_random_access: See `ImageBytes`.
 
         Raises:
@@ -75,7 +76,7 @@ class OpenedRun:
         return cls(location, header, chosen, spec, images, ShardReader(location, chosen, spec, images))
 
     def nothing_passes(self) -> ConfigError:
-        """Return the error of a snapshot that the filter leaves nothing of."""
+        """Return the error for a snapshot of which the filter keeps nothing."""
         return ConfigError(
             f"No expression of the run at {self.location.root} passes the filter {self.spec.where.as_json()}. Loosen "
             "it, or wait until more shards are committed."

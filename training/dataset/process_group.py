@@ -26,8 +26,8 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
     """Return the group's common value for a key: the value that the first process to ask proposes.
 
     A collective call would hang where only some ranks make a dataset (evaluation on rank 0, the first stage of a
-    pipeline), and would send a few bytes through a GPU under NCCL. Without a group, and in a loader worker, whose
-    connection is its parent's, `propose` decides.
+    pipeline), and would send a few bytes through a GPU under NCCL. Without a group, `propose` decides. So it does in a
+    loader worker, because the connection belongs to its parent.
     """
     if not _has_group() or get_worker_info() is not None:
         return propose()

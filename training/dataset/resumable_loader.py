@@ -25,10 +25,10 @@ class _LoaderPosition:
 class ResumableLoader:
     """Batches of a `StreamedDataset`, as torch's `DataLoader` gives them, and the state after the last one.
 
-    torch's own loader does not tell which worker a batch came from, and its workers are ahead of what was taken. Here
-    each batch carries where its stream stood, and the state is that of the batches taken. Resumed, the batches that
-    follow are those that would have followed. Workers that live on (`persistent_workers`) end where they could not
-    know what a state or a refresh has changed; new ones take their place.
+    torch's own loader does not reveal which worker made a batch, and its workers are ahead of the batches taken. Here
+    each batch carries the position of its stream, and the state is that of the batches taken. Resumed, the batches that
+    follow are those that would have followed. Workers that live on (`persistent_workers`) end where they could not know
+    what a state or a refresh has changed; new ones take their place.
     """
 
     def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
@@ -45,7 +45,7 @@ class ResumableLoader:
         self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of the epoch, from where a loaded state stands."""
+        """Yield the batches of the epoch, from the position of a loaded state."""
         self._renew_workers()
         reached = self._reached = self._beginning()
         for place, batch in self._loader:
@@ -69,7 +69,7 @@ class ResumableLoader:
         return self.dataset.state_of(reached.streams, num_workers=self._num_streams, first=reached.first)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration go on after the batch that was taken last; raises as the dataset's does.
+        """Let the next iteration continue after the last batch taken; raises as the dataset's does.
 
         Raises:
             ConfigError: The state belongs to other settings.

@@ -26,7 +26,7 @@ class SampleBuilder:
         """Return the sample of a mask.
 
         Args:
-            content: Of its shard.
+            content: Content of its shard.
             image: Position of its image in the shard's index.
             mask: Its position there.
             epoch: Which draw of expressions.

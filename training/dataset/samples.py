@@ -20,13 +20,13 @@ SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "we
 class RisSample(TypedDict, total=False):
     """One mask of one image and K expressions that refer to it; H x W is the upright image.
 
-    A key is there if its part was asked for, `image_id` and `mask_id` always. Only what is named as text is no tensor,
-    so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size.
+    A key is present if its part was requested; `image_id` and `mask_id` always are. All values except texts are
+    tensors, so that `torch.utils.data.default_collate` stacks samples that a transform has brought to one size.
 
     Attributes:
         image_id: 16 hex digits.
         mask_id: Image id and index of the mask.
-        key: Of the image, percent-encoded, relative to SOURCE. Part `image`.
+        key: Key of the image, percent-encoded, relative to SOURCE. Part `image`.
         image: (3, H, W) uint8, RGB in [0, 255], turned upright by EXIF. Part `image`.
         mask: (H, W) bool. Part `mask`.
         box_xyxy_px: (4,) int64, tight box x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive. Part
@@ -63,7 +63,7 @@ class SampleSpec:
         where: Which expressions.
         expressions_per_mask: K. So many are drawn an epoch, without replacement; where a mask has fewer they are
             repeated, so that K is the same for all. None gives all, in the tables' order.
-        seed: Of draws and of every shuffle.
+        seed: Seed of draws and shuffles.
         on_bad_image: An image that is missing from SOURCE or is not the one that was annotated: `raise`, or `skip` its
             masks, which `num_skipped` counts.
         source: Where the images lie now, if not where they were annotated, or that by where they were; their sha256 is
@@ -93,5 +93,5 @@ class SampleSpec:
 
 
 def collate_lists(samples: Sequence[RisSample]) -> dict[str, list[Any]]:
-    """Return a batch as a list a key, for samples whose images differ in size; nothing is padded or stacked."""
+    """Return a batch as one list a key, for samples whose images differ in size; nothing is padded or stacked."""
     return {name: [sample[name] for sample in samples] for name in samples[0]}  # type: ignore[literal-required]

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class StreamedShard:
-    """A shard whose content is read when it is first asked for, or has been read ahead."""
+    """A shard whose content is read on first use, or was read ahead."""
 
     run: OpenedRun
     row: int
@@ -40,10 +40,10 @@ class StreamedImage:
     """An image, and those of its masks that belong to the stream.
 
     Attributes:
-        shard: That it is of.
+        shard: Its shard.
         at: Its position in the shard's index.
-        first_mask: Of its masks in the stream, by position in the index.
-        num_masks: So many, one after the other.
+        first_mask: Position in the index of its first mask in the stream.
+        num_masks: How many consecutive masks.
     """
 
     shard: StreamedShard
@@ -104,7 +104,7 @@ class ShardIterator:
     """
 
     def __init__(self, run: OpenedRun, slices: Sequence[ShardSlice], key: int | None) -> None:
-        """Wire it; `key` decides the order of the images of each shard, None leaves that of the plan."""
+        """Wire it; `key` decides the order of the images of each shard, None keeps that of the plan."""
         self.is_skipping = False
         self._run = run
         self._slices = slices

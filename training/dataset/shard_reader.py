@@ -32,7 +32,7 @@ class ShardIndex:
         image_ids: (I,), of the images that have such a mask.
         first_masks: (I+1,) int64, where the masks of each image begin.
         first_rows: (M+1,) int64, where the expressions of each mask begin, in `expressions`.
-        expressions: The expressions, ordered by mask; the columns that were asked for.
+        expressions: The expressions, ordered by mask; the requested columns.
         image_sizes_px: (I, 2) int64, upright height and width; None if no image is requested.
     """
 
@@ -56,7 +56,7 @@ class ShardContent:
 
     Attributes:
         index: The shard's index.
-        counts: COCO run-length encodings, (M,); empty where masks were not asked for.
+        counts: COCO run-length encodings, (M,); empty if masks were not requested.
         rle_sizes: (M, 2) int64, height and width.
         boxes_xyxy_px: (M, 4) int64.
         texts: (E,).
@@ -81,7 +81,7 @@ class ShardReader:
     def __init__(
         self, location: RunLocation, snapshot: Snapshot, spec: SampleSpec, image_bytes: ImageBytes | None
     ) -> None:
-        """Wire it; `image_bytes` is None where no image is asked for."""
+        """Wire it; `image_bytes` is None if no images are requested."""
         self._location = location
         self._snapshot = snapshot
         self._spec = spec
@@ -102,7 +102,7 @@ class ShardReader:
         return _with_sizes(index, self._read(parts, IMAGES, ("image_id", "height", "width")))
 
     def content(self, row: int) -> ShardContent:
-        """Return all that is asked for of the shard in a row of the snapshot; raises as `index` does.
+        """Return all requested parts of the shard in a row of the snapshot; raises as `index` does.
 
         Raises:
             ConfigError: Or SOURCE, which holds the images, cannot be read.

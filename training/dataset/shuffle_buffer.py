@@ -29,8 +29,8 @@ class Buffer:
     """How many images the masks are drawn from: no more than either bound, and one at least.
 
     Attributes:
-        images: At most so many at a time.
-        size_bytes: At most so many bytes of decoded pixels.
+        images: The most images at a time.
+        size_bytes: The most bytes of decoded pixels.
     """
 
     images: int

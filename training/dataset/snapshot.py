@@ -41,8 +41,8 @@ class Snapshot:
         manifest: Number of the manifest that holds them; None if the receipts themselves were read.
         table: A row a shard: `shard`, `generation`, and the names of its parts.
         digest: sha256 over all of it: two snapshots of one digest read the same rows.
-        retried: Of a manifest's shards those that had been done again since, whose receipts were read, by shard the
-            generation that stood.
+        retried: Shards of a manifest that were done again since: by shard the latest generation, whose receipt was
+            read.
     """
 
     manifest: int | None
@@ -54,12 +54,12 @@ class Snapshot:
     def take(cls, location: RunLocation) -> Self:
         """Return the latest manifest; if there is none, the current receipts.
 
-        A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so that it may
-        be so far behind; the number of shards that it leaves out is logged. Reading the receipts of a large run is a
-        request a shard, and what they said an hour ago has no number: hence the manifest first.
+        A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so that it may be
+        so far behind; the number of shards that it leaves out is logged. Reading the receipts of a large run takes a
+        request for each shard, and an earlier state of them has no number: hence the manifest first.
 
-        Shards of the manifest that were done again since (`--retry-failed`) are read as they stand now: `gc` deletes
-        the parts that the manifest names, and the next manifest may never come.
+        Shards of the manifest that were done again since (`--retry-failed`) are read in their latest generation: `gc`
+        deletes the parts that the manifest names, and the next manifest may never come.
 
         Raises:
             ConfigError: Nothing is committed yet, or a manifest is of another version.
@@ -85,7 +85,7 @@ class Snapshot:
         """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
 
         The first process that asks for a turn takes it, the others read the same, and none waits for another. So all
-        ranks of a run that grows read the same rows, in whatever order they start.
+        ranks read the same rows of a growing run, in whatever order they start.
 
         Args:
             location: Where the run lives, or its folder or url; the same for all.

@@ -20,8 +20,8 @@ class Stream:
     Attributes:
         rank: From 0.
         world_size: Ranks.
-        worker: Of the rank, from 0.
-        num_workers: Of each rank, at least 1: a loader without workers is one.
+        worker: Number of the worker within its rank, from 0.
+        num_workers: Workers of each rank, at least 1: a loader without workers counts as one.
     """
 
     rank: int = 0
@@ -35,7 +35,7 @@ class ShardSlice:
     """Some samples of a shard, in the order of its tables.
 
     Attributes:
-        row: Of the snapshot.
+        row: Row of the snapshot.
         start: First sample.
         stop: One beyond the last; None for the shard's end.
     """
@@ -66,14 +66,14 @@ def equal_slices(
 ) -> list[ShardSlice]:
     """Return a span of the epoch's samples that is as long for every rank.
 
-    The samples stand in one row, shard after shard in `order`. Each rank takes an equal span of it, each of its workers
-    an equal span of that, to one sample. At the row's end `drop` leaves out fewer samples than there are ranks, `pad`
-    begins again for as few. A shard at the border of two spans is read by both.
+    The samples form one sequence, shard after shard in `order`. Each rank takes an equal span of it, each of its
+    workers an equal span of that, to one sample. At the row's end `drop` leaves out fewer samples than there are ranks,
+    `pad` begins again for as few. A shard at the border of two spans is read by both.
 
     Args:
         order: Rows of the snapshot, (S,).
         counts: Samples by row of the snapshot, (S,).
-        stream: Whose span.
+        stream: The stream whose span is returned.
         uneven: `drop` or `pad`.
     """
     ends = np.cumsum(counts[order])

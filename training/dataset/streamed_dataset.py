@@ -13,7 +13,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.process_group import SharedNumbers, distributed_rank
 from pseudoris.training.dataset.stream_split import Stream
 
-# Where a stream stands, as JSON.
+# The position of a stream, as JSON.
 Position = dict[str, Any]
 
 STATE_VERSION: Final = 1
@@ -28,9 +28,9 @@ class StreamPlace:
     """The position of a stream of this rank.
 
     Attributes:
-        sequence: Of which samples; see `StreamedDataset.sequence`.
-        number: Of the stream.
-        num_streams: Of the rank.
+        sequence: Its sequence of samples; see `StreamedDataset.sequence`.
+        number: Number of the stream.
+        num_streams: Streams of the rank.
         position: In the stream.
     """
 
@@ -43,7 +43,7 @@ class StreamPlace:
 class StreamedDataset(IterableDataset[Any]):
     """An iterable dataset that is split over ranks and workers, and that can be stopped and taken up again.
 
-    `set_epoch` reaches workers that live on (`persistent_workers`): the number lies in shared memory. A state that was
+    `set_epoch` reaches workers that live on (`persistent_workers`): the number is in shared memory. A state that was
     loaded counts for its own epoch; every other epoch begins at its beginning.
     """
 
@@ -99,7 +99,7 @@ class StreamedDataset(IterableDataset[Any]):
         return self._shared.num_skipped
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the samples of this worker's stream, from where a loaded state of this epoch stands."""
+        """Yield the samples of this worker's stream, from the position of a loaded state of this epoch."""
         worker, num_workers = _own_stream()
         sequence, state = self.sequence, self.loaded_state()
         if state and state["num_workers"] != num_workers:
@@ -187,7 +187,7 @@ class StreamedDataset(IterableDataset[Any]):
         return StreamPlace(self.sequence, *_own_stream(), {})
 
     def last_place(self) -> StreamPlace:
-        """Return where the stream that this process reads stands, also where another epoch was chosen meanwhile."""
+        """Return the position of the stream that this process reads, even if another epoch was chosen meanwhile."""
         return self._place or self.place()
 
     def stream_lengths(self, num_streams: int) -> Sequence[int]:

@@ -27,7 +27,7 @@ KEPT: Final = "kept"
 # Of the first four, and of `all`, every draw counts; of `kept` every row, which is a distinct expression of its mask.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
 
-# By how many other objects share the target's category; the last one of masks that are no object.
+# By how many other objects share the target's category; the last one for masks that are not an object.
 DIFFICULTIES: Final = ("0", "1", "2", "3+", "no object")
 # Of kept expressions, as the column `kind` names them.
 KINDS: Final = ("attribute", "position", "relation", "group", "none")
@@ -113,7 +113,7 @@ class MatchedMasks:
     """Which mask is which object, one-to-one.
 
     Attributes:
-        object_of_mask: By mask id; masks that are no object's are not in it.
+        object_of_mask: By mask id; masks without an object are not in it.
         reached: (N,) float64, the IoU of each object's mask; 0 if it has no mask.
         is_visible: (N,) bool, whether the object has a pixel.
     """
@@ -137,8 +137,8 @@ def match_image(truth: ImageTruth, candidates: CandidateTable) -> MatchedMasks:
 def count_image(truth: ImageTruth, candidates: CandidateTable) -> Counts:
     """Return all figures of one image.
 
-    An expression is right where it refers to its targets and to nothing else. A mask that is no object's has no right
-    one, and a text that cannot be judged is wrong.
+    An expression is right if it refers to its targets and to nothing else. A mask without an object has no right
+    expression. A text that cannot be judged is wrong.
     """
     counts = Counts()
     matched = match_image(truth, candidates)
@@ -159,7 +159,7 @@ class Verdicts:
         is_right: (R,) bool.
         target: (R,) int64, the object that the one target is; -1 where it is none, or where there is not one target.
         is_single: (R,) bool, whether there is one target.
-        attributes: (R, 3) int64, stated, stated and true, true of the target; 0 where the target is no object.
+        attributes: (R, 3) int64, stated, stated and true, true of the target; 0 if the target is not an object.
         words: (R,) int64, between blanks.
     """
 

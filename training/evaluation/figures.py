@@ -13,7 +13,7 @@ from pseudoris.training.evaluation.counts import ALL, DIFFICULTIES, KEPT, KINDS,
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: its title, what it counts, and the number of decimal places to show."""
+    """One figure: its title, its meaning, and the number of decimal places to show."""
 
     title: str
     meaning: str
@@ -80,10 +80,10 @@ class ImageCounts:
     Attributes:
         judged: Images that run and truth share, those that the run quarantined included: their objects are missed.
         judged_quarantined: How many of these it quarantined.
-        unknown: Images of the run that the truth does not know, quarantined ones left out; no figure counts them.
+        unknown: Images of the run that are not in the truth, without quarantined ones; no figure counts them.
         unknown_key: The key of the first of them.
         quarantined: All that the run quarantined in the shards that were read.
-        in_truth: Images that the truth knows.
+        in_truth: Images that are in the truth.
         in_plan: Images that the run has planned.
         shards_read: Shards whose tables were read.
         shards: Shards that are committed.
@@ -105,9 +105,9 @@ class Evaluation:
     """A run compared with a truth.
 
     Attributes:
-        run: Where it lives.
+        run: Folder or url of the run.
         truth: `Truth.title`.
-        notes: What a reader must know.
+        notes: Notes for a reader.
         images: Which images count.
         objects: Visible objects of the truth in them.
         masks: Masks in them.
@@ -119,8 +119,8 @@ class Evaluation:
         groups: Kept expressions by group of the target; empty where the truth has no groups.
         kinds: Kept expressions by kind; empty if there is only one kind.
         differences: By pair of `STEPS`, `kept − all`, then by figure.
-        resamples: Of images, behind each interval.
-        seed: Of the resampling.
+        resamples: Resamplings of the images behind each interval.
+        seed: Seed of the resampling.
     """
 
     run: str

@@ -63,11 +63,11 @@ class HumanTruth:
         """Read an OUT of `pseudoris import`.
 
         Args:
-            location: Where it lives.
+            location: Location of the run.
             on_progress: Called with the number of shards read, and of all.
 
         Raises:
-            ConfigError: There is no run, it is no import, or it is not complete.
+            ConfigError: There is no run, it is not an import, or it is not complete.
             TransientError: Storage failed.
         """
         header = require_header(location)
@@ -149,7 +149,7 @@ def _places(shards: list[ShardTables]) -> dict[str, _ImagePosition]:
 
 @dataclass(frozen=True, eq=False)
 class HumanImageTruth:
-    """The objects of one image and what humans said of each; fulfils `ImageTruth`."""
+    """The objects of one image and the human expressions of each; fulfils `ImageTruth`."""
 
     size: tuple[int, int]
     masks: list[str]

@@ -42,7 +42,7 @@ def evaluate_run(
         location: Where the run lives, finished or not.
         truth: What its images show.
         sample: How many shards, spread evenly; None for all.
-        seed: Of the resampling of images.
+        seed: Seed of the resampling of images.
         on_progress: Called after each shard.
 
     Raises:

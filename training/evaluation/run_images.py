@@ -32,7 +32,7 @@ class RunImage:
     candidates: CandidateTable | None
 
     def known_to(self, truth: Truth) -> ImageTruth | None:
-        """Return the truth's knowledge of the image; None if it does not know the image.
+        """Return the truth's knowledge of the image; None if it does not have the image.
 
         Raises:
             ConfigError: The truth is of another picture.
@@ -49,12 +49,12 @@ class RunImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardTables:
-    """The tables of a shard, in memory; rows of one image lie together.
+    """The tables of a shard, in memory; rows of one image are consecutive.
 
     Attributes:
         images: `_IMAGE_COLUMNS`, N rows in plan order.
         masks: `_MASK_COLUMNS`.
-        expressions: The columns asked for.
+        expressions: The requested columns.
         mask_starts: (N + 1,) int64: image n has the masks from `mask_starts[n]` to `mask_starts[n + 1]`.
         expression_starts: Likewise.
     """
@@ -161,7 +161,7 @@ def _by_image(table: pa.Table, image_ids: pa.ChunkedArray, what: str) -> tuple[p
     if places.null_count:
         raise ConfigError(f"{what} name an image that is not in the shard. Run `pseudoris verify`.")
     numbers = places.to_numpy().astype(np.int64)
-    # As they are written they lie in order already.
+    # They are written in order already.
     if len(numbers) and (np.diff(numbers) < 0).any():
         table = table.take(np.argsort(numbers, kind="stable"))
     starts = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(image_ids)))])

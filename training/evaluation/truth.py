@@ -54,7 +54,7 @@ class Truth(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of its figures must know, a sentence each."""
+        """Notes for a reader of its figures, one sentence each."""
 
     @property
     def groups(self) -> Sequence[str]:
@@ -66,14 +66,14 @@ class Truth(Protocol):
 
     @property
     def num_images(self) -> int:
-        """How many images it knows."""
+        """The number of its images."""
 
     @property
     def example_key(self) -> str | None:
         """The key of one of them."""
 
     def of_image(self, image_id: str) -> ImageTruth | None:
-        """Return the objects of an image, by its id; None if the truth does not know the image."""
+        """Return the objects of an image, by its id; None if the truth does not have the image."""
 
 
 class SceneFile(Protocol):
@@ -81,10 +81,10 @@ class SceneFile(Protocol):
 
     @property
     def file_name(self) -> str:
-        """Its name beside the folder of images."""
+        """Its name, next to the folder of images."""
 
     def from_json(self, data: bytes, name: str) -> Truth:
-        """Return the truth in a file of this name. Raises: ConfigError: It is no such file."""
+        """Return the truth in a file of this name. Raises: ConfigError: It is not such a file."""
 
 
 def open_truth(
@@ -96,10 +96,10 @@ def open_truth(
     """Return the truth that `--truth` names.
 
     Args:
-        name: `synthworld`, `synthworld:FILE`, or where an import lives.
-        header: Of the run that is evaluated; its SOURCE says where the synthetic world's truth stands.
+        name: `synthworld`, `synthworld:FILE`, or the location of an import.
+        header: The header of the evaluated run; the synthetic world's truth is next to its SOURCE.
         scenes: Reads the synthetic world's truth.
-        on_progress: Told how many of how many shards of an import are read.
+        on_progress: Called with the number of shards of an import that are read, and the total.
 
     Raises:
         ConfigError: There is no such truth, or it cannot be used.

@@ -37,7 +37,7 @@ IMAGES_FOLDER: Final = "images/train2014"
 # Above every segment id of the human data sets (their ref_ids, below 150,000): the trainers look for human masks of
 # val and test in the same folder.
 FIRST_SEGMENT_ID: Final = 1_000_000
-# Index of the 80 classes of COCO; no loss reads it, and a run knows no classes.
+# Index of the 80 classes of COCO; no loss reads it, and a run has no classes.
 CATEGORY_INDEX: Final = 0
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
 # Read back at once: on a bucket each is a request.
@@ -105,7 +105,7 @@ def checked_names(request: ExportRequest) -> tuple[str, str]:
 
 
 def length_notes(dataset: str, split: str, num_records: int) -> list[str]:
-    """Return what a user must tell the trainer: it trusts a table in its code, not the files, for their length."""
+    """Return what a user must set in the trainer: it trusts a table in its code, not the files, for their length."""
     table = f"info[{dataset!r}][{split!r}]"
     notes = [
         f"Before training, set the number of records in the trainer's utils/dataset.py: {table} = {num_records}. A "

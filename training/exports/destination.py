@@ -1,7 +1,7 @@
 """The destination of an export: claimed before anything is written, marked as complete at the end.
 
-`_export.json` names the format and says whether the export is whole. If it is not, the export was killed, and the next
-export of that format starts anew.
+`_export.json` names the format and says whether the export is whole. If it is not, the export was killed. The next
+export of that format starts again.
 
 Some formats number their folders 0, 1, 2, …, and have too many to list by name. They fill them in order, so after an
 empty folder only the few follow that were written at the same time when an export was killed. Folders are emptied from
@@ -24,7 +24,7 @@ _MAX_GAP: Final = 64
 
 
 def claim_destination(request: ExportRequest, export_format: str, folders: Sequence[str]) -> None:
-    """Empty the folders of what an earlier export of the format left there, and mark the destination as begun.
+    """Empty the folders of an earlier export of the format, and mark the destination as begun.
 
     Args:
         request: Its destination must be empty, or hold an export of the same format: one that was killed, or with
@@ -34,7 +34,7 @@ def claim_destination(request: ExportRequest, export_format: str, folders: Seque
             are not looked at.
 
     Raises:
-        ConfigError: Something else stands there, or an export that was not to be replaced.
+        ConfigError: The destination holds something else, or an export that may not be replaced.
     """
     destination = request.destination
     earlier = _earlier(request, export_format)
@@ -65,7 +65,7 @@ def claim_numbered_destination(
         numbered: Gives a folder's path by its number, from 0.
 
     Raises:
-        ConfigError: Something else stands there, or an export that was not to be replaced.
+        ConfigError: The destination holds something else, or an export that may not be replaced.
     """
     destination = request.destination
     is_earlier = destination.exists(EXPORT_NAME)

@@ -90,8 +90,8 @@ def export_request(
         is_overwriting: Replace an existing export at the destination.
 
     Raises:
-        ConfigError: There is no such format or run, the format does not read an option, the run is not finished, or
-            the destination lies in the run.
+        ConfigError: The format or run does not exist, the format does not read an option, the run is not finished, or
+            the destination is inside the run.
         TransientError: Storage failed.
     """
     chosen = find_export(export_format)

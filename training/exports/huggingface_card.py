@@ -97,7 +97,7 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
     It does not name where the images came from: a path or a bucket's name is private.
 
     Args:
-        request: Of the export.
+        request: The request of the export.
         split: Name of the one split; `rows` has its number of images by this name.
         rows: Counts by name.
         dropped: Counts of what was left out, by reason.

@@ -27,7 +27,7 @@ class HumanRefs:
     """References of a REFER dataset with the images and masks they need.
 
     Attributes:
-        refs: As the file holds them, without empty sentences; those of the wanted splits.
+        refs: As the file holds them, without empty sentences; the references of the wanted splits.
         images: By id, those that `refs` name.
         annotations: By id, those that `refs` name.
         categories: All of them.
@@ -49,7 +49,7 @@ class HumanRefs:
 
     @property
     def file_names(self) -> frozenset[str]:
-        """Of their images; a run's image of such a name is most likely the same one."""
+        """Of their images; an image of the run with such a name is most likely the same."""
         return frozenset(str(image["file_name"]) for image in self.images.values())
 
     def renumbered(
@@ -58,7 +58,7 @@ class HumanRefs:
         """Yield each annotation with its references, under new ids; every other key is as the files hold it.
 
         Args:
-            numbers: Where ids go on.
+            numbers: Ids continue from these.
             image_ids: New id of each image by its old one.
         """
         by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)

@@ -34,7 +34,7 @@ class ImageFile:
     """An image as a file of an export.
 
     Attributes:
-        name: Of the file, ASCII letters, digits, `.`, `_` and `-`; unique in a run.
+        name: Name of the file: ASCII letters, digits, `.`, `_` and `-`; unique in a run.
         data: Encoded as JPEG or PNG.
         is_encoded_anew: Whether `data` differs from the bytes that the run annotated.
     """
@@ -82,14 +82,14 @@ def encoded_anew_notes(num_encoded_anew: int) -> list[str]:
 def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
     """Return the file of an image, such that every loader sees what was annotated; its bytes are kept if they do.
 
-    Masks and boxes refer to the upright image. Of a photograph with an EXIF orientation OpenCV's `imread` gives the
-    upright pixels and Pillow's `open` those before turning, so that the same export would fit one trainer and not
-    another: such a file is turned and encoded anew, as JPEG. So is what readers differ about otherwise: transparency,
-    CMYK, 16 bits a sample, animations, and every format beside JPEG and PNG.
+    Masks and boxes refer to the upright image. For a photograph with an EXIF orientation, OpenCV's `imread` returns
+    upright pixels, Pillow's `open` the stored ones. The same export would then suit one trainer and not another. Such a
+    file is turned and encoded again, as JPEG. So is what readers differ about otherwise: transparency, CMYK, 16 bits a
+    sample, animations, and every format other than JPEG and PNG.
 
     Args:
         image: With its `data`.
-        limits: Of decoding, the run's.
+        limits: The run's limits of decoding.
 
     Raises:
         ImageError: The bytes do not decode.

@@ -59,7 +59,7 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
 
     Args:
         path: A file on this disk, which the end of the block creates.
-        names: Of the arrays, in the order of the object.
+        names: Names of the arrays, in the order of the object.
     """
     with ExitStack() as stack:
         files = {name: stack.enter_context(TemporaryFile(dir=path.parent)) for name in names}
@@ -90,7 +90,7 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
 
     Args:
         file: Open for reading.
-        name: Of the file, for errors.
+        name: Name of the file, for errors.
 
     Raises:
         TransientError: It does not read as such a file, to its end.

@@ -13,7 +13,7 @@ from pseudoris.schemas.errors import TransientError
 from pseudoris.store.tables.annotations import AnnotatedMask
 from pseudoris.store.tables.rle import summarise_rle
 
-# A run knows no classes, and readers want every annotation to have one that `categories` lists.
+# A run has no classes, but readers require every annotation to have one from `categories`.
 CATEGORY_ID: Final = 1
 CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 

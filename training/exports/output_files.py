@@ -67,7 +67,7 @@ class ManyFiles:
 
     Attributes:
         num_files: Given to be written so far.
-        size_bytes: Of all of them.
+        size_bytes: Size of all of them together.
     """
 
     def __init__(self, destination: RunLocation) -> None:

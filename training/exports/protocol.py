@@ -22,7 +22,7 @@ class OnProgress(Protocol):
     """Receives how far an export is."""
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
-        """Take what is done of a stage, and how much it is in all: rows, images or masks."""
+        """Take how much of a stage is done, and the total: rows, images or masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ExportOptions:
         max_tokens: Longest expression kept, in CLIP tokens with start and end; None keeps all.
         dataset: Name under which a trainer asks for it; None is the format's own default.
         split: Name of the split that the run becomes.
-        split_by: Name of who split it, `refs(<split_by>).p`.
+        split_by: The name of its split, `refs(<split_by>).p`.
         human: Human annotation to merge; None for none.
     """
 
@@ -72,7 +72,7 @@ class ExportRequest:
         destination: Where the export goes; another place than the run.
         target_bytes: Size that its files should have, where the format has files of a free size.
         is_overwriting: Whether an existing export is replaced.
-        source: Where the images lie now, where they are not embedded; None is the header's SOURCE.
+        source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
         options: For formats of images, masks and expressions.
     """
 
@@ -96,8 +96,8 @@ class ExportRequest:
     ) -> Iterator[AnnotatedImage]:
         """Yield what the format takes, in plan order: images, their masks, the kept expressions that fit the rule.
 
-        The same call yields the same again, but for images that have left SOURCE in between. Memory is bounded by
-        one shard, with its encoded images where they are asked for.
+        The same call yields the same again, but for images that have left SOURCE in between. Memory is bounded by one
+        shard, with its encoded images if they are requested.
 
         Args:
             dropped: Gains by reason what was left out, as `iter_selected` counts it.
@@ -137,8 +137,9 @@ class ExportReport:
     Attributes:
         rows: By table or split.
         files: How many, by the same names.
-        size_bytes: Of all files.
-        dropped: How many of what were left out, by a phrase that says what and why; nothing is dropped in silence.
+        size_bytes: Size of all files together.
+        dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
+            silence.
         notes: Sentences that the user needs to put the export to use.
         checked: What was read back and found to hold, a phrase each.
     """

@@ -37,7 +37,7 @@ CSV_NAME: Final = "distinctive_captions_cc3m.csv"
 MASKS_FOLDER: Final = "datasets/pseudo_masks/cutler_sam"
 IMAGES_FOLDER: Final = "datasets/images/train2014"
 COLUMNS: Final = ("index", "img_name", "img_id", "seg_id", "num_sent", "pseudo_caption", "doc", "one_mask")
-# Of what nothing scored, a human's or a composed one: above the threshold of any run, and finite, since the trainer
+# For expressions without scores (human or composed): above the threshold of any run, and finite, since the trainer
 # evaluates its text.
 DOC_OF_HUMANS: Final = 2.0
 _PROGRESS_EVERY: Final = 100
@@ -51,7 +51,7 @@ class PseudoRisCsvExport:
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write images and masks as they come and the CSV beside them, then read CSV and masks back."""
+        """Write images, masks and the CSV, then read CSV and masks back."""
         claim_numbered_destination(request, NAME, (CSV_FOLDER, IMAGES_FOLDER), masks_folder)
         csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
         writer = _Writer(request)
@@ -109,7 +109,7 @@ class _Writer:
         folder = masks_folder(self.num_images)
         # What is written is remembered by folder: an image's own object is forgotten with the image.
         with ManyFiles(self._request.destination) as files:
-            # Numbered without a gap, whatever was left out: the authors' script counts the files of the folder.
+            # Numbered without a gap, even if images were left out: the authors' script counts the files of the folder.
             for seg_id, mask in enumerate(masks):
                 data, counts = mask_png(mask)
                 files.write(folder, f"{seg_id}.png", data)
@@ -139,9 +139,9 @@ class _Writer:
 def captions_of(expressions: Sequence[AnnotatedExpression]) -> tuple[list[str], list[float]]:
     """Return a mask's captions and their `doc`, plain values that their own text evaluates to.
 
-    A caption stands as often as it was drawn, since the trainer draws evenly from the list. A mask alone has no
+    A caption is repeated as often as it was drawn, because the trainer draws evenly from the list. A mask alone has no
     distinctiveness: as in the authors' script its `doc` is the correctness, of which the trainer takes the upper half;
-    half of one is none, so a single caption stands twice.
+    half of one is none, so a single caption is written twice.
     """
     times = [max(each.count, 1) for each in expressions]
     scores = map(_doc, expressions, repeat(is_alone(expressions)))

@@ -19,7 +19,7 @@ class Fingerprint:
 
     Attributes:
         num_masks: Added so far.
-        num_texts: Of all of them.
+        num_texts: Texts of all of them together.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Fingerprint:
         """Add a mask.
 
         Args:
-            name: Of its image's file.
+            name: Name of its image's file.
             size: (height, width).
             counts: COCO compressed run-length encoding, canonical: what pycocotools gives for the pixels, where the
                 format holds pixels.
@@ -66,7 +66,7 @@ def check_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str)
         where: Names the annotation, for errors.
 
     Raises:
-        TransientError: It is another form, empty, of another size than its image, or says another box or area.
+        TransientError: It has another form, is empty, differs from its image in size, or states a wrong box or area.
     """
     segmentation = annotation["segmentation"]
     if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
@@ -108,7 +108,7 @@ class RisingIds:
         """Return the id.
 
         Raises:
-            TransientError: It is no int, or not above the last one.
+            TransientError: It is not an int, or not above the last one.
         """
         if type(number) is not int or number <= self._last:
             raise broken(self._where, f"id {number!r} follows {self._last}: ids must be rising whole numbers")

@@ -1,4 +1,4 @@
-"""SA-1B's layout: an image and a JSON of its masks beside each other, in folders of ten thousand.
+"""SA-1B's layout: each image next to a JSON of its masks, in folders of ten thousand.
 
 DEST/sa_000000/sa_1.jpg       the image, upright (.png where the run's image is a PNG)
 DEST/sa_000000/sa_1.json      {"image": …, "annotations": […]}
@@ -30,7 +30,7 @@ _PROGRESS_EVERY: Final = 100
 
 
 class Sa1bExport:
-    """Every mask with pixels, also one without a kept expression: SA-1B knows no expressions at all."""
+    """Every mask with pixels, also one without a kept expression: SA-1B has no expressions."""
 
     summary = "each image with one JSON of its masks, as SA-1B has them"
     reads = frozenset({"max_tokens"})
@@ -138,7 +138,7 @@ def point_within(mask: AnnotatedMask) -> list[float]:
     runs = decode_runs(mask.rle_counts)
     ends = runs.cumsum()
     longest = 2 * int(runs[1::2].argmax()) + 1
-    # Runs go down the columns, and one that reaches the foot goes on at the next head.
+    # Runs go down the columns. A run that reaches the end of a column continues at the top of the next.
     x, y = divmod(int(ends[longest] - (runs[longest] + 1) // 2), mask.rle_size[0])
     return [float(x), float(y)]
 

@@ -36,7 +36,7 @@ class TextRule:
     """Which expressions a format takes, and in which form.
 
     Attributes:
-        max_tokens: At most so many CLIP tokens, start and end included; None for no limit.
+        max_tokens: The most CLIP tokens, start and end included; None for no limit.
         is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
         refused: Strings that no text may hold.
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
@@ -63,8 +63,8 @@ def iter_selected(
     """Yield images in plan order with the masks and expressions that a format takes.
 
     An image without a mask is left out: nothing says that it shows no object. So is an expression that refers to
-    several masks or to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with
-    its encoded images if they are asked for.
+    several masks or to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with its
+    encoded images if they are requested.
 
     Args:
         run: Where the run lives.
@@ -74,7 +74,7 @@ def iter_selected(
             that never had a kept one count as masks alone.
         rule: Which texts.
         with_bytes: Fill in `data`; see `with_source_bytes`.
-        source: Where the images lie now; None is the header's SOURCE.
+        source: Where the images are now; None uses the header's SOURCE.
         keeps_bare_masks: Yield masks also without an expression.
         on_image: Called with the number of images done, yielded or not.
 
@@ -86,7 +86,7 @@ def iter_selected(
     num_done = 0
     for receipt in receipts:
         found = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
-        # Filtered before their bytes are asked for: what no mask is left of need not travel.
+        # Filtered before their bytes are read: what no mask is left of need not travel.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
         for image in with_source_bytes(run, header, wanted, dropped, source=source) if with_bytes else wanted:
@@ -170,16 +170,15 @@ def with_source_bytes(
 ) -> Iterator[AnnotatedImage]:
     """Yield a shard's images with their encoded bytes; one that is missing or changed is left out and counted.
 
-    It is no error: of millions of files some are always gone, and the rest of the run is as good as it was.
-    Images that are not embedded are read as annotation reads them: neighbours in a tar together, objects of a bucket
-    at once.
+    This is not an error: of millions of files some are always missing, and the rest of the run is still valid. Images
+    that are not embedded are read as annotation reads them: neighbours in a tar together, objects of a bucket at once.
 
     Args:
         run: Where the run lives.
         header: Its header.
-        images: Of one shard, in plan order; with `data` where the run embeds it.
+        images: Images of one shard, in plan order; with `data` if the run embeds it.
         dropped: Gains the number of images left out.
-        source: Where the images lie now; None is the header's SOURCE.
+        source: Where the images are now; None uses the header's SOURCE.
 
     Raises:
         ConfigError: SOURCE itself does not exist any more, or cannot be read.
@@ -204,7 +203,7 @@ def _source_outcomes(
     wanted = {image.key for image in images}
     entries = [entry for entry in read_shard_plan(run, header, images[0].shard) if entry.key in wanted]
     if source is not None:
-        # A copy has other times and etags; its sha256 tells whether it is the image.
+        # A copy has other times and etags; its sha256 decides whether it is the same image.
         entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
     root = open_root(source or header.source, header.config.source, header.config.placement.storage)
     for _, outcome in read_entries(root, entries, header.config):

@@ -19,7 +19,7 @@ from pseudoris.workers.images.pixels import exif_orientation, turn_upright
 from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts
 
 STAGE_IMPORT: Final = "import"
-# What masks and sizes of an annotation refer to: the image as people see it, or as it lies in its file.
+# What masks and sizes of an annotation refer to: the upright image, or the image as stored in its file.
 Orientation = Literal["upright", "stored"]
 
 _Size = tuple[int, int]
@@ -31,7 +31,7 @@ def annotate_image(
 ) -> ShardImage:
     """Return the image with the human's masks and expressions; quarantined if they do not fit the image.
 
-    A mask without a pixel is no mask: it and its expressions are left out, as a proposer leaves them out.
+    A mask without a pixel and its expressions are left out, as a proposer leaves them out.
 
     Args:
         image: As reading has left it: proven, or quarantined, which it stays.

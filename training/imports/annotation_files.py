@@ -28,7 +28,7 @@ _REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 
 
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
-    """Return the objects that the references of `splits` speak of, and their images.
+    """Return the objects of the references of `splits`, and their images.
 
     Args:
         refs: The pickle of references, whole.

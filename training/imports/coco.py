@@ -33,7 +33,7 @@ _MAX_SIDE_PX: Final = 2**20
 def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_name: str = "") -> Annotation:
     """Return the content of a COCO JSON document: all of its images, also those without an object.
 
-    Crowd regions are no objects that an expression could refer to: they are left out and counted.
+    Expressions cannot refer to crowd regions: they are left out and counted.
 
     Args:
         data: The document, whole.
@@ -42,7 +42,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         captions_name: Its file's name.
 
     Raises:
-        ConfigError: It is no COCO JSON, or a caption is no text, or of no object.
+        ConfigError: It is not a COCO JSON, or a caption is not a text or belongs to no object.
     """
     tables = read_coco_tables(data, name)
     left_out = LeftOut()
@@ -104,9 +104,9 @@ class AnnotationEntry:
 
     Attributes:
         annotation_id: Unique in the file.
-        path: Of its image.
+        path: Path of its image.
         index: Its place among all rows of its image, from 0.
-        row: As it stands in the file.
+        row: The row as in the file.
     """
 
     annotation_id: int
@@ -125,8 +125,8 @@ class CocoTables:
     """The two tables of COCO JSON.
 
     Attributes:
-        sizes: What each path's image is stated to be, in the file's order; a path that stands twice counts once.
-        paths: Of images, by their id.
+        sizes: What each path's image is stated to be, in the file's order; a repeated path counts once.
+        paths: Paths of the images by their id.
         annotations: In the file's order.
     """
 
@@ -160,10 +160,10 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
 
 
 def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the named lists of a JSON object; what stands in them is unchecked.
+    """Return the named lists of a JSON object; their content is unchecked.
 
     Raises:
-        ConfigError: It is no JSON, or lacks one of them.
+        ConfigError: It is not JSON, or lacks one of them.
     """
     try:
         document = json.loads(data)

@@ -26,7 +26,7 @@ class HumanMask:
             masks that stay the same ids.
         annotation_id: Its id in the file.
         segmentation: In any of COCO's forms, unchecked.
-        texts: What was said of it, in order: clean, distinct, none empty.
+        texts: Its expressions, in order: clean, distinct, none empty.
     """
 
     index: int
@@ -81,7 +81,7 @@ def relative_path(file_name: Any, *, where: str) -> str:
     """Return the path that a file of images is looked for at, below their folder.
 
     Raises:
-        ConfigError: It is no path, or leads elsewhere: an annotation is an untrusted file.
+        ConfigError: It is not a path, or it leads outside: an annotation is an untrusted file.
     """
     if not isinstance(file_name, str) or not file_name:
         raise ConfigError(f"{where} has the file_name {shown(file_name)}. The path of an image is needed.")

@@ -1,4 +1,4 @@
-"""An import's request and its frozen plan: the annotated images as they stand in their folder, in the order of keys.
+"""An import's request and its frozen plan: the annotated images in their folder, in the order of keys.
 
 `ImportRequest.identity` is the part of a request that decides the tables' bytes.
 """
@@ -38,11 +38,11 @@ class ImportRequest:
     Attributes:
         annotation: File or url of COCO JSON or of a pickle of references; of REFER also their folder.
         images: Folder or url that file names are relative to; with it, keys and ids are those of a run over it.
-        config: Its limits of images, size of shards, storage and endpoint are read, and nothing of its models.
+        config: Only its limits of images, size of shards, storage and endpoint are read.
         format: `refer` or `coco`.
-        splits: Of REFER: which references; all of them go into one run.
-        split_by: Of REFER, where `annotation` is a folder: which `refs(<split_by>).p`; None where there is one.
-        captions: Of COCO: file or url of captions by instance; None where there is none.
+        splits: REFER only: which references to import; all go into one run.
+        split_by: REFER only, if `annotation` is a folder: which `refs(<split_by>).p`; None if there is only one.
+        captions: COCO only: file or url of captions by instance; None for none.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
         orientation: What masks and sizes refer to.
         num_workers: Shards at work at a time; decides no byte.
@@ -90,10 +90,10 @@ def open_images(request: ImportRequest, out: str) -> Source:
 
     Args:
         request: Names it.
-        out: Full path or uri of the run, which must not lie around it.
+        out: Full path or uri of the run, which must not contain the folder.
 
     Raises:
-        ConfigError: It does not exist, or is no folder.
+        ConfigError: It does not exist, or is not a folder.
     """
     source = open_source(request.images, request.config.source, exclude=out, limits=request.config.placement.storage)
     if source.selection.files or source.selection.patterns:
@@ -105,7 +105,7 @@ def open_images(request: ImportRequest, out: str) -> Source:
 
 
 def plan_import(request: ImportRequest, annotation: Annotation, source: Source, location: RunLocation) -> PlannedImport:
-    """Return the plan that stands in `location`, made where there is none.
+    """Return the plan in `location`; write it first if there is none.
 
     An image that is not there, where others are, is planned all the same, and quarantined when it is read.
 

@@ -21,7 +21,7 @@ from pseudoris.workers.images.prover import Prover
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary(WrittenRun):
-    """How the run stands after an import.
+    """The state of a run after an import.
 
     Attributes:
         left_out: How many things of the files were not taken over, by what they are.
@@ -39,12 +39,12 @@ def import_annotation(
 
     Args:
         request: What, and from where.
-        location: Of a new run, or of one that the same request began.
+        location: A new run, or one that the same request began.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
-        ConfigError: The user must mend something; or the run there is another one.
+        ConfigError: The user must fix something; or the run there is another one.
         TransientError: Storage failed; the same call continues.
     """
     source = open_images(request, location.root)
@@ -70,7 +70,7 @@ class _Import:
     """Makes the shards of a planned import.
 
     Attributes:
-        num_without_pixels: Of each shard that was made.
+        num_without_pixels: Number of masks without pixels, for each shard that was made.
     """
 
     def __init__(self, request: ImportRequest, planned: PlannedImport, provers: queue.SimpleQueue[Prover]) -> None:

@@ -33,7 +33,7 @@ class EpochDataset(Protocol):
 
 
 class ResumableFeed:
-    """Batches of units, a unit being a few masks of one image: what is computed of an image is then computed once.
+    """Batches of units, a unit being a few masks of one image: features of an image are then computed once.
 
     An epoch holds every item once, each image's masks in units of at most `masks_per_unit`. The last batch of an epoch
     is filled up with its first units, so that all batches and ranks are even.
@@ -54,13 +54,13 @@ class ResumableFeed:
         """Take a dataset.
 
         Args:
-            dataset: Whose items are drawn.
+            dataset: Items are drawn from it.
             collate: Makes a batch of items.
-            units_per_batch: Of all ranks together, so that more ranks do not change what is learnt from.
+            units_per_batch: Units of all ranks together, so that the number of ranks does not change the batches.
             masks_per_unit: At most so many of one image.
-            seed: Of the order.
-            rank: Of this process.
-            world_size: Of all processes.
+            seed: Seed of the order.
+            rank: Rank of this process.
+            world_size: Number of processes.
             num_workers: Processes that draw ahead.
 
         Raises:

@@ -40,7 +40,7 @@ class TrainingFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a training stands here, at a checkpoint or still before its first."""
+        """Whether the folder has a training, with or without a first checkpoint."""
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
@@ -53,7 +53,7 @@ class TrainingFolder:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the settings of the training that stands here, as `begin` took them; None where none does.
+        """Return the settings of the training in this folder, as given to `begin`; None if it has none.
 
         Raises:
             ConfigError: They are damaged.
@@ -68,7 +68,7 @@ class TrainingFolder:
         return found
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings of a new training, or hold those of a resumed one against them.
+        """Write the settings of a new training, or compare them with those of a resumed one.
 
         Args:
             settings: What decides the weights, as JSON.
@@ -119,7 +119,7 @@ class TrainingFolder:
         return load_checkpoint(path) if path.exists() else None
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a file of the folder, whole or not at all: a summary says that a training is done.
+        """Write a file of the folder, whole or not at all: a summary means that a training is done.
 
         Raises:
             ConfigError: It cannot be written.
@@ -157,7 +157,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return the file, the checkpoint and its settings, of a training's folder or of its checkpoint.
 
-    `settings["learner"]` names whose it is; a checkpoint that says nothing has empty settings.
+    `settings["learner"]` names its learner; a checkpoint without settings gives empty ones.
 
     Raises:
         ConfigError: There is none, or it is damaged.
@@ -173,7 +173,7 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 
 def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) -> None:
-    """Refuse a checkpoint whose frozen part, by its noun, has other weights now than those it was trained on.
+    """Refuse a checkpoint if the frozen part called `noun` has other weights now than in its training.
 
     Raises:
         ConfigError: So it is, or they are missing.

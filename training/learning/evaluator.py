@@ -21,12 +21,12 @@ class ImageQuestion:
     """Expressions of one image and the masks they refer to.
 
     Attributes:
-        image_id: Of the image, in its run.
+        image_id: Id of the image in its run.
         image: (3, H, W) uint8.
         texts: (T).
         masks: (T, H, W) bool.
         mask_ids: (T), of each expression's mask.
-        image_key: Tells the image from those of all runs.
+        image_key: Identifies the image among those of all runs.
     """
 
     image_id: str
@@ -105,7 +105,7 @@ def evaluate(
     Args:
         answerer: What is evaluated.
         held_out: The expressions; they are split over the ranks.
-        fabric: Of a training; None evaluates in this process alone.
+        fabric: The training's fabric; None evaluates in this process alone.
         on_image: Called with the IoU (T,) of each image's expressions, of this process's images, in their order.
     """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)

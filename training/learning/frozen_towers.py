@@ -19,8 +19,8 @@ from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.images.crops import CropFormat
 
 Value = TypeVar("Value")
-# Read at once, padded with zeros: how a product rounds depends on its shape, and what else is read beside an image or a
-# text depends on what is kept already.
+# Read at once, padded with zeros: the rounding of a product depends on its shape, and the rest of a batch depends on
+# the cache.
 _IMAGES_A_TILE, _TEXTS_A_TILE = 8, 32
 # A sentence of twelve tokens takes 25 kB of a ViT-B: a run's ten thousand.
 _TEXT_BYTES: Final = 2**28
@@ -39,12 +39,12 @@ class TextFeatureCache(Generic[Value]):
         """Begin empty.
 
         Args:
-            max_bytes: Of all values together.
+            max_bytes: Limit of all values together.
             size_of: Bytes of one.
         """
         self._max_bytes, self._size_of = max_bytes, size_of
         self._num_bytes = 0
-        # A dict is in the order of insertion: the one that was asked for last is last.
+        # A dict is in the order of insertion: the most recently used one is last.
         self._values: dict[str, Value] = {}
 
     def __len__(self) -> int:

@@ -22,9 +22,9 @@ class Learner(Protocol):
         """Return `loss`, which is minimised, and other scalars, which are logged.
 
         Args:
-            module: Call this one, not your own: it may be wrapped, for DDP and precision. What it is given must not be
-                a frozen dataclass, whose tensors Fabric could not replace.
-            batch: Of the feed, on the CPU. `loss` is a mean over its items, of which it has `len(batch)`.
+            module: Call this one, not your own: it may be wrapped, for DDP and precision. Its input must not be a
+                frozen dataclass, because Fabric replaces the tensors in it.
+            batch: A batch of the feed, on the CPU. `loss` is a mean over its items, of which it has `len(batch)`.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Residual layers of words and patches, and a fixed code of each token.
 
-Attention is written out: beside a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
+Attention is written out: for a dozen words, PyTorch's fused kernels for CPUs take longer than the plain products
 (measured: a half more at 256 patches in float32, several times in bfloat16).
 """
 
@@ -37,12 +37,12 @@ class CrossAttention(nn.Module):
         """Return (T, N, width).
 
         Args:
-            x: (T, N, width), who reads.
-            read: (T, M, width), what is read; with `owners` (U, M, width).
-            is_word: (T, M) bool, which of it there is; None for all.
-            owners: (T,) int64, which row of `read` each row of x reads: what many read is prepared once.
-            position: (N, width) or (T, N, width), of who reads: added where tokens are compared.
-            read_position: (M, width), of what is read: likewise, and not to what is taken from it.
+            x: (T, N, width), the queries.
+            read: (T, M, width), the keys and values; with `owners` (U, M, width).
+            is_word: (T, M) bool, which keys exist; None for all.
+            owners: (T,) int64, which row of `read` each row of x reads: shared rows are prepared once.
+            position: (N, width) or (T, N, width), added to the queries.
+            read_position: (M, width), added to the keys, not to the values.
         """
         key_value = self._key_value(self.norm_read(read), read_position)
         key, value = (key_value if owners is None else key_value[owners]).chunk(2, dim=-1)
@@ -105,8 +105,8 @@ class Perceptron(nn.Module):
 class ProductAttention(nn.Module):
     """Patches read words and are multiplied with them.
 
-    Attention tells which words a patch resembles most, and never that it resembles none: its weights add up to 1. The
-    products tell it: of each patch with what it has read, and with the sentence.
+    Attention shows which words a patch resembles most, but not that it resembles none: its weights add up to 1. The
+    products show it: each patch is multiplied with what it read, and with the sentence.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -117,12 +117,12 @@ class ProductAttention(nn.Module):
         self.sentence = nn.Linear(width, width)
 
     def compared_with_words(self, patches: torch.Tensor, words: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
-        """Return what patches have read beside the products, (T, N, 3 · width).
+        """Return what patches have read, and the two products, (T, N, 3 · width).
 
         Args:
             patches: (T, N, width).
             words: (T, L, width).
-            is_word: (T, L) bool, which words there are, at least one.
+            is_word: (T, L) bool, which words exist, at least one.
         """
         own, said = self.norm(patches), self.norm_words(words)
         key, value = self.key_value(said).chunk(2, dim=-1)
@@ -137,11 +137,11 @@ def attend(
     """Return softmax(q·k / √d)·v over heads, (T, N, width), of queries (T, N, width), keys and values (T, M, width).
 
     Args:
-        query: Who reads.
-        key: What is read.
-        value: What it says.
-        num_heads: Parts of the width that attend on their own.
-        is_word: (T, M) bool, which keys there are, at least one; None for all.
+        query: The queries.
+        key: The keys.
+        value: The values.
+        num_heads: Number of heads.
+        is_word: (T, M) bool, which keys exist, at least one; None for all.
     """
     query, key, value = (each.view(*each.shape[:2], num_heads, -1).transpose(1, 2) for each in (query, key, value))
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)

@@ -23,7 +23,7 @@ from pseudoris.workers.counter_rng import key_of
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where a training stands after a step.
+    """The state of a training after a step.
 
     Attributes:
         step: Steps done.
@@ -41,12 +41,12 @@ class FitSummary:
     """How a training ended.
 
     Attributes:
-        figures: Of the last validation.
+        figures: Figures of the last validation.
         num_steps: In all.
         num_steps_now: Done by this call, the others by earlier ones.
         wall_s: This call's time, validation included.
-        validation_s: Of it, validating.
-        num_parameters: That were trained.
+        validation_s: Part of it spent in validation.
+        num_parameters: Number of trained parameters.
     """
 
     figures: Mapping[str, float]
@@ -83,13 +83,13 @@ class Trainer:
     """Trains a learner in a folder.
 
     Attributes:
-        fabric: Of `open_fabric`.
+        fabric: Returned by `open_fabric`.
         config: How long and how fast.
         folder: Where checkpoints and logs go.
-        settings: What the checkpoint shall say of itself, as JSON: enough to build the module again.
+        settings: What the checkpoint records about itself, as JSON: enough to build the module again.
         on_step: Called every `log_every` steps and after each validation; on the first process alone.
-        begin_with: A checkpoint of an earlier training, whose weights and optimiser this one begins with.
-        steps_before: Of earlier trainings: curves go on where theirs end, and drop-out draws anew.
+        begin_with: A checkpoint of an earlier training; its weights and optimiser are the start of this one.
+        steps_before: Steps of earlier trainings: curves continue where theirs end, and drop-out draws differ.
     """
 
     fabric: Fabric
@@ -238,7 +238,7 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:
-    """Begin a training, or go on with it, on the first process; every process makes this call.
+    """Begin or continue a training, on the first process; every process makes this call.
 
     Raises:
         ConfigError: As `TrainingFolder.begin`.

@@ -1,4 +1,4 @@
-"""The settings of a training that all learners share, and their presets: YAML files beside a learner's code."""
+"""The settings of a training that all learners share, and their presets: YAML files next to a learner's code."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ class TowersConfig(FrozenModel):
 
     architecture: str
     weights: WeightsConfig
-    # Blocks of the image tower, from 0 and from the last by negative numbers; each is a stage of the fusion, in order.
+    # Blocks of the image tower, from 0; negative numbers count from the last. Each is a stage of the fusion, in order.
     layers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
-    # Features of images that each process keeps, in float16. Beyond it they are computed again when they are needed.
+    # Features of images that each process keeps, in float16. Others are computed again when they are needed.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
 
 class TrainingConfig(FrozenModel):
-    """How long, how fast and where; of these, `device`, `num_devices` and the `_every` steps may change on a resume."""
+    """Length, rates and devices. Only `device`, `num_devices` and the `_every` settings may change on a resume."""
 
-    # Optimiser steps in all. Raised, the cosine of the rate is stretched: a finished training cannot be prolonged.
+    # Total optimiser steps. They set the length of the cosine, so a finished training cannot be prolonged with it.
     num_steps: int = Field(default=1000, ge=1)
-    # adamw: decoupled decay, and averages of gradients that forget sooner; adam: as Kingma and Ba have it.
+    # adamw: decoupled decay, and faster averages of gradients; adam: as published by Kingma and Ba.
     optimiser: Literal["adamw", "adam"] = "adamw"
     # What follows the warm-up: the cosine ends near 0, constant stays at the peak and can be prolonged.
     schedule: Literal["cosine", "constant"] = "cosine"
     peak_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    # Steps of linear warm-up. Without it AdamW's first steps are of full size in directions that are still noise.
+    # Steps of linear warm-up. Without it AdamW's first steps have full size in noisy directions.
     num_warmup_steps: int = Field(default=50, ge=0)
     weight_decay: NonNegative = 0.05
-    # Global norm; a batch with a mask of a few pixels can have a gradient of many times the usual.
+    # Global norm; a batch with a mask of a few pixels can have a gradient many times larger than usual.
     max_gradient_norm: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
     # Processes of one machine, with gradients averaged over them (DDP).
     num_devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    # Of torch, a process on a CPU. Another number may round otherwise.
+    # Threads of torch for each process on a CPU. Another number may round differently.
     num_threads: int = Field(default=1, ge=1)
-    # What a crash costs. A checkpoint is written whole or not at all, and takes a fraction of a second.
+    # A crash loses at most this many steps. A checkpoint is written whole or not at all, in a fraction of a second.
     checkpoint_every: int = Field(default=200, ge=1)
-    # 0: at the end alone.
+    # 0: only at the end.
     validate_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=20, ge=1)
 
@@ -82,7 +82,8 @@ class TrainingConfig(FrozenModel):
     def decisive(self) -> dict[str, object]:
         """Return the settings that decide the weights, as JSON: a resume must have the same."""
         placement = {"device", "num_devices", "checkpoint_every", "validate_every", "log_every"}
-        # Younger than trainings that shall still be resumed: not named where they are as they have always been.
+        # Newer than some trainings that can still be resumed: left out if they have their default, which is the old
+        # behaviour.
         younger = {name for name in ("optimiser", "schedule") if getattr(self, name) == self._default(name)}
         return self.model_dump(mode="json", exclude=placement | younger)
 

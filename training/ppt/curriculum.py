@@ -24,7 +24,7 @@ class PhaseConfig(FrozenModel):
     # What is joined (equations 5 to 7), each pair once an epoch. Those that a training is not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
-    # Whether Select decides H_ref by the model as it stands, before the phase and before each further round of it.
+    # Whether Select decides H_ref with the present model, before the phase and before each further round of it.
     is_selecting: bool = False
     # Rounds that the epochs are split into (equation 7); more follow the model sooner, and each asks it all of H_ref.
     num_rounds: int = Field(default=1, ge=1, le=1000)
@@ -47,17 +47,17 @@ class PhaseConfig(FrozenModel):
 class CurriculumConfig(FrozenModel):
     """The phases, in order."""
 
-    # The paper gives 10 + 30 + 10 epochs and the mixes. The 30 are halved: Select is only as good as what it asks, and
-    # a referent that it chose is trained on no longer than it took to learn to choose. The last 10 are five rounds: of
-    # two epochs each, an epoch to follow the new referents and one to settle.
-    # Of the paper's models `composed` ends with θ_refD and `referring` with θ_ref.
+    # The paper gives 10 + 30 + 10 epochs and the mixes. The 30 are halved: Select is only as good as the model it runs,
+    # so its choices are trained on no longer than the model took to learn to choose. The last 10 are five rounds: of
+    # two epochs each, an epoch to follow the new referents and one to settle. Of the paper's models `composed` ends
+    # with θ_refD and `referring` with θ_ref.
     phases: tuple[PhaseConfig, ...] = (
         PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
         PhaseConfig(name="composed", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
         PhaseConfig(name="referring", sources=SOURCES, epochs=15, is_selecting=True),
         PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
     )
-    # All phases are shortened or stretched alike.
+    # All phases are scaled by this factor.
     epochs_factor: float = Field(default=1.0, gt=0, le=1000)
     # Select: below this IoU with the prediction no pseudo-mask is the referent. 0.5 is also what counts as found in the
     # evaluation. At 0 every pair has a referent, right or not.
@@ -80,13 +80,13 @@ class Round:
     """One stretch of training on fixed data.
 
     Attributes:
-        name: Of its folder, in order: `03-referring`, `04-refinement-1`.
-        phase: Of its phase.
+        name: Name of its folder, in order: `03-referring`, `04-refinement-1`.
+        phase: Name of its phase.
         sources: What is joined.
         is_selecting: Whether Select comes first.
         is_last: Whether the phase ends with it, and is validated then.
         num_steps: Optimiser steps.
-        steps_before: Of all earlier rounds.
+        steps_before: Steps of all earlier rounds.
         epochs_before: Begun in all earlier rounds: draws of points and flips go on from there.
     """
 
@@ -111,9 +111,9 @@ def plan_rounds(
 
     Args:
         config: The phases.
-        num_pairs: Of each source that is given; one that is missing or empty is left out of every phase.
-        pairs_per_batch: Of all ranks together.
-        num_batches: Of an epoch of sources, as the feed makes them; None where all of them are full.
+        num_pairs: Pairs of each source; a missing or empty source is left out of every phase.
+        pairs_per_batch: Pairs of all ranks together.
+        num_batches: Batches that the feed makes in an epoch of sources; None if all batches are full.
 
     Raises:
         ConfigError: A phase has no source left.

@@ -25,11 +25,12 @@ class SourceRuns:
     """Runs, as folders or urls, any of them several.
 
     Attributes:
-        d_sem: Of `ppt objects`.
-        d_ref: Of `ppt compose`.
-        h: Of `ppt pairs`. Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are H_ref.
+        d_sem: Written by `ppt objects`.
+        d_ref: Written by `ppt compose`.
+        h: Written by `ppt pairs`. Texts with a referent are H_sem. Texts with several pseudo-masks and no referent are
+            H_ref.
         annotated: Any other run: of the pipeline, refiltered, imported. Its kept texts join H_sem, with the masks that
-            texts were rejected for as contexts; what has no kept row is not read.
+            texts were rejected for as contexts; texts without a kept row are not read.
     """
 
     d_sem: Sequence[str] = ()
@@ -38,7 +39,7 @@ class SourceRuns:
     annotated: Sequence[str] = ()
 
     def snapshots(self, saved: Mapping[str, Any] | None = None) -> dict[str, Snapshot]:
-        """Return what is committed of each run, by the run as it is given: one moment for all ranks and all readers.
+        """Return a snapshot of each run, by its given name: the same moment for all ranks and readers.
 
         Args:
             saved: `Snapshot.state` of an earlier start by the run's root: a run that has grown since is read as it was.
@@ -51,7 +52,7 @@ class SourceRuns:
         return {run: _snapshot(location, (saved or {}).get(location.root)) for run, location in locations.items()}
 
     def roots(self) -> dict[str, list[str]]:
-        """Return where the runs lie, by source."""
+        """Return the roots of the runs, by source."""
         return {name: [RunLocation.open(run).root for run in getattr(self, name)] for name in self.__slots__}
 
 
@@ -63,8 +64,8 @@ def open_sources(
     Args:
         runs: By source.
         config: How pairs are drawn.
-        frame: Of the pseudo-masks.
-        snapshots: Of `runs`.
+        frame: Frame of the pseudo-masks.
+        snapshots: Snapshots of `runs`.
 
     Raises:
         ConfigError: No run at all, or one that is missing or has no pair of its kind.
@@ -92,7 +93,7 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
         frame=frame,
         seed=config.training.seed,
         is_flipping=config.data.is_flipping,
-        # With more labels than queries the matching leaves the dearest without an answer, and that may be the referent.
+        # With more labels than queries, the matching leaves out the costliest labels. One of them may be the referent.
         on_bad_image=config.data.on_bad_image,
         source=config.data.moved,
         max_memory_bytes=config.data.max_memory_bytes,
@@ -103,7 +104,7 @@ def _spec(config: PptConfig, frame: LabelFrame) -> PairSpec:
 def _location(run: str, recipe: str | None) -> RunLocation:
     """Open a run. Labels mean what the recipe says that made it: of another, a human's masks would be pseudo-labels."""
     location = RunLocation.open(run)
-    # A path that was mistyped is no run that nothing is committed of yet.
+    # A mistyped path must not pass as a run without commits.
     header = require_header(location)
     if recipe is not None and header.identity.method.get("recipe") != recipe:
         made = header.identity.method.get("recipe")

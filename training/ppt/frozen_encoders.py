@@ -39,11 +39,11 @@ class _EncodedImage:
 class FrozenEncoders:
     """The CLIP and the SAM that do not learn.
 
-    Features are given as float16 can say them whether they were kept or not: whether there was room changes nothing.
+    Features are rounded to float16 whether they were kept or not: whether there was room changes nothing.
 
     Attributes:
         device: Where they compute.
-        frame: Of pseudo-masks.
+        frame: Frame of the pseudo-masks.
         decoder: SAM's mask decoder.
         image_width: Channels of a stage.
         text_width: Channels of a word.

@@ -54,7 +54,7 @@ def dice_losses(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def mask_cross_entropies(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return the mean binary cross-entropy (B, K, E) over the cells of logits (B, K, h, w) and masks (B, E, h, w)."""
     flat, target = logits.flatten(2), masks.flatten(2)
-    # Of a cell: log(1 + exp(x)) − x·ŝ.
+    # For each cell: log(1 + exp(x)) − x·ŝ.
     return (F.softplus(flat).sum(-1, keepdim=True) - flat @ target.transpose(1, 2)) / flat.shape[-1]
 
 
@@ -136,9 +136,9 @@ def matching_cost(
 
 
 def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
-    """Return the assignment of least cost; `counts` says how many of the E pseudo-labels of each row are real.
+    """Return the assignment of least cost; `counts` is the number of real pseudo-labels among the E of each row.
 
-    Every label has a query of its own; where there are more labels than queries, the dearest ones have none.
+    Every label has a query of its own; if there are more labels than queries, the costliest labels have none.
     Source: Kuhn 1955, by scipy.
     """
     rows: list[int] = []

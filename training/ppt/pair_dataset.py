@@ -69,7 +69,7 @@ class PairDataset(Dataset[Pair]):
             snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
 
         Raises:
-            ConfigError: There is no run, it has no such pair, or its images are too large to be held.
+            ConfigError: There is no run, it has no such pair, or its images are too large for memory.
             TransientError: Storage failed.
         """
         self._location = run if isinstance(run, RunLocation) else RunLocation.open(run)
@@ -120,7 +120,7 @@ class PairDataset(Dataset[Pair]):
         """Return the image of a pair, (3, H, W) uint8 RGB, upright and not mirrored.
 
         Raises:
-            ConfigError: It is gone, or is not the one that was annotated.
+            ConfigError: It is missing, or differs from the annotated one.
         """
         try:
             return self._decoded(index)
@@ -128,10 +128,10 @@ class PairDataset(Dataset[Pair]):
             raise self._explained(index, error) from error
 
     def usable_image(self, index: int) -> torch.Tensor | None:
-        """Return the image of a pair, as `image`; None where it cannot be used and such are skipped.
+        """Return the image of a pair, as `image`; None if it cannot be used and `on_bad_image` is "skip".
 
         Raises:
-            ConfigError: It cannot be used, and such are not skipped.
+            ConfigError: It cannot be used, and `on_bad_image` is "raise".
         """
         try:
             return self._decoded(index)
@@ -145,7 +145,7 @@ class PairDataset(Dataset[Pair]):
         return [row.image_id for row in self._rows]
 
     def image_digests(self) -> list[str]:
-        """Return the sha256 of the image of every pair: the same image in whatever run, (len,)."""
+        """Return the sha256 of the image of every pair: equal for the same image in any run, (len,)."""
         return [self._image_sha256(row) for row in self._rows]
 
     def set_epoch(self, epoch: int) -> None:
@@ -157,7 +157,7 @@ class PairDataset(Dataset[Pair]):
         return torch.from_numpy(self._rows[index].confidences.copy())
 
     def selected(self, confidences: Sequence[torch.Tensor]) -> PairDataset:
-        """Return the same pairs with other confidences, as `Select` gives them, (E,) a pair; this one stays as it is.
+        """Return the same pairs with other confidences, from `Select`, (E,) a pair; this data set does not change.
 
         Raises:
             ValueError: There is not one for each pseudo-mask of each pair.
@@ -175,7 +175,7 @@ class PairDataset(Dataset[Pair]):
         return other
 
     def unflipped(self) -> PairDataset:
-        """Return the same pairs, none of them ever mirrored; this one stays as it is."""
+        """Return the same pairs, never mirrored; this data set does not change."""
         other = object.__new__(PairDataset)
         other.__dict__.update(self.__dict__)
         other._spec = replace(self._spec, is_flipping=False)
@@ -251,7 +251,7 @@ def _grouped(shard: int, rows: Sequence[dict[str, Any]]) -> list[_Row]:
             groups[row["image_id"], row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
     made = []
     for (image_id, text), is_kept in groups.items():
-        # Python's sort is stable: what is kept comes first, else the tables' order.
+        # Python's sort is stable: kept rows come first, otherwise in the tables' order.
         mask_ids = sorted(is_kept, key=lambda mask: not is_kept[mask])
         confidences = np.array([is_kept[mask] for mask in mask_ids], np.float32)
         made.append(_Row(shard, image_id, text, mask_ids, confidences))

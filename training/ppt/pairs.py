@@ -22,22 +22,22 @@ Which = Literal["all", "decided", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class PairSpec:
-    """Which pairs, and what is drawn of them.
+    """Which pairs to read, and how to draw points and flips.
 
     Attributes:
         num_points: M.
-        frame: Of the pseudo-masks.
+        frame: Frame of the pseudo-masks.
         which: `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref).
-        seed: Of points and flips.
-        is_flipping: Whether pairs are mirrored with a probability of a half, but for those whose text names a side
-            (section 3.2: "randomly applying transformations, such as flipping").
+        seed: Seed of points and flips.
+        is_flipping: Whether pairs are mirrored with probability 1/2, unless their text names a side (section 3.2:
+            "randomly applying transformations, such as flipping").
         max_pseudo_masks: Of more pseudo-masks the last ones are left out: a run with many masks has many contexts. If
             the referent is undecided, it may be among them, so a warning counts such texts.
-        is_empty_allowed: Whether a run without such a pair is one of no pairs, and no mistake.
-        on_bad_image: As of `SampleSpec`: an image that is missing from SOURCE or is not the one that
-            was annotated: `raise`, or `skip` its pairs.
-        source: As there: where the images lie now, if not where they were annotated.
-        max_memory_bytes: Embedded images of more are refused.
+        is_empty_allowed: Whether a run without such a pair is allowed.
+        on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
+            pairs.
+        source: Where the images are now, if they moved after the annotation; see `SampleSpec`.
+        max_memory_bytes: A run with more bytes of embedded images is refused.
     """
 
     num_points: int
@@ -57,8 +57,8 @@ class Pair:
     """One pair of image and expression, with its pseudo-labels.
 
     Attributes:
-        image_id: Of its image, in its run.
-        image_sha256: Of the image's bytes: the same image in whatever run.
+        image_id: Id of its image in its run.
+        image_sha256: sha256 of the image's bytes: equal for the same image in any run.
         is_flipped: Whether image and labels are mirrored.
         text: The expression.
         labels: {ŷ_e}.

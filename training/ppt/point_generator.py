@@ -104,15 +104,15 @@ class Stage(nn.Module):
 
 
 class ReferencePatchAttention(nn.Module):
-    """Each query's attention to patches: its peak, about which PointHead places the points, and what lies there.
+    """Each query's attention to patches: its peak, around which PointHead places the points, and the features there.
 
-    A query's reference is the mean of the patches' centres about its peak. A mean over all patches lies between two
-    objects wherever the query is in doubt, and SAM finds neither there.
+    A query's reference is the mean of the patches' centres around its peak. A mean over all patches would be between
+    two objects if the query is uncertain, and SAM would find neither.
 
-    The scores are CLIP's responses, the query's anchor, and what the query finds beside them, all at one temperature.
-    CLIP is often wrong with high confidence, so a query must be able to doubt it. If the weight of the responses were
-    its only way, it would turn them down within a few steps, and attend where its own first noise points. Queries with
-    anchors keep to one each: ScoreHead decides which of them is meant, and no peak has to move between objects.
+    The scores are the sum of CLIP's response, the query's anchor and the query's own scores, at one temperature. CLIP
+    is often wrong with high confidence, so a query must be able to overrule it. If a query could only scale the
+    response, it would reduce it within a few steps and attend to its own initial noise. A query with an anchor stays at
+    its peak: ScoreHead chooses among the queries, and no peak has to move between objects.
     Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
     """
 
@@ -124,9 +124,9 @@ class ReferencePatchAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         # A bias of the keys is the same for all patches, and falls out of the softmax.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # Nothing of weight is found beside CLIP's answers before something is learnt.
+        # At first the query's own scores are small beside CLIP's response.
         nn.init.normal_(self.key.weight, std=_LITTLE)
-        # Of the logarithm: 1 at first.
+        # Logarithm of the temperature's inverse: a factor of 1 at first.
         self.sharpness = nn.Linear(width, 1)
         nn.init.normal_(self.sharpness.weight, std=_LITTLE)
         nn.init.zeros_(self.sharpness.bias)
@@ -157,9 +157,10 @@ class ReferencePatchAttention(nn.Module):
 
 
 class PointHead(nn.Module):
-    """PointHead of equation 2: a perceptron that spreads M points about a query's reference, and gives their labels.
+    """PointHead of equation 2: a perceptron that spreads M points around a query's reference, and gives their labels.
 
-    The spread is the same wherever the object lies, so no coordinate has to come out of features that hardly hold one.
+    The spread does not depend on the object's position, so no coordinate has to be read from features that hardly
+    encode one.
     """
 
     def __init__(self, width: int, num_points: int) -> None:
@@ -237,8 +238,8 @@ class PointGenerator(nn.Module):
         queries = self.queries.expand(text.shape[0], -1, -1)
         height, width = response.shape[-2:]
         position = grid_position(height, width, queries.shape[-1], device=response.device)
-        # Where a patch lies and how it answers go into what is read of it, and from stage to stage: a frozen feature
-        # hardly holds the one, and the other is what CLIP learnt of images and texts.
+        # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
+        # position; the response is what CLIP learnt about images and texts.
         fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
         anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]

@@ -65,7 +65,7 @@ class PointMaskDecoder:
             rows: (P,) int64, the image of each prompt.
             prompts: P prompts without an axis of queries: points (P, M, 2), labels (P, M), confidences (P,).
         """
-        # Whatever the decoder computes in: in half precision a point would lie in another pixel.
+        # Whatever the decoder computes in: in half precision a point would move to another pixel.
         with torch.autocast(rows.device.type, enabled=False):
             points = prompts.points_xy * images.input_sizes[rows][:, None, :]
             sparse = prompt_embeddings(self._prompts, points, prompts.label_logits)

@@ -25,32 +25,32 @@ class PointGeneratorConfig(FrozenModel):
     num_queries: int = Field(default=12, ge=1, le=256)
     # M. Enough for points on both sides of an outline; SAM's own training stops at nine. Chosen, not searched.
     num_points: int = Field(default=8, ge=1, le=64)
-    # Blocks of the image tower whose output is a stage, from 0; early ones know shapes, late ones meaning. Their number
-    # is N; those of the first half still hold little that words could attend to. Three by cost: a stage is a bridge and
-    # two readings of the queries, and about a third of the parameters.
+    # Blocks of the image tower, from 0, whose output is a stage; their number is N. Early blocks encode shapes, late
+    # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
+    # stage is a bridge and two readings by the queries, about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
-    # With N and feed_forward_ratio it comes to the paper's number of parameters, which grows with its square.
+    # With N and feed_forward_ratio it gives the paper's number of parameters, which grows with the square of the width.
     width: int = Field(default=384, ge=8)
-    # 48 channels each, of the usual order; they cost nothing beside the width. Not searched.
+    # 48 channels each, a usual size. The number of heads costs nothing. Not searched.
     num_heads: int = Field(default=8, ge=1)
     # Hidden width of a feed-forward layer, in widths: what the bridges' products leave of the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
-    # Off, and not searched: points and flips are drawn anew each epoch, and `tiny` sees a pair a few times alone.
+    # Off, and not searched: points and flips differ in each epoch, and `tiny` sees each pair only a few times.
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    # How far queries look where CLIP's patches answer the expression, in a softmax's scores a standard deviation of the
-    # answers. What they find is added to it, and each query learns a temperature of both. ScoreHead begins to trust the
-    # answers as much. 0 where patches were not trained to answer: those of a CLIP of one token an image answer beside
-    # its objects as readily.
+    # How strongly queries attend to the patches that match the expression in CLIP: softmax score for each standard
+    # deviation of CLIP's response. The query's own scores are added to it, and each query learns a temperature of the
+    # sum. ScoreHead starts with the same weight for the response. Use 0 if patches were not trained to match texts: in
+    # a CLIP trained with one token per image, the background matches as well as the objects.
     response_gain: float = Field(default=0.0, allow_inf_nan=False)
-    # How far each query keeps to a peak of its own of CLIP's answers, in a softmax's scores: above their range it stays
-    # there, and learning decides which peak is meant. 0 leaves all queries to all patches, as the paper does; so should
-    # whoever leaves `response_gain` 0.
+    # How strongly each query is held to its own peak of CLIP's response, as a softmax score. Above the range of the
+    # response, the query stays there, and training decides which peak is the referent. 0 lets all queries attend to all
+    # patches, as in the paper; use 0 if `response_gain` is 0.
     anchor_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    # Patches on either side of where a query looks most, over which its place is a mean: about an object's half, for
-    # its middle; a mean over more than one object lies between them.
+    # A query's position is the mean over the patches at most this far from its peak. About half an object's size gives
+    # the object's middle. A mean over several objects would be between them.
     peak_radius: int = Field(default=2, ge=0)
-    # A fixed random code of every token beside the tower's features, in bits; 0 for none. A CLIP that was trained on
-    # captions of crops knows no "left", and maps what it does not know alike.
+    # Bits of a fixed random code for each token, added to the tower's features; 0 for none. A CLIP trained on captions
+    # of crops has not learnt "left", and gives all such words similar features.
     word_code_width: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class PointGeneratorConfig(FrozenModel):
 
 
 class ObjectiveConfig(FrozenModel):
-    """Weights of equation 4's terms, in the loss and, but for confidence, the same in the cost of the matching.
+    """Weights of equation 4's terms. The loss and the matching cost share them, except that of confidence.
 
     In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
     """
@@ -76,17 +76,17 @@ class ObjectiveConfig(FrozenModel):
     mask_cross_entropy: NonNegative = 1.0
     # L1 of coordinates in [0, 1] is a tenth of the other terms at the start, and the only one that moves far points.
     point_l1: NonNegative = 5.0
-    # Below the paper's 1, so that a label follows where its point lies and hardly decides the matching; not searched.
+    # Below the paper's 1, so that the labels of points hardly decide the matching; not searched.
     point_label: NonNegative = 0.5
-    # The paper's 1; `tiny` says why it has more.
+    # The paper's 1; the preset `tiny` explains its higher value.
     confidence: NonNegative = 1.0
-    # Confidence in the cost of the matching, a share of its weight. At 1, the paper's, a query that is sure may be
-    # matched to the referent although another one's mask is the referent's, and learns to stay sure; below it, masks
+    # Share of the confidence weight in the matching cost. At 1, as in the paper, a confident query may be matched to
+    # the referent although another query has the right mask, and it learns to stay confident. At lower values masks
     # decide.
     confidence_in_matching: UnitInterval = 1.0
-    # Not of equation 4, nor of the matching: how far where a matched query looks is from its pseudo-mask. The L1 of a
-    # point says further left, and not which patch; this says which, from a few hundred steps on. 0 leaves it out, as
-    # the paper does.
+    # Not in equation 4 or in the matching: distance between a matched query's attention and its pseudo-mask. The L1 of
+    # points gives a direction, not a patch. This term shows the patch within a few hundred steps. 0 leaves it out, as
+    # in the paper.
     look: NonNegative = 0.0
     # assignment: the points of a matched pair correspond by a second assignment; order: as they were drawn.
     point_correspondence: Literal["assignment", "order"] = "assignment"
@@ -97,9 +97,9 @@ class ClipConfig(FrozenModel):
 
     architecture: str
     weights: WeightsConfig
-    # What an expression is put into before patches answer it, as `grounding.prompt` of the recipes: queries begin where
-    # the pseudo-masks come from. Of bare words the scene CLIP's peak lies on 57 % of the targets of held-out scenes;
-    # masks at the peak of such a caption have an IoU above 0.3 with 65 %.
+    # Template of the text that CLIP reads, as `grounding.prompt` of the recipes: queries then begin where the
+    # pseudo-masks were made. Measured with the scene CLIP on held-out scenes: without it the peak is on 57 % of the
+    # targets; with it masks at the peak have an IoU above 0.3 with 65 %.
     prompt: str = Field(default="a photo of a {}", pattern=r"\{\}")
 
 
@@ -115,23 +115,24 @@ class PairsDataConfig(FrozenModel):
 
     # Pairs of image and expression, of all ranks together.
     pairs_per_batch: int = Field(default=64, ge=1)
-    # Pairs of one image that come together: a batch then has fewer images, and where features are not kept, encodes
-    # fewer.
+    # Pairs of one image in a batch. A higher number means fewer images to encode for each batch, unless their features
+    # are cached.
     pairs_per_image: int = Field(default=1, ge=1)
-    # Mirrored images are images of their own to the encoders, and count in the cache.
+    # The encoders treat mirrored images as separate images, so they need space in the cache.
     is_flipping: bool = True
     # The most pseudo-masks of a pair, and at most `generator.num_queries`: each needs a query of its own. Further ones
     # are left out. If the referent is undecided it may be among them, so a warning counts such texts.
     max_candidates: int = Field(default=12, ge=1)
-    # Of an image that is gone or is not the one that was annotated; skip: the next pair stands in for each of its own.
+    # If an image is missing or differs from the annotated one. skip: the next pair replaces each of its pairs.
     on_bad_image: Literal["raise", "skip"] = "raise"
-    # Where images lie now, by the SOURCE that their run names; of --val too.
+    # Where images are now, by the SOURCE in their run; also for --val.
     moved: dict[str, str] = Field(default_factory=dict)
-    # Embedded images of a run lie in memory, those of SOURCE are read one by one: of more bytes a run is refused.
+    # Embedded images of a run are held in memory: a run with more bytes is refused. Images of SOURCE are read one by
+    # one.
     max_memory_bytes: int = Field(default=DEFAULT_MAX_MEMORY_BYTES, ge=0)
     num_workers: int = Field(default=0, ge=0)
-    # What the encoders made of images is kept in float16 up to so many bytes of each process, on the host; beyond it,
-    # it is computed whenever it is needed. Processes share nothing: raise it with the host's memory divided by them.
+    # Each process caches features of images in float16 in host memory, up to this size. The rest is computed when it is
+    # needed. Processes share nothing: divide the host's memory by their number.
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
 
     @model_validator(mode="after")
@@ -146,7 +147,7 @@ class PairsDataConfig(FrozenModel):
 class CurriculumTrainingConfig(TrainingConfig):
     """The settings of a training whose number of steps follows from its phases."""
 
-    # None that anything could be too long for: what is told of a warm-up holds whatever the phases come to.
+    # A number that no curriculum exceeds, so that the check of the warm-up always passes.
     num_steps: int = Field(default=2**53, ge=1)
 
 
@@ -186,7 +187,7 @@ class PptConfig(FrozenModel):
         return self
 
     def towers(self) -> TowersConfig:
-        """Return the CLIP as towers; what it sees is kept elsewhere, beside SAM's."""
+        """Return the CLIP as towers; its features are cached with SAM's, so not here."""
         return TowersConfig(
             architecture=self.clip.architecture,
             weights=self.clip.weights,
@@ -197,7 +198,7 @@ class PptConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training"})
-        # `on_bad_image` too: a training that a bad image stopped goes on without it.
+        # `on_bad_image` too, so that a training that a bad image stopped can continue without that image.
         placement = {"num_workers", "cache_bytes", "max_memory_bytes", "moved", "on_bad_image"}
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()

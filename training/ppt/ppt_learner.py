@@ -57,7 +57,7 @@ class PointLearner:
     """
 
     def __init__(self, config: PptConfig, encoders: FrozenEncoders, held_out: HeldOutExpressions | None = None) -> None:
-        """Draw fresh weights by the seed of the training, whatever torch's generator has done so far."""
+        """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
         self.encoders, self.held_out = encoders, held_out
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
@@ -114,7 +114,7 @@ class PointLearner:
 
 
 def settings_of(config: PptConfig, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides weights and figures, and enough to build the model again; `data`: what is read, as JSON."""
+    """Return what decides weights and figures, and enough to build the model again; `data`: the inputs, as JSON."""
     return {"learner": LEARNER, "config": config.decisive(), "sha256": _digests(config), **data}
 
 

@@ -26,9 +26,9 @@ from pseudoris.training.ppt.ppt_config import ObjectiveConfig
 from pseudoris.training.ppt.prompt_layers import grid_centres
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
 
-# A logit of what is not there.
+# The logit of pixels that cannot be part of a mask.
 _NOTHING: Final = -20.0
-# Part of what rounds: a constant.
+# It affects rounding, so it is a constant.
 _PROMPTS_A_PASS: Final = 256
 
 
@@ -93,7 +93,7 @@ class PointPrompting(nn.Module):
     def __init__(self, generator: PointGenerator, decoder: PointMaskDecoder, objective: ObjectiveConfig) -> None:
         super().__init__()
         self.generator, self.objective = generator, objective
-        # No submodule: a checkpoint of this module holds what was trained and nothing else.
+        # Not a submodule, so that a checkpoint holds only trained weights.
         self._decoder = decoder
 
     @overload
@@ -105,7 +105,7 @@ class PointPrompting(nn.Module):
     def forward(self, given: FrozenFeatures | LabelledFeatures) -> Predictions | dict[str, torch.Tensor]:
         """Return the K predictions of each pair (equation 3); with pseudo-labels `loss`.
 
-        Both through this door: precision and DDP are wrapped around `forward` alone.
+        Training and inference both call `forward`: only it is wrapped for precision and DDP.
         """
         if isinstance(given, LabelledFeatures):
             return self.loss(given.features, given.pseudo_labels)
@@ -128,16 +128,15 @@ class PointPrompting(nn.Module):
     def loss(self, features: FrozenFeatures, pseudo_labels: PseudoLabelBatch) -> dict[str, torch.Tensor]:
         """Return the terms of equation 4 and their sum `loss`, each a scalar.
 
-        Each is a mean over the matched pairs. To the confidences of these come those of the unmatched queries, which
-        are to say 0: inference takes the argmax over all K of them. The matching looks at all K masks without a
-        gradient, and the matched ones are decoded once more with it, which needs K / E times less memory. Of
-        predictions that are no finite numbers every term is NaN, for the trainer to tell: no assignment can be made of
-        them.
+        Each is a mean over the matched pairs. The confidence term also includes the unmatched queries, with the target
+        0, because inference takes the argmax over all K. The matching uses all K masks without a gradient. Only the
+        matched ones are decoded again with a gradient, which needs K / E times less memory. If a prediction is not
+        finite, no assignment exists: every term is NaN, and the trainer reports it.
         """
         prompts = self._prompts(features)
         with torch.no_grad():
             masks = self._decode_all(features, prompts)
-            # What SAM makes of its padding is not of the image, nor of the answer.
+            # SAM's output in the padding is not part of the answer.
             inside = self._decoder.inside(features.sam, masks.shape[-1])
             masks = masks.masked_fill(~inside[:, None], _NOTHING)
         if not _are_finite(prompts.points_xy, prompts.label_logits, prompts.confidence_logits, masks):

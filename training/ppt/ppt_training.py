@@ -44,9 +44,9 @@ class PptRequest:
         config: Resolved.
         runs: What is trained on.
         out: Local folder of the training.
-        val: A run or import whose kept expressions are asked at the end of each phase; None for none. A resume must
+        val: A run or import whose kept expressions are evaluated at the end of each phase; None for none. A resume must
             name the same.
-        is_resuming: Whether a training that stands in `out` is to go on.
+        is_resuming: Whether to continue the training in `out`.
     """
 
     config: PptConfig
@@ -65,7 +65,7 @@ class PptSummary:
         num_steps: In all.
         num_steps_now: Done by this call, the others by earlier ones.
         wall_s: This call's training and validation; without Select.
-        num_parameters: That were trained.
+        num_parameters: Number of trained parameters.
     """
 
     phases: Mapping[str, Mapping[str, float]]
@@ -81,7 +81,7 @@ class Reports:
 
     Attributes:
         on_plan: The rounds and the pairs of each source, before the first step.
-        on_step: As of `Trainer`, with steps over all rounds.
+        on_step: See `Trainer`; steps count over all rounds.
         on_select: The round, how many pairs have a referent now, and how many pairs there are.
     """
 
@@ -93,19 +93,19 @@ class Reports:
 def train_ppt(
     request: PptRequest, fabric: Fabric, reports: Reports | None = None, *, encoders: FrozenEncoders | None = None
 ) -> tuple[PointLearner, PptSummary]:
-    """Train through the curriculum, or go on with what stands in the folder; return the learner and how it ended.
+    """Train through the curriculum, or continue the training in the folder; return the learner and how it ended.
 
     A training that was killed at any point and resumed ends with the weights of one that was not.
 
     Args:
         request: What, on what, and where.
-        fabric: Of `pseudoris.training.learning.open_fabric`; every process of it makes this call.
+        fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         reports: Callbacks.
-        encoders: Of an earlier training of this process, on the same device: what they saw need not be encoded again.
+        encoders: Encoders of an earlier training of this process, on the same device, to reuse their cached features.
 
     Raises:
-        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
-        TransientError: Storage failed; the same call with `is_resuming` goes on.
+        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
+        TransientError: Storage failed; the same call with `is_resuming` continues.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)

@@ -36,7 +36,7 @@ class CrossAttentionLayer(nn.Module):
             queries: (B, Q, d).
             context: (B, L, d).
             query_position: (Q, d) or (B, Q, d), added where queries are compared.
-            context_position: (L, d), added where the context is compared, and not to what is read from it.
+            context_position: (L, d), added to the keys, not to the values.
             is_token: (B, L) bool, True where the context has a token.
         """
         read = self.attention(
@@ -49,8 +49,8 @@ class CrossAttentionLayer(nn.Module):
 class ProductLayer(ProductAttention):
     """Patches read words and are multiplied with them: attention, products, then a feed-forward layer.
 
-    Products tell the objects of one image apart. Source: the ViT bridger of Xu et al. 2023 (ETRIS) multiplies the
-    modalities likewise.
+    Products separate the objects of one image. Source: the ViT bridger of Xu et al. 2023 (ETRIS) also multiplies the
+    modalities.
     """
 
     def __init__(self, width: int, num_heads: int, feed_forward_ratio: float, dropout: float = 0.0) -> None:
@@ -70,7 +70,8 @@ def grid_position(height: int, width: int, channels: int, *, device: torch.devic
     Source: Carion et al. 2020 (DETR), with coordinates in [0, 1] so that grids of any size share one frame.
     """
     quarter = channels // 4
-    # Wavelengths from twice the image to a quarter of it: finer ones tell a patch by heart, and no "left".
+    # Wavelengths from twice the image to a quarter of it: finer ones let a model memorise patches instead of learning
+    # "left".
     frequency = math.pi * 2.0 ** torch.linspace(0, 3, quarter, device=device)
     x, y = grid_centres(height, width, device=device).unsqueeze(-1).unbind(1)
     on_y, on_x = y * frequency, x * frequency
@@ -85,18 +86,18 @@ def grid_centres(height: int, width: int, *, device: torch.device | None = None)
 
 
 def grid_neighbours(height: int, width: int, radius: int, *, device: torch.device | None = None) -> torch.Tensor:
-    """Return which cells (H·W, H·W) bool lie at most `radius` rows and columns from each."""
+    """Return which cells (H·W, H·W) bool are at most `radius` rows and columns from each."""
     row = torch.arange(height, device=device).repeat_interleave(width)
     column = torch.arange(width, device=device).repeat(height)
     return ((row[:, None] - row).abs() <= radius) & ((column[:, None] - column).abs() <= radius)
 
 
 def distinct_peaks(response: torch.Tensor, count: int, radius: int) -> torch.Tensor:
-    """Return the patches (B, count) int64 that answer most, each further than `radius` from all before it.
+    """Return the patches (B, count) int64 with the highest response, each further than `radius` from all before it.
 
-    No maxima alone: of a scene's objects that touch, the lower one is often a flank of the higher (with the scene CLIP
-    the best of four has an IoU of 0.80 with the referent, of four maxima 0.76). Where no patch is left that far, those
-    before come again, from the highest.
+    Not only local maxima: if two objects touch, the weaker one is often on the flank of the stronger one. (With the
+    scene CLIP the best of four has an IoU of 0.80 with the referent, of four local maxima 0.76.) If no patch is left
+    that far away, the peaks are repeated, from the highest.
 
     Args:
         response: (B, h, w).

@@ -24,7 +24,7 @@ class PromptedPair:
 
     Attributes:
         pair: Text and pseudo-labels.
-        image_key: Of the image as it is shown, mirrored or not.
+        image_key: Key of the image as shown, mirrored or not.
         image: (3, H, W) uint8 RGB, mirrored where the pair is; None where the encoders hold it.
     """
 
@@ -63,8 +63,8 @@ class PromptedPairs(Dataset[PromptedPair]):
         """Take pairs.
 
         Args:
-            pairs: Of all sources of the round.
-            epochs_before: Of earlier rounds, so that points and flips are drawn anew.
+            pairs: Pairs of all sources of the round.
+            epochs_before: Epochs of earlier rounds, so that points and flips are drawn afresh.
             is_held: Whether an image, by its key, need not be read any more.
         """
         self._pairs, self._epochs_before, self._is_held = pairs, epochs_before, is_held
@@ -85,14 +85,14 @@ class PromptedPairs(Dataset[PromptedPair]):
 
     @property
     def num_skipped(self) -> int:
-        """How often a pair was asked for whose image cannot be used, so that another stood in for it."""
+        """How often another pair was returned because the image of the requested one cannot be used."""
         return self._shared.num_skipped
 
     def __getitem__(self, index: int) -> PromptedPair:
         """Return a pair.
 
         Raises:
-            ConfigError: Its image cannot be used. Where such are skipped, the next pair that can be stands in for it.
+            ConfigError: Its image cannot be used. With `on_bad_image="skip"`, the next usable pair is returned instead.
         """
         return self.__getitems__([index])[0]
 
@@ -102,10 +102,10 @@ class PromptedPairs(Dataset[PromptedPair]):
         return [self._usable(index, seen) for index in indices]
 
     def drawn(self, indices: Sequence[int]) -> list[PromptedPair | None]:
-        """Return pairs, and None for one whose image cannot be used, where such are skipped.
+        """Return pairs; with `on_bad_image="skip"`, None for one whose image cannot be used.
 
         Raises:
-            ConfigError: An image cannot be used, and such are not skipped.
+            ConfigError: An image cannot be used, and `on_bad_image` is "raise".
         """
         seen = _ImagesByKey()
         return [self._draw(index, seen) for index in indices]
@@ -130,7 +130,7 @@ class PromptedPairs(Dataset[PromptedPair]):
 
 
 def image_key(pair: Pair) -> str:
-    """Return what tells the image of a pair, as it is shown, from all others."""
+    """Return a key that identifies the image of a pair as shown."""
     return f"{pair.image_sha256}{'-mirrored' if pair.is_flipped else ''}"
 
 

@@ -20,7 +20,7 @@ from pseudoris.training.ppt.ppt_learner import PointLearner
 from pseudoris.training.ppt.prompted_pairs import PromptedPair, PromptedPairs, collate
 
 SELECTED_NAME: Final = "selected.json"
-# Of Select alone: part of what rounds, a constant.
+# Used by Select alone. It affects rounding, so it is a constant.
 _PAIRS_A_PASS: Final = 32
 
 
@@ -65,10 +65,10 @@ def select_referents(
     With `on_bad_image="skip"`, a pair whose image cannot be used has none.
 
     Args:
-        learner: The model as it stands; each pair is asked unmirrored.
+        learner: The present model; it sees each pair unmirrored.
         parts: H_ref of each run, one after the other.
-        min_iou: As of `select`.
-        fabric: Whose ranks share the pairs.
+        min_iou: See `select`.
+        fabric: Its ranks share the pairs.
     """
     learner.module.eval()
     pairs = PromptedPairs(JoinedPairs([part.unflipped() for part in parts]), is_held=learner.encoders.holds)
@@ -82,7 +82,7 @@ def select_referents(
         gathered = fabric.all_gather(chosen.to(fabric.device))
         if not isinstance(gathered, torch.Tensor):
             raise TypeError(f"a tensor was gathered as {type(gathered).__name__}")
-        # Every pair was one rank's; the others say -1.
+        # Each pair belongs to one rank; the others have -1 for it.
         chosen = gathered.amax(0).cpu()
     return [int(each) for each in chosen.tolist()]
 
@@ -129,7 +129,7 @@ def with_referents(parts: Sequence[PairDataset], chosen: Sequence[int]) -> list[
 
 
 def read_selected(folder: Path) -> list[int] | None:
-    """Return what `write_selected` wrote; None where nothing was written yet.
+    """Return what `write_selected` wrote; None if nothing was written yet.
 
     Raises:
         ConfigError: The file is damaged.

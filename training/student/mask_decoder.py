@@ -1,8 +1,7 @@
-"""The mask decoder: pixels on one side, on the other a kernel that the fused patches make for each place.
+"""The mask decoder: pixel features times a kernel that the fused patches make for each position.
 
-CRIS (Wang et al., CVPR 2022) turns the sentence into one kernel for all pixels. Here every patch makes its own, so that
-one can ask for what lies below it and its neighbour for nothing: where an object is and what its outline is are then
-two questions.
+CRIS (Wang et al., CVPR 2022) turns the sentence into one kernel for all pixels. Here every patch makes its own kernel,
+so one patch can select its pixels and its neighbour none. This separates the object's position from its outline.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pseudoris.schemas.errors import ConfigError
 
 
 class PixelStem(nn.Module):
-    """Convolutions on the image itself: the frozen patches are coarse, and outlines lie between them."""
+    """Convolutions on the image itself: the frozen patches are coarser than outlines."""
 
     def __init__(self, *, mask_size: int, grid: int, stem_width: int, width: int, kernel_width: int) -> None:
         super().__init__()
@@ -48,9 +47,9 @@ class PixelStem(nn.Module):
 class KernelDecoder(nn.Module):
     """Masks: at each pixel the product of its features and of the kernel of its place.
 
-    The kernel between patches is interpolated bilinearly. Not by upsampling kernels, of which each pixel would hold
-    one an expression: a patch's kernel meets the pixels of a window of twice its size, and windows are added up with
-    the interpolation's weights, which is the same sum in another order, for a sixth of the memory.
+    Kernels are interpolated bilinearly between patches. Upsampled kernels would take one kernel for each pixel and
+    expression. Instead each patch's kernel is applied to a window of twice the patch's size, and the windows are added
+    with the interpolation's weights. This is the same sum in another order, with a sixth of the memory.
     """
 
     def __init__(self, width: int, kernel_width: int, *, grid: int, mask_size: int) -> None:

@@ -18,24 +18,24 @@ _PACKAGE = "pseudoris.training.student"
 class ModelConfig(FrozenModel):
     """The layers that are trained."""
 
-    # Of patches and words in the fusion: its cost grows with the square.
+    # Width of patches and words in the fusion. The cost grows with its square.
     width: int = Field(default=64, ge=8)
     num_heads: int = Field(default=4, ge=1)
     # Hidden width of the perceptrons, in widths.
     mlp_ratio: int = Field(default=2, ge=1)
-    # Layers in which the patches of an image look at each other behind its last stage.
+    # Layers of self-attention over the patches of an image, after its last stage.
     num_patch_layers: int = Field(default=1, ge=0)
-    # How often an expression's patches read its words, which read them back in between. This is what every expression
-    # pays for itself, and most of the time.
+    # How often patches read the words of an expression; in between words read the patches. This is computed for every
+    # expression, and takes most of the time.
     num_rounds: int = Field(default=1, ge=1)
     # Side of the predicted mask in pixels; a divisor of the image's side, and a multiple of twice the patch grid's.
     mask_size: int = Field(default=96, ge=8)
     # Channels of the convolutions on the pixels, at `mask_size`; doubled at half of it.
     stem_width: int = Field(default=16, ge=4)
-    # Length of the dynamic kernels: what a patch can say of the pixels below it.
+    # Length of the dynamic kernels, with which a patch describes its pixels.
     kernel_width: int = Field(default=8, ge=1)
-    # A fixed random code of every token beside the tower's features, in bits; 0 for none. A CLIP that was trained on
-    # captions of crops knows no "left", and maps what it does not know alike.
+    # Bits of a fixed random code for each token, added to the tower's features; 0 for none. A CLIP trained on captions
+    # of crops has not learnt "left", and gives all such words similar features.
     word_code_width: int = Field(default=64, ge=0)
     dropout: UnitInterval = 0.1
 
@@ -51,31 +51,34 @@ class LossConfig(FrozenModel):
 
     bce: NonNegative = 1.0
     dice: NonNegative = 1.0
-    # Of pointing: each round must say which patches are the target's. Where comes before which outline.
+    # Weight of pointing: in each round the model predicts the patches of the target. It learns the position before the
+    # outline.
     pointing: NonNegative = 0.5
 
 
 class DataConfig(FrozenModel):
     """Which expressions are trained on, and in what batches."""
 
-    # A batch is so many images, each with up to so many of its masks; all of them count an epoch once.
+    # A batch has `images_per_batch` images, each with up to `masks_per_image` of its masks. An epoch has every mask
+    # once.
     images_per_batch: int = Field(default=16, ge=1)
     masks_per_image: int = Field(default=6, ge=1)
     num_workers: int = Field(default=0, ge=0)
-    # Where images lie now, by the SOURCE that their run names; of --val too.
+    # Where images are now, by the SOURCE in their run; also for --val.
     moved: dict[str, str] = Field(default_factory=dict)
-    # As of `pseudoris.training.dataset.ExpressionFilter`; humans' expressions pass whatever is about scores.
+    # See `pseudoris.training.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None
     is_kept_only: bool = True
     lone: Literal["keep", "drop"] = "keep"
     decoders: tuple[str, ...] | None = None
     max_words: int | None = Field(default=None, ge=1)
-    # Of human annotation, where it is given: the share of its masks, and of the items of an epoch (None: each once).
+    # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
+    # once).
     human_fraction: UnitInterval = 1.0
     human_share: float | None = Field(default=None, ge=0, lt=1)
 
     def spec(self, seed: int) -> SampleSpec:
-        """Return what is drawn of a run for training: a mask, and one of its expressions an epoch."""
+        """Return the samples of a run for training: each mask, with one of its expressions an epoch."""
         where = ExpressionFilter(
             tau=self.tau,
             is_kept_only=self.is_kept_only,

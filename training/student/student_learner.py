@@ -32,7 +32,7 @@ class StudentLearner:
     """
 
     def __init__(self, config: StudentConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> None:
-        """Draw fresh weights by the seed of the training, whatever torch's generator has done so far."""
+        """Draw fresh weights from the seed of the training alone, not from torch's global generator."""
         self.towers = towers
         self.held_out = held_out
         self._config = config
@@ -149,7 +149,7 @@ def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def pointing_loss(rough: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return how far a softmax over all patches is from the target's share of each, a Kullback-Leibler divergence.
 
-    Background is most of an image: a mean over patches would say little of which object is meant. Here patches
+    Background is most of an image: a mean over patches would hardly show which object is the target. Here patches
     compete, and the gradient is about the object alone.
 
     Args:

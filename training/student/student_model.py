@@ -1,9 +1,9 @@
 """The student: from frozen features, pixels and words to the logits of a mask for each expression.
 
-Words are the text tower's features beside a fixed code that differs for any two tokens. They read the image stage by
+Words are the text tower's features and a fixed code that differs for any two tokens. They read the image stage by
 stage; then an expression's patches read its words. In the spirit of ETRIS's bridger (Xu et al., "Bridging Vision and
-Language Encoders", ICCV 2023): the towers stay frozen, and narrow layers beside them combine both at several depths of
-the image tower. What depends on the image alone is computed once for all of its expressions.
+Language Encoders", ICCV 2023): the towers stay frozen, and narrow layers combine both at several depths of the image
+tower. What depends on the image alone is computed once for all of its expressions.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class PatchRound(ProductAttention):
     def __init__(self, width: int, *, num_heads: int, mlp_ratio: int) -> None:
         super().__init__(width, num_heads)
         self.out = nn.Linear(3 * width, width)
-        # Without drop-out: of so many tokens drawing it costs more than it helps.
+        # Without drop-out: for so many tokens the draw costs more than it helps.
         self.think = Perceptron(width, mlp_ratio, dropout=0.0)
         # Without a bias: patches compete in a softmax.
         self.show = nn.Linear(width, 1, bias=False)
@@ -125,8 +125,8 @@ class StudentInput:
 
     Attributes:
         pixels: (U, 3, S, S) float32, normalised.
-        images: Of the towers.
-        texts: Of the towers.
+        images: Image features of the towers.
+        texts: Text features of the towers.
         owners: (T,) int64, the image of each expression.
     """
 

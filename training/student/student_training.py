@@ -35,11 +35,11 @@ class StudentRequest:
     Attributes:
         config: Resolved.
         runs: Folders or urls, at least one; a human's import counts as one.
-        val: A run or import whose kept expressions are asked at each validation; None for none.
+        val: A run or import whose kept expressions are evaluated at each validation; None for none.
         human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
         out: Local folder of the training.
         num_epochs: Passes over the masks, in place of the settings' number of steps; None leaves it.
-        is_resuming: Whether a training that stands in `out` is to go on.
+        is_resuming: Whether to continue the training in `out`.
     """
 
     config: StudentConfig
@@ -54,16 +54,16 @@ class StudentRequest:
 def train_student(
     request: StudentRequest, fabric: Fabric, *, on_step: Callable[[StepReport], None] = lambda report: None
 ) -> tuple[StudentLearner, FitSummary]:
-    """Train, or go on with what stands in the folder, and return the learner and how it ended.
+    """Train, or continue the training in the folder; return the learner and its summary.
 
     Args:
         request: What, on what, and where.
-        fabric: Of `pseudoris.training.learning.open_fabric`; every process of it makes this call.
+        fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         on_step: As in `Trainer`.
 
     Raises:
-        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to mend.
-        TransientError: Storage failed; the same call with `is_resuming` goes on.
+        ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
+        TransientError: Storage failed; the same call with `is_resuming` continues.
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)

@@ -23,14 +23,14 @@ Snapshots = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an image of H × W lies in the square: scaled to fit, in the middle, as CRIS does.
+    """The position of an image of H × W in the square: scaled to fit, in the middle, as CRIS does.
 
     Attributes:
         size: (H, W) of the image in pixels.
         inner: (h, w) that it is scaled to.
         top: Rows above it.
         left: Columns left of it.
-        side: Of the square.
+        side: Side of the square.
     """
 
     size: tuple[int, int]
@@ -41,13 +41,13 @@ class Placement:
 
     @classmethod
     def of(cls, size: tuple[int, int], side: int) -> Placement:
-        """Return where an image of a size lies."""
+        """Return the position of an image of a size."""
         scale = side / max(size)
         inner = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         return cls(size, inner, (side - inner[0]) // 2, (side - inner[1]) // 2, side)
 
     def image(self, image: torch.Tensor, fill: tuple[float, ...]) -> torch.Tensor:
-        """Return an image (3, H, W) uint8 in its square (3, S, S) uint8; `fill` in [0, 1] is what lies around it."""
+        """Return an image (3, H, W) uint8 in its square (3, S, S) uint8; `fill` in [0, 1] is the value around it."""
         colour = torch.tensor([round(255 * each) for each in fill], dtype=torch.uint8)
         square = colour[:, None, None].repeat(1, self.side, self.side)
         scaled = image if self.inner == self.size else resize(image, list(self.inner), antialias=True)
@@ -78,7 +78,7 @@ class Target:
     """A mask and an expression of it.
 
     Attributes:
-        image_key: Tells its image from those of all runs.
+        image_key: Identifies its image among those of all runs.
         pixels: (3, S, S) uint8; None where the towers hold its features and the learner its pixels.
         mask: (m, m) float32 in [0, 1], shares of each pixel.
         text: The expression.
@@ -136,7 +136,7 @@ MapDataset = RisDataset | JoinedDataset | MixedDataset
 class TargetDataset(Dataset[Target]):
     """The masks of runs, and of a human's import, an expression each; images only where they are not held yet.
 
-    Two datasets of the same order stand behind it: masks and texts, which every epoch asks for, and images.
+    It wraps two datasets of the same order: masks and texts, which every epoch reads, and images.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class TargetDataset(Dataset[Target]):
         Args:
             targets: With the parts `mask` and `text`.
             images: With the part `image`.
-            image_format: Of the towers.
+            image_format: Image format of the towers.
             mask_size: Side of the masks.
             is_held: Whether an image need not be read any more.
         """
@@ -218,17 +218,17 @@ def training_set(
     is_held: Callable[[str], bool],
     snapshots: Snapshots | None = None,
 ) -> tuple[TargetDataset, Snapshots]:
-    """Return what is trained on, and which commits of each run that is.
+    """Return the training data, and the commits that it covers of each run.
 
     Args:
         runs: Folders or urls of runs, at least one.
-        human: Of an import to mix in; None for none.
+        human: An import to mix in; None for none.
         data: Which expressions.
-        seed: Of the draws.
-        image_format: Of the towers.
+        seed: Seed of the draws.
+        image_format: Image format of the towers.
         mask_size: Side of the masks.
-        is_held: As of `TargetDataset`.
-        snapshots: Of an earlier start, to read the same again.
+        is_held: See `TargetDataset`.
+        snapshots: Snapshots of an earlier start, to read the same again.
 
     Raises:
         ConfigError: A run is missing or empty, or gives no sample.
@@ -242,7 +242,7 @@ def training_set(
         own = datasets[0] if len(datasets) == 1 else JoinedDataset(datasets)
         if human is None:
             return own
-        # A human's expressions were never judged: whatever the filter asks of scores, they pass.
+        # A human's expressions were never judged: they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
         annotation = _open(human, replace(spec, where=plain), snapshots, taken)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)

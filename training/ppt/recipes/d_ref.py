@@ -56,14 +56,14 @@ def compose_objects(
 
     Args:
         objects: A complete run of `make_objects`, or any whose kept texts are "the … in the middle".
-        location: Of a new run, or of one that the same call began.
+        location: A new run, or one that the same call began.
         config: Its `compose`.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
         ConfigError: The run has no such text, shows one class alone where fusions are wanted, or is not complete, or
-            something else that the user must mend.
+            the user must fix something else.
         TransientError: Storage failed; the same call continues.
     """
     shards = config.run.shards.model_copy(update={"embed_images": True})
@@ -170,7 +170,7 @@ def _drawn(pieces: _Pieces, config: ComposeConfig, rng: np.random.Generator) -> 
             chosen = _chosen(pieces.names, layout[0] * layout[1], config.same_class_share, rng)
             found = mosaic([_mirrored(pieces[at], rng) for at in chosen], layout, config.side_px, rng)
         else:
-            # Of two classes, which `_pieces` has seen to: "the star left of the star" names both of them alike.
+            # Of two classes, which `_pieces` has seen to: "the star left of the star" gives both of them the same name.
             base, embedded = _chosen(pieces.names, 2, 0.0, rng)
             found = fusion(_mirrored(pieces[base], rng), _mirrored(pieces[embedded], rng), config, rng)
         if found is not None:

@@ -56,28 +56,28 @@ def make_objects(
 ) -> WrittenRun:
     """Write D_sem: of each image of a class the text "the [class name] in the middle", CLIP's response and SAM's mask.
 
-    An image for which SAM answers with no pixel is `empty`. Flipping is left to whoever loads the pairs
-    (`pseudoris.training.ppt.pair_dataset`): drawn anew each epoch, it doubles no table.
+    An image for which SAM answers with no pixel is `empty`. Flips are drawn in each epoch when pairs are loaded
+    (`pseudoris.training.ppt.pair_dataset`), so the tables hold no mirrored copies.
 
     Args:
-        folder: With a folder of images a class, as Mini-ImageNet has; a path or url.
-        location: Of a new run, or of one that the same call began.
+        folder: One folder of images for each class, as in Mini-ImageNet; a path or url.
+        location: A new run, or one that the same call began.
         config: The models, and how they work together.
         names: A table of class names, CSV with the columns `folder` and `name`, which has every folder; None takes the
             folders' own names.
-        on_note: Called for rows of `names` whose folder is not there.
+        on_note: Called for rows of `names` whose folder does not exist.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
-        ConfigError: There is no image in a folder of a class, `names` lacks a folder, or something else that the user
-            must mend.
+        ConfigError: There is no image in a folder of a class, `names` lacks a folder, or the user must fix something
+            else.
         TransientError: Storage failed; the same call continues.
     """
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
     named, digest = _named(names)
-    # A second listing is cheap beside the models, and says what else such images show.
+    # A second listing is cheap compared with the models. It gives all classes.
     folders = {class_folder(item.key) for item in source.list()}
     if not folders:
         raise ConfigError(f"FOLDER {folder!r} has no images. It needs one folder of images per class, CLASS/*.jpg.")
@@ -106,10 +106,10 @@ def make_objects(
 
 
 def class_folder(key: str) -> str:
-    """Return the folder that an image lies in: that of its class.
+    """Return the folder of an image, which is named after its class.
 
     Raises:
-        ConfigError: It lies in none.
+        ConfigError: It is not in a folder.
     """
     folder = file_path(key).rpartition("/")[0].rpartition("/")[2]
     if not folder:
@@ -121,7 +121,7 @@ class ClassNames:
     """The class name of each folder."""
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        """Take names of all folders that will be asked for; None: as they are, underscores read as spaces."""
+        """Take the names of all folders; None uses the folders' own names, with underscores as spaces."""
         self._names = names
 
     def of_folder(self, folder: str) -> str:
@@ -134,7 +134,7 @@ def read_names(data: bytes) -> dict[str, str]:
     """Return class names by folder out of CSV with the columns `folder` and `name`.
 
     Raises:
-        ConfigError: It is no such CSV, or a folder stands there twice.
+        ConfigError: It is not such a CSV, or a folder is listed twice.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))

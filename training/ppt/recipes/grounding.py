@@ -1,4 +1,4 @@
-"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref alike."""
+"""From a phrase to its mask: CLIP's response map prompts SAM (section 3.2), in D_sem, H_sem and H_ref."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class GroundedMask:
     """What an image shows for a phrase.
 
     Attributes:
-        phrase: As it was asked for.
+        phrase: The phrase as given.
         mask: (H, W) bool, at least one pixel.
         predicted_iou: SAM's own estimate.
         agreement: `agreement` of the mask with the response map.
@@ -63,8 +63,8 @@ class Grounder:
         Args:
             image: (H, W, 3) uint8 RGB, upright.
             phrases: Noun phrases or names of classes.
-            redundant: See `ResponseMaps`; counts where the config says so.
-            peaks: Of each phrase, the highest first; one by default.
+            redundant: See `ResponseMaps`; used if the config says so.
+            peaks: Peaks of each phrase, the highest first; one by default.
         """
         if not phrases:
             return []

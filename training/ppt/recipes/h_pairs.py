@@ -51,18 +51,18 @@ def pair_masks(
 ) -> WrittenRun:
     """Write H: the pseudo-masks of each kept text, from CLIP's response and SAM's masks for each of its noun phrases.
 
-    Near-equal masks are merged into one. Texts with one mask are H_sem (c = 1). Texts with more are H_ref, all with
-    c = 0 until Select has seen them. A text for whose phrases SAM answers with no pixel has no row.
+    Near-equal masks are merged into one. Texts with one mask are H_sem (c = 1). Texts with more are H_ref, all with c =
+    0 until Select has seen them. If SAM returns no pixel for any phrase of a text, the text has no row.
 
     Args:
         source: A complete run of any origin: annotated, refiltered, imported. Its images and kept texts are read.
-        location: Of a new run, or of one that the same call began. It has the plan of `source`, image by image.
+        location: A new run, or one that the same call began. It has the plan of `source`, image by image.
         config: The models, and its `pairs`.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
-        ConfigError: The run has no kept text or is not complete, or something else that the user must mend.
+        ConfigError: The run has no kept text or is not complete, or the user must fix something else.
         TransientError: Storage failed; the same call continues.
     """
     parent = Parent.open(RunLocation.open(source), location)
@@ -169,7 +169,8 @@ def _paired(
     pixels = np.ascontiguousarray(decode_upright(data, config.run.images))
     peaks = Peaks(config.pairs.peaks_per_phrase, config.pairs.min_peak)
     answers = grounder(pixels, phrases, nouns, peaks)
-    # One mask of the table an object: texts that share a phrase, or say the same thing otherwise, share its mask.
+    # One mask of the table an object: texts that share a phrase, or name the same object in other words, share its
+    # mask.
     objects = merged(answers, config.pairs.merge_iou)
     places_of = {phrase: {_nearest(each, objects) for each in answers if each.phrase == phrase} for phrase in phrases}
     masks = mask_records(image.image_id, [PseudoMask(each.mask, each.predicted_iou) for each in objects], RECIPE)

@@ -48,7 +48,7 @@ class ComposedImage:
     Attributes:
         pixels: (S, S, 3) uint8.
         masks: What is visible of each piece's object, (S, S) bool, each with at least one pixel.
-        texts: What may be said of each of them, as a referent.
+        texts: The texts for each of them as a referent.
         kind: `position` of a mosaic, `relation` of a fusion.
     """
 
@@ -131,7 +131,7 @@ _OPPOSITE: Final = {"left": "right", "right": "left", "top": "bottom", "bottom":
 
 
 def relative_side(target: Mask, anchor: Mask) -> str | None:
-    """Return on which side of the anchor the target lies, by the centres of their boxes; None where it is not clear.
+    """Return on which side of the anchor the target is, by the centres of their boxes; None where it is not clear.
 
     Clear is: apart by more than a share of the image's side along one axis, and by less than half of that along the
     other.

@@ -22,47 +22,49 @@ Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=
 class GroundingConfig(FrozenModel):
     """From a text to a mask: CLIP's response, SAM's mask (section 3.2: "CLIP [32] followed by SAM")."""
 
-    # CLIP Surgery's second path in so many of the image tower's last blocks (`pseudoris.workers.clip_features`);
-    # 0 reads the patches as they are, for a CLIP whose patches were trained to answer.
+    # The number of last blocks of the image tower with CLIP Surgery's second path (`pseudoris.workers.clip_features`).
+    # Use 0 for a CLIP whose patches were trained to match texts.
     surgery_blocks: int = Field(default=0, ge=0)
-    # CLIP Surgery's feature surgery: what a patch answers to all classes (objects) or nouns (pairs) alike is taken off.
-    # A CLIP of one token an image needs it; to one whose patches were trained to answer it adds little (docs/ppt.md).
+    # CLIP Surgery's feature surgery: subtracts the part of a patch's response that all classes (objects) or nouns
+    # (pairs) share. A CLIP trained with one token per image needs it. If patches were trained to match texts, it adds
+    # little (docs/ppt.md).
     is_feature_surgery: bool = False
-    # peak: the highest response, and of SAM's three masks one is chosen; points: of the highest and of the lowest
-    # responses, positive and negative, and SAM's single mask. Measured (docs/ppt.md): points lose wherever the map is
-    # noisy, because one wrong negative point takes the object away.
+    # peak: one point at the highest response, and a choice among SAM's three masks. points: positive points at the
+    # highest and negative points at the lowest responses, and SAM's single mask. Measured (docs/ppt.md): points are
+    # worse on noisy maps, because one wrong negative point removes the object.
     prompts: Literal["peak", "points"] = "peak"
-    # Of the three masks the one that agrees best with the response map, or the one of the highest predicted IoU, which
-    # knows nothing of the text and prefers parts with sharp edges.
+    # Which of the three masks: the one that agrees best with the response map, or the one with the highest predicted
+    # IoU. Predicted IoU ignores the text and prefers parts with sharp edges.
     choice: Literal["agreement", "predicted_iou"] = "agreement"
-    # Points of either label where prompts=points.
+    # Points of each label if prompts=points.
     num_points: int = Field(default=2, ge=1, le=32)
-    # Where prompts=points: shares of a response's range from which on, and up to which, a point may be drawn.
+    # If prompts=points: positive points have at least the share `high` of the response's range, negative points at most
+    # `low`.
     high: UnitInterval = 0.8
     low: UnitInterval = 0.2
-    # What a phrase is put into before CLIP reads it; {} is the phrase without its article.
+    # Template of the text that CLIP reads; {} is the phrase without its article.
     prompt: str = Field(default="a photo of a {}", pattern=r"\{\}")
 
 
 class ComposeConfig(FrozenModel):
     """D_ref out of D_sem (section 3.2, augmented data)."""
 
-    # Composed images, as a multiple of those of D_sem: as many more as there are.
+    # Number of composed images, as a multiple of those of D_sem.
     images_per_source: float = Field(default=1.0, gt=0, le=100)
     # The share of mosaics; the others are fusions.
     mosaic_share: UnitInterval = 0.5
     # (rows, columns) of a mosaic, one drawn an image.
     layouts: tuple[Layout, ...] = Field(default=((1, 2), (2, 1), (1, 3), (2, 2)), min_length=1)
-    # How likely a tile of a mosaic is of a class that the mosaic has already: the place has to tell them apart.
+    # Probability that a tile of a mosaic repeats a class of the mosaic, so that only the position distinguishes them.
     same_class_share: UnitInterval = 0.5
-    # Side of the composed square in pixels: that of the scenes, or photographs, that training ends with.
+    # Side of the composed square in pixels: as large as the scenes or photographs at the end of the training.
     side_px: int = Field(default=192, ge=32, le=4096)
-    # Of a fusion: the longer side of what is embedded, as a share of the image's; drawn between the two.
+    # Fusions: the longer side of the embedded image as a share of the image's, drawn between the two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)
-    # object: only the pseudo-mask's pixels of the embedded image are pasted, so that two objects stand in one scene;
-    # image: all of it.
+    # object: only the pixels of the pseudo-mask are pasted, so that one scene has two objects; image: the whole image
+    # is pasted.
     embedded: Literal["object", "image"] = "object"
-    # At least so much of an object must stay visible when another is embedded in its image.
+    # The least share of an object that stays visible when another one is embedded in its image.
     min_visible: Share = 0.6
     # Texts an image, each of another target.
     texts_per_image: int = Field(default=2, ge=1, le=9)
@@ -100,11 +102,11 @@ class RecipeConfig:
     """The settings of the recipes.
 
     Attributes:
-        run: As of any run; `masks.architecture` and `masks.weights` are the SAM, `filtering.architecture` and
-            `filtering.weights` the CLIP that a recipe reads, and nothing else of their sections.
-        grounding: Of objects and pairs.
-        compose: Of compose.
-        pairs: Of pairs.
+        run: The settings of any run; a recipe reads its SAM from `masks.architecture` and `masks.weights`, its CLIP
+            from `filtering.architecture` and `filtering.weights`, and nothing else of these sections.
+        grounding: Settings of `objects` and `pairs`.
+        compose: Settings of `compose`.
+        pairs: Settings of `pairs`.
     """
 
     run: RunConfig
@@ -119,7 +121,7 @@ _OWN: Final[dict[str, type[FrozenModel]]] = {
     "compose": ComposeConfig,
     "pairs": PairsConfig,
 }
-# A preset of the run, words laid over it, and those of the recipes' own settings.
+# A preset of the run, assignments that override it, and assignments of the recipes' own settings.
 _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "tiny": (
         "tiny",
@@ -127,7 +129,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
             "filtering.architecture=builtin:tiny/scene_clip.json",
             "filtering.weights.uri=builtin:tiny/scene_clip.safetensors",
         ),
-        # Objects of a category share a scene there, and people tell them apart by their places.
+        # There a scene has several objects of one category, and expressions distinguish them by position.
         ("pairs.peaks_per_phrase=3",),
     ),
     # The paper's: SAM ViT-B, CLIP ViT-B/16 with CLIP Surgery in its last six blocks, as its authors have it.
@@ -142,7 +144,7 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ),
     ),
 }
-# A shard is a commit: what is in flight is what a crash costs, and its models take a second an image.
+# A crash loses the shards in progress, and the models take a second an image.
 _SHARD_IMAGES: Final = 64
 
 

@@ -43,7 +43,7 @@ class Recipe:
     Attributes:
         name: `objects`, `compose` or `pairs`; `prior` of its masks.
         config: All its settings.
-        settings: Of `config`, and of its input, what decides the tables' bytes, as JSON.
+        settings: What decides the tables' bytes, of `config` and of its input, as JSON.
         has_models: Whether CLIP and SAM are read.
     """
 
@@ -83,18 +83,18 @@ def write_recipe(
     on_progress: OnProgress,
     on_wait: Callable[[str], None],
 ) -> WrittenRun:
-    """Plan and make what is missing of a recipe's run, one shard after the other: a model has one device.
+    """Plan a recipe's run and make its missing shards, one after the other: a model has one device.
 
     Args:
         recipe: What is made.
-        location: Of a new run, or of one that the same recipe began.
+        location: A new run, or one that the same recipe began.
         plan: Plans, under the lock.
         maker: Returns what makes a shard; called once, behind the plan, so that a refusal costs no loading.
         on_progress: Called after each commit.
         on_wait: Called with the holder of the run, before a wait.
 
     Raises:
-        ConfigError: The user must mend something; or the run there is another one.
+        ConfigError: The user must fix something; or the run there is another one.
         TransientError: Storage failed; the same call continues.
     """
     identity = recipe.identity()
@@ -113,7 +113,7 @@ class PseudoMask:
 
 
 def mask_records(image_id: str, masks: Sequence[PseudoMask], recipe: str) -> tuple[MaskRecord, ...]:
-    """Return the masks of an image, numbered as they stand; `prior` names the recipe."""
+    """Return the masks of an image, numbered in their order; `prior` names the recipe."""
     if not masks:
         return ()
     stacked = np.stack([each.mask for each in masks])
@@ -161,8 +161,8 @@ class PairCounts:
 
     Attributes:
         decided: With a referent: D_sem, D_ref, H_sem.
-        undecided: Whose pseudo-masks all have c = 0: H_ref before Select.
-        pseudo_masks: Of all of them.
+        undecided: Pairs whose pseudo-masks all have c = 0: H_ref before Select.
+        pseudo_masks: Pseudo-masks of all pairs.
     """
 
     decided: int

@@ -51,7 +51,7 @@ def name_in(text: str) -> str | None:
 
 
 def position_texts(name: str, layout: tuple[int, int], tile: tuple[int, int]) -> tuple[str, ...]:
-    """Return what may be said of the object in a tile of a mosaic.
+    """Return the texts for the object in a tile of a mosaic.
 
     Args:
         name: Its class.
@@ -66,7 +66,7 @@ def position_texts(name: str, layout: tuple[int, int], tile: tuple[int, int]) ->
 
 
 def relation_texts(name: str, side: str, anchor: str) -> tuple[str, ...]:
-    """Return what may be said of an object that lies on a `side` (left, right, top, bottom) of another."""
+    """Return the texts for an object that is on a `side` (left, right, top, bottom) of another."""
     return tuple(form.format(name=name, anchor=anchor) for form in _RELATIONS[side])
 
 

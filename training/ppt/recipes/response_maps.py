@@ -25,7 +25,8 @@ from pseudoris.workers.filtering.noun_lexicon import DETERMINERS
 
 FloatArray = NDArray[np.float32]
 
-# Read at once, padded: how a product rounds depends on its shape, and what is read beside a text on what is kept.
+# Read at once, padded: the rounding of a product depends on its shape, and the other texts of a batch depend on the
+# cache.
 _TEXTS_A_TILE: Final = 8
 # A text takes 2 kB of a ViT-B: a run's hundred thousand.
 _TEXT_BYTES: Final = 2**28
@@ -63,8 +64,8 @@ class ResponseMaps:
             image: (H, W, 3) uint8 RGB, upright. The tower sees it stretched to its square, so that its grid and the
                 image share one frame in [0, 1].
             phrases: P of them.
-            redundant: What else such images show: what a patch has in common with these texts says nothing of a phrase
-                (CLIP Surgery's feature surgery). A phrase itself among them counts for nothing.
+            redundant: What else such images show: the response that a patch has to all of these texts is not specific
+                to a phrase (CLIP Surgery's feature surgery). A phrase itself among them counts for nothing.
         """
         dense = self._dense(self._normalised(image))
         shared = self._embed(redundant) if redundant else None
@@ -130,12 +131,12 @@ def response_points(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return points (Q, 2) xy in pixels, at pixels' centres, and their labels (Q,): 1 of high responses, 0 of low ones.
 
-    Of each label at most `num_points`, the first at the extreme and every further one as far as can be from those
+    At most `num_points` of each label. The first is at the extreme, each further one as far as possible from those
     before it, so that they spread over the response instead of crowding at its peak; ties by position.
 
     Args:
         share: (H, W) in [0, 1].
-        num_points: Of each label.
+        num_points: Points of each label.
         high: From here up a response is positive.
         low: Up to here it is negative.
     """
@@ -175,7 +176,7 @@ def parted(share: FloatArray, peaks: Peaks) -> list[FloatArray]:
         return [share]
     radius = max(1, round(peaks.radius * max(share.shape)))
     is_peak = (share == maximum_filter(share, size=2 * radius + 1, mode="nearest")) & (share >= peaks.min_share)
-    # Of a plateau every pixel is a peak: those within the radius of one that was taken are the same.
+    # Every pixel of a plateau is a peak: those within the radius of one that was taken are the same.
     places = np.argwhere(is_peak)
     taken: list[NDArray[np.int64]] = []
     for place in places[np.argsort(-share[is_peak], kind="stable")]:
