@@ -62,7 +62,7 @@ def id_problems(shard: int, images: pa.Table, planned: Sequence[PlanEntry]) -> l
     if got == due:
         return []
     lost, extra = Counter(due) - Counter(got), Counter(got) - Counter(due)
-    details = [f"image {image} ({key}) is planned and absent" for image, key in lost.elements()]
+    details = [f"image {image} ({key}) is planned, but missing" for image, key in lost.elements()]
     details += [f"image {image} ({key}) is not planned, or is repeated" for image, key in extra.elements()]
     return examples(shard, "ids", details or ["the images are not in the order of the plan"])
 

@@ -77,7 +77,7 @@ def confidence_problems(shard: int, table: pa.Table, config: ConfidenceConfig | 
             is_set = ~is_composed & np.isfinite(scores[name])
             yield from _rows(shard, is_set, f"{name} is set without filtering.confidence")
         return
-    # Composed expressions have other kinds. They were no candidates of the filter stage.
+    # Only these were candidates of the filter stage; other kinds are composed after it.
     rows = np.flatnonzero(judged(table) & np.asarray(pc.equal(table["kind"], "attribute")))
     groups = pc.list_element(table["target_mask_ids"].combine_chunks().take(rows), 0).to_pylist()
     found = {name: values[rows] for name, values in scores.items()}
@@ -204,7 +204,7 @@ def _undrawn_problems(
     *,
     is_kept: bool = True,
 ) -> Iterator[Problem]:
-    """Check that undrawn expressions have no draws, no scores and weight 1, and with `is_kept` that they are kept."""
+    """Check that undrawn expressions have no draws, no scores and weight 1, and, if `is_kept`, that they are kept."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
     yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has draws")

@@ -24,7 +24,7 @@ from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 
-# Planned images in memory while the receipts of their shards are read, half a kilobyte each.
+# Most planned images to hold while the receipts of their shards are read; half a kilobyte each.
 _IMAGES_AT_ONCE: Final = 65_536
 
 
@@ -173,7 +173,7 @@ class _Walk:
         self._outside: dict[tuple[str, str], list[int]] = {}
 
     def take(self, shards: Iterable[int]) -> dict[int, int]:
-        """Return the latest generation of each of these planned shards that is committed. Give each shard once."""
+        """Return the latest generation of each of these shards that is committed. Pass each planned shard only once."""
         return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
 
     def visit(self, shard: int, entries: list[PlanEntry], receipt: Receipt | ConfigError | None) -> Receipt | None:
@@ -221,7 +221,7 @@ class _Walk:
             self._outside.setdefault(reason, []).append(receipt.shard)
 
     def report(self, header: RunHeader, strays: Iterable[str]) -> VerifyReport:
-        """Return the report, with the problems that only the end shows, and the first few `strays`."""
+        """Return the report. Adds the problems that show only at the end, and the first few `strays`."""
         # Problems arrive in any order. Sorting gives the same report for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
@@ -231,7 +231,9 @@ class _Walk:
             for first, last in _ranges(self._missing)
         ]
         self._problems += examples(
-            None, "unplanned_receipt", (f"shard {shard} has a receipt and no plan" for shard in self._unplanned)
+            None,
+            "unplanned_receipt",
+            (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
         )
         self._problems += examples(None, "stray_file", strays)
         return VerifyReport(

@@ -100,7 +100,7 @@ class _Spilled:
         self._last = records[-1][0]
 
     def merged(self) -> Iterator[Any]:
-        """Yield all records in order. All runs stay open until then."""
+        """Yield all records in order. All runs are open meanwhile."""
         with ExitStack() as files:
             streams = [_blocks(files.enter_context(run.open("rb"))) for run in self._runs]
             yield from heapq.merge(*streams, key=itemgetter(0))

@@ -189,7 +189,7 @@ class S3Storage:
             raise ImageError("changed", OTHER_ETAG) from None
 
     def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the objects directly below `folder`, a page at a time: one request a thousand."""
+        """Yield the objects directly below `folder`, in pages: one request per thousand."""
         prefix = f"{self._key(folder)}/".lstrip("/")
         for page in self.bucket.pages(prefix, delimiter="/"):
             for each in page.objects:
@@ -206,7 +206,7 @@ class S3Storage:
         yield from ()
 
     def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield the multipart uploads of the files that `paths` matches as a whole, begun and not completed."""
+        """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
         below = f"{self.prefix}/".lstrip("/")
         for upload in self.bucket.uploads(below):
             if paths.fullmatch(upload.key[len(below) :]):

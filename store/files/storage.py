@@ -78,7 +78,7 @@ class ChangedError(Exception):
 class Storage(Protocol):
     """Files below a root. Every path is relative to the root, with `/`. Can be pickled.
 
-    A write is durable and atomic: a reader sees the old file or the new one, also if the writer is killed.
+    A write is durable and atomic: a reader sees the old file or the new one, even if the writer is killed.
 
     Attributes:
         faults: Exceptions that it may raise if the storage fails.
@@ -110,7 +110,7 @@ class Storage(Protocol):
 
         Args:
             path: Path of the file.
-            window_bytes: Bytes to fetch for each smaller read. Use it for many small reads that are close together.
+            window_bytes: Fetch at least this many bytes at once. Use it for many small reads that are close together.
 
         Raises:
             FileNotFoundError: There is no file. A bucket may raise this only at the first read or seek.

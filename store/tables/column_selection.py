@@ -36,8 +36,8 @@ def read_selected(
 ) -> pa.Table:
     """Return the chosen columns of the rows that `keep` accepts, in the part's order and the current schema.
 
-    Reads the footer, and of each row group that the statistics do not rule out, the chosen columns and those of the
-    filter. A column that a part of an older table version lacks is null, for the filter too.
+    Reads the footer, then the chosen columns and those of the filter. Row groups that the statistics rule out are
+    skipped. A column that a part of an older table version lacks is null, for the filter too.
 
     Args:
         location: The run's folder.

@@ -40,7 +40,7 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
 
 def judged(table: pa.Table) -> Flags:
-    """Return (rows,) bool: the expressions that scores decide on, which are a model's, of exactly one mask.
+    """Return (rows,) bool: whether scores decide on the expression. It must be a model's, of exactly one mask.
 
     No rule decides on other sources, and scores of several masks or none have another meaning.
     """

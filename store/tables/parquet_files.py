@@ -37,13 +37,13 @@ def parquet_bytes(row_groups: Iterable[pa.Table], schema: pa.Schema) -> bytes:
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
-            # Page boundaries follow the chunks of the table, unless it has one.
+            # In one chunk, because page boundaries follow the chunks.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
     return sink.getvalue()
 
 
 def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """Return a writer with the fixed settings; equal row groups in give equal bytes out."""
+    """Return a writer with the fixed settings. Equal row groups give equal bytes."""
     flat = [name for name in schema.names if name not in _WITHOUT_DICTIONARY]
     # A list must name leaf columns, which are long paths in nested schemas, so it is used only if it leaves one out.
     use_dictionary: bool | list[str] = True if len(flat) == len(schema.names) else flat

@@ -44,7 +44,7 @@ def setting(row: int, **values) -> Edit:
 
 
 CORRUPTIONS = {
-    "an image is gone": ("images", lambda rows: rows.pop(2), "ids", "is planned and absent"),
+    "an image is gone": ("images", lambda rows: rows.pop(2), "ids", "is planned, but missing"),
     "an image stands twice": ("images", lambda rows: rows.insert(2, rows[2]), "ids", "not planned, or is repeated"),
     "images are swapped": ("images", lambda rows: rows.reverse(), "ids", "not in the order of the plan"),
     "a key is another": ("images", setting(2, key="other.png"), "ids", r"\(other.png\) is not planned"),

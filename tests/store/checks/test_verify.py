@@ -58,7 +58,7 @@ def test_a_receipt_without_a_plan_is_found(run):
     location.replace(receipt_path(9, 0), stranger.model_dump_json().encode())
     report = verify_run(location)
     assert whats(report) == ["unplanned_receipt"]
-    assert "shard 9 has a receipt and no plan" in report.problems[0].detail
+    assert "shard 9 has a receipt, but is not in the plan" in report.problems[0].detail
 
 
 def test_a_receipt_that_cannot_be_used_is_a_problem_and_not_the_end(run):
