@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.fake_bucket import BUCKET, num_requests, served
-from benchmarks.measurement import write_json
-from benchmarks.process_usage import run_watched, usage
-from benchmarks.scale_inputs import write_tars
+from benchmarks.measurement import run_watched, usage, write_json
+from benchmarks.scale import write_tars
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources import open_source
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments.oracle.scene_counts import candidates_of
+from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import DISTINCTIVE, Setting
 from experiments.quality.markdown_cells import as_json
 from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig

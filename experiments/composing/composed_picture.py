@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from experiments.composing.composed_figures import BY_PROBABILITY, CANDIDATES, KINDS
-from experiments.oracle.scene_counts import candidates_of
+from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from experiments.quality.parts import Options
 from pseudoris.schemas.composer_settings import ComposingConfig

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 
-from experiments.oracle.scene_counts import candidates_of
+from experiments.oracle import candidates_of
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.parts import Options
 from pseudoris.schemas.composer_settings import Counted, PosteriorConfig

@@ -1,34 +1,48 @@
-"""The candidates of annotated scenes with all their scores, what is composed of them, and the oracle's verdicts."""
+"""The candidates of annotated scenes with all their scores, what is composed of them, and the oracle's verdicts.
+
+Also which of a scene's candidates a rule keeps, and its figures, with intervals over scenes and paired differences.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from experiments.oracle.scene_counts import candidates_of
+from experiments.oracle import candidates_of
 from experiments.process_pool import run_jobs
-from experiments.quality.annotated_scenes import SHIPPED, SceneSet, Setting, annotate, annotated_chunk
+from experiments.quality.annotated_scenes import PAPER_TAU, SHIPPED, SceneSet, Setting, annotate, annotated_chunk
+from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_people
+from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.keep_rule import Flags
+from pseudoris.schemas.keep_rule import Flags, is_above
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
+from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
 from pseudoris.training.calibration.labelled_images import AlwaysKept, JudgedImage, judge_image
-from pseudoris.training.evaluation.bootstrap import Sums
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.workers.composing.composer import Composer
 
 # Of one mask each.
 WEIGHED_KINDS: Final[tuple[ComposedKind, ...]] = ("attribute", "position", "relation")
+# What is weighed, from what a run has in any case to everything.
+FEATURE_SETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "clip": CLIP,
+    "clip+vote": VOTE,
+    "clip+listener": (*CLIP, *LISTENER),
+    "all": EVERYTHING,
+}
+FIGURES: Final = ("accuracy", "yield", "coverage")
 
 
 def _shipped() -> ComposingConfig:
@@ -124,3 +138,56 @@ def _composed(
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
     verdicts = judge(truth, candidates, object_of_mask)
     return AlwaysKept(verdicts.is_right, verdicts.target)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keeps what lies within `bounds` when ranked by `weights`; what a composer says beside it is always kept."""
+
+    weights: ConfidenceConfig
+    bounds: Bounds
+    composer: str | None = None
+
+    def sums(self, scene: SceneRows) -> Sums:
+        """Return numerator and denominator of accuracy, yield and coverage."""
+        return scene.beside_composer(self.composer).sums(self.bounds.keeps(scene, self.weights))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the bounds."""
+        return {**vars(self.bounds), "composer": self.composer}
+
+
+def by_tau(scene: SceneRows, tau: float) -> Flags:
+    """Return what the paper's filter keeps, (T,) bool."""
+    return is_above(scene.rated.scores["distinctiveness"], tau)
+
+
+def bootstrap(scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, Rule]) -> ImageBootstrap:
+    """Return the figures of each rule over the same resamples of scenes, named `<rule>.<figure>`.
+
+    Args:
+        scenes: Test scenes.
+        tau: Of the preset's own filter, the rule `preset`; beside it stand `paper`, and `right`: every right candidate.
+        rules: By name.
+    """
+
+    def sums(scene: SceneRows) -> dict[str, tuple[float, float]]:
+        found = {
+            "right": scene.sums(scene.is_right),
+            "paper": scene.sums(by_tau(scene, PAPER_TAU)),
+            "preset": scene.sums(by_tau(scene, tau)),
+            **{name: rule.sums(scene) for name, rule in rules.items()},
+        }
+        return {f"{name}.{key}": pair for name, each in found.items() for key, pair in each.items()}
+
+    return ImageBootstrap([sums(scene) for scene in scenes])
+
+
+def rule_tree(found: ImageBootstrap, name: str) -> dict[str, Any]:
+    """Return a rule's figures as JSON values, each with its interval."""
+    return {figure: as_json(found.ratio(f"{name}.{figure}")) for figure in FIGURES}
+
+
+def step_tree(found: ImageBootstrap, better: str, worse: str) -> dict[str, Any]:
+    """Return by how much a rule exceeds another, paired over scenes, as JSON values."""
+    return {figure: as_json(found.difference(f"{better}.{figure}", f"{worse}.{figure}")) for figure in FIGURES}

@@ -13,8 +13,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from experiments.composing.posterior_fit import fitted_weights
-from experiments.listener.judged_scenes import COMPOSERS, SceneRows, composed_alone
-from experiments.listener.keep_rules import FEATURE_SETS, FIGURES
+from experiments.listener.judged_scenes import COMPOSERS, FEATURE_SETS, FIGURES, SceneRows, composed_alone
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
 from experiments.quality.parts import Options, draw_generator

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from experiments.listener.judged_scenes import COMPOSERS, SceneRows, collect
-from experiments.listener.keep_rules import FEATURE_SETS, Rule, bootstrap, rule_tree, step_tree
+from experiments.listener.judged_scenes import (
+    COMPOSERS,
+    FEATURE_SETS,
+    Rule,
+    SceneRows,
+    bootstrap,
+    collect,
+    rule_tree,
+    step_tree,
+)
 from experiments.listener.label_budget import measure_labels, measure_posterior_labels
 from experiments.quality.annotated_scenes import LISTENED, SceneSet
 from experiments.quality.parts import Options

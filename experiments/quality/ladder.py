@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from experiments.oracle.scene_counts import candidates_of
+from experiments.oracle import candidates_of
 from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import (
     DISTINCTIVE,

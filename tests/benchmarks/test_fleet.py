@@ -14,8 +14,7 @@ import pytest
 
 from benchmarks.driver_queue import DriverQueue
 from benchmarks.fleet import Fleet, simulate
-from benchmarks.scale import plugin_environment, stand_in_config
-from benchmarks.scale_inputs import write_tables
+from benchmarks.scale import plugin_environment, stand_in_config, write_tables
 from pseudoris.pipeline.executor import WindowRule
 
 CALM = {"node_losses_per_h": 0.0, "driver_deaths_per_h": 0.0}

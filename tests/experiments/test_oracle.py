@@ -1,14 +1,31 @@
-"""Scenes are counted under the names of the model card."""
+"""Scenes are counted under the names of the model card; the command's JSON and its table hold every figure."""
 
+import io
+import json
 from dataclasses import replace
 
 import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
 
-from experiments.oracle.scene_counts import candidates_of, count_at, count_nucleus, count_scene
+from experiments.oracle import (
+    HEADLINE,
+    TRUTH_SUFFIX,
+    EvaluationOptions,
+    candidates_of,
+    count_at,
+    count_nucleus,
+    count_scene,
+    figures,
+    main,
+    report_table,
+)
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Scene, SceneObject
+from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 
 
 def item(category, colour, x):
@@ -95,3 +112,41 @@ def test_held_out_pairs_are_counted_apart():
 def test_an_image_that_is_not_proven_has_no_size():
     with pytest.raises(ValueError, match="has no size"):
         candidates_of(replace(annotated(), height=None), lambda each: True)
+
+
+@pytest.mark.slow
+def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
+    app = typer.Typer()
+    app.command()(main)
+    arguments = ["--scenes", "1", "--processes", "1", "--split", "development", "--tau", "1.5", "--json"]
+    outcome = CliRunner().invoke(app, [*arguments, str(tmp_path / "figures.json")])
+    assert outcome.exit_code == 0, outcome.output
+    report = json.loads((tmp_path / "figures.json").read_text())
+    assert {name + suffix for name in HEADLINE for suffix in ("", TRUTH_SUFFIX)} <= report.keys()
+    assert report["mask_recall_75" + TRUTH_SUFFIX] == 1.0
+    assert report["seconds_per_image"] > 0
+    assert report["yield_filtered@1.5"] <= report["yield_filtered"]
+    assert "1 development scenes" in outcome.output
+
+
+def bootstrap():
+    scene = {name + suffix: (3.0, 4.0) for name in HEADLINE for suffix in ("", TRUTH_SUFFIX)}
+    return ImageBootstrap([scene | {"accuracy_beam": (1.0, 4.0), "seconds_per_image": (0.5, 1.0)}] * 3)
+
+
+def test_the_json_holds_every_figure_its_interval_and_the_steps():
+    report = json.loads(json.dumps(figures(bootstrap())))
+    for name in HEADLINE:
+        assert report[name + TRUTH_SUFFIX] == 0.75
+        assert len(report[f"{name}_interval"]) == 2
+    assert report["seconds_per_image"] == 0.5
+    assert report["accuracy_distinctive_minus_beam"] == 0.5
+
+
+def test_the_table_shows_both_kinds_of_mask_and_the_gain_of_each_step():
+    console = Console(file=io.StringIO(), width=140)
+    console.print(report_table(bootstrap(), EvaluationOptions(num_scenes=3)))
+    text = console.file.getvalue()
+    assert "3 test scenes" in text
+    assert all(name in text for name in HEADLINE)
+    assert "+0.500" in text

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from experiments.oracle.scene_counts import EvaluationOptions, evaluate
+from experiments.oracle import EvaluationOptions, evaluate
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
