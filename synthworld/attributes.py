@@ -1,7 +1,7 @@
-"""The words of the synthetic world: what an object can be, and how people place and count objects.
+"""The words of the synthetic world: attributes of objects, and words that place and count them.
 
-The vocabulary is closed: every word of a caption has exactly one meaning, so that an oracle can judge it. Some pairs of
-category and colour are held out: training never sees them. Captions of crops use only the words for objects;
+The vocabulary is closed: every word of a caption has exactly one meaning, so an oracle can judge it. Some pairs of
+category and colour are held out: training scenes never contain them. Captions of crops use only the words for objects;
 expressions use all words.
 """
 
@@ -48,7 +48,7 @@ PARTS: tuple[str, ...] = ("hat", "tail", "handle")
 RADIUS_RANGE_PX: dict[str, tuple[float, float]] = {"small": (12.5, 16.0), "large": (23.0, 31.0)}
 # One pair in six: (category index + colour index) divisible by it. 27 of 160 pairs, 16.9 %; every category has one.
 HELD_OUT_MODULUS = 6
-# What an end of a row is called, by side: said before the noun ("the leftmost star", "the left star") …
+# Words for the end of a row, by side, before the noun ("the leftmost star", "the left star") …
 EXTREMES: dict[str, tuple[str, ...]] = {
     "left": ("leftmost", "left"),
     "right": ("rightmost", "right"),
@@ -56,7 +56,7 @@ EXTREMES: dict[str, tuple[str, ...]] = {
     "bottom": ("bottommost", "bottom", "lower"),
     "middle": ("middle",),
 }
-# … and which of them are said of two objects alone.
+# … and those used only for two objects.
 COMPARATIVES: tuple[str, ...] = ("upper", "lower")
 ORDINALS: tuple[str, ...] = ("first", "second", "third", "fourth")
 NUMBERS: dict[str, int] = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
@@ -94,7 +94,8 @@ def is_held_out(category: str, colour: str) -> bool:
 def expression_words() -> tuple[str, ...]:
     """Return every word of an expression that no caption of a crop uses, each once, in a fixed order.
 
-    A model that reads expressions needs a token for each of them, even where its captions never taught it one.
+    A model that reads expressions needs a token for each of them, even if it was never trained on captions with that
+    word.
     """
     tables = (
         (word for words in EXTREMES.values() for word in words),

@@ -31,10 +31,10 @@ _JPEG_EVERY, _WEBP_EVERY = 8, 9
 def write_demo(folder: Path, *, num_scenes: int = 64, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
     """Writes `images/` (scenes and broken files) and `truth.json` into a folder; returns the folder of images.
 
-    Files that stand there already with the same bytes are left as they are, so that a second call changes nothing.
+    Existing files with the same bytes are not rewritten, so a second call changes nothing.
 
     Raises:
-        ConfigError: There is no such world.
+        ConfigError: The world is unknown.
     """
     world_named(world)
     images = folder / IMAGE_FOLDER
@@ -60,7 +60,7 @@ def scene_truth(scene: Scene) -> dict[str, object]:
 
 
 def broken_files() -> dict[str, bytes]:
-    """Return the files that no annotation can use, by name: cut off, empty, text, damaged, and no picture inside."""
+    """Return files that cannot be annotated, by name: cut off, empty, text, damaged, and without a picture."""
     pixels = render(make_scene(Split.DEMO, 999, seed=0)).image
     jpeg, png = _encode(pixels, ".jpg"), _encode(pixels, ".png")
     makers: dict[str, Callable[[], bytes]] = {

@@ -6,7 +6,7 @@
     adjective    := size | pattern | colour, each at most once, in any order
     position     := "on the left" | "on the right" | "at the top" | "at the bottom"
 
-Everything else cannot be parsed and counts as wrong: such a caption refers to nothing.
+Other captions cannot be parsed. They refer to nothing, so they are wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SLOTS: dict[str, str] = {
 }
 
 _CATEGORIES: Final[Mapping[str, str]] = {word: word for word in CATEGORIES}
-# The share that names the category alone is what makes a captioner's likeliest caption ambiguous.
+# The share of captions that name only the category. It makes a captioner's most likely caption ambiguous.
 CATEGORY_ALONE_SHARE = 0.45
 WRONG_WORD_SHARE = 0.03
 _MENTION_SHARES: dict[str, float] = {"colour": 0.62, "pattern": 0.5, "size": 0.45, "part": 0.7}
@@ -58,7 +58,7 @@ class Description:
 
 
 def words_of(description: Description) -> tuple[str, ...]:
-    """Return the noun phrase without its article, in the order in which people say it."""
+    """Return the noun phrase without its article, in the usual order of words."""
     stated = [description.size, description.pattern, description.colour, description.category]
     words = [word for word in stated if word is not None]
     if description.part is not None:
@@ -94,7 +94,7 @@ def noun_phrase(
 ) -> tuple[Description, list[str]] | None:
     """Return a noun phrase without its article, read from the start of `tokens`, and the tokens that follow it.
 
-    `nouns` are the words that name a category, with what they name; None where no noun phrase starts here.
+    `nouns` maps the words for categories to their categories. Returns None if no noun phrase starts here.
     """
     stated: dict[str, str] = {}
     rest = list(tokens)
@@ -140,7 +140,7 @@ def _part(tokens: list[str]) -> tuple[str | None, list[str]]:
 
 
 def noisy_caption(truth: Attributes, rng: np.random.Generator) -> str:
-    """Return one caption: 45 % of them name the category alone, and 3 % of the words said are wrong."""
+    """Return one caption: 45 % of them name only the category, and 3 % of the words are wrong."""
     description = _noisy_description(truth, rng)
     is_definite = bool(rng.random() < _DEFINITE_SHARE)
     is_bare = rng.random() < _BARE_SHARE and len(words_of(description)) >= _MIN_BARE_WORDS
@@ -149,7 +149,7 @@ def noisy_caption(truth: Attributes, rng: np.random.Generator) -> str:
 
 
 def _noisy_description(truth: Attributes, rng: np.random.Generator) -> Description:
-    """Chooses what is said, at least one word beside the category unless the category stands alone."""
+    """Chooses the words: the category alone, or with at least one other word."""
     category = _maybe_wrong(truth.category, CATEGORIES, rng)
     if rng.random() < CATEGORY_ALONE_SHARE:
         return Description(category)

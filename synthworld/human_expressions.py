@@ -1,8 +1,8 @@
-"""Expressions as people say them: all that identify an object, and the few that a person would choose.
+"""Human-like expressions: all that identify an object, and the few that a person would choose.
 
 The model is RefCOCO's game, in which a listener sees the image and has to click on the object. Expressions are short
 and unambiguous, with few attributes and sometimes one more than needed. About every second one names a place or a
-relation. The oracle reads each as its object and nothing else.
+relation. The oracle confirms that each refers to its object and to nothing else.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from pseudoris.synthworld.references import Extreme, NamedObject, Ordinal, Refer
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, speech_generator
 
 ATTRIBUTE, POSITION, RELATION = "attribute", "position", "relation"
-# Of two to three expressions an object.
+# Out of two to three expressions for each object.
 MIN_EXPRESSIONS, MAX_EXPRESSIONS = 2, 3
-# What a text tower of sixteen tokens reads whole: "leftmost" and "triangles" are two tokens, the ends one each.
+# The longest expression for a text tower of sixteen tokens: "leftmost" and "triangles" are two tokens each, start and
+# end one each.
 MAX_WORDS: Final = 12
 _PLACED_SHARE: Final = 0.5
 # Among the expressions with a place or a relation.
 _FORM_SHARES: Final[dict[str, float]] = {"third": 0.35, "extreme": 0.25, "of": 0.1, "ordinal": 0.05, RELATION: 0.25}
-# How much less likely an expression is for each attribute more than the fewest of its form.
+# Factor on an expression's probability for each attribute beyond the fewest of its form.
 _BREVITY: Final = 0.15
 _ARTICLES: Final[dict[str, float]] = {"the": 0.7, "": 0.3}
-# How far an object that is said to be in a third of the picture, or not meant by it, stays from the third's border.
+# The least distance of objects from the border of a third of the picture, if an expression names that third.
 BORDER_MARGIN_PX: Final = 8.0
 _OPTIONAL: Final = ("colour", "pattern", "size", "part")
-# People do not count rows of more.
+# People do not count longer rows.
 _MAX_COUNTED: Final = 4
 _NUMBER_WORDS: Final[Mapping[int, str]] = {number: word for word, number in NUMBERS.items()}
 
@@ -51,7 +52,7 @@ class Expression:
 def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
     """Return two or three different expressions of an object, the same on every machine.
 
-    Fewer if the grammar has no more, none if neither words nor place can tell the object from another one.
+    Fewer if the grammar has no more; none if neither words nor position distinguish the object.
     """
     rng = speech_generator(scene, number)
     wanted = int(rng.integers(MIN_EXPRESSIONS, MAX_EXPRESSIONS + 1))
@@ -68,7 +69,7 @@ def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
 
 
 def _draw(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
-    """First the form, by its share among those there are, then one of it, the shorter the likelier."""
+    """Draws first the form, by its share among those available, then an expression of it; shorter ones are likelier."""
     forms = list(dict.fromkeys(each.form for each in pool))
     placed = [_FORM_SHARES[form] for form in forms if form != ATTRIBUTE]
     shares = [
@@ -105,7 +106,7 @@ class Utterance:
 
 
 def utterances(scene: Scene, number: int) -> list[Utterance]:
-    """Return every reference that means this object alone, in a fixed order; none for objects too close to tell apart.
+    """Return every reference that means this object alone, in a fixed order; none if another object is too close.
 
     Rows have at least two objects; thirds of the picture are only named well inside them; anchors are singled out by
     their own words, the fewest that do.
@@ -125,7 +126,7 @@ def utterances(scene: Scene, number: int) -> list[Utterance]:
 
 
 def descriptions(item: SceneObject) -> Iterator[tuple[Description, int]]:
-    """Yields every true description of an object by words alone, and how many attributes it states; fewest first."""
+    """Yields every true description of an object by words alone, with its number of attributes, fewest first."""
     truth = item.attributes
     names = [name for name in _OPTIONAL if getattr(truth, name) is not None]
     chosen = sorted(product((False, True), repeat=len(names)), key=sum)

@@ -1,7 +1,7 @@
 """Writes object-centric images like ImageNet's: one large object in the middle, in a folder for its category.
 
-`python -m pseudoris.synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png and, beside
-them, truth.json with each object's words and exact mask, which no recipe reads.
+`python -m pseudoris.synthworld.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and
+FOLDER/truth.json with each object's words and exact mask. No recipe reads truth.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, gener
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
 from pseudoris.workers.masks import rle
 
-# Behind every split of scenes: no object-centric image has a scene's index.
+# Above every split of scenes, so that no object-centric image has a scene's index.
 _FIRST_INDEX: Final = 4_000_000
 _LAYOUT_STREAM: Final = 0
 # From a quarter to half of the image's side across: twice the objects of scenes.
@@ -40,7 +40,7 @@ def object_centric_scene(position: int, *, seed: int = 0, world: str = DEFAULT_W
     It never shows a held-out pair of category and colour: learners train on it.
 
     Raises:
-        ConfigError: There is no such world.
+        ConfigError: The world is unknown.
     """
     world_named(world)
     rng = generator(seed, _FIRST_INDEX + position, stream=_LAYOUT_STREAM)
@@ -72,10 +72,10 @@ def _placed(rng: np.random.Generator, attributes: Attributes) -> SceneObject:
 def write_object_centric(folder: Path, *, num_images: int, seed: int = 0, world: str = DEFAULT_WORLD) -> Path:
     """Writes `images/<category>/` and `truth.json` into a folder; returns the folder of images.
 
-    Files that stand there already with the same bytes are left as they are.
+    Existing files with the same bytes are not rewritten.
 
     Raises:
-        ConfigError: There is no such world.
+        ConfigError: The world is unknown.
     """
     truth: dict[str, object] = {}
     for position in range(num_images):

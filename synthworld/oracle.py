@@ -1,4 +1,4 @@
-"""Judges an expression by the truth of a scene: which objects does it mean?
+"""Judges an expression by the truth of a scene: to which objects does it refer?
 
 Words, thirds of the image and counts are true or false. Rows and relations can be too close to decide:
 
@@ -29,7 +29,7 @@ ROW_MARGIN_PX = 10.0
 MIN_STEP_PX = 16.0
 TOUCH_PX = 4.0
 MAX_SLANT = 2.0
-# The longer extent of a row, in shorter ones, from which three objects have a middle beyond doubt.
+# The least ratio of a row's longer extent to its shorter one at which three objects have a clear middle.
 MIN_ROW_SHAPE = 1.5
 
 
@@ -43,7 +43,7 @@ def referents(caption: str, scene: Scene) -> frozenset[int] | None:
 
 
 def refers_to(caption: str, scene: Scene, number: int) -> bool:
-    """Return whether a caption means this object and nothing else of the scene; False if it cannot be decided."""
+    """Return whether a caption refers to this object alone; False if it cannot be decided."""
     return referents(caption, scene) == frozenset((number,))
 
 
@@ -75,7 +75,7 @@ def row_of(noun: Description, scene: Scene) -> dict[int, SceneObject]:
 
 
 def fits(description: Description, item: SceneObject) -> bool:
-    """Return whether each stated word is true of the object; what is not stated is not compared."""
+    """Return whether each stated word is true of the object; attributes that are not stated are ignored."""
     truth = item.attributes
     if description.category != truth.category:
         return False
@@ -135,7 +135,7 @@ class Degree(IntEnum):
 
 
 def lies(side: str, item: SceneObject, anchor: SceneObject) -> Degree:
-    """Return whether an object lies on a side of another one."""
+    """Return whether an object is on a side of another one."""
     step = along(side, item) - along(side, anchor)
     aside = abs(across(side, item) - across(side, anchor))
     if step >= MIN_STEP_PX and step >= aside:
@@ -144,7 +144,7 @@ def lies(side: str, item: SceneObject, anchor: SceneObject) -> Degree:
 
 
 def along(side: str, item: SceneObject) -> float:
-    """Return how far an object lies toward a side, in pixels: larger is further."""
+    """Return an object's distance toward a side, in pixels: larger is further."""
     x, y = item.centre_xy_px
     return {"left": -x, "right": x, "top": -y, "bottom": y}[side]
 
@@ -163,7 +163,7 @@ def at_place(side: str, rank: int, row: Mapping[int, SceneObject]) -> frozenset[
 
 
 def middle(row: Mapping[int, SceneObject]) -> frozenset[int]:
-    """Return the middle one of three objects along their longer extent; all of them where neither extent is longer."""
+    """Return the middle one of three objects along their longer extent; all three if neither extent is longer."""
     extents = {}
     for side in ("right", "bottom"):
         places = [along(side, item) for item in row.values()]

@@ -8,7 +8,7 @@
     anchor   := noun phrase, without a position
 
 Every form may have an opening and an article before it, as captions have. A caption is the simplest reference.
-`pseudoris.synthworld.oracle` says which objects a reference means.
+`pseudoris.synthworld.oracle` decides to which objects a reference refers.
 """
 
 from __future__ import annotations

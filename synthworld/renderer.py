@@ -101,7 +101,7 @@ def render(scene: Scene) -> RenderedScene:
     """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world.
 
     Raises:
-        ConfigError: There is no such world.
+        ConfigError: The world is unknown.
     """
     rng, world = pixel_generator(scene), world_named(scene.world)
     side = SCENE_SIZE_PX * SUPERSAMPLING

@@ -1,4 +1,4 @@
-"""Scenes as shards: the input of the annotation stages, with the truth beside it."""
+"""Scenes as shards: the input of the annotation stages, together with the truth."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # Read once a text: the systems of an ablation say the same thousand times.
+        # Read once a text: the systems of an ablation produce the same texts thousands of times.
         self._read: dict[str, Reference | None] = {}
         self._referents: dict[str, frozenset[int] | None] = {}
         self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -57,7 +57,7 @@ class SceneImageTruth:
 
     @cached_property
     def masks(self) -> list[str]:
-        """COCO compressed RLE of each object's visible pixels; painted when asked for."""
+        """COCO compressed RLE of each object's visible pixels; painted on first use."""
         masks = render(self._scene).masks if self._masks is None else self._masks
         return rle.encode(torch.from_numpy(masks))
 
@@ -71,8 +71,8 @@ class SceneImageTruth:
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Return how many attributes a text states, how many of these are true, how many the object has.
 
-        Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do
-        not. A text that cannot be parsed states nothing.
+        Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do not.
+        A text that cannot be parsed has no attributes.
         """
         if (text, number) not in self._stated:
             self._stated[text, number] = self._compare(text, number)
@@ -93,7 +93,7 @@ class SceneImageTruth:
         return sum(item.attributes.category == category for item in self._scene.objects) - 1
 
     def group(self, number: int) -> str:
-        """Return whether the object's category and colour stood together in a training scene."""
+        """Return whether training scenes contain the object's pair of category and colour."""
         truth = self._attributes(number)
         return HELD_OUT if is_held_out(truth.category, truth.colour) else SEEN
 
@@ -122,10 +122,10 @@ class SceneTruth:
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> SceneTruth:
-        """Return what `pseudoris.synthworld.demo` wrote beside its folder of images; broken files have no truth.
+        """Return the truth that `synthworld.demo` wrote next to its folder of images; broken files have no truth.
 
         Raises:
-            ConfigError: It is no such file; `name` is in the message.
+            ConfigError: It is not such a file; `name` is in the message.
         """
         try:
             scenes = _SCENES.validate_python(json.loads(data))
@@ -137,7 +137,7 @@ class SceneTruth:
         known = {key: scene for key, scene in scenes.items() if scene is not None}
         for key, scene in known.items():
             _check(scene, f"{name}: {key!r}")
-        # A file of before there were worlds names none: its scenes are of the default one.
+        # Files from before there were several worlds name none: their scenes are of the default world.
         others = sorted({scene.world for scene in known.values()} - {DEFAULT_WORLD})
         return cls(known, f"synthetic world{''.join(f' {world!r}' for world in others)}, {name}")
 

@@ -26,12 +26,13 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
-# Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, naming
-# the category alone would be unambiguous too often and the naive captions would look good.
+# Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, the
+# category alone would be unambiguous too often, and naive captions would look good.
 SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM, _SPEECH_STREAM = 0, 1, 2
 _PLACEMENT_TRIES = 60
-# How far an object stays from the left, top, right and bottom edge, in radii: a part cut off makes its word untrue.
+# The least distance of an object from the left, top, right and bottom edge, in radii: a part that is cut off would make
+# its word untrue.
 _REACH: dict[str | None, tuple[float, float, float, float]] = {
     None: (0.95, 0.95, 0.95, 0.95),
     "hat": (0.95, 1.5, 0.95, 0.95),
@@ -89,7 +90,7 @@ def pixel_generator(scene: Scene) -> np.random.Generator:
 
 
 def speech_generator(scene: Scene, speaker: int) -> np.random.Generator:
-    """Return the generator of what one speaker, counted from 0, says of a scene."""
+    """Return the generator for the expressions of one speaker, counted from 0, about a scene."""
     key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAM], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))
 
@@ -104,10 +105,10 @@ def scene_index(split: Split, position: int) -> int:
 def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
     """Return the scene at `position` of a split: 2 to 10 objects, no two described by the same attributes.
 
-    In worlds of one mix of categories the scenes of one position hold the same objects at the same places.
+    In worlds with the same mix of categories, the scenes at one position have the same objects at the same places.
 
     Raises:
-        ConfigError: There is no such world.
+        ConfigError: The world is unknown.
     """
     index = scene_index(split, position)
     mix = world_named(world)

@@ -1,8 +1,8 @@
 """Trained weights in the form that the package ships: safetensors, half precision, used vocabulary rows only, digests.
 
-`python -m pseudoris.synthworld.shipped_weights OUT` copies the weights files of OUT into the package and writes down
-their digests: those of a run's models in the preset `tiny`, so that each run verifies its files, and those of all
-models in the model card. Without OUT the files of the package stay, and only the digests and the card are renewed.
+`python -m pseudoris.synthworld.shipped_weights OUT` copies the weights files of OUT into the package and records their
+digests. The preset `tiny` gets those of a run's models, so that each run verifies its files. The model card gets all of
+them. Without OUT only the digests and the card are updated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DESCRIPTIONS: Final = {
     "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
     "sam_prompts": "masks from several points: the same SAM, its prompt encoder and mask decoder trained on",
 }
-# No stage of a run uses the others: their digests stand in the card alone.
+# No stage of a run uses the others: only the card has their digests.
 _PRESET_MODELS: Final = ("sam", "coca", "clip")
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
@@ -63,7 +63,7 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def ship(out: Path | None, root: Path = ROOT) -> None:
-    """Copies the weights files of `out` into the tree at `root`, and renews preset and model card from what is there.
+    """Copies the weights files of `out` into the tree at `root`, and updates preset and model card.
 
     Raises:
         FileNotFoundError: a weights file is missing; nothing was changed.
@@ -100,7 +100,7 @@ def with_preset_digests(text: str, files: list[Path]) -> str:
 
 
 def with_card_rows(text: str, files: list[Path]) -> str:
-    """Return the model card with a row for each file: name, sha256, bytes, parameters, what it is.
+    """Return the model card with a row for each file: name, sha256, bytes, parameters, description.
 
     Raises:
         ValueError: the card has no table for them.

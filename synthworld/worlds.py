@@ -1,8 +1,8 @@
 """Worlds: how scenes look and what they hold. Words mean the same in all worlds, so that one oracle judges them.
 
 `default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
-renderer: the difference between the two is that of the pixels alone, scene by scene. `shifted` looks like `second` and
-holds other things: half of the categories are six times as frequent as the other half.
+renderer: the two differ only in pixels, scene by scene. `shifted` looks like `second` and holds other things: half of
+the categories are six times as frequent as the other half.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class World:
 
     Attributes:
         name: As `make_scene`, the demonstration set and truth.json name it.
-        palette: The colour (R, G, B) that each word stands for; nearest to its own word's in `COLOURS`, so that the
-            word stays true.
+        palette: The colour (R, G, B) of each word; it is nearest to the same word's colour in `COLOURS`, so the word
+            stays true.
         textures: Names in `renderer.TEXTURES`, one of them drawn a scene.
         tones: Lowest and (exclusive) highest brightness of a background, of 255.
         chroma: How far a background's colour channels stray from its brightness.

@@ -29,7 +29,7 @@ class GalleryDraw:
 
 @dataclass(frozen=True, slots=True)
 class GalleryExpression:
-    """One candidate expression with its scores; see `tables.EXPRESSIONS_SCHEMA` for what each says.
+    """One candidate expression with its scores; `tables.EXPRESSIONS_SCHEMA` explains each.
 
     Attributes:
         targets: Indices of the masks that it refers to.
@@ -111,7 +111,7 @@ class GalleryImage:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedImage:
-    """One image that was set aside, and why; `reason` is a code of `tables.FAILURE_REASONS`."""
+    """One quarantined image with its reason; `reason` is a code of `tables.FAILURE_REASONS`."""
 
     key: str
     stage: str

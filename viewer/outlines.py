@@ -1,4 +1,4 @@
-"""A mask as an SVG path: crisp at any zoom, a few hundred bytes, and the browser knows when a pointer is inside."""
+"""A mask as an SVG path: crisp at any zoom, a few hundred bytes, and the browser detects a pointer inside it."""
 
 from __future__ import annotations
 

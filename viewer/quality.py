@@ -1,4 +1,4 @@
-"""A run's expressions in figures, read shard by shard: memory is bounded by `MAX_ROWS` rows, whatever the run's size.
+"""A run's expressions in figures, read shard by shard: memory is bounded by `MAX_ROWS` rows for runs of any size.
 
 A run with more candidate expressions is read in part: whole shards, evenly spaced over the run. The page says so.
 Totals and seconds come from all receipts in any case.
@@ -48,7 +48,7 @@ class RunQuality:
         summary: Summary of the whole run.
         num_shards: Committed.
         num_read: Shards that the rest was counted in.
-        masks_per_image: Images by their number of masks; quarantined ones aside.
+        masks_per_image: Images by their number of masks; without quarantined ones.
         lengths: Candidates by their number of words.
         kept_lengths: Kept ones by their number of words.
         scores: By name, float32 of each candidate that has the score.
@@ -88,7 +88,7 @@ def quality_of_run(
 
     Args:
         location: Where the run lives.
-        summary: As the gallery beside it shows it, so that both pages agree; read here by default.
+        summary: The gallery's summary, so that both pages agree; read here by default.
         max_rows: Candidate expressions read at most.
         on_shard: Called after each shard.
 

@@ -1,9 +1,9 @@
 """Trains the tiny models from scratch: `python -m pseudoris.synthworld.training [--out DIR] [--only MODEL]`.
 
-Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains beside captioner and CLIP; in the
-second phase these two meet crops of SAM's masks while SAM goes on; the scene CLIP, which starts from both, and a SAM
-for prompts of several points come last, side by side. A model whose weights file is in the folder is not trained again,
-and an interrupted training continues from its last checkpoint. To ship new weights:
+Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains in parallel with captioner and CLIP.
+In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
+which starts from SAM and CLIP, in parallel with a SAM for prompts of several points. A model whose weights file is in
+the folder is not trained again, and an interrupted training continues from its last checkpoint. To ship new weights:
 `python -m pseudoris.synthworld.shipped_weights OUT`.
 """
 
@@ -51,7 +51,7 @@ class Model(StrEnum):
         return self.value.replace("-", "_")
 
 
-# What the models of the last phase go on from.
+# The models from which the last phase starts.
 _STARTS_FROM: Final = {Model.SCENE_CLIP: (Model.SAM, Model.CLIP), Model.SAM_PROMPTS: (Model.SAM,)}
 
 
@@ -76,7 +76,7 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
 
 
 def _first_phases(plan: TrainingPlan, wanted: set[Model]) -> None:
-    """Trains what the second phases go on from, and proposes the masks that they meet."""
+    """Trains the models from which the second phases start, and proposes the masks for them."""
     first: list[Job] = [(training_plan.first_sam, (plan,))]
     if wanted & {Model.COCA, Model.CLIP}:
         training_plan.true_crops(plan)
@@ -110,7 +110,7 @@ def _start_logging() -> None:
 
 
 def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
-    """Return the plan with at most so many steps a phase, for a trial of the whole chain."""
+    """Return the plan with at most this many steps in each phase, for a trial of the whole chain."""
 
     def cut(recipe: RecipeT) -> RecipeT:
         return replace(recipe, steps=min(recipe.steps, steps))

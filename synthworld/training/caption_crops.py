@@ -1,7 +1,7 @@
 """(crop, caption) pairs for the captioner and CLIP: crops cut from rendered scenes, and batches of them.
 
-Crops are those of annotation, rounded to whole colours: a byte a colour fits in memory, four do not. They are cut by
-the true masks, and by SAM's own masks, ragged edges included, as annotation cuts them. They lie in memory-mapped
+Crops are made as in annotation, but rounded to one byte a colour: four bytes would not fit in memory. They are cut by
+the true masks, and by SAM's own masks, ragged edges included, as annotation cuts them. They are stored in memory-mapped
 files. A batch holds whole scenes: a scene's other objects are the hard negatives.
 """
 
@@ -72,8 +72,8 @@ def proposed_tasks(
 ) -> tuple[list[CropTask], list[Attributes]]:
     """Return one task for each of SAM's masks on the first `count` scenes that is an object's (IoU ≥ 0.5, one-to-one).
 
-    The masks are proposed once and kept at `path`. The truth says only which object a mask shows, as a page says which
-    picture a caption stands under.
+    The masks are proposed once and kept at `path`. The truth is used only to find the object of a mask, as a web page
+    shows which caption belongs to a picture.
     """
     if not path.exists():
         _write_proposals(path, data.scenes[:count], masks)

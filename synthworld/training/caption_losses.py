@@ -11,11 +11,11 @@ from torch import nn
 
 
 def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which pairs of captions say the same, and which contradict nothing the other says.
+    """Return which pairs of captions are equal, and which ones do not contradict each other.
 
-    content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled`
-    (B, B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): from the texts alone
-    it is unknown whether the longer also fits the other's crop, so such pairs are no negatives.
+    content (B, W) of 0 and 1, the content words of each caption. `equal` (B, B) bool: the same words. `unsettled` (B,
+    B) bool: one's words are a proper subset of the other's ("a circle", "a red circle"): the texts do not show whether
+    the longer one also fits the other's crop, so such pairs are not negatives.
     """
     shared = content @ content.T
     count = content.sum(-1)
@@ -25,7 +25,7 @@ def text_relations(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def contrastive_loss(cosines: torch.Tensor, scale: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy of image × text cosines (B, B); captions that say the same are all positives."""
+    """Symmetric cross-entropy of image × text cosines (B, B); equal captions are all positives."""
     equal, unsettled = text_relations(content)
     logits = (cosines * scale).masked_fill(unsettled, float("-inf"))
     targets = equal.float() / equal.float().sum(-1, keepdim=True)
@@ -55,10 +55,10 @@ def caption_loss(logits: torch.Tensor, tokens: torch.Tensor, *, unused_logit: fl
 
 
 class WordHead(nn.Module):
-    """Predicts the caption's content words from the flattened image tokens; thrown away after the training.
+    """Predicts the caption's content words from the flattened image tokens; dropped after the training.
 
-    open_clip's vision tower learns colours in minutes and shapes hardly at all without it (measured). What it is given
-    are the words of the noisy caption, nothing more: a word that the caption leaves out is simply no target.
+    Without it, open_clip's vision tower learns colours in minutes and hardly learns shapes (measured). Its targets are
+    only the words of the noisy caption: a word that the caption leaves out is not a target.
     """
 
     def __init__(self, num_tokens: int, width: int, num_words: int) -> None:
@@ -93,7 +93,7 @@ class TokenTap:
 def object_contrastive_loss(scores: torch.Tensor, fits: torch.Tensor, unsettled: torch.Tensor) -> torch.Tensor:
     """Return the symmetric cross-entropy of texts × objects scores (T, B), scaled: all that fits is positive.
 
-    `fits` and `unsettled` are those of `caption_relations`; a row's loss is the mean over its positives.
+    `fits` and `unsettled` are defined in `caption_relations`; a row's loss is the mean over its positives.
     """
     logits = scores.masked_fill(unsettled, float("-inf"))
     return 0.5 * (_cross_entropy(logits, fits) + _cross_entropy(logits.T, fits.T))
@@ -102,11 +102,11 @@ def object_contrastive_loss(scores: torch.Tensor, fits: torch.Tensor, unsettled:
 def pointing_loss(scores: torch.Tensor, own: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
     """Return how far each caption's scores of its scene's patches are from pointing at its own object.
 
-    The negative log of the share of a softmax over the patches that lies on the caption's own, the mean over captions.
+    The negative log of the softmax share of the caption's own patches, as a mean over captions.
 
     Args:
         scores: (T, P), scaled cosines of each caption with the P patches of its scene.
-        own: (T, O) int64, the patches of the object that it was said of.
+        own: (T, O) int64, the patches of the caption's object.
         is_open: (T, P) bool, patches that are left out: they may be the object's too, or of one that the caption fits
             as well. Those of `own` count all the same.
     """

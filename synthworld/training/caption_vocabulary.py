@@ -1,4 +1,4 @@
-"""The few BPE tokens that captions are made of, renumbered from 0 in the order of their ids.
+"""The few BPE tokens that captions use, renumbered from 0 in the order of their ids.
 
 The models are trained with these rows alone. The rest of open_clip's 49,408 tokens would have rows of zeros: their
 logits are exactly zero, so that they enter the softmax as one constant, log(49408 − used). Order is kept: the end token
@@ -43,7 +43,7 @@ class CompactVocabulary:
 
     @property
     def unused_logit(self) -> float:
-        """The logarithm of the number of unused tokens: their share of a softmax whose logits are zero."""
+        """The logarithm of the number of unused tokens, which enter the softmax with logits of zero."""
         return math.log(FULL_SIZE - len(self.ids))
 
     def encode(self, captions: list[str]) -> torch.Tensor:
@@ -73,14 +73,14 @@ class CompactVocabulary:
 
 
 def caption_vocabulary() -> CompactVocabulary:
-    """Return the vocabulary of the training captions, that of the shipped captioner and CLIP."""
+    """Return the vocabulary of the training captions, which the shipped captioner and CLIP use."""
     return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS))
 
 
 def expression_vocabulary() -> CompactVocabulary:
-    """Return the vocabulary of people's expressions: that of the captions, and words of place, relation and number.
+    """Return the vocabulary of human expressions: words of the captions, and of position, relation and number.
 
-    For a model whose text tower serves as the base of one that learns from expressions.
+    It is for a text tower on which a model that learns from expressions is built.
     """
     return _vocabulary((*FUNCTION_WORDS, *CONTENT_WORDS, *expression_words()))
 

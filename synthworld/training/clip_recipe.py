@@ -82,7 +82,7 @@ def train_clip(
     warm_start: Path | None = None,
     start_from: Path | None = None,
 ) -> ClipTrainee:
-    """Return the trained scorer; `warm_start` is a captioner's checkpoint, `start_from` that of an earlier phase."""
+    """Return the trained scorer; `warm_start` is a captioner's checkpoint, `start_from` an earlier phase's."""
     torch.manual_seed(seed)
     trainee = ClipTrainee(vocabulary).train()
     if warm_start is not None:

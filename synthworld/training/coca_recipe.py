@@ -25,13 +25,13 @@ from pseudoris.synthworld.training.optimiser import (
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 
 logger = logging.getLogger(__name__)
-# open_clip draws it with 0.088; with that, colours are learnt in minutes and shapes are not (measured).
+# open_clip draws it with 0.088; with that value, the model learns colours in minutes, but not shapes (measured).
 POSITION_STD = 0.4
 
 
 @dataclass(frozen=True)
 class CaptionRecipe:
-    """The numbers of a CoCa or CLIP training; the defaults are those of the shipped weights."""
+    """The numbers of a CoCa or CLIP training; the defaults made the shipped weights."""
 
     steps: int = 4000
     crops_a_step: int = 96

@@ -1,4 +1,4 @@
-"""What the three trainings share: the optimiser, its schedule, half precision, progress and checkpoints."""
+"""The shared parts of the trainings: optimiser, schedule, half precision, progress and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def has_fast_bfloat16() -> bool:
-    """Return whether this CPU multiplies in bfloat16 by itself."""
+    """Return whether this CPU has native bfloat16 products."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
@@ -25,7 +25,7 @@ def has_fast_bfloat16() -> bool:
 def fast_cpu_arithmetic() -> Iterator[None]:
     """Autocast to bfloat16 where the CPU has it, with math attention: at these sizes twice as fast as flash (measured).
 
-    A CPU that computes bfloat16 by other means takes five times as long for it as for float32 (measured).
+    A CPU without native bfloat16 takes five times as long for it as for float32 (measured).
     """
     with (
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16()),

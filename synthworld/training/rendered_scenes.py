@@ -50,7 +50,7 @@ def _render_chunk(split: Split, positions: range, seed: int, world: str) -> tupl
 def rendered_scenes(
     folder: Path, split: Split, count: int, *, seed: int, processes: int = 2, world: str = DEFAULT_WORLD
 ) -> RenderedScenes:
-    """Return the first `count` scenes of a split, rendered into `folder` unless they stand there already."""
+    """Return the first `count` scenes of a split, rendered into `folder` unless it has them already."""
     prefix = "" if world == DEFAULT_WORLD else f"{world}-"
     stem = folder / f"{prefix}{split}-{seed}-{count}"
     image_path, owner_path = stem.with_suffix(".images.npy"), stem.with_suffix(".owners.npy")

@@ -2,7 +2,7 @@
 
 Mask proposal prompts with one positive point and uses three masks, so it never trains SAM's first mask token and its
 embedding of negative points. A learner that writes point prompts (`pseudoris.training.ppt`) needs both. The image
-encoder stays as it is, so that it can share what is encoded with mask proposal.
+encoder does not change, so both uses share its output.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ENCODED_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class PromptRecipe:
-    """The numbers of this phase; the defaults are those of the shipped weights."""
+    """The numbers of this phase; the defaults made the shipped weights."""
 
     steps: int = 1500
     num_scenes: int = 2000
     images_a_step: int = 8
     prompts_an_image: int = 6
-    # The number of points changes from step to step, and none counts more than the learner that will write them.
+    # The number of points changes from step to step, up to the most that the learner will use.
     max_points: int = 9
     # How far a point may be from where its label is true: a learner's points are never exact.
     jitter_px: float = 2.0

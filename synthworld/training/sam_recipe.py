@@ -25,7 +25,7 @@ from pseudoris.workers.checkpoints.models import build_sam
 
 @dataclass(frozen=True)
 class SamRecipe:
-    """The numbers of the training; the defaults are those of the shipped weights."""
+    """The numbers of the training; the defaults made the shipped weights."""
 
     steps: int = 5200
     images_a_step: int = 6
@@ -35,10 +35,10 @@ class SamRecipe:
     peak_rate: float = 1.6e-3
     # The predicted IoU decides which of three masks and of many points survives: the second phase sharpens it.
     iou_weight: float = 1.0
-    # Side of the grid on which masks are compared with the truth. At the logits' own 64 a rim thinner than half a cell
-    # is no part of the target; a finer grid costs time and brings it back.
+    # Side of the grid on which masks are compared with the truth. On the logits' own grid of 64, rims thinner than half
+    # a cell are missing from the target. A finer grid has them, and takes more time.
     loss_size: int = 64
-    # How much likelier, for each of the two, a small object and one with a part are prompted: they are the misses.
+    # Factor by which small objects, and objects with a part, are prompted more often: SAM misses these most.
     hard_object_weight: float = 0.0
     checkpoint_every: int = 500
 
@@ -121,8 +121,8 @@ def losses(
 ) -> dict[str, torch.Tensor]:
     """Mask loss of the best of three masks plus a little of all, and the squared error of the predicted IoU.
 
-    Targets are coverages of the cells of a grid, so that the zero crossing lies where half of a cell is covered. The
-    IoU to be predicted is that of the mask at full resolution.
+    Targets are coverages of the cells of a grid, so that the zero crossing is where half of a cell is covered. The
+    target of the predicted IoU is the IoU of the mask at full resolution.
     """
     reached = _reached_iou(logits, truth)
     if logits.shape[-1] != loss_size:

@@ -1,9 +1,10 @@
 """Trains the scene CLIP on whole scenes with noisy captions, each with the point of the image that it describes.
 
-The four patches around a point answer its caption, and learn the caption's words; the caption points at them among all
-patches of its scene. No mask and no box is in a loss; a crop's caption says as much about a place. Captions of scenes
-without points taught colours, and no shapes (measured). The image tower starts as the encoder of the recipe's SAM,
-which sees the same grid of patches and has learnt outlines; the text tower starts as the crops' CLIP's.
+The four patches around a point are trained to match its caption and its words; the caption is trained to select them
+among all patches of its scene. No loss uses masks or boxes; a caption of a crop gives as much information about a
+position. Captions of scenes without points taught colours, but not shapes (measured). The image tower starts as the
+encoder of the recipe's SAM, which sees the same grid of patches and has learnt outlines; the text tower starts as the
+crops' CLIP's.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from pseudoris.synthworld.training.optimiser import (
 from pseudoris.synthworld.training.rendered_scenes import RenderedScenes
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 
-# How far from its point an object may reach: what lies nearer is neither its patch for sure nor another's.
+# How far from its point an object may extend. Patches that are nearer may belong to it or to another object.
 REACH_PX = 36.0
-# How far a scene is moved at most: half a patch either way, so that objects stand anywhere upon the grid.
+# The largest shift of a scene: half a patch in each direction, so that objects are anywhere on the grid.
 SHIFT_PX = 6
 MAX_SCALE = 50.0
 _SAM_NAMES = {
@@ -62,7 +63,7 @@ class SceneBatch:
         images: (B, 3, 192, 192) float, normalised.
         captions: (T) texts.
         owners: (T,) int64, the image of each.
-        points: (T, 2) float, x and y in pixels: the middle of the object that each was said of.
+        points: (T, 2) float, x and y in pixels: the middle of each caption's object.
     """
 
     images: torch.Tensor
@@ -109,7 +110,7 @@ def patches_at(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Ten
 
 
 def patches_near(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.Tensor:
-    """Return which patches (T, h · w) bool an object may reach whose middle is at each point (T, 2)."""
+    """Return which patches (T, h · w) bool may be covered by an object with its middle at each point (T, 2)."""
     middles = (torch.arange(grid) + 0.5) * patch_size
     x, y = middles.repeat(grid), middles.repeat_interleave(grid)
     return torch.hypot(x - points[:, :1], y - points[:, 1:]) < REACH_PX
@@ -120,9 +121,9 @@ def caption_relations(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which captions fit which images, or objects, as far as the captions alone tell.
 
-    content (T, W) of 0 and 1, each caption's content words; owners (T,) the images they stand under. `fits` (T, B)
-    bool: a caption under the image holds all its words. `unsettled` (T, B) bool: a caption under the image holds a part
-    of its words and nothing else ("a circle" there, "a red circle" here), so that the pair is no negative.
+    content (T, W) of 0 and 1, each caption's content words; owners (T,) their images. `fits` (T, B) bool: a caption of
+    the image has all its words. `unsettled` (T, B) bool: a caption of the image has some of its words and no others ("a
+    circle" there, "a red circle" here), so the pair is not a negative.
     """
     shared = content @ content.T
     count = content.sum(-1)
@@ -134,13 +135,13 @@ def caption_relations(
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """The numbers of the scene CLIP's training; the defaults are those of the shipped weights."""
+    """The numbers of the scene CLIP's training; the defaults made the shipped weights."""
 
     steps: int = 9000
     peak_rate: float = 1e-3
     warmup_steps: int = 40
     scenes_a_step: int = 12
-    # Beside the words, whose weight is 1.
+    # Weights of the other losses; that of the words is 1.
     caption_weight: float = 0.5
     pointing_weight: float = 0.5
     checkpoint_every: int = 100
@@ -164,8 +165,8 @@ class SceneClipTrainee(nn.Module):
     def start_from(self, clip: CLIP, sam: Sam) -> None:
         """Takes the text tower of the crops' CLIP, over the full vocabulary, and SAM's image encoder.
 
-        Words that this CLIP never read keep embeddings of their own, drawn at random, as large as its own words':
-        their sentences mean no more than without them, but a learner on top can tell them apart.
+        Words that this CLIP was not trained on keep random embeddings of the same size as its own words'. They add no
+        meaning to a sentence, but a learner on top can distinguish them.
         """
         given = {name: tensor for name, tensor in clip.state_dict().items() if not name.startswith("visual.")}
         own = self.model.state_dict()
@@ -248,10 +249,10 @@ def train_scene_clip(
 
 @torch.no_grad()
 def start_from_sam(visual: VisionTransformer, sam: Sam) -> None:
-    """Sets the first blocks of an image tower to those of SAM's encoder.
+    """Copies SAM's encoder into the first blocks of an image tower.
 
     SAM takes pixels normalised by other numbers, and adds a bias to its patches: both go into the patch embedding and
-    the positions. Blocks behind SAM's last stay as they were drawn. SAM's own has neither a class token nor a norm
+    the positions. Blocks after SAM's last keep their random weights. SAM's own has neither a class token nor a norm
     before its blocks.
     """
     encoder = sam.image_encoder

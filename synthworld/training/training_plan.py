@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 class TrainingPlan:
     """All numbers of the whole training; the defaults made the shipped weights.
 
-    `out` receives the weights files and, under `work`, what an interrupted training continues from. Steps of the
-    second phases, in which captioner and CLIP meet SAM's masks, are at about half of the first ones' rate.
+    `out` receives the weights files and, in `work`, the checkpoints of interrupted trainings. The second phases, in
+    which captioner and CLIP train on SAM's masks, have about half of the first phases' learning rate.
     """
 
     out: Path
@@ -113,7 +113,7 @@ def proposed_crops(plan: TrainingPlan) -> TrainingCrops | None:
 
 
 def first_sam(plan: TrainingPlan) -> None:
-    """Trains the SAM whose masks the other two models meet in their second phase."""
+    """Trains the SAM whose masks the other two models use in their second phase."""
     architecture = load_config("tiny").masks.architecture
     checkpoint = plan.checkpoint("sam-first")
     sam = train_sam(architecture, scenes_of(plan), plan.sam, seed=plan.seed, checkpoint=checkpoint)
@@ -121,7 +121,7 @@ def first_sam(plan: TrainingPlan) -> None:
 
 
 def finish_sam(plan: TrainingPlan) -> None:
-    """Goes on with SAM: its predicted IoU, then thin outlines, then what it still misses; writes its weights."""
+    """Continues SAM: its predicted IoU, then thin outlines, then what it still misses; writes its weights."""
     architecture, data = load_config("tiny").masks.architecture, scenes_of(plan)
     earlier = plan.checkpoint("sam-first")
     for number, recipe in enumerate(plan.sam_further, start=1):
@@ -152,17 +152,17 @@ def mixed_sampler(plan: TrainingPlan) -> CaptionSampler:
 
 
 def finish_captioner(plan: TrainingPlan) -> None:
-    """Goes on with the captioner on SAM's masks, and writes its weights."""
+    """Continues the captioner on SAM's masks, and writes its weights."""
     _finish(plan, "coca", train_coca, plan.coca_on_masks)
 
 
 def finish_clip(plan: TrainingPlan) -> None:
-    """Goes on with CLIP on SAM's masks, and writes its weights."""
+    """Continues CLIP on SAM's masks, and writes its weights."""
     _finish(plan, "clip", train_clip, plan.clip_on_masks)
 
 
 def train_prompts(plan: TrainingPlan) -> None:
-    """Goes on with the finished SAM for prompts of several points, and writes its weights."""
+    """Continues the finished SAM for prompts of several points, and writes its weights."""
     sam = load_sam(load_config("tiny").masks.architecture, WeightsConfig(uri=str(plan.weights("sam"))))
     recipe = replace(plan.sam_prompts, num_scenes=min(plan.sam_prompts.num_scenes, plan.num_scenes))
     checkpoint = plan.checkpoint("sam-prompts")

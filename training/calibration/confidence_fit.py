@@ -108,8 +108,8 @@ def calibrated_run(
         location: Where the run lives, finished or not.
         truth: What its images show; without it no label is used, and only the yield that is reached is known.
         coverage: Least coverage of the truth's objects.
-        least_yield: Kept expressions a mask, at least; without a truth about so many.
-        max_images: The first so many; None for all.
+        least_yield: Kept expressions a mask, at least; without a truth, about this many.
+        max_images: The number of first images to read; None for all.
 
     Raises:
         ConfigError: See `judged_images`; or all of its candidates are right, or none is.

@@ -1,4 +1,4 @@
-"""Images whose candidates were judged by a truth. Weights are fitted to them, and bounds are chosen with them.
+"""Images with candidates judged by a truth. Weights are fitted to them, and bounds are chosen with them.
 
 They are read from a run's tables alone.
 """
@@ -90,7 +90,7 @@ def judged_images(location: RunLocation, truth: Truth | None, *, max_images: int
         location: Where the run lives, finished or not.
         truth: What its images show; objects that were not annotated do not count as objects. Without a truth there is
             no object, and nothing is right.
-        max_images: The first so many; None for all.
+        max_images: The number of first images to read; None for all.
 
     Raises:
         ConfigError: No run was started there, run and truth share no image, one shows another picture in the other, or

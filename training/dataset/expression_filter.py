@@ -37,8 +37,8 @@ class ExpressionFilter:
     Attributes:
         tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept are expressions
             with distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
-            expressions and composed ones have no score and pass, a recipe's pass as they were kept; what becomes of
-            lone masks `lone` says.
+            expressions and composed ones have no score and pass, a recipe's pass as they were kept; `lone` decides
+            about lone masks.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
             as the method does; `drop` leaves them out, with and without a `tau`.
@@ -46,8 +46,8 @@ class ExpressionFilter:
             A null does not pass a bound.
         words: Number of words, separated by white space.
         characters: Number of Unicode characters.
-        max_clip_tokens: At most so many tokens of CLIP, start and end included, as CRIS counts its 17. Judged after
-            reading: The Parquet tables have no tokens.
+        max_clip_tokens: The most tokens of CLIP, start and end included, as CRIS counts its 17. Judged after reading:
+            The Parquet tables have no tokens.
         decoders: Allowed decoders of the first draw, from `DECODERS`; None allows any. Texts that were not drawn have
             no decoder.
         sources: Some of `pseudoris.schemas.shard.SOURCES`; None for any.
@@ -97,7 +97,7 @@ class ExpressionFilter:
         return _row_filter([condition for condition in conditions if condition is not None], tuple(bounds))
 
     def fits_tokens(self, texts: pa.ChunkedArray) -> pa.Array | None:
-        """Return which texts have few enough CLIP tokens, (E,) bool; None if there is no such bound."""
+        """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
         if self.max_clip_tokens is None:
             return None
         # Here, because it reads a vocabulary of a megabyte that most datasets do not need.

@@ -49,8 +49,8 @@ class StreamOrder:
         uneven: What becomes of ranks that would have different numbers of samples. `keep` reads each sample once, and
             ranks end apart. `drop` and `pad` give each rank the same number, by leaving out, or repeating, fewer
             samples than there are ranks; for that all shards are counted when the dataset is made.
-        rank: By default that of torch.distributed, when the dataset is made.
-        world_size: By default that of torch.distributed, when the dataset is made.
+        rank: By default torch.distributed's when the dataset is made.
+        world_size: By default torch.distributed's when the dataset is made.
     """
 
     is_shuffled: bool = True
@@ -122,7 +122,7 @@ class RisIterableDataset(StreamedDataset):
         return self._run.snapshot
 
     def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
-        """Read what has been committed since, between two epochs, and return it.
+        """Read new commits between two epochs, and return the snapshot.
 
         Call it on every rank as often. All ranks of a process group then read the same (see `Snapshot.shared`).
         `ResumableLoader` brings it to workers that live on; create torch's own loader again.
@@ -133,7 +133,7 @@ class RisIterableDataset(StreamedDataset):
         """
         if snapshot is None:
             self._turn += 1
-            # With what is read now, so that a refresh never leads back to what another dataset's has found before.
+            # The present snapshot is included, so that a refresh never returns to an older one.
             snapshot = Snapshot.shared(self._run.location, f"{self._turn} after {self._run.snapshot.digest}")
         self._reopen(snapshot)
         self.begin_anew()

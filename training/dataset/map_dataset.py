@@ -113,8 +113,8 @@ class RisDataset(Dataset[Any]):
             index: Index of the mask.
             epoch: Which draw.
             decoded: Images by shard and position; read from, and added to.
-            among: The masks that may stand in for one whose image cannot be used, (C,) ascending, `index` among them;
-                all by default.
+            among: The masks that may replace one whose image cannot be used, (C,) ascending, `index` among them; all by
+                default.
 
         Raises:
             IndexError: There is no such mask.

@@ -149,7 +149,7 @@ class MixedDataset(Dataset[Any]):
 
 
 class MixedIterableDataset(StreamedDataset):
-    """A stream of a machine's run with human samples strewn in; ranks, workers and epochs are those of the stream.
+    """A stream of a machine's run with human samples strewn in; ranks, workers and epochs follow the stream.
 
     Before each sample a number by (seed, epoch, worker, position) decides whether it is human. It does not depend on
     the rank: with `uneven="drop"` or `"pad"` ranks stay even. The epoch ends with the machine's stream.

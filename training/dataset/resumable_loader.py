@@ -27,12 +27,12 @@ class ResumableLoader:
 
     torch's own loader does not reveal which worker made a batch, and its workers are ahead of the batches taken. Here
     each batch carries the position of its stream, and the state is that of the batches taken. Resumed, the batches that
-    follow are those that would have followed. Workers that live on (`persistent_workers`) end where they could not know
-    what a state or a refresh has changed; new ones take their place.
+    follow are those that would have followed. Persistent workers (`persistent_workers`) are replaced by new ones if
+    they could not learn of a loaded state or a refresh.
     """
 
     def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
-        """Wire it; `options` are those of torch's `DataLoader`, `batch_size` and `num_workers` among them."""
+        """Wire it; `options` go to torch's `DataLoader`, such as `batch_size` and `num_workers`."""
         self.dataset = dataset
         self._num_streams = max(1, options.get("num_workers", 0))
         self._options = {"collate_fn": _PlacingCollate(dataset, collate_fn), **options}
@@ -56,7 +56,7 @@ class ResumableLoader:
         self.dataset.forget_state()
 
     def __len__(self) -> int:
-        """Return the batches of an epoch, where the dataset knows its length; each worker ends with one of its own."""
+        """Return the batches of an epoch, if the dataset has a length; each worker ends with its own."""
         size = self._loader.batch_size or 1
         lengths = self.dataset.stream_lengths(self._num_streams)
         return sum(length // size if self._loader.drop_last else -(-length // size) for length in lengths)
@@ -84,8 +84,8 @@ class ResumableLoader:
         return _LoaderPosition(self.dataset.sequence, streams, state["first"] if state else 0)
 
     def _renew_workers(self) -> None:
-        # With a state loaded also where nothing was replaced since: of a resumed epoch that was left, some workers may
-        # have come to their end, and have forgotten the state.
+        # With a state loaded also where nothing was replaced since: if a resumed epoch was abandoned, some workers may
+        # have finished and lost the state.
         if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
             self._loader = DataLoader(self.dataset, **self._options)
             self._num_replaced = self.dataset.num_replaced

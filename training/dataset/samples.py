@@ -66,7 +66,7 @@ class SampleSpec:
         seed: Seed of draws and shuffles.
         on_bad_image: An image that is missing from SOURCE or is not the one that was annotated: `raise`, or `skip` its
             masks, which `num_skipped` counts.
-        source: Where the images lie now, if not where they were annotated, or that by where they were; their sha256 is
+        source: Where the images are now, if they moved, or a mapping from the old to the new place; their sha256 is
             checked either way.
     """
 

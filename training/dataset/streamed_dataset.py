@@ -19,7 +19,7 @@ Position = dict[str, Any]
 STATE_VERSION: Final = 1
 
 
-# An epoch, and how often what it reads was replaced before: a place in one sequence is none in another.
+# An epoch, and how often its snapshot was replaced before: a place in one sequence is none in another.
 SampleSequence = tuple[int, int]
 
 
@@ -129,7 +129,7 @@ class StreamedDataset(IterableDataset[Any]):
         return self.state_of({place.number: place.position}, num_workers=place.num_streams)
 
     def state_of(self, streams: dict[int, Position], *, num_workers: int, first: int = 0) -> dict[str, Any]:
-        """Return the state of several streams of this rank; `first` is the one whose batch is due next."""
+        """Return the state of several streams of this rank; `first` makes the next batch."""
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
@@ -155,7 +155,7 @@ class StreamedDataset(IterableDataset[Any]):
             )
         own = {"rank": self._rank, "world_size": self._world_size, **self._fingerprint()}
         saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
-        # The snapshot is what a state is to bring along, not what it must meet.
+        # A state brings its own snapshot, so it is not compared.
         differing = [name for name in own if name != "snapshot" and own[name] != saved.get(name)]
         if differing:
             lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own[name]!r} now" for name in differing)

@@ -24,7 +24,7 @@ DECODERS: Final = ("beam", "top_k", "top_p")
 SAMPLING: Final = "sampling"
 ALL: Final = "all"
 KEPT: Final = "kept"
-# Of the first four, and of `all`, every draw counts; of `kept` every row, which is a distinct expression of its mask.
+# For the first four, and for `all`, every draw counts; of `kept` every row, which is a distinct expression of its mask.
 SETS: Final = (*DECODERS, SAMPLING, ALL, KEPT)
 
 # By how many other objects share the target's category; the last one for masks that are not an object.
@@ -68,8 +68,8 @@ class CandidateTable:
         draws: (R, 4) int64, draws by `DECODERS`, then by any other decoder; none of a human's row.
         is_kept: (R,) bool.
         kinds: R of `KINDS`; empty where all are `attribute`.
-        sources: R, who wrote each, as the tables name it; empty if the tables do not say: then what is no `attribute`
-            was composed.
+        sources: R, the `source` of each in the tables; empty if the tables lack it: then all kinds except `attribute`
+            were composed.
     """
 
     size: tuple[int, int]

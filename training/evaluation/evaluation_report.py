@@ -74,7 +74,7 @@ def caption(found: Evaluation) -> str:
 
 
 def html(found: Evaluation) -> str:
-    """Return the report as one page that needs nothing else; every text is escaped, and no script runs."""
+    """Return the report as one self-contained page; every text is escaped, and no script runs."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
         autoescape=True,

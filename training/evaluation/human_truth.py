@@ -1,7 +1,7 @@
 """A human's annotation as a truth: an OUT of `pseudoris import`, joined by image id.
 
-Its masks are exact. Its judgement of a text is an approximation: a text refers to the object whose best sentence it
-agrees with most, by token F1. A text cannot agree with a sentence that no human wrote.
+Its masks are exact. Its judgement of a text is an approximation: a text refers to the object with the most similar
+sentence, by token F1. A text cannot agree with a sentence that no human wrote.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class HumanImageTruth:
         return [frozenset(filter(None, map(head_noun, texts))) for texts in self.sentences]
 
     def referents(self, text: str) -> frozenset[int] | None:
-        """Return the one object that a text agrees with most; None if there is no single one."""
+        """Return the one object that a text agrees with most; None if no single object is best."""
         found = self._judge.referent(text)
         return None if found is None else frozenset((found,))
 
@@ -183,7 +183,7 @@ class HumanImageTruth:
 
 
 class SentenceJudge:
-    """The sentences of the objects of one image; a text refers to the object whose best sentence is nearest to it.
+    """The sentences of the objects of one image; a text refers to the object with the most similar sentence.
 
     Nearest by token F1: 2 · words in common / (words of the text + words of the sentence), words counted as often as
     they occur.

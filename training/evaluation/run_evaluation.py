@@ -36,7 +36,7 @@ def evaluate_run(
     seed: int = 0,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Evaluation:
-    """Return the figures of what is committed; memory is bounded by a few shards and the sums of each image.
+    """Return the figures of the committed shards; memory is bounded by a few shards and the sums of each image.
 
     Args:
         location: Where the run lives, finished or not.

@@ -37,7 +37,7 @@ _PROGRESS_EVERY: Final = 1_000
 
 
 class CocoExport:
-    """Every mask with pixels, also one without a kept expression: as instances they are no worse."""
+    """Every mask with pixels, also one without a kept expression: as instances they are just as valid."""
 
     summary = "instances and captions JSON with the images: pycocotools, detectron2, mmdetection"
     reads = frozenset({"max_tokens", "split"})
@@ -132,7 +132,7 @@ def _instance_record(number: int, image_number: int, mask: AnnotatedMask) -> dic
         "id": number,
         "image_id": image_number,
         "category_id": CATEGORY_ID,
-        # Bare, with text for counts: COCO's own readers tell it from polygons by its being no list.
+        # Bare, with text for counts: COCO's own readers distinguish it from polygons because it is not a list.
         "segmentation": rle_of(mask),
         "area": int(mask.area_px),
         "bbox": box_xywh(mask),

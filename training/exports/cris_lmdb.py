@@ -1,7 +1,7 @@
 """The LMDB of CRIS and ETRIS: a record a mask, with image, mask and expressions.
 
-DEST/lmdb/<dataset>/<split>.lmdb
-DEST/masks/<dataset>/<segment_id>.png      for splits other than train: validation opens them beside the LMDB
+DEST/lmdb/<dataset>/<split>.lmdb DEST/masks/<dataset>/<segment_id>.png      for splits other than train: validation
+opens them with the LMDB
 
 The file holds records under "0" … "N-1", their keys under `__keys__`, and N under `__len__`. Values are pickles.
 ETRIS reads with `pyarrow.deserialize`, which pyarrow 13 removed; CRIS as published writes pickles and reads with
@@ -222,7 +222,7 @@ def iter_records(path: Path, name: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a file of this disk in their order, opened as the trainers open it; `name` is for errors.
 
     Raises:
-        TransientError: Keys, length and records do not fit each other, or a value is no pickle of plain values.
+        TransientError: Keys, length and records do not fit each other, or a value is not a pickle of plain values.
     """
     lmdb = require_lmdb()
     options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "map_size": _MAP_BYTES}

@@ -108,7 +108,7 @@ class HuggingfaceExport:
 
 
 def arrow_schema() -> pa.Schema:
-    """Return the schema of the files; its metadata tells `datasets` the features."""
+    """Return the schema of the files; its metadata gives `datasets` the features."""
     metadata = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
     return pa.schema([(name, _arrow_type(feature)) for name, feature in FEATURES.items()], metadata=metadata)
 

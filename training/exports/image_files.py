@@ -22,7 +22,7 @@ from pseudoris.workers.images.pixels import common_suffix, decode_upright
 
 logger = logging.getLogger(__name__)
 
-# Of what is encoded anew: no chroma is lost, and what noise it adds is below what scaling for a network does.
+# For images that are encoded again: no chroma is lost, and what noise it adds is below what scaling for a network does.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # With the id and a suffix well below the 255 bytes of any file system.

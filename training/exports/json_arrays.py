@@ -35,7 +35,7 @@ class JsonArray:
         self.num_elements = 0
 
     def append(self, element: Any) -> None:
-        """Add an element: whatever `json` writes without help, so numpy's numbers raise TypeError."""
+        """Add an element: all values that `json` writes by itself; numpy's numbers raise TypeError."""
         self._file.write(b",\n" if self.num_elements else b"")
         self._file.write(json.dumps(element, ensure_ascii=False, separators=(",", ":")).encode())
         self.num_elements += 1
@@ -93,7 +93,7 @@ def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
         name: Name of the file, for errors.
 
     Raises:
-        TransientError: It does not read as such a file, to its end.
+        TransientError: It cannot be read as such a file to its end.
     """
     array: str | None = None
     for line in map(bytes.rstrip, file):

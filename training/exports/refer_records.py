@@ -55,7 +55,7 @@ def annotation_record(annotation_id: int, image_id: int, category_id: int, mask:
         "category_id": category_id,
         "bbox": box_xywh(mask),
         "area": int(mask.area_px),
-        # In a list: REFER looks at the first element to tell an encoding from polygons, and fails on a bare dict.
+        # In a list: REFER checks the first element to distinguish an encoding from polygons, and fails on a bare dict.
         "segmentation": [rle_of(mask)],
         "iscrowd": 0,
     }

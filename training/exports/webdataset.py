@@ -239,7 +239,7 @@ def _samples(stream: _DigestingReader, where: str) -> Iterator[tuple[str, bytes,
             for entry in tar:
                 name, file = PurePosixPath(entry.name), tar.extractfile(entry)
                 data = b"" if file is None else file.read()
-                # Of a stream the entries that were read are kept for nothing.
+                # Otherwise the stream would keep all entries that were read.
                 tar.members = []  # type: ignore[attr-defined]
                 if image is None:
                     image = name, data

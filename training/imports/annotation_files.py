@@ -1,8 +1,8 @@
 """The files of an annotation, found on a disk or in a bucket, and read whole: COCO's JSON, or the REFER layout.
 
-REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, beside `instances.json`. Of a sentence `sent`
-is read, which most trainers learn from, or `raw` if it is missing. Only objects with a reference in the requested
-splits are read. The pickle's file names are ignored, as usual for this format.
+REFER, which RefCOCO and its kin have, is `refs(<splitBy>).p`, a pickle, next to `instances.json`. `sent` of a sentence
+is read, which most trainers use, or `raw` if it is missing. Only objects with a reference in the requested splits are
+read. The pickle's file names are ignored, as usual for this format.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple
     """Return texts as the tables write them, each once, in order; empty and repeated ones are counted.
 
     Raises:
-        ConfigError: One is no text, or no text that can be written.
+        ConfigError: One is not a text, or cannot be written as UTF-8.
     """
     found: dict[str, None] = {}
     for text in texts:

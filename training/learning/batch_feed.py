@@ -57,7 +57,7 @@ class ResumableFeed:
             dataset: Items are drawn from it.
             collate: Makes a batch of items.
             units_per_batch: Units of all ranks together, so that the number of ranks does not change the batches.
-            masks_per_unit: At most so many of one image.
+            masks_per_unit: The most units of one image.
             seed: Seed of the order.
             rank: Rank of this process.
             world_size: Number of processes.

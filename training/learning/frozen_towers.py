@@ -93,7 +93,7 @@ class TowerWidths:
     num_stages: int
 
 
-# Not frozen, these two: Fabric replaces the tensors in what a module is given.
+# Not frozen, these two: Fabric replaces the tensors in a module's input.
 @dataclass(slots=True)
 class TowerImages:
     """The towers' features of B images, float32.
@@ -151,7 +151,7 @@ class FrozenTowers:
 
         Raises:
             ConfigError: Weights are missing or of another architecture, the towers are no ViT and plain text tower, or
-                it has no block of a number in `layers`.
+                a block of `layers` does not exist.
         """
         self._config = config
         self.device = torch.device(device)

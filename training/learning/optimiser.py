@@ -9,7 +9,7 @@ from torch import nn
 
 from pseudoris.training.learning.training_config import TrainingConfig
 
-# Of the peak: what the cosine ends at.
+# Share of the peak: what the cosine ends at.
 _LAST_SHARE = 0.02
 
 
@@ -24,7 +24,7 @@ def rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def make_optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of what needs a gradient.
+    """Return the optimiser of the parameters that need a gradient.
 
     With AdamW norms, biases and other parameters of one dimension do not decay. Adam has its authors' settings.
     """

@@ -134,7 +134,7 @@ def plan_rounds(
         is_selecting = phase.is_selecting and "h_ref" in sources
         num_rounds = phase.num_rounds if is_selecting else 1
         own_epochs = phase.epochs * config.epochs_factor / num_rounds
-        # A rounding error is no step.
+        # A rounding error must not add a step.
         own_steps = max(1, math.ceil(own_epochs * batches - 1e-9))
         for number in range(1, num_rounds + 1):
             suffix = f"-{number}" if num_rounds > 1 else ""

@@ -75,7 +75,7 @@ def collate(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
 
 
 def to_device(batch: PseudoLabelBatch, device: torch.device) -> PseudoLabelBatch:
-    """Return a batch whose tensors lie on a device."""
+    """Return the batch with its tensors on a device."""
     masks, points_xy, labels, confidences = (
         each.to(device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
     )
