@@ -71,7 +71,7 @@ def shard_work(job: Job, shard: int) -> ShardWork:
         return ShardWork(base + 1)
     if not wanted:
         raise ConfigError(
-            f"the failures of shard {shard}, generation {base}, cannot be read: run `pseudoris verify` for the extent"
+            f"the failures of shard {shard}, generation {base}, cannot be read: run `pseudoris verify` to see why"
         )
     planned = read_shard_plan(job.location, job.header, shard)
     return ShardWork(base + 1, planned, [entry for entry in planned if entry.image_id in wanted])

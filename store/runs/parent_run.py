@@ -115,7 +115,9 @@ class Parent:
                 "another output to start again from the present state of the parent"
             ) from None
         if sha256_hex(data) != part.sha256:
-            raise ConfigError(f"{location.uri(path)} is damaged: run `pseudoris verify {location.root}` for the extent")
+            raise ConfigError(
+                f"{location.uri(path)} is damaged: run `pseudoris verify {location.root}` to find all damage"
+            )
         return data
 
     def copy_plan(self, target: RunLocation) -> None:

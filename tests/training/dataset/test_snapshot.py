@@ -73,7 +73,7 @@ def test_parts_that_a_retry_and_gc_took_away_say_what_to_do(growing):
     name = receipts[1].parts["expressions"].name
     dataset = RisIterableDataset(growing.location, TEXT)
     growing.location.delete(f"expressions/{name}")
-    remedy = r"take a new snapshot of the run \(a dataset's refresh\(\), or .*; else run `pseudoris verify`"
+    remedy = r"take a new snapshot of the run \(refresh\(\) of the dataset, or .*\. Otherwise run `pseudoris verify`"
     with pytest.raises(ConfigError, match=remedy):
         list(dataset)
 
@@ -86,7 +86,7 @@ def test_a_retry_that_ended_before_its_manifest_is_read_from_its_receipts(growin
     growing.commit(1, generation=1)
     report = run_gc(growing.location)
     assert len(report.superseded) == 4
-    with pytest.raises(ConfigError, match=r"take a new snapshot of the run \(a dataset's refresh\(\)"):
+    with pytest.raises(ConfigError, match=r"take a new snapshot of the run \(refresh\(\) of the dataset"):
         list(dataset)
     # The remedy that the message names.
     snapshot = dataset.refresh()
