@@ -119,7 +119,7 @@ def patches_near(points: torch.Tensor, *, patch_size: int, grid: int) -> torch.T
 def caption_relations(
     content: torch.Tensor, owners: torch.Tensor, num_images: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which captions fit which images, or objects, as far as the captions alone tell.
+    """Return which captions fit which images, or objects, judged from the captions alone.
 
     content (T, W) of 0 and 1, each caption's content words; owners (T,) their images. `fits` (T, B) bool: a caption of
     the image has all its words. `unsettled` (T, B) bool: a caption of the image has some of its words and no others ("a

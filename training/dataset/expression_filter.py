@@ -36,9 +36,9 @@ class ExpressionFilter:
 
     Attributes:
         tau: None keeps what the run kept (column `kept`). A number moves the threshold instead: kept are expressions
-            with distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. A human's
-            expressions and composed ones have no score and pass, a recipe's pass as they were kept; `lone` decides
-            about lone masks.
+            with distinctiveness > tau, whatever the run decided; `-math.inf` keeps all that have the score. Human and
+            composed expressions have no score and pass. A recipe's expressions pass if the run kept them. `lone`
+            decides about lone masks.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
             as the method does; `drop` leaves them out, with and without a `tau`.
@@ -100,7 +100,7 @@ class ExpressionFilter:
         """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
         if self.max_clip_tokens is None:
             return None
-        # Here, because it reads a vocabulary of a megabyte that most datasets do not need.
+        # Imported here, because it reads a vocabulary of a megabyte that most datasets do not need.
         from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 
         return pa.array([num_clip_tokens(text) <= self.max_clip_tokens for text in texts.to_pylist()], pa.bool_())
@@ -125,7 +125,7 @@ class ExpressionFilter:
         if self.tau is not None:
             # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            # A pseudo-label that is not kept is another object than the text means.
+            # A pseudo-label that is not kept is not the object of the text.
             conditions.append(passes & ((_source() != SOURCE_RECIPE) | pc.field("kept")))
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
@@ -147,7 +147,7 @@ class ExpressionFilter:
 
 
 def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
-    """Return the chosen words as a set; a word that no row has would keep nothing, in silence."""
+    """Return the chosen words as a set; an unknown word would silently keep nothing."""
     if chosen is None:
         return None
     if isinstance(chosen, str):

@@ -41,7 +41,7 @@ class ShardImages:
         keys: (I,).
         sha256: (I,), of the bytes that were annotated.
         sizes_px: (I,), upright height and width as they were annotated.
-        outcomes: (I,), the bytes, or the reason why there are none; None if they are read on request.
+        outcomes: (I,), the bytes, or the reason why there are none; None if they are read on demand.
     """
 
     shard: int

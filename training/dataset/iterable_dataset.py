@@ -38,17 +38,17 @@ _NO_SAMPLE: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOrder:
-    """In which order samples come, and how they are split over ranks.
+    """The order of samples, and their split over ranks.
 
     Attributes:
         is_shuffled: Shards in random order, images of a shard in random order, masks drawn from a buffer of images;
             all by (seed, epoch). False gives the order of the plan.
-        buffer_images: Images whose masks are mixed, for each worker. More mixes better: a batch of B then has some
-            B²/2n pairs of one image. What it costs is memory.
+        buffer_images: Images whose masks are mixed, for each worker. More images mix better (a batch of B has about
+            B²/2n pairs of one image), and take more memory.
         buffer_bytes: Bytes of decoded pixels for each worker; the buffer holds fewer images if they are large.
-        uneven: What becomes of ranks that would have different numbers of samples. `keep` reads each sample once, and
-            ranks end apart. `drop` and `pad` give each rank the same number, by leaving out, or repeating, fewer
-            samples than there are ranks; for that all shards are counted when the dataset is made.
+        uneven: How ranks with different numbers of samples are treated. `keep` reads each sample once, and ranks end at
+            different times. `drop` and `pad` give each rank the same number, by dropping or repeating fewer samples
+            than there are ranks. For that, all shards are counted when the dataset is made.
         rank: By default torch.distributed's when the dataset is made.
         world_size: By default torch.distributed's when the dataset is made.
     """
@@ -92,7 +92,7 @@ class RisIterableDataset(StreamedDataset):
             run: Its folder or url, or its location.
             spec: Which samples and what of them; everything that was kept by default.
             order: Shuffle, split.
-            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
+            snapshot: The commits to read; `Snapshot.shared` by default, so that all ranks read the same.
             transform: Applied to each sample last, in the worker; its result is yielded. It must pickle where workers
                 are spawned.
             endpoint_url: Address of an S3 store other than AWS; None reads AWS_ENDPOINT_URL.
@@ -124,8 +124,8 @@ class RisIterableDataset(StreamedDataset):
     def refresh(self, snapshot: Snapshot | None = None) -> Snapshot:
         """Read new commits between two epochs, and return the snapshot.
 
-        Call it on every rank as often. All ranks of a process group then read the same (see `Snapshot.shared`).
-        `ResumableLoader` brings it to workers that live on; create torch's own loader again.
+        Call it equally often on every rank. All ranks of a process group then read the same (see `Snapshot.shared`).
+        `ResumableLoader` passes it to persistent workers; torch's own loader must be created again.
 
         Raises:
             ConfigError: Nothing is committed, or a receipt cannot be used.
@@ -133,7 +133,8 @@ class RisIterableDataset(StreamedDataset):
         """
         if snapshot is None:
             self._turn += 1
-            # The present snapshot is included, so that a refresh never returns to an older one.
+            # The turn includes the present snapshot, so that a refresh never returns an older one that another dataset
+            # found.
             snapshot = Snapshot.shared(self._run.location, f"{self._turn} after {self._run.snapshot.digest}")
         self._reopen(snapshot)
         self.begin_anew()
@@ -187,7 +188,7 @@ class RisIterableDataset(StreamedDataset):
                 if not drawn and slices:
                     self._warn_of_nothing(len(slices), stream)
                 return
-            # Skipped masks are made good by the stream's first ones, so that ranks stay even.
+            # Skipped masks are replaced by the stream's first ones, so that ranks stay even.
             if num_yielded == before and drawn > start and first_drawn >= start:
                 raise ConfigError("No image of this rank can be used. The log names the first ones.")
 
@@ -246,7 +247,7 @@ class RisIterableDataset(StreamedDataset):
         self._take_stock(OpenedRun.open(location, spec, snapshot, endpoint_url=self._endpoint_url))
 
     def _take_stock(self, run: OpenedRun) -> None:
-        """Read a run from now on: count what has to be, and describe what decides the sequence, once a snapshot."""
+        """Begin to read a snapshot: count its samples if needed, and describe what decides the sequence."""
         order, spec = self._order, run.spec
         counts: Int64Array | None = None
         if order.uneven != "keep":

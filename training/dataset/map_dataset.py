@@ -47,7 +47,7 @@ class RisDataset(Dataset[Any]):
         Args:
             run: Its folder or url, or its location.
             spec: Which samples and what of them; everything that was kept by default.
-            snapshot: Which commits; `Snapshot.shared` by default, so that ranks read the same.
+            snapshot: The commits to read; `Snapshot.shared` by default, so that all ranks read the same.
             transform: Applied to each sample last; its result is the item.
             endpoint_url: Address of an S3 store other than AWS; None reads AWS_ENDPOINT_URL.
             max_memory_bytes: A run with more bytes of embedded images is refused.
@@ -73,7 +73,7 @@ class RisDataset(Dataset[Any]):
         return self._shared.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of expressions; also workers that live on see it. A sampler has an epoch of its own."""
+        """Choose the draw of expressions; persistent workers see it too. A sampler has its own epoch."""
         self._shared.epoch = epoch
 
     @property
@@ -86,7 +86,7 @@ class RisDataset(Dataset[Any]):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Any:
-        """Return a sample, or what the transform makes of it.
+        """Return a sample, or the transform's result.
 
         Raises:
             IndexError: There is no such mask.
@@ -166,7 +166,7 @@ class RisDataset(Dataset[Any]):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, as JSON, the epoch and what decides the samples; the place in an epoch is its sampler's."""
+        """Return, as JSON, the epoch and what decides the samples; the sampler keeps the position in an epoch."""
         return {"epoch": self.epoch, "dataset": self.describe()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ _PROBABILITY_STEPS: Final = 2**32
 
 
 def choose_fraction(mask_ids: Sequence[str], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Return which masks a fraction of the annotation holds, as positions, ascending; at least one above 0.
+    """Return the masks of a fraction of the annotation, as ascending positions; at least one above 0.
 
     Every mask has a number by (seed, mask id), and the smallest are chosen: 1 % is part of 5 %, 5 % is part of 10 %.
     The choice is the same in every epoch, as if the others had no annotation.
@@ -62,8 +62,8 @@ class MixedDataset(Dataset[Any]):
             human: The masks of an imported run.
             fraction: Share of the human masks that is used, in [0, 1]: the paper's 1, 5, 10, … %. The same masks in
                 every epoch.
-            human_share: Share of the human items in an epoch, in [0, 1): where few human masks would drown, they come
-                several times an epoch, each time with another draw of expressions. None takes each chosen mask once.
+            human_share: Share of the human items in an epoch, in [0, 1): few human masks then come several times an
+                epoch, each time with another draw of expressions. None takes each chosen mask once.
             seed: Seed of the choice.
 
         Raises:
@@ -102,7 +102,7 @@ class MixedDataset(Dataset[Any]):
         return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]
 
     def _repeated(self, human: Sequence[str]) -> list[str]:
-        """Return of each human item of the epoch what `human` says of its mask."""
+        """Return for each human item of the epoch what `human` returns for its mask."""
         order = self._order(self._human.epoch)
         return [human[int(order[at % len(order)])] for at in range(self._num_human)]
 
@@ -149,7 +149,7 @@ class MixedDataset(Dataset[Any]):
 
 
 class MixedIterableDataset(StreamedDataset):
-    """A stream of a machine's run with human samples strewn in; ranks, workers and epochs follow the stream.
+    """A stream of a machine's run, mixed with human samples; ranks, workers and epochs follow the stream.
 
     Before each sample a number by (seed, epoch, worker, position) decides whether it is human. It does not depend on
     the rank: with `uneven="drop"` or `"pad"` ranks stay even. The epoch ends with the machine's stream.
@@ -213,7 +213,7 @@ class MixedIterableDataset(StreamedDataset):
         return num_human / (num_human + num_pseudo)
 
     def _human_limit(self) -> int:
-        """Return which of the numbers below `_PROBABILITY_STEPS` say human: not all, or the epoch would never end."""
+        """Return which of the numbers below `_PROBABILITY_STEPS` mean human: not all, or the epoch would never end."""
         return min(round(self._share * _PROBABILITY_STEPS), _PROBABILITY_STEPS - 1)
 
     def _samples(self, stream: Stream, epoch: int, position: Position) -> Iterator[tuple[Any, Position]]:

@@ -15,7 +15,7 @@ Collate = Callable[[Any], Any]
 
 @dataclass(slots=True)
 class _LoaderPosition:
-    """The positions of the streams of one sequence of samples, and whose batch is due next."""
+    """The positions of the streams of one sequence of samples, and the stream of the next batch."""
 
     sequence: SampleSequence
     streams: dict[int, Position]
@@ -26,9 +26,9 @@ class ResumableLoader:
     """Batches of a `StreamedDataset`, as torch's `DataLoader` gives them, and the state after the last one.
 
     torch's own loader does not reveal which worker made a batch, and its workers are ahead of the batches taken. Here
-    each batch carries the position of its stream, and the state is that of the batches taken. Resumed, the batches that
-    follow are those that would have followed. Persistent workers (`persistent_workers`) are replaced by new ones if
-    they could not learn of a loaded state or a refresh.
+    each batch carries the position of its stream, and the state is that of the batches taken. A resumed loader yields
+    the batches that an uninterrupted one would have yielded. Persistent workers (`persistent_workers`) are replaced by
+    new ones if they could not learn of a loaded state or a refresh.
     """
 
     def __init__(self, dataset: StreamedDataset, *, collate_fn: Collate = default_collate, **options: Any) -> None:
@@ -52,7 +52,7 @@ class ResumableLoader:
             reached.streams[place.number] = place.position
             reached.first = (place.number + 1) % self._num_streams
             yield batch
-        # Workers have forgotten it in their copies alone.
+        # Workers forgot it only in their copies.
         self.dataset.forget_state()
 
     def __len__(self) -> int:
@@ -84,8 +84,8 @@ class ResumableLoader:
         return _LoaderPosition(self.dataset.sequence, streams, state["first"] if state else 0)
 
     def _renew_workers(self) -> None:
-        # With a state loaded also where nothing was replaced since: if a resumed epoch was abandoned, some workers may
-        # have finished and lost the state.
+        # With a loaded state, renew them even if the data was not replaced: if a resumed epoch was abandoned, some
+        # workers may have finished and lost the state.
         if self._num_replaced != self.dataset.num_replaced or self.dataset.loaded_state() is not None:
             self._loader = DataLoader(self.dataset, **self._options)
             self._num_replaced = self.dataset.num_replaced

@@ -13,7 +13,7 @@ from pseudoris.training.dataset.expression_filter import ExpressionFilter
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-# In the order of their table; what of an expression is a number.
+# The numbers of an expression, in the order of its table.
 SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
 
 
@@ -55,16 +55,16 @@ Transform = Callable[[RisSample], Any]
 class SampleSpec:
     """Which samples a run gives, and their contents.
 
-    A sample is a mask that an expression is left of after `where`. Expressions that refer to several masks, or to none,
-    are passed over.
+    A sample is a mask with at least one expression after `where`. Expressions for several masks, or for none, are
+    skipped.
 
     Attributes:
         parts: Some of `PARTS`; others are not read. `("text",)` reads only a few columns of the expressions.
         where: Which expressions.
-        expressions_per_mask: K. So many are drawn an epoch, without replacement; where a mask has fewer they are
-            repeated, so that K is the same for all. None gives all, in the tables' order.
+        expressions_per_mask: K, the number of expressions drawn in an epoch, without replacement. If a mask has fewer,
+            they are repeated, so that K is the same for all. None gives all, in the tables' order.
         seed: Seed of draws and shuffles.
-        on_bad_image: An image that is missing from SOURCE or is not the one that was annotated: `raise`, or `skip` its
+        on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.
         source: Where the images are now, if they moved, or a mapping from the old to the new place; their sha256 is
             checked either way.
@@ -88,7 +88,7 @@ class SampleSpec:
 
     @property
     def has_expressions(self) -> bool:
-        """Whether a sample shows anything of its expressions."""
+        """Whether a sample contains anything of its expressions."""
         return "text" in self.parts or "scores" in self.parts
 
 

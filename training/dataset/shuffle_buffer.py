@@ -10,7 +10,7 @@ from pseudoris.workers.counter_rng import draw_below
 
 
 class Item(Protocol):
-    """An image on its way through the buffer."""
+    """An image in the buffer."""
 
     @property
     def num_masks(self) -> int:
@@ -18,7 +18,7 @@ class Item(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """What it takes once it is decoded."""
+        """Its size in bytes when decoded."""
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -26,7 +26,7 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """How many images the masks are drawn from: no more than either bound, and one at least.
+    """The size of the buffer from which masks are drawn: within both bounds, but at least one image.
 
     Attributes:
         images: The most images at a time.
@@ -56,8 +56,8 @@ def in_order(items: Iterable[ItemT]) -> Iterator[DrawnMask[ItemT]]:
 def interleaved(items: Iterable[ItemT], buffer: Buffer, key: int) -> Iterator[DrawnMask[ItemT]]:
     """Yield every mask once, each drawn among all masks left of the images in the buffer.
 
-    An image enters when another has given its last mask. So it is decoded once, at its first mask, the buffer's
-    memory is bounded, and decoding is spread evenly: in a long stream an image enters as often as one is used up.
+    An image enters when the last mask of another one was drawn. So each image is decoded once, at its first mask,
+    memory is bounded, and decoding is spread evenly over a long stream.
 
     Args:
         items: In the order in which they enter.

@@ -54,9 +54,9 @@ class Snapshot:
     def take(cls, location: RunLocation) -> Self:
         """Return the latest manifest; if there is none, the current receipts.
 
-        A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so that it may be
-        so far behind; the number of shards that it leaves out is logged. Reading the receipts of a large run takes a
-        request for each shard, and an earlier state of them has no number: hence the manifest first.
+        A finished run's last manifest holds all of it. A growing run writes one every 1,000 commits, so the latest may
+        be behind. The number of missing shards is logged. Reading the receipts of a large run takes a request for each
+        shard, and an earlier state of them has no number: hence the manifest first.
 
         Shards of the manifest that were done again since (`--retry-failed`) are read in their latest generation: `gc`
         deletes the parts that the manifest names, and the next manifest may never come.
@@ -84,13 +84,13 @@ class Snapshot:
     def shared(cls, location: RunLocation | str, turn: str | int = 0) -> Self:
         """Return the snapshot that the processes of the torch.distributed group agree on; without a group, `take`.
 
-        The first process that asks for a turn takes it, the others read the same, and none waits for another. So all
-        ranks read the same rows of a growing run, in whatever order they start.
+        The first process of a turn takes it, and the others read the same. No process waits for another. So all ranks
+        read the same rows of a growing run, in whatever order they start.
 
         Args:
             location: Where the run lives, or its folder or url; the same for all.
-            turn: What the agreement is for; it holds for as long as the group lives. 0 is for datasets that are made,
-                refreshes have their own. Any other, `epoch 7` for one, is an agreement of its own.
+            turn: Name of the agreement, which holds as long as the group exists. 0 is for new datasets, and refreshes
+                have their own. Any other, such as `epoch 7`, is a separate agreement.
 
         Raises:
             ConfigError: As `take`, or this process does not find the snapshot of another one.
@@ -134,7 +134,7 @@ class Snapshot:
         """Return the snapshot that `state` describes, as it was.
 
         Raises:
-            ConfigError: The run does not hold it any more.
+            ConfigError: The run no longer has it.
             TransientError: Storage failed.
         """
         location = _opened(location)
@@ -181,7 +181,7 @@ class Snapshot:
         return cls._of(location, None, receipts_table(receipts).select(_COLUMNS))
 
     def _with_retried(self, location: RunLocation, retried: Mapping[int, int]) -> Self:
-        """Return this snapshot with some of its shards as their receipts of another generation say."""
+        """Return this snapshot with some shards replaced by another generation."""
         if not retried:
             return self
         kept = self.table.filter(pc.invert(pc.is_in(self.table["shard"], pa.array(retried, pa.int64()))))

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# What becomes of ranks that would have different numbers of samples.
+# How ranks with different numbers of samples are treated.
 Uneven = Literal["keep", "drop", "pad"]
 
 
@@ -37,7 +37,7 @@ class ShardSlice:
     Attributes:
         row: Row of the snapshot.
         start: First sample.
-        stop: One beyond the last; None for the shard's end.
+        stop: One after the last; None for the shard's end.
     """
 
     row: int
@@ -64,11 +64,11 @@ def worker_ends(share: int, num_workers: int) -> list[int]:
 def equal_slices(
     order: NDArray[np.int64], counts: NDArray[np.int64], stream: Stream, uneven: Literal["drop", "pad"]
 ) -> list[ShardSlice]:
-    """Return a span of the epoch's samples that is as long for every rank.
+    """Return a span of the epoch's samples, equally long for every rank.
 
-    The samples form one sequence, shard after shard in `order`. Each rank takes an equal span of it, each of its
-    workers an equal span of that, to one sample. At the row's end `drop` leaves out fewer samples than there are ranks,
-    `pad` begins again for as few. A shard at the border of two spans is read by both.
+    The samples form one sequence, shard after shard in `order`. Each rank takes an equal span of it, and each of its
+    workers an equal part of that span, to within one sample. At the end `drop` leaves out fewer samples than there are
+    ranks; `pad` repeats as few from the beginning. A shard at the border of two spans is read by both.
 
     Args:
         order: Rows of the snapshot, (S,).

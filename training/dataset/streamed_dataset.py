@@ -19,7 +19,7 @@ Position = dict[str, Any]
 STATE_VERSION: Final = 1
 
 
-# An epoch, and how often its snapshot was replaced before: a place in one sequence is none in another.
+# An epoch, and how often its snapshot was replaced before: a position in one sequence is meaningless in another.
 SampleSequence = tuple[int, int]
 
 
@@ -41,10 +41,10 @@ class StreamPlace:
 
 
 class StreamedDataset(IterableDataset[Any]):
-    """An iterable dataset that is split over ranks and workers, and that can be stopped and taken up again.
+    """An iterable dataset that is split over ranks and workers, and that can be stopped and resumed.
 
-    `set_epoch` reaches workers that live on (`persistent_workers`): the number is in shared memory. A state that was
-    loaded counts for its own epoch; every other epoch begins at its beginning.
+    `set_epoch` reaches persistent workers, because the number is in shared memory. A loaded state applies only to its
+    own epoch.
     """
 
     def __init__(self, rank: int | None = None, world_size: int | None = None) -> None:
@@ -85,7 +85,7 @@ class StreamedDataset(IterableDataset[Any]):
     def sequence(self) -> SampleSequence:
         """Which sequence of samples the next iteration reads: another one after `set_epoch`, a refresh, a loaded state.
 
-        The place of one is none in another: a state that mixed them would skip samples that were never read.
+        A position in one is meaningless in another: a state that mixed them would skip samples that were never read.
         """
         return self.epoch, self._num_replaced
 
@@ -119,8 +119,8 @@ class StreamedDataset(IterableDataset[Any]):
     def state_dict(self) -> dict[str, Any]:
         """Return as JSON the position of this process after the sample it yielded last; in a worker, of its own stream.
 
-        A loader that asks its workers (torchdata's `StatefulDataLoader`) keeps one a worker; `ResumableLoader` gathers
-        them. Each rank has its own. Before the first sample it is what was loaded, or the epoch's beginning.
+        A loader that queries its workers (torchdata's `StatefulDataLoader`) keeps one state a worker; `ResumableLoader`
+        combines them. Each rank has its own. Before the first sample it is the loaded state, or the epoch's beginning.
         """
         place, state = self.place(), self.loaded_state()
         if state is not None and place is not self._place:
@@ -142,7 +142,7 @@ class StreamedDataset(IterableDataset[Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was saved: its epoch, its snapshot of the run, its place in each stream.
+        """Continue where `state` was saved: its epoch, its snapshot of the run, its position in each stream.
 
         Raises:
             ConfigError: It was saved by another dataset, by other settings, or on another rank; the difference is

@@ -35,7 +35,7 @@ class ImageTruth(Protocol):
     def attributes(self, text: str, number: int) -> tuple[int, int, int] | None:
         """Return how many attributes a text states, how many of these are true of an object, and how many that has.
 
-        None if the truth knows no attributes.
+        None if the truth has no attributes.
         """
 
     def num_alike(self, number: int) -> int:
@@ -127,7 +127,7 @@ def open_truth(
 
 
 def beside(source: str, file_name: str) -> str:
-    """Return the address of a file beside the folder of images that a SOURCE is."""
+    """Return the address of a file next to the folder of images of a SOURCE."""
     parent = source.rstrip("/").rpartition("/")[0]
     return f"{parent}/{file_name}"
 

@@ -29,7 +29,7 @@ from pseudoris.training.exports.selected_rows import TextRule
 
 NAME: Final = "cris"
 DEFAULT_DATASET: Final = "refcoco"
-# Their `info` table in utils/dataset.py knows these; for another name it is to be extended.
+# Their `info` table in utils/dataset.py has these; for another name it is to be extended.
 KNOWN_DATASETS: Final = ("refcoco", "refcoco+", "refcocog_u", "refcocog_g")
 # Both cut at 17 CLIP tokens, start and end included (`word_len`).
 WORD_LEN: Final = 17

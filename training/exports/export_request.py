@@ -1,6 +1,6 @@
 """The formats of `pseudoris export`, and the `ExportRequest` of a user's options.
 
-A new format is a module beside this one, and a line in `EXPORTS`. Invalid combinations of options are rejected before
+A new format is a module next to this one, and a line in `EXPORTS`. Invalid combinations of options are rejected before
 anything is written.
 """
 

@@ -10,7 +10,7 @@ import yaml
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.training.exports.protocol import ExportRequest
 
-# As the hub names sizes; it has no word for what lies above.
+# As the hub names sizes; there is no category above it.
 _SIZES: Final = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),

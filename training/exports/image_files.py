@@ -22,7 +22,8 @@ from pseudoris.workers.images.pixels import common_suffix, decode_upright
 
 logger = logging.getLogger(__name__)
 
-# For images that are encoded again: no chroma is lost, and what noise it adds is below what scaling for a network does.
+# For images that are encoded again: chroma is not subsampled, and the added noise is smaller than that of scaling for a
+# network.
 JPEG_QUALITY: Final = 95
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # With the id and a suffix well below the 255 bytes of any file system.
@@ -80,7 +81,7 @@ def encoded_anew_notes(num_encoded_anew: int) -> list[str]:
 
 
 def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
-    """Return the file of an image, such that every loader sees what was annotated; its bytes are kept if they do.
+    """Return the file of an image, such that every loader sees the annotated pixels; its bytes are kept if possible.
 
     Masks and boxes refer to the upright image. For a photograph with an EXIF orientation, OpenCV's `imread` returns
     upright pixels, Pillow's `open` the stored ones. The same export would then suit one trainer and not another. Such a
@@ -110,7 +111,7 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     """Return a file name out of an image's key, which is untrusted, and its id, which makes it unique.
 
     `a/holiday%20.jpg` becomes `holiday_<id>.jpg`, `x.tar!../../etc/passwd` becomes `passwd_<id>.jpg`. No folder of the
-    key is kept: loaders join a folder and a name. What key belongs to a name is found by the id, in the table images.
+    key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
     name = key_name(image.key)
     # A row of a table has no name but its number: `photos.parquet#17`.

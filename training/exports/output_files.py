@@ -98,7 +98,7 @@ class ManyFiles:
     def check(self) -> None:
         """List the folders: every file is there with its size, and no other. Call it after the block.
 
-        Names are summed up by their digests, in no order, so that memory holds none of them.
+        Names are combined by their digests, without order, so none is held in memory.
 
         Raises:
             TransientError: A file is missing, or there is one too many.

@@ -19,7 +19,7 @@ DEFAULT_SPLIT_BY: Final = "pseudo"
 
 
 class OnProgress(Protocol):
-    """Receives how far an export is."""
+    """Receives the progress of an export."""
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
         """Take how much of a stage is done, and the total: rows, images or masks."""
@@ -96,7 +96,7 @@ class ExportRequest:
     ) -> Iterator[AnnotatedImage]:
         """Yield what the format takes, in plan order: images, their masks, the kept expressions that fit the rule.
 
-        The same call yields the same again, but for images that have left SOURCE in between. Memory is bounded by one
+        A second call yields the same, except images that were removed from SOURCE in between. Memory is bounded by one
         shard, with its encoded images if they are requested.
 
         Args:
@@ -132,7 +132,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export has written, and that it was read back.
+    """The contents of a written export, after reading it back.
 
     Attributes:
         rows: By table or split.
@@ -141,7 +141,7 @@ class ExportReport:
         dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
             silence.
         notes: Sentences that the user needs to put the export to use.
-        checked: What was read back and found to hold, a phrase each.
+        checked: Checks that passed when the export was read back, a phrase each.
     """
 
     rows: Mapping[str, int]
@@ -161,7 +161,7 @@ class Export(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Names of the fields of `ExportOptions` that mean something to it; `target_bytes` too, where it does."""
+        """Names of the fields of `ExportOptions` that it reads, and `target_bytes` if it reads that."""
 
     @property
     def default_max_tokens(self) -> int | None:

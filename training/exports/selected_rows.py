@@ -62,9 +62,9 @@ def iter_selected(
 ) -> Iterator[AnnotatedImage]:
     """Yield images in plan order with the masks and expressions that a format takes.
 
-    An image without a mask is left out: nothing says that it shows no object. So is an expression that refers to
-    several masks or to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with its
-    encoded images if they are requested.
+    An image without a mask is left out: it may still show objects. So is an expression that refers to several masks or
+    to none: formats with one mask a reference cannot hold it. Memory is bounded by one shard, with its encoded images
+    if they are requested.
 
     Args:
         run: Where the run lives.
@@ -72,7 +72,7 @@ def iter_selected(
         receipts: Which shards.
         dropped: Gains what was left out, by reason. A mask that lost its last expression counts under both; masks
             that never had a kept one count as masks alone.
-        rule: Which texts.
+        rule: The texts to take.
         with_bytes: Fill in `data`; see `with_source_bytes`.
         source: Where the images are now; None uses the header's SOURCE.
         keeps_bare_masks: Yield masks also without an expression.
@@ -86,7 +86,7 @@ def iter_selected(
     num_done = 0
     for receipt in receipts:
         found = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
-        # Filtered before their bytes are read: what no mask is left of need not travel.
+        # Filtered before their bytes are read: images without a remaining mask are not read.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)
         for image in with_source_bytes(run, header, wanted, dropped, source=source) if with_bytes else wanted:
@@ -100,7 +100,7 @@ def iter_selected(
 
 
 class _Selection:
-    """Leaves out what a rule does not take, and counts it."""
+    """Leaves out, and counts, the rows that a rule excludes."""
 
     def __init__(self, rule: TextRule, dropped: Counter[str], *, keeps_bare_masks: bool) -> None:
         self._rule = rule
@@ -109,7 +109,7 @@ class _Selection:
         self._num_tokens = _token_counter() if rule.max_tokens is not None else None
 
     def image(self, image: AnnotatedImage) -> AnnotatedImage | None:
-        """Return the image with what is left of it, None where nothing is."""
+        """Return the image with its remaining rows, None if there are none."""
         masks = tuple(mask for mask in map(self._mask, image.masks) if mask is not None)
         if image.untargeted:
             self._dropped[NO_TARGET] += len(image.untargeted)
@@ -135,7 +135,7 @@ class _Selection:
         reason = self._refusal(expression, text)
         if reason is None:
             return replace(expression, text=text)
-        # Of several targets each names it; it is one expression all the same.
+        # Each of several targets lists it, but it is one expression.
         if expression.target_mask_ids[0] == mask_id:
             self._dropped[reason] += 1
         return None
@@ -154,7 +154,7 @@ class _Selection:
 
 
 def _token_counter() -> Callable[[str], int]:
-    # Torch takes seconds to import: only where a limit is set.
+    # Torch takes seconds to import, so only if a limit is set.
     from pseudoris.workers.filtering.clip_tokenizer import num_clip_tokens
 
     return num_clip_tokens

@@ -34,7 +34,7 @@ def annotate_image(
     A mask without a pixel and its expressions are left out, as a proposer leaves them out.
 
     Args:
-        image: As reading has left it: proven, or quarantined, which it stays.
+        image: As it was read: proven, or quarantined, in which case it stays quarantined.
         human: Its annotation.
         orientation: What the annotation refers to. `stored` masks are turned by the image's EXIF orientation.
         limits: The decoder's plug-ins are read.
@@ -82,7 +82,7 @@ def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
         counts = compressed_counts(mask.segmentation, size)
         if counts is None:
             return "", RleSummary(0, (0, 0, 0, 0))
-        # Foreign runs: pycocotools would write past its memory.
+        # Untrusted runs: pycocotools could write past its memory.
         summary = summarise_rle(*size, counts)
     except MaskSizeError as error:
         raise ImageError("annotation_mismatch", f"{where}: {error}") from error

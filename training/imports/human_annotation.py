@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import clean_text
 from pseudoris.schemas.uris import secret_in
 
-# As file systems have it; a longer name could not be looked for.
+# The limit of file systems; a longer name cannot exist.
 _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 
@@ -22,8 +22,8 @@ class HumanMask:
     """One annotated object.
 
     Attributes:
-        index: Its place among all annotations of its image, in the file's order: another choice of splits gives the
-            masks that stay the same ids.
+        index: Its position among all annotations of its image, in the file's order, so that ids do not depend on the
+            chosen splits.
         annotation_id: Its id in the file.
         segmentation: In any of COCO's forms, unchecked.
         texts: Its expressions, in order: clean, distinct, none empty.
@@ -41,7 +41,7 @@ class HumanImage:
 
     Attributes:
         path: Relative to the folder of images, with `/`; never leads out of it.
-        size: (H, W) in pixels as the file states them; None where it does not.
+        size: (H, W) in pixels as the file states them; None if it does not.
         masks: By index.
     """
 
@@ -69,7 +69,7 @@ class Annotation:
     Attributes:
         images: Each path once.
         digests: sha256 by name of the file.
-        left_out: What was not taken over.
+        left_out: Counts of what was not imported.
     """
 
     images: tuple[HumanImage, ...]
@@ -78,7 +78,7 @@ class Annotation:
 
 
 def relative_path(file_name: Any, *, where: str) -> str:
-    """Return the path that a file of images is looked for at, below their folder.
+    """Return the path of an image's file, relative to the folder of images.
 
     Raises:
         ConfigError: It is not a path, or it leads outside: an annotation is an untrusted file.

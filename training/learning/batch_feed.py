@@ -57,7 +57,7 @@ class ResumableFeed:
             dataset: Items are drawn from it.
             collate: Makes a batch of items.
             units_per_batch: Units of all ranks together, so that the number of ranks does not change the batches.
-            masks_per_unit: The most units of one image.
+            masks_per_unit: The most masks in a unit.
             seed: Seed of the order.
             rank: Rank of this process.
             world_size: Number of processes.
@@ -87,11 +87,11 @@ class ResumableFeed:
         """Yield batch `first`, `first` + 1, … of this rank, without end."""
         epoch = 0
         while True:
-            # Also changes which human masks a mixed dataset has: its units are known only now.
+            # The epoch also decides the human masks of a mixed dataset, so its units are known only now.
             self._dataset.set_epoch(epoch)
             own = self._epoch(epoch)
             if first < len(own):
-                # mypy: what torch asks of a dataset is having items, not being of its class.
+                # mypy: torch needs only a dataset's items, not its class.
                 loader: DataLoader[Any] = DataLoader(
                     self._dataset,  # type: ignore[arg-type]
                     batch_sampler=own[first:],

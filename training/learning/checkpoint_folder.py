@@ -44,10 +44,10 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Refuse a folder that holds a training, where none is to be resumed.
+        """Refuse a folder that has a training, if none is to be resumed.
 
         Raises:
-            ConfigError: So it is.
+            ConfigError: The folder has one.
         """
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
@@ -92,7 +92,7 @@ class TrainingFolder:
             )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint: a reader finds the former or this one, never half of it.
+        """Write the checkpoint: a reader finds the former or this one, never a partial file.
 
         Raises:
             ConfigError: It cannot be written.
@@ -110,7 +110,7 @@ class TrainingFolder:
             Path(name).unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the checkpoint, on the CPU; None where none was written yet.
+        """Return the checkpoint, on the CPU; None if none was written yet.
 
         Raises:
             ConfigError: It is damaged.
@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `TrainingFolder.save` wrote, on the CPU; only tensors and plain values are read.
 
     Raises:
-        ConfigError: There is none, or it is none.
+        ConfigError: There is none, or the file is not one.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -176,7 +176,7 @@ def require_weights(file: Path, noun: str, weights: WeightsConfig, sha256: str) 
     """Refuse a checkpoint if the frozen part called `noun` has other weights now than in its training.
 
     Raises:
-        ConfigError: So it is, or they are missing.
+        ConfigError: It has other weights, or they are missing.
     """
     digest = weights_digest(weights)
     if digest != sha256:

@@ -38,10 +38,10 @@ class ImageQuestion:
 
 
 class Answerer(Protocol):
-    """Answers expressions with masks: a learner, or a baseline."""
+    """Predicts masks for expressions: a learner, or a baseline."""
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
-        """Return a mask for each expression, (T, H, W) bool, without looking at the masks of the question."""
+        """Return a mask for each expression, (T, H, W) bool, without using the masks of the question."""
         ...
 
 
@@ -81,7 +81,7 @@ class HeldOutExpressions:
         """Yield the question of each image.
 
         Raises:
-            ConfigError: An image cannot be used: a figure of fewer expressions would be of another set.
+            ConfigError: An image cannot be used: figures over fewer expressions would not be comparable.
         """
         for image_id in image_ids:
             samples = self._dataset.__getitems__(self._masks_of[image_id])
@@ -106,7 +106,7 @@ def evaluate(
         answerer: What is evaluated.
         held_out: The expressions; they are split over the ranks.
         fabric: The training's fabric; None evaluates in this process alone.
-        on_image: Called with the IoU (T,) of each image's expressions, of this process's images, in their order.
+        on_image: Called for each image of this process, in order, with the IoU (T,) of its expressions.
     """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     meter = SegmentationMeter()

@@ -31,8 +31,7 @@ _Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class TextFeatureCache(Generic[Value]):
     """Values by text up to a number of bytes; beyond it, the least recently used goes first.
 
-    A training asks for the same texts in every epoch. One that goes through a large run once, or a server, asks for
-    ever new ones.
+    A training reads the same texts in every epoch. A single pass over a large run, or a server, always reads new ones.
     """
 
     def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
@@ -125,7 +124,7 @@ class TowerTexts:
 
 
 class FrozenTowers:
-    """A CLIP that does not learn; features of images are kept by image id, of texts by text.
+    """A frozen CLIP; it caches features of images by image id, and of texts by text.
 
     Features are rounded to float16 whether they are kept or not: whether there was room for them changes nothing.
 
@@ -155,11 +154,12 @@ class FrozenTowers:
         """
         self._config = config
         self.device = torch.device(device)
-        # Trained on one machine, read on another: the weights are what must agree, and they are checked there.
+        # A model may be trained on one machine and read on another. Only the weights must agree, and they are checked
+        # there.
         self._model = load_clip(config.architecture, config.weights).to(self.device)
         self._model.requires_grad_(False)
         visual = vision_tower(self._model)
-        # The first image would be too late: a training's folder is taken by then.
+        # Checked now: at the first image, the training's folder would already exist.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
         if "hf_tokenizer_name" in read_model_config(config.architecture)["text_cfg"]:
@@ -183,7 +183,7 @@ class FrozenTowers:
 
     @property
     def has_room(self) -> bool:
-        """Whether features of another image would be kept."""
+        """Whether features of another image would be cached."""
         return self._left_bytes > 0
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -210,7 +210,7 @@ class FrozenTowers:
         return TowerImages(stages, dense)
 
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
-        """Return the features of texts; what exceeds the tower's context is cut off."""
+        """Return the features of texts; text beyond the tower's context is cut off."""
         kept = {text: self._texts.get(text) for text in texts}
         found = {text: seen for text, seen in kept.items() if seen is not None}
         missing = [text for text in kept if text not in found]

@@ -42,8 +42,8 @@ class FitSummary:
 
     Attributes:
         figures: Figures of the last validation.
-        num_steps: In all.
-        num_steps_now: Done by this call, the others by earlier ones.
+        num_steps: Total steps.
+        num_steps_now: Steps of this call; earlier calls did the others.
         wall_s: This call's time, validation included.
         validation_s: Part of it spent in validation.
         num_parameters: Number of trained parameters.
@@ -58,7 +58,7 @@ class FitSummary:
 
 
 def open_fabric(config: TrainingConfig) -> Fabric:
-    """Return the processes of a training, launched: with several, this program is started once more for each other.
+    """Return the launched processes of a training: this program is started again for each further process.
 
     Raises:
         ConfigError: `device` is cuda, and torch sees no GPU.
@@ -114,7 +114,7 @@ class Trainer:
         first = self._restore(learner.module, optimiser)
         module, wrapped = self.fabric.setup(learner.module, optimiser)
         is_first = self.fabric.is_global_zero
-        # What an earlier start wrote of steps that are done again goes.
+        # `purge_step` drops the logs of steps that are done again.
         writer = SummaryWriter(str(self.folder.path), purge_step=self.steps_before + first) if is_first else None
         try:
             self._run(learner, feed, module=module, optimiser=wrapped, first=first, writer=writer)
@@ -169,7 +169,7 @@ class Trainer:
         losses = learner.losses(module, batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
         self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
-        # The norm is looked at here: Fabric's own error names no setting.
+        # The norm is checked here, because Fabric's own error names no setting.
         norm = self.fabric.clip_gradients(
             module, optimiser, max_norm=self.config.max_gradient_norm, error_if_nonfinite=False
         )
@@ -184,7 +184,7 @@ class Trainer:
             return loss
         own = torch.tensor([float(size), float(not math.isfinite(value))], device=self.fabric.device)
         total, num_lost = torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist()
-        # All ranks end, or the others would wait for the gradients of the one that did.
+        # All ranks end together, because the others would wait for the gradients of a rank that ended.
         self._require_finite(math.nan if num_lost else value, "the loss", step)
         share: float = size * self.fabric.world_size / total
         return loss * share
@@ -232,7 +232,7 @@ class Trainer:
 
 
 def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return by name what training changes of a module: its parameters that need a gradient, and its buffers."""
+    """Return the trained state of a module by name: parameters that need a gradient, and buffers."""
     frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
@@ -254,7 +254,7 @@ def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where:
     """Put what `trained_state` returned into a module.
 
     Raises:
-        ConfigError: It is of another one; `where` it was read is in the message.
+        ConfigError: It belongs to another module; the message has `where` it was read.
     """
     own = trained_state(module)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -281,7 +281,7 @@ class _Means:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
+        """Return the means, and reset them."""
         means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means

@@ -21,12 +21,13 @@ class PhaseConfig(FrozenModel):
     """One phase, or one step of a phase."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
-    # What is joined (equations 5 to 7), each pair once an epoch. Those that a training is not given are left out.
+    # The joined data sets (equations 5 to 7), each pair once an epoch. Data sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
     # Whether Select decides H_ref with the present model, before the phase and before each further round of it.
     is_selecting: bool = False
-    # Rounds that the epochs are split into (equation 7); more follow the model sooner, and each asks it all of H_ref.
+    # The epochs are split into this many rounds (equation 7). With more rounds the referents follow the model sooner,
+    # but each round runs the model on all of H_ref.
     num_rounds: int = Field(default=1, ge=1, le=1000)
 
     @model_validator(mode="after")
@@ -82,12 +83,12 @@ class Round:
     Attributes:
         name: Name of its folder, in order: `03-referring`, `04-refinement-1`.
         phase: Name of its phase.
-        sources: What is joined.
+        sources: The joined data sets.
         is_selecting: Whether Select comes first.
         is_last: Whether the phase ends with it, and is validated then.
         num_steps: Optimiser steps.
         steps_before: Steps of all earlier rounds.
-        epochs_before: Begun in all earlier rounds: draws of points and flips go on from there.
+        epochs_before: Epochs begun in earlier rounds: draws of points and flips continue from there.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The frozen encoders: CLIP's stages and words, SAM's images; an image is encoded once if there is room to keep it."""
+"""The frozen encoders: CLIP's stages and words, SAM's images; an image is encoded once if the cache has room."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class _EncodedImage:
 
 
 class FrozenEncoders:
-    """The CLIP and the SAM that do not learn.
+    """The frozen CLIP and SAM.
 
-    Features are rounded to float16 whether they were kept or not: whether there was room changes nothing.
+    Features are rounded to float16 even if they are not cached, so the size of the cache does not change a result.
 
     Attributes:
         device: Where they compute.
@@ -47,7 +47,7 @@ class FrozenEncoders:
         decoder: SAM's mask decoder.
         image_width: Channels of a stage.
         text_width: Channels of a word.
-        made_of: The settings that decide what they answer.
+        made_of: The settings that decide their output.
     """
 
     def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
@@ -71,7 +71,7 @@ class FrozenEncoders:
         self._kept: dict[str, _EncodedImage] = {}
 
     def holds(self, image_key: str) -> bool:
-        """Return whether an image was seen and kept: it need not be given any more."""
+        """Return whether the features of an image are cached: then the image need not be given."""
         return image_key in self._kept
 
     def encode(
@@ -81,10 +81,10 @@ class FrozenEncoders:
 
         Args:
             image_keys: (B,); one key is one image.
-            images: (B,) of (3, H, W) uint8 RGB, upright; None where the image is held.
+            images: (B,) of (3, H, W) uint8 RGB, upright; None if its features are cached.
             texts: (B,).
         """
-        # What is kept must not depend on the caller: Select calls in half precision, a step in full precision.
+        # Cached features must not depend on the caller: Select calls in half precision, a step in full precision.
         with torch.autocast(self.device.type, enabled=False):
             return self._encode(image_keys, images, texts)
 
@@ -110,12 +110,12 @@ class FrozenEncoders:
         return upsample(mask_logits, EncodedCrop(mask_logits, size, input_size), self.frame.image_size)
 
     def _encode_images(self, images: dict[str, torch.Tensor | None]) -> dict[str, _EncodedImage]:
-        """Return the features of images: those that are kept, and the others computed."""
+        """Return the features of images, cached or computed."""
         seen = {key: self._kept[key] for key in images if key in self._kept}
         missing = {key: image for key, image in images.items() if key not in seen and image is not None}
         if missing:
             side = self._towers.image_format.size
-            # Stretched, as the responses of the recipes are made: its grid and the image share one frame in [0, 1].
+            # Stretched, as in the recipes' responses: its grid and the image share one frame in [0, 1].
             pixels = torch.stack([resize(image, [side, side], antialias=True) for image in missing.values()])
             found = self._towers.encode_images(list(missing), pixels)
             of_clip = zip(found.stages.half().cpu(), found.dense.half().cpu(), strict=True)
@@ -125,8 +125,7 @@ class FrozenEncoders:
 
     @torch.inference_mode()
     def _with_sam(self, image: torch.Tensor, stages: torch.Tensor, dense: torch.Tensor) -> _EncodedImage:
-        # One by one: how an encoding rounds depends on the shape of the batch, and which images are missing on what
-        # was kept before.
+        # One by one: rounding depends on the shape of the batch, and the images that are missing depend on the cache.
         (crop,) = encode_crops(self._sam, [image.permute(1, 2, 0).numpy()], self._sam_dtype)
         # A row of a batch would keep the whole batch in memory.
         return _EncodedImage(stages.clone(), dense.clone(), crop.embedding.half().cpu().clone(), crop.input_size)
@@ -139,7 +138,7 @@ class FrozenEncoders:
 
 
 def made_of(config: PptConfig) -> tuple[str, ...]:
-    """Return the settings that decide what encoders answer."""
+    """Return the settings that decide the encoders' output."""
     blocks = str(config.generator.image_blocks)
     return config.clip.model_dump_json(), config.sam.model_dump_json(), blocks, config.training.precision
 

@@ -60,7 +60,7 @@ def mask_cross_entropies(logits: torch.Tensor, masks: torch.Tensor) -> torch.Ten
 
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor, weights: ObjectiveConfig) -> torch.Tensor:
     """Return l_mask (B, K, E) float32, dice and cross-entropy, of logits (B, K, h, w) and masks (B, E, h, w)."""
-    # Sums of ten thousand cells that nearly cancel: in half precision a cross-entropy may come out below 0.
+    # Sums of ten thousand cells nearly cancel: in half precision a cross-entropy could be below 0.
     with torch.autocast(logits.device.type, enabled=False):
         logits, masks = logits.float(), masks.float()
         cross_entropies = mask_cross_entropies(logits, masks)
@@ -83,7 +83,7 @@ def point_loss(predicted: Points, target: Points, weights: ObjectiveConfig) -> t
 
 @torch.no_grad()
 def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -> torch.Tensor:
-    """Return which point (P, M) int64 of the pseudo-label each predicted point answers for.
+    """Return the point (P, M) int64 of the pseudo-label that is assigned to each predicted point.
 
     A pseudo-label's points are a set, drawn in no order: the assignment of least loss makes the loss one of sets.
     """
@@ -105,11 +105,11 @@ def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Te
 
 
 def attention_loss(log_shares: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return how far a query's attention is from what its mask covers, a Kullback-Leibler divergence (P,).
+    """Return the Kullback-Leibler divergence (P,) between a query's attention and its mask.
 
     Args:
         log_shares: (P, h·w), logarithms of the attention's shares.
-        shares: (P, h·w) in [0, 1], of each patch the mask covers; a mask that no patch shows counts nothing.
+        shares: (P, h·w) in [0, 1], of each patch the mask covers; a mask without a patch gives 0.
     """
     target = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
     return F.kl_div(log_shares, target, reduction="none").sum(-1)
@@ -119,7 +119,7 @@ def attention_loss(log_shares: torch.Tensor, shares: torch.Tensor) -> torch.Tens
 def matching_cost(
     prompts: PointPrompts, mask_logits: torch.Tensor, pseudo_labels: PseudoLabelBatch, weights: ObjectiveConfig
 ) -> torch.Tensor:
-    """Return the cost (B, K, E) of answering for pseudo-label e with query k; mask logits (B, K, h, w)."""
+    """Return the cost (B, K, E) of assigning query k to pseudo-label e; mask logits (B, K, h, w)."""
     shape = (*prompts.confidence_logits.shape, pseudo_labels.confidences.shape[1])
 
     def of_queries(tensor: torch.Tensor) -> torch.Tensor:

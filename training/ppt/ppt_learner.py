@@ -75,7 +75,8 @@ class PointLearner:
         """Return the figures of the held-out expressions."""
         if self.held_out is None:
             return {}
-        # The own module, which `module` is wrapped around: asked for its referent alone, and that has no other door.
+        # The own module, which `module` is wrapped around: only its referent is needed, and there is no other entry
+        # point for it.
         with fabric.autocast():
             return named_figures(evaluate(self, self.held_out, fabric).figures())
 

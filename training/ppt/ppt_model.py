@@ -58,7 +58,7 @@ class LabelledFeatures:
     """What a step learns from: B pairs and their pseudo-labels.
 
     No dataclass, on purpose: Fabric rounds the tensors that it finds in a module's input to half precision, where a
-    coordinate is right to one part in 256. In an object that it does not know it finds none.
+    coordinate is right to one part in 256. It finds no tensors in an object of an unknown class.
     """
 
     __slots__ = ("features", "pseudo_labels")

@@ -42,7 +42,7 @@ class PptRequest:
 
     Attributes:
         config: Resolved.
-        runs: What is trained on.
+        runs: The training data.
         out: Local folder of the training.
         val: A run or import whose kept expressions are evaluated at the end of each phase; None for none. A resume must
             name the same.
@@ -62,8 +62,8 @@ class PptSummary:
 
     Attributes:
         phases: The figures of each phase's validation, by its name, in order; empty without `val`.
-        num_steps: In all.
-        num_steps_now: Done by this call, the others by earlier ones.
+        num_steps: Total steps.
+        num_steps_now: Steps of this call; earlier calls did the others.
         wall_s: This call's training and validation; without Select.
         num_parameters: Number of trained parameters.
     """
@@ -118,7 +118,7 @@ def train_ppt(
     data_read = {
         "runs": request.runs.roots(),
         "snapshots": {RunLocation.open(run).root: each.state() for run, each in snapshots.items()},
-        # Figures of phases that are done would stand beside those of another set.
+        # Otherwise the figures of finished phases would be compared with figures of another set.
         "val": None if request.val is None else RunLocation.open(request.val).root,
     }
     settings = settings_of(request.config, data_read)
@@ -129,7 +129,7 @@ def train_ppt(
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric).num_batches()
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, data.pairs_per_batch, num_batches=num_batches)
-    # Whatever can be refused is by now, or the folder would be taken by the mistake.
+    # Everything that can be refused is refused up to here, before the training takes the folder.
     held_out = None if request.val is None else HeldOutExpressions(request.val, data.moved)
     begin_together(folder, settings, fabric)
     curriculum = _Curriculum(
@@ -159,7 +159,7 @@ class _Curriculum:
         state: dict[str, Any] | None = None
         before = folder
         steps_now, wall_s = 0, 0.0
-        # Fresh for each round: what DDP wrapped around the weights of a round stays with them.
+        # A new one for each round: DDP's wrapper stays attached to the weights of its round.
         learner = PointLearner(self.request.config, self.encoders)
         for each in self.rounds:
             own = TrainingFolder(self.request.out / each.name)
@@ -174,7 +174,7 @@ class _Curriculum:
                 figures, steps_now, wall_s = done.figures, steps_now + done.num_steps_now, wall_s + done.wall_s
             self.fabric.barrier()
             state, before = own.load(), own
-            # The last one also where it was done before: a kill may have come just before it was written.
+            # Also if the last round was done before: the process may have been killed just before this was written.
             if self.fabric.is_global_zero and state is not None and (is_new or each is self.rounds[-1]):
                 folder.save(state)
             if figures:

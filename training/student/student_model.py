@@ -107,7 +107,7 @@ class PatchRound(ProductAttention):
 def grid_places(grid: int, width: int) -> torch.Tensor:
     """Return places (grid · grid, width) of patches row by row: sines and cosines of x and y in octaves.
 
-    Half of the width tells x, half y; wavelengths run from twice the image down to four patches.
+    Half of the width encodes x, half y; wavelengths run from twice the image down to four patches.
     """
     steps = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
     octaves = torch.linspace(0, torch.log2(torch.tensor(grid / 2.0)).item(), width // 4)

@@ -19,7 +19,7 @@ from pseudoris.training.ppt.recipes.recipe_texts import position_texts, relation
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# A tile of a mosaic fills so much at least of what its cell lets it; the rest lets it lie anywhere in there.
+# The least share of its cell that a mosaic's tile fills. The remaining space allows any position in the cell.
 _MIN_FILL: Final = 0.85
 # What a window of a piece leaves around its object, as a share of the object's box.
 _MARGIN: Final = 0.1

@@ -85,9 +85,9 @@ class PairsConfig(FrozenModel):
 
     # Masks of two phrases with at least this IoU are merged into one pseudo-mask.
     merge_iou: Share = 0.7
-    # At most so many pseudo-masks of one phrase, at places with about equal response. The paper has 1, so its
-    # pseudo-masks belong to different phrases. "The star on the left" has one phrase; if the image has two stars,
-    # CLIP's choice between them is no label.
+    # The most pseudo-masks of one phrase, at positions with about equal response. The paper has 1, so its pseudo-masks
+    # belong to different phrases. "The star on the left" has one phrase; if the image has two stars, CLIP's choice
+    # between them is not a label.
     peaks_per_phrase: int = Field(default=1, ge=1, le=16)
     # A further peak gives a pseudo-mask from this share of the response's range on.
     min_peak: Share = 0.85
