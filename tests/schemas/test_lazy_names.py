@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -13,39 +14,38 @@ from pseudoris.workers.masks.proposer import SamProposer
 HEAVY = ("torch", "torchvision", "open_clip", "segment_anything")
 
 
-def loaded_by(module: str) -> list[str]:
-    """Those of HEAVY that importing a module loads, in a fresh interpreter."""
-    code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.split()
+def loaded_by(modules: tuple[str, ...]) -> dict[str, list[str]]:
+    """Those of HEAVY that are loaded after each import, one import after the other in a fresh interpreter."""
+    code = (
+        "import importlib, json, sys\n"
+        "loaded = lambda: [name for name in sys.argv[1].split() if name in sys.modules]\n"
+        "print(json.dumps({module: importlib.import_module(module) and loaded() for module in sys.argv[2:]}))"
+    )
+    command = [sys.executable, "-c", code, " ".join(HEAVY), *modules]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 # Ray starts a process for each reader, committer and driver: torch costs one seconds, and the models many more.
-@pytest.mark.parametrize(
-    "module",
-    [
-        "pseudoris.pipeline.annotation",
-        "pseudoris.pipeline.shard_tasks",
-        "pseudoris.pipeline.stage_actor",
-        "pseudoris.pipeline.verify_tasks",
-        "pseudoris.store.runs.commit",
+def test_who_runs_no_model_loads_no_torch() -> None:
+    modules = (
         "pseudoris.workers.faults.quarantine",
         "pseudoris.workers.faults.tolerant_stages",
         "pseudoris.workers.faults.subprocess_stages_main",
+        "pseudoris.store.runs.commit",
+        "pseudoris.pipeline.shard_tasks",
+        "pseudoris.pipeline.stage_actor",
+        "pseudoris.pipeline.verify_tasks",
+        "pseudoris.pipeline.annotation",
         "pseudoris.cli.main",
-    ],
-)
-def test_who_runs_no_model_loads_no_torch(module: str) -> None:
-    assert loaded_by(module) == []
+    )
+    assert loaded_by(modules) == dict.fromkeys(modules, [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module",
-    ["pseudoris.workers.masks.rle", "pseudoris.workers.filtering.head_nouns", "pseudoris.workers.composing.composer"],
-)
-def test_kernels_of_a_package_come_without_its_engines(module: str) -> None:
-    assert not {"torchvision", "open_clip", "segment_anything"} & set(loaded_by(module))
+def test_kernels_of_a_package_come_without_its_engines() -> None:
+    modules = ("workers.masks.rle", "workers.filtering.head_nouns", "workers.composing.composer")
+    loaded = loaded_by(tuple(f"pseudoris.{module}" for module in modules))
+    assert {name for names in loaded.values() for name in names} <= {"torch"}
 
 
 def test_an_engine_is_found_when_it_is_asked_for() -> None:

@@ -154,6 +154,7 @@ BOMB_BEHIND_PICTURES = written(
     [random.Random(1).randbytes(5_000) for _ in range(30)] + [b"\0" * (ALWAYS_BYTES + 1)],
     data_page_size=1_000,
     write_batch_size=1,
+    write_statistics=False,
 )
 
 

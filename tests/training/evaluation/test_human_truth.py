@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from types import MappingProxyType
@@ -43,10 +44,11 @@ OBJECTS = [["the black cat", "left cat"], ["a black dog on the left"], [], ["Man
 CAT, DOG, CUP = (2, 2, 12, 12), (14, 2, 26, 10), (4, 14, 20, 22)
 
 
-@pytest.fixture
-def human(tmp_path):
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
     """Two images: a cat, a dog and a cup nobody speaks of; and two cats."""
-    images = write_images(tmp_path / "images", "a.png", "b.png")
+    folder = tmp_path_factory.mktemp("human")
+    images = write_images(folder / "images", "a.png", "b.png")
     objects = [object_row(1, 1, CAT), object_row(2, 1, DOG), object_row(3, 1, CUP)]
     objects += [object_row(4, 2, CAT), object_row(5, 2, DOG)]
     refs = [
@@ -56,8 +58,13 @@ def human(tmp_path):
         reference(5, 5, 2, "the right cat"),
     ]
     rows = [image_row(1, "a.png"), image_row(2, "b.png")]
-    import_small(write_refer(tmp_path / "refcoco", rows, objects, refs), images, place(tmp_path, "truth"))
-    return HumanTruth.read(place(tmp_path, "truth"))
+    import_small(write_refer(folder / "refcoco", rows, objects, refs), images, place(folder, "truth"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def human(imported):
+    return HumanTruth.read(place(imported, "truth"))
 
 
 def place(tmp_path, name):
@@ -157,8 +164,8 @@ def test_what_sentences_of_one_object_cannot_judge_is_left_out_and_counted(human
     assert not any("left out" in note for note in whole.notes)
 
 
-def test_the_humans_own_sentences_are_right_by_themselves(human, tmp_path):
-    found = evaluate_run(place(tmp_path, "truth"), human)
+def test_the_humans_own_sentences_are_right_by_themselves(human, imported):
+    found = evaluate_run(place(imported, "truth"), human)
     assert found.sets["kept"]["accuracy"].value == found.sets["all"]["accuracy"].value == 1.0
     assert found.mask_quality["recall_75"].value == 1.0
     assert found.draws == found.kept == 6
@@ -194,7 +201,8 @@ def test_a_run_of_models_is_no_truth(tmp_path):
         HumanTruth.read(run)
 
 
-def test_an_import_that_is_not_complete_is_no_truth(human, tmp_path):
+def test_an_import_that_is_not_complete_is_no_truth(imported, tmp_path):
+    shutil.copytree(imported / "truth", tmp_path / "truth")
     (receipt,) = (tmp_path / "truth" / "_receipts").iterdir()
     assert json.loads(receipt.read_text())["shard"] == 0
     receipt.unlink()
@@ -202,9 +210,9 @@ def test_an_import_that_is_not_complete_is_no_truth(human, tmp_path):
         HumanTruth.read(place(tmp_path, "truth"))
 
 
-def test_progress_is_told_and_where_no_run_is_the_message_says_so(human, tmp_path):
+def test_progress_is_told_and_where_no_run_is_the_message_says_so(imported, tmp_path):
     told = []
-    HumanTruth.read(place(tmp_path, "truth"), lambda done, total: told.append((done, total)))
+    HumanTruth.read(place(imported, "truth"), lambda done, total: told.append((done, total)))
     assert told == [(1, 1)]
     with pytest.raises(ConfigError, match="there is no run"):
         HumanTruth.read(place(tmp_path, "nowhere"))

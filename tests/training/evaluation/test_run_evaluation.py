@@ -23,13 +23,19 @@ def run(tmp_path, known=KNOWN, **options):
     return location
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of all the scenes, which its tests only read."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
 def truth(known=KNOWN):
     return SceneTruth(known, "the scenes")
 
 
-def test_every_image_that_both_know_is_judged(tmp_path):
+def test_every_image_that_both_know_is_judged(whole):
     told = []
-    found = evaluate_run(run(tmp_path), truth(), on_progress=lambda done, total: told.append((done, total)))
+    found = evaluate_run(whole, truth(), on_progress=lambda done, total: told.append((done, total)))
     assert (found.images.judged, found.images.in_truth, found.images.in_plan) == (6, 6, 6)
     assert (found.images.unknown, found.images.quarantined) == (0, 0)
     assert found.objects == sum(len(scene.objects) for scene in KNOWN.values())
@@ -37,25 +43,25 @@ def test_every_image_that_both_know_is_judged(tmp_path):
     assert (found.truth, found.resamples) == ("the scenes", 2000)
 
 
-def test_images_that_the_truth_does_not_know_are_counted_and_change_no_figure(tmp_path):
+def test_images_that_the_truth_does_not_know_are_counted_and_change_no_figure(tmp_path, whole):
     few = dict(list(KNOWN.items())[:4])
-    found = evaluate_run(run(tmp_path / "more"), truth(few))
+    found = evaluate_run(whole, truth(few))
     alone = evaluate_run(run(tmp_path / "few", few), truth(few))
     assert (found.images.judged, found.images.unknown, found.images.unknown_key) == (4, 2, "scene-004.png")
     assert found.sets == alone.sets
     assert found.mask_quality == alone.mask_quality
 
 
-def test_the_objects_of_a_quarantined_image_are_missed(tmp_path):
+def test_the_objects_of_a_quarantined_image_are_missed(tmp_path, whole):
     def change(image):
         return quarantined(image) if image.key == "scene-000.png" else image
 
-    whole = evaluate_run(run(tmp_path / "whole"), truth())
-    found = evaluate_run(run(tmp_path / "less", change=change), truth())
+    all_there = evaluate_run(whole, truth())
+    found = evaluate_run(run(tmp_path, change=change), truth())
     assert (found.images.judged, found.images.judged_quarantined, found.images.quarantined) == (6, 1, 1)
-    assert found.objects == whole.objects
-    assert found.masks < whole.masks
-    assert found.mask_quality["recall_50"].value < whole.mask_quality["recall_50"].value
+    assert found.objects == all_there.objects
+    assert found.masks < all_there.masks
+    assert found.mask_quality["recall_50"].value < all_there.mask_quality["recall_50"].value
 
 
 def test_a_quarantined_image_without_a_truth_is_no_unknown_one(tmp_path):
@@ -65,8 +71,8 @@ def test_a_quarantined_image_without_a_truth_is_no_unknown_one(tmp_path):
     assert (images.judged, images.judged_quarantined, images.unknown, images.quarantined) == (5, 0, 0, 1)
 
 
-def test_a_sample_reads_shards_spread_evenly(tmp_path):
-    images = evaluate_run(run(tmp_path), truth(), sample=2).images
+def test_a_sample_reads_shards_spread_evenly(whole):
+    images = evaluate_run(whole, truth(), sample=2).images
     assert (images.judged, images.shards_read, images.shards) == (4, 2, 3)
 
 
@@ -75,16 +81,15 @@ def test_a_run_that_goes_on_is_judged_by_what_is_committed(tmp_path):
     assert (images.judged, images.in_plan, images.shards) == (2, 6, 1)
 
 
-def test_the_same_run_gives_the_same_figures(tmp_path):
-    location = run(tmp_path)
-    assert evaluate_run(location, truth()) == evaluate_run(location, truth())
-    assert evaluate_run(location, truth(), seed=1) != evaluate_run(location, truth())
+def test_the_same_run_gives_the_same_figures(whole):
+    assert evaluate_run(whole, truth()) == evaluate_run(whole, truth())
+    assert evaluate_run(whole, truth(), seed=1) != evaluate_run(whole, truth())
 
 
-def test_without_an_image_in_common_a_key_of_each_side_is_named(tmp_path):
+def test_without_an_image_in_common_a_key_of_each_side_is_named(whole):
     other = SceneTruth({"elsewhere/a.png": make_scene(Split.DEMO, 0)}, "other scenes")
     with pytest.raises(ConfigError, match=r"no image in common: .*'scene-000\.png'.*'elsewhere/a\.png'.*SOURCE"):
-        evaluate_run(run(tmp_path), other)
+        evaluate_run(whole, other)
 
 
 def test_without_a_commit_there_is_nothing_to_judge(tmp_path):
@@ -119,8 +124,8 @@ def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
         evaluate_run(location, truth())
 
 
-def test_intervals_hold_their_figures(tmp_path):
-    found = evaluate_run(run(tmp_path), truth())
+def test_intervals_hold_their_figures(whole):
+    found = evaluate_run(whole, truth())
     for figures in (*found.sets.values(), *found.differences.values(), found.mask_quality):
         for name, estimate in figures.items():
             if np.isfinite(estimate.value):
