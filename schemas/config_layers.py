@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -115,7 +116,8 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
             yield from known_keys(info.annotation, f"{prefix}{name}.")
 
 
-def _read_preset(preset: str) -> dict[str, Any]:
+@cache
+def _read_preset(preset: str) -> Mapping[str, Any]:
     if preset not in preset_names():
         near = difflib.get_close_matches(preset, preset_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # pytest-xdist sets it in its processes, and a console that finds it when it is made keeps that width for good.
 os.environ.pop("COLUMNS", None)
 
-# Collection creates a million objects that live to the end: `pytest_collection_finish` takes them out of the collector's
-# sight, or each of its passes, and each run that calls for one when it ends, takes half a second.
+# Collection makes a million objects that live to the end. The garbage collector passes over them in half a second, and
+# each run that ends calls for a pass: `pytest_collection_finish` hides them from it.
 gc.disable()
 
 # A property's time says nothing on a shared machine; speed is a benchmark's business.
@@ -94,6 +94,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"slow, and not marked so (above {SLOW_S:g} s on two quiet cores)")
         for name, seconds in sorted(late.items(), key=lambda each: -each[1]):
             terminalreporter.line(f"{seconds:6.1f} s  {name}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Leave writes to the page cache: no test cuts the power, and a run of a few images syncs sixty times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_who_runs_no_model_loads_no_torch() -> None:
         "pseudoris.pipeline.annotation",
         "pseudoris.cli.main",
     )
-    assert loaded_by(modules) == dict.fromkeys(modules, [])
+    assert loaded_by(modules) == {module: [] for module in modules}
 
 
 @pytest.mark.slow

@@ -121,14 +121,21 @@ BOMBS = {
         "too_many_pixels",
     ),
     "a JPEG 2000's box": (
-        lambda: with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"ihdr", 4, struct.pack(">II", 10**5, 10**5)),
+        lambda: with_size_at(
+            build.encode(build.random_pixels(), "JPEG2000"), b"ihdr", 4, struct.pack(">II", 10**5, 10**5)
+        ),
         "too_many_pixels",
     ),
     "a JPEG 2000's stream": (
-        lambda: with_size_at(build.encode(build.random_pixels(), "JPEG2000"), b"\xff\x51", 6, struct.pack(">II", 10**5, 10**5)),
+        lambda: with_size_at(
+            build.encode(build.random_pixels(), "JPEG2000"), b"\xff\x51", 6, struct.pack(">II", 10**5, 10**5)
+        ),
         "corrupt",
     ),
-    "a drawing": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not_an_image"),
+    "a drawing": (
+        lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        "not_an_image",
+    ),
 }
 
 
