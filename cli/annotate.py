@@ -51,7 +51,7 @@ def annotate(
         bool, typer.Option("--allow-mixed", help="Continue with another kind of device or other package versions.")
     ] = False,
     allow_degraded: Annotated[
-        bool, typer.Option("--allow-degraded", help="Halve the tiles of a shard that has run out of memory twice.")
+        bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:

@@ -91,7 +91,7 @@ def calibrate(
         if reached.coverage < aim or reached.distinct < least_yield:
             report("note", "No bounds reach this coverage and yield. These reach the widest coverage.", "yellow")
         kept += f"; accuracy {reached.accuracy:.3f}, coverage {reached.coverage:.3f}"
-    report("calibrated", f"on these {found.num_images:,} images {kept}", "green")
+    report("calibrated", f"on these {found.num_images:,} images, {kept}", "green")
 
 
 def _why_not(reached: BoundsFigures, wanted: float) -> str:

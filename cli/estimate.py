@@ -73,7 +73,7 @@ def estimate_view(found: Estimate) -> RenderableType:
         "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
     )
     table.add_row("speed", f"{_span(found.images_per_s, '{:.3g}')} images/s per {found.unit}, once models are loaded")
-    table.add_row("models", f"{format_seconds(found.load_s)} to load the models, in addition, once per actor")
+    table.add_row("models", f"{format_seconds(found.load_s)} per actor to load the models, not included in the speed")
     units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
     table.add_row("hours", f"{_span(found.hours, '{:.3g}')} on {units}")
     table.add_row(f"{found.unit} hours", _span(found.unit_hours, "{:.3g}"))

@@ -30,9 +30,9 @@ def gc(
 
 
 def _view(out: str, report: GcReport, *, is_dry: bool) -> Table:
-    what = "would be deleted (dry run: nothing was)" if is_dry else "deleted"
+    what = "would be deleted (dry run)" if is_dry else "deleted"
     table = facts_table(f"{out}: {len(report.deleted):,} files {what}")
-    table.add_row("lost", f"{len(report.lost):,} parts of a second writer of the same shard")
+    table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")
     table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
     table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed processes")
     if report.num_uploads:

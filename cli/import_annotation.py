@@ -88,6 +88,10 @@ EmbedImages = Annotated[
 ShardSize = Annotated[
     int | None, typer.Option(help="Images per shard (same as --set shards.max_images=…).", show_default=False)
 ]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set one key, e.g. shards.max_bytes=268435456. Can be repeated.", show_default=False),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of shards at once; by default one per CPU.", show_default=False)
 ]
@@ -108,7 +112,7 @@ def import_annotation(
     orientation: OrientationOption = Orientation.UPRIGHT,
     embed_images: EmbedImages = False,
     shard_size: ShardSize = None,
-    assignments: options.Assignments = None,
+    assignments: Assignments = None,
     workers: Workers = None,
     allow_mixed: AllowMixed = False,
 ) -> None:
@@ -180,6 +184,6 @@ def _run(request: ImportRequest, location: RunLocation) -> None:
 
 def _left_out(summary: ImportSummary) -> Iterator[str]:
     if summary.num_without_pixels:
-        yield f"{summary.num_without_pixels:,} masks without pixels, in this call"
+        yield f"{summary.num_without_pixels:,} masks without pixels (in this call)"
     for what, count in summary.left_out.items():
         yield f"{count:,} {what}"

@@ -17,8 +17,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Images to read: a folder, file, fsspec url or prefix (s3://…), or Parquet. Quote a glob or tars "
-        "('{000..123}.tar').",
+        help="Images to read: a folder, file, url (s3://…), glob, tars or Parquet. Quote a glob or braces: "
+        "'part-{000..123}.tar'.",
         show_default=False,
     ),
 ]
@@ -26,7 +26,8 @@ Out = Annotated[
     str,
     typer.Argument(
         metavar="OUT",
-        help="Folder or url of the run. For S3 that is not AWS set AWS_ENDPOINT_URL (annotate: source.endpoint_url).",
+        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL (annotate: --set "
+        "source.endpoint_url=…).",
         show_default=False,
     ),
 ]

@@ -52,7 +52,7 @@ def objects(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """Write D_sem: images of one object each, "the [class name] in the middle", a mask.
+    """Write D_sem: one object per image, its mask, and "the [class name] in the middle".
 
     CLIP and SAM find the mask.
     """
@@ -76,9 +76,10 @@ def compose(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """Write D_ref from D_sem: mosaics with absolute positions, fusions with relations.
+    """Write D_ref from D_sem: several objects per image, described by position or relation.
 
-    Expressions of context masks are not kept.
+    Texts of a mosaic state positions in the image. A fusion pastes one object beside another:
+    its texts state relations. Expressions of context masks are not kept.
     """
 
     def recipe() -> Recipe:
@@ -102,9 +103,9 @@ def pairs(
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
 ) -> None:
-    """Write H_sem and H_ref from a run: the masks that fit each noun phrase of a text.
+    """Write H_sem and H_ref from a run: for each text, the masks that fit its noun phrases.
 
-    A single mask is kept. If several masks fit, none is kept.
+    If one mask fits a text, this pair is kept (H_sem). If several fit, no pair is kept (H_ref).
     """
 
     def recipe() -> Recipe:

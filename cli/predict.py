@@ -110,7 +110,7 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _A
     for xy, is_positive in zip(answer.points_xy[0].tolist(), answer.is_positive[0].tolist(), strict=True):
         points[is_positive].append(f"({xy[0] * size[0]:.0f}, {xy[1] * size[1]:.0f})")
     facts = [
-        ("confidence", f"{float(answer.confidences[0]):.2f} that this is the object"),
+        ("confidence", f"{float(answer.confidences[0]):.2f} (probability that this is the object)"),
         ("points inside", " ".join(points[True]) or "none"),
         ("points outside", " ".join(points[False]) or "none"),
     ]

@@ -178,17 +178,18 @@ def _extras(summary: RunSummary) -> Iterator[tuple[str, str]]:
         changed = f"{retry.num_shards_changed:,} of {retry.num_shards:,} shards have a new generation"
         yield "retried", f"{retry.num_images:,} images, {retry.num_recovered:,} recovered; {changed}"
     if totals.repeats:
-        yield "done twice", repeats_text(totals.repeats)
+        yield "repeated", repeats_text(totals.repeats)
     if totals.degraded or totals.mixed:
         yield (
-            "reproducible",
-            f"not: {totals.degraded:,} degraded and {totals.mixed:,} mixed shards; their bytes may differ",
+            "byte-reproducible",
+            f"except {totals.degraded:,} degraded and {totals.mixed:,} mixed shards. "
+            "Their bytes may differ in another run",
         )
 
 
 def repeats_text(count: int) -> str:
     """Return what to say of work that was done twice."""
-    return f"{count:,} attempts at a shard repeated after the loss of a process, node or driver"
+    return f"{count:,} attempts, after the loss of a process, node or driver"
 
 
 def _speed(summary: RunSummary) -> str:
@@ -210,14 +211,14 @@ def reasons_view(reasons: dict[str, int]) -> Table:
 def plan_view(plan: RunPlan) -> Table:
     """Return what a dry run found: nothing of it has been written."""
     table = facts_table("plan (dry run: nothing was written)")
-    repeated = f"; {plan.num_repeated:,} repeated listings left out" if plan.num_repeated else ""
+    repeated = f"; {plan.num_repeated:,} repeated listings are not counted" if plan.num_repeated else ""
     done = f", {plan.num_shards_done:,} of them committed already" if plan.num_shards_done else ""
     table.add_row("source", plan.source)
     table.add_row("output", plan.out)
     table.add_row("images", f"{plan.num_images:,} ({format_bytes(plan.input_bytes)}){repeated}")
     table.add_row("shards", f"{plan.num_shards:,}{done}")
     if plan.extension is not None:
-        known = f"{plan.extension.num_changed:,} known images changed, {plan.extension.num_vanished:,} vanished"
+        known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
         table.add_row(
             "extension", f"{plan.extension.num_new:,} images in {plan.extension.num_shards:,} shards; {known}"
         )

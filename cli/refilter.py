@@ -88,7 +88,7 @@ def _view(new: str, found: RefilterSummary) -> Table:
     table = facts_table(f"{new}: complete")
     table.add_row("keeps", str(found.rule))
     table.add_row(
-        "kept expressions", f"{totals.kept:,} of {totals.expressions:,}; {found.num_kept_before:,} in the parent"
+        "kept expressions", f"{totals.kept:,} of {totals.expressions:,}; the parent kept {found.num_kept_before:,}"
     )
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
     before = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""

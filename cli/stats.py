@@ -24,7 +24,7 @@ DEFAULT_TOP = 10
 def stats(
     out: options.Out,
     sample: Annotated[
-        int, typer.Option(min=1, help="Read the tables of N shards, spread evenly; totals are of all shards.")
+        int, typer.Option(min=1, help="Read the tables of N shards, spread evenly. Totals count all shards.")
     ] = DEFAULT_SAMPLE,
     every: Annotated[bool, typer.Option("--every", help="Read the tables of every shard.")] = False,
     top: Annotated[

@@ -80,11 +80,11 @@ def _counts_view(out: str, found: RunStatus) -> Table:
         "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in found.seconds.items()) or "–"
     )
     if found.bottleneck is not None:
-        basis = "the stages' seconds per actor" if found.bottleneck.is_by_actor else "the stages' seconds"
+        basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
         table.add_row("bottleneck", f"{found.bottleneck.stage}: {found.bottleneck.share:.0%} of {basis}")
     table.add_row("output", format_bytes(found.size_bytes))
     if found.repeats:
-        table.add_row("done twice", repeats_text(found.repeats))
+        table.add_row("repeated", repeats_text(found.repeats))
     table.add_row("byte-reproducible", _outside(found))
     return table
 
@@ -113,11 +113,11 @@ def _speed(found: RunStatus) -> str:
     rates = found.rates
     if rates.overall is None:
         return "–"
-    pauses = f", {rates.num_pauses} pause(s) left out" if rates.num_pauses else ""
+    pauses = f", without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
     overall = f"{rates.overall:.2f} images/s overall ({format_seconds(rates.active_s)} of work{pauses})"
     if rates.now is None:
         return overall
-    return f"{rates.now:.2f} images/s now (the last {format_seconds(rates.window_s)} at most), {overall}"
+    return f"{rates.now:.2f} images/s now (over the last {format_seconds(rates.window_s)} or less), {overall}"
 
 
 def _left(found: RunStatus) -> str:
@@ -131,7 +131,10 @@ def _left(found: RunStatus) -> str:
 def _outside(found: RunStatus) -> str:
     if not found.degraded and not found.mixed:
         return "all shards"
-    return f"{found.degraded:,} shards degraded, {found.mixed:,} mixed. Their bytes may differ from another run's"
+    return (
+        f"all except {found.degraded:,} degraded and {found.mixed:,} mixed shards. Their bytes may differ in another "
+        "run"
+    )
 
 
 def _as_json(found: RunStatus) -> str:

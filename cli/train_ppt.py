@@ -23,7 +23,8 @@ _Runs = list[str] | None
 
 def ppt(
     out: Annotated[
-        str, typer.Option("--out", help="Local folder of the training, with a folder per round.", show_default=False)
+        str,
+        typer.Option("--out", help="Local folder for the training. Each round has a folder in it.", show_default=False),
     ],
     d_sem: Annotated[_Runs, typer.Option("--d-sem", help="Run of `ppt objects`.", show_default=False)] = None,
     d_ref: Annotated[_Runs, typer.Option("--d-ref", help="Run of `ppt compose`.", show_default=False)] = None,
@@ -53,8 +54,8 @@ def ppt(
 ) -> None:
     """Train PPT, weakly supervised, in phases.
 
-    The phases are object-centric data, composed data, selected referents, and the domain. --d-sem, --d-ref, --h and
-    --annotated can be repeated. Data that is not given is left out of its phases.
+    Give at least one of --d-sem, --d-ref, --h and --annotated. Each can be repeated. A phase uses
+    only the data that is given.
     """
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.training.ppt.curriculum_runs import SourceRuns

@@ -34,7 +34,7 @@ def verify(
         str | None,
         typer.Option(
             "--address",
-            help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default this process does.",
+            help="Ray cluster that does the checks: auto, local, or HOST:PORT. By default, this process does them.",
             show_default=False,
         ),
     ] = None,

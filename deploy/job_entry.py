@@ -14,8 +14,8 @@ from typing import Final
 USER_MUST_MEND: Final = 2
 
 MISSING: Final = """error: {problem}, for {python} on {host}.
-This script starts pseudoris but does not install it. Install the wheel for this Python on every node: with `ray up`,
-`setup_commands` of ray_cluster.yaml do so; for an image, deploy/Dockerfile does. Or send the wheel with the job:
+This script starts pseudoris but does not install it. Install the wheel for this Python on every node. ray_cluster.yaml
+(`setup_commands`) and deploy/Dockerfile show how. Or send the wheel with the job:
   ray job submit --runtime-env-json '{{"py_modules": ["dist/pseudoris-….whl"]}}' -- \\
       python -m pseudoris.deploy.job_entry SOURCE OUT …"""
 

@@ -88,7 +88,7 @@ REPEATS: Final = Metric(
     name="pseudoris_repeats",
     kind="counter",
     unit="attempts",
-    description="Repeated attempts of a pool on a shard: the cost of lost processes, nodes and drivers.",
+    description="Attempts that a pool repeated on a shard after the loss of a process, node or driver.",
     group="Outcomes",
 )
 STAGE_SECONDS: Final = Metric(
@@ -96,7 +96,7 @@ STAGE_SECONDS: Final = Metric(
     # Not a histogram: Ray sums one by the middles of its buckets, and a stage's share of the time should be exact.
     kind="counter",
     unit="seconds",
-    description="Seconds that stages worked on committed shards; per second: busy processes of a stage.",
+    description="Seconds that stages worked on committed shards. Its rate is the number of busy processes of a stage.",
     group="Stages",
     tags=(RUN_TAG, "stage"),
 )
@@ -142,7 +142,7 @@ IDLE_SECONDS: Final = Metric(
     name="pseudoris_idle_seconds",
     kind="counter",
     unit="seconds",
-    description="Seconds that actors of a pool waited for their next shard, models loaded, by the actor's own clock.",
+    description="Seconds that actors of a pool waited for their next shard, after their models were loaded.",
     group="Stages",
     tags=(RUN_TAG, "pool"),
 )
@@ -160,7 +160,7 @@ STORAGE_RETRIES: Final = Metric(
     name="pseudoris_storage_retries",
     kind="counter",
     unit="requests",
-    description="Storage requests that were retried because they were not answered, by step.",
+    description="Storage requests that were retried, by step.",
     group="Outcomes",
     tags=(RUN_TAG, "step"),
 )

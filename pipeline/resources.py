@@ -102,10 +102,10 @@ def check_object_store(
         return
     raise ConfigError(
         f"the shards in flight do not fit into the object store: {in_flight} of up to {max_shard_bytes / 2**20:,.0f} "
-        f"MiB ({being_read} being read, {per_actor} for each of {sum(actors.values())} actors) against "
-        f"{given / 2**20:,.0f} MiB, the half of the store that Ray Data uses. In this run, lower "
-        "placement.max_tasks_in_flight_per_actor or the number of actors; in a new run, lower shards.max_bytes or "
-        "shards.max_images; or give Ray a larger store (ray start --object-store-memory)"
+        f"MiB ({being_read} being read, {per_actor} for each of {sum(actors.values())} actors). Ray Data can use half "
+        f"of the store, {given / 2**20:,.0f} MiB. In this run, lower placement.max_tasks_in_flight_per_actor or the "
+        "number of actors. In a new run, lower shards.max_bytes or shards.max_images. Or give Ray a larger store "
+        "(ray start --object-store-memory)"
     )
 
 

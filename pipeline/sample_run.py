@@ -155,6 +155,6 @@ def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLoc
 def _check_reach(scratch: str | None, num_nodes: int) -> None:
     if scratch is None and num_nodes > 1:
         raise ConfigError(
-            f"the cluster has {num_nodes} nodes, and the other nodes cannot read a temporary folder of this one: give "
-            "a folder or bucket that all nodes reach with --scratch (its other files are not changed)"
+            f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "
+            "--scratch to name a folder or bucket that all nodes can reach. Other files in it are not changed"
         )

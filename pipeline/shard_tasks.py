@@ -61,7 +61,10 @@ def shard_work(job: Job, shard: int) -> ShardWork:
     base = job.retry.generations[shard]
     receipt = read_receipt(job.location, shard, base)
     if receipt is None:
-        raise ConfigError(f"shard {shard} has no generation {base} to retry: was its receipt deleted?")
+        raise ConfigError(
+            f"shard {shard} has no receipt of generation {base}: it was deleted. Run `pseudoris verify` to find all "
+            "damage"
+        )
     try:
         wanted = quarantined_ids(job.location, receipt, job.retry.reasons)
     except ConfigError:
@@ -138,8 +141,8 @@ def _existing_receipt(job: Job, shard: Shard) -> Receipt:
     receipt = read_receipt(job.location, shard.shard, shard.generation)
     if receipt is None:
         raise TransientError(
-            f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run: "
-            "run the same command again"
+            f"the receipt of shard {shard.shard}, generation {shard.generation}, was deleted during the run. "
+            "Run the same command again"
         )
     return receipt
 

@@ -107,10 +107,10 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
         if num_deaths >= job.config.placement.max_deaths_per_shard:
             raise TransientError(
                 f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no single "
-                "image could be shown to cause it. Find the signals in Ray's logs. If a process was killed for lack of "
-                f"memory, give each actor of placement.{pool} more memory (raise num_cpus, or use fewer actors). If "
-                "the accelerator failed, check the node. If the log of the search names an image, you can remove it "
-                "from SOURCE: it is then quarantined as missing"
+                "image was found to be the cause. Find the signal in Ray's logs. If a process was killed for lack of "
+                f"memory, give each actor of placement.{pool} more memory: raise num_cpus, or use fewer actors. If a "
+                "GPU failed, check the node. If the log names an image, you can remove it from SOURCE: it is "
+                "then quarantined as missing"
             )
         yield num_deaths
     finally:

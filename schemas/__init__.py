@@ -2,4 +2,4 @@
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
-    raise ImportError("import pseudoris.schemas: 'schemas' alone is no package", name=__name__)
+    raise ImportError("'schemas' is not a package of its own: import pseudoris.schemas", name=__name__)

@@ -121,7 +121,7 @@ class ComposingConfig(FrozenModel):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if most >= least:
                 raise ValueError(
-                    f"max_{name} {most} is not below min_{name} {least}: a share would count as true and false"
+                    f"max_{name} {most} is not below min_{name} {least}: lower max_{name} or raise min_{name}"
                 )
         # Compare values, because a run's header lists all settings, also those left at their defaults.
         idle = [name for name in _BOUNDS_ON_SHARES if getattr(self, name) != type(self).model_fields[name].default]

@@ -5,6 +5,7 @@ An undefined score passes every bound. For example, a mask alone in its image ha
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,10 +69,7 @@ class KeepCondition(BaseModel):
             return value
         match = _WRITTEN.fullmatch(value)
         if match is None or match[1] not in SCORE_COLUMNS:
-            raise ValueError(
-                f"{value!r} is not a condition such as 'correctness > 0.2': a column ({', '.join(SCORE_COLUMNS)}), "
-                f"then {', '.join(_COMPARE)}, then a number"
-            )
+            raise ValueError(f"{value!r} is not a condition such as 'correctness > 0.2'{_score_hint(value)}")
         return {"column": match[1], "comparison": match[2], "bound": match[3]}
 
     @model_serializer
@@ -111,7 +109,16 @@ def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:
         return tuple(KeepCondition.model_validate(word) for word in words)
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
-        raise ConfigError(f"--keep: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})") from None
+        text = item["msg"].removeprefix("Value error, ")
+        given = repr(item["input"])
+        raise ConfigError(f"--keep: {text}" if given in text else f"--keep: {text} (got {given})") from None
+
+
+def _score_hint(condition: str) -> str:
+    words = re.findall(r"\w+", condition)
+    near = difflib.get_close_matches(words[0], SCORE_COLUMNS, n=1) if words else []
+    hint = f": did you mean {near[0]}?" if near and near[0] != words[0] else "."
+    return f"{hint} Write a score ({', '.join(SCORE_COLUMNS)}), then {', '.join(_COMPARE)}, then a number"
 
 
 def is_above(distinctiveness: Floats, tau: float) -> Flags:

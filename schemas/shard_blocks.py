@@ -113,7 +113,7 @@ def block_to_shard(block: pa.Table) -> Shard:
     rows = block.to_pylist()
     numbers = {(row["shard"], row["generation"]) for row in rows}
     if len(numbers) != 1:
-        raise ValueError(f"a block holds exactly one shard's generation, got {sorted(numbers)}")
+        raise ValueError(f"a block must hold one generation of one shard, got {sorted(numbers)}")
     first = rows[0]
     planned_ids = [row["planned_ids"] for row in rows if row["planned_ids"] is not None]
     if len(planned_ids) != 1:

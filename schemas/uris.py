@@ -31,7 +31,7 @@ _SECRET_TEXT: Final = re.compile(
     r"|\b(?:hf_|gh[pousr]_)[a-z0-9]{30}|\baiza[\w-]{35}"
 )
 _REMEDY: Final = (
-    "it would end in the run file and in logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
+    "it would be written into the run file and logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
 )
 _LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -65,7 +65,7 @@ def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
         if secret is not None:
             yield f"{key}: {secret}"
         elif tree and _letters(key.rpartition(".")[2]) in _SECRET_SETTINGS:
-            yield f"{key}: a setting of this name holds a secret: {_REMEDY}"
+            yield f"{key}: a setting with this name holds a secret: {_REMEDY}"
     elif isinstance(tree, Mapping):
         for name, value in tree.items():
             yield from secrets_in(value, f"{key}.{name}" if key else str(name))
@@ -83,7 +83,7 @@ def secret_in(uri: str) -> str | None:
             return _message(uri[start:end], "credentials before an @")
     if starts and _has_secret_field(uri[starts[0] :]):
         return _message(uri[starts[0] :], "a signature in its query")
-    return f"a text holds a secret: {_REMEDY}" if _SECRET_TEXT.search(uri) else None
+    return f"this text holds a secret: {_REMEDY}" if _SECRET_TEXT.search(uri) else None
 
 
 def _has_userinfo(link: str) -> bool:

@@ -2,4 +2,4 @@
 
 if not __name__.startswith("pseudoris."):
     # From a clone's root Python would find the folder, and run a second copy of every module.
-    raise ImportError("import pseudoris.synthworld: 'synthworld' alone is no package", name=__name__)
+    raise ImportError("'synthworld' is not a package of its own: import pseudoris.synthworld", name=__name__)

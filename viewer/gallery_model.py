@@ -158,10 +158,10 @@ class GallerySummary:
             return "People wrote the expressions of this run, and all of them are kept."
         besides = " and ".join(map(str, self.rule.conditions))
         if self.rule.tau is None:
-            also = f" Besides, each meets {besides}." if besides else ""
-            return f"A scorer of another package decided what is kept, by a bound that need not be τ.{also}"
-        bound = f"An expression is kept where its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
-        return f"{bound} and {besides}; what has no such score passes." if besides else f"{bound}."
+            also = f" Each also meets {besides}." if besides else ""
+            return f"A plug-in scorer decided what is kept. Its bound may differ from τ.{also}"
+        bound = f"An expression is kept if its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
+        return f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
 
 
 @dataclass(frozen=True, slots=True)

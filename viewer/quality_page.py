@@ -167,7 +167,7 @@ def _growth_chart(quality: RunQuality) -> Markup | None:
     ]
     if len(lines[0].points) < 2:
         return None
-    return line_chart(lines, title="distinct words against expressions read", x_label="expressions")
+    return line_chart(lines, title="distinct words, by number of expressions read", x_label="expressions")
 
 
 def _common(counts: Mapping[str, int]) -> list[tuple[str, int, float, float]]:

@@ -2,4 +2,4 @@
 
 if not __name__.startswith("pseudoris."):
     # In a clone's root Python would find this folder under its bare name and load a second copy of every module.
-    raise ImportError("import pseudoris.workers: 'workers' alone is no package", name=__name__)
+    raise ImportError("'workers' is not a package of its own: import pseudoris.workers", name=__name__)

@@ -97,18 +97,18 @@ def _find(group: str, name: str, setting: str) -> Any:
     try:
         return found[name].load()
     except ImportError as error:
-        hint = _new_name(error.name or "")
-        raise ConfigError(f"{setting}={name!r}: {found[name].value} cannot be imported: {error}{hint}") from error
+        reason = _new_name(error.name or "") or str(error)
+        raise ConfigError(f"{setting}={name!r}: {found[name].value} cannot be imported: {reason}") from error
 
 
 def _new_name(module: str) -> str:
-    """Return a hint if a plug-in imports `module` by its old name, without `pseudoris`."""
-    package, _, rest = module.partition(".")
-    if package not in ("schemas", "store", "workers"):
+    """Return what to write if a plug-in imports `module` by its old name, without `pseudoris`; else nothing."""
+    if module.partition(".")[0] not in ("schemas", "store", "workers"):
         return ""
     if module in ("workers", "workers.boundary"):
-        return "; import pseudoris.workers instead: apply_to_images is in pseudoris.workers.faults.quarantine"
-    return f"; import pseudoris.{package}{'.' if rest else ''}{rest} instead"
+        place = "pseudoris.workers.faults.quarantine"
+        return f"it imports {module}; import pseudoris.workers instead (apply_to_images is in {place})"
+    return f"it imports {module}; import pseudoris.{module} instead"
 
 
 @dataclass(frozen=True, slots=True)

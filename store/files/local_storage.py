@@ -68,7 +68,7 @@ class LocalStorage:
         """Return the file's current version. Anything but a regular file counts as missing."""
         found = (self.root / path).stat()
         if not stat.S_ISREG(found.st_mode):
-            raise FileNotFoundError(f"{printable(self.uri(path))} is no regular file")
+            raise FileNotFoundError(f"{printable(self.uri(path))} is not a regular file")
         return StoredFile(path, found.st_size, mtime_ns=found.st_mtime_ns)
 
     def read(self, path: str) -> bytes:

@@ -177,7 +177,7 @@ class Download:
             # Past the end of the object. Stores report its size in different ways here.
             return Fetched(bytes(self._received), max(self._start, 0) + len(self._received), self._etag or "")
         if first > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
-            raise OSError(errno.ENOTSUP, "the store ignores ranges", self._requests.uri(self._key))
+            raise OSError(errno.ENOTSUP, "the store does not support range requests", self._requests.uri(self._key))
         await self._receive(answer)
         return Fetched(bytes(self._received), _whole_size(answer), answer["ETag"].strip('"'))
 

@@ -107,7 +107,7 @@ def _outcome(existing: Receipt, own: Receipt) -> CommitOutcome:
     if not is_winner:
         tables = [name for name in own.parts if own.parts[name] != existing.parts[name]]
         logger.warning(
-            "Another writer committed shard %d generation %d with other bytes in %s. Its parts are used.",
+            "Another writer committed shard %d generation %d first, with other bytes in %s. Its parts are used.",
             own.shard,
             own.generation,
             ", ".join(tables),

@@ -158,7 +158,9 @@ def abandoned_uploads(location: RunLocation) -> list[Upload]:
     try:
         return list(location.list_uploads(_RUN_FILE))
     except (ConfigError, TransientError) as error:
-        logger.warning("Cannot list abandoned uploads, so they stay (needs s3:ListBucketMultipartUploads): %s", error)
+        logger.warning(
+            "Abandoned uploads are not deleted: listing them needs the right s3:ListBucketMultipartUploads: %s", error
+        )
         return []
 
 

@@ -77,7 +77,8 @@ class LatestReceipts(Sequence[Receipt]):
         if isinstance(index, slice):
             if index.step is not None and index.step < 0:
                 raise ValueError(
-                    f"receipts are read in the order of their shards, so a step must be positive: got {index.step}"
+                    f"the step of a slice must be positive, got {index.step}: receipts are read "
+                    "in the order of their shards"
                 )
             shards, generations = self.shards[index], self.generations[index]
             return LatestReceipts(self._location, shards, generations, is_cached=self._is_cached)

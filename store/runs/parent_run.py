@@ -111,8 +111,8 @@ class Parent:
             data = location.read_bytes(path)
         except FileNotFoundError:
             raise ConfigError(
-                f"{location.uri(path)} is missing: it was deleted, or a retry of quarantined images replaced it. Name "
-                "another output to start again from the present state of the parent"
+                f"{location.uri(path)} is missing: it was deleted, or a retry of quarantined images replaced it. To "
+                "start again from the parent as it is now, name another output"
             ) from None
         if sha256_hex(data) != part.sha256:
             raise ConfigError(

@@ -80,12 +80,12 @@ def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> lis
     firsts = [_first_shard(part) for part in header.plan_parts]
     at = bisect_right(firsts, shard) - 1
     if at < 0:
-        raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
+        raise ValueError(f"the plan has no shard {shard}. It has {header.num_shards} shards")
     record = header.plan_parts[at]
     with _opened_part(location, record) as parquet:
         row_group = shard - firsts[at]
         if row_group >= parquet.num_row_groups:
-            raise ValueError(f"the plan holds {header.num_shards} shards and not shard {shard}")
+            raise ValueError(f"the plan has no shard {shard}. It has {header.num_shards} shards")
         return _read_shard(location, record, parquet, row_group)
 
 

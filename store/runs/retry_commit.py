@@ -79,7 +79,10 @@ def commit_retry(
         return CommitOutcome(existing, is_winner=False)
     base = read_receipt(location, shard.shard, shard.generation - 1)
     if base is None:
-        raise ConfigError(f"shard {shard.shard} has no generation {shard.generation - 1} to retry: was it deleted?")
+        raise ConfigError(
+            f"shard {shard.shard} has no receipt of generation {shard.generation - 1}: it was deleted. Run "
+            "`pseudoris verify` to find all damage"
+        )
     try:
         before = {table: read_table(location, table, receipts=[base]) for table in SCHEMAS}
     except ConfigError:
@@ -109,8 +112,8 @@ def _merge(
     unasked = sorted(set(retried.to_pylist()) - set(before[FAILURES]["image_id"].to_pylist()))
     if unasked:
         raise ValueError(
-            f"shard {shard.shard}, generation {shard.generation}: images {unasked[:3]} were not in quarantine, "
-            "so there is nothing to retry, and nothing is committed"
+            f"shard {shard.shard}, generation {shard.generation}: images {unasked[:3]} are not quarantined, "
+            "so they cannot be retried. Nothing is committed"
         )
     new = shard_tables(shard, embed_images=embed_images)
     order = pa.array(planned_ids, pa.string())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 import logging
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,7 +19,7 @@ from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.protocols import LOCAL_PROTOCOLS, storage_at
+from pseudoris.store.files.protocols import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.files.storage import Storage, StoredFile
 from pseudoris.store.sources.image_tables import list_rows
 from pseudoris.store.sources.items import SourceItem
@@ -31,6 +34,8 @@ Format = Literal["files", "webdataset", "parquet"]
 
 # The folders that a run writes below OUT: a SOURCE inside them would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
+# A folder of images may hold millions of names.
+_MAX_COMPARED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,9 @@ class Source:
             try:
                 yield self.root.stat(path)
             except FileNotFoundError:
-                raise ConfigError(f"SOURCE {self.name!r} names {self.root.describe(path)}: no such file") from None
+                raise ConfigError(
+                    f"SOURCE {self.name!r} names {self.root.describe(path)}, which does not exist: check the path"
+                ) from None
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
         for file in self.root.walk(pattern.may_descend, self.exclude):
@@ -168,7 +175,7 @@ def open_source(
     root, rest = _split(source, config, limits)
     if has_magic(rest):
         if root.kind("") != "folder":
-            raise ConfigError(f"SOURCE {source!r}: there is no folder {root.describe()}; check the path")
+            raise _missing(source, root.storage.uri())
         words = expand_braces(rest)
         selection = Selection(
             files=tuple(word for word in words if not is_glob(word)),
@@ -207,8 +214,8 @@ def absolute_source(source: str) -> str:
     root = str(Path(folder).expanduser().absolute())
     if rest and has_magic(root) and SourceRoot(storage_at(f"{root}/{rest}")).kind("") is None:
         raise ConfigError(
-            f"SOURCE {source!r} is a pattern below {root}, a path that itself has special characters: "
-            "run the command from another folder, or give the folder itself"
+            f"SOURCE {source!r} is a glob in {root}, whose own name has glob characters: "
+            "run the command from another folder, or give a folder instead of a glob"
         )
     return f"{root.rstrip('/')}/{rest}" if rest else root
 
@@ -221,13 +228,27 @@ def _split(source: str, config: SourceConfig, limits: StorageConfig | None) -> t
         return whole, ""
     protocol, separator, path = source.rpartition("://")
     if kind is None and not has_magic(path):
-        suspects = "the url and the credentials" if separator else "the path"
-        raise ConfigError(
-            f"SOURCE {source!r} does not exist: check {suspects}. To match all names that begin with it, write "
-            f"{shlex.quote(source + '*')}"
-        )
+        raise _missing(source, source)
     folder, rest = split_root(path) if kind is None else _split_file(path)
     return root_at(f"{protocol}{separator}{folder}", config, limits), rest
+
+
+def _missing(source: str, name: str) -> ConfigError:
+    """Return the error for a SOURCE whose file or folder `name` does not exist."""
+    local = local_path(name)
+    begins = f"To match all names that begin with it, write {shlex.quote(f'{name}*')}."
+    if local is None:
+        return ConfigError(f"SOURCE {source!r} does not exist. Check the url and the credentials. {begins}")
+    parent = next(folder for folder in local.parents if folder.is_dir())
+    wanted = local.relative_to(parent).parts[0]
+    names = [path.name for path in islice(parent.iterdir(), _MAX_COMPARED)] if os.access(parent, os.R_OK) else []
+    if near := difflib.get_close_matches(wanted, names, n=1):
+        hint = f"Did you mean {parent / near[0]}?"
+    elif any(each.startswith(wanted) for each in names):
+        hint = begins
+    else:
+        hint = f"The nearest folder that exists is {parent}."
+    return ConfigError(f"SOURCE {source!r} does not exist.\n{hint}")
 
 
 def _split_file(path: str) -> tuple[str, str]:

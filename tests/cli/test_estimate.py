@@ -48,7 +48,7 @@ def test_each_figure_is_shown_with_its_interval_and_unit():
         "images 1,200,000 in 4,688 shards",
         "sample 200 images in 8 shards, on cpu",
         "speed 12.3 (11 to 13.5) images/s per GPU, once models are loaded",
-        "models 1 min 15 s to load the models, in addition, once per actor",
+        "models 1 min 15 s per actor to load the models, not included in the speed",
         "hours 6.75 (6.2 to 7.6) on 4 GPUs",
         "GPU hours 27 (24.8 to 30.4)",
         "output 2.0 GiB (1.0 GiB to 3.0 GiB)",

@@ -40,11 +40,15 @@ def invoke(*arguments: object, columns: int = 160):
 def test_every_figure_is_shown(demo):
     shown = invoke(demo / "run", "--truth", "synthworld")
     for words in (
-        *("4 judged, of 5 planned and 4 in the truth", "1 of the run's", str(demo / "truth.json")),
-        *("referring accuracy", "… on objects", "yield a mask", "distinct a mask", "attribute precision"),
+        *(
+            "4 judged, of 5 planned and 4 in the truth",
+            "1 images of the run",
+            str(demo / "truth.json"),
+        ),
+        *("referring accuracy", "… on objects", "yield per mask", "distinct per mask", "attribute precision"),
         *("attribute recall", "coverage", "beam", "top-k", "top-p", "sampling", "all", "kept"),
-        *("kept − all", "sampling − beam", "recall at IoU 0.75", "mean IoU", "masks an object"),
-        *("no other of its category", "held out of training", "2,000 resamples of images"),
+        *("kept − all", "sampling − beam", "recall at IoU 0.75", "mean IoU", "masks per object"),
+        *("no other object of its category", "held out of training", "2,000 resamples of images"),
     ):
         assert words in shown
 
@@ -86,7 +90,7 @@ def test_an_import_is_a_truth_and_the_notes_say_what_it_cannot(tmp_path):
     out = RunLocation.open(str(tmp_path / "human"))
     import_small(annotation, images, out, splits=("train", "val"))
     shown = invoke(tmp_path / "human", "--truth", tmp_path / "human", columns=400)
-    assert "is an approximation" in shown
+    assert "Texts are judged approximately" in shown
     assert "attribute recall" in shown
     assert "–" in shown
     tree = json.loads(invoke(tmp_path / "human", "--truth", tmp_path / "human", "--json"))
@@ -118,7 +122,7 @@ def test_a_run_whose_source_has_no_truth_beside_it_names_where_it_was_looked_for
 def test_an_unknown_truth_is_refused(demo, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = fails(demo / "run", "--truth", name)
-    assert f"--truth {name!r} is neither `synthworld`, nor" in message
+    assert f"--truth {name!r} is neither `synthworld` nor" in message
     assert "pseudoris import" in message
 
 

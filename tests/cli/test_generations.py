@@ -34,7 +34,7 @@ def run(ray_session, tmp_path):
 def test_extend_then_retry_then_mixed(run):
     source, out = run
     dry = invoke("annotate", str(source), str(out), "--extend", "--dry-run")
-    assert "8 images in 2 shards; 0 known images changed, 0 vanished" in dry.output
+    assert "8 images in 2 shards; 0 planned images changed, 0 missing" in dry.output
     extended = invoke("annotate", str(source), str(out), "--extend")
     assert extended.exit_code == 0, extended.output
     assert "SOURCE has 8 new images, planned in 2 new shards" in extended.output

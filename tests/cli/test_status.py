@@ -54,9 +54,9 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
     assert "is running" in printed
     assert "images/s overall" in printed
     assert "8 images, about" in printed
-    assert "caption: 57% of the stages' seconds" in printed
-    assert "1 attempts at a shard repeated after the loss" in printed
-    assert "0 shards degraded, 1 mixed" in printed
+    assert "caption: 57% of the time of all stages" in printed
+    assert "repeated 1 attempts, after the loss" in printed
+    assert "all except 0 degraded and 1 mixed shards" in printed
 
 
 def test_a_dead_run_says_how_to_continue(tmp_path):

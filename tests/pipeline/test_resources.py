@@ -145,7 +145,7 @@ def test_an_image_beyond_its_limit_is_never_read_and_asks_for_no_room():
 
 def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():
     nodes = [{"CPU": 8.0, "object_store_memory": 2.9 * GIB}]
-    message = r"6 of up to 256 MiB .* against 1,485 MiB.*max_tasks_in_flight_per_actor.*shards\.max_bytes"
+    message = r"6 of up to 256 MiB .* half of the store, 1,485 MiB.*max_tasks_in_flight_per_actor.*shards\.max_bytes"
     with pytest.raises(ConfigError, match=message):
         check_object_store(nodes, config(), {"fused": 2}, GIB // 4)
     check_object_store(nodes, config("max_tasks_in_flight_per_actor=1"), {"fused": 2}, GIB // 4)

@@ -110,5 +110,5 @@ def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(job):
 
 
 def test_a_retry_of_a_generation_that_is_not_there_is_refused(job):
-    with pytest.raises(ConfigError, match="shard 0 has no generation 2 to retry"):
+    with pytest.raises(ConfigError, match="shard 0 has no receipt of generation 2"):
         shard_work(retrying(job, base=2), 0)

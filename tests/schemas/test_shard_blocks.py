@@ -54,7 +54,7 @@ def test_images_come_back_in_plan_order_from_a_shuffled_block():
 
 def test_a_block_of_two_shards_is_refused():
     blocks = [shard_to_block(Shard(number, 0, (ShardImage(0, "a", "k"),))) for number in (1, 2)]
-    with pytest.raises(ValueError, match=r"exactly one shard's generation, got \[\(1, 0\), \(2, 0\)\]"):
+    with pytest.raises(ValueError, match=r"a block must hold one generation of one shard, got \[\(1, 0\), \(2, 0\)\]"):
         block_to_shard(pa.concat_tables(blocks))
 
 

@@ -59,7 +59,8 @@ def test_clicking_an_expression_lights_its_mask_and_tells_scores_draws_and_the_v
     assert page.locator("#stage.is-lit .mask.is-active").get_attribute("data-mask") == "1"
     assert page.locator("#stage .mask.is-rival").get_attribute("data-mask") == "0"
     told = page.locator("#expressions .detail").inner_text()
-    assert "Not kept. It is ahead of mask 0, but its 1.300 is 0.05 short of τ\u00a0=\u00a01.35." in told
+    assert "Not kept. It fits its own mask better than mask 0, but its distinctiveness of 1.300 is 0.05 below " in told
+    assert "0.05 below τ\u00a0=\u00a01.35." in told
     assert [part in told for part in ("1.200", "0.500", "mask 0", "head noun", "2 ×")] == [True] * 5
     rows = [row.inner_text().split("\t") for row in page.locator(".draws tbody tr").all()]
     assert rows[0] == ["beam search", "masked", "-3.50", "none"]
@@ -75,12 +76,12 @@ def test_an_expression_of_a_card_opens_beside_the_grid(page):
 
 def test_the_slider_filters_live_and_shows_the_yield(page):
     yielded = page.locator("#yield")
-    of = "in the 3 images of this page"
-    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.7 a mask · 67 % of masks have one, {of}"
+    of = "(3 images on this page)"
+    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.7 per mask · 67 % of masks have one {of}"
 
     set_tau(page, 1.25)
     page.locator("#yield >> text=3 kept").wait_for()
-    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.0 a mask · 100 % of masks have one, {of}"
+    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.0 per mask · 100 % of masks have one {of}"
     assert page.locator("#tau-value").inner_text() == "1.25"
 
     page.locator("#tau-reset").click()
@@ -122,7 +123,7 @@ def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_al
         return [line.inner_text().split("\n")[:2] for line in page.locator("#expressions .line").all()]
 
     rule = [["b by another rule ×2", "by the run's rule"], ["a by another rule ×2", "by the run's rule"]]
-    assert (reasons(0), reasons(1)) == (rule, [["c by a person", "written by a person"]])
+    assert (reasons(0), reasons(1)) == (rule, [["c by a person", "written by a human"]])
     set_tau(page, 1.3)
     page.locator("#yield >> text=2 kept").wait_for()
     assert reasons(0)[0][0] == "a by another rule ×2"
@@ -168,8 +169,8 @@ def test_what_refers_to_nothing_stands_with_its_image(open_page, tmp_path):
         page.locator(f".card >> nth={number} >> .row", has_text="a purple square").click()
         assert "It refers to nothing in the image" in page.locator("#expressions .is-open .why").inner_text()
         assert page.locator('.tab[aria-pressed="true"]').inner_text().split() == ["∅", "1/1"]
-        assert page.locator("#mask-facts").inner_text() == "These refer to nothing in this image."
-    assert page.locator("#yield").inner_text().startswith("2 kept of 2 (100 %) · 0.0 a mask · 0 % of masks have one")
+        assert page.locator("#mask-facts").inner_text() == "These expressions refer to nothing in this image."
+    assert page.locator("#yield").inner_text().startswith("2 kept of 2 (100 %) · 0.0 per mask · 0 % of masks have one")
 
 
 def test_quarantined_names_are_read_and_found_as_a_person_writes_them(open_page, tmp_path):

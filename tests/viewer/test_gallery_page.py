@@ -93,8 +93,8 @@ def test_an_unfinished_run_says_so(page):
 def test_an_image_without_a_mask_and_one_without_a_picture_say_so(page, destination):
     text = page(make_gallery(make_image(masks=()), make_image("b.png", data=b"gone")))
 
-    assert "No mask survived in this image" in text
-    assert "The picture cannot be read any more" in text
+    assert "This image has no mask" in text
+    assert "The image cannot be read any more" in text
     assert len(pictures(destination)) == 1
 
 

@@ -36,7 +36,7 @@ def test_the_page_holds_every_part(run):
     headings = re.findall(r'<h2 id="[^"]*">([^<]*)</h2>', text)
 
     assert headings == [
-        *("Distinctiveness", "Uniqueness", "Correctness", "Masks an image", "Length in words"),
+        *("Distinctiveness", "Uniqueness", "Correctness", "Masks per image", "Length in words"),
         *("Share kept by decoder and crop", "Throughput by stage", "Vocabulary growth", "Near-duplicates"),
         *("Most common expressions", "Most common head nouns"),
     ]
@@ -97,8 +97,8 @@ def test_a_bar_at_the_end_that_holds_what_lies_beyond_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"origin": "refilter", "parent": PARENT}, "They stand in the one that it was made from, s3://bucket/parent."),
-        ({"origin": "import"}, "people made these tables, and no model"),
+        ({"origin": "refilter", "parent": PARENT}, "They are in the run that it was made from, s3://bucket/parent."),
+        ({"origin": "import"}, "humans wrote these annotations"),
         ({}, "The receipts hold no seconds yet."),
     ],
 )

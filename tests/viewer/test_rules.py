@@ -45,9 +45,9 @@ def test_a_condition_that_is_not_met_is_named_as_the_reason(open_page, tmp_path)
     told = reasons(page, 0)
     assert told["meets tau alone"] == (
         "not correctness > 5",
-        "Not kept. The run asks for more than τ: its correctness of 0.250 does not meet correctness > 5.",
+        "Not kept. The rule of the run has more conditions: its correctness of 0.250 does not meet correctness > 5.",
     )
-    assert told["meets neither"][1].endswith("Besides, its correctness of 0.250 does not meet correctness > 5.")
+    assert told["meets neither"][1].endswith("Also, its correctness of 0.250 does not meet correctness > 5.")
     set_tau(page, 1.1)
     page.locator("#yield >> text=1 kept of 3").wait_for()
 
@@ -55,7 +55,7 @@ def test_a_condition_that_is_not_met_is_named_as_the_reason(open_page, tmp_path)
 @pytest.mark.browser
 def test_both_pages_state_the_whole_rule(open_page, tmp_path):
     folder = gallery_of(tmp_path, SAID, settings=[KEEP])
-    rule = "An expression is kept where its distinctiveness is above τ\u00a0=\u00a01.35 and correctness > 5"
+    rule = "An expression is kept if its distinctiveness is above τ\u00a0=\u00a01.35 and correctness > 5"
 
     assert rule in open_page((folder / "index.html").as_uri()).locator("#help").text_content()
     assert rule in open_page((folder / "quality.html").as_uri()).locator("main").inner_text()
@@ -68,10 +68,10 @@ def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
     page = open_page((folder / "index.html").as_uri())
 
     told = reasons(page, 0)
-    assert told["kept by it"][1].startswith("Kept. The run's own scorer kept it, by a bound that is not known here.")
-    assert told["rejected by it"][1].startswith("Not kept. The run's own scorer rejected it")
+    assert told["kept by it"][1].startswith("Kept. A plug-in scorer kept it. Its bound is not known here.")
+    assert told["rejected by it"][1].startswith("Not kept. A plug-in scorer rejected it")
     quality = (folder / "quality.html").read_text(encoding="utf-8")
-    assert "A scorer of another package decided what is kept" in quality
+    assert "A plug-in scorer decided what is kept. Its bound may differ from τ." in quality
     assert 'class="marker"' not in quality
 
 
@@ -100,7 +100,7 @@ def test_a_rule_has_a_tau_where_it_is_known_that_tau_decided(tmp_path, settings,
 
 
 def test_the_sentence_of_a_rule_needs_no_condition():
-    assert make_summary().rule_sentence == "An expression is kept where its distinctiveness is above τ\u00a0=\u00a01."
+    assert make_summary().rule_sentence == "An expression is kept if its distinctiveness is above τ\u00a0=\u00a01."
 
 
 @pytest.mark.browser

@@ -125,7 +125,9 @@ class ImageBytes:
             pixels = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
         size = tuple(pixels.shape[1:])
         if size != tuple(images.sizes_px[at]):
-            raise ImageError("changed", f"it decodes to {size}, annotated were {images.sizes_px[at]}")
+            raise ImageError(
+                "changed", f"it decodes to {size} (height, width), but the annotated image had {images.sizes_px[at]}"
+            )
         return pixels
 
     def explained(self, key: str, error: ImageError) -> ConfigError:

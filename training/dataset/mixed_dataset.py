@@ -207,8 +207,8 @@ class MixedIterableDataset(StreamedDataset):
         num_pseudo = self._pseudo.count()
         if not num_pseudo:
             raise ConfigError(
-                "The machine's run gives no samples, so an epoch would never end. Check its filter, or give "
-                "human_share."
+                "The pseudo-labelled run gives no samples, so an epoch would never end. Check its filter, or "
+                "give human_share."
             )
         return num_human / (num_human + num_pseudo)
 

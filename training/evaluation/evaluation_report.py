@@ -70,7 +70,7 @@ def markdown(found: Evaluation) -> str:
 
 def caption(found: Evaluation) -> str:
     """Return a sentence that explains the brackets in a table."""
-    return f"In brackets 95 % intervals: {found.resamples:,} resamples of images, seed {found.seed}."
+    return f"Brackets show 95 % intervals, from {found.resamples:,} resamples of images (seed {found.seed})."
 
 
 def html(found: Evaluation) -> str:

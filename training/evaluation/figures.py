@@ -38,30 +38,30 @@ SET_MEANINGS: Final[Mapping[str, str]] = {
 }
 FIGURES: Final[Mapping[str, Figure]] = {
     "accuracy": Figure("referring accuracy", "refer to their mask's object and to nothing else"),
-    "accuracy_on_objects": Figure("… on objects", "the same, of masks that are an object of the truth alone"),
-    "yield": Figure("yield a mask", "draws a mask; of kept ones expressions a mask", 2),
-    "distinct": Figure("distinct a mask", "distinct expressions a mask", 2),
-    "attribute_precision": Figure("attribute precision", "of the attributes stated of an object, those that are true"),
-    "attribute_recall": Figure("attribute recall", "of an object's true attributes, those that are stated"),
-    "words": Figure("words", "mean length, in words between blanks", 2),
-    "coverage": Figure("coverage", "objects of the truth with at least one right expression"),
+    "accuracy_on_objects": Figure("… on objects", "the same, but only for masks that are an object of the truth"),
+    "yield": Figure("yield per mask", "draws per mask; for kept: expressions per mask", 2),
+    "distinct": Figure("distinct per mask", "distinct expressions per mask", 2),
+    "attribute_precision": Figure("attribute precision", "share of the stated attributes that are true of the object"),
+    "attribute_recall": Figure("attribute recall", "share of an object's true attributes that are stated"),
+    "words": Figure("words", "mean number of words", 2),
+    "coverage": Figure("coverage", "share of the truth's objects with at least one right expression"),
 }
 MASK_FIGURES: Final[Mapping[str, Figure]] = {
-    "recall_50": Figure("recall at IoU 0.5", "visible objects that a mask meets at IoU 0.5 or more"),
-    "recall_75": Figure("recall at IoU 0.75", "visible objects that a mask meets at IoU 0.75 or more"),
-    "mean_iou": Figure("mean IoU", "of each visible object with its mask, matched one-to-one; 0 where none is its"),
-    "proposals": Figure("masks an object", "masks by visible objects"),
-    "objects": Figure("masks that are objects", "masks that are matched to an object"),
+    "recall_50": Figure("recall at IoU 0.5", "share of visible objects with a mask of IoU 0.5 or more"),
+    "recall_75": Figure("recall at IoU 0.75", "share of visible objects with a mask of IoU 0.75 or more"),
+    "mean_iou": Figure("mean IoU", "mean over visible objects, each with its matched mask; 0 without one"),
+    "proposals": Figure("masks per object", "masks divided by visible objects"),
+    "objects": Figure("masks that are objects", "share of masks that are matched to an object"),
 }
 KIND_TITLES: Final[Mapping[str, str]] = {
-    "attribute": "words alone",
-    "position": "a place in a row or the picture",
+    "attribute": "attributes only",
+    "position": "a position in a row or in the image",
     "relation": "a relation to another object",
     "group": "several objects",
     "none": "no object",
 }
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
-# What exceeds what, paired.
+# Each pair is (minuend, subtrahend).
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 
 
@@ -218,19 +218,17 @@ def image_lines(found: Evaluation) -> dict[str, str]:
     if images.shards_read < images.shards:
         lines["sample"] = f"{images.shards_read:,} of {images.shards:,} shards, spread evenly"
     if images.unknown:
-        lines["unknown"] = (
-            f"{images.unknown:,} of the run's, which the truth does not know, such as {images.unknown_key}"
-        )
+        lines["unknown"] = f"{images.unknown:,} images of the run are not in the truth, such as {images.unknown_key}"
     if images.quarantined:
-        missed = f"; {images.judged_quarantined:,} of them are judged, and their objects missed"
-        lines["quarantined"] = f"{images.quarantined:,} of the run's{missed if images.judged_quarantined else ''}"
+        missed = f"; the objects of {images.judged_quarantined:,} of them count as missed"
+        lines["quarantined"] = f"{images.quarantined:,} images of the run{missed if images.judged_quarantined else ''}"
     return lines
 
 
 def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
     """Return the parts of the kept expressions that hold any, by what a heading calls them."""
-    alike = {"0": "no other of its category", "1": "1 other", "2": "2 others", "3+": "3 or more others"}
-    named = [(alike.get(name, "mask is no object"), "difficulty", part) for name, part in found.difficulty.items()]
+    alike = {"0": "no other object of its category", "1": "1 other", "2": "2 others", "3+": "3 or more others"}
+    named = [(alike.get(name, "mask is not an object"), "difficulty", part) for name, part in found.difficulty.items()]
     named += [(GROUP_TITLES.get(name, name), "attribute pair", part) for name, part in found.groups.items()]
     named += [(KIND_TITLES.get(name, name), "kind", part) for name, part in found.kinds.items()]
     return {title: (kind, part) for title, kind, part in named if part.expressions}

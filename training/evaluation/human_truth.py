@@ -27,16 +27,16 @@ from pseudoris.training.evaluation.run_images import ShardTables, check_masks, i
 from pseudoris.workers.filtering.head_nouns import head_noun
 
 APPROXIMATION: Final = (
-    "The judge of a text is an approximation: it refers to the object with whose best human sentence it agrees most "
-    "(token F1), where that object is the only one and they have a word in common. True words that nobody said count "
-    "as wrong, and words in common by chance as right."
+    "Texts are judged approximately: a text refers to the object whose human sentences are most similar to it (token "
+    "F1). If two objects tie, or no word is shared, it refers to none. True words that no human used count as wrong. "
+    "Words that are shared by chance count as right."
 )
 UNANNOTATED: Final = (
-    "Objects that the humans did not annotate are no objects here: expressions of their masks count as wrong, which is "
-    "why the accuracy on objects stands beside the accuracy."
+    "Objects without human annotation do not count as objects: expressions of their masks count as wrong. The accuracy "
+    "on objects leaves these expressions out."
 )
-ALIKE: Final = "Objects share a category where sentences of both have the same head noun, found by rules."
-WITHOUT_SENTENCE: Final = "The truth holds no sentence: of its figures those of the masks alone say something."
+ALIKE: Final = "Two objects share a category if sentences of both have the same head noun, found by rules."
+WITHOUT_SENTENCE: Final = "The truth has no sentences, so only the figures of the masks are meaningful."
 
 _THREADS: Final = 4
 # Letters and digits of any script: punctuation parts words and is dropped.

@@ -120,7 +120,7 @@ def open_truth(
     location = RunLocation.open(name)
     if read_header(location) is None:
         raise ConfigError(
-            f"--truth {name!r} is neither `{SYNTHWORLD}`, nor `{SYNTHWORLD}:FILE`, nor a run: there is no run at "
+            f"--truth {name!r} is neither `{SYNTHWORLD}` nor `{SYNTHWORLD}:FILE`, and there is no run at "
             f"{location.root}. Give the OUT of `pseudoris import`."
         )
     return HumanTruth.read(location, on_progress)

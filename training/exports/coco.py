@@ -74,11 +74,11 @@ class CocoExport:
             dropped=writer.dropped,
             notes=(
                 'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
-                "A caption is of one mask: its instance_id is the id of an annotation of the instances.",
+                "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
             ),
             checked=(
-                "every mask decodes to its image's size, box and area; all masks and expressions are the run's",
-                "ids are unique plain ints; no caption is empty; every image file stands",
+                "every mask decodes to its image's size, box and area; all masks and expressions equal the run's",
+                "ids are unique plain ints; no caption is empty; every image file exists",
             ),
         )
 

@@ -85,8 +85,8 @@ class CrisExport:
                 *encoded_anew_notes(writer.num_encoded_anew),
             ],
             checked=(
-                "every mask, pixel by pixel, and every expression is the run's",
-                "segment ids are unique; every image and mask file stands",
+                "every expression and every mask's pixels equal the run's",
+                "segment ids are unique; every image and mask file exists",
             ),
         )
 

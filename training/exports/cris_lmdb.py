@@ -84,8 +84,8 @@ class LmdbExport:
                 *encoded_anew_notes(writer.num_encoded_anew),
             ],
             checked=(
-                "every mask, pixel by pixel, and every expression is the run's",
-                "__len__, __keys__ and the records fit each other; segment ids are unique",
+                "every expression and every mask's pixels equal the run's",
+                "__len__, __keys__ and the records agree; segment ids are unique",
             ),
         )
 

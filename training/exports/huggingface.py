@@ -101,7 +101,7 @@ class HuggingfaceExport:
             dropped=writer.dropped,
             notes=(f"Fill in the licence of the images in {CARD_NAME} before you publish.",),
             checked=(
-                "every image has the size of its masks; every mask, pixel by pixel, and every expression is the run's",
+                "every image has the size of its masks; every expression and every mask's pixels equal the run's",
                 "image ids are unique in their file; no expression is empty",
             ),
         )

@@ -27,9 +27,9 @@ _TITLE: Final = {
 }
 _INTRO: Final = {
     "models": "No human has seen them: pseudoris made them after Pseudo-RIS (Yu, Seo and Son, ECCV 2024). Of the "
-    "captions that a model gave each mask, those are here whose distinctiveness, as another model judges it, is above "
-    "a threshold.",
-    "people": "They come from a data set of human annotation, which pseudoris has brought into one form with others.",
+    "captions that a model wrote for each mask, this data set holds those whose distinctiveness, judged by another "
+    "model, is above a threshold.",
+    "people": "They come from a data set of human annotation. pseudoris converted it.",
 }
 _MAKING: Final = """\
 ## How it was made
@@ -38,13 +38,13 @@ _MAKING: Final = """\
 | --- | --- | --- |
 {stages}
 
-Kept is what has a distinctiveness above {tau}, and every expression of a mask that is alone in its image.
+An expression is kept if its distinctiveness is above {tau}, or if its mask is alone in its image.
 
 ## What to know before use
 
-- Expressions repeat what the captioner has learnt, its mistakes and its prejudices about people included.
+- Expressions repeat what the captioner has learnt, including its mistakes and its prejudices about people.
 - A mask may be a part of an object, or of several; an expression may fit another object that no mask shows.
-- Distinctive means: among the masks of the image, by the judgement of a model.
+- Distinctiveness compares only the masks of the image, and a model judges it.
 
 """
 _TEXT: Final = """\
@@ -75,18 +75,18 @@ for mask in row["masks"]:
 | `image_id` | first 64 bits of the sha256 of the key |
 | `key` | percent-encoded path of the image in its source |
 | `height`, `width` | of the upright image, in pixels |
-| `image` | the image; what readers differ about (EXIF orientation, transparency, 16 bits) was encoded anew as JPEG |
+| `image` | the image; encoded again as JPEG if readers differ about it (EXIF orientation, transparency, 16 bits) |
 | `masks[].mask_id` | image id and index in the proposer's order |
 | `masks[].mask` | 8-bit PNG of the image's size, 255 inside and 0 outside |
 | `masks[].bbox` | tight box [x, y, width, height], in pixels |
 | `masks[].area` | number of pixels |
-| `masks[].predicted_iou`, `masks[].stability_score` | the proposer's own; null where a prior gave the mask |
+| `masks[].predicted_iou`, `masks[].stability_score` | the proposer's scores; null if a prior gave the mask |
 | `masks[].expressions` | the kept expressions |
-| `masks[].distinctiveness` | one score an expression; null where the mask is alone in its image |
+| `masks[].distinctiveness` | one score per expression; null if the mask is alone in its image |
 
 {making}## Licence
 
-To be filled in by who publishes this: the licence of the images, and whether those of what made or wrote the \
+To be filled in by the publisher: the licence of the images, and whether the licences of the models or of the human \
 annotation allow the use that you offer. The head of this file says `unknown` until then.
 """
 

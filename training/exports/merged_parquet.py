@@ -62,7 +62,7 @@ class ParquetExport:
             rows={table: sum(file.rows for file in files) for table, files in written.items()},
             files={table: len(files) for table, files in written.items()},
             size_bytes=sum(file.size_bytes for files in written.values() for file in files),
-            checked=("every file's bytes, and every row's id in its order, as they were written",),
+            checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
         )
 
 

@@ -70,8 +70,8 @@ class PseudoRisCsvExport:
             dropped=writer.dropped,
             notes=writer.notes(),
             checked=(
-                "every row evaluates to captions, none of them empty, and as many scores",
-                "every mask, pixel by pixel, and every caption is the run's; image and segment ids are unique",
+                "every row evaluates to captions and as many scores; no caption is empty",
+                "every caption and every mask's pixels equal the run's; image and segment ids are unique",
             ),
         )
 
@@ -209,7 +209,7 @@ def _captions(row: dict[str, str], where: str) -> list[str]:
         raise broken(where, f"it does not evaluate ({error})") from error
     is_scored = isinstance(doc, list) and all(type(score) is float and isfinite(score) for score in doc)
     if not is_scored or row["one_mask"] not in ("0", "1"):
-        raise broken(where, "doc is no list of finite numbers, or one_mask neither 0 nor 1")
+        raise broken(where, "doc is not a list of finite numbers, or one_mask is neither 0 nor 1")
     if not isinstance(captions, list) or not len(captions) == len(doc) == num_captions > 0:
         raise broken(where, "num_sent and the lengths of captions and doc differ")
     return check_texts(captions, where)

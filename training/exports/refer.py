@@ -80,9 +80,9 @@ class ReferExport:
             dropped=writer.dropped,
             notes=_notes(request, dataset, human, writer),
             checked=(
-                "every reference finds its mask and its image; all masks and expressions are the run's",
+                "every reference finds its mask and its image; all masks and expressions equal the run's",
                 f"ids are unique plain ints; pickle protocol {PICKLE_PROTOCOL}",
-                "every image file stands",
+                "every image file exists",
             ),
         )
 

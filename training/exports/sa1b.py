@@ -58,8 +58,8 @@ class Sa1bExport:
             dropped=writer.dropped,
             notes=writer.notes(),
             checked=(
-                "every mask decodes to its image's size, box and area; all masks and expressions are the run's",
-                "ids are unique plain ints; no expression is empty; every image and its JSON stand",
+                "every mask decodes to its image's size, box and area; all masks and expressions equal the run's",
+                "ids are unique plain ints; no expression is empty; every image and its JSON exist",
             ),
         )
 

@@ -66,7 +66,7 @@ class WebdatasetExport:
             ),
             checked=(
                 "every tar has the size, the digest and the samples that the index says",
-                "every image has the size of its masks; every mask decodes; all masks and expressions are the run's",
+                "every image has the size of its masks; every mask decodes; all masks and expressions equal the run's",
                 "keys are unique in their tar; no expression is empty",
             ),
         )

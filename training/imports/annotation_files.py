@@ -44,7 +44,7 @@ def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequenc
     sentences: defaultdict[int, list[Any]] = defaultdict(list)
     for annotation_id, said in _chosen(load_plain(refs, refs_name), tables, refs_name, splits):
         sentences[annotation_id] += said
-    left_out.add("objects that nobody of these splits refers to", len(tables.annotations) - len(sentences))
+    left_out.add("objects without a reference in these splits", len(tables.annotations) - len(sentences))
     masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
     for entry in tables.annotations:
         if entry.annotation_id in sentences:

@@ -120,7 +120,7 @@ def clean_texts(texts: Iterable[Any], left_out: LeftOut, *, where: str) -> tuple
         if not clean:
             left_out.add("expressions without a letter")
         elif clean in found:
-            left_out.add("expressions said twice of one mask")
+            left_out.add("repeated expressions of one mask")
         else:
             found[clean] = None
     return tuple(found)

@@ -262,7 +262,8 @@ def load_trained(module: nn.Module, state: Mapping[str, torch.Tensor], *, where:
     if missing or extra or other:
         raise ConfigError(
             f"The checkpoint in {where} belongs to another model: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {sorted(other)[:3]}"
+            f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {sorted(other)[:3]}. Give the "
+            "settings that it was trained with, or another checkpoint."
         )
     module.load_state_dict(state, strict=False)
 

@@ -112,7 +112,7 @@ def train_ppt(
     if encoders is None:
         encoders = FrozenEncoders(request.config, fabric.device)
     elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
-        raise ValueError("These encoders have another CLIP, SAM, stages, precision or device than the training.")
+        raise ValueError("The encoders differ from the training's in CLIP, SAM, stages, precision or device.")
     snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     data_read = {

@@ -8,7 +8,7 @@ function make(tag, className, ...children) {
 }
 
 const colour = (mask) => (mask.isNothing ? "of-nothing" : `c${mask.order % settings.colours}`);
-const named = (mask) => (mask.isNothing ? "of nothing here" : `mask ${mask.index}`);
+const named = (mask) => (mask.isNothing ? "without a mask" : `mask ${mask.index}`);
 const chip = (mask) => make("span", `chip ${colour(mask)}`, String(mask.index));
 
 // Cuts `text` where a word begins and ends, and hands the pieces inside to `wrap`.

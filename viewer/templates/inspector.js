@@ -48,7 +48,7 @@ function renderStage() {
 function renderInspector() {
   const mask = chosenMask();
   byId("tabs").replaceChildren(...selection.image.entries.map(tab));
-  byId("mask-facts").textContent = mask === null ? "No mask survived in this image." : facts(mask);
+  byId("mask-facts").textContent = mask === null ? "This image has no mask." : facts(mask);
   for (const path of stage.querySelectorAll(".mask")) {
     path.classList.toggle("is-selected", mask !== null && path.dataset.mask === String(mask.order));
   }
@@ -67,12 +67,12 @@ function tab(mask) {
 }
 
 function facts(mask) {
-  if (mask.isNothing) return "These refer to nothing in this image.";
-  const parts = [`${(100 * mask.area).toFixed(1)} % of the picture`];
+  if (mask.isNothing) return "These expressions refer to nothing in this image.";
+  const parts = [`${(100 * mask.area).toFixed(1)} % of the image`];
   if (mask.iou !== null) parts.push(`predicted IoU ${fixed(mask.iou)}`);
   if (mask.stability !== null) parts.push(`stability ${fixed(mask.stability)}`);
   if (mask.prior !== "none") parts.push(`prior ${mask.prior}`);
-  if (mask.damaged) parts.push("its encoding is damaged");
+  if (mask.damaged) parts.push("its mask data is damaged");
   return parts.join(" · ");
 }
 
@@ -126,7 +126,7 @@ function detail(e) {
     ["distinctiveness", fixed(e.distinctiveness, 3)], ["uniqueness", fixed(e.uniqueness, 3)], ["correctness", fixed(e.correctness, 3)],
     ...["confidence", "rank", "listener", "truth"].filter((name) => name in e).map((name) => [name, name === "rank" ? e.rank : fixed(e[name], 3)]),
     ["rival", e.rival === null ? "none" : maskLink(e.image.masks[e.rival])],
-    ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a person" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
+    ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a human" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
   ];
   const list = make("dl", "scores", ...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value))));
   return make("div", "detail", why, list, e.draws.length ? drawsTable(e) : null);
@@ -142,7 +142,7 @@ function maskLink(mask) {
 const DECODERS = { beam: "beam search", top_k: "top-k", top_p: "top-p" };
 
 function drawsTable(e) {
-  const head = ["decoder", "crop", "log-prob", "others that counted"].map((name) => {
+  const head = ["decoder", "crop", "log-prob", "others"].map((name) => {
     const cell = make("th", "", name);
     cell.scope = "col";
     return cell;

@@ -33,7 +33,7 @@ function showYield() {
   const perMask = numMasks ? (ofMasks / numMasks).toFixed(1) : "–";
   byId("yield").replaceChildren(
     make("b", "", thousands(kept)), ` kept of ${thousands(expressions.length)} (${share(kept, expressions.length)}) · `,
-    make("b", "", perMask), " a mask · ", make("b", "", share(masks, numMasks)), ` of masks have one, in the ${plural(images.length, "image")} of this page`,
+    make("b", "", perMask), " per mask · ", make("b", "", share(masks, numMasks)), ` of masks have one (${plural(images.length, "image")} on this page)`,
   );
   const text = String(+tau.toFixed(3));
   byId("tau-value").textContent = text;

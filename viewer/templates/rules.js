@@ -38,11 +38,11 @@ const rivalOf = (e) => (e.rival === null ? null : e.image.masks[e.rival]);
 
 // A short reason for a list, and a sentence for who asks.
 function reason(e) {
-  if (e.human) return isKept[e.id] ? ["written by a person", "A person wrote it, and what people write is kept."] : ["by the run's rule", "A person wrote it, and the run did not keep it."];
-  if (e.composed) return ["composed", `It was composed from what was drawn for the masks and where they lie. The composer keeps what it writes${isKept[e.id] ? "" : "; the run did not"}.`];
+  if (e.human) return isKept[e.id] ? ["written by a human", "A human wrote it. Human expressions are always kept."] : ["by the run's rule", "A human wrote it, but the run did not keep it."];
+  if (e.composed) return ["composed", `It was composed from the captions of the masks and their positions. ${isKept[e.id] ? "Composed expressions are always kept." : "The run did not keep it."}`];
   if (!e.judged) {
     const what = e.targets.length ? "of several masks" : "refers to nothing";
-    return [what, `It ${e.targets.length ? "speaks of several masks" : "refers to nothing in the image"}: no threshold decides on it, and the run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];
+    return [what, `It refers to ${e.targets.length ? "several masks" : "nothing in the image"}, so no threshold applies. The run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];
   }
   return isKept[e.id] ? whyKept(e) : whyRejected(e);
 }
@@ -61,10 +61,10 @@ function unmet(e) {
 function whyKept(e) {
   const [d, rival] = [e.distinctiveness, rivalOf(e)];
   const [failed] = unmet(e);
-  if (failed) return ["by the run's rule", `The run kept it, though its ${failed.told} does not meet ${failed.condition}.`];
-  if (d === null) return ["alone in its image", "Its mask is the only one in the image: there is nothing to confuse it with."];
-  if (isByAnother()) return ["by the run's scorer", `The run's own scorer kept it, by a bound that is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
-  if (!(d > tau)) return ["by the run's rule", `The run kept it, though ${fixed(d)} is not above ${written()}.`];
+  if (failed) return ["by the run's rule", `The run kept it, although its ${failed.told} does not meet ${failed.condition}.`];
+  if (d === null) return ["alone in its image", "Its mask is the only one in the image, so there is no other mask to compare with."];
+  if (isByAnother()) return ["by the run's scorer", `A plug-in scorer kept it. Its bound is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
+  if (!(d > tau)) return ["by the run's rule", `The run kept it, although ${fixed(d)} is not above ${written()}.`];
   const ahead = rival ? ` It fits ${fixed(d)} times as well as it fits mask ${rival.index}, the strongest other one.` : "";
   return ["", `Its distinctiveness of ${fixed(d, 3)} is above ${written()}.${ahead}`];
 }
@@ -72,17 +72,17 @@ function whyKept(e) {
 function whyRejected(e) {
   const [d, rival] = [e.distinctiveness, rivalOf(e)];
   const failed = unmet(e);
-  if (isByAnother() && d !== null && !failed.length) return ["by the run's scorer", `The run's own scorer rejected it, by a bound that is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
+  if (isByAnother() && d !== null && !failed.length) return ["by the run's scorer", `A plug-in scorer rejected it. Its bound is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
   const conditions = failed.map(({ told, condition }) => `its ${told} does not meet ${condition}`).join(", and ");
   if (d === null || d > tau) {
-    if (failed.length) return [`not ${failed[0].condition}`, `The run asks for more than τ: ${conditions}.`];
+    if (failed.length) return [`not ${failed[0].condition}`, `The rule of the run has more conditions: ${conditions}.`];
     if (d === null) return ["not scored", "It has no distinctiveness, and the run did not keep it."];
-    return ["by the run's rule", `The run rejected it, though ${fixed(d, 3)} is above ${written()}.`];
+    return ["by the run's rule", `The run rejected it, although ${fixed(d, 3)} is above ${written()}.`];
   }
   const other = rival ? `mask ${rival.index}` : "another mask";
-  const besides = failed.length ? ` Besides, ${conditions}.` : "";
-  if (d < 1) return [`fits ${other} better`, `It fits ${other} better than its own: a distinctiveness of ${fixed(d, 3)} is below 1.${besides}`];
-  if (d === 1) return [`fits ${other} as well`, `It fits ${other} as well as its own, so that nobody could tell which is meant.${besides}`];
+  const besides = failed.length ? ` Also, ${conditions}.` : "";
+  if (d < 1) return [`fits ${other} better`, `It fits ${other} better than its own mask: its distinctiveness of ${fixed(d, 3)} is below 1.${besides}`];
+  if (d === 1) return [`fits ${other} as well`, `It fits ${other} as well as its own mask, so it is ambiguous.${besides}`];
   const gap = signed(tau - d);
-  return [`${gap} short of ${written()}`, `It is ahead of ${other}, but its ${fixed(d, 3)} is ${gap} short of ${written()}.${besides}`];
+  return [`${gap} below ${written()}`, `It fits its own mask better than ${other}, but its distinctiveness of ${fixed(d, 3)} is ${gap} below ${written()}.${besides}`];
 }

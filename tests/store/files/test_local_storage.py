@@ -160,7 +160,7 @@ def test_nothing_stands_below_a_file(files, tmp_path):
 def test_a_pipe_is_refused_before_it_could_block(files, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for look in (files.open, files.read, files.stat):
-        with pytest.raises(FileNotFoundError, match="is no regular file"):
+        with pytest.raises(FileNotFoundError, match="is not a regular file"):
             look("pipe")
 
 

@@ -58,7 +58,7 @@ def test_a_part_is_such_a_sequence_too(run, part):
     found = LatestReceipts.listed(location)[part]
     assert isinstance(found, LatestReceipts)
     assert list(found) == receipts[part]
-    with pytest.raises(ValueError, match="a step must be positive: got -1"):
+    with pytest.raises(ValueError, match="must be positive, got -1"):
         found[::-1]
 
 

@@ -122,13 +122,13 @@ def test_a_late_writer_gets_the_generation_that_stands_even_when_its_base_was_co
 
 def test_a_retry_of_images_that_were_not_in_quarantine_is_refused(run):
     location, entries, _ = run
-    with pytest.raises(ValueError, match="were not in quarantine"):
+    with pytest.raises(ValueError, match="are not quarantined, so they cannot be retried"):
         retry((location, entries, entries[:1]), [annotated])
     assert list_receipts(location) == {0: 0}
 
 
 def test_a_generation_without_the_one_before_it_is_refused(run):
-    with pytest.raises(ConfigError, match="no generation 1 to retry"):
+    with pytest.raises(ConfigError, match="no receipt of generation 1: it was deleted"):
         retry(run, [annotated, annotated], generation=2)
 
 

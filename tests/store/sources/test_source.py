@@ -145,8 +145,25 @@ def test_a_source_beside_the_tables_of_out_is_fine(tmp_path):
 
 @pytest.mark.parametrize("missing", ["no-such-folder", "no-such-file.jpg", "no-such/*.jpg"])
 def test_a_path_that_does_not_exist_is_the_users_to_mend(tmp_path, missing):
-    with pytest.raises(ConfigError, match=r"does not exist|there is no folder"):
+    with pytest.raises(ConfigError, match=rf"does not exist\.\nThe nearest folder that exists is {tmp_path}\.$"):
         open_source(str(tmp_path / missing), AUTO)
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("imagse", "Did you mean {}/images?"),
+        ("imagse/deeper/*.jpg", "Did you mean {}/images?"),
+        ("images/deeper/b.jpg", "Did you mean {}/images/deeper/a.jpg?"),
+        ("im", "To match all names that begin with it, write {}/im*."),
+    ],
+)
+def test_a_missing_path_is_told_the_nearest_name_that_exists(tmp_path, missing, hint):
+    fill(tmp_path, "images/deeper/a.jpg")
+    with pytest.raises(ConfigError) as found:
+        open_source(f"{tmp_path}/{missing}", AUTO)
+    wanted = hint.format(tmp_path).replace(f"{tmp_path}/im*", f"'{tmp_path}/im*'")
+    assert str(found.value) == f"SOURCE '{tmp_path}/{missing}' does not exist.\n{wanted}"
 
 
 def test_a_source_without_images_is_the_users_to_mend(tmp_path):
@@ -159,7 +176,7 @@ def test_a_source_without_images_is_the_users_to_mend(tmp_path):
 
 def test_a_file_that_braces_name_must_exist(tmp_path):
     (tmp_path / "0.tar").write_bytes(tar_bytes([("a.png", png())]))
-    with pytest.raises(ConfigError, match=r"names .*/1\.tar: no such file"):
+    with pytest.raises(ConfigError, match=r"names .*/1\.tar, which does not exist: check the path"):
         keys(tmp_path / "{0..1}.tar")
 
 
@@ -223,7 +240,7 @@ def test_out_below_a_prefix_is_not_listed(memory):
 
 
 def test_a_prefix_without_objects_is_the_users_to_mend(memory):
-    with pytest.raises(ConfigError, match=r"does not exist: .* write 'memory://bucket/img_\*'"):
+    with pytest.raises(ConfigError, match=r"does not exist\. .* write 'memory://bucket/img_\*'\.$"):
         open_source("memory://bucket/img_", AUTO)
 
 
@@ -262,6 +279,6 @@ def test_a_pattern_in_a_folder_whose_own_name_is_one_is_refused(tmp_path, monkey
     fill(tmp_path / "[1]", "a.jpg", "x{1}/b.jpg")
     monkeypatch.chdir(tmp_path / "[1]")
     assert keys("x{1}") == ["b.jpg"]
-    with pytest.raises(ConfigError, match="special characters: run the command from another folder"):
+    with pytest.raises(ConfigError, match="glob characters: run the command from another folder"):
         keys("*.jpg")
     assert keys(".") == ["a.jpg", "x%7B1%7D/b.jpg"]

@@ -48,7 +48,7 @@ def test_three_files_hold_the_same_figures(found, tmp_path):
             for figure, about in FIGURES.items():
                 assert value_text(found.sets[name][figure], about.digits) in text
                 assert interval_text(found.sets[name][figure], about.digits) in text
-        assert "which the truth does not know, such as scene-004.png" in text
+        assert "not in the truth, such as scene-004.png" in text
         assert "held out of training" in text
 
 

@@ -61,7 +61,7 @@ def test_parts_are_listed_where_they_hold_expressions():
     found = summary(sums(1, **{"difficulty.0": (1.0, 2.0), "group.seen": (1.0, 2.0)}), groups=("seen", "held_out"))
     assert found.difficulty["0"].accuracy.value == 0.5
     assert found.difficulty["3+"].expressions == 0
-    assert list(part_titles(found)) == ["no other of its category", "seen in training"]
+    assert list(part_titles(found)) == ["no other object of its category", "seen in training"]
 
 
 def test_json_has_null_for_what_nothing_was_counted_of():
@@ -90,6 +90,6 @@ def test_lines_say_what_was_left_out():
     assert set(image_lines(summary(sums(1)))) == {"run", "truth", "images", "objects", "expressions"}
     counts = replace(IMAGES, unknown=3, unknown_key="a.png", quarantined=2, judged_quarantined=1, shards=9)
     lines = image_lines(summary(sums(1), counts=counts))
-    assert lines["unknown"] == "3 of the run's, which the truth does not know, such as a.png"
-    assert lines["quarantined"] == "2 of the run's; 1 of them are judged, and their objects missed"
+    assert lines["unknown"] == "3 images of the run are not in the truth, such as a.png"
+    assert lines["quarantined"] == "2 images of the run; the objects of 1 of them count as missed"
     assert lines["sample"] == "1 of 9 shards, spread evenly"

@@ -142,8 +142,8 @@ def test_texts_are_written_as_the_tables_write_them_and_what_is_left_out_is_coun
     assert texts(found) == {("a.png", 70): ("the cat", "black cat")}
     assert found.left_out.counts == {
         "expressions without a letter": 2,
-        "expressions said twice of one mask": 2,
-        "objects that nobody of these splits refers to": 3,
+        "repeated expressions of one mask": 2,
+        "objects without a reference in these splits": 3,
     }
 
 

@@ -125,7 +125,7 @@ def test_encoders_of_an_earlier_training_change_nothing_and_others_are_refused(t
         assert told.phases == summary.phases
     another = small_config(tmp_path / "another", ["clip.weights.uri=random:9"])
     third = replace(request, config=another, out=tmp_path / "third")
-    with pytest.raises(ValueError, match="have another CLIP"):
+    with pytest.raises(ValueError, match="The encoders differ from the training's in CLIP"):
         train_ppt(third, open_fabric(another.training), encoders=encoders)
 
 
