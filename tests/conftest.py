@@ -15,6 +15,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadGroupScheduling
 from xdist.workermanage import WorkerController
 
+from tests.builders.command import NUM_SCENES, TinyRun, pseudoris
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
 
 # Idle threads of one process must not spin on the cores of another: read by libgomp when torch loads it. With two
@@ -133,6 +134,17 @@ def s3_server(s3_credentials: None) -> Iterator[S3Server]:
 def s3_bucket(s3_server: S3Server) -> str:
     """Create a bucket for one test, and return its name."""
     return s3_server.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Run the demo once, with the embedded models on a Ray of its own, for all tests that look at its run."""
+    # A space and a letter outside ASCII: what users' paths have.
+    folder = tmp_path_factory.mktemp("a run é")
+    printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES))
+    assert printed.returncode == 0, printed.stdout + printed.stderr
+    (out,) = folder.glob(f"run-{NUM_SCENES}-*")
+    return TinyRun(folder / "images", out, printed)
 
 
 @pytest.fixture(scope="session")

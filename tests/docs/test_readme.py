@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import pseudoris
-from pseudoris.synthworld.demo import write_demo
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,10 +33,10 @@ def test_python_on_a_page_uses_the_public_names_alone(page):
 
 
 @pytest.mark.ray
-def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, ray_session, monkeypatch):
+def test_the_blocks_of_the_readme_run_in_their_order(tmp_path, ray_session, tiny_run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_demo(Path("demo-out"), num_scenes=5)
-    assert pseudoris.annotate("demo-out/images", "out/").is_complete
+    Path("out").symlink_to(tiny_run.out)
+    assert pseudoris.annotate(str(tiny_run.source), "out/").is_complete
     found = blocks(ROOT / "README.md")
     assert found
     Path("readme.py").write_text("\n".join(found), encoding="utf-8")

@@ -71,9 +71,8 @@ def _receipts(out: Path):
     return all_receipts(RunLocation.open(str(out)))
 
 
-@pytest.mark.parametrize(
-    "die_at", [*(pytest.param(at, marks=pytest.mark.long) for at in ("plan", "header")), "planned"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("die_at", ["plan", "header", "planned"])
 def test_a_driver_killed_before_its_first_shard_is_followed_by_a_whole_run(die_at, source, undisturbed, tmp_path):
     driver = start_driver(source, tmp_path, die_at)
     assert driver.wait(timeout=DEADLINE_S) == -signal.SIGKILL
