@@ -133,7 +133,7 @@ def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> 
         return bool(parts) if is_folder else all(part == "**" for part in parts)
     if not parts:
         return False
-    rest_fits = path[0][:1] != "." if parts[0] == "**" else _name_fits(path[0], parts[0])
+    rest_fits = not _is_hidden(path[0]) if parts[0] == "**" else _name_fits(path[0], parts[0])
     if parts[0] != "**":
         return rest_fits and _fits(path[1:], parts[1:], is_folder=is_folder)
     here = _fits(path, parts[1:], is_folder=is_folder)
@@ -141,6 +141,9 @@ def _fits(path: tuple[str, ...], parts: tuple[str, ...], *, is_folder: bool) -> 
 
 
 def _name_fits(name: str, part: str) -> bool:
-    if name.startswith(".") and not part.startswith("."):
-        return False
-    return fnmatchcase(name, part)
+    return (part.startswith(".") or not _is_hidden(name)) and fnmatchcase(name, part)
+
+
+def _is_hidden(name: str) -> bool:
+    # In a bucket, `.` and `..` are names like any other: keys that a program joined from paths have them.
+    return name.startswith(".") and name not in (".", "..")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.schemas.config import SourceConfig
@@ -16,6 +17,8 @@ from pseudoris.store.sources.root import SourceRoot
 
 # Enough for the headers of a sample's smaller members, and of the next image.
 _WINDOW_BYTES: Final = 32 * 2**10
+# Most bytes that are searched at once behind the end of a tar.
+_CHUNK_BYTES: Final = 2**20
 # For long names and file attributes, which file systems limit to 64 KiB. A header may claim exabytes.
 _MAX_HEADER_BYTES: Final = 2**20
 # Global settings apply to all members that follow, and each member gets a copy of them.
@@ -32,21 +35,21 @@ def list_members(root: SourceRoot, file: StoredFile, config: SourceConfig) -> It
 
     From a tar in a bucket only the headers are fetched: a window of 32 KiB each, or one for several small members.
 
+    Tars that were written behind one another are listed to the last, as `tar --ignore-zeros` does. Bytes behind an end
+    marker that are no tar are refused: they may be what is left of one.
+
     Memory is bounded by one header, whatever the tar claims.
 
     Raises:
-        ConfigError: The tar is truncated, damaged, compressed or malicious.
+        ConfigError: The tar is truncated, damaged, compressed or malicious, or other bytes follow it.
         TransientError: It changed since it was listed, or the storage failed.
     """
     with root.open_listed(file, window_bytes=_WINDOW_BYTES) as stream:
         try:
-            headers = cast("BinaryIO", _Headers(stream))
-            # `r:` refuses compression: a member of a compressed tar cannot be read alone.
-            with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-                for member in _members(tar, stream):
-                    if _is_image(member, config):
-                        _check_place(member, file)
-                        yield _item(file, member)
+            for member in _members(stream):
+                if _is_image(member, config):
+                    _check_place(member, file)
+                    yield _item(file, member)
         except _HOSTILE as error:
             raise ConfigError(_damage(root, file, str(error))) from error
     # tarfile ends without an error if the last header is truncated.
@@ -68,8 +71,28 @@ class _Headers:
         return self._stream.read(size)
 
 
-def _members(tar: Any, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    end = 0
+def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar, and of the tars behind its end marker."""
+    headers = cast("BinaryIO", _Headers(stream))
+    start: int | None = 0
+    while start is not None:
+        stream.seek(start)
+        # `r:` refuses compression: a member of a compressed tar cannot be read alone.
+        with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            end = yield from _members_of_one(tar, start)
+        # tarfile takes a damaged header for the end, so all members after it would be lost without an error.
+        following = _next_content(stream, end)
+        if following == end and end > start:
+            raise tarfile.ReadError(f"the header at byte {end:,} is damaged")
+        if following == start:
+            num_bytes = stream.seek(0, io.SEEK_END) - start
+            raise tarfile.ReadError(f"{num_bytes:,} bytes behind its end marker, from byte {start:,}, are no tar")
+        start = following
+
+
+def _members_of_one(tar: Any, start: int) -> Generator[tarfile.TarInfo, None, int]:
+    """Yield the members of one tar. Return the offset of its end marker, or of a damaged header."""
+    end = start
     while (member := tar.next()) is not None:
         # A negative size leads backwards, in an endless loop.
         if tar.offset <= end:
@@ -81,10 +104,21 @@ def _members(tar: Any, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
         end = tar.offset
         yield member
         tar.members = []  # not declared by its type; it would keep every header of a tar of millions
-    # tarfile takes a damaged header for the end, so all members after it would be lost without an error.
-    stream.seek(tar.offset)
-    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"the header at byte {tar.offset:,} is damaged")
+    return int(tar.offset)
+
+
+def _next_content(stream: BinaryIO, start: int) -> int | None:
+    """Return the offset of the first block from `start` on that holds more than zeros; None if there is none."""
+    stream.seek(start)
+    # The usual padding is at most 10 KiB. From a bucket it mostly came with the last header: no request for more.
+    size_bytes = 2 * tarfile.BLOCKSIZE
+    while chunk := stream.read(size_bytes):
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            num_zeros = len(chunk) - len(rest)
+            return start + num_zeros - num_zeros % tarfile.BLOCKSIZE
+        start, size_bytes = start + len(chunk), min(4 * size_bytes, _CHUNK_BYTES)
+    return None
 
 
 def _check_place(member: tarfile.TarInfo, file: StoredFile) -> None:

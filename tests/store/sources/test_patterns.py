@@ -76,6 +76,9 @@ def test_the_root_ends_before_the_first_special_character(pattern, root, rest):
         ("*", ".hidden", False),
         ("**/*", ".git/a.jpg", False),
         (".*/*", ".git/a.jpg", True),
+        ("**/*", "a/../b/./c.jpg", True),
+        ("*/*", "../a.jpg", True),
+        ("**/*", "a/.../b.jpg", False),
     ],
 )
 def test_globs_fit_names(pattern, path, fits):

@@ -76,6 +76,12 @@ def test_an_image_is_one_request(read, proxy):
     assert proxy.counts == {"GetObject": 20, "ListObjectsV2": 1}
 
 
+def test_dots_in_the_place_of_a_folder_are_names_like_any_other(read):
+    wanted = {key: png(seed=n) for n, key in enumerate(["../up.png", "./here.png", "a/../b/./c.png", "b/c.png"])}
+    shard = read(wanted)
+    assert {image.key: image.data for image in shard.images} == wanted
+
+
 @pytest.mark.slow
 def test_members_of_a_tar_are_a_request_a_span(read, proxy):
     noise = os.urandom(300_000)

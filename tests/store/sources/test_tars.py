@@ -139,6 +139,28 @@ def test_a_tar_that_misleads_is_refused_at_little_cost(tmp_path, content):
     assert peak_bytes < 32 * 2**20
 
 
+@pytest.mark.parametrize("padding", [0, 512, 10_240, 3 * 2**20], ids="{:,} bytes of zeros between".format)
+def test_tars_behind_one_another_are_listed_to_the_last(tmp_path, padding):
+    path, parts = tmp_path / "a.tar", [[("a.jpg", b"1"), ("b.jpg", b"22")], [], [("c.jpg", b"333"), ("d.jpg", b"4444")]]
+    path.write_bytes((b"\0" * padding).join(map(tar_bytes, parts)))
+    items, raw = listed(path), path.read_bytes()
+    assert [item.key for item in items] == ["a.tar!a.jpg", "a.tar!b.jpg", "a.tar!c.jpg", "a.tar!d.jpg"]
+    assert [raw[item.offset_bytes :][: item.size_bytes] for item in items] == [b"1", b"22", b"333", b"4444"]
+
+
+def test_settings_of_a_tar_do_not_reach_the_tar_behind_it(tmp_path):
+    first = tar_settings(tarfile.XGLTYPE, {"path": "all.jpg"}) + IMAGE + END
+    (tmp_path / "a.tar").write_bytes(first + IMAGE + END)
+    assert [item.key for item in listed(tmp_path / "a.tar")] == ["a.tar!all.jpg", "a.tar!a.jpg"]
+
+
+def test_bytes_behind_the_end_that_are_no_tar_are_refused_with_their_count(tmp_path):
+    (tmp_path / "a.tar").write_bytes(IMAGE + END + b"x" * 700 + b"\0" * 324)
+    reason = r"a\.tar cannot be listed as a tar \(1,024 bytes behind its end marker, from byte 2,048, are no tar\)"
+    with pytest.raises(ConfigError, match=reason):
+        listed(tmp_path / "a.tar")
+
+
 def test_long_names_and_attributes_of_a_usual_size_are_read(tmp_path):
     settings = tar_settings(tarfile.XHDTYPE, {"SCHILY.xattr.user.note": "x" * 60_000, "path": f"{'d/' * 500}a.jpg"})
     (tmp_path / "a.tar").write_bytes(tar_settings(tarfile.XGLTYPE, {"comment": "y"}) + settings + IMAGE + END)
