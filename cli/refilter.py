@@ -77,7 +77,7 @@ def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None
 def _print(out: str, new: str, found: RefilterSummary) -> None:
     stdout.print(_view(new, found), soft_wrap=True)
     for line in found.accepted:
-        report("note", f"not byte-reproducible, as --allow-mixed accepts: {line}", "yellow")
+        report("note", f"not byte-reproducible (accepted by --allow-mixed): {line}", "yellow")
     stdout.print(
         path_lines("next", {"check": command("verify", new), "figures": command("stats", new)}), soft_wrap=True
     )

@@ -82,7 +82,7 @@ def image_problems(shard: int, tables: Tables) -> Iterator[Problem]:
                 f"{'masks' if image in with_masks else 'no mask'}; allowed are {', '.join(_STATUSES)}"
             )
         if due != STATUS_QUARANTINED and not (row["height"] and row["width"] and row["sha256"]):
-            fields.append(f"image {image} was decoded, but lacks its height, width or sha256")
+            fields.append(f"image {image} was decoded, but has no height, width or sha256")
         if row["bytes"] is not None and hashlib.sha256(row["bytes"]).hexdigest() != row["sha256"]:
             fields.append(f"image {image}: the embedded bytes have another sha256 than the row says")
     yield from examples(shard, "image_status", status)
@@ -129,7 +129,7 @@ def mask_problems(shard: int, tables: Tables) -> Iterator[Problem]:
             found["mask_id"].append(f"mask {mask} of image {image} is repeated or not named after its image")
         seen.add(mask)
         if image not in sizes:
-            found["mask_image"].append(f"mask {mask} lies in image {image}, which is not in the shard")
+            found["mask_image"].append(f"mask {mask} names image {image}, which is not in the shard")
             continue
         for what, detail in _shape_problems(row, sizes[image]):
             found[what].append(detail)

@@ -92,7 +92,7 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     assert "quarantined images 1 " in output
     assert "1 images without a mask" in output
     assert "2 images whose masks have no kept expression" in output
-    assert "is the run's" in output or "are the run's" in output
+    assert "equal the run's" in output
 
 
 def test_the_length_limit_is_on_for_cris_and_can_be_moved_or_taken_off(pictures, tmp_path):

@@ -69,7 +69,7 @@ def test_a_folder_that_the_table_lacks_is_refused_and_nothing_is_written(tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none' does not exist: check the path"),
+        (("ppt", "objects", "{tmp}/none", "{tmp}/out"), "none' does not exist.\nThe nearest folder that exists is "),
         (("ppt", "objects", "{tmp}", "{tmp}/out", "--preset", "huge"), "no preset 'huge'. The presets are tiny, paper"),
         (("ppt", "objects", "{tmp}", "{tmp}/out", "--names", "{tmp}/no.csv"), "no.csv cannot be read"),
         (("ppt", "objects", "{tmp}/flat", "{tmp}/out"), "flat.png is not in a class folder"),

@@ -62,7 +62,7 @@ CORRUPTIONS = {
         "'quarantined', 0 failures",
     ),
     "a status of no kind": ("images", setting(0, status="done"), "image_status", "allowed are annotated, empty"),
-    "a decoded image without a size": ("images", setting(2, height=None), "image_fields", "lacks its height"),
+    "a decoded image without a size": ("images", setting(2, height=None), "image_fields", "has no height"),
     "embedded bytes of another image": ("images", setting(0, bytes=b"x"), "image_fields", "have another sha256"),
     "a failure is gone": ("failures", lambda rows: rows.pop(), "image_status", "'quarantined', 0 failures"),
     "a failure stands twice": ("failures", lambda rows: rows.append(rows[0]), "failure_image", "has 2 failures"),
