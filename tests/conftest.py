@@ -54,6 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group(RAY_GROUP))
+        elif "sam" in getattr(item, "fixturenames", ()):
+            # It is trained in seconds: once a session, not once a process.
+            item.add_marker(pytest.mark.xdist_group("sam"))
 
 
 def pytest_collection_finish() -> None:

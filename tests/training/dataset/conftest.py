@@ -10,10 +10,10 @@ from pseudoris.store.location import RunLocation
 from tests.training.dataset.builders import build_run
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Three shards of four images with two masks of four kept texts each, embedded."""
-    return build_run(tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three shards of four images with two masks of four kept texts each, embedded. Do not change it."""
+    return build_run(tmp_path_factory.mktemp("run"))
 
 
 class Reads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,8 +40,8 @@ JOINED_BYTES = 2**13
 EVERYTHING = SampleSpec(expressions_per_mask=None)
 
 
-@pytest.fixture
-def large_run(tmp_path):
+@pytest.fixture(scope="module")
+def large_run(tmp_path_factory):
     """One shard whose expressions fill more than a footer's read: 4,000 rows, no two alike."""
 
     def rows(number):
@@ -51,7 +52,7 @@ def large_run(tmp_path):
             )
             yield at % 2, f"{generator.bytes(12).hex()} {at}", {"samples": samples, "distinctiveness": float(at)}
 
-    return build_run(tmp_path, num_shards=1, rows=lambda number: list(rows(number)))
+    return build_run(tmp_path_factory.mktemp("large"), num_shards=1, rows=lambda number: list(rows(number)))
 
 
 def ids(samples):
@@ -315,11 +316,12 @@ def test_workers_that_live_on_see_the_epoch(run):
 
 
 @pytest.mark.slow
-def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket, tmp_path):
+def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
     root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
-    for path in (tmp_path / "run").rglob("*"):
+    local = Path(run.location.root)
+    for path in local.rglob("*"):
         if path.is_file():
-            root.replace(str(path.relative_to(tmp_path / "run")), path.read_bytes())
+            root.replace(str(path.relative_to(local)), path.read_bytes())
     dataset = RisIterableDataset(f"s3://{s3_bucket}/run", endpoint_url=s3_server.endpoint_url)
     found, due = list(dataset), list(RisIterableDataset(run.location))
     assert ids(found) == ids(due)

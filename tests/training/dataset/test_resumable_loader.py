@@ -48,16 +48,18 @@ def interrupted(run, num_batches, **options):
     return head, state, facts(second)
 
 
-@pytest.mark.parametrize("num_batches", range(9))
-def test_a_resumed_epoch_is_the_uninterrupted_one(run, num_batches):
-    head, _, tail = interrupted(run, num_batches)
-    assert head + tail == facts(open_loader(run))
+def test_a_resumed_epoch_is_the_uninterrupted_one(run):
+    due = facts(open_loader(run))
+    for num_batches in range(9):
+        head, _, tail = interrupted(run, num_batches)
+        assert head + tail == due, num_batches
 
 
-@pytest.mark.parametrize("num_batches", [0, 1, 4, 7])
-def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run, num_batches):
-    head, _, tail = interrupted(run, num_batches, num_workers=2)
-    assert head + tail == facts(open_loader(run, num_workers=2))
+def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run):
+    due = facts(open_loader(run, num_workers=2))
+    for num_batches in (0, 1, 4, 7):
+        head, _, tail = interrupted(run, num_batches, num_workers=2)
+        assert head + tail == due, num_batches
 
 
 def test_it_resumes_with_images_and_even_ranks_too(run):
@@ -125,14 +127,15 @@ def test_the_epoch_after_a_resumed_one_begins_at_its_beginning(run):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("num_batches", [2, 99])
-def test_a_state_saved_between_set_epoch_and_the_first_batch_is_the_epochs_beginning(run, num_workers, num_batches):
-    loader = open_loader(run, num_workers=num_workers, epoch=0)
-    list(itertools.islice(loader, num_batches))
-    loader.set_epoch(1)
-    other = open_loader(run, num_workers=num_workers)
-    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
-    assert facts(other) == facts(open_loader(run, num_workers=num_workers, epoch=1))
+def test_a_state_saved_between_set_epoch_and_the_first_batch_is_the_epochs_beginning(run, num_workers):
+    due = facts(open_loader(run, num_workers=num_workers, epoch=1))
+    for num_batches in (2, 99):
+        loader = open_loader(run, num_workers=num_workers, epoch=0)
+        list(itertools.islice(loader, num_batches))
+        loader.set_epoch(1)
+        other = open_loader(run, num_workers=num_workers)
+        other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        assert facts(other) == due, num_batches
 
 
 @pytest.mark.parametrize("num_samples", [5, 99])
@@ -269,12 +272,15 @@ def test_a_length_is_known_where_ranks_are_even(run):
         len(open_loader(run))
 
 
-@pytest.mark.parametrize("is_dropping", [False, True])
-@pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 5), (4, 5), (3, 7), (5, 1), (2, None)])
+# With four there are more than shards; torch says so where there are more than cores.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(
+    ("num_workers", "batch_size", "is_dropping"),
+    [(0, 5, False), (0, 5, True), (4, 5, False), (2, 7, False), (2, 7, True), (2, 1, True), (2, None, False)],
+)
 def test_the_length_counts_the_batches_of_each_worker(run, num_workers, batch_size, is_dropping):
     dataset = RisIterableDataset(run.location, TEXT, order=StreamOrder(uneven="drop"))
-    options = {"batch_size": batch_size, "num_workers": num_workers}
     # torch refuses to drop what is no batch.
-    options |= {} if batch_size is None else {"drop_last": is_dropping}
-    loader = ResumableLoader(dataset, collate_fn=str, **options)
+    options = {} if batch_size is None else {"drop_last": is_dropping}
+    loader = ResumableLoader(dataset, collate_fn=str, batch_size=batch_size, num_workers=num_workers, **options)
     assert len(loader) == len(list(loader))
