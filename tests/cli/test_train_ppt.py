@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
 from tests.builders.human import write_small_refer
+from tests.store.builders import start_run
 from tests.training.ppt.builders import small_words
 
 
@@ -73,6 +75,7 @@ def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path) -
     assert "no training to resume" not in invoke(*found, "--resume").stderr
 
 
+@pytest.mark.slow
 def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained, tmp_path) -> None:
     folder, images, _, _ = trained
     begun = tmp_path / "begun"
@@ -86,8 +89,9 @@ def test_a_training_before_its_first_round_is_done_says_how_to_go_on(trained, tm
 
 
 @pytest.mark.parametrize("option", ["--d-sem", "--d-ref", "--h", "--annotated", "--val"])
-def test_a_training_is_not_written_into_a_run_that_it_reads(trained, option) -> None:
-    run = trained[0] / "h"
+def test_a_training_is_not_written_into_a_run_that_it_reads(tmp_path, option) -> None:
+    run = tmp_path / "run"
+    start_run(RunLocation.open(str(run)))
     before = sorted(run.rglob("*"))
     with pytest.raises(ConfigError, match=r"--out .* is inside the run"):
         invoke("train", "ppt", option, run, "--out", run)
@@ -101,6 +105,7 @@ def test_a_url_is_no_folder_of_a_training(tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_prediction_draws_points_and_says_confidence(trained) -> None:
     folder, images, _, _ = trained
     image = next(images.rglob("*.png"))

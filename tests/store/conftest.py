@@ -15,12 +15,18 @@ IMPATIENT = StorageConfig(connect_timeout_s=5.0, read_timeout_s=2.0, patience_s=
 
 # The modules that say what a location promises also ask it of a real server; for the others that would be minutes.
 ON_S3 = ("test_location", "test_commit", "test_run_reader")
+# What these find in a run's files does not depend on where the files are.
+ON_DISK = (
+    *("test_verify", "test_shard_parts", "test_data_card", "test_status", "test_extension", "test_latest_receipts"),
+    *("test_annotations", "test_column_selection", "test_committed_tables"),
+)
 
 
 def pytest_generate_tests(metafunc):
     if "location" in metafunc.fixturenames:
-        is_promise = metafunc.module.__name__.rpartition(".")[2] in ON_S3
-        metafunc.parametrize("location", ["disk", "objects", *(["s3"] if is_promise else [])], indirect=True)
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["disk"] if module in ON_DISK else ["disk", "objects", *(["s3"] if module in ON_S3 else [])]
+        metafunc.parametrize("location", kinds, indirect=True)
 
 
 @pytest.fixture

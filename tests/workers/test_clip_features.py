@@ -88,7 +88,7 @@ def _random(architecture):
     scope="module",
     params=[
         pytest.param(lambda: _random("builtin:tiny/scene_clip.json"), id="scene_clip"),
-        pytest.param(lambda: _random("ViT-B-16"), id="ViT-B-16"),
+        pytest.param(lambda: _random("ViT-B-16"), id="ViT-B-16", marks=pytest.mark.slow),
         pytest.param(lambda: build_from_config(CUSTOM), id="custom_text"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks import verify
 from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import receipts
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.lock import RunLock
@@ -16,11 +18,21 @@ from pseudoris.store.runs.receipts import part_path, receipt_path
 from tests.store.builders import commit, make_entries, start_run
 
 
-@pytest.fixture
-def run(location):
-    """Return the location, its header and the receipts of a complete run of five shards."""
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """A complete run of five shards: its folder, its header and its receipts."""
+    folder = tmp_path_factory.mktemp("complete") / "run"
+    location = RunLocation.open(str(folder))
     header = start_run(location, make_entries(num_shards=5, per_shard=4))
-    return location, header, commit(location, header, 0, 1, 2, 3, 4)
+    return folder, header, commit(location, header, 0, 1, 2, 3, 4)
+
+
+@pytest.fixture
+def run(complete, location):
+    """Return the location, its header and the receipts of a run of one's own."""
+    folder, header, receipts = complete
+    shutil.copytree(folder, location.root)
+    return location, header, receipts
 
 
 def whats(report) -> list[str]:

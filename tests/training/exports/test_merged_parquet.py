@@ -27,8 +27,10 @@ def location(tmp_path):
     return RunLocation.open(str(tmp_path / "run"))
 
 
-@pytest.fixture
-def run(location):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that its tests only read, and its header."""
+    location = RunLocation.open(str(tmp_path_factory.mktemp("merged") / "run"))
     header = start_run(location, make_entries(num_shards=NUM_SHARDS))
     commit(location, header, *range(NUM_SHARDS))
     commit(location, header, 3, generation=1)

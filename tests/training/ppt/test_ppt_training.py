@@ -258,6 +258,7 @@ def test_an_annotated_run_joins_the_decided_pairs_alone(tmp_path) -> None:
     assert pairs == {"d_sem": 0, "d_ref": 0, "h_sem": 4, "h_ref": 0}
 
 
+@pytest.mark.slow
 def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, runs) -> None:
     request, *_ = whole
     config = request.config
