@@ -126,8 +126,10 @@ def export(
     source: _MovedSource = None,
     partial: _Partial = False,
     overwrite: _Overwrite = False,
+    plugins: options.Plugins = None,
 ) -> None:
     """Write a finished run in another format, and read it back to check it."""
+    options.load_plugins(plugins)
     request = export_request(
         out,
         destination,

@@ -10,9 +10,7 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
-from pseudoris.cli.options import check_apart
-from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.cli.options import check_apart, load_plugins
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -32,8 +30,10 @@ def gallery(
         str | None,
         typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.", show_default=False),
     ] = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Write HTML pages: images, masks, expressions, and the quality of the run."""
+    load_plugins(plugins)
     # Here: the pages' reader imports what no other command needs.
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
@@ -79,12 +79,11 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
 
 
 def _formats(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats of pictures that are shown: those of the run, as far as this machine has its plug-ins."""
+    """Return the formats of pictures that are shown: those of the run, as far as the user has loaded its plug-ins."""
     # Here: the command is named in every `--help`, and need not import Pillow for it.
-    from pseudoris.workers.images.pillow_formats import allowed_formats
+    from pseudoris.workers.images.pillow_formats import allowed_formats, explain_missing
 
-    try:
-        return allowed_formats(plugins)
-    except ConfigError as error:
-        report("note", f"Images of some formats are not shown: {error}", "yellow")
-        return IMAGE_FORMATS
+    missing = explain_missing(plugins)
+    if missing is not None:
+        report("note", f"Images of some formats are not shown: {missing}", "yellow")
+    return allowed_formats(plugins)

@@ -45,6 +45,16 @@ Assignments = Annotated[
         show_default=False,
     ),
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="Decoder plug-in to import for formats such as HEIC. A run's own plug-ins are never imported. "
+        "Can be repeated.",
+        show_default=False,
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option("--address", help="Ray cluster: auto, local, or HOST:PORT.", show_default=False),
@@ -60,6 +70,19 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
+
+
+def load_plugins(plugins: Iterable[str] | None) -> None:
+    """Import the decoder plug-ins that `--plugin` names.
+
+    Raises:
+        ConfigError: One cannot be imported.
+    """
+    if plugins:
+        # Here: without a plug-in, commands such as `--help` need not import Pillow.
+        from pseudoris.workers.images.pillow_formats import import_plugins
+
+        import_plugins(tuple(plugins))
 
 
 def check_file(path: Path) -> None:

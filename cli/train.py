@@ -60,6 +60,7 @@ def student(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
     ] = False,
+    plugins: options.Plugins = None,
 ) -> None:
     """Train the student, a supervised model of referring image segmentation, on runs.
 
@@ -69,6 +70,7 @@ def student(
     from pseudoris.training.student.student_config import load_student_config
     from pseudoris.training.student.student_training import StudentRequest
 
+    options.load_plugins(plugins)
     folder = training_folder(out, filter(None, (*runs, val, human)))
     words = [*(assignments or ())]
     words += [f"training.seed={seed}"] if seed is not None else []

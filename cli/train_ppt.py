@@ -51,6 +51,7 @@ def ppt(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --out; start one if there is none.")
     ] = False,
+    plugins: options.Plugins = None,
 ) -> None:
     """Train PPT, weakly supervised, in phases.
 
@@ -62,6 +63,7 @@ def ppt(
     from pseudoris.training.ppt.ppt_config import load_ppt_config
     from pseudoris.training.ppt.ppt_training import PptRequest
 
+    options.load_plugins(plugins)
     words = [*(assignments or ()), *([f"training.seed={seed}"] if seed is not None else [])]
     runs = SourceRuns(tuple(d_sem or ()), tuple(d_ref or ()), tuple(h or ()), tuple(annotated or ()))
     folder = training_folder(out, filter(None, (*runs.d_sem, *runs.d_ref, *runs.h, *runs.annotated, val)))

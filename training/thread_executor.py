@@ -21,6 +21,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.runs.totals import RunTotals
+from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.images.prover import Prover
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,13 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
 
 @contextmanager
 def proving(limits: ImagesConfig, count: int) -> Iterator[queue.SimpleQueue[Prover]]:
-    """Give one prover a worker; each has a child process of its own, and serves one thread at a time."""
+    """Give one prover a worker; each has a child process of its own, and serves one thread at a time.
+
+    Args:
+        limits: The user's own; this process decodes with the same plug-ins afterwards, so it imports them too.
+        count: Of workers.
+    """
+    import_plugins(limits.decoder_plugins)
     provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
     with ExitStack() as stack:
         for _ in range(count):

@@ -19,7 +19,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.row_uris import resolve_uri
-from pseudoris.store.sources.source import open_root
+from pseudoris.store.sources.source import open_recorded_root
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
 
@@ -193,7 +193,7 @@ class PlannedImages:
         """
         config = self._header.config
         if self._root is None:
-            self._root = open_root(self._header.source, config.source, config.placement.storage)
+            self._root = open_recorded_root(self._header.source, config.source, config.placement.storage)
         if shard != self._shard:
             entries = read_shard_plan(self._location, self._header, shard)
             self._shard, self._entries = shard, {entry.key: entry for entry in entries}

@@ -18,7 +18,7 @@ from pseudoris.store.sources.root import SourceRoot, root_at
 _LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
 # A closed list: fsspec also has protocols that read this machine (`dir`, `zip`, `git`) or others (`ssh`, `smb`).
-_REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
 # A path of Linux, and a name in it; a key of S3 has 1,024 bytes.
 _MAX_URI_BYTES: Final = 4_095
 _MAX_NAME_BYTES: Final = 255
@@ -85,8 +85,8 @@ def _resolve_local(path: str, table: str, config: SourceConfig, limits: StorageC
 def _resolve_remote(
     scheme: str, rest: str, config: SourceConfig, limits: StorageConfig | None
 ) -> tuple[SourceRoot, str]:
-    if scheme not in _REMOTE_SCHEMES:
-        allowed = ", ".join(sorted(_REMOTE_SCHEMES | _LOCAL_SCHEMES))
+    if scheme not in REMOTE_SCHEMES:
+        allowed = ", ".join(sorted(REMOTE_SCHEMES | _LOCAL_SCHEMES))
         raise ImageError("refused_uri", f"the uri's protocol is not one of {allowed}")
     if scheme in _WEB_SCHEMES:
         _refuse_inner_host(f"{scheme}://{rest}")

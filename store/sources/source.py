@@ -25,6 +25,7 @@ from pseudoris.store.sources.image_tables import list_rows
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
 from pseudoris.store.sources.root import SourceRoot, root_at
+from pseudoris.store.sources.row_uris import REMOTE_SCHEMES
 from pseudoris.store.sources.tars import list_members
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,23 @@ def open_root(source: str, config: SourceConfig, limits: StorageConfig | None = 
         ConfigError: SOURCE does not exist or contains a secret.
     """
     return _split(absolute_source(refuse_secrets(source)), config, limits)[0]
+
+
+def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig | None = None) -> SourceRoot:
+    """Return `open_root` for the SOURCE in a run's header, which may be a stranger's: of a disk or a known store only.
+
+    What is read there counts only if it has the sha256 that the run's tables name.
+
+    Raises:
+        ConfigError: As `open_root`, or SOURCE has another protocol, or chains several.
+    """
+    protocol, separator, rest = source.partition("://")
+    if separator and (protocol not in {*LOCAL_PROTOCOLS, *REMOTE_SCHEMES} or "::" in source or "://" in rest):
+        raise ConfigError(
+            f"the run's header names SOURCE {source!r}. A header may name a local path, or a url of "
+            f"{', '.join(sorted(REMOTE_SCHEMES))}; name the place yourself where the command takes it (--source)"
+        )
+    return open_root(source, config, limits)
 
 
 def absolute_source(source: str) -> str:

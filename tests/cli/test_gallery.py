@@ -90,8 +90,8 @@ def test_a_folder_whose_name_begins_like_a_table_s_is_another_one(run):
 
 def test_source_is_opened_once_whatever_the_number_of_pictures(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
-    opened, real = [], planned_images.open_root
-    monkeypatch.setattr(planned_images, "open_root", lambda *of: (opened.append(of), real(*of))[1])
+    opened, real = [], planned_images.open_recorded_root
+    monkeypatch.setattr(planned_images, "open_recorded_root", lambda *of: (opened.append(of), real(*of))[1])
     makers = [(f"{n}.png", lambda entry: annotated(entry, 2, SAID)) for n in range(5)]
     run = write_run(tmp_path / "run", *makers, embed_images=False, source=str(tmp_path / "photos"))
     write_pages(run.root)

@@ -22,7 +22,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
 from pseudoris.store.sources.root import SourceRoot
-from pseudoris.store.sources.source import open_root
+from pseudoris.store.sources.source import open_recorded_root, open_root
+from pseudoris.workers.images.pillow_formats import import_plugins, loaded_plugins
 from pseudoris.workers.images.pixels import decode_upright, is_plain_jpeg
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class ImageBytes:
         self._is_moved = moved is not None
         self._config = _with_endpoint(header.config, endpoint_url)
         self._is_random_access = is_random_access
+        # What the user has imported here, a spawned worker of a loader imports too.
+        self._plugins = loaded_plugins(header.config.images.decoder_plugins)
         self._plans: dict[int, dict[str, PlanEntry]] = {}
         self._root: SourceRoot | None = None
 
@@ -112,6 +115,7 @@ class ImageBytes:
 
         Raises:
             ImageError: It is missing, not the one that was annotated, or does not decode to the annotated size.
+            ConfigError: It needs a decoder plug-in of the run that the user has not imported.
         """
         outcome = images.outcomes[at]
         if outcome is None:
@@ -119,6 +123,7 @@ class ImageBytes:
             outcome = as_annotated(outcome, images.sha256[at])
         if isinstance(outcome, ImageError):
             raise outcome
+        import_plugins(self._plugins)
         pixels = decode_plain_jpeg(outcome, self._config.images)
         if pixels is None:
             upright = decode_upright(outcome, self._config.images)
@@ -155,7 +160,8 @@ class ImageBytes:
 
     def _opened(self) -> SourceRoot:
         try:
-            return open_root(self._source, self._config.source, self._config.placement.storage)
+            opened = open_root if self._is_moved else open_recorded_root
+            return opened(self._source, self._config.source, self._config.placement.storage)
         except ConfigError as error:
             raise ConfigError(f"{error} If the images were moved, {_MOVED}.") from None
 

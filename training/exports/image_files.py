@@ -56,7 +56,7 @@ def iter_image_files(
     """Yield what `request.annotations` does, each image with its file; one that does not decode is left out, counted.
 
     Raises:
-        ConfigError: A part, SOURCE, or a decoder plug-in of the run is missing.
+        ConfigError: A part or SOURCE is missing, or an image needs a decoder plug-in that is not loaded.
         TransientError: Storage failed.
     """
     limits = request.header.config.images
@@ -94,6 +94,7 @@ def image_file_of(image: AnnotatedImage, limits: ImagesConfig) -> ImageFile:
 
     Raises:
         ImageError: The bytes do not decode.
+        ConfigError: They need a decoder plug-in of the run that is not loaded.
         ValueError: `image.data` is None.
     """
     if image.data is None:

@@ -17,7 +17,7 @@ from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import Outcome, as_annotated, read_entries
-from pseudoris.store.sources.source import open_root
+from pseudoris.store.sources.source import open_recorded_root, open_root
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedImage, AnnotatedMask, iter_annotations
 
 logger = logging.getLogger(__name__)
@@ -205,6 +205,10 @@ def _source_outcomes(
     if source is not None:
         # A copy has other times and etags; its sha256 decides whether it is the same image.
         entries = [replace(entry, etag=None, mtime_ns=None) for entry in entries]
-    root = open_root(source or header.source, header.config.source, header.config.placement.storage)
-    for _, outcome in read_entries(root, entries, header.config):
+    config = header.config
+    if source is None:
+        root = open_recorded_root(header.source, config.source, config.placement.storage)
+    else:
+        root = open_root(source, config.source, config.placement.storage)
+    for _, outcome in read_entries(root, entries, config):
         yield outcome

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.checkpoints.weights import weights_digest
 
 CONFIG_NAME: Final = "config.json"
@@ -142,13 +142,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ConfigError: There is none, or the file is not one.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except FileNotFoundError:
         raise _no_checkpoint(path) from None
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"{path} is not a checkpoint of a training ({type(error).__name__}). Give another file."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a checkpoint of a training: {error}. Give another file.") from error
     if not isinstance(state, dict) or "module" not in state:
         raise ConfigError(f"{path} is not a checkpoint of a training. Give the --out of `pseudoris train`.")
     return state

@@ -17,17 +17,16 @@ import fsspec
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from safetensors.torch import load_file
 from torch import nn
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.compact_vocabulary import expand_vocabulary
 from pseudoris.workers.checkpoints.openclip import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.tensor_files import load_tensors
 
 OPEN_CLIP_PREFIX, RANDOM_PREFIX = "open_clip:", "random:"
 _SHOWN_KEYS = 4
-_SHOWN_LETTERS = 500
 _HASH_BLOCK_BYTES = 2**20
 # Keys under which S3, GCS, Azure, web servers and disks give a file's version. A new file under the same url has
 # another.
@@ -251,14 +250,9 @@ def _verified_digest(weights: WeightsConfig, path: Path) -> str:
 def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
     """Tensors by name, from safetensors or from a pickle that may only hold tensors."""
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # on hostile bytes the unpickler may raise any type
-        reason = f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
-        raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {reason}") from error
+        state = load_tensors(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(

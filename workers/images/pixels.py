@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pseudoris.schemas.errors import ImageError, too_many_bytes
-from pseudoris.workers.images.pillow_formats import allowed_formats, registered_formats
+from pseudoris.schemas.errors import ConfigError, ImageError, too_many_bytes
+from pseudoris.workers.images.pillow_formats import allowed_formats, explain_missing, registered_formats
 
 if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
@@ -49,11 +49,11 @@ def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
         ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
             `not_an_image`, `corrupt`, or `unsupported_pixels` (32-bit and floating-point samples).
         MemoryError: The machine ran out of memory, which is not the image's fault.
-        ConfigError: A plugin cannot be imported.
+        ConfigError: No decoder recognises the bytes, and one of `decoder_plugins` is not imported.
     """
     if len(data) > limits.max_bytes:
         raise too_many_bytes(len(data), limits.max_bytes)
-    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
+    with _open(data, limits.decoder_plugins) as image:
         width, height = image.size
         if width * height > limits.max_pixels:
             raise ImageError(
@@ -73,7 +73,7 @@ def decode_proven(data: bytes) -> np.ndarray:
         ImageError: The bytes do not decode this time.
         MemoryError: The machine ran out of memory.
     """
-    with _open(data, registered_formats()) as image:
+    with _open_as(data, registered_formats()) as image:
         return _decode(image)
 
 
@@ -82,8 +82,9 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
+        ConfigError: As `decode_upright`.
     """
-    with _open(data, allowed_formats(plugins)) as image:
+    with _open(data, plugins) as image:
         width, height = image.size
         # Pillow gives a TIFF's size after its orientation, and every other format's size before it.
         is_turned = image.format != "TIFF" and _orientation(image) >= 5
@@ -95,8 +96,9 @@ def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
+        ConfigError: As `decode_upright`.
     """
-    with _open(data, allowed_formats(plugins)) as image:
+    with _open(data, plugins) as image:
         return _orientation(image)
 
 
@@ -121,8 +123,9 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
+        ConfigError: As `decode_upright`.
     """
-    with _open(data, allowed_formats(plugins)) as image:
+    with _open(data, plugins) as image:
         if _orientation(image) != 1 or image.has_transparency_data:
             return None
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
@@ -136,8 +139,9 @@ def is_plain_jpeg(data: bytes, limits: ImagesConfig) -> bool:
 
     Raises:
         ImageError: `empty_file`, `not_an_image` or `corrupt`.
+        ConfigError: As `decode_upright`.
     """
-    with _open(data, allowed_formats(limits.decoder_plugins)) as image:
+    with _open(data, limits.decoder_plugins) as image:
         is_within = len(data) <= limits.max_bytes and image.size[0] * image.size[1] <= limits.max_pixels
         return is_within and image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
 
@@ -147,7 +151,17 @@ def _is_deep(png: bytes) -> bool:
     return png[24:25] == b"\x10"
 
 
-def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
+def _open(data: bytes, plugins: Sequence[str]) -> Image.Image:
+    try:
+        return _open_as(data, allowed_formats(plugins))
+    except ImageError as error:
+        missing = explain_missing(plugins)
+        if error.reason != "not_an_image" or missing is None:
+            raise
+        raise ConfigError(f"no decoder recognises an image: {missing}") from None
+
+
+def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
     try:

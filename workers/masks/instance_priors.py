@@ -17,6 +17,7 @@ from torchvision.models import detection
 from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.checkpoints.tensor_files import load_tensors
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import Instances, InstanceTable, match_instances
 from pseudoris.workers.masks.proposals import Proposals
@@ -71,7 +72,7 @@ def load_detector(path: str) -> nn.Module:
 def _read_state(path: str) -> dict[str, torch.Tensor]:
     try:
         with fsspec.open(path, "rb") as file:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_tensors(file)
     except MemoryError:
         raise
     except Exception as error:  # on hostile bytes the unpickler may raise any type

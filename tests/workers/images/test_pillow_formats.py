@@ -7,7 +7,12 @@ from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.source_settings import IMAGE_FORMATS
-from pseudoris.workers.images.pillow_formats import allowed_formats, import_plugins
+from pseudoris.workers.images.pillow_formats import (
+    allowed_formats,
+    explain_missing,
+    import_plugins,
+    loaded_plugins,
+)
 
 
 def test_every_format_of_the_list_has_a_decoder():
@@ -16,13 +21,21 @@ def test_every_format_of_the_list_has_a_decoder():
 
 def test_formats_that_run_other_programs_are_not_on_the_list():
     Image.init()
+    import_plugins(["tests.builders.hostile_plugin"])
     assert "EPS" in Image.OPEN
     assert "EPS" not in allowed_formats(("tests.builders.hostile_plugin",))
 
 
-def test_a_plugin_adds_its_format_where_it_is_named():
+def test_a_plugin_adds_its_format_where_it_is_imported_and_named():
+    import_plugins(["tests.builders.hostile_plugin"])
     assert "HOSTILE" in allowed_formats(("tests.builders.hostile_plugin",))
     assert allowed_formats(()) == IMAGE_FORMATS
+
+
+def test_naming_a_plugin_imports_nothing():
+    assert allowed_formats(("a_strangers_module",)) == IMAGE_FORMATS
+    assert loaded_plugins(("a_strangers_module", "tests.builders.hostile_plugin")) == ("tests.builders.hostile_plugin",)
+    assert "--plugin a_strangers_module" in explain_missing(("a_strangers_module",))
 
 
 def test_a_plugin_that_is_not_installed_is_the_users_to_mend():

@@ -36,6 +36,7 @@ from pseudoris.training.ppt.recipes.response_maps import Peaks
 from pseudoris.training.thread_executor import MakeShard, OnProgress, WrittenRun
 from pseudoris.workers.filtering.head_nouns import head_noun
 from pseudoris.workers.filtering.noun_phrases import noun_phrases
+from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.images.pixels import decode_upright
 
 RECIPE: Final = "pairs"
@@ -65,6 +66,7 @@ def pair_masks(
         ConfigError: The run has no kept text or is not complete, or the user must fix something else.
         TransientError: Storage failed; the same call continues.
     """
+    import_plugins(config.run.images.decoder_plugins)
     parent = Parent.open(RunLocation.open(source), location)
     nouns = frequent_nouns(parent.location, config.pairs.num_redundant)
     recipe = Recipe(RECIPE, config, config.pairs.model_dump(mode="json"), has_models=True)

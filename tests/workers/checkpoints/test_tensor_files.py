@@ -1,0 +1,62 @@
+"""Tensors are read; a pickle with more than tensors is refused, without advice to load it nevertheless."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+
+import numpy as np
+import pytest
+import torch
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.workers.checkpoints.tensor_files import load_tensors
+from pseudoris.workers.checkpoints.weights import load_into
+from pseudoris.workers.masks.instance_priors import load_detector
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+READERS = {
+    "tensors": load_tensors,
+    "weights": lambda path: load_into(torch.nn.Linear(1, 1), WeightsConfig(uri=str(path))),
+    "detector": lambda path: load_detector(str(path)),
+    "training": load_checkpoint,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("form", ["archive", "bare pickle", "numpy number"])
+def test_a_refusal_gives_no_advice_to_load_the_file_unsafely(tmp_path, reader, form):
+    path = tmp_path / "w.pth"
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    else:
+        torch.save({"model": Evil() if form == "archive" else np.float64(3)}, path)
+    with pytest.raises(
+        (ConfigError, ValueError), match=r"can run any program\. Get the weights as safetensors"
+    ) as caught:
+        READERS[reader](path)
+    shown = "".join(traceback.format_exception(caught.value))
+    for advice in ("weights_only", "trusted source", "safe_globals", "\x1b"):
+        assert advice not in shown.replace("weights_only=True)", "")
+
+
+def test_a_refusal_names_what_the_pickle_would_call(tmp_path):
+    torch.save({"a": np.float64(3)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"more than tensors and plain values \(numpy\.\S+\.scalar\)"):
+        load_tensors(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04", bytes(range(256))])
+def test_a_damaged_file_is_no_file_of_tensors(tmp_path, data):
+    for name in ("w.pt", "w.safetensors"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=r"\w+Error|pickle"):
+            load_tensors(tmp_path / name)

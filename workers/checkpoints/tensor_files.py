@@ -1,0 +1,44 @@
+"""Files of tensors: safetensors, and checkpoints of torch. These are pickles; whatever could run code is refused."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import IO, Any, Final
+
+import torch
+from safetensors.torch import load_file
+
+# torch names what it refuses in several forms: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
+_REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
+_SHOWN_LETTERS: Final = 500
+
+
+def load_tensors(file: Path | IO[bytes]) -> Any:
+    """Return what a file holds, on the CPU: the tensors of a `.safetensors`, or what a checkpoint of torch holds.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no such file, or holds more than tensors and plain values; the message is for the user.
+    """
+    try:
+        if isinstance(file, Path) and file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  # on hostile bytes the unpickler may raise any type
+        # Not torch's text, nor the error as a cause: it advises to load the file in the way that runs its code.
+        raise ValueError(_explained(error)) from None
+
+
+def _explained(error: Exception) -> str:
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"{type(error).__name__}: {error}"[:_SHOWN_LETTERS]
+    refused = _REFUSED.search(str(error))
+    what = f" ({refused[1]})" if refused else ""
+    return (
+        f"it is a pickle that holds more than tensors and plain values{what}, and loading that can run any program. "
+        "Get the weights as safetensors, or as a state dict"
+    )
