@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import ray
@@ -25,6 +26,11 @@ from pseudoris.workers.images.prover import shared_prover
 
 # By session, the differences that `check_packages` accepted in this process.
 _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
+
+# Other images of the shard, and other shards, that are asked for if images are refused.
+_MAX_OTHERS: Final = 12
+
+Value = TypeVar("Value")
 
 RECEIPT_BLOCK_SCHEMA: Final = pa.schema([("shard", pa.int64()), ("receipt", pa.large_string())])
 
@@ -90,7 +96,14 @@ def read_block(job: Job, shard: int) -> pa.Table:
         return shard_to_block(Shard(shard, work.generation, (), is_committed=True))
     mixed = _checked_packages(job)
     with shared_prover(job.config.images) as prover:
-        shard_read = read_shard(job.source, job.config, work.entries, prover=prover, generation=work.generation)
+        shard_read = read_shard(
+            job.source,
+            job.config,
+            work.entries,
+            prover=prover,
+            generation=work.generation,
+            others=_others(job, shard, work),
+        )
     report_counts(job.location.root, "read")
     planned_ids = tuple(entry.image_id for entry in work.planned)
     shard_read = replace(shard_read, planned_ids=planned_ids).with_mixed(mixed)
@@ -145,6 +158,19 @@ def _existing_receipt(job: Job, shard: Shard) -> Receipt:
             "Run the same command again"
         )
     return receipt
+
+
+def _others(job: Job, shard: int, work: ShardWork) -> Iterator[PlanEntry]:
+    """Yield a few images that the work does not include, spread over the plan: neighbours may share a folder."""
+    wanted = {entry.image_id for entry in work.entries}
+    yield from _spread([entry for entry in work.planned if entry.image_id not in wanted])
+    for number in _spread(range(job.header.num_shards)):
+        if number != shard:
+            yield read_shard_plan(job.location, job.header, number)[0]
+
+
+def _spread(values: Sequence[Value]) -> Sequence[Value]:
+    return values[:: max(1, -(-len(values) // _MAX_OTHERS))]
 
 
 def _checked_packages(job: Job) -> tuple[str, ...]:

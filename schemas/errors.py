@@ -42,6 +42,21 @@ class TransientError(PseudorisError):
     """Storage or a process failed, and another try may succeed. Never an image's fault."""
 
 
+class RefusedError(TransientError):
+    """A store refused one object: the fault of the store, unless it gives another object at the same time.
+
+    Attributes:
+        failure: The image's error in that case.
+        any_store: Whether an object of any other store shows it as well.
+    """
+
+    def __init__(self, message: str, failure: ImageError | None = None, *, any_store: bool = False) -> None:
+        """Keep what follows if the image is to blame; by default `denied`."""
+        super().__init__(message)
+        self.failure = failure or ImageError("denied", "access was refused twice, while another image could be read")
+        self.any_store = any_store
+
+
 class BrokenDeviceError(TransientError):
     """The accelerator failed, and its process cannot recover. Another process may continue."""
 

@@ -25,6 +25,8 @@ STATUS_QUARANTINED: Final = "quarantined"
 FAILURE_REASONS: Final[dict[str, str]] = {
     "missing": "The image was planned but is not there (tried twice).",
     "changed": "The image is another one than was planned: its etag, or size and time, differ.",
+    "unreadable": "The path cannot be followed: a link leads to itself, or a name is too long.",
+    "denied": "Access was refused, and again a minute later, while another image of the same store could be read.",
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
 
+import aiohttp
 import fsspec
 
 from pseudoris.schemas.errors import ConfigError
@@ -72,7 +73,8 @@ class FsspecStorage:
 
     def stat(self, path: str) -> StoredFile:
         """Return the object's current version."""
-        found = self._info(path)
+        with _web_refusals():
+            found = self._info(path)
         if found["type"] != "file":
             raise FileNotFoundError(path)
         return StoredFile(path, found["size"], etag=_version(found))
@@ -84,7 +86,7 @@ class FsspecStorage:
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the object opened for ranged reading, with the client's own block size."""
-        with _client_errors():
+        with _web_refusals(), _client_errors():
             return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
 
     def open_version(
@@ -191,6 +193,21 @@ def _client_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
+
+
+@contextmanager
+def _web_refusals() -> Iterator[None]:
+    """Convert FileNotFoundError of a web client to PermissionError, unless the server says that there is no such file.
+
+    The client says "not found" of a server that is down, slow or refuses as well.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if not isinstance(cause, aiohttp.ClientError | TimeoutError) or getattr(cause, "status", 0) in (404, 410):
+            raise
+        raise PermissionError(errno.EACCES, f"the server does not give it ({type(cause).__name__})") from error
 
 
 def _order(named: tuple[str, Mapping[str, Any]]) -> str:

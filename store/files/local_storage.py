@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.storage import Kind, ListedFile, MayDescend, StoredFile, Upload, checked_twice
-from pseudoris.store.files.storage_errors import listing_errors, printable
+from pseudoris.store.files.storage_errors import listing_errors, printable, verdict_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 
 # Device and inode identify a folder, whatever its path.
 _Identity = tuple[int, int]
+_UNKNOWN: Final[_Identity] = (-1, -1)
 # Key and name; then size and time of a file, or identity of a folder.
 _Entry = tuple[str, str, int | None, int | None, _Identity | None]
 
@@ -96,7 +97,8 @@ class LocalStorage:
 
     def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
         """Yield the files in the order of their keys; memory does not grow with their number."""
-        shut = [_identity(self.root.stat())]
+        with listing_errors("look at", printable(self.uri()), faults=self.faults):
+            shut = [_identity(self.root.stat())]
         if exclude is not None and Path(exclude).exists():
             shut.append(_identity(Path(exclude).stat()))
         yield from self._walk((), may_descend, frozenset(shut))
@@ -199,8 +201,11 @@ class LocalStorage:
 def _entry(entry: os.DirEntry[str]) -> _Entry | None:
     """Return a folder's entry as a record that sorts by its key; None if it is neither a file nor a folder."""
     key, found = path_key(entry.name), _stat(entry)
+    if found is None and entry.is_dir(follow_symlinks=False):
+        # Listing it decides: it may hold images.
+        return f"{key}/", entry.name, None, None, _UNKNOWN
     if found is None:
-        # A broken link was meant as input. It is planned, and quarantined as missing.
+        # A broken link was meant as input. It is planned, and quarantined when it is read.
         return key, entry.name, None, None, None
     if stat.S_ISREG(found.st_mode):
         return key, entry.name, found.st_size, found.st_mtime_ns, None
@@ -209,15 +214,15 @@ def _entry(entry: os.DirEntry[str]) -> _Entry | None:
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return the status of the entry; None if it has vanished since the listing, or is a broken link."""
+    """Return the status of the entry; None if it vanished since the listing, or cannot be looked at."""
     try:
         return entry.stat()
     except FileNotFoundError:
         return None
-    except OSError:
-        if entry.is_symlink():
-            return None  # a link to itself
-        raise
+    except OSError as error:
+        if verdict_of(error) == "store":
+            raise
+        return None
 
 
 def _identity(found: os.stat_result) -> _Identity:

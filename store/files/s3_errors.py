@@ -10,7 +10,7 @@ import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.files.storage import ChangedError
+from pseudoris.store.files.storage import ChangedError, NoBucketError
 
 _CODES_TO_RETRY: Final = frozenset(
     {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
@@ -31,6 +31,12 @@ _BROKEN: Final = (
     TimeoutError,
     ConnectionError,
 )
+# What 403 says about the credentials, not about the object.
+_BAD_CREDENTIALS: Final = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+    | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
+)
+_BAD_BUCKETS: Final = frozenset({"InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed"})
 _TO_MEND: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -75,7 +81,8 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
     with a number is any other error of the store.
     """
     if isinstance(error, _TO_MEND):
-        return ConfigError(
+        kind = NoBucketError if isinstance(error, boto.ParamValidationError) else ConfigError
+        return kind(
             f"cannot {action} {uri}: {type(error).__name__}. Provide credentials (AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or an instance role), and check the bucket's name and the endpoint"
         )
@@ -83,13 +90,18 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         return error
     status, code = status_of(error), code_of(error)
     if code == "NoSuchBucket":
-        return ConfigError(
+        return NoBucketError(
             f"cannot {action} {uri}: there is no such bucket. Create it, or check its name and the endpoint"
         )
+    if code in _BAD_BUCKETS:
+        return NoBucketError(f"cannot {action} {uri}: {reason_of(error)}. Check the bucket's name, region and endpoint")
+    if code == "KeyTooLongError":
+        return OSError(errno.ENAMETOOLONG, reason_of(error), uri)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "there is no such object", uri)
     if status == 403:
-        return PermissionError(errno.EACCES, reason_of(error), uri)
+        number = errno.EKEYREJECTED if code in _BAD_CREDENTIALS else errno.EACCES
+        return PermissionError(number, reason_of(error), uri)
     if status == 412:
         return ChangedError(uri)
     return OSError(errno.EIO, reason_of(error), uri)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
-from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.errors import ConfigError, ImageError
 
 OTHER_ETAG: Final = "the etag differs from the plan"
 
@@ -73,6 +73,10 @@ class Upload:
 
 class ChangedError(Exception):
     """The file exists, but is not the requested version."""
+
+
+class NoBucketError(ConfigError):
+    """There is no bucket of this name, in this region, at this endpoint."""
 
 
 class Storage(Protocol):

@@ -1,7 +1,7 @@
 """Classifies storage errors: a user error, or a fault that a retry may fix.
 
 There are three rules: `storage_errors` for a run's own files, `listing_errors` for input before a run starts, and
-`transient_faults` for input during a run.
+`transient_faults` for input during a run, where a fault of one image must cost that image alone.
 """
 
 from __future__ import annotations
@@ -9,10 +9,65 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal
 
-from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError, TransientError
 from pseudoris.store.files.storage import ChangedError
+
+# What an error says while an input image is read. A reason code quarantines that image: `missing` after a second look,
+# `denied` if the store gives another image at the same time. `store` never does.
+Verdict = Literal["missing", "unreadable", "denied", "store"]
+
+# docs/reliability.md has the same table. Numbers that are not here are the store's.
+VERDICTS: Final[dict[int, Verdict]] = {
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.EISDIR: "missing",
+    errno.ELOOP: "unreadable",
+    errno.ENAMETOOLONG: "unreadable",
+    errno.EILSEQ: "unreadable",
+    errno.EOVERFLOW: "unreadable",
+    errno.EACCES: "denied",
+    errno.EPERM: "denied",
+    errno.ENOKEY: "denied",
+    errno.EKEYREJECTED: "store",
+    errno.EKEYEXPIRED: "store",
+    errno.EKEYREVOKED: "store",
+    errno.EIO: "store",
+    errno.ENOSPC: "store",
+    errno.EDQUOT: "store",
+    errno.EROFS: "store",
+    errno.ENXIO: "store",
+    errno.ENODEV: "store",
+    errno.ESTALE: "store",
+    errno.EUCLEAN: "store",
+    errno.ETIMEDOUT: "store",
+    errno.ENETDOWN: "store",
+    errno.ENETUNREACH: "store",
+    errno.EHOSTDOWN: "store",
+    errno.EHOSTUNREACH: "store",
+    errno.ENOTCONN: "store",
+    errno.ECONNREFUSED: "store",
+    errno.ECONNRESET: "store",
+    errno.EREMOTEIO: "store",
+    errno.ENOMEM: "store",
+    errno.EMFILE: "store",
+    errno.ENFILE: "store",
+    errno.EINVAL: "store",
+}
+# Written to the failures table, so not by `os.strerror`, which may speak another language on another machine.
+_UNREADABLE: Final[dict[int, str]] = {
+    errno.ELOOP: "its link leads to itself, or too many links follow one another",
+    errno.ENAMETOOLONG: "its path, or the target of its link, is too long",
+    errno.EILSEQ: "its file system cannot hold this name",
+    errno.EOVERFLOW: "it is larger than this system can read",
+}
+
+_NUMBERS: Final[dict[type[Exception], int]] = {
+    PermissionError: errno.EACCES,
+    NotADirectoryError: errno.ENOTDIR,
+    IsADirectoryError: errno.EISDIR,
+}
 
 # Waiting does not help with these: the user must free space, grant rights, or name another location.
 _REMEDIES: Final[dict[int, str]] = {
@@ -22,6 +77,8 @@ _REMEDIES: Final[dict[int, str]] = {
     errno.EROFS: "it is mounted read-only: mount it writable or name another output",
     errno.EACCES: "access is denied: grant this user (or these credentials) read and write, or name another location",
     errno.EPERM: "the operation is not permitted there: grant the right, or name another location",
+    errno.EKEYREJECTED: "the store does not accept these credentials: renew or correct them",
+    errno.ELOOP: "a link in the path leads to itself: correct it, or name another location",
     errno.ENOTDIR: "a part of the path is a file, not a folder: name another location",
     errno.EISDIR: "it is a folder, but must be a file: name another location",
     errno.ENAMETOOLONG: "the path is too long for the file system: name a shorter one",
@@ -49,9 +106,9 @@ def storage_errors(action: str, uri: str) -> Iterator[None]:
 
 @contextmanager
 def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Convert the storage's errors in the block to `TransientError`: they are never the fault of an image.
+    """Convert the storage's errors in the block by `VERDICTS`: a few are an image's fault, all others never.
 
-    Also denied access: during a run, credentials may just be renewed.
+    Denied access may be either: during a run, credentials may expire. The caller decides.
 
     Args:
         action: Such as `read`.
@@ -61,19 +118,28 @@ def transient_faults(action: str, uri: str, *, faults: tuple[type[Exception], ..
     Raises:
         FileNotFoundError: There is no such file; also if a part of its path is not a folder, or it is a folder itself.
         ChangedError: It is not the requested version.
+        ImageError: `unreadable`.
+        RefusedError: Access is denied.
         TransientError: Any other exception in `faults`.
     """
     try:
         yield
     except (FileNotFoundError, PseudorisError, MemoryError, ChangedError):
         raise
-    except (NotADirectoryError, IsADirectoryError) as error:
-        raise FileNotFoundError(str(error)) from error
     except faults as error:
+        verdict = verdict_of(error)
+        if verdict == "missing":
+            raise FileNotFoundError(str(error)) from error
+        if verdict == "unreadable":
+            raise ImageError(verdict, _UNREADABLE[_number_of(error)]) from error
         reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
-        raise TransientError(
-            f"cannot {action} {uri}: {reason}; fix this if needed, then run the same command again"
-        ) from error
+        kind = RefusedError if verdict == "denied" else TransientError
+        raise kind(f"cannot {action} {uri}: {reason}; fix this if needed, then run the same command again") from error
+
+
+def verdict_of(error: Exception) -> Verdict:
+    """Return what an error says about the image that was read."""
+    return VERDICTS.get(_number_of(error), "store")
 
 
 @contextmanager
@@ -99,9 +165,15 @@ def printable(uri: str) -> str:
     return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _number_of(error: Exception) -> int:
+    """Return the errno; 0 if there is none. Clients of object stores raise subclasses of OSError without a number."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    return next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), 0)
+
+
 def _explained(error: OSError, action: str, uri: str) -> ConfigError | TransientError:
-    # s3fs raises PermissionError without a number for AccessDenied.
-    number = error.errno or (errno.EACCES if isinstance(error, PermissionError) else None)
+    number = _number_of(error)
     if number in _REMEDIES:
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")
     reason = error.strerror or type(error).__name__

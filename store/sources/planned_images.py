@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ImageError, too_many_bytes
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, too_many_bytes
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.store.files.key_order import file_path
-from pseudoris.store.files.storage import StoredFile
+from pseudoris.store.files.storage import NoBucketError, StoredFile
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.image_tables import RowImage, read_rows
@@ -22,6 +23,8 @@ from pseudoris.store.sources.row_uris import resolve_uri
 from pseudoris.store.sources.source import open_recorded_root
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")
+_NO_BUCKET: Final = ImageError("missing", "there is no bucket of this name, in this region, at this endpoint")
+_NO_CREDENTIALS: Final = ImageError("denied", "there are no credentials for the store that the uri names")
 
 # Members of a tar are read together if at most this many bytes are between them: headers, labels, other files. From a
 # bucket, a megabyte takes as long as the latency of another request.
@@ -35,8 +38,35 @@ _TABLE_WINDOW_BYTES: Final = 8 * 2**20
 Outcome = bytes | ImageError
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of reading one entry.
+
+    Attributes:
+        position: Position of the entry in its shard.
+        outcome: Bytes, the image's error, or a refusal that may be the image's fault or the store's.
+        store: Kind of the store that was asked (`SourceRoot.store`).
+    """
+
+    position: int
+    outcome: Outcome | RefusedError
+    store: str
+
+
 def read_entries(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[tuple[int, Outcome]]:
-    """Yield position and outcome of each entry; neighbours in one file are read from one handle.
+    """Yield position and outcome of each entry, as `read_or_refused`; a refusal is raised.
+
+    Raises:
+        TransientError: The storage failed, or refused an image.
+    """
+    for reading in read_or_refused(root, entries, config):
+        if isinstance(reading.outcome, RefusedError):
+            raise reading.outcome
+        yield reading.position, reading.outcome
+
+
+def read_or_refused(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConfig) -> Iterator[Reading]:
+    """Yield what comes of each entry; neighbours in one file are read from one handle.
 
     Args:
         root: The root that keys are relative to.
@@ -57,25 +87,25 @@ def read_entries(root: SourceRoot, entries: Sequence[PlanEntry], config: RunConf
         yield from itertools.chain.from_iterable(pool.map(read, groups))
 
 
-def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[tuple[int, Outcome]]:
-    """Return position and outcome of the entries of one file; only its planned version is accepted."""
+def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunConfig) -> list[Reading]:
+    """Return what comes of the entries of one file; only its planned version is accepted."""
     path, first = file_path(entries[0].key), entries[0]
     # For a tar or a table, the plan holds the size of the image, not of the file.
     is_whole_file = first.offset_bytes is None and first.row_group is None
     expected = StoredFile(path, first.size_bytes if is_whole_file else None, first.etag, first.mtime_ns)
     window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
-    outcomes: Mapping[int, Outcome]
+    failure: ImageError | RefusedError
     try:
         with root.open_version(path, expected, window_bytes=window_bytes) as stream:
             if first.row_group is None:
                 outcomes = _read_ranges(stream, entries, config)
-            else:
-                outcomes = _read_table(stream, root.describe(path), entries=entries, config=config)
-    except ImageError as change:
-        return [(entry.position, change) for entry in entries]
+                return [Reading(entry.position, outcomes[entry.position], root.store) for entry in entries]
+            return _read_table(stream, root, entries=entries, config=config)
+    except (ImageError, RefusedError) as error:
+        failure = error
     except FileNotFoundError:
-        return [(entry.position, _MISSING) for entry in entries]
-    return [(entry.position, outcomes[entry.position]) for entry in entries]
+        failure = _MISSING
+    return [Reading(entry.position, failure, root.store) for entry in entries]
 
 
 def _read_ranges(stream: BinaryIO, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
@@ -119,48 +149,59 @@ def _end(entry: PlanEntry) -> int:
     return (entry.offset_bytes or 0) + (entry.size_bytes or 0)
 
 
-def _read_table(stream: BinaryIO, table: str, *, entries: Sequence[PlanEntry], config: RunConfig) -> dict[int, Outcome]:
-    """Return the bytes of rows of a Parquet file, all from one row group."""
+def _read_table(
+    stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
+) -> list[Reading]:
+    """Return what comes of rows of a Parquet file, all from one row group."""
+    table = root.describe(file_path(entries[0].key))
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
-    outcomes: dict[int, Outcome] = {}
-    row_group = entries[0].row_group or 0
+    readings: dict[int, Reading] = {}
+    rest = ImageError("changed", "the Parquet file has no such row")
     try:
         found = read_rows(
             stream,
-            row_group,
+            entries[0].row_group or 0,
             rows=positions,
             config=config.source,
             max_bytes=config.images.max_bytes,
             table=table,
         )
         for row, image in found:
-            outcomes[positions[row]] = _read_row(image, table, config)
+            outcome, store = _read_row(image, table, config)
+            readings[positions[row]] = Reading(positions[row], outcome, store or root.store)
     except ImageError as error:
         # Damage in the middle of a row group: the rows before it are good.
-        outcomes = {position: outcomes.get(position, error) for position in positions.values()}
-    absent = ImageError("changed", "the Parquet file has no such row")
-    return {position: outcomes.get(position, absent) for position in positions.values()}
+        rest = error
+    return [readings.get(position, Reading(position, rest, root.store)) for position in positions.values()]
 
 
-def _read_row(image: RowImage | ImageError, table: str, config: RunConfig) -> Outcome:
+def _read_row(image: RowImage | ImageError, table: str, config: RunConfig) -> tuple[Outcome | RefusedError, str | None]:
+    """Return what comes of a row, and the store that its uri names; None if the table itself was asked."""
     if isinstance(image, ImageError):
-        return image
+        return image, None
     if image.data is not None:
-        return image.data
+        return image.data, None
     if image.uri is None:
-        return ImageError("empty_file", "the row holds null")
+        return ImageError("empty_file", "the row holds null"), None
     try:
-        return _read_uri(image.uri, table, config)
+        root, path = resolve_uri(image.uri, table, config.source, config.placement.storage)
+    except ImageError as error:
+        return error, None
+    return _read_uri(root, path, config), root.store
+
+
+def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | RefusedError:
+    try:
+        with root.open(path) as stream:
+            data = stream.read(config.images.max_bytes + 1)
     except FileNotFoundError:
         return _MISSING
-    except ImageError as error:
+    except (ImageError, RefusedError) as error:
         return error
-
-
-def _read_uri(uri: str, table: str, config: RunConfig) -> Outcome:
-    root, path = resolve_uri(uri, table, config.source, config.placement.storage)
-    with root.open(path) as stream:
-        data = stream.read(config.images.max_bytes + 1)
+    except NoBucketError as error:
+        return RefusedError(str(error), _NO_BUCKET, any_store=True)
+    except ConfigError as error:
+        return RefusedError(str(error), _NO_CREDENTIALS)
     if len(data) <= config.images.max_bytes:
         return data
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")

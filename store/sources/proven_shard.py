@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -16,7 +16,8 @@ from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
-from pseudoris.store.sources.planned_images import Outcome, read_entries
+from pseudoris.store.sources.planned_images import Outcome, Reading, read_or_refused
+from pseudoris.store.sources.refusals import settle_refusals
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.source import open_root
 
@@ -33,11 +34,17 @@ class Prover(Protocol):
 
 
 def read_shard(
-    source: str, config: RunConfig, entries: Sequence[PlanEntry], *, prover: Prover, generation: int = 0
+    source: str,
+    config: RunConfig,
+    entries: Sequence[PlanEntry],
+    *,
+    prover: Prover,
+    generation: int = 0,
+    others: Iterable[PlanEntry] = (),
 ) -> Shard:
     """Return the shard of `entries` with bytes, digests and upright sizes; broken images are quarantined.
 
-    Missing images are looked up again after all others have been read.
+    Missing images are looked up again after all others have been read, refused ones after a minute.
 
     Args:
         source: The present SOURCE; keys are relative to its root.
@@ -45,25 +52,27 @@ def read_shard(
         entries: The shard's plan, or the part that is retried, in order; at least one entry.
         prover: Decodes each image in a process that may crash.
         generation: Generation of the shard.
+        others: A few more images of the plan. They are only read if images are refused, to see whether SOURCE is.
 
     Raises:
         ConfigError: SOURCE itself no longer exists.
-        TransientError: The storage failed, or the decoding process was killed from outside.
+        TransientError: The storage failed or refused access, or the decoding process was killed from outside.
     """
     started = time.perf_counter()
     root = open_root(source, config.source, config.placement.storage)
-    outcomes = dict(read_entries(root, entries, config))
-    missing = [entry for entry in entries if _is_missing(outcomes[entry.position])]
-    if missing:
-        outcomes.update(read_entries(root, missing, config))
+    readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
+    missing = [entry for entry in entries if _reason(readings[entry.position]) == "missing"]
+    readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
+    if any(_reason(reading) in ("missing", "unreadable") for reading in readings.values()):
         _check_root(root)
+    outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
     images = tuple(_prove(entry, outcomes[entry.position], prover) for entry in entries)
     shard = Shard(entries[0].shard, generation, images)
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
 
 
-def _is_missing(outcome: Outcome) -> bool:
-    return isinstance(outcome, ImageError) and outcome.reason == "missing"
+def _reason(reading: Reading) -> str | None:
+    return reading.outcome.reason if isinstance(reading.outcome, ImageError) else None
 
 
 def _check_root(root: SourceRoot) -> None:

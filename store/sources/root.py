@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.protocols import local_path, storage_at
 from pseudoris.store.files.storage import Kind, MayDescend, Storage, StoredFile
@@ -20,7 +21,8 @@ class SourceRoot:
     """A storage of input. Pickles.
 
     While SOURCE is listed (`kind`, `walk`, `read`), errors that the user must correct are a `ConfigError`. During a run
-    (`stat`, `open`, `open_version`) every fault is a `TransientError`, even denied access: it is not an image's fault.
+    (`stat`, `open`, `open_version`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
+    `TransientError`. Denied access is a `RefusedError`: it may be either.
 
     Attributes:
         storage: The storage that holds the files.
@@ -32,6 +34,12 @@ class SourceRoot:
     def max_readers(self) -> int:
         """How many files to read at once."""
         return self.storage.max_readers
+
+    @property
+    def store(self) -> str:
+        """Name of the kind of store: objects of one kind are read with the same credentials."""
+        protocol, separator, _ = self.storage.uri().partition("://")
+        return ("web" if protocol in ("http", "https") else protocol) if separator else "disk"
 
     def describe(self, path: str = "") -> str:
         """Return the full path or uri, for messages."""
@@ -52,13 +60,13 @@ class SourceRoot:
             return self.storage.read(path)
 
     def stat(self, path: str) -> StoredFile:
-        """Return the file's present state. Raises: FileNotFoundError: there is none."""
+        """Return the file's present state. Raises like `open_version`, but `changed`."""
         with transient_faults("look at", self.describe(path), faults=self.storage.faults):
             return self.storage.stat(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        """Open a file for reading in a block. Raises: FileNotFoundError: there is none."""
+        """Open a file for reading in a block. Raises like `open_version`, but `changed`."""
         with (
             transient_faults("read", self.describe(path), faults=self.storage.faults),
             self.storage.open(path) as stream,
@@ -75,8 +83,9 @@ class SourceRoot:
             window_bytes: Smallest number of bytes to fetch at once: for many small reads that are close together.
 
         Raises:
-            ImageError: `changed`, at the latest at the end of the block: what was read must not be used.
+            ImageError: `changed`, at the latest at the end of the block: what was read must not be used; `unreadable`.
             FileNotFoundError: There is none.
+            RefusedError: Access is denied.
             TransientError: The storage failed.
         """
         with (
@@ -90,7 +99,7 @@ class SourceRoot:
         """Open a file that was just listed, for the block.
 
         Raises:
-            ConfigError: It vanished since.
+            ConfigError: It vanished since, or cannot be opened: its images are not known, so none can be quarantined.
             TransientError: It changed since, or the storage failed.
         """
         uri = self.describe(file.path)
@@ -98,8 +107,17 @@ class SourceRoot:
             with self.open_version(file.path, file, window_bytes=window_bytes) as stream:
                 yield stream
         except ImageError as error:
-            raise TransientError(f"{uri} changed while it was being listed: run the same command again") from error
+            if error.reason == "changed":
+                raise TransientError(f"{uri} changed while it was being listed: run the same command again") from error
+            raise ConfigError(f"{uri} cannot be opened ({error}): repair it, or remove it from SOURCE") from error
+        except RefusedError as error:
+            raise ConfigError(
+                f"access to {uri} is denied: grant these credentials, or this user, the right to read it, or remove it "
+                "from SOURCE"
+            ) from error
         except FileNotFoundError as error:
+            if file.size_bytes is None:
+                raise ConfigError(f"{uri} is a link that leads nowhere: repair it, or remove it from SOURCE") from error
             raise ConfigError(f"{uri} vanished while SOURCE was listed: run the same command again") from error
 
 
@@ -112,5 +130,6 @@ def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = 
         ConfigError: The protocol is unknown, or its package is missing.
     """
     folder = local_path(location)
-    resolved = location if folder is None else str(folder.resolve())
+    # Unlike `Path.resolve`, this takes a link to itself as it is.
+    resolved = location if folder is None else os.path.realpath(folder)
     return SourceRoot(storage_at(resolved, config.endpoint_url, limits))

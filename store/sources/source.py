@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
@@ -115,6 +115,11 @@ class Source:
             format_ = _format_of(file.path, self.config, is_named=is_named)
             if format_ is not None:
                 yield file, format_
+            elif file.size_bytes is None:
+                logger.warning(
+                    "Left out %s: it cannot be looked at. If it is a link to a folder, repair it and run again.",
+                    self.root.describe(file.path),
+                )
 
     def items(self, file: StoredFile, format_: Format) -> Iterator[SourceItem]:
         """Yield the images of one of the files.
@@ -147,6 +152,9 @@ class Source:
                 raise ConfigError(
                     f"SOURCE {self.name!r} names {self.root.describe(path)}, which does not exist: check the path"
                 ) from None
+            except (ImageError, RefusedError):
+                # One of many: it is planned, and quarantined when it is read.
+                yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
         for file in self.root.walk(pattern.may_descend, self.exclude):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 from fsspec import AbstractFileSystem
 
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.errors import ConfigError, RefusedError, TransientError
 from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.sources.patterns import ALL_FILES
 from pseudoris.store.sources.root import SourceRoot
@@ -79,3 +80,42 @@ def test_a_store_that_does_not_answer_is_transient(error):
 
 def test_a_prefix_that_is_not_there_is_nothing():
     assert FsspecStorage(Bucket(FileNotFoundError("b/set")), "b/set").kind("") is None
+
+
+class Web(Bucket):
+    """A web client as fsspec's: it says "not found" of whatever went wrong."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        raise FileNotFoundError(path) from self.cause
+
+    def open(self, path: str, *_: Any, **__: Any) -> Any:
+        self.info(path)
+
+
+def http_error(status: int) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(None, (), status=status)
+
+
+@pytest.mark.parametrize("cause", [http_error(403), http_error(503), aiohttp.ClientConnectionError(), TimeoutError()])
+def test_a_web_server_that_gives_nothing_refuses_and_does_not_miss(cause):
+    root = SourceRoot(FsspecStorage(Web(cause), "https://host"))
+    with (
+        pytest.raises(RefusedError, match=rf"the server does not give it \({type(cause).__name__}\)"),
+        root.open("a.png"),
+    ):
+        pytest.fail("it was opened")
+    with pytest.raises(RefusedError, match="does not give it"):
+        root.stat("a.png")
+    # A pattern is looked for as a file too: whatever the server says, there is none.
+    assert root.kind("a.png") is None
+
+
+@pytest.mark.parametrize("cause", [http_error(404), http_error(410), KeyError("a.png"), None])
+def test_a_file_that_a_server_does_not_have_is_missing(cause):
+    root = SourceRoot(FsspecStorage(Web(cause), "https://host"))
+    with pytest.raises(FileNotFoundError), root.open("a.png"):
+        pytest.fail("it was opened")

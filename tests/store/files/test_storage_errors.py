@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
-from pseudoris.store.files.storage_errors import listing_errors, storage_errors, transient_faults
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
+from pseudoris.store.files.storage_errors import VERDICTS, listing_errors, storage_errors, transient_faults
+
+DOCS = Path(__file__).parents[3] / "docs" / "reliability.md"
+# The errors by number of the table in the docs, and the verdict of each row.
+ROWS = [
+    (name, verdict)
+    for names, verdict in re.findall(
+        r"^\| ((?:`E\w+`(?:, )?)+) \|.*\| `?(\w+)`? \|$", DOCS.read_text("utf-8"), re.MULTILINE
+    )
+    for name in re.findall(r"\w+", names)
+]
 
 
 def raise_within(error: OSError) -> None:
@@ -77,8 +90,39 @@ def test_our_own_errors_and_memory_pass(error, raise_inside):
         raise_inside(error, faults=(Exception,))
 
 
-def test_denied_access_is_named_and_transient():
-    with pytest.raises(TransientError, match=r"cannot read /data/a\.jpg: Permission denied"):
+def test_the_table_of_errors_in_the_docs_is_the_one_in_the_code():
+    assert ROWS
+    assert {getattr(errno, name): verdict for name, verdict in ROWS} == VERDICTS
+
+
+@pytest.mark.parametrize(("name", "verdict"), ROWS)
+def test_an_error_while_an_image_is_read_means_what_the_docs_say(name, verdict):
+    number = getattr(errno, name)
+    with pytest.raises((FileNotFoundError, ImageError, TransientError)) as caught:
+        raise_in_a_run(OSError(number, os.strerror(number)))
+    kinds = {"missing": FileNotFoundError, "unreadable": ImageError, "denied": RefusedError, "store": TransientError}
+    assert type(caught.value) is kinds[verdict]
+    assert getattr(caught.value, "reason", verdict) == verdict
+
+
+def test_an_error_that_no_table_knows_is_the_stores():
+    with pytest.raises(TransientError, match="Level 2 halted") as caught:
+        raise_in_a_run(OSError(errno.EL2HLT, "Level 2 halted"))
+    assert not isinstance(caught.value, RefusedError)
+
+
+def test_a_refusal_keeps_its_verdict_on_its_way_through_ray():
+    error = pickle.loads(pickle.dumps(RefusedError("no", ImageError("missing", "no bucket"), any_store=True)))
+    assert (str(error), error.failure.reason, error.failure.message, error.any_store) == (
+        "no",
+        "missing",
+        "no bucket",
+        True,
+    )
+
+
+def test_denied_access_is_named_and_may_be_the_stores():
+    with pytest.raises(RefusedError, match=r"cannot read /data/a\.jpg: Permission denied"):
         raise_in_a_run(PermissionError(errno.EACCES, "Permission denied"))
 
 

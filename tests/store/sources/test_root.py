@@ -64,8 +64,30 @@ def test_a_folder_in_place_of_an_image_is_no_image(root, tmp_path):
         root.stat("a.jpg/below a file")
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO])
-def test_in_the_midst_of_a_run_every_fault_is_transient(root, monkeypatch, number):
+def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, monkeypatch):
+    (tmp_path / "self.tar").symlink_to("self.tar")
+    (tmp_path / "lost.tar").symlink_to("nowhere.tar")
+    listed = {file.path: file for file in root.walk(ALL_FILES.may_descend)}
+    monkeypatch.setattr(LocalStorage, "open", failing(errno.EACCES))
+    for path, problem in {
+        "self.tar": r"self\.tar cannot be opened \(its link leads to itself, .*remove it from SOURCE",
+        "lost.tar": r"lost\.tar is a link that leads nowhere: repair it, or remove it from SOURCE",
+        "a.jpg": r"access to .*a\.jpg is denied: grant .* or remove it from SOURCE",
+    }.items():
+        with pytest.raises(ConfigError, match=problem), root.open_listed(listed[path], window_bytes=0):
+            pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [("/data", "disk"), ("s3://b/x", "s3"), ("http://h/x", "web"), ("https://h/x", "web"), ("memory://b", "memory")],
+)
+def test_the_store_of_a_root_says_which_credentials_it_takes(uri, store):
+    assert root_at(uri, SourceConfig()).store == store
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EIO])
+def test_in_the_midst_of_a_run_every_fault_of_the_storage_is_transient(root, monkeypatch, number):
     expected = root.stat("a.jpg")
     for method in ("stat", "open"):
         with monkeypatch.context() as patch:

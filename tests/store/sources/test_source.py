@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import pairwise
 
@@ -103,6 +104,58 @@ def test_a_link_to_a_file_is_an_image_and_one_to_nowhere_is_planned(tmp_path):
     assert sorted(items) == ["link.jpg", "lost.jpg", "real/a.jpg", "self.jpg"]
     assert items["link.jpg"].size_bytes == 1
     assert items["lost.jpg"].size_bytes is None
+
+
+def test_files_that_cannot_be_looked_at_are_planned_and_a_folder_is_refused(tmp_path, monkeypatch):
+    fill(tmp_path, "a.jpg", "b.jpg", "c/d.jpg")
+    (tmp_path / "far.jpg").symlink_to("x" * 300)
+
+    def stat(entry):
+        if entry.name in ("b.jpg", "c"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return entry.stat()
+
+    class Folder:
+        """`os.scandir`, whose entries cannot be patched."""
+
+        def __init__(self, path):
+            if path.name == "c":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self.entries = scandir(path)
+
+        def __enter__(self):
+            return (Entry(entry) for entry in self.entries.__enter__())
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+    class Entry:
+        def __init__(self, entry):
+            self.name, self.path, self.is_dir = entry.name, entry.path, entry.is_dir
+            self.stat = lambda: stat(entry)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", Folder)
+    with pytest.raises(ConfigError, match=r"access to .*/c is denied"):
+        keys(tmp_path)
+    items = {item.key: item.size_bytes for item in open_source(f"{tmp_path}/*.jpg", AUTO).list()}
+    assert items == {"a.jpg": 1, "b.jpg": None, "far.jpg": None}
+
+
+def test_a_link_to_nowhere_that_may_be_a_folder_is_told(tmp_path, caplog):
+    fill(tmp_path, "a.jpg", "notes.txt")
+    (tmp_path / "more").symlink_to(tmp_path / "unmounted")
+    assert keys(tmp_path) == ["a.jpg"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Left out {tmp_path}/more: it cannot be looked at. If it is a link to a folder, repair it and run again."
+    ]
+
+
+@pytest.mark.parametrize("target", ["self.jpg", "x" * 300], ids=["itself", "300 letters"])
+def test_a_source_that_is_a_link_to_nothing_is_the_users_to_mend(tmp_path, target):
+    (tmp_path / "self.jpg").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"a link in the path leads to itself|the path is too long"):
+        open_source(str(tmp_path / "self.jpg"), AUTO)
 
 
 def test_a_link_back_to_a_folder_above_ends_nothing_and_lists_nothing(tmp_path):

@@ -1,0 +1,302 @@
+"""An image that its store refuses is to blame only if it is refused twice and the store gives another."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from pseudoris.schemas.config import RunConfig, SourceConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.files.local_storage import LocalStorage
+from pseudoris.store.sources import open_source, refusals
+from pseudoris.store.sources.proven_shard import read_shard
+from tests.builders.fault_proxy import Fault, injecting
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
+
+REFUSED_BY_ALL = r"refused twice, 60 s apart, and no other image of the same store can be read"
+
+
+class Believing:
+    """Stands in for the decoders: any bytes are an image."""
+
+    def prove(self, data: bytes) -> tuple[int, int]:
+        return (1, len(data))
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch) -> list[float]:
+    """The minutes that were waited; none of them really is."""
+    waited: list[float] = []
+    monkeypatch.setattr(refusals.time, "sleep", waited.append)
+    return waited
+
+
+class Locks:
+    """Files of a disk whose opening is refused; `at_minute` changes which, when the minute is waited."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.names: set[str] = set()
+        self._monkeypatch = monkeypatch
+        opens = LocalStorage.open
+
+        def guarded(storage, path, **options):
+            if self.names & {path, "*"}:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return opens(storage, path, **options)
+
+        monkeypatch.setattr(LocalStorage, "open", guarded)
+
+    def at_minute(self, *names: str) -> None:
+        self._monkeypatch.setattr(refusals.time, "sleep", lambda _: setattr(self, "names", set(names)))
+
+
+@pytest.fixture
+def locks(monkeypatch) -> Locks:
+    return Locks(monkeypatch)
+
+
+def fill(folder, *names) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def config(**source) -> RunConfig:
+    base = load_config("tiny")
+    storage = StorageConfig(connect_timeout_s=5, read_timeout_s=20, patience_s=60)
+    placement = base.placement.model_copy(update={"storage": storage})
+    return base.model_copy(update={"source": SourceConfig(**source), "placement": placement})
+
+
+def read(source, configuration: RunConfig | None = None, *, first: int = 0, last: int | None = None) -> Shard:
+    """Read images of SOURCE as one shard; the images outside are the rest of the plan."""
+    configuration = configuration or config()
+    entries = plan_of(open_source(str(source), configuration.source).list())
+    others = entries[:first] + entries[len(entries) if last is None else last :]
+    return read_shard(str(source), configuration, entries[first:last], prover=Believing(), others=others)
+
+
+def reasons(shard: Shard) -> dict[str, str | None]:
+    return {image.key: image.failure.reason if image.failure else None for image in shard.images}
+
+
+def test_files_that_are_refused_twice_among_others_are_denied_after_one_wait(tmp_path, locks, pauses):
+    fill(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    locks.names = {"b.png", "d.png"}
+    shard = read(tmp_path)
+    assert reasons(shard) == {"a.png": None, "b.png": "denied", "c.png": None, "d.png": "denied"}
+    assert shard.images[1].failure.message == "access was refused twice, while another image could be read"
+    assert pauses == [60.0]
+
+
+def test_a_shard_without_a_refusal_waits_for_nothing_and_reads_no_other(tmp_path, pauses):
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    entries = plan_of(open_source(str(tmp_path), SourceConfig()).list())
+    others = (pytest.fail("another image was asked for") for _ in range(1))
+    shard = read_shard(str(tmp_path), config(), entries, prover=Believing(), others=others)
+    assert (reasons(shard), pauses) == ({"a.png": None, "b.png": "missing"}, [])
+
+
+def test_a_file_that_is_given_after_the_minute_is_read(tmp_path, locks):
+    fill(tmp_path, "a.png", "b.png")
+    locks.names = {"b.png"}
+    locks.at_minute()
+    assert reasons(read(tmp_path)) == {"a.png": None, "b.png": None}
+
+
+def test_credentials_that_expire_within_a_shard_quarantine_nothing(tmp_path, locks):
+    fill(tmp_path, "a.png", "b.png")
+    locks.names = {"b.png"}
+    locks.at_minute("*")
+    with pytest.raises(TransientError, match=rf"cannot read .*b\.png: Permission denied.*{REFUSED_BY_ALL}"):
+        read(tmp_path)
+
+
+def test_a_source_that_is_refused_as_a_whole_quarantines_nothing(tmp_path, locks):
+    fill(tmp_path, "a.png", "b.png", "c.png")
+    locks.names = {"*"}
+    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
+        read(tmp_path, last=1)
+
+
+def test_a_shard_that_is_refused_as_a_whole_is_denied_if_another_shard_is_given(tmp_path, locks):
+    fill(tmp_path, "a.png", "b.png", "c.png")
+    locks.names = {"a.png", "b.png"}
+    assert reasons(read(tmp_path, last=2)) == {"a.png": "denied", "b.png": "denied"}
+
+
+def test_a_tar_that_is_refused_among_images_costs_its_members(tmp_path, locks):
+    fill(tmp_path, "a.png")
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("x.png", b"x"), ("y.png", b"y")]))
+    entries = plan_of(open_source(str(tmp_path), SourceConfig()).list())
+    locks.names = {"b.tar"}
+    shard = read_shard(str(tmp_path), config(), entries[1:], prover=Believing(), others=entries[:1])
+    assert reasons(shard) == {"b.tar!x.png": "denied", "b.tar!y.png": "denied"}
+
+
+def test_paths_that_cannot_be_followed_are_unreadable_and_cost_no_wait(tmp_path, pauses):
+    fill(tmp_path, "a.png")
+    (tmp_path / "long.png").symlink_to("x" * 300)
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes({"uri": ["self.png", "a.png", "long.png"]}))
+    shard = read(tmp_path)
+    assert reasons(shard) == {
+        **{"a.png": None, "long.png": "unreadable", "self.png": "unreadable"},
+        **{"t.parquet#0": "unreadable", "t.parquet#1": None, "t.parquet#2": "unreadable"},
+    }
+    assert "its link leads to itself" in shard.images[2].failure.message
+    assert pauses == []
+
+
+def test_a_named_file_that_cannot_be_followed_costs_itself_among_others(tmp_path):
+    fill(tmp_path, "a.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    assert reasons(read(tmp_path / "{a,self}.png")) == {"a.png": None, "self.png": "unreadable"}
+
+
+# Run as a user whom the system refuses: root is refused nothing.
+UNPRIVILEGED = """
+import json, os, sys
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.sources import open_source, refusals
+from pseudoris.store.sources.proven_shard import read_shard
+from tests.builders.sources import plan_of
+source, run = sys.argv[1], load_config("tiny")
+class Believing:
+    def prove(self, data):
+        return (1, 1)
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+refusals.AGAIN_AFTER_S = 0.1
+entries = plan_of(open_source(source, run.source).list())
+images = read_shard(source, run, entries, prover=Believing()).images
+print(json.dumps({image.key: image.failure and image.failure.reason for image in images}))
+"""
+
+
+@pytest.mark.slow
+def test_what_the_system_refuses_an_unprivileged_user_is_denied():
+    # Not below `tmp_path`, which no other user may enter.
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o755)
+        fill(folder, "a.png", "b.png", "c.png", "shut/d.png")
+        (folder / "b.png").chmod(0)
+        # Its names can be listed, but nothing in it can be looked at.
+        (folder / "shut").chmod(0o444)
+        done = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=Path(__file__).parents[3],
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"a.png": None, "b.png": "denied", "c.png": None, "shut/d.png": "denied"}
+    finally:
+        (folder / "shut").chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def bucket(s3_server, s3_bucket):
+    """A bucket of three images behind a proxy, as (uri, configuration, proxy)."""
+    for name in ("a.png", "b.png", "c.png"):
+        url = f"{s3_server.endpoint_url}/{s3_bucket}/set/{name}"
+        # The server asks for no signature, and a client takes half a second to make.
+        with urlopen(Request(url, name.encode(), {"Content-Type": "image/png"}, method="PUT")):
+            pass
+    with injecting(s3_server.endpoint_url) as proxy:
+        yield f"s3://{s3_bucket}/set", config(endpoint_url=proxy.endpoint_url), proxy
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault("denied", operation="GetObject", key=r"b\.png"), "denied"),
+        (Fault("denied", operation="GetObject", key=r"b\.png", times=1), None),
+    ],
+    ids=["twice", "once"],
+)
+def test_an_object_that_a_bucket_refuses_is_denied_after_the_second_time(bucket, fault, expected):
+    uri, configuration, proxy = bucket
+    proxy.set_faults([fault])
+    assert reasons(read(uri, configuration)) == {"a.png": None, "b.png": expected, "c.png": None}
+
+
+def test_a_bucket_that_refuses_all_quarantines_nothing(bucket):
+    uri, configuration, proxy = bucket
+    proxy.set_faults([Fault("denied", operation="GetObject")])
+    with pytest.raises(TransientError, match=rf"cannot read s3://.*AccessDenied.*{REFUSED_BY_ALL}"):
+        read(uri, configuration)
+
+
+def table_of(folder, *uris: str) -> Path:
+    fill(folder, "here.png", "there.png")
+    (folder / "t.parquet").write_bytes(parquet_bytes({"uri": list(uris)}))
+    return folder / "t.parquet"
+
+
+BAD_BUCKETS = ("s3://nobucket-xyz/x.png", "s3://not a bucket/x.png", "s3://a..b/x.png")
+
+
+@pytest.mark.parametrize("beside", ["here.png", "{bucket}/a.png"], ids=["of files", "of objects"])
+def test_rows_that_name_no_bucket_cost_themselves(tmp_path, bucket, beside):
+    uri, configuration, _ = bucket
+    table = table_of(tmp_path, beside.format(bucket=uri), *BAD_BUCKETS)
+    assert list(reasons(read(table, configuration)).values()) == [None, "missing", "missing", "missing"]
+
+
+def test_a_row_of_a_bucket_that_refuses_costs_itself(tmp_path, bucket):
+    uri, configuration, proxy = bucket
+    proxy.set_faults([Fault("denied", key=r"b\.png")])
+    rows = (f"{uri}/a.png", f"{uri}/b.png", "here.png")
+    assert list(reasons(read(table_of(tmp_path, *rows), configuration)).values()) == [None, "denied", None]
+    alone = table_of(tmp_path, "here.png", f"{uri}/b.png", "there.png")
+    assert list(reasons(read(alone, configuration)).values()) == [None, "denied", None]
+
+
+@pytest.mark.parametrize("rows", [BAD_BUCKETS[:1] * 2, BAD_BUCKETS[:1]], ids=["two", "one"])
+def test_a_table_whose_rows_are_all_in_no_bucket_stops_the_run(tmp_path, bucket, rows):
+    _, configuration, _ = bucket
+    with pytest.raises(TransientError, match=r"no such bucket.*refused twice"):
+        read(table_of(tmp_path, *rows), configuration)
+
+
+def test_rows_that_are_all_refused_are_the_stores_even_beside_files(tmp_path, bucket):
+    uri, configuration, proxy = bucket
+    proxy.set_faults([Fault("denied", operation="GetObject")])
+    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
+        read(table_of(tmp_path, "here.png", f"{uri}/a.png", f"{uri}/b.png"), configuration)
+
+
+def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_of_such(tmp_path, monkeypatch, bucket):
+    uri, configuration, _ = bucket
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pseudoris.store.files.s3_requests._CREDENTIAL_PAUSES_S", ())
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
+    shard = read(table_of(tmp_path, "here.png", f"{uri}/a.png"), configuration)
+    assert list(reasons(shard).values()) == [None, "denied"]
+    assert shard.images[1].failure.message == "there are no credentials for the store that the uri names"
+    with pytest.raises(TransientError, match=r"NoCredentialsError.*refused twice"):
+        read(table_of(tmp_path, f"{uri}/a.png", f"{uri}/b.png", f"{uri}/c.png"), configuration)
+    s3fs.S3FileSystem.clear_instance_cache()
