@@ -9,14 +9,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadGroupScheduling
 from xdist.workermanage import WorkerController
 
-from tests.builders.command import NUM_SCENES, TinyRun, pseudoris
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
+
+if TYPE_CHECKING:
+    from tests.builders.command import TinyRun
 
 # Idle threads of one process must not spin on the cores of another: read by libgomp when torch loads it. With two
 # processes on two cores, the engines' tests took twice the CPU time otherwise.
@@ -142,6 +145,8 @@ def s3_bucket(s3_server: S3Server) -> str:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """Run the demo once, with the embedded models on a Ray of its own, for all tests that look at its run."""
+    from tests.builders.command import NUM_SCENES, TinyRun, pseudoris
+
     # A space and a letter outside ASCII: what users' paths have.
     folder = tmp_path_factory.mktemp("a run é")
     printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES))

@@ -55,7 +55,7 @@ def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     assert config.filtering.tau == 0.0
     assert config.filtering.keep[0].column == "confidence"
     assert ("; accuracy" in found.output) == bool(truth)
-    assert "on these 8 images it keeps" in found.output
+    assert "on these 8 images, it keeps" in found.output
 
 
 def test_what_cannot_be_reached_is_said(demo):

@@ -172,7 +172,7 @@ NOTHING = SampleSpec(parts=("text",), where=ExpressionFilter(words=(99, None)))
 
 
 def test_a_stream_of_a_machine_that_gives_nothing_is_refused(run, human):
-    with pytest.raises(ConfigError, match="The machine's run gives no samples"):
+    with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
         MixedIterableDataset(RisIterableDataset(run.location, NOTHING), human)
 
 
@@ -185,7 +185,7 @@ def test_a_stream_whose_machine_gave_nothing_at_the_saved_snapshot_is_refused(hu
     stream = MixedIterableDataset(RisIterableDataset(run.location, spec), human)
     state = stream.state_dict()
     state["dataset"]["snapshot"]["pseudo"] = small.state()
-    with pytest.raises(ConfigError, match="The machine's run gives no samples"):
+    with pytest.raises(ConfigError, match="The pseudo-labelled run gives no samples"):
         stream.load_state_dict(state)
 
 
