@@ -57,13 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group(RAY_GROUP))
-        elif "sam" in getattr(item, "fixturenames", ()):
-            # It is trained in seconds: once a session, not once a process.
-            item.add_marker(pytest.mark.xdist_group("sam"))
+        else:
+            # Each takes seconds to set up: once a session, not once a process.
+            for name in {"sam", "s3_server"}.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector see only what tests create."""
+    """Let the garbage collector see only what tests create, and torch use one core: the processes share them all."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     gc.collect()
     gc.freeze()
     gc.enable()
