@@ -10,7 +10,7 @@ import yaml
 from rich.progress import Progress
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stderr
+from pseudoris.cli.console import echo, report, stderr
 from pseudoris.cli.evaluate import truth_bar
 from pseudoris.cli.options import check_file
 from pseudoris.schemas.errors import ConfigError
@@ -78,7 +78,7 @@ def calibrate(
         known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
         found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
     text = as_yaml(found)
-    typer.echo(text, nl=False)
+    echo(text, nl=False)
     if to is not None:
         _write(to, text)
     reached = found.reached

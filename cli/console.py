@@ -1,26 +1,61 @@
-"""The two consoles, and how numbers are written for a person."""
+"""The two consoles, what a terminal may be sent, and how numbers are written for a person.
+
+Names, captions and messages come from strangers, and a terminal obeys what it is sent. What a command prints goes
+through the consoles, `echo` or `echo_json`, which spell control characters. Characters that the terminal's encoding
+lacks are replaced by `degrade_output`, whatever writes them.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import logging
 import os
 import shlex
 import shutil
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from rich.console import Console
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-# Without markup and emoji: square brackets in keys, paths and captions are no styles, and `:smile:` is no picture.
-stdout = Console(highlight=False, markup=False, emoji=False)
-stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+class SafeConsole(Console):
+    """A console that spells control characters of whatever it prints, tables and progress bars among it."""
+
+    def __init__(self, **options: Any) -> None:
+        # Without markup and emoji: square brackets in keys, paths and captions are no styles, `:smile:` is no picture.
+        super().__init__(**options, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return plain text as Rich shows it; escaped here, it gets the width that its escapes need."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of `renderable`, whatever made them; Rich's own ones, which move the cursor, stay."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text), style)
+
+
+stdout = SafeConsole()
+stderr = SafeConsole(stderr=True)
 
 # Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Name of the error handler of `degrade_output`.
+_DEGRADED: Final = "pseudoris-degraded"
+# One letter for one, so that tables and bars keep their widths.
+_PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v")
+_SPINNER: Final = "|/-\\"
+_BRAILLE: Final = range(0x2800, 0x2900)
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -63,8 +98,8 @@ def facts_table(title: str) -> Table:
 def path_lines(title: str, lines: Mapping[str, str]) -> Text:
     """Return names and their paths or commands, one a line; print with `soft_wrap=True`, so that each can be copied."""
     width = max(map(len, lines))
-    rows = [Text.assemble("\n", (f"{name:<{width}}", "dim"), "  ", line) for name, line in lines.items()]
-    return Text.assemble((title, "bold"), *rows)
+    rows = [Text.assemble("\n", (f"{name:<{width}}", "dim"), "  ", printable(line)) for name, line in lines.items()]
+    return Text.assemble((printable(title), "bold"), *rows)
 
 
 def command(*arguments: str) -> str:
@@ -79,6 +114,40 @@ def command(*arguments: str) -> str:
 def report(word: str, text: str, style: str) -> None:
     """Print a coloured word and a plain message on stderr, unwrapped so that commands can be copied."""
     stderr.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
+
+
+def echo(text: str, *, nl: bool = True) -> None:
+    """Print plain text on stdout, for another program to read."""
+    typer.echo(printable(text), nl=nl)
+
+
+def echo_json(value: object) -> None:
+    """Print a value as one line of JSON; control characters, and what the encoding lacks, as JSON's escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    is_utf = codecs.lookup(encoding).name.startswith("utf")
+    text = json.dumps(value, ensure_ascii=not is_utf)
+    typer.echo("".join(json.dumps(letter)[1:-1] if _is_control(letter) else letter for letter in text))
+
+
+def degrade_output() -> None:
+    """Let stdout and stderr replace what their encoding lacks (spinners, bars, foreign letters) instead of failing."""
+    codecs.register_error(_DEGRADED, _degraded)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_DEGRADED)
+
+
+def _degraded(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+
+def _plain(letter: str) -> str:
+    if ord(letter) in _BRAILLE:
+        return _SPINNER[ord(letter) % len(_SPINNER)]
+    plain = letter.translate(_PLAIN)
+    return plain if plain.isascii() else _spelled(letter)
 
 
 def report_stopped(text: str) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.cli import options
-from pseudoris.cli.console import format_bytes, printable, stdout
+from pseudoris.cli.console import format_bytes, stdout
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -190,5 +190,5 @@ def _as_table(preset: str, checks: list[Check]) -> Table:
     for header in ("", "check", "found"):
         table.add_column(header, overflow="fold")
     for check in checks:
-        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, printable(check.detail))
+        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, check.detail)
     return table

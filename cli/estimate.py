@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.annotate import resolve
-from pseudoris.cli.console import facts_table, format_bytes, format_seconds, stderr, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, stderr, stdout
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.extrapolation import Estimate, Interval
@@ -60,7 +59,7 @@ def estimate(
             ),
         )
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found)))
+        echo_json(dataclasses.asdict(found))
     else:
         stdout.print(estimate_view(found))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, printable, report, stderr, stdout
+from pseudoris.cli.console import echo_json, facts_table, report, stderr, stdout
 from pseudoris.cli.options import check_apart
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -73,7 +72,7 @@ def evaluate(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
-        typer.echo(json.dumps(as_tree(found), ensure_ascii=False))
+        echo_json(as_tree(found))
     else:
         stdout.print(evaluation_view(found))
     if destination is not None:
@@ -100,7 +99,7 @@ def evaluation_view(found: Evaluation) -> RenderableType:
 
     facts = facts_table("evaluation")
     for name, text in image_lines(found).items():
-        facts.add_row(name, printable(text))
+        facts.add_row(name, text)
     expressions = _table("expressions", ("", *SET_TITLES.values()))
     differences = _table("paired differences", ("", *found.differences))
     for name, figure in FIGURES.items():

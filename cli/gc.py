@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_bytes, stdout
+from pseudoris.cli.console import echo, facts_table, format_bytes, stdout
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import GcReport, run_gc
 from pseudoris.store.runs.header import require_header
@@ -25,7 +25,7 @@ def gc(
     report = run_gc(location, is_dry=dry_run)
     if dry_run:
         for path in report.deleted:
-            typer.echo(location.uri(path))
+            echo(location.uri(path))
     stdout.print(_view(out, report, is_dry=dry_run))
 
 

@@ -8,6 +8,7 @@ command continues; 130 interrupted.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import signal
 import sys
@@ -42,7 +43,7 @@ from pseudoris.cli import (
     train,
     verify,
 )
-from pseudoris.cli.console import PrintableFormatter, report, stderr, stdout
+from pseudoris.cli.console import PrintableFormatter, degrade_output, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
@@ -120,6 +121,12 @@ def _before_any_command(
     ] = False,
 ) -> None:
     del version
+    encoding = sys.getfilesystemencoding()
+    if codecs.lookup(encoding).name != "utf-8":
+        raise ConfigError(
+            f"the encoding of file names is {encoding!r} here, and names outside of it would get other keys than on "
+            "other machines: set PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8, and run the command again"
+        )
 
 
 # Groups as `--help` shows them, in this order.
@@ -151,6 +158,7 @@ def main() -> None:
     """Run the command line; a mistake of the user's ends in one message, without a traceback."""
     handler = RichHandler(console=stderr, show_path=False)
     handler.setFormatter(PrintableFormatter("%(message)s"))
+    degrade_output()
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # Ends as an exception: what is half written is removed on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from pseudoris.cli import options
+from pseudoris.cli.console import echo, echo_json
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.location import RunLocation
@@ -40,10 +40,10 @@ def parts(
             part = receipt.parts[name]
             uri = location.uri(part_path(name, part))
             if not as_json:
-                typer.echo(uri)
+                echo(uri)
                 continue
             place = {"path": uri, "table": name, "shard": receipt.shard, "generation": receipt.generation}
-            typer.echo(json.dumps({**place, **part.model_dump(exclude={"name"})}))
+            echo_json({**place, **part.model_dump(exclude={"name"})})
 
 
 def _tables(table: str) -> Sequence[str]:

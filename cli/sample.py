@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import printable, stdout
+from pseudoris.cli.console import echo_json, printable, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
@@ -47,7 +47,7 @@ def sample(
     found = table.to_pylist()
     if as_json:
         for row in found:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            echo_json(row)
     elif as_csv:
         _write_csv(names, found)
     else:
@@ -55,10 +55,12 @@ def sample(
 
 
 def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
+    # Another program gets the values as they are; a terminal would obey them.
+    shown = printable if sys.stdout.isatty() else str
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _flat(value) for name, value in row.items()})
+        writer.writerow({name: None if value is None else shown(str(_flat(value))) for name, value in row.items()})
 
 
 def _flat(value: Any) -> Any:

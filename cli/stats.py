@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_bytes, printable, stderr, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, stderr, stdout
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.distributions import Distribution
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
@@ -42,7 +41,7 @@ def stats(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
-        typer.echo(json.dumps(_tree(found), ensure_ascii=False))
+        echo_json(_tree(found))
     else:
         stdout.print(stats_view(out, found))
 
@@ -53,13 +52,13 @@ def stats_view(out: str, found: RunStatistics) -> RenderableType:
     for name, groups in found.groups.items():
         table = _table(f"by {name}", ("", GROUPS[name], "kept", "share"))
         for value, count in groups.items():
-            table.add_row(printable(value), f"{count.counted:,}", f"{count.kept:,}", f"{count.share:.1%}")
+            table.add_row(value, f"{count.counted:,}", f"{count.kept:,}", f"{count.share:.1%}")
         parts += ["", table]
     if found.top:
         error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
         table = _table(f"most frequent kept expressions{error}", ("", "times"))
         for text, times in found.top:
-            table.add_row(printable(text), f"{times:,}")
+            table.add_row(text, f"{times:,}")
         parts += ["", table]
     return Group(*parts)
 

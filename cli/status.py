@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_bytes, format_seconds, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, stdout
 from pseudoris.cli.progress import reasons_view, repeats_text
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
@@ -33,11 +32,11 @@ def status(
     reader = StatusReader(RunLocation.open(out))
     found = reader.read()
     if as_json:
-        typer.echo(_as_json(found))
+        _echo_json(found)
         while watch and not found.is_complete:
             time.sleep(every_s)
             found = reader.read()
-            typer.echo(_as_json(found))
+            _echo_json(found)
     elif watch:
         _watch(out, reader, found, every_s)
     else:
@@ -137,6 +136,5 @@ def _outside(found: RunStatus) -> str:
     )
 
 
-def _as_json(found: RunStatus) -> str:
-    tree = {"is_complete": found.is_complete, **dataclasses.asdict(found), "eta_s": found.eta_s}
-    return json.dumps(tree)
+def _echo_json(found: RunStatus) -> None:
+    echo_json({"is_complete": found.is_complete, **dataclasses.asdict(found), "eta_s": found.eta_s})

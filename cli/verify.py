@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, printable, report, stdout
+from pseudoris.cli.console import facts_table, report, stdout
 from pseudoris.schemas.placement import PlacementConfig
 from pseudoris.store.checks.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
 from pseudoris.store.location import RunLocation
@@ -112,5 +112,5 @@ def _problems_view(problems: tuple[Problem, ...]) -> Table:
     for header in ("shard", "what", "detail"):
         table.add_column(header, overflow="fold")
     for problem in problems[:MAX_SHOWN]:
-        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, printable(problem.detail))
+        table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
     return table

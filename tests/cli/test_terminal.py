@@ -1,0 +1,165 @@
+"""What a terminal is sent: no control characters of strangers, and only what its encoding has."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from rich.progress import Progress
+from rich.text import Text
+
+from pseudoris.cli.console import SafeConsole, degrade_output, echo, echo_json, facts_table, path_lines
+from pseudoris.cli.main import main
+from pseudoris.cli.progress import run_progress
+from pseudoris.store.location import RunLocation
+from tests.builders.command import pseudoris_here
+from tests.store.builders import commit, start_run
+
+HOSTILE = "a\x1b]0;owned\x07\x9b31m\u202egnp\u2066.\x7f"
+# What Rich itself sends to a terminal: colours, and movements of the cursor.
+OWN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def in_terminal(*arguments: str, **environment: str) -> tuple[int, bytes]:
+    """Run the command in a pseudo-terminal; return its exit code and what the terminal was sent."""
+    master, slave = pty.openpty()
+    search_path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pseudoris", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": search_path, **environment},
+    )
+    os.close(slave)
+    sent = b""
+    while True:
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not block:
+            break
+        sent += block
+    os.close(master)
+    return process.wait(), sent
+
+
+def printed(encoding: str, *arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process on streams of an encoding; return its exit code and what it printed."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+    words = ["pseudoris", *arguments]
+    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", words), patch("signal.signal"):
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, out.buffer.getvalue().decode(encoding), err.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.slow
+def test_annotate_shows_its_spinner_on_a_terminal_of_another_encoding(tmp_path):
+    code, sent = in_terminal("annotate", str(tmp_path / "none"), str(tmp_path / "out"), PYTHONIOENCODING="latin-1")
+    assert code == 2, sent
+    assert b"listing and planning" in sent
+    assert b"does not exist" in sent
+    assert b"UnicodeEncodeError" not in sent
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("command", ["status", "stats", "verify", "sample", "doctor", "--help", "export --help"])
+def test_every_command_prints_in_any_encoding(tmp_path, encoding, command):
+    location = RunLocation.open(str(tmp_path / "写真 é"))
+    commit(location, start_run(location, source="写真/„é“ – τ"), 0, 1, 2)
+    words = command.split()
+    arguments = () if "--help" in words or command == "doctor" else (location.root,)
+    code, out, _ = printed(encoding, *words, *arguments)
+    assert code == 0
+    assert len(out) > 100
+
+
+def test_what_an_encoding_lacks_has_a_plain_form_or_is_spelled():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    with redirect_stdout(out):
+        degrade_output()
+        print("3 × 4 – τ ━━╸ ⠋ 写 é \udce9")
+    assert out.buffer.getvalue().decode() == "3 x 4 - t --- \\ \\u5199 \\xe9 \\udce9\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_json_stays_json_and_holds_no_control_character(encoding):
+    value = {HOSTILE: ["写真 é", HOSTILE, "\udce9\U000e0001"]}
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    with redirect_stdout(out):
+        echo_json(value)
+        echo(HOSTILE)
+    first, second = out.buffer.getvalue().decode(encoding).splitlines()
+    assert json.loads(first) == value
+    assert not FORBIDDEN.search(first + second)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        HOSTILE,
+        Text(HOSTILE, "bold"),
+        path_lines(HOSTILE, {HOSTILE: HOSTILE}),
+        Progress,
+        facts_table,
+    ],
+    ids=["text", "styled", "paths", "progress", "table"],
+)
+def test_no_console_passes_on_a_control_character(shown):
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, width=200)
+    if shown is facts_table:
+        shown = facts_table(HOSTILE)
+        shown.add_row(HOSTILE, HOSTILE)
+    if shown is Progress:
+        with Progress(console=console) as progress:
+            progress.add_task(HOSTILE)
+    else:
+        console.print(shown)
+    text = OWN.sub("", console.file.getvalue())
+    assert not FORBIDDEN.search(text)
+    assert r"\x1b]0;owned" in text
+
+
+@pytest.mark.parametrize("command", ["status", "stats", "verify", "sample", "sample --json", "stats --json"])
+def test_a_hostile_run_does_not_steer_the_terminal(tmp_path, command):
+    location = RunLocation.open(str(tmp_path / "run"))
+    commit(location, start_run(location, source=HOSTILE), 0, 1, 2)
+    name, *options = command.split()
+    shown = pseudoris_here(name, location.root, *options)
+    assert shown.returncode == 0
+    assert not FORBIDDEN.search(shown.stdout + shown.stderr)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_the_bar_and_the_spinner_of_a_run_have_plain_forms(encoding):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    with redirect_stdout(out):
+        degrade_output()
+        with patch.dict(os.environ, FORCE_COLOR="1", TERM="xterm"), run_progress(SafeConsole(force_terminal=True)):
+            pass
+    assert "listing and planning" in out.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.slow
+def test_file_names_that_are_not_utf_8_are_refused_at_the_start_with_the_variable_to_set(tmp_path):
+    (tmp_path / "写真").mkdir()
+    broken = {"PYTHONUTF8": "0", "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
+    code, sent = in_terminal("status", str(tmp_path / "写真"), **broken)
+    assert code == 2, sent
+    assert b"the encoding of file names is 'ascii' here" in sent
+    assert b"set PYTHONUTF8=1" in b" ".join(sent.split())
