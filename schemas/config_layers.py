@@ -17,9 +17,13 @@ from pydantic import BaseModel, ValidationError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.uris import secret_in, secrets_in
+from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
 # Files that were in `docs/` before version 0.2.
 _MOVED_EXAMPLES: Final = ("listener.yaml", "listener-composer.yaml", "vote.yaml")
+
+# Of a value that a message repeats.
+_SHOWN_LETTERS: Final = 100
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -128,7 +132,8 @@ def _read_preset(preset: str) -> Mapping[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            tree = parse_yaml(file.read(MAX_LETTERS + 1))
     except FileNotFoundError:
         is_moved = path.parent.name == "docs" and path.name in _MOVED_EXAMPLES
         hint = f"; it has moved: use --config examples/{path.name}" if is_moved else ""
@@ -158,11 +163,15 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r} is not of the form key=value, such as masks.points_per_side=16")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value {text!r} is not YAML: {error}") from error
+        shown = text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
+        raise ConfigError(f"--set {key}: the value {shown!r} cannot be read as YAML: {error}") from error
+    names = key.strip().split(".")
+    if len(names) > MAX_LEVELS:
+        raise ConfigError(f"--set {key[:_SHOWN_LETTERS]}…: a key has at most {MAX_LEVELS} names")
     tree: Any = value
-    for name in reversed(key.strip().split(".")):
+    for name in reversed(names):
         tree = {name: tree}
     return dict(tree)
 

@@ -14,6 +14,7 @@ from pseudoris.schemas.config import FrozenModel, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import UnitInterval
+from pseudoris.schemas.yaml_text import YamlRefusedError, parse_yaml
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]
@@ -175,7 +176,9 @@ def _parse(word: str) -> tuple[str, str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {word!r} is not key=value. Give {section}.<key>=<value>.")
     try:
-        return section, key, yaml.safe_load(text)
+        return section, key, parse_yaml(text)
+    except YamlRefusedError as error:
+        raise ConfigError(f"--set {name}: the value cannot be read as YAML: {error}") from None
     except yaml.YAMLError:
         raise ConfigError(f"--set {name}: the value cannot be read. Quote it, or write lists as [a, b].") from None
 

@@ -1,0 +1,77 @@
+"""YAML is read within bounds, wherever a user's YAML is read."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.yaml_text import MAX_LEVELS, MAX_VALUES, parse_yaml
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def bomb(item="x"):
+    """Return nine lists, each of nine times the one before: 9 to the 8 values in half a kilobyte."""
+    lines = [f"a: &a [{', '.join([item] * 9)}]"]
+    lines += [f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in pairwise("abcdefgh")]
+    return "\n".join(lines)
+
+
+def flow_bomb():
+    return "{" + bomb().replace("\n", ", ") + "}"
+
+
+READERS = {
+    "--config": lambda text, path: (path.write_text(text), load_config("tiny", path)),
+    "--set": lambda text, path: load_config("tiny", None, [f"filtering.keep={text}"]),
+    "options of a plug-in": lambda text, path: load_config("tiny", None, [f"masks.options={text}"]),
+    "--set of a recipe": lambda text, path: load_recipe_config("tiny", None, [f"pairs.merge_iou={text}"]),
+    "--config of a recipe": lambda text, path: (path.write_text(text), load_recipe_config("tiny", path)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEEP, f"nested more than {MAX_LEVELS} levels deep in line 1: remove the extra brackets"),
+        (flow_bomb(), f"more than {MAX_VALUES:,} values, aliases .* written out: give fewer, or remove aliases"),
+        ("{a: &a [*a]}", r"the alias \*a stands for itself: write the value out"),
+        ("2020-13-45", "month must be in 1..12; quote a value that is text"),
+        ("1" * 5_000, "Exceeds the limit .*; quote a value that is text"),
+    ],
+    ids=["deep", "aliases", "itself", "date", "digits"],
+)
+def test_yaml_beyond_bounds_is_refused_within_a_second_with_the_place_and_the_remedy(tmp_path, reader, text, message):
+    path = tmp_path / "bomb.yaml"
+    began_s = time.process_time()
+    with pytest.raises(ConfigError, match=f"(?s)--(config .*bomb.yaml|set [a-z_.]+).*{message}") as caught:
+        READERS[reader](text, path)
+    assert time.process_time() - began_s < 1
+    assert len(str(caught.value)) < 600
+
+
+def test_a_bomb_in_a_block_is_refused_as_well():
+    with pytest.raises(yaml.YAMLError, match="more than 50,000 values"):
+        parse_yaml(bomb())
+    with pytest.raises(yaml.YAMLError, match="levels deep in line 6[45]"):
+        parse_yaml("\n".join("  " * level + "a:" for level in range(100)))
+    with pytest.raises(yaml.YAMLError, match="more than 4,194,304 letters"):
+        parse_yaml("#" * 2**23)
+
+
+def test_a_key_of_many_names_is_refused():
+    with pytest.raises(ConfigError, match="a key has at most 64 names"):
+        load_config("tiny", None, [".".join("a" * 2_000) + "=1"])
+
+
+def test_aliases_and_merges_of_a_usual_size_are_read():
+    text = "base: &base {x: 1, y: [1, 2]}\none: {<<: *base, y: 3}\ntwo: *base"
+    assert parse_yaml(text) == yaml.safe_load(text)
+    assert parse_yaml("") is None
