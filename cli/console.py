@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import logging
 import os
 import shlex
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +23,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from pseudoris.schemas.printable import printable, printable_json, spelled
 
 
 class SafeConsole(Console):
@@ -48,8 +48,6 @@ class SafeConsole(Console):
 stdout = SafeConsole()
 stderr = SafeConsole(stderr=True)
 
-# Control characters, signs of direction and the like, lone surrogates (which no terminal can be sent), line ends.
-_CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Name of the error handler of `degrade_output`.
 _DEGRADED: Final = "pseudoris-degraded"
 # One letter for one, so that tables and bars keep their widths.
@@ -125,8 +123,7 @@ def echo_json(value: object) -> None:
     """Print a value as one line of JSON; control characters, and what the encoding lacks, as JSON's escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf = codecs.lookup(encoding).name.startswith("utf")
-    text = json.dumps(value, ensure_ascii=not is_utf)
-    typer.echo("".join(json.dumps(letter)[1:-1] if _is_control(letter) else letter for letter in text))
+    typer.echo(printable_json(value, ensure_ascii=not is_utf))
 
 
 def degrade_output() -> None:
@@ -147,7 +144,7 @@ def _plain(letter: str) -> str:
     if ord(letter) in _BRAILLE:
         return _SPINNER[ord(letter) % len(_SPINNER)]
     plain = letter.translate(_PLAIN)
-    return plain if plain.isascii() else _spelled(letter)
+    return plain if plain.isascii() else spelled(letter)
 
 
 def report_stopped(text: str) -> None:
@@ -156,26 +153,9 @@ def report_stopped(text: str) -> None:
     report("to resume", "run the same command again", "yellow")
 
 
-def printable(text: str) -> str:
-    """Return a message with control characters spelled out: names of files and columns in it are a stranger's words.
-
-    A terminal would obey them: set its title, overwrite lines, and with signs that turn the direction of writing
-    show another name than the one that is meant.
-    """
-    return "".join(letter if letter in "\n\t" or not _is_control(letter) else _spelled(letter) for letter in text)
-
-
 class PrintableFormatter(logging.Formatter):
     """Writes log records as `printable` does."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's message."""
         return printable(super().format(record))
-
-
-def _is_control(letter: str) -> bool:
-    return unicodedata.category(letter) in _CONTROL_CATEGORIES
-
-
-def _spelled(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")

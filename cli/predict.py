@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pseudoris.cli.console import facts_table, printable, report, stdout
+from pseudoris.cli.console import facts_table, report, stdout
 from pseudoris.cli.options import check_file
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.printable import printable
 from pseudoris.schemas.shard import clean_text
 
 if TYPE_CHECKING:

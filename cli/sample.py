@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, printable, stdout
+from pseudoris.cli.console import echo_json, stdout
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from html.parser import HTMLParser
+from urllib.parse import quote
 
 import pytest
 
 import pseudoris
+from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
@@ -17,10 +22,13 @@ from pseudoris.training.dataset.image_reader import ImageBytes
 from pseudoris.training.exports import EXPORTS
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
-from tests.viewer.builders import annotated, write_run
+from tests.viewer.builders import annotated, quarantined_because, write_run
 
 SAID = [(0, "a red circle", 1.5, None)]
 PLUGIN = "a_strangers_module"
+HOSTILE = "a\x1b]0;owned\x07\x9b31m\u202egnp\u2066.\x7f"
+SPELLED = r"a\x1b]0;owned\x07\x9b31m\u202egnp\u2066.\x7f"
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 NEEDED = "a run is data, and its header imports no module"
 
 
@@ -91,6 +99,64 @@ def test_its_source_opens_no_chain_and_no_unknown_protocol(run, source):
     header = require_header(run).model_copy(update={"source": source})
     with pytest.raises(ConfigError, match=r"the run's header names SOURCE .* name the place yourself"):
         PlannedImages(run, header)(0, "a.png")
+
+
+class Shown(HTMLParser):
+    """What a browser shows of a page: its texts and attributes, and the strings of its records of JSON."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts, self._is_json = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.texts += [value for _, value in attrs if value]
+        self._is_json = ("type", "application/json") in attrs
+
+    def handle_data(self, data):
+        self.texts += strings(json.loads(data)) if self._is_json and data.strip() else [data]
+
+
+def strings(value):
+    if isinstance(value, str):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for each in inside for text in strings(each)]
+
+
+@pytest.fixture
+def hostile_run(tmp_path):
+    """A run whose every text holds control characters and signs of direction."""
+    words = [(0, HOSTILE, 1.5, None, {"head_noun": HOSTILE}), (0, "a red circle", 1.4, None)]
+    location = write_run(
+        tmp_path / "run",
+        (f"{quote(HOSTILE)}.png", lambda entry: annotated(entry, 1, words)),
+        ("a.png", quarantined_because(HOSTILE)),
+        settings=["shards.embed_images=true"],
+        seconds={HOSTILE: 1.0},
+        source=HOSTILE,
+    )
+    write_manifest(location)
+    return location
+
+
+def test_its_pages_show_no_control_character_and_no_sign_of_direction(hostile_run):
+    write_pages(hostile_run.root)
+    for name in ("gallery/index.html", "gallery/quality.html"):
+        shown = Shown(hostile_run.read_bytes(name).decode())
+        assert [text for text in shown.texts if FORBIDDEN.search(text)] == []
+        assert any(SPELLED in text for text in shown.texts)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"pseudo-ris-csv"}))
+def test_no_file_for_people_and_no_json_of_an_export_holds_one(hostile_run, tmp_path, name):
+    assert pseudoris_here("export", hostile_run.root, str(tmp_path / name), "--format", name).returncode == 0
+    files = [each for each in (tmp_path / name).rglob("*") if each.suffix in (".json", ".md", ".txt", ".tar")]
+    assert files
+    for file in files:
+        # A tar holds pictures and zeros as well: of it the sequence of ESC that would set a title.
+        found = b"\x1b]0;" in file.read_bytes() if file.suffix == ".tar" else FORBIDDEN.search(file.read_text())
+        assert not found, file
 
 
 def test_the_api_reads_its_tables(run):

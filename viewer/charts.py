@@ -13,6 +13,8 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
+from pseudoris.schemas.printable import visible
+
 HEIGHT_PX: Final = 190
 NUM_STAGE_COLOURS: Final = 6
 _STACK_HEIGHT_PX: Final = 28
@@ -137,8 +139,10 @@ def edge_labels(low: float, high: float) -> list[Label]:
 
 def _tag(name: str, /, *inside: Markup | str, **attributes: object) -> Markup:
     """Return an element; in attribute names `_` becomes `-`, and a final `_` is dropped."""
-    named = [Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items()]
-    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(map(escape, inside)))
+    shown = {key.rstrip("_").replace("_", "-"): visible(value) for key, value in attributes.items()}
+    named = [Markup(' {}="{}"').format(key, value) for key, value in shown.items()]
+    content = [escape(visible(each)) for each in inside]
+    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(named), Markup("").join(content))
 
 
 def _chart(title: str, *inside: Markup | str) -> Markup:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from markupsafe import Markup
 
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.printable import visible
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.viewer.gallery_model import GalleryDraw, GalleryExpression, GalleryImage, GalleryMask
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of
@@ -90,7 +91,18 @@ def embedded_json(value: object) -> Markup:
     Source: HTML, "Restrictions for contents of script elements".
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not text.isprintable() or "\\" in text:
+        # The page's script shows the texts as they are, in attributes too.
+        text = json.dumps(_visible(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _visible(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_visible(each) for each in value]
+    return visible(value)
 
 
 def _shape(mask: GalleryMask, order: int) -> MaskShape:

@@ -1,6 +1,7 @@
 """Templates, styles and scripts as whole pages: their content is escaped, and a policy restricts what may run.
 
-Captions, keys and messages come from models and from untrusted files. They are escaped; should an escape ever fail, the
+Captions, keys and messages come from models and from untrusted files. They are escaped, and control characters and
+signs of direction in them are spelled, in attributes too. Should an escape ever fail, the
 content security policy allows only the page's own scripts and styles, by digest, and no script can turn text into
 markup (trusted types).
 """
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 import jinja2
 from markupsafe import Markup
 
+from pseudoris.schemas.printable import visible
 from pseudoris.viewer.image_cards import mask_colours
 
 GENERATOR: Final = "pseudoris"
@@ -40,6 +42,7 @@ def iter_page(
         loader=jinja2.PackageLoader("pseudoris.viewer"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -14,8 +14,8 @@ from pseudoris.cli.console import (
     format_bytes,
     format_seconds,
     path_lines,
-    printable,
 )
+from pseudoris.schemas.printable import printable
 
 
 @pytest.mark.parametrize(

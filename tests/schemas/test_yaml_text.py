@@ -60,7 +60,7 @@ def test_yaml_beyond_bounds_is_refused_within_a_second_with_the_place_and_the_re
 def test_a_bomb_in_a_block_is_refused_as_well():
     with pytest.raises(yaml.YAMLError, match="more than 50,000 values"):
         parse_yaml(bomb())
-    with pytest.raises(yaml.YAMLError, match="levels deep in line 6[45]"):
+    with pytest.raises(yaml.YAMLError, match=r"levels deep in line 6[45]"):
         parse_yaml("\n".join("  " * level + "a:" for level in range(100)))
     with pytest.raises(yaml.YAMLError, match="more than 4,194,304 letters"):
         parse_yaml("#" * 2**23)

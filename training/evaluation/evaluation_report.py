@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from typing import Final
 import jinja2
 from markupsafe import Markup
 
+from pseudoris.schemas.printable import printable, printable_json, visible
 from pseudoris.store.location import RunLocation
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.figures import (
@@ -44,7 +44,7 @@ def write_report(found: Evaluation, destination: RunLocation) -> str:
         ConfigError: The place cannot be written.
         TransientError: Storage failed.
     """
-    tree = json.dumps(as_tree(found), indent=2, ensure_ascii=False)
+    tree = printable_json(as_tree(found), indent=2)
     for name, text in ((MARKDOWN_NAME, markdown(found)), (JSON_NAME, f"{tree}\n"), (HTML_NAME, html(found))):
         destination.replace(name, text.encode())
     return destination.uri(HTML_NAME)
@@ -79,6 +79,7 @@ def html(found: Evaluation) -> str:
         loader=jinja2.PackageLoader("pseudoris.training.evaluation"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -125,7 +126,7 @@ def _lines(lines: Iterable[str]) -> str:
 
 def _escaped(text: str) -> str:
     # Markdown may hold HTML: that is escaped as HTML is.
-    return escape_html(_MARKUP.sub(r"\\\1", " ".join(text.split())), quote=False)
+    return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
 
 
 def _whisker(estimate: Estimate) -> Markup:

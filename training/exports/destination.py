@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.training.exports.protocol import ExportRequest
 
@@ -132,7 +133,7 @@ def _delete_unfinished(request: ExportRequest, folders: Sequence[str]) -> None:
 
 
 def _mark(request: ExportRequest, tree: Mapping[str, Any]) -> None:
-    request.destination.replace(EXPORT_NAME, json.dumps(tree, indent=2, ensure_ascii=False).encode() + b"\n")
+    request.destination.replace(EXPORT_NAME, printable_json(tree, indent=2).encode() + b"\n")
 
 
 def _empty(destination: RunLocation, folder: str) -> None:

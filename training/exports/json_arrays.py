@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO, Final
 
 from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.printable import printable_json
 
 _OPENS: Final = re.compile(rb'^(?:\{|\], )("(?:[^"\\]|\\.)*"): \[$')
 _CLOSES: Final = b"]}"
@@ -37,7 +38,7 @@ class JsonArray:
     def append(self, element: Any) -> None:
         """Add an element: all values that `json` writes by itself; numpy's numbers raise TypeError."""
         self._file.write(b",\n" if self.num_elements else b"")
-        self._file.write(json.dumps(element, ensure_ascii=False, separators=(",", ":")).encode())
+        self._file.write(printable_json(element, separators=(",", ":")).encode())
         self.num_elements += 1
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.rle import decode_runs
@@ -90,7 +91,7 @@ class _Writer:
             file_name = f"{stem}{PurePosixPath(image_file.name).suffix}"
             folder = folder_name((self.num_images - 1) // IMAGES_A_FOLDER)
             files.write(folder, file_name, image_file.data)
-            files.write(folder, f"{stem}.json", json.dumps(self._record(image, file_name), ensure_ascii=False).encode())
+            files.write(folder, f"{stem}.json", printable_json(self._record(image, file_name)).encode())
         if not self.num_images:
             raise nothing_left(self._request, self.dropped)
 

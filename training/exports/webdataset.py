@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
 from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.printable import printable_json
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
@@ -121,7 +122,7 @@ class _Writer:
                 self.written.add(image.image_id, mask.rle_size, mask.rle_counts, texts)
             yield {
                 f"{image.image_id}{PurePosixPath(image_file.name).suffix}": image_file.data,
-                f"{image.image_id}.json": json.dumps(_sample_record(image), ensure_ascii=False).encode(),
+                f"{image.image_id}.json": printable_json(_sample_record(image)).encode(),
             }
 
 
