@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, too_many_bytes
+from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError, too_many_bytes
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.store.files.key_order import file_path
@@ -202,6 +202,11 @@ def _read_uri(root: SourceRoot, path: str, config: RunConfig) -> Outcome | Refus
         return RefusedError(str(error), _NO_BUCKET, any_store=True)
     except ConfigError as error:
         return RefusedError(str(error), _NO_CREDENTIALS)
+    except TransientError as error:
+        if root.store != "web":
+            raise
+        # A stranger's server that breaks off is one of many; if all do, it is this machine's network.
+        return RefusedError(str(error))
     if len(data) <= config.images.max_bytes:
         return data
     return ImageError("too_many_bytes", f"more bytes than images.max_bytes allows ({config.images.max_bytes:,})")

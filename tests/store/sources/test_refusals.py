@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,16 +13,20 @@ import tempfile
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import aiohttp
 import pytest
+from fsspec import AbstractFileSystem
 
 from pseudoris.schemas.config import RunConfig, SourceConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.schemas.shard import Shard
+from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.sources import open_source, refusals
+from pseudoris.store.sources import open_source, planned_images, refusals
 from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.sources.root import SourceRoot
 from tests.builders.fault_proxy import Fault, injecting
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 
@@ -285,6 +290,51 @@ def test_rows_that_are_all_refused_are_the_stores_even_beside_files(tmp_path, bu
     proxy.set_faults([Fault("denied", operation="GetObject")])
     with pytest.raises(TransientError, match=REFUSED_BY_ALL):
         read(table_of(tmp_path, "here.png", f"{uri}/a.png", f"{uri}/b.png"), configuration)
+
+
+class Web(AbstractFileSystem):
+    """A web client: the host `dead` does not answer, `cut` breaks off, and all others give the url back."""
+
+    protocol = "https"
+    cachable = False
+
+    def _strip_protocol(self, path: str) -> str:
+        return path
+
+    def unstrip_protocol(self, name: str) -> str:
+        return name
+
+    def open(self, path: str, *_: object, **__: object) -> io.BytesIO:
+        if "dead" in path:
+            raise FileNotFoundError(path) from aiohttp.ClientConnectionError()
+        if "gone" in path:
+            raise FileNotFoundError(path)
+        return CutOff() if "cut" in path else io.BytesIO(path.encode())
+
+
+class CutOff(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise aiohttp.ClientPayloadError("the body ends early")
+
+
+@pytest.fixture
+def web(monkeypatch):
+    monkeypatch.setattr(
+        planned_images,
+        "resolve_uri",
+        lambda uri, *_: (SourceRoot(FsspecStorage(Web(), uri.rpartition("/")[0])), uri.rpartition("/")[2]),
+    )
+
+
+def test_web_servers_that_are_down_or_break_off_cost_their_rows(tmp_path, web):
+    rows = [f"https://{host}.example/x.png" for host in ("good", "dead", "gone", "cut")]
+    assert list(reasons(read(table_of(tmp_path, *rows))).values()) == [None, "denied", "missing", "denied"]
+
+
+def test_a_web_of_which_nothing_answers_is_this_machines_network(tmp_path, web):
+    rows = [f"https://{host}.example/x.png" for host in ("dead", "cut")]
+    with pytest.raises(TransientError, match=REFUSED_BY_ALL):
+        read(table_of(tmp_path, *rows))
 
 
 def test_missing_credentials_cost_the_one_row_that_needs_them_and_stop_a_table_of_such(tmp_path, monkeypatch, bucket):
