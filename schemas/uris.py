@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
@@ -34,7 +35,8 @@ _REMEDY: Final = (
     "it would be written into the run file and logs. Give the bare uri (s3://bucket/prefix) and the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role)"
 )
-_LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NOT_FIRST: Final = string.digits + "+.-"
+_SCHEME: Final = string.ascii_letters + _NOT_FIRST
 
 
 def refuse_secrets(uri: str) -> str:
@@ -77,13 +79,28 @@ def secrets_in(tree: Any, key: str = "") -> Iterator[str]:
 def secret_in(uri: str) -> str | None:
     """Return what is wrong with a uri that holds a secret, and the remedy, without the uri; None if it holds none."""
     # A text may hold several uris, each checked alone: `simplecache::s3://…`, `https://host/?from=https://…`.
-    starts = [match.start() for match in _LINK.finditer(uri)]
+    starts = link_starts(uri)
     for start, end in zip(starts, [*starts[1:], None], strict=False):
         if _has_userinfo(uri[start:end]):
             return _message(uri[start:end], "credentials before an @")
     if starts and _has_secret_field(uri[starts[0] :]):
         return _message(uri[starts[0] :], "a signature in its query")
     return f"this text holds a secret: {_REMEDY}" if _SECRET_TEXT.search(uri) else None
+
+
+def link_starts(text: str) -> list[int]:
+    """Return where links begin: a letter, then letters, digits, `+`, `.` and `-`, then `://`.
+
+    From each `://` backwards: a regular expression would try every letter of a long text to its end.
+    """
+    starts, searched = [], 0
+    for separator in re.finditer("://", text):
+        before = text[searched : separator.start()]
+        scheme = before[len(before.rstrip(_SCHEME)) :].lstrip(_NOT_FIRST)
+        if scheme:
+            starts.append(separator.start() - len(scheme))
+        searched = separator.end()
+    return starts
 
 
 def _has_userinfo(link: str) -> bool:

@@ -163,8 +163,12 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         parquet = open_parquet(file, location.uri(path))
         if not _is_readable(parquet):
             raise TransientError(f"{location.uri(path)} is not of snapshot version {_VERSION.decode()}")
-        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
-            yield from map(_receipt, batch.to_pylist())
+        try:
+            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+                yield from map(_receipt, batch.to_pylist())
+        except (LookupError, TypeError, ValueError) as error:
+            # A column has another name or type, or a page is damaged.
+            raise TransientError(damaged(location.uri(path), error)) from error
 
 
 def snapshot_path(number: int) -> str:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.uris import refuse_secrets, secrets_in
+from pseudoris.schemas.uris import link_starts, refuse_secrets, secret_in, secrets_in
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,13 @@ def test_a_secret_in_the_options_of_a_plug_in_is_told_by_its_key(options):
 def test_options_that_only_sound_like_secrets_pass():
     options = {"num_tokens": 3, "eos_token": "</s>", "keys": ["a"], "token": None, "password": "", "monkey": "x"}
     assert list(secrets_in(options)) == []
+
+
+@given(st.text(alphabet="a9+.-:/ é", max_size=40))
+def test_links_begin_where_a_plain_search_finds_them(text):
+    assert link_starts(text) == [found.start() for found in re.finditer(r"[A-Za-z][A-Za-z0-9+.-]*://", text)]
+
+
+def test_a_long_text_is_searched_once():
+    # Once for each of its letters, it would take an hour.
+    assert secret_in("a" * 3_000_000) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,10 @@ _TIFF_WHITE_IS_ZERO: Final = 0
 _TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 # Pillow raises a bare OSError for a failed allocation inside a decoder, recognisable only by its text.
 _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
+
+_EXIF_FAULTS: Final = (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+_PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 # Off, because `images.max_pixels` is checked before any pixel is decoded, and may be higher than Pillow's limit.
 Image.MAX_IMAGE_PIXELS = None
@@ -87,7 +92,7 @@ def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
     with _open(data, plugins) as image:
         width, height = image.size
         # Pillow gives a TIFF's size after its orientation, and every other format's size before it.
-        is_turned = image.format != "TIFF" and _orientation(image) >= 5
+        is_turned = image.format != "TIFF" and _header_orientation(image, data) >= 5
     return (width, height) if is_turned else (height, width)
 
 
@@ -99,7 +104,7 @@ def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
         ConfigError: As `decode_upright`.
     """
     with _open(data, plugins) as image:
-        return _orientation(image)
+        return _header_orientation(image, data)
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -126,7 +131,7 @@ def common_suffix(data: bytes, plugins: Sequence[str] = ()) -> str | None:
         ConfigError: As `decode_upright`.
     """
     with _open(data, plugins) as image:
-        if _orientation(image) != 1 or image.has_transparency_data:
+        if _header_orientation(image, data) != 1 or image.has_transparency_data:
             return None
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             return ".jpg"
@@ -232,10 +237,38 @@ def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
+def _header_orientation(image: Image.Image, data: bytes) -> int:
+    """Return the EXIF orientation of an image that is not decoded."""
+    if image.format != "PNG" or "exif" in image.info:
+        return _orientation(image)
+    # It may follow the pixels, and Pillow decodes them to find it: a kilobyte could unpack to gigabytes.
+    try:
+        with Image.open(io.BytesIO(_png_of_metadata(data)), formats=("PNG",)) as metadata:
+            return _orientation(metadata)
+    except _EXIF_FAULTS:
+        return 1
+
+
+def _png_of_metadata(png: bytes) -> bytes:
+    """Return a PNG of one pixel that has the chunks of `png` in which Pillow looks for EXIF, before that pixel."""
+    view, at = memoryview(png), len(_PNG_BEGIN)
+    found: list[bytes | memoryview] = [_PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if view[at + 4 : at + 8] in _PNG_METADATA:
+            found.append(view[at:end])
+        at = end
+    return b"".join([*found, _png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")])
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error) as error:
+    except _EXIF_FAULTS as error:
         # Viewers show an image with a damaged EXIF block as it is stored in the file. So do we.
         logger.debug("EXIF cannot be read: %r", error)
         return 1

@@ -111,6 +111,15 @@ def test_a_snapshot_damaged_in_its_midst_gives_what_came_before_and_receipts_the
     assert list(iter_manifest(location)) == receipts[:1]
 
 
+@pytest.mark.parametrize("name", [b"generation", b"masks_part_name", b"reasons"])
+def test_a_snapshot_without_one_of_its_columns_is_passed_over(run, name, caplog):
+    location, _, receipts = run
+    path = write_manifest(location)
+    location.replace(path, location.read_bytes(path).replace(name, name[::-1]))
+    assert list(cached_receipts(location)) == receipts
+    assert "Cannot use the manifest" in caplog.text
+
+
 def test_without_a_snapshot_receipts_are_read(run):
     location, _, receipts = run
     assert list(iter_manifest(location)) == []

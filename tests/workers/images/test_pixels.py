@@ -13,12 +13,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ImageError
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.workers.images.pixels import decode_proven, decode_upright, upright_size
+from pseudoris.workers.images.pixels import decode_proven, decode_upright, exif_orientation, upright_size
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
 
@@ -305,3 +305,27 @@ def test_importing_the_decoder_loads_no_torch():
     code = "import sys, pseudoris.workers.images.pixels; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("place", [b"IDAT", b"IEND"], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_pngs_orientation_is_found_on_both_sides_of_its_pixels_without_decoding_them(monkeypatch, orientation, place):
+    data = build.oriented(build.random_pixels(6, 10), orientation)
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    rest = data.replace(chunk, b"")
+    at = rest.index(place) - 4
+    moved = rest[:at] + chunk + rest[at:]
+    size = decode_upright(moved, LIMITS).shape[:2]
+    decoded = []
+    load = PngImagePlugin.PngImageFile.load_prepare
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", lambda im: (decoded.append(im.size), load(im)))
+    assert exif_orientation(moved) == orientation
+    assert upright_size(moved) == size
+    assert set(decoded) <= {(1, 1)}
+    assert upright_size(build.png_of_header_only(2**28, 2**20)) == (2**20, 2**28)
+    assert set(decoded) <= {(1, 1)}
+
+
+def test_metadata_that_cannot_be_read_leaves_the_size_as_the_header_says():
+    assert upright_size(build.png_with((b"IDAT", b""), (b"zTXt", b"Raw profile type exif\0\0damaged"))) == (8, 8)
