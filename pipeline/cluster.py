@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -50,9 +51,12 @@ def connected(address: str) -> Iterator[bool]:
         return
     folder = tempfile.mkdtemp(prefix="pseudoris-ray-") if address == "local" else None
     try:
-        yield _start(address, folder)
+        with _quiet():
+            try:
+                yield _start(address, folder)
+            finally:
+                ray.shutdown()
     finally:
-        ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,7 +148,6 @@ def _start(address: str, folder: str | None) -> bool:
     named = named_cluster(address)
     if named is not None:
         _check_answers(named)
-    _quieten()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
@@ -173,7 +176,8 @@ def _start(address: str, folder: str | None) -> bool:
     return node is None or not node.is_head()
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep Ray's messages off the terminal, where they would break the progress bar; Ray's log files keep them all."""
     # Read by Ray's C++ when it starts.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -181,6 +185,16 @@ def _quieten() -> None:
         # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler.
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+    # What the cluster reports (a worker died, a task is tried again) is printed whatever `log_to_driver` says.
+    worker: Any = ray._private.worker
+    is_printing, worker._worker_logs_enabled = worker._worker_logs_enabled, False
+    with warnings.catch_warnings():
+        # Hints to callers of Ray Data, with the paths of its files: the user does not call it.
+        warnings.filterwarnings("ignore", module=r"ray\.")
+        try:
+            yield
+        finally:
+            worker._worker_logs_enabled = is_printing
 
 
 @contextmanager

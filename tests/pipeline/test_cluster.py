@@ -6,12 +6,33 @@ import re
 import signal
 import socket
 import time
+import warnings
 
 import pytest
 import ray
 
-from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.cluster import _quiet, connected, node_resources
 from pseudoris.schemas.errors import ConfigError, TransientError
+
+
+def test_what_ray_reports_does_not_reach_the_terminal_of_a_run(capsys):
+    """Without a cluster: what Ray's thread prints, and what its modules warn of."""
+
+    def say(task):
+        lines = [f"Task {task} failed. There are infinite retries remaining."]
+        report = {"pid": "raylet", "is_err": False, "lines": lines}
+        ray._private.worker.print_to_stdstream(report, ignore_prefix=False)
+        exec("import warnings; warnings.warn('a hint to developers')", {"__name__": "ray.data.operators"})
+
+    with _quiet(), warnings.catch_warnings(record=True) as hints:
+        say("alpha")
+    assert capsys.readouterr() == ("", "")
+    assert hints == []
+    with warnings.catch_warnings(record=True) as hints:
+        warnings.simplefilter("always")
+        say("beta")
+    assert "infinite retries remaining" in capsys.readouterr().out
+    assert len(hints) == 1
 
 
 def test_ray_client_is_refused_with_the_way_to_submit_a_job():

@@ -255,7 +255,7 @@ def _png_of_metadata(png: bytes) -> bytes:
     found: list[bytes | memoryview] = [_PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
     while at + 12 <= len(png):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
-        if view[at + 4 : at + 8] in _PNG_METADATA:
+        if bytes(view[at + 4 : at + 8]) in _PNG_METADATA:
             found.append(view[at:end])
         at = end
     return b"".join([*found, _png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")])
