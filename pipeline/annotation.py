@@ -17,6 +17,7 @@ from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.lock import RunLock
@@ -123,7 +124,8 @@ def _execute(
         planned = Planned(pending.num_images, 0, len(pending.shards), 0, actors, is_retry=True)
         job = replace(job, retry=Retry(pending.base_generations, options.reasons))
     else:
-        pending = missing_shards(job.header, session.latest)
+        begun, _ = parse_attempts(job.location)
+        pending = missing_shards(job.header, session.latest, frozenset(attempt.shard for attempt in begun))
         num_images, num_shards = job.header.num_images, job.header.num_shards
         planned = Planned(num_images, session.num_images, num_shards, len(session.latest), actors)
     on_event(planned)

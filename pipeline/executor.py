@@ -1,4 +1,4 @@
-"""The executor of a run on Ray Data: windows of shards in, receipts out, Ray's errors converted to ours.
+"""The executor of a run on Ray Data: windows of shards in, outcomes out, Ray's errors converted to ours.
 
 A window is the set of shards of one execution of Ray Data. It must be small enough for the driver's memory and large
 enough to pay for starting the pools. An execution keeps about 15 MB per 1,000 shards on the driver until it ends
@@ -21,10 +21,10 @@ from pseudoris.pipeline.graph import build_dataset
 from pseudoris.pipeline.interrupts import Interrupts
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.ray_errors import original_error, strip_traceback
-from pseudoris.pipeline.shard_tasks import block_to_receipt
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.pipeline.shard_tasks import block_to_outcome
+from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.runs.pending_work import PendingWork
-from pseudoris.store.runs.session import Executor
+from pseudoris.store.runs.session import Executor, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +104,10 @@ def ray_executor(
 ) -> Executor:
     """Return an executor that computes and commits shards of `job` on Ray. A requested stop ends it between commits."""
 
-    def execute(pending: PendingWork) -> Generator[Receipt]:
-        with closing(run_shards(job, pending.shards, actors, rule=rule)) as receipts:
-            for receipt in receipts:
-                yield receipt
+    def execute(pending: PendingWork) -> Generator[Outcome]:
+        with closing(run_shards(job, pending.shards, actors, rule=rule)) as outcomes:
+            for outcome in outcomes:
+                yield outcome
                 interrupts.check()
 
     return execute
@@ -115,8 +115,8 @@ def ray_executor(
 
 def run_shards(
     job: Job, shards: Sequence[int], actors: Mapping[str, int], *, rule: WindowRule = WINDOWS
-) -> Generator[Receipt]:
-    """Yield the receipt of each of `shards` as its commit lands; only the windows are in order.
+) -> Generator[Outcome]:
+    """Yield the receipt of each of `shards` as its commit lands, or why it is set aside; only the windows are in order.
 
     Closing the iterator, or an exception in its consumer, ends the execution; committed shards are kept.
 
@@ -131,8 +131,8 @@ def run_shards(
     """
     ours: BaseException | None = None
     try:
-        with closing(_run_windows(job, shards, actors, rule)) as receipts:
-            yield from receipts
+        with closing(_run_windows(job, shards, actors, rule)) as outcomes:
+            yield from outcomes
     except RayError as error:
         logger.debug("Ray raised:", exc_info=True)
         ours = original_error(error)
@@ -141,20 +141,21 @@ def run_shards(
         raise strip_traceback(ours)
 
 
-def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], rule: WindowRule) -> Generator[Receipt]:
+def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], rule: WindowRule) -> Generator[Outcome]:
     num_begun, times = 0, None
     while num_begun < len(shards):
         window = shards[num_begun : num_begun + rule.size(len(shards) - num_begun, times)]
         num_begun += len(window)
         times = WindowTimes(time.monotonic())
-        with closing(_run_window(job, window, actors)) as receipts:
-            for receipt in receipts:
-                times.add(time.monotonic())
-                yield receipt
+        with closing(_run_window(job, window, actors)) as outcomes:
+            for outcome in outcomes:
+                if not isinstance(outcome, ShardFault):
+                    times.add(time.monotonic())
+                yield outcome
 
 
-def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Receipt]:
+def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
     dataset = build_dataset(job, shards, actors)
     # No prefetch: a receipt is about a kilobyte, and each is yielded when it lands.
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield block_to_receipt(block)
+        yield block_to_outcome(block)

@@ -20,8 +20,10 @@ from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
+from pseudoris.store.runs.set_aside import fault_error
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards, plan_run
 from pseudoris.store.sources import SourceItem, open_source
 
@@ -127,10 +129,12 @@ def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[
     began_s = time.perf_counter()
     load_s = 0.0
     with closing(run_shards(job, range(job.header.num_shards), actors)) as landing:
-        for receipt in landing:
+        for outcome in landing:
+            if isinstance(outcome, ShardFault):
+                raise fault_error([outcome], outcome.message)
             if not receipts:
-                load_s = max(0.0, time.perf_counter() - began_s - sum(receipt.seconds.values()))
-            receipts.append(receipt)
+                load_s = max(0.0, time.perf_counter() - began_s - sum(outcome.seconds.values()))
+            receipts.append(outcome)
             on_progress(sum(each.counts.images for each in receipts), job.header.num_images)
     return load_s, receipts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -12,10 +12,11 @@ import ray
 from pseudoris.pipeline.identity import check_packages
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.meters import report_counts, stamp_enqueue_time
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.pipeline.shard_faults import INPUT_ERRORS, commit_fault, input_fault, set_aside
+from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
 from pseudoris.schemas.run_records import PlanEntry, Receipt
-from pseudoris.schemas.shard import Shard
-from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.schemas.shard import Shard, ShardFault
+from pseudoris.schemas.shard_blocks import FAULT, block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import AttemptHistory, clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.plan import read_shard_plan
@@ -32,7 +33,8 @@ _MAX_OTHERS: Final = 12
 
 Value = TypeVar("Value")
 
-RECEIPT_BLOCK_SCHEMA: Final = pa.schema([("shard", pa.int64()), ("receipt", pa.large_string())])
+# One of the two is null: a shard is committed or set aside.
+OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +91,34 @@ def shard_work(job: Job, shard: int) -> ShardWork:
 def read_block(job: Job, shard: int) -> pa.Table:
     """Return the planned shard as one block with the images' bytes; every image decodes or is quarantined.
 
-    The block of a committed shard holds no images and is marked as committed.
+    The block of a committed shard holds no images and is marked as committed. That of a shard that cannot be read,
+    while others can, holds none and says why.
     """
-    work = shard_work(job, shard)
-    if not work.entries:
-        return shard_to_block(Shard(shard, work.generation, (), is_committed=True))
     mixed = _checked_packages(job)
-    with shared_prover(job.config.images) as prover:
-        shard_read = read_shard(
-            job.source,
-            job.config,
-            work.entries,
-            prover=prover,
-            generation=work.generation,
-            others=_others(job, shard, work),
-        )
+    try:
+        shard_read = _read(job, shard)
+    except INPUT_ERRORS as error:
+        return shard_to_block(set_aside(input_fault(job, shard, error)))
+    if shard_read.is_committed:
+        return shard_to_block(shard_read)
     report_counts(job.location.root, "read")
-    planned_ids = tuple(entry.image_id for entry in work.planned)
-    shard_read = replace(shard_read, planned_ids=planned_ids).with_mixed(mixed)
-    return stamp_enqueue_time(shard_to_block(on_this_node(shard_read)))
+    return stamp_enqueue_time(shard_to_block(on_this_node(shard_read.with_mixed(mixed))))
 
 
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
-    """Commit the block's shard and return its receipt as one row of `RECEIPT_BLOCK_SCHEMA`."""
+    """Commit the block's shard; return one row of `OUTCOME_SCHEMA`, with its receipt or with why it is set aside."""
     shard = block_to_shard(block)
-    history = read_attempts(job.location, shard.shard, shard.generation)
-    receipt = _existing_receipt(job, shard) if shard.is_committed else _commit(job, shard, history)
-    clear_attempts(job.location, history)
+    outcome = shard.fault or _commit(job, shard)
+    if isinstance(outcome, ShardFault):
+        return pa.table({"receipt": [None], "fault": [asdict(outcome)]}, schema=OUTCOME_SCHEMA)
     report_counts(job.location.root, "commit")
-    row = {"shard": [shard.shard], "receipt": [receipt.model_dump_json()]}
-    return pa.table(row, schema=RECEIPT_BLOCK_SCHEMA)
+    return pa.table({"receipt": [outcome.model_dump_json()], "fault": [None]}, schema=OUTCOME_SCHEMA)
 
 
-def block_to_receipt(block: pa.Table) -> Receipt:
-    """Return the receipt in the block of `commit_block`."""
-    return Receipt.model_validate_json(block["receipt"][0].as_py())
+def block_to_outcome(block: pa.Table) -> Receipt | ShardFault:
+    """Return the outcome in the block of `commit_block`."""
+    (row,) = block.to_pylist()
+    return ShardFault(**row["fault"]) if row["receipt"] is None else Receipt.model_validate_json(row["receipt"])
 
 
 def on_this_node(shard: Shard) -> Shard:
@@ -137,8 +132,35 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _commit(job: Job, shard: Shard, history: AttemptHistory) -> Receipt:
-    shard = on_this_node(shard).with_mixed(_checked_packages(job))
+def _read(job: Job, shard: int) -> Shard:
+    work = shard_work(job, shard)
+    if not work.entries:
+        return Shard(shard, work.generation, (), is_committed=True)
+    with shared_prover(job.config.images) as prover:
+        shard_read = read_shard(
+            job.source,
+            job.config,
+            work.entries,
+            prover=prover,
+            generation=work.generation,
+            others=_others(job, shard, work),
+        )
+    return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
+
+
+def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
+    history = read_attempts(job.location, shard.shard, shard.generation)
+    mixed = _checked_packages(job)
+    try:
+        receipt = _existing_receipt(job, shard) if shard.is_committed else _new_receipt(job, shard, mixed, history)
+    except PseudorisError as error:
+        return commit_fault(job, shard.shard, error)
+    clear_attempts(job.location, history)
+    return receipt
+
+
+def _new_receipt(job: Job, shard: Shard, mixed: tuple[str, ...], history: AttemptHistory) -> Receipt:
+    shard = on_this_node(shard).with_mixed(mixed)
     commit = commit_shard if shard.generation == 0 else commit_retry
     outcome = commit(
         job.location,

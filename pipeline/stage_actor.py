@@ -15,8 +15,15 @@ from pseudoris.pipeline.cluster import living_nodes
 from pseudoris.pipeline.identity import check_process
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.meters import StageMeter, stamp_enqueue_time
+from pseudoris.pipeline.shard_faults import set_aside, stage_fault
 from pseudoris.pipeline.shard_tasks import on_this_node, this_node
-from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.errors import (
+    BrokenDeviceError,
+    ConfigError,
+    NoSubprocessError,
+    PseudorisError,
+    TransientError,
+)
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, end_attempt
@@ -63,16 +70,20 @@ class StageActor:
             self._error = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Return the block after every stage, one shard per block; a committed shard is returned unchanged."""
+        """Return the block after every stage, one shard per block.
+
+        A shard that is committed or set aside is returned unchanged. One on which a stage raises is set aside.
+        """
         if self._stages is None:
             raise self._error or RuntimeError("no stages")
         shard = block_to_shard(block)
-        if shard.is_committed:
+        if shard.is_committed or shard.fault is not None:
             return block
         shard = shard.with_mixed(self._mixed)
         measured = self._meter.at_work(block, nodes=shard.nodes, on_node=this_node())
         with measured, attempted(self._job, shard, self._pool) as num_deaths:
             try:
+                check_deaths(self._job, shard, self._pool, num_deaths)
                 shard = self._stages(shard, num_deaths=num_deaths)
             except (BrokenDeviceError, NoSubprocessError):
                 # Further work of this process on its device would fail too, or it lacks the memory to test whether an
@@ -81,6 +92,9 @@ class StageActor:
                 logger.exception("This process cannot finish shard %d. It exits, and Ray starts another.", shard.shard)
                 logging.shutdown()
                 os._exit(EXIT_UNUSABLE)
+            except (PseudorisError, OSError) as error:
+                logger.warning("Shard %d is set aside.", shard.shard, exc_info=True)
+                return shard_to_block(set_aside(stage_fault(shard.shard, error), shard.generation))
         if self._drops_bytes:
             shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))
         return stamp_enqueue_time(shard_to_block(on_this_node(shard)))
@@ -91,9 +105,6 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
     """Record the attempt around the block; yield how many processes already died with this shard.
 
     Deaths together with their node or their driver do not count.
-
-    Raises:
-        TransientError: Too many processes died: Ray itself would restart the shard forever.
     """
     node = this_node()
     attempt, history = begin_attempt(
@@ -104,15 +115,23 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
         living = [str(known["NodeID"]) for known in living_nodes()]
         num_deaths = history.num_deaths(pool=pool, session_nonce=job.session_nonce, living_nodes=living)
     try:
-        if num_deaths >= job.config.placement.max_deaths_per_shard:
-            raise TransientError(
-                f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no single "
-                "image was found to be the cause. Find the signal in Ray's logs. If a process was killed for lack of "
-                f"memory, give each actor of placement.{pool} more memory: raise num_cpus, or use fewer actors. If a "
-                "GPU failed, check the node. If the log names an image, you can remove it from SOURCE: it is "
-                "then quarantined as missing"
-            )
         yield num_deaths
     finally:
         # Not reached if the process dies: that is how a death is seen.
         end_attempt(job.location, attempt)
+
+
+def check_deaths(job: Job, shard: Shard, pool: str, num_deaths: int) -> None:
+    """Accept the shard for another attempt.
+
+    Raises:
+        TransientError: Too many processes died: Ray itself would restart the shard forever.
+    """
+    if num_deaths >= job.config.placement.max_deaths_per_shard:
+        raise TransientError(
+            f"shard {shard.shard} crashed its process {num_deaths} times on nodes that are alive, and no single "
+            "image was found to be the cause. Find the signal in Ray's logs. If a process was killed for lack of "
+            f"memory, give each actor of placement.{pool} more memory: raise num_cpus, or use fewer actors. If a "
+            "GPU failed, check the node. If the log names an image, you can remove it from SOURCE: it is "
+            "then quarantined as missing"
+        )

@@ -59,8 +59,7 @@ class PlacementConfig(FrozenModel):
     filter: PoolConfig = PoolConfig()
     # Shards assigned to an actor, including the one it works on. More than two only fill the object store.
     max_tasks_in_flight_per_actor: int = Field(default=2, ge=1)
-    # A run stops after this many deaths of a process on the same shard, on nodes that live: no single image causes
-    # them.
+    # A shard is set aside after this many deaths of a process on it, on nodes that live: no single image causes them.
     max_deaths_per_shard: int = Field(default=6, ge=3)
     # If a shard runs out of memory twice with the same tiles, halve the tiles for that shard instead of stopping the
     # run. Its tables may then differ in the last bits from a run with more memory; its receipt and `verify` report

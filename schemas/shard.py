@@ -43,6 +43,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardFault:
+    """Why a shard is set aside: it is not committed, and the run goes on with the others.
+
+    Attributes:
+        shard: Its number in the plan.
+        message: For the user, with the remedy.
+        is_config: Whether the user must correct something; otherwise another try may succeed.
+        is_proven: Whether what failed for this shard was seen to work for another one.
+    """
+
+    shard: int
+    message: str
+    is_config: bool
+    is_proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MaskRecord:
     """One mask of an image, in the upright image's pixels.
 
@@ -192,6 +209,7 @@ class Shard:
         is_committed: Whether its receipt existed before any work. The shard then has no images and passes every stage.
         planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
             retry `images` has only some of them. Empty in a committed shard, and if there is no plan.
+        fault: Why it is set aside. The shard then has no images and passes every stage and the commit.
     """
 
     shard: int
@@ -203,6 +221,7 @@ class Shard:
     mixed: tuple[str, ...] = ()
     is_committed: bool = False
     planned_ids: tuple[str, ...] = ()
+    fault: ShardFault | None = None
 
     def with_images(self, images: tuple[ShardImage, ...]) -> Shard:
         """Return the shard with other images, the rest unchanged."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardFault, ShardImage
 
 _SAMPLE = pa.struct(
     [
@@ -56,6 +56,9 @@ _EXPRESSION = pa.struct(
         ("source", pa.string()),
     ]
 )
+FAULT = pa.struct(
+    [("shard", pa.int64()), ("message", pa.large_string()), ("is_config", pa.bool_()), ("is_proven", pa.bool_())]
+)
 # `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
 BLOCK_SCHEMA = pa.schema(
     [
@@ -66,6 +69,7 @@ BLOCK_SCHEMA = pa.schema(
         ("degraded", pa.map_(pa.string(), pa.int64())),
         ("mixed", pa.list_(pa.string())),
         ("is_committed", pa.bool_()),
+        ("fault", FAULT),
         # Only in the first row: a block that was cut lacks it, and a merged one has it twice.
         ("planned_ids", pa.list_(pa.string())),
         ("position", pa.int32()),
@@ -98,6 +102,7 @@ def shard_to_block(shard: Shard) -> pa.Table:
         "degraded": list(shard.degraded.items()),
         "mixed": list(shard.mixed),
         "is_committed": shard.is_committed,
+        "fault": None if shard.fault is None else asdict(shard.fault),
     }
     rows = [{**common, **_image_to_row(image)} for image in shard.images] or [common]
     rows[0]["planned_ids"] = list(shard.planned_ids)
@@ -132,6 +137,7 @@ def block_to_shard(block: pa.Table) -> Shard:
         mixed=tuple(first["mixed"]),
         is_committed=first["is_committed"],
         planned_ids=tuple(planned_ids[0]),
+        fault=None if first["fault"] is None else ShardFault(**first["fault"]),
     )
 
 

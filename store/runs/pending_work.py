@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pseudoris.schemas.errors import ConfigError
@@ -25,9 +25,16 @@ class PendingWork:
     num_images: int = 0
 
 
-def missing_shards(header: RunHeader, latest: Mapping[int, int]) -> PendingWork:
-    """Return the planned shards that are not committed; `latest` is the latest generation by shard."""
-    return PendingWork([shard for shard in range(header.num_shards) if shard not in latest])
+def missing_shards(header: RunHeader, latest: Mapping[int, int], tried: Collection[int] = frozenset()) -> PendingWork:
+    """Return the planned shards that are not committed.
+
+    Args:
+        header: Of the run.
+        latest: The latest generation by shard.
+        tried: Shards that a session began and did not commit. They come last: if they fail again, it is after others.
+    """
+    missing = [shard for shard in range(header.num_shards) if shard not in latest]
+    return PendingWork(sorted(missing, key=lambda shard: shard in tried))
 
 
 def quarantined_shards(receipts: Iterable[Receipt], reasons: frozenset[str] | None) -> PendingWork:

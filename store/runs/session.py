@@ -1,7 +1,7 @@
 """One session of a run, from the pending shards to the data card: one loop for every command that writes a run.
 
-It does not use Ray. An executor does the work and yields receipts. The session counts them, checks the lock, writes
-snapshots on the way, and finishes the run.
+It does not use Ray. An executor does the work and yields receipts, and shards that it sets aside. The session counts
+them, checks the lock, writes snapshots on the way, and finishes the run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pseudoris.schemas.errors import TransientError
 from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, ignore
@@ -26,11 +27,14 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, is_manifest_complete, write_manifest
 from pseudoris.store.runs.pending_work import PendingWork
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
+from pseudoris.store.runs.set_aside import SetAside
 from pseudoris.store.runs.totals import RunTotals, Totals
 
-# Commits the shards of the pending work and yields their receipts, in any order. Closing it ends the work; committed
+# A shard's receipt, or why it is set aside.
+Outcome = Receipt | ShardFault
+# Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed
 # shards are kept.
-Executor = Callable[[PendingWork], Generator[Receipt]]
+Executor = Callable[[PendingWork], Generator[Outcome]]
 
 COMMITS_PER_MANIFEST: Final = 1_000
 
@@ -129,6 +133,7 @@ class RunSession:
         Raises:
             ConfigError: The user must correct something, or another driver took over the run.
             TransientError: Storage failed, or the executor did not commit every shard; a later session continues.
+                Shards that were set aside are named after all others are committed.
         """
         began_s = time.perf_counter()
         is_interrupted = False
@@ -156,13 +161,19 @@ class RunSession:
         if not pending.shards:
             return
         num_left = len(pending.shards)
-        with closing(executor(pending)) as receipts:
-            for receipt in receipts:
-                self._count(receipt)
-                self._unwritten.add(receipt.shard)
+        aside = SetAside(self._on_event)
+        with closing(executor(pending)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, ShardFault):
+                    aside.add(outcome)
+                    continue
+                aside.end_row()
+                self._count(outcome)
+                self._unwritten.add(outcome.shard)
                 num_left -= 1
                 self._lock.check()
                 self._snapshot_if_due(len(pending.shards) - num_left, is_last=num_left == 0)
+        aside.check()
         if num_left > 0:
             raise TransientError(f"{num_left} shards were not committed; run the same command again to continue")
 

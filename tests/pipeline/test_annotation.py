@@ -15,6 +15,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs.events import Committed, Planned
 from pseudoris.store.runs.manifest import iter_manifest
+from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
 
 pytestmark = pytest.mark.ray
@@ -113,6 +114,21 @@ def test_a_run_that_failed_continues_when_the_fault_is_mended(ray_session, tmp_p
         annotate(str(source), str(tmp_path / "out"), config)
     marker.unlink()
     assert annotate(str(source), str(tmp_path / "out"), config).is_complete
+
+
+def test_a_shard_that_fails_alone_is_named_after_the_others_are_committed_and_is_all_that_is_left(
+    ray_session, tmp_path
+):
+    source = write_source(tmp_path / "in", num_images=9)
+    config = stub_config("masks.options={breaks_on: a/image-000.png}")
+    with pytest.raises(
+        TransientError, match=r"^not committed: shard 0\. All other shards are\..*\n  shard 0: OSError: "
+    ):
+        annotate(str(source), str(tmp_path / "out"), config)
+    assert sorted(list_receipts(RunLocation.open(str(tmp_path / "out")))) == [1, 2]
+    (source / "a" / "image-000.png").write_bytes(b"mended: quarantined as changed, and no longer seen by the stage")
+    again = annotate(str(source), str(tmp_path / "out"), config)
+    assert (again.num_shards_before, again.is_complete, again.totals.images) == (2, True, 12)
 
 
 def test_a_placement_that_cannot_run_is_refused_before_anything_is_planned(ray_session, tmp_path):

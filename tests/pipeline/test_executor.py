@@ -80,7 +80,7 @@ def test_windows_of_any_rule_add_up_to_the_run_and_respect_the_most(num_pending,
 def no_job(monkeypatch, build_dataset):
     """Put `build_dataset` in the place of the graph; what it is given of the job does not matter."""
     monkeypatch.setattr(executor, "build_dataset", lambda job, shards, actors: build_dataset(shards))
-    monkeypatch.setattr(executor, "block_to_receipt", lambda block: block)
+    monkeypatch.setattr(executor, "block_to_outcome", lambda block: block)
 
 
 class Dataset:

@@ -8,8 +8,8 @@ import pytest
 
 from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.shard_tasks import block_to_receipt, commit_block, read_block, shard_work
-from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block, read_block, shard_work
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
@@ -57,7 +57,7 @@ def test_a_shard_is_read_and_committed_with_its_plan_read_once(job, monkeypatch)
     shard = block_to_shard(block)
     assert (shard.planned_ids, shard.is_committed) == (ids, False)
     assert (shard.nodes, shard.mixed) == (("node-a",), ("versions.x: …",))
-    receipt = block_to_receipt(commit_block(block, job))
+    receipt = block_to_outcome(commit_block(block, job))
     assert receipt == read_receipt(job.location, 0, 0)
     assert receipt.counts.images == NUM_IMAGES
     assert len(reads) == 1
@@ -83,7 +83,7 @@ def test_a_shard_that_is_committed_already_is_not_read_and_is_answered_with_its_
         monkeypatch.setattr(shard_tasks, name, lambda *arguments, **options: pytest.fail("was read"))
     block = read_block(job, 0)
     assert block_to_shard(block) == Shard(0, 0, (), is_committed=True)
-    assert block_to_receipt(commit_block(block, job)) == read_receipt(job.location, 0, 0)
+    assert block_to_outcome(commit_block(block, job)) == read_receipt(job.location, 0, 0)
     # The records of an earlier life go all the same.
     assert parse_attempts(job.location) == (frozenset(), frozenset())
 
@@ -92,8 +92,11 @@ def test_a_committed_shard_whose_receipt_is_gone_is_to_be_run_again_and_never_be
     commit(job.location, job.header, 0)
     block = read_block(job, 0)
     job.location.delete(receipt_path(0, 0))
-    with pytest.raises(TransientError, match="the receipt of shard 0, generation 0, was deleted during the run"):
-        commit_block(block, job)
+    fault = block_to_outcome(commit_block(block, job))
+    assert fault.message == (
+        "the receipt of shard 0, generation 0, was deleted during the run. Run the same command again"
+    )
+    assert not fault.is_config
     assert read_receipt(job.location, 0, 0) is None
 
 
@@ -103,7 +106,7 @@ def test_a_retry_reads_the_quarantined_images_and_knows_the_whole_plan(job):
     shard = block_to_shard(read_block(retrying(job), 0))
     assert (shard.generation, [image.position for image in shard.images]) == (1, [3, 7])
     assert shard.planned_ids == planned_ids(job)
-    assert block_to_receipt(commit_block(shard_to_block(shard), retrying(job))).generation == 1
+    assert block_to_outcome(commit_block(shard_to_block(shard), retrying(job))).generation == 1
     # Done twice, after a loss: the generation to write stands.
     again = block_to_shard(read_block(retrying(job), 0))
     assert (again.generation, again.is_committed) == (1, True)

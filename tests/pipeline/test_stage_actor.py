@@ -6,9 +6,10 @@ import pytest
 
 from pseudoris.pipeline import stage_actor
 from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.shard_tasks import block_to_outcome, commit_block
 from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
@@ -92,12 +93,46 @@ def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
     assert [num_deaths for _, num_deaths in actor._stages.calls] == [2]
 
 
-def test_after_too_many_deaths_the_run_stops(job):
+def test_after_too_many_deaths_the_shard_is_set_aside(job):
     die_with(job, job.config.placement.max_deaths_per_shard)
     actor = StageActor(ALL, job, "fused")
-    with pytest.raises(TransientError, match="shard 0 crashed its process 6 times on nodes that are alive"):
-        actor(shard_to_block(SHARD))
+    fault = block_to_shard(actor(shard_to_block(SHARD))).fault
+    assert fault.message.startswith("shard 0 crashed its process 6 times on nodes that are alive")
     assert actor._stages.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (ConfigError("out of memory: lower X"), ShardFault(0, "out of memory: lower X", is_config=True)),
+        (TransientError("killed from outside"), ShardFault(0, "killed from outside", is_config=False)),
+        (OSError("a bad sector"), ShardFault(0, "OSError: a bad sector", is_config=False)),
+    ],
+)
+def test_a_shard_on_which_a_stage_raises_goes_on_without_images_and_says_why(job, monkeypatch, error, fault):
+    monkeypatch.setattr(Stages, "error", error)
+    block = StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+    assert block_to_shard(block) == Shard(0, 0, (), fault=fault)
+    begun, ended = parse_attempts(job.location)
+    assert len(begun) == 1
+    assert begun == ended
+    # The next pool and the commit pass it on.
+    later = StageActor(("filter",), job, "filter")
+    assert later(block) is block
+    assert block_to_outcome(commit_block(block, job)) == fault
+
+
+def test_a_bug_in_a_stage_and_an_output_that_takes_no_record_of_the_attempt_stop_the_run(job, monkeypatch):
+    monkeypatch.setattr(Stages, "error", ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
+
+    def refuse(*arguments, **options):
+        raise ConfigError("the disk is full")
+
+    monkeypatch.setattr(stage_actor, "begin_attempt", refuse)
+    with pytest.raises(ConfigError, match="the disk is full"):
+        StageActor(ALL, job, "fused")(shard_to_block(SHARD))
 
 
 def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor(job, monkeypatch):

@@ -9,13 +9,13 @@
 | a stage raises on a group of images | the images go on one by one | as above |
 | the process dies, its node lives | the shard is retried | none |
 | ... twice with one shard | each image alone in a subprocess | kills two: `process_killed` |
-| a subprocess is killed from outside | up to 3 tries, then `TransientError` | none; the run stops |
+| a subprocess is killed from outside | up to 3 tries, then `TransientError` | none; the shard is set aside |
 | memory runs out | once more in a fresh subprocess | none; `ConfigError` names the setting |
 | ... with `placement.allow_degraded` | tiles halved until they fit | none; the shard is `degraded` |
 | the accelerator fails | `BrokenDeviceError`: the process exits | none; the shard is retried |
-| storage, disk or compiler fails | none | none; the run stops, and can be resumed |
+| storage, disk or compiler fails | none | none; the shard is set aside |
 
-A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard the run stops.
+A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard it is set aside.
 
 - `quarantine`: one try, inside a stage, and which errors may be blamed on an image. Engines of plug-ins use it too.
 - `tolerant_stages`: all rows of a process, from the event to the verdict.

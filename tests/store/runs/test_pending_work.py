@@ -16,6 +16,11 @@ def test_a_shard_without_a_receipt_is_missing(disk):
     assert missing_shards(header, dict.fromkeys(range(4), 0)).shards == []
 
 
+def test_shards_that_were_tried_before_come_last(disk):
+    header = start_run(disk, make_entries(5))
+    assert missing_shards(header, {2: 0}, tried={0, 3}).shards == [1, 4, 0, 3]
+
+
 def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that_stands(disk):
     header = start_run(disk, make_entries(3, per_shard=8))
     commit(disk, header, 0)
