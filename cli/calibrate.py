@@ -72,7 +72,7 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     if to is not None:
         check_file(to)
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:
         known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))

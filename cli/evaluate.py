@@ -57,7 +57,7 @@ def evaluate(
     from pseudoris.training.evaluation.run_evaluation import evaluate_run
     from pseudoris.training.evaluation.truth import open_truth
 
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     header = require_header(location)
     destination = None if report_to is None else RunLocation.open(report_to)
     if destination is not None:

@@ -54,7 +54,7 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
     from pseudoris.viewer.quality import quality_of_run
     from pseudoris.viewer.quality_page import write_quality
 
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     header = require_header(location)
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
     check_apart(location, destination, option="--to")

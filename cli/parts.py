@@ -32,7 +32,7 @@ def parts(
 
     A glob would also find files that were never committed.
     """
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     require_header(location)
     tables = _tables(table)
     for receipt in latest_receipts(location):

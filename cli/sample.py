@@ -44,7 +44,9 @@ def sample(
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other. Give one.")
     names = [name.strip() for name in columns.split(",")]
-    table = sample_expressions(RunLocation.open(out), rows, columns=names, seed=seed, kept_only=not all_candidates)
+    table = sample_expressions(
+        RunLocation.open_to_read(out), rows, columns=names, seed=seed, kept_only=not all_candidates
+    )
     found = table.to_pylist()
     if as_json:
         for row in found:

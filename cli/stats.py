@@ -35,7 +35,7 @@ def stats(
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("reading shards", total=None)
         found = run_statistics(
-            RunLocation.open(out),
+            RunLocation.open_to_read(out),
             sample=None if every else sample,
             num_top=top,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),

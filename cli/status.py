@@ -12,24 +12,48 @@ from rich.live import Live
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, report, stdout
 from pseudoris.cli.progress import reasons_view, repeats_text
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
+from pseudoris.store.runs.header import read_header
 
 DEFAULT_EVERY_S = 5.0
 
 
 def status(
     out: options.Out,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run is complete.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until the run is complete. Waits for it to begin.")
+    ] = False,
     every_s: Annotated[
         float, typer.Option("--every", min=0.5, help="Seconds between two refreshes.")
     ] = DEFAULT_EVERY_S,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one per line.")] = False,
 ) -> None:
     """Show the progress of a run, from its files alone. The run may be stopped."""
-    reader = StatusReader(RunLocation.open(out))
+    location = RunLocation.open_to_read(out)
+    try:
+        if watch:
+            _await_run(location, every_s)
+        _show(out, StatusReader(location), watch=watch, every_s=every_s, as_json=as_json)
+    except KeyboardInterrupt:
+        # The last view stays on the screen. The run goes on: this only looked.
+        if not watch:
+            raise
+
+
+def _await_run(location: RunLocation, every_s: float) -> None:
+    """Return once the location holds a run."""
+    is_told = False
+    while read_header(location) is None:
+        if not is_told:
+            report("waiting", f"No run has begun at {location.root} yet. Ctrl-C ends.", "yellow")
+            is_told = True
+        time.sleep(every_s)
+
+
+def _show(out: str, reader: StatusReader, *, watch: bool, every_s: float, as_json: bool) -> None:
     found = reader.read()
     if as_json:
         _echo_json(found)
@@ -44,15 +68,11 @@ def status(
 
 
 def _watch(out: str, reader: StatusReader, found: RunStatus, every_s: float) -> None:
-    try:
-        with Live(status_view(out, found), console=stdout, auto_refresh=False) as live:
-            while not found.is_complete:
-                time.sleep(every_s)
-                found = reader.read()
-                live.update(status_view(out, found), refresh=True)
-    except KeyboardInterrupt:
-        # The last view stays on the screen; the run goes on, this only looked.
-        return
+    with Live(status_view(out, found), console=stdout, auto_refresh=False) as live:
+        while not found.is_complete:
+            time.sleep(every_s)
+            found = reader.read()
+            live.update(status_view(out, found), refresh=True)
 
 
 def status_view(out: str, found: RunStatus) -> RenderableType:

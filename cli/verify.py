@@ -43,7 +43,7 @@ def verify(
 
     Every file of the tables is checked against its receipt. Exit code 1 if there is a problem.
     """
-    location = RunLocation.open(out)
+    location = RunLocation.open_to_read(out)
     with _checking(address) as check, Progress(console=stdout, transient=True) as progress:
         task = progress.add_task("verifying shards", total=None)
         found = verify_run(

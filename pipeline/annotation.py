@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pseudoris.pipeline.cluster import connected, identity_on_cluster, node_resources
+from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
 from pseudoris.pipeline.run_summary import RetryTally, RunSummary, table_globs
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
+from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import missing_shards, num_to_retry, quarantined_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
@@ -61,11 +63,14 @@ def annotate(
         check_options(location, options)
         # Checked before anything is written or started: most mistakes are in a path.
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
+        here = identity_before_ray(config, read_header(location), listing.name)
         location.probe()
         lock = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
         with lock as held, connected(config.placement.address) as may_grow:
             actors = plan_actors(node_resources(), config)
-            header = plan_or_resume(listing, location, config, options=options, on_event=on_event)
+            # Before the listing, which may take an hour: missing weights on a node are reported first.
+            identity = complete_identity(config, here)
+            header = plan_or_resume(listing, location, config, identity, options=options, on_event=on_event)
             trim_memory()
             check_object_store(node_resources(), config, actors, header.max_shard_bytes)
             interrupts.check()
@@ -74,7 +79,13 @@ def annotate(
 
 
 def plan_or_resume(
-    source: Source, location: RunLocation, config: RunConfig, *, options: RunOptions, on_event: OnEvent
+    source: Source,
+    location: RunLocation,
+    config: RunConfig,
+    identity: Identity,
+    *,
+    options: RunOptions,
+    on_event: OnEvent,
 ) -> RunHeader:
     """Return the header of the run in `location`. If there is no run, list SOURCE and write the plan first.
 
@@ -84,8 +95,6 @@ def plan_or_resume(
         ConfigError: The run has another identity or another SOURCE, or there is nothing to plan.
         TransientError: Storage or the cluster failed.
     """
-    # Before the listing, which may take an hour: a missing weight file is reported first.
-    identity = identity_on_cluster(config)
     pool = config.placement.read
     request = RunRequest("annotate", source.name, identity, config, allow_mixed=config.placement.allow_mixed)
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from pseudoris.pipeline.cluster import connected, identity_on_cluster, node_resources
+from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
 from pseudoris.pipeline.run_summary import RunPlan
@@ -14,7 +15,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
-from pseudoris.store.runs.header import check_identity, check_origin, check_source, read_header
+from pseudoris.store.runs.header import check_identity, check_origin, read_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import quarantined_shards
 from pseudoris.store.runs.plan import iter_plan
@@ -53,10 +54,10 @@ def dry_run(
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-        check_source(header, listing.name)
+    here = identity_before_ray(config, header, listing.name)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
-        identity = identity_on_cluster(config)
+        identity = complete_identity(config, here)
         if header is not None:
             check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
         tally = _listed(listing, config, options.limit) if header is None else _planned(location, header)

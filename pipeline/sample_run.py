@@ -10,10 +10,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from pseudoris.pipeline.cluster import connected, identity_on_cluster, node_resources
+from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.extrapolation import Estimate, summarise
 from pseudoris.pipeline.job import Job
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_options import check_packages_here
 from pseudoris.pipeline.source_listing import list_on_cluster
@@ -97,12 +98,13 @@ def estimate(
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
+    here = identity_before_ray(config, None, listing.name)
     with _temporary_output(scratch, config) as location, connected(config.placement.address):
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
         actors = plan_actors(nodes, config)
         # Before the listing, which may take an hour: a missing weight file is reported first.
-        identity = identity_on_cluster(config)
+        identity = complete_identity(config, here)
         items = list_on_cluster(listing, config.placement.read)
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         # Smaller shards than the run's: a single shard would use one actor and give no interval.

@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 # What reading may raise for a damaged plan or input.
 INPUT_ERRORS: Final = (PseudorisError, OSError, ValueError, TypeError)
-# A store that was tried for minutes is only asked whether it is back.
-_PATIENCE_S: Final = 10.0
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,10 +75,9 @@ def set_aside(fault: ShardFault, generation: int = 0) -> Shard:
 
 
 def _hasty(job: Job) -> Job:
-    """Return the job with little patience for its stores."""
+    """Return the job with little patience for its stores: they were tried for minutes already."""
     config = job.config
-    limits = config.placement.storage
-    limits = limits.model_copy(update={"patience_s": min(limits.patience_s, _PATIENCE_S)})
+    limits = config.placement.storage.hasty()
     placement = config.placement.model_copy(update={"storage": limits})
     location = RunLocation.open(job.location.root, config.source.endpoint_url, limits)
     return replace(job, location=location, config=config.model_copy(update={"placement": placement}))

@@ -41,6 +41,16 @@ class StorageConfig(FrozenModel):
     # Connections of one process. More help only if a single connection is slow.
     max_connections: int = Field(default=32, ge=1)
 
+    def hasty(self) -> StorageConfig:
+        """Return limits under which a store that is down is noticed within ten seconds."""
+        return self.model_copy(
+            update={
+                "connect_timeout_s": min(self.connect_timeout_s, 3.0),
+                "read_timeout_s": min(self.read_timeout_s, 6.0),
+                "patience_s": min(self.patience_s, 6.0),
+            }
+        )
+
 
 class PlacementConfig(FrozenModel):
     """Where the stages run; may change between two sessions of one run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -226,6 +227,15 @@ class Receipt(FrozenModel):
         if set(self.parts) != set(SCHEMAS):
             raise ValueError(f"a receipt names one part of each of {sorted(SCHEMAS)}, got {sorted(self.parts)}")
         return self
+
+
+def is_header(data: bytes) -> bool:
+    """Return whether a file's bytes are the header of a run, of any version."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(tree, dict) and {"version", "plan_parts", "identity"} <= tree.keys()
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

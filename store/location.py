@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Self
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.protocols import S3_PROTOCOLS, local_path, storage_at
 from pseudoris.store.files.storage import ListedFile, Storage, Upload
@@ -58,6 +59,19 @@ class RunLocation:
         if folder is None and not out.partition("://")[2].strip("/"):
             raise ConfigError(f"{out!r} is not a complete location: give a bucket and a prefix, s3://bucket/prefix")
         return cls(out.rstrip("/") if folder is None else str(folder), storage_at(out, endpoint_url, limits))
+
+    @classmethod
+    def open_to_read(cls, out: str) -> Self:
+        """Return the location `out` for a command that only reads.
+
+        A store that is down is reported within ten seconds. A run waits longer, as it has more to lose.
+
+        Raises:
+            ConfigError: As `open`, or access is denied.
+            TransientError: The store does not answer.
+        """
+        cls.open(out, limits=StorageConfig().hasty()).exists(HEADER_NAME)
+        return cls.open(out)
 
     def holds(self, other: RunLocation, folder: str = "") -> bool:
         """Return whether `other` is this location, or its `folder`, or below that; links and `..` are resolved."""

@@ -18,7 +18,7 @@ import fsspec
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.storage import Kind, ListedFile, MayDescend, StoredFile, Upload, checked_twice
+from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
 from pseudoris.store.files.storage_errors import listing_errors
 
 # Names that stores give to the modification time, the most common ones first.
@@ -105,10 +105,12 @@ class FsspecStorage:
             if entry["type"] == "file":
                 yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]), _modified_s(entry))
 
-    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
+    def walk(
+        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
+    ) -> Iterator[StoredFile]:
         """Yield the objects in the order of their keys; memory grows with the largest single folder."""
         shut = None if exclude is None else self._filesystem._strip_protocol(exclude).rstrip("/")
-        yield from self._walk((), may_descend, shut)
+        yield from self._walk((), may_descend, shut, mark)
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield nothing: an unfinished put leaves no object."""
@@ -156,11 +158,15 @@ class FsspecStorage:
         except FileNotFoundError:
             return
 
-    def _walk(self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None) -> Iterator[StoredFile]:
+    def _walk(
+        self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None, mark: Mark | None
+    ) -> Iterator[StoredFile]:
         folder = self._at("/".join(parts))
         with listing_errors("list", self.uri("/".join(parts)), faults=self.faults):
             entries = self._ls(folder)
         named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        if mark is not None and parts and mark.name in dict(named) and mark.closes("/".join(parts)):
+            return
         for name, entry in sorted(named, key=_order):
             path = (*parts, name)
             full = entry["name"].rstrip("/")
@@ -170,7 +176,7 @@ class FsspecStorage:
             if entry["type"] == "file":
                 yield StoredFile("/".join(path), entry["size"], etag=_version(entry))
             elif full != shut and may_descend(path):
-                yield from self._walk(path, may_descend, shut)
+                yield from self._walk(path, may_descend, shut, mark)
 
     def _info(self, path: str) -> Mapping[str, Any]:
         with _client_errors():

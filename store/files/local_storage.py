@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
-from pseudoris.store.files.storage import Kind, ListedFile, MayDescend, StoredFile, Upload, checked_twice
+from pseudoris.store.files.storage import Kind, ListedFile, Mark, MayDescend, StoredFile, Upload, checked_twice
 from pseudoris.store.files.storage_errors import listing_errors, printable, verdict_of
 
 logger = logging.getLogger(__name__)
@@ -95,13 +95,15 @@ class LocalStorage:
             if not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file() and (found := _stat(entry)):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
 
-    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
+    def walk(
+        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
+    ) -> Iterator[StoredFile]:
         """Yield the files in the order of their keys; memory does not grow with their number."""
         with listing_errors("look at", printable(self.uri()), faults=self.faults):
             shut = [_identity(self.root.stat())]
         if exclude is not None and Path(exclude).exists():
             shut.append(_identity(Path(exclude).stat()))
-        yield from self._walk((), may_descend, frozenset(shut))
+        yield from self._walk((), may_descend, frozenset(shut), mark)
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield name and modification time (epoch seconds) of files that killed writers left in `folder`."""
@@ -166,7 +168,7 @@ class LocalStorage:
             return
 
     def _walk(
-        self, parts: tuple[str, ...], may_descend: MayDescend, shut: frozenset[_Identity]
+        self, parts: tuple[str, ...], may_descend: MayDescend, shut: frozenset[_Identity], mark: Mark | None
     ) -> Iterator[StoredFile]:
         for _, name, size_bytes, mtime_ns, identity in sorted_externally(self._entries(parts)):
             path = (*parts, name)
@@ -176,8 +178,8 @@ class LocalStorage:
                 if identity in shut:
                     shown = printable(self.uri("/".join(path)))
                     logger.info("skipped a folder that is the output or a link to a folder above it: %s", shown)
-                else:
-                    yield from self._walk(path, may_descend, shut | {identity})
+                elif mark is None or not mark.closes("/".join(path)):
+                    yield from self._walk(path, may_descend, shut | {identity}, mark)
 
     def _entries(self, parts: tuple[str, ...]) -> Iterator[_Entry]:
         folder = "/".join(parts)

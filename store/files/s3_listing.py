@@ -10,7 +10,7 @@ from typing import Final
 
 from pseudoris.store.files.key_order import path_key, sorted_externally
 from pseudoris.store.files.s3_bucket import Page, S3Bucket, StoredObject
-from pseudoris.store.files.storage import MayDescend, StoredFile
+from pseudoris.store.files.storage import Mark, MayDescend, StoredFile
 
 # Number of prefixes that are listed in parallel.
 _LISTERS: Final = 16
@@ -27,7 +27,9 @@ _LAST: Final = "\U0010ffff"
 _Record = tuple[str, str, int, str]
 
 
-def walk_bucket(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[StoredFile]:
+def walk_bucket(
+    bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None, mark: Mark | None = None
+) -> Iterator[StoredFile]:
     """Yield the objects below a prefix in the order of their keys, after all are listed.
 
     Memory does not grow with their number. S3's own order differs, because our keys are percent-encoded.
@@ -37,9 +39,27 @@ def walk_bucket(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude:
         prefix: Prefix without a slash at its end; empty for the whole bucket.
         may_descend: As for `Storage.walk`.
         exclude: Uri of a folder that is not listed.
+        mark: As for `Storage.walk`. Asked once all are listed, and only of folders that hold its file.
     """
-    for _, path, size_bytes, etag in sorted_externally(_records(bucket, prefix, may_descend, exclude)):
-        yield StoredFile(path, size_bytes, etag=etag)
+    marked: list[str] = []
+    records = _records(bucket, prefix, may_descend, exclude)
+    if mark is not None:
+        records = _noting(records, mark.name, marked)
+    closed: tuple[str, ...] | None = None
+    for _, path, size_bytes, etag in sorted_externally(records):
+        if closed is None:
+            # All are listed now.
+            closed = tuple(f"{folder}/" for folder in marked if mark is not None and mark.closes(folder))
+        if not path.startswith(closed):
+            yield StoredFile(path, size_bytes, etag=etag)
+
+
+def _noting(records: Iterator[_Record], name: str, folders: list[str]) -> Iterator[_Record]:
+    """Yield the records; append the folders below the root that hold a file `name`."""
+    for record in records:
+        if record[1].endswith(f"/{name}"):
+            folders.append(record[1].rpartition("/")[0])
+        yield record
 
 
 def _records(bucket: S3Bucket, prefix: str, may_descend: MayDescend, exclude: str | None) -> Iterator[_Record]:

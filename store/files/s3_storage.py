@@ -22,6 +22,7 @@ from pseudoris.store.files.storage import (
     ChangedError,
     Kind,
     ListedFile,
+    Mark,
     MayDescend,
     StoredFile,
     Upload,
@@ -196,10 +197,12 @@ class S3Storage:
                 if each.key != prefix:
                     yield ListedFile(each.key[len(prefix) :], each.size_bytes, each.modified_s)
 
-    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
+    def walk(
+        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
+    ) -> Iterator[StoredFile]:
         """Yield the objects in the order of their keys, once all are listed; memory does not grow with their number."""
         with listing_errors("list", self.uri(), faults=self.faults):
-            yield from walk_bucket(self.bucket, self.prefix, may_descend, exclude)
+            yield from walk_bucket(self.bucket, self.prefix, may_descend, exclude, mark)
 
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield nothing: an unfinished put leaves no object, only an upload."""

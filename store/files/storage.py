@@ -25,6 +25,19 @@ MayDescend = Callable[[tuple[str, ...]], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A file that may close the folder that holds it: a listing then leaves out the folder with all below it.
+
+    Attributes:
+        name: The file's name.
+        closes: Takes the path of a folder below the root. Returns whether it holds the file, and is closed by it.
+    """
+
+    name: str
+    closes: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file or object below a root, with the values that identify its version.
 
@@ -138,8 +151,12 @@ class Storage(Protocol):
     def list(self, folder: str) -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
 
-    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
-        """Yield the files below the root in the order of their keys, without `exclude` (a full path or uri).
+    def walk(
+        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
+    ) -> Iterator[StoredFile]:
+        """Yield the files below the root in the order of their keys.
+
+        Left out are `exclude` (a full path or uri), and the folders below the root that `mark` closes.
 
         Raises:
             ConfigError: Listing a folder is not permitted; the message names the folder.

@@ -75,8 +75,16 @@ def require_header(location: RunLocation) -> RunHeader:
     return header
 
 
-def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool = False) -> list[str]:
-    """Accept `identity` for the run of `header` if no field differs, or if `allow_mixed` accepts all that differ.
+def check_identity(
+    header: RunHeader, identity: Identity, source: str | None = None, *, allow_mixed: bool = False
+) -> list[str]:
+    """Accept `identity` and `source` for the run of `header`.
+
+    Args:
+        header: Of the existing run.
+        identity: Accepted if no field differs, or if `allow_mixed` accepts all that differ.
+        source: As for `check_source`; None is not checked.
+        allow_mixed: Accept another device and other package versions.
 
     Returns:
         The accepted differences, one line per field.
@@ -87,7 +95,11 @@ def check_identity(header: RunHeader, identity: Identity, *, allow_mixed: bool =
     acceptable = header.identity.mixed_differences(identity)
     refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
     if not refused:
+        if source is not None:
+            check_source(header, source)
         return acceptable
+    if source is not None and _place(header.source) != _place(source):
+        refused.append(f"SOURCE: {header.source!r} in the run, {source!r} now")
     lines = "\n".join(f"  {line}" for line in refused)
     mixed = ", or accept other devices and package versions with --allow-mixed" if refused == acceptable else ""
     raise ConfigError(

@@ -12,7 +12,7 @@ from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import check_identity, check_origin, check_source, create_header, read_header
+from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header
 from pseudoris.store.runs.parent_run import Parent
 from pseudoris.store.runs.shard_assignment import plan_run
 from pseudoris.store.runs.unexpected_files import refuse_unexpected_files
@@ -145,9 +145,7 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
         if header.parent is None:
             raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
         request.parent.check(header.parent)
-    mixed = check_identity(header, request.identity, allow_mixed=request.allow_mixed)
-    check_source(header, request.source)
-    return tuple(mixed)
+    return tuple(check_identity(header, request.identity, request.source, allow_mixed=request.allow_mixed))
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:

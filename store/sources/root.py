@@ -12,7 +12,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.files.protocols import local_path, storage_at
-from pseudoris.store.files.storage import Kind, MayDescend, Storage, StoredFile
+from pseudoris.store.files.storage import Kind, Mark, MayDescend, Storage, StoredFile
 from pseudoris.store.files.storage_errors import listing_errors, printable, transient_faults
 
 
@@ -50,9 +50,11 @@ class SourceRoot:
         with listing_errors("look at", self.describe(path), faults=self.storage.faults):
             return self.storage.kind(path)
 
-    def walk(self, may_descend: MayDescend, exclude: str | None = None) -> Iterator[StoredFile]:
-        """Yield the files below the root in the order of their keys, without `exclude` (a full path or uri)."""
-        yield from self.storage.walk(may_descend, exclude)
+    def walk(
+        self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
+    ) -> Iterator[StoredFile]:
+        """Yield the files below the root in the order of their keys; the arguments are those of `Storage.walk`."""
+        yield from self.storage.walk(may_descend, exclude, mark)
 
     def read(self, path: str) -> bytes:
         """Return a whole file, before a run starts. Raises: FileNotFoundError: there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import heapq
 import logging
 import os
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pseudoris.schemas.config import SourceConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, RefusedError
+from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, RefusedError
 from pseudoris.schemas.placement import StorageConfig
+from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
 from pseudoris.store.files.protocols import LOCAL_PROTOCOLS, local_path, storage_at
-from pseudoris.store.files.storage import Storage, StoredFile
+from pseudoris.store.files.storage import Mark, Storage, StoredFile
 from pseudoris.store.sources.image_tables import list_rows
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root
@@ -35,6 +37,8 @@ Format = Literal["files", "webdataset", "parquet"]
 
 # The folders that a run writes below OUT: a SOURCE inside them would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
+# Runs that were skipped in this process: a SOURCE may be listed more than once.
+_TOLD: Final[set[str]] = set()
 # A folder of images may hold millions of names.
 _MAX_COMPARED: Final = 10_000
 
@@ -157,9 +161,25 @@ class Source:
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
-        for file in self.root.walk(pattern.may_descend, self.exclude):
+        for file in self.root.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run)):
             if pattern.matches(tuple(file.path.split("/"))):
                 yield file, False
+
+    def _is_run(self, folder: str) -> bool:
+        """Return whether a folder below the root holds a run, which is not input; the first time, tell the user."""
+        path, uri = f"{folder}/{HEADER_NAME}", self.root.describe(folder)
+        try:
+            if self.root.kind(path) != "file" or not is_header(self.root.read(path)):
+                return False
+        except FileNotFoundError:
+            return False
+        except PseudorisError as error:
+            logger.warning("Cannot tell whether %s holds a run, so its images are listed: %s", uri, error)
+            return False
+        if uri not in _TOLD:
+            _TOLD.add(uri)
+            logger.warning("%s holds a run of pseudoris. It is skipped; its images are not listed.", uri)
+        return True
 
 
 def open_source(
@@ -215,6 +235,7 @@ def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig 
 
     Raises:
         ConfigError: As `open_root`, or SOURCE has another protocol, or chains several.
+        TransientError: The store does not answer within ten seconds.
     """
     protocol, separator, rest = source.partition("://")
     if separator and (protocol not in {*LOCAL_PROTOCOLS, *REMOTE_SCHEMES} or "::" in source or "://" in rest):
@@ -222,7 +243,15 @@ def open_recorded_root(source: str, config: SourceConfig, limits: StorageConfig 
             f"the run's header names SOURCE {source!r}. A header may name a local path, or a url of "
             f"{', '.join(sorted(REMOTE_SCHEMES))}; name the place yourself where the command takes it (--source)"
         )
+    _check_answers(source, config, limits or StorageConfig())
     return open_root(source, config, limits)
+
+
+@functools.cache
+def _check_answers(source: str, config: SourceConfig, limits: StorageConfig) -> None:
+    # Once in a process: commands that only read report a store that is down within ten seconds, but later wait as long
+    # as a run.
+    open_root(source, config, limits.hasty())
 
 
 def absolute_source(source: str) -> str:

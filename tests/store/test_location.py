@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import socket
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 
@@ -15,6 +17,27 @@ def create_keys(out: str, author: str, num_keys: int) -> list[int]:
     """Race for every key; return those won."""
     location = RunLocation.open(out)
     return [key for key in range(num_keys) if location.create_once(f"_receipts/{key}", author.encode())]
+
+
+@pytest.fixture
+def silent():
+    """Yield an endpoint that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "nothing listens"])
+def test_a_command_that_reads_is_told_of_a_dead_store_within_ten_seconds(
+    silent, is_silent, s3_credentials, monkeypatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent if is_silent else "http://127.0.0.1:9")
+    began_s = time.monotonic()
+    with pytest.raises(TransientError, match=r"cannot look at s3://bucket/run/_run\.json: "):
+        RunLocation.open_to_read("s3://bucket/run")
+    assert time.monotonic() - began_s < 10
+    # A run has its long patience.
+    assert RunLocation.open("s3://bucket/run")._storage.bucket.limits.patience_s == 300
 
 
 def test_of_sixteen_threads_exactly_one_creates_each_key_and_its_content_stands(disk):

@@ -108,7 +108,7 @@ def export_request(
     }
     _check_meant(export_format, told)
     limit = chosen.default_max_tokens if max_tokens is None else max_tokens or None
-    run, target = RunLocation.open(out), RunLocation.open(destination)
+    run, target = RunLocation.open_to_read(out), RunLocation.open(destination)
     header = require_header(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")

@@ -61,6 +61,14 @@ def source(bucket, path="set", **config):
     return open_source(f"s3://{bucket.name}/{path}", config, limits=LIMITS)
 
 
+@pytest.mark.slow
+def test_a_run_below_source_is_skipped_and_only_folders_with_a_header_are_looked_into(bucket, put):
+    header = b'{"version": 1, "plan_parts": [], "identity": {}}'
+    put({f"set/{n}/a.jpg": b"1" for n in range(20)} | {"set/3/b/_run.json": header, "set/3/b/c/d.jpg": b"1"})
+    put({"set/3/b/A.jpg": b"1", "set/4/_run.json": b"{}"})
+    assert [item.key for item in source(bucket).list()] == sorted(f"{n}/a.jpg" for n in range(20))
+
+
 def test_a_listing_is_in_the_order_of_keys_which_is_not_the_stores(bucket, put):
     names = ["a.jpg", "a/b.jpg", "a-b.jpg", "é.jpg", "b c.jpg", "B.jpg", "a/é/x.jpg", "a/b/c/d.jpg", "z~.jpg"]
     put({f"set/{name}": b"1" for name in names} | {"set/": b"", "set/a/": b"", "set-2/x.jpg": b"1"})

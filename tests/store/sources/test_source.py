@@ -11,7 +11,9 @@ import pytest
 
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources import source as sources
 from pseudoris.store.sources.source import absolute_source
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes
@@ -35,6 +37,37 @@ def memory():
     filesystem = fsspec.filesystem("memory")
     yield filesystem
     filesystem.rm("/", recursive=True)
+
+
+HEADER = b'{"version": 1, "plan_parts": [], "identity": {}}'
+
+
+def fill_runs(folder) -> None:
+    """Write images, and below the folder a run with a gallery, and a folder with a file that is only named like one."""
+    fill(folder, "a.jpg", "b/c.jpg", "b/out/gallery/d.webp", "b/out/_plan/g0001/part.parquet", "b/out/A.jpg", "e/f.jpg")
+    (folder / "b/out/_run.json").write_bytes(HEADER)
+    (folder / "e/_run.json").write_bytes(b'{"version": 1}')
+
+
+def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):
+    fill_runs(tmp_path)
+    assert keys(tmp_path) == ["a.jpg", "b/c.jpg", "e/f.jpg"]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{tmp_path}/b/out holds a run of pseudoris. It is skipped; its images are not listed."]
+    assert keys(tmp_path / "b" / "out" / "gallery") == ["d.webp"]
+
+
+def test_a_run_below_a_source_of_another_store_is_skipped(memory, caplog):
+    memory.pipe({"/in/a.jpg": b"x", "/in/out/b.jpg": b"x", "/in/out/_run.json": HEADER, "/in/z/_run.json": b"[]"})
+    memory.pipe({"/in/z/c.jpg": b"x"})
+    assert keys("memory://in") == ["a.jpg", "z/c.jpg"]
+    assert "out holds a run of pseudoris" in caplog.text
+
+
+def test_a_header_that_cannot_be_read_does_not_stop_the_listing(tmp_path, caplog):
+    fill(tmp_path, "a/b.jpg")
+    (tmp_path / "a" / "_run.json").symlink_to("_run.json")
+    assert keys(tmp_path)[0] == "a/b.jpg"
 
 
 def test_a_folder_is_listed_recursively_in_the_order_of_keys(tmp_path):
@@ -335,3 +368,11 @@ def test_a_pattern_in_a_folder_whose_own_name_is_one_is_refused(tmp_path, monkey
     with pytest.raises(ConfigError, match="glob characters: run the command from another folder"):
         keys("*.jpg")
     assert keys(".") == ["a.jpg", "x%7B1%7D/b.jpg"]
+
+
+def test_a_recorded_source_is_asked_for_hastily_once_and_then_read_with_patience(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, "open_root", lambda source, config, limits: asked.append(limits.patience_s))
+    for _ in range(2):
+        sources.open_recorded_root(str(tmp_path), AUTO, StorageConfig())
+    assert asked == [6, 300, 300]

@@ -1,0 +1,138 @@
+"""What is told before Ray starts: another identity or SOURCE, a missing package, missing weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
+from pseudoris.pipeline.identity import measure_identity
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from tests.builders.images import png
+from tests.store.builders import make_entries, make_identity, start_run
+
+HERE = make_identity()
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    """Make a start of Ray an error, and this process one that is not connected."""
+    for module in (annotation, dry_run, sample_run):
+        monkeypatch.setattr(module, "connected", lambda address: pytest.fail("Ray was started"))
+    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: False)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Answer for the child process: the identity of the run, with the method of the configuration."""
+    answer = {}
+
+    def measure(config):
+        return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
+
+    monkeypatch.setattr(local_identity, "_measured", measure)
+    return answer
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(png())
+    return str(tmp_path / "in")
+
+
+@pytest.fixture
+def out(tmp_path, source):
+    start_run(RunLocation.open(str(tmp_path / "out")), make_entries(1), source=source)
+    return str(tmp_path / "out")
+
+
+COMMANDS = pytest.mark.parametrize("command", [annotation.annotate, dry_run.dry_run], ids=["annotate", "dry run"])
+
+
+@COMMANDS
+def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(command, measured, out, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.png").write_bytes(png())
+    measured["weights"] = {"propose": "b" * 64}
+    with pytest.raises(ConfigError) as refused:
+        command(str(tmp_path / "other"), out, load_config("tiny", None, ["shards.max_images=3", "compute.seed=9"]))
+    text = str(refused.value)
+    for words in ("shards.max_images: ", "compute.seed: ", "weights.propose: ", f"SOURCE: '{tmp_path}/in' in the run"):
+        assert words in text
+    assert "device_kind" not in text
+
+
+@COMMANDS
+def test_another_source_alone_is_refused_before_ray(command, measured, out, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.png").write_bytes(png())
+    with pytest.raises(ConfigError, match="was planned from SOURCE"):
+        command(str(tmp_path / "other"), out, load_config("tiny"))
+
+
+@COMMANDS
+def test_other_versions_are_refused_before_ray(command, measured, out, source):
+    measured["versions"] = {"x": "2"}
+    with pytest.raises(ConfigError, match=r"versions\.x: '1' in the run, '2' now\n.*--allow-mixed$"):
+        command(source, out, load_config("tiny"))
+    mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
+    location = RunLocation.open(out)
+    assert identity_before_ray(mixed, annotation.read_header(location), source).versions == {"x": "2"}
+
+
+def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
+    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
+    monkeypatch.setattr(local_identity, "_measured", lambda config: pytest.fail("measured here"))
+    header = annotation.read_header(RunLocation.open(out))
+    assert identity_before_ray(load_config("tiny"), header, source) is None
+    with pytest.raises(ConfigError, match=r"compute\.seed"):
+        identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("images.decoder_plugins=[no_such_plugin]", "'no_such_plugin', which cannot be imported .*: install it"),
+        ("masks.engine=no_such_engine", "no such engine in the entry points"),
+    ],
+)
+def test_a_missing_package_is_told_before_ray(setting, message, source, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        annotation.annotate(source, str(tmp_path / "out"), load_config("tiny", None, [setting]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_child_process_measures_what_a_process_of_the_run_measures():
+    config = load_config("tiny")
+    assert local_identity._measured(config) == measure_identity(config)
+
+
+def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
+    def refuse(config):
+        raise ConfigError("weights are missing")
+
+    monkeypatch.setattr(local_identity, "_measured", refuse)
+    with pytest.raises(ConfigError, match="weights are missing"):
+        sample_run.estimate(source, load_config("tiny"), size=1)
+
+
+@pytest.mark.slow
+def test_missing_weights_are_told_before_ray(source, tmp_path):
+    config = load_config("tiny", None, [f"masks.weights.uri={tmp_path}/sam.pt"])
+    with pytest.raises(ConfigError, match=r"sam\.pt' are not available: there is no such file"):
+        annotation.annotate(source, str(tmp_path / "out"), config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_the_cpu_what_was_measured_before_ray_is_the_identity(monkeypatch):
+    monkeypatch.setattr(local_identity, "identity_on_cluster", lambda config: "of the cluster")
+    on_cpu = load_config("tiny")
+    assert complete_identity(on_cpu, HERE) == HERE
+    assert complete_identity(on_cpu, None) == "of the cluster"
+    on_gpu = on_cpu.model_copy(update={"compute": on_cpu.compute.model_copy(update={"device": "cuda"})})
+    assert complete_identity(on_gpu, HERE) == "of the cluster"
