@@ -185,7 +185,8 @@ def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.Parqu
 def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFile, row_group: int) -> list[PlanEntry]:
     try:
         return _entries(parquet.read_row_group(row_group, use_threads=False))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, TypeError, UnicodeDecodeError) as error:
+        # TypeError: a column has another name.
         raise TransientError(damaged(location.uri(f"{PLAN_FOLDER}/{record.name}"), error)) from error
 
 
