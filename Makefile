@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help install demo check test test-all coverage soak lint format bench quality weights docs dashboard wheel clean
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# The first of the supported versions that this machine has.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
 RUN := .venv/bin/python
 # Containers often set it; every process of a run and of a test would then compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -22,7 +22,7 @@ INCOMPLETE = 3
 
 def annotate(
     source: options.Source,
-    out: options.Out,
+    out: options.ConfiguredOut,
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
@@ -65,7 +65,8 @@ def annotate(
     from pseudoris.pipeline.run_options import RunOptions
     from pseudoris.store.runs.pending_work import parse_reasons
 
-    run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=parse_reasons(retry_reasons))
+    reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
+    run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons)
     if dry_run:
         from pseudoris.pipeline.dry_run import dry_run as preview
 

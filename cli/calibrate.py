@@ -42,8 +42,8 @@ def calibrate(
         typer.Option(
             min=0,
             max=1,
-            help="Smallest share of the truth's objects to cover. Needs --truth.",
-            show_default=str(DEFAULT_COVERAGE),
+            help=f"Smallest share of the truth's objects to cover, {DEFAULT_COVERAGE} by default. Needs --truth.",
+            show_default=False,
         ),
     ] = None,
     least_yield: Annotated[

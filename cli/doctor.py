@@ -91,7 +91,10 @@ def _versions() -> str:
     try:
         found = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     except metadata.PackageNotFoundError as error:
-        raise ConfigError(f"The package {error.name} is not installed. Run `make install`.") from None
+        raise ConfigError(
+            f"The package {error.name} is not installed. In a clone run `make install`, elsewhere "
+            f"`pip install {error.name}`."
+        ) from None
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:

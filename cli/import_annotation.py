@@ -103,7 +103,7 @@ AllowMixed = Annotated[
 def import_annotation(
     annotation: Annotation,
     images: Images,
-    out: options.Out,
+    out: options.ConfiguredOut,
     annotation_format: FormatOption = None,
     split: Splits = None,
     split_by: SplitBy = None,

@@ -73,7 +73,7 @@ class HelpPage(TyperGroup):
         for parameter in self.get_params(ctx):
             names, text = parameter.get_help_record(ctx) or ("", "")
             # Typer says more of completion than fits a line.
-            options.add_row(names, text.partition(",")[0])
+            options.add_row(names, text.partition(",")[0].rstrip(".") + ".")
         stdout.print(self.get_usage(ctx), self.help, "", page, "", options, EXIT_CODES, sep="\n")
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:

@@ -26,8 +26,16 @@ Out = Annotated[
     str,
     typer.Argument(
         metavar="OUT",
-        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL (annotate: --set "
-        "source.endpoint_url=…).",
+        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL.",
+        show_default=False,
+    ),
+]
+# Of commands that take a configuration.
+ConfiguredOut = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="Folder or url of the run. For S3 outside AWS, set AWS_ENDPOINT_URL or --set source.endpoint_url=….",
         show_default=False,
     ),
 ]
@@ -57,7 +65,12 @@ Plugins = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Ray cluster: auto, local, or HOST:PORT.", show_default=False),
+    typer.Option(
+        "--address",
+        help="Ray cluster: auto, local (start one), or HOST:PORT. By default placement.address, which is auto: the "
+        "cluster of RAY_ADDRESS or of this machine, else a new one.",
+        show_default=False,
+    ),
 ]
 
 

@@ -47,7 +47,7 @@ def student(
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Set one key, e.g. model.width=96. Overrides the preset. Can be repeated.", show_default=False
+            "--set", help="Set one key, e.g. model.width=96. Overrides --config. Can be repeated.", show_default=False
         ),
     ] = None,
     steps: Annotated[

@@ -43,7 +43,7 @@ def ppt(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Set one key, e.g. curriculum.epochs_factor=0.5. Overrides the preset. Can be repeated.",
+            help="Set one key, e.g. curriculum.epochs_factor=0.5. Overrides --config. Can be repeated.",
             show_default=False,
         ),
     ] = None,

@@ -34,7 +34,6 @@ def annotate(
     out: str,
     config: RunConfig,
     *,
-    limit: int | None = None,
     options: RunOptions | None = None,
     on_event: OnEvent = ignore,
 ) -> RunSummary:
@@ -47,8 +46,7 @@ def annotate(
         source: A folder, a glob, an fsspec url, WebDataset tars or Parquet files.
         out: A local path or an fsspec url. If it holds a run, that run is continued.
         config: The resolved configuration.
-        limit: Shorthand for `RunOptions(limit=…)`.
-        options: What else this session does.
+        options: What this session does besides continuing the plan, e.g. `RunOptions(limit=20)`.
         on_event: Called with the plan, with each commit as it lands, and with notices for the user.
 
     Raises:
@@ -56,7 +54,7 @@ def annotate(
             worker found the error.
         TransientError: Storage or the cluster failed; the same call continues.
     """
-    options = options or RunOptions(limit)
+    options = options or RunOptions()
     check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts:

@@ -34,16 +34,14 @@ BYTES_PER_DRAW: Final = 30
 ASSUMED_MASKS_PER_IMAGE: Final = 5
 
 
-def dry_run(
-    source: str, out: str, config: RunConfig, *, limit: int | None = None, options: RunOptions | None = None
-) -> RunPlan:
+def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | None = None) -> RunPlan:
     """Return what `annotate` would do with the same arguments. Nothing is written, no model is loaded.
 
     Raises:
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
         TransientError: Storage or the cluster failed.
     """
-    options = options or RunOptions(limit)
+    options = options or RunOptions()
     check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     check_options(location, options)

@@ -11,7 +11,6 @@ succeed later. Importing this package loads neither torch nor Ray: each function
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def annotate(
     limit: int | None = None,
     extend: bool = False,
     retry_failed: bool = False,
-    retry_reasons: Sequence[str] = (),
+    retry_reasons: str | Sequence[str] = (),
     on_event: Callable[[RunEvent], None] = lambda event: None,
 ) -> RunSummary:
     """Annotate the images of `source` into the run at `out`; the same call again continues.
@@ -134,12 +133,12 @@ def annotate(
         limit: Plan the first `limit` images only.
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
-        retry_reasons: With `retry_failed`, only images quarantined for one of these reason codes.
+        retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
         on_event: Called with the plan (`Planned`), each commit (`Committed`), each retried shard (`Retried`), and each
             `Notice`.
 
     Returns:
-        How the run stands. `summary.is_complete` says whether every shard is committed; Ctrl-C in the middle ends the
+        The state of the run. `summary.is_complete` says whether every shard is committed; Ctrl-C in the middle ends the
         call with `summary.interrupted`.
 
     Raises:
@@ -152,7 +151,7 @@ def annotate(
     from pseudoris.store.runs.pending_work import parse_reasons
 
     settings = load_config(config) if isinstance(config, str) else config
-    reasons = parse_reasons(",".join(retry_reasons) or None)
+    reasons = parse_reasons(_listed(retry_reasons) or None)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons)
     return run_pipeline(source, out, settings, options=options, on_event=on_event)
 
@@ -198,7 +197,7 @@ def verify(out: str, *, quick: bool = False, sample: int | None = None) -> Verif
 
 
 def refilter(
-    out: str, new: str, *, tau: float | None = None, keep: Sequence[str] | None = None, allow_mixed: bool = False
+    out: str, new: str, *, tau: float | None = None, keep: str | Sequence[str] | None = None, allow_mixed: bool = False
 ) -> RefilterSummary:
     """Write the finished run at `out` as a new run with another rule of what is kept; no model runs.
 
@@ -206,7 +205,8 @@ def refilter(
         out: Folder or url of the run; it is only read.
         new: Empty folder or url that gets the new run.
         tau: Keep expressions whose distinctiveness is above; None leaves it.
-        keep: Conditions such as "correctness > 0.2"; an empty sequence removes the run's own, None leaves them.
+        keep: A condition such as "correctness > 0.2", or several; an empty sequence removes the run's own,
+            None leaves them.
         allow_mixed: Continue with other package versions than `new` was started with.
 
     Returns:
@@ -222,7 +222,7 @@ def refilter(
     from pseudoris.store.runs.refilter import RuleChange
     from pseudoris.store.runs.refilter import refilter as refilter_run
 
-    change = RuleChange(tau, None if keep is None else parse_conditions(keep))
+    change = RuleChange(tau, None if keep is None else parse_conditions(_listed(keep)))
     return refilter_run(RunLocation.open(out), RunLocation.open(new), change, allow_mixed=allow_mixed)
 
 
@@ -255,7 +255,7 @@ def export(
         target_mb: Size of a file, for formats with files of a free size; None is what `pseudoris export` takes.
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
-        overwrite: Replace an export that stands at `destination`.
+        overwrite: Replace an existing export at `destination`.
 
     Returns:
         What was written.
@@ -313,12 +313,20 @@ def evaluate(out: str, truth: str | Truth, *, sample: int | None = None) -> Eval
     return evaluate_run(location, known, sample=sample)
 
 
+def _listed(words: str | Sequence[str]) -> Sequence[str]:
+    # A string is one item: its letters are items for whoever iterates over it.
+    return [words] if isinstance(words, str) else words
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return import_module("importlib.metadata").version("pseudoris")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pseudoris' has no attribute {name!r}")
-    return getattr(import_module(f"pseudoris.{_HOMES[name]}"), name)
+        from importlib.metadata import version
+
+        return version("pseudoris")
+    # Here: a clone that is not installed has no rooms, and `python -m pseudoris` says so.
+    from pseudoris.schemas.lazy_names import lazy_names
+
+    return lazy_names(__name__, _HOMES)(name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Which candidate expressions are kept: tau and bounds on scores. The filter stage, `refilter` and `verify` share it.
+"""Which expressions are kept: tau and bounds on scores. The filter stage, `refilter` and `verify` share it.
 
 An undefined score passes every bound. For example, a mask alone in its image has no rival, so no distinctiveness.
 """

@@ -115,7 +115,7 @@ class CaptionSample:
 
 @dataclass(frozen=True, slots=True)
 class ExpressionRecord:
-    """A candidate expression of a mask; equal captions of one mask are one record with several samples.
+    """An expression, kept or not; equal captions of one mask are one record with several samples.
 
     Attributes:
         target_mask_ids: The masks it refers to: one; several of a `group`, none of kind `none`.

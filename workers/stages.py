@@ -89,6 +89,10 @@ def find_scorer(config: FilterConfig) -> type[Scorer]:
     return cast(type[Scorer], _find("pseudoris.scorers", config.engine, "filtering.engine"))
 
 
+# Top folders of the repository, by whose bare names plug-ins for versions before 0.2.0 import them.
+_ROOMS: Final = ("schemas", "store", "workers", "pipeline", "training", "synthworld", "viewer", "cli", "deploy")
+
+
 def _find(group: str, name: str, setting: str) -> Any:
     found = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
@@ -103,7 +107,7 @@ def _find(group: str, name: str, setting: str) -> Any:
 
 def _new_name(module: str) -> str:
     """Return what to write if a plug-in imports `module` by its old name, without `pseudoris`; else nothing."""
-    if module.partition(".")[0] not in ("schemas", "store", "workers"):
+    if module.partition(".")[0] not in _ROOMS:
         return ""
     if module in ("workers", "workers.boundary"):
         place = "pseudoris.workers.faults.quarantine"

@@ -23,8 +23,8 @@ _SIZES: Final = (
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")),
 )
 _PSEUDO: Final = (
-    "The rows of one image and text are the candidate masks of that expression. A kept row is the referent. A row that "
-    "is not kept is a context mask, or an undecided candidate."
+    "The rows of one image and text are the pseudo-masks of that expression. A kept row is the referent. A row that "
+    "is not kept is a context mask, or an undecided mask."
 )
 _LARGEST: Final = "100B<n<1T"
 
@@ -139,7 +139,7 @@ def _counts(facts: CardFacts) -> Iterator[str]:
     for reason, count in sorted(totals.reasons.items()):
         yield f"| … as `{reason}` | {count:,} |"
     yield f"| masks | {totals.masks:,} |"
-    yield f"| candidate expressions | {totals.expressions:,} |"
+    yield f"| expressions, kept or not | {totals.expressions:,} |"
     yield f"| kept expressions | {totals.kept:,} |"
     yield ""
     yield f"sha256 over the digests of all parts, by shard and table: `{facts.tables_sha256}`."

@@ -53,15 +53,15 @@ def num_to_retry(receipt: Receipt, reasons: frozenset[str] | None) -> int:
     return sum(count for reason, count in receipt.counts.reasons.items() if reasons is None or reason in reasons)
 
 
-def parse_reasons(words: str | None) -> frozenset[str] | None:
-    """Return the reason codes in a text such as `missing,decoder_timeout`; None for None.
+def parse_reasons(words: Iterable[str] | None) -> frozenset[str] | None:
+    """Return words such as "missing" as reason codes; None for None.
 
     Raises:
         ConfigError: One is not a reason code.
     """
     if words is None:
         return None
-    reasons = frozenset(word.strip() for word in words.split(","))
+    reasons = frozenset(word.strip() for word in words)
     unknown = sorted(reasons - FAILURE_REASONS.keys())
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is not a quarantine reason: the reasons are {', '.join(FAILURE_REASONS)}")

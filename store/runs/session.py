@@ -1,7 +1,8 @@
 """One session of a run, from the pending shards to the data card: one loop for every command that writes a run.
 
-It does not use Ray. An executor does the work and yields receipts, and shards that it sets aside. The session counts
-them, checks the lock, writes snapshots on the way, and finishes the run.
+(`estimate` does without: its run is temporary.) The session does not use Ray. An executor does the work and yields
+receipts, and shards that it sets aside. The session counts them, checks the lock, writes snapshots on the way, and
+finishes the run.
 """
 
 from __future__ import annotations

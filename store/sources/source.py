@@ -21,8 +21,8 @@ from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.schemas.uris import refuse_secrets
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.protocols import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.files.storage import Mark, Storage, StoredFile
+from pseudoris.store.files.storage_at import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.store.sources.image_tables import list_rows
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GlobPattern, expand_braces, has_magic, is_glob, split_root

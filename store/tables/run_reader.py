@@ -67,7 +67,7 @@ class Run:
         return self._dataset(MASKS)
 
     def expressions(self) -> ds.Dataset:
-        """Return the table of expressions: every candidate with its scores; `kept` says which the run keeps."""
+        """Return the table of expressions: every one with its scores; `kept` says which the run keeps."""
         return self._dataset(EXPRESSIONS)
 
     def failures(self) -> ds.Dataset:

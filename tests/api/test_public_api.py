@@ -109,6 +109,15 @@ def test_refilter_writes_another_run_under_another_rule(tmp_path):
         pseudoris.refilter(out, new, keep=["correct"])
 
 
+def test_a_string_is_one_condition_or_one_reason(tmp_path):
+    out = str(tmp_path / "out")
+    scored_run(RunLocation.open(out))
+    summary = pseudoris.refilter(out, str(tmp_path / "new"), keep="correctness > 0.2")
+    assert [str(each) for each in summary.rule.conditions] == ["correctness > 0.2"]
+    with pytest.raises(pseudoris.ConfigError, match="'mising' is not a quarantine reason"):
+        pseudoris.annotate("in", out, retry_failed=True, retry_reasons="mising")
+
+
 def test_export_writes_a_format_and_refuses_what_it_does_not_read(tmp_path):
     out = str(tmp_path / "out")
     scored_run(RunLocation.open(out))

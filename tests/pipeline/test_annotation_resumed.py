@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.run_options import RunOptions
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.store.location import RunLocation
@@ -152,9 +153,9 @@ def test_a_relative_source_is_the_same_from_another_folder(ray_session, tmp_path
 def test_images_that_appear_after_the_plan_are_not_added_and_another_limit_is_told(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=3)
     events = []
-    annotate(str(source), str(tmp_path / "out"), stub_config(), limit=40, on_event=events.append)
+    annotate(str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(40), on_event=events.append)
     assert not [event for event in events if isinstance(event, Notice)]
     write_source(source, num_images=9)
-    summary = annotate(str(source), str(tmp_path / "out"), stub_config(), limit=9, on_event=events.append)
+    summary = annotate(str(source), str(tmp_path / "out"), stub_config(), options=RunOptions(9), on_event=events.append)
     assert summary.num_planned_images == 6
     assert Notice("the run already has a plan of 6 images; --limit 9 does not change it") in events

@@ -36,7 +36,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(ray_session, tmp_path):
 def test_embedded_images_count_in_the_estimate(ray_session, tmp_path):
     source = write_source(tmp_path / "in", num_images=2)
     plans = [
-        dry_run(str(source), str(tmp_path / "out"), stub_config(f"shards.embed_images={embed}"), limit=2)
+        dry_run(str(source), str(tmp_path / "out"), stub_config(f"shards.embed_images={embed}"), options=RunOptions(2))
         for embed in ("false", "true")
     ]
     assert plans[1].num_images == 2

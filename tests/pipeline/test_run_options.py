@@ -66,7 +66,7 @@ def test_a_parser_that_is_not_installed_is_refused_before_ray(module, tmp_path, 
         "dry_run": partial(dry_run, str(tmp_path), out),
         "sample_run": partial(estimate, str(tmp_path)),
     }
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[spacy\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'spacy>=3\.8,<4'"):
         calls[module](without_spacy(monkeypatch))
 
 

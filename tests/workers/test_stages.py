@@ -42,6 +42,7 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(find, section, _expect
     [
         ("from workers.boundary import apply_to_images", "pseudoris.workers.faults.quarantine"),
         ("import schemas.gone", "pseudoris.schemas"),
+        ("import pipeline.gone", "pseudoris.pipeline"),
     ],
 )
 def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def require_lmdb() -> ModuleType:
     try:
         import lmdb
     except ImportError:
-        raise ConfigError("The format lmdb needs one more package: pip install -e '.[lmdb]'") from None
+        raise ConfigError("The format lmdb needs one more package: pip install 'lmdb>=1.6,<4'") from None
     module: ModuleType = lmdb
     return module
 

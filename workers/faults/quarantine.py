@@ -150,7 +150,6 @@ def _guarded(image: ShardImage, stage: str, work: Callable[[ShardImage], ShardIm
         if not may_blame_image(error):
             raise
         logger.exception("stage %s raised on image %s (%s)", stage, image.image_id, image.key)
-        # Only the type, because a foreign exception's text may hold an address or a time. "twice", because a run
-        # quarantines the image only after a second try in a fresh process.
+        # Only the type, because a foreign exception's text may hold an address or a time.
         message = f"the {stage} stage raised {type(error).__name__}; the log holds the traceback"
         return image.quarantined(Failure(stage, "stage_error", message))

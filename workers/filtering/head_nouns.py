@@ -40,7 +40,7 @@ from pseudoris.workers.filtering.noun_lexicon import (
 from pseudoris.workers.filtering.noun_phrases import Chunk, is_determiner, read_chunk, tokenise
 
 SPACY_MODEL: Final = "en_core_web_sm"
-_INSTALL: Final = f"pip install -e '.[spacy]' && python -m spacy download {SPACY_MODEL}"
+_INSTALL: Final = f"pip install 'spacy>=3.8,<4' && python -m spacy download {SPACY_MODEL}"
 _NO_SPACY: Final = f"filtering.nouns=spacy, but spaCy is not installed. Run: {_INSTALL}"
 _NO_MODEL: Final = f"filtering.nouns=spacy, but its language model {SPACY_MODEL} is not installed. Run: {_INSTALL}"
 NounFinder = Callable[[str], str | None]

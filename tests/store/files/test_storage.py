@@ -11,8 +11,8 @@ import pytest
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.store.files.key_order import path_key
-from pseudoris.store.files.protocols import storage_at
 from pseudoris.store.files.storage import ChangedError, StoredFile
+from pseudoris.store.files.storage_at import storage_at
 from pseudoris.store.sources.patterns import ALL_FILES
 from tests.store.conftest import IMPATIENT
 

@@ -58,7 +58,7 @@ def test_it_counts_what_the_tables_hold_and_names_the_models(run):
     card = card_of(run)
     table = read_table(run, EXPRESSIONS)
     assert f"| kept expressions | {sum(table['kept'].to_pylist()):,} |" in card
-    assert f"| candidate expressions | {table.num_rows:,} |" in card
+    assert f"| expressions, kept or not | {table.num_rows:,} |" in card
     assert "| images | 20 of 20 |" in card
     assert "| … as `corrupt` | 4 |" in card
     for digest in ("a" * 64, "b" * 64, "c" * 64):

@@ -31,11 +31,11 @@ def test_shards_with_an_image_in_quarantine_are_retried_from_the_generation_that
     assert quarantined_shards(latest_receipts(disk), frozenset({"missing"})) == PendingWork([])
 
 
-@pytest.mark.parametrize("words", [None, "missing", "missing, decoder_timeout"])
+@pytest.mark.parametrize("words", [None, ["missing"], ["missing", " decoder_timeout"]])
 def test_reasons_are_read_from_a_list_of_codes(words):
-    assert parse_reasons(words) == (None if words is None else {word.strip() for word in words.split(",")})
+    assert parse_reasons(words) == (None if words is None else {word.strip() for word in words})
 
 
 def test_an_unknown_reason_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'mising' is not a quarantine reason: the reasons are missing, changed"):
-        parse_reasons("mising")
+        parse_reasons(["mising"])

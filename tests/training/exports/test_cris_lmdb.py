@@ -104,7 +104,7 @@ def test_of_train_there_is_the_one_file(exported):
 
 def test_without_its_package_the_format_says_what_to_install(built_run, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[lmdb\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'lmdb>=1\.6,<4'"):
         export("lmdb", built_run, place)
     assert not Path(place.root).exists()
 

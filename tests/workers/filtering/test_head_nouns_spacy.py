@@ -4,7 +4,7 @@ import pytest
 
 from pseudoris.workers.filtering.head_nouns import head_of_parse
 
-spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install -e '.[spacy]'")
+spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
 
 
 def parsed(*tokens):
