@@ -1,4 +1,4 @@
-"""What is fast, against what: both sides in one run, median of several, as a ratio, with peak memory.
+"""Measures speed: both versions in one run, median of several, as a ratio, with peak memory.
 
 | command | measures |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Run every benchmark on the embedded models, with a JSON file beside each table: `make bench`.
+"""Runs every benchmark on the embedded models and writes a JSON file for each table: `make bench`.
 
     python -m benchmarks [--folder bench-out]
 

@@ -1,4 +1,4 @@
-"""The authors' decoding loop, as the other side of the captioner's benchmark: no caches, but no straw man.
+"""The authors' decoding loop, the baseline of the captioner's benchmark: no caches, but reasonably fast.
 
 Rows are batched, finished rows dropped, the text tower runs once a prefix and the decoder once a (prefix,
 crop); every step runs whole prefixes again. Draws, sets and contrast are those of

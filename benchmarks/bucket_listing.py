@@ -1,4 +1,4 @@
-"""How long SOURCE takes to list, and what of it is held: tars on a disk, and a bucket of a million keys.
+"""Measures how long listing a source takes, and its memory: tars on a disk, and a bucket of a million keys.
 
     python -m benchmarks.bucket_listing [--tars 1000] [--members 100] [--keys 1000000] [--json F]
 

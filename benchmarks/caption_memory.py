@@ -1,4 +1,4 @@
-"""Whether captioning keeps to its byte budget on an image with many masks: measured, and planned for larger models.
+"""Measures whether captioning keeps to its byte budget on an image with many masks; computes larger models.
 
     python -m benchmarks.caption_memory [--preset base] [--masks 60] [--kinds 2] [--budget-mib 2048] [--json F]
 

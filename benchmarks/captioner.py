@@ -1,4 +1,4 @@
-"""Captions of one image: the cached engine, all decoding rules, against the authors' loop, sampling alone.
+"""Compares the cached captioner with the authors' loop: the captions of one image, all decoding rules, sampling alone.
 
     python -m benchmarks.captioner [--preset tiny] [--masks 4 8] [--steps 12 24] [--repeats 5] [--json F]
 

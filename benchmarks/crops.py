@@ -1,4 +1,4 @@
-"""All crops of one image, batched, against one after another by Pillow, masks decoded on both sides.
+"""Compares all crops of one image in a batch with Pillow's, one after another; both sides decode the masks.
 
     python -m benchmarks.crops [--masks 4 8] [--size 224] [--image 480x640] [--device cpu] [--repeats 5] [--json F]
 

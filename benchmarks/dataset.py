@@ -1,4 +1,4 @@
-"""A run as a torch dataset, against the same data as CRIS's files and as CRIS's LMDB: samples a second, bytes, memory.
+"""Compares a run as a torch dataset with CRIS's files and CRIS's LMDB: samples a second, bytes, memory.
 
     python -m benchmarks.dataset [--samples 1280] [--masks 20 1] [--workers 1 2 4] [--repeats 3] [--photographs DIR]
     [--json F]

@@ -1,4 +1,4 @@
-"""One set of annotated images in three forms: a run with embedded images, files in the CRIS layout, an LMDB of records.
+"""The same annotated images in three forms: a run with embedded images, files in the CRIS layout, an LMDB of records.
 
     FOLDER/run/…                         a run; `kept` is true of some of each mask's candidates
     FOLDER/cris/images/train2014/*.jpg   masks/run/<segment id>.png   anns/run/train.json

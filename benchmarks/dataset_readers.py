@@ -1,4 +1,4 @@
-"""The other sides of the dataset's benchmark: what CRIS and ETRIS train from, read as fast as a plain reader can.
+"""Baselines of the dataset's benchmark: fast plain readers of what CRIS and ETRIS train from.
 
 Their own use cv2; torchvision decodes with the same libjpeg-turbo and libpng and gives tensors in the order wanted,
 which saves them a copy and a change of colour order.

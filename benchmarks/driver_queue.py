@@ -1,4 +1,4 @@
-"""How long GPUs wait for a driver that serves one shard at a time: a closed queue, event by event.
+"""Simulates how long GPUs wait for a driver that serves one shard at a time: a closed queue, event by event.
 
 Each GPU has a few shards assigned: one at work, the others beside it. A shard that is done needs the driver for a
 while, which then assigns the next one. A plain heap serves: there are two kinds of event, and over millions of them a

@@ -1,4 +1,4 @@
-"""A bucket of as many keys as wanted that answers LIST alone: ListObjectsV2 over keys that are counted, not stored.
+"""A bucket with any number of keys that answers only LIST (ListObjectsV2); keys are computed, not stored.
 
     python -m benchmarks.fake_bucket NUM_KEYS      # prints its endpoint, serves until it is ended
 

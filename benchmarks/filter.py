@@ -1,4 +1,4 @@
-"""The filter's time beside the captioner's, and against a filter that shares nothing.
+"""Measures the filter against the captioner, and against a filter that shares no work.
 
     python -m benchmarks.filter [--preset tiny] [--images 16] [--masks 8] [--repeats 5] [--caption-repeats 5] [--json F]
 

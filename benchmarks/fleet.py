@@ -1,4 +1,4 @@
-"""A run of days on a fleet that loses nodes and drivers: from event to event, the shards between them counted.
+"""Simulates a run of days on a fleet that loses nodes and drivers. Shards between two events are computed.
 
 Between two events a GPU does one shard after another, each in the same time, so how many it has done and how far it is
 with the next follow from the clock alone. Events are few: losses and returns of nodes, deaths of the driver, ends of

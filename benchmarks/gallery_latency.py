@@ -1,4 +1,4 @@
-"""How long the gallery's page takes to answer: loading, τ slider, search, filters and keys, in headless Chromium.
+"""Measures how long the gallery's page takes to answer: loading, τ slider, search, filters, keys, in headless Chromium.
 
     python -m benchmarks.gallery_latency [--expressions 5000 35000] [--repeats 15] [--json F]
 

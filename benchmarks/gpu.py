@@ -1,4 +1,4 @@
-"""The three engines on one accelerator, without Ray: captions and masks against the plain reference, images a second.
+"""Measures the engines on one accelerator, without Ray: captions and masks against the baselines, images a second.
 
     python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
     python -m benchmarks.gpu --device cpu --tiny

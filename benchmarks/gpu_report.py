@@ -1,4 +1,4 @@
-"""Rows of the GPU benchmark: measured with peak memory and the GPU's utilisation, printed and written one by one."""
+"""The rows of the GPU benchmark, with peak memory and the GPU's utilisation; each is printed and written at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What listening costs beside captioning: `python -m benchmarks.listener_cost [--scenes N] [--json F]`.
+"""Measures what the listener adds to captioning: `python -m benchmarks.listener_cost [--scenes N] [--json F]`.
 
 Seconds are of the processor, on one thread, over the same proposed masks; pairs are (prefix, crop) pairs that the
 decoder computed.

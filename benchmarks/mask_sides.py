@@ -1,4 +1,4 @@
-"""The two sides of the masks' benchmark: Meta's generator and ours on one SAM, and what both must agree on."""
+"""The two sides of the masks' benchmark, Meta's generator and ours on one SAM, and the check that they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Automatic mask generation, everything but the image encoder: Meta's generator against ours.
+"""Compares automatic mask generation with Meta's generator, without the image encoder.
 
     python -m benchmarks.masks [--preset tiny] [--images 4] [--points 32] [--kept 0.4] [--repeats 5] [--json F]
 

@@ -1,4 +1,4 @@
-"""How a benchmark measures and prints: medians, ratios, peak memory, a table, JSON beside it.
+"""Measures and prints benchmarks: medians, ratios, peak memory, a table and its JSON.
 
 A process can be watched from outside while it works: its memory and CPU time, and those of the Ray head it started.
 """

@@ -1,4 +1,4 @@
-"""What the pipeline adds to its stages: a whole run on Ray against the same work bare, in one process.
+"""Measures what the pipeline adds to its stages: a run on Ray against the same work in one process.
 
     python -m benchmarks.pipeline [--preset tiny] [--images 64] [--shard-images 16] [--actors 1] [--json F]
 

@@ -1,4 +1,4 @@
-"""Which operations the time of one image goes to, before and after: the plain reference's and ours.
+"""Shows which operations the time of one image goes to: those of the baselines and ours.
 
     python -m benchmarks.profile [--preset base] [--masks 4] [--steps 12] [--points 8] [--json F]
 

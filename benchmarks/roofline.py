@@ -1,4 +1,4 @@
-"""How near each stage comes to what the machine can do: operations and bytes against its measured peaks.
+"""Compares each stage with the machine's limits: operations and bytes against measured peaks.
 
     python -m benchmarks.roofline [--preset base] [--masks 8] [--points 8] [--steps 12] [--json F]
 

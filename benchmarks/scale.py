@@ -1,4 +1,4 @@
-"""What a shard costs the control plane: real plans, graphs and commits around stages that only wait.
+"""Measures what a shard costs the driver: real plans, graphs and commits around stages that only wait.
 
     python -m benchmarks.scale [--rows 10000 100000] [--shard-images 100] [--shard-s 0] [--work-s 600] [--json F]
 

@@ -3,7 +3,7 @@
     python -m benchmarks.scale_driver run WORK_S SOURCE OUT <RunConfig as JSON>
     python -m benchmarks.scale_driver bare WORK_S NUM_BLOCKS
 
-WORK_S after the first commit (or block) it stops, if it is not done. It answers with the times of its phases by
+It stops WORK_S after the first commit (or block) at the latest. It prints the times of its phases by
 `time.monotonic`, as one line of JSON.
 """
 

@@ -1,4 +1,4 @@
-"""What a large run loses, and to what: fleets that lose nodes and drivers, fed with the overheads that were measured.
+"""Simulates what a large run loses to faults and to the driver, from measured overheads.
 
     python -m benchmarks.simulation [--scale benchmarks/results/scale.json] [--json F] [--plot F.svg]
 

@@ -1,4 +1,4 @@
-"""The simulated shares over the size of a shard, as an SVG: a panel a number of GPUs, a line an assumed speed."""
+"""Plots the simulated shares over the size of a shard as SVG: a panel per number of GPUs, a line per assumed speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images a second by stage, bare in one process, on scenes of the synthetic world.
+"""Measures images a second of each stage, in one process, on scenes of the synthetic world.
 
     python -m benchmarks.stage_throughput [--preset tiny] [--images 16] [--repeats 5] [--json F]
 

@@ -1,8 +1,8 @@
 """The two consoles, what a terminal may be sent, and how numbers are written for a person.
 
-Names, captions and messages come from strangers, and a terminal obeys what it is sent. What a command prints goes
-through the consoles, `echo` or `echo_json`, which spell control characters. Characters that the terminal's encoding
-lacks are replaced by `degrade_output`, whatever writes them.
+Names, captions and messages are untrusted: a terminal executes the control characters in them. What a command prints
+goes through the consoles, `echo` or `echo_json`, which spell control characters. `degrade_output` replaces characters
+that the terminal's encoding lacks, whatever writes them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def facts_table(title: str) -> Table:
         min_width=len(title),
     )
     table.add_column(style="dim", no_wrap=True)
-    # Of a path that is longer than the terminal every letter is shown: its end is what tells.
+    # A path longer than the terminal is wrapped, not cut: its end matters.
     table.add_column(overflow="fold")
     return table
 

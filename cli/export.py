@@ -1,4 +1,4 @@
-"""`pseudoris export`: a finished run in another form; what is written is read back before it counts."""
+"""`pseudoris export`: writes a finished run in another format, and reads it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pseudoris gallery`: pages to look at before a week of GPUs is spent."""
+"""`pseudoris gallery`: writes web pages that show a run: images, masks, expressions, and its quality."""
 
 from __future__ import annotations
 

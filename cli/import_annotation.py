@@ -1,4 +1,4 @@
-"""`pseudoris import`: a human's annotation as a run, beside which or in which no model has worked."""
+"""`pseudoris import`: turns a human annotation into a run, without any model."""
 
 from __future__ import annotations
 

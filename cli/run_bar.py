@@ -1,4 +1,4 @@
-"""The bar, the interrupt and the summary of runs without Ray: imports, refilters, the recipes of PPT."""
+"""Progress bar, interrupt and summary of runs without Ray: imports, refilters, PPT's recipes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from pseudoris.training.thread_executor import OnProgress, WrittenRun
 
 WrittenT = TypeVar("WrittenT")
-# Told who holds the run, before a wait.
+# Called before a wait, with a text that names the holder of the run.
 OnWait = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How the summary of one kind of run speaks.
+    """The words of the summary, for one kind of run.
 
     Attributes:
-        title: What was done, behind the run's place.
-        with_masks: What an image with masks is called.
-        without_masks: What one without is called.
+        title: What was done; shown after the run's path.
+        with_masks: Word for an image with masks.
+        without_masks: Word for an image without masks.
     """
 
     title: str
@@ -43,13 +43,13 @@ class Wording:
 def write_with_bar(
     location: RunLocation, write: Callable[[OnProgress, OnWait], WrittenT], *, before: str, during: str
 ) -> WrittenT:
-    """Return what `write` makes of the run at `location`, under a bar; an interrupt says that nothing is lost.
+    """Return the result of `write`, with a progress bar; after an interrupt, report that nothing is lost.
 
     Args:
         location: Of the run.
-        write: Gets what to tell its progress to, and who it waits for.
-        before: Beside the bar until the first report.
-        during: Beside the bar from then on.
+        write: Called with two callbacks: for its progress, and for the text to show while it waits for the lock.
+        before: Text beside the bar until the first report.
+        during: Text beside the bar from then on.
 
     Raises:
         typer.Exit: It was interrupted.
@@ -82,9 +82,9 @@ def written_view(
 
     Args:
         location: Of the run.
-        written: How it stands.
-        wording: How to speak of it.
-        texts: Names and values of what is said of its texts.
+        written: Its counts.
+        wording: The words for this kind of run.
+        texts: Names and values of further rows, on its expressions.
         left_out: What was not taken over, each with its number.
     """
     totals = written.totals

@@ -1,4 +1,4 @@
-"""`pseudoris sample`: a few expressions of a run as a table, for an eye or another program."""
+"""`pseudoris sample`: prints a few expressions of a run as a table, CSV or JSON."""
 
 from __future__ import annotations
 

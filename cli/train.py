@@ -11,7 +11,7 @@ from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, stdout
 from pseudoris.cli.options import training_folder
 from pseudoris.cli.train_ppt import ppt
-from pseudoris.cli.training_views import figure_title, next_view, progress, say_what_is_resumed, stopped
+from pseudoris.cli.training_views import figure_title, next_view, note_new_training, progress, stopped
 
 if TYPE_CHECKING:
     from pseudoris.training.learning import FitSummary
@@ -89,7 +89,7 @@ def _run(request: StudentRequest) -> int:
 
     fabric = open_fabric(request.config.training)
     if fabric.is_global_zero:
-        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
+        note_new_training(request.out, is_resuming=request.is_resuming)
     try:
         with progress(is_shown=fabric.is_global_zero) as on_step:
             _, summary = train_student(request, fabric, on_step=on_step)

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from pseudoris.cli import options
 from pseudoris.cli.console import facts_table, format_seconds, report, stdout
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.training_views import figures_text, next_view, progress, say_what_is_resumed, stopped
+from pseudoris.cli.training_views import figures_text, next_view, note_new_training, progress, stopped
 
 if TYPE_CHECKING:
     from pseudoris.training.ppt.curriculum import Round, Source
@@ -78,7 +78,7 @@ def _run(request: PptRequest) -> int:
     fabric = open_fabric(request.config.training)
     is_first = fabric.is_global_zero
     if is_first:
-        say_what_is_resumed(request.out, is_resuming=request.is_resuming)
+        note_new_training(request.out, is_resuming=request.is_resuming)
 
     def on_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
         stdout.print(plan_view(rounds, num_pairs))

@@ -1,4 +1,4 @@
-"""How a training is shown, whatever is learnt: a bar while it goes on, its figures as papers name them."""
+"""Shows a training, of any model: a progress bar, and its figures under the names that papers use."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
         yield on_step
 
 
-def say_what_is_resumed(out: Path, *, is_resuming: bool) -> None:
-    """Say that `--resume` finds no training, where so it is.
+def note_new_training(out: Path, *, is_resuming: bool) -> None:
+    """Report if `--resume` finds no training to continue.
 
-    A script that starts again after any kill passes it always, and one may come before there is a training to go on
-    with. A folder that was mistyped looks the same, so it is not passed over in silence.
+    That is no error: a script that restarts after a kill always passes `--resume`, also before the first checkpoint. It
+    is reported because a mistyped folder looks the same.
     """
     from pseudoris.training.learning import TrainingFolder
 
@@ -51,7 +51,7 @@ def say_what_is_resumed(out: Path, *, is_resuming: bool) -> None:
 
 
 def stopped(out: Path) -> int:
-    """Say how an interrupted training stands and goes on; return the command's exit code."""
+    """Report where an interrupted training is and how to continue it; return the exit code."""
     report("stopped", f"The last checkpoint is in {out}. Use --resume to continue from it.", "yellow")
     return INTERRUPTED
 

@@ -1,4 +1,4 @@
-"""How good the output is: each command here measures quality, not speed, and none of it is installed.
+"""Measures the quality of the output; speed is measured in `benchmarks/`. Neither is installed.
 
 | command | measures |
 | --- | --- |
@@ -12,5 +12,5 @@
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/ppt-predict.jpg |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
 
-`listener/` has no command: it measures the part `listening` of the quality page. Speed is measured in `benchmarks/`.
+`listener/` has no command: it measures the part `listening` of the quality page.
 """

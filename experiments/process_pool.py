@@ -1,4 +1,4 @@
-"""Work in a few processes of one thread each, with a bar."""
+"""Runs work in a few processes of one thread each, with a bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of strangers (names, captions, messages) for terminals, pages and JSON: control characters are spelled.
+"""Untrusted text (names, captions, messages) for terminals, pages and JSON: control characters are spelled.
 
 A terminal obeys them: it sets its title, overwrites lines. Signs that turn the direction of writing show another name
 than the one that is meant, on a page as well.

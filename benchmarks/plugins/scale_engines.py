@@ -1,4 +1,4 @@
-"""Stages without a model: a set wait a shard, and one mask with one expression an image, so that commits are real.
+"""Stages without a model, for commits that are real: a fixed wait per shard, one mask and one expression per image.
 
 Option of each (`masks.options`, `captions.options`, `filtering.options`): `shard_s`, seconds of work a shard.
 """

@@ -1,1 +1,1 @@
-"""How right composed expressions are, by the oracle, and how much they add; counted for the part `composition`."""
+"""How often composed expressions are correct, and how many they add; used by the part `composition`."""

@@ -1,4 +1,4 @@
-"""Figures of composed expressions, image by image: what they are, and what an image gains by them."""
+"""Figures of composed expressions, image by image: their kinds and correctness, and what an image gains."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Confidence on fresh scenes: fitted on development scenes, its gain over CLIP's filter told on test scenes."""
+"""Confidence on fresh scenes: fitted on development scenes, compared with CLIP's filter on test scenes."""

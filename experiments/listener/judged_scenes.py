@@ -1,4 +1,4 @@
-"""The candidates of annotated scenes with all their scores, what is composed of them, and the oracle's verdicts.
+"""The candidates of annotated scenes with their scores, the composed expressions, and the oracle's verdicts.
 
 Also which of a scene's candidates a rule keeps, and its figures, with intervals over scenes and paired differences.
 """

@@ -1,4 +1,4 @@
-"""How many labelled scenes weights need: fitted on a few development scenes, judged on all test scenes.
+"""Measures how many labelled scenes the weights need: fitted on few development scenes, judged on all test scenes.
 
 `measure_labels` does this for the weights and bounds of the confidence, `measure_posterior_labels` for the weights of
 the composer's posterior.

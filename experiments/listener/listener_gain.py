@@ -1,4 +1,4 @@
-"""The confidence fitted on development scenes, and what it gains on test scenes and in other worlds."""
+"""Fits the confidence on development scenes, and measures its gain on test scenes and in other worlds."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and five beside it.
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and five more.
 
     python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 
-An interrupted call goes on where it was; what FOLDER holds already is not measured again. `--quick` goes through all of
-it with a few images and steps; its figures say nothing. A trial or a part (`--quick`, `--only`, `--no-pseudo`, other
-`--epochs-factor`) writes nothing into docs, where figures of the whole stand.
+The same call continues after an interrupt: what OUT holds is not measured again. `--quick` runs everything with a few
+images and steps; its figures mean nothing. A trial or a part (`--quick`, `--only`, `--no-pseudo`, other
+`--epochs-factor`) writes nothing into docs, which hold figures of whole runs only.
 """
 
 from __future__ import annotations

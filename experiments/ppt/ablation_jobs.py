@@ -1,4 +1,4 @@
-"""What is measured in a process of its own, and kept: a training, the floor, the student."""
+"""Measurements that run in their own process and are stored: a training, the floor, the student."""
 
 from __future__ import annotations
 

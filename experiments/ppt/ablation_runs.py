@@ -1,4 +1,4 @@
-"""The runs that an ablation is trained on and asked about, and how large they are; what stands is not made again."""
+"""The runs that an ablation trains on and evaluates on, and their sizes; existing ones are reused."""
 
 from __future__ import annotations
 

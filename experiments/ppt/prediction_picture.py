@@ -1,4 +1,4 @@
-"""Draw what a trained PPT answers.
+"""Draws the predictions of a trained PPT.
 
     python -m experiments.ppt.prediction_picture docs/ppt-predict.jpg --model TRAINING --val RUN
 

@@ -1,4 +1,4 @@
-"""How often Select is right: its choices in the rounds of trainings against the true masks behind H."""
+"""Measures how often Select is right: its choices in each round against the true masks of H."""
 
 from __future__ import annotations
 

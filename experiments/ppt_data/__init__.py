@@ -1,1 +1,1 @@
-"""How good PPT's pseudo-labels are on the synthetic world, where the truth is known."""
+"""Measures PPT's pseudo-labels on the synthetic world, where the truth is known."""

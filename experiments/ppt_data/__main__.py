@@ -1,8 +1,8 @@
-"""Make PPT's four data sets on the synthetic world, hold them against the truth, and draw some of their pairs.
+"""Makes PPT's four data sets on the synthetic world, compares them with the truth, and draws some pairs.
 
     python -m experiments.ppt_data FOLDER [--objects 200] [--scenes 100] [--json FILE] [--sheet docs/ppt-data.png]
 
-What FOLDER holds already is not made again.
+What FOLDER already holds is reused.
 """
 
 from __future__ import annotations

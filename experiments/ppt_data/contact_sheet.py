@@ -1,4 +1,4 @@
-"""A contact sheet of pairs with their pseudo-labels, to be looked at."""
+"""A contact sheet of pairs with their pseudo-labels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How good annotation is and what a student learns from it: every figure of docs/quality.md, a part a module."""
+"""Every figure of docs/quality.md: the quality of the annotation and what a student learns; one module a part."""

@@ -1,7 +1,7 @@
 """Measure how good the annotation is: `python -m experiments.quality [--quick] [--only PART]… [--out FOLDER]`.
 
-Each part's result is a JSON file in OUT and is taken again where it stands, so that an interrupted run goes on; delete
-the file to measure anew. A whole run is also kept in experiments/results, and the page in docs is written from there. A
+Each part's result is a JSON file in OUT. If it exists, it is reused, so that an interrupted run continues; delete the
+file to measure again. A whole run is also kept in experiments/results, and the page in docs is written from there. A
 trial (`--quick`, `--max-scenes`, another `--seed`) leaves both alone, and writes its page into OUT.
 """
 

@@ -1,4 +1,4 @@
-"""The ablation of the paper: each step of it, the 2 x 2 of sampling and filter, by difficulty, in another world.
+"""The paper's ablation: each step, the 2 x 2 of sampling and filter, by difficulty, and in another world.
 
 Thresholds are chosen on development scenes. Test scenes are counted once, under rules that were fixed before.
 """

@@ -1,4 +1,4 @@
-"""The ablation on the page: tables, plots, and what they say: where the paper's order holds, where not, and why."""
+"""The ablation's section of the page: tables, plots, and where the paper's order holds or not, and why."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Scenes annotated by the stages of a run, kept on disk: what several parts look at is computed once.
+"""Scenes annotated by the stages of a run, stored on disk so that several parts share them.
 
-Files lie below OUT/scenes, a chunk of scenes each, and are taken again where they stand: the folder's name follows from
-the scenes and from the whole method, weights included. A file takes its name when it is complete, so that an
-interrupted run goes on. Unless a setting says otherwise, every candidate is scored twice, at the paper's lower bound of
-a cosine and at the shipped one.
+Files lie below OUT/scenes, a chunk of scenes each. Existing files are reused: the folder's name follows from the
+scenes and from the whole method, weights included. A file gets its name when it is complete, so that an interrupted run
+continues. Unless a setting says otherwise, every candidate is scored twice, at the paper's lower bound of a cosine and
+at the shipped one.
 """
 
 from __future__ import annotations

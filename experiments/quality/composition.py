@@ -1,4 +1,4 @@
-"""Expressions with positions and relations: how often they are right, and what a mask gains by them."""
+"""Expressions with positions and relations: how often they are correct, and what a mask gains by them."""
 
 from __future__ import annotations
 

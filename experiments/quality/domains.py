@@ -1,4 +1,4 @@
-"""A new domain without annotation: pseudo-labels made there, against people's annotation of the old one."""
+"""A new domain without annotation: pseudo-labels made there, against human annotation of the old domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part of docs/quality.md is, and how it is run: its result is a JSON file, taken again where it stands.
+"""A part of docs/quality.md, and how it runs: its result is a JSON file, which later runs reuse.
 
 To add a part: a module here that ends in `PART = Part(…)`, and its name in `MODULES`, in the order of the page.
 """

@@ -2,8 +2,8 @@
 
     python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second]
 
-writes the first kind: true masks, and what a person would say of each object, through `pseudoris import`. So a student
-is trained on the truth, and held-out scenes are asked, over the very path that pseudo-labels take.
+writes the first kind through `pseudoris import`: true masks, and what a person would say of each object. So training on
+the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
 """
 
 from __future__ import annotations

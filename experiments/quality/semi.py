@@ -1,4 +1,4 @@
-"""Few true annotations with and without machine-made ones: the paper's Figure 4 on scenes."""
+"""A few true annotations, with and without generated ones: the paper's Figure 4 on scenes."""
 
 from __future__ import annotations
 

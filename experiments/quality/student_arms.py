@@ -1,4 +1,4 @@
-"""Students as an experiment trains them: an arm is what one learns from, and each arm is trained with several seeds."""
+"""The students of an experiment: an arm is one kind of training data, and is trained with several seeds."""
 
 from __future__ import annotations
 

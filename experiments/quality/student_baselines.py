@@ -1,7 +1,7 @@
-"""What needs no training, and what a student must beat: a proposed mask at random, and CLIP's choice.
+"""Two baselines without training that a student must beat: a random proposed mask, and CLIP's choice.
 
-Both choose among the masks that a run proposed for the image, so that neither knows the truth's. They answer the same
-questions through the same evaluator as a student: `pseudoris.training.learning.evaluator.evaluate`.
+Both choose among the masks that a run proposed for the image, so that neither knows the true masks. They are evaluated
+on the same expressions by the same evaluator as a student: `pseudoris.training.learning.evaluator.evaluate`.
 """
 
 from __future__ import annotations

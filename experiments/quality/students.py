@@ -1,8 +1,8 @@
-"""What a student learns from each step of the method: naive captions, distinctive ones, the filter's, and the truth.
+"""What a student learns from each step of the method: naive captions, distinctive ones, filtered ones, and the truth.
 
-All students see the same training images and differ in the expressions, and in the masks: those of the pipeline are
-SAM's, the truth's are people's. Held-out scenes are asked with what people would say (`human_expressions`), half
-of which names a place or a relation. Beside them stand two baselines that need no training.
+All students see the same training images; expressions and masks differ: the pipeline has SAM's masks, the truth has
+the true ones. On held-out scenes they are evaluated with what people would say (`human_expressions`), half
+of which names a place or a relation. Two baselines that need no training are listed as well.
 """
 
 from __future__ import annotations

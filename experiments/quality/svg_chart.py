@@ -1,4 +1,4 @@
-"""Lines over a pair of axes, as an SVG text: no library draws it, as docs/scale.svg has none."""
+"""Lines over a pair of axes as SVG text, without a plotting library."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One setting moved at a time, on development scenes: test scenes are for the one report of the ablation.
+"""Moves one setting at a time, on development scenes; test scenes are used only for the ablation's report.
 
-Fewer draws and fewer crop kinds are read off the whole annotation, draw by draw: draws are keyed by decoder and crop,
-so that leaving one out leaves the others what they were.
+Fewer draws and fewer crop kinds are selected from the whole annotation: draws are keyed by decoder and crop, so that
+leaving one out does not change the others.
 """
 
 from __future__ import annotations

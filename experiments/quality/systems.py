@@ -1,7 +1,7 @@
-"""Systems: a way to draw candidates, and a rule of which are said; each is a row of the ablation.
+"""The systems of the ablation, one a row: how candidates are drawn, and which of them are kept.
 
-What a system says of an image is marked as kept, and counted like any run's kept expressions: there is one judge. Rules
-see the scores that the filter stage wrote, never the truth.
+What a system keeps is marked as kept and counted like any run's kept expressions, so that all systems are judged alike.
+Rules see the scores that the filter stage wrote, never the truth.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def export_request(
     split = DEFAULT_SPLIT if split is None else split
     split_by = DEFAULT_SPLIT_BY if split_by is None else split_by
     target_mb = DEFAULT_TARGET_MB if target_mb is None else target_mb
-    told = {
+    given = {
         "max_tokens": max_tokens is not None,
         "dataset": dataset is not None,
         "split": split != DEFAULT_SPLIT,
@@ -106,7 +106,7 @@ def export_request(
         "human": human is not None,
         "target_bytes": target_mb != DEFAULT_TARGET_MB,
     }
-    _check_meant(export_format, told)
+    _check_options(export_format, given)
     limit = chosen.default_max_tokens if max_tokens is None else max_tokens or None
     run, target = RunLocation.open_to_read(out), RunLocation.open(destination)
     header = require_header(run)
@@ -118,10 +118,10 @@ def export_request(
     return ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting, source, options)
 
 
-def _check_meant(name: str, told: Mapping[str, bool]) -> None:
-    """Refuse an option that the format does not read: silence would look like consent."""
-    for option, is_told in told.items():
-        if is_told and option not in EXPORTS[name].reads:
+def _check_options(name: str, given: Mapping[str, bool]) -> None:
+    """Refuse an option that the format does not read."""
+    for option, is_given in given.items():
+        if is_given and option not in EXPORTS[name].reads:
             flag = _FLAGS.get(option, f"--{option.replace('_', '-')}")
             known = ", ".join(each for each, export in EXPORTS.items() if option in export.reads)
             raise ConfigError(f"--format {name} does not use {flag}, which belongs to {known}. Leave it out.")

@@ -1,4 +1,4 @@
-"""A stranger's run is data: reading it imports no module that its header names, and opens nothing but its SOURCE."""
+"""An untrusted run is data: reading it imports no module that its header names, and opens nothing but its SOURCE."""
 
 from __future__ import annotations
 
