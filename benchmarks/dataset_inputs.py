@@ -28,7 +28,7 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
@@ -81,7 +81,9 @@ def write_all(folder: Path, size: DataSize, photographs: Path | None) -> None:
         entries = read_shard_plan(location, header, number)
         images = tuple(_annotated(entry, next(jpegs), size) for entry in entries)
         shard = Shard(number, 0, images)
-        commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=True)
+        ids = [entry.image_id for entry in entries]
+        provenance = Provenance(header_sha256=header.sha256)
+        commit_shard(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
         for image in images:
             _write_cris(cris, image, refs, environment)
     keys = [str(number).encode() for number in range(len(refs))]

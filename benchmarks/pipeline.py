@@ -30,7 +30,7 @@ from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.events import Committed, RunEvent
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.plan import read_shard_plan
@@ -121,7 +121,9 @@ def work_off(source: str, out: str, config: RunConfig) -> tuple[float, list[floa
         for stage in stages:
             shard = stage(shard)
         planned = [entry.image_id for entry in entries]
-        commit_shard(location, shard, planned_ids=planned, embed_images=config.shards.embed_images)
+        provenance = Provenance(header_sha256=header.sha256)
+        embed_images = config.shards.embed_images
+        commit_shard(location, shard, planned_ids=planned, embed_images=embed_images, provenance=provenance)
         commits.append(time.perf_counter())
     return started, commits
 

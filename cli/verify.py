@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -11,7 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, report, stdout
+from pseudoris.cli.console import facts_table, report, stderr, stdout
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.placement import PlacementConfig
 from pseudoris.store.checks.verify import CheckShards, OutsideBytes, Problem, VerifyReport, check_shards, verify_run
 from pseudoris.store.location import RunLocation
@@ -19,6 +23,10 @@ from pseudoris.store.location import RunLocation
 # More lines than a person reads; the count says how many there are.
 MAX_SHOWN = 50
 MAX_RANGES = 8
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_CHAIN = "digests of header, plan, receipts, manifests, tables"
+_NO_CHAIN = "none: version 0.1.0 began this run. Changes of its header or receipts may not be found"
 
 
 def verify(
@@ -38,26 +46,39 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--root",
+            metavar="DIGEST",
+            help="The root digest that the run must have, as verify printed it before.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Prove that every planned image is accounted for once and no file is damaged.
 
-    Every file of the tables is checked against its receipt. Exit code 1 if there is a problem.
+    Every file is checked against the digests that lead from the header to it. The root digest is one sha256 over all
+    of them: keep it, and compare it later. Exit code 1 if there is a problem.
     """
     location = RunLocation.open_to_read(out)
-    with _checking(address) as check, Progress(console=stdout, transient=True) as progress:
+    if root is not None and not _DIGEST.fullmatch(root):
+        raise ConfigError(f"--root {root!r} is not a root digest: give the 64 hex digits that `verify` printed")
+    with _checking(address) as check, Progress(console=stderr if as_json else stdout, transient=True) as progress:
         task = progress.add_task("verifying shards", total=None)
         found = verify_run(
             location,
             quick=quick,
             sample=sample,
+            root=root,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             check=check,
         )
-    stdout.print(_view(out, found))
-    if found.problems:
-        stdout.print(_problems_view(found.problems))
-    if found.outside:
-        stdout.print(_outside_view(found.outside))
+    if as_json:
+        typer.echo(json.dumps({"is_clean": found.is_clean, **dataclasses.asdict(found)}))
+    else:
+        _show(out, found)
     if not found.is_clean:
         report("off", f"{_num_problems(found.problems)} in {out}", "red")
         raise typer.Exit(1)
@@ -76,6 +97,16 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
         yield checking_on_cluster(PlacementConfig().read)
 
 
+def _show(out: str, found: VerifyReport) -> None:
+    stdout.print(_view(out, found))
+    # A line of its own, unwrapped, so that it can be copied.
+    stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
+    if found.problems:
+        stdout.print(_problems_view(found.problems))
+    if found.outside:
+        stdout.print(_outside_view(found.outside))
+
+
 def _view(out: str, found: VerifyReport) -> Table:
     whole = (
         "no problem found in any shard"
@@ -87,6 +118,9 @@ def _view(out: str, found: VerifyReport) -> Table:
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
     table.add_row("shards checked", f"{found.num_checked:,} of {found.num_shards:,}")
+    table.add_row("chain", _CHAIN if found.has_chain else _NO_CHAIN)
+    for notice in found.notices:
+        table.add_row("notice", notice)
     return table
 
 

@@ -167,7 +167,7 @@ def _new_receipt(job: Job, shard: Shard, mixed: tuple[str, ...], history: Attemp
         shard,
         planned_ids=shard.planned_ids,
         embed_images=job.config.shards.embed_images,
-        provenance=Provenance(attempts=history.begun_by_pool(), degraded=shard.degraded, mixed=shard.mixed),
+        provenance=Provenance(history.begun_by_pool(), shard.degraded, shard.mixed, job.header.sha256),
     )
     return outcome.receipt
 

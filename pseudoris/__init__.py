@@ -175,25 +175,26 @@ def open_run(out: str) -> Run:
     return Run(RunLocation.open(out))
 
 
-def verify(out: str, *, quick: bool = False, sample: int | None = None) -> VerifyReport:
-    """Check that every planned image is accounted for once, and every part against its receipt.
+def verify(out: str, *, quick: bool = False, sample: int | None = None, root: str | None = None) -> VerifyReport:
+    """Check that every planned image is accounted for once, and every file against the digests that lead to it.
 
     Args:
         out: Folder or url of the run.
         quick: Check sizes, numbers of rows and ids only; no digests, no masks.
         sample: Look into so many committed shards, spread evenly; all by default.
+        root: The root digest that the run must have: `report.root` of an earlier call, or what the command printed.
 
     Returns:
         What was found; `report.is_clean` says whether all of it holds. Damage is in the report, not raised.
 
     Raises:
-        ConfigError: There is no run at `out`, or its plan is not the one that its header names.
+        ConfigError: There is no run at `out`, or its header cannot be used.
         TransientError: Storage failed.
     """
     from pseudoris.store.checks.verify import verify_run
     from pseudoris.store.location import RunLocation
 
-    return verify_run(RunLocation.open(out), quick=quick, sample=sample)
+    return verify_run(RunLocation.open(out), quick=quick, sample=sample, root=root)
 
 
 def refilter(

@@ -6,14 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.frozen import FrozenModel, without_none
 from pseudoris.schemas.tables import SCHEMAS
 
-RUN_VERSION: Final = 1
-RECEIPT_VERSION: Final = 1
+# Version 1, of pseudoris 0.1.0, has no digests; it is still read.
+RUN_VERSION: Final = 2
+RECEIPT_VERSION: Final = 2
+
+# Sections for later use; a record without one has no such key.
+OPTIONAL_SECTIONS: Final = ("audits", "exclusions", "licences", "verification")
 
 PLAN_FOLDER: Final = "_plan"
 RECEIPTS_FOLDER: Final = "_receipts"
@@ -21,6 +25,8 @@ MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Section = dict[str, JsonValue] | None
 
 
 class PartRecord(FrozenModel):
@@ -30,7 +36,26 @@ class PartRecord(FrozenModel):
     name: str = Field(pattern=r"^([\w-][\w.-]*/)?[\w-][\w.-]*$")
     rows: int = Field(ge=0)
     size_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: Sha256
+
+
+class SealedRecord(FrozenModel):
+    """A JSON record of a run that ends with the digest of its own content.
+
+    Attributes:
+        audits, exclusions, licences, verification: Reserved, for later versions of the package; left out if None.
+        sha256: Digest of the file's bytes without this field, its last one; None in records of version 1.
+    """
+
+    audits: _Section = None
+    exclusions: _Section = None
+    licences: _Section = None
+    verification: _Section = None
+    sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), *OPTIONAL_SECTIONS, "header_sha256", "sha256")
 
 
 class Identity(FrozenModel):
@@ -80,13 +105,14 @@ class ParentRun(FrozenModel):
     location: str
     created_utc: str
     manifest: int = Field(ge=1)
-    manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    manifest_sha256: Sha256
 
 
-class RunHeader(FrozenModel):
+class RunHeader(SealedRecord):
     """`_run.json`: written once, after the plan; no shard starts without it.
 
-    When it is read, its plan includes the extensions (`PlanExtension`): a reader sees one plan.
+    When it is read, its plan includes the extensions (`PlanExtension`), and `sha256` is that of the last one: a reader
+    sees one plan.
 
     Attributes:
         source: SOURCE; an absolute path if local. A uri with credentials is rejected before it gets here.
@@ -117,7 +143,7 @@ class RunHeader(FrozenModel):
     parent: ParentRun | None = None
 
 
-class PlanExtension(FrozenModel):
+class PlanExtension(SealedRecord):
     """`_plan/g0002.json`: images added to SOURCE since the plan before. Created once, after its parts of the plan.
 
     Its shards continue the numbering of the plan before it, without a gap.
@@ -129,6 +155,7 @@ class PlanExtension(FrozenModel):
         num_repeated: Listed entries of a new key that was listed before.
         num_shards: Shards that it plans.
         max_shard_bytes: As in the header.
+        header_sha256: `sha256` of the extension before it, or of the header; None if that is of version 1.
     """
 
     version: int = RUN_VERSION
@@ -139,6 +166,7 @@ class PlanExtension(FrozenModel):
     num_repeated: int = Field(ge=0)
     num_shards: int = Field(ge=1)
     max_shard_bytes: int = Field(default=0, ge=0)
+    header_sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +219,7 @@ class ShardCounts(FrozenModel):
         return self
 
 
-class Receipt(FrozenModel):
+class Receipt(SealedRecord):
     """Commits one generation of a shard: it names the parts that count. Written last, created once.
 
     Attributes:
@@ -204,6 +232,8 @@ class Receipt(FrozenModel):
             as `captions.cache_bytes`: value. Its bytes may differ from those of other runs.
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
             for each field. Its bytes may differ from those of other runs.
+        header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
+            plan; None if that is of version 1.
     """
 
     version: int = RECEIPT_VERSION
@@ -216,6 +246,7 @@ class Receipt(FrozenModel):
     nodes: tuple[str, ...] = ()
     degraded: dict[str, JsonValue] = Field(default_factory=dict)
     mixed: tuple[str, ...] = ()
+    header_sha256: Sha256 | None = None
 
     @property
     def num_repeats(self) -> int:

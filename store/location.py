@@ -121,6 +121,15 @@ class RunLocation:
         with storage_errors("list", self.uri(folder)):
             yield from self._storage.list(folder)
 
+    def obstacle(self, path: str) -> str | None:
+        """Return what is at `path` if it is not a file, such as `a folder` or `a pipe`; None for a file, or nothing."""
+        return self._storage.obstacle(path)
+
+    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield name and kind of what is directly in `folder` and not a file."""
+        with storage_errors("list", self.uri(folder)):
+            yield from self._storage.list_obstacles(folder)
+
     def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
         """Yield name and modification time (epoch seconds) of unfinished files in `folder`; none in a bucket."""
         with storage_errors("list", self.uri(folder)):

@@ -97,7 +97,7 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
             make(entries),
             planned_ids=[entry.image_id for entry in entries],
             embed_images=planned.header.config.shards.embed_images,
-            provenance=Provenance(mixed=planned.mixed),
+            provenance=Provenance(mixed=planned.mixed, header_sha256=planned.header.sha256),
         )
         return outcome.receipt
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pseudoris.schemas.errors import TransientError
+from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import RECEIPTS_FOLDER, PlanEntry, Receipt
@@ -26,7 +26,7 @@ from pseudoris.store.tables.parquet_files import open_parquet
 def verify_shard(
     location: RunLocation,
     receipt: Receipt,
-    planned: list[PlanEntry],
+    planned: list[PlanEntry] | None,
     *,
     quick: bool,
     rule: KeepRule = SOME_TAU,
@@ -36,7 +36,7 @@ def verify_shard(
     Args:
         location: The run's folder.
         receipt: The latest receipt of the shard.
-        planned: The plan entries of the shard, by position.
+        planned: The plan entries of the shard, by position; None if its part of the plan is lost: ids are not checked.
         quick: Check only sizes, row counts and ids. Otherwise also check digests and every row.
         rule: The keep rule; `pseudoris.store.tables.keep_rule.rule_of` makes it from a run's header.
 
@@ -73,8 +73,14 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
             size = len(data)
     except FileNotFoundError:
         size = None
+    except ConfigError:
+        if location.obstacle(path) is None:
+            raise
+        size = None
     if size is None:
-        return Problem(receipt.shard, "part_missing", f"{path} is missing, although the receipt names it")
+        what = location.obstacle(path)
+        found = f"is {what}, not the file that" if what else "is missing, although"
+        return Problem(receipt.shard, "part_missing", f"{path} {found} the receipt names{'' if what else ' it'}")
     if size != part.size_bytes:
         return Problem(receipt.shard, "part_size", f"{path} has {size} bytes, its receipt says {part.size_bytes}")
     if quick:
@@ -103,7 +109,7 @@ def _footer_problems(receipt: Receipt, table: str, file: BinaryIO) -> Iterator[P
 
 
 def _content_problems(
-    receipt: Receipt, files: dict[str, BinaryIO], planned: list[PlanEntry], *, quick: bool, rule: KeepRule
+    receipt: Receipt, files: dict[str, BinaryIO], planned: list[PlanEntry] | None, *, quick: bool, rule: KeepRule
 ) -> Iterator[Problem]:
     shard = receipt.shard
     tables: dict[str, pa.Table] = {}
@@ -115,7 +121,8 @@ def _content_problems(
     except TransientError as error:
         yield Problem(shard, "part_unreadable", str(error))
         return
-    yield from checks.id_problems(shard, tables[IMAGES], planned)
+    if planned is not None:
+        yield from checks.id_problems(shard, tables[IMAGES], planned)
     if quick:
         return
     yield from checks.image_problems(shard, tables)

@@ -14,11 +14,19 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem, examples
+from pseudoris.store.checks.records import (
+    Manifests,
+    blocked_receipts,
+    card_notices,
+    refuse_blocked_extensions,
+    replaced_receipt_problems,
+)
+from pseudoris.store.checks.root_digest import RootDigest
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.receipts import AT_ONCE, list_receipts, spread_evenly, try_read_receipts
+from pseudoris.store.runs.header import header_digests, require_header
+from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
+from pseudoris.store.runs.receipts import AT_ONCE, foreign_receipt, list_receipts, spread_evenly, try_read_receipts
 from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
 from pseudoris.store.tables.keep_rule import SOME_TAU, rule_of
 
@@ -59,6 +67,11 @@ class VerifyReport:
         num_checked: Shards whose parts were checked.
         problems: Empty if nothing is wrong.
         outside: Shards that were allowed to give other bytes. They are not problems.
+        root: The run's root digest (`pseudoris.store.checks.root_digest`), over the shards committed so far; None if
+            a receipt cannot be used.
+        has_chain: Whether the header, the receipts and the manifests have digests of their own. A run that version
+            0.1.0 began has none: a change of its header or of a receipt may not be found.
+        notices: What a person may have changed, such as the data card. They are not problems.
     """
 
     num_images: int
@@ -70,6 +83,9 @@ class VerifyReport:
     num_checked: int
     problems: tuple[Problem, ...]
     outside: tuple[OutsideBytes, ...] = ()
+    root: str | None = None
+    has_chain: bool = True
+    notices: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -79,13 +95,18 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class ShardToCheck:
-    """A committed shard to check: its latest receipt, its plan entries by position, and the run's keep rule."""
+    """A committed shard to check: its latest receipt, its plan entries by position, and the run's keep rule.
+
+    Entries are None if their part of the plan is lost.
+    """
 
     receipt: Receipt
-    entries: list[PlanEntry]
+    entries: list[PlanEntry] | None
     rule: KeepRule = SOME_TAU
 
 
+# A planned shard and its entries by position; None if their part of the plan cannot be used.
+_Planned = tuple[int, list[PlanEntry] | None]
 # Checks shards, here or on a cluster: yields the problems of each, in any order, and takes more when it has room.
 CheckShards = Callable[[RunLocation, Iterator[ShardToCheck], bool], Iterator[list[Problem]]]
 
@@ -101,28 +122,31 @@ def verify_run(
     *,
     quick: bool = False,
     sample: int | None = None,
+    root: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: CheckShards = check_shards,
 ) -> VerifyReport:
-    """Verify a whole run: the plan, the receipts, and the parts of all shards or of `sample` shards.
+    """Verify a whole run: header, plan, receipts, manifests, and the parts of all shards or of `sample` shards.
 
     Args:
         location: The run's folder.
         quick: As for `verify_shard`. The table folders are not searched for unexpected files either.
         sample: Number of committed shards to check, spread evenly; None checks all, 0 checks none.
+        root: The root digest that the run must have; another one is a problem.
         progress: Called after each planned shard with the number done and the total.
         check: Checks the parts; `pseudoris.pipeline.verify_tasks` has one for a cluster.
 
     Raises:
-        ConfigError: No run was started there, or the plan is not the one that the header names.
+        ConfigError: No run was started there, or its header cannot be used.
         TransientError: Storage failed.
     """
     header = require_header(location)
+    refuse_blocked_extensions(location)
     committed = list_receipts(location)
-    walk = _Walk(committed, chosen=spread_evenly(list(committed), sample))
+    walk = _Walk(location, header, committed, chosen=spread_evenly(list(committed), sample))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
-    return walk.report(header, () if quick else walk.strays(location))
+    return walk.report(root, () if quick else walk.strays())
 
 
 def _visited(
@@ -130,7 +154,7 @@ def _visited(
 ) -> Iterator[ShardToCheck]:
     """Lead `walk` through the plan, and yield the shards to check."""
     rule = rule_of(header)
-    for planned in _batches(iter_plan(location, header)):
+    for planned in _batches(_planned(walk, location, header)):
         commits = walk.take([shard for shard, _ in planned])
         found = dict(zip(commits, try_read_receipts(location, commits.items()), strict=True))
         for shard, entries in planned:
@@ -141,13 +165,23 @@ def _visited(
                 progress(walk.num_shards, header.num_shards)
 
 
-def _batches(planned: Iterable[tuple[int, list[PlanEntry]]]) -> Iterator[list[tuple[int, list[PlanEntry]]]]:
+def _planned(walk: _Walk, location: RunLocation, header: RunHeader) -> Iterator[_Planned]:
+    """Yield each planned shard with its entries, or with None if their part of the plan cannot be used."""
+    for record, shards in shards_of_parts(header):
+        try:
+            yield from iter_plan_part(location, record)
+        except ConfigError as error:
+            walk.lose_plan(error)
+            yield from ((shard, None) for shard in shards)
+
+
+def _batches(planned: Iterable[_Planned]) -> Iterator[list[_Planned]]:
     """Yield planned shards in batches whose receipts are read in parallel."""
-    batch: list[tuple[int, list[PlanEntry]]] = []
+    batch: list[_Planned] = []
     num_images = 0
     for shard, entries in planned:
         batch.append((shard, entries))
-        num_images += len(entries)
+        num_images += len(entries or ())
         if len(batch) == AT_ONCE or num_images >= _IMAGES_AT_ONCE:
             yield batch
             batch, num_images = [], 0
@@ -158,15 +192,25 @@ def _batches(planned: Iterable[tuple[int, list[PlanEntry]]]) -> Iterator[list[tu
 class _Walk:
     """The sums and problems of one pass over the plan."""
 
-    def __init__(self, committed: Mapping[int, int], *, chosen: frozenset[int]) -> None:
+    def __init__(
+        self, location: RunLocation, header: RunHeader, committed: Mapping[int, int], *, chosen: frozenset[int]
+    ) -> None:
         self.num_shards = 0
+        self._location = location
+        self._header = header
+        self._headers = header_digests(location)
+        self._blocked = blocked_receipts(location)
+        self._root: RootDigest | None = RootDigest(header)
+        self._is_plan_whole = True
+        self._manifests = Manifests(location, has_chain=None not in self._headers)
         self._chosen = chosen
         self._committed = committed
         self._unplanned = dict(committed)
         self._named = NamedParts(committed)
         self._num_read = 0
         self._missing: list[int] = []
-        self._problems: list[Problem] = []
+        self._problems: list[Problem] = [*self._blocked.values(), *self._manifests.problems]
+        self._problems += replaced_receipt_problems(location, committed, self._headers)
         self._ids: list[npt.NDArray[np.uint64]] = []
         self._status = {"annotated": 0, "empty": 0, "quarantined": 0}
         self._num_checked = 0
@@ -176,25 +220,33 @@ class _Walk:
         """Return the latest generation of each of these shards that is committed. Pass each planned shard only once."""
         return {shard: self._unplanned.pop(shard) for shard in shards if shard in self._unplanned}
 
-    def visit(self, shard: int, entries: list[PlanEntry], receipt: Receipt | ConfigError | None) -> Receipt | None:
+    def lose_plan(self, error: ConfigError) -> None:
+        """Account for a part of the plan that cannot be used."""
+        self._is_plan_whole = False
+        self._problems.append(Problem(None, "plan_part", str(error)))
+
+    def visit(
+        self, shard: int, entries: list[PlanEntry] | None, receipt: Receipt | ConfigError | None
+    ) -> Receipt | None:
         """Account for one planned shard. Return its receipt if its parts are to be checked."""
         self.num_shards += 1
-        self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
-        forged = (
-            f"{each.key} has id {each.image_id}, not the hash of its key"
-            for each in entries
-            if each.image_id != image_id(each.key)
-        )
-        self._problems += examples(shard, "plan_id", forged)
+        if entries is not None:
+            self._check_ids(shard, entries)
+        if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._headers:
+            receipt = ConfigError(foreign_receipt(self._location, shard, receipt.generation))
         if isinstance(receipt, ConfigError):
             self._problems.append(Problem(shard, "receipt", str(receipt)))
+            self._root = None
             return None
         if receipt is None:
-            self._missing.append(shard)
+            self._missing += [] if shard in self._blocked else [shard]
             return None
         self._num_read += 1
         self._named.add(receipt)
-        if receipt.counts.images != len(entries):
+        self._problems += self._manifests.compare(receipt)
+        if self._root is not None:
+            self._root.add(receipt)
+        if entries is not None and receipt.counts.images != len(entries):
             detail = f"the receipt accounts for {receipt.counts.images} images, the plan has {len(entries)}"
             self._problems.append(Problem(shard, "ids", detail))
         self._note_outside(receipt)
@@ -205,27 +257,39 @@ class _Walk:
         self._num_checked += 1
         return receipt
 
+    def _check_ids(self, shard: int, entries: list[PlanEntry]) -> None:
+        self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
+        forged = (
+            f"{each.key} has id {each.image_id}, not the hash of its key"
+            for each in entries
+            if each.image_id != image_id(each.key)
+        )
+        self._problems += examples(shard, "plan_id", forged)
+
     def add(self, problems: Iterable[Problem]) -> None:
         """Add the problems that were found in a shard's parts."""
         self._problems += problems
 
-    def strays(self, location: RunLocation) -> Iterator[str]:
+    def strays(self) -> Iterator[str]:
         """Yield unexpected files in the table folders; nothing unless every shard is committed."""
         # In an incomplete run, a file may belong to a shard in progress, or to one whose receipt cannot be read.
         if self._num_read == self.num_shards == len(self._committed):
-            yield from stray_files(location, self._named, self._committed)
+            yield from stray_files(self._location, self._named, self._committed)
 
     def _note_outside(self, receipt: Receipt) -> None:
         reasons = [("degraded", f"{name}: {value!r}") for name, value in receipt.degraded.items()]
         for reason in (*reasons, *(("mixed", line) for line in receipt.mixed)):
             self._outside.setdefault(reason, []).append(receipt.shard)
 
-    def report(self, header: RunHeader, strays: Iterable[str]) -> VerifyReport:
+    def report(self, expected_root: str | None, strays: Iterable[str]) -> VerifyReport:
         """Return the report. Adds the problems that show only at the end, and the first few `strays`."""
+        root = None if self._root is None else self._root.hexdigest()
         # Problems arrive in any order. Sorting gives the same report for the same run.
         self._problems.sort(key=lambda problem: -1 if problem.shard is None else problem.shard)
         ids = np.concatenate(self._ids) if self._ids else np.array([], np.uint64)
-        self._problems += _plan_problems(header, ids, self.num_shards)
+        self._problems += _repeated_ids(ids)
+        if self._is_plan_whole:
+            self._problems += _count_problems(self._header, ids.size, self.num_shards)
         self._problems += [
             Problem(first, "not_committed", f"{_shards(first, last)} no receipt: run the same command again")
             for first, last in _ranges(self._missing)
@@ -236,18 +300,25 @@ class _Walk:
             (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
         )
         self._problems += examples(None, "stray_file", strays)
+        if expected_root not in (None, root):
+            found = f"{root}, not {expected_root}" if root else "unknown, as a receipt cannot be used"
+            detail = f"the root digest of the run is {found}: it is another run, or it was changed"
+            self._problems.append(Problem(None, "root", detail))
         return VerifyReport(
-            num_images=ids.size,
+            num_images=ids.size if self._is_plan_whole else self._header.num_images,
             num_accounted=sum(self._status.values()),
             **self._status,
             num_shards=self.num_shards,
             num_checked=self._num_checked,
             problems=tuple(self._problems),
             outside=tuple(OutsideBytes(*reason, tuple(_ranges(each))) for reason, each in self._outside.items()),
+            root=root,
+            has_chain=None not in self._headers,
+            notices=tuple(card_notices(self._location)),
         )
 
 
-def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: int) -> Iterator[Problem]:
+def _repeated_ids(ids: npt.NDArray[np.uint64]) -> Iterator[Problem]:
     # 8 bytes per image: 50 million images are sorted in 400 MB.
     values, counts = np.unique(ids, return_counts=True)
     yield from examples(
@@ -258,12 +329,15 @@ def _plan_problems(header: RunHeader, ids: npt.NDArray[np.uint64], num_shards: i
             for value, n in zip(values[counts > 1], counts[counts > 1], strict=True)
         ),
     )
-    if (ids.size, num_shards) != (header.num_images, header.num_shards):
+
+
+def _count_problems(header: RunHeader, num_images: int, num_shards: int) -> Iterator[Problem]:
+    if (num_images, num_shards) != (header.num_images, header.num_shards):
         yield Problem(
             None,
             "plan_counts",
             f"the header says {header.num_images} images in {header.num_shards} shards, "
-            f"the plan holds {ids.size} in {num_shards}",
+            f"the plan holds {num_images} in {num_shards}",
         )
 
 

@@ -105,6 +105,19 @@ class FsspecStorage:
             if entry["type"] == "file":
                 yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]), _modified_s(entry))
 
+    def obstacle(self, path: str) -> None:
+        """Return None: a store holds only objects."""
+
+    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield the names of the folders directly below `folder`."""
+        try:
+            entries = self._ls(self._at(folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "directory":
+                yield entry["name"].rstrip("/").rpartition("/")[2], "a folder"
+
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
     ) -> Iterator[StoredFile]:

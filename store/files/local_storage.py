@@ -92,8 +92,18 @@ class LocalStorage:
     def list(self, folder: str) -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
         for entry in self._scan(folder):
-            if not entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file() and (found := _stat(entry)):
+            if not entry.name.startswith(TEMPORARY_PREFIX) and (found := _stat(entry)) and stat.S_ISREG(found.st_mode):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
+
+    def obstacle(self, path: str) -> str | None:
+        """Return what is at `path` if it is not a file: a folder, a pipe, a link that leads nowhere."""
+        return _obstacle(self.root / path)
+
+    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield name and kind of what is directly in `folder` and not a file."""
+        for entry in self._scan(folder):
+            if not entry.is_file(follow_symlinks=False) and (what := _obstacle(Path(entry.path))):
+                yield entry.name, what
 
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
@@ -225,6 +235,18 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         if verdict_of(error) == "store":
             raise
         return None
+
+
+def _obstacle(path: Path) -> str | None:
+    """Return what is at `path` if it is not a file; None for a file, or for nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link that leads nowhere" if path.is_symlink() else None
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((what for is_kind, what in kinds if is_kind(mode)), "a device")
 
 
 def _identity(found: os.stat_result) -> _Identity:

@@ -197,6 +197,16 @@ class S3Storage:
                 if each.key != prefix:
                     yield ListedFile(each.key[len(prefix) :], each.size_bytes, each.modified_s)
 
+    def obstacle(self, path: str) -> None:
+        """Return None: a bucket holds only objects."""
+
+    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield the names of the prefixes directly below `folder`, in pages."""
+        prefix = f"{self._key(folder)}/".lstrip("/")
+        for page in self.bucket.pages(prefix, delimiter="/"):
+            for each in page.prefixes:
+                yield each[len(prefix) :].rstrip("/"), "a folder"
+
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
     ) -> Iterator[StoredFile]:

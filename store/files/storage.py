@@ -151,6 +151,12 @@ class Storage(Protocol):
     def list(self, folder: str) -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
 
+    def obstacle(self, path: str) -> str | None:
+        """Return what is at `path` if it is not a file, such as `a folder`; None for a file, or for nothing."""
+
+    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield name and kind (`a folder`) of what is directly in `folder` and not a file."""
+
     def walk(
         self, may_descend: MayDescend, exclude: str | None = None, mark: Mark | None = None
     ) -> Iterator[StoredFile]:

@@ -15,6 +15,7 @@ from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
+from pseudoris.store.runs.seals import sealed
 from pseudoris.store.tables.shard_tables import counts_of, shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Provenance:
     attempts: Mapping[str, int] = field(default_factory=dict)
     degraded: Mapping[str, JsonValue] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
+    header_sha256: str | None = None
 
 
 NOWHERE: Final = Provenance()
@@ -84,8 +86,8 @@ def commit_parts(location: RunLocation, contents: Mapping[str, bytes], receipt: 
     if existing is None:
         for table, data in contents.items():
             location.put_part(part_path(table, receipt.parts[table]), data)
-        path = receipt_path(receipt.shard, receipt.generation)
-        if location.create_once(path, receipt.model_dump_json(indent=2).encode()):
+        receipt, data = sealed(receipt)
+        if location.create_once(receipt_path(receipt.shard, receipt.generation), data):
             return CommitOutcome(receipt, is_winner=True)
         # Refused: another writer committed first, or our own request arrived twice. The content tells which.
         existing = read_receipt(location, receipt.shard, receipt.generation)
@@ -152,5 +154,6 @@ def make_receipt(
         attempts=dict(provenance.attempts),
         degraded=dict(provenance.degraded),
         mixed=provenance.mixed,
+        header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
     )

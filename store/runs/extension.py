@@ -93,6 +93,7 @@ def extend_plan(
         num_repeated=tally.num_repeated,
         num_shards=written.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
+        header_sha256=header.sha256,
     )
     return create_extension(location, extension), tally
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -12,20 +12,23 @@ from pydantic import ValidationError
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.seals import read_version, sealed
 
 _EXTENSION_NAME: Final = re.compile(r"^g(\d{4})\.json$")
 _SUMMED: Final = ("num_images", "num_repeated", "num_shards")
 _Header = TypeVar("_Header", RunHeader, PlanExtension)
+_RESTORE: Final = "Restore the file from a copy, or name another output"
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:
-    """Create the header; return `header`, or the one that another driver created first.
+    """Create the header; return `header` with its digest, or the one that another driver created first.
 
     Raises:
         ConfigError: The location cannot be written, or the existing header cannot be used.
         TransientError: Storage failed.
     """
-    if location.create_once(HEADER_NAME, header.model_dump_json(indent=2).encode()):
+    header, data = sealed(header)
+    if location.create_once(HEADER_NAME, data):
         return header
     return require_header(location)
 
@@ -37,7 +40,7 @@ def create_extension(location: RunLocation, extension: PlanExtension) -> RunHead
         ConfigError: The location cannot be written, or the existing extension cannot be used.
         TransientError: Storage failed.
     """
-    location.create_once(extension_path(extension.number), extension.model_dump_json(indent=2).encode())
+    location.create_once(extension_path(extension.number), sealed(extension)[1])
     return require_header(location)
 
 
@@ -46,18 +49,33 @@ def extension_path(number: int) -> str:
     return f"{PLAN_FOLDER}/g{number:04d}.json"
 
 
+def is_extension_name(name: str) -> bool:
+    """Return whether a file of this name in `_plan/` would be the header of an extension."""
+    return _EXTENSION_NAME.match(name) is not None
+
+
 def read_header(location: RunLocation) -> RunHeader | None:
     """Return the run's header with all extensions of its plan; None if there is no run.
 
     Raises:
-        ConfigError: A later version wrote it, or it is not a header.
+        ConfigError: A later version wrote it, it is not a header, or it was changed after it was written.
         TransientError: Storage failed.
     """
-    try:
-        data = location.read_bytes(HEADER_NAME)
-    except FileNotFoundError:
-        return None
-    return _extended(location, _parse(location, data, HEADER_NAME, RunHeader))
+    header = _read_first(location)
+    return None if header is None else _extended(location, header)
+
+
+def header_digests(location: RunLocation) -> frozenset[str | None]:
+    """Return the digests of the header and of the plan's extensions: what the receipts of the run name.
+
+    None is among them if the header is of version 1, which has no digest. Empty if there is no run.
+
+    Raises:
+        ConfigError: As `read_header`.
+        TransientError: Storage failed.
+    """
+    header = _read_first(location)
+    return frozenset() if header is None else frozenset([header.sha256, *(e.sha256 for e in _extensions(location))])
 
 
 def require_header(location: RunLocation) -> RunHeader:
@@ -69,6 +87,8 @@ def require_header(location: RunLocation) -> RunHeader:
     """
     header = read_header(location)
     if header is None:
+        if what := location.obstacle(HEADER_NAME):
+            raise ConfigError(f"{location.uri(HEADER_NAME)} is {what}, not the header of a run. {_RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
         remedy = f"did you mean {below[0].parent}?" if below else "start one with `pseudoris annotate SOURCE OUT`"
         raise ConfigError(f"there is no run at {location.root}: {remedy}")
@@ -141,6 +161,32 @@ def check_source(header: RunHeader, source: str) -> None:
 
 
 def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
+    for extension in _extensions(location):
+        if extension.header_sha256 != header.sha256:
+            raise ConfigError(
+                f"{location.uri(extension_path(extension.number))} extends another plan than the one that stands: it, "
+                f"or the header before it, was replaced. {_RESTORE}"
+            )
+        update = {
+            "plan_parts": header.plan_parts + extension.plan_parts,
+            "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
+            "sha256": extension.sha256,
+        }
+        sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
+        header = header.model_copy(update={**update, **sums})
+    return header
+
+
+def _read_first(location: RunLocation) -> RunHeader | None:
+    try:
+        data = location.read_bytes(HEADER_NAME)
+    except FileNotFoundError:
+        return None
+    return _parse(location, data, HEADER_NAME, RunHeader)
+
+
+def _extensions(location: RunLocation) -> Iterator[PlanExtension]:
+    """Yield the extensions of the plan in their order."""
     matches = (_EXTENSION_NAME.match(file.name) for file in location.list(PLAN_FOLDER))
     numbers = sorted(int(match[1]) for match in matches if match)
     if numbers != list(range(2, 2 + len(numbers))):
@@ -150,27 +196,15 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
         )
     for number in numbers:
         path = extension_path(number)
-        extension = _parse(location, location.read_bytes(path), path, PlanExtension)
-        sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}
-        largest = max(header.max_shard_bytes, extension.max_shard_bytes)
-        parts = header.plan_parts + extension.plan_parts
-        header = header.model_copy(update={"plan_parts": parts, "max_shard_bytes": largest, **sums})
-    return header
+        yield _parse(location, location.read_bytes(path), path, PlanExtension)
 
 
 def _parse(location: RunLocation, data: bytes, path: str, model: type[_Header]) -> _Header:
     uri = location.uri(path)
     try:
-        tree = json.loads(data)
-        version = tree["version"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        read_version(data, uri, newest=RUN_VERSION, remedy=_RESTORE)
+    except ValueError:
         raise ConfigError(f"{uri} is not the header of a run ({len(data)} bytes): name another output") from None
-    # Checked before the fields: the fields of a later version would only show as unknown keys.
-    if version != RUN_VERSION:
-        raise ConfigError(
-            f"{uri} has version {version!r}, this package reads version {RUN_VERSION}: "
-            "install the version of pseudoris that wrote it, or name another output"
-        )
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -14,26 +15,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pseudoris.schemas.errors import ConfigError, TransientError
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, OPTIONAL_SECTIONS, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.receipts import latest_receipts, list_receipts, read_receipts
-from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_bytes
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
+from pseudoris.store.tables.parquet_files import damaged, open_parquet
+from pseudoris.store.tables.sealed_parquet import is_intact, sealed_parquet_bytes
 
 logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
-_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed"}
+_DIGESTS: Final = ("header_sha256", "sha256")
+_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # A receipt takes 15 KB as Python objects, 1 KB in Arrow.
 _ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
 _BLOCK_BYTES: Final = 8 * 2**20
 _UNUSABLE: Final = (TransientError, FileNotFoundError, OSError, ValueError)
+_CHANGED: Final = "was changed after it was written: delete it, the receipts hold all that it holds"
 _PASSED_OVER: Final = "Cannot use the manifest. Reading the receipts instead: %s"
 _VERSION_KEY: Final = b"pseudoris.manifest_version"
-_VERSION: Final = b"2"
+# Version 2, of pseudoris 0.1.0, has no digests: neither of the file nor of the receipts.
+_VERSION: Final = b"3"
+_READABLE: Final = frozenset({b"2", _VERSION})
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -48,6 +54,10 @@ MANIFEST_SCHEMA: Final = pa.schema(
         # JSON, because settings have values of many types.
         pa.field("degraded", pa.string(), nullable=False),
         pa.field("mixed", pa.list_(pa.string()), nullable=False),
+        # JSON of the receipt's optional sections; null without them.
+        pa.field("optional", pa.string()),
+        # The digests of a receipt: its header's, and its own. Null in a receipt of version 1.
+        *(pa.field(name, pa.string()) for name in _DIGESTS),
         *(
             pa.field(f"{table}_part_{name}", kind, nullable=False)
             for table in SCHEMAS
@@ -70,7 +80,7 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
         ConfigError: The location cannot be written, or a receipt cannot be used.
         TransientError: Storage failed.
     """
-    data = parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
+    data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
     number = max(_numbers(location), default=0)
     while True:
         number += 1
@@ -107,11 +117,9 @@ def read_manifest(location: RunLocation, number: int, columns: Sequence[str] | N
         ConfigError: There is no such snapshot, or another version of the package wrote it.
         TransientError: Storage failed, or the snapshot cannot be read.
     """
-    path = snapshot_path(number)
-    uri = location.uri(path)
+    uri = location.uri(snapshot_path(number))
     try:
-        with location.open_input(path) as file:
-            parquet = open_parquet(file, uri)
+        with _opened(location, number) as parquet:
             if not _is_readable(parquet):
                 raise ConfigError(f"{uri} is not of snapshot version {_VERSION.decode()}: read the receipts instead")
             return parquet.read(columns=columns, use_threads=False)
@@ -158,22 +166,45 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         FileNotFoundError: There is no such snapshot.
         TransientError: It cannot be read, or storage failed.
     """
-    path = snapshot_path(number)
-    with location.open_input(path) as file:
-        parquet = open_parquet(file, location.uri(path))
+    uri = location.uri(snapshot_path(number))
+    with _opened(location, number) as parquet:
         if not _is_readable(parquet):
-            raise TransientError(f"{location.uri(path)} is not of snapshot version {_VERSION.decode()}")
+            raise TransientError(f"{uri} is not of snapshot version {_VERSION.decode()}")
         try:
             for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
                 yield from map(_receipt, batch.to_pylist())
         except (LookupError, TypeError, ValueError) as error:
             # A column has another name or type, or a page is damaged.
-            raise TransientError(damaged(location.uri(path), error)) from error
+            raise TransientError(damaged(uri, error)) from error
+
+
+def is_snapshot_name(name: str) -> bool:
+    """Return whether a file of this name in `_manifest/` would be a snapshot."""
+    return _NAME.match(name) is not None
 
 
 def snapshot_path(number: int) -> str:
     """Return the path of a snapshot, `_manifest/0001.parquet`."""
     return f"{MANIFEST_FOLDER}/{number:04d}.parquet"
+
+
+def snapshot_damage(location: RunLocation, number: int, *, may_be_unsealed: bool = True) -> str | None:
+    """Return what is wrong with the bytes of a snapshot, None if it is as it was written.
+
+    Args:
+        location: The run's folder.
+        number: Number of the snapshot.
+        may_be_unsealed: Whether version 0.1.0 may have written it, without a digest.
+
+    Raises:
+        FileNotFoundError: There is no such snapshot.
+        TransientError: Storage failed.
+    """
+    with location.open_input(snapshot_path(number)) as file:
+        intact = is_intact(file)
+    if intact or (intact is None and may_be_unsealed):
+        return None
+    return f"{location.uri(snapshot_path(number))} {_CHANGED}"
 
 
 def cached_receipts(
@@ -192,7 +223,12 @@ def cached_receipts(
         ConfigError: A receipt cannot be used, or was deleted since it was listed.
         TransientError: Storage failed.
     """
-    remaining = iter(list_receipts(location).items() if commits is None else commits)
+    wanted = list_receipts(location).items() if commits is None else commits
+    yield from of_this_run(location, _cached(location, anew, wanted))
+
+
+def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
+    remaining = iter(commits)
     snapshot = _ignoring_damage(_snapshot(location))
     ahead = next(snapshot, None)
     while some := list(islice(remaining, _ROWS_AT_ONCE)):
@@ -236,8 +272,27 @@ def _ignoring_damage(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
         logger.warning(_PASSED_OVER, error)
 
 
+@contextmanager
+def _opened(location: RunLocation, number: int) -> Iterator[pq.ParquetFile]:
+    """Open a snapshot. Raises TransientError if it has changed since it was written."""
+    uri = location.uri(snapshot_path(number))
+    with location.open_input(snapshot_path(number)) as file:
+        intact = is_intact(file)
+        if intact is False:
+            raise TransientError(f"{uri} {_CHANGED}")
+        parquet = open_parquet(file, uri)
+        if intact is None and _version(parquet) == _VERSION:
+            raise TransientError(f"{uri} {_CHANGED}")
+        yield parquet
+
+
 def _is_readable(parquet: pq.ParquetFile) -> bool:
-    return bool((parquet.schema_arrow.metadata or {}).get(_VERSION_KEY) == _VERSION)
+    return _version(parquet) in _READABLE
+
+
+def _version(parquet: pq.ParquetFile) -> bytes | None:
+    version: bytes | None = (parquet.schema_arrow.metadata or {}).get(_VERSION_KEY)
+    return version
 
 
 def _numbers(location: RunLocation) -> Iterable[int]:
@@ -248,10 +303,15 @@ def _numbers(location: RunLocation) -> Iterable[int]:
 def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
+    row["optional"] = _json_of(receipt.model_dump(include=set(OPTIONAL_SECTIONS)))
     row |= receipt.counts.model_dump()
     for table, part in receipt.parts.items():
         row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
     return row
+
+
+def _json_of(sections: dict[str, Any]) -> str | None:
+    return json.dumps(sections, sort_keys=True) if sections else None
 
 
 def _receipt(row: dict[str, Any]) -> Receipt:
@@ -267,4 +327,6 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         nodes=tuple(row["nodes"]),
         degraded=json.loads(row["degraded"]),
         mixed=tuple(row["mixed"]),
+        **json.loads(row.get("optional") or "{}"),
+        **{name: row.get(name) for name in _DIGESTS},
     )

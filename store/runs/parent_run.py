@@ -12,7 +12,7 @@ from pseudoris.schemas.run_records import PLAN_FOLDER, ParentRun, PartRecord, Re
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
-from pseudoris.store.runs.receipts import list_receipts, part_path
+from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Parent:
                 f"run the `{header.origin}` command that started it again to finish it"
             )
         number = latest_snapshot(location)
-        pinned = {} if number is None else {each.shard: each.generation for each in read_snapshot(location, number)}
+        held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
+        pinned = {each.shard: each.generation for each in held}
         if number is None or pinned != latest:
             raise ConfigError(
                 f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "

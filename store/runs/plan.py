@@ -109,17 +109,29 @@ def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, l
         TransientError: Storage failed.
     """
     for record in header.plan_parts:
-        path = f"{PLAN_FOLDER}/{record.name}"
-        try:
-            data = location.read_bytes(path)
-        except FileNotFoundError:
-            raise ConfigError(_not_the_part(location, path, "a file", "none")) from None
-        if sha256_hex(data) != record.sha256:
-            raise ConfigError(_not_the_part(location, path, f"sha256 {record.sha256}", sha256_hex(data)))
-        parquet = open_parquet(pa.BufferReader(data), location.uri(path))
-        for row_group in range(parquet.num_row_groups):
-            entries = _entries(parquet.read_row_group(row_group, use_threads=False))
-            yield entries[0].shard, entries
+        yield from iter_plan_part(location, record)
+
+
+def iter_plan_part(location: RunLocation, record: PartRecord) -> Iterator[tuple[int, list[PlanEntry]]]:
+    """Yield the shards of one part as `iter_plan` does. Its bytes are checked before the first one."""
+    path = f"{PLAN_FOLDER}/{record.name}"
+    try:
+        data = location.read_bytes(path)
+    except FileNotFoundError:
+        raise ConfigError(_not_the_part(location, path, "a file", location.obstacle(path) or "none")) from None
+    if sha256_hex(data) != record.sha256:
+        raise ConfigError(_not_the_part(location, path, f"sha256 {record.sha256}", sha256_hex(data)))
+    parquet = open_parquet(pa.BufferReader(data), location.uri(path))
+    for row_group in range(parquet.num_row_groups):
+        entries = _entries(parquet.read_row_group(row_group, use_threads=False))
+        yield entries[0].shard, entries
+
+
+def shards_of_parts(header: RunHeader) -> Iterator[tuple[PartRecord, range]]:
+    """Yield the parts of the plan and the shards that each should hold, in order; no part is read."""
+    bounds = [*(_first_shard(part) for part in header.plan_parts), header.num_shards]
+    for part, first, end in zip(header.plan_parts, bounds, bounds[1:], strict=False):
+        yield part, range(first, end)
 
 
 def _shard_tables(entries: Iterable[PlanEntry]) -> Iterator[tuple[int, pa.Table]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,17 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import shard_name
-from pseudoris.schemas.run_records import RECEIPT_VERSION, RECEIPTS_FOLDER, PartRecord, Receipt
+from pseudoris.schemas.run_records import HEADER_NAME, RECEIPT_VERSION, RECEIPTS_FOLDER, PartRecord, Receipt
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import header_digests
+from pseudoris.store.runs.seals import read_version
 
 _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 # A receipt is a kilobyte: reading one from a bucket is mostly latency, which threads hide.
 _READERS: Final = 16
 # Receipts read ahead; each takes 6 KB in memory.
 AT_ONCE: Final = 16 * _READERS
+_ANEW: Final = "Delete it: annotate then computes its shard again"
 
 
 def receipt_path(shard: int, generation: int) -> str:
@@ -51,9 +53,14 @@ def spread_evenly(shards: Sequence[int], sample: int | None) -> frozenset[int]:
 def list_commits(location: RunLocation) -> Iterator[tuple[int, int, float]]:
     """Yield shard, generation and time (epoch seconds by the storage's clock) of every receipt, in no order."""
     for file in location.list(RECEIPTS_FOLDER):
-        match = _NAME.match(file.name)
-        if match:
-            yield int(match[1]), int(match[2]), file.modified_s
+        if commit := commit_of_name(file.name):
+            yield *commit, file.modified_s
+
+
+def commit_of_name(name: str) -> tuple[int, int] | None:
+    """Return the shard and the generation that a receipt of this name commits; None if it is not a receipt's name."""
+    match = _NAME.match(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt | None:
@@ -79,7 +86,30 @@ def read_receipt(location: RunLocation, shard: int, generation: int) -> Receipt 
 
 def latest_receipts(location: RunLocation) -> Iterator[Receipt]:
     """Yield the latest receipt (the highest generation) of each committed shard, ordered by shard."""
-    yield from read_receipts(location, list_receipts(location).items())
+    yield from of_this_run(location, read_receipts(location, list_receipts(location).items()))
+
+
+def of_this_run(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Yield `receipts`, listed before, while each names the header of the run or an extension of its plan.
+
+    Raises:
+        ConfigError: One was committed under another header.
+        TransientError: Storage failed.
+    """
+    known = header_digests(location)
+    for receipt in receipts:
+        # Without a header there is no run, and other checks say so.
+        if known and receipt.header_sha256 not in known:
+            raise ConfigError(foreign_receipt(location, receipt.shard, receipt.generation))
+        yield receipt
+
+
+def foreign_receipt(location: RunLocation, shard: int, generation: int) -> str:
+    """Return the error message for a receipt that names none of the run's headers."""
+    return (
+        f"{location.uri(receipt_path(shard, generation))} was committed under another header than this run's. It, "
+        f"{HEADER_NAME} or an extension of the plan was replaced: restore the file from a copy"
+    )
 
 
 def read_receipts(location: RunLocation, commits: Iterable[tuple[int, int]]) -> Iterator[Receipt]:
@@ -131,17 +161,10 @@ def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
 
 def _parse(data: bytes, uri: str) -> Receipt:
     try:
-        version = json.loads(data)["version"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ConfigError(
-            f"{uri} is not a receipt ({len(data)} bytes). Delete it: annotate then computes its shard again"
-        ) from None
-    if version != RECEIPT_VERSION:
-        raise ConfigError(
-            f"{uri} has version {version!r}, this package reads version {RECEIPT_VERSION}: "
-            "install the version of pseudoris that wrote it"
-        )
+        read_version(data, uri, newest=RECEIPT_VERSION, remedy=_ANEW)
+    except ValueError:
+        raise ConfigError(f"{uri} is not a receipt ({len(data)} bytes). {_ANEW}") from None
     try:
         return Receipt.model_validate_json(data)
     except ValidationError:
-        raise ConfigError(f"{uri} is not a valid receipt. Delete it: annotate then computes its shard again") from None
+        raise ConfigError(f"{uri} is not a valid receipt. {_ANEW}") from None

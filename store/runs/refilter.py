@@ -165,7 +165,7 @@ def writer_versions() -> dict[str, str]:
 
 def _executor(parent: Parent, target: RunLocation, planned: PlannedRun, num_threads: int) -> Executor:
     """Return an executor that commits the parent's shards under the new rule: several at once, in plan order."""
-    commit = _Commit(parent, target, rule_of(planned.header), planned.mixed)
+    commit = _Commit(parent, target, rule_of(planned.header), planned.mixed, planned.header.sha256)
 
     def execute(pending: PendingWork) -> Generator[Receipt]:
         lacking = frozenset(pending.shards)
@@ -183,6 +183,7 @@ class _Commit:
     target: RunLocation
     rule: KeepRule
     accepted: tuple[str, ...]
+    header_sha256: str | None
 
     def __call__(self, before: Receipt) -> Receipt:
         contents = {table: self.parent.read_part(table, before.parts[table]) for table in SCHEMAS}
@@ -192,7 +193,7 @@ class _Commit:
         counts = before.counts.model_copy(update={"kept": int(flags_of(table["kept"]).sum())})
         # No seconds and no nodes: no stage has worked on it, so equal commits have equal receipts.
         mixed = tuple(dict.fromkeys((*before.mixed, *self.accepted)))
-        provenance = Provenance(degraded=before.degraded, mixed=mixed)
+        provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=self.header_sha256)
         receipt = make_receipt(Shard(before.shard, 0, ()), contents, counts, provenance)
         return commit_parts(self.target, contents, receipt).receipt
 

@@ -161,4 +161,5 @@ def _together(base: Receipt, provenance: Provenance) -> Provenance:
         attempts=dict(attempts),
         degraded={**base.degraded, **provenance.degraded},
         mixed=tuple(dict.fromkeys((*base.mixed, *provenance.mixed))),
+        header_sha256=provenance.header_sha256,
     )

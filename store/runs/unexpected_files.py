@@ -71,6 +71,10 @@ def stray_files(location: RunLocation, named: NamedParts, latest: Mapping[int, i
                 yield f"{table}/{name} is an unexpected file. Readers that glob its folder will include it. Move it out"
             elif has_ended:
                 unnamed.append(f"{table}/{name}")
+        for name, what in location.list_obstacles(table):
+            # In the place of a part, it is a problem of its shard.
+            if not name.startswith(_HIDDEN) and not named.has(table, name):
+                yield f"{table}/{name} is {what}. Readers of its folder may include what is in it, or fail. Move it out"
     # Checked last: a driver that began to write meanwhile holds the lock by now.
     if unnamed and not _is_driven(location):
         for path in unnamed:

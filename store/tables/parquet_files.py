@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -32,13 +32,17 @@ _SETTINGS: Final[dict[str, Any]] = {
 _WITHOUT_DICTIONARY: Final = frozenset({"bytes"})
 
 
-def parquet_bytes(row_groups: Iterable[pa.Table], schema: pa.Schema) -> bytes:
-    """Return the bytes of a Parquet file of `schema` with one row group per table."""
+def parquet_bytes(
+    row_groups: Iterable[pa.Table], schema: pa.Schema, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the bytes of a Parquet file of `schema` with one row group per table; `metadata` go into its footer."""
     sink = io.BytesIO()
     with open_writer(sink, schema) as writer:
         for table in row_groups:
             # In one chunk, because page boundaries follow the chunks.
             writer.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
+        if metadata is not None:
+            writer.add_key_value_metadata(dict(metadata))
     return sink.getvalue()
 
 

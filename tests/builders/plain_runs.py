@@ -10,7 +10,7 @@ from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
@@ -43,7 +43,9 @@ def work_off(
             shard = read_shard(listing.name, config, entries, prover=prover)
             for stage in stages:
                 shard = stage(shard)
-            commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=False)
+            ids = [entry.image_id for entry in entries]
+            provenance = Provenance(header_sha256=header.sha256)
+            commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
     run_gc(location)
     write_manifest(location)
     return header

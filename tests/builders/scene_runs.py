@@ -15,7 +15,7 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.synthworld.attributes import COLOURS
@@ -75,7 +75,9 @@ def scene_run(
         rows = read_shard_plan(location, header, number)
         images = tuple(change(annotated(entry, known[entry.key])) for entry in rows)
         shard = Shard(number, 0, images, {}, ())
-        commit_shard(location, shard, planned_ids=[entry.image_id for entry in rows], embed_images=False)
+        ids = [entry.image_id for entry in rows]
+        provenance = Provenance(header_sha256=header.sha256)
+        commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
     return header
 
 

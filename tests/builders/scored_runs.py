@@ -12,7 +12,7 @@ from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.manifest import write_manifest
@@ -56,7 +56,8 @@ def commit_scored(location: RunLocation, header: RunHeader, shard: int, *, gener
     entries = read_shard_plan(location, header, shard)
     finished = replace(scored_shard(header.config, entries, **kinds), generation=generation)
     ids = [entry.image_id for entry in entries]
-    return commit_shard(location, finished, planned_ids=ids, embed_images=True).receipt
+    provenance = Provenance(header_sha256=header.sha256)
+    return commit_shard(location, finished, planned_ids=ids, embed_images=True, provenance=provenance).receipt
 
 
 def scored_shard(config: RunConfig, entries: Sequence[PlanEntry], **kinds) -> Shard:

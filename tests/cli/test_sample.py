@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from tests.builders.scored_runs import begin, scored_run, scored_shard
 
@@ -90,6 +90,7 @@ def test_words_of_strangers_do_not_rule_the_terminal(tmp_path):
         shard.with_images((replace(image, expressions=rude),)),
         planned_ids=[entry.image_id for entry in entries],
         embed_images=False,
+        provenance=Provenance(header_sha256=header.sha256),
     )
     shown = invoke(location.root, "--columns", "text")
     assert "\x1b" not in shown

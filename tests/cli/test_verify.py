@@ -1,11 +1,15 @@
 """`pseudoris verify` proves a run, and lists what is off."""
 
+import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance
 from tests.builders.command import pseudoris, pseudoris_here
@@ -75,3 +79,50 @@ def test_one_problem_is_one(tmp_path):
     assert "1 problem in" in shown.output
     assert "1 problems" not in shown.output
     assert "shard 2 has no receipt" in shown.output
+
+
+def verify(*arguments):
+    return CliRunner(env={"COLUMNS": "80"}).invoke(app, ["verify", *map(str, arguments)])
+
+
+@pytest.fixture
+def whole(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    commit(location, start_run(location), 0, 1, 2)
+    return tmp_path
+
+
+def test_the_root_digest_is_printed_in_one_piece_and_compared(whole):
+    (root,) = re.findall(r"^root digest  ([0-9a-f]{64})$", verify(whole).output, re.MULTILINE)
+    assert verify(whole, "--root", root).exit_code == 0
+    other = verify(whole, "--root", "0" * 64)
+    assert other.exit_code == 1
+    assert "1 problem" in other.output
+
+
+def test_the_report_is_one_json_object(whole):
+    shown = verify(whole, "--json")
+    found = json.loads(shown.stdout)
+    assert (shown.exit_code, found["is_clean"], found["has_chain"], found["problems"]) == (0, True, True, [])
+    other = verify(whole, "--json", "--root", "0" * 64)
+    assert other.exit_code == 1
+    assert [each["what"] for each in json.loads(other.stdout)["problems"]] == ["root"]
+    assert (
+        f"the root digest of the run is {found['root']}, not {'0' * 64}"
+        in json.loads(other.stdout)["problems"][0]["detail"]
+    )
+
+
+@pytest.mark.parametrize("root", ["", "abc", "0" * 63 + "G"])
+def test_a_root_that_is_no_digest_is_refused_with_what_to_give(whole, root):
+    with pytest.raises(ConfigError, match="is not a root digest: give the 64 hex digits"):
+        raise verify(whole, "--root", root).exception
+
+
+def test_an_edited_card_and_a_missing_chain_are_told_and_are_no_problem(whole, tmp_path):
+    assert "digests of header, plan, receipts, manifests, tables" in verify(whole).output
+    (whole / "DATACARD.md").write_text("mine", encoding="utf-8")
+    shown = verify(whole)
+    assert (shown.exit_code, "DATACARD.md was edited" in shown.output) == (0, True)
+    old = verify(Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "finished")
+    assert (old.exit_code, "none: version 0.1.0 began this run" in old.output) == (0, True)

@@ -33,7 +33,11 @@ def main() -> None:
         shard = kind.build(config)(shard)
     _stop_before_the_receipt()
     outcome = commit.commit_shard(
-        location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=config.shards.embed_images
+        location,
+        shard,
+        planned_ids=[entry.image_id for entry in entries],
+        embed_images=config.shards.embed_images,
+        provenance=commit.Provenance(header_sha256=header.sha256),
     )
     print("won" if outcome.is_winner else "lost")
 

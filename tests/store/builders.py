@@ -13,7 +13,7 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 
@@ -107,13 +107,21 @@ def make_shard(entries: list[PlanEntry], generation: int = 0) -> Shard:
     return Shard(entries[0].shard, generation, images, {"propose": 1.5, "caption": 2.0}, ("node-a",))
 
 
-def commit(location: RunLocation, header: RunHeader, *shards: int, generation: int = 0, **options) -> list[Receipt]:
+def commit(
+    location: RunLocation,
+    header: RunHeader,
+    *shards: int,
+    generation: int = 0,
+    provenance: Provenance = NOWHERE,
+    **options,
+) -> list[Receipt]:
     """Commit finished shards of the run."""
+    provenance = replace(provenance, header_sha256=header.sha256)
     receipts = []
     for number in shards:
         entries = read_shard_plan(location, header, number)
         ids = [entry.image_id for entry in entries]
         shard = make_shard(entries, generation)
-        options = {"embed_images": True, **options}
+        options = {"embed_images": True, "provenance": provenance, **options}
         receipts.append(commit_shard(location, shard, planned_ids=ids, **options).receipt)
     return receipts

@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.placement import StorageConfig
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, remove_run, run_gc
 from pseudoris.store.runs.manifest import cached_receipts, write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
@@ -76,7 +76,11 @@ def test_a_commit_that_meets_a_fault_at_its_receipt_has_won(bucket_run, proxy, k
     proxy.set_faults([Fault(kind, times=1, operation="PutObject", key="_receipts/")])
     entries = read_shard_plan(bucket_run, header, 0)
     outcome = commit_shard(
-        bucket_run, make_shard(entries), planned_ids=[entry.image_id for entry in entries], embed_images=False
+        bucket_run,
+        make_shard(entries),
+        planned_ids=[entry.image_id for entry in entries],
+        embed_images=False,
+        provenance=Provenance(header_sha256=header.sha256),
     )
     assert proxy.hits[kind] == 1
     assert outcome.is_winner
@@ -101,8 +105,8 @@ def test_a_resume_lists_receipts_by_pages_and_reads_the_manifest_alone(bucket_ru
     write_manifest(bucket_run)
     proxy.reset_counts()
     assert len(list(cached_receipts(bucket_run))) == header.num_shards
-    # A page of receipts, a page of manifests; no receipt is read.
-    assert proxy.counts["ListObjectsV2"] == 2
+    # A page of receipts, a page of manifests, a page of extensions of the plan; no receipt is read.
+    assert proxy.counts["ListObjectsV2"] == 3
     assert not [key for operation, key in proxy.requests if operation == "GetObject" and "_receipts/" in key]
     assert proxy.counts["HeadObject"] == 0
 

@@ -16,7 +16,7 @@ from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.viewer.gallery_model import (
     Gallery,
     GalleryDraw,
@@ -126,13 +126,15 @@ def write_run(folder, *makers, per_shard=4, seconds=None, settings=(), embed_ima
         PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5)
         for at, (key, _) in enumerate(makers)
     ]
-    start_run(location, entries, *settings, **changes)
+    header = start_run(location, entries, *settings, **changes)
+    provenance = Provenance(header_sha256=header.sha256)
     images = [make(entry) for entry, (_, make) in zip(entries, makers, strict=True)]
     for start in range(0, len(entries), per_shard):
         some = tuple(images[start : start + per_shard])
         seconds = {"propose": 1.5, "caption": 2.0} if seconds is None else seconds
         shard = Shard(start // per_shard, 0, some, seconds, ("node-a",))
-        commit_shard(location, shard, planned_ids=[image.image_id for image in some], embed_images=embed_images)
+        ids = [image.image_id for image in some]
+        commit_shard(location, shard, planned_ids=ids, embed_images=embed_images, provenance=provenance)
     return location
 
 

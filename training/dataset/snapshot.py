@@ -13,16 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table
-from pseudoris.store.runs.receipts import list_receipts, read_receipts
+from pseudoris.store.runs.header import header_digests
+from pseudoris.store.runs.manifest import manifest_numbers, read_manifest, receipts_table, snapshot_path
+from pseudoris.store.runs.receipts import list_receipts, of_this_run, read_receipts
 from pseudoris.training.dataset.process_group import agreed
 
 logger = logging.getLogger(__name__)
 
 _TABLES: Final = (IMAGES, MASKS, EXPRESSIONS)
 _COLUMNS: Final = ("shard", "generation", *(f"{table}_part_name" for table in _TABLES), "images_part_size_bytes")
+_HEADER: Final = "header_sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,15 @@ class Snapshot:
             ConfigError: There is no such manifest, it is of another version, or it is empty.
             TransientError: Storage failed, or it is damaged.
         """
-        return cls._of(location, number, read_manifest(location, number, _COLUMNS))
+        table = read_manifest(location, number, (*_COLUMNS, _HEADER))
+        # Manifests of version 0.1.0 lack the column.
+        named = set(table[_HEADER].to_pylist()) if _HEADER in table.column_names else set()
+        if not named <= header_digests(location):
+            raise ConfigError(
+                f"{location.uri(snapshot_path(number))} names another header than this run's: it, or {HEADER_NAME}, "
+                "was replaced. Restore the file from a copy"
+            )
+        return cls._of(location, number, table.select(_COLUMNS))
 
     @classmethod
     def of_receipts(cls, location: RunLocation | str) -> Self:
@@ -177,7 +188,7 @@ class Snapshot:
 
     @classmethod
     def _of_commits(cls, location: RunLocation, commits: dict[int, int]) -> Self:
-        receipts = read_receipts(location, sorted(commits.items()))
+        receipts = of_this_run(location, read_receipts(location, sorted(commits.items())))
         return cls._of(location, None, receipts_table(receipts).select(_COLUMNS))
 
     def _with_retried(self, location: RunLocation, retried: Mapping[int, int]) -> Self:
@@ -185,7 +196,7 @@ class Snapshot:
         if not retried:
             return self
         kept = self.table.filter(pc.invert(pc.is_in(self.table["shard"], pa.array(retried, pa.int64()))))
-        receipts = read_receipts(location, sorted(retried.items()))
+        receipts = of_this_run(location, read_receipts(location, sorted(retried.items())))
         anew = receipts_table(receipts).select(_COLUMNS)
         merged = pa.concat_tables([kept, anew.cast(kept.schema)]).sort_by("shard")
         return replace(self._of(location, self.manifest, merged), retried=dict(sorted(retried.items())))

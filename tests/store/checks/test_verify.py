@@ -15,6 +15,7 @@ from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
+from pseudoris.store.runs.seals import sealed
 from tests.store.builders import commit, make_entries, start_run
 
 
@@ -91,7 +92,7 @@ def test_a_receipt_that_accounts_for_another_number_of_images_is_found(run):
     location, _, receipts = run
     counts = receipts[0].counts.model_copy(update={"images": 5, "empty": 2})
     wrong = receipts[0].model_copy(update={"counts": counts})
-    location.replace(receipt_path(0, 0), wrong.model_dump_json().encode())
+    location.replace(receipt_path(0, 0), sealed(wrong)[1])
     assert "the receipt accounts for 5 images, the plan has 4" in verify_run(location, sample=0).problems[0].detail
 
 
@@ -110,10 +111,9 @@ def test_an_id_that_is_not_its_keys_is_found(location):
     assert "plan_id" in whats(verify_run(location))
 
 
-def test_a_header_that_counts_otherwise_than_its_plan_is_found(run):
-    location, header, _ = run
-    wrong = header.model_copy(update={"num_images": 21})
-    location.replace("_run.json", wrong.model_dump_json().encode())
+def test_a_header_that_counts_otherwise_than_its_plan_is_found(location):
+    header = start_run(location, make_entries(), num_images=13)
+    commit(location, header, 0, 1, 2)
     assert whats(verify_run(location)) == ["plan_counts"]
 
 

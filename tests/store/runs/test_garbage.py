@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from pseudoris.store.runs.garbage import TEMPORARY_AGE_S, plan_gc, remove_run, r
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import part_path, receipt_path
+from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, make_entries, start_run
 
 LOST = "shard-00000001.g0-00000000.parquet"
@@ -220,10 +220,7 @@ def test_a_receipt_that_names_a_part_outside_the_run_is_refused_and_nothing_is_d
     location, _, _ = run
     location.replace(f"masks/{LOST}", b"12345")
     before = files_of(location)
-    path = receipt_path(1, 0)
-    receipt = json.loads(location.read_bytes(path))
-    receipt["parts"]["masks"]["name"] = name
-    location.replace(path, json.dumps(receipt).encode())
+    edit_sealed(location, receipt_path(1, 0), lambda tree: tree["parts"]["masks"].update(name=name))
     with pytest.raises(ConfigError, match="is not a valid receipt"):
         run_gc(location)
     assert files_of(location) == before
@@ -238,9 +235,8 @@ def test_a_receipt_whose_named_part_is_not_there_costs_no_other_part(run):
 
 def test_a_header_that_names_a_plan_outside_the_run_is_refused(run):
     location, _, _ = run
-    header = json.loads(location.read_bytes(HEADER_NAME))
-    header["plan_parts"][0]["name"] = "../../plan/part-00000000-00000000.parquet"
-    location.replace(HEADER_NAME, json.dumps(header).encode())
+    elsewhere = "../../plan/part-00000000-00000000.parquet"
+    edit_sealed(location, HEADER_NAME, lambda tree: tree["plan_parts"][0].update(name=elsewhere))
     with pytest.raises(ConfigError, match="is not a valid header, see plan_parts"):
         run_gc(location)
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from pseudoris.schemas.errors import ConfigError
@@ -17,12 +15,12 @@ from pseudoris.store.runs.header import (
     require_header,
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
+from tests.builders.seals import edit_sealed
 from tests.store.builders import make_entries, make_identity, start_run
 
 
 def edit(location, **changes) -> None:
-    tree = json.loads(location.read_bytes(HEADER_NAME))
-    location.replace(HEADER_NAME, json.dumps({**tree, **changes}).encode())
+    edit_sealed(location, HEADER_NAME, lambda tree: tree.update(changes))
 
 
 def test_where_no_run_was_started_there_is_no_header(location):
@@ -61,11 +59,11 @@ def test_a_run_that_another_command_made_is_refused(location):
         check_origin(location, header, "import")
 
 
-@pytest.mark.parametrize("version", [2, 0, "new"])
+@pytest.mark.parametrize("version", [3, 0, "new"])
 def test_a_header_of_another_version_is_refused(location, version):
     start_run(location)
     edit(location, version=version, something_new=1)
-    with pytest.raises(ConfigError, match=f"has version {version!r}, this package reads version 1"):
+    with pytest.raises(ConfigError, match=f"has version {version!r}, this package reads versions 1 to 2"):
         read_header(location)
 
 
@@ -125,6 +123,7 @@ def extension(location, number: int, first_shard: int) -> PlanExtension:
         num_images=written.num_images,
         num_repeated=1,
         num_shards=written.num_shards,
+        header_sha256=require_header(location).sha256,
     )
 
 
@@ -141,8 +140,9 @@ def test_readers_see_one_plan_with_all_extensions_in_it(location):
 
 def test_the_first_extension_of_a_number_stands(location):
     start_run(location)
-    existing = create_extension(location, extension(location, 2, first_shard=3))
-    late = extension(location, 2, first_shard=3).model_copy(update={"num_repeated": 9})
+    early = extension(location, 2, first_shard=3)
+    existing = create_extension(location, early)
+    late = early.model_copy(update={"num_repeated": 9})
     assert create_extension(location, late) == existing
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from pseudoris.schemas.config_layers import load_config
@@ -15,6 +13,7 @@ from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.planned_run import RunRequest, package_versions, plan_as_parent, plan_or_continue
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import begin, scored_run
+from tests.builders.seals import edit_sealed
 from tests.store.builders import make_identity
 
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
@@ -83,8 +82,7 @@ def test_a_parent_is_pinned_before_anything_is_listed(disk, tmp_path):
 def test_a_header_that_names_no_parent_any_more_is_refused(disk, parent):
     wanted = request(parent=parent)
     assert plan_or_continue(disk, wanted, items()).parent.location == parent.location.root
-    header = json.loads(disk.read_bytes("_run.json"))
-    disk.replace("_run.json", json.dumps({**header, "parent": None}).encode())
+    edit_sealed(disk, "_run.json", lambda tree: tree.update(parent=None))
     with pytest.raises(ConfigError, match="names no parent: it was edited"):
         plan_or_continue(disk, wanted, unlisted)
 

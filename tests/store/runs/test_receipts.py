@@ -12,13 +12,14 @@ from pseudoris.store.runs.receipts import (
     read_receipts,
     receipt_path,
 )
+from pseudoris.store.runs.seals import sealed
 from tests.builders.runs import all_receipts
+from tests.builders.seals import edit_sealed
 from tests.store.builders import commit, start_run
 
 
 def edit(location, **changes) -> None:
-    path = receipt_path(0, 0)
-    location.replace(path, json.dumps({**json.loads(location.read_bytes(path)), **changes}).encode())
+    edit_sealed(location, receipt_path(0, 0), lambda tree: tree.update(changes))
 
 
 def test_names_alone_tell_the_highest_generation_of_each_shard(location):
@@ -54,14 +55,14 @@ def test_more_receipts_than_a_batch_come_in_order(disk):
     header = start_run(disk)
     receipt = commit(disk, header, 0)[0]
     for shard in range(1, 600):
-        disk.replace(receipt_path(shard, 0), receipt.model_copy(update={"shard": shard}).model_dump_json().encode())
+        disk.replace(receipt_path(shard, 0), sealed(receipt.model_copy(update={"shard": shard}))[1])
     assert [receipt.shard for receipt in latest_receipts(disk)] == list(range(600))
 
 
 def test_a_receipt_of_another_version_is_refused(location):
     commit(location, start_run(location), 0)
-    edit(location, version=2)
-    with pytest.raises(ConfigError, match="has version 2, this package reads version 1"):
+    edit(location, version=3)
+    with pytest.raises(ConfigError, match="has version 3, this package reads versions 1 to 2"):
         read_receipt(location, 0, 0)
 
 

@@ -26,12 +26,13 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import planned_run
-from pseudoris.store.runs.commit import commit_parts, make_receipt
+from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
 from pseudoris.store.runs.header import create_extension, read_header, require_header
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, write_manifest
 from pseudoris.store.runs.plan import iter_plan, write_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
 from pseudoris.store.runs.refilter import RuleChange, refilter, refiltered
+from pseudoris.store.runs.seals import sealed
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 from tests.builders.fault_proxy import Fault
@@ -279,6 +280,7 @@ def test_an_extended_parent_gives_its_whole_plan(disk, new):
         num_images=written.num_images,
         num_repeated=0,
         num_shards=2,
+        header_sha256=header.sha256,
     )
     header = create_extension(disk, extension)
     with pytest.raises(ConfigError, match="is not complete, 4 of 6 shards"):
@@ -356,13 +358,14 @@ def test_what_a_human_wrote_stays_kept_and_groups_stay_as_they_are(disk, new):
 def test_tables_of_version_one_become_those_of_the_present(on_disk, new, tmp_path):
     due, old = RunLocation.open(str(tmp_path / "due")), RunLocation.open(str(tmp_path / "old"))
     refilter(on_disk, due, HIGHER)
-    begin(old)
+    provenance = Provenance(header_sha256=begin(old).sha256)
     for receipt in latest_receipts(on_disk):
         contents = contents_of(on_disk, receipt)
         table = pq.read_table(pa.BufferReader(contents[EXPRESSIONS])).drop(["source"])
         schema = table.schema.with_metadata({**table.schema.metadata, b"pseudoris.version": b"1"})
         contents[EXPRESSIONS] = table_bytes(table.cast(schema))
-        commit_parts(old, contents, make_receipt(Shard(receipt.shard, 0, ()), contents, receipt.counts))
+        shard = Shard(receipt.shard, 0, ())
+        commit_parts(old, contents, make_receipt(shard, contents, receipt.counts, provenance))
     write_manifest(old)
     refilter(old, new, HIGHER)
     assert files_of(new) == files_of(due)
@@ -392,9 +395,10 @@ def forge(location, receipt, rows):
     contents = contents_of(location, receipt)
     contents[EXPRESSIONS] = table_bytes(pa.Table.from_pylist(rows, schema=SCHEMAS[EXPRESSIONS]))
     counts = receipt.counts.model_copy(update={"kept": sum(row["kept"] for row in rows)})
-    forged = make_receipt(Shard(receipt.shard, 0, ()), contents, counts)
+    provenance = Provenance(header_sha256=receipt.header_sha256)
+    forged = make_receipt(Shard(receipt.shard, 0, ()), contents, counts, provenance)
     location.put_part(part_path(EXPRESSIONS, forged.parts[EXPRESSIONS]), contents[EXPRESSIONS])
-    location.replace(receipt_path(receipt.shard, 0), forged.model_dump_json().encode())
+    location.replace(receipt_path(receipt.shard, 0), sealed(forged)[1])
 
 
 def test_a_damaged_part_of_the_parent_is_told_and_never_copied(on_disk, new):
@@ -410,7 +414,7 @@ def test_shards_outside_promise_two_stay_outside(disk, new):
     header = begin(disk, num_shards=1)
     receipt = commit_scored(disk, header, 0)
     told = receipt.model_copy(update={"degraded": {"captions.cache_bytes": 1}, "mixed": ("device_kind: a, b",)})
-    disk.replace(receipt_path(0, 0), told.model_dump_json().encode())
+    disk.replace(receipt_path(0, 0), sealed(told)[1])
     finish(disk)
     refilter(disk, new, HIGHER)
     (ours,) = latest_receipts(new)

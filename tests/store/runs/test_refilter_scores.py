@@ -16,7 +16,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.refilter import RuleChange, refilter
@@ -46,7 +46,9 @@ def annotate(location: RunLocation, *settings: str) -> RunLocation:
         images = [_heard(image) for image in images]
     scorer = ClipScorer(header.config.filtering, ComputeConfig(device="cpu"))
     scored = scorer(drafted.with_images(tuple(images)))
-    commit_shard(location, scored, planned_ids=[entry.image_id for entry in entries], embed_images=True)
+    ids = [entry.image_id for entry in entries]
+    provenance = Provenance(header_sha256=header.sha256)
+    commit_shard(location, scored, planned_ids=ids, embed_images=True, provenance=provenance)
     finish(location)
     return location
 

@@ -9,8 +9,9 @@ from pseudoris.schemas.shard import Failure, Shard
 from pseudoris.schemas.tables import FAILURES, IMAGES, SCHEMAS
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
 from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, read_receipt
 from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
@@ -29,12 +30,13 @@ def run(location):
     return location, entries, [entries[3], entries[7]]
 
 
-def retry(run, kinds, generation=1, **options):
+def retry(run, kinds, generation=1, provenance=NOWHERE):
     location, entries, failed = run
     images = tuple(kind(entry) for kind, entry in zip(kinds, failed, strict=False))
     shard = Shard(0, generation, images, {"propose": 1.0, "read": 0.5}, ("node-b",))
     ids = [entry.image_id for entry in entries]
-    return commit_retry(location, shard, planned_ids=ids, embed_images=True, **options)
+    provenance = replace(provenance, header_sha256=require_header(location).sha256)
+    return commit_retry(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
 
 
 def rows(location: RunLocation, table: str) -> list[dict]:

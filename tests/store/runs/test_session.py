@@ -16,7 +16,7 @@ from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
 from pseudoris.store.runs import session as sessions
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.events import Committed, Notice
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock, TakenOverError
@@ -110,7 +110,9 @@ def recovering(location, reasons):
                 if entry.image_id in retried
             )
             ids = [entry.image_id for entry in entries]
-            yield commit_retry(location, Shard(shard, base + 1, images), planned_ids=ids, embed_images=True).receipt
+            retried = Shard(shard, base + 1, images)
+            options = {"embed_images": True, "provenance": Provenance(header_sha256=header.sha256)}
+            yield commit_retry(location, retried, planned_ids=ids, **options).receipt
 
     return executor
 
@@ -377,7 +379,8 @@ def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
             entries = read_shard_plan(run, header, shard)
             late = Shard(shard, 0, tuple(quarantined(entry) for entry in entries))
             ids = [entry.image_id for entry in entries]
-            yield commit_shard(run, late, planned_ids=ids, embed_images=True).receipt
+            provenance = Provenance(header_sha256=header.sha256)
+            yield commit_shard(run, late, planned_ids=ids, embed_images=True, provenance=provenance).receipt
 
     outcome = execute(run, executor)
     assert (outcome.totals.shards, outcome.totals.quarantined) == (NUM_SHARDS, NUM_SHARDS)

@@ -12,7 +12,7 @@ from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from tests.builders.images import png
@@ -103,7 +103,13 @@ class BuiltRun:
             entries = read_shard_plan(self.location, self.header, number)
             shard = Shard(number, generation, tuple(map(self.image, entries)))
             ids = [entry.image_id for entry in entries]
-            outcome = commit_shard(self.location, shard, planned_ids=ids, embed_images=self._is_embedding)
+            outcome = commit_shard(
+                self.location,
+                shard,
+                planned_ids=ids,
+                embed_images=self._is_embedding,
+                provenance=Provenance(header_sha256=self.header.sha256),
+            )
             receipts.append(outcome.receipt)
         return receipts
 

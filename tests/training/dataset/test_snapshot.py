@@ -121,8 +121,9 @@ def test_the_receipts_are_listed_once_and_only_retried_ones_are_read(growing, mo
     monkeypatch.setattr(RunLocation, "list", lambda self, folder: listed.append(folder) or real_list(self, folder))
     monkeypatch.setattr(RunLocation, "read_bytes", lambda self, path: read.append(path) or real_read(self, path))
     Snapshot.take(growing.location)
-    assert sorted(listed) == ["_manifest", "_receipts"]
-    assert read == ["_receipts/shard-00000001.g1.json"]
+    # The headers are read for the manifest and for the retried receipts: both must name one of them.
+    assert sorted(listed) == ["_manifest", "_plan", "_plan", "_receipts"]
+    assert read == ["_run.json", "_run.json", "_receipts/shard-00000001.g1.json"]
 
 
 def test_the_state_of_another_run_is_refused(growing, tmp_path):

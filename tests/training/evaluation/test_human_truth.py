@@ -19,7 +19,7 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
@@ -98,7 +98,9 @@ def model_run(location, *images, kinds=MappingProxyType({})):
             )
         )
     shard = Shard(0, 0, tuple(rows))
-    commit_shard(location, shard, planned_ids=[entry.image_id for entry in entries], embed_images=False)
+    provenance = Provenance(header_sha256=header.sha256)
+    ids = [entry.image_id for entry in entries]
+    commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
     return location
 
 

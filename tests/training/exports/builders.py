@@ -16,7 +16,7 @@ from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.store.files.key_order import member_key, path_key, row_key
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.training.exports import ExportOptions, ExportReport, ExportRequest, find_export
 from tests.store.builders import HEIGHT, WIDTH, empty, make_expression, make_mask, quarantined, start_run
@@ -127,7 +127,9 @@ def build_run(
     for number in sorted({entry.shard for entry in entries}):
         members = [n for n, entry in enumerate(entries) if entry.shard == number]
         shard = Shard(number, 0, tuple(images[n] for n in members))
-        commit_shard(location, shard, planned_ids=[entries[n].image_id for n in members], embed_images=embed)
+        ids = [entries[n].image_id for n in members]
+        provenance = Provenance(header_sha256=header.sha256)
+        commit_shard(location, shard, planned_ids=ids, embed_images=embed, provenance=provenance)
     truth = tuple(TrueImage(key, tuple(_true_masks(key, texts))) for key, _, texts in pictures)
     return BuiltRun(location, header, truth)
 

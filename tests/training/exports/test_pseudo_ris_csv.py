@@ -14,7 +14,7 @@ from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, Shard
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.commit import commit_shard
+from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.training.exports import pseudo_ris_csv
 from tests.store.builders import empty, make_expression, make_mask, start_run
 from tests.training.exports.builders import BuiltRun, export, jpeg, stored
@@ -47,7 +47,9 @@ def committed(location: RunLocation, *images) -> BuiltRun:
         whole = replace(empty(entry), data=data, sha256=sha256_hex(data), masks=tuple(records))
         shard_images.append(replace(whole, expressions=tuple(expressions)))
     ids = [entry.image_id for entry in entries]
-    commit_shard(location, Shard(0, 0, tuple(shard_images)), planned_ids=ids, embed_images=True)
+    provenance = Provenance(header_sha256=header.sha256)
+    shard = Shard(0, 0, tuple(shard_images))
+    commit_shard(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
     return BuiltRun(location, header, ())
 
 

@@ -1,0 +1,115 @@
+"""Checks of a run's records beside its header: manifests, replaced receipts, and what is in the place of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
+from pseudoris.store.checks.content import Problem
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import CARD_NAME, is_generated
+from pseudoris.store.runs.header import is_extension_name
+from pseudoris.store.runs.manifest import (
+    is_snapshot_name,
+    manifest_numbers,
+    read_snapshot,
+    snapshot_damage,
+    snapshot_path,
+)
+from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
+
+
+def refuse_blocked_extensions(location: RunLocation) -> None:
+    """Accept a run if nothing is in the place of an extension's header: the plan would end before it.
+
+    Raises:
+        ConfigError: There is a folder, a pipe or the like.
+        TransientError: Storage failed.
+    """
+    for name, what in location.list_obstacles(PLAN_FOLDER):
+        if is_extension_name(name):
+            raise ConfigError(
+                f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
+            )
+
+
+def blocked_receipts(location: RunLocation) -> dict[int, Problem]:
+    """Return a problem by shard for each folder, pipe or the like in the place of a receipt."""
+    blocked = {}
+    for name, what in location.list_obstacles(RECEIPTS_FOLDER):
+        if commit := commit_of_name(name):
+            detail = f"{RECEIPTS_FOLDER}/{name} is {what}, not a receipt: move it out, then run the same command again"
+            blocked[commit[0]] = Problem(commit[0], "receipt", detail)
+    return blocked
+
+
+def replaced_receipt_problems(
+    location: RunLocation, latest: Mapping[int, int], known: frozenset[str | None]
+) -> Iterator[Problem]:
+    """Yield the problems of receipts that later generations of their shards replaced. They stay, as the run's history.
+
+    Args:
+        location: The run's folder.
+        latest: The latest generation by shard.
+        known: `header_digests` of the run.
+    """
+    replaced = sorted(
+        (shard, generation)
+        for shard, generation, _ in list_commits(location)
+        if generation < latest.get(shard, generation)
+    )
+    for (shard, generation), receipt in zip(replaced, try_read_receipts(location, replaced), strict=True):
+        if isinstance(receipt, ConfigError):
+            yield Problem(shard, "receipt", str(receipt))
+        elif receipt is not None and receipt.header_sha256 not in known:
+            yield Problem(shard, "receipt", foreign_receipt(location, shard, generation))
+
+
+class Manifests:
+    """Holds the snapshots of a run to their own digests, and the latest one to the receipts."""
+
+    def __init__(self, location: RunLocation, *, has_chain: bool) -> None:
+        """Check the bytes of each snapshot.
+
+        Args:
+            location: The run's folder.
+            has_chain: Whether the header has a digest, so that each snapshot must have one.
+        """
+        self.problems = [
+            Problem(None, "manifest", f"{MANIFEST_FOLDER}/{name} is {what}, not a manifest: move it out")
+            for name, what in location.list_obstacles(MANIFEST_FOLDER)
+            if is_snapshot_name(name)
+        ]
+        self._rows: Iterator[Receipt] = iter(())
+        for number in manifest_numbers(location):
+            damage = snapshot_damage(location, number, may_be_unsealed=not has_chain)
+            if damage is not None:
+                self.problems.append(Problem(None, "manifest", damage))
+            # A row of version 1 has no digest to compare.
+            self._rows = read_snapshot(location, number) if has_chain and damage is None else iter(())
+            self._path = snapshot_path(number)
+        self._ahead = next(self._rows, None)
+
+    def compare(self, receipt: Receipt) -> Iterator[Problem]:
+        """Yield a problem if the latest snapshot has another row of the receipt. Pass the receipts in order."""
+        while self._ahead is not None and self._ahead.shard < receipt.shard:
+            self._ahead = next(self._rows, None)
+        ours = self._ahead
+        if ours is None or (ours.shard, ours.generation) != (receipt.shard, receipt.generation):
+            return
+        if ours != receipt:
+            detail = f"{self._path} shows another receipt of the shard: delete the manifest, the receipts are complete"
+            yield Problem(receipt.shard, "manifest", detail)
+
+
+def card_notices(location: RunLocation) -> Iterator[str]:
+    """Yield a sentence if the data card is not as the run wrote it: a person may edit it."""
+    try:
+        card = location.read_bytes(CARD_NAME)
+    except (FileNotFoundError, ConfigError):
+        if what := location.obstacle(CARD_NAME):
+            yield f"{CARD_NAME} is {what}"
+        return
+    if not is_generated(card):
+        yield f"{CARD_NAME} was edited"

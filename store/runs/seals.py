@@ -1,0 +1,63 @@
+"""The digest that a JSON record carries of its own bytes: a change after the record was written is found.
+
+It detects accidents. Against a person who writes a matching digest, compare the run's root digest
+(`pseudoris.store.checks.root_digest`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final, TypeVar
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import SealedRecord
+
+_Record = TypeVar("_Record", bound=SealedRecord)
+
+_SEAL: Final = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\Z')
+_FIRST_SEALED_VERSION: Final = 2
+
+
+def sealed(record: _Record) -> tuple[_Record, bytes]:
+    """Return the record with its digest, and the bytes of its file.
+
+    The digest covers every byte of the file without its last field, so that it does not depend on how a later version
+    writes JSON.
+    """
+    content = record.model_dump_json(indent=2, exclude={"sha256"}).encode()
+    digest = sha256_hex(content)
+    data = content.removesuffix(b"\n}") + f',\n  "sha256": "{digest}"\n}}'.encode()
+    return record.model_copy(update={"sha256": digest}), data
+
+
+def read_version(data: bytes, uri: str, *, newest: int, remedy: str) -> int:
+    """Return the version of a record, after its digest was checked.
+
+    Args:
+        data: Bytes of the file.
+        uri: Its address, for errors.
+        newest: The newest version that this package reads.
+        remedy: What to do about a record that was changed.
+
+    Raises:
+        ValueError: It is not a record.
+        ConfigError: It was changed after it was written, or a later version of the package wrote it.
+    """
+    seal = _SEAL.search(data)
+    if seal is not None and sha256_hex(data[: seal.start()] + b"\n}") != seal[1].decode():
+        raise ConfigError(f"{uri} was changed after it was written: its sha256 is not the one that it names. {remedy}")
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{uri} is not a record") from None
+    # Before the fields: those of a later version would only show as unknown keys.
+    if version not in range(1, newest + 1):
+        raise ConfigError(
+            f"{uri} has version {version!r}, this package reads versions 1 to {newest}: "
+            "install the version of pseudoris that wrote it"
+        )
+    if (version >= _FIRST_SEALED_VERSION) != (seal is not None):
+        raise ConfigError(f"{uri} was changed after it was written: its sha256 is missing or misplaced. {remedy}")
+    return int(version)

@@ -1,0 +1,384 @@
+"""The chain of digests from the header down: what changed after it was written is found, by `verify` and by readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.checks.verify import VerifyReport, verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
+from pseudoris.store.runs.garbage import run_gc
+from pseudoris.store.runs.header import create_extension, extension_path, read_header
+from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.manifest import read_manifest, write_manifest
+from pseudoris.store.runs.plan import write_plan
+from pseudoris.store.runs.receipts import latest_receipts, receipt_path
+from pseudoris.store.runs.session import RunSession
+from pseudoris.store.tables.run_reader import Run
+from pseudoris.training.dataset.snapshot import Snapshot
+from tests.builders.seals import edit_sealed
+from tests.store.builders import commit, make_entries, start_run
+
+FINISHED_BY_0_1_0 = Path(__file__).parents[2] / "fixtures" / "version_0_1_0" / "finished"
+
+
+def extend(location: RunLocation, header, first_shard: int):
+    written = write_plan(location, make_entries(num_shards=1, first_shard=first_shard), generation=2)
+    extension = PlanExtension(
+        number=2,
+        created_utc="2026-01-02T00:00:00Z",
+        plan_parts=written.parts,
+        num_images=written.num_images,
+        num_repeated=0,
+        num_shards=1,
+        header_sha256=header.sha256,
+    )
+    return create_extension(location, extension)
+
+
+def write_run(location: RunLocation, **changes) -> None:
+    """Write a run with every kind of file: also a retried shard, an extension of the plan, two manifests, a card."""
+    header = start_run(location, make_entries(num_shards=2, per_shard=4), **changes)
+    commit(location, header, 0, 1)
+    write_manifest(location)
+    commit(location, extend(location, header, first_shard=2), 2)
+    commit(location, read_header(location), 1, generation=1)
+    run_gc(location)
+    write_manifest(location)
+    write_datacard(location)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chain") / "run"
+    write_run(RunLocation.open(str(folder)))
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path) -> Path:
+    return shutil.copytree(written, tmp_path / "run")
+
+
+@pytest.fixture
+def run(folder) -> RunLocation:
+    return RunLocation.open(str(folder))
+
+
+def whats(report: VerifyReport) -> list[str]:
+    return [problem.what for problem in report.problems]
+
+
+def test_a_run_that_was_left_alone_verifies_and_has_a_chain_and_a_root(run):
+    report = verify_run(run)
+    assert (report.is_clean, report.has_chain, report.notices) == (True, True, ())
+    assert len(report.root) == 64
+    assert verify_run(run, root=report.root).is_clean
+
+
+def edits() -> dict[str, Callable[[dict], object]]:
+    """Return a change of every field of the header, and of those within it that decide what the run means."""
+    names = json.loads((FINISHED_BY_0_1_0 / HEADER_NAME).read_text(encoding="utf-8"))
+    fields = {name: lambda tree, name=name: tree.update({name: None}) for name in names}
+    within = {
+        "seed": lambda tree: tree["config"]["compute"].update(seed=7),
+        "weights": lambda tree: tree["config"]["masks"]["weights"].update(uri="s3://elsewhere/sam.pt"),
+        "weights digest": lambda tree: tree["identity"]["weights"].update(propose="b" * 64),
+        "source": lambda tree: tree.update(source="other/"),
+        "device": lambda tree: tree["identity"].update(device_kind="cuda"),
+        "config digest": lambda tree: tree.update(config_sha256="0" * 64),
+        "a later section": lambda tree: tree.update(licences={"images": "CC0"}),
+        "no digest": lambda tree: tree.pop("sha256"),
+    }
+    # A run of `annotate` has no parent: one is added.
+    fields["parent"] = lambda tree: tree.update(parent={"location": "elsewhere"})
+    return {**fields, **within}
+
+
+@pytest.mark.parametrize("field", edits())
+def test_a_changed_field_of_the_header_is_found_by_all_who_open_it(folder, field):
+    path = folder / HEADER_NAME
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    edits()[field](tree)
+    path.write_text(json.dumps(tree, indent=2), encoding="utf-8")
+    location = RunLocation.open(str(folder))
+    for read in (verify_run, Run, write_datacard):
+        with pytest.raises(ConfigError, match=rf"{HEADER_NAME} (was changed after it was written|has version None)"):
+            read(location)
+
+
+@pytest.mark.parametrize("name", ["header", "receipt", "extension"])
+def test_a_record_that_only_looks_otherwise_was_changed_too(folder, name):
+    path = folder / {"header": HEADER_NAME, "receipt": receipt_path(0, 0), "extension": extension_path(2)}[name]
+    path.write_text(json.dumps(json.loads(path.read_bytes())), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{path.name} was changed after it was written"):
+        list(latest_receipts(RunLocation.open(str(folder))))
+
+
+def files_by_kind(folder: Path) -> dict[str, list[Path]]:
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            place = path.relative_to(folder)
+            kinds.setdefault("plan header" if place.name == "g0002.json" else place.parts[0], []).append(path)
+    return kinds
+
+
+def found(location: RunLocation, sample: int | None = None) -> str:
+    """Return how `verify` finds the damage: the kind of its problem, a refusal, or a notice; else nothing."""
+    try:
+        report = verify_run(location, sample=sample)
+    except ConfigError:
+        return "refused"
+    return ",".join(dict.fromkeys([*whats(report), *(["notice"] if report.notices else [])]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_flips", [30, pytest.param(200, marks=pytest.mark.long)])
+def test_every_flipped_byte_in_a_file_of_the_run_is_found(folder, num_flips):
+    location = RunLocation.open(str(folder))
+    kinds = files_by_kind(folder)
+    assert set(kinds) == {
+        *(HEADER_NAME, "plan header", "_plan", "_receipts", "_manifest", CARD_NAME),
+        *("images", "masks", "expressions", "failures"),
+    }
+    draw = random.Random(20)
+    missed = []
+    for number in range(num_flips):
+        path = draw.choice(kinds[sorted(kinds)[number % len(kinds)]])
+        whole = path.read_bytes()
+        at, flip = draw.randrange(len(whole)), draw.randrange(1, 256)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+        if not found(location, sample=None if path.parent.name in SCHEMAS else 0):
+            missed.append((path.name, at, whole[at], flip))
+        path.write_bytes(whole)
+    assert missed == []
+    assert found(location) == ""
+
+
+@pytest.mark.slow
+def test_a_cut_file_is_found(folder):
+    location = RunLocation.open(str(folder))
+    for kind, paths in files_by_kind(folder).items():
+        whole = paths[0].read_bytes()
+        for length in (0, len(whole) - 1):
+            paths[0].write_bytes(whole[:length])
+            assert found(location, sample=None if kind in SCHEMAS else 0), (paths[0], length)
+        paths[0].write_bytes(whole)
+
+
+def test_readers_refuse_a_changed_receipt_and_name_the_remedy(folder):
+    # The manifest would stand in for the receipt.
+    shutil.rmtree(folder / "_manifest")
+    path = folder / receipt_path(0, 0)
+    path.write_text(path.read_text(encoding="utf-8").replace('"node-a"', '"node-b"'), encoding="utf-8")
+    location = RunLocation.open(str(folder))
+
+    def resume() -> None:
+        with RunLock.held(location) as lock:
+            RunSession(location, lock)
+
+    readers = (lambda: Run(location).counts, lambda: Snapshot.take(location), resume)
+    for read in readers:
+        with pytest.raises(ConfigError, match=r"g0\.json was changed after it was written.*annotate then computes"):
+            read()
+
+
+def test_readers_take_the_receipts_where_the_manifest_was_changed_and_a_dataset_refuses_it(folder, caplog):
+    location = RunLocation.open(str(folder))
+    before = Run(location).counts
+    path = folder / "_manifest" / "0002.parquet"
+    data = bytearray(path.read_bytes())
+    data[-12] ^= 1  # in the name of the program that wrote it: no value of a row
+    path.write_bytes(data)
+    assert Run(location).counts == before
+    assert "Cannot use the manifest" in caplog.text
+    with pytest.raises(PseudorisError, match=r"0002\.parquet was changed after it was written: delete it"):
+        Snapshot.take(location)
+
+
+def test_a_receipt_of_another_run_is_refused_also_where_its_own_digest_holds(run, tmp_path):
+    other = RunLocation.open(str(tmp_path / "other"))
+    write_run(other, source="other/")
+    run.replace(receipt_path(0, 0), other.read_bytes(receipt_path(0, 0)))
+    assert "receipt" in whats(verify_run(run))
+    shutil.rmtree(run.uri("_manifest"))
+    for read in (lambda: Run(run).counts, lambda: list(latest_receipts(run))):
+        with pytest.raises(ConfigError, match="was committed under another header than this run's"):
+            read()
+
+
+def test_a_dataset_refuses_the_manifest_of_another_run(run, tmp_path):
+    other = RunLocation.open(str(tmp_path / "other"))
+    write_run(other, source="other/")
+    run.replace("_manifest/0002.parquet", other.read_bytes("_manifest/0002.parquet"))
+    with pytest.raises(ConfigError, match="names another header than this run's"):
+        Snapshot.take(run)
+    assert "manifest" in whats(verify_run(run))
+
+
+def test_an_extension_of_another_header_is_refused(run):
+    edit_sealed(run, extension_path(2), lambda tree: tree.update(header_sha256="0" * 64))
+    with pytest.raises(ConfigError, match=r"g0002\.json extends another plan"):
+        read_header(run)
+
+
+def test_a_receipt_whose_extension_is_gone_is_foreign(run):
+    run.delete(extension_path(2))
+    assert "receipt" in whats(verify_run(run))
+
+
+def test_an_edited_data_card_is_a_notice(run):
+    run.replace(CARD_NAME, run.read_bytes(CARD_NAME) + b"Mine.\n")
+    report = verify_run(run)
+    assert (report.is_clean, report.notices) == (True, ("DATACARD.md was edited",))
+
+
+def test_later_sections_are_read_back_and_stand_in_the_manifest(location):
+    licences = {"images": "CC-BY-4.0"}
+    header = start_run(location, licences=licences)
+    commit(location, header, 0)
+    edit_sealed(location, receipt_path(0, 0), lambda tree: tree.update(audits={"sampled": 3}))
+    write_manifest(location)
+    assert read_header(location).licences == licences
+    assert b"exclusions" not in location.read_bytes(HEADER_NAME)
+    assert read_manifest(location, 1)["optional"].to_pylist() == ['{"audits": {"sampled": 3}}']
+    assert [each.audits for each in latest_receipts(location)] == [{"sampled": 3}]
+
+
+def test_runs_of_equal_bytes_have_one_root_whatever_happened_on_the_way(tmp_path):
+    quiet, eventful = (RunLocation.open(str(tmp_path / name)) for name in ("quiet", "eventful"))
+    for location, created in ((quiet, "2026-01-01T00:00:00Z"), (eventful, "2026-05-05T00:00:00Z")):
+        commit(location, start_run(location, created_utc=created), 0, 1, 2)
+
+    def suffer(tree: dict) -> None:
+        tree.update(seconds={"read": 99.0}, attempts={"fused": 3}, nodes=["node-z"])
+
+    edit_sealed(eventful, receipt_path(1, 0), suffer)
+    commit(eventful, read_header(eventful), 2, generation=1)
+    run_gc(eventful)
+    root = verify_run(quiet).root
+    assert verify_run(eventful, root=root).is_clean
+    assert quiet.read_bytes(HEADER_NAME) != eventful.read_bytes(HEADER_NAME)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree.update(source="elsewhere/"),
+        lambda tree: tree["config"]["compute"].update(seed=7),
+        lambda tree: tree["identity"]["weights"].update(propose="b" * 64),
+    ],
+)
+def test_who_changes_the_header_and_all_digests_still_changes_the_root(location, change):
+    commit(location, start_run(location), 0, 1, 2)
+    root = verify_run(location).root
+    edit_sealed(location, HEADER_NAME, change)
+    digest = read_header(location).sha256
+    for shard in range(3):
+        edit_sealed(location, receipt_path(shard, 0), lambda tree: tree.update(header_sha256=digest))
+    assert verify_run(location).is_clean
+    (problem,) = verify_run(location, root=root).problems
+    assert problem.what == "root"
+    assert f"not {root}: it is another run, or it was changed" in problem.detail
+
+
+def test_another_receipt_gives_another_root_and_an_unusable_one_gives_none(location):
+    header = start_run(location)
+    commit(location, header, 0, 1)
+    before = verify_run(location).root
+    commit(location, header, 2)
+    assert verify_run(location).root != before
+    location.replace(receipt_path(2, 0), b"{}")
+    report = verify_run(location, root=before)
+    assert report.root is None
+    assert whats(report) == ["receipt", "root"]
+
+
+PUT: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "folder of strays": lambda path: (path.mkdir(), (path / "x.parquet").write_bytes(b"x")),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+PLACES = {
+    "masks/*.g1-*.parquet": "part_missing",
+    "_receipts/*0.g0.json": "receipt",
+    "_manifest/0002.parquet": "manifest",
+    "_plan/g0001/*.parquet": "plan_part",
+    "images/more": "stray_file",
+}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("what", PUT)
+def test_what_is_no_file_in_the_place_of_one_is_a_finding_and_the_report_goes_on(
+    folder, monkeypatch, what, place, quick
+):
+    monkeypatch.chdir(folder)  # a socket's path is short
+    path = next(iter(sorted(Path().glob(place))), Path(place))
+    path.unlink(missing_ok=True)
+    PUT[what](path)
+    other = next(iter(sorted(Path("failures").glob("*00002.g0*"))))
+    other.write_bytes(other.read_bytes()[:-1])
+    report = verify_run(RunLocation.open(str(folder)), quick=quick)
+    expected = [] if quick and PLACES[place] == "stray_file" else [PLACES[place]]
+    # Strays are looked for only if all shards are whole; the other damage is found in any case.
+    assert sorted(whats(report)) == sorted([*expected, "part_size"])
+
+
+@pytest.mark.parametrize("what", PUT)
+def test_what_is_no_file_in_the_place_of_a_header_is_refused_by_name(folder, monkeypatch, what):
+    monkeypatch.chdir(folder)
+    for name in (extension_path(2), HEADER_NAME):
+        Path(name).unlink()
+        PUT[what](Path(name))
+        with pytest.raises(ConfigError, match=Path(name).name):
+            verify_run(RunLocation.open(str(folder)))
+
+
+@pytest.mark.parametrize("what", PUT)
+def test_a_run_with_a_data_card_that_is_no_file_verifies(folder, monkeypatch, what):
+    monkeypatch.chdir(folder)
+    Path(CARD_NAME).unlink()
+    PUT[what](Path(CARD_NAME))
+    report = verify_run(RunLocation.open(str(folder)))
+    assert report.is_clean
+    assert report.notices[0].startswith("DATACARD.md is a ")
+
+
+def test_a_run_of_version_0_1_0_verifies_has_no_chain_and_has_a_root():
+    report = verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)))
+    assert (report.is_clean, report.has_chain) == (True, False)
+    assert verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)), root=report.root).is_clean
+
+
+def test_a_run_of_version_0_1_0_that_goes_on_stays_verifiable(tmp_path):
+    half = shutil.copytree(FINISHED_BY_0_1_0.with_name("half"), tmp_path / "half")
+    location = RunLocation.open(str(half))
+    header = read_header(location)
+    assert header.sha256 is None
+    ours = commit(location, header, 3, 4, 5)
+    assert all(receipt.sha256 and receipt.header_sha256 is None for receipt in ours)
+    write_manifest(location)
+    report = verify_run(location)
+    assert (whats(report), report.has_chain) == ([], False)
+    # What this version wrote has digests of its own.
+    path = half / receipt_path(4, 0)
+    path.write_text(path.read_text(encoding="utf-8").replace('"node-a"', '"node-b"'), encoding="utf-8")
+    assert whats(verify_run(location)) == ["receipt"]
