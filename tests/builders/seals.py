@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.store.location import RunLocation
 
 
@@ -21,3 +22,21 @@ def edit_sealed(location: RunLocation, path: str, edit: Callable[[dict[str, Any]
     tree = json.loads(location.read_bytes(path))
     edit(tree)
     location.replace(path, sealed_json(tree))
+
+
+def forge_header(location: RunLocation, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the header by `edit`, and give all records that name it its new digest. The manifests are deleted."""
+    plans = sorted(file.name for file in location.list(PLAN_FOLDER))
+    digests: dict[str, str] = {}
+
+    def rename(tree: dict[str, Any]) -> None:
+        tree.update(header_sha256=digests[tree["header_sha256"]])
+
+    for path, change in ((HEADER_NAME, edit), *((f"{PLAN_FOLDER}/{name}", rename) for name in plans)):
+        before = json.loads(location.read_bytes(path))["sha256"]
+        edit_sealed(location, path, change)
+        digests[before] = json.loads(location.read_bytes(path))["sha256"]
+    for file in list(location.list(RECEIPTS_FOLDER)):
+        edit_sealed(location, f"{RECEIPTS_FOLDER}/{file.name}", rename)
+    for file in list(location.list(MANIFEST_FOLDER)):
+        location.delete(f"{MANIFEST_FOLDER}/{file.name}")

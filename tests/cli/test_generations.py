@@ -14,6 +14,7 @@ from pseudoris.store.runs.header import read_header
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, stub_config, write_source
+from tests.builders.seals import forge_header
 
 SETTINGS = [word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment)]
 
@@ -49,9 +50,7 @@ def test_extend_then_retry_then_mixed(run):
 
     location = RunLocation.open(str(out))
     header = read_header(location)
-    first = json.loads(location.read_bytes("_run.json"))
-    first["identity"]["device_kind"] = "another"
-    location.replace("_run.json", json.dumps(first).encode())
+    forge_header(location, lambda tree: tree["identity"].update(device_kind="another"))
     (source / "z.png").write_bytes(png(seed=50))
     with pytest.raises(ConfigError, match="--allow-mixed"):
         invoke("annotate", str(source), str(out), "--extend")

@@ -33,6 +33,7 @@ from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import stub_config, write_source
+from tests.builders.seals import forge_header
 
 RETRY = RunOptions(is_retry=True)
 # One in a shard of its own neighbours, two that share one, and files that stay broken.
@@ -269,13 +270,9 @@ def test_mixed_versions_are_refused_then_accepted_by_name_and_listed(ray_session
     out = tmp_path / "out"
     work_off(source, out, stub_config())
     location = RunLocation.open(str(out))
-    header = read_header(location)
-    versions = {**header.identity.versions, "torch": "1.0"}
-    identity = header.identity.model_copy(update={"versions": versions})
-    location.replace("_run.json", header.model_copy(update={"identity": identity}).model_dump_json().encode())
+    forge_header(location, lambda tree: tree["identity"]["versions"].update(torch="1.0"))
     for shard in (1, 4):
         (out / "_receipts" / f"shard-{shard:08d}.g0.json").unlink()
-    location.delete("_manifest/0001.parquet")
     with pytest.raises(ConfigError, match="--allow-mixed"):
         annotate(str(source), str(out), stub_config())
     events = []

@@ -27,7 +27,7 @@ from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.dataset.snapshot import Snapshot
-from tests.builders.seals import edit_sealed
+from tests.builders.seals import edit_sealed, forge_header
 from tests.store.builders import commit, make_entries, start_run
 
 FINISHED_BY_0_1_0 = Path(__file__).parents[2] / "fixtures" / "version_0_1_0" / "finished"
@@ -284,10 +284,7 @@ def test_runs_of_equal_bytes_have_one_root_whatever_happened_on_the_way(tmp_path
 def test_who_changes_the_header_and_all_digests_still_changes_the_root(location, change):
     commit(location, start_run(location), 0, 1, 2)
     root = verify_run(location).root
-    edit_sealed(location, HEADER_NAME, change)
-    digest = read_header(location).sha256
-    for shard in range(3):
-        edit_sealed(location, receipt_path(shard, 0), lambda tree: tree.update(header_sha256=digest))
+    forge_header(location, change)
     assert verify_run(location).is_clean
     (problem,) = verify_run(location, root=root).problems
     assert problem.what == "root"

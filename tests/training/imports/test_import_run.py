@@ -37,6 +37,7 @@ from tests.builders.human import (
 )
 from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
+from tests.builders.seals import forge_header
 
 
 @pytest.fixture
@@ -257,8 +258,7 @@ def _fail_after_the_first(done, total):
 def test_an_output_that_a_run_of_models_holds_is_refused(dataset, imported, location):
     annotation, images = dataset
     imported(annotation, images)
-    header = json.loads(location.read_bytes("_run.json"))
-    location.replace("_run.json", json.dumps({**header, "origin": "annotate"}).encode())
+    forge_header(location, lambda tree: tree.update(origin="annotate"))
     with pytest.raises(ConfigError, match=r"`pseudoris annotate`\. `import` cannot continue it"):
         imported(annotation, images)
 
