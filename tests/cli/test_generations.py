@@ -70,7 +70,7 @@ def test_an_estimate_prints_figures_with_intervals_and_json(ray_session, tmp_pat
     shown = invoke("estimate", str(source), "--sample", "8")
     assert shown.exit_code == 0, shown.output
     assert "12 in 3 shards" in shown.output
-    assert all(word in shown.output for word in ("images/s a CPU actor", "hours", "output", "quarantined", " to "))
+    assert all(word in shown.output for word in ("images/s per CPU actor", "hours", "output", "quarantined", " to "))
     tree = json.loads(invoke("estimate", str(source), "--sample", "8", "--json").stdout)
     assert tree["num_sampled"] == 8
     assert tree["output_bytes"]["low"] <= tree["output_bytes"]["value"] <= tree["output_bytes"]["high"]
