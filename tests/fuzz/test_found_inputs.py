@@ -12,11 +12,14 @@ from tests.builders.images import png_of_header_only
 from tests.fuzz.targets import TARGETS, run_files
 
 HEADER, MANIFEST = "_run.json", "_manifest/0001.parquet"
-PLAN = min(name for name in run_files() if name.startswith("_plan/"))
 
 
 def header_with(**changes: object) -> bytes:
     return json.dumps({**json.loads(run_files()[HEADER]), **changes}).encode()
+
+
+def plan() -> bytes:
+    return run_files()[min(name for name in run_files() if name.startswith("_plan/"))]
 
 
 FOUND = {
@@ -39,7 +42,7 @@ FOUND = {
         lambda: run_files()[MANIFEST].replace(b"generation", b"generatiom"),
     ),
     # Raised TypeError.
-    "plan: another name of a column": ("plan", lambda: run_files()[PLAN].replace(b"image_id", b"imageeid")),
+    "plan: another name of a column": ("plan", lambda: plan().replace(b"image_id", b"imageeid")),
     # Raised ValueError: more digits than Python turns into a number.
     "config: a long number": ("config", lambda: b"seed: " + b"7" * 5_000),
 }
