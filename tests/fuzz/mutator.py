@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -16,6 +16,7 @@ MAX_REPEATED = 4_000
 DEPTH = 20_000
 BRACKETS = ((b"[", b"]"), (b"{", b"}"), (b'{"a":', b"}"), (b"(", b")"), (b"]", b""), (b"(l", b"t"))
 DIGITS = re.compile(rb"-?\d+")
+VALUE_BEGINS = re.compile(rb"[:,\[(=]\s*")
 
 
 def mutated(draw: Random, seeds: Sequence[bytes]) -> bytes:
@@ -57,6 +58,16 @@ def _renumbered(draw: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
     return data[: match.start()] + word + data[match.end() :]
 
 
+def _revarinted(draw: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
+    """Replace a byte by a number of variable length, as Thrift and the like write it."""
+    at, number = draw.randrange(len(data) + 1), draw.choice(NUMBERS)
+    word = bytearray()
+    while number >= 128:
+        word.append(number % 128 + 128)
+        number //= 128
+    return data[:at] + bytes([*word, number]) + data[at + 1 :]
+
+
 def _cut(draw: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
     return data[: draw.randrange(len(data) + 1)]
 
@@ -78,7 +89,10 @@ def _spliced(draw: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
 
 
 def _nested(draw: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
-    at, (opening, closing) = draw.randrange(len(data) + 1), draw.choice(BRACKETS)
+    """Insert brackets, mostly where a value may begin: elsewhere a parser stops before it is deep."""
+    begins = [0, *(match.end() for match in VALUE_BEGINS.finditer(data))]
+    at = draw.choice(begins) if draw.random() < 0.8 else draw.randrange(len(data) + 1)
+    opening, closing = draw.choice(BRACKETS)
     depth = draw.choice((3, 100, 1_000, DEPTH))
     return data[:at] + opening * depth + closing * draw.choice((0, depth)) + data[at:]
 
@@ -90,7 +104,7 @@ def _span(draw: Random, data: bytes) -> tuple[int, int]:
 
 _CHANGES = (
     *(_flipped, _flipped, _overwritten, _overwritten, _relengthened, _relengthened),
-    *(_renumbered, _renumbered, _cut, _without, _repeated, _spliced, _nested),
+    *(_renumbered, _renumbered, _cut, _without, _repeated, _spliced, _nested, _nested, _revarinted),
 )
 
 
@@ -111,13 +125,12 @@ def changed_tree(draw: Random, tree: Any) -> Any:
     # A list of one, so that the whole tree has a place too.
     root = [copy.deepcopy(tree)]
     for _ in range(draw.choice((1, 1, 2, 4))):
-        places = list(_places(root))
-        parent, key = draw.choice(places)
+        parent, key = _place(draw, root)
         kind = draw.randrange(6)
         if kind <= 2:
             parent[key] = draw.choice(strange_values())
         elif kind == 3:
-            other, place = draw.choice(places)
+            other, place = _place(draw, root)
             parent[key] = copy.deepcopy(other[place])
         elif parent is not root and kind == 4:
             del parent[key]
@@ -141,10 +154,19 @@ def of_trees(
     return vary
 
 
-def _places(parent: Any) -> Any:
-    """Yield the container and key of every value of a tree."""
-    keys = range(len(parent)) if isinstance(parent, list) else list(parent)
-    for key in keys:
+def _place(draw: Random, root: list[Any]) -> tuple[Any, Any]:
+    """Return a container and a key of it: any of the tree, or a way down that mostly ends near the top."""
+    if draw.random() < 0.5:
+        return draw.choice(list(_places(root)))
+    parent, key = root, 0
+    while isinstance(parent[key], list | dict) and parent[key] and draw.random() < 0.8:
+        parent = parent[key]
+        key = draw.randrange(len(parent)) if isinstance(parent, list) else draw.choice(list(parent))
+    return parent, key
+
+
+def _places(parent: Any) -> Iterator[tuple[Any, Any]]:
+    for key in range(len(parent)) if isinstance(parent, list) else parent:
         yield parent, key
         if isinstance(parent[key], list | dict):
             yield from _places(parent[key])

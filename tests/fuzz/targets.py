@@ -52,7 +52,7 @@ from tests.builders.human import box_mask, document, image_row, object_row, refe
 from tests.builders.images import animation, encode, jpeg, oriented, png, png_16_bit, png_with, smooth_pixels
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.mutator import mutated, of_trees
+from tests.fuzz.mutator import NUMBERS, mutated, of_trees
 from tests.store.builders import commit, make_entries, start_run
 
 Read = Callable[[bytes], object]
@@ -139,8 +139,21 @@ def tar_seeds() -> list[bytes]:
 
 def vary_tar(draw: Random, seeds: Sequence[bytes]) -> bytes:
     """Return a damaged tar; mostly with new checksums, without which its reader stops at the first header."""
-    data = mutated(draw, seeds)
+    data = mutated(draw, seeds) if draw.random() < 0.7 else draw.choice(seeds)
+    if draw.random() < 0.5:
+        data = tar_with_another_size(draw, data)
     return tar_with_new_checksums(data) if draw.random() < 0.7 else data
+
+
+def tar_with_another_size(draw: Random, data: bytes) -> bytes:
+    """Return a tar in which one header claims another size, in digits or in binary."""
+    headers = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
+    if not headers:
+        return data
+    at, number = draw.choice(headers) + 124, draw.choice(NUMBERS)
+    binary = bytes([draw.choice((0x80, 0xFF))]) + number.to_bytes(11, "big")
+    field = b"%011o\0" % number if number < 8**11 and draw.random() < 0.7 else binary
+    return data[:at] + field + data[at + 12 :]
 
 
 def tar_with_new_checksums(data: bytes) -> bytes:
@@ -163,6 +176,16 @@ def table_seeds() -> list[bytes]:
         parquet_bytes({"uri": ["a.png", "../b.png", "file:///etc/passwd", "c\0d", "http://127.0.0.1/x.png", None]}),
         parquet_bytes({"bytes": images * 40, "url": ["u"] * 160}, rows_per_group=50),
     ]
+
+
+def vary_table(draw: Random, seeds: Sequence[bytes]) -> bytes:
+    """Return a damaged table; half of the time its footer alone, whose length is then told anew."""
+    data = draw.choice(seeds)
+    if draw.random() < 0.5:
+        return mutated(draw, seeds)
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = mutated(draw, [data[start:-8]])
+    return data[:start] + footer + len(footer).to_bytes(4, "little") + data[-4:]
 
 
 def prepare_source(name: str) -> Callable[[Path], Read]:
@@ -333,6 +356,15 @@ def _as_yaml(tree: Any) -> bytes:
     return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
+def vary_config(draw: Random, seeds: Sequence[bytes]) -> bytes:
+    """Return a damaged configuration, one in ten with aliases of aliases."""
+    if draw.random() < 0.9:
+        return of_trees(config_trees(), _as_yaml)(draw, seeds)
+    fan, levels = draw.choice((2, 9)), draw.choice((3, 8, 60))
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * fan)}]" for n in range(levels)]
+    return mutated(draw, ["\n".join(lines).encode(), *seeds]) if draw.random() < 0.3 else "\n".join(lines).encode()
+
+
 def prepare_config(folder: Path) -> Read:
     """Return what reads a configuration from a file, and from a word of `--set`."""
     path = folder / "config.yaml"
@@ -443,7 +475,7 @@ def _bytes_of(start: str) -> Target:
 TARGETS = {
     "images": Target(image_seeds, prepare_images, vary_image),
     "tar": Target(tar_seeds, prepare_source("x.tar"), vary_tar),
-    "parquet": Target(table_seeds, prepare_source("x.parquet")),
+    "parquet": Target(table_seeds, prepare_source("x.parquet"), vary_table),
     "coco": Target(lambda: [_written(each) for each in coco_trees()], prepare_coco, of_trees(coco_trees(), _written)),
     "refer": Target(
         lambda: [pickle.dumps(each, n) for each in refer_trees() for n in (0, 2, 4)],
@@ -454,9 +486,7 @@ TARGETS = {
     "receipt": _json_of("_receipts/"),
     "manifest": _bytes_of("_manifest/"),
     "plan": _bytes_of("_plan/"),
-    "config": Target(
-        lambda: [YAML.encode(), *map(_as_yaml, config_trees())], prepare_config, of_trees(config_trees(), _as_yaml)
-    ),
+    "config": Target(lambda: [YAML.encode(), *map(_as_yaml, config_trees())], prepare_config, vary_config),
     "checkpoint": Target(checkpoint_seeds, prepare_checkpoints(".pt"), vary_checkpoint),
     "safetensors": Target(safetensors_seeds, prepare_checkpoints(".safetensors")),
 }

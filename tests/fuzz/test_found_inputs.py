@@ -43,6 +43,8 @@ FOUND = {
     ),
     # Raised TypeError.
     "plan: another name of a column": ("plan", lambda: plan().replace(b"image_id", b"imageeid")),
+    # Took the 2 GB that a text claims, in a checkpoint of the form before torch 1.6.
+    "checkpoint: a long text": ("checkpoint", lambda: b"\x80\x02X\xff\xff\xff\x7fa."),
     # Raised ValueError: more digits than Python turns into a number.
     "config: a long number": ("config", lambda: b"seed: " + b"7" * 5_000),
 }

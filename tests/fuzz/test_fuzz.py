@@ -14,8 +14,8 @@ from tests.fuzz.targets import TARGETS
 SEED = 20
 # What takes about 15 s each on two cores that others use.
 NUM_INPUTS = {
-    **{"images": 1_500, "tar": 2_000, "parquet": 2_000, "coco": 2_000, "refer": 2_500, "config": 400},
-    **{"header": 500, "receipt": 200, "manifest": 150, "plan": 200, "checkpoint": 500, "safetensors": 400},
+    **{"images": 3_000, "tar": 4_000, "parquet": 4_000, "coco": 3_000, "refer": 4_000, "config": 300},
+    **{"header": 800, "receipt": 300, "manifest": 150, "plan": 200, "checkpoint": 500, "safetensors": 400},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import traceback
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,3 +61,15 @@ def test_a_damaged_file_is_no_file_of_tensors(tmp_path, data):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=r"\w+Error|pickle"):
             load_tensors(tmp_path / name)
+
+
+def test_a_text_that_claims_two_gigabytes_takes_no_memory(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"\x80\x02X\xff\xff\xff\x7fa.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"\w"):
+            load_tensors(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
