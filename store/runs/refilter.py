@@ -191,7 +191,7 @@ class _Commit:
         table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), self.rule)
         contents[EXPRESSIONS] = table_bytes(table)
         counts = before.counts.model_copy(update={"kept": int(flags_of(table["kept"]).sum())})
-        # No seconds and no nodes: no stage has worked on it, so equal commits have equal receipts.
+        # No seconds and no nodes: no stage has worked on it, so equal commits differ in digests alone.
         mixed = tuple(dict.fromkeys((*before.mixed, *self.accepted)))
         provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=self.header_sha256)
         receipt = make_receipt(Shard(before.shard, 0, ()), contents, counts, provenance)

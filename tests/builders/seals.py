@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
@@ -22,6 +26,19 @@ def edit_sealed(location: RunLocation, path: str, edit: Callable[[dict[str, Any]
     tree = json.loads(location.read_bytes(path))
     edit(tree)
     location.replace(path, sealed_json(tree))
+
+
+def without_digests(path: str, data: bytes) -> bytes:
+    """Return a receipt, or the rows of a manifest, without its own digest and its header's, which names a time.
+
+    Any other file is returned as it is.
+    """
+    if path.startswith(f"{MANIFEST_FOLDER}/"):
+        rows = pq.read_table(io.BytesIO(data)).drop_columns(["header_sha256", "sha256"]).to_pylist()
+        return json.dumps(rows).encode()
+    if path.startswith(f"{RECEIPTS_FOLDER}/"):
+        return re.sub(rb'\n  "(header_)?sha256": "[0-9a-f]{64}"', b"", data)
+    return data
 
 
 def forge_header(location: RunLocation, edit: Callable[[dict[str, Any]], object]) -> None:
