@@ -41,6 +41,8 @@ RAY_CPUS = 2
 RAY_GROUP = "ray"
 # Who asks for one of these has a Ray on this machine, whether or not it is marked.
 RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
+# A trained SAM, an S3 server, a built wheel: each takes seconds to set up, so who asks for one is slow.
+DEAR_FIXTURES = {"sam", "s3_server", "wheel"}
 # Tests that `make check` runs take less, measured on two quiet cores; what takes more is marked `slow`.
 SLOW_S = 1.0
 # A busy machine takes several times as long: only what takes far more is reported.
@@ -55,12 +57,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if RAY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
+        if DEAR_FIXTURES.intersection(getattr(item, "fixturenames", ())) or "s3" in _parameters(item):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group(RAY_GROUP))
         else:
             # Each takes seconds to set up: once a session, not once a process.
             for name in {"sam", "s3_server"}.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.xdist_group(name))
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    """Return the parameters of a test; a fixture with the parameter `s3` asks for the server when it is made."""
+    call = getattr(item, "callspec", None)
+    return [] if call is None else [value for value in call.params.values() if isinstance(value, str)]
 
 
 def pytest_collection_finish() -> None:

@@ -25,6 +25,7 @@ def test_both_sides_draw_the_same_captions():
     assert len(set(theirs)) > 5
 
 
+@pytest.mark.slow
 def test_a_row_tells_how_many_captions_were_equal_and_how_fast_they_came():
     config = load_config("tiny", assignments=["captions.max_length=6"])
     (row,) = captioner.measure(config, masks=[2], steps=[4], timed_masks=2, repeats=1)
@@ -43,6 +44,7 @@ def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
     assert 1.5 < counted.baseline_s / timed.baseline_s < 3
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"
     captioner.main(["--masks", "2", "--steps", "4", "--repeats", "1", "--json", str(path)])

@@ -20,6 +20,7 @@ def test_both_filters_score_alike_and_the_note_gives_the_share():
     assert "candidates within" in plain.note
 
 
+@pytest.mark.slow
 def test_scores_that_differ_are_not_timed(monkeypatch):
     monkeypatch.setattr(filter_benchmark, "largest_difference", lambda one, other: 0.5)
     with pytest.raises(ValueError, match=r"scores differ by 0\.5"):

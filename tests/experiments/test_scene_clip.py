@@ -58,6 +58,7 @@ def test_chance_is_the_objects_share_of_the_image():
     assert sum(sums[f"{kind}_chance"][0] for kind in (NAMED, DESCRIBED) if kind in sums) == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_the_shipped_scene_clip_finds_what_is_described_in_full():
     # Over 300 test scenes 0.79 (experiments/results/scene-clip.json); chance is 0.026. Few scenes may fall 0.15 below.
     pointer = Pointer()

@@ -73,6 +73,7 @@ def test_an_actors_first_shard_warms_up_and_is_left_out_of_the_speed_where_enoug
     assert summed(slow).num_warming_shards == 0
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0

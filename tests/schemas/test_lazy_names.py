@@ -26,6 +26,7 @@ def loaded_by(modules: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 # Ray starts a process for each reader, committer and driver: torch costs one seconds, and the models many more.
+@pytest.mark.slow
 def test_who_runs_no_model_loads_no_torch() -> None:
     modules = (
         "pseudoris.workers.faults.quarantine",

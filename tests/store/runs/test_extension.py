@@ -196,6 +196,7 @@ def test_a_tar_that_was_rewritten_gives_its_new_members_and_reports_the_others(l
     assert (tally.changed, tally.vanished) == (["a.tar!1.png", "a.tar!3.png"], ["a.tar!2.png"])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_that_are_known(location):
     def peak_bytes(count: int) -> int:
         at = RunLocation.open(f"{location.root}-{count}")

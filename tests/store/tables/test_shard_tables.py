@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,7 @@ def test_each_image_is_counted_once_and_the_counts_are_those_of_the_tables(shard
     assert sum(counts.reasons.values()) == counts.quarantined
 
 
+@pytest.mark.slow
 @some
 @given(shards, st.lists(st.integers(0, 4), max_size=3))
 def test_equal_content_gives_equal_bytes_however_it_is_chunked(shard, cuts):

@@ -55,6 +55,7 @@ def test_a_resumed_epoch_is_the_uninterrupted_one(run):
         assert head + tail == due, num_batches
 
 
+@pytest.mark.slow
 def test_a_resumed_epoch_with_workers_is_the_uninterrupted_one(run):
     due = facts(open_loader(run, num_workers=2))
     for num_batches in (0, 1, 4, 7):

@@ -21,6 +21,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(["images", 'annot"s', "]}"]), VALUES), max_size=12))
 def test_any_elements_read_back_here_and_anywhere(tmp_path_factory, elements):
     path = tmp_path_factory.mktemp("json") / "x.json"
@@ -35,6 +36,7 @@ def test_any_elements_read_back_here_and_anywhere(tmp_path_factory, elements):
     assert [each.name for each in path.parent.iterdir()] == ["x.json"]
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=6))
 def test_any_list_reads_back_here_and_anywhere(tmp_path_factory, elements):
     path = tmp_path_factory.mktemp("json") / "x.json"

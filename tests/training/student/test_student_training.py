@@ -92,6 +92,7 @@ def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     assert list((tmp_path / "out").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_half_precision_trains_too(tmp_path, run):
     config = small_config(tmp_path, ["training.precision=bf16-mixed"], steps=4)
     _, summary = train(StudentRequest(config, [run], tmp_path / "out", val=run))

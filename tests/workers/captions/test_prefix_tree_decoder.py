@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, encode_crops
@@ -53,6 +54,7 @@ def results_of(decoding):
     return sampled, [search.result().tokens for search in decoding.searches]
 
 
+@pytest.mark.slow
 def test_the_caches_stay_below_the_budget_whatever_it_is():
     # One row of this model: 5 pairs and 1 prefix, 11 levels, 512 and 768 bytes a node.
     least = 11 * (5 * 512 + 768)
@@ -74,6 +76,7 @@ def test_the_tree_computes_a_shared_pair_once_and_counts_both():
     assert decoding.counts.num_asked - decoding.counts.num_computed >= first_level - 5
 
 
+@pytest.mark.slow
 def test_below_one_rows_caches_decoding_goes_row_by_row():
     decoding, _ = decode_with(1)
     assert results_of(decoding) == results_of(decode_with(2**26)[0])

@@ -73,6 +73,7 @@ def test_compact_weights_are_told_by_what_the_file_holds():
         assert TOKEN_IDS not in file.keys()  # noqa: SIM118 - as above
 
 
+@pytest.mark.slow
 def test_the_base_preset_builds_the_published_vit_b():
     ours = build_sam(load_config("base").masks.architecture).state_dict()
     published = sam_model_registry["vit_b"]().state_dict()

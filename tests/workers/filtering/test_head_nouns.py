@@ -113,6 +113,7 @@ def test_the_prompt_has_one_article_and_falls_back_to_the_caption(text, noun, pr
     assert noun_prompt(text, noun) == prompt
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_any_text_has_a_head_of_its_own_words_or_none(text):
     head = head_noun(text)

@@ -100,6 +100,7 @@ def problems(draw):
     return draw(rows), draw(rows), draw(targets)
 
 
+@pytest.mark.slow
 @given(problems())
 def test_scores_equal_a_plain_loop_over_the_definition(problem):
     context, masked, targets = problem
