@@ -126,5 +126,5 @@ def training_folder(out: str, runs: Iterable[str]) -> Path:
     # Absolute first: a location expands a leading `~`, a folder of a training does not.
     destination = RunLocation.open(str(folder.absolute()))
     for run in runs:
-        check_apart(RunLocation.open(run), destination, option="--out")
+        check_apart(RunLocation.open_to_read(run), destination, option="--out")
     return folder

@@ -255,6 +255,7 @@ class GivingBack:
         get_worker_info().dataset.load_state_dict(self.states[worker])
 
 
+@pytest.mark.slow
 def test_a_loader_that_keeps_a_state_a_worker_can_resume_with_them(run):
     order = StreamOrder(buffer_images=3)
     options = {"batch_size": 3, "num_workers": 2, "collate_fn": AskingWorkers()}
