@@ -27,7 +27,7 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.caption_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
-from pseudoris.schemas.frozen import NonNegative, without_none
+from pseudoris.schemas.frozen import NonNegative, without_defaults, without_none
 from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.mask_settings import PriorConfig as PriorConfig
@@ -71,12 +71,9 @@ class FilterConfig(FrozenModel):
         return tuple(sorted(set(keep), key=str))
 
     @model_serializer(mode="wrap")
-    def _without_empty_keep(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree = without_none(handler(self), "confidence")
-        # Left out if empty, so that older runs, which have no such key, keep their identity and hash.
-        if not self.keep:
-            tree.pop("keep", None)
-        return tree
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out if unset or empty, so that older runs, which have no such keys, keep their identity and hash.
+        return without_defaults(self, handler(self), "confidence", "keep")
 
 
 class ComputeConfig(FrozenModel):
