@@ -32,10 +32,15 @@ def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str
         The identity of this machine; None if an existing cluster does the work.
 
     Raises:
-        ConfigError: A package or weights are missing, or the run in OUT has another identity or SOURCE.
+        ConfigError: A package or weights are missing, the instance prior is unset, or the run in OUT has another
+            identity or SOURCE.
         TransientError: The child process died.
     """
-    here = None if _joins_cluster(config.placement.address) else _measured(config)
+    here = None
+    if _joins_cluster(config.placement.address):
+        config.masks.prior.check_is_set()
+    else:
+        here = _measured(config)
     if header is not None:
         known = header.identity if here is None else here
         # Only a process of the cluster knows its device.

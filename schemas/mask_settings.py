@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel, UnitInterval, without_defaults
 from pseudoris.schemas.source_settings import WeightsConfig
 
 
@@ -60,18 +61,42 @@ class ReductionConfig(FrozenModel):
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score >= 0.5)."""
 
-    kind: Literal["none", "table", "torchvision"] = "none"
+    # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/priors.md`).
+    kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # table: Parquet, or COCO JSON; torchvision: a local checkpoint.
     path: str | None = None
     min_score: UnitInterval = 0.5
     # intersection: the SAM mask that covers most of the instance (the paper). iou: the one with the highest IoU (ours).
     match: Literal["intersection", "iou"] = "intersection"
+    # A mask that several instances choose. merge: it is kept once (ours). keep: once for each instance, as in the
+    # authors' scripts; such twins compete with each other, so their expressions have a distinctiveness of at most 1.
+    duplicates: Literal["merge", "keep"] = "merge"
+    # An instance that touches no mask. drop: it has no mask (ours). first_mask: it takes the generator's first mask, as
+    # in the authors' scripts, where the maximum of equal overlaps is the first.
+    untouched: Literal["drop", "first_mask"] = "drop"
 
     @model_validator(mode="after")
     def _has_path(self) -> Self:
-        if self.kind != "none" and not self.path:
+        if self.kind in ("table", "torchvision") and not self.path:
             raise ValueError(f"prior.kind={self.kind} needs prior.path: the table or checkpoint to read")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "duplicates", "untouched")
+
+    def check_is_set(self) -> None:
+        """Accept every kind except `unset`.
+
+        Raises:
+            ConfigError: The kind is `unset`; the message says how to make a prior, and how to go without one.
+        """
+        if self.kind == "unset":
+            raise ConfigError(
+                "masks.prior.kind is unset: say what the objects are. Make a table of instances with a detector (the "
+                "paper: CutLER; docs/priors.md has the recipe) and give it by --set masks.prior.kind=table --set "
+                "masks.prior.path=FILE, or reduce SAM's masks by rules: --set masks.prior.kind=none"
+            )
 
 
 class MasksConfig(FrozenModel):

@@ -213,7 +213,7 @@ def _of_stage(header: RunHeader, stage: str, digest: str) -> Iterator[UsedModel]
 
 def _prior(masks: MasksConfig) -> Iterator[UsedModel]:
     prior = masks.prior
-    if prior.kind == "none" or prior.path is None:
+    if prior.kind not in ("table", "torchvision") or prior.path is None:
         return
     thing = "instances" if prior.kind == "table" else "weights"
     yield UsedModel("instance prior", prior.kind, "", thing, prior.path, None)

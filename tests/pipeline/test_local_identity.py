@@ -92,6 +92,12 @@ def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
         identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source)
 
 
+def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source):
+    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
+    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
+        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]), None, source)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),

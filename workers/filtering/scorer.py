@@ -15,7 +15,7 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, meets
-from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.checkpoints.weights import weights_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
@@ -137,9 +137,11 @@ class ClipScorer:
         candidates = [e for e in image.expressions if _is_candidate(e)]
         captions = [rows[e.text] for e in candidates]
         prompts = [rows[noun_prompt(e.text, nouns[e.text])] for e in candidates]
+        # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
+        firsts = _first_equal_masks(image.masks)
         scores = score_candidates(
-            vectors.context @ texts[captions].T,
-            vectors.masked @ texts[prompts].T,
+            (vectors.context @ texts[captions].T)[firsts],
+            (vectors.masked @ texts[prompts].T)[firsts],
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_score=self._config.min_score,
         )
@@ -155,6 +157,12 @@ class ClipScorer:
             for row, e in enumerate(candidates)
         )
         return replace(image, expressions=tuple(next(scored) if _is_candidate(e) else e for e in image.expressions))
+
+
+def _first_equal_masks(masks: Sequence[MaskRecord]) -> list[int]:
+    """Return for each mask the number of the first mask with the same pixels, mostly its own."""
+    first_of: dict[str, int] = {}
+    return [first_of.setdefault(mask.rle_counts, number) for number, mask in enumerate(masks)]
 
 
 def _is_scored(image: ShardImage) -> bool:

@@ -101,7 +101,7 @@ class InstancePrior(Protocol):
     """Chooses which of an image's proposals are objects."""
 
     def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
-        """Return the chosen proposals in the generator's order, each once.
+        """Return the chosen proposals in the generator's order, each once, unless copies are kept.
 
         Args:
             image: Its id and key are read.
@@ -133,7 +133,7 @@ class TablePrior:
     def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
         """Return the best proposal of each instance, `table:<row>`."""
         instances = self._table.instances(image.image_id, image.key, proposals.size)
-        return match_instances(proposals, instances, name="table", match=self._config.match)
+        return match_instances(proposals, instances, self._config, name="table")
 
 
 class DetectorPrior:
@@ -147,12 +147,17 @@ class DetectorPrior:
     def __call__(self, image: ShardImage, pixels: NDArray[np.uint8], proposals: Proposals) -> list[Kept]:
         """Return the best proposal of each instance, `torchvision:<number among the detections>`."""
         instances = self._detector.instances(pixels)
-        return match_instances(proposals, instances, name="torchvision", match=self._config.match)
+        return match_instances(proposals, instances, self._config, name="torchvision")
 
 
 def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
-    """Return the prior that `masks.prior` names. Raises: ConfigError: Its file is missing or malformed."""
+    """Return the prior that `masks.prior` names.
+
+    Raises:
+        ConfigError: Its kind is `unset`, or its file is missing or malformed.
+    """
     prior = config.prior
+    prior.check_is_set()
     if prior.path is None or prior.kind == "none":
         return NoPrior(config.reduction)
     if prior.kind == "table":
@@ -164,8 +169,13 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
 
 
 def prior_digest(config: PriorConfig) -> str | None:
-    """Return the sha256 of the prior's file, or None for `none`. Raises: ConfigError: It cannot be read."""
-    if config.path is None or config.kind == "none":
+    """Return the sha256 of the prior's file, or None for `none`.
+
+    Raises:
+        ConfigError: The prior's kind is `unset`, or its file cannot be read.
+    """
+    config.check_is_set()
+    if config.kind == "none" or config.path is None:
         return None
     from pseudoris.workers.masks.instance_files import file_digest
 

@@ -15,13 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Proposals
@@ -47,29 +48,36 @@ class Instances:
     rows: tuple[int, ...]
 
 
-def match_instances(
-    proposals: Proposals, instances: Instances, *, name: str, match: Literal["intersection", "iou"]
-) -> list[Kept]:
-    """Return the best proposal of each instance, in the generator's order, each once.
+def match_instances(proposals: Proposals, instances: Instances, config: PriorConfig, *, name: str) -> list[Kept]:
+    """Return the best proposal of each instance, in the generator's order.
 
-    Among equals the first proposal wins. An instance without overlap with any proposal is dropped. If several instances
-    choose the same proposal, the first of them is its prior.
+    Among equals the first proposal wins. An instance without overlap with any proposal is dropped, or takes the first
+    proposal, as `config.untouched` says. If several instances choose the same proposal, the first of them is its prior;
+    with `duplicates=keep` the others follow after all first choices, each with the next `Kept.copy`.
 
     Args:
         proposals: All proposals of the image, before any reduction.
         instances: The instances of the same image.
+        config: `match`, `duplicates` and `untouched` are read.
         name: The prior's name, for `Kept.prior`.
-        match: `intersection` takes the proposal that covers most of the instance (the paper), `iou` the best fit.
     """
     if not len(proposals) or not instances.counts:
         return []
-    measure = rle.shares_inside if match == "intersection" else rle.ious
+    measure = rle.shares_inside if config.match == "intersection" else rle.ious
     overlaps = measure(instances.counts, proposals.counts, proposals.size)
-    best = overlaps.argmax(axis=1)
-    chosen: dict[int, int] = {}
-    for instance in np.flatnonzero(overlaps.max(axis=1) > 0):
-        chosen.setdefault(int(best[instance]), instances.rows[instance])
-    return [Kept(row, f"{name}:{chosen[row]}") for row in sorted(chosen)]
+    touches = overlaps.max(axis=1) > 0
+    best = np.where(touches, overlaps.argmax(axis=1), 0)
+    matched = np.flatnonzero(touches | (config.untouched == "first_mask"))
+    choices: dict[int, list[int]] = defaultdict(list)
+    for instance in matched:
+        choices[int(best[instance])].append(instances.rows[instance])
+    num_copies = 1 if config.duplicates == "merge" else max(map(len, choices.values()), default=0)
+    return [
+        Kept(row, f"{name}:{choices[row][copy]}", copy)
+        for copy in range(num_copies)
+        for row in sorted(choices)
+        if copy < len(choices[row])
+    ]
 
 
 def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:

@@ -24,10 +24,17 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Kept:
-    """A proposal that is kept: its row in the generator's order, and the source of the decision (`table:17`)."""
+    """A proposal that is kept.
+
+    Attributes:
+        row: Its row in the generator's order.
+        prior: The source of the decision (`table:17`).
+        copy: 0, or n for the n-th further instance that chose the same proposal.
+    """
 
     row: int
     prior: str = "none"
+    copy: int = 0
 
 
 def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept]:
@@ -89,15 +96,20 @@ def _chosen_ious(proposals: Proposals, rows: Rows) -> NDArray[np.float64]:
 
 
 def mask_records(image_id: str, proposals: Proposals, kept: Iterable[Kept]) -> tuple[MaskRecord, ...]:
-    """Return the records of the proposals that are kept; a mask's index is its row among all proposals of its image."""
+    """Return the records of the proposals that are kept.
+
+    A mask's index is its row among all N proposals of its image, plus N for each copy before it. So ids are distinct,
+    and depend neither on the other instances nor on their order.
+    """
     return tuple(_record(image_id, proposals, each) for each in kept)
 
 
 def _record(image_id: str, proposals: Proposals, kept: Kept) -> MaskRecord:
     row = kept.row
+    index = row + kept.copy * len(proposals)
     return MaskRecord(
-        mask_id=mask_id(image_id, row),
-        index=row,
+        mask_id=mask_id(image_id, index),
+        index=index,
         rle_size=proposals.size,
         rle_counts=proposals.counts[row],
         box_xyxy_px=proposals.boxes_px[row],

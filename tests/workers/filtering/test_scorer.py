@@ -114,6 +114,22 @@ def test_a_lone_mask_keeps_its_candidates_without_ratios(scorer):
         assert expression.kept
 
 
+def test_twins_score_exactly_alike_so_none_of_their_expressions_passes_tau(scorer):
+    image = build_image(num_masks=7)
+    best = next(each for each in scorer(build_shard(image)).images[0].expressions if each.kept)
+    mask = next(mask for mask in image.masks if mask.mask_id == best.target_mask_ids[0])
+    twin = replace(mask, mask_id=f"{image.image_id}-0107", index=107)
+    said = replace(best, target_mask_ids=(twin.mask_id,))
+    both = replace(image, masks=(*image.masks, twin), expressions=(*image.expressions, said))
+    scored = scorer(build_shard(both)).images[0].expressions
+    first = next(each for each in scored if (each.target_mask_ids, each.text) == (best.target_mask_ids, best.text))
+    second = scored[-1]
+    # Alone the mask was the best; now its twin is its rival, and the ratio is exactly 1.
+    assert first.distinctiveness == second.distinctiveness == 1.0
+    assert (first.rival_mask_id, second.rival_mask_id) == (twin.mask_id, mask.mask_id)
+    assert (first.kept, second.kept) == (False, False)
+
+
 def test_an_image_scores_the_same_bits_alone_and_in_company(scorer):
     images = [build_image(0, num_masks=3), build_image(1, num_masks=1), build_image(2, num_masks=5)]
     together = scorer(build_shard(*images)).images

@@ -104,6 +104,13 @@ def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
     assert prior_digest(PriorConfig()) is None
 
 
+def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide(masks_config):
+    unset = PriorConfig(kind="unset")
+    for start in (lambda: build_prior(masks_config(prior=unset), CPU), lambda: prior_digest(unset)):
+        with pytest.raises(ConfigError, match=r"docs/priors\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"):
+            start()
+
+
 def tiny_detector(**settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)

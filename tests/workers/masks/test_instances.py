@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.instances import (
@@ -39,8 +40,8 @@ def instances_of(*boxes, rows=None):
     return Instances(codes(*boxes), tuple(rows or range(len(boxes))))
 
 
-def match(proposals, instances, how="intersection"):
-    return match_instances(proposals, instances, name="table", match=how)
+def match(proposals, instances, how="intersection", **settings):
+    return match_instances(proposals, instances, PriorConfig(match=how, **settings), name="table")
 
 
 SMALL, LARGE, ELSEWHERE = (10, 10, 20, 20), (5, 5, 40, 35), (42, 2, 48, 8)
@@ -65,6 +66,33 @@ def test_two_instances_that_pick_one_mask_keep_it_once_with_the_first_row():
 
 def test_an_instance_that_touches_no_mask_is_dropped():
     assert match(proposals_of(SMALL), instances_of(ELSEWHERE)) == []
+
+
+def test_in_paper_a_mask_is_kept_once_for_each_instance_that_picks_it():
+    three = instances_of((6, 6, 9, 9), (43, 3, 45, 6), (30, 30, 36, 34), rows=[17, 20, 23])
+    found = match(proposals_of(SMALL, LARGE, ELSEWHERE), three, duplicates="keep")
+    assert found == [Kept(1, "table:17"), Kept(2, "table:20"), Kept(1, "table:23", copy=1)]
+
+
+def test_in_paper_an_instance_that_touches_no_mask_takes_the_generators_first():
+    alone = instances_of(ELSEWHERE, rows=[5])
+    assert match(proposals_of(SMALL, LARGE), alone, untouched="first_mask") == [Kept(0, "table:5")]
+    two = instances_of(SMALL, ELSEWHERE)
+    assert match(proposals_of(SMALL), two, untouched="first_mask") == [Kept(0, "table:0")]
+    both = match(proposals_of(SMALL), two, untouched="first_mask", duplicates="keep")
+    assert both == [Kept(0, "table:0"), Kept(0, "table:1", copy=1)]
+
+
+@given(st.lists(st.integers(0, 3), max_size=8), st.booleans())
+def test_in_paper_masks_are_those_of_the_authors_loop(picks, has_stray):
+    # Their loop, in words: per instance the first maximum of the overlaps in pixels, with nothing left out.
+    boxes = [SMALL, LARGE, ELSEWHERE, (0, 0, 9, 9)]
+    seen = [boxes[pick] for pick in picks] + [(0, 38, 3, 40)] * has_stray
+    proposals = proposals_of(SMALL, LARGE, ELSEWHERE)
+    masks, instances = rle.decode(proposals.counts, SIZE), rle.decode(codes(*seen), SIZE)
+    theirs = [int(np.argmax([(mask & instance).sum() for mask in masks])) for instance in instances]
+    ours = match(proposals, instances_of(*seen), duplicates="keep", untouched="first_mask")
+    assert sorted(kept.row for kept in ours) == sorted(theirs)
 
 
 def test_masks_come_in_the_generators_order_not_in_the_instances():

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config import ReductionConfig
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.proposals import Proposals
-from pseudoris.workers.masks.reduction import Kept, reduce_proposals, within_area, without_doubles, without_parts
+from pseudoris.workers.masks.reduction import (
+    Kept,
+    mask_records,
+    reduce_proposals,
+    within_area,
+    without_doubles,
+    without_parts,
+)
 
 SIZE = (40, 50)
 KEEP_ALL = {"mask_nms_iou": 1.0, "min_area": 0.0, "max_area": 1.0, "min_inside": 1.0, "max_part_area": 0.0}
@@ -36,6 +43,17 @@ def test_no_proposals_are_no_objects():
 
 def test_one_mask_stays_with_prior_none():
     assert reduce_proposals(proposals_of((5, 5, 20, 20)), ReductionConfig()) == [Kept(0, "none")]
+
+
+def test_copies_of_a_mask_have_ids_of_their_own_that_no_other_mask_changes():
+    proposals = proposals_of((5, 5, 20, 20), (1, 1, 9, 9), (30, 30, 40, 40))
+    twins = [Kept(1, "table:0"), Kept(1, "table:4", copy=1), Kept(1, "table:9", copy=2)]
+    first, second, third = mask_records("f" * 16, proposals, twins)
+    assert [each.index for each in (first, second, third)] == [1, 4, 7]
+    assert second.mask_id == "f" * 16 + "-0004"
+    assert first.rle_counts == second.rle_counts == third.rle_counts
+    beside = mask_records("f" * 16, proposals, [Kept(0, "table:7"), Kept(1, "table:0"), Kept(1, "table:4", copy=1)])
+    assert beside[1:] == (first, second)
 
 
 def test_area_bounds_are_inclusive_shares_of_the_image():
