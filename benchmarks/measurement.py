@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -138,11 +139,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A reading, `time.monotonic` of it, of the process and of Ray's own processes below it."""
+    """A reading, `time.monotonic` of it, of the process and of Ray's below it: its own, and the workers together."""
 
     at_s: float
     driver: Usage
     head: Usage
+    workers: Usage = Usage()
 
 
 @dataclass(slots=True)
@@ -191,12 +193,23 @@ def _watch(process: subprocess.Popen[str], samples: list[Sample]) -> None:
 
 
 def _sample(pid: int) -> Sample:
-    head = [usage(child) for child in _children(pid) if _name(child) in _HEAD_NAMES]
-    return Sample(
-        time.monotonic(),
-        usage(pid),
-        Usage(sum(one.rss_bytes for one in head), sum(one.cpu_s for one in head)),
-    )
+    heads = [child for child in _children(pid) if _name(child) in _HEAD_NAMES]
+    workers = [worker for head in heads for worker in _descendants(head)]
+    return Sample(time.monotonic(), usage(pid), _total(heads), _total(workers))
+
+
+def _total(pids: Sequence[int]) -> Usage:
+    """Return what those of the processes that still live have together."""
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append(usage(pid))
+    return Usage(sum(one.rss_bytes for one in found), sum(one.cpu_s for one in found))
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return children + [below for child in children for below in _descendants(child)]
 
 
 def _children(pid: int) -> list[int]:

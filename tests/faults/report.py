@@ -1,18 +1,20 @@
-"""The table of docs/reliability.md, from the trials that fault tests and soaks have recorded.
+"""The tables of docs/reliability.md, from the trials that fault tests and soaks have recorded.
 
 PSEUDORIS_RELIABILITY=trials.jsonl make test-all PYTEST_ARGS=tests/faults
 python -m tests.faults.report trials.jsonl
+python -m tests.faults.report --soak tests/faults/soak.jsonl
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HEAD = ("what happened", "how it was made", "times", "images", "lost", "doubled", "bytes equal", "`verify`")
+SOAK_HEAD = ("fault", "times", "runs", "starts after it", "lost", "doubled", "bytes equal")
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -32,9 +34,35 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def soak_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a soak's runs as a Markdown table, a row for each kind of fault and one for all."""
+    lines = ["| " + " | ".join(SOAK_HEAD) + " |", "| --- |" + " --: |" * (len(SOAK_HEAD) - 2) + " --- |"]
+    kinds = sorted({kind for row in rows for kind in row["struck"]}, key=lambda kind: -_sum(rows, "struck", kind))
+    lines += [_soak_row(kind, [row for row in rows if kind in row["struck"]], kind) for kind in kinds]
+    lines.append(_soak_row("all", rows, None))
+    return "\n".join(lines)
+
+
+def _soak_row(name: str, rows: Sequence[Mapping[str, Any]], kind: str | None) -> str:
+    times, starts = _sum(rows, "struck", kind), _sum(rows, "starts", kind)
+    numbers = (times, len(rows), starts, sum(row["lost"] for row in rows), sum(row["doubled"] for row in rows))
+    is_equal = all(row["bytes_equal"] for row in rows)
+    return "| " + " | ".join((name, *(f"{number:,}" for number in numbers), "yes" if is_equal else "NO")) + " |"
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], column: str, kind: str | None) -> int:
+    return sum(count for row in rows for name, count in row[column].items() if kind in (None, name))
+
+
 def main() -> None:
-    rows = [json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text().splitlines()]
-    print(table(rows))
+    is_soak = "--soak" in sys.argv
+    rows = [row for path in sys.argv[1:] if path != "--soak" for row in read_record(Path(path))]
+    print(soak_table(rows) if is_soak else table(rows))
 
 
 if __name__ == "__main__":

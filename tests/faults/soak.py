@@ -1,11 +1,12 @@
-"""A soak: one run after the other, on S3 and three nodes, under faults drawn at random, until the time is up.
+"""A soak: one run after the other under faults drawn at random, each held against a run that nobody disturbed.
 
-    python -m tests.faults.soak --minutes 30 --images 5000 [--seed N]
+    python -m tests.faults.soak --faults 10000 [--minutes 60] [--images 2000] [--record FILE] [--seed N]
 
-Every few seconds one of: a stage's process is killed, a node is (and another takes its place), the driver is killed or
-asked to stop, the bucket answers 503, resets, or is slow for a while, `gc` runs beside it. Whoever ends is started
-again with the same command. A run that has come to its end is held against one that nobody disturbed: nothing lost,
-nothing doubled, the same bytes. The seed is printed; it fixes the draws, not what the machine makes of them.
+Every run takes place in one of four settings (`soak_settings.py`). Every second or so it meets a fault
+(`soak_faults.py`): 19 of 20 are cheap ones, and the others are those that the record has least of. A driver that ends
+is started again with the same command. A run that has come to its end is compared with the undisturbed one: nothing
+lost, nothing doubled, the same bytes. Then it becomes a line of the record. The record stands on disk and adds up: the
+next soak goes on where this one ended. A run's seed fixes the draws, not what the machine makes of them.
 """
 
 from __future__ import annotations
@@ -14,199 +15,225 @@ import argparse
 import json
 import os
 import random
-import signal
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from pseudoris.store.runs.garbage import run_gc
-from tests.builders.fault_proxy import Fault, FaultProxy, injecting
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
-from tests.faults.harness import (
-    NODES,
-    Driver,
-    LocalCluster,
-    local_cluster,
-    open_attempts,
-    prove,
-    start_driver,
-)
+from tests.faults.harness import prove, start_driver
+from tests.faults.report import read_record, soak_table
+from tests.faults.soak_faults import CHEAP, DEAR, RESUMABLE_CODES, Kind, Piece
+from tests.faults.soak_settings import SETTINGS, possible_settings
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
+RECORD: Final = Path(__file__).with_name("soak.jsonl")
 SHARD_IMAGES = 20
 POISON = "a/image-012.png"
 # Between two faults, seconds.
-PAUSES_S = (1.0, 8.0)
-# What the bucket does for a while when its turn comes; each is a storm, beside a drizzle that never ends.
-STORMS: tuple[tuple[str, tuple[Fault, ...]], ...] = (
-    ("503 to three of ten requests", (Fault("slow_down", rate=0.3),)),
-    ("resets, before and after the work", (Fault("reset", rate=0.1), Fault("reset_done", rate=0.1))),
-    ("409 to creations, done and not done", (Fault("conflict", rate=0.3), Fault("conflict_done", rate=0.3))),
-    ("bodies that trickle or are cut", (Fault("slow_body", rate=0.1, seconds=1.0), Fault("cut_body", rate=0.1))),
+PAUSES_S = (0.1, 1.2)
+# Of so many faults in a row one may be dear.
+PER_DEAR = 20
+WORDS = (
+    f"shards.max_images={SHARD_IMAGES}",
+    "placement.fused.max_actors=2",
+    f"masks.options={{sleep_s: 0.02, kills_on: {POISON}}}",
 )
-DRIZZLE = (Fault("slow_down", rate=0.01),)
-# 130 where it was asked to stop before its first shard, and SIGTERM where that was before it could listen.
-RESUMABLE_CODES = (1, 3, 130, -signal.SIGKILL, -signal.SIGTERM)
 
 
 @dataclass
 class Soak:
-    """A soak's state.
+    """What all runs of a soak share.
 
     Attributes:
-        struck: How many faults of each kind were made.
-        runs: Runs that came to their end, all of them as they should.
-        starts: Drivers that were started.
+        record: One line of JSON a run.
+        images: Of a run.
+        faults_a_run: After so many a run is left alone.
+        end: When the last run is left alone, by `time.monotonic`.
+        dear: What to choose dear faults from.
     """
 
-    cluster: LocalCluster
-    proxy: FaultProxy
-    draw: random.Random
+    record: Path
+    folder: Path
+    server: S3Server
+    undisturbed: Path
+    source: Path
+    images: int
+    faults_a_run: int
+    end: float
+    dear: Sequence[Kind]
     say: Callable[[str], None]
-    struck: Counter[str] = field(default_factory=Counter)
-    runs: int = 0
-    starts: int = 0
-    has_lost_node: bool = False
 
-    def strike(self, driver: Driver) -> None:
-        """Make one fault, drawn at random."""
-        faults = (self._kill_actor, self._kill_node, self._kill_driver, self._stop_driver, self._storm, self._collect)
-        name = self.draw.choices(faults, weights=(5, 2, 2, 1, 4, 1))[0](driver)
-        if name:
-            self.struck[name] += 1
-            self.say(name)
+    def run(self, seed: int, counts: Mapping[str, int]) -> None:
+        """Take one run through its faults to its end, prove it, and add it to the record.
 
-    def _kill_actor(self, driver: Driver) -> str:
-        attempts = open_attempts(driver.location())
-        if not attempts:
-            return ""
-        pid = int(self.draw.choice(attempts).process.partition("-")[0])
-        with suppress(OSError):
-            # An attempt may be an earlier start's, and its number another process's by now.
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
-                os.kill(pid, signal.SIGKILL)
-                return "a stage's process was killed"
-        return ""
+        Raises:
+            AssertionError: It ended otherwise than the undisturbed one, or a driver in a way that cannot be resumed.
+        """
+        draw = random.Random(seed)
+        name = _setting_of_turn(self.dear, counts, draw)
+        began = time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
+        # A copy, for it may grow.
+        source = shutil.copytree(self.source, folder / "images")
+        with SETTINGS[name](source, folder, self.server, seed) as setting:
+            setting.words = (*WORDS, *setting.words)
+            self.say(f"a run of the setting {name}, seed {seed}")
+            piece = Piece(setting, draw)
+            self._drive(piece, counts)
+            how = f"setting {name}, seed {seed}"
+            tries = piece.struck.total()
+            report = prove(setting.out, self.undisturbed, fault="a soak: all of it", how=how, tries=tries)
+            hits = dict(setting.proxy.hits) if setting.proxy else {}
+        line = {
+            "setting": name,
+            "seed": seed,
+            "images": report.num_images,
+            "seconds": round(time.monotonic() - began),
+            "faults": tries,
+            "struck": dict(piece.struck),
+            "starts": dict(piece.starts),
+            "requests_hit": hits,
+            # `prove` raises otherwise.
+            "lost": 0,
+            "doubled": 0,
+            "bytes_equal": True,
+        }
+        with self.record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.say(f"ended as it should, after {tries} faults and {piece.starts.total()} starts")
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def _kill_node(self, driver: Driver) -> str:
-        # On one machine a driver may hang on any raylet, and goes with it.
-        self.has_lost_node = True
-        node = self.draw.choice(self.cluster.nodes)
-        self.cluster.kill_node(node.node_id)
-        self.cluster.add_node()
-        return "a node was killed, and another took its place"
+    def _drive(self, piece: Piece, counts: Mapping[str, int]) -> None:
+        while True:
+            piece.start()
+            while piece.driver.process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    piece.driver.process.wait(piece.draw.uniform(*PAUSES_S))
+                if piece.driver.process.poll() is None:
+                    self._disturb(piece, counts)
+            output = piece.driver.process.communicate()[0]
+            code = piece.driver.process.returncode
+            left = json.loads(output.strip().splitlines()[-1]) if code == 0 else {}
+            if code == 0 and not left["interrupted"]:
+                return
+            self.say(f"the driver ended with code {code}, last fault: {piece.last}")
+            assert piece.may_end_anyhow or code in (0, *RESUMABLE_CODES), output
+            is_told = "run the same command again" in output or "Run the same command again" in output
+            is_told |= "the disk is full" in output
+            assert piece.may_end_anyhow or code != 1 or is_told, output
 
-    def _kill_driver(self, driver: Driver) -> str:
-        with suppress(ProcessLookupError):
-            driver.process.kill()
-        return "the driver was killed"
-
-    def _stop_driver(self, driver: Driver) -> str:
-        driver.process.terminate()
-        return "the driver was asked to stop"
-
-    def _collect(self, driver: Driver) -> str:
-        run_gc(driver.location())
-        return "gc ran beside it"
-
-    def _storm(self, driver: Driver) -> str:
-        name, faults = self.draw.choice(STORMS)
-        self.proxy.set_faults((*faults, *DRIZZLE))
-        return f"the bucket: {name}"
+    def _disturb(self, piece: Piece, counts: Mapping[str, int]) -> None:
+        if piece.struck.total() >= self.faults_a_run or time.monotonic() > self.end:
+            piece.calm()
+            return
+        here = piece.setting.name
+        dear = [kind for kind in self.dear if here in kind.settings]
+        num_dear = sum(piece.struck[kind.name] for kind in DEAR)
+        if dear and num_dear * PER_DEAR + PER_DEAR // 4 <= piece.struck.total():
+            kind = _behind(dear, Counter(counts) + piece.struck, piece.draw)
+        else:
+            cheap = [kind for kind in CHEAP if here in kind.settings]
+            (kind,) = piece.draw.choices(cheap, weights=[kind.weight for kind in cheap])
+        if piece.strike(kind):
+            self.say(kind.name)
 
 
-def soak(minutes: float, num_images: int, seed: int, folder: Path, say: Callable[[str], None]) -> Soak:
-    """Disturb runs for `minutes`, and prove each; the last one is left alone when time is up, and ends too.
+def _behind(kinds: list[Kind], counts: Mapping[str, int], draw: random.Random) -> Kind:
+    """Return the kind that was made least often, at random among equals."""
+    return min(kinds, key=lambda kind: (counts.get(kind.name, 0), draw.random()))
+
+
+def _setting_of_turn(dear: Sequence[Kind], counts: Mapping[str, int], draw: random.Random) -> str:
+    """Return a setting for the kind that was made least often."""
+    possible = possible_settings()
+    turns = []
+    for kind in dear:
+        turns += [(counts.get(kind.name, 0), draw.random(), name) for name in kind.settings if name in possible]
+    return min(turns)[2]
+
+
+def soak(
+    record: Path,
+    folder: Path,
+    *,
+    max_faults: int | None = None,
+    minutes: float = float("inf"),
+    num_images: int = 2_000,
+    faults_a_run: int = 100,
+    dear: Sequence[Kind] = DEAR,
+    seed: int | None = None,
+    say: Callable[[str], None],
+) -> None:
+    """Add proven runs to `record` until it holds `max_faults`, or `minutes` have passed; at least one.
 
     Raises:
         AssertionError: A run ended otherwise than the undisturbed one, or a driver in a way that cannot be resumed.
     """
-    draw = random.Random(seed)
     with ExitStack() as stack:
+        end = time.monotonic() + 60 * minutes
         source = write_source(folder / "images", num_images)
         server: S3Server = stack.enter_context(serving_s3())
-        cluster = stack.enter_context(local_cluster(NODES))
         undisturbed = folder / "undisturbed"
         say("the undisturbed run, on disk")
-        start_driver(source, undisturbed, cluster.address, *_assignments()).finish()
-        proxy = stack.enter_context(injecting(server.endpoint_url, DRIZZLE, seed=seed))
-        state = Soak(cluster, proxy, draw, say)
+        start_driver(source, undisturbed, "local", *WORDS).finish()
         # For this process alone, which looks into the bucket past the proxy; drivers are told of the proxy.
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint_url
         stack.callback(os.environ.pop, "AWS_ENDPOINT_URL")
-        end = time.monotonic() + 60 * minutes
-        while state.runs == 0 or time.monotonic() < end:
-            out = f"s3://{server.new_bucket('soak')}/out"
-            _disturbed_run(state, source, out, end=end)
-            how = f"{sum(state.struck.values())} faults so far at random, seed {seed}, {state.starts} starts"
-            prove(out, undisturbed, fault="a soak: all of it", how=how, tries=sum(state.struck.values()))
-            state.runs += 1
-            say(f"run {state.runs} has ended as it should, after {state.starts} starts in all")
-    return state
+        state = Soak(record, folder, server, undisturbed, source, num_images, faults_a_run, end, dear, say)
+        while True:
+            state.run(random.SystemRandom().randrange(10**6) if seed is None else seed, _counts(record))
+            seed = None
+            is_enough = max_faults is not None and _counts(record).total() >= max_faults
+            if is_enough or time.monotonic() > end:
+                return
 
 
-def _disturbed_run(state: Soak, source: Path, out: str, *, end: float) -> None:
-    endpoint = (f"source.endpoint_url={state.proxy.endpoint_url}", "placement.storage.read_timeout_s=10")
-    while True:
-        driver = start_driver(source, out, state.cluster.address, *_assignments(), *endpoint)
-        state.starts += 1
-        state.has_lost_node = False
-        while driver.process.poll() is None:
-            pause_s = state.draw.uniform(*PAUSES_S)
-            with suppress(Exception):
-                driver.process.wait(pause_s)
-            if driver.process.poll() is None:
-                if time.monotonic() < end:
-                    state.strike(driver)
-                else:
-                    state.proxy.set_faults(DRIZZLE)
-        output = driver.process.communicate()[0]
-        left = json.loads(output.strip().splitlines()[-1]) if driver.process.returncode == 0 else {}
-        if driver.process.returncode == 0 and not left["interrupted"]:
-            return
-        state.say(f"the driver ended with code {driver.process.returncode}")
-        assert state.has_lost_node or driver.process.returncode in (0, *RESUMABLE_CODES), output
-        is_told = "run the same command again" in output or "Run the same command again" in output
-        assert state.has_lost_node or driver.process.returncode != 1 or is_told, output
-
-
-def _assignments() -> tuple[str, ...]:
-    return (
-        f"shards.max_images={SHARD_IMAGES}",
-        "placement.fused.max_actors=2",
-        f"masks.options={{sleep_s: 0.02, kills_on: {POISON}}}",
-    )
+def _counts(record: Path) -> Counter[str]:
+    return sum((Counter[str](row["struck"]) for row in read_record(record)), Counter[str]())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--images", type=int, default=5_000)
-    parser.add_argument("--seed", type=int, default=None, help="drawn and printed where it is not given")
+    parser.add_argument("--faults", type=int, default=None, help="go on until the record holds so many")
+    parser.add_argument("--minutes", type=float, default=30.0, help="begin no run after so many minutes (default: 30)")
+    parser.add_argument("--images", type=int, default=2_000, help="images a run")
+    parser.add_argument("--record", type=Path, default=RECORD, help="what the runs add up to")
+    parser.add_argument("--seed", type=int, default=None, help="of the first run; drawn and recorded if not given")
     arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{(time.monotonic() - began) / 60:6.1f} min  {text}", flush=True)
 
-    say(f"seed {seed}, {arguments.minutes:g} minutes, {arguments.images:,} images")
     for name in FORBIDDEN:
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")]))
     sys.path.insert(0, str(PLUGINS))
+    for name in set(SETTINGS) - set(possible_settings()):
+        say(f"without the setting {name}, which this machine does not allow")
     with tempfile.TemporaryDirectory(prefix="pseudoris-soak-") as folder:
-        state = soak(arguments.minutes, arguments.images, seed, Path(folder), say)
-    say(f"{state.runs} runs, {state.starts} starts, {sum(state.struck.values())} faults; nothing lost, nothing doubled")
-    for name, count in state.struck.most_common():
-        print(f"{count:6d}  {name}")
+        soak(
+            arguments.record,
+            Path(folder),
+            max_faults=arguments.faults,
+            minutes=arguments.minutes,
+            num_images=arguments.images,
+            seed=arguments.seed,
+            say=say,
+        )
+    rows: list[dict[str, Any]] = read_record(arguments.record)
+    say(f"{len(rows)} runs on record; nothing lost, nothing doubled")
+    print(soak_table(rows))
 
 
 if __name__ == "__main__":

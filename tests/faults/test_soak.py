@@ -1,26 +1,31 @@
-"""Short forms of `make soak`: some minutes of faults at random, and the same proof at the end."""
+"""A short form of `make soak`: one run under faults at random, and the same proof at its end."""
 
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
 
+from tests.faults.report import read_record, soak_table
 from tests.faults.soak import soak
+from tests.faults.soak_faults import Kind, kill_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-# A run of so many is through within the minutes, faults and all, and the next begins: what is left at the end is short.
-@pytest.mark.parametrize(
-    ("minutes", "num_images", "min_faults"), [(1, 100, 3), pytest.param(3, 300, 5, marks=pytest.mark.long)]
-)
-def test_minutes_of_faults_at_random_lose_nothing_and_double_nothing(
-    stub_engines, s3_credentials, tmp_path, minutes, num_images, min_faults
-):
-    seed = random.SystemRandom().randrange(10**6)
+def test_a_run_under_faults_at_random_loses_nothing_and_doubles_nothing(stub_engines, s3_credentials, tmp_path):
     began = time.monotonic()
-    state = soak(minutes, num_images, seed, tmp_path, lambda text: print(f"{time.monotonic() - began:6.1f} s {text}"))
-    assert state.runs >= 1
-    assert sum(state.struck.values()) >= min_faults
+    record = tmp_path / "soak.jsonl"
+    soak(
+        record,
+        tmp_path,
+        max_faults=1,
+        num_images=200,
+        faults_a_run=10,
+        # None that waits for minutes.
+        dear=[Kind("the driver was killed", kill_driver, ("bucket",))],
+        say=lambda text: print(f"{time.monotonic() - began:6.1f} s {text}"),
+    )
+    (row,) = read_record(record)
+    assert row["faults"] >= 3
+    assert f"| all | {row['faults']} | 1 |" in soak_table([row])

@@ -1,0 +1,154 @@
+"""Measures how the memory of a long run grows: the driver's over many shards, the workers' over many images.
+
+    python -m benchmarks.memory [--rows 100000] [--shard-images 16] [--scenes 3000] [--plot F] [--json F]
+
+The driver runs real plans, graphs and commits around stages that only wait (`benchmarks.scale`), beside bare Ray Data
+over as many blocks: it may grow by 2 MB a 1,000 shards more. The workers annotate synthetic scenes with the preset
+`tiny`; after the first fifth of the images they must stay flat. Every process is watched from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from benchmarks.measurement import Watched, run_watched, write_json
+from benchmarks.scale import plugin_environment, stand_in_config, write_tables
+from experiments.quality.svg_chart import Line, axis_of, line_chart
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.demo import write_demo
+
+ALLOWED_BYTES_PER_1000_SHARDS: Final = 2_000_000
+# Of a curve in the JSON and in the plot.
+_POINTS: Final = 60
+# Of the shards: what comes before is warm-up.
+_WARM_UP: Final = 0.2
+_SCENE_SHARD_IMAGES: Final = 16
+_T = TypeVar("_T")
+
+
+def driver_memory(rows: int, shard_images: int) -> list[dict[str, Any]]:
+    """Return a row for a run of stand-ins and one for bare Ray Data over as many blocks."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
+        config = stand_in_config(shard_images=shard_images, shard_s=0.0)
+        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
+        ours = run_watched("benchmarks.scale_driver", arguments, plugin_environment())
+    num_shards = ours.answer["num_shards"]
+    bare = run_watched("benchmarks.scale_driver", ["bare", "inf", str(num_shards)], plugin_environment())
+    return [_driver_row("driver", ours, rows), _driver_row("bare Ray Data", bare, rows)]
+
+
+def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
+    commits = watched.answer["commits_s"]
+    curve = [
+        (sum(at <= sample.at_s for at in commits), sample.driver.rss_bytes)
+        for sample in _thinned(watched.between(commits[0], commits[-1]))
+    ]
+    sizes = [sample.driver.rss_bytes for sample in watched.between(commits[0], commits[-1])]
+    return {
+        "case": case,
+        "images": rows,
+        "shards": len(commits),
+        "growth_bytes_per_1000_shards": (max(sizes) - sizes[0]) / len(commits) * 1_000,
+        "peak_bytes": max(sizes),
+        "curve": curve,
+    }
+
+
+def worker_memory(scenes: int) -> dict[str, Any]:
+    """Return the row of a run of `tiny`: the resident bytes of all of its workers over the images committed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_demo(folder, num_scenes=scenes)
+        assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
+        config = load_config("tiny", assignments=assignments)
+        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
+        watched = run_watched("benchmarks.scale_driver", arguments, {})
+    commits, num_images = watched.answer["commits_s"], watched.answer["num_images"]
+    per_shard = num_images / len(commits)
+    samples = watched.between(commits[0], commits[-1])
+    curve = [(sum(at <= sample.at_s for at in commits) * per_shard, sample.workers.rss_bytes) for sample in samples]
+    warm = [point for point in curve if point[0] > _WARM_UP * num_images]
+    half = len(warm) // 2
+    first, second = (statistics.median(size for _, size in part) for part in (warm[:half], warm[half:]))
+    slope = statistics.linear_regression([at for at, _ in warm], [size for _, size in warm]).slope
+    return {
+        "case": "workers of tiny",
+        "images": num_images,
+        "shards": len(commits),
+        "first_half_median_bytes": first,
+        "second_half_median_bytes": second,
+        "growth_bytes_per_1000_images": slope * 1_000,
+        "peak_bytes": max(size for _, size in curve),
+        "curve": _thinned(curve),
+    }
+
+
+def _thinned(values: Sequence[_T]) -> list[_T]:
+    step = max(1, -(-len(values) // _POINTS))
+    return list(values[::step])
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the curves as SVG: resident megabytes over the share of the run that is done."""
+    lines = []
+    for row in rows:
+        end = row["curve"][-1][0]
+        points = [(100 * at / end, size / 1e6) for at, size in row["curve"]]
+        lines.append(Line(f"{row['case']}, {row['images']:,} images", points, is_dashed=row["case"].startswith("bare")))
+    sizes = [point[1] for line in lines for point in line.points]
+    x, y = axis_of("percent of the run", [0.0, 100.0], start=0.0), axis_of("resident MB", sizes, start=0.0)
+    return line_chart("Memory over a run", x, y, lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure both, print the figures, write plot and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--shard-images", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=3_000)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    rows = driver_memory(given.rows, given.shard_images)
+    show_driver(rows)
+    rows.append(worker_memory(given.scenes))
+    show_workers(rows[-1])
+    write_json(rows, given.json)
+    if given.plot:
+        given.plot.write_text(plot(rows), encoding="utf-8")
+
+
+def show_driver(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what the driver and bare Ray Data grew by, and whether the difference is allowed."""
+    ours, bare = rows
+    for row in rows:
+        growth = row["growth_bytes_per_1000_shards"] / 1e6
+        print(
+            f"{row['case']:>16}: {row['shards']:,} shards, {growth:.2f} MB a 1,000, peak {row['peak_bytes'] / 1e6:.0f}"
+        )
+    more = ours["growth_bytes_per_1000_shards"] - bare["growth_bytes_per_1000_shards"]
+    verdict = "within" if more <= ALLOWED_BYTES_PER_1000_SHARDS else "ABOVE"
+    print(
+        f"{'difference':>16}: {more / 1e6:.2f} MB a 1,000 shards, {verdict} {ALLOWED_BYTES_PER_1000_SHARDS / 1e6:.0f}"
+    )
+
+
+def show_workers(row: dict[str, Any]) -> None:
+    """Print what the workers held in the two halves after the warm-up."""
+    first, second = row["first_half_median_bytes"] / 1e6, row["second_half_median_bytes"] / 1e6
+    growth = row["growth_bytes_per_1000_images"] / 1e6
+    print(
+        f"{row['case']:>16}: {row['images']:,} images, median {first:.0f} MB, then {second:.0f} MB "
+        f"({growth:+.1f} MB a 1,000 images)"
+    )
+
+
+if __name__ == "__main__":
+    main()
