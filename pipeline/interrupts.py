@@ -55,11 +55,11 @@ def interruptible() -> Iterator[Interrupts]:
 def signals_deferred() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM until the end of the block, then pass them to the earlier handlers.
 
-    For steps that leave processes behind if they are interrupted halfway. Handlers that the block installs (Ray's ends
-    the process) are removed after it.
+    For steps that leave processes behind if they are interrupted halfway. The block cannot install handlers for them:
+    Ray's would end the process at once.
     """
     kept: list[int] = []
-    with _handled(lambda number, _frame: kept.append(number)):
+    with _handled(lambda number, _frame: kept.append(number)), _handlers_locked():
         yield
     for number in dict.fromkeys(kept):
         signal.raise_signal(number)
@@ -91,6 +91,21 @@ def _handled(handler: _Handler) -> Iterator[None]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def _handlers_locked() -> Iterator[None]:
+    """Ignore what the block asks `signal.signal` for, as far as SIGINT and SIGTERM are concerned."""
+    install = signal.signal
+
+    def install_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in _SIGNALS else install(number, handler)
+
+    signal.signal = install_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = install
 
 
 def _signal_main_thread(number: int) -> None:

@@ -95,6 +95,8 @@ def _signal_actor(piece: Piece, number: signal.Signals) -> bool:
 
 
 def collect(piece: Piece) -> bool:
+    if not piece.driver.location().exists("_run.json"):
+        return False
     run_gc(piece.driver.location())
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,6 +21,17 @@ from tests.faults.harness import NODES, Driver, LocalCluster, local_cluster, sta
 DRIZZLE: Final = (Fault("slow_down", rate=0.01),)
 SMALL_SHM: Final = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
 _FAKETIME: Final = tuple(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+# libfaketime 0.9.10 breaks a sleep until a moment of the monotonic clock, which is Python's `time.sleep`: EINVAL.
+_SLEEP_SOURCE: Final = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, struct timespec *left) {
+  return syscall(SYS_clock_nanosleep, clock, flags, until, left) ? errno : 0;
+}
+"""
 
 
 @dataclass
@@ -80,9 +92,12 @@ def on_clock(source: Path, folder: Path, server: S3Server, seed: int) -> Iterato
     """The same, and all processes of the cluster and the driver ask libfaketime for the time of day."""
     clock = folder / "clock"
     clock.write_text("+0")
+    sleep = folder / "sleep.so"
+    compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(sleep)]
+    subprocess.run(compiler, input=_SLEEP_SOURCE, text=True, check=True)
     with pytest.MonkeyPatch.context() as patch:
         environment = {
-            "LD_PRELOAD": str(_FAKETIME[0]),
+            "LD_PRELOAD": f"{sleep} {_FAKETIME[0]}",
             "FAKETIME_TIMESTAMP_FILE": str(clock),
             "FAKETIME_NO_CACHE": "1",
             # A monotonic clock does not jump, wherever the time of day goes.
@@ -127,7 +142,7 @@ SETTINGS: Final[dict[str, Enter]] = {
 
 
 def possible_settings() -> tuple[str, ...]:
-    """Return the settings that this machine allows: mounts need root, the clock needs the package libfaketime."""
+    """Return the settings that this machine allows: mounts need root, the clock libfaketime and a C compiler."""
     may_mount = os.geteuid() == 0 and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode
-    allowed = {"bucket": True, "disk": may_mount, "clock": bool(_FAKETIME), "shm": may_mount}
+    allowed = {"bucket": True, "disk": may_mount, "clock": bool(_FAKETIME and shutil.which("cc")), "shm": may_mount}
     return tuple(name for name in SETTINGS if allowed[name])
