@@ -120,7 +120,7 @@ class PlainFilter:
             context @ self._texts(captions).T,
             masked @ self._texts(prompts).T,
             targets=[index_of[expression.target_mask_ids[0]] for expression in image.expressions],
-            min_score=self._config.min_score,
+            min_cosine=self._config.min_cosine,
         )
         scored = [
             replace(

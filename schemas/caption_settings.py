@@ -27,7 +27,7 @@ class ListeningConfig(FrozenModel):
     temperature: float = Field(default=1.0, gt=0)
     # The most other masks that score a candidate. If an image has more, the most similar ones do. Raised, crowded
     # images cost more.
-    others_max: int = Field(default=30, ge=1)
+    max_others: int = Field(default=30, ge=1)
     # Only candidates whose truth is above this are scored under other masks; for the rest `listener` is 0, and scoring
     # stops as soon as that is certain. None: all candidates are scored.
     min_truth: float | None = Field(default=None, lt=0, allow_inf_nan=False)
@@ -85,10 +85,11 @@ class SamplingConfig(FrozenModel):
     # Weight of the other masks' mean logits, which are subtracted. 1 subtracts the full mean, as the paper does.
     others_weight: NonNegative = 1.0
     temperature: float = Field(default=1.0, gt=0)
-    # The most other masks that a caption is contrasted with. If an image has more, `over_max` decides: `own` uses the
-    # target alone (the paper, at 30 masks), `nearest` averages the most similar masks.
-    others_max: int = Field(default=30, ge=1)
-    over_max: Literal["own", "nearest"] = "nearest"
+    # The most other masks that a caption is contrasted with, and what happens above it. no_contrast: in an image with
+    # more masks than this, captions are drawn from the target alone (the paper, at 30 masks). nearest: the most similar
+    # other masks are averaged.
+    max_others: int = Field(default=30, ge=1)
+    above_max_others: Literal["no_contrast", "nearest"] = "nearest"
     # mean: all other masks have the same weight (the paper). similar: a softmax of the similarity, so that the masks
     # that are hardest to tell apart count most. In both the weights sum to `others_weight`; each is then multiplied by
     # its similarity.

@@ -55,7 +55,7 @@ class FilterConfig(FrozenModel):
     keep: tuple[KeepCondition, ...] = ()
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
     # Cosines are clamped to at least this: a negative value would reverse the order of ratios.
-    min_score: float = Field(default=1e-4, gt=0)
+    min_cosine: float = Field(default=1e-4, gt=0)
     nouns: Literal["rules", "spacy"] = "rules"
     # Crops, or texts, in a forward pass. The last batch is padded to this size, because rounding depends on the shape.
     batch_size: int = Field(default=64, ge=1)

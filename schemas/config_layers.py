@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.renames import in_first_words, renamed
 from pseudoris.schemas.uris import secret_in, secrets_in
 from pseudoris.schemas.yaml_text import MAX_LETTERS, MAX_LEVELS, parse_yaml
 
@@ -86,8 +87,9 @@ def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return the sha256 of the whole tree as canonical JSON, 64 hex digits."""
-    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """Return the sha256 of the whole tree as canonical JSON, 64 hex digits; a rename does not change it."""
+    tree = in_first_words(config.model_dump(mode="json"))
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
@@ -178,6 +180,8 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
+    if model is RunConfig and (now := renamed(key, item["input"])):
+        return now
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, list(known_keys(model)), n=1, cutoff=0.5)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")

@@ -6,10 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.frozen import FrozenModel, without_none
+from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.tables import SCHEMAS
 
 # Version 1, of pseudoris 0.1.0, has no digests; it is still read.
@@ -62,7 +70,7 @@ class Identity(FrozenModel):
     """What decides the tables' bytes. Two starts belong to one run only if their identities are equal.
 
     Attributes:
-        method: `RunConfig.method()`.
+        method: `RunConfig.method()`, in the words of the version that measured it.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
         device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
         versions: Version by package, of the packages that compute and write.
@@ -74,14 +82,21 @@ class Identity(FrozenModel):
     versions: dict[str, str]
 
     def differences(self, other: Identity) -> list[str]:
-        """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
-        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal.
+
+        A method that differs only by renames is equal.
+        """
+        mine, theirs = self._flat(), other._flat()
         keys = sorted(mine.keys() | theirs.keys())
         return [
             f"{key.removeprefix('method.')}: {mine.get(key, 'absent')!r} in the run, {theirs.get(key, 'absent')!r} now"
             for key in keys
             if mine.get(key) != theirs.get(key)
         ]
+
+    def _flat(self) -> dict[str, Any]:
+        tree = self.model_dump(mode="json")
+        return _flat({**tree, "method": in_present_words(tree["method"])})
 
     def mixed_differences(self, other: Identity) -> list[str]:
         """Return the lines of `differences` that `--allow-mixed` accepts: device kind and package versions."""
@@ -121,7 +136,7 @@ class RunHeader(SealedRecord):
         num_repeated: Listed entries whose key was listed before.
         num_shards: Shards planned.
         max_shard_bytes: Expected bytes of the largest shard's images, encoded; uris in tables count as 0.
-        config: The configuration that the run was created with.
+        config: The configuration that the run was created with. Words of older versions are translated when it is read.
         config_sha256: `config_hash` of it.
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
             annotation), or `ppt` (one of its data recipes).
@@ -137,7 +152,7 @@ class RunHeader(SealedRecord):
     num_shards: int = Field(ge=0)
     max_shard_bytes: int = Field(default=0, ge=0)
     identity: Identity
-    config: RunConfig
+    config: Annotated[RunConfig, BeforeValidator(in_present_words)]
     config_sha256: str
     origin: Origin = "annotate"
     parent: ParentRun | None = None

@@ -98,7 +98,8 @@ class CaptionSample:
         top_p: The p of a `top_p` draw, else None.
         log_prob: Sum of the natural log-probabilities of the tokens under the distribution drawn from
             (for a beam: under the full softmax of its own crop).
-        others: Which other masks the draw was contrasted with: `none` (not distinctive), `all`, `nearest`, `own`.
+        others: Which other masks the draw was contrasted with: `none` (not distinctive), `all`, `nearest`,
+            `no_contrast` (a mask alone, or too many masks). Up to version 0.2 the last was called `own`.
         num_others: How many other masks were averaged; 0 if none.
         other_masks: With `nearest`, the `MaskRecord.index` of each of them, ascending; else empty.
     """

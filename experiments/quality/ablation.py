@@ -81,7 +81,7 @@ def run(options: Options) -> Result:
         },
         "resamples": bootstrap.num_resamples,
         "taus": thresholds.taus,
-        "shipped_min_score": DISTINCTIVE.config().filtering.min_score,
+        "shipped_min_cosine": DISTINCTIVE.config().filtering.min_cosine,
         "equal_yield": EQUAL_YIELD,
         "test": report(bootstrap, [*steps, *squares]),
         "curves": _curves(bootstrap),

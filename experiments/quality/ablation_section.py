@@ -71,7 +71,7 @@ def _intro(result: Result) -> str:
         "wrong. Each distinct expression of a mask counts once, *of draws* every draw. In brackets 95 % intervals over "
         f"{result['resamples']:,} resamples of scenes.\n\n"
         "Two rules of distinctiveness stand side by side. *The paper's*: cosines clamped at 1e-4, "
-        f"τ = {taus['paper']:g}. *The shipped one*: clamped at {result['shipped_min_score']:g}, "
+        f"τ = {taus['paper']:g}. *The shipped one*: clamped at {result['shipped_min_cosine']:g}, "
         f"τ = {taus['shipped']:g}, chosen on development scenes when `tiny` was made. Uniqueness alone and correctness "
         "alone have the threshold at which they keep as many a mask, on development scenes, as distinctiveness does "
         "under the same rule: a filter is then better by what it keeps, not by how little."

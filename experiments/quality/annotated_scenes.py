@@ -36,7 +36,7 @@ from pseudoris.workers.masks import SamProposer
 CHUNK: Final = 20
 # The lower bound of a cosine: as the authors clamp it, and as the configuration has it.
 PAPER, SHIPPED = "paper", "shipped"
-PAPER_MIN_SCORE: Final = 1e-4
+PAPER_MIN_COSINE: Final = 1e-4
 PAPER_TAU: Final = 1.0
 
 
@@ -104,7 +104,7 @@ LISTENED: Final = Setting(
 
 def filters(config: RunConfig) -> dict[str, FilterConfig]:
     """Return the filter's settings by the name of their lower bound."""
-    return {PAPER: config.filtering.model_copy(update={"min_score": PAPER_MIN_SCORE}), SHIPPED: config.filtering}
+    return {PAPER: config.filtering.model_copy(update={"min_cosine": PAPER_MIN_COSINE}), SHIPPED: config.filtering}
 
 
 def annotate(options: Options, scenes: SceneSet, settings: Sequence[Setting]) -> None:

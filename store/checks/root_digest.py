@@ -13,6 +13,7 @@ import hashlib
 import json
 from typing import Any
 
+from pseudoris.schemas.renames import in_first_words
 from pseudoris.schemas.run_records import OPTIONAL_SECTIONS, Receipt, RunHeader, SealedRecord
 
 
@@ -26,7 +27,7 @@ class RootDigest:
             {
                 "source": header.source,
                 "origin": header.origin,
-                "method": header.config.method(),
+                "method": in_first_words(header.config.method()),
                 "identity": header.identity.model_dump(mode="json"),
                 "plan": [(part.rows, part.sha256) for part in header.plan_parts],
                 "images": [header.num_images, header.num_repeated, header.num_shards],

@@ -20,6 +20,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, Shard
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, SCHEMAS
@@ -212,5 +213,5 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
 
 def _identity(source: RunHeader, config: RunConfig) -> Identity:
     before = source.identity
-    method = {**before.method, "filtering": config.method()["filtering"]}
+    method = {**in_present_words(before.method), "filtering": config.method()["filtering"]}
     return before.model_copy(update={"method": method, "versions": {**before.versions, **writer_versions()}})

@@ -19,7 +19,7 @@ def test_the_paper_preset_is_the_method_page():
     assert paper.captions.context_scales == (1.0, 1.1, 1.2)
     assert paper.captions.sampling.top_k == (5, 7, 9, 11, 13)
     assert paper.captions.sampling.top_p == (0.4, 0.5, 0.6, 0.7, 0.8)
-    assert (paper.captions.sampling.others_max, paper.captions.sampling.over_max) == (30, "own")
+    assert (paper.captions.sampling.max_others, paper.captions.sampling.above_max_others) == (30, "no_contrast")
     assert (paper.captions.beam.num_beams, paper.captions.beam.num_groups) == (6, 3)
     assert (paper.captions.min_length, paper.captions.max_length) == (5, 30)
     assert (paper.filtering.tau, paper.filtering.architecture) == (1.0, "RN50-quickgelu")

@@ -160,7 +160,8 @@ function drawsTable(e) {
 
 function othersOf(e, others, numOthers, masks) {
   if (others === "none") return ["none"];
-  if (others === "own") return ["none: too many others"];
+  // Up to version 0.2 it was called `own`.
+  if (others === "no_contrast" || others === "own") return ["none: alone, or too many masks"];
   if (others === "all") return [`all ${numOthers}`];
   return [`${others} ${numOthers}: `, ...masks.flatMap((order) => [chip(e.image.masks[order]), " "])];
 }

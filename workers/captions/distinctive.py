@@ -23,7 +23,7 @@ class Others:
     Attributes:
         indices: (N, M) int64, the masks j of mask i; M = 0 without contrast.
         weights: (N, M) float, others_weight · s_ij / M, or with `similar` others_weight · s_ij · softmax_j(s_ij / T).
-        how: `none`, `all`, `nearest` or `own`, as `CaptionSample.others` records it.
+        how: `none`, `all`, `nearest` or `no_contrast`, as `CaptionSample.others` records it.
     """
 
     indices: torch.Tensor
@@ -54,23 +54,24 @@ def join_others(parts: Sequence[Others]) -> Others:
 
 
 def choose_others(similarity: torch.Tensor, sampling: SamplingConfig) -> Others:
-    """Return the others of each mask, as `others_max`, `over_max` and `is_distinctive` ask.
+    """Return the others of each mask, as `max_others`, `above_max_others` and `is_distinctive` ask.
 
-    A mask alone in its image has no others. If there are more than `others_max`, with `own` no mask has others; with
-    `nearest` the most similar ones are chosen, ties in the order of the masks.
+    A mask alone in its image has no others. With `no_contrast` no mask has others if the image has more masks than
+    `max_others`. With `nearest` a mask has its `max_others` most similar others, ties in the order of the masks.
 
     Args:
         similarity: (N, N) float, s_ij: cosines of the crops' image embeddings, not clamped.
-        sampling: `others_max` is compared with N, the number of masks, like the paper's limit of 30.
+        sampling: With `no_contrast`, `max_others` is compared with N, the number of masks, as the paper's limit of 30
+            is.
 
     Source: method page section 3; paper section 3.2.
     """
     num_masks = similarity.shape[0]
     if not sampling.is_distinctive:
         return _no_others(similarity, "none")
-    if num_masks == 1 or (sampling.over_max == "own" and num_masks > sampling.others_max):
-        return _no_others(similarity, "own")
-    num_others = min(num_masks - 1, sampling.others_max)
+    if num_masks == 1 or (sampling.above_max_others == "no_contrast" and num_masks > sampling.max_others):
+        return _no_others(similarity, "no_contrast")
+    num_others = min(num_masks - 1, sampling.max_others)
     # The target itself sorts last.
     apart = similarity.masked_fill(torch.eye(num_masks, dtype=torch.bool, device=similarity.device), -torch.inf)
     indices = apart.argsort(dim=1, descending=True, stable=True)[:, :num_others].sort(dim=1).values

@@ -111,7 +111,7 @@ class Listener:
     def _image(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> _Image:
         kinds = [crops.kinds.index(kind) for kind in self._listening.crops]
         embeddings = encoded.embeddings(kinds[0])
-        limit = SamplingConfig(others_max=self._listening.others_max, over_max="nearest")
+        limit = SamplingConfig(max_others=self._listening.max_others, above_max_others="nearest")
         others = choose_others(embeddings @ embeddings.t(), limit).indices.cpu().numpy()
         asked = np.eye(crops.num_masks, dtype=np.bool_)
         asked[np.arange(crops.num_masks)[:, None], others] = True

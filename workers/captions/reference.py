@@ -187,11 +187,11 @@ class ReferenceEngine:
         others = [other for other in range(len(cosines)) if other != mask]
         if not sampling.is_distinctive:
             return "none", []
-        if not others or (sampling.over_max == "own" and len(cosines) > sampling.others_max):
-            return "own", []
-        if len(others) <= sampling.others_max:
+        if not others or (sampling.above_max_others == "no_contrast" and len(cosines) > sampling.max_others):
+            return "no_contrast", []
+        if len(others) <= sampling.max_others:
             return "all", others
-        return "nearest", sorted(others, key=lambda other: -cosines[other])[: sampling.others_max]
+        return "nearest", sorted(others, key=lambda other: -cosines[other])[: sampling.max_others]
 
     def _weights(self, cosines: Floats) -> Floats:
         """Return the weight of each other mask; the weights sum to one."""

@@ -143,7 +143,7 @@ class ClipScorer:
             (vectors.context @ texts[captions].T)[firsts],
             (vectors.masked @ texts[prompts].T)[firsts],
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
-            min_score=self._config.min_score,
+            min_cosine=self._config.min_cosine,
         )
         columns = _columns(candidates, scores, self._config.confidence)
         kept = scores.kept(self._config.tau) & meets(self._config.keep, columns, num_candidates=len(candidates))

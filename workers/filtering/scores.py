@@ -31,7 +31,7 @@ class CandidateScores:
     """The scores of T candidates.
 
     Attributes:
-        correctness: (T,) float64 in [min_score, 1].
+        correctness: (T,) float64 in [min_cosine, 1].
         uniqueness: (T,) float64, positive; None if the image has one mask.
         distinctiveness: (T,) float64, positive; None if the image has one mask.
         rival: (T,) int64, index of the other mask with the highest score, the first of equals; None if the image has
@@ -51,7 +51,7 @@ class CandidateScores:
 
 
 def score_candidates(
-    context: npt.ArrayLike, masked: npt.ArrayLike, *, targets: npt.ArrayLike, min_score: float
+    context: npt.ArrayLike, masked: npt.ArrayLike, *, targets: npt.ArrayLike, min_cosine: float
 ) -> CandidateScores:
     """Return the scores of the T candidates of one image.
 
@@ -59,15 +59,15 @@ def score_candidates(
         context: (N, T) cosines c in [-1, 1].
         masked: (N, T) cosines m in [-1, 1].
         targets: (T,) int, the mask that each candidate describes, in 0 .. N-1.
-        min_score: Cosines are clamped to at least this: the product of two negative cosines would rank a mask that fits
-            neither text first.
+        min_cosine: Cosines are clamped to at least this: the product of two negative cosines would rank a mask that
+            fits neither text first.
 
     Raises:
         ValueError: The shapes disagree, a target is not a mask, or a cosine is not finite. NaN would compare as "not
             above tau", so a broken model would look like a strict filter.
     """
-    c = _clamped(context, min_score)
-    m = _clamped(masked, min_score)
+    c = _clamped(context, min_cosine)
+    m = _clamped(masked, min_cosine)
     target = np.asarray(targets, dtype=np.int64)
     _check(c, m, target)
     own = np.arange(len(target))
@@ -85,9 +85,9 @@ def score_candidates(
     )
 
 
-def _clamped(cosines: npt.ArrayLike, min_score: float) -> Floats:
+def _clamped(cosines: npt.ArrayLike, min_cosine: float) -> Floats:
     # In float64, so that a ratio of two float32 cosines is rounded only once.
-    return np.maximum(np.asarray(cosines, dtype=np.float64), min_score)
+    return np.maximum(np.asarray(cosines, dtype=np.float64), min_cosine)
 
 
 def _check(c: Floats, m: Floats, target: npt.NDArray[np.int64]) -> None:

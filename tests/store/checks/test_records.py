@@ -362,6 +362,8 @@ def test_a_run_with_a_data_card_that_is_no_file_verifies(folder, monkeypatch, wh
 def test_a_run_of_version_0_1_0_verifies_has_no_chain_and_has_a_root():
     report = verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)))
     assert (report.is_clean, report.has_chain) == (True, False)
+    # As version 0.2.0 computed it: a later version keeps the roots that people have noted.
+    assert report.root == "d3e2dfead15ac9c3a66694e6f4abaa6b63a7104b1b8aec482467891836b83e72"
     assert verify_run(RunLocation.open(str(FINISHED_BY_0_1_0)), root=report.root).is_clean
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.renames import in_first_words
 from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import (
@@ -15,7 +17,7 @@ from pseudoris.store.runs.header import (
     require_header,
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, write_plan
-from tests.builders.seals import edit_sealed
+from tests.builders.seals import edit_sealed, put_in_old_words
 from tests.store.builders import make_entries, make_identity, start_run
 
 
@@ -50,6 +52,25 @@ def test_another_identity_is_refused_with_every_differing_field(location):
     assert "device_kind: 'cpu' in the run, 'NVIDIA H200' now" in str(caught.value)
     assert "weights.propose" in str(caught.value)
     assert "name another output" in str(caught.value)
+
+
+def test_a_header_in_old_words_is_read_and_continued_with_the_same_settings(location):
+    config = load_config("tiny", None, ["captions.sampling.above_max_others=no_contrast"])
+    today = make_identity(method=config.method())
+    header = start_run(location, config=config, config_sha256=config_hash(config), identity=today)
+    edit_sealed(location, HEADER_NAME, put_in_old_words)
+    old = require_header(location)
+    assert (old.config, old.config_sha256) == (config, config_hash(config))
+    # The record stays as it was written.
+    assert old.identity.method == in_first_words(header.identity.method) != header.identity.method
+    assert check_identity(old, today) == []
+    other = make_identity(method=load_config("tiny", None, ["filtering.min_cosine=0.5"]).method())
+    with pytest.raises(ConfigError, match="identity") as caught:
+        check_identity(old, other)
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  captions.sampling.above_max_others: 'no_contrast' in the run, 'nearest' now",
+        "  filtering.min_cosine: 0.62 in the run, 0.5 now",
+    ]
 
 
 def test_a_run_that_another_command_made_is_refused(location):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.run_records import PlanExtension
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -37,7 +38,7 @@ from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 from tests.builders.fault_proxy import Fault
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
-from tests.builders.seals import without_digests
+from tests.builders.seals import forge_header, put_in_old_words, without_digests
 from tests.store.builders import make_entries
 
 HIGHER = RuleChange(tau=1.2)
@@ -129,6 +130,14 @@ def test_the_header_names_the_parent_and_the_plan_is_its(parent, target):
     )
     assert after.parent.manifest_sha256 == hashlib.sha256(parent.read_bytes("_manifest/0001.parquet")).hexdigest()
     assert list(iter_plan(target, after)) == list(iter_plan(parent, before))
+
+
+def test_a_run_made_from_one_in_old_words_has_the_present_words(on_disk, new):
+    forge_header(on_disk, put_in_old_words)
+    write_manifest(on_disk)
+    refilter(on_disk, new, HIGHER)
+    header = require_header(new)
+    assert header.identity.method == header.config.method() == in_present_words(header.identity.method)
 
 
 def test_the_new_run_is_complete_and_verified_and_the_parent_untouched(parent, target):

@@ -35,7 +35,7 @@ LISTENING = (
 
 def annotate(location: RunLocation, *settings: str) -> RunLocation:
     """Run the filter stage over masks and candidates of a shard, and commit it; where set, after a listener."""
-    header = begin(location, "filtering.min_score=0.0001", *settings, num_shards=1, per_shard=3)
+    header = begin(location, "filtering.min_cosine=0.0001", *settings, num_shards=1, per_shard=3)
     entries = read_shard_plan(location, header, 0)
     drafted = scored_shard(header.config, entries)
     pictures = [png(height=HEIGHT, width=WIDTH, seed=image.position) for image in drafted.images]

@@ -147,7 +147,7 @@ def test_all_others_count_by_their_similarity_which_is_not_clamped():
 
 
 def test_over_the_bound_the_nearest_count_and_ties_go_by_mask():
-    others = distinctive.choose_others(SIMILARITY, SamplingConfig(others_max=1, over_max="nearest"))
+    others = distinctive.choose_others(SIMILARITY, SamplingConfig(max_others=1, above_max_others="nearest"))
     assert others.how == "nearest"
     assert others.indices.tolist() == [[3], [0], [1], [0]]
     assert others.weights[0].tolist() == pytest.approx([0.9])
@@ -156,10 +156,10 @@ def test_over_the_bound_the_nearest_count_and_ties_go_by_mask():
 @pytest.mark.parametrize(
     ("num_masks", "settings_", "how"),
     [
-        (1, SamplingConfig(), "own"),
-        (4, SamplingConfig(others_max=3, over_max="own"), "own"),
-        (3, SamplingConfig(others_max=3, over_max="own"), "all"),
-        (4, SamplingConfig(others_max=3, over_max="nearest"), "all"),
+        (1, SamplingConfig(), "no_contrast"),
+        (4, SamplingConfig(max_others=3, above_max_others="no_contrast"), "no_contrast"),
+        (3, SamplingConfig(max_others=3, above_max_others="no_contrast"), "all"),
+        (4, SamplingConfig(max_others=3, above_max_others="nearest"), "all"),
         (4, SamplingConfig(is_distinctive=False), "none"),
     ],
 )

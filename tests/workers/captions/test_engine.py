@@ -36,10 +36,10 @@ def assert_engines_agree(image, model=None, **changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_masks", [1, 2, 7])
-@pytest.mark.parametrize("over_max", ["own", "nearest"])
+@pytest.mark.parametrize("above_max_others", ["no_contrast", "nearest"])
 @pytest.mark.parametrize("lengths", [(1, 7), (4, 9)], ids=["early_eos", "late_eos"])
-def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, over_max, lengths):
-    sampling = {"others_max": 4, "over_max": over_max}
+def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, above_max_others, lengths):
+    sampling = {"max_others": 4, "above_max_others": above_max_others}
     min_length, max_length = lengths
     captions = assert_engines_agree(
         image_crops(num_masks=num_masks), sampling=sampling, min_length=min_length, max_length=max_length
@@ -50,14 +50,14 @@ def test_every_rule_draws_the_tokens_of_the_plain_definition(num_masks, over_max
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [{}, {"over_max": "own"}], ids=["nearest", "own"])
+@pytest.mark.parametrize("sampling", [{}, {"above_max_others": "no_contrast"}], ids=["nearest", "no_contrast"])
 def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
     text = {"layers": 1}
     model = small_coca(text=text, decoder={"layers": 2})
     sampling = {"top_k": (5, 13), "top_p": (0.4, 0.8), **sampling}
     captions = assert_engines_agree(image_crops(num_masks=31), model, sampling=sampling, min_length=3, max_length=6)
     counted = {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
-    assert counted == ({("own", 0)} if "over_max" in sampling else {("all", 30)})
+    assert counted == ({("no_contrast", 0)} if "above_max_others" in sampling else {("all", 30)})
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_in_single_precision_the_engine_draws_what_double_precision_draws():
 
 @pytest.mark.slow
 def test_images_that_come_together_keep_to_their_own_others():
-    # Ragged: of 1, 5 and 3 masks, of which one set has more than others_max allows.
+    # Ragged: of 1, 5 and 3 masks, of which one set has more than max_others allows.
     images = [
         image_crops(num_masks=num_masks, num_kinds=2, seed=num_masks, image_id=f"{num_masks:04}")
         for num_masks in (1, 5, 3)
     ]
-    config = captions_config(sampling={"others_max": 2}, max_length=7)
+    config = captions_config(sampling={"max_others": 2}, max_length=7)
     together = CachedEngine(small_coca(), SPECIAL, config, seed=3).generate_together(images)
     plain = ReferenceEngine(small_coca(), SPECIAL, config, seed=3)
     for captions, image in zip(together, images, strict=True):
@@ -141,7 +141,7 @@ def test_equal_crops_are_decoded_once_and_change_no_caption():
 
 def test_the_nearest_others_are_named_by_their_indices():
     image = dataclasses.replace(image_crops(num_masks=4), mask_indices=(0, 2, 3, 7))
-    captions = assert_engines_agree(image, max_length=5, sampling={"others_max": 2})
+    captions = assert_engines_agree(image, max_length=5, sampling={"max_others": 2})
     beam, *sampled = captions[:11]
     assert beam.other_masks == ()
     assert {caption.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}

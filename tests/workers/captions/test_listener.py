@@ -65,7 +65,7 @@ def test_only_the_most_similar_masks_are_asked():
     scores, nearest = plain_scores(image, 0), cosines.argmax(dim=1).numpy()[TARGETS]
     rows = np.arange(len(TEXTS))
     due = 1 / (1 + np.exp(scores[rows, nearest] - scores[rows, TARGETS]))
-    assert heard_scores(image, others_max=1).listener == pytest.approx(due, abs=1e-9)
+    assert heard_scores(image, max_others=1).listener == pytest.approx(due, abs=1e-9)
 
 
 def test_below_the_least_truth_no_other_mask_is_asked_and_the_truth_stands():

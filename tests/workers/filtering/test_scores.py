@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from pseudoris.workers.filtering.scores import score_candidates
 
-MIN_SCORE = 1e-4
+MIN_COSINE = 1e-4
 
 
 def scores(context, masked, targets):
-    return score_candidates(context, masked, targets=targets, min_score=MIN_SCORE)
+    return score_candidates(context, masked, targets=targets, min_cosine=MIN_COSINE)
 
 
 def test_the_three_scores_are_those_of_a_calculation_by_hand():
@@ -41,20 +41,20 @@ def test_each_candidate_is_compared_with_the_others_of_its_own_target():
 def test_two_negative_cosines_do_not_make_a_strong_rival():
     got = scores([[0.3], [-0.9]], [[0.3], [-0.9]], [0])
 
-    assert got.distinctiveness == pytest.approx([0.09 / MIN_SCORE**2])
+    assert got.distinctiveness == pytest.approx([0.09 / MIN_COSINE**2])
 
 
 def test_a_target_below_the_floor_scores_the_floor():
     got = scores([[-0.2], [0.5]], [[-0.1], [0.5]], [0])
 
-    assert got.correctness == pytest.approx([MIN_SCORE])
-    assert got.distinctiveness == pytest.approx([MIN_SCORE**2 / 0.25])
+    assert got.correctness == pytest.approx([MIN_COSINE])
+    assert got.distinctiveness == pytest.approx([MIN_COSINE**2 / 0.25])
 
 
 def test_a_lone_mask_has_correctness_alone_and_keeps_its_candidates():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
 
-    assert got.correctness == pytest.approx([0.7, MIN_SCORE])
+    assert got.correctness == pytest.approx([0.7, MIN_COSINE])
     assert (got.uniqueness, got.distinctiveness, got.rival) == (None, None, None)
     assert got.kept(tau=5.0).tolist() == [True, True]
 
@@ -104,9 +104,9 @@ def problems(draw):
 @given(problems())
 def test_scores_equal_a_plain_loop_over_the_definition(problem):
     context, masked, targets = problem
-    c = [[max(value, MIN_SCORE) for value in row] for row in context]
-    m = [[max(value, MIN_SCORE) for value in row] for row in masked]
-    got = score_candidates(context, masked, targets=targets, min_score=MIN_SCORE)
+    c = [[max(value, MIN_COSINE) for value in row] for row in context]
+    m = [[max(value, MIN_COSINE) for value in row] for row in masked]
+    got = score_candidates(context, masked, targets=targets, min_cosine=MIN_COSINE)
 
     for t, i in enumerate(targets):
         others = [k for k in range(len(c)) if k != i]
