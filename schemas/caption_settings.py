@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel, NonNegative, without_none
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, without_defaults
 from pseudoris.schemas.shard import CROP_MASKED, crop_context
 from pseudoris.schemas.source_settings import WeightsConfig
 
@@ -114,6 +114,9 @@ class CaptionsConfig(FrozenModel):
     weights: WeightsConfig
     has_masked_crop: bool = True
     context_scales: tuple[Annotated[float, Field(ge=1.0, le=4.0)], ...] = (1.0, 1.1, 1.2)
+    # Whether crops are resized with antialiasing (ours). The authors' torchvision resizes tensors without it, so fine
+    # texture of large objects becomes noise.
+    has_antialiasing: bool = True
     # In tokens. Both count SOT; `max_length` counts EOS too.
     min_length: int = Field(default=5, ge=1)
     max_length: int = Field(default=30, ge=3)
@@ -154,5 +157,5 @@ class CaptionsConfig(FrozenModel):
         return {**masked, **{crop_context(scale): scale for scale in self.context_scales}}
 
     @model_serializer(mode="wrap")
-    def _without_silence(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_none(handler(self), "listening")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "listening", "has_antialiasing")

@@ -54,6 +54,8 @@ class FilterConfig(FrozenModel):
     # expressions of a mask.
     keep: tuple[KeepCondition, ...] = ()
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
+    # As of `captions`: the authors give both models the same crops.
+    has_antialiasing: bool = True
     # Cosines are clamped to at least this: a negative value would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
     nouns: Literal["rules", "spacy"] = "rules"
@@ -73,7 +75,7 @@ class FilterConfig(FrozenModel):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Left out if unset or empty, so that older runs, which have no such keys, keep their identity and hash.
-        return without_defaults(self, handler(self), "confidence", "keep")
+        return without_defaults(self, handler(self), "confidence", "keep", "has_antialiasing")
 
 
 class ComputeConfig(FrozenModel):

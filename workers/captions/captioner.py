@@ -79,7 +79,8 @@ class CocaCaptioner:
         self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
         listening = config.listening
         self._listener = Listener(self._engine, config, listening, self._tokenizer.encode) if listening else None
-        self._format = CropFormat(model.visual.image_size[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        size, antialiasing = model.visual.image_size[0], config.has_antialiasing
+        self._format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)
         self._scales = config.crop_kinds()
         self._crops_together = config.crops_together
         self._device, self._dtype = device, dtype

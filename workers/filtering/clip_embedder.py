@@ -8,6 +8,7 @@ matrices, because rounding depends on the shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import open_clip
@@ -142,7 +143,7 @@ class ClipEmbedder:
             compile_tower(self._model.visual)
         self._text = TextTower(self._model)
         self._tokenise = ClipTokenizer(int(model.context_length))
-        self.crop_format = crop_format(model, config.weights)
+        self.crop_format = replace(crop_format(model, config.weights), has_antialiasing=config.has_antialiasing)
 
     def embed_crops(self, crops: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return (K, D) float32, a row per crop, in order.

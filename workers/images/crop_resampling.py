@@ -1,6 +1,6 @@
 """Cuts, pads and resizes a batch of crops by two weighted sums: over rows of pixels, then over the resulting columns.
 
-Antialiased bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's
+Bilinear resizing is linear in each axis, and its weights sum to one. So padding adds nothing to an image's
 deviation from the padding colour, and the padded square is never built: an output pixel is a weighted sum over a run of
 existing pixels. The weights depend on the axis alone (`AxisTaps`). Each output is summed separately, so that a crop has
 the same bits in every batch.
@@ -51,11 +51,13 @@ class AxisTaps:
         return np.stack([self.first[crop, begin], last], axis=1)
 
 
-def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int) -> AxisTaps:
+def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int, has_antialiasing: bool = True) -> AxisTaps:
     """Return the taps of spans of pixels, each padded centrally to its side and resized to `size`.
 
-    The triangle filter reaches one output pixel to each side, and at least one input pixel. Weights are divided by the
-    sum of the triangle inside the padded square, padding included. If the padding is odd, the end gets one pixel more.
+    The triangle filter reaches one output pixel to each side, and at least one input pixel. Without antialiasing it
+    reaches one input pixel: it interpolates between two neighbours, and repeats the pixel at an edge. Weights are
+    divided by the sum of the triangle inside the padded square, padding included. If the padding is odd, the end gets
+    one pixel more.
     Source: Pillow 12, Resample.c, precompute_coeffs.
 
     Args:
@@ -63,9 +65,10 @@ def axis_taps(spans: Ints, sides: Ints, wanted: Ints, *, size: int) -> AxisTaps:
         sides: (C,), the padded length, at least the span's.
         wanted: (C, 2), first output and end (exclusive); the other outputs get no taps.
         size: Number of outputs S.
+        has_antialiasing: As in `CropFormat`.
     """
     scale = (sides / size)[:, None]
-    reach = np.maximum(scale, 1.0)
+    reach = np.maximum(scale, 1.0) if has_antialiasing else np.ones_like(scale)
     outputs = np.arange(size)
     centre = (outputs + 0.5) * scale
     length = spans[:, 1] - spans[:, 0]
@@ -127,14 +130,15 @@ def _triangle_sums(centres: NDArray[np.float64], side: Ints, reach: NDArray[np.f
 class CropAccumulator:
     """Sums up the crops of an image by bands of output rows: colours from 0 to 255, minus the fill colour."""
 
-    def __init__(self, num_crops: int, size: int, device: torch.device) -> None:
-        """Start with crops that contain only the fill."""
+    def __init__(self, num_crops: int, size: int, device: torch.device, *, has_antialiasing: bool = True) -> None:
+        """Start with crops that contain only the fill; `has_antialiasing` as in `CropFormat`."""
+        self._has_antialiasing = has_antialiasing
         self._size, self._num_bands = size, -(-size // BAND_ROWS)
         self._bands = torch.zeros(num_crops * self._num_bands, size, 3 * BAND_ROWS, device=device)
 
     def add(self, image: TiledImage, tiles: Sequence[CropTile]) -> None:
         """Compute the outputs of `tiles`, in one batch."""
-        y, x = (_taps(tiles, axis, self._size) for axis in (1, 0))
+        y, x = (self._taps(tiles, axis) for axis in (1, 0))
         is_live: list[bool] = np.logical_and(y.count.any(axis=1), x.count.any(axis=1)).tolist()
         if not all(is_live):
             # Leave out tiles that see only padding.
@@ -149,6 +153,12 @@ class CropAccumulator:
         bands = to_device(crops[plan.band_tile] * self._num_bands + plan.band, sums.device)
         # The tiles of one crop do not overlap: each is zero where the others are not.
         self._bands.index_add_(0, bands, sums.view(len(bands), self._size, -1))
+
+    def _taps(self, tiles: Sequence[CropTile], axis: int) -> AxisTaps:
+        spans = np.array([tile.box for tile in tiles])[:, [axis, axis + 2]]
+        sides = np.array([tile.side for tile in tiles])
+        wanted = np.array([tile.rows if axis else tile.columns for tile in tiles])
+        return axis_taps(spans, sides, wanted, size=self._size, has_antialiasing=self._has_antialiasing)
 
     def scaled(self, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Return (C, 3, size, size) float32: the sums times `gain` plus `offset`, both (3,)."""
@@ -215,12 +225,6 @@ class _Plan:
 
     def _band_strips(self) -> Ints:
         return (self.strips[:, 1] - self.strips[:, 0])[self.band_tile]
-
-
-def _taps(tiles: Sequence[CropTile], axis: int, size: int) -> AxisTaps:
-    boxes = np.array([tile.box for tile in tiles])
-    wanted = np.array([tile.rows if axis else tile.columns for tile in tiles])
-    return axis_taps(boxes[:, [axis, axis + 2]], np.array([tile.side for tile in tiles]), wanted, size=size)
 
 
 def _windows(tiles: Sequence[CropTile], rows: Ints, strips: Ints) -> tuple[Windows, Ints]:

@@ -28,7 +28,9 @@ FILL_RGB: Final = (123, 117, 104)
 BATCH_BYTES: Final = 64 * 2**20
 
 
-def plain_crop(region: NDArray[np.uint8], size: int, *, mask: NDArray[np.bool_] | None = None) -> torch.Tensor:
+def plain_crop(
+    region: NDArray[np.uint8], size: int, *, mask: NDArray[np.bool_] | None = None, has_antialiasing: bool = True
+) -> torch.Tensor:
     """Return one crop by its definition, (3, size, size) float32 RGB in [0, 1], before normalisation.
 
     `make_crops` equals it up to rounding; tests compare the two.
@@ -37,9 +39,10 @@ def plain_crop(region: NDArray[np.uint8], size: int, *, mask: NDArray[np.bool_] 
         region: (h, w, 3) uint8 RGB, the pixels of the crop's box.
         size: Side of the crop in pixels.
         mask: (h, w) bool, the mask in the same box; None for a context crop.
+        has_antialiasing: As in `CropFormat`.
     """
     square = torch.from_numpy(padded_square(region, mask=mask)).permute(2, 0, 1)[None] / 255
-    return F.interpolate(square, (size, size), mode="bilinear", antialias=True)[0]
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=has_antialiasing)[0]
 
 
 def padded_square(region: NDArray[np.uint8], *, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
@@ -61,11 +64,14 @@ class CropFormat:
         size: Side of the square input in pixels.
         mean: Per RGB channel, subtracted from colours in [0, 1].
         std: Per RGB channel, divided by afterwards.
+        has_antialiasing: Whether a smaller output pixel averages all pixels that it covers. Without it, it is
+            interpolated between the nearest pixels, as torchvision 0.12 resizes tensors.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    has_antialiasing: bool = True
 
 
 def make_crops(
@@ -98,7 +104,7 @@ def make_crops(
     _check_runs(runs, len(boxes), height * width)
     tiles = _tiles(boxes, scales, image_size=(height, width), size=crop_format.size)
     image = TiledImage(pixels, runs, fill_rgb=FILL_RGB, device=device)
-    sums = CropAccumulator(len(tiles), crop_format.size, device)
+    sums = CropAccumulator(len(tiles), crop_format.size, device, has_antialiasing=crop_format.has_antialiasing)
     for batch in tile_batches(tiles, size=crop_format.size, max_bytes=max_bytes):
         sums.add(image, batch)
     fill, mean, std = (torch.tensor(rgb, device=device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))

@@ -119,6 +119,19 @@ def test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules(captioner):
         assert all(sample.log_prob <= 0 for sample in samples)
 
 
+def test_in_paper_the_captioner_sees_crops_without_antialiasing(run, captioner):
+    image = shard_image(1)
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * SIDE, 4 * SIDE, 3), dtype=np.uint8)
+    (counts,) = rle.encode(torch.ones(1, 4 * SIDE, 4 * SIDE, dtype=torch.bool))
+    box = (0, 0, 4 * SIDE, 4 * SIDE)
+    whole = dataclasses.replace(image.masks[0], rle_size=pixels.shape[:2], rle_counts=counts, box_xyxy_px=box)
+    image = dataclasses.replace(image, masks=(whole,))
+    rough = CocaCaptioner(run.captions.model_copy(update={"has_antialiasing": False}), run.compute)
+    # Noise stays noise where nothing averages it.
+    smooth_std, rough_std = (float(stage.image_crops(image, pixels).pixels.std()) for stage in (captioner, rough))
+    assert rough_std > 2 * smooth_std
+
+
 @pytest.mark.slow
 def test_an_image_gives_the_same_candidates_alone_and_in_another_order(captioner):
     images = [shard_image(n, num_masks=n + 1) for n in range(3)]

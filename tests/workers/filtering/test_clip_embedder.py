@@ -116,6 +116,11 @@ def test_a_text_longer_than_the_context_is_cut_not_refused(embedder):
     assert embedder.embed_texts(["very " * 500 + "long"]).shape == (1, 128)
 
 
+def test_in_paper_clip_sees_crops_without_antialiasing(embedder):
+    rough = ClipEmbedder(TINY.model_copy(update={"has_antialiasing": False}), ComputeConfig(device="cpu"))
+    assert (embedder.crop_format.has_antialiasing, rough.crop_format.has_antialiasing) == (True, False)
+
+
 def test_the_crop_format_is_the_towers_size_and_clips_mean(embedder):
     assert embedder.crop_format.size == 96
     assert embedder.crop_format.mean == OPENAI_DATASET_MEAN

@@ -67,11 +67,11 @@ def test_a_crop_that_nothing_was_added_to_is_fill():
     assert torch.equal(crops[0], (torch.tensor(FILL) / 255).view(3, 1, 1).expand(3, SIZE, SIZE))
 
 
-def plain_weights(length, side, size):
+def plain_weights(length, side, size, *, has_antialiasing):
     """(size, length) float64: what each pixel of a padded span weighs in each output, one after another."""
     before = (side - length) // 2
     scale = side / size
-    reach = max(scale, 1.0)
+    reach = max(scale, 1.0) if has_antialiasing else 1.0
     weights = np.zeros((size, side))
     for output in range(size):
         centre = (output + 0.5) * scale
@@ -92,13 +92,15 @@ def dense(taps, crop, start, length):
 @given(
     crops=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 80), st.integers(0, 60)), min_size=1, max_size=4),
     size=st.integers(1, 40),
+    has_antialiasing=st.booleans(),
 )
-def test_taps_are_the_triangle_filter_of_the_padded_square(crops, size):
+def test_taps_are_the_triangle_filter_of_the_padded_square(crops, size, has_antialiasing):
     spans = np.array([(start, start + length) for start, length, _ in crops])
     sides = np.array([length + padding for _, length, padding in crops])
-    taps = axis_taps(spans, sides, np.tile([0, size], (len(crops), 1)), size=size)
+    wanted = np.tile([0, size], (len(crops), 1))
+    taps = axis_taps(spans, sides, wanted, size=size, has_antialiasing=has_antialiasing)
     for crop, (start, length, _) in enumerate(crops):
-        expected = plain_weights(length, int(sides[crop]), size)
+        expected = plain_weights(length, int(sides[crop]), size, has_antialiasing=has_antialiasing)
         np.testing.assert_allclose(dense(taps, crop, start, length), expected, rtol=0, atol=1e-6)
 
 

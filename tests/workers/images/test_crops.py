@@ -176,16 +176,34 @@ def images_with_boxes(draw):
 
 
 @settings(max_examples=40)
-@given(case=images_with_boxes(), size=st.sampled_from([1, 7, 16, 40]))
-def test_all_crops_of_an_image_equal_the_plain_definition_one_by_one(case, size):
+@given(case=images_with_boxes(), size=st.sampled_from([1, 7, 16, 40]), has_antialiasing=st.booleans())
+def test_all_crops_of_an_image_equal_the_plain_definition_one_by_one(case, size, has_antialiasing):
     pixels, boxes, masks = case
     scales = (None, 1.0, 1.1, 1.2)
-    crops = crops_of(pixels, boxes, masks, scales=scales, crop_format=CropFormat(size, RAW.mean, RAW.std))
+    crop_format = CropFormat(size, RAW.mean, RAW.std, has_antialiasing)
+    crops = crops_of(pixels, boxes, masks, scales=scales, crop_format=crop_format)
     for kind, scale in enumerate(scales):
         for number, (box, mask) in enumerate(zip(boxes, masks, strict=True)):
             x0, y0, x1, y1 = grow_box(box, scale=scale or 1.0, image_size=pixels.shape[:2])
-            plain = plain_crop(pixels[y0:y1, x0:x1], size, mask=mask[y0:y1, x0:x1] if scale is None else None)
+            kept = mask[y0:y1, x0:x1] if scale is None else None
+            plain = plain_crop(pixels[y0:y1, x0:x1], size, mask=kept, has_antialiasing=has_antialiasing)
             torch.testing.assert_close(crops[kind, number], plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(90, 131), (300, 41), (17, 222), (1, 1), (700, 900)])
+@pytest.mark.parametrize("size", [8, 96, 224])
+def test_in_paper_crops_are_resized_as_torchvision_resizes_a_tensor_without_antialiasing(shape, size):
+    # The authors normalise first and resize then; both are linear.
+    pixels = texture(*shape, seed=0)
+    crop_format = CropFormat(size, CLIP.mean, CLIP.std, has_antialiasing=False)
+    box = (0, 0, shape[1], shape[0])
+    (crop,) = crops_of(pixels, [box], [np.ones(shape, bool)], scales=(1.0,), crop_format=crop_format)[0]
+    square = v2.functional.normalize(unresized(padded_square(pixels)).double(), list(CLIP.mean), list(CLIP.std))
+    plain = v2.functional.resize(square, [size, size], v2.InterpolationMode.BILINEAR, antialias=False)
+    torch.testing.assert_close(crop.double(), plain, rtol=0, atol=1e-4)
+    smooth = v2.functional.resize(square, [size, size], v2.InterpolationMode.BILINEAR, antialias=True)
+    if max(shape) > 2 * size:
+        assert (smooth - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("shape", [(90, 131), (300, 41), (17, 222)])
