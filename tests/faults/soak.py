@@ -1,6 +1,6 @@
 """A soak: one run after the other under faults drawn at random, each held against a run that nobody disturbed.
 
-    python -m tests.faults.soak --faults 10000 [--minutes 60] [--images 2000] [--record FILE] [--seed N]
+    python -m tests.faults.soak --faults 10000 [--minutes 60] [--images 2000] [--faults-a-run 250] [--record FILE]
 
 Every run takes place in one of four settings (`soak_settings.py`). Every second or so it meets a fault
 (`soak_faults.py`): 19 of 20 are cheap ones, and the others are those that the record has least of. A driver that ends
@@ -168,7 +168,7 @@ def soak(
     max_faults: int | None = None,
     minutes: float = float("inf"),
     num_images: int = 2_000,
-    faults_a_run: int = 100,
+    faults_a_run: int = 250,
     dear: Sequence[Kind] = DEAR,
     seed: int | None = None,
     say: Callable[[str], None],
@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=None, help="go on until the record holds so many")
     parser.add_argument("--minutes", type=float, default=30.0, help="begin no run after so many minutes (default: 30)")
     parser.add_argument("--images", type=int, default=2_000, help="images a run")
+    parser.add_argument("--faults-a-run", type=int, default=250, help="then the run is left alone until it ends")
     parser.add_argument("--record", type=Path, default=RECORD, help="what the runs add up to")
     parser.add_argument("--seed", type=int, default=None, help="of the first run; drawn and recorded if not given")
     arguments = parser.parse_args()
@@ -228,6 +229,7 @@ def main() -> None:
             max_faults=arguments.faults,
             minutes=arguments.minutes,
             num_images=arguments.images,
+            faults_a_run=arguments.faults_a_run,
             seed=arguments.seed,
             say=say,
         )
