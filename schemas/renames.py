@@ -66,7 +66,7 @@ def renamed(key: str, value: object) -> str | None:
     for each in RENAMES:
         word = each.values.get(value) if isinstance(value, str) else None
         if key == each.old_key:
-            return f"{key} is now called {each.new_key}" + (f", and its value {value} {word}" if word else "")
+            return f"{key} is now called {each.new_key}" + (f", and its value {value} is now {word}" if word else "")
         if key == each.new_key and word:
             return f"{key}: the value {value} is now called {word}"
     return None

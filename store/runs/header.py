@@ -120,11 +120,17 @@ def check_identity(
         return acceptable
     if source is not None and _place(header.source) != _place(source):
         refused.append(f"SOURCE: {header.source!r} in the run, {source!r} now")
+    remedies = ["Use the settings that the run was started with"]
+    version = header.identity.versions.get("pseudoris")
+    if version is not None and version != identity.versions.get("pseudoris"):
+        remedies.append(f"finish it with pseudoris {version}")
+    remedies.append("or name another output")
+    if refused == acceptable:
+        remedies.append("or accept other devices and package versions with --allow-mixed")
     lines = "\n".join(f"  {line}" for line in refused)
-    mixed = ", or accept other devices and package versions with --allow-mixed" if refused == acceptable else ""
     raise ConfigError(
         f"this output holds a run with another identity, so the tables would not match:\n{lines}\n"
-        f"Use the settings that the run was started with, or name another output{mixed}"
+        + ", ".join(remedies)
     )
 
 

@@ -15,7 +15,7 @@ from pseudoris.schemas.renames import RENAMES, Rename, in_first_words, in_presen
 # Each key with a value of it, and what the refusal names.
 OLD_KEYS = [pytest.param(each, 3, rf"{each.old_key} is now called {each.new_key}", id=each.old_key) for each in RENAMES]
 OLD_VALUES = [
-    pytest.param(each, old, rf"{each.old_key} is now called {each.new_key}, and its value {old} {new}", id=old)
+    pytest.param(each, old, rf"{each.old_key} is now called {each.new_key}, and its value {old} is now {new}", id=old)
     for each in RENAMES
     for old, new in each.values.items()
 ]

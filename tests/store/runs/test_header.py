@@ -54,6 +54,12 @@ def test_another_identity_is_refused_with_every_differing_field(location):
     assert "name another output" in str(caught.value)
 
 
+def test_the_refusal_of_a_run_of_another_version_names_the_version_that_can_finish_it(location):
+    header = start_run(location, identity=make_identity(versions={"pseudoris": "0.1.0"}))
+    with pytest.raises(ConfigError, match=r"started with, finish it with pseudoris 0\.1\.0, or name another output"):
+        check_identity(header, make_identity(versions={"pseudoris": "0.2.0"}))
+
+
 def test_a_header_in_old_words_is_read_and_continued_with_the_same_settings(location):
     config = load_config("tiny", None, ["captions.sampling.above_max_others=no_contrast"])
     today = make_identity(method=config.method())
