@@ -67,6 +67,13 @@ class BeamConfig(FrozenModel):
     # logit (the authors' setting) sums raw logits; logprob sums log-probabilities.
     beam_score: Literal["logit", "logprob"] = "logit"
     length_penalty: float = 1.0
+    # Whether the length that a sum is divided by counts the EOS that ended a caption. True: transformers 4.56. False:
+    # the authors' transformers (4.30, 4.31), whose beams end sooner.
+    counts_eos: bool = True
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "counts_eos")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

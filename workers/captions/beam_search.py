@@ -2,9 +2,11 @@
 
 open_clip uses 6 beams in 3 groups without a diversity term. So every group does the same search over `num_beams /
 num_groups` beams, and one group is enough here (a test runs all three). The score of a beam is the sum of raw logits,
-or of log-probabilities, divided by length^penalty; length counts SOT and EOS.
+or of log-probabilities, divided by length^penalty; length counts SOT, and EOS unless `counts_eos` is false. Whether
+any open beam can still improve is asked with the token that was just appended counted, EOS or not.
 
-Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`.
+Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
+transformers 4.30.2 and 4.31.0, of the same name.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class BeamSearch:
     num_beams: int
     eos: int
     length_penalty: float
+    counts_eos: bool = True
     beams: list[Beam] = field(init=False)
     finished: list[Hypothesis] = field(init=False, default_factory=list)
     is_done: bool = field(init=False, default=False)
@@ -88,7 +91,8 @@ class BeamSearch:
         unfinished = [extension for extension in best if extension.token != self.eos]
         for extension in best[: self.num_beams]:
             if extension.token == self.eos:
-                self._finish(extension.score, self.beams[extension.beam].tokens, extension.log_prob, length)
+                counted = length if self.counts_eos else length - 1
+                self._finish(extension.score, self.beams[extension.beam].tokens, extension.log_prob, counted)
         self.is_done = self._cannot_improve(best[0].score, length)
         chosen = unfinished[: self.num_beams]
         self.beams = [Beam(c.score, c.log_prob, (*self.beams[c.beam].tokens, c.token)) for c in chosen]

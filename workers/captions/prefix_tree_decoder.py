@@ -40,6 +40,7 @@ class DecodingLimits:
     num_beams: int
     beam_score: Literal["logit", "logprob"]
     length_penalty: float
+    counts_eos: bool
     budget_bytes: int
 
     @classmethod
@@ -53,6 +54,7 @@ class DecodingLimits:
             num_beams=config.beam.num_beams // config.beam.num_groups,
             beam_score=config.beam.beam_score,
             length_penalty=config.beam.length_penalty,
+            counts_eos=config.beam.counts_eos,
             budget_bytes=prefix_budget(config, image_bytes=image_bytes),
         )
 
@@ -115,7 +117,8 @@ class PrefixTreeDecoding:
         self._log_probs = np.zeros(len(rows.target))
         self.counts = DecodingCounts()
         self.searches = [
-            BeamSearch(limits.num_beams, limits.special.eos, limits.length_penalty) for _ in range(num_crops)
+            BeamSearch(limits.num_beams, limits.special.eos, limits.length_penalty, limits.counts_eos)
+            for _ in range(num_crops)
         ]
 
     def sampled(self, row: int) -> tuple[tuple[int, ...], float]:

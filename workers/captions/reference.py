@@ -32,7 +32,7 @@ def group_beam_search(score: Score, config: CaptionsConfig, special: SpecialToke
         config: Its lengths and its `beam` are read.
         special: Token ids.
 
-    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`.
+    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos` 4.31.
     """
     width = config.beam.num_beams // config.beam.num_groups
     groups = [_Group(width, config, special) for _ in range(config.beam.num_groups)]
@@ -76,7 +76,7 @@ class _Group:
                 scores.append(total)
                 log_probs.append(log_prob)
             elif rank < self.width:
-                self._add(total, self.prefixes[beam], log_prob, length)
+                self._add(total, self.prefixes[beam], log_prob, length if self.beam.counts_eos else length - 1)
             if len(prefixes) == self.width:
                 break
         if len(self.hypotheses) == self.width:

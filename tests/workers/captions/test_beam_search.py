@@ -26,6 +26,22 @@ GOLDEN = [
 ]
 
 
+# The same tables, by the loop of the authors' CoCa over `BeamSearchScorer` of transformers 4.30.2 (the last one that
+# their loop runs with as it is), and of 4.31.0 with its group numbers: both find the same.
+GOLDEN_OF_THE_AUTHORS = [
+    ((1, 0, 6, 3, 5, 12), [10, 8, 5, 9, 9, 7, 3, 6]),
+    ((2, 0, 6, 3, 5, 12), [10, 4, 4, 7, 8, 5, 1]),
+    ((3, 4, 6, 3, 5, 12), [4, 2, 9, 6]),
+    ((4, 4, 6, 3, 1, 12), []),
+    ((5, 2, 4, 1, 3, 10), [3, 1]),
+    ((6, -8, 6, 3, 5, 9), [6, 10, 2, 3, 6, 7, 7, 7]),
+    ((7, 3, 6, 2, 2, 10), [8]),
+    ((8, 1, 2, 1, 4, 8), [7, 6, 0, 3, 4]),
+    ((9, 6, 6, 3, 1, 12), []),
+    ((10, 5, 3, 3, 2, 12), [1]),
+]
+
+
 def logits_of(seed, eos_bonus, prefix):
     row = []
     for token in range(12):
@@ -50,7 +66,8 @@ def all_groups(case, **beam):
 
 def one_group(case, **beam):
     config = settings_of(case, **beam)
-    search = BeamSearch(config.beam.num_beams // config.beam.num_groups, SPECIAL.eos, config.beam.length_penalty)
+    width = config.beam.num_beams // config.beam.num_groups
+    search = BeamSearch(width, SPECIAL.eos, config.beam.length_penalty, config.beam.counts_eos)
     for length in range(1, config.max_length):
         extensions = []
         for index, open_beam in enumerate(search.beams):
@@ -72,6 +89,19 @@ def one_group(case, **beam):
 @pytest.mark.parametrize(("case", "tokens"), GOLDEN)
 def test_all_groups_together_find_what_open_clip_finds(case, tokens):
     assert list(all_groups(case)[0]) == tokens
+
+
+@pytest.mark.parametrize(("case", "tokens"), GOLDEN_OF_THE_AUTHORS)
+def test_in_paper_a_beam_that_eos_ended_is_divided_as_transformers_4_31_does(case, tokens):
+    assert list(all_groups(case, counts_eos=False)[0]) == tokens
+    assert list(one_group(case, counts_eos=False).tokens) == tokens
+
+
+@pytest.mark.parametrize("seed", range(40, 80))
+def test_without_eos_in_the_length_one_group_finds_what_all_groups_find(seed):
+    case = (seed, seed % 7 - 1, 6, 3, 1 + seed % 5, 12)
+    found = one_group(case, counts_eos=False)
+    assert (found.tokens, pytest.approx(found.log_prob)) == all_groups(case, counts_eos=False)
 
 
 @pytest.mark.parametrize(("case", "tokens"), GOLDEN)

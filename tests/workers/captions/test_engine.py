@@ -70,8 +70,9 @@ def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
         {"sampling": {"top_k": (), "top_p": ()}},
         {"beam": {"beam_score": "logprob", "length_penalty": 0.7}},
         {"beam": {"num_beams": 1, "num_groups": 1}},
+        {"beam": {"counts_eos": False}},
     ],
-    ids=["nucleus", "weighted", "hard_distractors", "extreme_sets", "beam_alone", "logprob", "greedy"],
+    ids=["nucleus", "weighted", "hard_distractors", "extreme_sets", "beam_alone", "logprob", "greedy", "authors_beam"],
 )
 def test_other_settings_follow_the_plain_definition(changes):
     assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
