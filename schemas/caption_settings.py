@@ -103,10 +103,13 @@ class SamplingConfig(FrozenModel):
     others_weighting: Literal["mean", "similar"] = "mean"
     # Temperature of that softmax. Raised, the weights approach the mean; lowered, the most similar mask alone counts.
     others_temperature: float = Field(default=0.2, gt=0)
+    # Whether a drawn pad token (0, "!" inside a word) ends a caption as EOS does, also below `min_length`. The authors'
+    # loop takes it for padding.
+    pad_ends_caption: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_plain_mean(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = handler(self)
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree = without_defaults(self, handler(self), "pad_ends_caption")
         # Left out for `mean`, so that older runs, which have no such keys, keep their identity and hash.
         dropped = ("others_weighting", "others_temperature") if self.others_weighting == "mean" else ()
         return {key: value for key, value in tree.items() if key not in dropped}

@@ -37,6 +37,7 @@ class DecodingLimits:
     min_length: int
     max_length: int
     temperature: float
+    pad_ends_caption: bool
     num_beams: int
     beam_score: Literal["logit", "logprob"]
     length_penalty: float
@@ -51,6 +52,7 @@ class DecodingLimits:
             min_length=config.min_length,
             max_length=config.max_length,
             temperature=config.sampling.temperature,
+            pad_ends_caption=config.sampling.pad_ends_caption,
             num_beams=config.beam.num_beams // config.beam.num_groups,
             beam_score=config.beam.beam_score,
             length_penalty=config.beam.length_penalty,
@@ -189,6 +191,8 @@ class PrefixTreeDecoding:
             prefix_length=length,
             is_eos_allowed=length >= self._limits.min_length,
         )
+        if self._limits.pad_ends_caption:
+            tokens = np.where(tokens == self._limits.special.pad, self._limits.special.eos, tokens)
         self._tokens[active.rows, length - 1] = tokens
         self._log_probs[active.rows] += log_probs
         return tokens

@@ -32,7 +32,7 @@ def group_beam_search(score: Score, config: CaptionsConfig, special: SpecialToke
         config: Its lengths and its `beam` are read.
         special: Token ids.
 
-    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos` 4.31.
+    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer` (4.31 without EOS).
     """
     width = config.beam.num_beams // config.beam.num_groups
     groups = [_Group(width, config, special) for _ in range(config.beam.num_groups)]
@@ -171,7 +171,8 @@ class ReferenceEngine:
                     u=float(uniform[row, length]),
                 )
                 log_probs[row] += log_prob
-                if token != self._special.eos:
+                is_pad = token == self._special.pad and self._config.sampling.pad_ends_caption
+                if token != self._special.eos and not is_pad:
                     prefixes[row].append(token)
                     is_live.append(row)
             active = is_live

@@ -78,6 +78,21 @@ def test_other_settings_follow_the_plain_definition(changes):
     assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
 
 
+def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it():
+    image, model = image_crops(num_masks=3), small_coca()
+    model.text_decoder.text_projection[:, SPECIAL.pad] += 9.0 / 16
+    settings = {"max_length": 8, "min_length": 5}
+    rules = {"top_k": (13,), "top_p": (0.8,)}
+    free = captions_of(CachedEngine, image, model, sampling=rules, **settings)
+    drawn = [caption for caption in free if caption.rule.name != "beam" and SPECIAL.pad in caption.tokens]
+    assert drawn, "no caption draws token 0: the seed shows nothing"
+    ended = assert_engines_agree(image, model, sampling={**rules, "pad_ends_caption": True}, **settings)
+    for before, after in zip(free, ended, strict=True):
+        # The same draws up to there, also below the least length; the token itself is no word. Beams go on.
+        end = before.tokens.index(SPECIAL.pad) if before in drawn else len(before.tokens)
+        assert after.tokens == before.tokens[:end]
+
+
 @pytest.mark.slow
 def test_several_crop_kinds_keep_to_their_own_others():
     captions = assert_engines_agree(image_crops(num_masks=3, num_kinds=3), max_length=6)
