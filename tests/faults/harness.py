@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.checks.verify import VerifyReport, verify_run
+from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
 from tests.builders.runs import all_receipts
@@ -165,8 +165,10 @@ def part_digests(location: RunLocation) -> dict[str, str]:
     }
 
 
-def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1) -> VerifyReport:
+def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1) -> dict[str, Any]:
     """Nothing lost, nothing doubled, the same bytes: the two promises that every fault must leave standing.
+
+    Returns the trial's row, as `record` writes it.
 
     Args:
         out: The run that was disturbed and has ended.
@@ -193,7 +195,7 @@ def prove(out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tri
     assert report.is_clean, report.problems
     assert report.num_accounted == report.num_images == report.annotated + report.empty + report.quarantined
     assert (row["lost"], row["doubled"], row["bytes_equal"]) == (0, 0, True), row
-    return report
+    return row
 
 
 def prove_all_but(out: str | Path, undisturbed: str | Path, key: str, *, fault: str, how: str) -> None:

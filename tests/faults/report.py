@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HEAD = ("what happened", "how it was made", "times", "images", "lost", "doubled", "bytes equal", "`verify`")
-SOAK_HEAD = ("fault", "times", "runs", "starts after it", "lost", "doubled", "bytes equal")
+SOAK_HEAD = ("fault", "times", "runs", "starts in these", "lost", "doubled", "bytes equal")
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -42,21 +43,24 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 def soak_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a soak's runs as a Markdown table, a row for each kind of fault and one for all."""
     lines = ["| " + " | ".join(SOAK_HEAD) + " |", "| --- |" + " --: |" * (len(SOAK_HEAD) - 2) + " --- |"]
-    kinds = sorted({kind for row in rows for kind in row["struck"]}, key=lambda kind: -_sum(rows, "struck", kind))
-    lines += [_soak_row(kind, [row for row in rows if kind in row["struck"]], kind) for kind in kinds]
-    lines.append(_soak_row("all", rows, None))
+    times = sum((Counter[str](row["struck"]) for row in rows), Counter[str]())
+    lines += [
+        _soak_row(kind, [row for row in rows if kind in row["struck"]], count) for kind, count in times.most_common()
+    ]
+    lines.append(_soak_row("all", rows, times.total()))
     return "\n".join(lines)
 
 
-def _soak_row(name: str, rows: Sequence[Mapping[str, Any]], kind: str | None) -> str:
-    times, starts = _sum(rows, "struck", kind), _sum(rows, "starts", kind)
-    numbers = (times, len(rows), starts, sum(row["lost"] for row in rows), sum(row["doubled"] for row in rows))
+def _soak_row(kind: str, rows: Sequence[Mapping[str, Any]], times: int) -> str:
+    numbers = (
+        times,
+        len(rows),
+        sum(row["starts"] for row in rows),
+        sum(row["lost"] for row in rows),
+        sum(row["doubled"] for row in rows),
+    )
     is_equal = all(row["bytes_equal"] for row in rows)
-    return "| " + " | ".join((name, *(f"{number:,}" for number in numbers), "yes" if is_equal else "NO")) + " |"
-
-
-def _sum(rows: Sequence[Mapping[str, Any]], column: str, kind: str | None) -> int:
-    return sum(count for row in rows for name, count in row[column].items() if kind in (None, name))
+    return "| " + " | ".join((kind, *(f"{number:,}" for number in numbers), "yes" if is_equal else "NO")) + " |"
 
 
 def main() -> None:

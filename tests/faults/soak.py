@@ -91,25 +91,21 @@ class Soak:
             self._drive(piece, counts)
             how = f"setting {name}, seed {seed}"
             tries = piece.struck.total()
-            report = prove(setting.out, self.undisturbed, fault="a soak: all of it", how=how, tries=tries)
+            proven = prove(setting.out, self.undisturbed, fault="a soak: all of it", how=how, tries=tries)
             hits = dict(setting.proxy.hits) if setting.proxy else {}
         line = {
             "setting": name,
             "seed": seed,
-            "images": report.num_images,
             "seconds": round(time.monotonic() - began),
             "faults": tries,
             "struck": dict(piece.struck),
-            "starts": dict(piece.starts),
+            "starts": piece.starts,
             "requests_hit": hits,
-            # `prove` raises otherwise.
-            "lost": 0,
-            "doubled": 0,
-            "bytes_equal": True,
+            **{name: proven[name] for name in ("images", "lost", "doubled", "bytes_equal")},
         }
         with self.record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.say(f"ended as it should, after {tries} faults and {piece.starts.total()} starts")
+        self.say(f"ended as it should, after {tries} faults and {piece.starts} starts")
         shutil.rmtree(folder, ignore_errors=True)
 
     def _drive(self, piece: Piece, counts: Mapping[str, int]) -> None:

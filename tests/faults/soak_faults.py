@@ -37,7 +37,8 @@ class Piece:
 
     Attributes:
         struck: Faults by kind.
-        starts: Drivers started anew, by the kind of fault that came before.
+        starts: Drivers that were started.
+        last: The kind that came last.
         may_end_anyhow: A node or the head was killed, and on one machine the driver may hang on it and go with it.
     """
 
@@ -45,13 +46,13 @@ class Piece:
     draw: random.Random
     driver: Driver = field(init=False)
     struck: Counter[str] = field(default_factory=Counter)
-    starts: Counter[str] = field(default_factory=Counter)
+    starts: int = 0
     last: str = "none"
     may_end_anyhow: bool = False
 
     def start(self) -> None:
         self.driver = self.setting.start_driver()
-        self.starts[self.last] += 1
+        self.starts += 1
         self.may_end_anyhow = False
         if self.setting.name == "shm":
             self.struck[SMALL_SHM.name] += 1
