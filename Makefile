@@ -50,7 +50,7 @@ test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
 coverage: $(STAMP) ## Run every test and say which lines none of them runs (a third longer)
 	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-soak: $(STAMP) ## Half an hour of faults at random over 5,000 images; SOAK_ARGS="--minutes 3 --seed 7" for another
+soak: $(STAMP) ## Half an hour of faults at random, added to those on record; SOAK_ARGS="--faults 10000 --minutes 600" for more
 	$(RUN) -m tests.faults.soak $(SOAK_ARGS)
 
 lint: $(STAMP) ## Format check, lint, types, import contracts
