@@ -194,7 +194,7 @@ def _watch(process: subprocess.Popen[str], samples: list[Sample]) -> None:
 
 def _sample(pid: int) -> Sample:
     heads = [child for child in _children(pid) if _name(child) in _HEAD_NAMES]
-    workers = [worker for head in heads for worker in _descendants(head)]
+    workers = [worker for head in heads for worker in descendants(head)]
     return Sample(time.monotonic(), usage(pid), _total(heads), _total(workers))
 
 
@@ -207,9 +207,10 @@ def _total(pids: Sequence[int]) -> Usage:
     return Usage(sum(one.rss_bytes for one in found), sum(one.cpu_s for one in found))
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Return the living processes that a process has started, theirs too."""
     children = _children(pid)
-    return children + [below for child in children for below in _descendants(child)]
+    return children + [below for child in children for below in descendants(child)]
 
 
 def _children(pid: int) -> list[int]:

@@ -66,6 +66,10 @@ class LocalCluster:
         """End the head node: GCS, its raylet, everything on it."""
         self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
 
+    def raylets(self) -> list[int]:
+        """Return the process ids of the raylets."""
+        return [info.process.pid for node in self.nodes for info in node.all_processes.get("raylet", ())]
+
     def shutdown(self) -> None:
         self._cluster.shutdown()
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks.measurement import descendants
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.fault_proxy import Fault
 from tests.builders.images import png
-from tests.faults.harness import DEADLINE_S, Driver, open_attempts
+from tests.faults.harness import DEADLINE_S, Driver
 from tests.faults.soak_settings import DRIZZLE, SETTINGS, Setting
 
 # How long the bucket is away, seconds.
@@ -80,19 +81,32 @@ def pause_actor(piece: Piece) -> bool:
 
 
 def _signal_actor(piece: Piece, number: signal.Signals) -> bool:
-    attempts = open_attempts(piece.driver.location())
-    if not attempts:
+    actors = _actors(piece)
+    if not actors:
         return False
-    pid = int(piece.draw.choice(attempts).process.partition("-")[0])
-    with suppress(OSError):
-        # An attempt may be an earlier start's, and its number another process's by now.
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
-            os.kill(pid, number)
-            if number == signal.SIGSTOP:
-                time.sleep(PAUSED_S)
-                os.kill(pid, signal.SIGCONT)
-            return True
+    pid = piece.draw.choice(actors)
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(PAUSED_S)
+            os.kill(pid, signal.SIGCONT)
+        return True
     return False
+
+
+def _actors(piece: Piece) -> list[int]:
+    """Return the processes of stages, whatever they do at the moment: only those below this run's own Ray."""
+    tops = [piece.driver.process.pid]
+    if piece.setting.cluster:
+        tops += piece.setting.cluster.raylets()
+    below = [pid for top in tops for pid in descendants(top)]
+    return [pid for pid in below if _command(pid).startswith(b"ray::MapWorker")]
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def collect(piece: Piece) -> bool:
