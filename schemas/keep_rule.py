@@ -1,6 +1,6 @@
 """Which expressions are kept: tau and bounds on scores. The filter stage, `refilter` and `verify` share it.
 
-An undefined score passes every bound. For example, a mask alone in its image has no rival, so no distinctiveness.
+An undefined score passes every bound. A mask alone in its image has no distinctiveness: `lone_masks` decides about it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serial
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.lone_masks import LoneMasks, is_lone, lone_draws
 
 ScoreColumn = Literal[
     "uniqueness",
@@ -88,11 +89,13 @@ class KeepRule:
         tau: Distinctiveness must be strictly above it; None if a plug-in engine decided by an unknown bound.
         conditions: All of them must hold.
         confidence: How to compute the columns `confidence` and `rank`, which conditions may bound, from the others.
+        lone_masks: What is kept, in place of tau, of a mask alone in its image. No setting of a run changes it yet.
     """
 
     tau: float | None
     conditions: tuple[KeepCondition, ...] = ()
     confidence: ConfidenceConfig | None = None
+    lone_masks: LoneMasks = "keep"
 
     def __str__(self) -> str:
         tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"
@@ -121,9 +124,35 @@ def _score_hint(condition: str) -> str:
     return f"{hint} Write a score ({', '.join(SCORE_COLUMNS)}), then {', '.join(_COMPARE)}, then a number"
 
 
-def is_above(distinctiveness: Floats, tau: float) -> Flags:
-    """Return (T,) bool: strictly above `tau`, or undefined (NaN)."""
-    return ~(distinctiveness <= tau)
+def keeps(rule: KeepRule, scores: Mapping[str, Floats], masks: npt.ArrayLike) -> Flags:
+    """Return (T,) bool: whether `rule` keeps each candidate of a model.
+
+    Args:
+        rule: With a tau.
+        scores: By column, (T,) float64, NaN where undefined; `distinctiveness`, `correctness`, `count`, and the columns
+            that the conditions name.
+        masks: (T,), the mask that each candidate refers to: ids or numbers.
+
+    Raises:
+        ValueError: The rule has no tau.
+    """
+    if rule.tau is None:
+        raise ValueError(f"cannot tell what is kept by a rule without tau: {rule}")
+    passing = scores["distinctiveness"] > rule.tau
+    passing |= keeps_lone(rule.lone_masks, scores, masks)
+    return passing & meets(rule.conditions, scores, len(passing))
+
+
+def keeps_lone(lone_masks: LoneMasks, scores: Mapping[str, Floats], masks: npt.ArrayLike) -> Flags:
+    """Return (T,) bool: whether the candidate is a lone mask's, and kept; the arguments are those of `keeps`."""
+    kept = is_lone(scores["distinctiveness"])
+    rows = np.flatnonzero(kept)
+    found = {name: scores[name][rows] for name in ("correctness", "count")}
+    draws = lone_draws(
+        lone_masks, masks=np.asarray(masks)[rows], correctness=found["correctness"], counts=found["count"]
+    )
+    kept[rows] = draws > 0
+    return kept
 
 
 def meets(conditions: Sequence[KeepCondition], scores: Mapping[str, Floats], num_candidates: int) -> Flags:

@@ -22,7 +22,7 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
 from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.keep_rule import Flags, is_above
+from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
@@ -159,7 +159,7 @@ class Rule:
 
 def by_tau(scene: SceneRows, tau: float) -> Flags:
     """Return what the paper's filter keeps, (T,) bool."""
-    return is_above(scene.rated.scores["distinctiveness"], tau)
+    return keeps(KeepRule(tau), scene.rated.scores, scene.rated.groups)
 
 
 def bootstrap(scenes: Sequence[SceneRows], tau: float, rules: Mapping[str, Rule]) -> ImageBootstrap:

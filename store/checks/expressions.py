@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
-from pseudoris.schemas.keep_rule import Flags, KeepRule, meets
+from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Problem, Tables, examples
-from pseudoris.store.tables.keep_rule import SOME_TAU, flags_of, is_from, judged, passes, scores_of
+from pseudoris.store.tables.keep_rule import SOME_TAU, flags_of, is_from, judged, passes, scores_of, target_masks
 
 # By kind: the smallest and the largest number of masks that it refers to.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
@@ -247,10 +247,13 @@ def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule)
     is_met = meets(rule.conditions, scores, table.num_rows)
     unmet = f"kept, but does not meet: {' and '.join(map(str, rule.conditions))}"
     yield from _rows_of_expression_checks(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
-    alone = is_judged & is_alone & is_met
-    yield from _rows_of_expression_checks(
-        shard, "expression_kept", alone & ~kept, "not kept, although its mask is alone in the image"
-    )
+    alone = np.flatnonzero(is_judged & is_alone & is_met)
+    of_alone = {name: values[alone] for name, values in scores.items()}
+    expected = keeps_lone(rule.lone_masks, of_alone, target_masks(table, alone))
+    is_wrong = np.zeros(table.num_rows, np.bool_)
+    is_wrong[alone] = kept[alone] != expected
+    why = "not kept, although" if rule.lone_masks == "keep" else f"kept is not {rule.lone_masks!r}, as"
+    yield from _rows_of_expression_checks(shard, "expression_kept", is_wrong, f"{why} its mask is alone in the image")
     distinctiveness = scores["distinctiveness"]
     is_scored = is_judged & is_met & np.isfinite(distinctiveness)
     above, below = distinctiveness[is_scored & kept], distinctiveness[is_scored & ~kept]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats, KeepRule, is_above, meets
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats, KeepRule, keeps
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
 
@@ -49,15 +50,22 @@ def judged(table: pa.Table) -> Flags:
 
 
 def passes(rule: KeepRule, table: pa.Table) -> Flags:
-    """Return (rows,) bool: whether `rule` keeps each row. It is meaningful only for rows that are `judged`.
+    """Return (rows,) bool: whether `rule` keeps each row that is `judged`; False for the others.
 
     Raises:
         ValueError: The rule has no tau.
     """
-    if rule.tau is None:
-        raise ValueError(f"cannot tell what is kept by a rule without tau: {rule}")
-    scores = scores_of(table)
-    return is_above(scores["distinctiveness"], rule.tau) & meets(rule.conditions, scores, table.num_rows)
+    rows = np.flatnonzero(judged(table))
+    passing = np.zeros(table.num_rows, np.bool_)
+    scores = {name: values[rows] for name, values in scores_of(table).items()}
+    passing[rows] = keeps(rule, scores, target_masks(table, rows))
+    return passing
+
+
+def target_masks(table: pa.Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return (len(rows),) int64: a number for the mask of each of the rows, which refer to one mask each."""
+    targets = pc.list_flatten(table["target_mask_ids"].combine_chunks().take(pa.array(rows)))
+    return np.asarray(targets.dictionary_encode().indices.to_numpy(), np.int64)
 
 
 def scores_of(table: pa.Table) -> dict[str, Floats]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, is_above, meets
+from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, KeepRule, keeps, meets
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -73,8 +73,34 @@ def test_all_conditions_hold_and_none_ask_nothing():
     assert meets([], {}, 3).tolist() == [True, True, True]
 
 
-def test_tau_is_a_strict_bound_and_passes_what_has_no_rival():
-    assert is_above(np.array([0.9, 1.0, 1.1, math.nan]), 1.0).tolist() == [False, False, True, True]
+def test_tau_is_a_strict_bound_and_lone_masks_pass():
+    scores = _scores([0.9, 1.0, 1.1, math.nan])
+    assert keeps(KeepRule(1.0), scores, [*"aabc"]).tolist() == [False, False, True, True]
+    assert keeps(KeepRule(99.0), scores, [*"aabc"]).tolist() == [False, False, False, True]
+    assert keeps(KeepRule(1.0), _scores([]), []).shape == (0,)
+
+
+def test_of_a_lone_mask_the_rule_keeps_what_it_names_and_the_conditions_hold_for_it():
+    scores = _scores([math.nan, math.nan, math.nan, 2.0], correctness=[0.1, 0.9, 0.5, 0.0])
+    condition = KeepCondition.model_validate("correctness > 0.2")
+    kept = {
+        name: keeps(KeepRule(1.0, lone_masks=name), scores, [7, 7, 7, 8]).tolist()
+        for name in ("keep", "drop", "better_half")
+    }
+    assert kept == {
+        "keep": [True, True, True, True],
+        "drop": [False, False, False, True],
+        "better_half": [False, True, False, True],
+    }
+    assert keeps(KeepRule(1.0, (condition,)), scores, [7, 7, 7, 8]).tolist() == [False, True, True, False]
+
+
+def _scores(distinctiveness, correctness=None):
+    num = len(distinctiveness)
+    found = {"correctness": correctness or [0.5] * num, "count": [1] * num}
+    return {
+        name: np.array(values, np.float64) for name, values in {"distinctiveness": distinctiveness, **found}.items()
+    }
 
 
 def test_a_rule_reads_as_a_sentence():

@@ -20,6 +20,9 @@ from itertools import chain, repeat
 from math import isfinite
 from typing import Any, Final
 
+import numpy as np
+
+from pseudoris.schemas.lone_masks import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.annotations import AnnotatedExpression, AnnotatedMask
@@ -152,8 +155,8 @@ def captions_of(expressions: Sequence[AnnotatedExpression]) -> tuple[list[str], 
 
 def is_alone(expressions: Sequence[AnnotatedExpression]) -> bool:
     """Return whether a mask was scored without a rival: a model's expressions, none of them with a distinctiveness."""
-    models = [each for each in expressions if each.source == SOURCE_MODEL]
-    return bool(models) and all(each.distinctiveness is None for each in models)
+    ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
+    return bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
 
 
 def _doc(expression: AnnotatedExpression, is_alone: bool) -> float:

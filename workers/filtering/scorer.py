@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
-from pseudoris.schemas.keep_rule import Floats, meets
+from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.checkpoints.weights import weights_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
@@ -146,7 +146,8 @@ class ClipScorer:
             min_cosine=self._config.min_cosine,
         )
         columns = _columns(candidates, scores, self._config.confidence)
-        kept = scores.kept(self._config.tau) & meets(self._config.keep, columns, num_candidates=len(candidates))
+        rule = KeepRule(self._config.tau, self._config.keep)
+        kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         scored = iter(
             replace(
                 _with_scores(e, nouns[e.text], scores=scores, row=row, image=image),

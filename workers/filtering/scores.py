@@ -10,8 +10,8 @@ For the T candidates of one image's N masks (method page, section 4; paper secti
     distinctiveness(i, t) = c(i, t)·m(i, t) / max over k ≠ i of c(k, t)·m(k, t)
     rival(i, t)           = argmax over k ≠ i of c(k, t)·m(k, t)
 
-A mask alone in its image has no others. Its uniqueness, distinctiveness and rival are undefined, all its candidates are
-kept, and only correctness ranks them.
+A mask alone in its image has no others. Its uniqueness, distinctiveness and rival are undefined, and only correctness
+ranks its candidates.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from pseudoris.schemas.keep_rule import is_above
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,12 +40,6 @@ class CandidateScores:
     uniqueness: Floats | None
     distinctiveness: Floats | None
     rival: npt.NDArray[np.int64] | None
-
-    def kept(self, tau: float) -> npt.NDArray[np.bool_]:
-        """Return (T,) bool: distinctiveness strictly above `tau`; all true for a mask without others."""
-        if self.distinctiveness is None:
-            return np.ones(len(self.correctness), dtype=np.bool_)
-        return is_above(self.distinctiveness, tau)
 
 
 def score_candidates(

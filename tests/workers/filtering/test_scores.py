@@ -51,26 +51,24 @@ def test_a_target_below_the_floor_scores_the_floor():
     assert got.distinctiveness == pytest.approx([MIN_COSINE**2 / 0.25])
 
 
-def test_a_lone_mask_has_correctness_alone_and_keeps_its_candidates():
+def test_a_lone_mask_has_correctness_alone():
     got = scores([[0.2, 0.9]], [[0.7, -1.0]], [0, 0])
 
     assert got.correctness == pytest.approx([0.7, MIN_COSINE])
     assert (got.uniqueness, got.distinctiveness, got.rival) == (None, None, None)
-    assert got.kept(tau=5.0).tolist() == [True, True]
 
 
-def test_a_candidate_at_tau_is_not_kept_and_one_above_is():
-    # Ratios of exact binary fractions: exactly 1, and a little more.
+def test_ratios_of_exact_binary_fractions_are_exact():
     got = scores([[0.5, 0.5], [0.5, 0.25]], [[0.5, 0.5], [0.5, 0.5]], [0, 0])
 
     assert got.distinctiveness.tolist() == [1.0, 2.0]
-    assert got.kept(tau=1.0).tolist() == [False, True]
 
 
 def test_no_candidates_give_empty_scores():
     got = scores(np.zeros((3, 0)), np.zeros((3, 0)), np.zeros(0, dtype=int))
 
-    assert got.kept(tau=1.0).shape == (0,)
+    assert got.distinctiveness is not None
+    assert got.correctness.shape == got.distinctiveness.shape == (0,)
 
 
 def test_of_equal_rivals_the_first_is_named():
