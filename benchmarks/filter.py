@@ -30,7 +30,7 @@ from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import score_candidates
 from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.stages import find_captioner, find_scorer
@@ -97,7 +97,7 @@ class PlainFilter:
         self._model = load_clip(config.filtering.architecture, config.filtering.weights)
         self._format = crop_format(self._model, config.filtering.weights)
         self._tokenise = open_clip.SimpleTokenizer(context_length=int(self._model.context_length))
-        self._find_noun = noun_finder(config.filtering)
+        self._find_noun, self._prompt = noun_finder(config.filtering), prompt_builder(config.filtering)
 
     @torch.inference_mode()
     def __call__(self, shard: Shard) -> Shard:
@@ -114,7 +114,7 @@ class PlainFilter:
         crops = one_by_one(case, self._format, in_float32, scales=scales)
         context, masked = (self._model.encode_image(kind, normalize=True) for kind in crops)
         captions = [expression.text for expression in image.expressions]
-        prompts = [noun_prompt(text, self._find_noun(text)) for text in captions]
+        prompts = [self._prompt(text, self._find_noun(text)) for text in captions]
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         scores = score_candidates(
             context @ self._texts(captions).T,

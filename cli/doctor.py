@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pseudoris.cli import options
 from pseudoris.cli.console import format_bytes, stdout
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
 
@@ -72,8 +72,10 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
     yield from _weights(config)
-    if config.filtering.nouns == "spacy":
-        yield _attempt("head nouns", _spacy)
+    if config.masks.prior.kind != "none":
+        yield _attempt("instance prior", lambda: _prior(config))
+    if config.filtering.nouns != "rules":
+        yield _attempt("head nouns", lambda: _spacy(config))
     if source is not None:
         yield _attempt("source", lambda: _source(source, config, out))
     if out is not None:
@@ -139,18 +141,32 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.workers.stages import STAGES
 
     announce_endpoint(config)
+    # The prior and the noun parser have lines of their own.
+    alone = config.model_copy(
+        update={
+            "masks": config.masks.model_copy(update={"prior": PriorConfig()}),
+            "filtering": config.filtering.model_copy(update={"nouns": "rules"}),
+        }
+    )
     for stage in STAGES:
-        yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, config))
+        yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
+
+
+def _prior(config: RunConfig) -> str:
+    from pseudoris.workers.masks.instance_priors import prior_digest
+
+    prior = config.masks.prior
+    return f"{prior.path}  sha256 {(prior_digest(prior) or '')[:12]}…"
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
     return f"{stage.settings(config).weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 
-def _spacy() -> str:
-    from pseudoris.workers.filtering.head_nouns import check_spacy
+def _spacy(config: RunConfig) -> str:
+    from pseudoris.workers.filtering.spacy_nouns import check_spacy
 
-    return check_spacy()
+    return check_spacy(config.filtering)
 
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:

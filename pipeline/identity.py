@@ -117,10 +117,12 @@ def _device_kind(config: RunConfig) -> str:
 def _further_packages(config: RunConfig) -> list[str]:
     """Return the distributions, other than `PACKAGES`, that a run of `config` uses, sorted."""
     names = set(_decoder_packages(config.images.decoder_plugins))
+    if config.filtering.nouns != "rules":
+        names.add("spacy")
     if config.filtering.nouns == "spacy":
-        from pseudoris.workers.filtering.head_nouns import SPACY_MODEL
+        from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL
 
-        names |= {"spacy", SPACY_MODEL}
+        names.add(SPACY_MODEL)
     for stage in STAGES:
         for entry in entry_points(group=stage.group, name=stage.settings(config).engine):
             if entry.dist is not None and entry.dist.name not in PACKAGES:

@@ -56,8 +56,6 @@ def check_packages_here(config: RunConfig) -> None:
         ConfigError: One is not installed.
     """
     if config.filtering.nouns == "spacy" and named_cluster(config.placement.address) is None:
-        from pseudoris.workers.filtering.head_nouns import (
-            check_spacy,  # imported only if it is needed: an optional package, like torch
-        )
+        from pseudoris.workers.filtering.spacy_nouns import check_spacy
 
-        check_spacy()
+        check_spacy(config.filtering)

@@ -58,7 +58,12 @@ class FilterConfig(FrozenModel):
     has_antialiasing: bool = True
     # Cosines are clamped to at least this: a negative value would reverse the order of ratios.
     min_cosine: float = Field(default=1e-4, gt=0)
-    nouns: Literal["rules", "spacy"] = "rules"
+    # rules: ours, without a parser. spacy: spaCy's small English pipeline; pictures and quantities are skipped.
+    # spacy_first_child: the authors' rule on `spacy_model`: the noun chunk of the parse's root, else of its first
+    # child, else the whole caption.
+    nouns: Literal["rules", "spacy", "spacy_first_child"] = "rules"
+    # Of `spacy_first_child`: an installed pipeline, or the path of one's folder.
+    spacy_model: str = Field(default="en_core_web_lg", min_length=1)
     # Crops, or texts, in a forward pass. The last batch is padded to this size, because rounding depends on the shape.
     batch_size: int = Field(default=64, ge=1)
     # Weights that turn the scores into the columns `confidence` and `rank`, which `keep` may bound. None: both are
@@ -75,7 +80,7 @@ class FilterConfig(FrozenModel):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Left out if unset or empty, so that older runs, which have no such keys, keep their identity and hash.
-        return without_defaults(self, handler(self), "confidence", "keep", "has_antialiasing")
+        return without_defaults(self, handler(self), "confidence", "keep", "has_antialiasing", "spacy_model")
 
 
 class ComputeConfig(FrozenModel):

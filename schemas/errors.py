@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class PseudorisError(Exception):
     """Base of all errors that the project raises on purpose. The message is written for the user."""
@@ -12,6 +17,45 @@ class ConfigError(PseudorisError):
 
     Raised before any accelerator is taken. The command line prints the message without a traceback.
     """
+
+
+class MissingPartsError(ConfigError):
+    """Several parts that a run needs are missing; the message names each with the command or key that provides it.
+
+    Attributes:
+        parts: A message for each part.
+    """
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        """Keep the parts, each once."""
+        self.parts = tuple(dict.fromkeys(parts))
+        lines = "\n".join(f"  {number}. {part}" for number, part in enumerate(self.parts, start=1))
+        super().__init__(f"{len(self.parts)} parts that this run needs are missing:\n{lines}")
+
+    def __reduce__(self) -> tuple[type[MissingPartsError], tuple[tuple[str, ...]]]:
+        """Return what pickle needs. By default pickle rebuilds an exception from its message alone."""
+        return type(self), (self.parts,)
+
+
+def gather(*reads: Callable[[], T]) -> list[T]:
+    """Return what each of `reads` returns.
+
+    Raises:
+        ConfigError: Of the one that raised it, if it is the only one.
+        MissingPartsError: Several raised a `ConfigError`: what any of them lacks.
+    """
+    found: list[T] = []
+    errors: list[ConfigError] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise MissingPartsError([part for each in errors for part in getattr(each, "parts", (str(each),))])
+    return found
 
 
 class ImageError(PseudorisError):

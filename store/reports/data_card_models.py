@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pseudoris.schemas.config import MasksConfig, SamArchitecture
+from pseudoris.schemas.config import FilterConfig, MasksConfig, SamArchitecture
 from pseudoris.schemas.run_records import RunHeader
 
 
@@ -197,17 +197,19 @@ def _of_stage(header: RunHeader, stage: str, digest: str) -> Iterator[UsedModel]
         return
     uri = settings.weights.uri
     own: str | None = f"`{digest}`"
-    priors = list(_prior(settings)) if isinstance(settings, MasksConfig) else []
-    if priors:
-        # The identity has one digest of both files; the digest of a single file is known if the configuration gives it.
+    others = list(_prior(settings)) if isinstance(settings, MasksConfig) else []
+    if isinstance(settings, FilterConfig) and settings.nouns == "spacy_first_child":
+        others.append(UsedModel("head nouns", settings.nouns, "", "weights", settings.spacy_model, None))
+    if others:
+        # The identity has one digest of both; the digest of a single one is known if the configuration gives it.
         own = f"`{settings.weights.sha256}`" if settings.weights.sha256 else None
     yield UsedModel(title, engine, _named(settings.architecture), "weights", uri, own, _statements(engine, uri))
-    if priors:
-        (prior,) = priors
-        both = f"{title} and {prior.title}"
-        yield prior
-        yield UsedModel(both, "", "", "", None, f"`{digest}`, over the digests of the two files")
-    if stage == "filter" and settings.nouns == "spacy":
+    for other in others:
+        both = f"{title} and {other.title}"
+        yield other
+        files = "files" if isinstance(settings, MasksConfig) else "models"
+        yield UsedModel(both, "", "", "", None, f"`{digest}`, over the digests of the two {files}")
+    if isinstance(settings, FilterConfig) and settings.nouns == "spacy":
         yield UsedModel("head nouns", "spacy", "", "weights", None, None)
 
 

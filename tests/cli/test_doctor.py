@@ -42,6 +42,15 @@ def test_a_parser_that_is_asked_for_and_not_installed_is_off(monkeypatch):
     assert "pip install 'spacy>=3.8,<4'" in check.detail
 
 
+def test_each_missing_part_of_paper_is_a_line_of_its_own(tmp_path):
+    missing = [f"{name}.weights.uri={tmp_path}/{name}.pt" for name in ("masks", "captions", "filtering")]
+    config = load_config("paper", assignments=["compute.device=cpu", "filtering.spacy_model=no_such_model", *missing])
+    off = {check.name: check.detail for check in run_checks(config, source=None, out=None) if not check.is_ok}
+    assert list(off) == ["weights: propose", "weights: caption", "weights: filter", "instance prior", "head nouns"]
+    assert "docs/priors.md" in off["instance prior"]
+    assert "docs/priors.md" not in off["weights: propose"]
+
+
 def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     (tmp_path / "file").write_text("in the way")
     checks = run_checks(load_config("tiny"), source=str(tmp_path / "nowhere"), out=str(tmp_path / "file" / "out"))

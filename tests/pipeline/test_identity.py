@@ -10,7 +10,7 @@ from pseudoris.pipeline.identity import PACKAGES, check_packages, check_process,
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
-from pseudoris.workers.filtering.head_nouns import SPACY_MODEL
+from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL
 from pseudoris.workers.stages import STAGES
 from tests.builders.runs import stub_config
 

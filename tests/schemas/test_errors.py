@@ -2,7 +2,9 @@
 
 import pickle
 
-from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError, TransientError
+import pytest
+
+from pseudoris.schemas.errors import ConfigError, ImageError, MissingPartsError, PseudorisError, TransientError, gather
 
 
 def test_an_image_error_survives_pickling_with_its_reason():
@@ -12,3 +14,28 @@ def test_an_image_error_survives_pickling_with_its_reason():
 
 def test_every_own_error_has_one_base():
     assert all(issubclass(kind, PseudorisError) for kind in (ConfigError, ImageError, TransientError))
+
+
+def refuse(*parts):
+    def read():
+        raise ConfigError(*parts) if len(parts) == 1 else MissingPartsError(parts)
+
+    return read
+
+
+def test_what_is_gathered_comes_in_its_order():
+    assert gather(lambda: 1, lambda: 2) == [1, 2]
+
+
+def test_one_missing_part_is_told_as_it_is():
+    with pytest.raises(ConfigError, match=r"^no prior$"):
+        gather(lambda: 1, refuse("no prior"), lambda: 2)
+
+
+def test_missing_parts_are_told_all_at_once_each_of_them_once():
+    with pytest.raises(ConfigError) as told:
+        gather(refuse("no prior"), lambda: 1, refuse("no weights", "no parser"), refuse("no prior"))
+    assert str(told.value) == (
+        "3 parts that this run needs are missing:\n  1. no prior\n  2. no weights\n  3. no parser"
+    )
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)

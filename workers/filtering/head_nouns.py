@@ -1,4 +1,4 @@
-"""Finds the head noun of an expression, by rules without a tagger, or with spaCy.
+"""Finds the head noun of an expression by rules, without a tagger; `spacy_nouns` finds it with a parser.
 
 The rules, in the order in which they apply (method page, section 4):
 
@@ -11,20 +11,17 @@ The rules, in the order in which they apply (method page, section 4):
    of a bus" → bus). Containers are objects: "a cup of coffee" → cup.
 4. A place, colour or pronoun alone is not a head ("left", "the red", "he is running"): None.
 
-A table of hand-checked expressions in the tests lists the known errors of the rules. The authors' scripts use spaCy's
-parser. It needs the `spacy` extra and a language model, and is imported at its first use.
+A table of hand-checked expressions in the tests lists the known errors of the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from typing import Any, Final
+from functools import partial
 
 from pseudoris.schemas.config import FilterConfig
-from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.filtering.noun_lexicon import (
+    ARTICLES,
     AUXILIARIES,
     DEMONSTRATIVES,
     EMPTY_PRONOUNS,
@@ -38,11 +35,8 @@ from pseudoris.workers.filtering.noun_lexicon import (
     SHOWING,
 )
 from pseudoris.workers.filtering.noun_phrases import Chunk, is_determiner, read_chunk, tokenise
+from pseudoris.workers.filtering.spacy_nouns import SpacyNouns, first_child_head, head_of_parse
 
-SPACY_MODEL: Final = "en_core_web_sm"
-_INSTALL: Final = f"pip install 'spacy>=3.8,<4' && python -m spacy download {SPACY_MODEL}"
-_NO_SPACY: Final = f"filtering.nouns=spacy, but spaCy is not installed. Run: {_INSTALL}"
-_NO_MODEL: Final = f"filtering.nouns=spacy, but its language model {SPACY_MODEL} is not installed. Run: {_INSTALL}"
 NounFinder = Callable[[str], str | None]
 
 
@@ -54,19 +48,30 @@ def noun_finder(config: FilterConfig) -> NounFinder:
     """
     if config.nouns == "rules":
         return head_noun
-    return SpacyNouns()
+    return SpacyNouns(config, head_of_parse if config.nouns == "spacy" else first_child_head)
 
 
-def noun_prompt(text: str, noun: str | None) -> str:
+def noun_prompt(text: str, noun: str | None, *, has_article: Callable[[str], bool] = is_determiner) -> str:
     """Return the prompt for the masked crop: "a photo of a {noun}", without a second article.
 
     Args:
         text: The expression; used instead of the noun if `noun` is None.
         noun: The head noun, singular or plural as in the expression ("a photo of a dogs", like the authors' scripts).
+        has_article: Whether the first word takes the place of the article.
     """
     named = noun if noun is not None else text
     first = named.split(maxsplit=1)[0] if named else ""
-    return f"a photo of {named}" if is_determiner(first) else f"a photo of a {named}"
+    return f"a photo of {named}" if has_article(first) else f"a photo of a {named}"
+
+
+def prompt_builder(config: FilterConfig) -> Callable[[str, str | None], str]:
+    """Return `noun_prompt` as `filtering.nouns` asks: the authors' rule knows "a", "an" and "the" alone.
+
+    So under it "two dogs", where no noun is found, becomes "a photo of a two dogs".
+    """
+    if config.nouns == "spacy_first_child":
+        return partial(noun_prompt, has_article=ARTICLES.__contains__)
+    return noun_prompt
 
 
 def head_noun(text: str) -> str | None:
@@ -116,63 +121,3 @@ def _is_final(words: list[str], chunk: Chunk) -> bool:
     # "on the left, a red bus": a place, then the phrase.
     opens = end_word in {",", ":", "-"} or end_word in EMPTY_PRONOUNS
     return not opens or all(words[i] in NUMERALS for i in chunk.modifiers)
-
-
-def check_spacy() -> str:
-    """Return the versions of spaCy and its language model without loading them; loading takes seconds.
-
-    Raises:
-        ConfigError: One of them is not installed; the message is the command that installs them.
-    """
-    if find_spec("spacy") is None:
-        raise ConfigError(_NO_SPACY)
-    try:
-        return f"spaCy {version('spacy')}, {SPACY_MODEL} {version(SPACY_MODEL)}"
-    except PackageNotFoundError as error:
-        raise ConfigError(_NO_MODEL) from error
-
-
-class SpacyNouns:
-    """Expression → head noun: the root of the noun chunk with the sentence's root, else of its first child's chunk."""
-
-    def __init__(self) -> None:
-        """Load the parser.
-
-        Raises:
-            ConfigError: spaCy or its language model is not installed; the message is the command that installs them.
-        """
-        try:
-            import spacy
-        except ImportError as error:
-            raise ConfigError(_NO_SPACY) from error
-        try:
-            self._parse = spacy.load(SPACY_MODEL)
-        except OSError as error:
-            raise ConfigError(_NO_MODEL) from error
-
-    def __call__(self, text: str) -> str | None:
-        """Return the head noun; None if the parse has no noun chunk at its root or below it."""
-        return head_of_parse(self._parse(text))
-
-
-def head_of_parse(parsed: Any) -> str | None:
-    """Return the head noun of a parsed `spacy.tokens.Doc`, or None; pictures, quantities and parts are skipped."""
-    root = next((token for token in parsed if token.head == token), None)
-    if root is None:
-        return None
-    chunks = list(parsed.noun_chunks)
-    for token in (root, *root.children):
-        head = next((chunk.root for chunk in chunks if token in chunk), None)
-        if head is not None:
-            return str(_skip_quantities(head).lower_)
-    return None
-
-
-def _skip_quantities(head: Any) -> Any:
-    """Replace a picture, quantity or part by the object of its `of`, repeatedly."""
-    while head.lower_ in PICTURES | QUANTITIES | PARTS:
-        behind = next((c for of in head.children if of.lower_ == "of" for c in of.children if c.dep_ == "pobj"), None)
-        if behind is None:
-            break
-        head = behind
-    return head

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,13 +16,15 @@ from numpy.typing import NDArray
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
+from pseudoris.schemas.errors import gather
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.checkpoints.weights import weights_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.head_nouns import noun_finder, noun_prompt
+from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import CandidateScores, score_candidates
+from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.masks.rle import runs
@@ -53,12 +57,18 @@ class ClipScorer:
         """
         self._config = config
         self._find_noun = noun_finder(config)
+        self._prompt = prompt_builder(config)
         self._embedder = ClipEmbedder(config, compute)
 
     @classmethod
     def weights_digest(cls, config: FilterConfig) -> str:
-        """Return the sha256 of CLIP's weights file, without loading it into a model."""
-        return weights_digest(config.weights)
+        """Return the sha256 of CLIP's weights; with a spaCy pipeline of choice, the sha256 of both digests.
+
+        Raises:
+            ConfigError: The weights, spaCy or its pipeline are missing; the message names all that are.
+        """
+        clip, pipeline = gather(partial(weights_digest, config.weights), partial(pipeline_digest, config))
+        return str(clip) if pipeline is None else hashlib.sha256(f"{clip} {pipeline}".encode()).hexdigest()
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""
@@ -66,14 +76,15 @@ class ClipScorer:
         images, vectors = self._embed_crops(shard)
         captions = dict.fromkeys(text for image in images for text in _candidate_texts(image))
         nouns = {text: self._find_noun(text) for text in captions}
-        texts = _distinct_strings(images, nouns)
+        prompts = {text: self._prompt(text, noun) for text, noun in nouns.items()}
+        texts = _distinct_strings(images, prompts)
         rows = {text: row for row, text in enumerate(texts)}
         embedded = self._embedder.embed_texts(texts)
 
         def score(image: ShardImage) -> ShardImage:
             if image.image_id not in vectors:
                 return image
-            return self._scored(image, vectors[image.image_id], nouns=nouns, texts=embedded, rows=rows)
+            return self._scored(image, vectors[image.image_id], nouns=nouns, prompts=prompts, texts=embedded, rows=rows)
 
         scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
         return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
@@ -130,18 +141,19 @@ class ClipScorer:
         vectors: _ImageVectors,
         *,
         nouns: Mapping[str, str | None],
+        prompts: Mapping[str, str],
         texts: torch.Tensor,
         rows: Mapping[str, int],
     ) -> ShardImage:
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         candidates = [e for e in image.expressions if _is_candidate(e)]
         captions = [rows[e.text] for e in candidates]
-        prompts = [rows[noun_prompt(e.text, nouns[e.text])] for e in candidates]
+        asked = [rows[prompts[e.text]] for e in candidates]
         # Twins (`masks.prior.duplicates=keep`) score exactly alike, whatever rows of a product they are computed in.
         firsts = _first_equal_masks(image.masks)
         scores = score_candidates(
             (vectors.context @ texts[captions].T)[firsts],
-            (vectors.masked @ texts[prompts].T)[firsts],
+            (vectors.masked @ texts[asked].T)[firsts],
             targets=[index_of[e.target_mask_ids[0]] for e in candidates],
             min_cosine=self._config.min_cosine,
         )
@@ -178,13 +190,13 @@ def _candidate_texts(image: ShardImage) -> Iterator[str]:
     return (expression.text for expression in image.expressions if _is_candidate(expression))
 
 
-def _distinct_strings(images: tuple[ShardImage, ...], nouns: Mapping[str, str | None]) -> list[str]:
+def _distinct_strings(images: tuple[ShardImage, ...], prompts: Mapping[str, str]) -> list[str]:
     """Return captions and prompts, each once, in the order of first appearance in the shard."""
     found: dict[str, None] = {}
     for image in images:
         for text in _candidate_texts(image):
             found[text] = None
-            found[noun_prompt(text, nouns[text])] = None
+            found[prompts[text]] = None
     return list(found)
 
 

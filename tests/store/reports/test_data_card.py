@@ -244,6 +244,14 @@ def test_what_another_scorer_kept_is_not_told_by_tau(tmp_path):
     )
 
 
+def test_the_pipeline_of_the_authors_nouns_has_a_row_and_a_digest_with_the_scorers(tmp_path):
+    text = text_of(header_of(tmp_path, "filtering.spacy_model=my_pipeline"))
+    assert "| head nouns | `spacy_first_child` | – | weights `my_pipeline` | – |" in text
+    assert (
+        f"| scores and filter and head nouns | – | – | – | `{'c' * 64}`, over the digests of the two models |" in text
+    )
+
+
 def test_head_nouns_by_a_parser_have_a_row(tmp_path):
     assert "| head nouns | `spacy` | – | – | – |" in text_of(header_of(tmp_path, "filtering.nouns=spacy"))
 

@@ -1,8 +1,15 @@
-"""The rule on spaCy's own parses, annotated by hand: its language model is not among the test dependencies."""
+"""Both rules on spaCy's own parses, annotated by hand: its language models are not among the test dependencies.
+
+A pipeline of these parses stands for the authors' `en_core_web_lg`.
+"""
 
 import pytest
 
-from pseudoris.workers.filtering.head_nouns import head_of_parse
+from pseudoris.schemas.config import FilterConfig, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
+from pseudoris.workers.filtering.spacy_nouns import check_spacy, first_child_head, head_of_parse
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
 
@@ -55,3 +62,115 @@ def test_a_parse_without_a_noun_chunk_has_no_head():
 
 def test_an_empty_text_has_no_head():
     assert head_of_parse(spacy.blank("en")("")) is None
+
+
+A_DOG_RUNS = (("a", "DET", 1, "det"), ("dog", "NOUN", 2, "nsubj"), ("runs", "VERB", 2, "ROOT"))
+A_PHOTO = (
+    ("a", "DET", 1, "det"),
+    ("photo", "NOUN", 1, "ROOT"),
+    ("of", "ADP", 1, "prep"),
+    ("two", "NUM", 4, "nummod"),
+    ("dogs", "NOUN", 2, "pobj"),
+)
+# The first child of the root is an adverb; a later one is in a chunk.
+NOW_A_DOG_RUNS = (
+    ("now", "ADV", 3, "advmod"),
+    ("a", "DET", 2, "det"),
+    ("dog", "NOUN", 3, "nsubj"),
+    ("runs", "VERB", 3, "ROOT"),
+)
+# Two sentences: the root of the first counts.
+TWO_SENTENCES = (("a", "DET", 1, "det"), ("Dog", "NOUN", 1, "ROOT"), ("a", "DET", 3, "det"), ("cat", "NOUN", 3, "ROOT"))
+TWO_RED = (("two", "NUM", 1, "nummod"), ("red", "ADJ", 1, "ROOT"))
+PARSES = (A_DOG_RUNS, A_PHOTO, NOW_A_DOG_RUNS, TWO_SENTENCES, TWO_RED)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "authors", "ours"),
+    [
+        (A_DOG_RUNS, "dog", "dog"),
+        (A_PHOTO, "photo", "dogs"),
+        (NOW_A_DOG_RUNS, None, "dog"),
+        (TWO_SENTENCES, "Dog", "dog"),
+        (TWO_RED, None, None),
+    ],
+    ids=["first child", "picture", "second child", "two roots", "no chunk"],
+)
+def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(tokens, authors, ours):
+    assert first_child_head(parsed(*tokens)) == authors
+    assert head_of_parse(parsed(*tokens)) == ours
+
+
+def test_an_empty_text_has_no_head_in_paper():
+    assert first_child_head(spacy.blank("en")("")) is None
+
+
+@spacy.language.Language.component("written_parses")
+def written_parses(doc):
+    """Annotate the texts of `PARSES`, as a tagger and a parser would."""
+    for tokens in PARSES:
+        if [token.text for token in doc] == [word for word, *_ in tokens]:
+            return parsed(*tokens)
+    return parsed(*((token.text, "X", token.i, "ROOT") for token in doc))
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """The folder of a pipeline that knows the parses above."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("written_parses")
+    nlp.to_disk(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def config(pipeline, **changes):
+    return FilterConfig(
+        architecture="builtin:tiny/clip.json",
+        weights=WeightsConfig(uri="random:0"),
+        nouns="spacy_first_child",
+        spacy_model=str(pipeline),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("a dog runs", "a photo of a dog"),
+        ("a photo of two dogs", "a photo of a photo"),
+        ("now a dog runs", "a photo of a now a dog runs"),
+        ("two red", "a photo of a two red"),
+        ("the red", "a photo of the red"),
+    ],
+)
+def test_in_paper_the_prompt_names_what_the_pipeline_finds_else_the_whole_caption(pipeline, text, prompt):
+    settings = config(pipeline)
+    assert prompt_builder(settings)(text, noun_finder(settings)(text)) == prompt
+
+
+def test_the_pipelines_files_are_part_of_the_identity(pipeline):
+    settings = config(pipeline)
+    first = ClipScorer.weights_digest(settings)
+    assert ClipScorer.weights_digest(settings) == first
+    (pipeline / "__pycache__").mkdir()
+    (pipeline / "__pycache__" / "x.pyc").write_bytes(b"compiled")
+    assert ClipScorer.weights_digest(settings) == first
+    (pipeline / "config.cfg").write_text((pipeline / "config.cfg").read_text() + "\n")
+    assert ClipScorer.weights_digest(settings) != first
+    assert ClipScorer.weights_digest(settings.model_copy(update={"nouns": "rules"})) != first
+
+
+def test_a_pipeline_that_is_not_there_is_refused_with_the_command(tmp_path):
+    for start in (noun_finder, check_spacy, ClipScorer.weights_digest):
+        with pytest.raises(
+            ConfigError, match=r"no_such_model is not installed\. .*spacy download no_such_model, or name"
+        ):
+            start(config("no_such_model"))
+
+
+def test_a_folder_that_is_no_pipeline_or_has_no_parser_is_refused_by_its_name(tmp_path):
+    (tmp_path / "empty").mkdir()
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    for name in ("empty", "blank"):
+        with pytest.raises(ConfigError, match=rf"nouns=spacy_first_child: .*{name} cannot be used"):
+            noun_finder(config(tmp_path / name))

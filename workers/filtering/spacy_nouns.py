@@ -1,0 +1,168 @@
+"""Head nouns by spaCy's parser: our rule, and the authors' rule. spaCy is an extra, imported at its first use.
+
+The pipeline of our rule is a package of a known version. That of the authors' rule is a setting: a package, or a
+folder that `nlp.to_disk` wrote. The digest of its files is part of a run's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from pseudoris.schemas.config import FilterConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.filtering.noun_lexicon import PARTS, PICTURES, QUANTITIES
+
+# The pipeline of `filtering.nouns=spacy`.
+SPACY_MODEL: Final = "en_core_web_sm"
+_HASH_BLOCK_BYTES: Final = 2**20
+
+
+def check_spacy(config: FilterConfig) -> str:
+    """Return the versions of spaCy and its pipeline without loading them; loading takes seconds.
+
+    Raises:
+        ConfigError: One of them is not installed; the message is the command that installs them.
+    """
+    if find_spec("spacy") is None:
+        raise ConfigError(f"filtering.nouns={config.nouns}, but spaCy is not installed. Run: {_install(config)}")
+    model = _model(config)
+    if config.nouns == "spacy_first_child":
+        return f"spaCy {version('spacy')}, {_folder(config)}"
+    try:
+        return f"spaCy {version('spacy')}, {model} {version(model)}"
+    except PackageNotFoundError as error:
+        raise _no_model(config) from error
+
+
+def pipeline_digest(config: FilterConfig) -> str | None:
+    """Return the sha256 of the pipeline's files if it is a setting, else None.
+
+    Raises:
+        ConfigError: spaCy or the pipeline is not installed.
+    """
+    if config.nouns == "rules":
+        return None
+    check_spacy(config)
+    return _folder_digest(_folder(config)) if config.nouns == "spacy_first_child" else None
+
+
+class SpacyNouns:
+    """Expression → head noun, by a rule on its parse."""
+
+    def __init__(self, config: FilterConfig, rule: Callable[[Any], str | None]) -> None:
+        """Load the parser; `rule` takes a parsed `spacy.tokens.Doc`.
+
+        Raises:
+            ConfigError: spaCy or its pipeline is not installed, or the pipeline has no parser; the message is the
+                command that installs them.
+        """
+        check_spacy(config)
+        import spacy
+
+        self._rule = rule
+        try:
+            self._parse = spacy.load(_model(config))
+            self("a dog")  # fails if the pipeline has no parser
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"filtering.nouns={config.nouns}: {_model(config)} cannot be used: {error}") from error
+
+    def __call__(self, text: str) -> str | None:
+        """Return the head noun, or None if the rule finds none."""
+        return self._rule(self._parse(text))
+
+
+def head_of_parse(parsed: Any) -> str | None:
+    """Return the head noun by our rule, or None.
+
+    It is the root of the noun chunk with the sentence's root, else of its first child that is in a chunk. Pictures,
+    quantities and parts are skipped.
+    """
+    root = _root(parsed)
+    if root is None:
+        return None
+    chunks = list(parsed.noun_chunks)
+    for token in (root, *root.children):
+        head = next((chunk.root for chunk in chunks if token in chunk), None)
+        if head is not None:
+            return str(_skip_quantities(head).lower_)
+    return None
+
+
+def first_child_head(parsed: Any) -> str | None:
+    """Return the head noun by the authors' rule, or None.
+
+    It is the root of the noun chunk with the sentence's root, else of the chunk with the root's first child. No other
+    child is asked, and nothing is skipped: "a photo of a dog" has the head "photo".
+    """
+    root = _root(parsed)
+    if root is None:
+        return None
+    for token in (root, *list(root.children)[:1]):
+        for chunk in parsed.noun_chunks:
+            if token in chunk:
+                return str(chunk.root.text)
+    return None
+
+
+def _root(parsed: Any) -> Any:
+    """Return the first token that is its own head; None for an empty text."""
+    return next((token for token in parsed if token.head == token), None)
+
+
+def _skip_quantities(head: Any) -> Any:
+    """Replace a picture, quantity or part by the object of its `of`, repeatedly."""
+    while head.lower_ in PICTURES | QUANTITIES | PARTS:
+        behind = next((c for of in head.children if of.lower_ == "of" for c in of.children if c.dep_ == "pobj"), None)
+        if behind is None:
+            break
+        head = behind
+    return head
+
+
+def _model(config: FilterConfig) -> str:
+    return SPACY_MODEL if config.nouns == "spacy" else config.spacy_model
+
+
+def _install(config: FilterConfig) -> str:
+    return f"pip install 'spacy>=3.8,<4' && python -m spacy download {_model(config)}"
+
+
+def _no_model(config: FilterConfig) -> ConfigError:
+    remedy = f"Run: {_install(config)}"
+    if config.nouns == "spacy_first_child":
+        remedy += ", or name another pipeline, or its folder, by --set filtering.spacy_model=…"
+    return ConfigError(
+        f"filtering.nouns={config.nouns}, but its language model {_model(config)} is not installed. {remedy}"
+    )
+
+
+def _folder(config: FilterConfig) -> Path:
+    """Return the folder of the pipeline, found as `spacy.load` finds it: a package first, then a path."""
+    name = config.spacy_model
+    spec = find_spec(name) if name.isidentifier() else None
+    folder = Path(name) if spec is None or spec.origin is None else Path(spec.origin).parent
+    if not folder.is_dir():
+        raise _no_model(config)
+    return folder
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return the sha256 of a folder's files and their names below it, without what Python compiles beside them."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            total.update(f"{path.relative_to(folder).as_posix()} {_file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
