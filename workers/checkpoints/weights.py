@@ -253,13 +253,18 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
         state = load_tensors(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"weights '{weights.uri}' cannot be read as tensors: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    # Trainers store the weights beside the optimiser's state: open_clip's under `state_dict`, others under `model`.
+    for nested in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(nested), dict):
+            state = state[nested]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    # A trainer's own wrapper. Only if all names have it: a module of this name may also be a part of the model.
+    is_wrapped = bool(state) and all(key.startswith("model.") for key in state)
+    return {key.removeprefix("model."): value for key, value in state.items()} if is_wrapped else state
 
 
 def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,3 +1,4 @@
+import json
 import re
 from importlib.resources import files
 
@@ -7,8 +8,10 @@ from segment_anything import sam_model_registry
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
 from pseudoris.workers.checkpoints.models import build_sam, load_clip, load_coca, load_sam
+from pseudoris.workers.checkpoints.openclip import build_coca
 from pseudoris.workers.checkpoints.weights import weights_digest
 
 CONFIG = load_config("tiny")
@@ -96,3 +99,68 @@ def test_the_tiny_sam_answers_a_point_with_three_masks():
         )[0]
     assert answer["masks"].shape == (1, 3, 192, 192)
     assert answer["iou_predictions"].shape == (1, 3)
+
+
+# The architecture of the authors' captioner, coca_ViT-L-14, with every width small and fewer layers.
+SMALL_COCA = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 28,
+        "layers": 2,
+        "width": 32,
+        "head_width": 8,
+        "patch_size": 14,
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 40,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2},
+    "custom_text": True,
+}
+
+
+def kinds_of(names):
+    """Names of tensors without the number of their layer."""
+    return {re.sub(r"\.\d+\.", ".N.", name) for name in names}
+
+
+def test_in_paper_the_authors_captioner_is_read_as_their_trainer_wrote_it(tmp_path):
+    architecture = tmp_path / "small.json"
+    architecture.write_text(json.dumps(SMALL_COCA))
+    trained = load_coca(str(architecture), WeightsConfig(uri="random:5"))
+    with torch.device("meta"):
+        authors = build_coca(load_config("paper").captions.architecture)
+    assert kinds_of(trained.state_dict()) == kinds_of(authors.state_dict())
+    # open_clip's trainer: the model under DistributedDataParallel beside its optimiser and the scaler.
+    optimiser = torch.optim.AdamW(trained.parameters())
+    sum(parameter.sum() for parameter in trained.parameters()).backward()
+    optimiser.step()
+    checkpoint = {
+        "epoch": 1,
+        "name": "laion_cc3m",
+        "state_dict": {f"module.{name}": tensor for name, tensor in trained.state_dict().items()},
+        "optimizer": optimiser.state_dict(),
+        "scaler": {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 7},
+    }
+    torch.save(checkpoint, tmp_path / "epoch_1.pt")
+    read = load_coca(str(architecture), WeightsConfig(uri=str(tmp_path / "epoch_1.pt")))
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+def test_the_paper_preset_names_the_authors_captioner_and_laions_beside_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    weights = load_config("paper").captions.weights
+    with pytest.raises(
+        ConfigError, match=r"hf download SeonghoonYu/pseudo-ris .*, or LAION's: --set .*laion2b_s13b_b90k"
+    ):
+        weights_digest(weights)

@@ -43,6 +43,27 @@ def test_a_training_checkpoint_with_a_state_dict_inside_is_read(tmp_path, linear
     assert torch.equal(other.bias, linear.bias)
 
 
+@pytest.mark.parametrize("name", ["w.pt", "w.bin", "w.safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
+def test_a_wrappers_prefix_on_every_name_is_taken_away(tmp_path, linear, name, prefix):
+    state = {f"{prefix}{key}": value for key, value in linear.state_dict().items()}
+    if name.endswith(".safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name)
+    other = nn.Linear(3, 2)
+    load_into(other, WeightsConfig(uri=str(tmp_path / name)))
+    assert torch.equal(other.weight, linear.weight)
+
+
+def test_a_part_of_the_model_that_is_called_model_keeps_its_name(tmp_path):
+    modules = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    torch.save({"model": modules.state_dict()}, tmp_path / "w.pt")
+    other = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    load_into(other, WeightsConfig(uri=str(tmp_path / "w.pt")))
+    assert torch.equal(other["model"].weight, modules["model"].weight)
+
+
 def test_a_missing_file_names_the_command_that_gets_it():
     weights = WeightsConfig(uri="checkpoints/none.pth", how_to_get="curl -o checkpoints/none.pth https://example.org")
     with pytest.raises(ConfigError, match=r"no such file\. To get them: curl -o checkpoints/none.pth"):
