@@ -12,7 +12,7 @@ from pseudoris.pipeline.job import Job, Retry
 from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
+from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RetryTally, RunSummary, table_globs
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -55,7 +55,6 @@ def annotate(
         TransientError: Storage or the cluster failed; the same call continues.
     """
     options = options or RunOptions()
-    check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts:
         check_options(location, options)

@@ -8,7 +8,7 @@ from typing import Final
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
-from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
+from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RunPlan
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -42,7 +42,6 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         TransientError: Storage or the cluster failed.
     """
     options = options or RunOptions()
-    check_packages_here(config)
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     check_options(location, options)
     listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)

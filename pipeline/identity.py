@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.workers.stages import STAGES, StageKind
@@ -39,14 +40,17 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) ->
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
     Raises:
-        ConfigError: Weights, an engine or the device are missing; the message says what to do.
+        ConfigError: Weights, a prior, a parser, an engine or the device are missing; the message names all that are,
+            and what provides each.
     """
     # Every process that loads weights calls this first.
     announce_endpoint(config)
+    digests = (partial(stage.weights_digest, config) for stage in stages)
+    *weights, device_kind = gather(*digests, partial(_device_kind, config))
     return Identity(
         method=config.method(),
-        weights={stage.name: stage.weights_digest(config) for stage in stages},
-        device_kind=_device_kind(config),
+        weights=dict(zip((stage.name for stage in stages), weights, strict=True)),
+        device_kind=device_kind,
         versions=package_versions((*PACKAGES, *_further_packages(config))),
     )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pseudoris.pipeline.cluster import named_cluster
-from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_origin, read_header, require_header
@@ -45,17 +43,3 @@ def check_options(location: RunLocation, options: RunOptions) -> None:
     header = require_header(location) if is_old else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
-
-
-def check_packages_here(config: RunConfig) -> None:
-    """Accept a config if this machine has its optional packages: checked before Ray and the actors that use them start.
-
-    If a cluster is named, only its nodes need the packages, and they report a missing one themselves.
-
-    Raises:
-        ConfigError: One is not installed.
-    """
-    if config.filtering.nouns == "spacy" and named_cluster(config.placement.address) is None:
-        from pseudoris.workers.filtering.spacy_nouns import check_spacy
-
-        check_spacy(config.filtering)

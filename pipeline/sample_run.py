@@ -16,7 +16,6 @@ from pseudoris.pipeline.extrapolation import Estimate, summarise
 from pseudoris.pipeline.job import Job
 from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
-from pseudoris.pipeline.run_options import check_packages_here
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
@@ -94,7 +93,6 @@ def estimate(
     """
     if num_gpus is not None and config.compute.device != "cuda":
         raise ConfigError("--gpus says how many GPUs the run would have, but compute.device is cpu: leave --gpus out")
-    check_packages_here(config)
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()

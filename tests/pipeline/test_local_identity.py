@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
@@ -116,6 +118,50 @@ def test_a_missing_package_is_told_before_ray(setting, message, source, tmp_path
 def test_the_child_process_measures_what_a_process_of_the_run_measures():
     config = load_config("tiny")
     assert local_identity._measured(config) == measure_identity(config)
+
+
+@pytest.fixture(params=["annotate", "dry run", "estimate"])
+def refusal(request, monkeypatch, source, tmp_path):
+    """Return a function from a config to what the command says; this process measures, and not a child of it."""
+    monkeypatch.setattr(local_identity, "_measured", measure_identity)
+    out = str(tmp_path / "out")
+    calls = {
+        "annotate": lambda config: annotation.annotate(source, out, config),
+        "dry run": lambda config: dry_run.dry_run(source, out, config),
+        "estimate": lambda config: sample_run.estimate(source, config, size=1),
+    }
+
+    def refused(config):
+        with pytest.raises(ConfigError) as told:
+            calls[request.param](config)
+        assert not (tmp_path / "out").exists()
+        return str(told.value)
+
+    return refused
+
+
+def test_a_parser_that_is_not_installed_is_refused_before_ray(refusal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    assert "pip install 'spacy>=3.8,<4'" in refusal(load_config("tiny", assignments=["filtering.nouns=spacy"]))
+
+
+def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    # CLIP's tag would ask the network.
+    clip = "filtering.weights={uri: clip.pt, how_to_get: copy it}"
+    told = refusal(load_config("paper", assignments=["compute.device=cpu", clip]))
+    first, *parts = told.splitlines()
+    assert first == "5 parts that this run needs are missing:"
+    remedies = (
+        "curl -L --create-dirs -o checkpoints/sam_vit_h_4b8939.pth",
+        "--set masks.prior.kind=none",
+        "hf download SeonghoonYu/pseudo-ris",
+        "copy it",
+        "python -m spacy download en_core_web_lg",
+    )
+    for number, (part, remedy) in enumerate(zip(parts, remedies, strict=True), start=1):
+        assert part.startswith(f"  {number}. ")
+        assert remedy in part
 
 
 def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):

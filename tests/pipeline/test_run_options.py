@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 import pytest
 
-from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.dry_run import dry_run
-from pseudoris.pipeline.run_options import RunOptions, check_options, check_packages_here
-from pseudoris.pipeline.sample_run import estimate
+from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -56,19 +53,5 @@ def without_spacy(monkeypatch, *assignments):
     return load_config("tiny", assignments=["filtering.nouns=spacy", *assignments])
 
 
-@pytest.mark.parametrize("module", ["annotation", "dry_run", "sample_run"])
-def test_a_parser_that_is_not_installed_is_refused_before_ray(module, tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(f"pseudoris.pipeline.{module}.connected", lambda address: pytest.fail("Ray was started"))
-    out = str(tmp_path / "out")
-    calls = {
-        "annotation": partial(annotate, str(tmp_path), out),
-        "dry_run": partial(dry_run, str(tmp_path), out),
-        "sample_run": partial(estimate, str(tmp_path)),
-    }
-    with pytest.raises(ConfigError, match=r"pip install 'spacy>=3\.8,<4'"):
-        calls[module](without_spacy(monkeypatch))
-
-
 def test_of_a_named_cluster_the_nodes_must_have_it_and_not_this_machine(monkeypatch):
-    check_packages_here(without_spacy(monkeypatch, "placement.address=10.0.0.1:6379"))
+    assert identity_before_ray(without_spacy(monkeypatch, "placement.address=10.0.0.1:6379"), None, "in") is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.errors import gather
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.checkpoints.models import load_sam
 from pseudoris.workers.checkpoints.weights import weights_digest as file_digest
@@ -45,11 +47,14 @@ class SamProposer:
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests."""
-        digest = file_digest(config.weights)
-        prior = prior_digest(config.prior)
+        """Return the sha256 of the weights; with an instance prior, the sha256 of both files' digests.
+
+        Raises:
+            ConfigError: The weights or the prior are missing; the message names both if both are.
+        """
+        digest, prior = gather(partial(file_digest, config.weights), partial(prior_digest, config.prior))
         if prior is None:
-            return digest
+            return str(digest)
         return hashlib.sha256(f"{digest} {prior}".encode()).hexdigest()
 
     def __call__(self, shard: Shard) -> Shard:

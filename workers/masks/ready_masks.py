@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 from urllib.parse import unquote_to_bytes
@@ -27,7 +28,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
+from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.device import prepare_device
@@ -86,10 +87,11 @@ class ReadyProposer:
         The files in the folder are not hashed, because that may take a day. They must not change during a run.
 
         Raises:
-            ConfigError: The folder or the prior's file is missing, or an option is not known.
+            ConfigError: The folder or the prior is missing (the message names both if both are), or an option is not
+                known.
         """
-        _open(config)
-        named = f"ready {_options(config).folder.rstrip('/')} {prior_digest(config.prior) or ''}"
+        _, prior = gather(partial(_check_folder, config), partial(prior_digest, config.prior))
+        named = f"ready {_options(config).folder.rstrip('/')} {prior or ''}"
         return hashlib.sha256(named.encode()).hexdigest()
 
     def __call__(self, shard: Shard) -> Shard:
@@ -101,6 +103,10 @@ class ReadyProposer:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
         return replace(image, masks=mask_records(image.image_id, proposals, kept))
+
+
+def _check_folder(config: MasksConfig) -> None:
+    _open(config)
 
 
 def _open(config: MasksConfig) -> ReadyMasks:
