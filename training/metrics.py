@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); 0.3 is
-# our addition: it means that the right object was found, with any outline.
+# P@0.5 to P@0.9 are the field's (Yu et al., "Modeling Context in Referring Expressions", 2016, and all since); P@0.3 is
+# that of weakly supervised work (PPT, tables 2 and 3): the right object was found, with any outline.
 PRECISION_AT: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 

@@ -1,17 +1,20 @@
-"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and five more.
+"""PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and seven more.
 
     python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 
-The same call continues after an interrupt: what OUT holds is not measured again. `--quick` runs everything with a few
-images and steps; its figures mean nothing. A trial or a part (`--quick`, `--only`, `--no-pseudo`, other
-`--epochs-factor`) writes nothing into docs, which hold figures of whole runs only.
+Each finished job leaves a record in `experiments/results/ppt`, or in OUT if it is a trial. It is not measured again. An
+interrupted training continues if OUT is still there. So the whole can run in pieces, in the background:
+
+    nice -n 15 python -m experiments.ppt --processes 1 --only full --only plain
+
+`--quick` runs everything with a few images and steps; its figures mean nothing. A trial or a part (`--quick`, `--only`,
+`--no-pseudo`, other `--epochs-factor`) writes nothing into docs, which have figures of whole runs only.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +24,9 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.measurement import cpu_seconds
-from experiments.ppt.ablation_jobs import job_names, jobs_of, measure
+from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
 from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
 from experiments.ppt.ablation_table import as_json, as_markdown, put_into
-from experiments.ppt.select_figures import select_figures
 from experiments.process_pool import run_jobs
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -52,23 +53,17 @@ def main(
     torch.set_num_threads(1)
     console = Console(stderr=True)
     folder = out / ("quick" if is_quick else "whole")
-    is_from_nothing = not folder.exists() and not only and is_pseudo
-    started, used = time.perf_counter(), cpu_seconds()
-    runs = make_runs(folder, sizes, is_pseudo=is_pseudo, tell=lambda text: console.print(text, highlight=False))
-    jobs = jobs_of(runs, sizes, folder / "trainings")
+    folder.mkdir(parents=True, exist_ok=True)
+    records = RECORDS if sizes == WHOLE else folder / "records"
+    jobs = jobs_of(sizes, folder / "trainings", records, is_pseudo=is_pseudo)
     wanted = [job for job in jobs if not only or job.name in only]
-    num_processes = processes or len(os.sched_getaffinity(0))
-    result = as_json(run_jobs(measure, wanted, num_processes, shown="trainings"), sizes)
-    whole = [job.folder for job in wanted if job.name == "full"]
-    if whole:
-        result["select"] = select_figures(whole, runs)
-    took = folder / "took.json"
-    if is_from_nothing:
-        # The data and the questions to Select too, which no training counts.
-        seconds = {"wall_s": round(time.perf_counter() - started), "cpu_s": round(cpu_seconds() - used)}
-        took.write_text(json.dumps(seconds) + "\n", encoding="utf-8")
-    if took.exists():
-        result["whole_run"] = json.loads(took.read_text(encoding="utf-8"))
+    left = [job for job in wanted if not job.is_finished]
+    if left:
+        console.print(f"{len(left)} of {len(wanted)} jobs have no record in {records}", highlight=False)
+        needs_pseudo = any(job.needs_annotation for job in left)
+        runs = make_runs(folder, sizes, is_pseudo=needs_pseudo, tell=lambda text: console.print(text, highlight=False))
+        wanted = [replace(job, runs=runs) for job in wanted]
+    result = as_json(run_jobs(measure, wanted, processes or len(os.sched_getaffinity(0)), shown="jobs"), sizes)
     (folder / "ppt.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

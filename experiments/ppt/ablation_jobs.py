@@ -8,25 +8,37 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.measurement import cpu_seconds, digest_of
 from experiments.ppt.ablation_rows import TRAININGS, Training
-from experiments.ppt.ablation_runs import AblationRuns, Sizes
+from experiments.ppt.ablation_runs import AblationRuns, Sizes, annotation_digest
+from experiments.ppt.select_figures import select_figures
 from pseudoris.training.learning import TrainingFolder, open_fabric
-from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
+from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
+from pseudoris.training.learning.evaluator import (
+    Answerer,
+    HeldOutExpressions,
+    ImageQuestion,
+    evaluate,
+    named_figures,
+)
+from pseudoris.training.learning.trainer import load_trained
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
+from pseudoris.training.ppt.ppt_learner import PointLearner
 from pseudoris.training.ppt.ppt_training import PptRequest, train_ppt
 from pseudoris.training.ppt.recipes.grounding import Grounder
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.training.student.student_config import StudentConfig, load_student_config
 from pseudoris.training.student.student_training import StudentRequest, train_student
 
-FIGURES_NAME = "figures.json"
+# Records of finished jobs. They are committed: a job that has one is not measured again, on any machine.
+RECORDS: Final = Path(__file__).parents[1] / "results" / "ppt"
 
 
 @dataclass(frozen=True)
@@ -37,17 +49,31 @@ class AblationJob:
         kind: `ppt` trains, `floor` is the paper's row 1, `student` is the RIS student.
         name: Of the training.
         seed: Of weights and order.
-        runs: Made already.
         sizes: How long.
-        folder: Of its own.
+        folder: Of its training, which an interrupted job continues.
+        record: Written when it is finished.
+        runs: To train on and to ask; None for a job that has its record.
     """
 
     kind: Literal["ppt", "floor", "student"]
     name: str
     seed: int
-    runs: AblationRuns
     sizes: Sizes
     folder: Path
+    record: Path
+    runs: AblationRuns | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its record stands."""
+        return self.record.exists()
+
+    @property
+    def needs_annotation(self) -> bool:
+        """Whether it is trained on the pipeline's annotation."""
+        return self.kind == "student" or any(
+            "annotated" in each.sources for each in TRAININGS if each.name == self.name
+        )
 
 
 def job_names(*, is_pseudo: bool) -> list[str]:
@@ -56,40 +82,55 @@ def job_names(*, is_pseudo: bool) -> list[str]:
     return [*trainings, *(["student-pseudo"] if is_pseudo else []), "floor"]
 
 
-def jobs_of(runs: AblationRuns, sizes: Sizes, folder: Path) -> list[AblationJob]:
-    """Return all jobs of an ablation, the longest first; those of the pipeline's annotation where it was made."""
+def jobs_of(sizes: Sizes, folder: Path, records: Path, *, is_pseudo: bool) -> list[AblationJob]:
+    """Return all jobs of an ablation, the paper's rows first; those of the pipeline's annotation where asked for."""
     found = []
+
+    def add(kind: Literal["ppt", "floor", "student"], name: str, seed: int, *settings: object) -> None:
+        own = f"{name}-{seed}-{_digest(sizes, *settings)}"
+        found.append(AblationJob(kind, name, seed, sizes, folder / own, records / f"{own}.json"))
+
     for training in TRAININGS:
-        if "annotated" in training.sources and runs.pseudo is None:
+        if "annotated" in training.sources and not is_pseudo:
             continue
-        for seed in range(sizes.num_seeds if training.is_first else 1):
-            digest = _digest(sizes, training.sources, config_of(training, sizes, seed).decisive())
-            own = folder / f"{training.name}-{seed}-{digest}"
-            found.append(AblationJob("ppt", training.name, seed, runs, sizes, own))
-    if runs.pseudo is not None:
-        own = folder / f"student-pseudo-{_digest(sizes, student_config(sizes).decisive())}"
-        found.append(AblationJob("student", "student-pseudo", 0, runs, sizes, own))
-    return [*found, AblationJob("floor", "floor", 0, runs, sizes, folder / f"floor-{_digest(sizes)}")]
+        # By the pipeline's whole method too, weights included.
+        made = [annotation_digest()] if "annotated" in training.sources else []
+        for seed in range(sizes.num_seeds if training.is_paper else 1):
+            add("ppt", training.name, seed, training.sources, config_of(training, sizes, seed).decisive(), *made)
+    if is_pseudo:
+        add("student", "student-pseudo", 0, student_config(sizes).decisive(), annotation_digest())
+    add("floor", "floor", 0)
+    return found
 
 
 def _digest(sizes: Sizes, *settings: object) -> str:
-    """What a job was told, in its folder's name: figures of another size or setting are never taken for its own."""
-    of_runs = {name: value for name, value in asdict(sizes).items() if name != "num_student_steps"}
+    """What a job was told, in its record's name: figures of another size or setting are never taken for its own."""
+    of_runs = {name: value for name, value in asdict(sizes).items() if name not in ("num_student_steps", "num_seeds")}
     return digest_of([of_runs, *settings])[:8]
 
 
 def measure(job: AblationJob) -> dict[str, Any]:
-    """Return `figures` by row, `cpu_s` and `steps` of a job, from its folder where they stand."""
-    path = job.folder / FIGURES_NAME
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """Return the record of a job, measured unless it stands.
+
+    Returns:
+        figures: By row, what `named_figures` names, and of each image the sum of its IoUs and its expressions. steps,
+        cpu_s, wall_s: Of this call, an interrupted one's not counted. select: Of the whole curriculum, see
+        `select_figures`.
+    """
+    if job.is_finished:
+        found: dict[str, Any] = json.loads(job.record.read_text(encoding="utf-8"))
         return found
+    if job.runs is None:
+        raise ValueError(f"{job.name} has no record at {job.record}, and no runs to be measured on.")
     torch.set_num_threads(1)
     before, started = cpu_seconds(), time.monotonic()
-    figures, steps = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job)
-    done = {"figures": figures, "steps": steps, "cpu_s": cpu_seconds() - before, "wall_s": time.monotonic() - started}
-    job.folder.mkdir(parents=True, exist_ok=True)
-    TrainingFolder(job.folder).write_json(FIGURES_NAME, done)
+    done = {"ppt": _trained, "floor": _floor, "student": _student}[job.kind](job, job.runs)
+    done = {"name": job.name, "seed": job.seed, **done}
+    done |= {"cpu_s": round(cpu_seconds() - before, 1), "wall_s": round(time.monotonic() - started, 1)}
+    job.record.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = job.record.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(done) + "\n", encoding="utf-8")
+    unfinished.replace(job.record)
     return done
 
 
@@ -111,22 +152,30 @@ def _encoders() -> FrozenEncoders:
     return FrozenEncoders(load_ppt_config("tiny"))
 
 
-def _trained(job: AblationJob) -> tuple[dict[str, Any], int]:
+def _trained(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
     """The figures after the phases that are rows; an interrupted training goes on."""
     (training,) = (each for each in TRAININGS if each.name == job.name)
     config = config_of(training, job.sizes, job.seed)
-    is_resuming = (job.folder / "config.json").exists()
-    # A training that is one row is asked at its end alone: a trainer would ask after each phase.
-    val = job.runs.val if len(training.phases) > 1 else None
-    request = PptRequest(config, training.runs(job.runs), job.folder, val=val, is_resuming=is_resuming)
-    fabric = open_fabric(config.training)
-    learner, summary = train_ppt(request, fabric, encoders=_encoders())
-    phases = summary.phases
-    if val is None:
-        (phase,) = training.phases
-        learner.held_out = HeldOutExpressions(job.runs.val)
-        phases = {phase: learner.validate(learner.module, fabric)}
-    return {row: dict(phases[phase]) for phase, row in training.phases.items()}, summary.num_steps
+    request = PptRequest(config, training.runs(runs), job.folder, is_resuming=TrainingFolder(job.folder).is_begun)
+    _, summary = train_ppt(request, open_fabric(config.training), encoders=_encoders())
+    held_out = HeldOutExpressions(runs.val)
+    figures = {}
+    for phase, row in training.phases.items():
+        # The last round of the phase: rounds are numbered in order.
+        at = sorted(path for path in job.folder.glob(f"[0-9][0-9]-{phase}*") if path.is_dir())[-1]
+        learner = PointLearner(config, _encoders())
+        load_trained(learner.module, load_checkpoint(at / CHECKPOINT_NAME)["module"], where=str(at))
+        figures[row] = _asked(learner, held_out)
+    done = {"figures": figures, "steps": summary.num_steps}
+    return done | {"select": select_figures(job.folder, runs)} if job.name == "full" else done
+
+
+def _asked(answerer: Answerer, held_out: HeldOutExpressions) -> dict[str, Any]:
+    """The figures of an answerer, and the sum of IoUs and the number of expressions of each image, in order."""
+    ious: list[NDArray[np.float64]] = []
+    named: dict[str, Any] = named_figures(evaluate(answerer, held_out, on_image=ious.append).figures())
+    sums = [round(float(each.sum()), 4) for each in ious]
+    return {**named, "iou_sums": sums, "num_expressions": [len(each) for each in ious]}
 
 
 class ClipAndSam:
@@ -145,14 +194,14 @@ class ClipAndSam:
         return torch.stack([found.get(text, empty) for text in question.texts])
 
 
-def _floor(job: AblationJob) -> tuple[dict[str, Any], int]:
-    return {"1": named_figures(evaluate(ClipAndSam(), HeldOutExpressions(job.runs.val)).figures())}, 0
+def _floor(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
+    return {"figures": {"1": _asked(ClipAndSam(), HeldOutExpressions(runs.val))}, "steps": 0}
 
 
-def _student(job: AblationJob) -> tuple[dict[str, Any], int]:
+def _student(job: AblationJob, runs: AblationRuns) -> dict[str, Any]:
     config = student_config(job.sizes)
     # It takes minutes: not worth a resume.
     shutil.rmtree(job.folder, ignore_errors=True)
-    request = StudentRequest(config, [str(job.runs.pseudo)], job.folder, val=job.runs.val)
-    _, summary = train_student(request, open_fabric(config.training))
-    return {job.name: dict(summary.figures)}, summary.num_steps
+    request = StudentRequest(config, [str(runs.pseudo)], job.folder)
+    learner, summary = train_student(request, open_fabric(config.training))
+    return {"figures": {job.name: _asked(learner, HeldOutExpressions(runs.val))}, "steps": summary.num_steps}

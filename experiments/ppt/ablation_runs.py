@@ -9,6 +9,7 @@ from typing import Final
 
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
+from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.synthworld.scenes import Split
@@ -29,7 +30,7 @@ class Sizes:
         scenes: Training scenes with people's expressions: H, or annotated by the pipeline.
         val_scenes: Held-out scenes that are asked.
         epochs_factor: Of the paper's 10 + 30 + 10 epochs.
-        num_seeds: Of the first five rows; the others have one.
+        num_seeds: Of each row of the paper's table; the others have one.
         num_student_steps: Of the RIS student beside them.
     """
 
@@ -43,7 +44,7 @@ class Sizes:
     num_student_steps: int
 
 
-# Chosen by what a step costs (docs/ppt.md), so that all of it takes less than an hour on two cores.
+# Chosen by what a step costs (docs/ppt.md): one training takes about eight minutes of one core.
 WHOLE: Final = Sizes(
     objects=240,
     composed=3,
@@ -125,3 +126,8 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
         tell("the pipeline's annotation of the training scenes")
     pseudo = pseudo_run(options, scenes, composing=BY_SHARES) if is_pseudo else None
     return AblationRuns(str(d_sem), str(d_ref), str(h), truth, val, pseudo)
+
+
+def annotation_digest() -> str:
+    """Return a digest of the method of the pipeline's annotation."""
+    return config_hash(load_config("tiny", None, [BY_SHARES]))[:8]

@@ -9,11 +9,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from experiments.ppt.ablation_rows import BESIDE, PAPER
+from experiments.ppt.ablation_intervals import SeedBootstrap
+from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER
 from experiments.ppt.ablation_runs import Sizes
+from experiments.ppt.select_figures import mean_select
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.ppt.point_generator import PointGenerator
-from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+from pseudoris.training.ppt.ppt_config import load_ppt_config
 
 BEGIN: Final = "<!-- ablation: written by `python -m experiments.ppt` -->"
 END: Final = "<!-- end of ablation -->"
@@ -23,61 +26,103 @@ _PAPER_WIDTHS: Final = (768, 512)
 
 
 def paper_parameters() -> int:
-    """Return the trained parameters of the paper's size."""
-    generator = PointGenerator(PointGeneratorConfig(), *_PAPER_WIDTHS)
+    """Return the trained parameters of the preset `paper`."""
+    generator = PointGenerator(load_ppt_config("paper").generator, *_PAPER_WIDTHS)
     return sum(weight.numel() for weight in generator.parameters())
 
 
 def as_json(done: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
-    """Return the whole result: means and deviations of each row over its seeds.
+    """Return the whole result: means of each row over its seeds, intervals, and whether the paper's order holds.
 
     Args:
         done: What `ablation_jobs.measure` returned, of all jobs.
         sizes: That it was measured with.
     """
-    seeds: defaultdict[str, list[Mapping[str, float]]] = defaultdict(list)
+    seeds: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     steps: dict[str, int] = {}
-    for each in done:
+    for each in sorted(done, key=lambda record: int(record["seed"])):
         for row, figures in each["figures"].items():
             seeds[row].append(figures)
             # Of the whole training, whichever of its phases the row is.
             steps[row] = each["steps"]
+    (num_expressions,) = {tuple(each["num_expressions"]) for of_row in seeds.values() for each in of_row}
+    drawn = SeedBootstrap({row: [each["iou_sums"] for each in own] for row, own in seeds.items()}, num_expressions)
     ablation = [
-        {"row": row, "name": name, **_summary(seeds[row]), "training_steps": steps[row], "paper_miou": paper}
+        {"row": row, "name": name, **_summary(seeds[row], drawn.miou(row)), "training_steps": steps[row]}
+        | {"paper_miou": paper}
         for row, (name, paper) in PAPER.items()
         if row in seeds
     ]
     beside = [
-        {"row": row, "name": name, **_summary(seeds[row]), "training_steps": steps[row]}
+        {"row": row, "name": name, **_summary(seeds[row], drawn.miou(row)), "training_steps": steps[row]}
         for row, name in BESIDE.items()
         if row in seeds
     ]
+    select = [each["select"] for each in done if "select" in each]
     return {
         "trainable_parameters_paper": paper_parameters(),
         "ablation": ablation,
+        "order": [_step(*pair, drawn) for pair in ORDER if seeds.keys() >= {*pair}],
         "beside": beside,
         "sizes": asdict(sizes),
         "cpu_s": round(sum(each["cpu_s"] for each in done)),
         "steps": sum(each["steps"] for each in done),
+        **({"select": mean_select(select)} if select else {}),
     }
 
 
-def _summary(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The mean over seeds of each figure, and of mIoU the standard deviation of a sample, 0 of one."""
-    means = {name: round(fmean(each[name] for each in seeds), 5) for name in seeds[0]}
+def _summary(seeds: Sequence[Mapping[str, Any]], miou: Estimate) -> dict[str, Any]:
+    """The mean over seeds of each figure; of mIoU the interval, and the deviation of a sample of seeds, 0 of one."""
+    named = [name for name, value in seeds[0].items() if isinstance(value, float) and name != "miou"]
     values = [each["miou"] for each in seeds]
-    deviation = stdev(values) if len(values) > 1 else 0.0
-    rest = {name: value for name, value in means.items() if name != "miou"}
-    of_seeds = {"seeds": len(seeds), "miou_by_seed": [round(value, 5) for value in values]}
-    return {"miou_mean": means["miou"], "miou_std": round(deviation, 5), **of_seeds, **rest}
+    return {
+        "miou_mean": round(fmean(values), 5),
+        "miou_low": round(miou.low, 5),
+        "miou_high": round(miou.high, 5),
+        "miou_std": round(stdev(values) if len(values) > 1 else 0.0, 5),
+        "seeds": len(seeds),
+        "miou_by_seed": [round(value, 5) for value in values],
+        **{name: round(fmean(each[name] for each in seeds), 5) for name in named},
+    }
+
+
+def _step(row: str, baseline: str, drawn: SeedBootstrap) -> dict[str, Any]:
+    """A step of the paper's order: it holds, or is reversed, where the interval of the difference leaves out 0."""
+    found = drawn.difference(row, baseline)
+    verdict = "holds" if found.low > 0 else "reversed" if found.high < 0 else "not told apart"
+    return {
+        "row": row,
+        "baseline": baseline,
+        "difference": round(found.value, 5),
+        "low": round(found.low, 5),
+        "high": round(found.high, 5),
+        "paper_difference": round(PAPER[row][1] - PAPER[baseline][1], 2),
+        "verdict": verdict,
+    }
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
-    """Return the table, the paper's mIoU beside each row."""
-    head = ["| | | P@0.3 | P@0.5 | P@0.7 | mIoU | the paper's mIoU |", "| --- | --- | --: | --: | --: | --: | --: |"]
+    """Return the tables, the paper's mIoU beside each row."""
+    head = [
+        "| | | seeds | P@0.3 | P@0.5 | P@0.7 | mIoU (95 % interval) | the paper's mIoU |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+    ]
     rows = [_line(row["row"], row, f"{row['paper_miou']:.2f}") for row in result["ablation"]]
     rows += [_line("", row, "") for row in result["beside"]]
-    return "\n".join([*head, *rows, *_select_lines(result.get("select"))])
+    return "\n".join([*head, *rows, *_order_lines(result["order"]), *_select_lines(result.get("select"))])
+
+
+def _order_lines(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The steps of the paper's order, where any was measured."""
+    if not steps:
+        return []
+    lines = []
+    for each in steps:
+        found, low, high = (f"{100 * each[name]:+.1f}" for name in ("difference", "low", "high"))
+        rows = f"{each['row']} − {each['baseline']}"
+        lines.append(f"| {rows} | {found} ({low} to {high}) | {each['paper_difference']:+.2f} | {each['verdict']} |")
+    head = ["| rows | difference of mIoU (95 % interval, paired) | the paper's | |", "| --- | --: | --: | --- |"]
+    return ["", *head, *lines]
 
 
 def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
@@ -100,8 +145,8 @@ def _select_lines(found: Mapping[str, Any] | None) -> list[str]:
 
 def _line(number: str, row: Mapping[str, Any], paper: str) -> str:
     shares = " | ".join(f"{100 * row[name]:.1f}" for name in _SHOWN)
-    deviation = f" ± {100 * row['miou_std']:.1f}" if row["seeds"] > 1 else ""
-    return f"| {number} | {row['name']} | {shares} | {100 * row['miou_mean']:.1f}{deviation} | {paper} |"
+    mean, low, high = (f"{100 * row[f'miou_{name}']:.1f}" for name in ("mean", "low", "high"))
+    return f"| {number} | {row['name']} | {row['seeds']} | {shares} | {mean} ({low} to {high}) | {paper} |"
 
 
 def put_into(page: Path, table: str) -> None:

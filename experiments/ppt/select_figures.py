@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +21,12 @@ from pseudoris.training.ppt.referent_selection import SELECTED_NAME, read_select
 _FRAME: Final = LabelFrame(192, 192)
 
 
-def select_figures(folders: Sequence[Path], made: AblationRuns) -> dict[str, Any]:
-    """Return what Select chose in trainings of the whole curriculum, as means over them.
+def select_figures(folder: Path, made: AblationRuns) -> dict[str, Any]:
+    """Return what Select chose in a training of the whole curriculum.
 
     Args:
-        folders: Of the trainings, at least one.
-        made: What they were trained on.
+        folder: Of the training.
+        made: What it was trained on.
 
     Returns:
         pairs: Of H_ref, with one target. reachable: the share of them that have a pseudo-mask whose IoU with the target
@@ -35,12 +35,20 @@ def select_figures(folders: Sequence[Path], made: AblationRuns) -> dict[str, Any
     """
     hits = _hits(made)
     judged = [each for each in hits if each]
-    names = sorted(path.parent.name for path in folders[0].glob(f"*/{SELECTED_NAME}"))
     rounds = []
-    for name in names:
-        decided, right = zip(*(_choice(read_selected(folder / name) or [], hits) for folder in folders), strict=True)
-        rounds.append({"name": name, "decided": float(np.mean(decided)), "right": float(np.mean(right))})
+    for name in sorted(path.parent.name for path in folder.glob(f"*/{SELECTED_NAME}")):
+        decided, right = _choice(read_selected(folder / name) or [], hits)
+        rounds.append({"name": name, "decided": decided, "right": right})
     return {"pairs": len(judged), "reachable": float(np.mean([any(each) for each in judged])), "rounds": rounds}
+
+
+def mean_select(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means of what `select_figures` returned of the seeds of one training."""
+    rounds = []
+    for same in zip(*(each["rounds"] for each in found), strict=True):
+        means = {name: float(np.mean([each[name] for each in same])) for name in ("decided", "right")}
+        rounds.append({"name": same[0]["name"], **means})
+    return {"pairs": found[0]["pairs"], "reachable": found[0]["reachable"], "rounds": rounds}
 
 
 def _hits(made: AblationRuns) -> list[list[bool]]:

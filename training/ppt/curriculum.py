@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,12 +15,14 @@ from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 
 Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
+# Names of the default phases in trainings of version 0.2.0 and before: their folders and draws have them.
+_FORMER_NAMES: Final = {"ris_augmented": "composed", "ris_joint": "referring"}
 
 
 class PhaseConfig(FrozenModel):
     """One phase, or one step of a phase."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     # The joined data sets (equations 5 to 7), each pair once an epoch. Data sets that are not given are left out.
     sources: tuple[Source, ...] = Field(min_length=1)
     epochs: float = Field(gt=0, le=100_000)
@@ -48,20 +50,21 @@ class PhaseConfig(FrozenModel):
 class CurriculumConfig(FrozenModel):
     """The phases, in order."""
 
-    # The paper gives 10 + 30 + 10 epochs and the mixes. The 30 are halved: Select is only as good as the model it runs,
-    # so its choices are trained on no longer than the model took to learn to choose. The last 10 are five rounds: of
-    # two epochs each, an epoch to follow the new referents and one to settle. Of the paper's models `composed` ends
-    # with θ_refD and `referring` with θ_ref.
+    # The paper gives three stages of 10 + 30 + 10 epochs and the mixes. Ours are how the 30 of its RIS learning stage
+    # are split over its two steps, and the number of rounds. The 30 are halved: Select is only as good as the model it
+    # runs, so its choices are trained on no longer than the model took to learn to choose. The last 10 are five rounds:
+    # of two epochs each, an epoch to follow the new referents and one to settle. The phases end with the paper's
+    # θ_sem, θ_refD, θ_ref and θ^(i).
     phases: tuple[PhaseConfig, ...] = (
         PhaseConfig(name="semantic", sources=("h_sem", "d_sem"), epochs=10),
-        PhaseConfig(name="composed", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
-        PhaseConfig(name="referring", sources=SOURCES, epochs=15, is_selecting=True),
+        PhaseConfig(name="ris_augmented", sources=("h_sem", "d_sem", "d_ref"), epochs=15),
+        PhaseConfig(name="ris_joint", sources=SOURCES, epochs=15, is_selecting=True),
         PhaseConfig(name="refinement", sources=("h_sem", "h_ref"), epochs=10, is_selecting=True, num_rounds=5),
     )
     # All phases are scaled by this factor.
     epochs_factor: float = Field(default=1.0, gt=0, le=1000)
-    # Select: below this IoU with the prediction no pseudo-mask is the referent. 0.5 is also what counts as found in the
-    # evaluation. At 0 every pair has a referent, right or not.
+    # Ours: the paper's Select has no threshold and no undecided pair. Below this IoU with the prediction no pseudo-mask
+    # is the referent. 0.5 is also what counts as found in the evaluation. At 0 every pair has a referent, right or not.
     min_iou: UnitInterval = 0.5
 
     @model_validator(mode="after")
@@ -75,13 +78,25 @@ class CurriculumConfig(FrozenModel):
             raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
         return self
 
+    def named_as(self, saved: Mapping[str, Any]) -> CurriculumConfig:
+        """Return the settings under the names of a training that an older version began, if nothing else differs.
+
+        Args:
+            saved: The curriculum in that training's settings, as JSON.
+        """
+        phases = tuple(
+            phase.model_copy(update={"name": _FORMER_NAMES.get(phase.name, phase.name)}) for phase in self.phases
+        )
+        former = self.model_copy(update={"phases": phases})
+        return former if former.model_dump(mode="json") == saved else self
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """One stretch of training on fixed data.
 
     Attributes:
-        name: Name of its folder, in order: `03-referring`, `04-refinement-1`.
+        name: Name of its folder, in order: `03-ris_joint`, `04-refinement-1`.
         phase: Name of its phase.
         sources: The joined data sets.
         is_selecting: Whether Select comes first.

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import nn
 
-from pseudoris.training.learning.token_layers import SelfAttention, word_codes
+from pseudoris.training.learning.token_layers import word_codes
+from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
 from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
 from pseudoris.training.ppt.prompt_layers import (
     CrossAttentionLayer,
     ProductLayer,
     distinct_peaks,
     grid_centres,
-    grid_neighbours,
     grid_position,
 )
-
-# Weights that begin with hardly any effect, and yet with a gradient.
-_LITTLE: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class PointPrompts:
         label_logits: (B, K, M) float32, above 0 for a positive point: the r of the paper before its sigmoid.
         confidence_logits: (B, K) float32, of being the referent: the c of the paper before its sigmoid.
         attention_log_shares: (B, K, h·w) float32, the logarithm of each patch's share in a query's attention; None of
-            prompts that are not the point generator's.
+            prompts whose queries have no such attention.
     """
 
     points_xy: torch.Tensor
@@ -103,96 +99,6 @@ class Stage(nn.Module):
         return queries, fused
 
 
-class ReferencePatchAttention(nn.Module):
-    """Each query's attention to patches: its peak, around which PointHead places the points, and the features there.
-
-    A query's reference is the mean of the patches' centres around its peak. A mean over all patches would be between
-    two objects if the query is uncertain, and SAM would find neither.
-
-    The scores are the sum of CLIP's response, the query's anchor and the query's own scores, at one temperature. CLIP
-    is often wrong with high confidence, so a query must be able to overrule it. If a query could only scale the
-    response, it would reduce it within a few steps and attend to its own initial noise. A query with an anchor stays at
-    its peak: ScoreHead chooses among the queries, and no peak has to move between objects.
-    Source: reference points, Zhu et al. 2021 (Deformable DETR), Meng et al. 2021 (Conditional DETR).
-    """
-
-    def __init__(self, config: PointGeneratorConfig) -> None:
-        super().__init__()
-        width = config.width
-        self._peak_radius = config.peak_radius
-        self._response_gain, self._anchor_gain = config.response_gain, config.anchor_gain
-        self.norm = nn.LayerNorm(width)
-        # A bias of the keys is the same for all patches, and falls out of the softmax.
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        # At first the query's own scores are small beside CLIP's response.
-        nn.init.normal_(self.key.weight, std=_LITTLE)
-        # Logarithm of the temperature's inverse: a factor of 1 at first.
-        self.sharpness = nn.Linear(width, 1)
-        nn.init.normal_(self.sharpness.weight, std=_LITTLE)
-        nn.init.zeros_(self.sharpness.bias)
-        self.seen = nn.Linear(width, width)
-        self.compare = SelfAttention(width, config.num_heads, dropout=config.dropout)
-
-    def forward(
-        self, queries: torch.Tensor, image: torch.Tensor, response: torch.Tensor, anchors: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return q_k with what they see (B, K, d), their attention's log-shares (B, K, h·w), and the shares of peaks.
-
-        Args:
-            queries: q_k, (B, K, d), normalised.
-            image: V'_N (B, h·w, d).
-            response: (B, h, w) of the patches.
-            anchors: (B, K) int64, the patch that each query begins at; None where queries share all of them.
-        """
-        patches = self.norm(image)
-        found = self.query(queries) @ self.key(patches).transpose(1, 2) * queries.shape[-1] ** -0.5
-        height, width = response.shape[-2:]
-        near = grid_neighbours(height, width, self._peak_radius, device=found.device)
-        begun = self._response_gain * response.flatten(1)[:, None]
-        if anchors is not None:
-            begun = begun + self._anchor_gain * near[anchors]
-        log_shares = (self.sharpness(queries).exp() * (begun + found)).log_softmax(-1)
-        peaks = log_shares.masked_fill(~near[log_shares.argmax(-1)], float("-inf")).softmax(-1)
-        return self.compare(queries + self.seen(peaks @ patches)), log_shares, peaks
-
-
-class PointHead(nn.Module):
-    """PointHead of equation 2: a perceptron that spreads M points around a query's reference, and gives their labels.
-
-    The spread does not depend on the object's position, so no coordinate has to be read from features that hardly
-    encode one.
-    """
-
-    def __init__(self, width: int, num_points: int) -> None:
-        super().__init__()
-        self._num_points = num_points
-        self.layers = _perceptron(width, 3 * num_points)
-
-    def forward(self, queries: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x, y in [0, 1], (B, K, M, 2), and the logits of labels (B, K, M), of queries at their references.
-
-        Args:
-            queries: q_k, (B, K, d).
-            references: (B, K, 2) in [0, 1].
-        """
-        found = self.layers(queries).unflatten(-1, (self._num_points, 3))
-        return (references.logit(eps=1e-4)[:, :, None] + found[..., :2]).sigmoid(), found[..., 2]
-
-
-class ScoreHead(nn.Module):
-    """ScoreHead of equation 2: CLIP's response at a query's reference, and a perceptron that learns to doubt it."""
-
-    def __init__(self, width: int, response_gain: float) -> None:
-        super().__init__()
-        self.layers = _perceptron(width, 1)
-        self.response_weight = nn.Parameter(torch.tensor(response_gain))
-
-    def forward(self, queries: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        """Return the logits of c_k (B, K), of queries (B, K, d) and CLIP's answers where they look (B, K)."""
-        learnt: torch.Tensor = self.layers(queries)[..., 0]
-        return learnt + self.response_weight * answers
-
-
 class PointGenerator(nn.Module):
     """Equations 1 and 2. Everything that PPT trains is in here."""
 
@@ -203,13 +109,14 @@ class PointGenerator(nn.Module):
         self._is_anchored = config.anchor_gain > 0
         self.queries = nn.Parameter(torch.randn(config.num_queries, width))
         self.query_position = nn.Parameter(torch.randn(config.num_queries, width))
-        self.response = nn.Linear(1, width)
+        self.response = nn.Linear(1, width) if config.is_response_read else None
         self.code = nn.Linear(config.word_code_width, width, bias=False) if config.word_code_width else None
         self.stages = nn.ModuleList(Stage(config, image_width, text_width) for _ in config.image_blocks)
         self.norm = nn.LayerNorm(width)
-        self.look = ReferencePatchAttention(config)
+        has_references = config.point_head == "patch_attention"
+        self.look = ReferencePatchAttention(config) if has_references else None
         self.point_head = PointHead(width, config.num_points)
-        self.score_head = ScoreHead(width, config.response_gain)
+        self.score_head = ScoreHead(width, config.response_gain if has_references else None)
 
     def forward(
         self,
@@ -240,7 +147,8 @@ class PointGenerator(nn.Module):
         position = grid_position(height, width, queries.shape[-1], device=response.device)
         # Position and response of a patch are added to its features in every stage. Frozen features hardly encode the
         # position; the response is what CLIP learnt about images and texts.
-        fused = position + self.response(response.flatten(1)[..., None]), self._codes(tokens)
+        known = position if self.response is None else position + self.response(response.flatten(1)[..., None])
+        fused = known, self._codes(tokens)
         anchors = distinct_peaks(response, self.queries.shape[0], self._anchor_radius) if self._is_anchored else None
         query_position = self.query_position if anchors is None else self.query_position + position[anchors]
         for stage, features in zip(self.stages, image, strict=True):
@@ -271,14 +179,10 @@ class PointGenerator(nn.Module):
         height, width = response.shape[-2:]
         centres = grid_centres(height, width, device=response.device)
         with torch.autocast(queries.device.type, enabled=False):
+            if self.look is None:
+                points, labels = self.point_head(queries.float())
+                return PointPrompts(points, labels, self.score_head(queries.float()))
             queries, log_shares, peaks = self.look(queries.float(), image.float(), response, anchors)
             points, labels = self.point_head(queries, peaks @ centres)
             confidence = self.score_head(queries, (peaks @ response.flatten(1)[..., None])[..., 0])
         return PointPrompts(points, labels, confidence, log_shares)
-
-
-def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    """An independent head of two hidden layers."""
-    return nn.Sequential(
-        nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
-    )

@@ -18,7 +18,7 @@ _PACKAGE = "pseudoris.training.ppt"
 
 
 class PointGeneratorConfig(FrozenModel):
-    """The trainable part (paper section 3.1.1). The defaults are the paper's size: 20.7 M parameters."""
+    """The trainable part (paper section 3.1.1). K, M, N and the width of the defaults are those of `paper`."""
 
     # K. Several times the pseudo-masks of an expression (one per noun phrase, two to four), so that contexts and
     # referent have queries of their own. Each query costs a pass of SAM's mask decoder.
@@ -29,12 +29,18 @@ class PointGeneratorConfig(FrozenModel):
     # ones meaning. Blocks of the first half hold little that words could attend to. Three is a compromise on cost: each
     # stage is a bridge and two readings by the queries, about a third of the parameters.
     image_blocks: tuple[Annotated[int, Field(ge=0)], ...] = (5, 8, 11)
-    # With N and feed_forward_ratio it gives the paper's number of parameters, which grows with the square of the width.
+    # With N and feed_forward_ratio it gives about the paper's number of parameters, which grows with the square of it.
     width: int = Field(default=384, ge=8)
     # 48 channels each, a usual size. The number of heads costs nothing. Not searched.
     num_heads: int = Field(default=8, ge=1)
-    # Hidden width of a feed-forward layer, in widths: what the bridges' products leave of the paper's parameters.
+    # Hidden width of a feed-forward layer, in widths: what all other layers leave of the paper's parameters.
     feed_forward_ratio: float = Field(default=2.5, gt=0)
+    # regression: points and labels are regressed from the query, as equation 2 has it. patch_attention: they spread
+    # around the peak of an attention to the patches, and the settings below say how. Trainings older than this setting
+    # have the attention.
+    point_head: Literal["regression", "patch_attention"] = "patch_attention"
+    # Whether patches receive CLIP's response to the expression beside their features. Not in the paper.
+    is_response_read: bool = True
     # Off, and not searched: points and flips differ in each epoch, and `tiny` sees each pair only a few times.
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # How strongly queries attend to the patches that match the expression in CLIP: softmax score for each standard
@@ -64,6 +70,25 @@ class PointGeneratorConfig(FrozenModel):
             raise ValueError(f"image_blocks {self.image_blocks} must be one or more blocks in ascending order")
         return self
 
+    @model_validator(mode="after")
+    def _has_gains_only_with_attention(self) -> Self:
+        if self.point_head == "regression" and (self.response_gain or self.anchor_gain):
+            raise ValueError(
+                f"point_head regression has no attention to patches, but response_gain is {self.response_gain} and "
+                f"anchor_gain {self.anchor_gain}. Set both to 0, or point_head to patch_attention."
+            )
+        return self
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON."""
+        # Newer than some trainings: left out if they have their default, which is the old behaviour.
+        younger = {name for name in ("point_head", "is_response_read") if getattr(self, name) == self._default(name)}
+        return self.model_dump(mode="json", exclude=younger)
+
+    @classmethod
+    def _default(cls, name: str) -> object:
+        return cls.model_fields[name].default
+
 
 class ObjectiveConfig(FrozenModel):
     """Weights of equation 4's terms. The loss and the matching cost share them, except that of confidence.
@@ -71,14 +96,11 @@ class ObjectiveConfig(FrozenModel):
     In the loss each term is a mean over matched pairs, to which unmatched queries add their confidence, to be 0.
     """
 
-    # The paper adds its terms as they are.
+    # The paper adds its terms as they are. The preset `tiny` has other weights, and says why.
     dice: NonNegative = 1.0
     mask_cross_entropy: NonNegative = 1.0
-    # L1 of coordinates in [0, 1] is a tenth of the other terms at the start, and the only one that moves far points.
-    point_l1: NonNegative = 5.0
-    # Below the paper's 1, so that the labels of points hardly decide the matching; not searched.
-    point_label: NonNegative = 0.5
-    # The paper's 1; the preset `tiny` explains its higher value.
+    point_l1: NonNegative = 1.0
+    point_label: NonNegative = 1.0
     confidence: NonNegative = 1.0
     # Share of the confidence weight in the matching cost. At 1, as in the paper, a confident query may be matched to
     # the referent although another query has the right mask, and it learns to stay confident. At lower values masks
@@ -178,6 +200,16 @@ class PptConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _asks_for_attention_that_exists(self) -> Self:
+        if self.objective.look and self.generator.point_head == "regression":
+            raise ValueError(
+                f"objective.look {self.objective.look} compares the attention to patches with pseudo-masks, but "
+                "generator.point_head regression has none. Set objective.look to 0, or generator.point_head to "
+                "patch_attention."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lasts_as_its_curriculum(self) -> Self:
         if "num_steps" in self.training.model_fields_set:
             raise ValueError(
@@ -203,7 +235,7 @@ class PptConfig(FrozenModel):
         tree["data"] = {name: value for name, value in tree["data"].items() if name not in placement}
         training = self.training.decisive()
         del training["num_steps"]
-        return {**tree, "training": training}
+        return {**tree, "generator": self.generator.decisive(), "training": training}
 
 
 def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> PptConfig:

@@ -113,7 +113,9 @@ def train_ppt(
         encoders = FrozenEncoders(request.config, fabric.device)
     elif encoders.made_of != made_of(request.config) or encoders.device != fabric.device:
         raise ValueError("The encoders differ from the training's in CLIP, SAM, stages, precision or device.")
-    snapshots = request.runs.snapshots((folder.settings() or {}).get("snapshots"))
+    saved = folder.settings() or {}
+    request = replace(request, config=_named_as(request.config, saved))
+    snapshots = request.runs.snapshots(saved.get("snapshots"))
     sources = open_sources(request.runs, request.config, encoders.frame, snapshots)
     data_read = {
         "runs": request.runs.roots(),
@@ -247,6 +249,12 @@ class _Curriculum:
         """Of a round; what was trained already is warm."""
         config = self.request.config.training.with_steps(each.num_steps)
         return config.model_copy(update={"num_warmup_steps": 0}) if each.steps_before else config
+
+
+def _named_as(config: PptConfig, saved: Mapping[str, Any]) -> PptConfig:
+    """The settings under the phases' names of the training in the folder, where an older version began it."""
+    curriculum = config.curriculum.named_as(saved.get("config", {}).get("curriculum", {}))
+    return config.model_copy(update={"curriculum": curriculum})
 
 
 def _joined(parts: Mapping[Source, Sequence[PairDataset]], names: Sequence[Source]) -> JoinedPairs:

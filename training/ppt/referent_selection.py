@@ -1,5 +1,7 @@
 """Select (equations 6 and 7): chooses the referent among the pseudo-masks of an H_ref pair, by the model's prediction.
 
+The paper says that Select chooses pseudo-referents "according to the model". IoU with the most confident query's mask,
+the threshold `curriculum.min_iou`, and pairs that stay undecided below it are ours.
 `select` decides one pair; `select_referents` asks the model about every pair of a data set, on all ranks.
 """
 
@@ -27,9 +29,9 @@ _PAIRS_A_PASS: Final = 32
 def select(pseudo_masks: torch.Tensor, prediction: torch.Tensor, *, min_iou: float) -> torch.Tensor:
     """Return ĉ (E,) float32 of one pair's pseudo-masks: 1 for the pseudo-referent, 0 for every other one.
 
-    The pseudo-referent has the highest IoU with the prediction; the first of equal ones. If none reaches `min_iou`,
-    all stay 0, and the pair is undecided until another round. The others are kept as contexts, from which the referent
-    must differ.
+    The pseudo-referent has the highest IoU with the prediction; the first of equal ones. The others are kept as
+    contexts, from which the referent must differ. Ours: if none reaches `min_iou`, all stay 0, and the pair is
+    undecided until another round. With `min_iou` 0 every pair is decided.
 
     Args:
         pseudo_masks: (E, h, w), ŝ_e as bool, or as shares in [0, 1], where 0.5 or more counts.

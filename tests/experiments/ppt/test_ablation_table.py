@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.ppt.ablation_jobs import config_of, jobs_of, student_config
-from experiments.ppt.ablation_rows import BESIDE, PAPER, TRAININGS
+from experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS
 from experiments.ppt.ablation_runs import QUICK, WHOLE, AblationRuns
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, put_into
 from pseudoris.schemas.errors import ConfigError
@@ -14,7 +14,12 @@ from pseudoris.training.ppt.curriculum import plan_rounds
 from pseudoris.training.student.student_config import load_student_config
 
 RUNS = AblationRuns("sem", "ref", "h", "truth", "val", "pseudo")
-FIGURES = {"miou": 0.5, "oiou": 0.6, "p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
+PRECISION = {"p30": 0.7, "p50": 0.6, "p60": 0.5, "p70": 0.4, "p80": 0.3, "p90": 0.2}
+
+
+def asked(miou: float) -> dict[str, object]:
+    """Return what a row of ten scenes with two expressions each records."""
+    return {"miou": miou, "oiou": 0.6, **PRECISION, "iou_sums": [2 * miou] * 10, "num_expressions": [2] * 10}
 
 
 def test_every_row_of_the_papers_table_is_measured_by_one_training_or_the_floor() -> None:
@@ -29,9 +34,10 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
         for row in by_row
     }
     assert given["5"] == given["4"] == given["3"] == given["6"] == {"d_sem", "d_ref", "h"}
-    assert given["order"] == given["no-anchors"] == given["5"]
+    assert given["order"] == given["no-anchors"] == given["regression"] == given["5"]
     assert config_of(by_row["order"], WHOLE, 0).objective.point_correspondence == "order"
     assert config_of(by_row["no-anchors"], WHOLE, 0).generator.anchor_gain == 0
+    assert config_of(by_row["regression"], WHOLE, 0).generator.point_head == "regression"
     assert given["7"] == {"d_sem", "h"}
     assert given["8"] == {"d_ref", "h"}
     assert given["9"] == given["2"] == {"h"}
@@ -51,28 +57,39 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert kept[:-5] == with_all[:-5]
 
 
-def test_the_first_five_rows_have_several_seeds(tmp_path) -> None:
-    jobs = jobs_of(RUNS, WHOLE, tmp_path)
+def test_every_row_of_the_papers_table_has_three_seeds_and_the_others_one(tmp_path) -> None:
+    jobs = jobs_of(WHOLE, tmp_path, tmp_path, is_pseudo=True)
+    papers = ("full", "plain", "no-curriculum", "no-augmented", "no-free", "no-objects")
     assert {job.name: sum(other.name == job.name for other in jobs) for job in jobs} == {
-        **dict.fromkeys(("full", "plain"), WHOLE.num_seeds),
-        **dict.fromkeys(("no-curriculum", "no-augmented", "no-free", "no-objects"), 1),
-        **dict.fromkeys(("kept-composed", "order", "no-anchors", "pseudo", "with-pseudo"), 1),
+        **dict.fromkeys(papers, 3),
+        **dict.fromkeys(("kept-composed", "order", "no-anchors", "regression", "pseudo", "with-pseudo"), 1),
         **dict.fromkeys(("student-pseudo", "floor"), 1),
     }
-    assert len({job.folder for job in jobs}) == len(jobs)
+    assert len({job.record for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
 
 
 @pytest.mark.parametrize("changed", ["objects", "val_scenes", "epochs_factor"])
 def test_figures_of_other_sizes_are_never_taken_for_these(tmp_path, changed) -> None:
     others = replace(WHOLE, **{changed: 2 * getattr(WHOLE, changed)})
-    folders = [{job.folder for job in jobs_of(RUNS, sizes, tmp_path)} for sizes in (WHOLE, others)]
-    assert not folders[0] & folders[1]
+    records = [{job.record for job in jobs_of(sizes, tmp_path, tmp_path, is_pseudo=True)} for sizes in (WHOLE, others)]
+    assert not records[0] & records[1]
+
+
+def test_another_seed_leaves_the_records_of_the_others(tmp_path) -> None:
+    more = replace(WHOLE, num_seeds=4)
+    before, after = (
+        {job.record for job in jobs_of(sizes, tmp_path, tmp_path, is_pseudo=True)} for sizes in (WHOLE, more)
+    )
+    assert before < after
 
 
 def test_a_longer_student_is_trained_anew_and_nothing_else_is(tmp_path) -> None:
     longer = replace(WHOLE, num_student_steps=2 * WHOLE.num_student_steps)
-    before, after = ({job.folder: job.kind for job in jobs_of(RUNS, sizes, tmp_path)} for sizes in (WHOLE, longer))
-    assert [kind for folder, kind in after.items() if folder not in before] == ["student"]
+    before, after = (
+        {job.record: job.kind for job in jobs_of(sizes, tmp_path, tmp_path, is_pseudo=True)}
+        for sizes in (WHOLE, longer)
+    )
+    assert [kind for record, kind in after.items() if record not in before] == ["student"]
 
 
 def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said() -> None:
@@ -82,29 +99,57 @@ def test_the_student_beside_it_is_the_one_that_is_shipped_for_as_long_as_is_said
     assert used == shipped.model_copy(update={"training": shipped.training.model_copy(update=length)})
 
 
-def test_the_result_has_means_and_deviations_and_stands_in_the_page_between_its_marks(tmp_path) -> None:
-    seeds = [{**FIGURES, "miou": value} for value in (0.4, 0.5, 0.6)]
-    done = [{"figures": {"5": each}, "cpu_s": 2.0, "steps": 10} for each in seeds]
-    done += [{"figures": {"1": FIGURES}, "cpu_s": 1.0, "steps": 0}]
-    result = as_json(done, QUICK)
-    assert [(row["row"], row["miou_mean"], row["miou_std"]) for row in result["ablation"]] == [
-        ("1", 0.5, 0.0),
-        ("5", 0.5, 0.1),
+def test_the_result_has_means_and_intervals_and_stands_in_the_page_between_its_marks(tmp_path) -> None:
+    done = [
+        {"seed": seed, "figures": {"5": asked(miou)}, "cpu_s": 2.0, "steps": 10}
+        for seed, miou in enumerate((0.4, 0.5, 0.6))
     ]
-    assert result["trainable_parameters_paper"] == pytest.approx(20.7e6, rel=0.05)
+    done += [{"seed": 0, "figures": {"1": asked(0.3)}, "cpu_s": 1.0, "steps": 0}]
+    done[0]["select"] = {
+        "pairs": 1083,
+        "reachable": 0.853,
+        "rounds": [{"name": "03-ris_joint", "decided": 0.9, "right": 0.6}],
+    }
+
+    result = as_json(done, QUICK)
+
+    rows = {row["row"]: row for row in result["ablation"]}
+    names = ("miou_mean", "miou_low", "miou_high", "miou_std", "seeds", "miou_by_seed")
+    assert [rows["1"][name] for name in names] == [0.3, 0.3, 0.3, 0.0, 1, [0.3]]
+    # Every scene is alike: the interval is that of drawing three seeds.
+    assert [rows["5"][name] for name in names] == [0.5, 0.4, 0.6, 0.1, 3, [0.4, 0.5, 0.6]]
     assert json.loads(json.dumps(result)) == result
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     put_into(page, as_markdown(result))
     text = page.read_text()
     assert "old" not in text
-    assert "| 5 | 4 + Domain Refine (Full) | 70.0 | 60.0 | 40.0 | 50.0 ± 10.0 | 46.76 |" in text
+    assert "| 5 | 4 + Domain Refine (Full) | 3 | 70.0 | 60.0 | 40.0 | 50.0 (40.0 to 60.0) | 46.76 |" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    rounds = [{"name": "03-referring", "decided": 0.9, "right": 0.6}]
-    told = as_markdown({**result, "select": {"pairs": 1083, "reachable": 0.853, "rounds": rounds}})
-    assert "of 1,083 pairs of H_ref; 85.3 % of them" in told
-    assert "| right, % of these | 60.0 |" in told
+    assert "of 1,083 pairs of H_ref; 85.3 % of them" in text
+    assert "| right, % of these | 60.0 |" in text
     page.write_text("no marks")
     with pytest.raises(ConfigError, match="has no marks"):
         put_into(page, "x")
+
+
+def test_a_step_of_the_papers_order_holds_where_its_interval_leaves_out_nothing() -> None:
+    mious = {"1": [0.3] * 3, "2": [0.4, 0.5, 0.6], "3": [0.35, 0.55, 0.6], "4": [0.2] * 3, "5": [0.2, 0.3, 0.3]}
+    done = [
+        {"seed": seed, "figures": {row: asked(each[seed]) for row, each in mious.items()}, "cpu_s": 1.0, "steps": 1}
+        for seed in range(3)
+    ]
+
+    result = as_json(done, QUICK)
+
+    steps = {(each["row"], each["baseline"]): each for each in result["order"]}
+    assert list(steps) == list(ORDER[:4])
+    assert {pair: each["verdict"] for pair, each in steps.items()} == {
+        ("2", "1"): "holds",
+        ("3", "2"): "not told apart",
+        ("4", "3"): "reversed",
+        ("5", "4"): "not told apart",
+    }
+    assert steps["2", "1"]["paper_difference"] == 7.73
+    assert "| 4 − 3 | -30.0 (-40.0 to -15.0) | +5.23 | reversed |" in as_markdown(result)

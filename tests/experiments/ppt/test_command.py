@@ -7,18 +7,17 @@ import typer
 
 from experiments.ppt.__main__ import main
 from experiments.ppt.ablation_jobs import job_names, jobs_of
-from experiments.ppt.ablation_runs import WHOLE, AblationRuns
+from experiments.ppt.ablation_runs import WHOLE
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("pseudo", ["pseudo", None])
-def test_the_names_that_may_be_asked_for_are_those_of_the_jobs(tmp_path, pseudo) -> None:
-    runs = AblationRuns("sem", "ref", "h", "truth", "val", pseudo)
+@pytest.mark.parametrize("is_pseudo", [True, False])
+def test_the_names_that_may_be_asked_for_are_those_of_the_jobs(tmp_path, is_pseudo) -> None:
+    names = job_names(is_pseudo=is_pseudo)
 
-    names = job_names(is_pseudo=pseudo is not None)
-
-    assert names == list(dict.fromkeys(job.name for job in jobs_of(runs, WHOLE, tmp_path)))
+    jobs = jobs_of(WHOLE, tmp_path, tmp_path, is_pseudo=is_pseudo)
+    assert names == list(dict.fromkeys(job.name for job in jobs))
 
 
 @pytest.mark.parametrize(

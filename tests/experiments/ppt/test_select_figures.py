@@ -1,7 +1,7 @@
 """Whether Select's choices are held against the right masks."""
 
 from experiments.ppt.ablation_runs import AblationRuns
-from experiments.ppt.select_figures import select_figures
+from experiments.ppt.select_figures import mean_select, select_figures
 from pseudoris.training.ppt.referent_selection import write_selected
 from tests.training.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
@@ -16,15 +16,15 @@ def test_a_choice_is_right_where_it_is_the_target_and_others_are_not_judged(tmp_
     truth = build_run(tmp_path / "truth", num_shards=1, per_shard=1, rows=lambda number: said)
     made = AblationRuns("", "", h.location.root, truth.location.root, "", None)
     for seed, chosen in enumerate([[0, 0, 1], [-1, 1, 1]]):
-        folder = tmp_path / f"{seed}" / "03-referring"
+        folder = tmp_path / f"{seed}" / "03-ris_joint"
         folder.mkdir(parents=True)
         write_selected(folder, chosen, min_iou=0.5)
 
-    found = select_figures([tmp_path / "0", tmp_path / "1"], made)
+    found = mean_select([select_figures(tmp_path / name, made) for name in ("0", "1")])
 
     # "all" has two targets. One training decides both others, and one of them rightly; the other one of one.
     assert found == {
         "pairs": 2,
         "reachable": 1.0,
-        "rounds": [{"name": "03-referring", "decided": 0.75, "right": 0.75}],
+        "rounds": [{"name": "03-ris_joint", "decided": 0.75, "right": 0.75}],
     }

@@ -72,7 +72,7 @@ def test_a_training_without_a_checkpoint_yet_is_told_from_no_training(tmp_path):
         load_checkpoint(path)
     with pytest.raises(ConfigError, match="There is no checkpoint at"):
         load_checkpoint(tmp_path / "other.pt")
-    for name in ("01-semantic", "02-composed"):
+    for name in ("01-semantic", "02-ris_augmented"):
         (tmp_path / name).mkdir()
     TrainingFolder(tmp_path / "01-semantic").save({"module": {}})
     with pytest.raises(ConfigError, match=r"with --resume\. Or give .*01-semantic, an unfinished round\.$"):

@@ -28,8 +28,8 @@ SAM = {
 }
 PHASES = [
     {"name": "semantic", "sources": ["h_sem", "d_sem"], "epochs": 1},
-    {"name": "composed", "sources": ["h_sem", "d_sem", "d_ref"], "epochs": 1},
-    {"name": "referring", "sources": ["d_sem", "d_ref", "h_sem", "h_ref"], "epochs": 1, "is_selecting": True},
+    {"name": "ris_augmented", "sources": ["h_sem", "d_sem", "d_ref"], "epochs": 1},
+    {"name": "ris_joint", "sources": ["d_sem", "d_ref", "h_sem", "h_ref"], "epochs": 1, "is_selecting": True},
     {"name": "refinement", "sources": ["h_sem", "h_ref"], "epochs": 2, "is_selecting": True, "num_rounds": 2},
 ]
 RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}

@@ -14,8 +14,8 @@ def test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs() -> None:
 
     assert [(each.phase, set(each.sources)) for each in rounds[:4]] == [
         ("semantic", {"h_sem", "d_sem"}),
-        ("composed", {"h_sem", "d_sem", "d_ref"}),
-        ("referring", {"h_sem", "d_sem", "d_ref", "h_ref"}),
+        ("ris_augmented", {"h_sem", "d_sem", "d_ref"}),
+        ("ris_joint", {"h_sem", "d_sem", "d_ref", "h_ref"}),
         ("refinement", {"h_sem", "h_ref"}),
     ]
     assert [each.is_selecting for each in rounds] == [False, False, *[True] * 6]
@@ -64,3 +64,19 @@ def test_a_phase_without_data_is_refused_by_name() -> None:
 def test_a_curriculum_that_cannot_be_is_refused(phases, message) -> None:
     with pytest.raises(ValidationError, match=message):
         CurriculumConfig.model_validate({"phases": phases})
+
+
+def test_an_older_training_keeps_the_names_of_its_phases_if_nothing_else_differs() -> None:
+    config = CurriculumConfig()
+    saved = config.model_dump(mode="json")
+    for phase, name in ((1, "composed"), (2, "referring")):
+        saved["phases"][phase]["name"] = name
+
+    assert [phase.name for phase in config.named_as(saved).phases] == [
+        "semantic",
+        "composed",
+        "referring",
+        "refinement",
+    ]
+    assert config.named_as({**saved, "min_iou": 0.4}) == config
+    assert config.named_as({}) == config

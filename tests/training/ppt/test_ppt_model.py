@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.ppt.losses import assign, matching_cost
-from pseudoris.training.ppt.point_generator import PointGenerator, PointHead, PointPrompts, ReferencePatchAttention
+from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig
 from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
-from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks, grid_centres
+from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from pseudoris.workers.checkpoints.models import load_sam
 
@@ -125,54 +125,6 @@ def test_text_response_and_every_stage_of_the_image_reach_the_points() -> None:
     assert response.grad.abs().sum() > 0
     assert text.grad is not None
     assert text.grad[0, :4].abs().sum() > 0
-
-
-def _attention(response: torch.Tensor, anchors: list[int], **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The references (K, 2), and log-shares, of queries that find nothing beside responses in five rows of four."""
-    attention = ReferencePatchAttention(PointGeneratorConfig(width=32, num_heads=4, **settings))
-    for weight in (attention.key.weight, attention.sharpness.weight):
-        torch.nn.init.zeros_(weight)
-    queries, image = torch.randn(1, len(anchors), 32), torch.randn(1, 20, 32)
-    _, log_shares, peaks = attention(queries, image, response[None], torch.tensor([anchors]))
-    return (peaks @ grid_centres(5, 4))[0], log_shares[0]
-
-
-def test_points_spread_about_where_the_query_looks() -> None:
-    head, places = PointHead(32, 4), torch.tensor([[[0.3, 0.8], [0.5, 0.1]]])
-    for weight in (head.layers[-1].weight, head.layers[-1].bias):
-        torch.nn.init.zeros_(weight)
-
-    xy, _ = head(torch.randn(1, 2, 32), places)
-
-    assert torch.allclose(xy, places[:, :, None].expand(1, 2, 4, 2), atol=1e-6)
-
-
-def test_a_query_looks_where_clip_answers() -> None:
-    response = torch.zeros(5, 4)
-    response[1, 2] = 1.0
-
-    places, log_shares = _attention(response, [0, 0, 0], response_gain=60.0)
-
-    assert torch.allclose(places, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
-    assert log_shares.exp()[:, 6].min() > 0.99
-
-
-def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:
-    response = torch.zeros(5, 4)
-    response[0, 0], response[4, 3] = 1.0, 0.99
-
-    places, _ = _attention(response, [0], response_gain=60.0, peak_radius=1)
-
-    assert torch.allclose(places, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
-
-
-def test_queries_keep_to_anchors_of_their_own() -> None:
-    response = torch.zeros(5, 4)
-    response[0, 0], response[4, 3] = 2.0, 1.0
-
-    places, _ = _attention(response, [0, 19], response_gain=10.0, peak_radius=1, anchor_gain=60.0)
-
-    assert torch.allclose(places, torch.tensor([[0.5 / 4, 0.5 / 5], [3.5 / 4, 4.5 / 5]]), atol=1e-3)
 
 
 @given(

@@ -21,10 +21,11 @@ from pseudoris.training.ppt.ppt_learner import load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
 from tests.training.checkpoints import assert_equal_weights
 from tests.training.dataset.builders import build_run
-from tests.training.ppt.builders import RECIPE, small_config, small_runs
+from tests.training.ppt.builders import PHASES, RECIPE, small_config, small_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROUNDS = ["01-semantic", "02-composed", "03-referring", "04-refinement-1", "04-refinement-2"]
+ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
+OLDER_NAMES = ["semantic", "composed", "referring", "refinement"]
 
 
 class KilledError(Exception):
@@ -57,7 +58,7 @@ def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_fi
     for name in ROUNDS:
         assert (request.out / name / "checkpoint.pt").exists()
         assert list((request.out / name).glob("events.out.tfevents.*"))
-    assert list(summary.phases) == ["semantic", "composed", "referring", "refinement"]
+    assert list(summary.phases) == ["semantic", "ris_augmented", "ris_joint", "refinement"]
     for figures in summary.phases.values():
         assert set(figures) == {"miou", "oiou", "p30", "p50", "p60", "p70", "p80", "p90"}
     # 8 pairs in batches of 4, then 16, then 20, then twice 8.
@@ -111,6 +112,26 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
         assert_equal_weights(request.out / name, cut.out / name)
     assert resumed.phases == summary.phases
     assert resumed.num_steps_now < 15 or until == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_an_older_version_began_goes_on_under_its_names(tmp_path, runs) -> None:
+    older = [{**phase, "name": name} for phase, name in zip(PHASES, OLDER_NAMES, strict=True)]
+    now, then = (
+        small_config(tmp_path, ["curriculum.epochs_factor=0.5", f"curriculum.phases={json.dumps(phases)}"])
+        for phases in (PHASES, older)
+    )
+
+    def kill(report):
+        if report.step >= 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_ppt(PptRequest(then, runs, tmp_path / "out"), open_fabric(then.training), Reports(on_step=kill))
+    train_ppt(PptRequest(now, runs, tmp_path / "out", is_resuming=True), open_fabric(now.training))
+
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert folders[:3] == ["01-semantic", "02-composed", "03-referring"]
 
 
 @pytest.mark.slow

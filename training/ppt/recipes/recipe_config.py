@@ -63,7 +63,7 @@ class ComposeConfig(FrozenModel):
     # Fusions: the longer side of the embedded image as a share of the image's, drawn between the two.
     embedded_side: tuple[Share, Share] = (0.2, 0.4)
     # object: only the pixels of the pseudo-mask are pasted, so that one scene has two objects; image: the whole image
-    # is pasted.
+    # is pasted, as in the paper.
     embedded: Literal["object", "image"] = "object"
     # The least share of an object that stays visible when another one is embedded in its image.
     min_visible: Share = 0.6
@@ -84,7 +84,8 @@ class ComposeConfig(FrozenModel):
 class PairsConfig(FrozenModel):
     """H_sem and H_ref out of image-text pairs (section 3.3, pseudo label generation)."""
 
-    # Masks of two phrases with at least this IoU are merged into one pseudo-mask.
+    # Masks of two phrases with at least this IoU are merged into one pseudo-mask. Ours: the paper does not
+    # say when two candidates are one.
     merge_iou: Share = 0.7
     # The most pseudo-masks of one phrase, at positions with about equal response. The paper has 1, so its pseudo-masks
     # belong to different phrases. "The star on the left" has one phrase; if the image has two stars, CLIP's choice
@@ -140,6 +141,8 @@ _PRESETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         (
             "grounding.surgery_blocks=6",
             "grounding.is_feature_surgery=true",
+            # Section 3.2: "we embed one image within another".
+            "compose.embedded=image",
             "compose.side_px=640",
             "compose.image_format=jpeg",
         ),

@@ -1,0 +1,72 @@
+"""The heads of equation 2: regressed points, and points around the peak of an attention."""
+
+import torch
+
+from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
+from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+from pseudoris.training.ppt.prompt_layers import grid_centres
+
+
+def test_points_labels_and_confidences_are_perceptrons_of_the_query_as_in_equation_2() -> None:
+    queries, points, scores = torch.randn(2, 5, 32), PointHead(32, 4), ScoreHead(32)
+
+    xy, labels = points(queries)
+
+    found = points.layers(queries).unflatten(-1, (4, 3))
+    assert torch.equal(xy, found[..., :2].sigmoid())
+    assert torch.equal(labels, found[..., 2])
+    assert torch.equal(scores(queries), scores.layers(queries)[..., 0])
+
+
+def test_a_confidence_with_a_gain_begins_at_clips_response() -> None:
+    queries, responses, scores = torch.randn(2, 5, 32), torch.randn(2, 5), ScoreHead(32, 3.0)
+
+    assert torch.allclose(scores(queries, responses) - scores.layers(queries)[..., 0], 3 * responses, atol=1e-5)
+
+
+def _attention(response: torch.Tensor, anchors: list[int], **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The references (K, 2), and log-shares, of queries that find nothing beside responses in five rows of four."""
+    attention = ReferencePatchAttention(PointGeneratorConfig(width=32, num_heads=4, **settings))
+    for weight in (attention.key.weight, attention.sharpness.weight):
+        torch.nn.init.zeros_(weight)
+    queries, image = torch.randn(1, len(anchors), 32), torch.randn(1, 20, 32)
+    _, log_shares, peaks = attention(queries, image, response[None], torch.tensor([anchors]))
+    return (peaks @ grid_centres(5, 4))[0], log_shares[0]
+
+
+def test_points_spread_about_where_the_query_looks() -> None:
+    head, places = PointHead(32, 4), torch.tensor([[[0.3, 0.8], [0.5, 0.1]]])
+    for weight in (head.layers[-1].weight, head.layers[-1].bias):
+        torch.nn.init.zeros_(weight)
+
+    xy, _ = head(torch.randn(1, 2, 32), places)
+
+    assert torch.allclose(xy, places[:, :, None].expand(1, 2, 4, 2), atol=1e-6)
+
+
+def test_a_query_looks_where_clip_answers() -> None:
+    response = torch.zeros(5, 4)
+    response[1, 2] = 1.0
+
+    places, log_shares = _attention(response, [0, 0, 0], response_gain=60.0)
+
+    assert torch.allclose(places, torch.tensor([2.5 / 4, 1.5 / 5]), atol=1e-3)
+    assert log_shares.exp()[:, 6].min() > 0.99
+
+
+def test_a_query_in_doubt_between_two_objects_looks_at_one_of_them() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 1.0, 0.99
+
+    places, _ = _attention(response, [0], response_gain=60.0, peak_radius=1)
+
+    assert torch.allclose(places, torch.tensor([0.5 / 4, 0.5 / 5]), atol=1e-3)
+
+
+def test_queries_keep_to_anchors_of_their_own() -> None:
+    response = torch.zeros(5, 4)
+    response[0, 0], response[4, 3] = 2.0, 1.0
+
+    places, _ = _attention(response, [0, 19], response_gain=10.0, peak_radius=1, anchor_gain=60.0)
+
+    assert torch.allclose(places, torch.tensor([[0.5 / 4, 0.5 / 5], [3.5 / 4, 4.5 / 5]]), atol=1e-3)
