@@ -1,10 +1,29 @@
 """The heads of equation 2: regressed points, and points around the peak of an attention."""
 
-import torch
+from dataclasses import replace
 
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d
+
+from pseudoris.synthworld.human_expressions import person_expressions
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
+from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.point_heads import PointHead, ReferencePatchAttention, ScoreHead
-from pseudoris.training.ppt.ppt_config import PointGeneratorConfig
+from pseudoris.training.ppt.ppt_config import PointGeneratorConfig, load_ppt_config
+from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting
 from pseudoris.training.ppt.prompt_layers import grid_centres
+from pseudoris.training.ppt.pseudo_labels import PseudoLabels, collate, masks_in_frame, points_in_box
+
+# The heads and the objective of `paper`, small, behind the encoders of `tiny`.
+SMALL = [
+    *("generator.point_head=regression", "generator.is_response_read=false", "generator.word_code_width=0"),
+    *("generator.response_gain=0", "generator.anchor_gain=0", "generator.num_queries=2"),
+    *("generator.image_blocks=[3, 4]", "objective.look=0", "objective.point_l1=1", "objective.point_label=1"),
+    *("objective.confidence=1", "objective.confidence_in_matching=1"),
+]
 
 
 def test_points_labels_and_confidences_are_perceptrons_of_the_query_as_in_equation_2() -> None:
@@ -70,3 +89,73 @@ def test_queries_keep_to_anchors_of_their_own() -> None:
     places, _ = _attention(response, [0, 19], response_gain=10.0, peak_radius=1, anchor_gain=60.0)
 
     assert torch.allclose(places, torch.tensor([[0.5 / 4, 0.5 / 5], [3.5 / 4, 4.5 / 5]]), atol=1e-3)
+
+
+NUM_SCENES, NUM_STEPS = 20, 60
+
+
+@pytest.fixture(scope="module")
+def encoders() -> FrozenEncoders:
+    """Those of `tiny`: real features of synthetic scenes, and a SAM that draws them."""
+    return FrozenEncoders(load_ppt_config("tiny", None, SMALL))
+
+
+@pytest.fixture(scope="module")
+def scenes(encoders) -> tuple[FrozenFeatures, torch.Tensor, float]:
+    """Features of twenty scenes with an expression of one object each, its masks (20, 192, 192), and chance."""
+    images, texts, masks, chances = [], [], [], []
+    for position in range(NUM_SCENES):
+        scene = make_scene(Split.DEVELOPMENT, position)
+        painted, number = render(scene), position % len(scene.objects)
+        images.append(torch.from_numpy(painted.image).permute(2, 0, 1))
+        texts.append(person_expressions(scene, number)[0].text)
+        masks.append(torch.from_numpy(painted.masks[number]))
+        chances.append(1 / len(scene.objects))
+    found = encoders.encode([str(position) for position in range(NUM_SCENES)], images, texts)
+    # Sixty-four patches are a quarter of the work.
+    small = [avg_pool2d(stage, 2) for stage in found.image]
+    response = avg_pool2d(found.response[:, None], 2)[:, 0]
+    return replace(found, image=small, response=response), torch.stack(masks), sum(chances) / NUM_SCENES
+
+
+def hit_rate(encoders: FrozenEncoders, scenes: tuple[FrozenFeatures, torch.Tensor, float], words: list[str]) -> float:
+    """Return the share of expressions whose answer has an IoU above 0.5 with its object, after some steps on all."""
+    config, (features, masks, _) = load_ppt_config("tiny", None, words), scenes
+    torch.manual_seed(0)
+    generator = PointGenerator(config.generator, encoders.image_width, encoders.text_width)
+    model = PointPrompting(generator, encoders.decoder, config.objective)
+    optimiser = torch.optim.Adam(generator.parameters(), lr=config.training.peak_rate)
+    targets = masks_in_frame(masks, encoders.frame)
+    for step in range(NUM_STEPS):
+        drawn = [
+            points_in_box(mask.numpy(), config.generator.num_points, NUM_SCENES * step + at)
+            for at, mask in enumerate(masks)
+        ]
+        labels = collate(
+            [
+                PseudoLabels(target[None], torch.from_numpy(xy)[None], torch.from_numpy(label)[None], torch.ones(1))
+                for target, (xy, label) in zip(targets, drawn, strict=True)
+            ]
+        )
+        optimiser.zero_grad()
+        model.loss(features, labels)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), config.training.max_gradient_norm)
+        optimiser.step()
+    answers = model.masks_of(features, model.eval().referent(features))
+    found = targets >= 0.5
+    return float(((answers & found).sum((1, 2)) > 0.5 * (answers | found).sum((1, 2))).float().mean())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_regressed_points_hit_the_objects_of_twenty_scenes_before_points_about_a_peak_do(encoders, scenes) -> None:
+    *_, chance = scenes
+
+    regressed = hit_rate(encoders, scenes, SMALL)
+    about_a_peak = hit_rate(
+        encoders, scenes, [*SMALL, "generator.point_head=patch_attention", "generator.is_response_read=true"]
+    )
+
+    # Measured: 1.0 after 60 steps, of the 500 that are allowed; the attention reaches it after 100. Chance is a fifth.
+    assert regressed >= 0.8
+    assert chance < about_a_peak < regressed
