@@ -4,8 +4,9 @@ With a global generator every draw would depend on the order of the work, so ano
 bytes. numpy's generators are not used because their streams may change between versions, and an epoch that began under
 one version must resume under the next.
 
-There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below` and `draw_texts` (SplitMix64
-and BLAKE2b over a key) for datasets and training. Reproducible results depend on the bits of both.
+There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below`, `draw_texts` and
+`draw_weighted_texts` (SplitMix64 and BLAKE2b over a key) for datasets and training. Reproducible results depend on the
+bits of both.
 """
 
 from __future__ import annotations
@@ -108,6 +109,40 @@ def draw_texts(texts: Sequence[str], num_drawn: int | None, *, seed: int, epoch:
     numbers = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
     order = sorted(range(len(texts)), key=numbers.__getitem__)[:num_drawn]
     return [order[index % len(order)] for index in range(num_drawn)]
+
+
+def draw_weighted_texts(
+    texts: Sequence[str], counts: Sequence[int], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str
+) -> list[int]:
+    """Return which of a mask's texts an epoch draws if a text that occurs k times has weight k, as positions.
+
+    Every occurrence of a text gets a number from (seed, epoch, mask id, text, occurrence), and the smallest is drawn:
+    uniformly over all occurrences, in any order of the rows. Draws are independent: a text may be drawn again.
+
+    Args:
+        texts: The texts of one mask, at least one, all different.
+        counts: How often each occurs, at least once.
+        num_drawn: Number of draws. None: all texts, each once, in order.
+        seed: Of the dataset.
+        epoch: Of the training.
+        mask_id: Of the mask.
+    """
+    if num_drawn is None:
+        return list(range(len(texts)))
+    if len(texts) == 1:
+        return [0] * num_drawn
+    keys = [_digest((seed, epoch, mask_id, number)) for number in range(num_drawn)]
+    rows = range(len(texts))
+    return [min(rows, key=lambda row: _smallest_word(texts[row], counts[row], key)) for key in keys]
+
+
+def _smallest_word(text: str, count: int, key: bytes) -> bytes:
+    """Return the smallest of the first `count` 8-byte words of a text's stream."""
+    num_blocks = -(-count // _DRAWS_A_BLOCK)
+    stream = b"".join(
+        hashlib.blake2b(f"{block}\x1f{text}".encode(), digest_size=64, key=key).digest() for block in range(num_blocks)
+    )
+    return min(stream[at : at + 8] for at in range(0, 8 * count, 8))
 
 
 def _digest(words: Sequence[str | int]) -> bytes:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.workers.counter_rng import DrawKey, draw_below, draw_texts, draws, key_of, permutation
+from pseudoris.workers.counter_rng import (
+    DrawKey,
+    draw_below,
+    draw_texts,
+    draw_weighted_texts,
+    draws,
+    key_of,
+    permutation,
+)
 
 TEXTS = ["the cat", "a cat", "the left cat", "a grey one", "the animal"]
 
@@ -73,6 +81,37 @@ def test_seed_epoch_and_mask_each_change_draws(changed):
     many = [f"text {number}" for number in range(10_000)]
     draw = {"seed": 0, "epoch": 0, "mask_id": "m"}
     assert draw_texts(many, 3, **draw) != draw_texts(many, 3, **{**draw, **changed})
+
+
+COUNTS = [1, 20, 9, 2, 12]
+
+
+def test_weighted_numbers_are_golden():
+    assert draw_weighted_texts(TEXTS, COUNTS, 6, seed=1, epoch=2, mask_id="m-0000") == [4, 1, 1, 4, 1, 4]
+
+
+def test_a_text_is_drawn_as_often_as_it_occurs():
+    masks = 4_000
+    drawn = Counter(
+        draw_weighted_texts(TEXTS, COUNTS, 1, seed=0, epoch=0, mask_id=f"m-{mask:04d}")[0] for mask in range(masks)
+    )
+    for at, count in enumerate(COUNTS):
+        share = count / sum(COUNTS)
+        # Five standard deviations.
+        assert abs(drawn[at] - masks * share) < 5 * (masks * share * (1 - share)) ** 0.5
+
+
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_a_weighted_draw_does_not_depend_on_the_order_of_the_rows(order, num_drawn):
+    draw = {"seed": 3, "epoch": 1, "mask_id": "m-0001"}
+    expected = [TEXTS[at] for at in draw_weighted_texts(TEXTS, COUNTS, num_drawn, **draw)]
+    texts, counts = [TEXTS[at] for at in order], [COUNTS[at] for at in order]
+    assert [texts[at] for at in draw_weighted_texts(texts, counts, num_drawn, **draw)] == expected
+
+
+def test_weighted_draws_of_one_text_or_of_all_ask_no_number():
+    assert draw_weighted_texts(TEXTS[:1], [44], 3, seed=0, epoch=0, mask_id="m") == [0, 0, 0]
+    assert draw_weighted_texts(TEXTS, COUNTS, None, seed=0, epoch=0, mask_id="m") == [0, 1, 2, 3, 4]
 
 
 KEY = DrawKey(seed=0, image_id="2c26b46b68ffc68f", mask_index=3, crop="masked", rule="top_k=5")

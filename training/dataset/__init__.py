@@ -6,11 +6,12 @@ from pseudoris.training.dataset.joined_dataset import JoinedDataset
 from pseudoris.training.dataset.map_dataset import RisDataset
 from pseudoris.training.dataset.mixed_dataset import MixedDataset, MixedIterableDataset
 from pseudoris.training.dataset.resumable_loader import ResumableLoader
-from pseudoris.training.dataset.samples import PARTS, RisSample, SampleSpec, collate_lists
+from pseudoris.training.dataset.samples import PARTS, Draw, RisSample, SampleSpec, collate_lists
 from pseudoris.training.dataset.snapshot import Snapshot
 
 __all__ = [
     "PARTS",
+    "Draw",
     "ExpressionFilter",
     "JoinedDataset",
     "MixedDataset",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
+from pseudoris.schemas.lone_masks import LONE_MASKS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.tables.column_selection import RowFilter
@@ -41,7 +42,9 @@ class ExpressionFilter:
             decides about lone masks.
         is_kept_only: Only where `tau` is None: False keeps every candidate.
         lone: A mask that is alone in its image has no distinctiveness (null). `keep` lets its expressions pass `tau`,
-            as the method does; `drop` leaves them out, with and without a `tau`.
+            as the method does; `drop` leaves them out, with and without a `tau`; `better_half` lets half of its draws
+            pass, those with the highest correctness (`pseudoris.schemas.lone_masks`). None is the rule of the draw:
+            `SampleSpec.lone_masks`.
         bounds: By column of `EXPRESSION_NUMBERS` or `MASK_NUMBERS`, (lowest, highest), both inclusive, None for open.
             A null does not pass a bound.
         words: Number of words, separated by white space.
@@ -55,7 +58,7 @@ class ExpressionFilter:
 
     tau: float | None = None
     is_kept_only: bool = True
-    lone: Literal["keep", "drop"] = "keep"
+    lone: LoneMasks | None = None
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     words: Bounds = (None, None)
     characters: Bounds = (None, None)
@@ -70,8 +73,8 @@ class ExpressionFilter:
                 raise ConfigError(f"bounds: there is no score {name!r}. The scores are {', '.join(known)}.")
             if low is not None and high is not None and low > high:
                 raise ConfigError(f"{name}: the bounds ({low}, {high}) are in the wrong order. Give (lowest, highest).")
-        if self.lone not in ("keep", "drop"):
-            raise ConfigError(f"lone is {self.lone!r}: give 'keep' or 'drop'")
+        if self.lone is not None and self.lone not in LONE_MASKS:
+            raise ConfigError(f"lone is {self.lone!r}. Give one of {', '.join(LONE_MASKS)}, or None.")
         if self.max_clip_tokens is not None and self.max_clip_tokens < 3:
             raise ConfigError(f"max_clip_tokens is {self.max_clip_tokens}. Give 3 or more: start, end and one word.")
         for name, words in (("decoders", DECODERS), ("sources", SOURCES)):
@@ -80,15 +83,30 @@ class ExpressionFilter:
 
     def expression_rows(self) -> RowFilter | None:
         """Return the conditions on the expressions table; None if every row passes."""
+        return self._rows(self._score_conditions(), self._score_columns())
+
+    def candidate_rows(self) -> RowFilter | None:
+        """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
+        return self._rows([_is_no_wrong_label()], ("source", "kept"))
+
+    def _rows(self, score_conditions: list[pc.Expression], score_columns: tuple[str, ...]) -> RowFilter | None:
         conditions = [
-            *self._score_conditions(),
+            *score_conditions,
             *(_within(pc.field(name), bounds) for name, bounds in self._bounds_of(EXPRESSIONS).items()),
             _within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words),
             _within(pc.utf8_length(pc.field("text")), self.characters),
             None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)),
             None if self.sources is None else _source().isin(sorted(self.sources)),
         ]
-        return _row_filter([condition for condition in conditions if condition is not None], self._expression_columns())
+        used = {
+            "source": self.sources is not None,
+            "decoder": self.decoders is not None,
+            "text": (self.words, self.characters) != ((None, None), (None, None)),
+        }
+        columns = [*score_columns, *(name for name, is_used in used.items() if is_used), *self._bounds_of(EXPRESSIONS)]
+        return _row_filter(
+            [condition for condition in conditions if condition is not None], tuple(dict.fromkeys(columns))
+        )
 
     def mask_rows(self) -> RowFilter | None:
         """Return the conditions on the masks table; None if every row passes."""
@@ -114,6 +132,8 @@ class ExpressionFilter:
             elif isinstance(value, tuple):
                 described[name] = list(value)
         described["bounds"] = {name: list(self.bounds[name]) for name in sorted(self.bounds)}
+        # States of earlier versions have it.
+        described["lone"] = self.lone or "keep"
         return described
 
     def _bounds_of(self, table: str) -> dict[str, Bounds]:
@@ -125,25 +145,21 @@ class ExpressionFilter:
         if self.tau is not None:
             # Without nulls in it an expression prunes row groups; with them only where none of a group is null.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            # A pseudo-label that is not kept is not the object of the text.
-            conditions.append(passes & ((_source() != SOURCE_RECIPE) | pc.field("kept")))
+            conditions.append(passes & _is_no_wrong_label())
         elif self.is_kept_only:
             conditions.append(pc.field("kept"))
         if self.lone == "drop":
             conditions.append(distinctiveness.is_valid() | (_source() != SOURCE_MODEL))
         return conditions
 
-    def _expression_columns(self) -> tuple[str, ...]:
+    def _score_columns(self) -> tuple[str, ...]:
+        is_lone_dropped = self.lone == "drop"
         used = {
-            "distinctiveness": self.tau is not None or self.lone == "drop",
+            "distinctiveness": self.tau is not None or is_lone_dropped,
             "kept": self.tau is not None or self.is_kept_only,
-            "source": self.tau is not None or self.sources is not None or self.lone == "drop",
-            "decoder": self.decoders is not None,
-            "text": (self.words, self.characters) != ((None, None), (None, None)),
+            "source": self.tau is not None or is_lone_dropped,
         }
-        return tuple(
-            dict.fromkeys([name for name, is_used in used.items() if is_used] + [*self._bounds_of(EXPRESSIONS)])
-        )
+        return tuple(name for name, is_used in used.items() if is_used)
 
 
 def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
@@ -158,6 +174,11 @@ def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> 
     if unknown:
         raise ConfigError(f"{name}: there is no {unknown[0]!r}. Choose from {', '.join(known)}.")
     return frozenset(chosen)
+
+
+def _is_no_wrong_label() -> pc.Expression:
+    # A pseudo-label that is not kept is not the object of the text.
+    return (_source() != SOURCE_RECIPE) | pc.field("kept")
 
 
 def _source() -> pc.Expression:

@@ -256,10 +256,8 @@ class RisIterableDataset(StreamedDataset):
         self._run, self._counts = run, counts
         self._described = {
             "snapshot": run.snapshot.state(),
-            "seed": spec.seed,
-            "expressions_per_mask": spec.expressions_per_mask,
             "has_images": run.images is not None,
-            "where": spec.where.as_json(),
+            **spec.as_json(),
             **{name: getattr(order, name) for name in ("is_shuffled", "buffer_images", "buffer_bytes", "uneven")},
         }
 

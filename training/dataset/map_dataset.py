@@ -157,13 +157,7 @@ class RisDataset(Dataset[Any]):
 
     def describe(self) -> dict[str, Any]:
         """Return, as JSON, what decides the samples: the snapshot and the spec."""
-        spec = self._run.spec
-        return {
-            "snapshot": self._run.snapshot.state(),
-            "seed": spec.seed,
-            "expressions_per_mask": spec.expressions_per_mask,
-            "where": spec.where.as_json(),
-        }
+        return {"snapshot": self._run.snapshot.state(), **self._run.spec.as_json()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as JSON, the epoch and what decides the samples; the sampler keeps the position in an epoch."""
@@ -177,9 +171,10 @@ class RisDataset(Dataset[Any]):
             TransientError: Storage failed.
         """
         own, saved = self.describe(), state["dataset"]
-        differing = [name for name in own if name != "snapshot" and own[name] != saved[name]]
+        names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
+        differing = [name for name in names if own.get(name) != saved.get(name)]
         if differing:
-            lines = "; ".join(f"{name}: {saved[name]!r} saved, {own[name]!r} now" for name in differing)
+            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own.get(name)!r} now" for name in differing)
             raise ConfigError(f"The state belongs to other samples ({lines}). Resume with the saved settings.")
         if own["snapshot"]["digest"] != saved["snapshot"]["digest"]:
             location = self._run.location

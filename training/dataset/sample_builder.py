@@ -13,7 +13,7 @@ from torch import Tensor
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
-from pseudoris.workers.counter_rng import draw_texts
+from pseudoris.workers.counter_rng import draw_texts, draw_weighted_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,23 @@ class SampleBuilder:
 
     def _add_expressions(self, sample: RisSample, content: ShardContent, mask: int, epoch: int) -> None:
         first, end = content.index.first_rows[mask : mask + 2].tolist()
-        drawn = draw_texts(
-            content.texts[first:end],
-            self.spec.expressions_per_mask,
-            seed=self.spec.seed,
-            epoch=epoch,
-            mask_id=sample["mask_id"],
-        )
+        drawn = self._drawn(content, first, end, epoch=epoch, mask_id=sample["mask_id"])
         if "text" in self.spec.parts:
             sample["expressions"] = _taken(content.texts, first, drawn)
             sample["sources"] = _taken(content.sources, first, drawn)
         if "scores" in self.spec.parts:
             rows = [first + at for at in drawn]
             sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+
+    def _drawn(self, content: ShardContent, first: int, end: int, *, epoch: int, mask_id: str) -> list[int]:
+        """Return which expressions are drawn of a mask's, which begin at `first`, as positions from there."""
+        texts, spec = content.texts[first:end], self.spec
+        if spec.draw == "distinct" or content.draw_weights is None:
+            return draw_texts(texts, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id)
+        weights = content.draw_weights[first:end].tolist()
+        return draw_weighted_texts(
+            texts, weights, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id
+        )
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:

@@ -9,10 +9,13 @@ from typing import Any, Final, Literal, TypedDict, get_args
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.training.dataset.expression_filter import ExpressionFilter
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+Draw = Literal["distinct", "pseudo_ris"]
+DRAWS: Final[tuple[Draw, ...]] = get_args(Draw)
 # The numbers of an expression, in the order of its table.
 SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
 
@@ -61,8 +64,13 @@ class SampleSpec:
     Attributes:
         parts: Some of `PARTS`; others are not read. `("text",)` reads only a few columns of the expressions.
         where: Which expressions.
-        expressions_per_mask: K, the number of expressions drawn in an epoch, without replacement. If a mask has fewer,
-            they are repeated, so that K is the same for all. None gives all, in the tables' order.
+        draw: How expressions are drawn. `distinct`: each text of a mask that passes `where` is equally likely, without
+            replacement. `pseudo_ris`: as the loader of the Pseudo-RIS authors draws (method page, section 5), uniformly
+            over the captioner's draws that pass, with replacement, so that a text that was drawn k times has weight k;
+            over all draws of a mask if none passes `tau` (or was kept); over the better half by correctness of a mask
+            alone in its image. What else `where` excludes is never drawn.
+        expressions_per_mask: K, the number of expressions drawn in an epoch. If `distinct` finds fewer, they are
+            repeated, so that K is the same for all. None gives all that can be drawn, in the tables' order.
         seed: Seed of draws and shuffles.
         on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.
@@ -72,6 +80,7 @@ class SampleSpec:
 
     parts: tuple[Part, ...] = PARTS
     where: ExpressionFilter = field(default_factory=ExpressionFilter)
+    draw: Draw = "distinct"
     expressions_per_mask: int | None = 1
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
@@ -81,6 +90,8 @@ class SampleSpec:
         unknown = [part for part in self.parts if part not in PARTS]
         if unknown or not self.parts:
             raise ConfigError(f"parts {self.parts!r}: give some of {', '.join(PARTS)}")
+        if self.draw not in DRAWS:
+            raise ConfigError(f"draw is {self.draw!r}: give one of {', '.join(DRAWS)}")
         if self.expressions_per_mask is not None and self.expressions_per_mask < 1:
             raise ConfigError(f"expressions_per_mask is {self.expressions_per_mask}: give 1 or more, or None for all")
         if self.on_bad_image not in ("raise", "skip"):
@@ -90,6 +101,25 @@ class SampleSpec:
     def has_expressions(self) -> bool:
         """Whether a sample contains anything of its expressions."""
         return "text" in self.parts or "scores" in self.parts
+
+    @property
+    def lone_masks(self) -> LoneMasks:
+        """What may be drawn of a mask alone in its image."""
+        return self.where.lone or ("keep" if self.draw == "distinct" else "better_half")
+
+    @property
+    def is_judged_by_mask(self) -> bool:
+        """Whether all candidates of a mask decide together what may be drawn, so that all of them are read."""
+        return self.draw == "pseudo_ris" or self.lone_masks == "better_half"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the draws, as JSON; the default draw is left out, as in states of earlier versions."""
+        described: dict[str, Any] = {
+            "seed": self.seed,
+            "expressions_per_mask": self.expressions_per_mask,
+            "where": {**self.where.as_json(), "lone": self.lone_masks},
+        }
+        return described if self.draw == "distinct" else {**described, "draw": self.draw}
 
 
 def collate_lists(samples: Sequence[RisSample]) -> dict[str, list[Any]]:

@@ -15,11 +15,15 @@ from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.column_selection import read_selected
+from pseudoris.training.dataset.draw_weights import WEIGHT_COLUMNS, draw_weights
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.training.dataset.samples import SCORES, SampleSpec
 from pseudoris.training.dataset.snapshot import ShardParts, Snapshot
 
 Int64Array = NDArray[np.int64]
+
+# A column of the index's expressions, if `SampleSpec.is_judged_by_mask`.
+_WEIGHT = "draw_weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class ShardContent:
         texts: (E,).
         sources: (E,).
         scores: By name, (E,) float32.
+        draw_weights: (E,) int64, at least 1, see `draw_weights`; None if all candidates are equally likely.
         images: Encoded images by position in the index; None if they were not requested.
     """
 
@@ -72,6 +77,7 @@ class ShardContent:
     texts: Sequence[str] = ()
     sources: Sequence[str] = ()
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    draw_weights: Int64Array | None = None
     images: ShardImages | None = None
 
 
@@ -123,15 +129,16 @@ class ShardReader:
         return _content(index, masks, images)
 
     def _read_index(self, parts: ShardParts, columns: Sequence[str]) -> ShardIndex:
-        where = self._spec.where
+        where, is_judged_by_mask = self._spec.where, self._spec.is_judged_by_mask
         is_counting_tokens = where.max_clip_tokens is not None
         wanted = dict.fromkeys(("image_id", "target_mask_ids", *columns, *(("text",) if is_counting_tokens else ())))
-        table = read_selected(
-            self._location, EXPRESSIONS, parts.names[EXPRESSIONS], list(wanted), where.expression_rows()
-        )
+        read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
+        rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
+        table = read_selected(self._location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
         table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
-        return _index(parts, table if fits is None else table.filter(fits))
+        table = table if fits is None else table.filter(fits)
+        return _index(parts, _weighed(self._spec, table, list(wanted)) if is_judged_by_mask else table)
 
     def _read_masks(self, parts: ShardParts) -> pa.Table | None:
         columns = {"mask": "segmentation", "box": "box_xyxy_px"}
@@ -143,6 +150,13 @@ class ShardReader:
     def _read(self, parts: ShardParts, table: str, columns: Sequence[str]) -> pa.Table:
         keep = self._spec.where.mask_rows() if table == MASKS else None
         return read_selected(self._location, table, parts.names[table], columns, keep)
+
+
+def _weighed(spec: SampleSpec, candidates: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return some columns, and the weight, of the candidates that may be drawn."""
+    of_mask, _ = _numbered(pc.list_flatten(candidates["target_mask_ids"]))
+    weights = pa.array(draw_weights(spec, candidates, of_mask))
+    return candidates.select(list(columns)).append_column(_WEIGHT, weights).filter(pc.greater(weights, 0))
 
 
 def _index(parts: ShardParts, table: pa.Table) -> ShardIndex:
@@ -212,6 +226,7 @@ def _content(index: ShardIndex, masks: pa.Table | None, images: ShardImages | No
         texts=table["text"].to_pylist() if is_shown else (),
         sources=pc.fill_null(table["source"], SOURCE_MODEL).to_pylist() if is_shown else (),
         scores={name: table[name].to_numpy().astype(np.float32) for name in SCORES if name in table.column_names},
+        draw_weights=table[_WEIGHT].to_numpy() if _WEIGHT in table.column_names else None,
         images=images,
     )
     return content if masks is None else _with_mask_columns(content, masks)

@@ -156,9 +156,10 @@ class StreamedDataset(IterableDataset[Any]):
         own = {"rank": self._rank, "world_size": self._world_size, **self._fingerprint()}
         saved = {"rank": state["rank"], "world_size": state["world_size"], **state["dataset"]}
         # A state brings its own snapshot, so it is not compared.
-        differing = [name for name in own if name != "snapshot" and own[name] != saved.get(name)]
+        names = [name for name in dict.fromkeys((*own, *saved)) if name != "snapshot"]
+        differing = [name for name in names if own.get(name) != saved.get(name)]
         if differing:
-            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own[name]!r} now" for name in differing)
+            lines = "; ".join(f"{name}: {saved.get(name)!r} saved, {own.get(name)!r} now" for name in differing)
             raise ConfigError(
                 f"The state belongs to another sequence of samples ({lines}). Resume with the saved settings."
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.training.dataset import ExpressionFilter, SampleSpec
+from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.training.dataset import Draw, ExpressionFilter, SampleSpec
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
 
 _PACKAGE = "pseudoris.training.student"
@@ -69,9 +70,11 @@ class DataConfig(FrozenModel):
     # See `pseudoris.training.dataset.ExpressionFilter`. Human expressions pass all conditions on scores.
     tau: float | None = None
     is_kept_only: bool = True
-    lone: Literal["keep", "drop"] = "keep"
+    lone: LoneMasks | None = None
     decoders: tuple[str, ...] | None = None
     max_words: int | None = Field(default=None, ge=1)
+    # See `pseudoris.training.dataset.SampleSpec`; `pseudo_ris` draws as the Pseudo-RIS authors' loader.
+    draw: Draw = "distinct"
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
     # once).
     human_fraction: UnitInterval = 1.0
@@ -86,7 +89,14 @@ class DataConfig(FrozenModel):
             decoders=None if self.decoders is None else frozenset(self.decoders),
             words=(None, self.max_words),
         )
-        return SampleSpec(parts=("mask", "text"), where=where, expressions_per_mask=1, seed=seed, source=self.moved)
+        return SampleSpec(
+            parts=("mask", "text"),
+            where=where,
+            draw=self.draw,
+            expressions_per_mask=1,
+            seed=seed,
+            source=self.moved,
+        )
 
 
 class StudentConfig(FrozenModel):
@@ -104,6 +114,10 @@ class StudentConfig(FrozenModel):
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
         for placement in ("num_workers", "moved"):
             del tree["data"][placement]
+        # As trainings of earlier versions have it.
+        tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
+        if self.data.draw == "distinct":
+            del tree["data"]["draw"]
         return {**tree, "training": self.training.decisive()}
 
 

@@ -244,7 +244,7 @@ def training_set(
             return own
         # A human's expressions were never judged: they pass all conditions on scores.
         plain = replace(spec.where, is_kept_only=True, tau=None, lone="keep", decoders=None)
-        annotation = _open(human, replace(spec, where=plain), snapshots, taken)
+        annotation = _open(human, replace(spec, where=plain, draw="distinct"), snapshots, taken)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
 
     dataset = TargetDataset(

@@ -108,7 +108,7 @@ def test_clip_tokens_count_start_and_end_as_clip_itself_does():
         ({"bounds": {"distinct": (0, 1)}}, "there is no score 'distinct'. The scores are uniqueness"),
         ({"words": (3, 2)}, r"words: the bounds \(3, 2\) are in the wrong order"),
         ({"bounds": {"correctness": (1.0, 0.5)}}, r"correctness: the bounds \(1.0, 0.5\) are in the wrong order"),
-        ({"lone": "maybe"}, "lone is 'maybe': give 'keep' or 'drop'"),
+        ({"lone": "maybe"}, r"lone is 'maybe'\. Give one of keep, drop, better_half, or None"),
         ({"max_clip_tokens": 2}, "max_clip_tokens is 2. Give 3 or more: start, end and one word"),
         ({"decoders": frozenset({"topk", "beam"})}, "decoders: there is no 'topk'. Choose from beam, top_k, top_p"),
         ({"decoders": "beam"}, "decoders is the text 'beam'. Give a set"),

@@ -52,6 +52,18 @@ def test_an_image_is_seen_although_another_of_its_id_was_seen_before(tmp_path):
     assert torch.equal(first, second)
 
 
+def test_the_authors_draw_is_a_setting_and_the_default_changes_no_training(tmp_path):
+    config = small_config(tmp_path)
+    drawn = config.data.model_copy(update={"draw": "pseudo_ris"})
+    assert config.data.spec(3).draw == "distinct"
+    assert (drawn.spec(3).draw, drawn.spec(3).lone_masks) == ("pseudo_ris", "better_half")
+    # A training of an earlier version resumes only if these are equal.
+    before = config.decisive()["data"]
+    assert (before["lone"], "draw" in before) == ("keep", False)
+    after = config.model_copy(update={"data": drawn}).decisive()["data"]
+    assert after == {**before, "lone": "better_half", "draw": "pseudo_ris"}
+
+
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (20, 64), (100, 30), (1, 40)])
 def test_a_mask_comes_back_where_it_was(size):
     height, width = size

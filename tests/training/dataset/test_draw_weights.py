@@ -1,0 +1,190 @@
+"""The draw of the Pseudo-RIS authors beside ours: what may be drawn, and how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.shard import CaptionSample
+from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset import (
+    ExpressionFilter,
+    MixedDataset,
+    MixedIterableDataset,
+    RisDataset,
+    RisIterableDataset,
+    SampleSpec,
+)
+from pseudoris.training.dataset.opened_run import OpenedRun
+from tests.training.dataset.builders import BuiltRun, build_run
+from tests.training.exports.builders import export
+from tests.training.exports.readers_pseudo_ris import PseudoDataset
+
+TAU = 1.35
+
+
+def drawn(times: int, **fields) -> dict[str, object]:
+    return {"samples": (CaptionSample("masked", "beam", None, None, -1.0, "none", 0),) * times, **fields}
+
+
+def scored(times: int, distinctiveness: float, **fields) -> dict[str, object]:
+    return drawn(times, distinctiveness=distinctiveness, kept=distinctiveness > TAU, **fields)
+
+
+# Some of the first mask passes tau, nothing of the second.
+RIVALS = [
+    (0, "the red circle", scored(5, 1.4)),
+    (0, "a circle in red", scored(2, 1.5)),
+    (0, "a circle", scored(7, 0.9)),
+    (1, "a thing", scored(6, 0.4)),
+    (1, "a dot", scored(3, TAU)),
+]
+# Nine draws, of which the authors' loader draws from four.
+LONE = [
+    (0, "best", drawn(3, correctness=0.9)),
+    (0, "worst", drawn(1, correctness=0.1)),
+    (0, "middle", drawn(4, correctness=0.5)),
+    (0, "nothing", drawn(1, correctness=None)),
+]
+BETTER_HALF = {"best": 3, "middle": 1}
+FALLBACK = {"a thing": 6, "a dot": 3}
+PASSING = {"the red circle": 5, "a circle in red": 2}
+AUTHORS = SampleSpec(draw="pseudo_ris")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return build_run(folder, num_shards=1, per_shard=2, rows=lambda number: (RIVALS, LONE)[number])
+
+
+def weights(run: BuiltRun, **spec) -> list[dict[str, int]]:
+    """Return the weight of each text that may be drawn, by mask."""
+    opened = OpenedRun.open(run.location, SampleSpec(parts=("text",), **spec))
+    content = opened.reader.content(0)
+    bounds = content.index.first_rows.tolist()
+    return [
+        dict(zip(content.texts[first:end], content.draw_weights[first:end].tolist(), strict=True))
+        for first, end in pairwise(bounds)
+    ]
+
+
+def texts(dataset, epoch: int = 0) -> list[str]:
+    dataset.set_epoch(epoch)
+    return [text for sample in dataset for text in sample["expressions"]]
+
+
+def test_the_authors_draw_is_what_their_loader_draws_of_the_export(run, tmp_path):
+    place = RunLocation.open(str(tmp_path / "export"))
+    assert run.header.config.filtering.tau == TAU
+    export("pseudo-ris-csv", run, place)
+    theirs = PseudoDataset(Path(place.root), doc_value=TAU)
+    expected = [Counter(theirs[at].captions[choice] for choice in theirs.candidates(at)) for at in range(len(theirs))]
+    assert weights(run, draw="pseudo_ris") == [dict(each) for each in expected]
+    assert expected == [PASSING, FALLBACK, BETTER_HALF]
+
+
+def test_each_text_is_drawn_as_often_as_its_weight_says(run):
+    num_epochs = 600
+    dataset = RisDataset(run.location, SampleSpec(parts=("text",), draw="pseudo_ris"))
+    found = Counter(text for epoch in range(num_epochs) for text in texts(dataset, epoch))
+    for shares in (PASSING, FALLBACK, BETTER_HALF):
+        for text, weight in shares.items():
+            # Five standard deviations at most.
+            assert abs(found[text] / num_epochs - weight / sum(shares.values())) < 0.1
+    assert set(found) == {*PASSING, *FALLBACK, *BETTER_HALF}
+
+
+def test_a_stream_draws_what_the_map_style_dataset_draws(run):
+    for epoch in (0, 1, 7):
+        streamed = texts(RisIterableDataset(run.location, AUTHORS), epoch)
+        assert sorted(streamed) == sorted(texts(RisDataset(run.location, AUTHORS), epoch))
+
+
+def test_by_default_each_kept_text_is_drawn_alike_and_masks_without_one_are_left_out(run):
+    assert SampleSpec().draw == "distinct"
+    spec = SampleSpec(parts=("text",), expressions_per_mask=None)
+    assert texts(RisDataset(run.location, spec)) == [*PASSING, "best", "worst", "middle", "nothing"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"tau": 1.45}, [{"a circle in red": 2}, FALLBACK, BETTER_HALF]),
+        ({"tau": 0.39}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
+        ({"is_kept_only": False}, [{**PASSING, "a circle": 7}, FALLBACK, BETTER_HALF]),
+        ({"lone": "keep"}, [PASSING, FALLBACK, {"best": 3, "worst": 1, "middle": 4, "nothing": 1}]),
+        ({"lone": "drop"}, [PASSING, FALLBACK]),
+        ({"words": (2, None)}, [PASSING, FALLBACK]),
+        ({"max_clip_tokens": 4}, [{"a circle": 7}, FALLBACK, BETTER_HALF]),
+        ({"bounds": {"area_px": (1e9, None)}}, []),
+    ],
+)
+def test_the_other_conditions_say_what_there_is_to_draw_from(run, where, expected):
+    assert weights(run, draw="pseudo_ris", where=ExpressionFilter(**where)) == expected
+
+
+def test_our_draw_takes_the_better_half_too_where_it_is_asked_for(run):
+    where = ExpressionFilter(lone="better_half")
+    assert weights(run, where=where) == [dict.fromkeys(PASSING, 1), dict.fromkeys(BETTER_HALF, 1)]
+    assert weights(run, where=ExpressionFilter(lone="better_half", tau=99.0)) == [dict.fromkeys(BETTER_HALF, 1)]
+
+
+def test_a_humans_and_a_composers_text_weigh_one_and_a_wrong_label_nothing(tmp_path):
+    written = {"distinctiveness": None, "correctness": None, "samples": ()}
+    rows = [
+        (0, "by hand", {**written, "source": "human"}),
+        (0, "composed", {**written, "source": "composer"}),
+        (0, "drawn", scored(4, 2.0)),
+        (1, "rejected", scored(4, 0.5)),
+        (1, "not the object", {**written, "source": "recipe", "kept": False}),
+    ]
+    run = build_run(tmp_path, num_shards=1, per_shard=1, rows=lambda number: rows)
+    assert weights(run, draw="pseudo_ris") == [{"by hand": 1, "composed": 1, "drawn": 4}, {"rejected": 4}]
+
+
+def test_the_same_text_is_drawn_again_as_draws_are_independent(run):
+    spec = SampleSpec(parts=("text", "scores"), draw="pseudo_ris", expressions_per_mask=3)
+    samples = [sample for epoch in range(40) for sample in _epoch(RisDataset(run.location, spec), epoch)]
+    numbers = Counter(len(set(sample["expressions"])) for sample in samples)
+    assert set(numbers) == {1, 2}
+    assert all(sample["scores"]["correctness"].shape == (3,) for sample in samples)
+
+
+def test_masks_alone_are_read_without_texts(run):
+    assert len(RisDataset(run.location, SampleSpec(parts=("mask",), draw="pseudo_ris"))) == 3
+    assert RisIterableDataset(run.location, SampleSpec(parts=("mask",), draw="pseudo_ris")).count() == 3
+
+
+def test_a_machines_draw_mixes_with_human_annotation(run, tmp_path):
+    text = SampleSpec(parts=("text",), draw="pseudo_ris")
+    human = RisDataset(build_run(tmp_path, prefix="human-").location, SampleSpec(parts=("text",)))
+    mixed = MixedDataset(RisDataset(run.location, text), human, fraction=0.1)
+    assert len(mixed) == 3 + 2
+    stream = MixedIterableDataset(RisIterableDataset(run.location, text), human, human_share=0.5)
+    assert {*FALLBACK} & set(texts(stream))
+
+
+def test_a_state_of_another_draw_is_refused_and_one_of_the_default_stays_as_it_was(run):
+    before = RisDataset(run.location)
+    assert set(before.describe()) == {"snapshot", "seed", "expressions_per_mask", "where"}
+    assert before.describe()["where"]["lone"] == "keep"
+    for kind in (RisDataset, RisIterableDataset):
+        ours, theirs = kind(run.location), kind(run.location, AUTHORS)
+        for one, other in ((ours, theirs), (theirs, ours)):
+            with pytest.raises(ConfigError, match=r"draw: .* saved, .* now"):
+                one.load_state_dict(other.state_dict())
+
+
+def test_a_draw_of_no_name_is_refused_with_the_names():
+    with pytest.raises(ConfigError, match="draw is 'uniform': give one of distinct, pseudo_ris"):
+        SampleSpec(draw="uniform")
+
+
+def _epoch(dataset: RisDataset, epoch: int) -> list:
+    dataset.set_epoch(epoch)
+    return list(dataset)
