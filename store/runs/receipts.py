@@ -22,7 +22,7 @@ _NAME: Final = re.compile(r"^shard-(\d{8,})\.g(\d+)\.json$")
 _READERS: Final = 16
 # Receipts read ahead; each takes 6 KB in memory.
 AT_ONCE: Final = 16 * _READERS
-_ANEW: Final = "Delete it: annotate then computes its shard again"
+_ANEW: Final = "Delete all receipts of the shard ({}.g*.json): annotate then computes the shard again"
 
 
 def receipt_path(shard: int, generation: int) -> str:
@@ -160,11 +160,12 @@ def _list_all(location: RunLocation) -> Iterator[tuple[int, int]]:
 
 
 def _parse(data: bytes, uri: str) -> Receipt:
+    remedy = _ANEW.format(uri.rpartition("/")[2].partition(".")[0])
     try:
-        read_version(data, uri, newest=RECEIPT_VERSION, remedy=_ANEW)
+        read_version(data, uri, newest=RECEIPT_VERSION, remedy=remedy)
     except ValueError:
-        raise ConfigError(f"{uri} is not a receipt ({len(data)} bytes). {_ANEW}") from None
+        raise ConfigError(f"{uri} is not a receipt ({len(data)} bytes). {remedy}") from None
     try:
         return Receipt.model_validate_json(data)
     except ValidationError:
-        raise ConfigError(f"{uri} is not a valid receipt. {_ANEW}") from None
+        raise ConfigError(f"{uri} is not a valid receipt. {remedy}") from None

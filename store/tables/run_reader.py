@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.location import RunLocation
@@ -96,8 +97,13 @@ class Run:
 
     def _dataset(self, table: str) -> ds.Dataset:
         # Parts by name: a listing of the folder would also find files that were never committed, or were replaced.
+        paths = [part_path(table, part) for part in self._contents[1][table]]
+        for path in paths:
+            # Arrow would wait forever for the writer of a pipe.
+            if found := self._location.obstacle(path):
+                raise ConfigError(f"{self._location.uri(path)} is {found}, not a part of the table: restore the file")
         return ds.FileSystemDataset.from_paths(
-            [self._location.uri(part_path(table, part)) for part in self._contents[1][table]],
+            [self._location.uri(path) for path in paths],
             schema=SCHEMAS[table],
             format=ds.ParquetFileFormat(),
             filesystem=arrow_filesystem(self._location),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pyarrow.compute as pc
+import pytest
 
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import latest_receipts, part_path
@@ -61,6 +64,15 @@ def test_a_run_without_a_commit_has_tables_without_rows(location):
     assert run.expressions().to_table().schema.equals(EXPRESSIONS_SCHEMA)
     assert run.counts.images == run.images().count_rows() == 0
     assert run.sample().num_rows == 0
+
+
+def test_a_pipe_in_the_place_of_a_part_is_refused_by_name(tmp_path):
+    scored_run(location := RunLocation.open(str(tmp_path)))
+    part = next((tmp_path / IMAGES).iterdir())
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ConfigError, match=rf"{part.name} is a pipe"):
+        Run(location).images()
 
 
 def test_a_sample_has_columns_of_image_and_mask(location):
