@@ -48,7 +48,7 @@ class ResumableLoader:
         """Yield the batches of the epoch, from the position of a loaded state."""
         self._renew_workers()
         reached = self._reached = self._beginning()
-        for place, batch in self._loader:
+        for place, batch in self._placed_batches():
             reached.streams[place.number] = place.position
             reached.first = (place.number + 1) % self._num_streams
             yield batch
@@ -76,6 +76,14 @@ class ResumableLoader:
             TransientError: Storage failed.
         """
         self.dataset.load_state_dict(state)
+
+    def _placed_batches(self) -> Iterator[Any]:
+        try:
+            yield from self._loader
+        except Exception as error:  # noqa: BLE001  # whatever a worker raises
+            # Torch's frames refer to the error and to its iterator. The garbage collector would end the workers, and
+            # wait 5 s for each: by then they cannot be told. The message has the worker's own traceback.
+            raise error.with_traceback(None) from None
 
     def _beginning(self) -> _LoaderPosition:
         """Return where the next iteration begins."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import multiprocessing
 
 import pytest
 from torch.utils.data import DataLoader, get_worker_info
@@ -233,6 +234,8 @@ def test_a_state_of_another_number_of_workers_or_version_is_refused(run):
     loader.load_state_dict(state)
     with pytest.raises(ConfigError, match=r"saved with 1 stream\(s\) per rank, but now there are 2"):
         next(iter(loader))
+    # Its workers have ended with it.
+    assert not multiprocessing.active_children()
     with pytest.raises(ConfigError, match=r"The state has version 9. This package reads version 1"):
         open_loader(run).load_state_dict({**state, "version": 9})
 
