@@ -25,7 +25,6 @@ from pseudoris.training.exports import (
 )
 from pseudoris.training.exports.export_request import DEFAULT_TARGET_MB, export_request
 from pseudoris.training.exports.protocol import DEFAULT_SPLIT, DEFAULT_SPLIT_BY
-from pseudoris.training.exports.selected_rows import WITHOUT_EXPRESSION, WITHOUT_MASK
 
 DEFAULT_MERGED_SPLITS: Final = "val,test,testA,testB"
 # Below the options of `export --help`: a line a format.
@@ -102,6 +101,14 @@ _TargetMb = Annotated[
         help="Size of a file in MB (parquet, hf, webdataset). 128 to 512 suits most readers.",
     ),
 ]
+_DistinctiveOnly = Annotated[
+    bool,
+    typer.Option(
+        "--distinctive-only",
+        help="pseudo-ris-csv: leave out masks without a candidate above tau. Of such a mask the authors' trainer draws "
+        "any candidate.",
+    ),
+]
 _MovedSource = Annotated[
     str | None,
     typer.Option("--source", help="Where the run's images are now, if they have moved.", show_default=False),
@@ -123,6 +130,7 @@ def export(
     merge_split_by: _MergeSplitBy = None,
     merge_images: _MergeImages = None,
     target_mb: _TargetMb = DEFAULT_TARGET_MB,
+    distinctive_only: _DistinctiveOnly = False,
     source: _MovedSource = None,
     partial: _Partial = False,
     overwrite: _Overwrite = False,
@@ -140,6 +148,7 @@ def export(
         split_by=split_by,
         human=_human(merge_human, merge_split_by, merge_splits, merge_images),
         target_mb=target_mb,
+        distinctive_only=distinctive_only,
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,
@@ -193,18 +202,11 @@ def _view(destination: str, report: ExportReport, request: ExportRequest) -> Tab
     for name in report.files.keys() - report.rows.keys():
         table.add_row(f"files, {name}", f"{report.files[name]:,}")
     table.add_row("size", format_bytes(report.size_bytes))
-    for title, lines in (("left out", _left_out(report, request)), ("checked", report.checked)):
+    for title, lines in (("left out", _left_out(report)), ("checked", report.checked)):
         if lines:
             table.add_row(title, escape("\n".join(lines)))
     return table
 
 
-def _left_out(report: ExportReport, request: ExportRequest) -> list[str]:
-    dropped = dict(report.dropped)
-    # An export counts an image that nothing is left of as one without a mask, and its record keeps that name.
-    num_empty = sum(receipt.counts.empty for receipt in request.receipts)
-    if num_others := max(0, dropped.get(WITHOUT_MASK, 0) - num_empty):
-        dropped[WITHOUT_MASK] = num_empty
-        why = "no kept expression" if dropped.get(WITHOUT_EXPRESSION) else "no pixel"
-        dropped[f"images whose masks have {why}"] = num_others
-    return [f"{num:,} {reason}" for reason, num in dropped.items() if num]
+def _left_out(report: ExportReport) -> list[str]:
+    return [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]

@@ -238,6 +238,7 @@ def export(
     split_by: str | None = None,
     human: HumanAnnotation | None = None,
     target_mb: int | None = None,
+    distinctive_only: bool = False,
     source: str | None = None,
     partial: bool = False,
     overwrite: bool = False,
@@ -254,6 +255,7 @@ def export(
         split_by: For `refer`: who split it, as in `refs(<split_by>).p`; None is `pseudo`.
         human: For `refer`: a REFER dataset whose human references join.
         target_mb: Size of a file, for formats with files of a free size; None is what `pseudoris export` takes.
+        distinctive_only: For `pseudo-ris-csv`: leave out masks without a candidate above tau.
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
         overwrite: Replace an existing export at `destination`.
@@ -279,6 +281,7 @@ def export(
         split_by=split_by,
         human=human,
         target_mb=target_mb,
+        distinctive_only=distinctive_only,
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,

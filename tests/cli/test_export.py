@@ -118,6 +118,10 @@ def test_names_reach_the_format_and_the_length_stands_on_a_line_of_its_own(pictu
     [
         (("--format", "parquet", "--max-tokens", "17"), "--format parquet does not use --max-tokens.*refer"),
         (("--format", "cris", "--split-by", "unc"), "--format cris does not use --split-by"),
+        (
+            ("--format", "refer", "--distinctive-only"),
+            "does not use --distinctive-only, which belongs to pseudo-ris-csv",
+        ),
         (("--format", "refer", "--merge-images", "x"), "need --merge-human FOLDER"),
         (("--format", "refer", "--merge-human", "nowhere"), r"must have one refs\(…\)\.p\. Found none"),
     ],

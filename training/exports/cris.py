@@ -82,6 +82,8 @@ class CrisExport:
                 *length_notes(dataset, split, num_masks),
                 f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {IMAGES_FOLDER}/ "
                 f"-m {masks} -o lmdb/{dataset}",
+                "CRIS as published cannot read what that tool writes: in its utils/dataset.py add `import pickle`, and "
+                "let loads_pyarrow(buf) return pickle.loads(buf). ETRIS with pyarrow 11 needs no change.",
                 *encoded_anew_notes(writer.num_encoded_anew),
             ],
             checked=(

@@ -51,7 +51,7 @@ _PROGRESS_EVERY: Final = 100
 class LmdbExport:
     """Each record holds its whole image, as the trainers expect: an image of twenty masks is stored twenty times."""
 
-    summary = "the LMDB of CRIS and ETRIS, with pickles: their reader needs one line changed"
+    summary = "the LMDB of CRIS and ETRIS, with pickles: their reader needs two lines changed"
     reads = frozenset({"max_tokens", "dataset", "split"})
     default_max_tokens: int | None = WORD_LEN
 
@@ -79,8 +79,8 @@ class LmdbExport:
             dropped=writer.dropped,
             notes=[
                 *length_notes(dataset, split, num_records),
-                "Values are pickles: let loads_pyarrow(buf) in the trainer's utils/dataset.py return "
-                "pickle.loads(buf).",
+                "Values are pickles. In the trainer's utils/dataset.py add `import pickle`, and let loads_pyarrow(buf) "
+                "return pickle.loads(buf).",
                 *encoded_anew_notes(writer.num_encoded_anew),
             ],
             checked=(

@@ -69,6 +69,7 @@ def export_request(
     split_by: str | None = None,
     human: HumanAnnotation | None = None,
     target_mb: int | None = None,
+    distinctive_only: bool = False,
     source: str | None = None,
     is_partial: bool = False,
     is_overwriting: bool = False,
@@ -84,6 +85,7 @@ def export_request(
         split: As in `ExportOptions`; None is `DEFAULT_SPLIT`.
         split_by: As in `ExportOptions`; None is `DEFAULT_SPLIT_BY`.
         human: As in `ExportOptions`.
+        distinctive_only: As in `ExportOptions`.
         target_mb: Size of a file, where the format has files of a free size; None is `DEFAULT_TARGET_MB`.
         source: Where the run's images are now, if they have moved.
         is_partial: Export the committed shards of an unfinished run.
@@ -105,6 +107,7 @@ def export_request(
         "split_by": split_by != DEFAULT_SPLIT_BY,
         "human": human is not None,
         "target_bytes": target_mb != DEFAULT_TARGET_MB,
+        "distinctive_only": distinctive_only,
     }
     _check_options(export_format, given)
     limit = chosen.default_max_tokens if max_tokens is None else max_tokens or None
@@ -114,7 +117,7 @@ def export_request(
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
     receipts = LatestReceipts.listed(run)
     _check_complete(len(receipts), header.num_shards, is_partial=is_partial)
-    options = ExportOptions(limit, dataset, split, split_by, human)
+    options = ExportOptions(limit, dataset, split, split_by, human, distinctive_only)
     return ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting, source, options)
 
 

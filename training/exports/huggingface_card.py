@@ -103,6 +103,8 @@ def card(request: ExportRequest, split: str, rows: Mapping[str, int], dropped: M
         dropped: Counts of what was left out, by reason.
     """
     counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
+    if num_quarantined := sum(receipt.counts.quarantined for receipt in request.receipts):
+        counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
     header = request.header
     makers = "people" if header.origin == "import" else "models"

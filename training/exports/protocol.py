@@ -52,6 +52,8 @@ class ExportOptions:
         split: Name of the split that the run becomes.
         split_by: The name of its split, `refs(<split_by>).p`.
         human: Human annotation to merge; None for none.
+        distinctive_only: Whether masks without an expression above tau are left out, of a format that holds every
+            candidate.
     """
 
     max_tokens: int | None = None
@@ -59,6 +61,7 @@ class ExportOptions:
     split: str = DEFAULT_SPLIT
     split_by: str = DEFAULT_SPLIT_BY
     human: HumanAnnotation | None = None
+    distinctive_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

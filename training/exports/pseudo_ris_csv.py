@@ -4,8 +4,9 @@
     DEST/datasets/pseudo_masks/cutler_sam/<img_id>/<seg_id>.png            0 and 255, of the image's size
     DEST/datasets/images/train2014/<img_name>                              the images, upright
 
-As in the authors' file, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws. The CSV
-is read back as the trainer reads it, except that only plain values are evaluated.
+As in the authors' file, a row holds every candidate, kept or not: the trainer filters by `doc` while it draws, and
+draws any candidate where none passes. The CSV is read back as the trainer reads it, except that only plain values are
+evaluated.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pseudoris.training.exports.mask_encodings import counts_of_png, mask_png
 from pseudoris.training.exports.output_files import ManyFiles, new_file, read_ahead
 from pseudoris.training.exports.protocol import CHECKING, ExportReport, ExportRequest, OnProgress
 from pseudoris.training.exports.read_back import Fingerprint, broken, check_texts
-from pseudoris.training.exports.selected_rows import TextRule
+from pseudoris.training.exports.selected_rows import TextRule, is_distinctive
 
 NAME: Final = "pseudo-ris-csv"
 CSV_FOLDER: Final = "pseudo_supervision/cutler_sam"
@@ -50,7 +51,7 @@ class PseudoRisCsvExport:
     """Rows, masks and images as the authors' script leaves them for its trainer."""
 
     summary = "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores"
-    reads = frozenset({"max_tokens"})
+    reads = frozenset({"max_tokens", "distinctive_only"})
     default_max_tokens: int | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
@@ -90,6 +91,8 @@ class _Writer:
     def __init__(self, request: ExportRequest) -> None:
         self._request = request
         self._num_human = 0
+        self._num_unfiltered = 0
+        self._tau = request.header.config.filtering.tau
         self.dropped: Counter[str] = Counter()
         self.written = Fingerprint()
         self.num_images = 0
@@ -97,7 +100,9 @@ class _Writer:
 
     def run(self, rows_file: Any, on_progress: OnProgress) -> None:
         """Write everything; images in one folder, masks in one an image."""
-        rule = TextRule(self._request.options.max_tokens, is_kept_only=False)
+        options = self._request.options
+        mask_tau = self._tau if options.distinctive_only else None
+        rule = TextRule(options.max_tokens, is_kept_only=False, mask_tau=mask_tau)
         with ManyFiles(self._request.destination) as image_files:
             for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
                 image_files.write(IMAGES_FOLDER, image_file.name, image_file.data)
@@ -119,6 +124,7 @@ class _Writer:
                 captions, doc = captions_of(mask.expressions)
                 index = self.written.num_masks
                 one_mask = int(is_alone(mask.expressions))
+                self._num_unfiltered += not is_distinctive(mask.expressions, self._tau)
                 self._num_human += any(each.source == SOURCE_HUMAN for each in mask.expressions)
                 rows_file.writerow(
                     (index, img_name, self.num_images + 1, seg_id, len(captions), repr(captions), repr(doc), one_mask)
@@ -129,11 +135,15 @@ class _Writer:
 
     def notes(self) -> list[str]:
         """Return the settings that the trainer needs, as notes for the user."""
-        tau = self._request.header.config.filtering.tau
         notes = [
-            f"Give the trainer doc_mode=True, doc_value={tau!r} (the run's tau), image_dir={IMAGES_FOLDER} and "
+            f"Give the trainer doc_mode=True, doc_value={self._tau!r} (the run's tau), image_dir={IMAGES_FOLDER} and "
             f"mask_dir={MASKS_FOLDER}."
         ]
+        if self._num_unfiltered:
+            notes.append(
+                f"{self._num_unfiltered:,} of {self.written.num_masks:,} rows have no caption above doc_value: the "
+                "trainer draws any caption of theirs. --distinctive-only leaves such masks out."
+            )
         if self._num_human:
             notes.append(f"Human expressions have no score: for {self._num_human:,} masks doc is {DOC_OF_HUMANS}.")
         return notes

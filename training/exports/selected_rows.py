@@ -27,7 +27,11 @@ SEVERAL_TARGETS: Final = "expressions that refer to several masks"
 NO_TARGET: Final = "expressions that refer to no mask"
 WITHOUT_PIXELS: Final = "masks without a pixel"
 WITHOUT_EXPRESSION: Final = "masks without an expression"
+NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WITHOUT_MASK: Final = "images without a mask"
+# What is said of an image that has masks, none of which is left.
+_BARE_IMAGES: Final = "images whose masks have no {}"
+WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
 UNREADABLE: Final = "images that are missing from SOURCE, or changed there"
 
 
@@ -40,12 +44,15 @@ class TextRule:
         is_lower_case: Whether capitals become small letters; the tables hold none, an import's texts may.
         refused: Strings that no text may hold.
         is_kept_only: Whether candidates that the filter did not keep are left out; those are not counted as dropped.
+        mask_tau: A mask needs an expression whose distinctiveness is above it, or that has none (a mask alone in its
+            image, a human's expression); None needs no such expression.
     """
 
     max_tokens: int | None = None
     is_lower_case: bool = False
     refused: tuple[str, ...] = ()
     is_kept_only: bool = True
+    mask_tau: float | None = None
 
 
 def iter_selected(
@@ -114,7 +121,7 @@ class _Selection:
         if image.untargeted:
             self._dropped[NO_TARGET] += len(image.untargeted)
         if not masks:
-            self._dropped[WITHOUT_MASK] += 1
+            self._dropped[self._reason_without_masks() if image.masks else WITHOUT_MASK] += 1
             return None
         return replace(image, masks=masks, untargeted=())
 
@@ -127,7 +134,17 @@ class _Selection:
         if not expressions and not self._keeps_bare_masks:
             self._dropped[WITHOUT_EXPRESSION] += 1
             return None
+        if self._rule.mask_tau is not None and not is_distinctive(expressions, self._rule.mask_tau):
+            self._dropped[NOT_DISTINCTIVE] += 1
+            return None
         return replace(mask, expressions=expressions)
+
+    def _reason_without_masks(self) -> str:
+        if self._keeps_bare_masks:
+            return _BARE_IMAGES.format("pixel")
+        if self._rule.mask_tau is not None:
+            return _BARE_IMAGES.format("expression above tau")
+        return WITHOUT_KEPT if self._rule.is_kept_only else _BARE_IMAGES.format("expression")
 
     def _expression(self, expression: AnnotatedExpression, mask_id: str) -> AnnotatedExpression | None:
         text = expression.text.strip()
@@ -151,6 +168,11 @@ class _Selection:
         if self._num_tokens is not None and self._num_tokens(text) > (self._rule.max_tokens or 0):
             return f"expressions of more than {self._rule.max_tokens} CLIP tokens"
         return None
+
+
+def is_distinctive(expressions: Sequence[AnnotatedExpression], tau: float) -> bool:
+    """Return whether one of a mask's expressions is above tau; one without a distinctiveness counts as above."""
+    return any(each.distinctiveness is None or each.distinctiveness > tau for each in expressions)
 
 
 def _token_counter() -> Callable[[str], int]:

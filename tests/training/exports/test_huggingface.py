@@ -99,6 +99,7 @@ def test_the_card_tells_the_hub_what_it_is_and_leaves_the_licence_open(built_run
     ]
     assert f"| images | {len(built_run.with_texts(lambda text: text != LONG_TEXT))} |" in text
     assert "| left out: expressions of more than 17 CLIP tokens | 3 |" in text
+    assert "| quarantined images | 1 |" in text
     assert built_run.header.identity.weights["propose"] in text
     assert "To be filled in" in text
     assert "made by models" in found["pretty_name"]

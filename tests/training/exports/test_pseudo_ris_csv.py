@@ -122,6 +122,37 @@ def test_the_trainer_draws_what_the_run_kept(run_location, place):
     assert {dataset.draw(0) for _ in range(20)} == {"kept"}
 
 
+UNFILTERED = [
+    [[("kept", 1, scored(7.0)), ("low", 2, scored(0.5, kept=False))], [("rejected", 3, scored(1.35, kept=False))]],
+    [[("all rejected", 1, scored(0.2, kept=False))], [("rejected too", 1, scored(0.3, kept=False))]],
+    [[("alone", 2, {})]],
+]
+
+
+def test_of_a_mask_without_a_caption_above_tau_the_trainer_draws_any_and_the_notes_say_of_how_many(run_location, place):
+    run = committed(run_location, *UNFILTERED)
+    report = export("pseudo-ris-csv", run, place)
+    dataset = PseudoDataset(Path(place.root), run.header.config.filtering.tau)
+    assert dataset.draw(1) == "rejected"
+    assert any(note.startswith("3 of 5 rows have no caption above doc_value") for note in report.notes)
+
+
+def test_masks_without_a_caption_above_tau_are_left_out_where_that_is_asked_for(run_location, place):
+    run = committed(run_location, *UNFILTERED)
+    report = export("pseudo-ris-csv", run, place, distinctive_only=True)
+    dataset = PseudoDataset(Path(place.root), run.header.config.filtering.tau)
+    rows = [dataset[at] for at in range(len(dataset))]
+    assert [(row.img_id, row.seg_id, row.captions) for row in rows] == [
+        (1, 0, ["kept", "low", "low"]),
+        (2, 0, ["alone", "alone"]),
+    ]
+    assert report.dropped == {
+        "masks without an expression above tau": 3,
+        "images whose masks have no expression above tau": 1,
+    }
+    assert not any("no caption above" in note for note in report.notes)
+
+
 def test_a_mask_alone_is_ranked_by_correctness_and_its_better_half_is_drawn(run_location, place):
     mask = [
         ("best", 1, {"correctness": 0.9}),
