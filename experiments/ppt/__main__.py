@@ -2,13 +2,14 @@
 
     python -m experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/ppt.json] [--page docs/ppt.md]
 
-Each finished job leaves a record in `experiments/results/ppt`, or in OUT if it is a trial. It is not measured again. An
-interrupted training continues if OUT is still there. So the whole can run in pieces, in the background:
+Each finished job leaves a record in `experiments/results/ppt`, and is not measured again. An interrupted training
+continues if OUT is still there. So the whole can run in pieces, in the background:
 
     nice -n 15 python -m experiments.ppt --processes 1 --only full --only plain
 
-`--quick` runs everything with a few images and steps; its figures mean nothing. A trial or a part (`--quick`, `--only`,
-`--no-pseudo`, other `--epochs-factor`) writes nothing into docs, which have figures of whole runs only.
+`--quick` runs everything with a few images and steps; its figures mean nothing, and its records stay in OUT. A trial or
+a part (`--quick`, `--only`, `--no-pseudo`, another `--epochs-factor` or `--world`) writes nothing into docs, which have
+figures of whole runs only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
 from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
 from experiments.ppt.ablation_table import as_json, as_markdown, put_into
 from experiments.process_pool import run_jobs
+from pseudoris.synthworld.worlds import DEFAULT_WORLD, world_named
 
 _DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,6 +39,7 @@ def main(
     is_quick: Annotated[bool, typer.Option("--quick", help="A trial of the whole in minutes.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Of one thread each; one a CPU by default.")] = None,
     epochs_factor: Annotated[float | None, typer.Option(help="Of the paper's 50 epochs.", show_default=False)] = None,
+    world: Annotated[str, typer.Option(help="Of the scenes that are trained on and asked.")] = DEFAULT_WORLD,
     is_pseudo: Annotated[
         bool, typer.Option("--pseudo/--no-pseudo", help="Also PPT and the student on the pipeline's annotation.")
     ] = True,
@@ -46,7 +49,9 @@ def main(
 ) -> None:
     """Measure what is missing, and print the table."""
     sizes = QUICK if is_quick else WHOLE
-    sizes = sizes if epochs_factor is None else replace(sizes, epochs_factor=epochs_factor)
+    sizes = replace(sizes, epochs_factor=epochs_factor or sizes.epochs_factor, world=world)
+    # A world that there is none of costs no run.
+    world_named(world)
     _refuse_unknown(only or [], job_names(is_pseudo=is_pseudo))
     if only or not is_pseudo or sizes != WHOLE:
         _refuse_docs({"--json": json_path, "--page": page})
@@ -54,7 +59,7 @@ def main(
     console = Console(stderr=True)
     folder = out / ("quick" if is_quick else "whole")
     folder.mkdir(parents=True, exist_ok=True)
-    records = RECORDS if sizes == WHOLE else folder / "records"
+    records = folder / "records" if is_quick else RECORDS
     jobs = jobs_of(sizes, folder / "trainings", records, is_pseudo=is_pseudo)
     wanted = [job for job in jobs if not only or job.name in only]
     left = [job for job in wanted if not job.is_finished]
@@ -89,7 +94,7 @@ def _refuse_docs(paths: Mapping[str, Path | None]) -> None:
         if path is not None and path.resolve().is_relative_to(_DOCS.resolve()):
             raise typer.BadParameter(
                 f"{option} {path} lies in docs, which has the figures of all rows at their whole size: name another "
-                "file, or leave out --quick, --only, --no-pseudo and --epochs-factor"
+                "file, or leave out --quick, --only, --no-pseudo, --epochs-factor and --world"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.synthworld.object_centric import write_object_centric
 from pseudoris.synthworld.scenes import Split
+from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.d_sem import make_objects
 from pseudoris.training.ppt.recipes.h_pairs import pair_masks
@@ -32,6 +34,7 @@ class Sizes:
         epochs_factor: Of the paper's 10 + 30 + 10 epochs.
         num_seeds: Of each row of the paper's table; the others have one.
         num_student_steps: Of the RIS student beside them.
+        world: Of training and held-out scenes; the models of `tiny` know the default one.
     """
 
     objects: int
@@ -42,6 +45,7 @@ class Sizes:
     epochs_factor: float
     num_seeds: int
     num_student_steps: int
+    world: str = DEFAULT_WORLD
 
 
 # Chosen by what a step costs (docs/ppt.md): one training takes about eight minutes of one core.
@@ -108,7 +112,8 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
     config = load_recipe_config("tiny", None, composing)
     named = folder / "runs"
     d_sem, d_ref = named / f"d-sem-{sizes.objects}", named / f"d-ref-{sizes.objects * sizes.composed}"
-    h = named / f"h-{sizes.scenes}"
+    scenes = training_scenes(sizes.scenes, sizes.world)
+    h = named / f"h-{scenes.name}"
 
     def silent(done: int, total: int | None) -> None:
         """Nobody watches these."""
@@ -118,16 +123,16 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
     make_objects(str(images), RunLocation.open(str(d_sem)), config, on_progress=silent, on_wait=tell)
     compose_objects(str(d_sem), RunLocation.open(str(d_ref)), config, on_progress=silent, on_wait=tell)
     tell(f"{sizes.scenes} training scenes: H")
-    scenes = training_scenes(sizes.scenes)
     truth = true_run(options, scenes)
     pair_masks(truth, RunLocation.open(str(h)), config, on_progress=silent, on_wait=tell)
-    val = true_run(options, SceneRun(Split.TEST, sizes.val_scenes, first=FIRST_HELD_OUT))
+    val = true_run(options, SceneRun(Split.TEST, sizes.val_scenes, FIRST_HELD_OUT, sizes.world))
     if is_pseudo:
         tell("the pipeline's annotation of the training scenes")
     pseudo = pseudo_run(options, scenes, composing=BY_SHARES) if is_pseudo else None
     return AblationRuns(str(d_sem), str(d_ref), str(h), truth, val, pseudo)
 
 
+@cache
 def annotation_digest() -> str:
     """Return a digest of the method of the pipeline's annotation."""
     return config_hash(load_config("tiny", None, [BY_SHARES]))[:8]

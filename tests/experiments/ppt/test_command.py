@@ -34,7 +34,9 @@ def test_a_name_of_no_training_is_refused_with_those_that_there_are(tmp_path, wo
 
 
 @pytest.mark.parametrize(
-    "words", [{"is_quick": True}, {"only": ["floor"]}, {"is_pseudo": False}, {"epochs_factor": 0.5}], ids=str
+    "words",
+    [{"is_quick": True}, {"only": ["floor"]}, {"is_pseudo": False}, {"epochs_factor": 0.5}, {"world": "second"}],
+    ids=str,
 )
 @pytest.mark.parametrize(("option", "path"), [("json_path", DOCS / "ppt.json"), ("page", DOCS / "ppt.md")])
 def test_a_trial_or_a_part_leaves_docs_alone(tmp_path, monkeypatch, words, option, path) -> None:
