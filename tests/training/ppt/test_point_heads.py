@@ -156,6 +156,6 @@ def test_regressed_points_hit_the_objects_of_twenty_scenes_before_points_about_a
         encoders, scenes, [*SMALL, "generator.point_head=patch_attention", "generator.is_response_read=true"]
     )
 
-    # Measured: 1.0 after 60 steps, of the 500 that are allowed; the attention reaches it after 100. Chance is a fifth.
-    assert regressed >= 0.8
-    assert chance < about_a_peak < regressed
+    # Measured with two seeds: 0.95 and 0.95, the attention 0.75 and 0.80. Chance is a fifth.
+    assert regressed >= 0.8 > chance
+    assert about_a_peak < regressed
