@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_S = 300.0
 # Two actors on three nodes: one node can be lost and there is still room for both.
 NODES = 3
+NODE_TRIES = 3
 
 
 class LocalCluster:
@@ -52,9 +53,17 @@ class LocalCluster:
         return str(self._cluster.address)
 
     def add_node(self, **arguments: Any) -> Any:
-        node = self._cluster.add_node(wait=False, **{**self._arguments, **arguments})
-        self.nodes.append(node)
-        return node
+        for tries_left in reversed(range(NODE_TRIES)):
+            try:
+                node = self._cluster.add_node(wait=False, **{**self._arguments, **arguments})
+            except Exception:
+                # Ray gives a raylet 30 seconds, which a machine under a soak may not have.
+                if not tries_left:
+                    raise
+            else:
+                self.nodes.append(node)
+                return node
+        raise AssertionError("unreachable")
 
     def kill_node(self, node_id: str) -> None:
         """End a node's raylet, and with it all of its workers, by SIGKILL."""

@@ -100,6 +100,7 @@ class Soak:
             "faults": tries,
             "struck": dict(piece.struck),
             "starts": piece.starts,
+            "exit_codes": dict(piece.ends),
             "requests_hit": hits,
             **{name: proven[name] for name in ("images", "lost", "doubled", "bytes_equal")},
         }
@@ -122,6 +123,7 @@ class Soak:
             if code == 0 and not left["interrupted"]:
                 return
             self.say(f"the driver ended with code {code}, last fault: {piece.last}")
+            piece.ends[code] += 1
             assert piece.may_end_anyhow or code in (0, *RESUMABLE_CODES), output
             is_told = "run the same command again" in output or "Run the same command again" in output
             is_told |= "the disk is full" in output

@@ -28,8 +28,9 @@ PAUSED_S: Final = 1.0
 # What an overtaken driver may still do while it does not know, seconds.
 _UNAWARE_S: Final = 3.0
 _HOUR_S: Final = 3600
-# 130 where a driver was asked to stop before its first shard, and SIGTERM where that was before it could listen.
-RESUMABLE_CODES: Final = (1, 3, 130, -signal.SIGKILL, -signal.SIGTERM)
+# 130 where a driver was asked to stop before its first shard, SIGTERM where that was before it could listen, SIGSEGV
+# where Ray's C++ crashed while the process ended: seen once in 60 stops.
+RESUMABLE_CODES: Final = (1, 3, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV)
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Piece:
     Attributes:
         struck: Faults by kind.
         starts: Drivers that were started.
+        ends: Exit codes of the drivers that did not finish the run.
         last: The kind that came last.
         may_end_anyhow: A node or the head was killed, and on one machine the driver may hang on it and go with it.
     """
@@ -48,6 +50,7 @@ class Piece:
     driver: Driver = field(init=False)
     struck: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
     last: str = "none"
     may_end_anyhow: bool = False
 
