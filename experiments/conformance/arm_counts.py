@@ -1,0 +1,169 @@
+"""Annotates scenes as an arm asks and counts what is kept; stages that arms share are computed once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from experiments.conformance.arms import Arm, Draw, Fault
+from experiments.conformance.record import SceneCounts
+from experiments.oracle import candidates_of
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
+from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.training.evaluation.counts import judge, match_image
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.images import crops
+from pseudoris.workers.images.pixels import decode_proven
+from pseudoris.workers.masks import SamProposer
+
+# CLIP's mean in the place of a normalised colour: 255 * (mean * std + mean).
+GREY_RGB = (156, 148, 133)
+
+
+class ArmCounter:
+    """Counts scenes for arms. Masks of any settings and the captions of plain ones are kept for later arms."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._shards: dict[tuple[str, ...], Shard] = {}
+
+    def count(self, arm: Arm, positions: range) -> list[SceneCounts]:
+        """Return the counts of the scenes at `positions` of the test split."""
+        images = [scene_image(make_scene(Split.TEST, position)) for position in positions]
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "instances.parquet"
+            if arm.has_instances:
+                write_instances(images, table)
+            scored = self._annotated(arm, arm.config(str(table)), images, positions)
+        return [_counted(scene, image, arm.draw) for scene, image in zip(images, scored.images, strict=True)]
+
+    def _annotated(self, arm: Arm, config: RunConfig, images: Sequence[SceneImage], positions: range) -> Shard:
+        masks = config.masks.model_dump_json(exclude={"prior": {"path"}})
+        key = (str(positions), config.compute.model_dump_json(exclude={"seed"}), masks, str(arm.fault == "bgr"))
+        proposed = self._once(key, lambda: _proposed(config, images, arm.fault))
+        with changed_crops(arm.fault):
+            shard = _with_short_boxes(proposed) if arm.fault == "short_boxes" else proposed
+            key = (*key, str(config.compute.seed), config.captions.model_dump_json(), str(arm.fault))
+            captioned = self._once(key, lambda: _captioner(_json(config))(shard))
+            return _scorer(_json(config))(captioned)
+
+    def _once(self, key: tuple[str, ...], compute: Callable[[], Shard]) -> Shard:
+        if key not in self._shards:
+            self._shards[key] = compute()
+        return self._shards[key]
+
+
+def write_instances(images: Sequence[SceneImage], path: Path) -> None:
+    """Write the truth's visible objects as a table of instances."""
+    true = scene_shard(images, with_true_masks=True)
+    rows = [
+        {"image_id": image.image_id, "segmentation": {"size": list(mask.rle_size), "counts": mask.rle_counts}}
+        for image in true.images
+        for mask in image.masks
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _proposed(config: RunConfig, images: Sequence[SceneImage], fault: Fault | None) -> Shard:
+    """Return the shard with SAM's masks; its images are as they were, whatever SAM saw."""
+    shard = scene_shard(images)
+    propose = SamProposer(config.masks, config.compute)
+    if fault != "bgr":
+        return propose(shard)
+    swapped = [replace(image, data=encode_png(_exchanged(image.data))) for image in shard.images]
+    seen = propose(shard.with_images(tuple(swapped)))
+    return shard.with_images(tuple(replace(a, masks=b.masks) for a, b in zip(shard.images, seen.images, strict=True)))
+
+
+def _exchanged(data: bytes) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(decode_proven(data)[..., ::-1])
+
+
+def _with_short_boxes(shard: Shard) -> Shard:
+    def short(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        x0, y0, x1, y1 = box
+        return x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)
+
+    return shard.with_images(
+        tuple(
+            replace(image, masks=tuple(replace(mask, box_xyxy_px=short(mask.box_xyxy_px)) for mask in image.masks))
+            for image in shard.images
+        )
+    )
+
+
+@contextmanager
+def changed_crops(fault: Fault | None) -> Iterator[None]:
+    """Fill crops with grey while it lasts, where that is the fault."""
+    before = crops.FILL_RGB
+    # The settings have no colour, so that nobody sets a wrong one.
+    crops.FILL_RGB = GREY_RGB if fault == "grey" else before  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        crops.FILL_RGB = before  # type: ignore[misc]
+
+
+def _counted(scene: SceneImage, scored: ShardImage, draw: Draw | None) -> SceneCounts:
+    truth = SceneImageTruth(scene.scene, scene.masks)
+    table = candidates_of(scored, lambda expression: expression.kept)
+    is_right = judge(truth, table, match_image(truth, table).object_of_mask).is_right
+    if draw is None:
+        return float(is_right[table.is_kept].sum()), int(table.is_kept.sum()), len(scored.masks)
+    chances = [_chances(scored, mask.mask_id, draw) for mask in scored.masks]
+    drawn = [each for each in chances if each.sum()]
+    return round(float(sum(is_right @ each for each in drawn)), 6), len(drawn), len(scored.masks)
+
+
+def _chances(image: ShardImage, mask: str, draw: Draw) -> NDArray[np.float64]:
+    """Return how likely a trainer draws each candidate (R,) for a mask; zeros where it draws none."""
+    is_own = np.array([mask in each.target_mask_ids for each in image.expressions], np.bool_)
+    is_kept = np.array([each.kept for each in image.expressions], np.bool_) & is_own
+    if draw == "distinct":
+        return is_kept / max(is_kept.sum(), 1)
+    counts = np.array([len(each.samples) for each in image.expressions], np.int64) * is_own
+    if len(image.masks) == 1:
+        weights = _better_half(counts, np.array([each.correctness or 0 for each in image.expressions], np.float64))
+    else:
+        weights = counts * is_kept if is_kept.any() else counts
+    return weights / max(weights.sum(), 1)
+
+
+def _better_half(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return how many draws of each candidate are in the better half of all draws."""
+    half = counts.sum() // 2
+    order = np.argsort(-scores, kind="stable")
+    before = np.concatenate([[0], counts[order].cumsum()[:-1]])
+    taken = np.zeros_like(counts)
+    taken[order] = np.clip(half - before, 0, counts[order])
+    return taken
+
+
+def _json(config: RunConfig) -> str:
+    return config.model_dump_json()
+
+
+# The models of the present arm and of the one before.
+@lru_cache(maxsize=2)
+def _captioner(config_json: str) -> CocaCaptioner:
+    config = RunConfig.model_validate_json(config_json)
+    return CocaCaptioner(config.captions, config.compute)
+
+
+@lru_cache(maxsize=2)
+def _scorer(config_json: str) -> ClipScorer:
+    config = RunConfig.model_validate_json(config_json)
+    return ClipScorer(config.filtering, config.compute)

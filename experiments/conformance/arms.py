@@ -1,0 +1,121 @@
+"""Arms of the measurement: `tiny` with one element changed, each compared with another arm over the same scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.renames import in_first_words
+
+# bgr: SAM sees blue and red exchanged. grey: the fill of crops is CLIP's mean, taken for normalised colours.
+# short_boxes: a mask's box ends one pixel before its last one.
+Fault = Literal["bgr", "grey", "short_boxes"]
+# distinct: one of the distinct kept texts. repeats: as the authors draw, one of all draws that pass τ, any draw where
+# none passes, and of a lone mask one of the half with the higher correctness.
+Draw = Literal["distinct", "repeats"]
+
+PLAIN: Final = "plain"
+_INSTANCES: Final = "truth"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to annotate the scenes.
+
+    Attributes:
+        name: Its name in the record, and in the elements that it measures.
+        title: What it does otherwise than the arm that it is compared with.
+        assignments: Laid over `tiny`.
+        against: Name of the arm that it is compared with.
+        has_instances: Whether the truth's masks are the instance prior, in place of a detector's.
+        fault: A fault of the authors' scripts that no setting has.
+        draw: Counts what a trainer draws for each mask, in place of all that is kept.
+    """
+
+    name: str
+    title: str
+    assignments: tuple[str, ...] = ()
+    against: str = PLAIN
+    has_instances: bool = False
+    fault: Fault | None = None
+    draw: Draw | None = None
+
+    def config(self, instances: str = _INSTANCES) -> RunConfig:
+        """Return its settings; `instances` is the path of the table of instances."""
+        prior = (f"masks.prior={{kind: table, path: {instances}}}",) if self.has_instances else ()
+        return load_config("tiny", None, (*prior, *self.assignments))
+
+    def digest(self) -> str:
+        """Return what its counts depend on beside the code, 16 hex digits."""
+        # In the words of the first version, so that a rename of a setting changes nothing.
+        method = {**in_first_words(self.config().method()), "fault": self.fault, "draw": self.draw}
+        return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# In the order of the measurement.
+ARMS: Final = (
+    Arm(PLAIN, "`tiny`"),
+    Arm("tau", "τ of `paper`", ("filtering.tau=1.0",)),
+    Arm("floor", "lower bound of a cosine of `paper`", ("filtering.min_cosine=1e-4",)),
+    Arm("threshold", "both of `paper`", ("filtering.tau=1.0", "filtering.min_cosine=1e-4")),
+    Arm("distinct_draw", "one draw a mask of distinct kept texts", draw="distinct"),
+    Arm("authors_draw", "one draw a mask as the authors' loader", against="distinct_draw", draw="repeats"),
+    Arm("grey", "grey fill, of normalised colours", fault="grey"),
+    Arm("short_boxes", "boxes one pixel short", fault="short_boxes"),
+    Arm("bgr", "SAM sees BGR", fault="bgr"),
+    Arm("seed", "another seed of the draws, for scale", ("compute.seed=1",)),
+    Arm("precision", "bfloat16 in place of float32", ("compute.precision=bfloat16",)),
+    Arm(
+        "antialiasing",
+        "crops resized without antialiasing",
+        ("captions.has_antialiasing=false", "filtering.has_antialiasing=false"),
+    ),
+    Arm("ended_beam", "a beam's length without EOS", ("captions.beam.counts_eos=false",)),
+    Arm("instances", "the truth's masks as instances, in place of rules", has_instances=True),
+    Arm(
+        "duplicates",
+        "a mask that two instances choose is kept twice",
+        ("masks.prior.duplicates=keep",),
+        against="instances",
+        has_instances=True,
+    ),
+    Arm(
+        "untouched",
+        "an instance without a mask takes SAM's first",
+        ("masks.prior.untouched=first_mask",),
+        against="instances",
+        has_instances=True,
+    ),
+    Arm(
+        "samplers",
+        "top-k and top-p of `paper`",
+        ("captions.sampling.top_k=[5, 7, 9, 11, 13]", "captions.sampling.top_p=[0.4, 0.5, 0.6, 0.7, 0.8]"),
+    ),
+    Arm("pad", "token 0 ends a caption", ("captions.sampling.pad_ends_caption=true",)),
+    Arm(
+        "mask_thresholds",
+        "predicted IoU and stability of `paper`",
+        ("masks.pred_iou_thresh=0.5", "masks.stability_score_thresh=0.95"),
+    ),
+    Arm("logprob", "a beam's score of log-probabilities", ("captions.beam.beam_score=logprob",)),
+    Arm(
+        "no_contrast",
+        "no contrast, as above 30 masks",
+        ("captions.sampling.max_others=1", "captions.sampling.above_max_others=no_contrast"),
+    ),
+    Arm(
+        "grid",
+        "grid, NMS and layers of `paper`",
+        (
+            "masks.points_per_side=32",
+            "masks.crop_n_layers=0",
+            "masks.box_nms_thresh=0.7",
+            "masks.min_mask_region_area=0",
+        ),
+    ),
+)
+ARMS_BY_NAME: Final = {arm.name: arm for arm in ARMS}
