@@ -1,6 +1,6 @@
 # Relative paths only, so that a folder with a space in its name works. Every target makes .venv if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all coverage soak lint format bench quality weights docs dashboard wheel clean
+.PHONY: help install demo check test test-all coverage soak lint format bench quality conformance weights docs dashboard wheel clean
 SHELL := /bin/bash
 # The first of the supported versions that this machine has.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do type $$each && break; done &>/dev/null; echo $$each)
@@ -68,6 +68,10 @@ bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 
 quality: $(STAMP) ## Measure every figure of docs/quality.md again (QUALITY_ARGS=--quick for a trial)
 	$(RUN) -m experiments.quality $(QUALITY_ARGS)
+
+conformance: $(STAMP) ## Write docs/conformance.md, after measuring what it lacks
+	$(RUN) -m experiments.conformance measure
+	$(RUN) -m experiments.conformance
 
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
 	$(RUN) -m pseudoris.synthworld.training

@@ -13,9 +13,9 @@ import typer
 
 from experiments.conformance.arm_counts import ArmCounter
 from experiments.conformance.arms import ARMS, ARMS_BY_NAME
+from experiments.conformance.page import PAGE, render
 from experiments.conformance.record import NUM_SCENES, RECORD, extended, missing, read_record, write_record
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
 # Scenes between two writes of the record.
 _CHUNK: Final = 20
 
@@ -23,10 +23,10 @@ app = typer.Typer(add_completion=False)
 
 
 @app.callback(invoke_without_command=True)
-def page(context: typer.Context) -> None:
+def write(context: typer.Context) -> None:
     """Write docs/conformance.md."""
     if context.invoked_subcommand is None:
-        PAGE.write_text("", encoding="utf-8")
+        PAGE.write_text(render(), encoding="utf-8")
         typer.echo(PAGE)
 
 

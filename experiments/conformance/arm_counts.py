@@ -18,6 +18,7 @@ from experiments.conformance.arms import Arm, Draw, Fault
 from experiments.conformance.record import SceneCounts
 from experiments.oracle import candidates_of
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.lone_masks import lone_draws
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -55,9 +56,9 @@ class ArmCounter:
         key = (str(positions), config.compute.model_dump_json(exclude={"seed"}), masks, str(arm.fault == "bgr"))
         proposed = self._once(key, lambda: _proposed(config, images, arm.fault))
         with changed_crops(arm.fault):
-            shard = _with_short_boxes(proposed) if arm.fault == "short_boxes" else proposed
-            key = (*key, str(config.compute.seed), config.captions.model_dump_json(), str(arm.fault))
-            captioned = self._once(key, lambda: _captioner(_json(config))(shard))
+            shard = with_short_boxes(proposed) if arm.fault == "short_boxes" else proposed
+            own = (str(config.compute.seed), config.captions.model_dump_json(), str(arm.fault))
+            captioned = self._once((*key, *own), lambda: _captioner(_json(config))(shard))
             return _scorer(_json(config))(captioned)
 
     def _once(self, key: tuple[str, ...], compute: Callable[[], Shard]) -> Shard:
@@ -92,7 +93,9 @@ def _exchanged(data: bytes) -> NDArray[np.uint8]:
     return np.ascontiguousarray(decode_proven(data)[..., ::-1])
 
 
-def _with_short_boxes(shard: Shard) -> Shard:
+def with_short_boxes(shard: Shard) -> Shard:
+    """Return masks whose boxes end a pixel before their last one, and hold one at least."""
+
     def short(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         x0, y0, x1, y1 = box
         return x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)
@@ -123,33 +126,29 @@ def _counted(scene: SceneImage, scored: ShardImage, draw: Draw | None) -> SceneC
     is_right = judge(truth, table, match_image(truth, table).object_of_mask).is_right
     if draw is None:
         return float(is_right[table.is_kept].sum()), int(table.is_kept.sum()), len(scored.masks)
-    chances = [_chances(scored, mask.mask_id, draw) for mask in scored.masks]
-    drawn = [each for each in chances if each.sum()]
+    drawn = [each for each in (chances(scored, mask.mask_id, draw) for mask in scored.masks) if each.sum()]
     return round(float(sum(is_right @ each for each in drawn)), 6), len(drawn), len(scored.masks)
 
 
-def _chances(image: ShardImage, mask: str, draw: Draw) -> NDArray[np.float64]:
+def chances(image: ShardImage, mask: str, draw: Draw) -> NDArray[np.float64]:
     """Return how likely a trainer draws each candidate (R,) for a mask; zeros where it draws none."""
     is_own = np.array([mask in each.target_mask_ids for each in image.expressions], np.bool_)
     is_kept = np.array([each.kept for each in image.expressions], np.bool_) & is_own
     if draw == "distinct":
-        return is_kept / max(is_kept.sum(), 1)
+        return _shares(is_kept)
     counts = np.array([len(each.samples) for each in image.expressions], np.int64) * is_own
     if len(image.masks) == 1:
-        weights = _better_half(counts, np.array([each.correctness or 0 for each in image.expressions], np.float64))
+        correctness = np.array([each.correctness for each in image.expressions], np.float64)
+        drawn = lone_draws("better_half", masks=np.zeros(len(counts)), correctness=correctness, counts=counts)
     else:
-        weights = counts * is_kept if is_kept.any() else counts
-    return weights / max(weights.sum(), 1)
+        drawn = counts * is_kept if is_kept.any() else counts
+    return _shares(drawn)
 
 
-def _better_half(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return how many draws of each candidate are in the better half of all draws."""
-    half = counts.sum() // 2
-    order = np.argsort(-scores, kind="stable")
-    before = np.concatenate([[0], counts[order].cumsum()[:-1]])
-    taken = np.zeros_like(counts)
-    taken[order] = np.clip(half - before, 0, counts[order])
-    return taken
+def _shares(weights: NDArray[np.generic]) -> NDArray[np.float64]:
+    numbers = np.asarray(weights, np.float64)
+    shares: NDArray[np.float64] = numbers / max(numbers.sum(), 1)
+    return shares
 
 
 def _json(config: RunConfig) -> str:

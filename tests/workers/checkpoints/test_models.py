@@ -83,6 +83,14 @@ def test_the_base_preset_builds_the_published_vit_b():
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
 
 
+def test_the_paper_preset_builds_the_published_vit_h():
+    # Without memory for its 2.5 GB.
+    with torch.device("meta"):
+        ours = build_sam(load_config("paper").masks.architecture).state_dict()
+        published = sam_model_registry["vit_h"]().state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in published.items()}
+
+
 def test_the_tiny_sam_answers_a_point_with_three_masks():
     sam = build_sam(load_config("tiny").masks.architecture)
     with torch.no_grad():

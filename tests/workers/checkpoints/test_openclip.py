@@ -4,6 +4,7 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
 
@@ -11,6 +12,15 @@ from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_
 def test_the_shipped_configs_build_what_they_should():
     assert isinstance(build_coca("builtin:tiny/coca.json"), CoCa)
     assert build_clip("builtin:tiny/clip.json").visual.image_size == (96, 96)
+
+
+def test_both_models_of_paper_see_224_pixels():
+    paper = load_config("paper")
+    captioner, clip = (read_model_config(each.architecture) for each in (paper.captions, paper.filtering))
+    assert captioner["vision_cfg"]["image_size"] == clip["vision_cfg"]["image_size"] == 224
+    # ViT-L/14, and ResNet-50.
+    assert (captioner["vision_cfg"]["width"], captioner["vision_cfg"]["patch_size"]) == (1024, 14)
+    assert clip["vision_cfg"]["layers"] == [3, 4, 6, 3]
 
 
 def test_every_weight_of_a_fresh_captioner_is_drawn():

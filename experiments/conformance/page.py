@@ -1,0 +1,181 @@
+"""Writes the page of conformance: a table a section, and the table of what differences change."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from experiments.conformance import annotation_elements
+from experiments.conformance.arms import ARMS, ARMS_BY_NAME
+from experiments.conformance.elements import Element, Section
+from experiments.conformance.record import NUM_SCENES, ArmCounts, difference, read_record
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.training.evaluation.figures import figure_text
+from pseudoris.training.ppt.ppt_config import load_ppt_config
+from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
+SECTIONS: Final[tuple[Section, ...]] = annotation_elements.SECTIONS
+NOT_MEASURED: Final = "not yet measured"
+_SAME: Final = "the same"
+# By the prefix of a path.
+_LOADERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "": load_config,
+    "ppt": load_ppt_config,
+    "recipes": load_recipe_config,
+}
+
+_HEAD: Final = """\
+# Conformance
+
+What the papers and the authors' scripts say, element by element, and what this code does. A test compares the page with
+the code; `python -m experiments.conformance` writes it.
+
+- **exact**: the preset `paper` does the same. The test that is named fails if it departs.
+- **declared**: ours is another, on purpose. The row says why, and what it changes.
+
+Values of settings are read from the presets. What a difference changes is measured with `tiny`: the arm differs in this
+element alone from the arm that it is compared with, over the same {num_scenes} test scenes. Accuracy is the share of
+kept expressions that are right, yield the kept expressions a mask; 95 % intervals, by resampling scenes.
+[All arms](#what-differences-change) are listed at the end.
+
+{counts}
+
+The scripts of the Pseudo-RIS authors: *masks* is `generate_masks/cutler_sam_masks.py`, *captions*
+`generate_pseudo_supervision/distinctive_caption_generation.py`, *CoCa* `coca_model.py` of their open_clip, *nouns*
+`my_utils/noun_extraction.py`, *loader* `my_utils/pseudo_datasets.py`. Sections (§) and equations are the papers'.
+"""
+_ARMS: Final = """\
+`python -m experiments.conformance measure` counts them, and `experiments/results/conformance.json` holds the counts.
+"""
+
+
+def render(record: Mapping[str, ArmCounts] | None = None) -> str:
+    """Return the page, of the counts that are recorded."""
+    counted = read_record() if record is None else record
+    said = {arm.name: _change(arm.name, counted) for arm in ARMS}
+    parts = [_HEAD.format(num_scenes=NUM_SCENES, counts=_counts())]
+    parts += [_section(section, said) for section in SECTIONS]
+    parts.append(_arms(counted))
+    return "\n".join(parts)
+
+
+def elements() -> Iterator[Element]:
+    """Yield every element of the page."""
+    for section in SECTIONS:
+        yield from section.elements
+
+
+def value_at(preset: str, path: str) -> Any:
+    """Return the value of a setting in a preset, as JSON.
+
+    Raises:
+        KeyError: The preset has no such setting.
+    """
+    family, _, path = path.rpartition(":")
+    tree: Any = _LOADERS[family](preset)
+    for name in path.split("."):
+        tree = getattr(tree, name) if isinstance(tree, BaseModel) else tree[name]
+    return json.loads(json.dumps(tree.model_dump(mode="json") if isinstance(tree, BaseModel) else tree, default=str))
+
+
+def _presets(path: str) -> tuple[str, ...]:
+    """The presets beside `paper` that have a setting."""
+    return ("tiny",) if ":" in path else ("base", "tiny")
+
+
+def _counts() -> str:
+    found = Counter(element.verdict for element in elements())
+    return f"The page has {found['exact']} exact and {found['declared']} declared rows."
+
+
+def _section(section: Section, said: Mapping[str, str]) -> str:
+    rows = [_row(element, said) for element in section.elements]
+    head = ["element", "the paper or script", "`paper`", "`base`, `tiny`", "verdict"]
+    return f"## {section.title}\n\n" + _table([head, *rows])
+
+
+def _row(element: Element, said: Mapping[str, str]) -> list[str]:
+    name = element.name + "".join(f"<br>`{path}`" for path in element.settings)
+    ours = [*_values("paper", element)] + ([element.ours] if element.ours else [])
+    return [
+        name,
+        f"{element.says} ({element.source})",
+        "<br>".join(ours),
+        _other_presets(element),
+        _verdict(element, said),
+    ]
+
+
+def _values(preset: str, element: Element) -> list[str]:
+    return [_shown(value_at(preset, path)) for path in element.settings]
+
+
+def _other_presets(element: Element) -> str:
+    paper = _values("paper", element)
+    if not paper:
+        return _SAME
+    others = {preset: _values(preset, element) for preset in _presets(next(iter(element.settings)))}
+    told = {preset: values for preset, values in others.items() if values != paper}
+    if not told:
+        return _SAME
+    if len(told) == len(others) and all(values == others["tiny"] for values in others.values()):
+        return "<br>".join(others["tiny"])
+    return "<br>".join(f"{preset}: {', '.join(values)}" for preset, values in told.items())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(each) for each in value)}]" if value else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _verdict(element: Element, said: Mapping[str, str]) -> str:
+    changes = [said[name] for name in element.arms]
+    if element.verdict == "exact":
+        path, _, test = element.proof.partition("::")
+        return "<br>".join([f"exact: [{test}](../{path})", *changes])
+    parts = [f"**declared**: {element.reason}.", *changes]
+    return "<br>".join([*parts, f"Not measured: {element.unmeasured}."] if element.unmeasured else parts)
+
+
+def _change(name: str, counted: Mapping[str, ArmCounts]) -> str:
+    """What an arm changes, for the cell of an element."""
+    arm = ARMS_BY_NAME[name]
+    found = difference(counted, arm)
+    if found is None:
+        return f"*{NOT_MEASURED}*: {arm.title}."
+    accuracy, yield_ = (figure_text(each, 3, sign="+") for each in (found.accuracy, found.yield_))
+    return f"{arm.title[:1].upper()}{arm.title[1:]}: accuracy {accuracy}, yield {yield_}."
+
+
+def _arms(counted: Mapping[str, ArmCounts]) -> str:
+    rows = []
+    for arm in ARMS:
+        found = difference(counted, arm)
+        if arm.name == arm.against:
+            continue
+        cells = (
+            [NOT_MEASURED, ""]
+            if found is None
+            else [figure_text(e, 3, sign="+") for e in (found.accuracy, found.yield_)]
+        )
+        settings = "<br>".join(f"`{word}`" for word in arm.assignments)
+        rows.append([arm.title, settings, ARMS_BY_NAME[arm.against].title, *cells])
+    head = ["arm", "settings", "compared with", "accuracy", "yield"]
+    return f"## What differences change\n\n{_ARMS}\n" + _table([head, *rows])
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *others = rows
+    lines = [head, ["---"] * len(head), *others]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
