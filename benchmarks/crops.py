@@ -96,9 +96,9 @@ def by_pillow(square: NDArray[np.uint8], size: int) -> torch.Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div_(255)
 
 
-def in_float32(square: NDArray[np.uint8], size: int) -> torch.Tensor:
+def in_float32(square: NDArray[np.uint8], size: int, *, has_antialiasing: bool = True) -> torch.Tensor:
     """Return (3, size, size) float32 in [0, 1]: the method page's definition, by torchvision."""
-    steps = [v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=True)]
+    steps = [v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=has_antialiasing)]
     resized: torch.Tensor = v2.Compose(steps)(torch.from_numpy(square).permute(2, 0, 1))
     return resized
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ class PlainFilter:
             [mask.box_xyxy_px for mask in image.masks],
         )
         scales = (self._config.context_scale, None)
-        crops = one_by_one(case, self._format, in_float32, scales=scales)
+        resize = partial(in_float32, has_antialiasing=self._config.has_antialiasing)
+        crops = one_by_one(case, self._format, resize, scales=scales)
         context, masked = (self._model.encode_image(kind, normalize=True) for kind in crops)
         captions = [expression.text for expression in image.expressions]
         prompts = [self._prompt(text, self._find_noun(text)) for text in captions]
