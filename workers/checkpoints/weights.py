@@ -99,7 +99,7 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
     path = local_file(weights)
     digest = _verified_digest(weights, path)
     state = expand_vocabulary(_read_state(path, weights), where=weights.uri)
-    state = _as_open_clip_names(module, state)
+    state = _as_open_clip_names(module, _without_wrapper(module, state))
     own = module.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
@@ -261,10 +261,15 @@ def _read_state(path: Path, weights: WeightsConfig) -> dict[str, torch.Tensor]:
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
         raise ConfigError(f"weights '{weights.uri}' are not a table of tensors: give a state dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    # A trainer's own wrapper. Only if all names have it: a module of this name may also be a part of the model.
-    is_wrapped = bool(state) and all(key.startswith("model.") for key in state)
-    return {key.removeprefix("model."): value for key, value in state.items()} if is_wrapped else state
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _without_wrapper(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take a trainer's prefix `model.` away where every tensor has it and the module has no such part."""
+    own = module.state_dict().keys()
+    if not all(key.startswith("model.") for key in state) or any(key.startswith("model.") for key in own):
+        return state
+    return {key.removeprefix("model."): value for key, value in state.items()}
 
 
 def _as_open_clip_names(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -56,10 +56,11 @@ def test_a_wrappers_prefix_on_every_name_is_taken_away(tmp_path, linear, name, p
     assert torch.equal(other.weight, linear.weight)
 
 
-def test_a_part_of_the_model_that_is_called_model_keeps_its_name(tmp_path):
-    modules = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+@pytest.mark.parametrize("beside", [{}, {"head": nn.Linear(2, 1)}], ids=["alone", "beside another"])
+def test_a_part_of_the_model_that_is_called_model_keeps_its_name(tmp_path, beside):
+    modules = nn.ModuleDict({"model": nn.Linear(2, 2), **beside})
     torch.save({"model": modules.state_dict()}, tmp_path / "w.pt")
-    other = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    other = nn.ModuleDict({"model": nn.Linear(2, 2), **{name: nn.Linear(2, 1) for name in beside}})
     load_into(other, WeightsConfig(uri=str(tmp_path / "w.pt")))
     assert torch.equal(other["model"].weight, modules["model"].weight)
 
