@@ -1,0 +1,35 @@
+"""The figures of a long run's memory, from readings made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.measurement import Sample, Usage, Watched
+from benchmarks.memory import _driver_row, plot, show_driver
+
+MB = 1_000_000
+
+
+def row(case: str, *, once: int, a_shard: float):
+    """A hundred shards, one a second: `once` bytes are taken in the warm-up, then `a_shard` each."""
+    samples = [
+        Sample(float(second), Usage(100 * MB + (once if second > 10 else 0) + int(a_shard * second)), Usage())
+        for second in range(100)
+    ]
+    answer = {"commits_s": [float(second) for second in range(100)]}
+    return _driver_row(case, Watched(answer, samples), rows=400)
+
+
+def test_growth_is_the_slope_after_the_warm_up_and_what_is_taken_once_stands_apart():
+    found = row("driver", once=30 * MB, a_shard=5_000.0)
+    assert found["growth_bytes_per_1000_shards"] == pytest.approx(5 * MB, rel=1e-6)
+    assert found["warm_up_bytes"] == pytest.approx(30 * MB, rel=0.01)
+    assert found["peak_bytes"] == 130 * MB + 5_000 * 99
+
+
+@pytest.mark.parametrize(("a_shard", "verdict"), [(8_900.0, "within 2"), (9_100.0, "ABOVE 2")])
+def test_the_difference_to_bare_ray_data_is_judged(a_shard, verdict, capsys):
+    rows = [row("driver", once=0, a_shard=a_shard), row("bare Ray Data", once=30 * MB, a_shard=7_000.0)]
+    show_driver(rows)
+    assert verdict in capsys.readouterr().out
+    assert plot(rows).count("<polyline") == 2
