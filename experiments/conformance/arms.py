@@ -30,7 +30,7 @@ class Arm:
         name: Its name in the record, and in the elements that it measures.
         title: What it does otherwise than the arm that it is compared with.
         assignments: Laid over `tiny`.
-        against: Name of the arm that it is compared with.
+        against: Name of the arm that it is compared with; its own where it is only compared with.
         has_instances: Whether the truth's masks are the instance prior, in place of a detector's.
         fault: A fault of the authors' scripts that no setting has.
         draw: Counts what a trainer draws for each mask, in place of all that is kept.
@@ -58,11 +58,11 @@ class Arm:
 
 # In the order of the measurement.
 ARMS: Final = (
-    Arm(PLAIN, "`tiny`"),
+    Arm(PLAIN, "`tiny`", against=PLAIN),
     Arm("tau", "τ of `paper`", ("filtering.tau=1.0",)),
     Arm("floor", "lower bound of a cosine of `paper`", ("filtering.min_cosine=1e-4",)),
     Arm("threshold", "both of `paper`", ("filtering.tau=1.0", "filtering.min_cosine=1e-4")),
-    Arm("distinct_draw", "one draw a mask of distinct kept texts", draw="distinct"),
+    Arm("distinct_draw", "one draw a mask of distinct kept texts", against="distinct_draw", draw="distinct"),
     Arm("authors_draw", "one draw a mask as the authors' loader", against="distinct_draw", draw="repeats"),
     Arm("grey", "grey fill, of normalised colours", fault="grey"),
     Arm("short_boxes", "boxes one pixel short", fault="short_boxes"),

@@ -22,7 +22,8 @@ class Element:
         says: What the paper or the script says.
         settings: By path, its value there, or `NOT_STATED`; the page reads ours from the presets. A path of a PPT
             training begins with `ppt:`, of its recipes with `recipes:`.
-        ours: What ours does, where no setting says it.
+        ours: What ours does in `paper`, where no setting says it.
+        others: What it does in `base` and `tiny`, where that is another and no setting says it.
         proof: Of an exact element, `<file>::<test>`: it fails if the code departs.
         reason: Of a declared element, why ours is another.
         arms: Arms of the measurement that say what a difference changes.
@@ -34,6 +35,7 @@ class Element:
     says: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     ours: str = ""
+    others: str = ""
     proof: str = ""
     reason: str = ""
     arms: tuple[str, ...] = ()
@@ -47,7 +49,8 @@ class Element:
 
 @dataclass(frozen=True)
 class Section:
-    """Elements that belong together."""
+    """Elements that belong together; `other_presets` heads the column beside `paper`."""
 
     title: str
     elements: tuple[Element, ...]
+    other_presets: str = "`base`, `tiny`"

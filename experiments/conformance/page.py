@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
-
-from experiments.conformance import annotation_elements
+from experiments.conformance import annotation_elements, prompting_elements
 from experiments.conformance.arms import ARMS, ARMS_BY_NAME
 from experiments.conformance.elements import Element, Section
 from experiments.conformance.record import NUM_SCENES, ArmCounts, difference, read_record
@@ -20,7 +19,7 @@ from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
-SECTIONS: Final[tuple[Section, ...]] = annotation_elements.SECTIONS
+SECTIONS: Final[tuple[Section, ...]] = (*annotation_elements.SECTIONS, *prompting_elements.SECTIONS)
 NOT_MEASURED: Final = "not yet measured"
 _SAME: Final = "the same"
 # By the prefix of a path.
@@ -75,13 +74,18 @@ def value_at(preset: str, path: str) -> Any:
     """Return the value of a setting in a preset, as JSON.
 
     Raises:
-        KeyError: The preset has no such setting.
+        AttributeError: The preset has no such setting.
     """
-    family, _, path = path.rpartition(":")
-    tree: Any = _LOADERS[family](preset)
-    for name in path.split("."):
-        tree = getattr(tree, name) if isinstance(tree, BaseModel) else tree[name]
-    return json.loads(json.dumps(tree.model_dump(mode="json") if isinstance(tree, BaseModel) else tree, default=str))
+    family, _, names = path.rpartition(":")
+    tree: Any = _loaded(family, preset)
+    for name in names.split("."):
+        tree = getattr(tree, name)
+    return json.loads(json.dumps(tree))
+
+
+@cache
+def _loaded(family: str, preset: str) -> Any:
+    return _LOADERS[family](preset)
 
 
 def _presets(path: str) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ def _counts() -> str:
 
 def _section(section: Section, said: Mapping[str, str]) -> str:
     rows = [_row(element, said) for element in section.elements]
-    head = ["element", "the paper or script", "`paper`", "`base`, `tiny`", "verdict"]
+    head = ["element", "the paper or script", "`paper`", section.other_presets, "verdict"]
     return f"## {section.title}\n\n" + _table([head, *rows])
 
 
@@ -119,7 +123,7 @@ def _values(preset: str, element: Element) -> list[str]:
 def _other_presets(element: Element) -> str:
     paper = _values("paper", element)
     if not paper:
-        return _SAME
+        return element.others or _SAME
     others = {preset: _values(preset, element) for preset in _presets(next(iter(element.settings)))}
     told = {preset: values for preset, values in others.items() if values != paper}
     if not told:
