@@ -162,7 +162,7 @@ MASKS: Final = Section(
             "script: masks",
             "is annotated once",
             ours="a repeated key is planned once",
-            proof="tests/store/sources/test_source.py::test_overlapping_selections_list_a_file_twice_and_next_to_itself",
+            proof="tests/store/runs/test_shard_assignment.py::test_a_repeated_key_is_planned_once_and_counted",
         ),
         Element(
             "decoding",
@@ -250,7 +250,7 @@ CROPS: Final = Section(
             "script: captions",
             "OpenAI's, for both models",
             ours="the same",
-            proof="tests/workers/filtering/test_clip_embedder.py::test_the_crop_format_is_the_towers_size_and_clips_mean",
+            proof=f"{_CAPTIONER}::test_the_captioner_sees_colours_normalised_by_clips_mean_and_deviation",
         ),
     ),
 )
@@ -323,7 +323,7 @@ CAPTIONS: Final = Section(
             "top-p set",
             "script: CoCa",
             "the fewest tokens that reach p, the crossing one included",
-            ours="the same",
+            ours="the same; of equal logits the lower token id first, where theirs depends on the sort",
             proof=f"{_DISTINCTIVE}::test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token",
         ),
         Element(
@@ -568,15 +568,16 @@ FAULTS: Final = Section(
         Element(
             "inputs that end the script",
             "scripts: masks, captions",
-            "an image where SAM finds nothing; a box without width or height; an empty caption",
-            ours="an empty image; a box of one pixel; no candidate",
+            "an image where SAM finds nothing; a damaged image; a box without width or height; an empty caption",
+            ours="an empty image; a row in `failures`; a box of one pixel; no candidate",
             reason="one image must not end a run",
             unmeasured="theirs gives no result to compare",
         ),
         Element(
             "files between the steps",
             "scripts: masks, captions",
-            "PNG files and captions joined by position; JSON lines that a second run doubles; Python literals in a CSV",
+            "PNG files and captions joined by position; JSON lines that a second run doubles; Python literals in a "
+            "CSV; paths and devices in the code",
             ours="Parquet tables with ids, receipts and resume; the export writes their form",
             reason="nothing lost, nothing doubled",
             unmeasured="no accuracy and no yield can change",

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.conformance import annotation_elements, prompting_elements
-from experiments.conformance.arms import ARMS, ARMS_BY_NAME
+from experiments.conformance.arms import ARMS, ARMS_BY_NAME, Arm
 from experiments.conformance.elements import Element, Section
-from experiments.conformance.record import NUM_SCENES, ArmCounts, difference, read_record
+from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.evaluation.figures import figure_text
 from pseudoris.training.ppt.ppt_config import load_ppt_config
@@ -57,10 +57,11 @@ _ARMS: Final = """\
 def render(record: Mapping[str, ArmCounts] | None = None) -> str:
     """Return the page, of the counts that are recorded."""
     counted = read_record() if record is None else record
-    said = {arm.name: _change(arm.name, counted) for arm in ARMS}
+    found = {arm.name: difference(counted, arm) for arm in ARMS if arm.name != arm.against}
+    said = {name: _change(ARMS_BY_NAME[name], change) for name, change in found.items()}
     parts = [_HEAD.format(num_scenes=NUM_SCENES, counts=_counts())]
     parts += [_section(section, said) for section in SECTIONS]
-    parts.append(_arms(counted))
+    parts.append(_arms(found))
     return "\n".join(parts)
 
 
@@ -152,27 +153,23 @@ def _verdict(element: Element, said: Mapping[str, str]) -> str:
     return "<br>".join([*parts, f"Not measured: {element.unmeasured}."] if element.unmeasured else parts)
 
 
-def _change(name: str, counted: Mapping[str, ArmCounts]) -> str:
+def _change(arm: Arm, found: Difference | None) -> str:
     """What an arm changes, for the cell of an element."""
-    arm = ARMS_BY_NAME[name]
-    found = difference(counted, arm)
     if found is None:
         return f"*{NOT_MEASURED}*: {arm.title}."
-    accuracy, yield_ = (figure_text(each, 3, sign="+") for each in (found.accuracy, found.yield_))
+    accuracy, yield_ = _figures(found)
     return f"{arm.title[:1].upper()}{arm.title[1:]}: accuracy {accuracy}, yield {yield_}."
 
 
-def _arms(counted: Mapping[str, ArmCounts]) -> str:
+def _figures(found: Difference) -> list[str]:
+    return [figure_text(each, 3, sign="+") for each in (found.accuracy, found.yield_)]
+
+
+def _arms(found: Mapping[str, Difference | None]) -> str:
     rows = []
-    for arm in ARMS:
-        found = difference(counted, arm)
-        if arm.name == arm.against:
-            continue
-        cells = (
-            [NOT_MEASURED, ""]
-            if found is None
-            else [figure_text(e, 3, sign="+") for e in (found.accuracy, found.yield_)]
-        )
+    for name, change in found.items():
+        arm = ARMS_BY_NAME[name]
+        cells = [NOT_MEASURED, ""] if change is None else _figures(change)
         settings = "<br>".join(f"`{word}`" for word in arm.assignments)
         rows.append([arm.title, settings, ARMS_BY_NAME[arm.against].title, *cells])
     head = ["arm", "settings", "compared with", "accuracy", "yield"]

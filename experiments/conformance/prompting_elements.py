@@ -468,8 +468,8 @@ CURRICULUM: Final = Section(
         ),
         Element(
             "candidates that are not chosen",
-            "eq. 6–7",
-            "stay, ĉ = 0",
+            "§3.2, eq. 6–7",
+            "contexts, ĉ = 0",
             ours="the same",
             proof=f"{_SELECT}::test_the_pseudo_mask_of_the_highest_iou_is_the_referent_and_no_other",
         ),

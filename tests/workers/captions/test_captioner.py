@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
 from pseudoris.schemas.config_layers import load_config
@@ -130,6 +131,13 @@ def test_in_paper_the_captioner_sees_crops_without_antialiasing(run, captioner):
     # Noise stays noise where nothing averages it.
     smooth_std, rough_std = (float(stage.image_crops(image, pixels).pixels.std()) for stage in (captioner, rough))
     assert rough_std > 2 * smooth_std
+
+
+def test_the_captioner_sees_colours_normalised_by_clips_mean_and_deviation(captioner):
+    black = captioner.image_crops(shard_image(1), np.zeros((SIDE, SIDE, 3), dtype=np.uint8)).pixels
+    seen = -torch.tensor(OPENAI_DATASET_MEAN) / torch.tensor(OPENAI_DATASET_STD)
+    # The middle of the tightest crop without a mask.
+    torch.testing.assert_close(black[1, 0, :, 48, 48], seen, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip.constants import OPENAI_DATASET_MEAN
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
@@ -123,7 +123,7 @@ def test_in_paper_clip_sees_crops_without_antialiasing(embedder):
 
 def test_the_crop_format_is_the_towers_size_and_clips_mean(embedder):
     assert embedder.crop_format.size == 96
-    assert embedder.crop_format.mean == OPENAI_DATASET_MEAN
+    assert (embedder.crop_format.mean, embedder.crop_format.std) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def test_a_text_tower_with_a_tokenizer_of_its_own_is_refused():
