@@ -137,6 +137,8 @@ def chances(image: ShardImage, mask: str, draw: Draw) -> NDArray[np.float64]:
     if draw == "distinct":
         return _shares(is_kept)
     counts = np.array([len(each.samples) for each in image.expressions], np.int64) * is_own
+    if draw == "kept_repeats":
+        return _shares(counts * is_kept)
     if len(image.masks) == 1:
         correctness = np.array([each.correctness for each in image.expressions], np.float64)
         drawn = lone_draws("better_half", masks=np.zeros(len(counts)), correctness=correctness, counts=counts)

@@ -14,9 +14,9 @@ from pseudoris.schemas.renames import in_first_words
 # bgr: SAM sees blue and red exchanged. grey: the fill of crops is CLIP's mean, taken for normalised colours.
 # short_boxes: a mask's box ends one pixel before its last one.
 Fault = Literal["bgr", "grey", "short_boxes"]
-# distinct: one of the distinct kept texts. repeats: as the authors draw, one of all draws that pass τ, any draw where
-# none passes, and of a lone mask one of the half with the higher correctness.
-Draw = Literal["distinct", "repeats"]
+# distinct: one of the distinct kept texts. kept_repeats: one of the draws of kept texts. repeats: as the authors'
+# loader, so too, but any draw where none is kept, and of a lone mask one of the half with the higher correctness.
+Draw = Literal["distinct", "kept_repeats", "repeats"]
 
 PLAIN: Final = "plain"
 _INSTANCES: Final = "truth"
@@ -63,6 +63,7 @@ ARMS: Final = (
     Arm("floor", "lower bound of a cosine of `paper`", ("filtering.min_cosine=1e-4",)),
     Arm("threshold", "both of `paper`", ("filtering.tau=1.0", "filtering.min_cosine=1e-4")),
     Arm("distinct_draw", "one draw a mask of distinct kept texts", against="distinct_draw", draw="distinct"),
+    Arm("repeats_draw", "one draw a mask, repeats counted", against="distinct_draw", draw="kept_repeats"),
     Arm("authors_draw", "one draw a mask as the authors' loader", against="distinct_draw", draw="repeats"),
     Arm("grey", "grey fill, of normalised colours", fault="grey"),
     Arm("short_boxes", "boxes one pixel short", fault="short_boxes"),

@@ -50,6 +50,8 @@ def test_the_authors_draw_by_repeats_and_any_caption_where_none_is_kept(image) -
     assert chances(scored, second, "repeats").tolist() == [0, 0, 0, 0.8, 0.2]
     assert chances(scored, first, "distinct").tolist() == [0.5, 0.5, 0, 0, 0]
     assert chances(scored, second, "distinct").sum() == 0
+    assert chances(scored, first, "kept_repeats").tolist() == [0.75, 0.25, 0, 0, 0]
+    assert chances(scored, second, "kept_repeats").sum() == 0
 
 
 def test_of_a_lone_mask_the_authors_draw_the_better_half(image) -> None:
