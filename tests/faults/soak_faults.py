@@ -42,6 +42,7 @@ class Piece:
         starts: Drivers that were started.
         ends: Exit codes of the drivers that did not finish the run.
         last: The kind that came last.
+        latest_s: The furthest that the clock was ahead.
         may_end_anyhow: A node or the head was killed, and on one machine the driver may hang on it and go with it.
     """
 
@@ -52,6 +53,7 @@ class Piece:
     starts: int = 0
     ends: Counter[int] = field(default_factory=Counter)
     last: str = "none"
+    latest_s: int = 0
     may_end_anyhow: bool = False
 
     def start(self) -> None:
@@ -73,6 +75,9 @@ class Piece:
         """End what lasts: from now on the run is left alone."""
         if self.setting.proxy:
             self.setting.proxy.set_faults(DRIZZLE)
+        if self.setting.clock:
+            # Ray tries a failed task again at a time of day: after a jump back by an hour it waits that hour.
+            _set_clock(self.setting.clock, self.latest_s)
 
 
 def kill_actor(piece: Piece) -> bool:
@@ -202,11 +207,16 @@ def fill_disk(piece: Piece) -> bool:
 def jump_clock(piece: Piece) -> bool:
     """Move the time of day by an hour, forwards or backwards."""
     assert piece.setting.clock
-    now = int(piece.setting.clock.read_text()) + piece.draw.choice((-_HOUR_S, _HOUR_S))
-    written = piece.setting.clock.with_suffix(".new")
-    written.write_text(f"{now:+d}")
-    written.replace(piece.setting.clock)
+    now_s = int(piece.setting.clock.read_text()) + piece.draw.choice((-_HOUR_S, _HOUR_S))
+    _set_clock(piece.setting.clock, now_s)
+    piece.latest_s = max(piece.latest_s, now_s)
     return True
+
+
+def _set_clock(clock: Path, ahead_s: int) -> None:
+    written = clock.with_suffix(".new")
+    written.write_text(f"{ahead_s:+d}")
+    written.replace(clock)
 
 
 def grow_source(piece: Piece) -> bool:
