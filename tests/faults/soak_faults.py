@@ -43,6 +43,7 @@ class Piece:
         ends: Exit codes of the drivers that did not finish the run.
         last: The kind that came last.
         latest_s: The furthest that the clock was ahead.
+        is_calm: Nothing lasts any more.
         may_end_anyhow: A node or the head was killed, and on one machine the driver may hang on it and go with it.
     """
 
@@ -54,6 +55,7 @@ class Piece:
     ends: Counter[int] = field(default_factory=Counter)
     last: str = "none"
     latest_s: int = 0
+    is_calm: bool = False
     may_end_anyhow: bool = False
 
     def start(self) -> None:
@@ -65,6 +67,7 @@ class Piece:
 
     def strike(self, kind: Kind) -> bool:
         """Make a fault of a kind; return whether there was anything to strike."""
+        self.is_calm = False
         if not kind.strike(self):
             return False
         self.struck[kind.name] += kind is not SMALL_SHM
@@ -73,6 +76,10 @@ class Piece:
 
     def calm(self) -> None:
         """End what lasts: from now on the run is left alone."""
+        if self.is_calm:
+            # Rules that are set anew hit the same requests again: one of them would never come through.
+            return
+        self.is_calm = True
         if self.setting.proxy:
             self.setting.proxy.set_faults(DRIZZLE)
         if self.setting.clock:
