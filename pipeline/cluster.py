@@ -43,9 +43,22 @@ def connected(address: str) -> Iterator[bool]:
 
     Raises:
         ConfigError: The address is a Ray Client's, or no cluster answers there.
-        TransientError: A new cluster did not start within Ray's own time limit.
+        TransientError: A new cluster did not start within Ray's own time limit, or Ray failed inside the block.
     """
     _refuse_client(address)
+    try:
+        with _connection(address) as may_grow:
+            yield may_grow
+    except ray.exceptions.RayError as error:
+        # Such as a cluster of somebody else that ends.
+        ours = original_error(error)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+@contextmanager
+def _connection(address: str) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
@@ -173,7 +186,12 @@ def _start(address: str, folder: str | None) -> bool:
         ) from error
     # Ray has no public name that tells whether `auto` found a cluster or started one.
     node: Any = ray._private.worker._global_node
-    return node is None or not node.is_head()
+    is_joined = node is None or not node.is_head()
+    if is_joined and named is None:
+        logger.warning(
+            "Joined the Ray cluster that runs on this machine. Use --address local to start one for this run alone"
+        )
+    return is_joined
 
 
 @contextmanager

@@ -226,8 +226,8 @@ def _default_remedy(weights: WeightsConfig) -> str:
         name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
         return (
             'on a machine with network access run python -c "import open_clip; '
-            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache, "
-            "or set weights.uri to a local file"
+            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache (~/.cache/huggingface), "
+            "or set the stage's weights.uri, such as captions.weights.uri, to a local file"
         )
     return "put the file there, or set weights.uri to its path"
 
