@@ -11,11 +11,8 @@ STAMP := .venv/.installed
 # The installed package as one folder of links: mypy and import-linter do not see through an editable install.
 LINKS := .venv/typing/pseudoris
 ROOMS := schemas store workers pipeline training synthworld viewer cli deploy
-# Tests with Ray run in two of the processes and wait more than they work (tests/conftest.py).
-PROCESSES := 2
-test test-all coverage: PROCESSES := 3
-# PARALLEL= runs one process, as a debugger wants.
-PARALLEL ?= --numprocesses $(PROCESSES) --dist loadgroup
+# All tests that start Ray share one of the processes (tests/conftest.py). PARALLEL= runs one process, as a debugger wants.
+PARALLEL ?= --numprocesses 2 --dist loadgroup
 # The markers of pyproject.toml: what `make check` runs, and what `make test` does.
 QUICK := not ray and not slow and not browser and not long
 TESTS ?= not long

@@ -38,8 +38,7 @@ settings.load_profile("untimed")
 
 PLUGINS = Path(__file__).parent / "plugins"
 RAY_CPUS = 2
-# One process of tests shares one Ray, one runs the tests that start Rays of their own. Those wait more than they work.
-RAY_GROUPS = SHARED_RAY, OWN_RAYS = "ray", "own rays"
+RAY_GROUP = "ray"
 # Who asks for one of these has a Ray on this machine, whether or not it is marked.
 RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
 # A trained SAM, an S3 server, a built wheel: each takes seconds to set up, so who asks for one is slow.
@@ -54,15 +53,14 @@ _seconds: Counter[str] = Counter()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that has a Ray, and give them to two of the parallel processes: more Rays starve each other."""
+    """Mark every test that has a Ray, and give them to one of the parallel processes: two Rays starve each other."""
     for item in items:
         if RAY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
         if DEAR_FIXTURES.intersection(getattr(item, "fixturenames", ())) or "s3" in _parameters(item):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("ray"):
-            is_shared = "ray_session" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group(SHARED_RAY if is_shared else OWN_RAYS))
+            item.add_marker(pytest.mark.xdist_group(RAY_GROUP))
         else:
             # Each takes seconds to set up: once a session, not once a process.
             for name in {"sam", "s3_server"}.intersection(getattr(item, "fixturenames", ())):
@@ -85,13 +83,12 @@ def pytest_collection_finish() -> None:
 
 
 class ByFile(LoadGroupScheduling):
-    """Gives the tests of a file to one process, so that its fixtures are made once; the groups with Rays go first."""
+    """Gives the tests of a file to one process, so that its fixtures are made once; the group with a Ray goes first."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        for group in RAY_GROUPS:
-            if group in self.workqueue:
-                # They take longest by far, and decide when the other processes may stop.
-                self.workqueue.move_to_end(group, last=False)
+        if RAY_GROUP in self.workqueue:
+            # It takes longest by far, and decides when the other process may stop.
+            self.workqueue.move_to_end(RAY_GROUP, last=False)
         super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
