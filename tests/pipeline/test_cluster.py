@@ -75,7 +75,7 @@ def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
 
 def test_a_cluster_that_goes_away_is_worth_another_try(monkeypatch):
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: True)
-    with pytest.raises(TransientError, match="Ray gave up .*run the same command again"), connected("auto"):
+    with pytest.raises(TransientError, match=r"Ray gave up .*run the same command again"), connected("auto"):
         raise ray.exceptions.RayError("The actor never ran")
 
 
