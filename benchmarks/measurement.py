@@ -145,7 +145,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A reading, `time.monotonic` of it, of the process and of Ray's below it: its own, and the workers together."""
+    """A reading, `time.monotonic` of it, of the process and of Ray's own below it, and of workers that are watched."""
 
     at_s: float
     driver: Usage
@@ -171,8 +171,10 @@ class Watched:
         return inside or [min(self.samples, key=lambda sample: abs(sample.at_s - start_s))]
 
 
-def run_watched(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Watched:
-    """Run `python -m module` to its end, and return its answer and how it grew.
+def run_watched(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], *, has_workers: bool = False
+) -> Watched:
+    """Run `python -m module` to its end, and return its answer and how it grew; with `has_workers`, its workers too.
 
     Raises:
         subprocess.CalledProcessError: It failed.
@@ -180,7 +182,7 @@ def run_watched(module: str, arguments: Sequence[str], environment: Mapping[str,
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True) as process:
         samples: list[Sample] = []
-        watcher = threading.Thread(target=_watch, args=(process, samples), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(process, samples, has_workers), daemon=True)
         watcher.start()
         output, _ = process.communicate()
         watcher.join()
@@ -189,18 +191,19 @@ def run_watched(module: str, arguments: Sequence[str], environment: Mapping[str,
     return Watched(json.loads(output.splitlines()[-1]), samples)
 
 
-def _watch(process: subprocess.Popen[str], samples: list[Sample]) -> None:
+def _watch(process: subprocess.Popen[str], samples: list[Sample], has_workers: bool) -> None:
     while process.poll() is None:
         try:
-            samples.append(_sample(process.pid))
+            samples.append(_sample(process.pid, has_workers=has_workers))
         except (FileNotFoundError, ProcessLookupError):
             return
         time.sleep(_PERIOD_S)
 
 
-def _sample(pid: int) -> Sample:
+def _sample(pid: int, *, has_workers: bool) -> Sample:
     heads = [child for child in _children(pid) if _name(child) in _HEAD_NAMES]
-    workers = [worker for head in heads for worker in descendants(head)]
+    # Ten times a second: a benchmark that does not ask for them is not slowed by the search.
+    workers = [worker for head in heads for worker in descendants(head)] if has_workers else []
     return Sample(time.monotonic(), usage(pid), _total(heads), _total(workers))
 
 

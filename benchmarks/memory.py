@@ -70,7 +70,7 @@ def worker_memory(scenes: int) -> dict[str, Any]:
         assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
         config = load_config("tiny", assignments=assignments)
         arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        watched = run_watched("benchmarks.scale_driver", arguments, {})
+        watched = run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True)
     commits, num_images = watched.answer["commits_s"], watched.answer["num_images"]
     per_shard = num_images / len(commits)
     samples = watched.between(commits[0], commits[-1])

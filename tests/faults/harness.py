@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from tenacity import Retrying, stop_after_attempt
 
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Receipt
@@ -53,17 +54,11 @@ class LocalCluster:
         return str(self._cluster.address)
 
     def add_node(self, **arguments: Any) -> Any:
-        for tries_left in reversed(range(NODE_TRIES)):
-            try:
-                node = self._cluster.add_node(wait=False, **{**self._arguments, **arguments})
-            except Exception:
-                # Ray gives a raylet 30 seconds, which a machine under a soak may not have.
-                if not tries_left:
-                    raise
-            else:
-                self.nodes.append(node)
-                return node
-        raise AssertionError("unreachable")
+        # Ray gives a raylet 30 seconds, which a machine under a soak may not have.
+        start = Retrying(stop=stop_after_attempt(NODE_TRIES), reraise=True)
+        node = start(self._cluster.add_node, wait=False, **{**self._arguments, **arguments})
+        self.nodes.append(node)
+        return node
 
     def kill_node(self, node_id: str) -> None:
         """End a node's raylet, and with it all of its workers, by SIGKILL."""

@@ -55,7 +55,6 @@ class Soak:
 
     Attributes:
         record: One line of JSON a run.
-        images: Of a run.
         faults_a_run: After so many a run is left alone.
         end: When the last run is left alone, by `time.monotonic`.
         dear: What to choose dear faults from.
@@ -66,7 +65,6 @@ class Soak:
     server: S3Server
     undisturbed: Path
     source: Path
-    images: int
     faults_a_run: int
     end: float
     dear: Sequence[Kind]
@@ -186,7 +184,7 @@ def soak(
         # For this process alone, which looks into the bucket past the proxy; drivers are told of the proxy.
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint_url
         stack.callback(os.environ.pop, "AWS_ENDPOINT_URL")
-        state = Soak(record, folder, server, undisturbed, source, num_images, faults_a_run, end, dear, say)
+        state = Soak(record, folder, server, undisturbed, source, faults_a_run, end, dear, say)
         while True:
             state.run(random.SystemRandom().randrange(10**6) if seed is None else seed, _counts(record))
             seed = None
