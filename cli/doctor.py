@@ -110,6 +110,8 @@ def _versions() -> str:
 
 
 def _device(config: RunConfig) -> str:
+    if config.compute.device == "none":
+        return "none: the engines compute without torch"
     import torch
 
     from pseudoris.workers.device import device_kind

@@ -112,6 +112,8 @@ def _check(of_run: Identity, here: Identity, config: RunConfig) -> tuple[str, ..
 
 
 def _device_kind(config: RunConfig) -> str:
+    if config.compute.device == "none":
+        return "none"
     # Imported here, not at the top: processes that read and commit do not pay torch's load time and memory.
     from pseudoris.workers.device import device_kind
 

@@ -77,11 +77,11 @@ def complete_identity(config: RunConfig, here: Identity | None) -> Identity:
 
     Args:
         config: The configuration of this session.
-        here: As `identity_before_ray` returned it. Complete if Ray was started here and models run on the CPU.
+        here: As `identity_before_ray` returned it. Complete if Ray was started here and no model runs on a GPU.
 
     Raises:
         ConfigError: Weights, an engine or the device are missing on the cluster.
     """
-    if here is not None and config.compute.device == "cpu":
+    if here is not None and config.compute.device != "cuda":
         return here
     return identity_on_cluster(config)

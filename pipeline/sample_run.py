@@ -92,7 +92,10 @@ def estimate(
         TransientError: Storage or the cluster failed.
     """
     if num_gpus is not None and config.compute.device != "cuda":
-        raise ConfigError("--gpus says how many GPUs the run would have, but compute.device is cpu: leave --gpus out")
+        device = config.compute.device
+        raise ConfigError(
+            f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
+        )
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()

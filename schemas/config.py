@@ -86,7 +86,9 @@ class FilterConfig(FrozenModel):
 class ComputeConfig(FrozenModel):
     """Device, precision and seed of the models; all of it is part of a run's identity."""
 
-    device: Literal["cpu", "cuda"] = "cuda"
+    # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
+    # load torch nor depend on the kind of CPU.
+    device: Literal["cpu", "cuda", "none"] = "cuda"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Threads of one stage process on a CPU. Part of the identity, because another number may round differently.
     threads: int = Field(default=1, ge=1)

@@ -30,7 +30,7 @@ from tests.builders.runs import stub_config
 
 WRITTEN = Path(__file__).parent / "fixtures" / "version_0_1_0"
 DIGESTS = json.loads((WRITTEN / "digests.json").read_text(encoding="utf-8"))
-HALF_OPTIONS = ("shards.max_images=2", "masks.options={sleep_s: 0.7}")
+HALF_OPTIONS = ("shards.max_images=2", "masks.options={sleep_s: 0.7}", "compute.device=cpu")
 
 
 def pseudoris(*arguments: object) -> str:
@@ -64,7 +64,7 @@ def copied(name: str, folder: Path) -> Path:
             os.utime(source / row["key"], ns=(row["mtime_ns"], row["mtime_ns"]))
     header = json.loads((out / "_run.json").read_text(encoding="utf-8"))
     header["source"] = str(source)
-    header["identity"]["device_kind"] = device_kind(stub_config().compute)
+    header["identity"]["device_kind"] = device_kind(stub_config(*HALF_OPTIONS).compute)
     (out / "_run.json").write_text(json.dumps(header), encoding="utf-8")
     return out
 

@@ -18,8 +18,10 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
     """Return the device, after setting this process's threads and deterministic algorithms.
 
     Raises:
-        ConfigError: compute.device=cuda, but torch sees no GPU. On a CPU the run would take weeks.
+        ConfigError: compute.device=cuda, but torch sees no GPU: on a CPU the run would take weeks. Or it is `none`.
     """
+    if compute.device == "none":
+        raise ConfigError("compute.device=none is for engines without torch, and this one needs torch: set cpu or cuda")
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":
         if not torch.cuda.is_available():
@@ -51,7 +53,11 @@ def to_device(values: NDArray[np.generic] | torch.Tensor, device: torch.device) 
 
 
 def device_kind(compute: ComputeConfig) -> str:
-    """Return the device kind for a run's identity: the GPU's name, or the CPU's architecture and vector capability."""
+    """Return the device kind for a run's identity: the GPU's name, or the CPU's architecture and vector capability.
+
+    Raises:
+        ConfigError: compute.device=cuda, but torch sees no GPU.
+    """
     if compute.device == "cuda":
         prepare_device(compute)
         return torch.cuda.get_device_name()

@@ -14,7 +14,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.receipts import list_commits, read_receipts
 from tests.builders.images import png
 
-STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub")
+STUBS = ("masks.engine=stub", "captions.engine=stub", "filtering.engine=stub", "compute.device=none")
 # A tau of our own: the preset's follows its weights, and the stubs' scores do not.
 SMALL = ("shards.max_images=4", "placement.fused.max_actors=1", "filtering.tau=1.0")
 BROKEN: Mapping[str, bytes] = {"a/empty.png": b"", "b/words.jpg": b"not an image at all", "c/cut.png": png()[:60]}

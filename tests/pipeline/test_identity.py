@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -12,12 +14,15 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import Identity
 from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL
 from pseudoris.workers.stages import STAGES
+from tests.builders.head import ROOT
 from tests.builders.runs import stub_config
+
+HERE = ("masks.weights.uri=here", "compute.device=cpu")
 
 
 @pytest.fixture(scope="module")
 def measured(stub_engines):
-    return measure_identity(stub_config("masks.weights.uri=here"))
+    return measure_identity(stub_config(*HERE))
 
 
 def test_it_holds_a_digest_of_every_stages_weights(measured):
@@ -32,14 +37,26 @@ def test_it_holds_the_versions_of_what_computes_and_of_the_plug_ins(measured):
     assert "absent" not in measured.versions.values()
 
 
+@pytest.mark.slow
+def test_where_no_engine_needs_torch_none_is_loaded(stub_engines):
+    code = """
+import sys
+from pseudoris.pipeline.identity import measure_identity
+from tests.builders.runs import stub_config
+print(measure_identity(stub_config()).device_kind, "torch" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["none", "False"]
+
+
 def test_it_holds_the_whole_method_and_nothing_of_the_placement(measured):
-    config = stub_config("masks.weights.uri=here")
+    config = stub_config(*HERE)
     assert measured.method == config.method()
     assert "placement" not in measured.method
 
 
 def test_two_measurements_are_equal_and_the_process_is_accepted(measured):
-    config = stub_config("masks.weights.uri=here")
+    config = stub_config(*HERE)
     assert measure_identity(config) == measured
     check_process(measured, config, STAGES)
 
@@ -57,19 +74,19 @@ def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(
     for name, value in changed.items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
     with pytest.raises(ConfigError, match="does not match the run and could give other results") as refusal:
-        check_process(Identity(**tree), stub_config("masks.weights.uri=here"), STAGES)
+        check_process(Identity(**tree), stub_config(*HERE), STAGES)
     assert message in str(refusal.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["pyarrow", "pillow", "yaml"])
 def test_a_process_that_reads_and_commits_is_asked_for_its_own_packages(measured, package):
-    config = stub_config("masks.weights.uri=here", f"images.decoder_plugins=[{package}]")
+    config = stub_config(*HERE, f"images.decoder_plugins=[{package}]")
     name = "PyYAML" if package == "yaml" else package
     other = measured.model_copy(update={"versions": {**measured.versions, name: "1.0"}})
     with pytest.raises(ConfigError, match=rf"versions\.{name}: '1\.0' in the run"):
         check_packages(other, config)
-    mixed = stub_config("masks.weights.uri=here", f"images.decoder_plugins=[{package}]", "placement.allow_mixed=true")
+    mixed = stub_config(*HERE, f"images.decoder_plugins=[{package}]", "placement.allow_mixed=true")
     assert [line.partition(":")[0] for line in check_packages(other, mixed)] == [f"versions.{name}"]
 
 
@@ -77,11 +94,11 @@ def test_a_process_that_reads_and_commits_may_lack_what_computes(measured):
     other = measured.model_copy(
         update={"versions": {**measured.versions, "torch": "1.0"}, "device_kind": "NVIDIA A100"}
     )
-    assert check_packages(other, stub_config("masks.weights.uri=here")) == ()
+    assert check_packages(other, stub_config(*HERE)) == ()
 
 
 def test_a_process_is_asked_for_the_weights_of_its_own_stages_alone(measured):
-    config = stub_config("masks.weights.uri=here")
+    config = stub_config(*HERE)
     other = measured.model_copy(update={"weights": {**measured.weights, "caption": "0" * 64}})
     check_process(other, config, [stage for stage in STAGES if stage.name != "caption"])
     with pytest.raises(ConfigError, match=r"weights\.caption"):
@@ -108,7 +125,7 @@ def test_stages_come_in_the_order_of_the_work(stub_engines):
 
 
 def test_with_allow_mixed_a_process_of_another_device_or_version_is_accepted_and_says_so(measured):
-    config = stub_config("masks.weights.uri=here", "placement.allow_mixed=true")
+    config = stub_config(*HERE, "placement.allow_mixed=true")
     versions = {**measured.versions, "torch": "1.0"}
     other = measured.model_copy(update={"device_kind": "NVIDIA A100", "versions": versions})
     accepted = check_process(other, config, STAGES)

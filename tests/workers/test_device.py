@@ -15,6 +15,11 @@ def test_cuda_without_a_gpu_is_refused_and_never_falls_back():
         prepare_device(ComputeConfig(device="cuda"))
 
 
+def test_an_engine_with_torch_is_refused_where_none_is_expected():
+    with pytest.raises(ConfigError, match="this one needs torch: set cpu or cuda"):
+        prepare_device(ComputeConfig(device="none"))
+
+
 def test_cuda_takes_no_kernel_that_timing_or_the_order_of_a_sum_chooses(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
