@@ -28,6 +28,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(SSHD is None, reason="sshd is missing: apt-get install openssh-server"),
     pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is missing: apt-get install rsync"),
 ]

@@ -20,8 +20,8 @@ def test_a_run_under_faults_at_random_loses_nothing_and_doubles_nothing(stub_eng
         record,
         tmp_path,
         max_faults=1,
-        num_images=200,
-        faults_a_run=10,
+        num_images=100,
+        faults_a_run=6,
         # None that waits for minutes.
         dear=[Kind("the driver was killed", kill_driver, ("bucket",))],
         say=lambda text: print(f"{time.monotonic() - began:6.1f} s {text}"),

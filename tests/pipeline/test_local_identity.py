@@ -101,23 +101,17 @@ def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("images.decoder_plugins=[no_such_plugin]", "'no_such_plugin', which cannot be imported .*: install it"),
-        ("masks.engine=no_such_engine", "no such engine in the entry points"),
-    ],
-)
-def test_a_missing_package_is_told_before_ray(setting, message, source, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        annotation.annotate(source, str(tmp_path / "out"), load_config("tiny", None, [setting]))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
 def test_the_child_process_measures_what_a_process_of_the_run_measures():
     config = load_config("tiny")
     assert local_identity._measured(config) == measure_identity(config)
+
+
+@pytest.mark.slow
+def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
+    config = load_config("tiny", assignments=["images.decoder_plugins=[no_such_plugin]"])
+    with pytest.raises(ConfigError, match=r"'no_such_plugin', which cannot be imported .*: install it"):
+        annotation.annotate(source, str(tmp_path / "out"), config)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
@@ -138,6 +132,15 @@ def refusal(request, monkeypatch, source, tmp_path):
         return str(told.value)
 
     return refused
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_ray(refusal):
+    assert "no such engine in the entry points" in refusal(load_config("tiny", assignments=["masks.engine=absent"]))
+
+
+def test_missing_weights_are_refused_before_ray(refusal, tmp_path):
+    told = refusal(load_config("tiny", assignments=[f"masks.weights.uri={tmp_path}/sam.pt"]))
+    assert "sam.pt' are not available: there is no such file" in told
 
 
 def test_a_parser_that_is_not_installed_is_refused_before_ray(refusal, monkeypatch):
@@ -171,14 +174,6 @@ def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
     monkeypatch.setattr(local_identity, "_measured", refuse)
     with pytest.raises(ConfigError, match="weights are missing"):
         sample_run.estimate(source, load_config("tiny"), size=1)
-
-
-@pytest.mark.slow
-def test_missing_weights_are_told_before_ray(source, tmp_path):
-    config = load_config("tiny", None, [f"masks.weights.uri={tmp_path}/sam.pt"])
-    with pytest.raises(ConfigError, match=r"sam\.pt' are not available: there is no such file"):
-        annotation.annotate(source, str(tmp_path / "out"), config)
-    assert not (tmp_path / "out").exists()
 
 
 def test_on_the_cpu_what_was_measured_before_ray_is_the_identity(monkeypatch):
