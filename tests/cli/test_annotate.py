@@ -128,7 +128,7 @@ def test_a_signal_stops_cleanly_says_how_to_resume_and_the_same_command_finishes
     assert pseudoris_here("verify", str(out)).returncode == 0
 
 
-def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(tmp_path):
+def test_ctrl_c_before_the_plan_says_how_to_resume_as_well(stub_engines, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=1), tmp_path / "out"
     process = start_pseudoris("annotate", str(source), str(out), *OPTIONS, *(f"--set={each}" for each in STUBS))
     wait_for(lambda: (out / "_lock").exists())
