@@ -26,9 +26,8 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD, World, world_named
 
 SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
-# Share of objects that repeat an earlier object's category (0.55) or its colour and pattern (0.15): with fewer, the
-# category alone would be unambiguous too often, and naive captions would look good.
-SAME_CATEGORY_SHARE, SAME_LOOK_SHARE = 0.55, 0.15
+# Of objects that repeat an earlier object's colour and pattern, but not its category.
+SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM, _SPEECH_STREAM = 0, 1, 2
 _PLACEMENT_TRIES = 60
 # The least distance of an object from the left, top, right and bottom edge, in radii: a part that is cut off would make
@@ -113,7 +112,7 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     index = scene_index(split, position)
     mix = world_named(world)
     rng = generator(seed, index, stream=_LAYOUT_STREAM)
-    wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_count_weights()))
+    wanted = int(rng.choice(np.arange(MIN_OBJECTS, MAX_OBJECTS + 1), p=_count_weights(mix)))
     objects: list[SceneObject] = []
     # Placement may fail in a crowded scene; two objects always fit, so the loop ends.
     for attempt in range(40 * wanted):
@@ -132,9 +131,9 @@ def reach_of(part: str | None) -> tuple[float, float, float, float]:
     return _REACH[part]
 
 
-def _count_weights() -> np.ndarray:
-    """Probabilities of 2 … 10 objects: mostly 3 to 6, a few crowded scenes."""
-    weights = np.array([2, 4, 5, 5, 4, 3, 2, 1, 1], dtype=np.float64)
+def _count_weights(mix: World) -> np.ndarray:
+    """Probabilities of 2 … 10 objects."""
+    weights = np.array(mix.count_weights, dtype=np.float64)
     return np.asarray(weights / weights.sum())
 
 
@@ -147,10 +146,10 @@ def _draw_attributes(
         kind = rng.random()
         if earlier:
             other = earlier[int(rng.integers(len(earlier)))]
-            if kind < SAME_CATEGORY_SHARE:
+            if kind < mix.same_category_share:
                 drawn = replace(drawn, category=other.category)
-                drawn = _share_some(rng, drawn, other)
-            elif kind < SAME_CATEGORY_SHARE + SAME_LOOK_SHARE:
+                drawn = _share_some(rng, drawn, other, mix.same_word_share)
+            elif kind < mix.same_category_share + SAME_LOOK_SHARE:
                 drawn = replace(drawn, colour=other.colour, pattern=other.pattern)
         if allow_held_out or not is_held_out(drawn.category, drawn.colour):
             return drawn
@@ -163,7 +162,7 @@ def _fresh(rng: np.random.Generator, mix: World) -> Attributes:
         category=_category(rng, mix),
         colour=list(COLOURS)[int(rng.integers(len(COLOURS)))],
         pattern=PATTERNS[int(rng.integers(len(PATTERNS)))],
-        size=SIZES[int(rng.integers(len(SIZES)))],
+        size=_size(rng, mix),
         part=part,
     )
 
@@ -176,9 +175,16 @@ def _category(rng: np.random.Generator, mix: World) -> str:
     return CATEGORIES[int(rng.choice(len(CATEGORIES), p=weights / weights.sum()))]
 
 
-def _share_some(rng: np.random.Generator, drawn: Attributes, other: Attributes) -> Attributes:
-    """Copies each further word of the other object with a probability of 0.4."""
-    copied = rng.random(4) < 0.4
+def _size(rng: np.random.Generator, mix: World) -> str:
+    """One size, as frequent as the world says."""
+    if mix.small_share == 0.5:
+        return SIZES[int(rng.integers(len(SIZES)))]
+    return SIZES[int(rng.random() >= mix.small_share)]
+
+
+def _share_some(rng: np.random.Generator, drawn: Attributes, other: Attributes, share: float) -> Attributes:
+    """Copies each further word of the other object with the probability `share`."""
+    copied = rng.random(4) < share
     return Attributes(
         category=drawn.category,
         colour=other.colour if copied[0] else drawn.colour,

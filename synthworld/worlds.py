@@ -2,7 +2,8 @@
 
 `default` is what the tiny models were trained on. `second` draws the same objects at the same places by another
 renderer: the two differ only in pixels, scene by scene. `shifted` looks like `second` and holds other things: half of
-the categories are six times as frequent as the other half.
+the categories are six times as frequent as the other half. `crowded` looks like `default` and holds more objects, most
+of them small, that share more words.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class World:
         part_shade: Darkening of a part.
         patterns: Their geometry.
         category_weights: How frequent each of `CATEGORIES` is, in any unit; None if all are equally frequent.
+        count_weights: How frequent scenes of 2, 3, … 10 objects are, in any unit.
+        small_share: Share of the objects that are small.
+        same_category_share: Share of the objects that repeat an earlier object's category. With fewer than by default,
+            the category alone would be unambiguous too often, and naive captions would look good.
+        same_word_share: With which probability each further word of that object is repeated too.
     """
 
     name: str
@@ -71,6 +77,10 @@ class World:
     part_shade: float = 0.62
     patterns: PatternStyle = PatternStyle()
     category_weights: tuple[float, ...] | None = None
+    count_weights: tuple[float, ...] = (2, 4, 5, 5, 4, 3, 2, 1, 1)
+    small_share: float = 0.5
+    same_category_share: float = 0.55
+    same_word_share: float = 0.4
 
 
 _DEFAULT: Final = World(
@@ -113,7 +123,19 @@ def _shifted() -> World:
     return replace(_SECOND_LOOK, name="shifted", category_weights=weights)
 
 
-WORLDS: Final[Mapping[str, World]] = {world.name: world for world in (_DEFAULT, _SECOND_LOOK, _shifted())}
+def _crowded() -> World:
+    """The look of `default`; seven to ten objects, small and alike."""
+    return replace(
+        _DEFAULT,
+        name="crowded",
+        count_weights=(0, 0, 0, 0, 0, 1, 1, 1, 1),
+        small_share=0.85,
+        same_category_share=0.8,
+        same_word_share=0.65,
+    )
+
+
+WORLDS: Final[Mapping[str, World]] = {world.name: world for world in (_DEFAULT, _SECOND_LOOK, _shifted(), _crowded())}
 
 
 def world_named(name: str) -> World:

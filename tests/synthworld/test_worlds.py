@@ -75,6 +75,16 @@ def test_the_shifted_mix_prefers_every_other_category():
     assert share("shifted") > 0.75
 
 
+def test_a_crowded_scene_holds_more_objects_that_are_small_and_alike():
+    def figures(world):
+        scenes = [[item.attributes for item in make_scene(Split.TEST, at, world=world).objects] for at in range(100)]
+        held = list(itertools.chain(*scenes))
+        twins = sum(max(Counter(each.category for each in scene).values()) for scene in scenes)
+        return len(held) / 100, sum(each.size == "small" for each in held) / len(held), twins / len(held)
+
+    assert all(crowded > usual for crowded, usual in zip(figures("crowded"), figures(DEFAULT_WORLD), strict=True))
+
+
 def test_training_scenes_of_every_world_leave_out_the_held_out_pairs():
     truth = SceneTruth({str(at): make_scene(Split.TRAIN, at, world="shifted") for at in range(40)}, "training scenes")
     known = [truth.of_image(identity) for identity in truth._scenes]
@@ -132,7 +142,7 @@ def test_the_oracle_finds_each_object_by_all_of_its_words(world):
 
 def test_an_unknown_world_is_refused_with_those_that_there_are(tmp_path):
     for ask in (lambda: world_named("third"), lambda: make_scene(Split.TEST, 0, world="third")):
-        with pytest.raises(ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted"):
+        with pytest.raises(ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted, crowded"):
             ask()
     with pytest.raises(ConfigError, match="no world 'third'"):
         write_demo(tmp_path / "demo", num_scenes=1, world="third")
