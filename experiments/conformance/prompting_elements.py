@@ -157,9 +157,7 @@ ARCHITECTURE: Final = Section(
             "§3.1.1",
             "the expression",
             {"ppt:clip.prompt": "{}"},
-            reason="in a template, as OpenAI's CLIP is used for class names, and as the recipes show texts to it. "
-            "`clip.prompt={}` is the paper's",
-            unmeasured="no photographs and no trained ViT-B/16 can be had where this was built",
+            proof=f"{_CONFIG}::test_the_clip_of_paper_reads_the_expression_as_it_stands",
         ),
         Element(
             "gradient through a label",

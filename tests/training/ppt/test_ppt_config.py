@@ -9,6 +9,7 @@ from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig, load_ppt_config
+from pseudoris.training.ppt.recipes.response_maps import prompted
 
 # Of `tiny` in version 0.2.0: the settings in a training's checkpoint, and the shapes of its weights.
 WRITTEN = Path(__file__).parents[2] / "fixtures" / "ppt_0_2_0.json"
@@ -20,6 +21,10 @@ def test_the_heads_of_paper_are_equation_2_on_features_alone() -> None:
     assert generator.point_head == "regression"
     assert not generator.is_response_read
     assert (generator.response_gain, generator.anchor_gain, generator.word_code_width) == (0, 0, 0)
+
+
+def test_the_clip_of_paper_reads_the_expression_as_it_stands() -> None:
+    assert prompted("the red star", load_ppt_config("paper").clip.prompt) == "the red star"
 
 
 def test_paper_weighs_the_terms_of_equation_4_alike_and_adds_none() -> None:

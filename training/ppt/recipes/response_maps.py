@@ -111,7 +111,12 @@ class ResponseMaps:
 
 
 def prompted(phrase: str, prompt: str) -> str:
-    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star"."""
+    """Return a phrase as CLIP reads it, its own determiners dropped: "the red star" as "a photo of a red star".
+
+    With the prompt `{}` it stays as it is.
+    """
+    if prompt == "{}":
+        return phrase
     words = phrase.split()
     while len(words) > 1 and words[0] in DETERMINERS:
         words = words[1:]
