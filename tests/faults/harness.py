@@ -87,6 +87,12 @@ def local_cluster(num_nodes: int = NODES, **arguments: Any) -> Iterator[LocalClu
         cluster.shutdown()
 
 
+def answer_in(output: str) -> dict[str, Any]:
+    """Return the JSON line that a driver printed at its end, {} if there is none; libraries may print below it."""
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
 @dataclass
 class Driver:
     """A start of a run in a process of its own."""
@@ -122,8 +128,7 @@ class Driver:
         """Return what the driver printed at its end; its exit code must be `code`."""
         output = self._output()
         assert self.process.returncode == code, f"exit code {self.process.returncode}:\n{output}"
-        line = output.strip().splitlines()[-1] if output.strip() else "{}"
-        return dict(json.loads(line)) if line.startswith("{") else {"text": output}
+        return answer_in(output) or {"text": output}
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from tests.builders.runs import write_source
 from tests.builders.s3 import ENVIRONMENT, FORBIDDEN, S3Server, serving_s3
-from tests.faults.harness import prove, start_driver
+from tests.faults.harness import answer_in, prove, start_driver
 from tests.faults.report import read_record, soak_table
 from tests.faults.soak_faults import CHEAP, DEAR, RESUMABLE_CODES, Kind, Piece
 from tests.faults.soak_settings import SETTINGS, possible_settings
@@ -117,7 +117,8 @@ class Soak:
                     self._disturb(piece, counts)
             output = piece.driver.process.communicate()[0]
             code = piece.driver.process.returncode
-            left = json.loads(output.strip().splitlines()[-1]) if code == 0 else {}
+            left = answer_in(output)
+            assert left or code != 0, output
             if code == 0 and not left["interrupted"]:
                 return
             self.say(f"the driver ended with code {code}, last fault: {piece.last}")
