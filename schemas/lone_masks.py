@@ -28,7 +28,8 @@ def lone_draws(
 
     Args:
         lone_masks: `keep`: all draws. `drop`: none. `better_half`: of the draws of each mask, the half with the highest
-            correctness, rounded down, at least one. Of equal draws the first row's come first; undefined ones are last.
+            correctness, rounded down, at least one. Of equal draws the last row's come first, as in the authors'
+            reversed sort; undefined ones are last.
         masks: (T,), the mask of each candidate: ids or numbers.
         correctness: (T,), NaN where undefined.
         counts: (T,) int, how often the captioner drew the text; 0 counts as 1.
@@ -39,8 +40,8 @@ def lone_draws(
     if lone_masks != "better_half":
         return draws if lone_masks == "keep" else np.zeros_like(draws)
     _, numbers = np.unique(np.asarray(masks), return_inverse=True)
-    # NaN sorts last, and lexsort is stable.
-    order = np.lexsort((-correctness, numbers))
+    # NaN sorts last.
+    order = np.lexsort((-np.arange(len(draws)), -correctness, numbers))
     totals = np.bincount(numbers, weights=draws).astype(np.int64)
     before = np.cumsum(draws[order]) - draws[order] - (np.cumsum(totals) - totals)[numbers[order]]
     kept = np.zeros_like(draws)

@@ -59,7 +59,7 @@ class ReductionConfig(FrozenModel):
 
 
 class PriorConfig(FrozenModel):
-    """An instance detector's opinion of what the objects are (the paper: CutLER, score >= 0.5)."""
+    """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
     # unset: not decided yet. A run is refused before it starts, with both ways to decide (`docs/priors.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"

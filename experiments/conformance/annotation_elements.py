@@ -138,9 +138,9 @@ MASKS: Final = Section(
             "script: masks",
             "the order of the instances",
             ours="SAM's order, copies behind it",
-            reason="so ids do not depend on the detector's order. No score and no draw reads the order; of two rivals "
-            "with equal scores, the first is named",
-            unmeasured="no accuracy and no yield can change",
+            reason="so ids do not depend on the detector's order. Another order draws other captions of the same "
+            "distribution, and of two rivals with equal scores the first is named",
+            unmeasured="what other draws of the same distribution change is the arm of another seed",
         ),
         Element(
             "an image without an instance",
@@ -167,10 +167,10 @@ MASKS: Final = Section(
         Element(
             "decoding",
             "scripts: masks, captions",
-            "OpenCV, upright by EXIF",
+            "upright by EXIF; for masks detectron2's reader (Pillow), for captions OpenCV",
             ours="Pillow, upright by EXIF",
-            reason="one decoder for all formats, in a process that may die. Both use libjpeg; chroma and rounding can "
-            "differ by a colour step",
+            reason="one decoder for all formats, in a process that may die. Both use libjpeg; for captions chroma and "
+            "rounding can differ by a colour step",
             unmeasured="scenes are PNG files, which both decode alike",
         ),
     ),
@@ -205,7 +205,8 @@ CROPS: Final = Section(
             "script: captions",
             "one pixel short at its end; the grown start, width and height are cut to integers",
             ours="whole; the grown box is all pixels that it touches, in exact arithmetic",
-            reason="a fault: the last row and column of each object are lost, and a single pixel ends the script",
+            reason="a fault: the last row and column of each object are lost, and a single pixel ends the script. The "
+            "arm cuts the end pixel; the cut to integers is not in it",
             arms=("short_boxes",),
         ),
         Element(
@@ -218,7 +219,7 @@ CROPS: Final = Section(
         Element(
             "colour of fill and padding",
             "script: captions",
-            "CLIP's mean as a normalised value: RGB 156, 148, 133",
+            "CLIP's mean as a normalised value: RGB 156, 147, 133",
             ours="CLIP's mean colour: RGB 123, 117, 104",
             reason="a fault: the mean was meant, which is 0 after normalisation",
             arms=("grey",),
@@ -427,7 +428,7 @@ CAPTIONS: Final = Section(
             "none: as the tokenizer decodes it, with blanks and a full stop",
             ours="lower-case, blanks collapsed, no full stop at the end",
             reason="so that equal captions are one. CLIP's tokenizer does the first two itself; the full stop is "
-            "a token of theirs that ours has not",
+            "a token of theirs that ours has not. Their parser reads the text before it is cleaned",
             unmeasured="the captioner of `tiny` writes no full stop",
         ),
         Element(
@@ -552,8 +553,8 @@ FAULTS: Final = Section(
         Element(
             "all weights of a step are zero",
             "script: CoCa",
-            "the whole batch falls back to its own distributions",
-            ours="the row does",
+            "if all rows' weights are, the batch falls back to its own distributions",
+            ours="a row whose weights are zero does",
             reason="a row must not depend on others",
             unmeasured="EOS apart, a softmax has no zero sum: it does not occur",
         ),
@@ -627,7 +628,8 @@ TRAINING: Final = Section(
             "a mask alone in its image",
             "script: loader",
             "one of the better half of its draws, by correctness",
-            ours="`draw=pseudo_ris`: the same; of equal ones the first rows', and one at least",
+            ours="`draw=pseudo_ris`: the same; of equal ones the last rows', and one at least (above 16 draws their sort "
+            "leaves the order of equals open)",
             others=f"{_DISTINCT}one of all its texts",
             proof="tests/schemas/test_lone_masks.py::test_the_better_half_is_what_the_authors_loader_draws_from",
         ),

@@ -31,7 +31,7 @@ from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import SamProposer
 
 # CLIP's mean in the place of a normalised colour: 255 * (mean * std + mean).
-GREY_RGB = (156, 148, 133)
+GREY_RGB = (156, 147, 133)
 
 
 class ArmCounter:

@@ -213,7 +213,8 @@ OBJECTIVE: Final = Section(
             "queries without a pseudo-label",
             "eq. 4",
             _OPEN,
-            ours="their confidence is to be 0, in one mean with the matched ones",
+            ours="their confidence is to be 0; the sum over all K queries is divided by the matched pairs, so that a pair "
+            "has K / E terms",
             reason="the answer is the argmax over all K: a query that is never told no may answer. So DETR does",
             unmeasured=_NEEDS_TRAINING,
         ),
@@ -430,7 +431,7 @@ CURRICULUM: Final = Section(
             "stages and what they train on",
             "eq. 5–7",
             "θ_sem: H_sem ∪ D_sem; θ_refD: and D_ref; θ_ref: D_all with H'_ref; θ^(i): H_ref^(i) ∪ H_sem",
-            ours="the same",
+            ours="the same; of θ_refD the text says “exclusively on D_ref” and writes the union: the union is read",
             proof=f"{_CURRICULUM}::test_the_papers_curriculum_has_its_mixes_and_its_fifty_epochs",
         ),
         Element(
@@ -452,7 +453,7 @@ CURRICULUM: Final = Section(
             "Select",
             "eq. 6–7",
             "the pseudo-referent among the candidates, by the model",
-            ours="the candidate of the highest IoU with the mask of the most confident query",
+            ours="the candidate of the highest IoU with the mask of the most confident query; each round chooses anew",
             reason="the paper does not say how a prediction chooses",
             unmeasured="how often it is right is in the ablation's table of Select, in [ppt](ppt.md)",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import socket
@@ -33,6 +34,16 @@ def test_what_ray_reports_does_not_reach_the_terminal_of_a_run(capsys):
         say("beta")
     assert "infinite retries remaining" in capsys.readouterr().out
     assert len(hints) == 1
+
+
+def test_a_callers_handler_goes_on_to_hear_of_ray_data():
+    handler, named = logging.StreamHandler(), logging.getLogger("ray.data")
+    named.addHandler(handler)
+    try:
+        with _quiet():
+            assert handler.level == logging.NOTSET
+    finally:
+        named.removeHandler(handler)
 
 
 def test_ray_client_is_refused_with_the_way_to_submit_a_job():

@@ -1,6 +1,6 @@
 """Instance priors decide which proposals are objects: by rules, by a table of instances, or by a detector.
 
-Source: method page, section 1; the authors' instances come from CutLER, score >= 0.5.
+Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 """
 
 from __future__ import annotations
