@@ -200,8 +200,8 @@ def _quiet() -> Iterator[None]:
     # Read by Ray's C++ when it starts.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
-        # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler. A handler
-        # that is not Ray's is the caller's, and may serve other loggers too.
+        # An error that ends a run is also raised, and we report it. Ray's file handler is not a StreamHandler. Handlers
+        # of others are the caller's, and may serve other loggers too.
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)
     # What the cluster reports (a worker died, a task is tried again) is printed whatever `log_to_driver` says.

@@ -628,8 +628,8 @@ TRAINING: Final = Section(
             "a mask alone in its image",
             "script: loader",
             "one of the better half of its draws, by correctness",
-            ours="`draw=pseudo_ris`: the same; of equal ones the last rows', and one at least (above 16 draws their sort "
-            "leaves the order of equals open)",
+            ours="`draw=pseudo_ris`: the same; of equal ones the last rows', and one at least (above 16 draws their "
+            "sort leaves the order of equals open)",
             others=f"{_DISTINCT}one of all its texts",
             proof="tests/schemas/test_lone_masks.py::test_the_better_half_is_what_the_authors_loader_draws_from",
         ),

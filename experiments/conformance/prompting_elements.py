@@ -213,8 +213,8 @@ OBJECTIVE: Final = Section(
             "queries without a pseudo-label",
             "eq. 4",
             _OPEN,
-            ours="their confidence is to be 0; the sum over all K queries is divided by the matched pairs, so that a pair "
-            "has K / E terms",
+            ours="their confidence is to be 0; the sum over all K queries is divided by the matched pairs, so that a "
+            "pair has K / E terms",
             reason="the answer is the argmax over all K: a query that is never told no may answer. So DETR does",
             unmeasured=_NEEDS_TRAINING,
         ),
