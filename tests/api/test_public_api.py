@@ -28,6 +28,7 @@ def test_importing_it_loads_no_torch_no_ray_and_no_pyarrow():
     assert in_new_process(code) == "[]"
 
 
+@pytest.mark.slow
 def test_reading_a_run_loads_no_torch_and_no_ray(tmp_path):
     out = str(tmp_path / "out")
     scored_run(RunLocation.open(out), num_shards=1)

@@ -36,6 +36,7 @@ def commands(command=None, path=()):
 COMMANDS = dict(commands())
 
 
+@pytest.mark.slow
 def test_help_shows_everything_on_a_screen_of_100_by_30():
     # As a user meets it; the other pages are asked for in this process, which saves seconds each.
     words = [sys.executable, "-m", "pseudoris", "--help"]

@@ -15,7 +15,8 @@ def bootstrap():
     return ImageBootstrap(evaluate(load_config("tiny"), options, console=Console(quiet=True)))
 
 
-pytestmark = pytest.mark.slow
+# The weights seldom change, and the measurement takes most of a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 # Sixty scenes move a share by up to 0.04: the bounds stand that much below what 200 scenes gave.

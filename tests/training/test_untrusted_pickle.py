@@ -36,6 +36,7 @@ class Runs:
         return self._call
 
 
+@pytest.mark.slow
 @given(value=PLAIN, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
 def test_plain_values_of_every_protocol_are_read(value, protocol):
     assert load_plain(pickle.dumps(value, protocol), "refs(unc).p") == value

@@ -335,6 +335,7 @@ def test_a_format_of_a_plug_in_is_opened_where_it_is_allowed():
     assert opened(thumbnail(data, (*IMAGE_FORMATS, "HOSTILE"))).size == (5, 3)
 
 
+@pytest.mark.slow
 def test_every_format_of_the_list_is_opened_by_a_process_that_has_loaded_no_plugin():
     # In this process other tests may have imported them.
     code = (

@@ -33,6 +33,7 @@ def scenes():
     return [drawn(seed) for seed in range(30)]
 
 
+@pytest.mark.slow
 def test_labels_are_counted_from_none_to_all_and_no_verdict_moves_the_first_row(scenes):
     asked = {"test": scenes[20:], "second": scenes[:5]}
     found = measure_labels(scenes[:20], asked, (0.5, 1.0))

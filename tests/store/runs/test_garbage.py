@@ -185,6 +185,7 @@ def test_a_dry_run_names_by_kind_what_a_real_one_deletes(run):
     assert not any(location.exists(path) for path in dry.deleted)
 
 
+@pytest.mark.slow
 def test_gc_beside_living_writers_never_takes_a_part_that_counts(disk):
     """Writers of two minds race for each shard and then write generations, while gc runs without a pause."""
     num_shards = 12

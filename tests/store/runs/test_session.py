@@ -387,6 +387,7 @@ def test_a_shard_that_another_driver_committed_meanwhile_counts_once(run):
     assert verify_run(run).is_clean
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how large a process is")
 def test_room_between_what_lives_on_is_given_back():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -70,6 +70,7 @@ PAIR = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda pair: (float(m
 IMAGE = st.dictionaries(st.sampled_from("abc"), PAIR)
 
 
+@pytest.mark.slow
 @given(st.lists(IMAGE, min_size=1, max_size=12).filter(lambda each: any(each)))
 def test_value_and_interval_are_those_of_the_definition(sums):
     bootstrap = ImageBootstrap(sums)

@@ -226,6 +226,7 @@ def test_the_trained_model_is_decoded_token_for_token_as_open_clips_forward_woul
     assert [caption.tokens for caption in cached] == [caption.tokens for caption in plain]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_gives_captions_too(run, precision):
     half = CocaCaptioner(run.captions, run.compute.model_copy(update={"precision": precision}))

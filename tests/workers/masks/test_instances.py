@@ -83,6 +83,7 @@ def test_in_paper_an_instance_that_touches_no_mask_takes_the_generators_first():
     assert both == [Kept(0, "table:0"), Kept(0, "table:1", copy=1)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3), max_size=8), st.booleans())
 def test_in_paper_masks_are_those_of_the_authors_loop(picks, has_stray):
     # Their loop, in words: per instance the first maximum of the overlaps in pixels, with nothing left out.
