@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.interrupts import handlers_kept, signals_deferred
-from pseudoris.pipeline.ray_errors import causes, original_error
+from pseudoris.pipeline.ray_errors import causes, original_error, task_result
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.run_records import Identity
@@ -101,11 +101,7 @@ def identity_on_cluster(config: RunConfig) -> Identity:
     measure = ray.remote(measure_identity).options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=dict(pool.resources), max_retries=1
     )
-    try:
-        identity: Identity = ray.get(measure.remote(config))
-    except ray.exceptions.RayError as error:
-        raise original_error(error) from error
-    return identity
+    return task_result(measure.remote(config))
 
 
 def _refuse_client(address: str) -> None:

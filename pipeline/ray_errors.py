@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
+import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from pseudoris.schemas.errors import PseudorisError, TransientError
 
 # Ray Data appends advice on its own settings to the message of every exception that passes through it.
 _ADVICE: Final = "\nFailed to apply UDF transform after "
+
+T = TypeVar("T")
+
+
+def task_result(task: ray.ObjectRef[T]) -> T:
+    """Wait for a task and return its result. Raises what the task raised, see `original_error`."""
+    try:
+        return ray.get(task)
+    except RayError as error:
+        raise original_error(error) from error
 
 
 def original_error(error: BaseException) -> BaseException:

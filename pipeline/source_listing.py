@@ -9,7 +9,7 @@ from typing import Final
 
 import ray
 
-from pseudoris.pipeline.ray_errors import original_error
+from pseudoris.pipeline.ray_errors import task_result
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.sources import Source, SourceItem
@@ -99,10 +99,7 @@ def _items(source: Source, bundle: _Bundle) -> Iterator[SourceItem]:
         for file, format_ in bundle.files:
             yield from source.items(file, format_)
         return
-    try:
-        indices = ray.get(bundle.index)
-    except ray.exceptions.RayError as error:
-        raise original_error(error) from error
+    indices = task_result(bundle.index)
     for (file, format_), index in zip(bundle.files, indices, strict=True):
         # The type follows from the format.
         yield from rows_of(file, index) if format_ == "parquet" else index  # type: ignore[arg-type, misc]

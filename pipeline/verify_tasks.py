@@ -8,7 +8,7 @@ from typing import Final
 
 import ray
 
-from pseudoris.pipeline.ray_errors import original_error
+from pseudoris.pipeline.ray_errors import task_result
 from pseudoris.schemas.placement import PoolConfig
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verify import CheckShards, ShardToCheck, check_shards
@@ -47,7 +47,4 @@ def _first(running: list[ray.ObjectRef[list[Problem]]]) -> list[Problem]:
     """Wait for the first task to end; remove it from `running` and return its problems."""
     (done,), _ = ray.wait(running, num_returns=1)
     running.remove(done)
-    try:
-        return ray.get(done)
-    except ray.exceptions.RayError as error:
-        raise original_error(error) from error
+    return task_result(done)

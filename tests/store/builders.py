@@ -10,11 +10,11 @@ from pycocotools import mask as coco
 
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
-from pseudoris.schemas.run_records import Identity, PlanEntry, Receipt, RunHeader
+from pseudoris.schemas.run_records import Identity, PlanEntry, PlanExtension, Receipt, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, Provenance, commit_shard
-from pseudoris.store.runs.header import create_header
+from pseudoris.store.runs.header import create_extension, create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 
 HEIGHT, WIDTH = 12, 20
@@ -53,6 +53,21 @@ def start_run(
         config_sha256=config_hash(config),
     )
     return create_header(location, header.model_copy(update=changes))
+
+
+def extend_run(location: RunLocation, header: RunHeader, entries: list[PlanEntry]) -> RunHeader:
+    """Add `entries` to the plan of a run, and return its header with them."""
+    written = write_plan(location, entries, generation=2)
+    extension = PlanExtension(
+        number=2,
+        created_utc="2026-01-02T00:00:00Z",
+        plan_parts=written.parts,
+        num_images=written.num_images,
+        num_repeated=0,
+        num_shards=len({entry.shard for entry in entries}),
+        header_sha256=header.sha256,
+    )
+    return create_extension(location, extension)
 
 
 def make_mask(image: str, index: int = 0, box: tuple[int, int, int, int] = (3, 2, 9, 7)) -> MaskRecord:

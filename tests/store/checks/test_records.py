@@ -13,38 +13,23 @@ from pathlib import Path
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, PseudorisError
-from pseudoris.schemas.run_records import HEADER_NAME, PlanExtension
+from pseudoris.schemas.run_records import HEADER_NAME
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verify import VerifyReport, verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
 from pseudoris.store.runs.garbage import run_gc
-from pseudoris.store.runs.header import create_extension, extension_path, read_header
+from pseudoris.store.runs.header import extension_path, read_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import read_manifest, write_manifest
-from pseudoris.store.runs.plan import write_plan
 from pseudoris.store.runs.receipts import latest_receipts, receipt_path
 from pseudoris.store.runs.session import RunSession
 from pseudoris.store.tables.run_reader import Run
 from pseudoris.training.dataset.snapshot import Snapshot
 from tests.builders.seals import edit_sealed, forge_header
-from tests.store.builders import commit, make_entries, start_run
+from tests.store.builders import commit, extend_run, make_entries, start_run
 
 FINISHED_BY_0_1_0 = Path(__file__).parents[2] / "fixtures" / "version_0_1_0" / "finished"
-
-
-def extend(location: RunLocation, header, first_shard: int):
-    written = write_plan(location, make_entries(num_shards=1, first_shard=first_shard), generation=2)
-    extension = PlanExtension(
-        number=2,
-        created_utc="2026-01-02T00:00:00Z",
-        plan_parts=written.parts,
-        num_images=written.num_images,
-        num_repeated=0,
-        num_shards=1,
-        header_sha256=header.sha256,
-    )
-    return create_extension(location, extension)
 
 
 def write_run(location: RunLocation, **changes) -> None:
@@ -52,7 +37,7 @@ def write_run(location: RunLocation, **changes) -> None:
     header = start_run(location, make_entries(num_shards=2, per_shard=4), **changes)
     commit(location, header, 0, 1)
     write_manifest(location)
-    commit(location, extend(location, header, first_shard=2), 2)
+    commit(location, extend_run(location, header, make_entries(num_shards=1, first_shard=2)), 2)
     commit(location, read_header(location), 1, generation=1)
     run_gc(location)
     write_manifest(location)

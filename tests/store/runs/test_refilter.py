@@ -19,7 +19,6 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.renames import in_present_words
-from pseudoris.schemas.run_records import PlanExtension
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
@@ -28,9 +27,9 @@ from pseudoris.store.files.local_storage import LocalStorage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import planned_run
 from pseudoris.store.runs.commit import Provenance, commit_parts, make_receipt
-from pseudoris.store.runs.header import create_extension, read_header, require_header
+from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.manifest import is_manifest_complete, iter_manifest, write_manifest
-from pseudoris.store.runs.plan import iter_plan, write_plan
+from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, part_path, receipt_path
 from pseudoris.store.runs.refilter import RuleChange, refilter, refiltered
 from pseudoris.store.runs.seals import sealed
@@ -39,7 +38,7 @@ from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 from tests.builders.fault_proxy import Fault
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import forge_header, put_in_old_words, without_digests
-from tests.store.builders import make_entries
+from tests.store.builders import extend_run, make_entries
 
 HIGHER = RuleChange(tau=1.2)
 
@@ -280,17 +279,7 @@ def test_a_retried_parent_is_taken_as_it_stands(disk, new, tmp_path):
 
 def test_an_extended_parent_gives_its_whole_plan(disk, new):
     header = scored_run(disk)
-    written = write_plan(disk, make_entries(2, 5, first_shard=4), generation=2)
-    extension = PlanExtension(
-        number=2,
-        created_utc="2026-02-01T00:00:00+00:00",
-        plan_parts=written.parts,
-        num_images=written.num_images,
-        num_repeated=0,
-        num_shards=2,
-        header_sha256=header.sha256,
-    )
-    header = create_extension(disk, extension)
+    header = extend_run(disk, header, make_entries(2, 5, first_shard=4))
     with pytest.raises(ConfigError, match="is not complete, 4 of 6 shards"):
         refilter(disk, new, HIGHER)
     for shard in (4, 5):
