@@ -89,7 +89,7 @@ MASKS: Final = Section(
             "SAM's predictor",
             "bilinear, by Pillow on bytes, the longer side to 1024",
             ours="the same",
-            proof="tests/workers/masks/test_generator.py::test_trained_masks_of_photographs_are_sams",
+            proof="tests/workers/masks/test_generator.py::test_trained_masks_of_scenes_are_sams",
         ),
         Element(
             "instances that choose the masks",
@@ -184,7 +184,7 @@ CROPS: Final = Section(
             "script: captions",
             "one masked, three of the image at 1.0, 1.1 and 1.2",
             {"captions.has_masked_crop": True, "captions.context_scales": [1.0, 1.1, 1.2]},
-            proof=f"{_CAPTIONER}::test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules",
+            proof=f"{_CAPTIONER}::test_in_paper_the_captioner_sees_the_mask_and_the_image_around_it_at_three_scales",
         ),
         Element(
             "masked crop",
@@ -279,7 +279,7 @@ CAPTIONS: Final = Section(
             "script: captions",
             "11: one of beam search, ten sampled; 44 a mask",
             ours="the same",
-            proof=f"{_CAPTIONER}::test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules",
+            proof=f"{_CAPTIONER}::test_in_paper_a_crop_gets_one_caption_of_each_of_the_eleven_rules",
         ),
         Element(
             "beams and groups",
@@ -294,7 +294,7 @@ CAPTIONS: Final = Section(
             "script: CoCa",
             "the sum of raw logits",
             {"captions.beam.beam_score": "logit"},
-            proof=f"{_BEAM}::test_all_groups_together_find_what_open_clip_finds",
+            proof=f"{_ENGINE}::test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits",
             arms=("logprob",),
         ),
         Element(
@@ -310,7 +310,7 @@ CAPTIONS: Final = Section(
             "script: captions",
             "top-k with 5, 7, 9, 11, 13; top-p with 0.4, 0.5, 0.6, 0.7, 0.8; one caption each",
             {"captions.sampling.top_k": [5, 7, 9, 11, 13], "captions.sampling.top_p": [0.4, 0.5, 0.6, 0.7, 0.8]},
-            proof=f"{_CAPTIONER}::test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules",
+            proof=f"{_CAPTIONER}::test_in_paper_a_crop_gets_one_caption_of_each_of_the_eleven_rules",
             arms=("samplers",),
         ),
         Element(
@@ -353,7 +353,7 @@ CAPTIONS: Final = Section(
             "§3.2; script: CoCa",
             "cosine of CoCa's image embeddings, not clamped",
             ours="the same",
-            proof=f"{_DISTINCTIVE}::test_all_others_count_by_their_similarity_which_is_not_clamped",
+            proof=f"{_ENGINE}::test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero",
         ),
         Element(
             "contrast",

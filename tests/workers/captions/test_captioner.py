@@ -2,6 +2,8 @@
 
 import dataclasses
 import tomllib
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from pseudoris.workers.captions.reference import ReferenceEngine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.images import prefetch
+from pseudoris.workers.images.crops import grow_box, plain_crop
 from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import rle
 from tests.builders.coca import captions_config
@@ -103,6 +106,42 @@ def run():
 @pytest.fixture(scope="module")
 def captioner(run):
     return CocaCaptioner(run.captions, run.compute)
+
+
+@pytest.fixture(scope="module")
+def of_paper(run):
+    """The captioner of tiny with the crops and the rules of paper."""
+    paper = load_config("paper").captions
+    names = ("has_masked_crop", "context_scales", "has_antialiasing", "beam", "sampling")
+    changes = {name: getattr(paper, name) for name in names}
+    return CocaCaptioner(run.captions.model_copy(update=changes), run.compute)
+
+
+def test_in_paper_the_captioner_sees_the_mask_and_the_image_around_it_at_three_scales(of_paper):
+    image = shard_image(1)
+    pixels = decode_proven(image.data)
+    found = of_paper.image_crops(image, pixels)
+    assert found.kinds == ("masked", "context_1.0", "context_1.1", "context_1.2")
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    for number, record in enumerate(image.masks):
+        (mask,) = rle.decode([record.rle_counts], record.rle_size)
+        for kind, scale in enumerate((None, 1.0, 1.1, 1.2)):
+            x0, y0, x1, y1 = grow_box(record.box_xyxy_px, scale=scale or 1.0, image_size=(SIDE, SIDE))
+            at = (slice(y0, y1), slice(x0, x1))
+            kept = None if scale else mask[at]
+            plain = plain_crop(pixels[at], found.pixels.shape[-1], mask=kept, has_antialiasing=False)
+            torch.testing.assert_close(found.pixels[kind, number], (plain - mean) / std, rtol=0, atol=1e-4)
+
+
+def test_in_paper_a_crop_gets_one_caption_of_each_of_the_eleven_rules(of_paper):
+    rules = [("beam", None, None), *(("top_k", k, None) for k in (5, 7, 9, 11, 13))]
+    rules += [("top_p", None, p) for p in (0.4, 0.5, 0.6, 0.7, 0.8)]
+    kinds = ("masked", "context_1.0", "context_1.1", "context_1.2")
+    image = of_paper(Shard(0, 0, (shard_image(1),))).images[0]
+    for mask in image.masks:
+        mine = [one for one in image.expressions if one.target_mask_ids == (mask.mask_id,)]
+        found = Counter((s.crop, s.decoder, s.top_k, s.top_p) for one in mine for s in one.samples)
+        assert found == Counter((kind, *rule) for kind, rule in product(kinds, rules))
 
 
 def test_every_mask_gets_44_samples_in_the_order_of_crops_and_rules(captioner):

@@ -4,9 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, CACHE_BYTES, collecting
+from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.reference import ReferenceEngine
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
@@ -76,6 +79,33 @@ def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(sampling):
 )
 def test_other_settings_follow_the_plain_definition(changes):
     assert_engines_agree(image_crops(num_masks=3), max_length=7, min_length=2, **changes)
+
+
+def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits():
+    beam = load_config("paper").captions.beam.model_dump()
+    image, lengths = image_crops(num_masks=3), {"max_length": 7, "min_length": 2}
+    beams = [
+        [caption.tokens for caption in found if caption.rule.name == "beam"]
+        for found in (
+            assert_engines_agree(image, beam=beam, **lengths),
+            captions_of(CachedEngine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
+        )
+    ]
+    assert beams[0] != beams[1], "the seed tells the two scores not apart"
+
+
+def test_others_weigh_by_the_cosine_of_open_clips_embeddings_also_below_zero(monkeypatch):
+    image, model, chosen, choose = image_crops(num_masks=4), small_coca(), [], engine_module.choose_others
+    monkeypatch.setattr(engine_module, "choose_others", lambda *given: chosen.append(choose(*given)) or chosen[-1])
+
+    captions_of(CachedEngine, image, model, max_length=5)
+
+    embeddings = model.encode_image(image.pixels[0], normalize=False)
+    assert (embeddings.norm(dim=1) - 1).abs().min() > 0.1
+    cosines = F.cosine_similarity(embeddings[:, None], embeddings[None], dim=2)
+    (others,) = chosen
+    torch.testing.assert_close(others.weights, cosines.gather(1, others.indices) / 3)
+    assert (others.weights < 0).any()
 
 
 def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it():
