@@ -7,11 +7,10 @@ from typing import Final
 from experiments.conformance.elements import NOT_STATED, Element, Section
 
 _MODEL: Final = "tests/training/ppt/test_ppt_model.py"
-_HEADS: Final = "tests/training/ppt/test_point_heads.py"
+_TRAINING: Final = "tests/training/ppt/test_ppt_training.py"
 _CONFIG: Final = "tests/training/ppt/test_ppt_config.py"
 _LOSSES: Final = "tests/training/ppt/test_losses.py"
 _RUNS: Final = "tests/training/ppt/recipes/test_recipe_runs.py"
-_RECIPES: Final = "tests/training/ppt/recipes/test_recipe_config.py"
 _CURRICULUM: Final = "tests/training/ppt/test_curriculum.py"
 _SELECT: Final = "tests/training/ppt/test_referent_selection.py"
 # The words for what a paper leaves open.
@@ -30,7 +29,7 @@ ARCHITECTURE: Final = Section(
                 "ppt:clip.architecture": "ViT-B-16-quickgelu",
                 "ppt:clip.weights.uri": "open_clip:ViT-B-16-quickgelu/openai",
             },
-            proof=f"{_CONFIG}::test_paper_has_the_sizes_of_section_4_1",
+            proof=f"{_TRAINING}::test_no_weight_of_the_encoders_and_of_sam_is_trained",
         ),
         Element(
             "mask decoder",
@@ -135,14 +134,15 @@ ARCHITECTURE: Final = Section(
                 "ppt:generator.anchor_gain": 0.0,
                 "ppt:generator.word_code_width": 0,
             },
-            proof=f"{_CONFIG}::test_the_heads_of_paper_are_equation_2_on_features_alone",
+            proof=f"{_MODEL}::test_in_paper_clips_response_changes_no_prompt",
         ),
         Element(
             "points and labels",
             "eq. 2",
             "PointHead(q_k): a perceptron regresses both from the query, coordinates in [0, 1]",
             {"ppt:generator.point_head": "regression"},
-            proof=f"{_HEADS}::test_points_labels_and_confidences_are_perceptrons_of_the_query_as_in_equation_2",
+            proof=f"{_MODEL}"
+            "::test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_queries_as_in_equation_2",
         ),
         Element(
             "confidence",
@@ -150,7 +150,8 @@ ARCHITECTURE: Final = Section(
             "ScoreHead(q_k), an independent perceptron",
             ours="the same",
             others="begins at CLIP's response where the query looks",
-            proof=f"{_HEADS}::test_points_labels_and_confidences_are_perceptrons_of_the_query_as_in_equation_2",
+            proof=f"{_MODEL}"
+            "::test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_queries_as_in_equation_2",
         ),
         Element(
             "text that CLIP reads",
@@ -200,7 +201,8 @@ OBJECTIVE: Final = Section(
                 "ppt:objective.confidence": 1.0,
                 "ppt:objective.look": 0.0,
             },
-            proof=f"{_CONFIG}::test_paper_weighs_the_terms_of_equation_4_alike_and_adds_none",
+            proof=f"{_MODEL}"
+            "::test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs",
         ),
         Element(
             "cost of the matching",
@@ -244,15 +246,19 @@ OBJECTIVE: Final = Section(
             unmeasured="scenes are square",
         ),
         Element(
-            "optimiser, rate, batch",
+            "optimiser, rate",
             "§4.1",
-            "Adam, 0.001, 64",
-            {
-                "ppt:training.optimiser": "adam",
-                "ppt:training.peak_rate": 0.001,
-                "ppt:data.pairs_per_batch": 64,
-            },
-            proof=f"{_CONFIG}::test_paper_has_the_sizes_of_section_4_1",
+            "Adam, 0.001",
+            {"ppt:training.optimiser": "adam", "ppt:training.peak_rate": 0.001},
+            proof=f"{_MODEL}::test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_decay",
+        ),
+        Element(
+            "batch",
+            "§4.1",
+            "64",
+            {"ppt:data.pairs_per_batch": 64},
+            ours="pairs of an image and a text",
+            proof=f"{_TRAINING}::test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_figures",
         ),
         Element(
             "schedule, warm-up, decay, norm of a gradient",
@@ -318,7 +324,8 @@ DATA: Final = Section(
             "§3.2",
             "CLIP Surgery [32], then SAM",
             {"recipes:grounding.surgery_blocks": 6, "recipes:grounding.is_feature_surgery": True},
-            proof=f"{_RECIPES}::test_paper_has_the_models_and_the_recipes_of_sections_3_2_to_4_1",
+            proof="tests/training/ppt/recipes/test_response_maps.py"
+            "::test_in_paper_a_response_is_clip_surgerys_in_six_blocks_less_that_of_the_redundant_texts",
         ),
         Element(
             "prompt of SAM, and choice among its masks",

@@ -78,6 +78,13 @@ class CurriculumConfig(FrozenModel):
             raise ValueError(f"Phase {self.phases[0].name} is the first, so no model is trained yet that could select.")
         return self
 
+    def renamed(self) -> str | None:
+        """Return the new name of a phase under a former one, as `old is now called new`; None if there is none."""
+        for now, former in _FORMER_NAMES.items():
+            if any(phase.name == former for phase in self.phases):
+                return f"{former} is now called {now}"
+        return None
+
     def named_as(self, saved: Mapping[str, Any]) -> CurriculumConfig:
         """Return the settings under the names of a training that an older version began, if nothing else differs.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.config import SamArchitecture, WeightsConfig
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
@@ -242,6 +243,10 @@ def load_ppt_config(preset: str, path: Path | None = None, assignments: Sequence
     """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
 
     Raises:
-        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name. A former name of a
+            phase, which only a training that has begun may keep.
     """
-    return load_preset(_PACKAGE, PptConfig, preset, path, assignments)
+    config = load_preset(_PACKAGE, PptConfig, preset, path, assignments)
+    if renamed := config.curriculum.renamed():
+        raise ConfigError(f"curriculum.phases: the phase {renamed}.")
+    return config

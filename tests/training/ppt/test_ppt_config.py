@@ -84,3 +84,9 @@ def test_tiny_records_what_it_recorded_before_so_that_an_older_training_resumes(
 def test_settings_of_an_attention_are_refused_where_there_is_none(words, message) -> None:
     with pytest.raises(ConfigError, match=message):
         load_ppt_config("tiny", None, words)
+
+
+@pytest.mark.parametrize(("old", "new"), [("composed", "ris_augmented"), ("referring", "ris_joint")])
+def test_an_old_name_of_a_phase_is_refused_with_the_new_one(old, new) -> None:
+    with pytest.raises(ConfigError, match=rf"curriculum\.phases: the phase {old} is now called {new}"):
+        load_ppt_config("tiny", None, [f"curriculum.phases=[{{name: {old}, sources: [d_sem], epochs: 1}}]"])

@@ -1,6 +1,7 @@
 """The point generator between frozen features and SAM's decoder."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -12,16 +13,21 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.training.learning.optimiser import make_optimiser, rate_at
 from pseudoris.training.ppt.losses import assign, matching_cost
 from pseudoris.training.ppt.point_generator import PointGenerator, PointPrompts, Stage
 from pseudoris.training.ppt.point_mask_decoder import EncodedImages, PointMaskDecoder
-from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig
+from pseudoris.training.ppt.ppt_config import ObjectiveConfig, PointGeneratorConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_model import FrozenFeatures, PointPrompting, confidence_targets, on_patches
 from pseudoris.training.ppt.prompt_layers import ProductLayer, distinct_peaks
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch, PseudoLabels, collate
 from pseudoris.workers.checkpoints.models import load_sam
 
 SMALL = PointGeneratorConfig(num_queries=5, num_points=4, image_blocks=(0, 2), width=32, num_heads=4)
+
+# The point generator of paper in the sizes of SMALL.
+_SIZES = {name: getattr(SMALL, name) for name in ("num_queries", "num_points", "image_blocks", "width", "num_heads")}
+OF_PAPER = load_ppt_config("paper").generator.model_copy(update=_SIZES)
 
 
 def _model(objective: ObjectiveConfig | None = None) -> PointPrompting:
@@ -286,17 +292,71 @@ def test_unmatched_queries_are_to_say_no_and_nothing_else() -> None:
     assert all(targets[pairs.rows[at], pairs.queries[at]] == 1 for at in referents.tolist())
 
 
-def test_the_loss_is_the_sum_of_its_terms_over_matched_pairs() -> None:
-    model, features, labels = _model().eval(), _features(), _labels()
+def test_in_paper_the_loss_is_equation_4_summed_over_its_terms_and_averaged_over_matched_pairs() -> None:
+    model, features, labels = _model(load_ppt_config("paper").objective).eval(), _features(), _labels()
 
     terms = model.loss(features, labels)
 
-    assert terms["loss"].item() == pytest.approx(sum(terms[name].item() for name in ("mask", "point", "confidence")))
     found = model(features)
-    cost = matching_cost(found.prompts, found.mask_logits, labels, ObjectiveConfig(confidence=0.0))
     pairs = assign(matching_cost(found.prompts, found.mask_logits, labels, model.objective), labels.counts)
-    matched = cost[pairs.rows, pairs.queries, pairs.labels].mean().item()
-    assert (terms["mask"] + terms["point"]).item() == pytest.approx(matched, abs=1e-4)
+    masks, points = 0.0, 0.0
+    for b, k, e in zip(pairs.rows.tolist(), pairs.queries.tolist(), pairs.labels.tolist(), strict=True):
+        logits, wanted = found.mask_logits[b, k], labels.masks[b, e]
+        share = logits.sigmoid()
+        dice = 1 - (2 * (share * wanted).sum() + 1) / (share.sum() + wanted.sum() + 1)
+        masks += (dice + F.binary_cross_entropy_with_logits(logits, wanted)).item()
+        xy, said = found.prompts.points_xy[b, k], found.prompts.label_logits[b, k]
+        points += min(
+            ((xy - labels.points_xy[b, e, order]).abs().sum(-1).mean()).item()
+            + F.binary_cross_entropy_with_logits(said, labels.labels[b, e, order]).item()
+            for order in map(list, permutations(range(len(said))))
+        )
+    targets = confidence_targets(found.prompts, labels, pairs)
+    confidences = F.binary_cross_entropy_with_logits(found.prompts.confidence_logits, targets, reduction="sum").item()
+    by_hand = {name: total / len(pairs.rows) for name, total in (("mask", masks), ("point", points))}
+    by_hand["confidence"] = confidences / len(pairs.rows)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"loss": sum(by_hand.values()), **by_hand}, abs=1e-4
+    )
+
+
+def test_in_paper_clips_response_changes_no_prompt() -> None:
+    torch.manual_seed(0)
+    generator, features = PointGenerator(OF_PAPER, 24, 16).eval(), _features()
+    given = features.image, features.text, features.is_word
+
+    one, other = (
+        generator(*given, response, features.tokens) for response in (features.response, torch.zeros(2, 4, 4))
+    )
+
+    for name in ("points_xy", "label_logits", "confidence_logits"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_in_paper_points_labels_and_confidences_are_perceptrons_of_the_last_queries_as_in_equation_2() -> None:
+    torch.manual_seed(0)
+    generator, features, queries = PointGenerator(OF_PAPER, 24, 16).eval(), _features(), []
+    generator.norm.register_forward_hook(lambda module, given, out: queries.append(out))
+
+    found = generator(features.image, features.text, features.is_word, features.response, features.tokens)
+
+    (query,) = queries
+    points = generator.point_head.layers(query).unflatten(-1, (4, 3))
+    assert torch.equal(found.points_xy, points[..., :2].sigmoid())
+    assert torch.equal(found.label_logits, points[..., 2])
+    assert torch.equal(found.confidence_logits, generator.score_head.layers(query)[..., 0])
+
+
+def test_in_paper_adam_trains_the_point_generator_alone_at_one_rate_without_decay() -> None:
+    model, training = _model(), load_ppt_config("paper").training
+
+    optimiser = make_optimiser(model, training)
+
+    (group,) = optimiser.param_groups
+    assert type(optimiser) is torch.optim.Adam
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-3, 0, (0.9, 0.999))
+    assert {id(weight) for weight in group["params"]} == {id(weight) for weight in model.generator.parameters()}
+    assert {rate_at(step, training.with_steps(1000)) for step in range(1000)} == {1e-3}
 
 
 @pytest.mark.slow

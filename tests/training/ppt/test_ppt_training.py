@@ -14,14 +14,15 @@ from lightning_fabric import Fabric
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
+from pseudoris.training.learning.optimiser import make_optimiser
 from pseudoris.training.ppt.curriculum_runs import SourceRuns
 from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
 from pseudoris.training.ppt.ppt_config import load_ppt_config
-from pseudoris.training.ppt.ppt_learner import load_ppt
+from pseudoris.training.ppt.ppt_learner import PointLearner, load_ppt
 from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
 from tests.training.checkpoints import assert_equal_weights
 from tests.training.dataset.builders import build_run
-from tests.training.ppt.builders import PHASES, RECIPE, small_config, small_runs
+from tests.training.ppt.builders import RECIPE, small_config, small_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
@@ -116,11 +117,12 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
 
 @pytest.mark.slow
 def test_a_training_that_an_older_version_began_goes_on_under_its_names(tmp_path, runs) -> None:
-    older = [{**phase, "name": name} for phase, name in zip(PHASES, OLDER_NAMES, strict=True)]
-    now, then = (
-        small_config(tmp_path, ["curriculum.epochs_factor=0.5", f"curriculum.phases={json.dumps(phases)}"])
-        for phases in (PHASES, older)
-    )
+    now = small_config(tmp_path, ["curriculum.epochs_factor=0.5"])
+    older = [
+        phase.model_copy(update={"name": name}) for phase, name in zip(now.curriculum.phases, OLDER_NAMES, strict=True)
+    ]
+    curriculum = now.curriculum.model_copy(update={"phases": tuple(older)})
+    then = now.model_copy(update={"curriculum": curriculum})
 
     def kill(report):
         if report.step >= 2:
@@ -337,6 +339,21 @@ def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> N
     with pytest.raises(ConfigError, match=match):
         train_ppt(request, open_fabric(config.training))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_weight_of_the_encoders_and_of_sam_is_trained(tmp_path) -> None:
+    config = small_config(tmp_path)
+    encoders = FrozenEncoders(config)
+    learner = PointLearner(config, encoders)
+
+    optimiser = make_optimiser(learner.module, config.training)
+
+    frozen = [*encoders._towers._model.parameters(), *encoders._sam.parameters()]
+    assert not any(weight.requires_grad for weight in frozen)
+    trained = {id(weight) for group in optimiser.param_groups for weight in group["params"]}
+    assert trained.isdisjoint(map(id, frozen))
+    features = encoders.encode(["grey"], [torch.zeros(3, 20, 30, dtype=torch.uint8)], ["a star"])
+    assert not any(each.requires_grad for each in (*features.image, features.text, features.sam.embeddings))
 
 
 def test_a_batch_that_cannot_be_split_over_the_devices_is_refused_by_name(tmp_path) -> None:

@@ -1,17 +1,25 @@
-"""From a response map to points."""
+"""From an image to a response map, and from there to points."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
+from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.ppt.recipes.grounding import ResponsePrompter, agreement
-from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
+from pseudoris.training.ppt.recipes.grounding import Grounder, ResponsePrompter, agreement
+from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig, load_recipe_config
 from pseudoris.training.ppt.recipes.response_maps import HIGHEST, Peaks, as_shares, parted, prompted, response_points
+from pseudoris.workers.checkpoints.models import load_clip
+from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.masks.sam_frames import resize_for_sam
+from tests.training.student.builders import CLIP
 
 SHARE = np.zeros((8, 8), np.float32)
 SHARE[1:4, 1:4] = 0.9
@@ -22,6 +30,47 @@ SHARE[6:, :] = 0.5
 def test_a_phrase_is_read_without_its_article() -> None:
     assert prompted("the red star", "a photo of a {}") == "a photo of a red star"
     assert prompted("the", "a photo of a {}") == "a photo of a the"
+
+
+def _patches_of_surgery(model, planes: torch.Tensor, num_blocks: int) -> torch.Tensor:
+    """The patches (L, D) by CLIP Surgery as its paper has it: v-v attention beside the last blocks, nothing else."""
+    blocks, outputs = model.visual.transformer.resblocks, []
+    hooks = [block.register_forward_hook(lambda *args: outputs.append(args[-1])) for block in blocks]
+    model.encode_image(planes)
+    for hook in hooks:
+        hook.remove()
+    first = len(blocks) - num_blocks
+    path = outputs[first - 1][0]
+    for block, tokens in zip(blocks[first:], outputs[first - 1 :], strict=False):
+        width = tokens.shape[-1]
+        attention, normed = block.attn, block.ln_1(tokens[0])
+        values = normed @ attention.in_proj_weight[2 * width :].T + attention.in_proj_bias[2 * width :]
+        heads = values.split(width // attention.num_heads, 1)
+        read = [(head @ head.T / head.shape[1] ** 0.5).softmax(1) @ head for head in heads]
+        path = path + attention.out_proj(torch.cat(read, 1))
+    return model.visual.ln_post(path[1:]) @ model.visual.proj
+
+
+def test_in_paper_a_response_is_clip_surgerys_in_six_blocks_less_that_of_the_redundant_texts(tmp_path) -> None:
+    path, weights = tmp_path / "clip.json", WeightsConfig(uri="random:1")
+    path.write_text(json.dumps({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 8}}), encoding="utf-8")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    run = load_config("tiny", None, [f"filtering.architecture={path}", "filtering.weights.uri=random:1"])
+    grounder, seen = Grounder(load_recipe_config("paper").grounding, run), []
+    # What it prompts SAM with.
+    grounder._prompter = lambda image, shares, peaks: seen.append(shares) or [[]]
+    grounder(image, ["a red star"], ["cup", "red star"])
+
+    model = load_clip(str(path), weights).requires_grad_(False)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    planes = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
+    patches = F.normalize(_patches_of_surgery(model, planes[None], 6), dim=1)
+    texts = F.normalize(
+        model.encode_text(ClipTokenizer(12)([f"a photo of a {text}" for text in ("red star", "cup")])), dim=1
+    )
+    response = patches @ (texts[0] - (texts[1] + texts[0]) / 2)
+    whole = F.interpolate(response.view(1, 1, 4, 4), (32, 32), mode="bicubic")[0]
+    np.testing.assert_allclose(seen[0], as_shares(whole.numpy()), atol=1e-3)
 
 
 def test_responses_are_shares_of_their_own_range_and_a_flat_one_is_zero() -> None:
