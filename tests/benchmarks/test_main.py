@@ -28,5 +28,5 @@ def test_all_benchmarks_of_the_folder_are_parts():
 
 @pytest.mark.slow
 def test_a_part_is_a_process_of_its_own():
-    assert everything.run("crops", ["--help"]) == 0
-    assert everything.run("crops", ["--no-such-option"]) == 2
+    assert everything.run("scale", ["--help"]) == 0
+    assert everything.run("scale", ["--no-such-option"]) == 2
