@@ -13,6 +13,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.workers.device_kind import device_kind
 from pseudoris.workers.stages import STAGES, StageKind
 
 # The packages that compute and write: another version may give other bytes.
@@ -46,11 +47,11 @@ def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) ->
     # Every process that loads weights calls this first.
     announce_endpoint(config)
     digests = (partial(stage.weights_digest, config) for stage in stages)
-    *weights, device_kind = gather(*digests, partial(_device_kind, config))
+    *weights, device = gather(*digests, partial(device_kind, config.compute))
     return Identity(
         method=config.method(),
         weights=dict(zip((stage.name for stage in stages), weights, strict=True)),
-        device_kind=device_kind,
+        device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config))),
     )
 
@@ -109,15 +110,6 @@ def _check(of_run: Identity, here: Identity, config: RunConfig) -> tuple[str, ..
             "placement.<pool>.resources"
         )
     return accepted
-
-
-def _device_kind(config: RunConfig) -> str:
-    if config.compute.device == "none":
-        return "none"
-    # Imported here, not at the top: processes that read and commit do not pay torch's load time and memory.
-    from pseudoris.workers.device import device_kind
-
-    return device_kind(config.compute)
 
 
 def _further_packages(config: RunConfig) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,15 +48,3 @@ def to_device(values: NDArray[np.generic] | torch.Tensor, device: torch.device) 
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def device_kind(compute: ComputeConfig) -> str:
-    """Return the device kind for a run's identity: the GPU's name, or the CPU's architecture and vector capability.
-
-    Raises:
-        ConfigError: compute.device=cuda, but torch sees no GPU.
-    """
-    if compute.device == "cuda":
-        prepare_device(compute)
-        return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

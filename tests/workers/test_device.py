@@ -6,7 +6,7 @@ import torch
 
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.device import compute_dtype, device_kind, prepare_device, to_device
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -39,10 +39,6 @@ def test_the_config_sets_the_threads():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_device_kind_of_a_cpu_names_its_vector_capability():
-    assert device_kind(ComputeConfig(device="cpu")).endswith(torch.backends.cpu.get_cpu_capability())
 
 
 def test_each_precision_has_a_dtype():
