@@ -177,7 +177,7 @@ def _category(rng: np.random.Generator, mix: World) -> str:
 
 def _size(rng: np.random.Generator, mix: World) -> str:
     """One size, as frequent as the world says."""
-    if mix.small_share == 0.5:
+    if mix.small_share is None:
         return SIZES[int(rng.integers(len(SIZES)))]
     return SIZES[int(rng.random() >= mix.small_share)]
 

@@ -59,7 +59,7 @@ class World:
         patterns: Their geometry.
         category_weights: How frequent each of `CATEGORIES` is, in any unit; None if all are equally frequent.
         count_weights: How frequent scenes of 2, 3, … 10 objects are, in any unit.
-        small_share: Share of the objects that are small.
+        small_share: Share of the objects that are small; None if all sizes are equally frequent.
         same_category_share: Share of the objects that repeat an earlier object's category. With fewer than by default,
             the category alone would be unambiguous too often, and naive captions would look good.
         same_word_share: With which probability each further word of that object is repeated too.
@@ -78,7 +78,7 @@ class World:
     patterns: PatternStyle = PatternStyle()
     category_weights: tuple[float, ...] | None = None
     count_weights: tuple[float, ...] = (2, 4, 5, 5, 4, 3, 2, 1, 1)
-    small_share: float = 0.5
+    small_share: float | None = None
     same_category_share: float = 0.55
     same_word_share: float = 0.4
 

@@ -101,5 +101,5 @@ def test_an_empty_folder_is_refused_before_ray_is_asked_for(tmp_path, monkeypatc
 
 
 def test_gpus_on_a_cpu_preset_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"compute\.device is none"):
-        estimate(str(write_source(tmp_path)), stub_config(), num_gpus=4)
+    with pytest.raises(ConfigError, match=r"compute\.device is cpu"):
+        estimate(str(write_source(tmp_path)), stub_config("compute.device=cpu"), num_gpus=4)
