@@ -155,7 +155,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _prior(config: RunConfig) -> str:
-    from pseudoris.workers.masks.instance_priors import prior_digest
+    from pseudoris.workers.engine_digests import prior_digest
 
     prior = config.masks.prior
     return f"{prior.path}  sha256 {(prior_digest(prior) or '')[:12]}…"

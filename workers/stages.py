@@ -16,13 +16,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Protocol, cast
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, RunConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import LOAD_SECONDS, record
 from pseudoris.schemas.shard import Shard
+from pseudoris.workers.engine_digests import DIGESTS
 
 Stage = Callable[[Shard], Shard]
 
@@ -94,15 +95,20 @@ _ROOMS: Final = ("schemas", "store", "workers", "pipeline", "training", "synthwo
 
 
 def _find(group: str, name: str, setting: str) -> Any:
+    entry = _entry(group, name, setting)
+    try:
+        return entry.load()
+    except ImportError as error:
+        reason = _new_name(error.name or "") or str(error)
+        raise ConfigError(f"{setting}={name!r}: {entry.value} cannot be imported: {reason}") from error
+
+
+def _entry(group: str, name: str, setting: str) -> EntryPoint:
     found = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
         known = ", ".join(sorted(found)) or "none; is the package installed?"
         raise ConfigError(f"{setting}={name!r}: no such engine in the entry points {group!r} (known: {known})")
-    try:
-        return found[name].load()
-    except ImportError as error:
-        reason = _new_name(error.name or "") or str(error)
-        raise ConfigError(f"{setting}={name!r}: {found[name].value} cannot be imported: {reason}") from error
+    return found[name]
 
 
 def _new_name(module: str) -> str:
@@ -145,7 +151,9 @@ class StageKind:
     def weights_digest(self, config: RunConfig) -> str:
         """Return the sha256 of the stage's weights. Raises: ConfigError: They are missing, or not the expected ones."""
         settings = self.settings(config)
-        return str(self.find(settings).weights_digest(settings))
+        entry = _entry(self.group, settings.engine, f"{self.section}.engine")
+        digest = DIGESTS.get(entry.value) or self.find(settings).weights_digest
+        return str(digest(settings))
 
 
 STAGES: Final = (

@@ -24,7 +24,7 @@ from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, 
 from pseudoris.training.student.student_config import StudentConfig, load_student_config
 from pseudoris.training.student.student_learner import StudentLearner
 from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Of a student's training; three minutes of one core.
 NUM_STEPS: Final = 300

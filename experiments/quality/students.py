@@ -33,7 +33,7 @@ from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import encode_png
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.masks import SamProposer
 
 # Of the other parts that train students too, which then share these arms.

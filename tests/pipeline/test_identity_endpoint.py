@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.pipeline.identity import announce_endpoint
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from tests.builders.runs import stub_config
 
 

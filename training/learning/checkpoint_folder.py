@@ -21,7 +21,7 @@ import torch
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 CONFIG_NAME: Final = "config.json"
 CHECKPOINT_NAME: Final = "checkpoint.pt"

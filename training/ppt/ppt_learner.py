@@ -22,7 +22,7 @@ from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointPrompting
 from pseudoris.training.ppt.prompted_pairs import PairBatch
 from pseudoris.training.ppt.pseudo_labels import to_device
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # What a training of PPT calls itself in its checkpoint.
 LEARNER: Final = "ppt"

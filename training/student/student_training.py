@@ -22,7 +22,7 @@ from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.student.student_config import StudentConfig
 from pseudoris.training.student.student_learner import StudentLearner
 from pseudoris.training.student.target_dataset import Snapshots, collate, training_set
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # What a training of the student calls itself in its checkpoint.
 LEARNER = "student"

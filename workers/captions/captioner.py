@@ -18,8 +18,8 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.models import load_coca
-from pseudoris.workers.checkpoints.weights import weights_digest as file_digest
 from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.engine_digests import coca_digest
 from pseudoris.workers.faults.quarantine import apply_to_groups
 from pseudoris.workers.images.crops import CropFormat, make_crops
 from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
@@ -93,7 +93,7 @@ class CocaCaptioner:
     @classmethod
     def weights_digest(cls, config: CaptionsConfig) -> str:
         """Return the sha256 of the weights that `config` names, without loading the model."""
-        return file_digest(config.weights)
+        return coca_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""

@@ -17,7 +17,8 @@ from torch import nn
 
 from pseudoris.schemas.config import SamArchitecture, WeightsConfig
 from pseudoris.workers.checkpoints.openclip import build_clip, build_coca, read_model_config
-from pseudoris.workers.checkpoints.weights import check_activation, load_into, random_seed
+from pseudoris.workers.checkpoints.weight_files import random_seed
+from pseudoris.workers.checkpoints.weights import check_activation, load_into
 
 # Source: segment-anything 1.0, build_sam.py: for RGB in [0, 255].
 _PIXEL_MEAN, _PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,15 +14,13 @@ from numpy.typing import NDArray
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
-from pseudoris.schemas.errors import gather
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.engine_digests import clip_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.filtering.scores import CandidateScores, score_candidates
-from pseudoris.workers.filtering.spacy_nouns import pipeline_digest
 from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.images.prefetch import Decode, prefetched_pixels
 from pseudoris.workers.masks.rle import runs
@@ -67,8 +63,7 @@ class ClipScorer:
         Raises:
             ConfigError: The weights, spaCy or its pipeline are missing; the message names all that are.
         """
-        clip, pipeline = gather(partial(weights_digest, config.weights), partial(pipeline_digest, config))
-        return str(clip) if pipeline is None else hashlib.sha256(f"{clip} {pipeline}".encode()).hexdigest()
+        return clip_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one target scored; see `apply_to_images` for errors."""

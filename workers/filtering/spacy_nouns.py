@@ -19,7 +19,6 @@ from pseudoris.workers.filtering.noun_lexicon import PARTS, PICTURES, QUANTITIES
 
 # The pipeline of `filtering.nouns=spacy`.
 SPACY_MODEL: Final = "en_core_web_sm"
-_HASH_BLOCK_BYTES: Final = 2**20
 
 
 def check_spacy(config: FilterConfig) -> str:
@@ -161,8 +160,5 @@ def _folder_digest(folder: Path) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,6 @@ Rows are numbered from 0 in the file's order. `InstanceTable` finds them by imag
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -42,19 +41,6 @@ Entry = Mapping[str, Any]
 _PARQUET_MAGIC = b"PAR1"
 _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
-_HASH_BLOCK_BYTES = 2**20
-
-
-def file_digest(path: str) -> str:
-    """Return the sha256 of a prior's file. Raises: ConfigError: it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with fsspec.open(path, "rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
-    return digest.hexdigest()
 
 
 def read_instance_table(path: str, min_score: float) -> InstanceTable:

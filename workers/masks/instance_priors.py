@@ -166,17 +166,3 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
 
         return TablePrior(read_instance_table(prior.path, prior.min_score), prior)
     return DetectorPrior(InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score), prior)
-
-
-def prior_digest(config: PriorConfig) -> str | None:
-    """Return the sha256 of the prior's file, or None for `none`.
-
-    Raises:
-        ConfigError: The prior's kind is `unset`, or its file cannot be read.
-    """
-    config.check_is_set()
-    if config.kind == "none" or config.path is None:
-        return None
-    from pseudoris.workers.masks.instance_files import file_digest
-
-    return file_digest(config.path)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
-from pseudoris.schemas.errors import gather
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.checkpoints.models import load_sam
-from pseudoris.workers.checkpoints.weights import weights_digest as file_digest
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.engine_digests import sam_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.images.prefetch import prefetched_pixels
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.instance_priors import build_prior, prior_digest
+from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.reduction import mask_records
 from pseudoris.workers.stages import STAGE_PROPOSE
 
@@ -52,10 +49,7 @@ class SamProposer:
         Raises:
             ConfigError: The weights or the prior are missing; the message names both if both are.
         """
-        digest, prior = gather(partial(file_digest, config.weights), partial(prior_digest, config.prior))
-        if prior is None:
-            return str(digest)
-        return hashlib.sha256(f"{digest} {prior}".encode()).hexdigest()
+        return sam_digest(config)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""

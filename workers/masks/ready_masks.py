@@ -32,10 +32,11 @@ from pseudoris.schemas.errors import ConfigError, ImageError, TransientError, ga
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.device import prepare_device
+from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.images.prefetch import decode_image
 from pseudoris.workers.masks import rle
-from pseudoris.workers.masks.instance_priors import build_prior, prior_digest
+from pseudoris.workers.masks.instance_priors import build_prior
 from pseudoris.workers.masks.proposals import Proposals
 from pseudoris.workers.masks.reduction import mask_records
 from pseudoris.workers.masks.segmentation_forms import MaskSizeError, compressed_counts

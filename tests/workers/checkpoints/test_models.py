@@ -12,7 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.compact_vocabulary import TOKEN_IDS
 from pseudoris.workers.checkpoints.models import build_sam, load_clip, load_coca, load_sam
 from pseudoris.workers.checkpoints.openclip import build_coca
-from pseudoris.workers.checkpoints.weights import weights_digest
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 CONFIG = load_config("tiny")
 TINY = files("pseudoris.workers.checkpoints") / "tiny"

@@ -1,7 +1,5 @@
 """Building and asking the three instance priors."""
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.workers.engine_digests import prior_digest
 from pseudoris.workers.masks import instance_priors, rle
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instance_priors import (
@@ -24,7 +23,6 @@ from pseudoris.workers.masks.instance_priors import (
     TablePrior,
     build_prior,
     load_detector,
-    prior_digest,
 )
 from pseudoris.workers.masks.reduction import reduce_proposals
 
@@ -95,13 +93,6 @@ def test_the_option_iou_takes_another_mask_than_intersection(pixels, proposals):
 def test_a_missing_table_is_refused_when_the_stage_is_built(masks_config):
     with pytest.raises(ConfigError, match=r"prior\.path=nowhere\.parquet cannot be read"):
         build_prior(masks_config(prior=PriorConfig(kind="table", path="nowhere.parquet")), CPU)
-
-
-def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):
-    path = tmp_path / "t.json"
-    path.write_bytes(b"{}")
-    assert prior_digest(PriorConfig(kind="table", path=str(path))) == hashlib.sha256(b"{}").hexdigest()
-    assert prior_digest(PriorConfig()) is None
 
 
 def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide(masks_config):
