@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTa
 from ray.data.block import BlockMetadata
 
 from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.resources import num_committers, num_readers
+from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers
 from pseudoris.pipeline.shard_tasks import commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig
@@ -29,6 +29,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     """Return the lazy graph: one block per shard in, one block with one receipt per shard out."""
     configure_ray_data()
     placement = job.config.placement
+    actors = busy_actors(actors, job.config, len(shards))
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
         # As many blocks as read tasks: otherwise Ray Data would split blocks to reach its own number.

@@ -58,6 +58,15 @@ def plan_actors(nodes: Sequence[Mapping[str, float]], config: RunConfig) -> dict
     return actors
 
 
+def busy_actors(actors: Mapping[str, int], config: RunConfig, num_shards: int) -> dict[str, int]:
+    """Return of the planned actors as many as have a shard to work on, but of each pool at least its `min_actors`.
+
+    An actor beyond the shards would load its models, seconds and gigabytes, for nothing.
+    """
+    pools = config.model_pools()
+    return {name: min(number, max(num_shards, pools[name].min_actors)) for name, number in actors.items()}
+
+
 def num_readers(actors: Mapping[str, int], config: RunConfig) -> int:
     """Return how many shards are read at a time: `placement.read.max_actors`, else one per actor of the first pool.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.pipeline.resources import check_object_store, num_committers, num_readers, plan_actors
+from pseudoris.pipeline.resources import busy_actors, check_object_store, num_committers, num_readers, plan_actors
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
@@ -168,3 +168,9 @@ def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
     named = config("read.max_actors=16", "commit.max_actors=4")
     assert (num_readers({"fused": 1}, named), num_committers({"fused": 1}, named)) == (16, 4)
     assert num_committers({"fused": 1}, config("read.max_actors=16")) == 16
+
+
+def test_no_actor_is_started_without_a_shard_but_those_asked_for():
+    settings = config("mode=staged", "caption.min_actors=3")
+    planned = {"propose": 4, "caption": 4, "filter": 1}
+    assert busy_actors(planned, settings, 2) == {"propose": 2, "caption": 3, "filter": 1}
