@@ -47,7 +47,7 @@ def test_a_source_lists_all_of_it_in_the_order_of_its_keys(monkeypatch):
     assert items[7].etag == f"{7:032x}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_measures_tars_and_a_bucket(tmp_path):
     path = tmp_path / "listing.json"
     bucket_listing.main(["--tars", "3", "--members", "4", "--keys", "2500", "--json", str(path)])

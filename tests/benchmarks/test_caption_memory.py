@@ -22,7 +22,7 @@ def test_a_measured_run_stays_within_its_budget():
     assert grown <= 256
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_linux
 def test_a_run_over_its_budget_gives_no_row():
     config = load_config("tiny", assignments=[f"captions.cache_bytes={2**20}"])

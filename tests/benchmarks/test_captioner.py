@@ -44,7 +44,7 @@ def test_a_row_beyond_the_timed_masks_is_scaled_by_operations_and_says_so():
     assert 1.5 < counted.baseline_s / timed.baseline_s < 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"
     captioner.main(["--masks", "2", "--steps", "4", "--repeats", "1", "--json", str(path)])

@@ -62,7 +62,7 @@ def test_a_row_holds_the_median_and_the_highest_peaks(folder, monkeypatch):
     assert rows[0]["worker_peak_rss_bytes"] == 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_writes_a_row_a_side_and_number_of_workers(tmp_path):
     path = tmp_path / "rows.json"
     given = ["--samples", "8", "--masks", "2", "--workers", "1", "--repeats", "1", "--json", str(path)]

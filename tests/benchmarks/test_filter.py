@@ -44,7 +44,7 @@ def test_the_difference_is_the_largest_of_any_score():
     assert difference(scored(0.5, 0.25), scored(0.375, 0.25)) == 0.125
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_writes_two_rows(tmp_path):
     path = tmp_path / "rows.json"
     arguments = ["--images", "1", "--masks", "2", "--repeats", "1", "--caption-repeats", "1", "--json", str(path)]

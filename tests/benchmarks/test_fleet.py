@@ -64,7 +64,7 @@ def test_each_window_pays_for_the_pools_once():
     assert spent.hours * 3600 == pytest.approx(4 * (60.0 + 25 * 100.0), rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("losses_per_h", [0.5, 40.0], ids=["rare", "more often than a shard lasts"])
 def test_a_lost_node_loses_what_a_memoryless_loss_must(losses_per_h):
     runs = [

@@ -26,7 +26,7 @@ def test_all_benchmarks_of_the_folder_are_parts():
     assert {"captioner", "masks", "crops", "filter", "pipeline", "gpu", "roofline"} <= everything.PARTS.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_is_a_process_of_its_own():
     assert everything.run("scale", ["--help"]) == 0
     assert everything.run("scale", ["--no-such-option"]) == 2

@@ -47,7 +47,7 @@ def test_random_weights_leave_the_share_asked_for_and_smooth_masks():
     assert min(first.encoder_s, again.encoder_s) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_writes_rows_with_the_promised_keys(tmp_path):
     path = tmp_path / "rows.json"
     arguments = [f"--set={assignment}" for assignment in FEW_POINTS]

@@ -23,7 +23,7 @@ def test_operations_are_told_apart_by_their_names(name, kind):
     assert profile.kind_of(name) == kind
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_sides_of_captions_and_masks_are_profiled(tmp_path, capsys):
     path = tmp_path / "profile.json"
     profile.main(["--preset", "tiny", "--masks", "2", "--steps", "3", "--points", "4", "--json", str(path)])

@@ -9,7 +9,7 @@ from benchmarks import roofline
 LITTLE = ["--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1", "--set", "captions.max_length=5"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_stage_is_a_point_below_the_peak(tmp_path, capsys):
     path = tmp_path / "points.json"
     roofline.main([*LITTLE, "--json", str(path)])
@@ -23,7 +23,7 @@ def test_every_stage_is_a_point_below_the_peak(tmp_path, capsys):
         assert point["case"] in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peaks_are_those_of_this_machine():
     peaks = roofline.measure_peaks()
     assert peaks.operations > 1e9

@@ -42,11 +42,8 @@ POISON = "a/image-012.png"
 PAUSES_S = (0.1, 1.2)
 # Of so many faults in a row one may be dear.
 PER_DEAR = 20
-WORDS = (
-    f"shards.max_images={SHARD_IMAGES}",
-    "placement.fused.max_actors=2",
-    f"masks.options={{sleep_s: 0.02, kills_on: {POISON}}}",
-)
+SETTINGS_OF_ALL = (f"shards.max_images={SHARD_IMAGES}", "placement.fused.max_actors=2")
+WORDS = (*SETTINGS_OF_ALL, f"masks.options={{sleep_s: 0.02, kills_on: {POISON}}}")
 
 
 @dataclass
@@ -55,6 +52,7 @@ class Soak:
 
     Attributes:
         record: One line of JSON a run.
+        words: Settings of every run.
         faults_a_run: After so many a run is left alone.
         end: When the last run is left alone, by `time.monotonic`.
         dear: What to choose dear faults from.
@@ -65,6 +63,7 @@ class Soak:
     server: S3Server
     undisturbed: Path
     source: Path
+    words: Sequence[str]
     faults_a_run: int
     end: float
     dear: Sequence[Kind]
@@ -83,7 +82,7 @@ class Soak:
         # A copy, for it may grow.
         source = shutil.copytree(self.source, folder / "images")
         with SETTINGS[name](source, folder, self.server, seed) as setting:
-            setting.words = (*WORDS, *setting.words)
+            setting.words = (*self.words, *setting.words)
             self.say(f"a run of the setting {name}, seed {seed}")
             piece = Piece(setting, draw)
             self._drive(piece, counts)
@@ -166,6 +165,7 @@ def soak(
     minutes: float = float("inf"),
     num_images: int = 2_000,
     faults_a_run: int = 250,
+    words: Sequence[str] = WORDS,
     dear: Sequence[Kind] = DEAR,
     seed: int | None = None,
     say: Callable[[str], None],
@@ -181,11 +181,11 @@ def soak(
         server: S3Server = stack.enter_context(serving_s3())
         undisturbed = folder / "undisturbed"
         say("the undisturbed run, on disk")
-        start_driver(source, undisturbed, "local", *WORDS).finish()
+        start_driver(source, undisturbed, "local", *words).finish()
         # For this process alone, which looks into the bucket past the proxy; drivers are told of the proxy.
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint_url
         stack.callback(os.environ.pop, "AWS_ENDPOINT_URL")
-        state = Soak(record, folder, server, undisturbed, source, faults_a_run, end, dear, say)
+        state = Soak(record, folder, server, undisturbed, source, words, faults_a_run, end, dear, say)
         while True:
             state.run(random.SystemRandom().randrange(10**6) if seed is None else seed, _counts(record))
             seed = None

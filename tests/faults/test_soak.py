@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.report import read_record, soak_table
-from tests.faults.soak import soak
+from tests.faults.soak import SETTINGS_OF_ALL, soak
 from tests.faults.soak_faults import Kind, kill_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -22,6 +22,8 @@ def test_a_run_under_faults_at_random_loses_nothing_and_doubles_nothing(stub_eng
         max_faults=1,
         num_images=100,
         faults_a_run=6,
+        # Without the image that kills its process, whose trial takes half a minute.
+        words=(*SETTINGS_OF_ALL, "masks.options={sleep_s: 0.02}"),
         # None that waits for minutes.
         dear=[Kind("the driver was killed", kill_driver, ("bucket",))],
         say=lambda text: print(f"{time.monotonic() - began:6.1f} s {text}"),

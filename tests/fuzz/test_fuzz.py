@@ -28,7 +28,7 @@ def test_every_damaged_input_is_read_or_refused(name, tmp_path):
     assert not report.findings, f"seed {SEED}; {again}\n" + "\n".join(map(str, report.findings))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_sound_input_is_read(name):
     # Otherwise nothing behind the first check would be tried.
@@ -36,7 +36,7 @@ def test_a_sound_input_is_read(name):
         assert [answer for answer in reader.sound if answer["kind"] != "read"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(broken_targets.TARGETS))
 def test_a_broken_reader_is_found_and_its_input_is_kept(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.fuzz.fuzzer.TIMEOUT_S", 2.0)

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ppt_data")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_grounding_and_the_pairs_are_measured_and_written(folder, tmp_path) -> None:
     figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
 

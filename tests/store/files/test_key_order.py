@@ -114,7 +114,7 @@ def peak_bytes(num_records: int) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_listing():
     small, large = peak_bytes(50_000), peak_bytes(250_000)
     assert large < 12_000_000

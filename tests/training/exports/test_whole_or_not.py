@@ -89,7 +89,7 @@ def test_an_image_file_that_went_missing_meanwhile_is_told(name, built_run, plac
         export(name, built_run, place)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", STREAMED)
 def test_memory_does_not_follow_the_run(name, tmp_path):
     # What follows the end of a JPEG is nobody's pixels.

@@ -146,7 +146,7 @@ def hit_rate(encoders: FrozenEncoders, scenes: tuple[FrozenFeatures, torch.Tenso
     return float(((answers & found).sum((1, 2)) > 0.5 * (answers | found).sum((1, 2))).float().mean())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_regressed_points_hit_the_objects_of_twenty_scenes_before_points_about_a_peak_do(encoders, scenes) -> None:
     *_, chance = scenes

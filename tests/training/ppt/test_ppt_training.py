@@ -97,7 +97,7 @@ def test_the_last_round_is_what_predicts(whole) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("until", [1, 5, 9, 12])
+@pytest.mark.parametrize("until", [5, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 9, 12))])
 def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, whole, until) -> None:
     request, summary, *_ = whole
     cut = replace(request, out=tmp_path / "cut")

@@ -267,7 +267,7 @@ def test_masks_that_do_not_fit_are_refused():
         crops_of(random_pixels(), [(0, 0, 2, 2)], np.ones((2, 24, 32), bool))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_follows_the_image_and_not_the_squares_of_its_crops():
     # The squares would take up to 48 TB. A process of its own: its high-water mark starts low.
     code = """
