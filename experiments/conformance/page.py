@@ -9,9 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from experiments.conformance import annotation_elements, prompting_elements
 from experiments.conformance.arms import ARMS, ARMS_BY_NAME, Arm
+from experiments.conformance.caption_elements import CAPTIONS
 from experiments.conformance.elements import Element, Section
+from experiments.conformance.filter_elements import FAULTS, FILTER
+from experiments.conformance.loader_elements import TRAINING
+from experiments.conformance.mask_elements import CROPS, MASKS
+from experiments.conformance.prompting_data_elements import CURRICULUM, DATA
+from experiments.conformance.prompting_model_elements import ARCHITECTURE, OBJECTIVE
 from experiments.conformance.record import NUM_SCENES, ArmCounts, Difference, difference, read_record
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.evaluation.figures import figure_text
@@ -19,7 +24,10 @@ from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
-SECTIONS: Final[tuple[Section, ...]] = (*annotation_elements.SECTIONS, *prompting_elements.SECTIONS)
+SECTIONS: Final[tuple[Section, ...]] = (
+    *(MASKS, CROPS, CAPTIONS, FILTER, TRAINING, FAULTS),
+    *(ARCHITECTURE, OBJECTIVE, DATA, CURRICULUM),
+)
 NOT_MEASURED: Final = "not yet measured"
 _SAME: Final = "the same"
 # By the prefix of a path.
