@@ -59,6 +59,7 @@ The scripts of the Pseudo-RIS authors: *masks* is `generate_masks/cutler_sam_mas
 """
 _ARMS: Final = """\
 `python -m experiments.conformance measure` counts them, and `experiments/results/conformance.json` holds the counts.
+An arm with few masks says little: hardly any mask of `tiny`'s SAM is as stable as `paper` asks.
 """
 
 
@@ -177,11 +178,16 @@ def _arms(found: Mapping[str, Difference | None]) -> str:
     rows = []
     for name, change in found.items():
         arm = ARMS_BY_NAME[name]
-        cells = [NOT_MEASURED, ""] if change is None else _figures(change)
+        cells = [NOT_MEASURED, "", ""] if change is None else [*_figures(change), _masks(change)]
         settings = "<br>".join(f"`{word}`" for word in arm.assignments)
         rows.append([arm.title, settings, ARMS_BY_NAME[arm.against].title, *cells])
-    head = ["arm", "settings", "compared with", "accuracy", "yield"]
+    head = ["arm", "settings", "compared with", "accuracy", "yield", "masks, of the other"]
     return f"## What differences change\n\n{_ARMS}\n" + _table([head, *rows])
+
+
+def _masks(found: Difference) -> str:
+    own, other = found.num_masks
+    return f"{own:,}, {other:,}"
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -28,9 +28,15 @@ class ArmCounts:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the one that it is compared with, over the same scenes; accuracy of what is kept, and its yield."""
+    """An arm minus the one that it is compared with, over the same scenes; accuracy of what is kept, and its yield.
 
-    num_scenes: int
+    Attributes:
+        num_masks: Masks of the arm, and of the other.
+        accuracy: Of what is kept.
+        yield_: Kept expressions a mask.
+    """
+
+    num_masks: tuple[int, int]
     accuracy: Estimate
     yield_: Estimate
 
@@ -63,8 +69,9 @@ def difference(counted: Mapping[str, ArmCounts], arm: Arm) -> Difference | None:
     if len(scenes) < len(both):
         return None
     bootstrap = ImageBootstrap([_sums(*pair) for pair in zip(*scenes, strict=False)])
+    own, other = (sum(masks for _, _, masks in each) for each in scenes)
     return Difference(
-        bootstrap.num_images,
+        (own, other),
         bootstrap.difference("accuracy", "accuracy of the other"),
         bootstrap.difference("yield", "yield of the other"),
     )

@@ -1,5 +1,7 @@
 """What was counted comes back, and a difference is paired."""
 
+import pytest
+
 from experiments.conformance.arms import ARMS_BY_NAME, PLAIN
 from experiments.conformance.record import (
     NUM_SCENES,
@@ -32,10 +34,11 @@ def test_a_difference_is_that_of_the_same_scenes_and_none_before_all_are_counted
     half = NUM_SCENES // 2
     counted = {
         PLAIN: ArmCounts("", ((2.0, 4, 2), (3.0, 4, 2)) * half),
-        "seed": ArmCounts("", ((3.0, 4, 2), (4.0, 4, 2)) * half),
+        "seed": ArmCounts("", ((3.0, 4, 2), (4.0, 4, 3)) * half),
     }
     found = difference(counted, SEED)
     assert found is not None
     assert (found.accuracy.value, found.accuracy.low, found.accuracy.high) == (0.25, 0.25, 0.25)
-    assert found.yield_.value == 0
+    assert found.yield_.value == pytest.approx(8 / 5 - 2)
+    assert found.num_masks == (5 * half, 4 * half)
     assert difference({**counted, "seed": ArmCounts("", SCENES)}, SEED) is None
