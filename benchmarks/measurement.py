@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -137,10 +137,18 @@ def digest_of(said: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process had at a moment: resident bytes, and seconds of CPU since its start."""
+    """What a process had at a moment.
+
+    Attributes:
+        rss_bytes: Resident.
+        cpu_s: Seconds of CPU since its start.
+        private_bytes: Resident, without files and shared memory. Every worker maps Ray's object store, page by page as
+            it touches them: the sum of `rss_bytes` over workers counts a page of it as often.
+    """
 
     rss_bytes: int = 0
     cpu_s: float = 0.0
+    private_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +221,7 @@ def _total(pids: Sequence[int]) -> Usage:
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
             found.append(usage(pid))
-    return Usage(sum(one.rss_bytes for one in found), sum(one.cpu_s for one in found))
+    return Usage(*(sum(values) for values in zip(*map(astuple, found), strict=True))) if found else Usage()
 
 
 def descendants(pid: int) -> list[int]:
@@ -242,6 +250,8 @@ def _name(pid: int) -> str:
 
 def usage(pid: int) -> Usage:
     """Return what a living process has now."""
-    # Fields after the name, which stands in parentheses and may hold anything: utime and stime, then pages at 21.
+    # Fields after the name, which stands in parentheses and may hold anything: utime and stime.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Usage(int(fields[21]) * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
+    resident, shared = map(int, Path(f"/proc/{pid}/statm").read_text().split()[1:3])
+    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return Usage(resident * _PAGE_BYTES, cpu_s, (resident - shared) * _PAGE_BYTES)

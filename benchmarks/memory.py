@@ -5,7 +5,7 @@
 The driver runs real plans, graphs and commits around stages that only wait (`benchmarks.scale`), beside bare Ray Data
 over as many blocks: it may grow by 2 MB a 1,000 shards more. The workers annotate synthetic scenes with the preset
 `tiny`; they must stay flat. Growth is the slope of a straight line after the first fifth, the warm-up; what is taken
-once, in it, is given apart. Every process is watched from outside.
+once, in it, is given apart. Every process is watched from outside; its files and Ray's object store are not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def driver_memory(rows: int, shard_images: int) -> list[dict[str, Any]]:
 def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
     commits = watched.answer["commits_s"]
     samples = watched.between(commits[0], commits[-1])
-    curve = [(bisect_right(commits, sample.at_s), sample.driver.rss_bytes) for sample in samples]
+    curve = [(bisect_right(commits, sample.at_s), sample.driver.private_bytes) for sample in samples]
     warm = _warm(curve)
     return {
         "case": case,
@@ -63,7 +63,7 @@ def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
 
 
 def worker_memory(scenes: int) -> dict[str, Any]:
-    """Return the row of a run of `tiny`: the resident bytes of all of its workers over the images committed."""
+    """Return the row of a run of `tiny`: the private bytes of all of its workers over the images committed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_demo(folder, num_scenes=scenes)
@@ -74,7 +74,7 @@ def worker_memory(scenes: int) -> dict[str, Any]:
     commits, num_images = watched.answer["commits_s"], watched.answer["num_images"]
     per_shard = num_images / len(commits)
     samples = watched.between(commits[0], commits[-1])
-    curve = [(bisect_right(commits, sample.at_s) * per_shard, sample.workers.rss_bytes) for sample in samples]
+    curve = [(bisect_right(commits, sample.at_s) * per_shard, sample.workers.private_bytes) for sample in samples]
     warm = _warm(curve)
     half = len(warm) // 2
     first, second = (statistics.median(size for _, size in part) for part in (warm[:half], warm[half:]))
@@ -105,14 +105,14 @@ def _thinned(values: Sequence[_T]) -> list[_T]:
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the curves as SVG: resident megabytes over the share of the run that is done."""
+    """Return the curves as SVG: private megabytes over the share of the run that is done."""
     lines = []
     for row in rows:
         end = row["curve"][-1][0]
         points = [(100 * at / end, size / 1e6) for at, size in row["curve"]]
         lines.append(Line(f"{row['case']}, {row['images']:,} images", points, is_dashed=row["case"].startswith("bare")))
     sizes = [point[1] for line in lines for point in line.points]
-    x, y = axis_of("percent of the run", [0.0, 100.0], start=0.0), axis_of("resident MB", sizes, start=0.0)
+    x, y = axis_of("percent of the run", [0.0, 100.0], start=0.0), axis_of("private MB", sizes, start=0.0)
     return line_chart("Memory over a run", x, y, lines)
 
 

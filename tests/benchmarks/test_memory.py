@@ -13,7 +13,9 @@ MB = 1_000_000
 def row(case: str, *, once: int, a_shard: float):
     """A hundred shards, one a second: `once` bytes are taken in the warm-up, then `a_shard` each."""
     samples = [
-        Sample(float(second), Usage(100 * MB + (once if second > 10 else 0) + int(a_shard * second)), Usage())
+        Sample(
+            float(second), Usage(private_bytes=100 * MB + (once if second > 10 else 0) + int(a_shard * second)), Usage()
+        )
         for second in range(100)
     ]
     answer = {"commits_s": [float(second) for second in range(100)]}

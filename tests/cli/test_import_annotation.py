@@ -133,7 +133,7 @@ def test_a_users_mistake_is_one_message_without_a_traceback(dataset, tmp_path, a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signal_number):
     annotation, images = write_small_refer(tmp_path, num_images=60)
     out = tmp_path / "out"

@@ -137,7 +137,7 @@ def elsewhere(wheel, tmp_path_factory) -> Elsewhere:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
     settings = [word for each in (*STUBS, *SMALL, "masks.options={raises_on: 3.png}") for word in ("--set", each)]
     python, command = elsewhere.python, elsewhere.python.with_name("pseudoris")

@@ -133,9 +133,10 @@ class Soak:
             return
         here = piece.setting.name
         dear = [kind for kind in self.dear if here in kind.settings]
-        num_dear = sum(piece.struck[kind.name] for kind in DEAR)
-        if dear and num_dear * PER_DEAR + PER_DEAR // 4 <= piece.struck.total():
-            kind = _behind(dear, Counter(counts) + piece.struck, piece.draw)
+        struck = Counter(counts) + piece.struck
+        # Of all on record, so that their share is kept over many runs too.
+        if dear and sum(struck[kind.name] for kind in DEAR) * PER_DEAR + PER_DEAR // 4 <= struck.total():
+            kind = _behind(dear, struck, piece.draw)
         else:
             cheap = [kind for kind in CHEAP if here in kind.settings]
             (kind,) = piece.draw.choices(cheap, weights=[kind.weight for kind in cheap])

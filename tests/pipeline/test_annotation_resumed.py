@@ -85,6 +85,8 @@ def test_a_driver_killed_before_its_first_shard_is_followed_by_a_whole_run(die_a
     assert part_digests(tmp_path) == part_digests(undisturbed)
 
 
+# The short soak kills a driver, too.
+@pytest.mark.long
 def test_a_driver_killed_between_shards_loses_nothing_that_was_committed(source, undisturbed, tmp_path):
     driver = start_driver(source, tmp_path, "never")
     wait_for_receipts(driver, tmp_path, 2)

@@ -199,6 +199,7 @@ def retry_job(source: Path, out: Path) -> tuple[Job, list[int]]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_work_that_is_done_twice_neither_retries_its_own_retry_nor_fails_when_gc_took_its_base(lacking, source):
     job, shards = retry_job(source, lacking)
     first = {receipt.shard: receipt for receipt in run_shards(job, shards, {"fused": 1})}

@@ -57,10 +57,14 @@ def reference(ray_session, source, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("actors", "order", "assignments"),
     [
-        ({"fused": 2}, [3, 0, 5, 1, 4, 2], ()),
-        ({"propose": 2, "caption": 1, "filter": 1}, range(6), ("placement.mode=staged",)),
+        pytest.param({"fused": 2}, range(6), (), id="two actors", marks=pytest.mark.long),
+        pytest.param(
+            {"propose": 2, "caption": 1, "filter": 1},
+            [3, 0, 5, 1, 4, 2],
+            ("placement.mode=staged",),
+            id="staged, shards shuffled",
+        ),
     ],
-    ids=["two actors, shards shuffled", "staged"],
 )
 def test_placement_and_order_do_not_change_a_byte(actors, order, assignments, source, identity, reference, tmp_path):
     job = planned_job(source, tmp_path, stub_config(SEEDED, *assignments), identity)

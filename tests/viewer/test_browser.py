@@ -207,6 +207,9 @@ def test_search_finds_words_and_file_names_and_marks_them(page):
     page.keyboard.press("Control+A")
     page.keyboard.type("bare.png")
     page.locator(".card >> nth=2").wait_for()
+    # Each letter searches: after the first, another card may still be there.
+    for other in (0, 1):
+        page.locator(f".card >> nth={other}").wait_for(state="hidden")
     assert shown(page) == ["bare.png"]
     page.locator("#find").fill("no such word")
     page.locator("#nobody-reset").click()
@@ -272,11 +275,10 @@ def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tm
     assert all(url.startswith(address) for url in asked)
 
 
-@pytest.mark.parametrize("name", ["index.html", "quality.html"])
-def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages, name):
+def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages):
     with serving(pages) as address:
-        page = open_page(f"{address}/{name}")
-        from_disk = open_page((pages / name).as_uri())
+        page = open_page(f"{address}/index.html")
+        from_disk = open_page((pages / "index.html").as_uri())
         for each in (page, from_disk):
             each.get_by_role("link", name="Quality").click()
             each.get_by_role("heading", name="Distinctiveness").wait_for()

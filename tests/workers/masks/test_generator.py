@@ -145,12 +145,12 @@ def test_trained_masks_of_photographs_are_sams(shipped, name, layers):
     assert_equal(sam, image, MaskGenerator(sam, config)(image), annotations)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "overrides"),
     [
         # Emulated where the processor has no bfloat16, and slow.
-        pytest.param(torch.bfloat16, {}, id="bf16", marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, {}, id="bf16"),
         pytest.param(torch.float32, {"points_per_batch": 25}, id="shapes"),
     ],
 )
