@@ -248,6 +248,15 @@ def _name(pid: int) -> str:
         return ""
 
 
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of a process: a page that n processes share counts as 1/n; 0 if it has ended."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+
+
 def usage(pid: int) -> Usage:
     """Return what a living process has now."""
     # Fields after the name, which stands in parentheses and may hold anything: utime and stime.

@@ -67,7 +67,7 @@ def bare(work_s: float, num_blocks: int) -> dict[str, Any]:
     with connected("local"):
         configure_ray_data()
         start_s = time.monotonic()
-        dataset = ray.data.read_datasource(_Blocks(num_blocks), override_num_blocks=num_blocks, num_cpus=0.25)
+        dataset = ray.data.read_datasource(Blocks(num_blocks), override_num_blocks=num_blocks, num_cpus=0.25)
         for _ in range(2):
             dataset = dataset.map_batches_internal(
                 _Passes,
@@ -85,19 +85,22 @@ def bare(work_s: float, num_blocks: int) -> dict[str, Any]:
     return {"start_s": start_s, "graph_s": start_s, "end_s": end_s, "commits_s": blocks, "num_shards": num_blocks}
 
 
-class _Blocks(Datasource):
+class Blocks(Datasource):
     """A read task a block, as `pseudoris.pipeline.graph.ShardDatasource` has a read task a shard."""
 
     def __init__(self, num_blocks: int) -> None:
+        """Yield as many blocks of one row."""
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
         self._num_blocks = num_blocks
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Return None."""
         return None
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
+        """Return a read task a block."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(functools.partial(_read, number), metadata) for number in range(self._num_blocks)]
 

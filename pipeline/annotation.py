@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import identity_before_ray
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
@@ -60,19 +61,20 @@ def annotate(
         check_options(location, options)
         # Checked before anything is written or started: most mistakes are in a path.
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
-        here = identity_before_ray(config, read_header(location), listing.name)
-        location.probe()
-        lock = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
-        with lock as held, connected(config.placement.address) as may_grow:
+        with ExitStack() as stack:
+            measure = stack.enter_context(identity_before_ray(config, read_header(location), listing.name))
+            location.probe()
+            lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))
+            may_grow = stack.enter_context(connected(config.placement.address))
             actors = plan_actors(node_resources(), config)
             # Before the listing, which may take an hour: missing weights on a node are reported first.
-            identity = complete_identity(config, here)
+            identity = measure()
             header = plan_or_resume(listing, location, config, identity, options=options, on_event=on_event)
             trim_memory()
             check_object_store(node_resources(), config, actors, header.max_shard_bytes)
             interrupts.check()
             job = Job(listing.name, location, header, config, may_grow=may_grow)
-            return _execute(job, actors, options, lock=held, on_event=on_event, interrupts=interrupts)
+            return _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
 
 
 def plan_or_resume(
