@@ -1,0 +1,189 @@
+"""Counts where the CPU would wait for a GPU: in a step, a pass, an image or a shard of each engine.
+
+    python -m benchmarks.synchronisations [--places] [--json F]
+
+The engines run with the tiny preset and `compute.device=cuda` on a GPU that is pretended (`benchmarks.pretended_gpu`),
+so no GPU is needed. Each wait costs the time in which the GPU has nothing queued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import torch
+
+from benchmarks.gpu import scenes_with
+from benchmarks.measurement import write_json
+from benchmarks.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard
+from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions import captioner as captioner_module
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
+from pseudoris.workers.captions.teacher_forcing import TeacherForcing
+from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
+from pseudoris.workers.masks.proposer import SamProposer
+
+_MASKS, _IMAGES = 6, 2
+# Several tiles a shard.
+_TILE: Final = 8
+_PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRow:
+    """The waits of one kind of work.
+
+    Attributes:
+        part: What is counted, and how often it happens.
+        num_calls: How many were counted.
+        median: Waits of the median call.
+        most: Waits of the call with the most.
+        places: How often each operation waited at each place, in all calls.
+    """
+
+    part: str
+    num_calls: int
+    median: float
+    most: int
+    places: dict[str, int]
+
+    @classmethod
+    def of(cls, part: str, calls: Sequence[Sequence[Wait]]) -> SyncRow:
+        """Return the row of the waits of each call, at least one."""
+        counts = [len(call) for call in calls]
+        places = Counter(f"{wait.operation} in {wait.place}" for call in calls for wait in call)
+        return cls(part, len(calls), statistics.median(counts), max(counts), dict(places.most_common()))
+
+
+def measure() -> Iterator[SyncRow]:
+    """Yield the rows of all engines, then that of a training."""
+    words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"filtering.batch_size={_TILE}"]
+    config = load_config("tiny", assignments=words)
+    listening = load_config("tiny", assignments=[*words, "captions.listening={}"])
+    shard = scenes_with(_MASKS, _IMAGES)
+    with pretended_gpu() as gpu:
+        yield from _mask_rows(gpu, config, shard)
+        captioner = CocaCaptioner(config.captions, config.compute)
+        yield from _caption_rows(gpu, captioner, shard)
+        yield _listener_row(gpu, CocaCaptioner(listening.captions, listening.compute), shard)
+        captioned, scorer = captioner(shard), ClipScorer(config.filtering, config.compute)
+        with waits_of(gpu, ClipScorer, "__call__") as shards:
+            scorer(captioned)
+        yield SyncRow.of("filter, a shard", shards)
+        yield _training_row(gpu)
+
+
+def _mask_rows(gpu: PretendedGpu, config: RunConfig, shard: Shard) -> Iterator[SyncRow]:
+    proposer = SamProposer(config.masks, config.compute)
+    with waits_of(gpu, SamPromptDecoder, "__call__") as passes, waits_of(gpu, MaskGenerator, "__call__") as images:
+        proposer(shard)
+    yield SyncRow.of("masks, a pass of prompts", passes)
+    yield SyncRow.of("masks, an image", images)
+
+
+def _caption_rows(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> Iterator[SyncRow]:
+    with (
+        waits_of(gpu, captioner_module, "make_crops") as crops,
+        waits_of(gpu, CachedCocaTowers, "step") as towers,
+        waits_of(gpu, PrefixTreeDecoding, "_advance") as choices,
+        waits_of(gpu, CocaCaptioner, "_caption") as images,
+    ):
+        captioner(shard)
+    steps = [[*hidden, *chosen] for hidden, chosen in zip(towers, choices, strict=True)]
+    yield SyncRow.of("crops, an image", crops)
+    yield SyncRow.of("captions, a step", steps)
+    counted = Counter(wait for call in (*crops, *steps) for wait in call)
+    beside = Counter(wait for call in images for wait in call) - counted
+    yield SyncRow.of("captions, all else of the images", [list(beside.elements())])
+
+
+def _listener_row(gpu: PretendedGpu, captioner: CocaCaptioner, shard: Shard) -> SyncRow:
+    with waits_of(gpu, TeacherForcing, "_step") as steps:
+        captioner(shard)
+    return SyncRow.of("listener, a step", steps)
+
+
+def _training_row(gpu: PretendedGpu) -> SyncRow:
+    """Return the row of a step of PPT, its images and texts cached."""
+    # Imported here: a machine without a trainer lacks Fabric.
+    from pseudoris.training.learning.optimiser import make_optimiser
+    from pseudoris.training.learning.trainer import Trainer
+    from pseudoris.training.ppt.frozen_encoders import FrozenEncoders
+    from pseudoris.training.ppt.ppt_config import load_ppt_config
+    from pseudoris.training.ppt.ppt_learner import PointLearner
+
+    config = load_ppt_config("tiny", None, [])
+    learner = PointLearner(config, FrozenEncoders(config, "cuda"))
+    module = learner.module.to("cuda")
+    optimiser = make_optimiser(module, config.training)
+    trainer = Trainer(_OneGpu(), config.training, folder=None, settings="")  # type: ignore[arg-type]
+    batch = _pairs(learner.encoders.frame.grid, config.generator.num_points)
+    with waits_of(gpu, Trainer, "_step") as steps:
+        for step in range(3):
+            trainer._step(learner, module, optimiser, batch, step)
+    return SyncRow.of("PPT, a step of the trainer", steps[1:])
+
+
+class _OneGpu(SimpleNamespace):
+    """What the trainer asks of Fabric, which takes no pretended GPU."""
+
+    world_size, global_rank = 1, 0
+
+    def backward(self, loss: torch.Tensor) -> None:
+        torch.autograd.backward(loss)
+
+    def clip_gradients(self, module: torch.nn.Module, optimiser: Any, **_: Any) -> torch.Tensor:
+        # torch's own sorts gradients by where they really are.
+        norms = [torch.linalg.vector_norm(each.grad) for each in module.parameters() if each.grad is not None]
+        total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
+
+
+def _pairs(grid: int, num_points: int) -> Any:
+    from pseudoris.training.ppt.prompted_pairs import PairBatch
+    from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
+
+    shape = (_PAIRS, _LABELS)
+    labels = PseudoLabelBatch(
+        masks=torch.ones(*shape, grid, grid),
+        points_xy=torch.full((*shape, num_points, 2), 0.5),
+        labels=torch.ones(*shape, num_points),
+        confidences=torch.tensor([[1.0, 0.0]] * _PAIRS),
+        counts=(_LABELS,) * _PAIRS,
+    )
+    images: list[torch.Tensor | None] = [
+        torch.full((3, _SIDE_PX, _SIDE_PX), 50 * at, dtype=torch.uint8) for at in range(_PAIRS)
+    ]
+    return PairBatch([str(at) for at in range(_PAIRS)], images, ["a red star", "a cup"], labels)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the rows, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--places", action="store_true", help="which of our functions wait, and in what")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    print(f"{'part':<40} {'counted':>8} {'median':>8} {'most':>6}")
+    rows = []
+    for row in measure():
+        rows.append(row)
+        print(f"{row.part:<40} {row.num_calls:>8} {row.median:>8g} {row.most:>6}", flush=True)
+        for place, count in row.places.items() if given.places else ():
+            print(f"    {count:>6}  {place}")
+    write_json([asdict(row) for row in rows], given.json)
+
+
+if __name__ == "__main__":
+    main()
