@@ -1,13 +1,16 @@
 """Measures the engines on one accelerator, without Ray: captions and masks against the baselines, images a second.
 
     python -m benchmarks.gpu [--presets base paper] [--masks 10] [--precision bfloat16] [--repeats 5] [--json F]
+    python -m benchmarks.gpu --sweep FOLDER
     python -m benchmarks.gpu --device cpu --tiny
 
 Needs torch, torchvision, open_clip and segment-anything, of smaller things numpy, scipy, Pillow, PyYAML, pydantic and
 pycocotools, and no weights: presets other than `tiny` run on random ones. Before anything is timed the two sides of a
 comparison must agree: captions token for token in float64, masks as `benchmarks.masks` asks for. In the table the
 baseline of captions is the authors' loop, that of masks Meta's generator in float32; beside it stands Meta's under
-autocast. Images a second are those of the stages.
+autocast. Images a second are those of the stages. Work is timed less often than `--repeats` where `--minutes` would
+not be enough. `--sweep` then tries other settings (`benchmarks.gpu_sweep`), which takes longer, and writes those that
+are fastest as FOLDER/<preset>.yaml, which `pseudoris annotate --config` reads.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import torch
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.captioner import SCENES_LOOKED_AT, noise_crops, one_crop_kind, special_tokens
 from benchmarks.gpu_report import Bench, GpuRow, Report
+from benchmarks.gpu_sweep import CANDIDATES, LITTLE, Sweep
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import random_weights
 from pseudoris.schemas.config import RunConfig
@@ -40,6 +44,8 @@ from pseudoris.workers.filtering import ClipScorer
 
 # Tokens and masks for which captions are compared in float64, where no rounding can flip a draw.
 _CHECKED_STEPS, _CHECKED_MASKS = 6, 3
+# What is timed of a preset: about equal shares of the time that is allowed.
+_WORKS_A_PRESET = 11
 
 
 def measure_captions(config: RunConfig, bench: Bench, *, num_masks: int, num_steps: int) -> Iterator[GpuRow]:
@@ -174,25 +180,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=int, default=10)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--sweep-images", type=int, default=16, help="images of the shard that --sweep works on")
     parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=10, help="for all presets, as far as one call of each allows")
+    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="try settings; write the fastest as YAML")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1} if given.tiny else {}
+    little = {"presets": ["tiny"], "masks": 3, "steps": 6, "images": 1, "sweep_images": 2} if given.tiny else {}
     for name, value in little.items():
         setattr(given, name, value)
     report = Report(given.json)
     for preset in given.presets:
-        assignments = [*_assignments(preset, given.device, given.precision), *given.assignments]
-        _measure_preset(load_config(preset, assignments=assignments), given, report)
+        words = [*_assignments(preset, given.device, given.precision), *given.assignments]
+        config = load_config(preset, assignments=words)
+        limit_s = 60 * given.minutes / (len(given.presets) * _WORKS_A_PRESET)
+        bench = Bench(prepare_device(config.compute), repeats=given.repeats, limit_s=limit_s)
+        _measure_preset(config, given, bench, report)
+        if given.sweep:
+            _sweep(preset, words, given, bench, report)
     if report.failures:
         sys.exit("not measured: " + "; ".join(report.failures))
 
 
-def _measure_preset(config: RunConfig, given: argparse.Namespace, report: Report) -> None:
+def _measure_preset(config: RunConfig, given: argparse.Namespace, bench: Bench, report: Report) -> None:
     """Add the rows of one preset; what fails is noted and costs no other part its rows."""
-    bench = Bench(prepare_device(config.compute), repeats=given.repeats)
     report.take(
         f"captions, {config.preset}",
         lambda: measure_captions(config, bench, num_masks=given.masks, num_steps=given.steps),
@@ -200,6 +213,17 @@ def _measure_preset(config: RunConfig, given: argparse.Namespace, report: Report
     sides = Sides(config, num_images=given.images, kept_share=given.kept, is_remembering=False)
     report.take(f"masks, {config.preset}", lambda: measure_masks(sides, config, bench))
     report.take(f"stages, {config.preset}", lambda: [measure_stages(sides, config, bench, num_masks=given.masks)])
+
+
+def _sweep(preset: str, words: Sequence[str], given: argparse.Namespace, bench: Bench, report: Report) -> None:
+    """Write the settings under which a preset is fastest."""
+    shard = scenes_with(given.masks, given.sweep_images)
+    sweep = Sweep(preset, words, bench, report, shard=shard, kept_share=given.kept)
+    found = sweep.run(LITTLE if given.tiny else CANDIDATES, has_compilation=not given.tiny)
+    given.sweep.mkdir(parents=True, exist_ok=True)
+    path = given.sweep / f"{preset}.yaml"
+    path.write_text(found, encoding="utf-8")
+    print(f"{path}:\n{found}", flush=True)
 
 
 def _assignments(preset: str, device: str, precision: str) -> list[str]:

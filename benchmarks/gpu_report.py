@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import statistics
 import subprocess
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ class GpuRow:
         ours_s: Median seconds of ours.
         ratio: Baseline over ours.
         utilisation: Share of the time of ours in which the GPU ran a kernel, in [0, 1]; None where nothing tells.
+        num_waits: How often the CPU waited for the GPU in a call, as far as torch tells; None on a CPU.
         peak_bytes: Most that was allocated on the GPU while ours ran, its model included; of the process, on a CPU.
         peak_rss_bytes: Highest resident size of the process so far.
         rate: Captions or images a second, as the note says.
@@ -41,6 +44,7 @@ class GpuRow:
     ours_s: float
     ratio: float | None
     utilisation: float | None
+    num_waits: int | None
     peak_bytes: int
     peak_rss_bytes: int
     rate: float
@@ -51,8 +55,9 @@ class GpuRow:
 class Bench:
     """Times work on one device, with its utilisation and its peak memory."""
 
-    def __init__(self, device: torch.device, *, repeats: int) -> None:
-        self._device, self._repeats = device, repeats
+    def __init__(self, device: torch.device, *, repeats: int, limit_s: float = math.inf) -> None:
+        """Time on `device`, each work at most `repeats` times, and once more only before `limit_s` have passed."""
+        self._device, self._repeats, self._limit_s = device, repeats, limit_s
         self.name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
     def seconds(self, work: Callable[[], object], *, repeats: int | None = None) -> float:
@@ -62,7 +67,7 @@ class Bench:
             work()
             wait_for(self._device)
 
-        return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1)
+        return median_seconds(synchronised, repeats=repeats or self._repeats, warm_ups=1, limit_s=self._limit_s)
 
     def row(self, case: str, work: Callable[[], object], *, done: int, baseline_s: float | None, note: str) -> GpuRow:
         """Return the row of `work`, which does `done` captions or images a call."""
@@ -79,12 +84,25 @@ class Bench:
             ours_s=ours_s,
             ratio=None if baseline_s is None else baseline_s / ours_s,
             utilisation=used.share,
+            num_waits=count_waits(work) if is_gpu else None,
             peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else peak_rss_bytes(),
             peak_rss_bytes=peak_rss_bytes(),
             rate=done / ours_s,
             device=self.name,
             note=note,
         )
+
+
+def count_waits(work: Callable[[], object]) -> int:
+    """Return how often the CPU waits for the GPU in a call of `work`, as far as torch tells."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in caught)
 
 
 class Report:
@@ -109,15 +127,17 @@ class Report:
         if not self._rows:
             print(f"device: {row.device}; torch {torch.__version__}")
             print(
-                f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'peak MiB':>9} {'a second':>9}"
+                f"{'case':<72} {'baseline s':>10} {'ours s':>9} {'ratio':>6} {'GPU':>5} {'waits':>6} "
+                f"{'peak MiB':>9} {'a second':>9}"
             )
         self._rows.append(row)
         baseline = "–" if row.baseline_s is None else f"{row.baseline_s:.3f}"
         ratio = "–" if row.ratio is None else f"{row.ratio:.1f}"
+        waits = "–" if row.num_waits is None else str(row.num_waits)
         used = "–" if row.utilisation is None else f"{row.utilisation:.0%}"
         print(
-            f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {row.peak_bytes / 2**20:>9.0f} "
-            f"{row.rate:>9.2f}\n    {row.note}",
+            f"{row.case:<72} {baseline:>10} {row.ours_s:>9.3f} {ratio:>6} {used:>5} {waits:>6} "
+            f"{row.peak_bytes / 2**20:>9.0f} {row.rate:>9.2f}\n    {row.note}",
             flush=True,
         )
         write_json([asdict(one) for one in self._rows], self._path)

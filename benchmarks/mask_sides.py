@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.measurement import peak_rss_bytes, wait_for
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.synthworld.scene_shards import scene_image
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.models import load_sam
@@ -95,15 +95,13 @@ class Sides:
         self._device, self._dtype = prepare_device(config.compute), compute_dtype(config.compute)
         masks = config.masks.model_copy(update={"min_mask_region_area": 0})
         self._sam = load_sam(masks.architecture, masks.weights).requires_grad_(False).to(self._device)
-        scenes = [scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)]
-        self._images: list[NDArray[np.uint8]] = [decode_proven(scene.data) for scene in scenes]
-        is_random = random_seed(masks.weights) is not None
-        if is_random:
-            smooth_weights(self._sam)
+        self._images = scene_pixels(num_images)
+        is_random = smooth_if_random(self._sam, masks.weights)
         is_remembering = is_random if is_remembering is None else is_remembering
         self._clock = _EncoderClock(self._sam, is_remembering=is_remembering)
-        if is_random:
-            masks = masks.model_copy(update=self._thresholds(masks, kept_share))
+        # Those of random weights, under which a realistic share of the mask candidates is left.
+        self.thresholds = self._realistic(masks, kept_share) if is_random else {}
+        masks = masks.model_copy(update=self.thresholds)
         self._config = masks
         shared = {name: getattr(masks, name) for name in _SHARED}
         meta, autocast = (SamAutomaticMaskGenerator(self._sam, **shared) for _ in range(2))
@@ -159,7 +157,7 @@ class Sides:
             share_kept=float((torch.cat(predicted.values) > self._config.pred_iou_thresh).float().mean()),
         )
 
-    def _thresholds(self, masks: Any, kept_share: float) -> dict[str, float]:
+    def _realistic(self, masks: Any, kept_share: float) -> dict[str, float]:
         """Return thresholds under which random weights leave a realistic share of mask candidates."""
         measured = {"stability_score_offset": _RANDOM_OFFSET, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
         with _PredictedIous(self._sam) as predicted:
@@ -171,6 +169,20 @@ class Sides:
             "stability_score_offset": _RANDOM_OFFSET,
             "stability_score_thresh": float(np.quantile(found.stability, 1 - _RANDOM_STABLE)),
         }
+
+
+def scene_pixels(num_images: int) -> list[NDArray[np.uint8]]:
+    """Return the first scenes, (H, W, 3) uint8 RGB each."""
+    scenes = [scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)]
+    return [decode_proven(scene.data) for scene in scenes]
+
+
+def smooth_if_random(sam: Sam, weights: WeightsConfig) -> bool:
+    """Return whether weights are random; then smooth those that were loaded."""
+    is_random = random_seed(weights) is not None
+    if is_random:
+        smooth_weights(sam)
+    return is_random
 
 
 def smooth_weights(sam: Sam) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -54,12 +55,19 @@ class Row:
         return None if self.baseline_s is None else self.baseline_s / self.ours_s
 
 
-def median_seconds(work: Callable[[], object], *, repeats: int = 5, warm_ups: int = 1) -> float:
-    """Return the median wall seconds of `repeats` calls after `warm_ups` that do not count."""
+def median_seconds(
+    work: Callable[[], object], *, repeats: int = 5, warm_ups: int = 1, limit_s: float = math.inf
+) -> float:
+    """Return the median wall seconds of `repeats` calls after `warm_ups` that do not count.
+
+    Once the timed calls have taken `limit_s`, they are enough.
+    """
     for _ in range(warm_ups):
         work()
-    taken = []
+    taken: list[float] = []
     for _ in range(repeats):
+        if taken and sum(taken) >= limit_s:
+            break
         started = time.perf_counter()
         work()
         taken.append(time.perf_counter() - started)
