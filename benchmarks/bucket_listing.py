@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from benchmarks.fake_bucket import BUCKET, num_requests, served
-from benchmarks.measurement import run_watched, usage, write_json
+from benchmarks.measurement import write_json
+from benchmarks.process_watch import run_watched, usage
 from benchmarks.scale import write_tars
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources import open_source
@@ -35,7 +37,7 @@ _CREDENTIALS: Final = {
 def list_all(source: str, endpoint_url: str | None) -> dict[str, float]:
     """List SOURCE to its end; return how many images it names, the clock at both ends, and the memory before."""
     opened = open_source(source, SourceConfig(endpoint_url=endpoint_url))
-    before, started = usage(os.getpid()).rss_bytes, time.monotonic()
+    before, started = usage(psutil.Process()).rss_bytes, time.monotonic()
     num_images = sum(1 for _ in opened.list())
     return {"images": num_images, "start_s": started, "end_s": time.monotonic(), "before_bytes": before}
 

@@ -18,23 +18,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from benchmarks.measurement import descendants, pss_bytes, write_json
+from benchmarks.measurement import write_json
 from benchmarks.scale_driver import Blocks
 from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.graph import actor_runtime, configure_ray_data
 from pseudoris.pipeline.resources import busy_actors, num_committers, num_readers, plan_actors
+from pseudoris.pipeline.start_profile import ProcessGroup, process_groups
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.synthworld.scene_shards import scene_image
-from pseudoris.synthworld.scenes import Split, make_scene
 
 # What the engines of the presets import, and what reading and committing do.
 _OF_MODELS: Final = (
@@ -55,11 +56,16 @@ _MEMORY_PERIOD_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FirstResult:
-    """One cold start: seconds to the first result and to the end, and the highest bytes of all processes together."""
+    """One cold start: seconds to the first result and to the end, and the processes when they held most together."""
 
     first_s: float
     end_s: float
-    peak_pss_bytes: int
+    processes: tuple[ProcessGroup, ...]
+
+    @property
+    def peak_pss_bytes(self) -> int:
+        """The bytes of all processes together."""
+        return sum(group.pss_bytes for group in self.processes)
 
 
 class _Imports:
@@ -129,29 +135,33 @@ def timed(command: Sequence[str], results: Path, pattern: str) -> FirstResult:
         subprocess.CalledProcessError: It failed.
         RuntimeError: It ended without such a file.
     """
-    began, first_s, peak, memory_due = time.monotonic(), None, 0, 0.0
+    began, first_s, memory_due = time.monotonic(), None, 0.0
+    held: list[tuple[ProcessGroup, ...]] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        watched = psutil.Process(process.pid)
         while process.poll() is None:
             now = time.monotonic() - began
             if first_s is None and any(results.glob(pattern)):
                 first_s = now
             if now >= memory_due:
-                peak, memory_due = max(peak, _held(process.pid)), now + _MEMORY_PERIOD_S
+                with suppress(psutil.NoSuchProcess):
+                    held.append(tuple(process_groups(watched)))
+                memory_due = now + _MEMORY_PERIOD_S
             time.sleep(_PERIOD_S)
     end_s = time.monotonic() - began
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     if first_s is None:
         raise RuntimeError(f"{' '.join(command)} ended without a result in {results}")
-    return FirstResult(first_s, end_s, peak)
-
-
-def _held(pid: int) -> int:
-    return sum(pss_bytes(each) for each in (pid, *descendants(pid)))
+    return max((FirstResult(first_s, end_s, groups) for groups in held), key=lambda each: each.peak_pss_bytes)
 
 
 def write_images(folder: Path, count: int) -> Path:
     """Write scenes as images; return their folder."""
+    # Here, because it loads torch: the driver of the bare job has none, as that of a run.
+    from pseudoris.synthworld.scene_shards import scene_image
+    from pseudoris.synthworld.scenes import Split, make_scene
+
     folder.mkdir(parents=True)
     for number in range(count):
         (folder / f"{number:04d}.png").write_bytes(scene_image(make_scene(Split.DEMO, number)).data)
@@ -187,8 +197,20 @@ def row_of(pairs: Sequence[tuple[FirstResult, FirstResult]], case: str) -> dict[
         "ours_end_s": round(statistics.median(each.end_s for each in ours), 2),
         "baseline_peak_pss_bytes": int(floor_bytes),
         "peak_pss_bytes": int(ours_bytes),
-        "all": [[asdict(each) for each in pair] for pair in pairs],
+        "all": [[_figures(each) for each in pair] for pair in pairs],
+        "baseline_processes": _processes(floors),
+        "ours_processes": _processes(ours),
     }
+
+
+def _figures(result: FirstResult) -> dict[str, object]:
+    return {"first_s": result.first_s, "end_s": result.end_s, "peak_pss_bytes": result.peak_pss_bytes}
+
+
+def _processes(results: Sequence[FirstResult]) -> list[dict[str, object]]:
+    """Return the processes of the start whose memory is the median."""
+    ranked = sorted(results, key=lambda each: each.peak_pss_bytes)
+    return [asdict(group) for group in ranked[len(ranked) // 2].processes]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from benchmarks.measurement import Watched, run_watched, write_json
+from benchmarks.measurement import write_json
+from benchmarks.process_watch import Watched, run_watched
 from benchmarks.scale import plugin_environment, stand_in_config, write_tables
 from experiments.quality.svg_chart import Line, axis_of, line_chart
 from pseudoris.schemas.config_layers import load_config

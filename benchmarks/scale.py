@@ -26,7 +26,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measurement import Watched, run_watched, write_json
+from benchmarks.measurement import write_json
+from benchmarks.process_watch import Watched, run_watched
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 

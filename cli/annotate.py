@@ -10,6 +10,7 @@ import typer
 from pseudoris.cli import options
 from pseudoris.cli.console import report, report_stopped, stdout
 from pseudoris.cli.progress import plan_view, run_progress, summary_view
+from pseudoris.cli.start_view import start_view
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 
@@ -54,6 +55,9 @@ def annotate(
         bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    profile_start: Annotated[
+        bool, typer.Option("--profile-start", help="Print where the time before the first commit goes.")
+    ] = False,
 ) -> None:
     """Annotate the images of SOURCE into OUT. Run the same command again to continue.
 
@@ -72,7 +76,7 @@ def annotate(
 
         stdout.print(plan_view(preview(source, out, config, options=run_options)))
         return
-    raise typer.Exit(run(source, out, config, run_options=run_options))
+    raise typer.Exit(run(source, out, config, run_options=run_options, is_profiled=profile_start))
 
 
 def resolve(
@@ -92,22 +96,32 @@ def resolve(
     return load_config(preset, config_file, words)
 
 
-def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
+def run(
+    source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None, is_profiled: bool = False
+) -> int:
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
+
+    With `is_profiled` a report on its start follows the summary, if a shard was committed.
 
     Raises:
         PseudorisError: What the user can mend, or what another try may cure.
     """
     try:
         from pseudoris.pipeline.annotation import annotate as run_pipeline
+        from pseudoris.pipeline.start_profile import StartProfile
 
         with run_progress() as on_event:
-            summary = run_pipeline(source, out, config, options=run_options, on_event=on_event)
+            profile = StartProfile(on_event) if is_profiled else None
+            summary = run_pipeline(
+                source, out, config, options=run_options, on_event=profile.on_event if profile else on_event
+            )
     except KeyboardInterrupt:
         # Before the first shard or after the last; in between the run ends cleanly and returns its summary.
         report_stopped(f"no committed shard in {out} is lost")
         return INTERRUPTED
     stdout.print(summary_view(summary), soft_wrap=True)
+    if profile and profile.report:
+        stdout.print("", start_view(profile.report))
     if summary.interrupted:
         report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED

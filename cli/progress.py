@@ -24,7 +24,7 @@ from rich.text import Text
 from pseudoris.cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
 from pseudoris.pipeline.run_summary import RunPlan, RunSummary
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent
+from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
 
 
 class ImageRateColumn(ProgressColumn):
@@ -67,16 +67,18 @@ class RunProgress:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("listing and planning", total=None)
+        self._task = progress.add_task("starting", total=None)
         self._verb = "annotating"
         self._quarantined = 0
         self._recovered = 0
         self._tenth = 0
-        self._say("listing and planning")
+        self._say("starting")
 
     def on_event(self, event: RunEvent) -> None:
         """Show `event`."""
-        if isinstance(event, Planned):
+        if isinstance(event, Step):
+            self._progress.update(self._task, description=event.name)
+        elif isinstance(event, Planned):
             self._start(event)
         elif isinstance(event, Committed):
             self._count(event)

@@ -10,7 +10,7 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
@@ -20,7 +20,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
-from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, ignore
+from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step, ignore
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
@@ -58,17 +58,22 @@ def annotate(
     options = options or RunOptions()
     location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
     with interruptible() as interrupts:
+        on_event(Step("opening SOURCE and OUT"))
         check_options(location, options)
         # Checked before anything is written or started: most mistakes are in a path.
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
+        on_event(Step("checking weights and packages"))
+        here = identity_before_ray(config, read_header(location), listing.name)
+        location.probe()
         with ExitStack() as stack:
-            measure = stack.enter_context(identity_before_ray(config, read_header(location), listing.name))
-            location.probe()
             lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))
+            on_event(Step("connecting to Ray"))
             may_grow = stack.enter_context(connected(config.placement.address))
             actors = plan_actors(node_resources(), config)
+            on_event(Step("checking the device"))
             # Before the listing, which may take an hour: missing weights on a node are reported first.
-            identity = measure()
+            identity = complete_identity(config, here)
+            on_event(Step("listing and planning"))
             header = plan_or_resume(listing, location, config, identity, options=options, on_event=on_event)
             trim_memory()
             check_object_store(node_resources(), config, actors, header.max_shard_bytes)

@@ -6,7 +6,7 @@ import itertools
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RunPlan
@@ -51,9 +51,10 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-    with identity_before_ray(config, header, listing.name) as measure, connected(config.placement.address):
+    here = identity_before_ray(config, header, listing.name)
+    with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
-        identity = measure()
+        identity = complete_identity(config, here)
         if header is not None:
             check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
         tally = _listed(listing, config, options.limit) if header is None else _planned(location, header)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
-from pseudoris.schemas.config import ComputeConfig, RunConfig
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError, gather
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
@@ -37,18 +37,8 @@ _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
-def measure_identity(
-    config: RunConfig,
-    stages: Sequence[StageKind] = STAGES,
-    *,
-    kind_of_device: Callable[[ComputeConfig], str] = device_kind,
-) -> Identity:
+def measure_identity(config: RunConfig, stages: Sequence[StageKind] = STAGES) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
-
-    Args:
-        config: Of the run.
-        stages: Those of this process.
-        kind_of_device: What tells it; by default this process looks, which loads torch.
 
     Raises:
         ConfigError: Weights, a prior, a parser, an engine or the device are missing; the message names all that are,
@@ -57,7 +47,7 @@ def measure_identity(
     # Every process that loads weights calls this first.
     announce_endpoint(config)
     digests = (partial(stage.weights_digest, config) for stage in stages)
-    *weights, device = gather(*digests, partial(kind_of_device, config.compute))
+    *weights, device = gather(*digests, partial(device_kind, config.compute))
     return Identity(
         method=config.method(),
         weights=dict(zip((stage.name for stage in stages), weights, strict=True)),

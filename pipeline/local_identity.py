@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import ray
 
@@ -21,47 +17,36 @@ from pseudoris.workers.faults.child_process import start_child
 _MAIN: Final = "pseudoris.pipeline.local_identity_main"
 
 
-@contextmanager
-def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str) -> Iterator[Callable[[], Identity]]:
+def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str) -> Identity | None:
     """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
 
     If the work is done by a cluster that exists already, only the settings are compared: weights, packages and devices
     are those of its nodes.
-
-    Yields a function that returns the run's identity once Ray is connected. It raises ConfigError if weights, an engine
-    or the device are missing on the cluster.
 
     Args:
         config: The configuration of this session.
         header: Of the run in OUT; None if there is none.
         source: Its `Source.name` now.
 
+    Returns:
+        The identity of this machine; None if an existing cluster does the work.
+
     Raises:
         ConfigError: A package or weights are missing, the instance prior is unset, or the run in OUT has another
             identity or SOURCE.
         TransientError: The child process died.
     """
+    here = None
     if _joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
-        _check(config, header, None if header is None else header.identity, source)
-        yield partial(identity_on_cluster, config)
-        return
-    with _measuring(config) as (here, kind_of_device):
-        _check(config, header, here, source)
-        if config.compute.device == "cuda":
-            yield partial(identity_on_cluster, config)
-        else:
-            # Ray starts while the child loads torch.
-            yield lambda: here.model_copy(update={"device_kind": kind_of_device()})
-
-
-def _check(config: RunConfig, header: RunHeader | None, known: Identity | None, source: str) -> None:
-    """Compare with the run in OUT, if there is one."""
-    if header is None or known is None:
-        return
-    # Only a process of the run knows its device.
-    now = known.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
-    check_identity(header, now, source, allow_mixed=config.placement.allow_mixed)
+    else:
+        here = _measured(config)
+    if header is not None:
+        known = header.identity if here is None else here
+        # Only a process of the cluster knows its device.
+        now = known.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
+        check_identity(header, now, source, allow_mixed=config.placement.allow_mixed)
+    return here
 
 
 def _joins_cluster(address: str) -> bool:
@@ -71,33 +56,32 @@ def _joins_cluster(address: str) -> bool:
     return address != "local" and ray._private.utils.read_ray_address() is not None
 
 
-@contextmanager
-def _measuring(config: RunConfig) -> Iterator[tuple[Identity, Callable[[], str]]]:
-    """Yield what a child process measures: the identity but for its kind of device, and what waits for that."""
+def _measured(config: RunConfig) -> Identity:
     with start_child(_MAIN, config.model_dump_json()) as child:
-        try:
-            identity: Identity = _answer(child)
-            yield identity, partial(_last_answer, child)
-        finally:
-            child.kill()
-
-
-def _last_answer(child: subprocess.Popen[bytes]) -> Any:
-    found = _answer(child)
-    child.wait()
-    return found
-
-
-def _answer(child: subprocess.Popen[bytes]) -> Any:
-    if child.stdout is None:
-        raise ValueError("the child has no pipe")
+        answer, _ = child.communicate()
     try:
-        found = pickle.load(child.stdout)  # from our own child
+        found = pickle.loads(answer)  # from our own child
     except (EOFError, pickle.UnpicklingError):
         raise TransientError(
-            f"the check of weights and packages ended with status {child.wait()} before it answered: its error is "
+            f"the check of weights and packages ended with status {child.returncode} before it answered: its error is "
             "above. Run the same command again"
         ) from None
     if isinstance(found, PseudorisError):
         raise found
-    return found
+    identity: Identity = found
+    return identity
+
+
+def complete_identity(config: RunConfig, here: Identity | None) -> Identity:
+    """Return the run's identity once Ray is connected.
+
+    Args:
+        config: The configuration of this session.
+        here: As `identity_before_ray` returned it. Complete if Ray was started here and no model runs on a GPU.
+
+    Raises:
+        ConfigError: Weights, an engine or the device are missing on the cluster.
+    """
+    if here is not None and config.compute.device != "cuda":
+        return here
+    return identity_on_cluster(config)

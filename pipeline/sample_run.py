@@ -14,7 +14,7 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.extrapolation import Estimate, summarise
 from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -99,16 +99,13 @@ def estimate(
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
-    with (
-        identity_before_ray(config, None, listing.name) as measure,
-        _temporary_output(scratch, config) as location,
-        connected(config.placement.address),
-    ):
+    here = identity_before_ray(config, None, listing.name)
+    with _temporary_output(scratch, config) as location, connected(config.placement.address):
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
         actors = plan_actors(nodes, config)
         # Before the listing, which may take an hour: a missing weight file is reported first.
-        identity = measure()
+        identity = complete_identity(config, here)
         items = list_on_cluster(listing, config.placement.read)
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         # Smaller shards than the run's: a single shard would use one actor and give no interval.

@@ -9,6 +9,17 @@ from pseudoris.schemas.run_records import Receipt
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A step before the first shard begins; it lasts until the next one, or until `Planned`.
+
+    Attributes:
+        name: For a person.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The plan exists and work begins. In a retry, all figures count only what is retried.
 
@@ -65,7 +76,7 @@ class Notice:
     text: str
 
 
-RunEvent = Planned | Committed | Retried | Notice
+RunEvent = Step | Planned | Committed | Retried | Notice
 OnEvent = Callable[[RunEvent], None]
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from benchmarks.first_result import FirstResult, main, row_of, timed
+from pseudoris.pipeline.start_profile import ProcessGroup
 
 WRITES = "import pathlib, sys, time; time.sleep(0.2); pathlib.Path(sys.argv[1]).touch(); time.sleep(0.5)"
 
@@ -24,9 +25,14 @@ def test_a_command_without_a_result_is_an_error(tmp_path):
 
 
 def test_the_row_has_medians_and_their_ratio():
-    pairs = [(FirstResult(floor, 9.0, 10), FirstResult(ours, 12.0, 30)) for floor, ours in [(4, 5), (9, 99), (5, 6)]]
+    small, large = (ProcessGroup("raylet", 1, 0.5, 1.0, size) for size in (10, 20))
+    pairs = [
+        (FirstResult(floor, 9.0, (small,)), FirstResult(ours, 12.0, (small, large)))
+        for floor, ours in [(4, 5), (9, 99), (5, 6)]
+    ]
     row = row_of(pairs, "case")
     assert (row["baseline_s"], row["ours_s"], row["ratio"], row["peak_pss_bytes"]) == (5, 6, 1.2, 30)
+    assert [group["pss_bytes"] for group in row["ours_processes"]] == [10, 20]
 
 
 @pytest.mark.ray

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.measurement import Sample, Usage, Watched
 from benchmarks.memory import _driver_row, plot, show_driver
+from benchmarks.process_watch import Sample, Usage, Watched
 
 MB = 1_000_000
 

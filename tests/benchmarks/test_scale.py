@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import scale
-from benchmarks.measurement import Sample, Usage, Watched
+from benchmarks.process_watch import Sample, Usage, Watched
 from benchmarks.scale import cost_of, tiny_png, write_tables, write_tars
 
 

@@ -51,7 +51,7 @@ def test_without_a_terminal_plain_lines_say_each_tenth_of_the_images():
         for shard, images in enumerate([4, 1, 5, 20]):
             on_event(committed(shard, images, quarantined=1 if shard == 2 else 0))
     assert console.file.getvalue().splitlines() == [
-        "listing and planning",
+        "starting",
         "continuing: 1 of 20 shards are already committed",
         "annotating (2 × fused): 5 of 100 images",
         "annotating: 10 of 100 images",

@@ -72,7 +72,7 @@ def printed(encoding: str, *arguments: str) -> tuple[int, str, str]:
 def test_annotate_shows_its_spinner_on_a_terminal_of_another_encoding(tmp_path):
     code, sent = in_terminal("annotate", str(tmp_path / "none"), str(tmp_path / "out"), PYTHONIOENCODING="latin-1")
     assert code == 2, sent
-    assert b"listing and planning" in sent
+    assert b"opening SOURCE and OUT" in sent
     assert b"does not exist" in sent
     assert b"UnicodeEncodeError" not in sent
 
@@ -152,7 +152,7 @@ def test_the_bar_and_the_spinner_of_a_run_have_plain_forms(encoding):
         degrade_output()
         with patch.dict(os.environ, FORCE_COLOR="1", TERM="xterm"), run_progress(SafeConsole(force_terminal=True)):
             pass
-    assert "listing and planning" in out.buffer.getvalue().decode(encoding)
+    assert "starting" in out.buffer.getvalue().decode(encoding)
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.measurement import descendants
+import psutil
+
+from benchmarks.process_watch import descendants
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.fault_proxy import Fault
@@ -114,14 +116,14 @@ def _actors(piece: Piece) -> list[int]:
     tops = [piece.driver.process.pid]
     if piece.setting.cluster:
         tops += piece.setting.cluster.raylets()
-    below = [pid for top in tops for pid in descendants(top)]
-    return [pid for pid in below if _command(pid).startswith(b"ray::MapWorker")]
+    below = [process for top in tops for process in descendants(top)]
+    return [process.pid for process in below if _command(process).startswith("ray::MapWorker")]
 
 
-def _command(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
+def _command(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return "".join(process.cmdline()[:1])
+    return ""
 
 
 def collect(piece: Piece) -> bool:

@@ -13,7 +13,7 @@ from pseudoris.pipeline.executor import WindowRule, ray_executor
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import is_generated
-from pseudoris.store.runs.events import Committed, Planned
+from pseudoris.store.runs.events import Committed, Planned, Step
 from pseudoris.store.runs.manifest import iter_manifest
 from pseudoris.store.runs.receipts import list_receipts
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
@@ -57,8 +57,17 @@ def test_the_summary_counts_what_the_tables_hold(run):
     assert summary.tables["expressions"] == str(out / "expressions" / "*.parquet")
 
 
-def test_events_tell_the_plan_and_then_each_commit_once(run):
-    planned, *commits = run[4]
+def test_events_tell_the_steps_of_the_start_the_plan_and_then_each_commit_once(run):
+    events = run[4]
+    steps = [event.name for event in events if isinstance(event, Step)]
+    assert steps == [
+        "opening SOURCE and OUT",
+        "checking weights and packages",
+        "connecting to Ray",
+        "checking the device",
+        "listing and planning",
+    ]
+    planned, *commits = events[len(steps) :]
     assert planned == Planned(num_images=21, num_images_done=0, num_shards=6, num_shards_done=0, actors={"fused": 2})
     assert all(isinstance(event, Committed) for event in commits)
     assert sorted(event.receipt.shard for event in commits) == list(range(6))
@@ -68,7 +77,7 @@ def test_events_tell_the_plan_and_then_each_commit_once(run):
 def test_the_last_manifest_holds_every_receipt(run):
     _, out, _, _, events = run
     assert list(iter_manifest(RunLocation.open(str(out)))) == sorted(
-        (event.receipt for event in events[1:]), key=lambda receipt: receipt.shard
+        (event.receipt for event in events if isinstance(event, Committed)), key=lambda receipt: receipt.shard
     )
 
 
@@ -88,7 +97,7 @@ def test_a_finished_run_started_again_computes_and_writes_nothing(run):
     assert again.totals == summary.totals
     assert part_digests(out) == before
     assert len(list((out / "_manifest").iterdir())) == 1
-    assert len(events) == 1
+    assert [type(event) for event in events if not isinstance(event, Step)] == [Planned]
 
 
 @pytest.mark.parametrize(

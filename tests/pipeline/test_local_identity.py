@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 
 import pytest
 
 from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
 from pseudoris.pipeline.identity import measure_identity
-from pseudoris.pipeline.local_identity import identity_before_ray
+from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
@@ -32,11 +31,10 @@ def measured(monkeypatch):
     """Answer for the child process: the identity of the run, with the method of the configuration."""
     answer = {}
 
-    @contextmanager
-    def measuring(config):
-        yield HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer}), lambda: "another"
+    def measure(config):
+        return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
-    monkeypatch.setattr(local_identity, "_measuring", measuring)
+    monkeypatch.setattr(local_identity, "_measured", measure)
     return answer
 
 
@@ -84,35 +82,28 @@ def test_other_versions_are_refused_before_ray(command, measured, out, source):
         command(source, out, load_config("tiny"))
     mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
     location = RunLocation.open(out)
-    with identity_before_ray(mixed, annotation.read_header(location), source) as measure:
-        assert measure().versions == {"x": "2"}
+    assert identity_before_ray(mixed, annotation.read_header(location), source).versions == {"x": "2"}
 
 
 def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
     monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
-    monkeypatch.setattr(local_identity, "_measuring", lambda config: pytest.fail("measured here"))
-    monkeypatch.setattr(local_identity, "identity_on_cluster", lambda config: "of the cluster")
+    monkeypatch.setattr(local_identity, "_measured", lambda config: pytest.fail("measured here"))
     header = annotation.read_header(RunLocation.open(out))
-    with identity_before_ray(load_config("tiny"), header, source) as measure:
-        assert measure() == "of the cluster"
-    seed = load_config("tiny", None, ["compute.seed=9"])
-    with pytest.raises(ConfigError, match=r"compute\.seed"), identity_before_ray(seed, header, source):
-        pytest.fail("accepted")
+    assert identity_before_ray(load_config("tiny"), header, source) is None
+    with pytest.raises(ConfigError, match=r"compute\.seed"):
+        identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source)
 
 
 def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, source):
     monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
-    unset = load_config("tiny", None, ["masks.prior.kind=unset"])
-    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"), identity_before_ray(unset, None, source):
-        pytest.fail("accepted")
+    with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
+        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]), None, source)
 
 
 @pytest.mark.slow
 def test_the_child_process_measures_what_a_process_of_the_run_measures():
     config = load_config("tiny")
-    with local_identity._measuring(config) as (identity, kind_of_device):
-        assert identity.device_kind == ""
-        assert identity.model_copy(update={"device_kind": kind_of_device()}) == measure_identity(config)
+    assert local_identity._measured(config) == measure_identity(config)
 
 
 @pytest.mark.slow
@@ -126,13 +117,7 @@ def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says; this process measures, and not a child of it."""
-
-    @contextmanager
-    def measuring(config):
-        identity = measure_identity(config)
-        yield identity, lambda: identity.device_kind
-
-    monkeypatch.setattr(local_identity, "_measuring", measuring)
+    monkeypatch.setattr(local_identity, "_measured", measure_identity)
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
@@ -182,13 +167,19 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
         assert remedy in part
 
 
-def test_on_the_cpu_what_was_measured_before_ray_is_the_identity_and_on_a_gpu_what_the_cluster_says(
-    monkeypatch, measured
-):
+def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
+    def refuse(config):
+        raise ConfigError("weights are missing")
+
+    monkeypatch.setattr(local_identity, "_measured", refuse)
+    with pytest.raises(ConfigError, match="weights are missing"):
+        sample_run.estimate(source, load_config("tiny"), size=1)
+
+
+def test_on_the_cpu_what_was_measured_before_ray_is_the_identity(monkeypatch):
     monkeypatch.setattr(local_identity, "identity_on_cluster", lambda config: "of the cluster")
     on_cpu = load_config("tiny")
-    with identity_before_ray(on_cpu, None, "in") as measure:
-        assert measure() == HERE.model_copy(update={"method": on_cpu.method(), "device_kind": "another"})
+    assert complete_identity(on_cpu, HERE) == HERE
+    assert complete_identity(on_cpu, None) == "of the cluster"
     on_gpu = on_cpu.model_copy(update={"compute": on_cpu.compute.model_copy(update={"device": "cuda"})})
-    with identity_before_ray(on_gpu, None, "in") as measure:
-        assert measure() == "of the cluster"
+    assert complete_identity(on_gpu, HERE) == "of the cluster"
