@@ -3,6 +3,7 @@
 | command | measures |
 | --- | --- |
 | `python -m benchmarks` | all parts that run on the embedded models, as `make bench` |
+| `python -m benchmarks.end_to_end` | images to scored expressions, against what the authors' scripts do |
 | `python -m benchmarks.captioner` | captions of one image, against the authors' loop |
 | `python -m benchmarks.caption_memory` | whether captioning keeps to its byte budget |
 | `python -m benchmarks.masks` | mask generation, against Meta's generator |

@@ -17,6 +17,7 @@ from typing import Final
 
 # The modules in this order, with these arguments; each also takes `--json`.
 PARTS: Final[dict[str, list[str]]] = {
+    "end_to_end": ["--images", "1"],
     "stage_throughput": [],
     "masks": [],
     "crops": [],

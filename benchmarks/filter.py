@@ -13,7 +13,7 @@ filtering.weights.uri=random:0`. Its random captions are of random words, nearly
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,8 @@ def _scores(images: Sequence[ShardImage]) -> np.ndarray:
 class PlainFilter:
     """A filter that shares nothing: scores every candidate of a shard, each of one target.
 
-    Crops are cut one by one and embedded an image at a time. Scores are those of `pseudoris.workers.filtering.scores`.
+    Crops are cut one by one and embedded an image at a time, or, pairwise, again for each text, one crop and one text a
+    call. Scores are those of `pseudoris.workers.filtering.scores`.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -101,11 +102,14 @@ class PlainFilter:
         self._find_noun, self._prompt = noun_finder(config.filtering), prompt_builder(config.filtering)
 
     @torch.inference_mode()
-    def __call__(self, shard: Shard) -> Shard:
+    def __call__(self, shard: Shard, *, is_pairwise: bool = False) -> Shard:
         """Return the shard with the three scores of every candidate."""
-        return shard.with_images(tuple(self._scored(image) for image in shard.images))
+        cosines = self._pairwise if is_pairwise else self._batched
+        return shard.with_images(tuple(self._scored(image, cosines) for image in shard.images))
 
-    def _scored(self, image: ShardImage) -> ShardImage:
+    def _scored(self, image: ShardImage, cosines: Callable[[torch.Tensor, list[str]], torch.Tensor]) -> ShardImage:
+        if not image.expressions:
+            return image
         case = Case(
             decode_proven(image.data),
             [mask.rle_counts for mask in image.masks],
@@ -114,13 +118,11 @@ class PlainFilter:
         scales = (self._config.context_scale, None)
         resize = partial(in_float32, has_antialiasing=self._config.has_antialiasing)
         crops = one_by_one(case, self._format, resize, scales=scales)
-        context, masked = (self._model.encode_image(kind, normalize=True) for kind in crops)
         captions = [expression.text for expression in image.expressions]
         prompts = [self._prompt(text, self._find_noun(text)) for text in captions]
         index_of = {mask.mask_id: index for index, mask in enumerate(image.masks)}
         scores = score_candidates(
-            context @ self._texts(captions).T,
-            masked @ self._texts(prompts).T,
+            *(cosines(kind, texts) for kind, texts in zip(crops, (captions, prompts), strict=True)),
             targets=[index_of[expression.target_mask_ids[0]] for expression in image.expressions],
             min_cosine=self._config.min_cosine,
         )
@@ -135,8 +137,17 @@ class PlainFilter:
         ]
         return replace(image, expressions=tuple(scored))
 
-    def _texts(self, texts: Sequence[str]) -> torch.Tensor:
-        passes = torch.split(self._tokenise(list(texts)), TEXTS_A_PASS)
+    def _batched(self, crops: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """Return the cosines (N, T) of crops (N, 3, S, S) and texts, each embedded once."""
+        embedded: torch.Tensor = self._model.encode_image(crops, normalize=True)
+        return embedded @ self._texts(texts).T
+
+    def _pairwise(self, crops: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """Return the same, a call a pair."""
+        return torch.stack([torch.cat([self._batched(crop[None], [text])[0] for text in texts]) for crop in crops])
+
+    def _texts(self, texts: list[str]) -> torch.Tensor:
+        passes = torch.split(self._tokenise(texts), TEXTS_A_PASS)
         return torch.cat([self._model.encode_text(tokens, normalize=True) for tokens in passes])
 
 

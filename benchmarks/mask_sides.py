@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.images.pixels import decode_proven
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.proposals import Proposals
 
 # Coarse: in the precision of the configuration; autocast: Meta's models under it, as people speed them up.
 Side = Literal["meta", "meta, autocast", "ours", "ours, coarse"]
@@ -47,7 +46,7 @@ _SHARED = (
 # Random weights give logits of about 0.03; of the mask candidates that pass predicted IoU half are to be stable.
 _RANDOM_OFFSET, _RANDOM_STABLE = 0.002, 0.5
 # Source: the promise for other dtypes and shapes, which leaves room for a logit of random weights next to 0.
-_MIN_IOU, _MAX_COUNT_DIFFERENCE = 0.99, 0.02
+MIN_IOU, _MAX_COUNT_DIFFERENCE = 0.99, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +122,10 @@ class Sides:
         total = time.perf_counter() - started
         return Timing(total - self._clock.seconds, self._clock.seconds, peak_rss_bytes())
 
+    def generator(self, side: Side) -> Callable[[NDArray[np.uint8]], Any]:
+        """Return what makes masks of an image (H, W, 3) uint8 RGB: Meta's annotations, or our `Proposals`."""
+        return self._generate[side]
+
     @property
     def num_images(self) -> int:
         """How many images a run takes."""
@@ -136,7 +139,7 @@ class Sides:
         """
         agreement = self.compare("ours")
         difference = abs(agreement.num_ours - agreement.num_theirs)
-        if agreement.mean_iou < _MIN_IOU or difference > _MAX_COUNT_DIFFERENCE * agreement.num_theirs:
+        if agreement.mean_iou < MIN_IOU or difference > _MAX_COUNT_DIFFERENCE * agreement.num_theirs:
             raise ValueError(
                 f"the two sides find different masks ({agreement}): compare no times before this is mended"
             )
@@ -146,9 +149,9 @@ class Sides:
         """Return how far a side of ours agrees with Meta's generator in float32."""
         with _PredictedIous(self._sam) as predicted:
             ours = [self._generate[side](image) for image in self._images]
-        theirs = [_codes(self._generate["meta"](image)) for image in self._images]
+        theirs = [codes(self._generate["meta"](image)) for image in self._images]
         pairs = list(zip(ours, theirs, strict=True))
-        best = [_best_ious(one, other) for one, other in pairs]
+        best = [best_ious(one.counts, other, one.size) for one, other in pairs]
         return Agreement(
             num_theirs=sum(map(len, theirs)),
             num_ours=sum(map(len, ours)),
@@ -264,11 +267,12 @@ class _PredictedIous:
         self._hook.remove()
 
 
-def _codes(annotations: list[dict[str, Any]]) -> list[str]:
+def codes(annotations: list[dict[str, Any]]) -> list[str]:
+    """Return Meta's masks as COCO compressed run lengths, in their order."""
     return [rle.encode(torch.from_numpy(one["segmentation"])[None])[0] for one in annotations]
 
 
-def _best_ious(ours: Proposals, theirs: list[str]) -> NDArray[np.float64]:
+def best_ious(ours: Sequence[str], theirs: Sequence[str], size: tuple[int, int]) -> NDArray[np.float64]:
     """Return for each of Meta's masks the IoU with the best of ours."""
-    ious = rle.ious(theirs, ours.counts, ours.size)
+    ious = rle.ious(theirs, ours, size)
     return ious.max(axis=1) if ious.shape[1] else np.zeros(len(theirs))

@@ -13,49 +13,29 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.mask_sides import Agreement, Side, Sides, Timing
+from benchmarks.mask_sides import Sides, Timing
 from benchmarks.measurement import Row, report
+from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
-
-_sides: Sides | None = None
-
-
-class Process:
-    """A process of its own that holds both sides, started under environment variables that glibc reads."""
-
-    def __init__(self, environment: dict[str, str], config: RunConfig, *, num_images: int, kept_share: float) -> None:
-        """Start it and load the models."""
-        self._pool = ProcessPoolExecutor(
-            1, get_context("spawn"), initializer=_load, initargs=(config, num_images, kept_share)
-        )
-        with child_environment(environment):
-            self.agreement = self._pool.submit(_agree).result()
-
-    def run(self, side: Side) -> Timing:
-        """Generate the masks of all images once."""
-        return self._pool.submit(_run, side).result()
-
-    def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown()
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
 
 
 def measure(config: RunConfig, *, num_images: int, kept_share: float, repeats: int) -> list[Row]:
     """Return a row a comparison; both sides agree on all masks before anything is timed."""
-    default = Process({}, config, num_images=num_images, kept_share=kept_share)
-    kept = Process(MALLOC_ENVIRONMENT, config, num_images=num_images, kept_share=kept_share)
+    default, kept = (
+        SideProcess(environment, Sides, config, num_images=num_images, kept_share=kept_share)
+        for environment in ({}, MALLOC_ENVIRONMENT)
+    )
+    agreement = [process.call("agree") for process in (default, kept)][-1]
     timings: dict[str, list[Timing]] = {"meta": [], "ours": [], "meta, kept": [], "ours, kept": []}
     for _ in range(repeats):
-        timings["meta"].append(default.run("meta"))
-        timings["ours, kept"].append(kept.run("ours"))
-        timings["meta, kept"].append(kept.run("meta"))
-        timings["ours"].append(default.run("ours"))
+        timings["meta"].append(default.call("run", "meta"))
+        timings["ours, kept"].append(kept.call("run", "ours"))
+        timings["meta, kept"].append(kept.call("run", "meta"))
+        timings["ours"].append(default.call("run", "ours"))
     default.close()
     kept.close()
     medians = {name: statistics.median(timing.rest_s for timing in listed) for name, listed in timings.items()}
@@ -68,7 +48,7 @@ def measure(config: RunConfig, *, num_images: int, kept_share: float, repeats: i
     }
     encoder = _encoder_note(timings)
     return [
-        Row(f"{case}: {name}", medians[theirs], medians[ours], peaks[ours], f"{kept.agreement}; {encoder}")
+        Row(f"{case}: {name}", medians[theirs], medians[ours], peaks[ours], f"{agreement}; {encoder}")
         for name, (theirs, ours) in compared.items()
     ]
 
@@ -78,25 +58,6 @@ def _encoder_note(timings: dict[str, list[Timing]]) -> str:
         statistics.median(timing.encoder_s for timing in timings[name]) for name in ("meta, kept", "ours, kept")
     )
     return f"beside it the image encoder: Meta {theirs:.3f} s, ours {ours:.3f} s"
-
-
-def _load(config: RunConfig, num_images: int, kept_share: float) -> None:
-    global _sides
-    _sides = Sides(config, num_images=num_images, kept_share=kept_share)
-
-
-def _loaded() -> Sides:
-    if _sides is None:
-        raise RuntimeError("the process has not loaded its models: start it with _load as the initialiser")
-    return _sides
-
-
-def _agree() -> Agreement:
-    return _loaded().agree()
-
-
-def _run(side: Side) -> Timing:
-    return _loaded().run(side)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

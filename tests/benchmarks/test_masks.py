@@ -25,8 +25,8 @@ def test_both_sides_find_the_same_masks(sides):
 
 
 def test_different_masks_are_not_timed(sides, monkeypatch):
-    monkeypatch.setattr(mask_sides, "_codes", lambda annotations: [])
-    monkeypatch.setattr(mask_sides, "_best_ious", lambda ours, theirs: [[0.5]])
+    monkeypatch.setattr(mask_sides, "codes", lambda annotations: [])
+    monkeypatch.setattr(mask_sides, "best_ious", lambda ours, theirs, size: [[0.5]])
     with pytest.raises(ValueError, match="find different masks"):
         sides.agree()
 

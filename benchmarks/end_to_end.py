@@ -1,0 +1,264 @@
+"""Measures images from pixels to scored expressions: what the authors' scripts do, against our three stages.
+
+    python -m benchmarks.end_to_end [--preset tiny] [--images 1 16] [--repeats 5] [--timed-masks M] [--json F]
+
+Same images, weights and random draws on both sides, models loaded before the clock; each side is a process of its own.
+A row a step and for the whole chain, CLIP as the authors' script calls it (a caption and a mask a call) and batched;
+once with glibc's own memory settings on the authors' side, as people run it, and once with freed memory kept on both.
+No figure is printed unless both sides agree: masks, captions draw by draw, and scores.
+
+Presets other than `tiny` run on random weights. These find no objects, so `--masks` of each scene's true masks are
+captioned. With `--timed-masks M` the authors' side is timed on one image, one crop kind and M masks; the rest is
+counted (`AuthorsChain.counted`), and the rows say so. Otherwise it is timed once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.chain_sides import AuthorsChain, Chained, OurChain
+from benchmarks.filter import MAX_SCORE_DIFFERENCE, largest_difference
+from benchmarks.gpu import scenes_with
+from benchmarks.mask_sides import MIN_IOU, best_ious
+from benchmarks.measurement import machine, random_weights, write_json
+from benchmarks.side_process import SideProcess
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard
+from pseudoris.synthworld.scene_shards import scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.checkpoints.weight_files import random_seed
+from pseudoris.workers.device import prepare_device
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+
+# A draw between two sums of float32 flips now and then, and the caption goes on otherwise.
+_MIN_EQUAL_CAPTIONS: Final = 0.9
+_MEMORY: Final[dict[str, Mapping[str, str]]] = {"as people run it": {}, "memory kept on both sides": MALLOC_ENVIRONMENT}
+# For each row of the authors' steps its name and what of ours it is held against.
+_STEPS: Final = {
+    "whole chain, CLIP a call a pair": (("masks", "captions", "filter, pairwise"), ("masks", "captions", "filter")),
+    "whole chain, CLIP batched": (("masks", "captions", "filter, batched"), ("masks", "captions", "filter")),
+    "masks": (("masks",), ("masks",)),
+    "captions": (("captions",), ("captions",)),
+    "filter, a call a pair": (("filter, pairwise",), ("filter",)),
+    "filter, batched": (("filter, batched",), ("filter",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How many masks an image are captioned, and how many of them the authors' side is timed on: None for all."""
+
+    max_masks: int
+    timed_masks: int | None
+    kept_share: float
+
+    def chain(self) -> dict[str, Any]:
+        """Return what both sides are built with, beside the configuration."""
+        return {"max_masks": self.max_masks, "kept_share": self.kept_share}
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One side of a case: median seconds by step, the process's peak, and what the last run made."""
+
+    seconds: Mapping[str, float]
+    peak_pss_bytes: int
+    done: Chained
+
+
+def shard_of(config: RunConfig, num_images: int, num_masks: int) -> Shard:
+    """Return scenes as a shard, under random weights with `num_masks` of their true masks."""
+    if random_seed(config.masks.weights) is not None:
+        return scenes_with(num_masks, num_images)
+    return scene_shard([scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)])
+
+
+def timed_part(shard: Shard, timed_masks: int | None) -> tuple[Shard, int | None]:
+    """Return what the authors' side is timed on: a shard, and how many crop kinds; None for all."""
+    if timed_masks is None:
+        return shard, None
+    first = shard.images[0]
+    return shard.with_images((replace(first, masks=first.masks[:timed_masks]),)), 1
+
+
+def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> list[dict[str, Any]]:
+    """Return the rows of shards of so many images, each with the number of our repeats; ValueError if sides differ."""
+    shards = {num_images: shard_of(config, num_images, settings.max_masks) for num_images in cases}
+    ours = SideProcess(MALLOC_ENVIRONMENT, OurChain, config, **settings.chain())
+    parts = {num: ours.call("run", timed_part(shard, settings.timed_masks)[0]) for num, shard in shards.items()}
+    # Ours runs between the two references, so that a machine that slows down favours neither.
+    rows: dict[int, list[dict[str, Any]]] = {num_images: [] for num_images in cases}
+    own: dict[int, Timed] = {}
+    for memory, environment in _MEMORY.items():
+        authors = SideProcess(environment, AuthorsChain, config, **settings.chain())
+        timed = _references(authors, shards, settings.timed_masks)
+        own = own or {num: run_ours(ours, shard, cases[num]) for num, shard in shards.items()}
+        ours.close()
+        for num_images, (done, peak) in timed.items():
+            agreed = agreement(done, parts[num_images])
+            seconds = _seconds(authors, done, own[num_images], settings.timed_masks)
+            note = f"{_amounts(config, own[num_images], cases[num_images])}; {agreed}; {_how(settings.timed_masks)}"
+            case = f"{config.preset}, {num_images} image{'s' * (num_images > 1)}, {memory}"
+            rows[num_images] += rows_of(case, Timed(seconds, peak, done), own[num_images], note)
+        authors.close()
+    return [row for listed in rows.values() for row in listed]
+
+
+def run_ours(process: SideProcess, shard: Shard, repeats: int) -> Timed:
+    """Return medians of `repeats` runs; they were warmed up by what was compared."""
+    runs = [process.watched("run", shard) for _ in range(repeats)]
+    steps = runs[0][0].seconds
+    seconds = {step: statistics.median(done.seconds[step] for done, _ in runs) for step in steps}
+    return Timed(seconds, max(peak for _, peak in runs), runs[-1][0])
+
+
+def _references(
+    process: SideProcess, shards: Mapping[int, Shard], timed_masks: int | None
+) -> dict[int, tuple[Chained, int]]:
+    """Run the authors' side once a shard, or once in all where the rest is counted: the first image is the same."""
+    found: dict[int, tuple[Chained, int]] = {}
+    for num_images, shard in shards.items():
+        is_known = bool(found) and timed_masks is not None
+        part, num_kinds = timed_part(shard, timed_masks)
+        found[num_images] = next(iter(found.values())) if is_known else process.watched("run", part, num_kinds)
+    return found
+
+
+def _seconds(process: SideProcess, done: Chained, ours: Timed, timed_masks: int | None) -> dict[str, float]:
+    counted = process.call("counted", done, 1, ours.done.shard) if timed_masks is not None else done.seconds
+    return {**counted, "captions": counted.get("sampling", 0.0) + counted.get("beams", 0.0)}
+
+
+def agreement(theirs: Chained, ours: Chained) -> str:
+    """Return how far both sides agree on what both made.
+
+    Raises:
+        ValueError: By less than rounding explains.
+    """
+    pairs = list(zip(theirs.proposals, ours.proposals, strict=True))
+    sizes = [(image.height or 0, image.width or 0) for image in ours.shard.images]
+    best = [best_ious(mine, other, size) for (other, mine), size in zip(pairs, sizes, strict=True) if other]
+    mean_iou = float(np.concatenate(best).mean()) if best else 1.0
+    num_codes, num_same = sum(len(other) for other, _ in pairs), sum(len(set(a) & set(b)) for a, b in pairs)
+    draws, mine = _draws(theirs.shard), _draws(ours.shard)
+    num_equal = sum(mine.get(draw) == text for draw, text in draws.items())
+    difference = largest_difference(_common(theirs.shard, ours.shard), _common(ours.shard, theirs.shard))
+    said = (
+        f"{num_same} of {num_codes} masks equal, matched IoU {mean_iou:.4f}; {num_equal} of {len(draws)} captions "
+        f"equal; scores of equal ones within {difference:.0e}"
+    )
+    if mean_iou < MIN_IOU or num_equal < _MIN_EQUAL_CAPTIONS * len(draws) or difference > MAX_SCORE_DIFFERENCE:
+        raise ValueError(f"the two sides differ ({said}): compare no times before this is mended")
+    return said
+
+
+def _draws(shard: Shard) -> dict[tuple[object, ...], str]:
+    """Return the text of each draw."""
+    return {
+        (*expression.target_mask_ids, sample.crop, sample.decoder, sample.top_k, sample.top_p): expression.text
+        for image in shard.images
+        for expression in image.expressions
+        for sample in expression.samples
+    }
+
+
+def _common(shard: Shard, other: Shard) -> Shard:
+    """Return the shard with those expressions alone that the other has too, in the order of mask and text."""
+    images = []
+    for image, beside in zip(shard.images, other.images, strict=True):
+        known = {(each.target_mask_ids, each.text) for each in beside.expressions}
+        common = [each for each in image.expressions if (each.target_mask_ids, each.text) in known]
+        common.sort(key=lambda each: (each.target_mask_ids, each.text))
+        images.append(replace(image, expressions=tuple(common)))
+    return shard.with_images(tuple(images))
+
+
+def _amounts(config: RunConfig, ours: Timed, repeats: int) -> str:
+    images, captions = ours.done.shard.images, config.captions
+    num_masks, num_texts = (
+        sum(map(len, each)) for each in zip(*((i.masks, i.expressions) for i in images), strict=True)
+    )
+    how = f"median of {repeats}" if repeats > 1 else "once"
+    return (
+        f"N = {num_masks / len(images):.1f} masks an image, {len(captions.crop_kinds())} crop kinds, at most "
+        f"{captions.max_length - 2} steps, {num_texts} candidates; ours {how}"
+    )
+
+
+def _how(timed_masks: int | None) -> str:
+    if timed_masks is None:
+        return "baseline timed once"
+    return f"baseline COUNTED from one image, one crop kind, {timed_masks} masks, timed once"
+
+
+def rows_of(case: str, theirs: Timed, ours: Timed, note: str) -> list[dict[str, Any]]:
+    """Return the rows of one case: the whole chain twice, then its steps."""
+    rows = []
+    for name, (their_steps, our_steps) in _STEPS.items():
+        baseline_s = sum(theirs.seconds.get(step, 0.0) for step in their_steps)
+        ours_s = sum(ours.seconds[step] for step in our_steps)
+        rows.append(
+            {
+                "case": f"{case}: {name}",
+                "baseline_s": baseline_s,
+                "ours_s": ours_s,
+                "ratio": baseline_s / ours_s,
+                "baseline_peak_pss_bytes": theirs.peak_pss_bytes,
+                "peak_pss_bytes": ours.peak_pss_bytes,
+                "note": note,
+            }
+        )
+    return rows
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the rows as a table, a note once."""
+    print(f"images to scored expressions: the authors' scripts against ours ({machine()})")
+    print(f"{'case':<80} {'baseline s':>11} {'ours s':>9} {'ratio':>6} {'PSS MiB':>8} {'ours':>6}")
+    for row in rows:
+        sizes = [row[name] / 2**20 for name in ("baseline_peak_pss_bytes", "peak_pss_bytes")]
+        print(
+            f"{row['case']:<80} {row['baseline_s']:>11.2f} {row['ours_s']:>9.3f} {row['ratio']:>6.1f} "
+            f"{sizes[0]:>8.0f} {sizes[1]:>6.0f}"
+        )
+    for note in dict.fromkeys(row["note"] for row in rows):
+        print(note)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--images", type=int, nargs="+", default=[1, 16], help="of a shard, a case each")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[5], help="of ours: one for all cases, or one each")
+    parser.add_argument("--masks", type=int, default=8, help="at most so many an image are captioned")
+    parser.add_argument("--steps", type=int, help="tokens that are sampled at most; by default the preset's")
+    parser.add_argument("--timed-masks", type=int, help="count the authors' side from so many masks of one image")
+    parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    assignments = ["compute.device=cpu", *random_weights(given.preset, ("masks", "captions", "filtering"))]
+    if given.steps is not None:
+        assignments.append(f"captions.max_length={given.steps + 2}")
+    config = load_config(given.preset, assignments=[*assignments, *given.assignments])
+    if given.timed_masks is not None and random_seed(config.masks.weights) is None:
+        parser.error("--timed-masks is for presets on random weights: trained ones find their own masks")
+    repeats = given.repeats * len(given.images) if len(given.repeats) == 1 else given.repeats
+    settings = Settings(given.masks, given.timed_masks, given.kept)
+    prepare_device(config.compute)
+    rows = measure(config, dict(zip(given.images, repeats, strict=True)), settings)
+    report(rows)
+    write_json(rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
