@@ -43,35 +43,52 @@ from pseudoris.workers.stages import STAGES
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds by the clock, and those of all cores together: on a shared machine they tell more."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        """Return both together."""
+        return Spent(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+    def __mul__(self, factor: float) -> Spent:
+        """Return so many times as much."""
+        return Spent(self.wall_s * factor, self.cpu_s * factor)
+
+
+@dataclass(frozen=True, slots=True)
 class Chained:
     """A shard that went through a chain.
 
     Attributes:
         shard: With masks and scored expressions.
         proposals: For each image the run lengths of the generator's masks, before any reduction.
-        seconds: Wall seconds of each step.
+        spent: Of each step.
         lengths: Of the authors' sampled captions, in tokens without SOT and EOS.
     """
 
     shard: Shard
     proposals: tuple[tuple[str, ...], ...]
-    seconds: Mapping[str, float]
+    spent: Mapping[str, Spent]
     lengths: tuple[int, ...] = ()
 
 
 class Clock:
-    """Adds up the wall seconds of steps by their names."""
+    """Adds up what steps take by their names."""
 
     def __init__(self) -> None:
         """Begin with no steps."""
-        self.seconds: dict[str, float] = {}
+        self.spent: dict[str, Spent] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Count what happens inside towards `name`."""
-        started = time.perf_counter()
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        taken = Spent(time.perf_counter() - wall_s, time.process_time() - cpu_s)
+        self.spent[name] = self.spent.get(name, Spent()) + taken
 
 
 def handed_over(found: ShardImage, given: ShardImage, max_masks: int) -> ShardImage:
@@ -105,7 +122,7 @@ class OurChain:
         failures = [image.failure for image in scored.images if image.failure]
         if failures:
             raise ValueError(f"{len(failures)} images were quarantined, the first for {failures[0]}")
-        return Chained(scored, tuple(self._proposals), clock.seconds)
+        return Chained(scored, tuple(self._proposals), clock.spent)
 
     def _remembered(self, pixels: NDArray[np.uint8]) -> Proposals:
         proposals: Proposals = self._generate(pixels)
@@ -149,29 +166,30 @@ class AuthorsChain:
             self._filter(captioned)
         with clock.step("filter, pairwise"):
             scored = self._filter(captioned, is_pairwise=True)
-        return Chained(scored, tuple(proposals), clock.seconds, tuple(lengths))
+        return Chained(scored, tuple(proposals), clock.spent, tuple(lengths))
 
-    def counted(self, done: Chained, num_kinds: int, whole: Shard) -> dict[str, float]:
-        """Return the seconds by step that a shard would take, counted from a timed part of it.
+    def counted(self, done: Chained, num_kinds: int | None, whole: Shard) -> dict[str, Spent]:
+        """Return what each step would take for a shard, counted from a timed part of it.
 
         Masks are counted by images, sampling by operations, beams by crops, CLIP by calls; batched CLIP is timed here
         on the shard's first image and counted by candidates.
 
         Args:
             done: What was timed, with `num_kinds` crop kinds.
-            num_kinds: Of `done`.
+            num_kinds: Of `done`; None for all.
             whole: The shard as our chain left it, of all crop kinds.
         """
         first, clock = whole.with_images(whole.images[:1]), Clock()
         with clock.step("filter, batched"):
             self._filter(first)
-        timed = {**self._amounts(done, num_kinds, done.shard), "filter, batched": _num_candidates(first)}
-        wanted = self._amounts(done, len(self._captions.crop_kinds()), whole)
-        seconds = {**done.seconds, **clock.seconds}
-        return {step: seconds[step] * wanted[step] / timed[step] for step in seconds}
+        all_kinds = len(self._captions.crop_kinds())
+        timed = {**self._amounts(done, num_kinds or all_kinds, done.shard), "filter, batched": _num_candidates(first)}
+        wanted = self._amounts(done, all_kinds, whole)
+        spent = {**done.spent, **clock.spent}
+        return {step: spent[step] * (wanted[step] / timed[step]) for step in spent}
 
     def _amounts(self, done: Chained, num_kinds: int, shard: Shard) -> dict[str, float]:
-        """Return what the seconds of each step grow with."""
+        """Return what the time of each step grows with."""
         counts = [len(image.masks) for image in shard.images]
         return {
             "masks": len(counts),

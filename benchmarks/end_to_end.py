@@ -1,15 +1,17 @@
 """Measures images from pixels to scored expressions: what the authors' scripts do, against our three stages.
 
-    python -m benchmarks.end_to_end [--preset tiny] [--images 1 16] [--repeats 5] [--timed-masks M] [--json F]
+    python -m benchmarks.end_to_end [--preset tiny] [--images 1 16] [--repeats 5] [--timed-images 4] [--json F]
 
 Same images, weights and random draws on both sides, models loaded before the clock; each side is a process of its own.
 A row a step and for the whole chain, CLIP as the authors' script calls it (a caption and a mask a call) and batched;
 once with glibc's own memory settings on the authors' side, as people run it, and once with freed memory kept on both.
 No figure is printed unless both sides agree: masks, captions draw by draw, and scores.
 
-Presets other than `tiny` run on random weights. These find no objects, so `--masks` of each scene's true masks are
-captioned. With `--timed-masks M` the authors' side is timed on one image, one crop kind and M masks; the rest is
-counted (`AuthorsChain.counted`), and the rows say so. Otherwise it is timed once.
+The authors' side is slow: it is timed once, on `--timed-images` of a shard; the rest is counted
+(`AuthorsChain.counted`), and the rows say so. Presets other than `tiny` run on random weights. These find no objects,
+so `--masks` of each scene's true masks are captioned; with `--timed-masks M` the authors' side is timed on one crop
+kind of M masks of one image.
+Seconds are the clock's; beside their ratio stands that of the CPU's seconds, which a shared machine disturbs less.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.chain_sides import AuthorsChain, Chained, OurChain
+from benchmarks.chain_sides import AuthorsChain, Chained, OurChain, Spent
 from benchmarks.filter import MAX_SCORE_DIFFERENCE, largest_difference
 from benchmarks.gpu import scenes_with
 from benchmarks.mask_sides import MIN_IOU, best_ious
@@ -41,12 +43,14 @@ from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
 # A draw between two sums of float32 flips now and then, and the caption goes on otherwise.
 _MIN_EQUAL_CAPTIONS: Final = 0.9
 _MEMORY: Final[dict[str, Mapping[str, str]]] = {"as people run it": {}, "memory kept on both sides": MALLOC_ENVIRONMENT}
-# For each row of the authors' steps its name and what of ours it is held against.
+_CLOCKS: Final = ("wall_s", "cpu_s")
+_CAPTIONS: Final = ("sampling", "beams")
+# For each row its name, the steps of the authors, and those of ours.
 _STEPS: Final = {
-    "whole chain, CLIP a call a pair": (("masks", "captions", "filter, pairwise"), ("masks", "captions", "filter")),
-    "whole chain, CLIP batched": (("masks", "captions", "filter, batched"), ("masks", "captions", "filter")),
+    "whole chain, CLIP a call a pair": (("masks", *_CAPTIONS, "filter, pairwise"), ("masks", "captions", "filter")),
+    "whole chain, CLIP batched": (("masks", *_CAPTIONS, "filter, batched"), ("masks", "captions", "filter")),
     "masks": (("masks",), ("masks",)),
-    "captions": (("captions",), ("captions",)),
+    "captions": (_CAPTIONS, ("captions",)),
     "filter, a call a pair": (("filter, pairwise",), ("filter",)),
     "filter, batched": (("filter, batched",), ("filter",)),
 }
@@ -54,9 +58,17 @@ _STEPS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How many masks an image are captioned, and how many of them the authors' side is timed on: None for all."""
+    """How many masks an image are captioned, and on how much the authors' side is timed.
+
+    Attributes:
+        max_masks: An image.
+        timed_images: Of a shard.
+        timed_masks: Of one image, with one crop kind; None for all masks and kinds.
+        kept_share: Of the mask candidates of random weights.
+    """
 
     max_masks: int
+    timed_images: int
     timed_masks: int | None
     kept_share: float
 
@@ -64,12 +76,23 @@ class Settings:
         """Return what both sides are built with, beside the configuration."""
         return {"max_masks": self.max_masks, "kept_share": self.kept_share}
 
+    def timed_part(self, shard: Shard) -> tuple[Shard, int | None]:
+        """Return what of a shard the authors' side is timed on, and how many crop kinds; None for all."""
+        if self.timed_masks is None:
+            return shard.with_images(shard.images[: self.timed_images]), None
+        first = shard.images[0]
+        return shard.with_images((replace(first, masks=first.masks[: self.timed_masks]),)), 1
+
+    def is_counted(self, shard: Shard) -> bool:
+        """Return whether that is not all of it."""
+        return self.timed_masks is not None or self.timed_images < len(shard.images)
+
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One side of a case: median seconds by step, the process's peak, and what the last run made."""
+    """One side of a case: what each step takes, the process's peak, and what the last run made."""
 
-    seconds: Mapping[str, float]
+    spent: Mapping[str, Spent]
     peak_pss_bytes: int
     done: Chained
 
@@ -81,33 +104,27 @@ def shard_of(config: RunConfig, num_images: int, num_masks: int) -> Shard:
     return scene_shard([scene_image(make_scene(Split.DEMO, position)) for position in range(num_images)])
 
 
-def timed_part(shard: Shard, timed_masks: int | None) -> tuple[Shard, int | None]:
-    """Return what the authors' side is timed on: a shard, and how many crop kinds; None for all."""
-    if timed_masks is None:
-        return shard, None
-    first = shard.images[0]
-    return shard.with_images((replace(first, masks=first.masks[:timed_masks]),)), 1
-
-
 def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> list[dict[str, Any]]:
     """Return the rows of shards of so many images, each with the number of our repeats; ValueError if sides differ."""
     shards = {num_images: shard_of(config, num_images, settings.max_masks) for num_images in cases}
     ours = SideProcess(MALLOC_ENVIRONMENT, OurChain, config, **settings.chain())
-    parts = {num: ours.call("run", timed_part(shard, settings.timed_masks)[0]) for num, shard in shards.items()}
+    parts = {num: ours.call("run", settings.timed_part(shard)[0]) for num, shard in shards.items()}
     # Ours runs between the two references, so that a machine that slows down favours neither.
     rows: dict[int, list[dict[str, Any]]] = {num_images: [] for num_images in cases}
     own: dict[int, Timed] = {}
     for memory, environment in _MEMORY.items():
         authors = SideProcess(environment, AuthorsChain, config, **settings.chain())
-        timed = _references(authors, shards, settings.timed_masks)
+        theirs = _references(authors, shards, settings)
         own = own or {num: run_ours(ours, shard, cases[num]) for num, shard in shards.items()}
         ours.close()
-        for num_images, (done, peak) in timed.items():
-            agreed = agreement(done, parts[num_images])
-            seconds = _seconds(authors, done, own[num_images], settings.timed_masks)
-            note = f"{_amounts(config, own[num_images], cases[num_images])}; {agreed}; {_how(settings.timed_masks)}"
+        for num_images, timed in theirs.items():
+            said = agreement(timed.done, parts[num_images])
+            whole = shards[num_images]
+            if settings.is_counted(whole):
+                timed = _counted(authors, timed, settings, own[num_images].done.shard)
+            note = f"{_amounts(config, own[num_images], cases[num_images])}; {said}; {_how(settings, whole)}"
             case = f"{config.preset}, {num_images} image{'s' * (num_images > 1)}, {memory}"
-            rows[num_images] += rows_of(case, Timed(seconds, peak, done), own[num_images], note)
+            rows[num_images] += rows_of(case, timed, own[num_images], note)
         authors.close()
     return [row for listed in rows.values() for row in listed]
 
@@ -115,26 +132,30 @@ def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> 
 def run_ours(process: SideProcess, shard: Shard, repeats: int) -> Timed:
     """Return medians of `repeats` runs; they were warmed up by what was compared."""
     runs = [process.watched("run", shard) for _ in range(repeats)]
-    steps = runs[0][0].seconds
-    seconds = {step: statistics.median(done.seconds[step] for done, _ in runs) for step in steps}
-    return Timed(seconds, max(peak for _, peak in runs), runs[-1][0])
+    spent = {
+        step: Spent(*(statistics.median(getattr(done.spent[step], of) for done, _ in runs) for of in _CLOCKS))
+        for step in runs[0][0].spent
+    }
+    return Timed(spent, max(peak for _, peak in runs), runs[-1][0])
 
 
-def _references(
-    process: SideProcess, shards: Mapping[int, Shard], timed_masks: int | None
-) -> dict[int, tuple[Chained, int]]:
-    """Run the authors' side once a shard, or once in all where the rest is counted: the first image is the same."""
-    found: dict[int, tuple[Chained, int]] = {}
+def _references(process: SideProcess, shards: Mapping[int, Shard], settings: Settings) -> dict[int, Timed]:
+    """Run the authors' side; once where shards have the same timed part."""
+    known: dict[int, Timed] = {}
+    found: dict[int, Timed] = {}
     for num_images, shard in shards.items():
-        is_known = bool(found) and timed_masks is not None
-        part, num_kinds = timed_part(shard, timed_masks)
-        found[num_images] = next(iter(found.values())) if is_known else process.watched("run", part, num_kinds)
+        part, num_kinds = settings.timed_part(shard)
+        # All parts are the beginning of one list of images.
+        if len(part.images) not in known:
+            done, peak = process.watched("run", part, num_kinds)
+            known[len(part.images)] = Timed(done.spent, peak, done)
+        found[num_images] = known[len(part.images)]
     return found
 
 
-def _seconds(process: SideProcess, done: Chained, ours: Timed, timed_masks: int | None) -> dict[str, float]:
-    counted = process.call("counted", done, 1, ours.done.shard) if timed_masks is not None else done.seconds
-    return {**counted, "captions": counted.get("sampling", 0.0) + counted.get("beams", 0.0)}
+def _counted(process: SideProcess, timed: Timed, settings: Settings, whole: Shard) -> Timed:
+    num_kinds = None if settings.timed_masks is None else 1
+    return replace(timed, spent=process.call("counted", timed.done, num_kinds, whole))
 
 
 def agreement(theirs: Chained, ours: Chained) -> str:
@@ -193,24 +214,29 @@ def _amounts(config: RunConfig, ours: Timed, repeats: int) -> str:
     )
 
 
-def _how(timed_masks: int | None) -> str:
-    if timed_masks is None:
+def _how(settings: Settings, shard: Shard) -> str:
+    if not settings.is_counted(shard):
         return "baseline timed once"
-    return f"baseline COUNTED from one image, one crop kind, {timed_masks} masks, timed once"
+    if settings.timed_masks is None:
+        return f"baseline COUNTED from {settings.timed_images} of the images, timed once"
+    return f"baseline COUNTED from one image, one crop kind, {settings.timed_masks} masks, timed once"
 
 
 def rows_of(case: str, theirs: Timed, ours: Timed, note: str) -> list[dict[str, Any]]:
     """Return the rows of one case: the whole chain twice, then its steps."""
     rows = []
     for name, (their_steps, our_steps) in _STEPS.items():
-        baseline_s = sum(theirs.seconds.get(step, 0.0) for step in their_steps)
-        ours_s = sum(ours.seconds[step] for step in our_steps)
+        baseline = sum((theirs.spent.get(step, Spent()) for step in their_steps), Spent())
+        own = sum((ours.spent[step] for step in our_steps), Spent())
         rows.append(
             {
                 "case": f"{case}: {name}",
-                "baseline_s": baseline_s,
-                "ours_s": ours_s,
-                "ratio": baseline_s / ours_s,
+                "baseline_s": baseline.wall_s,
+                "ours_s": own.wall_s,
+                "ratio": baseline.wall_s / own.wall_s,
+                "baseline_cpu_s": baseline.cpu_s,
+                "ours_cpu_s": own.cpu_s,
+                "cpu_ratio": baseline.cpu_s / own.cpu_s,
                 "baseline_peak_pss_bytes": theirs.peak_pss_bytes,
                 "peak_pss_bytes": ours.peak_pss_bytes,
                 "note": note,
@@ -222,12 +248,12 @@ def rows_of(case: str, theirs: Timed, ours: Timed, note: str) -> list[dict[str, 
 def report(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the rows as a table, a note once."""
     print(f"images to scored expressions: the authors' scripts against ours ({machine()})")
-    print(f"{'case':<80} {'baseline s':>11} {'ours s':>9} {'ratio':>6} {'PSS MiB':>8} {'ours':>6}")
+    print(f"{'case':<80} {'baseline s':>11} {'ours s':>9} {'ratio':>6} {'of CPU':>6} {'PSS MiB':>8} {'ours':>6}")
     for row in rows:
-        sizes = [row[name] / 2**20 for name in ("baseline_peak_pss_bytes", "peak_pss_bytes")]
+        theirs, ours = (row[name] / 2**20 for name in ("baseline_peak_pss_bytes", "peak_pss_bytes"))
         print(
             f"{row['case']:<80} {row['baseline_s']:>11.2f} {row['ours_s']:>9.3f} {row['ratio']:>6.1f} "
-            f"{sizes[0]:>8.0f} {sizes[1]:>6.0f}"
+            f"{row['cpu_ratio']:>6.1f} {theirs:>8.0f} {ours:>6.0f}"
         )
     for note in dict.fromkeys(row["note"] for row in rows):
         print(note)
@@ -241,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, nargs="+", default=[5], help="of ours: one for all cases, or one each")
     parser.add_argument("--masks", type=int, default=8, help="at most so many an image are captioned")
     parser.add_argument("--steps", type=int, help="tokens that are sampled at most; by default the preset's")
-    parser.add_argument("--timed-masks", type=int, help="count the authors' side from so many masks of one image")
+    parser.add_argument("--timed-images", type=int, default=4, help="of a shard, by the authors' side")
+    parser.add_argument("--timed-masks", type=int, help="of one crop kind of one image, by the authors' side")
     parser.add_argument("--kept", type=float, default=0.4, help="share that passes predicted IoU, of random weights")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--json", type=Path)
@@ -253,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.timed_masks is not None and random_seed(config.masks.weights) is None:
         parser.error("--timed-masks is for presets on random weights: trained ones find their own masks")
     repeats = given.repeats * len(given.images) if len(given.repeats) == 1 else given.repeats
-    settings = Settings(given.masks, given.timed_masks, given.kept)
+    settings = Settings(given.masks, given.timed_images, given.timed_masks, given.kept)
     prepare_device(config.compute)
     rows = measure(config, dict(zip(given.images, repeats, strict=True)), settings)
     report(rows)

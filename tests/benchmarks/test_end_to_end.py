@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import end_to_end
-from benchmarks.chain_sides import AuthorsChain, OurChain
-from benchmarks.end_to_end import Timed
+from benchmarks.chain_sides import AuthorsChain, OurChain, Spent
+from benchmarks.end_to_end import Settings, Timed
 from pseudoris.schemas.config_layers import load_config
 
 LITTLE = ["masks.points_per_side=8", "masks.crop_n_layers=0", "captions.context_scales=[1.0]", "captions.max_length=6"]
@@ -31,8 +31,8 @@ def test_both_sides_make_the_same_masks_captions_and_scores(trained):
     assert theirs.proposals == ours.proposals
     # Two masks, two crop kinds, a beam and ten samples.
     assert "44 of 44 captions equal" in end_to_end.agreement(theirs, ours)
-    assert set(theirs.seconds) == {"masks", "sampling", "beams", "filter, batched", "filter, pairwise"}
-    assert set(ours.seconds) == {"masks", "captions", "filter"}
+    assert set(theirs.spent) == {"masks", "sampling", "beams", "filter, batched", "filter, pairwise"}
+    assert set(ours.spent) == {"masks", "captions", "filter"}
 
 
 @pytest.mark.slow
@@ -51,22 +51,25 @@ def test_sides_that_differ_are_not_compared(trained, changed):
 
 
 @pytest.mark.slow
-def test_twice_the_images_are_counted_as_twice_the_seconds(trained):
+def test_twice_the_images_are_counted_as_twice_the_time(trained):
     authors, theirs, ours = trained
     (image,) = ours.shard.images
     twice = ours.shard.with_images((image, image))
-    counted = authors.counted(theirs, 2, twice)
+    counted = authors.counted(theirs, None, twice)
     # Batched CLIP is timed again, and takes other seconds.
-    assert counted.pop("filter, batched") > 0
-    assert counted == pytest.approx({step: 2 * theirs.seconds[step] for step in counted})
+    assert counted.pop("filter, batched").wall_s > 0
     assert len(counted) == 4
+    for step, spent in counted.items():
+        assert (spent.wall_s, spent.cpu_s) == pytest.approx(
+            (2 * theirs.spent[step].wall_s, 2 * theirs.spent[step].cpu_s)
+        )
 
 
 @pytest.mark.slow
 def test_under_random_weights_the_true_masks_are_captioned_and_a_part_is_timed():
     config = load_config("tiny", assignments=[*LITTLE, *RANDOM])
     shard = end_to_end.shard_of(config, 1, 3)
-    part, num_kinds = end_to_end.timed_part(shard, 2)
+    part, num_kinds = Settings(max_masks=3, timed_images=1, timed_masks=2, kept_share=0.4).timed_part(shard)
     assert (len(shard.images[0].masks), len(part.images[0].masks), num_kinds) == (3, 2, 1)
     theirs = AuthorsChain(config, max_masks=3, kept_share=0.4).run(part, num_kinds)
     ours = OurChain(config, max_masks=3, kept_share=0.4).run(part)
@@ -75,10 +78,15 @@ def test_under_random_weights_the_true_masks_are_captioned_and_a_part_is_timed()
 
 
 def test_the_rows_are_the_chain_both_ways_and_its_steps():
-    theirs = Timed({"masks": 4.0, "captions": 30.0, "filter, pairwise": 12.0, "filter, batched": 2.0}, 20, None)
-    ours = Timed({"masks": 2.0, "captions": 1.0, "filter": 1.0}, 10, None)
+    def timed(peak_pss_bytes, **wall_s):
+        return Timed({step: Spent(each, 2 * each) for step, each in wall_s.items()}, peak_pss_bytes, None)
+
+    of_clip = {"filter, pairwise": 12.0, "filter, batched": 2.0}
+    theirs = timed(20, masks=4.0, sampling=25.0, beams=5.0, **of_clip)
+    ours = timed(10, masks=2.0, captions=1.0, filter=1.0)
     rows = end_to_end.rows_of("case", theirs, ours, "note")
     assert [row["ratio"] for row in rows] == [11.5, 9.0, 2.0, 30.0, 12.0, 2.0]
+    assert [row["cpu_ratio"] for row in rows] == [row["ratio"] for row in rows]
     assert {(row["baseline_peak_pss_bytes"], row["peak_pss_bytes"]) for row in rows} == {(20, 10)}
 
 
