@@ -9,7 +9,8 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, Final
 
-from benchmarks.measurement import pss_bytes
+import psutil
+
 from pseudoris.workers.malloc import child_environment
 
 _PERIOD_S: Final = 0.2
@@ -25,7 +26,7 @@ class SideProcess:
             1, get_context("spawn"), initializer=_hold, initargs=(partial(build, *given, **named),)
         )
         with child_environment(environment):
-            self._pid = self._pool.submit(os.getpid).result()
+            self._process = psutil.Process(self._pool.submit(os.getpid).result())
 
     def call(self, method: str, *given: Any) -> Any:
         """Return what a method of the object returns."""
@@ -34,11 +35,15 @@ class SideProcess:
     def watched(self, method: str, *given: Any) -> tuple[Any, int]:
         """Return what a method returns, and the process's highest proportional set size meanwhile, in bytes."""
         future = self._pool.submit(_call, method, given)
-        peak = pss_bytes(self._pid)
+        peak = self._pss_bytes()
         while not future.done():
             wait([future], timeout=_PERIOD_S)
-            peak = max(peak, pss_bytes(self._pid))
+            peak = max(peak, self._pss_bytes())
         return future.result(), peak
+
+    def _pss_bytes(self) -> int:
+        """Return what the process holds now: a page that n processes share counts as 1/n."""
+        return int(self._process.memory_full_info().pss)
 
     def close(self) -> None:
         """End the process."""
