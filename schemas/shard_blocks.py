@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
 
 import pyarrow as pa
 
+from pseudoris.schemas.record_arrays import from_array, to_array
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardFault, ShardImage
 
 _SAMPLE = pa.struct(
@@ -64,14 +66,14 @@ BLOCK_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
         ("generation", pa.int32()),
+        # From here to `fault` only in the first row: a block that was cut lacks it, and a merged one has it twice.
+        ("planned_ids", pa.list_(pa.string())),
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("nodes", pa.list_(pa.string())),
         ("degraded", pa.map_(pa.string(), pa.int64())),
         ("mixed", pa.list_(pa.string())),
         ("is_committed", pa.bool_()),
         ("fault", FAULT),
-        # Only in the first row: a block that was cut lacks it, and a merged one has it twice.
-        ("planned_ids", pa.list_(pa.string())),
         ("position", pa.int32()),
         ("image_id", pa.string()),
         ("key", pa.string()),
@@ -87,6 +89,16 @@ BLOCK_SCHEMA = pa.schema(
         ("expressions", pa.large_list(_EXPRESSION)),
     ]
 )
+# The dataclass of each struct, by the name of its column or field.
+_RECORDS: Final[Mapping[str, type]] = {
+    "fault": ShardFault,
+    "failure": Failure,
+    "masks": MaskRecord,
+    "expressions": ExpressionRecord,
+    "samples": CaptionSample,
+}
+_SHARD_COLUMNS: Final = ("planned_ids", "seconds", "nodes", "degraded", "mixed", "is_committed", "fault")
+_IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
 
 
 def shard_to_block(shard: Shard) -> pa.Table:
@@ -94,19 +106,16 @@ def shard_to_block(shard: Shard) -> pa.Table:
 
     A shard without images becomes one row with null image columns, because an engine may drop a block without rows.
     """
-    common = {
-        "shard": shard.shard,
-        "generation": shard.generation,
-        "seconds": list(shard.seconds.items()),
-        "nodes": list(shard.nodes),
-        "degraded": list(shard.degraded.items()),
-        "mixed": list(shard.mixed),
-        "is_committed": shard.is_committed,
-        "fault": None if shard.fault is None else asdict(shard.fault),
+    images = shard.images
+    num_rows = max(len(images), 1)
+    columns: dict[str, Sequence[Any]] = {
+        "shard": [shard.shard] * num_rows,
+        "generation": [shard.generation] * num_rows,
+        **{name: [_of_shard(shard, name)] + [None] * (num_rows - 1) for name in _SHARD_COLUMNS},
+        **{name: [getattr(image, name) for image in images] if images else [None] for name in _IMAGE_COLUMNS},
     }
-    rows = [{**common, **_image_to_row(image)} for image in shard.images] or [common]
-    rows[0]["planned_ids"] = list(shard.planned_ids)
-    return pa.Table.from_pylist(rows, schema=BLOCK_SCHEMA)
+    arrays = [to_array(columns[field.name], field.type) for field in BLOCK_SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=BLOCK_SCHEMA)
 
 
 def block_to_shard(block: pa.Table) -> Shard:
@@ -115,55 +124,33 @@ def block_to_shard(block: pa.Table) -> Shard:
     Raises:
         ValueError: The block is empty, or it is not exactly one whole shard: Ray cut or merged it.
     """
-    rows = block.to_pylist()
-    numbers = {(row["shard"], row["generation"]) for row in rows}
+    numbers = set(zip(block["shard"].to_pylist(), block["generation"].to_pylist(), strict=True))
     if len(numbers) != 1:
         raise ValueError(f"a block must hold one generation of one shard, got {sorted(numbers)}")
-    first = rows[0]
-    planned_ids = [row["planned_ids"] for row in rows if row["planned_ids"] is not None]
-    if len(planned_ids) != 1:
+    ((number, generation),) = numbers
+    firsts = [row for row, is_first in enumerate(block["planned_ids"].is_valid().to_pylist()) if is_first]
+    if len(firsts) != 1:
         raise ValueError(
-            f"a block of shard {first['shard']} names the planned images {len(planned_ids)} times instead of once: "
+            f"a block of shard {number} names the planned images {len(firsts)} times instead of once: "
             "it was cut or merged"
         )
-    images = [_row_to_image(row) for row in rows if row["position"] is not None]
+    first = {name: _values(block.slice(firsts[0], 1), name)[0] for name in _SHARD_COLUMNS}
+    rows = zip(*(_values(block, name) for name in _IMAGE_COLUMNS), strict=True)
+    images = [image for image in itertools.starmap(ShardImage, rows) if image.position is not None]
     return Shard(
-        shard=first["shard"],
-        generation=first["generation"],
+        shard=number,
+        generation=generation,
         images=tuple(sorted(images, key=lambda image: image.position)),
-        seconds=dict(first["seconds"]),
-        nodes=tuple(first["nodes"]),
-        degraded=dict(first["degraded"]),
-        mixed=tuple(first["mixed"]),
-        is_committed=first["is_committed"],
-        planned_ids=tuple(planned_ids[0]),
-        fault=None if first["fault"] is None else ShardFault(**first["fault"]),
+        **{**first, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])},
     )
 
 
-def _image_to_row(image: ShardImage) -> dict[str, Any]:
-    # asdict would deep-copy the encoded bytes; a shallow copy keeps one reference.
-    row = {f.name: getattr(image, f.name) for f in fields(image)}
-    row["failure"] = asdict(image.failure) if image.failure else None
-    row["masks"] = [asdict(mask) for mask in image.masks]
-    row["expressions"] = [asdict(expression) for expression in image.expressions]
-    return row
+def _of_shard(shard: Shard, name: str) -> Any:
+    value = getattr(shard, name)
+    # Arrow builds a map from pairs.
+    return list(value.items()) if isinstance(value, Mapping) else value
 
 
-def _row_to_image(row: Mapping[str, Any]) -> ShardImage:
-    values = {f.name: row[f.name] for f in fields(ShardImage)}
-    values["failure"] = Failure(**row["failure"]) if row["failure"] else None
-    values["masks"] = tuple(_to_mask(mask) for mask in row["masks"])
-    values["expressions"] = tuple(_to_expression(expression) for expression in row["expressions"])
-    return ShardImage(**values)
-
-
-def _to_mask(row: Mapping[str, Any]) -> MaskRecord:
-    return MaskRecord(**{**row, "rle_size": tuple(row["rle_size"]), "box_xyxy_px": tuple(row["box_xyxy_px"])})
-
-
-def _to_expression(row: Mapping[str, Any]) -> ExpressionRecord:
-    samples = tuple(
-        CaptionSample(**{**sample, "other_masks": tuple(sample["other_masks"])}) for sample in row["samples"]
-    )
-    return ExpressionRecord(**{**row, "target_mask_ids": tuple(row["target_mask_ids"]), "samples": samples})
+def _values(block: pa.Table, name: str) -> list[Any]:
+    # One chunk, except after a concatenation.
+    return from_array(pa.concat_arrays(block[name].chunks), name, _RECORDS)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from pseudoris.schemas.record_arrays import to_array
 from pseudoris.schemas.run_records import ShardCounts
-from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import (
     EXPRESSIONS,
     FAILURES,
@@ -22,6 +24,18 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.tables.parquet_files import ROW_GROUP_SIZE, parquet_bytes
 
+_Record = TypeVar("_Record")
+
+# All are columns.
+_EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
+
+
+class _Segmentation(NamedTuple):
+    """A mask as COCO names it."""
+
+    size: tuple[int, int]
+    counts: str
+
 
 def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
     """Return the tables of `tables.SCHEMAS` by name; rows keep the order of the shard's records.
@@ -31,13 +45,13 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
         embed_images: Whether the images table holds the encoded bytes (null for quarantined images).
     """
     images = shard.images
-    rows: dict[str, list[dict[str, Any]]] = {
-        IMAGES: [_image_row(image, embed_images=embed_images) for image in images],
-        MASKS: [_mask_row(image, mask) for image in images for mask in image.masks],
-        EXPRESSIONS: [_expression_row(image, each) for image in images for each in image.expressions],
-        FAILURES: [{"image_id": image.image_id, **asdict(image.failure)} for image in images if image.failure],
+    columns = {
+        IMAGES: _images(images, embed_images=embed_images),
+        MASKS: _masks([(image.image_id, mask) for image in images for mask in image.masks]),
+        EXPRESSIONS: _expressions([(image.image_id, each) for image in images for each in image.expressions]),
+        FAILURES: _failures([(image.image_id, image.failure) for image in images if image.failure]),
     }
-    return {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in SCHEMAS.items()}
+    return {name: _table(columns[name], schema) for name, schema in SCHEMAS.items()}
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -71,52 +85,48 @@ def status_of(image: ShardImage) -> str:
     return STATUS_ANNOTATED if image.masks else STATUS_EMPTY
 
 
-def _image_row(image: ShardImage, *, embed_images: bool) -> dict[str, Any]:
+def _table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    arrays = [to_array(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _images(images: Sequence[ShardImage], *, embed_images: bool) -> dict[str, Sequence[Any]]:
     return {
-        "image_id": image.image_id,
-        "key": image.key,
-        "height": image.height,
-        "width": image.width,
-        "status": status_of(image),
-        "sha256": image.sha256,
-        "bytes": image.data if embed_images and image.failure is None else None,
+        **_columns(images, ("image_id", "key", "height", "width", "sha256")),
+        "status": [status_of(image) for image in images],
+        "bytes": [image.data if embed_images and image.failure is None else None for image in images],
     }
 
 
-def _mask_row(image: ShardImage, mask: MaskRecord) -> dict[str, Any]:
+def _masks(masks: Sequence[tuple[str, MaskRecord]]) -> dict[str, Sequence[Any]]:
+    ids, records = _unzipped(masks)
     return {
-        "image_id": image.image_id,
-        "mask_id": mask.mask_id,
-        "segmentation": {"size": list(mask.rle_size), "counts": mask.rle_counts},
-        "box_xyxy_px": list(mask.box_xyxy_px),
-        "area_px": mask.area_px,
-        "predicted_iou": mask.predicted_iou,
-        "stability_score": mask.stability_score,
-        "prior": mask.prior,
+        "image_id": ids,
+        **_columns(records, ("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")),
+        "segmentation": [_Segmentation(mask.rle_size, mask.rle_counts) for mask in records],
     }
 
 
-def _expression_row(image: ShardImage, expression: ExpressionRecord) -> dict[str, Any]:
-    first = expression.samples[0] if expression.samples else None
+def _expressions(expressions: Sequence[tuple[str, ExpressionRecord]]) -> dict[str, Sequence[Any]]:
+    ids, records = _unzipped(expressions)
+    firsts = [each.samples[0] if each.samples else None for each in records]
+    of_first = ("decoder", "top_k", "top_p", "crop", "log_prob")
     return {
-        "image_id": image.image_id,
-        "target_mask_ids": list(expression.target_mask_ids),
-        "text": expression.text,
-        "kind": expression.kind,
-        "head_noun": expression.head_noun,
-        "source": expression.source,
-        **{name: getattr(first, name, None) for name in ("decoder", "top_k", "top_p", "crop", "log_prob")},
-        "count": len(expression.samples),
-        "samples": [asdict(sample) for sample in expression.samples],
-        "uniqueness": expression.uniqueness,
-        "correctness": expression.correctness,
-        "distinctiveness": expression.distinctiveness,
-        "rival_mask_id": expression.rival_mask_id,
-        "caption_score": expression.caption_score,
-        "listener": expression.listener,
-        "truth": expression.truth,
-        "confidence": expression.confidence,
-        "rank": expression.rank,
-        "kept": expression.kept,
-        "weight": expression.weight,
+        "image_id": ids,
+        **_columns(records, _EXPRESSION_FIELDS),
+        **{name: [getattr(first, name, None) for first in firsts] for name in of_first},
+        "count": [len(each.samples) for each in records],
     }
+
+
+def _failures(failures: Sequence[tuple[str, Failure]]) -> dict[str, Sequence[Any]]:
+    ids, records = _unzipped(failures)
+    return {"image_id": ids, **_columns(records, ("stage", "reason", "message"))}
+
+
+def _columns(records: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    return {name: [getattr(record, name) for record in records] for name in names}
+
+
+def _unzipped(pairs: Sequence[tuple[str, _Record]]) -> tuple[list[str], list[_Record]]:
+    return [image_id for image_id, _ in pairs], [record for _, record in pairs]
