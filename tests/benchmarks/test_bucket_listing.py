@@ -34,7 +34,7 @@ def test_pages_hold_every_key_once_and_in_order(max_keys, monkeypatch):
     assert space.page(after=space.key(31)).numbers == [32, 33]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_source_lists_all_of_it_in_the_order_of_its_keys(monkeypatch):
     for name, value in bucket_listing._CREDENTIALS.items():
         monkeypatch.setenv(name, value)

@@ -65,7 +65,7 @@ def test_no_file_is_left_with_arrows_threads(out, command):
     assert threads_left(*(word.replace("OUT", out) for word in command.split())) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_count_sees_arrows_threads(out):
     part = next(Path(out, "expressions").glob("*.parquet"))
     assert threads_left("arrow", str(part)) > 0

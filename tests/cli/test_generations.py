@@ -31,6 +31,7 @@ def run(ray_session, tmp_path):
     return source, out
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_extend_then_retry_then_mixed(run):
     source, out = run

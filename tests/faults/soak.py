@@ -158,6 +158,10 @@ def _setting_of_turn(dear: Sequence[Kind], counts: Mapping[str, int], draw: rand
     return min(turns)[2]
 
 
+def _annotate_in_a_process(source: Path, out: Path, words: Sequence[str]) -> None:
+    start_driver(source, out, "local", *words).finish()
+
+
 def soak(
     record: Path,
     folder: Path,
@@ -169,9 +173,12 @@ def soak(
     words: Sequence[str] = WORDS,
     dear: Sequence[Kind] = DEAR,
     seed: int | None = None,
+    annotate_undisturbed: Callable[[Path, Path, Sequence[str]], object] = _annotate_in_a_process,
     say: Callable[[str], None],
 ) -> None:
     """Add proven runs to `record` until it holds `max_faults`, or `minutes` have passed; at least one.
+
+    `annotate_undisturbed` takes the images, the folder for the run, and settings.
 
     Raises:
         AssertionError: A run ended otherwise than the undisturbed one, or a driver in a way that cannot be resumed.
@@ -182,7 +189,7 @@ def soak(
         server: S3Server = stack.enter_context(serving_s3())
         undisturbed = folder / "undisturbed"
         say("the undisturbed run, on disk")
-        start_driver(source, undisturbed, "local", *words).finish()
+        annotate_undisturbed(source, undisturbed, words)
         # For this process alone, which looks into the bucket past the proxy; drivers are told of the proxy.
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint_url
         stack.callback(os.environ.pop, "AWS_ENDPOINT_URL")

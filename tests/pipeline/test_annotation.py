@@ -104,8 +104,8 @@ def test_a_finished_run_started_again_computes_and_writes_nothing(run):
     ("fault", "error", "message"),
     [
         ("config", ConfigError, "^the stub was told to fail: take the option away$"),
-        ("load", ConfigError, "^the stub's weights are missing: install them$"),
-        ("bug", Exception, "a bug in the stub"),
+        pytest.param("load", ConfigError, "^the stub's weights are missing: install them$", marks=pytest.mark.long),
+        pytest.param("bug", Exception, "a bug in the stub", marks=pytest.mark.long),
     ],
 )
 def test_what_a_stage_raises_is_what_the_caller_gets(fault, error, message, ray_session, tmp_path):

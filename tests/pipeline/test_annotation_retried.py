@@ -123,6 +123,7 @@ def test_a_retry_ends_with_the_tables_of_an_undisturbed_run(lacking, undisturbed
     assert {receipt.shard: receipt for receipt in iter_manifest(location)} == latest
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_only_the_reasons_asked_for_are_retried(lacking, source):
     options = RunOptions(is_retry=True, reasons=frozenset({"missing"}))
@@ -266,6 +267,7 @@ def test_an_extended_run_annotates_what_source_has_gained_and_touches_nothing_el
     assert (again.num_planned_images, again.num_images_now) == (11, 0)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_mixed_versions_are_refused_then_accepted_by_name_and_listed(ray_session, source, tmp_path):
     out = tmp_path / "out"

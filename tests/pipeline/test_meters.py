@@ -91,13 +91,13 @@ def scraped(tmp_path_factory):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_scrape_shows_every_series_of_the_registry_and_no_other(scraped):
     assert scraped[1].names(ALL_NAMES) == ALL_SERIES
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_outcomes_are_those_of_the_run_s_summary(scraped):
     totals, scrape = scraped
     outcomes = {name: totals[name] for name in ("annotated", "empty", "quarantined") if totals[name]}
@@ -112,7 +112,7 @@ def test_outcomes_are_those_of_the_run_s_summary(scraped):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_stages_show_their_seconds_loads_waits_fills_and_caches(scraped):
     totals, scrape = scraped
     assert scrape.by("ray_pseudoris_stage_seconds_total", "out", "stage") == pytest.approx(totals["seconds"])

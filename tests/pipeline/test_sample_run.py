@@ -86,6 +86,7 @@ def test_a_named_scratch_is_left_as_it_was_also_after_an_error(ray_session, tmp_
     assert [path.name for path in scratch.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_tars_are_looked_into_by_tasks(ray_session, tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.png", png(seed=n)) for n in range(9)]))

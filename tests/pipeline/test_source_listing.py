@@ -72,16 +72,17 @@ def test_a_damaged_tar_and_an_empty_source_are_told_as_in_one_process(ray_sessio
 
 def test_many_tars_in_a_bucket_are_indexed_by_tasks_under_faults(ray_session, s3_server, s3_bucket):
     client = s3_server.client()
-    for number in range(30):
+    for number in range(10):
         members = [(f"{n}.png", bytes(40_000)) for n in range(3)]
         client.put_object(Bucket=s3_bucket, Key=f"set/{number:03d}.tar", Body=tar_bytes(members))
-    with injecting(s3_server.endpoint_url, [Fault("slow_down", rate=0.1), Fault("reset", rate=0.05)]) as proxy:
+    with injecting(s3_server.endpoint_url, [Fault("slow_down", rate=0.2), Fault("reset", rate=0.1)]) as proxy:
         source = open_source(f"s3://{s3_bucket}/set", SourceConfig(endpoint_url=proxy.endpoint_url))
         keys = [item.key for item in list_on_cluster(source, POOL)]
-    assert keys == [f"{number:03d}.tar!{n}.png" for number in range(30) for n in range(3)]
+    assert keys == [f"{number:03d}.tar!{n}.png" for number in range(10) for n in range(3)]
     assert proxy.hits["slow_down"] > 0
 
 
+@pytest.mark.long
 def test_a_bucket_that_stays_away_is_transient(ray_session, s3_server, s3_bucket):
     s3_server.client().put_object(Bucket=s3_bucket, Key="set/a.tar", Body=tar_bytes([("a.png", png())]))
     with injecting(s3_server.endpoint_url, [Fault("slow_down", operation="GetObject")]) as proxy:

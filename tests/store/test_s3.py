@@ -120,7 +120,7 @@ def test_a_commit_asks_as_little_as_its_parts_need(bucket_run, proxy):
     assert proxy.counts["HeadObject"] <= 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gc_gives_up_old_uploads_and_leaves_young_ones(bucket_run, proxy):
     start_run(bucket_run)
     (upload,) = uploads_after_a_failed_put(bucket_run, proxy)

@@ -103,6 +103,7 @@ def test_the_sentence_of_a_rule_needs_no_condition():
     assert make_summary().rule_sentence == "An expression is kept if its distinctiveness is above τ\u00a0=\u00a01."
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_the_slider_keeps_what_refilter_keeps_at_every_tau(open_page, tmp_path):
     run = RunLocation.open(str(tmp_path / "run"))

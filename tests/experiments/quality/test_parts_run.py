@@ -12,7 +12,7 @@ from experiments.quality.annotated_scenes import DISTINCTIVE, PAPER, SHIPPED
 from experiments.quality.ladder import CURVES
 from experiments.quality.parts import Options
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # The first has annotated the last one's scenes too.
 PARTS = (ablation.PART, sweeps.PART, composition.PART)

@@ -90,7 +90,7 @@ def test_a_difference_is_decided_by_scenes_and_by_every_seed(low, high, seeds, d
     assert ("not told apart" in said_difference(difference)) is not decided
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_arms_are_trained_once_asked_scene_by_scene_and_taken_again_where_they_stand(tmp_path: Path) -> None:
     run = str(imported_scenes(tmp_path / "run", split=Split.TEST, num_scenes=2))
     words = ("training.num_steps=2", "training.num_warmup_steps=1")

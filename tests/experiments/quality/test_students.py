@@ -77,6 +77,7 @@ def test_the_headline_names_what_was_trained() -> None:
     assert found.keys() == {"naive", "distinctive", "filtered", "composed", "truth"}
 
 
+@pytest.mark.long
 def test_clips_choice_beats_a_random_mask_on_real_scenes(tmp_path: Path) -> None:
     run = imported_scenes(tmp_path, split=Split.TEST, num_scenes=2)
 

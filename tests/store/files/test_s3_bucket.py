@@ -203,7 +203,7 @@ def test_credentials_that_come_a_moment_later_are_found(bucket, proxy, monkeypat
     assert S3Bucket(bucket.name, proxy.endpoint_url, limits).get("key").data == b"1"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_listing_takes_one_request_a_thousand_keys_and_holds_each_once(bucket, proxy, s3_server):
     client = s3_server.client()
     names = [f"set/{number:05d} é" for number in range(1_001)]

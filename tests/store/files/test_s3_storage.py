@@ -75,7 +75,7 @@ def test_a_listing_is_in_the_order_of_keys_which_is_not_the_stores(bucket, put):
     assert listed(bucket) == sorted(names, key=path_key) != sorted(names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_listing_of_many_folders_takes_pages_and_not_folders(bucket, put, proxy):
     put({f"set/{number:03d}/image.jpg": b"1" for number in range(300)})
     assert len(listed(bucket)) == 300
@@ -167,7 +167,7 @@ class Endless:
             yield Page(tuple(StoredObject(key, 5, "d41d8cd98f00b204e9800998ecf8427e", 0.0) for key in keys), ())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_listing_sixty_thousand_objects_holds_a_part_of_them(monkeypatch):
     monkeypatch.setattr(key_order, "MAX_IN_MEMORY", 3_000)
     storage = S3Storage(Endless(60_000), "set")

@@ -447,7 +447,7 @@ def test_memory_follows_the_shard_and_not_the_run(tmp_path):
     assert large < small + 20 * 20_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_between_buckets_it_is_the_same_and_a_bucket_that_fails_is_asked_again(bucket_run, proxy, s3_server, tmp_path):
     scored_run(bucket_run)
     local = RunLocation.open(str(tmp_path / "local"))

@@ -315,7 +315,7 @@ def test_workers_that_live_on_see_the_epoch(run):
     assert list(loader) == first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
     root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
     local = Path(run.location.root)

@@ -73,7 +73,7 @@ def test_a_url_with_a_secret_is_refused():
         read("s3://key:secret@bucket/refcoco")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp_path, s3_server, s3_bucket):
     annotation, images = write_small_refer(tmp_path)
     client = s3_server.client()
@@ -98,7 +98,7 @@ def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp
     assert read_table(location, "images")["key"].to_pylist() == read_table(on_disk, "images")["key"].to_pylist()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_changed_annotation_in_the_bucket_is_refused(tmp_path, s3_server, s3_bucket):
     annotation, images = write_small_refer(tmp_path, num_images=2)
     location = RunLocation.open(f"s3://{s3_bucket}/out", s3_server.endpoint_url)

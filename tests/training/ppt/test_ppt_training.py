@@ -136,7 +136,7 @@ def test_a_training_that_an_older_version_began_goes_on_under_its_names(tmp_path
     assert folders[:3] == ["01-semantic", "02-composed", "03-referring"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_encoders_of_an_earlier_training_change_nothing_and_others_are_refused(tmp_path, whole) -> None:
     request, summary, *_ = whole
     encoders = FrozenEncoders(request.config)
@@ -181,7 +181,7 @@ def test_whether_there_is_room_to_keep_features_changes_nothing(tmp_path, whole)
     assert_equal_weights(request.out, tmp_path / "none")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_what_one_does(tmp_path, whole) -> None:
     request, *_ = whole
     training = request.config.training.model_copy(update={"num_devices": 2})

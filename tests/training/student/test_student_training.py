@@ -136,7 +136,7 @@ def uneven(tmp_path, request_):
     return replace(request_, runs=[location.root])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_what_one_does_of_uneven_halves(tmp_path, uneven):
     config = small_config(tmp_path, ["model.dropout=0.0", "training.num_devices=2"])
     both = replace(uneven, config=config, out=tmp_path / "two")
