@@ -1,0 +1,239 @@
+"""Measures how time and memory of the stages grow with masks, image size, shard size, and the images of a run.
+
+    python -m benchmarks.growth [--part masks …] [--images 1000] [--stub-images 100000] [--plot F] [--json F]
+
+What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
+is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Inputs are scenes
+of the synthetic world: side by side in one picture for many masks, enlarged for larger images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measurement import median_seconds, peak_rss_bytes, write_json
+from benchmarks.process_watch import Watched, run_watched
+from benchmarks.scale import plugin_environment, stand_in_config, write_tables
+from experiments.quality.svg_chart import Line, axis_of, line_chart
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard
+from pseudoris.synthworld.demo import write_demo
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.stages import STAGES
+
+Part = Literal["masks", "image size", "shard size"]
+# By part: what is counted, and the points. SAM's 32 × 32 grid leaves up to 120 masks of an image.
+POINTS: Final[dict[Part, tuple[int, ...]]] = {
+    "masks": (1, 2, 4, 8, 15, 30, 60, 120),
+    "image size": (192, 384, 768, 1536, 3072),
+    "shard size": (1, 2, 4, 8, 16, 32, 64),
+}
+_UNITS: Final[dict[Part, str]] = {"masks": "masks", "image size": "pixels a side", "shard size": "images"}
+# Scenes side by side in a picture of 1,152 pixels a side: 36 hold more than 120 objects.
+_SCENES_A_SIDE: Final = 6
+_RUN_POINTS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How one stage, or a run, grew.
+
+    Attributes:
+        case: What grew, of what.
+        unit: What `sizes` counts.
+        sizes: Ascending.
+        seconds: At each size, median of several.
+        bytes: At each size: the peak of the process beyond what it held with its models loaded; of a run the highest
+            private bytes of all of its processes until then.
+    """
+
+    case: str
+    unit: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    bytes: tuple[int, ...]
+
+    def row(self) -> dict[str, Any]:
+        """Return the JSON row, with both exponents."""
+        return {**asdict(self), "exponent_s": exponent(self.sizes, self.seconds), "exponent_bytes": self._of_bytes()}
+
+    def _of_bytes(self) -> float | None:
+        # A stage that takes next to nothing grows by the allocator's steps alone.
+        return exponent(self.sizes, self.bytes) if min(self.bytes[len(self.bytes) // 2 :]) > 2**20 else None
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Return the slope of log(value) over log(size) of the larger half of the points."""
+    half = len(sizes) // 2
+    logs = [[math.log(each) for each in numbers[half:]] for numbers in (sizes, values)]
+    return round(statistics.linear_regression(*logs).slope, 2)
+
+
+def stage_curves(part: Part, preset: str, repeats: int) -> Iterator[Curve]:
+    """Yield a curve a stage of what grows with `part`."""
+    found: list[dict[str, tuple[float, int]]] = []
+    for size in POINTS[part]:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found.append(process.submit(measure, part, size, preset, repeats).result())
+    for name in found[0]:
+        seconds, grown = zip(*(each[name] for each in found), strict=True)
+        yield Curve(f"{name}, {preset}", f"{part}: {_UNITS[part]}", POINTS[part], seconds, grown)
+
+
+def measure(part: Part, size: int, preset: str, repeats: int) -> dict[str, tuple[float, int]]:
+    """Return seconds and bytes of each stage at a point; the proposer's masks do not follow from how many are given."""
+    config = load_config(preset, assignments=["compute.device=cpu"])
+    shard, small = shard_of(part, size), shard_of(part, POINTS[part][0])
+    found = {}
+    for kind in STAGES[1:] if part == "masks" else STAGES:
+        stage = kind.build(config)
+        small = stage(small)
+        before = peak_rss_bytes()
+        seconds = median_seconds(lambda: stage(shard), repeats=repeats, warm_ups=0)  # noqa: B023 -- called here
+        found[kind.name] = (seconds, peak_rss_bytes() - before)
+        shard = stage(shard)
+    return found
+
+
+def shard_of(part: Part, size: int) -> Shard:
+    """Return the shard of a point."""
+    if part == "masks":
+        shard = scene_shard([_mosaic(_SCENES_A_SIDE)], with_true_masks=True)
+        (image,) = shard.images
+        # Spread over the picture, as those of a photograph.
+        kept = image.masks[:: len(image.masks) // size][:size]
+        return shard.with_images((replace(image, masks=kept),))
+    if part == "image size":
+        return scene_shard([_enlarged(size)])
+    return scene_shard([scene_image(make_scene(Split.DEMO, position)) for position in range(size)])
+
+
+def _mosaic(side: int) -> SceneImage:
+    """Return `side` × `side` scenes as one picture, with the masks of all of their objects."""
+    scenes = [make_scene(Split.DEMO, position) for position in range(side * side)]
+    tiles = [render(scene) for scene in scenes]
+    rows = [np.concatenate([tile.image for tile in tiles[n : n + side]], axis=1) for n in range(0, len(tiles), side)]
+    masks = []
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, side)
+        height, width = tile.masks.shape[1:]
+        margins = ((0, 0), (row * height, (side - 1 - row) * height), (column * width, (side - 1 - column) * width))
+        masks.append(np.pad(tile.masks, margins))
+    return SceneImage(scenes[0], np.concatenate(masks), encode_png(np.concatenate(rows)))
+
+
+def _enlarged(side_px: int) -> SceneImage:
+    """Return a scene as a picture of `side_px` pixels a side, without masks."""
+    scene = make_scene(Split.DEMO, 0)
+    picture = Image.fromarray(render(scene).image).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    return SceneImage(scene, np.zeros((0, side_px, side_px), dtype=bool), encode_png(np.asarray(picture)))
+
+
+def run_curve(preset: str, num_images: int) -> Curve:
+    """Return how a run over synthetic images grows with the images committed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_demo(folder, num_scenes=num_images)
+        config = load_config(preset, assignments=["shards.max_images=16", "placement.address=local"])
+        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
+        return _curve_of(f"a run, {preset}", run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True))
+
+
+def stub_run_curve(num_images: int) -> Curve:
+    """Return how a run grows whose stages only wait: plans, graphs and commits are real."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_tables(folder / "in", rows=num_images, group_rows=40)
+        config = stand_in_config(shard_images=40, shard_s=0.0)
+        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
+        watched = run_watched("benchmarks.scale_driver", arguments, plugin_environment(), has_workers=True)
+        return _curve_of("a run, stages that wait", watched)
+
+
+def _curve_of(case: str, watched: Watched) -> Curve:
+    """Return the points of a run, halved from its end: seconds since its start, and the memory until then."""
+    commits, start_s = watched.answer["commits_s"], watched.answer["start_s"]
+    per_shard = watched.answer["num_images"] / len(commits)
+    counts = [len(commits)]
+    while counts[-1] > 1 and len(counts) < _RUN_POINTS:
+        counts.append(counts[-1] // 2)
+    counts.reverse()
+    ends = [commits[count - 1] for count in counts]
+    peaks = [
+        max(each.driver.private_bytes + each.workers.private_bytes for each in watched.between(start_s, end))
+        for end in ends
+    ]
+    sizes = tuple(round(count * per_shard) for count in counts)
+    return Curve(case, "images of the run", sizes, tuple(end - start_s for end in ends), tuple(peaks))
+
+
+def plot(curves: Sequence[Curve]) -> str:
+    """Return the curves as SVG: seconds over sizes, each as its share of its last point, in powers of ten."""
+    lines = [
+        Line(
+            f"{curve.case}, {curve.unit}",
+            [(math.log10(size / curve.sizes[-1]), math.log10(value / curve.seconds[-1])) for size, value in points],
+            is_dashed=curve.case.startswith("a run"),
+        )
+        for curve in curves
+        for points in [list(zip(curve.sizes, curve.seconds, strict=True))]
+    ]
+    x, y = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
+    return line_chart(
+        "Time over size, of the largest", axis_of("log10 of size", x), axis_of("log10 of seconds", y), lines
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print a line a curve, write plot and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--part", action="append", choices=[*POINTS, "run", "stub run"], help="one of them; else all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1_000, help="of the run")
+    parser.add_argument("--stub-images", type=int, default=100_000, help="of the run whose stages wait")
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    curves = []
+    for curve in _curves(given):
+        curves.append(curve)
+        row = curve.row()
+        print(
+            f"{curve.case}, {curve.unit} {curve.sizes[0]:,} to {curve.sizes[-1]:,}: {curve.seconds[0]:.2f} to "
+            f"{curve.seconds[-1]:.2f} s, exponent {row['exponent_s']}; {curve.bytes[-1] / 1e6:.0f} MB, exponent "
+            f"{'–' if row['exponent_bytes'] is None else row['exponent_bytes']}",
+            flush=True,
+        )
+        write_json([each.row() for each in curves], given.json)
+    if given.plot:
+        given.plot.write_text(plot(curves), encoding="utf-8")
+
+
+def _curves(given: argparse.Namespace) -> Iterator[Curve]:
+    wanted = given.part or [*POINTS, "run", "stub run"]
+    for part in POINTS:
+        if part in wanted:
+            yield from stage_curves(part, given.preset, given.repeats)
+    if "run" in wanted:
+        yield run_curve(given.preset, given.images)
+    if "stub run" in wanted:
+        yield stub_run_curve(given.stub_images)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""How stages grow: the exponent of a power is found, a point has the size it says, a run's curve its commits."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.growth import Curve, exponent, measure, plot, shard_of
+from benchmarks.growth import _curve_of as curve_of
+from benchmarks.process_watch import Sample, Usage, Watched
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_of_a_power_is_found_whatever_the_small_sizes_cost(power):
+    sizes = (1, 2, 4, 8, 16, 32)
+    assert exponent(sizes, [100.0, 100.0, 100.0, *(3 * size**power for size in sizes[3:])]) == pytest.approx(power)
+
+
+@pytest.mark.parametrize(("part", "size"), [("masks", 1), ("masks", 120), ("image size", 384), ("shard size", 3)])
+def test_a_point_has_the_size_that_it_says(part, size):
+    shard = shard_of(part, size)
+    found = {
+        "masks": len(shard.images[0].masks),
+        "image size": shard.images[0].height,
+        "shard size": len(shard.images),
+    }
+    assert found[part] == size
+
+
+def test_masks_of_a_picture_of_scenes_lie_apart_within_it():
+    (image,) = shard_of("masks", 120).images
+    assert (image.height, image.width) == (1152, 1152)
+    assert len({mask.box_xyxy_px for mask in image.masks}) == 120
+    assert max(mask.box_xyxy_px[2] for mask in image.masks) > 700
+
+
+def test_memory_of_next_to_nothing_has_no_exponent():
+    row = Curve("caption", "masks", (1, 2, 4, 8), (1.0, 2.0, 4.0, 8.0), (0, 0, 4096, 0)).row()
+    assert (row["exponent_s"], row["exponent_bytes"]) == (1.0, None)
+
+
+def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_until_then():
+    samples = [
+        Sample(at, Usage(private_bytes=size), Usage(), Usage(private_bytes=1)) for at, size in [(1, 5), (3, 9), (8, 7)]
+    ]
+    watched = Watched({"start_s": 0, "commits_s": [2, 4, 6, 9], "num_images": 8}, samples)
+    curve = curve_of("a run", watched)
+    assert (curve.sizes, curve.seconds, curve.bytes) == ((2, 4, 8), (2, 4, 9), (6, 10, 10))
+    assert "<svg" in plot([curve])
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured_at_a_point():
+    found = measure("masks", 2, "tiny", 1)
+    assert set(found) == {"caption", "filter"}
+    assert all(seconds > 0 and size >= 0 for seconds, size in found.values())
