@@ -27,6 +27,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 _ROOT: Final = Path(__file__).parents[1].resolve()
+# Their callers are what waits.
+_PASSED_OVER: Final = frozenset({_ROOT / "workers" / "device.py", Path(__file__).resolve()})
 _CUDA, _CPU = torch.device("cuda"), torch.device("cpu")
 # What returns a Python value, or a tensor whose size depends on values.
 _READS: Final = frozenset(
@@ -307,7 +309,7 @@ def _place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename).resolve()
-        if path.is_relative_to(_ROOT) and path.name != Path(__file__).name and ".venv" not in path.parts:
+        if path.is_relative_to(_ROOT) and path not in _PASSED_OVER and ".venv" not in path.parts:
             return f"{path.relative_to(_ROOT)}:{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "?"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,3 +50,17 @@ def to_device(values: NDArray[np.generic] | torch.Tensor, device: torch.device) 
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(*tensors: torch.Tensor) -> tuple[NDArray[Any], ...]:
+    """Return tensors of one device, at least one, as arrays in host memory; on a CPU they share memory.
+
+    All are copied from a GPU together, so that the CPU waits for it once.
+    """
+    device = tensors[0].device
+    if device.type != "cuda":
+        return tuple(tensor.numpy() for tensor in tensors)
+    # Into pinned memory, which torch takes for such copies.
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    torch.cuda.current_stream(device).synchronize()
+    return tuple(copy.numpy() for copy in copies)

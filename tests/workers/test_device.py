@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.device import compute_dtype, prepare_device, to_device
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -49,6 +50,19 @@ def test_arrays_and_tensors_are_copied_as_they_are():
     cpu = torch.device("cpu")
     assert to_device(np.arange(6)[::2], cpu).tolist() == [0, 2, 4]
     assert to_device(torch.ones(2, dtype=torch.int32), cpu).dtype == torch.int32
+
+
+def test_tensors_come_back_as_arrays_of_their_dtypes():
+    number, flags = to_host(torch.tensor(2.5, dtype=torch.float64), torch.tensor([True, False]))
+    assert (number.dtype, number.shape, float(number)) == (np.float64, (), 2.5)
+    assert (flags.dtype, flags.tolist()) == (np.bool_, [True, False])
+
+
+def test_the_cpu_waits_once_for_all_tensors_of_a_gpu():
+    with pretended_gpu() as gpu:
+        there = to_device(np.arange(3), torch.device("cuda"))
+        assert [array.tolist() for array in to_host(there, there + 1)] == [[0, 1, 2], [1, 2, 3]]
+    assert len(gpu.waits) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

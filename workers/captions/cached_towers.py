@@ -18,7 +18,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
 from pseudoris.workers.captions.cached_blocks import CropSlots, CrossAttention, NodeCache, SelfAttention
-from pseudoris.workers.captions.prefix_tree import Ints, PrefixLevel, crop_slots
+from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, crop_slots
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.compilation import compile_rows, padded
 from pseudoris.workers.device import to_device
@@ -56,7 +56,7 @@ class CacheIndex:
         prefixes: (U, T) int64 nodes.
         pairs: (P, T) int64 nodes.
         is_padding: (U, T) bool, positions that the text tower masks as padding; None if there are none.
-        tokens: (U,) int64, the newest tokens.
+        tokens: (U,) the newest tokens, in host memory, where they are compared with padding.
     """
 
     first_prefix: int
@@ -64,7 +64,7 @@ class CacheIndex:
     prefixes: torch.Tensor
     pairs: torch.Tensor
     is_padding: torch.Tensor | None
-    tokens: torch.Tensor
+    tokens: Ints
 
 
 def encode_crops(model: CoCa, crops: torch.Tensor, *, is_compiled: bool = False) -> EncodedCrops:
@@ -212,7 +212,7 @@ class CachedCocaTowers:
         for first in range(0, num_rows, num_together):
             yield slice(first, min(first + num_together, num_rows))
 
-    def _index(self, values: Ints) -> torch.Tensor:
+    def _index(self, values: Ints | Bools) -> torch.Tensor:
         return to_device(values, self._text.token_embedding.weight.device)
 
     def _extend_index(self, level: PrefixLevel, before: CacheIndex | None) -> CacheIndex:
@@ -222,36 +222,37 @@ class CachedCocaTowers:
         first_pair = self._pair_cache.reserve(level.num_pairs, like)
         prefixes = torch.arange(first_prefix, first_prefix + level.num_prefixes, device=like.device)[:, None]
         pairs = torch.arange(first_pair, first_pair + level.num_pairs, device=like.device)[:, None]
-        tokens = self._index(level.tokens)
         if before is None:
-            return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, tokens)
+            return CacheIndex(first_prefix, first_pair, prefixes, pairs, None, level.tokens)
         parents = self._index(level.parents)
         return CacheIndex(
             first_prefix,
             first_pair,
             torch.cat((before.prefixes[parents], prefixes), dim=1),
             torch.cat((before.pairs[self._index(level.pair_parent)], pairs), dim=1),
-            self._padding(before, parents, tokens),
-            tokens,
+            self._padding(before, level, parents),
+            level.tokens,
         )
 
-    def _padding(self, before: CacheIndex, parents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
+    def _padding(self, before: CacheIndex, level: PrefixLevel, parents: torch.Tensor) -> torch.Tensor | None:
         """The positions that the text tower's mask hides.
 
         open_clip's mask is built as if the CLS token came first, but it comes last: a token `pad_id` hides the position
         after it. With `correct_cls_mask` it hides its own.
         """
-        masked_tokens = tokens if self._text.correct_cls_mask else before.tokens[parents]
-        newest = (masked_tokens == self._text.pad_id)[:, None]
+        masked_tokens = level.tokens if self._text.correct_cls_mask else before.tokens[level.parents]
+        is_newest = masked_tokens == self._text.pad_id
+        if before.is_padding is None and not is_newest.any():
+            return None
+        newest = self._index(is_newest[:, None])
         if before.is_padding is None:
-            if not bool(newest.any()):
-                return None
             return F.pad(newest, (before.prefixes.shape[1], 0))
         return torch.cat((before.is_padding[parents], newest), dim=1)
 
     def _text_step(self, cache_index: CacheIndex, rows: slice) -> torch.Tensor:
         text, nodes = self._text, cache_index.prefixes[rows]
-        x: torch.Tensor = text.token_embedding(cache_index.tokens[rows]) + text.positional_embedding[nodes.shape[1] - 1]
+        tokens = self._index(cache_index.tokens[rows])
+        x: torch.Tensor = text.token_embedding(tokens) + text.positional_embedding[nodes.shape[1] - 1]
         node, is_hidden = (
             cache_index.first_prefix + rows.start,
             None if cache_index.is_padding is None else cache_index.is_padding[rows],

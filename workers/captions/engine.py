@@ -132,25 +132,27 @@ class CachedEngine:
         for crop_set, chosen in zip(crop_sets, others, strict=True):
             image = images[crop_set.image]
             kind, part = image.kinds[crop_set.kind], []
+            others_of = _named_others(chosen, image)
             for number in range(image.num_masks):
                 best = decoding.searches[crop].result()
                 part.append(GeneratedCaption(number, kind, DecodingRule("beam"), best.tokens, best.log_prob))
-                named = _named_others(chosen, image, number)
                 for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
                     tokens, log_prob = decoding.sampled(row)
                     part.append(
-                        GeneratedCaption(number, kind, rule, tokens, log_prob, chosen.how, chosen.num_others, named)
+                        GeneratedCaption(
+                            number, kind, rule, tokens, log_prob, chosen.how, chosen.num_others, others_of[number]
+                        )
                     )
                 crop += 1
             captions.append(part)
         return captions
 
 
-def _named_others(others: Others, image: ImageCrops, number: int) -> tuple[int, ...]:
-    """`MaskRecord.index` of the masks that were chosen as others; empty if no choice was made."""
+def _named_others(others: Others, image: ImageCrops) -> list[tuple[int, ...]]:
+    """For each mask `MaskRecord.index` of the masks that were chosen as its others; empty if no choice was made."""
     if others.how != "nearest":
-        return ()
-    return tuple(image.mask_indices[other] for other in others.indices[number].tolist())
+        return [()] * image.num_masks
+    return [tuple(image.mask_indices[other] for other in row) for row in others.indices.tolist()]
 
 
 def _in_order(captions: list[GeneratedCaption], kinds: Sequence[str]) -> list[GeneratedCaption]:

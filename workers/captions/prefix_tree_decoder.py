@@ -14,8 +14,8 @@ from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheInde
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.prefix_tree import ActiveBeams, ActiveRows, Ints, PrefixLevel, extend
 from pseudoris.workers.captions.row_sampler import Sampler, SamplerRows
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite
-from pseudoris.workers.device import to_device
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, all_finite, check_finite
+from pseudoris.workers.device import to_device, to_host
 
 # Number of lines whose other masks' hidden states are gathered at a time.
 _LINES_A_MEAN = 256
@@ -108,7 +108,7 @@ class PrefixTreeDecoding:
         """
         self._towers, self._vocabulary, self._limits = towers, vocabulary, limits
         self._target = rows.target
-        self._others, self._members = others, others.indices.cpu().numpy()
+        self._others, self._members = others, to_host(others.indices)[0]
         num_crops = len(self._members)
         self._unique_crop_of, num_unique_crops = unique_crop_of, int(unique_crop_of.max()) + 1
         self._needs_own = np.eye(num_unique_crops, dtype=np.bool_)[unique_crop_of]
@@ -217,11 +217,7 @@ class PrefixTreeDecoding:
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
         unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
         pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        top = self._best_tokens(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
-        check_finite(top.log_total)
-        log_probs = (top.logits.double() - top.log_total.double()[:, None]).cpu().numpy()
-        scores = log_probs if self._limits.beam_score == "logprob" else top.logits.double().cpu().numpy()
-        table = (scores, log_probs, top.ids.cpu().numpy())
+        table = self._best_tokens(hidden[to_device(pairs, hidden.device)], is_eos_allowed)
         advanced = []
         for index, beams in enumerate(active.beams):
             first = index * num_beams
@@ -231,17 +227,25 @@ class PrefixTreeDecoding:
                 advanced.append(ActiveBeams(beams.crop, beams.search, tuple(prefixes[index][origins].tolist())))
         return tuple(advanced)
 
-    def _best_tokens(self, hidden: torch.Tensor, is_eos_allowed: bool) -> TopLogits:
-        """The best tokens of each beam, as many as a search considers."""
+    def _best_tokens(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[np.ndarray, ...]:
+        """Scores, log-probabilities and ids of the best tokens of each beam, as many as a search considers."""
         wanted = min(2 * self._limits.num_beams, self._vocabulary.size)
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
-        if top.logits.shape[1] < wanted or not bool(top.contains_kept_set(_full(len(hidden), wanted, hidden)).all()):
-            top = self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed)
-        return TopLogits(top.logits[:, :wanted], top.ids[:, :wanted], top.log_total, top.max_outside)
+        if top.logits.shape[1] >= wanted:
+            *table, is_certain = self._read(top, wanted)
+            if is_certain:
+                return tuple(table)
+        return self._read(self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed), wanted)[:3]
 
-
-def _full(count: int, value: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full((count,), value, dtype=torch.int64, device=like.device)
+    def _read(self, top: TopLogits, wanted: int) -> tuple[np.ndarray, ...]:
+        """The first `wanted` columns, as `_best_tokens` returns them, and whether no other token is as likely."""
+        logits = top.logits[:, :wanted].double()
+        log_probs = logits - top.log_total.double()[:, None]
+        scores = log_probs if self._limits.beam_score == "logprob" else logits
+        is_certain = top.contains_kept_set(torch.full_like(top.ids[:, 0], wanted)).all()
+        *table, is_finite = to_host(scores, log_probs, top.ids[:, :wanted], is_certain, all_finite(top.log_total))
+        check_finite(is_finite)
+        return tuple(table)
 
 
 def _extensions(search: BeamSearch, table: tuple[np.ndarray, ...]) -> list[BeamExtension]:

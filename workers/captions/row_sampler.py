@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pseudoris.workers.captions import distinctive
 from pseudoris.workers.captions.prefix_tree import Ints
-from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits, Vocabulary, check_finite
-from pseudoris.workers.device import to_device
+from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits, Vocabulary, all_finite, check_finite
+from pseudoris.workers.device import to_device, to_host
 
 # Number of rows whose whole vocabulary is sorted at a time.
 _ROWS_A_SORT = 64
@@ -73,20 +73,24 @@ class Sampler:
         )
         top = self._vocabulary.top_logits(own, is_eos_allowed=is_eos_allowed).rows(line)
         num_kept = step.num_kept(top)
-        check_finite(top.log_total, others)
-        tokens, log_probs = self._draw(step, top, num_kept, others[line])
-        unsettled = (~top.contains_kept_set(num_kept)).nonzero()[:, 0]
-        for part in torch.split(unsettled, _ROWS_A_SORT) if len(unsettled) else ():
+        width, is_settled, is_finite = to_host(
+            num_kept.max(), top.contains_kept_set(num_kept), all_finite(top.log_total, others)
+        )
+        check_finite(is_finite)
+        tokens, log_probs = self._draw(step, top, num_kept, others[line], width=int(width))
+        unsettled = np.flatnonzero(~is_settled)
+        for first in range(0, len(unsettled), _ROWS_A_SORT):
+            part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
             tokens[part], log_probs[part] = self._draw_from_all(
                 step.rows(part), own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed
             )
-        return tokens.cpu().numpy(), log_probs.cpu().numpy()
+        drawn, of_drawn = to_host(tokens, log_probs)
+        return drawn, of_drawn
 
     def _draw(
-        self, step: _Step, top: TopLogits, num_kept: torch.Tensor, others: torch.Tensor
+        self, step: _Step, top: TopLogits, num_kept: torch.Tensor, others: torch.Tensor, *, width: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw from the top logits; valid for rows whose kept set they contain."""
-        width = int(num_kept.max())
+        """Draw from the top logits, `width` at most; valid for rows whose kept set they contain."""
         ids, logits = top.ids[:, :width], top.logits[:, :width]
         is_kept = torch.arange(width, device=ids.device) < num_kept[:, None]
         # In token-id order, as the draw needs; tokens that are not kept go to the end, with weight 0.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CacheIndex
 from pseudoris.workers.captions.prefix_tree import Bools, Ints, PrefixLevel, extend
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite
-from pseudoris.workers.device import to_device
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, all_finite, check_finite
+from pseudoris.workers.device import to_device, to_host
 
 Floats = NDArray[np.float64]
 
@@ -166,8 +166,8 @@ class TeacherForcing:
         pair, token = (to_device(part, hidden.device) for part in np.divmod(asked, self._vocabulary.size))
         totals = self._vocabulary.log_totals(hidden)
         logits = self._vocabulary.logits_at(hidden[pair], token[:, None])[:, 0]
-        check_finite(totals, logits)
-        answers = (logits.double() - totals.double()[pair]).cpu().numpy()
+        answers, is_finite = to_host(logits.double() - totals.double()[pair], all_finite(totals, logits))
+        check_finite(is_finite)
         sums[active[row], unique_crop] += answers[answer_of]
 
 

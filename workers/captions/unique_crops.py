@@ -13,7 +13,7 @@ from open_clip.coca_model import CoCa
 from pseudoris.workers.captions.cached_towers import EncodedCrops, encode_crops
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.prefix_tree import Ints
-from pseudoris.workers.device import to_device
+from pseudoris.workers.device import to_device, to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def find_unique_crops(crops: torch.Tensor) -> tuple[torch.Tensor, Ints]:
     first = first_of_group[group]
     first = torch.where((flat == flat[first]).all(dim=1), first, numbers)
     new, unique_crop_of = torch.unique(first, return_inverse=True)
-    return new, unique_crop_of.cpu().numpy()
+    return new, to_host(unique_crop_of)[0]
 
 
 def crop_batches(images: Sequence[EncodedImage], *, bytes_a_crop: int, budget_bytes: int) -> Iterator[list[CropSet]]:

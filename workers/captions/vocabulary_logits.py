@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pseudoris.schemas.errors import ImageError
 from pseudoris.workers.transformer_blocks import linear
@@ -40,14 +41,18 @@ def score_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_finite(*scores: torch.Tensor) -> None:
-    """Check that all scores are finite.
+def all_finite(*scores: torch.Tensor) -> torch.Tensor:
+    """Return whether all scores are finite, () bool on their device, to be read with the results of a step."""
+    return torch.stack([part.isfinite().all() for part in scores]).all()
+
+
+def check_finite(is_finite: NDArray[np.bool_]) -> None:
+    """Check what `all_finite` returned.
 
     Raises:
         ImageError: A score is infinite or NaN: a sum left the range of half precision.
     """
-    # One check for all scores, so that the CPU waits for the GPU once.
-    if not bool(torch.stack([part.isfinite().all() for part in scores]).all()):
+    if not is_finite:
         raise ImageError(
             "not_finite",
             "the captioner's scores are beyond the range of its precision: bfloat16 reaches further",
