@@ -108,34 +108,36 @@ class MaskGenerator:
         boxes = torch.cat([part.boxes_px for part in parts])
         areas = torch.tensor([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in crops])
         scores = (1 / areas).repeat_interleave(torch.tensor([len(part) for part in parts]))
-        kept: torch.Tensor = nms(boxes.float(), scores.to(boxes.device), self._config.crop_nms_thresh)
+        kept: torch.Tensor = nms(boxes.float(), to_device(scores, boxes.device), self._config.crop_nms_thresh)
         return kept
 
     def _without_speckle(self, found: MaskCandidates) -> MaskCandidates:
-        """Remove holes and islands, then the doubles that result; unchanged masks win."""
+        """Remove holes and islands, then the doubles that result, on the CPU; unchanged masks win."""
+        # scipy labels regions there.
+        found = found.in_host_memory()
         parts, is_unchanged = [], []
         for row in range(len(found)):
-            part, has_changed = self._without_regions(found.take(torch.tensor([row], device=found.bits.device)))
+            part, has_changed = self._without_regions(found.take(torch.tensor([row])))
             parts.append(part)
             is_unchanged.append(not has_changed)
         if not parts:
             return found
         found = mask_candidates.concatenate(parts)
-        scores = torch.tensor(is_unchanged, device=found.bits.device).float()
+        scores = torch.tensor(is_unchanged).float()
         threshold = max(self._config.box_nms_thresh, self._config.crop_nms_thresh)
         return found.take(nms(found.boxes_px.float(), scores, threshold))
 
     def _without_regions(self, one: MaskCandidates) -> tuple[MaskCandidates, bool]:
-        mask, has_changed = remove_small_regions(one.masks()[0].cpu().numpy(), self._config.min_mask_region_area)
-        return one.with_masks(torch.from_numpy(mask)[None].to(one.bits.device)) if has_changed else one, has_changed
+        mask, has_changed = remove_small_regions(one.masks()[0].numpy(), self._config.min_mask_region_area)
+        return one.with_masks(torch.from_numpy(mask)[None]) if has_changed else one, has_changed
 
 
 def _is_cut_off(boxes_px: torch.Tensor, crop: Box, size: tuple[int, int]) -> torch.Tensor:
     """Return which boxes (N, 4), in the crop's frame, end at a crop edge that is inside the image."""
     x0, y0, _, _ = crop
-    boxes = boxes_px + torch.tensor([x0, y0, x0, y0], device=boxes_px.device)
-    edges = torch.tensor(crop, device=boxes.device)
-    borders = torch.tensor([0, 0, size[1], size[0]], device=boxes.device)
+    frame = torch.tensor([[x0, y0, x0, y0], crop, [0, 0, size[1], size[0]]])
+    start, edges, borders = to_device(frame, boxes_px.device).unbind()
+    boxes = boxes_px + start
     is_at_edge = (boxes - edges).abs() <= _EDGE_TOLERANCE_PX
     is_at_border = (boxes - borders).abs() <= _EDGE_TOLERANCE_PX
     return (is_at_edge & ~is_at_border).any(dim=1)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.schemas.shard import Box
+from pseudoris.workers.device import to_host
 
 MASK_THRESHOLD = 0.0
 # Pixels of masks that are unpacked at once. Bounds memory; results do not depend on it.
@@ -48,9 +49,15 @@ class MaskCandidates:
 
     def take(self, rows: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates at `rows` (indices in a new order, or a bool mask)."""
+        rows = set_rows(rows) if rows.dtype == torch.bool else rows
         return MaskCandidates(
             self.size, self.bits[rows], self.boxes_px[rows], self.predicted_iou[rows], self.stability[rows]
         )
+
+    def in_host_memory(self) -> MaskCandidates:
+        """Return the same mask candidates on the CPU."""
+        columns = to_host(self.bits, self.boxes_px, self.predicted_iou, self.stability)
+        return MaskCandidates(self.size, *map(torch.from_numpy, columns))
 
     def with_masks(self, masks: torch.Tensor) -> MaskCandidates:
         """Return the mask candidates with other masks (N, H, W) bool and new boxes; scores stay."""
@@ -99,11 +106,19 @@ def measure(
     """
     stability = stability_scores(logits, stability_offset)
     if min_stability > 0:
-        is_stable = stability >= min_stability
-        logits, predicted_iou, stability = logits[is_stable], predicted_iou[is_stable], stability[is_stable]
+        rows = set_rows(stability >= min_stability)
+        logits, predicted_iou, stability = logits[rows], predicted_iou[rows], stability[rows]
     masks = logits > MASK_THRESHOLD
     height, width = masks.shape[-2:]
     return MaskCandidates((height, width), pack_bits(masks), inclusive_boxes(masks), predicted_iou, stability)
+
+
+def set_rows(flags: torch.Tensor) -> torch.Tensor:
+    """Return the rows, ascending int64, whose flag (N,) is set.
+
+    An index of bools selects the same, but the CPU waits for a GPU at each use of it.
+    """
+    return flags.nonzero()[:, 0]
 
 
 def stability_scores(logits: torch.Tensor, offset: float) -> torch.Tensor:

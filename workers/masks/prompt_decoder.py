@@ -19,17 +19,20 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from segment_anything.modeling import MaskDecoder, Sam
 from segment_anything.modeling.transformer import TwoWayAttentionBlock, TwoWayTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks.absorbed_attention import CrossAttention
 
 # Mask token 0 is for unambiguous prompts; a single point uses the other three.
 _FIRST_MULTIMASK = 1
 _FIRST_MASK_TOKEN = 1
+_FOREGROUND = 1
 # Bytes of one pass over some prompts. On a CPU about a last-level cache, because a pass reads the same image tokens ten
 # times. An estimate, not tuned by measurement.
 _PASS_BYTES = {"cpu": 24 * 2**20, "cuda": 4 * 2**30}
@@ -155,9 +158,14 @@ class SamPromptDecoder:
         """Return the decoder's own tokens followed by the prompts', (P, T, C) float32."""
         # Points stay in float64 until SAM's positional encoding, which turns coordinates into phases of hundreds of
         # radians: bfloat16 would be too coarse.
-        labels = torch.ones((len(points_xy), 1), dtype=torch.int, device=points_xy.device)
-        prompt, _ = self._prompts(points=(points_xy[:, None], labels), boxes=None, masks=None)
-        return torch.cat([self._own.expand(len(prompt), -1, -1), prompt], dim=1)
+        prompts = self._prompts
+        # Without a box SAM appends a point that is none. Its own forward finds both kinds of point by indices of bools,
+        # for each of which the CPU waits for a GPU.
+        points = torch.stack([points_xy + 0.5, torch.zeros_like(points_xy)], dim=1)
+        place = prompts.pe_layer.forward_with_coords(points, prompts.input_image_size)
+        point = place[:, :1] + prompts.point_embeddings[_FOREGROUND].weight
+        own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
+        return torch.cat([own, point, none], dim=1)
 
     def _prompts_a_pass(self, image: SharedImage) -> int:
         """Return how many prompts fit in a pass with their images, attentions and logits; at least 1."""
@@ -183,14 +191,19 @@ class SamPromptDecoder:
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
         predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
         is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        is_needed = is_kept.any(dim=1)
-        if not is_needed.any():
+        # Read once: each index of bools would be read for itself.
+        (kept,) = to_host(is_kept)
+        needed = np.flatnonzero(kept.any(axis=1))
+        if not len(needed):
             return predicted_iou.new_zeros((0, *self._logit_size)), predicted_iou.new_zeros(0)
+        rows, of_rows, of_all = (
+            to_device(index, image.device) for index in (needed, np.flatnonzero(kept[needed]), np.flatnonzero(kept))
+        )
         asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
-        needed_image = image[is_needed]
-        masks = self._finish(tokens[is_needed], prompt[is_needed], needed_image, asked)
+        needed_image = image[rows]
+        masks = self._finish(tokens[rows], prompt[rows], needed_image, asked)
         logits = self._upscaling(needed_image.to(self._own.dtype), self._mask_weights(masks))
-        return logits[is_kept[is_needed]], predicted_iou[is_kept]
+        return logits.flatten(0, 1)[of_rows], predicted_iou.flatten()[of_all]
 
     def _run_layers(
         self, tokens: torch.Tensor, prompt: torch.Tensor, shared: SharedImage

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.schemas.shard import Box
+from pseudoris.workers.device import to_host
 from pseudoris.workers.masks import rle
 from pseudoris.workers.masks.mask_candidates import MaskCandidates
 
@@ -46,11 +47,12 @@ def encode_proposals(found: MaskCandidates) -> Proposals:
     areas = rle.areas(counts, found.size)
     filled = np.flatnonzero(areas)
     kept = [counts[row] for row in filled]
+    predicted_iou, stability = to_host(found.predicted_iou, found.stability)
     return Proposals(
         size=found.size,
         counts=tuple(kept),
         boxes_px=tuple(rle.boxes(kept, found.size)),
         areas_px=areas[filled],
-        predicted_iou=found.predicted_iou.cpu().numpy()[filled],
-        stability=found.stability.cpu().numpy()[filled],
+        predicted_iou=predicted_iou[filled],
+        stability=stability[filled],
     )

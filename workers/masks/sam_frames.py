@@ -120,7 +120,8 @@ def encode_crops(sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtyp
         several = crops[first : first + step]
         resized = [resize_for_sam(pixels, encoder.img_size) for pixels in several]
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
-        with torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        # SAM makes an index of relative positions in every block; on its device, it is not copied there.
+        with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
             embeddings = encoder(torch.stack(planes))
         for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):
             yield EncodedCrop(embedding, (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
