@@ -26,7 +26,7 @@ from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.checkpoints.weight_files import OPEN_CLIP_PREFIX
 from pseudoris.workers.compilation import compile_tower
-from pseudoris.workers.device import compute_dtype, prepare_device, to_device
+from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.images.crops import CropFormat
 from pseudoris.workers.transformer_blocks import Block, finish_block
@@ -152,7 +152,8 @@ class ClipEmbedder:
             crops: Pieces (n, 3, S, S) float32 in `crop_format`, K crops in all. They are read one by one, so that a
                 shard's crops are never all in memory.
         """
-        return embed_in_tiles(crops, self._encode_crops, tile=self._batch_size, of="filter crops")
+        embedded = embed_in_tiles(crops, self._encode_crops, tile=self._batch_size, of="filter crops")
+        return torch.from_numpy(to_host(embedded)[0])
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return (T, D) float32, a row per text; a text is cut to the model's context length."""
@@ -168,7 +169,7 @@ class ClipEmbedder:
             parts.append(
                 embed_in_tiles([alike], self._encode_tokens, tile=self._texts_a_tile(length), of="filter texts")
             )
-        embedded = torch.cat(parts)
+        embedded = torch.from_numpy(to_host(torch.cat(parts))[0])
         return torch.empty_like(embedded).index_copy_(0, torch.cat(rows), embedded)
 
     def _texts_a_tile(self, length: int) -> int:
@@ -237,4 +238,4 @@ def crop_format(model: open_clip.CLIP | open_clip.CustomTextCLIP, weights: Weigh
 
 
 def _normalised(embeddings: torch.Tensor) -> torch.Tensor:
-    return F.normalize(embeddings.float(), dim=-1).cpu()
+    return F.normalize(embeddings.float(), dim=-1)

@@ -158,7 +158,7 @@ class TiledImage:
         padded = np.zeros((self._height, self._num_strips * self.strip_px, 3), dtype=np.uint8)
         padded[:, :width] = pixels
         self._rows = to_device(padded, device).view(-1, 3 * self.strip_px)
-        self._fill = torch.tensor(fill_rgb, dtype=torch.float32, device=device).repeat(self.strip_px)
+        self._fill = to_device(torch.tensor(fill_rgb, dtype=torch.float32).repeat(self.strip_px), device)
         self._runs, self._device = runs, device
 
     def table(self, windows: Windows) -> torch.Tensor:

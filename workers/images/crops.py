@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pseudoris.schemas.shard import Box
+from pseudoris.workers.device import to_device
 from pseudoris.workers.images.crop_resampling import CropAccumulator
 from pseudoris.workers.images.crop_tiles import CropTile, TiledImage, tile_batches
 
@@ -107,7 +108,7 @@ def make_crops(
     sums = CropAccumulator(len(tiles), crop_format.size, device, has_antialiasing=crop_format.has_antialiasing)
     for batch in tile_batches(tiles, size=crop_format.size, max_bytes=max_bytes):
         sums.add(image, batch)
-    fill, mean, std = (torch.tensor(rgb, device=device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
+    fill, mean, std = (to_device(torch.tensor(rgb), device) for rgb in (FILL_RGB, crop_format.mean, crop_format.std))
     crops = sums.scaled(1 / (255 * std), (fill / 255 - mean) / std)
     return crops.view(len(scales), len(boxes), *crops.shape[1:])
 
