@@ -11,14 +11,14 @@ from pseudoris.workers.masks.proposer import SamProposer
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1"]
 # A wait that is added here is one in every step of every image: find another way first.
 BOUNDS = {
-    "masks, a pass of prompts": 13,
-    "masks, an image": 171,
-    "crops, an image": 4,
-    "captions, a step": 11,
+    "masks, a pass of prompts": 1,
+    "masks, an image": 22,
+    "crops, an image": 0,
+    "captions, a step": 3,
     "captions, all else of the images": 8,
-    "listener, a step": 3,
-    "filter, a shard": 32,
-    "PPT, a step of the trainer": 34,
+    "listener, a step": 1,
+    "filter, a shard": 2,
+    "PPT, a step of the trainer": 6,
 }
 
 

@@ -14,6 +14,7 @@ from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
 from pseudoris.workers.clip_features import image_blocks, read_images, read_texts, vision_tower
+from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.filtering.clip_embedder import crop_format
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer
 from pseudoris.workers.images.crops import CropFormat
@@ -188,7 +189,7 @@ class FrozenTowers:
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (B, 3, S, S) uint8 as the image tower takes them, float32."""
-        mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in self._mean_and_std())
+        mean, std = (to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in self._mean_and_std())
         return (pixels.float() / 255 - mean) / std
 
     def encode_images(self, image_ids: Sequence[str], pixels: torch.Tensor) -> TowerImages:
@@ -206,7 +207,7 @@ class FrozenTowers:
             for at, *features in zip(places, stages, dense, strict=False):
                 found[image_ids[at]] = self._kept(image_ids[at], (features[0], features[1]))
         both = zip(*(found[each] for each in image_ids), strict=True)
-        stages, dense = (torch.stack(each).to(self.device).float() for each in both)
+        stages, dense = (to_device(torch.stack(each), self.device).float() for each in both)
         return TowerImages(stages, dense)
 
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
@@ -224,20 +225,23 @@ class FrozenTowers:
     def _read_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tile = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, _IMAGES_A_TILE - len(pixels)))
         with torch.inference_mode():
-            seen = read_images(self._model, self.normalised(tile.to(self.device)), layers=self._config.layers)
-            return torch.stack(seen.stages, 1).half().cpu(), seen.dense.half().cpu()
+            pixels = self.normalised(to_device(tile, self.device))
+            seen = read_images(self._model, pixels, layers=self._config.layers)
+            stages, dense = to_host(torch.stack(seen.stages, 1).half(), seen.dense.half())
+        return torch.from_numpy(stages), torch.from_numpy(dense)
 
     def _read_texts(self, texts: Sequence[str]) -> dict[str, _Text]:
         """Tokens (L), words (L, C) and sentence (D) of texts, kept where there is room."""
         tokens = self._tokenise(texts)
         tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
         with torch.inference_mode():
-            features = read_texts(self._model, tile.to(self.device))
+            features = read_texts(self._model, to_device(tile, self.device))
+            read = to_host(features.is_word.sum(1), features.words, features.embedding)
+        lengths, words, embedding = map(torch.from_numpy, read)
         found: dict[str, _Text] = {}
-        for at, text in enumerate(texts):
-            length = int(features.is_word[at].sum())
-            words = features.words[at, :length].cpu().clone()
-            found[text] = (tokens[at, :length].clone(), words, features.embedding[at].cpu().clone())
+        for at, (text, length) in enumerate(zip(texts, lengths.tolist(), strict=False)):
+            own = tokens[at, :length], words[at, :length], embedding[at]
+            found[text] = (own[0].clone(), own[1].clone(), own[2].clone())
             self._texts.put(text, found[text])
         return found
 
@@ -258,5 +262,5 @@ def _padded(rows: Sequence[_Text], device: torch.device) -> TowerTexts:
     for at, (own, features, _) in enumerate(rows):
         tokens[at, : len(own)], words[at, : len(own)], is_word[at, : len(own)] = own, features, True
     embedding = torch.stack([each for _, _, each in rows])
-    moved = (each.to(device) for each in (words, is_word, tokens, embedding))
+    moved = (to_device(each, device) for each in (words, is_word, tokens, embedding))
     return TowerTexts(*moved)

@@ -167,7 +167,9 @@ class Trainer:
         set_rate(optimiser, rate_at(step, self.config))
         optimiser.zero_grad(set_to_none=True)
         losses = learner.losses(module, batch)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        # Read together: the CPU waits for a GPU once.
+        read = torch.stack([value.detach().double() for value in losses.values()]).tolist()
+        values = dict(zip(losses, read, strict=True))
         self.fabric.backward(self._shared(losses["loss"], values["loss"], len(batch), step))
         # The norm is checked here, because Fabric's own error names no setting.
         norm = self.fabric.clip_gradients(

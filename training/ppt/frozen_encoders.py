@@ -16,6 +16,7 @@ from pseudoris.training.ppt.pseudo_labels import LabelFrame
 from pseudoris.training.ppt.recipes.response_maps import prompted
 from pseudoris.workers.checkpoints.models import load_sam
 from pseudoris.workers.clip_features import response_map
+from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_frames import EncodedCrop, encode_crops, upsample
 
 
@@ -94,13 +95,13 @@ class FrozenEncoders:
         seen = self._encode_images(dict(zip(image_keys, images, strict=True)))
         own = [seen[key] for key in image_keys]
         stages, dense, embeddings = (
-            torch.stack([getattr(each, name) for each in own]).to(self.device).float()
+            to_device(torch.stack([getattr(each, name) for each in own]), self.device).float()
             for name in ("stages", "dense", "embedding")
         )
         # x before y, as points are.
         sizes = torch.tensor([each.input_size[::-1] for each in own], dtype=torch.float32)
         words = self._towers.encode_texts(texts)
-        encoded = EncodedImages(embeddings, sizes.to(self.device))
+        encoded = EncodedImages(embeddings, to_device(sizes, self.device))
         asked = self._towers.encode_texts([prompted(text, self._prompt) for text in texts])
         response = standardised(response_map(dense, asked.embedding))
         return FrozenFeatures(list(stages.unbind(1)), words.words, words.is_word, words.tokens, response, encoded)

@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from pseudoris.training.ppt.point_generator import PointPrompts
 from pseudoris.training.ppt.ppt_config import ObjectiveConfig
 from pseudoris.training.ppt.pseudo_labels import PseudoLabelBatch
+from pseudoris.workers.device import to_device
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def corresponding(predicted: Points, target: Points, weights: ObjectiveConfig) -
     costs = (weights.point_l1 * distance + weights.point_label * label).cpu().numpy()
     # A square assignment comes back with its rows in order.
     order = np.array([linear_sum_assignment(cost)[1] for cost in costs], dtype=np.int64).reshape(num_pairs, num_points)
-    return torch.from_numpy(order).to(predicted.xy.device)
+    return to_device(order, predicted.xy.device)
 
 
 def confidence_loss(logits: torch.Tensor, confidences: torch.Tensor) -> torch.Tensor:
@@ -149,5 +150,4 @@ def assign(cost: torch.Tensor, counts: tuple[int, ...]) -> Assignment:
         rows += [row] * len(chosen)
         queries += chosen.tolist()
         labels += answered.tolist()
-    as_index = [torch.tensor(index, dtype=torch.int64, device=cost.device) for index in (rows, queries, labels)]
-    return Assignment(*as_index)
+    return Assignment(*to_device(np.array([rows, queries, labels], dtype=np.int64), cost.device))

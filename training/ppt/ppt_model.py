@@ -227,7 +227,7 @@ def confidence_targets(prompts: PointPrompts, pseudo_labels: PseudoLabelBatch, p
 
 
 def _are_finite(*tensors: torch.Tensor) -> bool:
-    return all(bool(each.isfinite().all()) for each in tensors)
+    return bool(torch.stack([each.isfinite().all() for each in tensors]).all())
 
 
 def _at(prompts: PointPrompts, rows: torch.Tensor, queries: torch.Tensor) -> PointPrompts:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from pseudoris.workers.device import to_device as tensor_to_device
 from pseudoris.workers.masks.sam_frames import resized_size
 
 
@@ -77,7 +78,7 @@ def collate(pairs: Sequence[PseudoLabels]) -> PseudoLabelBatch:
 def to_device(batch: PseudoLabelBatch, device: torch.device) -> PseudoLabelBatch:
     """Return the batch with its tensors on a device."""
     masks, points_xy, labels, confidences = (
-        each.to(device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
+        tensor_to_device(each, device) for each in (batch.masks, batch.points_xy, batch.labels, batch.confidences)
     )
     return PseudoLabelBatch(masks, points_xy, labels, confidences, batch.counts)
 
