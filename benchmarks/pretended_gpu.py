@@ -36,6 +36,13 @@ _READS: Final = frozenset(
     | {"equal", "allclose", "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "nms"}
 )
 _MAKES_OF_VALUES: Final = frozenset({"tensor", "as_tensor", "asarray", "new_tensor"})
+# What `prepare_device` sets.
+_CUDNN_FLAGS: Final = ("benchmark", "deterministic", "allow_tf32")
+_MATMUL_FLAGS: Final = (
+    "allow_tf32",
+    "allow_bf16_reduced_precision_reduction",
+    "allow_fp16_reduced_precision_reduction",
+)
 _REFUSED: Final = frozenset({"numpy", "__array__"})
 
 
@@ -225,7 +232,12 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
     """Yield the counts of a GPU that torch pretends to see; models and inputs must be made while it is open."""
     gpu = PretendedGpu()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32, torch.get_num_threads())
+    num_threads = torch.get_num_threads()
+    before = [
+        (module, name, getattr(module, name))
+        for module, names in ((cudnn, _CUDNN_FLAGS), (matmul, _MATMUL_FLAGS))
+        for name in names
+    ]
     was_overwriting = torch.__future__.get_overwrite_module_params_on_conversion()
     with ExitStack() as stack:
         # autocast says that there is none.
@@ -243,8 +255,9 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
             yield gpu
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(was_overwriting)
-            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before[:4]
-            torch.set_num_threads(before[4])
+            for flags, name, value in before:
+                setattr(flags, name, value)
+            torch.set_num_threads(num_threads)
 
 
 @contextmanager

@@ -32,7 +32,10 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
         # uses them.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        matmul = torch.backends.cuda.matmul
+        matmul.allow_tf32 = False
+        # Off: parts of a sum would be rounded to half precision before they are added up.
+        matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
     return torch.device(compute.device)
 
 

@@ -33,6 +33,14 @@ def test_cuda_takes_no_kernel_that_timing_or_the_order_of_a_sum_chooses(monkeypa
         torch.set_num_threads(before)
 
 
+def test_cuda_sums_half_precision_in_float32():
+    matmul = torch.backends.cuda.matmul
+    with pretended_gpu():
+        prepare_device(ComputeConfig(device="cuda"))
+        flags = (matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction)
+    assert flags == (False, False)
+
+
 def test_the_config_sets_the_threads():
     before = torch.get_num_threads()
     try:

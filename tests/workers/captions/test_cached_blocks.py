@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.cached_blocks import NodeCache, attend
 
 
@@ -49,6 +50,16 @@ def test_a_node_takes_its_keys_and_values():
 def test_reading_before_anything_is_cached_is_an_error():
     with pytest.raises(RuntimeError, match="call reserve before"):
         NodeCache(1, 1, 2).read(0, torch.tensor([[0]]))
+
+
+@pytest.mark.parametrize("is_hiding", [True, False])
+def test_the_kernels_attention_is_what_it_is_written_out(is_hiding):
+    q, k, v = (random(4, 30, length, 16, seed=seed) for seed, length in enumerate((1, 9, 9)))
+    is_hidden = (torch.arange(9) == 3).expand(30, 9)[None, :, None] if is_hiding else None
+    with pretended_gpu():
+        on_gpu = attend(*(part.to("cuda") for part in (q, k, v)), None if is_hidden is None else is_hidden.to("cuda"))
+        found = on_gpu.cpu()
+    torch.testing.assert_close(found, attend(q, k, v, is_hidden))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

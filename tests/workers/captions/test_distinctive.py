@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.workers.captions import distinctive
 from pseudoris.workers.captions.vocabulary_logits import FullRanking, TopLogits
@@ -187,3 +188,11 @@ def test_a_forbidden_token_is_never_among_the_first_in_order():
     order = FullRanking.of(logits, logits.logsumexp(1))
     num_kept = distinctive.count_top_p(order, torch.tensor([1.0], dtype=torch.float64))
     assert distinctive.kept_tokens(logits, order, num_kept).tolist() == [[False, True, True, True]]
+
+
+def test_a_gpu_ranks_logits_as_numpy_does():
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    with pretended_gpu():
+        there = logits.to("cuda")
+        on_gpu = FullRanking.of(there, there.logsumexp(1)).logits.cpu()
+    assert torch.equal(on_gpu, FullRanking.of(logits, logits.logsumexp(1)).logits)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
+from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.masks import rle
 from tests.builders.crops import runs_of
 
@@ -28,6 +29,12 @@ def stacks(draw):
 @given(stacks())
 def test_encoding_equals_pycocotools(masks):
     assert rle.encode(torch.from_numpy(masks)) == [reference(mask) for mask in masks]
+
+
+def test_masks_on_a_gpu_have_the_same_codes():
+    masks = torch.rand(3, 17, 23, generator=torch.Generator().manual_seed(0)) > 0.7
+    with pretended_gpu():
+        assert rle.encode(masks.to("cuda")) == rle.encode(masks)
 
 
 @settings(max_examples=25)
