@@ -144,3 +144,5 @@ def configure_ray_data() -> None:
     # Our own progress bar counts receipts.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Otherwise every task starts a thread, and waits for its end, to look at its memory: nothing here reads that.
+    context.memory_usage_poll_interval_s = None

@@ -30,6 +30,11 @@ from pseudoris.store.tables.parquet_files import damaged, open_parquet, parquet_
 MAX_SHARDS_PER_PART: Final = 1_000
 MAX_ROWS_PER_PART: Final = 1_000_000
 
+# By uri and digest, the footers of the parts that this process read last. Parsing the footer of 1,000 shards takes
+# most of the time of reading the plan of one.
+_FOOTERS: Final[dict[tuple[str, str], pq.FileMetaData]] = {}
+_MAX_FOOTERS: Final = 4
+
 _PART_NAME: Final = re.compile(r"^g\d{4}/part-(\d{8,})-[0-9a-f]{8}\.parquet$")
 
 
@@ -67,7 +72,7 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
 
 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
-    """Return the planned images of one shard, by position; reads a footer and one row group.
+    """Return the planned images of one shard, by position; reads one row group, and a footer once a process.
 
     It checks the part's size, its rows and the checksums of the pages read, but not the digest of the whole part:
     `iter_plan` does that.
@@ -190,8 +195,13 @@ def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.Parqu
     path = f"{PLAN_FOLDER}/{record.name}"
     if location.size(path) != record.size_bytes:
         raise ConfigError(_not_the_part(location, path, f"{record.size_bytes} bytes", f"{location.size(path)}"))
+    key = (location.uri(path), record.sha256)
     with location.open_input(path) as file:
-        yield open_parquet(file, location.uri(path))
+        parquet = open_parquet(file, key[0], _FOOTERS.get(key))
+        while len(_FOOTERS) >= _MAX_FOOTERS and key not in _FOOTERS:
+            del _FOOTERS[next(iter(_FOOTERS))]
+        _FOOTERS[key] = parquet.metadata
+        yield parquet
 
 
 def _read_shard(location: RunLocation, record: PartRecord, parquet: pq.ParquetFile, row_group: int) -> list[PlanEntry]:

@@ -54,8 +54,8 @@ def open_writer(sink: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(sink, schema, use_dictionary=use_dictionary, **_SETTINGS)
 
 
-def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
-    """Return `file` opened as Parquet. Reading verifies the page checksums.
+def open_parquet(file: BinaryIO, name: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Return `file` opened as Parquet, with its `footer` if that was read before. Reading verifies the page checksums.
 
     Read from it with `use_threads=False`. If Arrow's thread pools still hold a Python file when the interpreter exits,
     it aborts or hangs (https://github.com/apache/arrow/issues/50482). For the same reason pre-buffering is off.
@@ -64,7 +64,7 @@ def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
         TransientError: The file is not Parquet, or is truncated. The message shows `name`.
     """
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+        return pq.ParquetFile(file, metadata=footer, page_checksum_verification=True, pre_buffer=False)
     except MemoryError:
         raise
     except (pa.ArrowException, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from pseudoris.schemas.tables import PLAN_SCHEMA
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs import plan as plan_module
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan, stream_plan, write_plan
+from pseudoris.store.tables.parquet_files import open_parquet
 from tests.store.builders import make_entries, start_run
 
 
@@ -141,6 +142,32 @@ def test_a_damaged_row_group_is_noticed_by_its_checksum(location):
         read_shard_plan(location, header, 0)
     with pytest.raises(TransientError, match="the file is damaged"):
         list(stream_plan(location, header.plan_parts))
+
+
+def test_damage_is_noticed_after_the_footer_was_kept(disk):
+    header = start_run(disk, make_entries(num_shards=1, per_shard=300))
+    read_shard_plan(disk, header, 0)
+    path = f"_plan/{header.plan_parts[0].name}"
+    data = bytearray(disk.read_bytes(path))
+    data[1500:1508] = b"damaged!"
+    disk.replace(path, bytes(data))
+    with pytest.raises(TransientError, match="the file is damaged"):
+        read_shard_plan(disk, header, 0)
+
+
+def test_the_footer_of_a_part_is_read_once(disk, small_parts, monkeypatch):
+    footers = []
+
+    def opened(file, name, footer=None):
+        footers.append(footer)
+        return open_parquet(file, name, footer)
+
+    monkeypatch.setattr(plan_module, "open_parquet", opened)
+    header = start_run(disk, make_entries(num_shards=20, per_shard=1))
+    for shard in range(20):
+        read_shard_plan(disk, header, shard)
+    assert [footer is None for footer in footers] == [True, False] * 10
+    assert len(plan_module._FOOTERS) <= plan_module._MAX_FOOTERS
 
 
 def test_a_missing_or_cut_part_is_refused(location):
