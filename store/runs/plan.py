@@ -199,7 +199,7 @@ def _opened_part(location: RunLocation, record: PartRecord) -> Iterator[pq.Parqu
     with location.open_input(path) as file:
         parquet = open_parquet(file, key[0], _FOOTERS.get(key))
         while len(_FOOTERS) >= _MAX_FOOTERS and key not in _FOOTERS:
-            del _FOOTERS[next(iter(_FOOTERS))]
+            _FOOTERS.pop(next(iter(_FOOTERS)), None)
         _FOOTERS[key] = parquet.metadata
         yield parquet
 

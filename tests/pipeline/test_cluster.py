@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import warnings
 import pytest
 import ray
 
+from pseudoris.pipeline.cluster import _IDLE_WORKER_VARIABLE as VARIABLE
 from pseudoris.pipeline.cluster import _quiet, connected, node_resources
 from pseudoris.schemas.errors import ConfigError, TransientError
 
@@ -72,6 +74,25 @@ def test_an_open_connection_is_used_and_left_open(ray_session):
     with connected("local"):
         assert [node["CPU"] for node in node_resources()] == [2.0]
     assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "60000"), ("5", "5")])
+def test_a_ray_that_is_started_keeps_idle_workers_for_a_minute_unless_told_otherwise(monkeypatch, given, used):
+    found = []
+    # Set first, so that it is taken away again where it was not there.
+    monkeypatch.setenv(VARIABLE, given or "")
+    if given is None:
+        monkeypatch.delenv(VARIABLE)
+
+    def init(**options):
+        found.append(os.environ[VARIABLE])
+        raise ConnectionError("no Ray")
+
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
+    with pytest.raises(ConfigError), connected("local"):
+        pass
+    assert found == [used]
 
 
 def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try(monkeypatch):
