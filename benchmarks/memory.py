@@ -1,6 +1,8 @@
 """Measures how the memory of a long run grows: the driver's over many shards, the workers' over many images.
 
-    python -m benchmarks.memory [--rows 100000] [--shard-images 40] [--scenes 3000] [--plot F] [--json F]
+    python -m benchmarks.memory [--part driver] [--rows 100000] [--scenes 3000] [--plot F] [--json F]
+
+Each part takes half an hour and more, and replaces its own row of the JSON: parts may be measured one by one.
 
 The driver runs real plans, graphs and commits around stages that only wait (`benchmarks.scale`), beside bare Ray Data
 over as many blocks: it may grow by 2 MB a 1,000 shards more. The workers annotate synthetic scenes with the preset
@@ -11,10 +13,11 @@ once, in it, is given apart. Every process is watched from outside; its files an
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +29,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
 
 ALLOWED_BYTES_PER_1000_SHARDS: Final = 2_000_000
+PARTS: Final = ("driver", "bare", "workers")
 # Of a curve in the JSON and in the plot.
 _POINTS: Final = 60
 # Of the shards: what comes before is warm-up.
@@ -34,17 +38,20 @@ _SCENE_SHARD_IMAGES: Final = 16
 _T = TypeVar("_T")
 
 
-def driver_memory(rows: int, shard_images: int) -> list[dict[str, Any]]:
-    """Return a row for a run of stand-ins and one for bare Ray Data over as many blocks."""
+def driver_memory(rows: int, shard_images: int) -> dict[str, Any]:
+    """Return the row of a run of stand-ins."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
         config = stand_in_config(shard_images=shard_images, shard_s=0.0)
         arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        ours = run_watched("benchmarks.scale_driver", arguments, plugin_environment())
-    num_shards = ours.answer["num_shards"]
-    bare = run_watched("benchmarks.scale_driver", ["bare", "inf", str(num_shards)], plugin_environment())
-    return [_driver_row("driver", ours, rows), _driver_row("bare Ray Data", bare, rows)]
+        return _driver_row("driver", run_watched("benchmarks.scale_driver", arguments, plugin_environment()), rows)
+
+
+def bare_memory(rows: int, shard_images: int) -> dict[str, Any]:
+    """Return the row of bare Ray Data over as many blocks as the run has shards."""
+    arguments = ["bare", "inf", str(-(-rows // shard_images))]
+    return _driver_row("bare Ray Data", run_watched("benchmarks.scale_driver", arguments, plugin_environment()), rows)
 
 
 def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
@@ -120,43 +127,51 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure both, print the figures, write plot and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=PARTS, help="one of them; else all")
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--shard-images", type=int, default=40)
+    parser.add_argument("--shard-images", type=int, default=10)
     parser.add_argument("--scenes", type=int, default=3_000)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    rows = driver_memory(given.rows, given.shard_images)
-    show_driver(rows)
-    rows.append(worker_memory(given.scenes))
-    show_workers(rows[-1])
-    write_json(rows, given.json)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "driver": lambda: driver_memory(given.rows, given.shard_images),
+        "bare": lambda: bare_memory(given.rows, given.shard_images),
+        "workers": lambda: worker_memory(given.scenes),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    if given.json is not None and given.json.exists():
+        rows = {row["part"]: row for row in json.loads(given.json.read_text(encoding="utf-8"))}
+    for part in given.part or PARTS:
+        rows[part] = {"part": part, **parts[part]()}
+        show(rows[part])
+        write_json([rows[name] for name in PARTS if name in rows], given.json)
+    if {"driver", "bare"} <= rows.keys():
+        show_difference(rows["driver"], rows["bare"])
     if given.plot:
-        given.plot.write_text(plot(rows), encoding="utf-8")
+        given.plot.write_text(plot([rows[name] for name in PARTS if name in rows]), encoding="utf-8")
 
 
-def show_driver(rows: Sequence[dict[str, Any]]) -> None:
-    """Print what the driver and bare Ray Data grew by, and whether the difference is allowed."""
-    ours, bare = rows
-    for row in rows:
-        growth = row["growth_bytes_per_1000_shards"] / 1e6
-        print(
-            f"{row['case']:>16}: {row['shards']:,} shards, {growth:.2f} MB a 1,000, peak {row['peak_bytes'] / 1e6:.0f}"
+def show(row: dict[str, Any]) -> None:
+    """Print what the driver grew by, or what the workers held in the two halves after the warm-up."""
+    if row["part"] == "workers":
+        first, second = row["first_half_median_bytes"] / 1e6, row["second_half_median_bytes"] / 1e6
+        growth = row["growth_bytes_per_1000_images"] / 1e6
+        text = (
+            f"{row['images']:,} images, median {first:.0f} MB, then {second:.0f} MB ({growth:+.1f} MB a 1,000 images)"
         )
+    else:
+        growth = row["growth_bytes_per_1000_shards"] / 1e6
+        text = f"{row['shards']:,} shards, {growth:.2f} MB a 1,000, peak {row['peak_bytes'] / 1e6:.0f} MB"
+    print(f"{row['case']:>16}: {text}", flush=True)
+
+
+def show_difference(ours: dict[str, Any], bare: dict[str, Any]) -> None:
+    """Print by how much the driver grows more than bare Ray Data, and whether that is allowed."""
     more = ours["growth_bytes_per_1000_shards"] - bare["growth_bytes_per_1000_shards"]
     verdict = "within" if more <= ALLOWED_BYTES_PER_1000_SHARDS else "ABOVE"
     print(
         f"{'difference':>16}: {more / 1e6:.2f} MB a 1,000 shards, {verdict} {ALLOWED_BYTES_PER_1000_SHARDS / 1e6:.0f}"
-    )
-
-
-def show_workers(row: dict[str, Any]) -> None:
-    """Print what the workers held in the two halves after the warm-up."""
-    first, second = row["first_half_median_bytes"] / 1e6, row["second_half_median_bytes"] / 1e6
-    growth = row["growth_bytes_per_1000_images"] / 1e6
-    print(
-        f"{row['case']:>16}: {row['images']:,} images, median {first:.0f} MB, then {second:.0f} MB "
-        f"({growth:+.1f} MB a 1,000 images)"
     )
 
 
