@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pycocotools import mask as coco
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.tables.rle import decode_runs
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
 from pseudoris.workers.counter_rng import draw_texts, draw_weighted_texts
@@ -76,10 +76,24 @@ class SampleBuilder:
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:
-    """Return a COCO run-length encoding as (H, W) bool, contiguous."""
-    decoded = coco.decode({"size": [height, width], "counts": counts.encode()})
-    # Its memory runs down the columns; the values are 0 and 1, which is what a bool's byte holds.
-    return torch.from_numpy(np.ascontiguousarray(decoded).view(np.bool_))
+    """Return a COCO run-length encoding as (H, W) bool, contiguous.
+
+    Raises:
+        ValueError: `counts` is no such encoding of an image of this size.
+    """
+    runs = decode_runs(counts)
+    ends = np.cumsum(runs)
+    total = int(ends[-1]) if ends.size else 0
+    if total != height * width:
+        raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
+    pixels = np.zeros((height, width), dtype=np.bool_)
+    if runs.size > 1:
+        # Runs go down the columns. Only those that the mask touches are written and turned: most masks are small.
+        left, right = int(ends[0]) // height, -(-int(ends[1::2][-1]) // height)
+        runs[0] -= left * height
+        columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)[: (right - left) * height]
+        pixels[:, left:right] = columns.reshape(right - left, height).T
+    return torch.from_numpy(pixels)
 
 
 def _taken(values: Sequence[str], first: int, drawn: Sequence[int]) -> list[str]:
