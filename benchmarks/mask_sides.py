@@ -45,6 +45,8 @@ _SHARED = (
 )
 # Random weights give logits of about 0.03; of the mask candidates that pass predicted IoU half are to be stable.
 _RANDOM_OFFSET, _RANDOM_STABLE = 0.002, 0.5
+# A side of the grid: its candidates are enough for a quantile, and all of them are kept.
+_RANDOM_POINTS = 8
 # Source: the promise for other dtypes and shapes, which leaves room for a logit of random weights next to 0.
 MIN_IOU, _MAX_COUNT_DIFFERENCE = 0.99, 0.02
 
@@ -162,11 +164,15 @@ class Sides:
 
     def _realistic(self, masks: Any, kept_share: float) -> dict[str, float]:
         """Return thresholds under which random weights leave a realistic share of mask candidates."""
-        measured = {"stability_score_offset": _RANDOM_OFFSET, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+        all_pass = {
+            "stability_score_offset": _RANDOM_OFFSET,
+            "stability_score_thresh": 0.0,
+            "pred_iou_thresh": 0.0,
+            "box_nms_thresh": 1.0,
+            "points_per_side": min(_RANDOM_POINTS, masks.points_per_side),
+        }
         with _PredictedIous(self._sam) as predicted:
-            found = MaskGenerator(self._sam, masks.model_copy(update=measured | {"pred_iou_thresh": 0.0}))(
-                self._images[0]
-            )
+            found = MaskGenerator(self._sam, masks.model_copy(update=all_pass))(self._images[0])
         return {
             "pred_iou_thresh": float(torch.cat(predicted.values).quantile(1 - kept_share)),
             "stability_score_offset": _RANDOM_OFFSET,
