@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
     from pseudoris.store.checks.verify import VerifyReport
-    from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent
+    from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refilter import RefilterSummary
     from pseudoris.store.tables.run_reader import Run
     from pseudoris.training.dataset import (
@@ -65,6 +65,7 @@ _HOMES = {
     "RunSummary": "pipeline.run_summary",
     "SampleSpec": "training.dataset",
     "Snapshot": "training.dataset",
+    "Step": "store.runs.events",
     "StreamOrder": "training.dataset",
     "TransientError": "schemas.errors",
     "Truth": "training.evaluation",
@@ -97,6 +98,7 @@ __all__ = [
     "RunSummary",
     "SampleSpec",
     "Snapshot",
+    "Step",
     "StreamOrder",
     "TransientError",
     "Truth",
@@ -134,8 +136,8 @@ def annotate(
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
         retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
-        on_event: Called with the plan (`Planned`), each commit (`Committed`), each retried shard (`Retried`), and each
-            `Notice`.
+        on_event: Called with each step of the start (`Step`), the plan (`Planned`), each commit (`Committed`), each
+            retried shard (`Retried`), and each `Notice`.
 
     Returns:
         The state of the run. `summary.is_complete` says whether every shard is committed; Ctrl-C in the middle ends the

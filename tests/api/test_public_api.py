@@ -53,7 +53,7 @@ def test_a_function_says_what_it_returns_and_when_it_raises(name):
 
 
 def test_the_types_of_what_it_takes_and_calls_back_are_there():
-    events = {pseudoris.Planned, pseudoris.Committed, pseudoris.Retried, pseudoris.Notice}
+    events = {pseudoris.Step, pseudoris.Planned, pseudoris.Committed, pseudoris.Retried, pseudoris.Notice}
     assert set(get_args(pseudoris.RunEvent)) == events
     assert pseudoris.Truth.__name__ == "Truth"
 
