@@ -30,6 +30,7 @@ PARTS: Final[dict[str, list[str]]] = {
     "profile": ["--preset", "tiny"],
     "gpu": ["--device", "cpu", "--tiny"],
     "pipeline": [],
+    "first_result": ["--repeats", "1"],
     "dataset": ["--samples", "320", "--repeats", "1"],
     "scale": ["--rows", "10000", "--work-s", "120"],
     "bucket_listing": ["--keys", "100000"],
