@@ -16,6 +16,8 @@ from pseudoris.schemas.config_layers import load_config
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.run_options import RunOptions
+    from pseudoris.pipeline.start_profile import StartProfile
+    from pseudoris.store.runs.events import OnEvent
 
 INTERRUPTED = 130
 INCOMPLETE = 3
@@ -108,10 +110,9 @@ def run(
     """
     try:
         from pseudoris.pipeline.annotation import annotate as run_pipeline
-        from pseudoris.pipeline.start_profile import StartProfile
 
         with run_progress() as on_event:
-            profile = StartProfile(on_event) if is_profiled else None
+            profile = _start_profile(on_event) if is_profiled else None
             summary = run_pipeline(
                 source, out, config, options=run_options, on_event=profile.on_event if profile else on_event
             )
@@ -131,3 +132,10 @@ def run(
         report("incomplete", f"{left:,} shards are not committed. Run without --retry-failed to continue.", "yellow")
         return INCOMPLETE
     return 0
+
+
+def _start_profile(on_event: OnEvent) -> StartProfile:
+    # Imported here: a run that is not profiled does not load psutil.
+    from pseudoris.pipeline.start_profile import StartProfile
+
+    return StartProfile(on_event)
