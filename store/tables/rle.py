@@ -41,13 +41,7 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     Raises:
         ValueError: `counts` is not such a string, or its runs do not add up to height x width.
     """
-    runs = decode_runs(counts)
-    if runs.size and runs.min() < 0:
-        raise ValueError(f"a run has the negative length {runs.min()}")
-    ends = np.cumsum(runs)
-    total = int(ends[-1]) if ends.size else 0
-    if total != height * width:
-        raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
+    runs, ends = decode_image_runs(height, width, counts)
     lengths, stops = runs[1::2], ends[1::2]
     stops, lengths = stops[lengths > 0], lengths[lengths > 0]
     if not lengths.size:
@@ -60,6 +54,22 @@ def summarise_rle(height: int, width: int, counts: str) -> RleSummary:
     else:
         y0, y1 = int((first % height).min()), int((last % height).max()) + 1
     return RleSummary(int(lengths.sum()), (x0, y0, x1, y1))
+
+
+def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the run lengths (R,) of a mask, and where each run ends (R,), both int64; they fill the image.
+
+    Raises:
+        ValueError: As `summarise_rle`.
+    """
+    runs = decode_runs(counts)
+    if runs.size and runs.min() < 0:
+        raise ValueError(f"a run has the negative length {runs.min()}")
+    ends = np.cumsum(runs)
+    total = int(ends[-1]) if ends.size else 0
+    if total != height * width:
+        raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
+    return runs, ends
 
 
 def decode_runs(counts: str) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.store.tables.rle import decode_runs
+from pseudoris.store.tables.rle import decode_image_runs
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
 from pseudoris.workers.counter_rng import draw_texts, draw_weighted_texts
@@ -81,11 +81,7 @@ def decode_mask(counts: str, height: int, width: int) -> Tensor:
     Raises:
         ValueError: `counts` is no such encoding of an image of this size.
     """
-    runs = decode_runs(counts)
-    ends = np.cumsum(runs)
-    total = int(ends[-1]) if ends.size else 0
-    if total != height * width:
-        raise ValueError(f"the runs cover {total} pixels, the image has {height} x {width}")
+    runs, ends = decode_image_runs(height, width, counts)
     pixels = np.zeros((height, width), dtype=np.bool_)
     if runs.size > 1:
         # Runs go down the columns. Only those that the mask touches are written and turned: most masks are small.
