@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -24,12 +23,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measurement import median_seconds, peak_rss_bytes, write_json
-from benchmarks.process_watch import Watched, run_watched
-from benchmarks.scale import plugin_environment, stand_in_config, write_tables
+from benchmarks.memory import watch_scenes, watch_stub_run
+from benchmarks.process_watch import Watched
 from experiments.quality.svg_chart import Line, axis_of, line_chart
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.synthworld.demo import write_demo
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -145,23 +143,12 @@ def _enlarged(side_px: int) -> SceneImage:
 
 def run_curve(preset: str, num_images: int) -> Curve:
     """Return how a run over synthetic images grows with the images committed."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = write_demo(folder, num_scenes=num_images)
-        config = load_config(preset, assignments=["shards.max_images=16", "placement.address=local"])
-        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        return _curve_of(f"a run, {preset}", run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True))
+    return _curve_of(f"a run, {preset}", watch_scenes(preset, num_images))
 
 
 def stub_run_curve(num_images: int) -> Curve:
     """Return how a run grows whose stages only wait: plans, graphs and commits are real."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = write_tables(folder / "in", rows=num_images, group_rows=40)
-        config = stand_in_config(shard_images=40, shard_s=0.0)
-        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        watched = run_watched("benchmarks.scale_driver", arguments, plugin_environment(), has_workers=True)
-        return _curve_of("a run, stages that wait", watched)
+    return _curve_of("a run, stages that wait", watch_stub_run(num_images, 40, has_workers=True))
 
 
 def _curve_of(case: str, watched: Watched) -> Curve:

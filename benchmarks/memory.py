@@ -40,12 +40,17 @@ _T = TypeVar("_T")
 
 def driver_memory(rows: int, shard_images: int) -> dict[str, Any]:
     """Return the row of a run of stand-ins."""
+    return _driver_row("driver", watch_stub_run(rows, shard_images, has_workers=False), rows)
+
+
+def watch_stub_run(rows: int, shard_images: int, *, has_workers: bool) -> Watched:
+    """Watch a run whose stages only wait: plans, graphs and commits are real."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
         config = stand_in_config(shard_images=shard_images, shard_s=0.0)
         arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        return _driver_row("driver", run_watched("benchmarks.scale_driver", arguments, plugin_environment()), rows)
+        return run_watched("benchmarks.scale_driver", arguments, plugin_environment(), has_workers=has_workers)
 
 
 def bare_memory(rows: int, shard_images: int) -> dict[str, Any]:
@@ -72,13 +77,7 @@ def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
 
 def worker_memory(scenes: int) -> dict[str, Any]:
     """Return the row of a run of `tiny`: the private bytes of all of its workers over the images committed."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = write_demo(folder, num_scenes=scenes)
-        assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
-        config = load_config("tiny", assignments=assignments)
-        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        watched = run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True)
+    watched = watch_scenes("tiny", scenes)
     commits, num_images = watched.answer["commits_s"], watched.answer["num_images"]
     per_shard = num_images / len(commits)
     samples = watched.between(commits[0], commits[-1])
@@ -96,6 +95,17 @@ def worker_memory(scenes: int) -> dict[str, Any]:
         "peak_bytes": max(size for _, size in curve),
         "curve": _thinned(curve),
     }
+
+
+def watch_scenes(preset: str, scenes: int) -> Watched:
+    """Watch a run over synthetic scenes, and its workers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_demo(folder, num_scenes=scenes)
+        assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
+        config = load_config(preset, assignments=assignments)
+        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
+        return run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True)
 
 
 def _warm(curve: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
