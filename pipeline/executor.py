@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
+import ray
 from ray.exceptions import RayError
 
 from pseudoris.pipeline.graph import build_dataset
@@ -156,6 +157,7 @@ def _run_windows(job: Job, shards: Sequence[int], actors: Mapping[str, int], rul
 
 def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
     dataset = build_dataset(job, shards, actors)
-    # No prefetch: a receipt is about a kilobyte, and each is yielded when it lands.
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield block_to_outcome(block)
+    # Not `iter_batches`: every five seconds it pickles statistics that grow with the shards, for an actor of Ray Data.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield block_to_outcome(ray.get(entry.ref))
