@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
 from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
@@ -63,7 +63,7 @@ def annotate(
         # Checked before anything is written or started: most mistakes are in a path.
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
         on_event(Step("checking weights and packages"))
-        here = identity_before_ray(config, read_header(location), listing.name)
+        here = identity_before_ray(config, read_header(location), listing.name, meanwhile=_import_ray_data)
         location.probe()
         with ExitStack() as stack:
             lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))
@@ -80,6 +80,11 @@ def annotate(
             interrupts.check()
             job = Job(listing.name, location, header, config, may_grow=may_grow)
             return _execute(job, actors, options, lock=lock, on_event=on_event, interrupts=interrupts)
+
+
+def _import_ray_data() -> None:
+    """Import Ray Data. It takes as long as the check of weights and packages, so it is not among the imports above."""
+    importlib.import_module("pseudoris.pipeline.executor")
 
 
 def plan_or_resume(
@@ -127,6 +132,8 @@ def _execute(
     interrupts: Interrupts,
 ) -> RunSummary:
     """Compute the missing shards of the run, or retry its quarantined images; return the outcome."""
+    from pseudoris.pipeline.executor import ray_executor
+
     retries = _RetryEvents(options.reasons, on_event)
     session = RunSession(job.location, lock, on_event=_metered(job, retries))
     if options.is_retry:

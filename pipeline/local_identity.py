@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Final
 
 import ray
@@ -17,7 +18,9 @@ from pseudoris.workers.faults.child_process import start_child
 _MAIN: Final = "pseudoris.pipeline.local_identity_main"
 
 
-def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str) -> Identity | None:
+def identity_before_ray(
+    config: RunConfig, header: RunHeader | None, source: str, *, meanwhile: Callable[[], None] = lambda: None
+) -> Identity | None:
     """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
 
     If the work is done by a cluster that exists already, only the settings are compared: weights, packages and devices
@@ -27,6 +30,7 @@ def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str
         config: The configuration of this session.
         header: Of the run in OUT; None if there is none.
         source: Its `Source.name` now.
+        meanwhile: Called while the child process measures: it takes a second of another core.
 
     Returns:
         The identity of this machine; None if an existing cluster does the work.
@@ -40,7 +44,7 @@ def identity_before_ray(config: RunConfig, header: RunHeader | None, source: str
     if _joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
     else:
-        here = _measured(config)
+        here = _measured(config, meanwhile)
     if header is not None:
         known = header.identity if here is None else here
         # Only a process of the cluster knows its device.
@@ -56,8 +60,9 @@ def _joins_cluster(address: str) -> bool:
     return address != "local" and ray._private.utils.read_ray_address() is not None
 
 
-def _measured(config: RunConfig) -> Identity:
+def _measured(config: RunConfig, meanwhile: Callable[[], None]) -> Identity:
     with start_child(_MAIN, config.model_dump_json()) as child:
+        meanwhile()
         answer, _ = child.communicate()
     try:
         found = pickle.loads(answer)  # from our own child

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.schemas.placement import StorageConfig
-from pseudoris.store.files.fsspec_storage import FsspecStorage
 from pseudoris.store.files.local_storage import LocalStorage
-from pseudoris.store.files.s3_storage import S3Storage
 from pseudoris.store.files.storage import Storage
 
 LOCAL_PROTOCOLS: Final = ("file", "local")
@@ -29,8 +27,13 @@ def storage_at(uri: str, endpoint_url: str | None = None, limits: StorageConfig 
     folder = local_path(uri)
     if folder is not None:
         return LocalStorage(folder)
+    # Imported here: a local run, in none of its processes, loads the clients of buckets and of the web.
     if uri.partition("://")[0] in S3_PROTOCOLS:
+        from pseudoris.store.files.s3_storage import S3Storage
+
         return S3Storage.at(uri, endpoint_url, limits or StorageConfig())
+    from pseudoris.store.files.fsspec_storage import FsspecStorage
+
     return FsspecStorage.at(uri)
 
 

@@ -7,7 +7,7 @@ import functools
 import pyarrow.parquet as pq
 import pytest
 
-from pseudoris.pipeline import annotation
+from pseudoris.pipeline import executor
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.executor import WindowRule, ray_executor
 from pseudoris.schemas.errors import ConfigError, TransientError
@@ -160,7 +160,7 @@ def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undistu
     options = "masks.options={raises_on: b/image-004.png, sleep_s: 0.4}"
     config = stub_config(options, "placement.fused.max_actors=2", "placement.max_tasks_in_flight_per_actor=1")
     rule = WindowRule(max_shards=4, min_shards=2)
-    monkeypatch.setattr(annotation, "ray_executor", functools.partial(ray_executor, rule=rule))
+    monkeypatch.setattr(executor, "ray_executor", functools.partial(ray_executor, rule=rule))
     seen = []
 
     def interrupt_at_the_third(event):

@@ -5,6 +5,8 @@ And without Ray, what ends an executor: a requested stop, an error of Ray's.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,18 +82,20 @@ def test_windows_of_any_rule_add_up_to_the_run_and_respect_the_most(num_pending,
 def no_job(monkeypatch, build_dataset):
     """Put `build_dataset` in the place of the graph; what it is given of the job does not matter."""
     monkeypatch.setattr(executor, "build_dataset", lambda job, shards, actors: build_dataset(shards))
+    monkeypatch.setattr(executor.ray, "get", lambda ref: ref)
     monkeypatch.setattr(executor, "block_to_outcome", lambda block: block)
 
 
 class Dataset:
-    """Yields its shards in place of receipts, and remembers whether it was closed."""
+    """Yields its shards in place of bundles, and remembers whether it was closed."""
 
     def __init__(self, shards):
         self.shards, self.is_closed = shards, False
 
-    def iter_batches(self, **options):
+    def iter_internal_ref_bundles(self):
         try:
-            yield from self.shards
+            for shard in self.shards:
+                yield SimpleNamespace(blocks=[SimpleNamespace(ref=shard)])
         finally:
             self.is_closed = True
 

@@ -31,7 +31,7 @@ def measured(monkeypatch):
     """Answer for the child process: the identity of the run, with the method of the configuration."""
     answer = {}
 
-    def measure(config):
+    def measure(config, meanwhile):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(local_identity, "_measured", measure)
@@ -87,7 +87,7 @@ def test_other_versions_are_refused_before_ray(command, measured, out, source):
 
 def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
     monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
-    monkeypatch.setattr(local_identity, "_measured", lambda config: pytest.fail("measured here"))
+    monkeypatch.setattr(local_identity, "_measured", lambda *_: pytest.fail("measured here"))
     header = annotation.read_header(RunLocation.open(out))
     assert identity_before_ray(load_config("tiny"), header, source) is None
     with pytest.raises(ConfigError, match=r"compute\.seed"):
@@ -103,7 +103,7 @@ def test_an_unset_prior_is_refused_even_if_a_cluster_does_the_work(monkeypatch, 
 @pytest.mark.slow
 def test_the_child_process_measures_what_a_process_of_the_run_measures():
     config = load_config("tiny")
-    assert local_identity._measured(config) == measure_identity(config)
+    assert local_identity._measured(config, lambda: None) == measure_identity(config)
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says; this process measures, and not a child of it."""
-    monkeypatch.setattr(local_identity, "_measured", measure_identity)
+    monkeypatch.setattr(local_identity, "_measured", lambda config, meanwhile: measure_identity(config))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
@@ -168,7 +168,7 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
 
 
 def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
-    def refuse(config):
+    def refuse(config, meanwhile):
         raise ConfigError("weights are missing")
 
     monkeypatch.setattr(local_identity, "_measured", refuse)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 import uuid
 
 import fsspec
@@ -168,3 +170,12 @@ def test_a_storage_says_how_it_is_read(storage):
     assert storage.max_readers >= 1
     assert OSError in storage.faults or Exception in storage.faults
     assert not issubclass(ChangedError, OSError), "a changed file is an answer, and no fault"
+
+
+def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):
+    code = (
+        "import sys; from pseudoris.store.files.storage_at import storage_at; storage_at('.'); "
+        "print({'aiohttp', 'botocore'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert answer.stdout.strip() == "set()"
