@@ -6,7 +6,8 @@ Computed are those of the authors' loop (`sampling_operations`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,13 +84,21 @@ def _attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: An
 
 def count(work: Callable[[], object]) -> tuple[int, int]:
     """Return floating-point operations and bytes of one call of `work`."""
+    with counting() as counted:
+        work()
+        operations, num_bytes = counted()
+    return operations, num_bytes
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], tuple[int, int]]]:
+    """Yield what returns the floating-point operations and the bytes of the block so far."""
     unknown_to_torch = {
         torch.ops.mkldnn._linear_pointwise: _packed_linear,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     }
     with FlopCounterMode(display=False, custom_mapping=unknown_to_torch) as operations, Traffic() as traffic:
-        work()
-    return int(operations.get_total_flops()), traffic.num_bytes
+        yield lambda: (int(operations.get_total_flops()), traffic.num_bytes)
 
 
 def sampling_operations(

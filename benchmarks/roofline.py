@@ -4,12 +4,14 @@
 
 The peaks are the fastest matrix product and copy found here, on the same threads. Bytes are those of all tensors that
 operations read and write, as if no cache held any; a share above 1 is what the caches saved. Presets other than `tiny`
-run on random weights. One scene; captions of one crop kind.
+run on random weights. One scene; captions of one crop kind. Mask proposal is given whole and by part.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ import torch
 
 from benchmarks.captioner import crops_for, one_crop_kind, special_tokens
 from benchmarks.filter import build_shard
+from benchmarks.mask_parts import spent_by_part
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, median_seconds, random_weights, write_json
-from benchmarks.operation_counts import count
+from benchmarks.operation_counts import counting
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
@@ -44,7 +47,7 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One stage on the roofline.
+    """One stage, or a part of one, on the roofline.
 
     Attributes:
         case: What ran.
@@ -88,19 +91,28 @@ def measure(
     works = stages(config, num_masks=num_masks, num_steps=num_steps, kept_share=kept_share)
     points = []
     for case, work in works.items():
-        operations, num_bytes = count(work)
-        seconds = median_seconds(work, repeats=repeats, warm_ups=0)
-        points.append(
-            Point(
-                case=case,
-                seconds=seconds,
-                operations=operations,
-                bytes=num_bytes,
-                share_of_operations=operations / seconds / peaks.operations,
-                share_of_bytes=num_bytes / seconds / peaks.bytes,
-            )
-        )
+        # Of the other stages nothing is a part: they are one point.
+        with counting() as counted:
+            counts = spent_by_part(work, counted)
+        runs = [spent_by_part(work, lambda: (time.perf_counter(),)) for _ in range(repeats)]
+        seconds = {part: statistics.median(run[part][0] for run in runs) for part in counts}
+        whole = statistics.median(sum(spent for (spent,) in run.values()) for run in runs)
+        points.append(_point(case, whole, [sum(each) for each in zip(*counts.values(), strict=True)], peaks))
+        if len(counts) > 1:
+            points += [_point(f"  {part}", seconds[part], counts[part], peaks) for part in counts]
     return peaks, points
+
+
+def _point(case: str, seconds: float, counts: Sequence[float], peaks: Peaks) -> Point:
+    operations, num_bytes = counts
+    return Point(
+        case=case,
+        seconds=seconds,
+        operations=int(operations),
+        bytes=int(num_bytes),
+        share_of_operations=operations / seconds / peaks.operations,
+        share_of_bytes=num_bytes / seconds / peaks.bytes,
+    )
 
 
 def stages(config: RunConfig, *, num_masks: int, num_steps: int, kept_share: float) -> dict[str, Callable[[], object]]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import roofline
+from benchmarks import mask_parts, roofline
 
 LITTLE = ["--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1", "--set", "captions.max_length=5"]
 
@@ -13,9 +13,15 @@ LITTLE = ["--masks", "2", "--points", "4", "--steps", "3", "--repeats", "1", "--
 def test_every_stage_is_a_point_below_the_peak(tmp_path, capsys):
     path = tmp_path / "points.json"
     roofline.main([*LITTLE, "--json", str(path)])
-    points = json.loads(path.read_text(encoding="utf-8"))
+    every = json.loads(path.read_text(encoding="utf-8"))
     shown = capsys.readouterr().out
+    points, parts = (
+        [point for point in every if point["case"].startswith(" ") == is_part] for is_part in (False, True)
+    )
     assert [point["case"].split(",")[0] for point in points] == ["propose", "caption", "filter"]
+    for name in ("operations", "bytes"):
+        assert sum(part[name] for part in parts) == points[0][name]
+    assert {part["case"].strip() for part in parts} == {name for name, *_ in mask_parts.PARTS} | {mask_parts.REST}
     for point in points:
         assert point["operations"] > 1e6
         assert point["bytes"] > 1e6
