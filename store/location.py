@@ -116,10 +116,13 @@ class RunLocation:
             file.seek(0)
             return file
 
-    def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the files directly in `folder`, in no order; nothing if the folder does not exist."""
+    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
+        """Yield the files directly in `folder`, in no order; nothing if the folder does not exist.
+
+        With `name_prefix` only those whose names begin with it: a bucket then lists no others.
+        """
         with storage_errors("list", self.uri(folder)):
-            yield from self._storage.list(folder)
+            yield from self._storage.list(folder, name_prefix=name_prefix)
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file, such as `a folder` or `a pipe`; None for a file, or nothing."""

@@ -95,15 +95,16 @@ class FsspecStorage:
         """Open the expected version. It is checked before and after the block."""
         return checked_twice(self, path, expected)
 
-    def list(self, folder: str) -> Iterator[ListedFile]:
+    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in any order; nothing if there are none."""
         try:
             entries = self._ls(self._at(folder))
         except FileNotFoundError:
             return
         for entry in entries:
-            if entry["type"] == "file":
-                yield ListedFile(entry["name"].rpartition("/")[2], int(entry["size"]), _modified_s(entry))
+            name = entry["name"].rpartition("/")[2]
+            if entry["type"] == "file" and name.startswith(name_prefix):
+                yield ListedFile(name, int(entry["size"]), _modified_s(entry))
 
     def obstacle(self, path: str) -> None:
         """Return None: a store holds only objects."""

@@ -89,10 +89,12 @@ class LocalStorage:
         """Open the expected version. It is checked before and after, because a disk has no conditional reads."""
         return checked_twice(self, path, expected)
 
-    def list(self, folder: str) -> Iterator[ListedFile]:
+    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
         for entry in self._scan(folder):
-            if not entry.name.startswith(TEMPORARY_PREFIX) and (found := _stat(entry)) and stat.S_ISREG(found.st_mode):
+            if entry.name.startswith(TEMPORARY_PREFIX) or not entry.name.startswith(name_prefix):
+                continue
+            if (found := _stat(entry)) and stat.S_ISREG(found.st_mode):
                 yield ListedFile(entry.name, found.st_size, found.st_mtime)
 
     def obstacle(self, path: str) -> str | None:

@@ -189,10 +189,10 @@ class S3Storage:
         except ChangedError:
             raise ImageError("changed", OTHER_ETAG) from None
 
-    def list(self, folder: str) -> Iterator[ListedFile]:
+    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in pages: one request per thousand."""
         prefix = f"{self._key(folder)}/".lstrip("/")
-        for page in self.bucket.pages(prefix, delimiter="/"):
+        for page in self.bucket.pages(prefix + name_prefix, delimiter="/"):
             for each in page.objects:
                 if each.key != prefix:
                     yield ListedFile(each.key[len(prefix) :], each.size_bytes, each.modified_s)

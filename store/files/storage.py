@@ -148,8 +148,11 @@ class Storage(Protocol):
             FileNotFoundError: There is no file.
         """
 
-    def list(self, folder: str) -> Iterator[ListedFile]:
-        """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
+    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
+        """Yield the finished files directly in `folder` whose names begin with `name_prefix`, in any order.
+
+        Nothing if the folder does not exist.
+        """
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file, such as `a folder`; None for a file, or for nothing."""

@@ -102,15 +102,18 @@ def end_attempt(location: RunLocation, attempt: Attempt) -> None:
 
 def read_attempts(location: RunLocation, shard: int, generation: int) -> AttemptHistory:
     """Return the shard's history; empty once the shard is committed and its records are deleted."""
-    begun, ended = parse_attempts(location)
-    mine = {attempt for attempt in begun if (attempt.shard, attempt.generation) == (shard, generation)}
-    return AttemptHistory(frozenset(mine), frozenset(mine & ended))
+    # In a large run thousands of other shards are in flight.
+    begun, ended = parse_attempts(location, name_prefix=f"{shard_name(shard, generation)}~")
+    return AttemptHistory(begun, begun & ended)
 
 
-def parse_attempts(location: RunLocation) -> tuple[frozenset[Attempt], frozenset[Attempt]]:
-    """Return all recorded attempts, and those of them that ended; the others are in flight or died."""
+def parse_attempts(location: RunLocation, *, name_prefix: str = "") -> tuple[frozenset[Attempt], frozenset[Attempt]]:
+    """Return all recorded attempts, and those of them that ended; the others are in flight or died.
+
+    With `name_prefix` only those whose records' names begin with it.
+    """
     found: dict[str, set[Attempt]] = {"begun": set(), "ended": set()}
-    for attempt, event, _ in _list(location):
+    for attempt, event, _ in _list(location, name_prefix):
         found[event].add(attempt)
     return frozenset(found["begun"]), frozenset(found["ended"])
 
@@ -128,8 +131,8 @@ def attempts_of(location: RunLocation, committed: Iterable[tuple[int, int]]) -> 
     return [path for attempt, _, path in _list(location) if attempt.generation <= latest.get(attempt.shard, -1)]
 
 
-def _list(location: RunLocation) -> Iterable[tuple[Attempt, str, str]]:
-    for file in location.list(ATTEMPTS_FOLDER):
+def _list(location: RunLocation, name_prefix: str = "") -> Iterable[tuple[Attempt, str, str]]:
+    for file in location.list(ATTEMPTS_FOLDER, name_prefix=name_prefix):
         match = _NAME.match(file.name)
         if match:
             shard, generation, *words, event = match.groups()

@@ -79,6 +79,7 @@ def test_a_listing_holds_the_files_of_one_folder_and_not_of_those_below(storage)
     storage.put("masks/a", b"123")
     storage.put("masks/deeper/b", b"1")
     assert [(file.name, file.size_bytes) for file in storage.list("masks")] == [("a", 3)]
+    assert [file.name for prefix in ("", "a", "ab") for file in storage.list("masks", name_prefix=prefix)] == ["a", "a"]
     assert list(storage.list("")) == []
     assert list(storage.list("nothing")) == []
 

@@ -54,6 +54,13 @@ def test_deaths_with_their_node_with_their_driver_or_in_another_pool_blame_nobod
     assert deaths(location, shard=8) == 0
 
 
+def test_another_generation_and_another_shard_have_attempts_of_their_own(location):
+    own, _ = begin(location, 7, 1)
+    for shard, generation in [(7, 0), (7, 10), (70, 1), (100_000_007, 1)]:
+        begin(location, shard, generation)
+    assert read_attempts(location, 7, 1).begun == {own}
+
+
 def test_attempts_are_counted_by_pool_over_all_sessions_of_the_run(location):
     for pool, session in [("propose", "one"), ("propose", "two"), ("caption", "two")]:
         begin(location, pool=pool, session=session)
