@@ -13,7 +13,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
 from pseudoris.workers.transformer_blocks import linear
 
 _SIDE = 2048
@@ -163,9 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.points is not None:
         assignments.append(f"masks.points_per_side={given.points}")
     config = load_config(given.preset, assignments=assignments)
-    peaks, points = measure(
-        config, num_masks=given.masks, num_steps=given.steps, kept_share=given.kept, repeats=given.repeats
-    )
+    # In a process with an actor's memory settings.
+    with child_environment(MALLOC_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        peaks, points = pool.submit(
+            measure,
+            config,
+            num_masks=given.masks,
+            num_steps=given.steps,
+            kept_share=given.kept,
+            repeats=given.repeats,
+        ).result()
     report(peaks, points, given.json)
 
 
