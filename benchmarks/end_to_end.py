@@ -38,11 +38,11 @@ from pseudoris.synthworld.scene_shards import scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.checkpoints.weight_files import random_seed
 from pseudoris.workers.device import prepare_device
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
 # A draw between two sums of float32 flips now and then, and the caption goes on otherwise.
 _MIN_EQUAL_CAPTIONS: Final = 0.9
-_MEMORY: Final[dict[str, Mapping[str, str]]] = {"as people run it": {}, "memory kept on both sides": MALLOC_ENVIRONMENT}
+_MEMORY: Final[dict[str, Mapping[str, str]]] = {"as people run it": {}, "memory kept on both sides": MEMORY_ENVIRONMENT}
 _CLOCKS: Final = ("wall_s", "cpu_s")
 _CAPTIONS: Final = ("sampling", "beams")
 # For each row its name, the steps of the authors, and those of ours.
@@ -107,7 +107,7 @@ def shard_of(config: RunConfig, num_images: int, num_masks: int) -> Shard:
 def measure(config: RunConfig, cases: Mapping[int, int], settings: Settings) -> list[dict[str, Any]]:
     """Return the rows of shards of so many images, each with the number of our repeats; ValueError if sides differ."""
     shards = {num_images: shard_of(config, num_images, settings.max_masks) for num_images in cases}
-    ours = SideProcess(MALLOC_ENVIRONMENT, OurChain, config, **settings.chain())
+    ours = SideProcess(MEMORY_ENVIRONMENT, OurChain, config, **settings.chain())
     parts = {num: ours.call("run", settings.timed_part(shard)[0]) for num, shard in shards.items()}
     # Ours runs between the two references, so that a machine that slows down favours neither.
     rows: dict[int, list[dict[str, Any]]] = {num_images: [] for num_images in cases}

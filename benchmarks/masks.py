@@ -20,14 +20,14 @@ from benchmarks.measurement import Row, report
 from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
 
 def measure(config: RunConfig, *, num_images: int, kept_share: float, repeats: int) -> list[Row]:
     """Return a row a comparison; both sides agree on all masks before anything is timed."""
     default, kept = (
         SideProcess(environment, Sides, config, num_images=num_images, kept_share=kept_share)
-        for environment in ({}, MALLOC_ENVIRONMENT)
+        for environment in ({}, MEMORY_ENVIRONMENT)
     )
     agreement = [process.call("agree") for process in (default, kept)][-1]
     timings: dict[str, list[Timing]] = {"meta": [], "ours": [], "meta, kept": [], "ours, kept": []}

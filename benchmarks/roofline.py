@@ -33,7 +33,7 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 from pseudoris.workers.transformer_blocks import linear
 
 _SIDE = 2048
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         assignments.append(f"masks.points_per_side={given.points}")
     config = load_config(given.preset, assignments=assignments)
     # In a process with an actor's memory settings.
-    with child_environment(MALLOC_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         peaks, points = pool.submit(
             measure,
             config,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import psutil
 
-from pseudoris.workers.malloc import child_environment
+from pseudoris.workers.process_memory import child_environment
 
 _PERIOD_S: Final = 0.2
 _held: Any = None

@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 
 GivenT = TypeVar("GivenT")
 FoundT = TypeVar("FoundT")
-_ENVIRONMENT: Final = {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+_ENVIRONMENT: Final = {**MEMORY_ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 
 
 def run_jobs(work: Callable[[GivenT], FoundT], jobs: Sequence[GivenT], processes: int, *, shown: str) -> list[FoundT]:

@@ -19,7 +19,7 @@ from pseudoris.pipeline.shard_tasks import commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.schemas.placement import PoolConfig
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from pseudoris.workers.stages import POOL_STAGES
 
 MAX_INIT_DEATHS: Final = 8
@@ -82,7 +82,7 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     if compute.device == "cuda":
         # Without it cuBLAS may use the workspaces of several streams, and sums differ between runs.
         return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    return {**environment, **MALLOC_ENVIRONMENT}
+    return {**environment, **MEMORY_ENVIRONMENT}
 
 
 def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe
 from pseudoris.synthworld.training.sam_recipe import SamRecipe
 from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe
 from pseudoris.synthworld.training.training_plan import TrainingPlan
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT, child_environment
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 
 RecipeT = TypeVar("RecipeT", SamRecipe, CaptionRecipe, SceneRecipe, PromptRecipe)
 Job = tuple[Callable[..., None], tuple[object, ...]]
@@ -92,7 +92,7 @@ def _side_by_side(jobs: list[Job]) -> None:
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker)
-    with child_environment(MALLOC_ENVIRONMENT), pool:
+    with child_environment(MEMORY_ENVIRONMENT), pool:
         running: list[Future[None]] = [pool.submit(job, *arguments) for job, arguments in jobs]
         for future in running:
             future.result()

@@ -96,7 +96,7 @@ class StubProposer:
     def _take_memory(self) -> None:
         # Private writable pages alone: the address space may grow by 128 MB with another thread's first allocation.
         # Asked of the kernel, not of malloc: what malloc asks for depends on the environment
-        # (`pseudoris.workers.malloc`).
+        # (`pseudoris.workers.process_memory`).
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         size = int(Path("/proc/self/statm").read_text().split()[_STATM_DATA]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (size + int(self._options["allowed_mb"]) * 2**20, hard))

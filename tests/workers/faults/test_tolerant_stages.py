@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.schemas.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.malloc import MALLOC_ENVIRONMENT
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from tests.workers.faults.builders import ALL, faulty_config, shard_of, undisturbed
 
 pytestmark = pytest.mark.usefixtures("stub_engines")
@@ -118,7 +118,7 @@ def test_memory_that_runs_out_twice_ends_the_run_and_names_the_setting(tmp_path)
 @pytest.mark.slow
 def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypatch):
     # A worker of Ray hands these to its children, and how much malloc asks for follows from them.
-    for name, value in MALLOC_ENVIRONMENT.items():
+    for name, value in MEMORY_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     shard = shard_of("a", "b")
     settings = faulty_config(tmp_path, mb_per_point=8, allowed_mb=100)
