@@ -38,7 +38,7 @@ demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 check: lint ## Lint and the quick tests, without Ray (3 to 4 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" $(PYTEST_ARGS)
 
-test: $(STAMP) ## Run the tests but the longest (14 to 18 minutes on 2 cores)
+test: $(STAMP) ## Run the tests but the longest (12 to 15 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)
 
 test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
