@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 from unittest import mock
 
@@ -31,39 +30,33 @@ Meter = Callable[[], tuple[float, ...]]
 
 def spent_by_part(propose: Callable[[], object], meter: Meter) -> dict[str, tuple[float, ...]]:
     """Run `propose` once, and return by part what `meter` counted in it; `REST` is what no part spent."""
-    spent: dict[str, tuple[float, ...]] = defaultdict(lambda: (0.0,) * len(meter()))
+    spent: dict[str, tuple[float, ...]] = {}
     open_parts = [REST]
     last = meter()
 
     def close_account() -> None:
         nonlocal last
-        now = meter()
-        before = spent[open_parts[-1]]
-        spent[open_parts[-1]] = tuple(total + new - old for total, new, old in zip(before, now, last, strict=True))
+        now, part = meter(), open_parts[-1]
+        before = spent.get(part, (0.0,) * len(now))
+        spent[part] = tuple(total + new - old for total, new, old in zip(before, now, last, strict=True))
         last = now
 
-    @contextmanager
-    def part(name: str) -> Iterator[None]:
-        close_account()
-        open_parts.append(name)
-        try:
-            yield
-        finally:
+    def accounted(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
             close_account()
-            open_parts.pop()
+            open_parts.append(part)
+            try:
+                return function(*arguments, **options)
+            finally:
+                close_account()
+                open_parts.pop()
+
+        return call
 
     with ExitStack() as patches:
-        for name, owner, attribute in PARTS:
-            patches.enter_context(mock.patch.object(owner, attribute, _within(part, name, getattr(owner, attribute))))
+        for part, owner, attribute in PARTS:
+            patches.enter_context(mock.patch.object(owner, attribute, accounted(part, getattr(owner, attribute))))
         propose()
         close_account()
-    return dict(spent)
-
-
-def _within(part: Callable[[str], Any], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def measured(*arguments: Any, **options: Any) -> Any:
-        with part(name):
-            return function(*arguments, **options)
-
-    return measured
+    return spent

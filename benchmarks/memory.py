@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 from benchmarks.measurement import write_json
 from benchmarks.process_watch import Watched, run_watched
-from benchmarks.scale import plugin_environment, stand_in_config, write_tables
+from benchmarks.scale import plugin_environment, stand_in_config, watch_run, write_tables
 from experiments.quality.svg_chart import Line, axis_of, line_chart
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
@@ -49,8 +49,7 @@ def watch_stub_run(rows: int, shard_images: int, *, has_workers: bool) -> Watche
         folder = Path(name)
         source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
         config = stand_in_config(shard_images=shard_images, shard_s=0.0)
-        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        return run_watched("benchmarks.scale_driver", arguments, plugin_environment(), has_workers=has_workers)
+        return watch_run(source, folder / "out", config, plugin_environment(), has_workers=has_workers)
 
 
 def bare_memory(rows: int, shard_images: int) -> dict[str, Any]:
@@ -104,8 +103,7 @@ def watch_scenes(preset: str, scenes: int) -> Watched:
         source = write_demo(folder, num_scenes=scenes)
         assignments = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
         config = load_config(preset, assignments=assignments)
-        arguments = ["run", "inf", str(source), str(folder / "out"), config.model_dump_json()]
-        return run_watched("benchmarks.scale_driver", arguments, {}, has_workers=True)
+        return watch_run(source, folder / "out", config, {}, has_workers=True)
 
 
 def _warm(curve: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""Operations and bytes: counted while torch runs (`count`), or computed for what is too slow to run.
+"""Operations and bytes: counted while torch runs (`counting`), or computed for what is too slow to run.
 
 Computed are those of the authors' loop (`sampling_operations`).
 """
@@ -80,14 +80,6 @@ def _packed_linear(x: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> 
 def _attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
     pairs = math.prod(queries[:-1]) * keys[-2]
     return _PER_MULTIPLY * pairs * (queries[-1] + values[-1])
-
-
-def count(work: Callable[[], object]) -> tuple[int, int]:
-    """Return floating-point operations and bytes of one call of `work`."""
-    with counting() as counted:
-        work()
-        operations, num_bytes = counted()
-    return operations, num_bytes
 
 
 @contextmanager

@@ -13,9 +13,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from benchmarks.mask_parts import spent_by_part
 from benchmarks.mask_sides import Sides
 from benchmarks.measurement import machine, median_seconds, random_weights, write_json
 from benchmarks.operation_counts import counting
+from benchmarks.side_process import SideProcess
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
@@ -33,7 +33,7 @@ from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from pseudoris.workers.transformer_blocks import linear
 
 _SIDE = 2048
@@ -166,16 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.points is not None:
         assignments.append(f"masks.points_per_side={given.points}")
     config = load_config(given.preset, assignments=assignments)
-    # In a process with an actor's memory settings.
-    with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        peaks, points = pool.submit(
-            measure,
-            config,
-            num_masks=given.masks,
-            num_steps=given.steps,
-            kept_share=given.kept,
-            repeats=given.repeats,
-        ).result()
+    # This module, in a process with an actor's memory settings.
+    actor = SideProcess(MEMORY_ENVIRONMENT, import_module, "benchmarks.roofline")
+    sizes = {"num_masks": given.masks, "num_steps": given.steps, "kept_share": given.kept, "repeats": given.repeats}
+    try:
+        peaks, points = actor.call("measure", config, **sizes)
+    finally:
+        actor.close()
     report(peaks, points, given.json)
 
 

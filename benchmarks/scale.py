@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import struct
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -130,13 +131,26 @@ def cost_of(watched: Watched, *, wait_s: float) -> Cost:
     )
 
 
+def watch_run(
+    source: Path,
+    out: Path,
+    config: RunConfig,
+    environment: Mapping[str, str],
+    *,
+    work_s: float = math.inf,
+    has_workers: bool = False,
+) -> Watched:
+    """Watch a run of its own process from SOURCE into OUT, for `work_s` after its first commit at the most."""
+    arguments = ["run", str(work_s), str(source), str(out), config.model_dump_json()]
+    return run_watched("benchmarks.scale_driver", arguments, environment, has_workers=has_workers)
+
+
 def measure(folder: Path, *, rows: int, shard_images: int, shard_s: float, work_s: float) -> dict[str, object]:
     """Return the JSON row of one size: ours, and bare Ray Data's over as many blocks as `bare_…`."""
     source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
     config = stand_in_config(shard_images=shard_images, shard_s=shard_s)
     environment = plugin_environment()
-    arguments = ["run", str(work_s), str(source), str(folder / "out"), config.model_dump_json()]
-    ours = run_watched("benchmarks.scale_driver", arguments, environment)
+    ours = watch_run(source, folder / "out", config, environment, work_s=work_s)
     num_shards = ours.answer["num_shards"]
     bare = run_watched("benchmarks.scale_driver", ["bare", str(work_s), str(num_shards)], environment)
     start_s, planned_s = ours.answer["start_s"], ours.answer["planned_s"]

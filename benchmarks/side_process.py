@@ -28,13 +28,13 @@ class SideProcess:
         with child_environment(environment):
             self._process = psutil.Process(self._pool.submit(os.getpid).result())
 
-    def call(self, method: str, *given: Any) -> Any:
+    def call(self, method: str, *given: Any, **named: Any) -> Any:
         """Return what a method of the object returns."""
-        return self._pool.submit(_call, method, given).result()
+        return self._pool.submit(_call, method, given, named).result()
 
     def watched(self, method: str, *given: Any) -> tuple[Any, int]:
         """Return what a method returns, and the process's highest proportional set size meanwhile, in bytes."""
-        future = self._pool.submit(_call, method, given)
+        future = self._pool.submit(_call, method, given, {})
         peak = self._pss_bytes()
         while not future.done():
             wait([future], timeout=_PERIOD_S)
@@ -55,5 +55,5 @@ def _hold(build: Callable[[], Any]) -> None:
     _held = build()
 
 
-def _call(method: str, given: tuple[Any, ...]) -> Any:
-    return getattr(_held, method)(*given)
+def _call(method: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return getattr(_held, method)(*given, **named)

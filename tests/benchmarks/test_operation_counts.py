@@ -6,10 +6,17 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.captioner import noise_crops, one_crop_kind
-from benchmarks.operation_counts import count, sampling_operations
+from benchmarks.operation_counts import counting, sampling_operations
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.checkpoints.models import load_coca
 from pseudoris.workers.transformer_blocks import PackedLinear, linear
+
+
+def count(work):
+    """Return floating-point operations and bytes of one call of `work`."""
+    with counting() as so_far:
+        work()
+        return so_far()
 
 
 def test_a_product_is_two_operations_a_multiplication_and_moves_its_operands_and_its_result():

@@ -1,4 +1,4 @@
-"""The settings of malloc that processes on a CPU start with."""
+"""The memory settings that processes on a CPU start with."""
 
 from __future__ import annotations
 

@@ -135,8 +135,8 @@ class Prover:
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
-        # In one piece: the child would wake up for the length alone.
-        _send(child, LENGTH.pack(len(data)) + data, deadline)
+        _send(child, LENGTH.pack(len(data)), deadline)
+        _send(child, data, deadline)
         answer = _receive(child, deadline)
         is_sound = isinstance(answer.get("grown_bytes"), int) and (
             "size" in answer or {"reason", "message"} <= {*answer}

@@ -86,12 +86,9 @@ class _Layer:
         normed: torch.Tensor = self.block.norm3(tokens + self.block.mlp(tokens))
         return normed
 
-    def update_image(
-        self, image: torch.Tensor, attention: torch.Tensor, tokens: torch.Tensor, *, is_shared: bool
-    ) -> torch.Tensor:
-        """Return images (n, L, C) after their attention (n, H·T, L) to the tokens; `image` is used up unless shared."""
-        add_product = image.baddbmm if is_shared else image.baddbmm_
-        taken = add_product(attention.transpose(1, 2), self.write_image.token_outputs(tokens))
+    def update_image(self, image: torch.Tensor, attention: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return images (n, L, C) after their attention (n, H·T, L) to the tokens; `image` is overwritten."""
+        taken = image.baddbmm_(attention.transpose(1, 2), self.write_image.token_outputs(tokens))
         normed: torch.Tensor = self.block.norm4(taken)
         return normed
 
@@ -214,13 +211,13 @@ class SamPromptDecoder:
         """Return tokens (n, T, C) and images (n, L, C) after the last layer."""
         first, *others = self._layers
         attention = first.write_image.attention_of_shared(tokens + prompt, shared.queries)
-        image = first.update_image(shared.tokens.expand(len(tokens), -1, -1), attention, tokens, is_shared=True)
+        image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), attention, tokens)
         for layer in others:
             tokens = layer.attend_to_tokens(tokens, prompt)
             taken = layer.read_image.read(tokens + prompt, image, layer.position_keys)
             tokens = layer.update_tokens(tokens, taken)
             attention = layer.write_image.attention_of(tokens + prompt, image, layer.position_queries)
-            image = layer.update_image(image, attention, tokens, is_shared=False)
+            image = layer.update_image(image, attention, tokens)
         return tokens, image
 
     def _finish(self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor, asked: slice) -> torch.Tensor:
