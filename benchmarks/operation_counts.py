@@ -82,12 +82,18 @@ def _attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: An
     return _PER_MULTIPLY * pairs * (queries[-1] + values[-1])
 
 
+def _added_product(_total: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    return _PER_MULTIPLY * math.prod(a) * b[-1]
+
+
 @contextmanager
 def counting() -> Iterator[Callable[[], tuple[int, int]]]:
     """Yield what returns the floating-point operations and the bytes of the block so far."""
     unknown_to_torch = {
         torch.ops.mkldnn._linear_pointwise: _packed_linear,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        # torch counts it only where it makes a new tensor.
+        torch.ops.aten.baddbmm_: _added_product,
     }
     with FlopCounterMode(display=False, custom_mapping=unknown_to_torch) as operations, Traffic() as traffic:
         yield lambda: (int(operations.get_total_flops()), traffic.num_bytes)

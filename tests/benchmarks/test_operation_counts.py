@@ -31,6 +31,13 @@ def test_packed_weights_count_as_plain_ones():
     assert count(lambda: packed(x)) == (2 * 7 * 256 * 300, 4 * (7 * 256 + 256 * 300 + 7 * 300))
 
 
+@pytest.mark.parametrize("add", [torch.Tensor.baddbmm, torch.Tensor.baddbmm_])
+def test_a_product_added_in_place_counts_as_one_that_is_not(add):
+    total, a, b = torch.ones(2, 3, 6), torch.ones(2, 3, 5), torch.ones(2, 5, 6)
+    operations, _ = count(lambda: add(total, a, b))
+    assert operations == 2 * 2 * 3 * 5 * 6
+
+
 def test_attention_on_a_cpu_is_counted():
     queries, keys = torch.ones(2, 4, 5, 16), torch.ones(2, 4, 9, 16)
     with torch.inference_mode():
