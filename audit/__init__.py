@@ -1,0 +1,15 @@
+"""A person's verdicts on a sample of a run, and what they say about the whole run.
+
+`AUDIT` is a local folder. `draw` writes the first three files once; nothing changes them afterwards.
+
+    AUDIT/draw.json                what was drawn from which run, and how; sealed            (`draw_record`)
+    AUDIT/pairs.parquet            a row per pair of picture and expression to judge         (`sample_tables`)
+    AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`sample_tables`)
+    AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdict_lines`)
+
+`audit_folder.AuditFolder.open` reads and checks all of it; `verdict_file.VerdictFile` appends.
+"""
+
+if not __name__.startswith("pseudoris."):
+    # From a clone's root Python would find the folder, and run a second copy of every module.
+    raise ImportError("'audit' is not a package of its own: import pseudoris.audit", name=__name__)

@@ -1,0 +1,94 @@
+"""An audit's folder, read and checked: the draw, its tables, and every rater's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from pseudoris.audit.draw_record import DRAW_NAME, DrawRecord, parse_draw
+from pseudoris.audit.sample_tables import IMAGES_NAME, IMAGES_SCHEMA, PAIRS_NAME, read_sample
+from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, Known, RaterAnswers, check_rater, read_answers
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFolder:
+    """An audit on this disk.
+
+    Attributes:
+        path: The folder.
+        draw: The record of the draw.
+        pairs: `pairs.parquet`, `PAIRS_SCHEMA`; rows by position.
+        images: `images.parquet` without `bytes`; `picture` reads one.
+        known: What a file of verdicts may answer.
+    """
+
+    path: Path
+    draw: DrawRecord
+    pairs: pa.Table
+    images: pa.Table
+    known: Known
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read and check the draw and its tables.
+
+        Raises:
+            ConfigError: There is no audit at `path`, or one of its files was changed.
+        """
+        draw = parse_draw(_read(path / DRAW_NAME, path), str(path / DRAW_NAME))
+        data = {part.name: _checked(path, part.name, part.sha256) for part in draw.parts}
+        pairs = read_sample(data[PAIRS_NAME], PAIRS_NAME, shown=str(path / PAIRS_NAME))
+        columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
+        images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
+        asked = images.filter(images["is_asked_missed"])["image_id"].to_pylist()
+        known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked))
+        return cls(path, draw, pairs, images, known)
+
+    def pictures(self) -> dict[str, bytes | None]:
+        """Return the encoded bytes of each image by its id; None where the image could not be read when it was drawn.
+
+        Raises:
+            ConfigError: The file is missing.
+        """
+        file = self.path / IMAGES_NAME
+        table = read_sample(_read(file, self.path), IMAGES_NAME, shown=str(file), columns=["image_id", "bytes"])
+        return dict(zip(table["image_id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
+
+    def masks(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return by image id, then mask id: `height`, `width` and RLE `counts` of each mask."""
+        rows = zip(self.images["image_id"].to_pylist(), self.images["masks"].to_pylist(), strict=True)
+        return {image: {mask["mask_id"]: mask for mask in masks} for image, masks in rows}
+
+    def answers(self) -> list[RaterAnswers]:
+        """Return what stands of every rater's file, ordered by name; empty before the first verdict.
+
+        Raises:
+            ConfigError: A file is refused; see `read_answers`.
+        """
+        paths = sorted((self.path / VERDICTS_FOLDER).glob(f"*{SUFFIX}"))
+        return [read_answers(path.read_bytes(), str(path), self.known, rater=check_rater(path.stem)) for path in paths]
+
+
+def _read(path: Path, audit: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        remedy = "draw one with `pseudoris audit draw OUT AUDIT`" if path.name == DRAW_NAME else "draw again"
+        raise ConfigError(f"there is no audit at {audit}: {path.name} is missing; {remedy}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def _checked(audit: Path, name: str, sha256: str) -> bytes:
+    data = _read(audit / name, audit)
+    if sha256_hex(data) != sha256:
+        raise ConfigError(
+            f"{audit / name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} names. Restore "
+            "the file from a copy, or draw again into another folder"
+        )
+    return data

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pseudoris.audit.verdict_file import Known, VerdictFile, read_answers
+from pseudoris.audit.verdict_lines import HeaderLine, MissedLine, UndoLine, VerdictLine, encode_line
+from pseudoris.schemas.errors import ConfigError
+
+KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
+
+
+def written(tmp_path, *answers, rater="ana", known=KNOWN):
+    with VerdictFile.open(tmp_path, rater, known) as file:
+        for answer in answers:
+            file.append(answer)
+    return tmp_path / "verdicts" / f"{rater}.jsonl"
+
+
+def read(path, **changes):
+    return read_answers(path.read_bytes(), path.name, KNOWN, **changes)
+
+
+def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):
+    path = written(
+        tmp_path,
+        VerdictLine(pair="p1", verdict="untrue"),
+        VerdictLine(pair="p1", verdict="right", click=(3.5, 4), in_mask=True, comment="déjà vu"),
+        VerdictLine(pair="p2", verdict="several"),
+        MissedLine(image="i1", clicks=((1, 2), (3, 4))),
+        UndoLine(pair="p2"),
+    )
+    found = read(path)
+    assert {pair: line.verdict for pair, line in found.verdicts.items()} == {"p1": "right"}
+    assert found.verdicts["p1"].click == (3.5, 4)
+    assert len(found.missed["i1"].clicks) == 2
+    assert (found.num_replaced, found.num_undone) == (1, 1)
+
+
+def test_a_file_continues_where_it_ended_and_drops_a_line_that_a_crash_cut_off(tmp_path):
+    path = written(tmp_path, VerdictLine(pair="p1", verdict="right"))
+    with path.open("ab") as file:
+        file.write(b'{"line":"verdict","pair":"p2","ver')
+    assert read(path).num_cut_bytes == 34
+    written(tmp_path, VerdictLine(pair="p2", verdict="untrue"))
+    assert set(read(path).verdicts) == {"p1", "p2"}
+
+
+def test_each_line_is_on_disk_before_append_returns(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    path = written(tmp_path, VerdictLine(pair="p1", verdict="right"))
+    assert synced[-1] == path.stat().st_size
+
+
+def test_two_processes_on_one_file_are_told_apart(tmp_path):
+    with VerdictFile.open(tmp_path, "ana", KNOWN) as first:
+        written(tmp_path, VerdictLine(pair="p1", verdict="right"))
+        with pytest.raises(ConfigError, match="was written by another process"):
+            first.append(VerdictLine(pair="p2", verdict="right"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [lines[0], lines[1].replace("right", "untrue"), *lines[2:]], "line 2: its digest .* was edited"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2: its digest"),
+        (lambda lines: lines[1:], "line 1: its digest"),
+        (lambda lines: ["{}", *lines], "line 1: it does not end with a digest: '{}'"),
+    ],
+    ids=["edited", "removed", "beheaded", "foreign"],
+)
+def test_a_changed_file_is_refused_by_its_line(tmp_path, change, message):
+    path = written(tmp_path, VerdictLine(pair="p1", verdict="right"), VerdictLine(pair="p2", verdict="several"))
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read(path)
+
+
+def test_verdicts_on_another_draw_or_pair_or_of_another_rater_are_refused_by_name(tmp_path):
+    path = written(tmp_path, known=Known("b" * 64, set(), set()))
+    with pytest.raises(ConfigError, match="answers the draw bbbbbbbbbbbb…, and this audit is the draw aaaaaaaaaaaa"):
+        read(path)
+    strange = encode_line(HeaderLine(draw="a" * 64, rater="bob"), "")
+    line = encode_line(VerdictLine(pair="p9", verdict="right"), strange[1])
+    path.write_text(strange[0] + line[0])
+    with pytest.raises(ConfigError, match=r"ana.jsonl, line 2: the audit has no pair 'p9'"):
+        read(path)
+    with pytest.raises(ConfigError, match="holds the verdicts of the rater 'bob'"):
+        read(path, rater="ana")
+    path.write_text(strange[0] + strange[0])
+    with pytest.raises(ConfigError, match="line 2"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["", "Ana", "../ana", "a" * 33, ".ana"])
+def test_a_rater_needs_a_name_that_can_be_a_file(tmp_path, name):
+    with pytest.raises(ConfigError, match="cannot be a rater's name"):
+        VerdictFile.open(tmp_path, name, KNOWN)
