@@ -113,6 +113,6 @@ def _write(path: Path, text: str) -> None:
 
 def as_yaml(found: Calibration) -> str:
     """Return what is laid over a preset with `--config`, beside the `captions.listening` of the run."""
-    weights = {name: value for name, value in found.weights.model_dump().items() if value}
+    weights = found.weights.model_dump(exclude_defaults=True)
     filtering = {"tau": 0.0, "confidence": weights, "keep": found.reached.bounds.conditions()}
     return yaml.safe_dump({"filtering": filtering}, sort_keys=False)

@@ -57,6 +57,12 @@ _BRAILLE: Final = range(0x2800, 0x2900)
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+def kept_text(kept: int, kept_lone: int | None, *, num_candidates: int) -> str:
+    """Return how many candidates are kept, and how many of these no filter compared with another mask."""
+    text = f"{kept:,} of {num_candidates:,} candidates"
+    return f"{text}, {kept_lone:,} of them unfiltered (their mask is alone in its image)" if kept_lone else text
+
+
 def format_bytes(size_bytes: float) -> str:
     """Return a size with three digits at most and a binary unit, `1.4 GiB`."""
     unit = 0

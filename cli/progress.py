@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.cli.console import facts_table, format_bytes, format_seconds, path_lines, stdout
+from pseudoris.cli.console import facts_table, format_bytes, format_seconds, kept_text, path_lines, stdout
 from pseudoris.pipeline.run_summary import RunPlan, RunSummary
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
@@ -161,7 +161,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     )
     counts.add_row("masks", f"{totals.masks:,}")
     counts.add_row("candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct")
-    counts.add_row("kept expressions", f"{totals.kept:,}")
+    counts.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
     counts.add_row("speed", _speed(summary))
     counts.add_row("seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()))
     counts.add_row("output", format_bytes(totals.output_bytes))

@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, facts_table, format_bytes, path_lines, report, stdout
+from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.run_bar import write_with_bar
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
+from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.refilter import DEFAULT_THREADS, RefilterSummary, RuleChange
 from pseudoris.store.runs.refilter import refilter as run_refilter
@@ -40,6 +41,14 @@ def refilter(
             show_default=False,
         ),
     ] = None,
+    lone_masks: Annotated[
+        LoneMasks | None,
+        typer.Option(
+            help="Captions of a mask that is alone in its image, which no tau can judge: keep all, drop all, or keep "
+            "the better half of its draws by correctness. Default: the rule of OUT.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, max=64, help="Number of shards at once; each is held in memory.")
     ] = DEFAULT_THREADS,
@@ -48,7 +57,7 @@ def refilter(
     ] = False,
 ) -> None:
     """Write a new run with another keep rule, from the stored scores. No model runs."""
-    change = RuleChange(tau, _conditions(keep))
+    change = RuleChange(tau, _conditions(keep), lone_masks)
     parent, target = RunLocation.open(out), RunLocation.open(new)
     found = write_with_bar(
         target,
@@ -87,11 +96,11 @@ def _view(new: str, found: RefilterSummary) -> Table:
     totals = found.totals
     table = facts_table(f"{new}: complete")
     table.add_row("keeps", str(found.rule))
-    table.add_row(
-        "kept expressions", f"{totals.kept:,} of {totals.expressions:,}; the parent kept {found.num_kept_before:,}"
-    )
+    before = f"the parent kept {found.num_kept_before:,}"
+    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    table.add_row("kept expressions", f"{kept}; {before}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
-    before = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
-    table.add_row("shards", f"{totals.shards:,}{before}")
+    earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
+    table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))
     return table

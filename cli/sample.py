@@ -11,10 +11,12 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, stdout
+from pseudoris.cli.console import echo_json, kept_text, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.totals import Totals
 from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
 
 DEFAULT_ROWS = 20
@@ -44,9 +46,8 @@ def sample(
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other. Give one.")
     names = [name.strip() for name in columns.split(",")]
-    table = sample_expressions(
-        RunLocation.open_to_read(out), rows, columns=names, seed=seed, kept_only=not all_candidates
-    )
+    location = RunLocation.open_to_read(out)
+    table = sample_expressions(location, rows, columns=names, seed=seed, kept_only=not all_candidates)
     found = table.to_pylist()
     if as_json:
         for row in found:
@@ -55,6 +56,18 @@ def sample(
         _write_csv(names, found)
     else:
         stdout.print(_view(names, found))
+        if not all_candidates:
+            _print_unfiltered(location)
+
+
+def _print_unfiltered(location: RunLocation) -> None:
+    totals = Totals()
+    for receipt in cached_receipts(location):
+        totals.add(receipt)
+    found = totals.sum()
+    if found.kept_lone:
+        kept = kept_text(found.kept, found.kept_lone, num_candidates=found.expressions)
+        stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
 
 
 def _write_csv(names: list[str], rows: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, facts_table, format_bytes, stderr, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, kept_text, stderr, stdout
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.distributions import Distribution
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
@@ -69,7 +69,8 @@ def _counts_view(out: str, found: RunStatistics) -> Table:
     table.add_row("", f"{totals.annotated:,} annotated, {totals.empty:,} empty, {totals.quarantined:,} quarantined")
     table.add_row("masks", f"{totals.masks:,}")
     share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
-    table.add_row("expressions", f"{totals.kept:,} kept of {totals.expressions:,} candidates{share}")
+    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    table.add_row("kept expressions", f"{kept}{share}")
     table.add_row("size", format_bytes(totals.output_bytes))
     table.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     return table

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, report, stdout
+from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, kept_text, report, stdout
 from pseudoris.cli.progress import reasons_view, repeats_text
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.status import DRIVER_ALIVE, DRIVER_SILENT, RunStatus, StatusReader
@@ -91,7 +91,8 @@ def _counts_view(out: str, found: RunStatus) -> Table:
     table.add_row("images", f"{found.num_images_done:,} of {found.num_images:,}")
     table.add_row("", f"{found.annotated:,} annotated, {found.empty:,} empty, {found.quarantined:,} quarantined")
     table.add_row("masks", f"{found.masks:,}")
-    table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct, {found.kept:,} kept")
+    table.add_row("candidates", f"{found.samples:,} drawn, {found.expressions:,} distinct")
+    table.add_row("kept expressions", kept_text(found.kept, found.kept_lone, num_candidates=found.expressions))
     table.add_row("speed", _speed(found))
     if not found.is_complete:
         table.add_row("left", _left(found))

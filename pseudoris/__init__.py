@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.schemas.errors import ConfigError, PseudorisError, TransientError
+    from pseudoris.schemas.lone_masks import LoneMasks
     from pseudoris.store.checks.verify import VerifyReport
     from pseudoris.store.runs.events import Committed, Notice, Planned, Retried, RunEvent, Step
     from pseudoris.store.runs.refilter import RefilterSummary
@@ -200,7 +201,13 @@ def verify(out: str, *, quick: bool = False, sample: int | None = None, root: st
 
 
 def refilter(
-    out: str, new: str, *, tau: float | None = None, keep: str | Sequence[str] | None = None, allow_mixed: bool = False
+    out: str,
+    new: str,
+    *,
+    tau: float | None = None,
+    keep: str | Sequence[str] | None = None,
+    lone_masks: LoneMasks | None = None,
+    allow_mixed: bool = False,
 ) -> RefilterSummary:
     """Write the finished run at `out` as a new run with another rule of what is kept; no model runs.
 
@@ -210,6 +217,7 @@ def refilter(
         tau: Keep expressions whose distinctiveness is above; None leaves it.
         keep: A condition such as "correctness > 0.2", or several; an empty sequence removes the run's own,
             None leaves them.
+        lone_masks: What is kept of a mask that is alone in its image: `keep`, `drop` or `better_half`; None leaves it.
         allow_mixed: Continue with other package versions than `new` was started with.
 
     Returns:
@@ -225,7 +233,7 @@ def refilter(
     from pseudoris.store.runs.refilter import RuleChange
     from pseudoris.store.runs.refilter import refilter as refilter_run
 
-    change = RuleChange(tau, None if keep is None else parse_conditions(_listed(keep)))
+    change = RuleChange(tau, None if keep is None else parse_conditions(_listed(keep)), lone_masks)
     return refilter_run(RunLocation.open(out), RunLocation.open(new), change, allow_mixed=allow_mixed)
 
 

@@ -52,6 +52,13 @@ class ConfidenceConfig(FrozenModel):
     correctness: _Weight = 0.0
     log_count: _Weight = 0.0
     num_words: _Weight = 0.0
+    # What a caption of a mask alone in its image has in place of log uniqueness and log distinctiveness, which compare
+    # with a rival. 0 is neither for nor against it; 1 is the best possible, as runs before this key had it.
+    lone_log_ratio: float = Field(default=1.0, ge=-1, le=1)
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "lone_log_ratio")
 
     @property
     def needs_listener(self) -> bool:

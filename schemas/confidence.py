@@ -40,11 +40,11 @@ class Rated:
     scores: Mapping[str, Floats]
 
 
-def features(rated: Rated) -> dict[str, Floats]:
+def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     """Return the feature that each weight of `ConfidenceConfig` multiplies, (T,) float64 by the weight's name.
 
     NaN if a score that the feature reads is missing because there is no listener. If there are no other masks, a ratio
-    to them is undefined; it counts as clearly in the candidate's favour.
+    to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
     scores = rated.scores
     odds = np.clip(scores["listener"], _TINY, 1.0 - _TINY)
@@ -55,8 +55,8 @@ def features(rated: Rated) -> dict[str, Floats]:
         "relative_truth": shares["relative_truth"],
         "consensus": shares["consensus"],
         "vote": shares["vote"],
-        "log_uniqueness": _log_ratio(scores["uniqueness"]),
-        "log_distinctiveness": _log_ratio(scores["distinctiveness"]),
+        "log_uniqueness": _log_ratio(scores["uniqueness"], lone_log_ratio),
+        "log_distinctiveness": _log_ratio(scores["distinctiveness"], lone_log_ratio),
         "correctness": scores["correctness"],
         "log_count": np.log(np.maximum(scores["count"], 1.0)),
         "num_words": np.array([len(set(text.split())) for text in rated.texts], np.float64),
@@ -65,7 +65,7 @@ def features(rated: Rated) -> dict[str, Floats]:
 
 def confidences(rated: Rated, config: ConfidenceConfig) -> Floats:
     """Return the probability that each of T candidates is right, (T,) float64 in [0, 1]; NaN if unknown."""
-    return confidence_of(features(rated), config)
+    return confidence_of(features(rated, config.lone_log_ratio), config)
 
 
 def confidence_of(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floats:
@@ -127,6 +127,6 @@ def _rows_of_groups(groups: Sequence[str]) -> Iterator[list[int]]:
     yield from rows.values()
 
 
-def _log_ratio(ratio: Floats) -> Floats:
-    logs = np.log(np.where(np.isnan(ratio), np.e**_MAX_LOG_RATIO, np.maximum(ratio, _TINY)))
-    return np.asarray(np.clip(logs, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+def _log_ratio(ratio: Floats, lone_log_ratio: float) -> Floats:
+    logs = np.clip(np.log(np.maximum(ratio, _TINY)), -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return np.asarray(np.where(np.isnan(ratio), lone_log_ratio, logs))

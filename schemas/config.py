@@ -10,7 +10,7 @@ of one run.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -29,6 +29,7 @@ from pseudoris.schemas.composer_settings import ComposingConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative, without_defaults, without_none
 from pseudoris.schemas.keep_rule import KeepCondition
+from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.mask_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.mask_settings import ReductionConfig as ReductionConfig
@@ -40,6 +41,8 @@ from pseudoris.schemas.source_settings import ImagesConfig as ImagesConfig
 from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.uris import secrets_in
+
+_LATER_FILTER_KEYS: Final = ("confidence", "keep", "lone_masks", "has_antialiasing", "spacy_model")
 
 
 class FilterConfig(FrozenModel):
@@ -53,6 +56,9 @@ class FilterConfig(FrozenModel):
     # Further conditions, such as `correctness > 0.2`. A kept candidate meets all of them, so more conditions keep fewer
     # expressions of a mask.
     keep: tuple[KeepCondition, ...] = ()
+    # Captions of a mask that is alone in its image, which no tau can judge. keep: all that meet `keep`. drop: none.
+    # better_half: per mask, the half of its draws with the highest correctness, as the authors' loader.
+    lone_masks: LoneMasks = "keep"
     context_scale: float = Field(default=1.2, ge=1.0, le=4.0)
     # As of `captions`: the authors give both models the same crops.
     has_antialiasing: bool = True
@@ -80,7 +86,7 @@ class FilterConfig(FrozenModel):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Left out if unset or empty, so that older runs, which have no such keys, keep their identity and hash.
-        return without_defaults(self, handler(self), "confidence", "keep", "has_antialiasing", "spacy_model")
+        return without_defaults(self, handler(self), *_LATER_FILTER_KEYS)
 
 
 class ComputeConfig(FrozenModel):

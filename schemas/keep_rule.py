@@ -89,7 +89,7 @@ class KeepRule:
         tau: Distinctiveness must be strictly above it; None if a plug-in engine decided by an unknown bound.
         conditions: All of them must hold.
         confidence: How to compute the columns `confidence` and `rank`, which conditions may bound, from the others.
-        lone_masks: What is kept, in place of tau, of a mask alone in its image. No setting of a run changes it yet.
+        lone_masks: What is kept, in place of tau, of a mask alone in its image.
     """
 
     tau: float | None
@@ -99,7 +99,8 @@ class KeepRule:
 
     def __str__(self) -> str:
         tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"
-        return " and ".join([tau, *map(str, self.conditions)])
+        rule = " and ".join([tau, *map(str, self.conditions)])
+        return rule if self.lone_masks == "keep" else f"{rule}; lone masks: {self.lone_masks}"
 
 
 def parse_conditions(words: Iterable[str]) -> tuple[KeepCondition, ...]:

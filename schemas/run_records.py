@@ -224,7 +224,15 @@ class ShardCounts(FrozenModel):
     expressions: int = Field(ge=0, description="Candidate rows; equal captions of a mask are one.")
     samples: int = Field(ge=0, description="Draws, before equal captions were merged.")
     kept: int = Field(ge=0)
+    kept_lone: int | None = Field(
+        default=None, ge=0, description="Of these, captions of masks alone in their image; None in older receipts."
+    )
     reasons: dict[str, int] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The digest of a run that an older version wrote stays the same.
+        return without_none(handler(self), "kept_lone")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

@@ -113,6 +113,7 @@ class SceneTruth:
     groups: tuple[str, ...] = (SEEN, HELD_OUT)
     notes: tuple[str, ...] = ()
     unjudged_kinds: tuple[str, ...] = ()
+    judges_texts: bool = True
 
     def __init__(self, scenes: Mapping[str, Scene], title: str) -> None:
         """Takes scenes by the keys of their images, relative to the folder of images."""

@@ -131,6 +131,7 @@ class GallerySummary:
             expressions.
         images: Committed; annotated + empty + quarantined.
         candidates: Expression rows, kept or not.
+        kept_lone: Of those kept, captions of masks alone in their image; None where an older version did not count.
         seconds: Wall seconds by stage, summed over shards.
         images_per_s: Over the time in which the run worked; None before the first commit.
         is_complete: Whether every planned shard is committed.
@@ -148,6 +149,7 @@ class GallerySummary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images_per_s: float | None = None
     is_complete: bool = True
+    kept_lone: int | None = None
     parent: str | None = None
     rule: KeepRule | None = field(kw_only=True)
 

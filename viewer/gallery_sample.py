@@ -95,6 +95,7 @@ def read_summary(location: RunLocation) -> GallerySummary:
         masks=status.masks,
         candidates=status.expressions,
         kept=status.kept,
+        kept_lone=status.kept_lone,
         seconds=status.seconds,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,

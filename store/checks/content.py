@@ -22,6 +22,7 @@ from pseudoris.schemas.tables import (
     STATUS_EMPTY,
     STATUS_QUARANTINED,
 )
+from pseudoris.store.tables.keep_rule import num_kept_lone
 from pseudoris.store.tables.rle import summarise_rle
 
 # Per kind and shard: enough to see a pattern, without a line for every row of a lost table.
@@ -160,13 +161,14 @@ def count_problems(shard: int, tables: Tables, counts: ShardCounts) -> list[Prob
         "expressions": expressions.num_rows,
         "samples": sum(expressions["count"].to_pylist()),
         "kept": sum(expressions["kept"].to_pylist()),
+        "kept_lone": num_kept_lone(expressions),
         "reasons": dict(Counter(tables[FAILURES]["reason"].to_pylist())),
     }
     due = counts.model_dump()
     return examples(
         shard,
         "counts",
-        (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in got if got[name] != due[name]),
+        (f"{name}: the receipt says {due[name]}, the tables {got[name]}" for name in due if got[name] != due[name]),
     )
 
 

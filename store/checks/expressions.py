@@ -247,11 +247,11 @@ def _kept_problems(shard: int, table: pa.Table, is_alone: Flags, rule: KeepRule)
     is_met = meets(rule.conditions, scores, table.num_rows)
     unmet = f"kept, but does not meet: {' and '.join(map(str, rule.conditions))}"
     yield from _rows_of_expression_checks(shard, "expression_kept", is_judged & kept & ~is_met, unmet)
-    alone = np.flatnonzero(is_judged & is_alone & is_met)
+    alone = np.flatnonzero(is_judged & is_alone)
     of_alone = {name: values[alone] for name, values in scores.items()}
     expected = keeps_lone(rule.lone_masks, of_alone, target_masks(table, alone))
     is_wrong = np.zeros(table.num_rows, np.bool_)
-    is_wrong[alone] = kept[alone] != expected
+    is_wrong[alone] = is_met[alone] & (kept[alone] != expected)
     why = "not kept, although" if rule.lone_masks == "keep" else f"kept is not {rule.lone_masks!r}, as"
     yield from _rows_of_expression_checks(shard, "expression_kept", is_wrong, f"{why} its mask is alone in the image")
     distinctiveness = scores["distinctiveness"]

@@ -141,6 +141,8 @@ def _counts(facts: CardFacts) -> Iterator[str]:
     yield f"| masks | {totals.masks:,} |"
     yield f"| expressions, kept or not | {totals.expressions:,} |"
     yield f"| kept expressions | {totals.kept:,} |"
+    if totals.kept_lone:
+        yield f"| … unfiltered: the mask is alone in its image | {totals.kept_lone:,} |"
     yield ""
     yield f"sha256 over the digests of all parts, by shard and table: `{facts.tables_sha256}`."
     if totals.degraded or totals.mixed:

@@ -69,6 +69,7 @@ class RunStatus:
         expressions: Candidate rows, kept or not; equal captions of a mask count once.
         samples: Draws, equal captions counted each time.
         kept: Candidates above tau.
+        kept_lone: See `RunTotals.kept_lone`.
         reasons: Quarantined images by reason code, most frequent first.
         seconds: Wall seconds by stage, summed over shards.
         size_bytes: Of all committed parts.
@@ -93,6 +94,7 @@ class RunStatus:
     expressions: int
     samples: int
     kept: int
+    kept_lone: int | None
     reasons: Mapping[str, int]
     seconds: Mapping[str, float]
     size_bytes: int
@@ -185,6 +187,7 @@ class StatusReader:
             expressions=done.expressions,
             samples=done.samples,
             kept=done.kept,
+            kept_lone=done.kept_lone,
             reasons=done.reasons,
             seconds=done.seconds,
             size_bytes=done.output_bytes,

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"^(\d{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
+# Null, or no column, where an older version did not count it.
+_LATER_COUNTS: Final = frozenset({"kept_lone"})
 _DIGESTS: Final = ("header_sha256", "sha256")
 _COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
@@ -46,7 +48,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         pa.field("version", pa.int32(), nullable=False),
         pa.field("shard", pa.int64(), nullable=False),
         pa.field("generation", pa.int32(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
+        *(pa.field(name, pa.int64(), nullable=name in _LATER_COUNTS) for name in _COUNTS),
         pa.field("reasons", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("seconds", pa.map_(pa.string(), pa.float64()), nullable=False),
         pa.field("attempts", pa.map_(pa.string(), pa.int32()), nullable=False),
@@ -304,7 +306,7 @@ def _row(receipt: Receipt) -> dict[str, Any]:
     row: dict[str, Any] = receipt.model_dump(include=_COPIED)
     row["degraded"] = json.dumps(receipt.degraded, sort_keys=True)
     row["optional"] = _json_of(receipt.model_dump(include=set(OPTIONAL_SECTIONS)))
-    row |= receipt.counts.model_dump()
+    row |= {**dict.fromkeys(_LATER_COUNTS), **receipt.counts.model_dump()}
     for table, part in receipt.parts.items():
         row |= {f"{table}_part_{name}": value for name, value in part.model_dump().items()}
     return row
@@ -321,7 +323,7 @@ def _receipt(row: dict[str, Any]) -> Receipt:
         shard=row["shard"],
         generation=row["generation"],
         parts=parts,
-        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
+        counts=ShardCounts(**{name: row[name] for name in _COUNTS if name in row}, reasons=dict(row["reasons"])),
         seconds=dict(row["seconds"]),
         attempts=dict(row["attempts"]),
         nodes=tuple(row["nodes"]),

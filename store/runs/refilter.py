@@ -20,6 +20,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, Shard
@@ -35,7 +36,7 @@ from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.keep_rule import flags_of, judged, passes, rule_of
+from pseudoris.store.tables.keep_rule import flags_of, judged, num_kept_lone, passes, rule_of
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.store.threads import map_in_threads
 
@@ -58,10 +59,12 @@ class RuleChange:
     Attributes:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
+        lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.lone_masks`.
     """
 
     tau: float | None = None
     keep: Sequence[KeepCondition] | None = None
+    lone_masks: LoneMasks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,8 @@ class _Commit:
         name = self.parent.location.uri(part_path(EXPRESSIONS, before.parts[EXPRESSIONS]))
         table = refiltered(read_part(io.BytesIO(contents[EXPRESSIONS]), EXPRESSIONS_SCHEMA, name), self.rule)
         contents[EXPRESSIONS] = table_bytes(table)
-        counts = before.counts.model_copy(update={"kept": int(flags_of(table["kept"]).sum())})
+        kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}
+        counts = before.counts.model_copy(update=kept)
         # No seconds and no nodes: no stage has worked on it, so equal commits differ in digests alone.
         mixed = tuple(dict.fromkeys((*before.mixed, *self.accepted)))
         provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=self.header_sha256)
@@ -204,10 +208,13 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
     tau = before.tau if change.tau is None else change.tau
     keep = before.keep if change.keep is None else tuple(change.keep)
     tree = config.model_dump()
-    tree["filtering"] |= {"tau": tau, "keep": keep}
+    tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
     changed = validate(tree)
     if changed == config:
-        raise ConfigError(f"the parent already keeps {KeepRule(before.tau, before.keep)}: give another --tau or --keep")
+        raise ConfigError(
+            f"the parent already keeps {KeepRule(before.tau, before.keep, lone_masks=before.lone_masks)}: "
+            "give another --tau, --keep or --lone-masks"
+        )
     return changed
 
 

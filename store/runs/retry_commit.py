@@ -27,6 +27,7 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, CommitOutcome, Provenance, commit_parts, make_receipt
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.store.tables.keep_rule import num_kept_lone
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 
@@ -142,6 +143,7 @@ def _counts(tables: Mapping[str, pa.Table]) -> ShardCounts:
         expressions=tables[EXPRESSIONS].num_rows,
         samples=pc.sum(tables[EXPRESSIONS]["count"], min_count=0).as_py(),
         kept=pc.sum(tables[EXPRESSIONS]["kept"], min_count=0).as_py(),
+        kept_lone=num_kept_lone(tables[EXPRESSIONS]),
         reasons=dict(sorted(Counter(tables[FAILURES]["reason"].to_pylist()).items())),
     )
 

@@ -19,6 +19,8 @@ class RunTotals:
         samples: Drawn candidate captions, equal ones counted each time (44 per mask under the paper's settings).
         expressions: Distinct candidates: equal captions of a mask count once.
         kept: Expressions above tau.
+        kept_lone: Of these, captions of masks alone in their image, which no filter compared; None if a receipt of an
+            older version does not say.
         output_bytes: Size of the parts that receipts name.
         repeats: How many times a pool repeated its work on a shard after a loss.
         retried: Shards whose latest generation is a retry of quarantined images.
@@ -36,6 +38,7 @@ class RunTotals:
     samples: int = 0
     expressions: int = 0
     kept: int = 0
+    kept_lone: int | None = 0
     output_bytes: int = 0
     repeats: int = 0
     retried: int = 0
@@ -52,6 +55,8 @@ class Totals:
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
+        # Receipts that do not tell lone masks apart.
+        self._num_unknown = 0
 
     def add(self, receipt: Receipt) -> None:
         """Count the shard of `receipt`; add each shard only once."""
@@ -62,7 +67,10 @@ class Totals:
         self._count(receipt, -1)
 
     def _count(self, receipt: Receipt, sign: int) -> None:
-        counts = receipt.counts.model_dump(exclude={"reasons"})
+        counts = receipt.counts.model_dump(exclude={"reasons", "kept_lone"})
+        if receipt.counts.kept_lone is None:
+            self._num_unknown += sign
+        counts["kept_lone"] = receipt.counts.kept_lone or 0
         size = sum(part.size_bytes for part in receipt.parts.values())
         outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
         retried = {"retried": receipt.generation > 0}
@@ -80,4 +88,7 @@ class Totals:
     def sum(self) -> RunTotals:
         """Return the totals so far."""
         reasons = {reason: count for reason, count in self._reasons.most_common() if count}
-        return RunTotals(**self._counts, reasons=reasons, seconds=dict(self._seconds))
+        counts = dict(self._counts)
+        kept_lone = counts.pop("kept_lone", 0)
+        known = None if self._num_unknown else kept_lone
+        return RunTotals(**counts, kept_lone=known, reasons=reasons, seconds=dict(self._seconds))

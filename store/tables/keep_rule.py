@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats, KeepRule, keeps
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL
@@ -25,7 +26,7 @@ def rule_of(header: RunHeader) -> KeepRule:
     Only a refilter's rule has a tau. A filter stage may be a plug-in with another bound, so its tau is not checked.
     """
     filtering = header.config.filtering
-    return KeepRule(filtering.tau if header.origin == "refilter" else None, filtering.keep, filtering.confidence)
+    return _rule(filtering, has_tau=header.origin == "refilter")
 
 
 def stated_rule(header: RunHeader) -> KeepRule | None:
@@ -36,8 +37,11 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
     if header.origin in ("import", "ppt"):
         return None
     filtering = header.config.filtering
-    is_known = header.origin == "refilter" or filtering.engine == _OWN_SCORER
-    return KeepRule(filtering.tau if is_known else None, filtering.keep, filtering.confidence)
+    return _rule(filtering, has_tau=header.origin == "refilter" or filtering.engine == _OWN_SCORER)
+
+
+def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
+    return KeepRule(filtering.tau if has_tau else None, filtering.keep, filtering.confidence, filtering.lone_masks)
 
 
 def judged(table: pa.Table) -> Flags:
@@ -47,6 +51,11 @@ def judged(table: pa.Table) -> Flags:
     """
     is_single = pc.equal(pc.list_value_length(table["target_mask_ids"]), 1)
     return flags_of(is_single) & flags_of(pc.equal(pc.fill_null(table["source"], SOURCE_MODEL), SOURCE_MODEL))
+
+
+def num_kept_lone(table: pa.Table) -> int:
+    """Return how many kept rows no filter compared: captions of a mask that is alone in its image."""
+    return int((flags_of(table["kept"]) & judged(table) & flags_of(pc.is_null(table["distinctiveness"]))).sum())
 
 
 def passes(rule: KeepRule, table: pa.Table) -> Flags:

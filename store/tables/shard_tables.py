@@ -74,6 +74,7 @@ def counts_of(shard: Shard) -> ShardCounts:
         expressions=len(expressions),
         samples=sum(len(each.samples) for each in expressions),
         kept=sum(each.kept for each in expressions),
+        kept_lone=sum(each.kept and each.is_lone for each in expressions),
         reasons=dict(sorted(reasons.items())),
     )
 

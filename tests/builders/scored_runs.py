@@ -84,6 +84,8 @@ def keeps(config: RunConfig, expression: ExpressionRecord) -> bool:
         "log_prob": first,
         **{name: getattr(expression, name) for name in LISTENER_COLUMNS},
     }
+    if expression.distinctiveness is None and filtering.lone_masks == "drop":
+        return False
     if expression.distinctiveness is not None and expression.distinctiveness <= filtering.tau:
         return False
     for condition in filtering.keep:

@@ -78,7 +78,7 @@ def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together(
 
 def test_the_summary_names_reasons_tables_and_rate():
     counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
-    totals = RunTotals(**counts, kept=20, reasons={"corrupt": 1})
+    totals = RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1})
     summary = RunSummary(
         out="out",
         totals=totals,
@@ -92,6 +92,7 @@ def test_the_summary_names_reasons_tables_and_rate():
     text = shown(summary_view(summary))
     assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
     assert "220 drawn, 60 distinct" in text
+    assert "20 of 60 candidates, 7 of them unfiltered (their mask is alone in its image)" in text
     assert "2.0 images/s" in text
     assert "corrupt" in text
     assert "out/masks/*.parquet" in text

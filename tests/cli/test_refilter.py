@@ -56,8 +56,8 @@ def test_a_card_that_was_edited_is_told_of(out, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tau", "1.0"], "give another --tau or --keep"),
-        ([], "give another --tau or --keep"),
+        (["--tau", "1.0"], "give another --tau, --keep or --lone-masks"),
+        ([], "give another --tau, --keep or --lone-masks"),
         (["--keep", "kept > 1"], "--keep: 'kept > 1' is not a condition such as 'correctness > 0.2'"),
         (["--keep", "corectness > 0.2"], "such as 'correctness > 0.2': did you mean correctness?"),
         (["--keep", "count > many"], "--keep: Input should be a valid number"),

@@ -29,7 +29,7 @@ def test_confidence_is_the_logistic_of_the_weighted_features():
     due = [1 / (1 + math.exp(-each)) for each in (odds, other)]
     assert confidences(both, WEIGHTS) == pytest.approx(due, rel=1e-12)
     # Of another mask, its own best truth counts.
-    assert features(rated(["a", "b"], truth=[-0.5, -0.2]))["relative_truth"].tolist() == [0.0, 0.0]
+    assert features(rated(["a", "b"], truth=[-0.5, -0.2]), 0.0)["relative_truth"].tolist() == [0.0, 0.0]
 
 
 def test_a_word_counts_by_how_many_of_the_masks_captions_say_it():
@@ -37,20 +37,28 @@ def test_a_word_counts_by_how_many_of_the_masks_captions_say_it():
     three = rated(
         ["a"] * 4 + ["b"], texts, count=[5, 3, 1, 1, 2], caption_score=np.log([0.4, 0.4, 0.1, 0.1, 0.2]).tolist()
     )
-    found = features(three)
+    found = features(three, 0.0)
     assert np.exp(found["vote"]) == pytest.approx([0.6, 1.0, 0.2, 0.2, 1.0])
     assert np.exp(found["consensus"]) == pytest.approx([0.5, 1.0, 0.2, 0.2, 1.0])
     assert found["num_words"].tolist() == [3, 2, 3, 4, 3]
 
 
-def test_extremes_are_bounded_and_a_mask_alone_is_in_its_own_favour():
-    found = features(rated(["a", "b"], listener=[0.0, 1.0], uniqueness=[1e-9, math.nan], truth=[-1, -1]))
+def test_extremes_are_bounded():
+    found = features(rated(["a", "b"], listener=[0.0, 1.0], uniqueness=[1e-9, 99.0], truth=[-1, -1]), 0.0)
     assert found["listener"].tolist() == [-7.0, 7.0]
     assert found["log_uniqueness"].tolist() == [-1.0, 1.0]
     assert confidences(rated(["a"]), ConfidenceConfig(bias=-800.0)).tolist() == [0.0]
     assert confidences(rated(["a"]), ConfidenceConfig(bias=800.0)).tolist() == [1.0]
     hopeless = rated(["a", "a"], ["a", "b"], caption_score=[-1.0, -900.0])
-    assert features(hopeless)["consensus"].tolist()[1] == -6.0
+    assert features(hopeless, 0.0)["consensus"].tolist()[1] == -6.0
+
+
+def test_the_ratios_of_a_mask_alone_in_its_image_count_as_configured_and_as_best_possible_in_older_runs():
+    alone = rated(["a"], uniqueness=[math.nan], distinctiveness=[math.nan])
+    older = ConfidenceConfig(log_uniqueness=2.0, log_distinctiveness=1.0)
+    assert confidences(alone, older) == pytest.approx(1 / (1 + math.exp(-3.0)))
+    assert "lone_log_ratio" not in older.model_dump()
+    assert confidences(alone, older.model_copy(update={"lone_log_ratio": 0.0})).tolist() == [0.5]
 
 
 def test_where_nobody_listened_only_what_needs_a_listener_is_unknown():

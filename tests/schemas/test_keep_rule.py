@@ -107,6 +107,7 @@ def test_a_rule_reads_as_a_sentence():
     condition = KeepCondition.model_validate("count >= 2")
     assert str(KeepRule(1.05, (condition,))) == "distinctiveness > 1.05 and count >= 2"
     assert str(KeepRule(None)) == "distinctiveness > some tau"
+    assert str(KeepRule(1.0, lone_masks="drop")) == "distinctiveness > 1; lone masks: drop"
 
 
 def test_one_rule_in_two_orders_is_one_method():

@@ -13,7 +13,7 @@ from pseudoris.schemas.confidence import confidence_of, ranks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
 from pseudoris.store.location import RunLocation
-from pseudoris.training.calibration.labelled_images import JudgedImage, judged_images
+from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
 from pseudoris.training.evaluation.truth import Truth
 
 # What a run has in any case, and what needs `captions.listening`.
@@ -198,7 +198,7 @@ def _table(images: Sequence[JudgedImage], names: Sequence[str]) -> Floats:
 
 def _rounded(names: Sequence[str], slopes: Floats, bias: float) -> ConfidenceConfig:
     rounded = {name: round(float(slope), _DIGITS) for name, slope in zip(names, slopes, strict=True)}
-    return ConfidenceConfig(bias=round(bias, _DIGITS), **rounded)
+    return ConfidenceConfig(bias=round(bias, _DIGITS), lone_log_ratio=LONE_LOG_RATIO, **rounded)
 
 
 def _ranked(image: JudgedImage, config: ConfidenceConfig) -> tuple[Floats, Floats]:

@@ -27,6 +27,8 @@ from pseudoris.training.evaluation.truth import ImageTruth, Truth
 
 Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Sequence[Any]]
+# A ratio of 1: the caption of a mask alone in its image fits as well as one that fits its best rival.
+LONE_LOG_RATIO: Final = 0.0
 _COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source", *CONFIDENCE_COLUMNS)
 
 
@@ -69,7 +71,7 @@ class JudgedImage:
     @cached_property
     def features(self) -> dict[str, Floats]:
         """What weights are multiplied with, (T,) float64 by name; computed once for all that is tried."""
-        return features(self.rated)
+        return features(self.rated, LONE_LOG_RATIO)
 
     def sums(self, keep: Flags) -> Sums:
         """Return numerator and denominator of accuracy, yield and coverage, for `keep` (T,) bool and `beside`."""

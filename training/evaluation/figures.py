@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
@@ -61,6 +61,9 @@ KIND_TITLES: Final[Mapping[str, str]] = {
     "none": "no object",
 }
 GROUP_TITLES: Final[Mapping[str, str]] = {"seen": "seen in training", "held_out": "held out of training"}
+# What no truth without sentences knows.
+_OF_VERDICTS: Final = frozenset(FIGURES) - {"yield", "distinct", "words"}
+_UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
 # Each pair is (minuend, subtrahend).
 STEPS: Final = ((KEPT, ALL), (SAMPLING, "beam"))
 
@@ -149,8 +152,25 @@ def summarise(
     truth: str,
     notes: Sequence[str] = (),
     groups: Sequence[str] = (),
+    judges_texts: bool = True,
 ) -> Evaluation:
-    """Return the figures of images counted by `counts.count_image`, at least one."""
+    """Return the figures of images counted by `counts.count_image`, at least one.
+
+    If the truth judges no text, figures that need a verdict are undefined.
+    """
+    figures = frozenset(FIGURES) if judges_texts else frozenset(FIGURES) - _OF_VERDICTS
+
+    def ratio(name: str, figure: str) -> Estimate:
+        return bootstrap.ratio(f"{name}.{figure}") if figure in figures else _UNDEFINED
+
+    def difference(more: str, less: str, figure: str) -> Estimate:
+        return bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") if figure in figures else _UNDEFINED
+
+    def parts(kind: str, names: Sequence[str]) -> dict[str, Part]:
+        found = _parts(bootstrap, kind, names)
+        return found if judges_texts else {name: replace(part, accuracy=_UNDEFINED) for name, part in found.items()}
+
+    kinds = parts("kind", KINDS)
     return Evaluation(
         run=run,
         truth=truth,
@@ -160,15 +180,14 @@ def summarise(
         masks=_whole(bootstrap, "masks.proposals", 0),
         draws=_whole(bootstrap, f"{ALL}.accuracy", 1),
         kept=_whole(bootstrap, f"{KEPT}.accuracy", 1),
-        sets={name: {figure: bootstrap.ratio(f"{name}.{figure}") for figure in FIGURES} for name in SETS},
+        sets={name: {figure: ratio(name, figure) for figure in FIGURES} for name in SETS},
         mask_quality={figure: bootstrap.ratio(f"masks.{figure}") for figure in MASK_FIGURES},
-        difficulty=_parts(bootstrap, "difficulty", DIFFICULTIES),
-        groups=_parts(bootstrap, "group", groups),
-        kinds=_kinds(bootstrap),
+        difficulty=parts("difficulty", DIFFICULTIES),
+        groups=parts("group", groups),
+        # One kind is what the figures above say.
+        kinds=kinds if sum(part.expressions > 0 for part in kinds.values()) > 1 else {},
         differences={
-            step_name(more, less): {
-                figure: bootstrap.difference(f"{more}.{figure}", f"{less}.{figure}") for figure in FIGURES
-            }
+            step_name(more, less): {figure: difference(more, less, figure) for figure in FIGURES}
             for more, less in STEPS
         },
         resamples=bootstrap.num_resamples,
@@ -234,17 +253,11 @@ def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
     return {title: (kind, part) for title, kind, part in named if part.expressions}
 
 
-def _kinds(bootstrap: ImageBootstrap) -> dict[str, Part]:
-    parts = _parts(bootstrap, "kind", KINDS)
-    return parts if sum(part.expressions > 0 for part in parts.values()) > 1 else {}
-
-
 def _parts(bootstrap: ImageBootstrap, kind: str, names: Sequence[str]) -> dict[str, Part]:
-    nothing = Estimate(math.nan, math.nan, math.nan)
     known = frozenset(bootstrap.names)
     return {
         name: Part(
-            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else nothing,
+            bootstrap.ratio(f"{kind}.{name}") if f"{kind}.{name}" in known else _UNDEFINED,
             _whole(bootstrap, f"{kind}.{name}", 1),
         )
         for name in names

@@ -57,6 +57,7 @@ class HumanTruth:
     groups: tuple[str, ...] = field(default=())
     # A sentence is nearest to one object: expressions of several, or of none, cannot be judged.
     unjudged_kinds: tuple[str, ...] = field(default=("group", "none"))
+    judges_texts: bool = True
 
     @classmethod
     def read(cls, location: RunLocation, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
@@ -92,7 +93,8 @@ class HumanTruth:
             on_progress(len(shards), header.num_shards)
         has_sentences = any(tables.expressions.num_rows for tables in shards)
         notes = (APPROXIMATION, UNANNOTATED, ALIKE) if has_sentences else (WITHOUT_SENTENCE,)
-        return cls(f"human annotation, {location.root}", notes, shards, _places(shards))
+        title = f"human annotation, {location.root}"
+        return cls(title, notes, shards, _places(shards), judges_texts=has_sentences)
 
     @property
     def num_images(self) -> int:

@@ -80,6 +80,7 @@ def evaluate_run(
         truth=truth.title,
         notes=(*truth.notes, *tally.notes()),
         groups=tuple(truth.groups),
+        judges_texts=truth.judges_texts,
     )
 
 

@@ -65,6 +65,10 @@ class Truth(Protocol):
         """Kinds of expressions (`counts.KINDS`) that it cannot judge: they are left out of every figure."""
 
     @property
+    def judges_texts(self) -> bool:
+        """Whether it can judge any text. If not, figures that need a verdict are undefined, and not 0."""
+
+    @property
     def num_images(self) -> int:
         """The number of its images."""
 

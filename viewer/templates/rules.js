@@ -12,7 +12,9 @@ function keepAt(value) {
   // So it does at the run's own τ: another rule than the threshold may have written it.
   const isRuns = tau === settings.tau;
   expressions.forEach((e, id) => {
-    isKept[id] = isRuns || !e.judged ? e.kept : !(e.distinctiveness !== null && e.distinctiveness <= tau) && !e.unmet.length;
+    // No τ judges a mask alone in its image.
+    const isFixed = isRuns || !e.judged || e.distinctiveness === null;
+    isKept[id] = isFixed ? e.kept : e.distinctiveness > tau && !e.unmet.length;
   });
 }
 
@@ -62,7 +64,7 @@ function whyKept(e) {
   const [d, rival] = [e.distinctiveness, rivalOf(e)];
   const [failed] = unmet(e);
   if (failed) return ["by the run's rule", `The run kept it, although its ${failed.told} does not meet ${failed.condition}.`];
-  if (d === null) return ["alone in its image", "Its mask is the only one in the image, so there is no other mask to compare with."];
+  if (d === null) return ["alone in its image", "Its mask is the only one in the image, so no filter compared it with another one."];
   if (isByAnother()) return ["by the run's scorer", `A plug-in scorer kept it. Its bound is not known here. Its distinctiveness is ${fixed(d, 3)}.`];
   if (!(d > tau)) return ["by the run's rule", `The run kept it, although ${fixed(d)} is not above ${written()}.`];
   const ahead = rival ? ` It fits ${fixed(d)} times as well as it fits mask ${rival.index}, the strongest other one.` : "";
@@ -76,7 +78,7 @@ function whyRejected(e) {
   const conditions = failed.map(({ told, condition }) => `its ${told} does not meet ${condition}`).join(", and ");
   if (d === null || d > tau) {
     if (failed.length) return [`not ${failed[0].condition}`, `The rule of the run has more conditions: ${conditions}.`];
-    if (d === null) return ["not scored", "It has no distinctiveness, and the run did not keep it."];
+    if (d === null) return ["alone in its image", "Its mask is the only one in the image, and the run's rule for such masks did not keep it."];
     return ["by the run's rule", `The run rejected it, although ${fixed(d, 3)} is above ${written()}.`];
   }
   const other = rival ? `mask ${rival.index}` : "another mask";

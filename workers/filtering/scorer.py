@@ -153,7 +153,7 @@ class ClipScorer:
             min_cosine=self._config.min_cosine,
         )
         columns = _columns(candidates, scores, self._config.confidence)
-        rule = KeepRule(self._config.tau, self._config.keep)
+        rule = KeepRule(self._config.tau, self._config.keep, lone_masks=self._config.lone_masks)
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
         scored = iter(
             replace(

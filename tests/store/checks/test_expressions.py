@@ -358,6 +358,13 @@ def test_where_tau_is_not_known_conditions_are_held_and_some_tau_explains_the_re
     assert problems_with_of_expression_checks(setting(4, kept=False, correctness=0.3), conditions) == ""
 
 
+@pytest.mark.parametrize("tau", [None, 1.0])
+def test_of_a_lone_mask_the_runs_rule_for_such_masks_is_held(tau):
+    dropping = replace(rule(tau), lone_masks="drop")
+    assert "row 4: kept" in problems_with_of_expression_checks(lambda rows: None, dropping)
+    assert "row 4" not in problems_with_of_expression_checks(setting(4, kept=False), dropping)
+
+
 def test_no_rule_is_held_against_what_a_human_wrote():
     assert problems_with_of_expression_checks(setting(0, **AS_HUMANS), rule(1.0, "correctness > 0.4")) == ""
 

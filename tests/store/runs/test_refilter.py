@@ -101,14 +101,26 @@ BOUNDS = st.tuples(
 
 @pytest.mark.slow
 @settings(max_examples=40)
-@given(tau=st.integers(0, 18).map(lambda tenths: tenths / 10), bounds=st.lists(BOUNDS, max_size=3))
-def test_any_rule_gives_the_rows_that_it_would_have_given_from_the_start(tau, bounds):
+@given(
+    tau=st.integers(0, 18).map(lambda tenths: tenths / 10),
+    bounds=st.lists(BOUNDS, max_size=3),
+    lone=st.sampled_from(["keep", "drop"]),
+)
+def test_any_rule_gives_the_rows_that_it_would_have_given_from_the_start(tau, bounds, lone):
     keep = [f"{column} {comparison} {bound!r}" for column, comparison, bound in bounds]
     before = _tables(["filtering.tau=0.95"])
-    after = _tables([f"filtering.tau={tau}", f"filtering.keep={keep}"])
-    rule = KeepRule(tau, tuple(condition(text) for text in keep))
+    after = _tables([f"filtering.tau={tau}", f"filtering.keep={keep}", f"filtering.lone_masks={lone}"])
+    rule = KeepRule(tau, tuple(condition(text) for text in keep), lone_masks=lone)
     assert refiltered(before[EXPRESSIONS], rule).equals(after[EXPRESSIONS], check_metadata=True)
     assert list(expression_problems(0, after, rule)) == []
+
+
+@pytest.mark.slow
+def test_lone_masks_are_dropped_and_counted_apart(on_disk, new):
+    assert sum(each.counts.kept_lone for each in latest_receipts(on_disk)) > 0
+    summary = refilter(on_disk, new, RuleChange(lone_masks="drop"))
+    assert (summary.rule.lone_masks, summary.totals.kept_lone) == ("drop", 0)
+    assert not verify_run(new).problems
 
 
 def _tables(assignments: list[str]) -> dict[str, pa.Table]:
@@ -225,7 +237,9 @@ def test_a_run_filtered_anew_can_be_a_parent(on_disk, new, tmp_path):
 
 
 def test_what_would_change_nothing_is_refused(on_disk, new):
-    with pytest.raises(ConfigError, match=r"already keeps distinctiveness > 1: give another --tau or --keep"):
+    with pytest.raises(
+        ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep or --lone-masks"
+    ):
         refilter(on_disk, new, RuleChange(tau=1.0))
     with pytest.raises(ConfigError, match=r"filtering.tau: Input should be greater than or equal to 0 \(got -1"):
         refilter(on_disk, new, RuleChange(tau=-1.0))

@@ -7,7 +7,9 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.totals import RunTotals, Totals
 
 
-def receipt(shard: int = 0, reasons: dict[str, int] | None = None, **seconds: float) -> Receipt:
+def receipt(
+    shard: int = 0, reasons: dict[str, int] | None = None, kept_lone: int | None = 1, **seconds: float
+) -> Receipt:
     quarantined = sum((reasons or {}).values())
     part = PartRecord(name="part", rows=1, size_bytes=10, sha256="0" * 64)
     counts = ShardCounts(
@@ -19,6 +21,7 @@ def receipt(shard: int = 0, reasons: dict[str, int] | None = None, **seconds: fl
         expressions=5,
         samples=6,
         kept=2,
+        kept_lone=kept_lone,
         reasons=reasons or {},
     )
     return Receipt(shard=shard, generation=0, parts=dict.fromkeys(SCHEMAS, part), counts=counts, seconds=seconds)
@@ -38,11 +41,23 @@ def test_receipts_add_up():
         samples=12,
         expressions=10,
         kept=4,
+        kept_lone=2,
         output_bytes=80,
         reasons={"corrupt": 3, "missing": 2},
         seconds={"read": 0.75, "propose": 2.0},
     )
     assert list(totals.sum().reasons) == ["corrupt", "missing"]
+
+
+def test_a_receipt_that_does_not_tell_lone_masks_apart_leaves_their_number_unknown():
+    totals = Totals()
+    totals.add(receipt(0))
+    old = receipt(1, kept_lone=None)
+    assert "kept_lone" not in old.counts.model_dump()
+    totals.add(old)
+    assert totals.sum().kept_lone is None
+    totals.remove(old)
+    assert totals.sum().kept_lone == 1
 
 
 def test_no_receipt_is_a_sum_of_nothing():

@@ -220,7 +220,7 @@ def test_without_a_truth_every_image_counts_and_the_scores_that_there_are(tmp_pa
     found = calibrated_run(location, None, coverage=0.5, least_yield=1.5)
     assert found.num_images == 8
     weights = found.weights.model_dump(exclude_defaults=True)
-    assert weights.keys() - {"bias"} == set(names)
+    assert weights.keys() - {"bias", "lone_log_ratio"} == set(names)
     assert all(weights[name] > 0 for name in names)
     assert found.reached.distinct == pytest.approx(1.5, abs=0.5)
 

@@ -23,6 +23,7 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import read_shard_plan, write_plan
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
+from pseudoris.training.evaluation.figures import figure_text, part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, SentenceJudge, words_of
 from tests.builders.human import (
     HEIGHT,
@@ -192,7 +193,13 @@ def test_objects_without_a_sentence_measure_masks_alone_and_say_so(tmp_path):
     truth = HumanTruth.read(place(tmp_path, "truth"))
     assert truth.notes == (WITHOUT_SENTENCE,)
     run = model_run(place(tmp_path, "run"), ("a.png", [CAT], {0: ["a cat"]}))
-    assert evaluate_run(run, truth).mask_quality["recall_75"].value == 1.0
+    found = evaluate_run(run, truth)
+    assert found.mask_quality["recall_75"].value == 1.0
+    assert (found.sets["kept"]["yield"].value, found.sets["kept"]["words"].value) == (1.0, 2.0)
+    for name in ("accuracy", "accuracy_on_objects", "coverage"):
+        assert figure_text(found.sets["kept"][name], 3) == "–"
+        assert all(figure_text(step[name], 3) == "–" for step in found.differences.values())
+    assert all(figure_text(part.accuracy, 3) == "–" for _, part in part_titles(found).values())
 
 
 def test_a_run_of_models_is_no_truth(tmp_path):
