@@ -237,9 +237,7 @@ def test_a_run_filtered_anew_can_be_a_parent(on_disk, new, tmp_path):
 
 
 def test_what_would_change_nothing_is_refused(on_disk, new):
-    with pytest.raises(
-        ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep or --lone-masks"
-    ):
+    with pytest.raises(ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep or --lone-masks"):
         refilter(on_disk, new, RuleChange(tau=1.0))
     with pytest.raises(ConfigError, match=r"filtering.tau: Input should be greater than or equal to 0 \(got -1"):
         refilter(on_disk, new, RuleChange(tau=-1.0))
