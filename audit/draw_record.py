@@ -16,7 +16,8 @@ from pseudoris.schemas.run_records import PartRecord, SealedRecord, Sha256
 from pseudoris.store.runs.seals import read_version, sealed
 
 DRAW_NAME: Final = "draw.json"
-DRAW_VERSION: Final = 1
+# As in all records: version 1 is what has no digest, and there is none of it.
+DRAW_VERSION: Final = 2
 _RESTORE: Final = "Restore the file from a copy, or draw again into another folder"
 
 

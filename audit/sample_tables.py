@@ -66,7 +66,11 @@ PAIRS_SCHEMA: Final = pa.schema(
     [
         _field("pair_id", pa.string(), "`pair_id(...)`: the same in every run with this image, mask and text. Unique."),
         _field("role", pa.string(), "`drawn`, `follow_up` or `planted`."),
-        _field("position", pa.int32(), "Order of the questions, from 0; follow-ups count on their own below a pair."),
+        _field(
+            "position",
+            pa.int32(),
+            "Order of the questions, from 0. Follow-ups come last; it is their order below a pair.",
+        ),
         _field("follows", pa.string(), "Of a follow-up: the pair that it is asked after; else null.", nullable=True),
         _field("image_id", pa.string(), "Row of `images` that holds the picture and the masks."),
         _field("mask_ids", _list(pa.string()), "The masks that the expression refers to: one, or several of a group."),

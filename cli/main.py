@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 from pseudoris.cli import (
     annotate,
+    audit,
     calibrate,
     demo,
     doctor,
@@ -74,7 +75,7 @@ class HelpPage(TyperGroup):
             names, text = parameter.get_help_record(ctx) or ("", "")
             # Typer says more of completion than fits a line.
             options.add_row(names, text.partition(",")[0].rstrip(".") + ".")
-        stdout.print(self.get_usage(ctx), self.help, "", page, "", options, EXIT_CODES, sep="\n")
+        stdout.print(self.get_usage(ctx), self.help, "", page, options, EXIT_CODES, sep="\n")
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield a group's name on its first line, a command's name, and the first line of its help."""
@@ -133,7 +134,13 @@ def _before_any_command(
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Start": {"demo": demo.demo, "doctor": doctor.doctor, "estimate": estimate.estimate},
     "Run": {"annotate": annotate.annotate, "status": status.status, "verify": verify.verify, "gc": gc.gc},
-    "Look": {"gallery": gallery.gallery, "stats": stats.stats, "sample": sample.sample, "evaluate": evaluate.evaluate},
+    "Look": {
+        "gallery": gallery.gallery,
+        "stats": stats.stats,
+        "sample": sample.sample,
+        "evaluate": evaluate.evaluate,
+        "audit": audit.app,
+    },
     "Data": {
         "export": export.export,
         "import": import_annotation.import_annotation,

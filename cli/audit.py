@@ -1,0 +1,139 @@
+"""`pseudoris audit`: a person judges a sample of a run, and the run's accuracy gets an interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from pseudoris.cli import options
+from pseudoris.cli.console import command, facts_table, path_lines, report, stderr, stdout
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.store.files.storage_at import local_path
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.sources.planned_images import PlannedImages
+
+if TYPE_CHECKING:
+    from pseudoris.audit.draw import Draw
+
+app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
+
+Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
+_SHOWN_UNREADABLE: Final = 3
+
+
+@app.command("draw")
+def draw(
+    out: options.Out,
+    audit: Audit,
+    pairs: Annotated[int, typer.Option("-n", "--pairs", min=2, help="Number of pairs to judge.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pairs.")] = 0,
+    unkept: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of pairs that the run does not keep, to judge other keep rules.")
+    ] = 0.15,
+    blind: Annotated[
+        float, typer.Option(min=0, max=1, help="Share that is asked blind: the rater clicks before a mask shows.")
+    ] = 0.3,
+    double: Annotated[int, typer.Option(min=0, help="Number of pairs that two raters judge.")] = 60,
+    planted: Annotated[
+        int, typer.Option(min=0, help="Number of pairs known to be untrue, added to measure raters' errors.")
+    ] = 0,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Number of images to search for missed objects. Default: a fifth of -n.", show_default=False
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Where the run's images are now, if they have moved.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw a sample of pairs and images to judge."""
+    from pseudoris.audit.draw import DrawOptions, draw_audit
+
+    chosen = DrawOptions(
+        num_pairs=pairs,
+        seed=seed,
+        unkept_share=unkept,
+        blind_share=blind,
+        num_double=double,
+        num_planted=planted,
+        num_images=images,
+    )
+    folder = local_folder(audit)
+    location = RunLocation.open_to_read(out)
+    header = require_header(location)
+    options.check_apart(location, RunLocation.open(str(folder.absolute())), option="AUDIT")
+    with Progress(console=stderr, transient=True) as progress:
+        reading = progress.add_task("reading shards", total=None)
+        found = draw_audit(
+            location,
+            header,
+            folder,
+            chosen,
+            load_bytes=PlannedImages(location, header if source is None else _moved(header, source)),
+            on_shard=lambda done, total: progress.update(reading, completed=done, total=total),
+        )
+    _print_draw(audit, found, planted=planted)
+
+
+def _moved(header: RunHeader, source: str) -> RunHeader:
+    folder = local_path(source)
+    return header.model_copy(update={"source": source if folder is None else str(folder)})
+
+
+def local_folder(audit: str) -> Path:
+    """Return the folder that AUDIT names.
+
+    Raises:
+        ConfigError: It is a url.
+    """
+    if "://" in audit:
+        raise ConfigError(f"AUDIT {audit!r} is a url. Give a local folder: each verdict is synced to its disk.")
+    return Path(audit)
+
+
+def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
+    from pseudoris.audit.precision import expected_precision
+
+    record = found.record
+    stdout.print(_draw_view(audit, found), soft_wrap=True)
+    table = Table(
+        "question", "if it is", "expected interval", "", "from", box=None, padding=(0, 2, 0, 0), header_style="bold"
+    )
+    for each in expected_precision(record):
+        table.add_row(each.question, each.assumed, each.interval, each.half_width, each.basis)
+    stdout.print(table)
+    for text in found.unreadable[:_SHOWN_UNREADABLE]:
+        report("note", f"Picture not readable: {text}", "yellow")
+    if found.unreadable:
+        report("note", f"{len(found.unreadable):,} pictures are missing. Their pairs cannot be judged.", "yellow")
+    if record.planted < planted:
+        report(
+            "note", f"Only {record.planted:,} of {planted:,} pairs were planted: too few texts fit no image.", "yellow"
+        )
+    if not record.run.is_complete:
+        report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
+    stdout.print(path_lines("next", {"figures": command("audit", "report", audit)}), soft_wrap=True)
+
+
+def _draw_view(audit: str, found: Draw) -> Table:
+    record, table = found.record, facts_table(f"{audit}: drawn")
+    population, drawn = record.population, sum(stratum.num_drawn for stratum in record.strata)
+    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
+    table.add_row("run", f"{record.run.location}: {population.pairs:,} pairs, {population.kept:,} kept")
+    table.add_row("pairs to judge", f"{drawn:,}, of them {kept:,} kept, in {len(record.strata)} strata")
+    extra = f", {record.planted:,} planted" if record.planted else ""
+    table.add_row(
+        "besides", f"up to {found.num_follow_ups:,} follow-ups, only after a verdict that is not right{extra}"
+    )
+    images = sum(stratum.num_drawn for stratum in record.image_strata)
+    table.add_row("missed objects", f"{images:,} of {population.images:,} images")
+    table.add_row("strata by", "confidence" if record.score == "confidence" else "label-free score")
+    return table

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.tables.run_reader import Run
+from tests.builders.scored_runs import scored_run
+
+OPTIONS = DrawOptions(num_pairs=40, num_double=12, num_planted=4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    location = RunLocation.open(str(tmp_path_factory.mktemp("run")))
+    return location, scored_run(location, has_humans=True)
+
+
+def drawn(run, folder, options=OPTIONS):
+    location, header = run
+    found = draw_audit(location, header, folder, options, load_bytes=lambda shard, key: b"")
+    return found, AuditFolder.open(folder)
+
+
+def test_a_draw_holds_its_pairs_with_probabilities_that_sum_to_the_run(run, tmp_path):
+    found, audit = drawn(run, tmp_path)
+    rows = audit.pairs.filter(pc.equal(audit.pairs["role"], "drawn"))
+    assert rows.num_rows == sum(stratum.num_drawn for stratum in found.record.strata) == 40
+    # Horvitz and Thompson: the drawn stand for all pairs of their stratum, exactly, because it weighs its own equally.
+    for stratum in found.record.strata:
+        inside = rows.filter(pc.equal(rows["stratum"], stratum.number))["inclusion"].to_numpy()
+        assert (1 / inside).sum() == pytest.approx(stratum.num_units)
+    assert (rows["first_stage"].to_numpy() * rows["second_stage"].to_numpy()).max() <= 1
+    counted = Run(run[0]).counts
+    assert found.record.population.pairs == counted.expressions
+    assert found.record.population.kept == counted.kept
+    assert pc.sum(rows["is_blind"]).as_py() == 12
+    assert pc.sum(rows["is_double"]).as_py() == 12
+
+
+def test_each_pair_stands_once_with_the_picture_and_the_masks_that_it_needs(run, tmp_path):
+    found, audit = drawn(run, tmp_path)
+    rows = audit.pairs.to_pylist()
+    masks, pictures = audit.masks(), audit.pictures()
+    assert len({row["pair_id"] for row in rows}) == len(rows)
+    assert all(set(row["mask_ids"]) <= set(masks[row["image_id"]]) for row in rows)
+    assert all(pictures[row["image_id"]] for row in rows)
+    assert {len(row["mask_ids"]) for row in rows} == {1, 2}
+    # Whole masks with their follow-ups: as many kept expressions as the run has.
+    known = Run(run[0]).expressions().to_table().to_pylist()
+    row = next(row for row in rows if row["role"] == "follow_up")
+    of_mask = [each["text"] for each in known if each["target_mask_ids"] == row["mask_ids"] and each["kept"]]
+    assert {each["text"] for each in rows if each["mask_ids"] == row["mask_ids"] and each["is_kept"]} == set(of_mask)
+    assert row["num_kept_of_mask"] == len(of_mask)
+    assert found.num_follow_ups == sum(each["role"] == "follow_up" for each in rows)
+
+
+def test_a_planted_pair_has_a_noun_that_no_candidate_of_its_image_has(run, tmp_path):
+    _, audit = drawn(run, tmp_path)
+    planted = [row for row in audit.pairs.to_pylist() if row["role"] == "planted"]
+    # The runs of this builder say the same of every image: nothing can be planted.
+    assert planted == []
+    assert audit.draw.planted == 0
+
+
+def test_the_same_seed_draws_the_same_and_another_another(run, tmp_path):
+    first, again, other = (
+        drawn(run, tmp_path / name, replace(OPTIONS, seed=seed))[1] for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first.draw.parts == again.draw.parts
+    assert first.draw.parts != other.draw.parts
+
+
+def test_any_first_part_of_the_order_holds_its_share_of_every_stratum(run, tmp_path):
+    _, audit = drawn(run, tmp_path)
+    strata = np.array(audit.pairs.filter(pc.equal(audit.pairs["role"], "drawn"))["stratum"].to_pylist())
+    counts = np.bincount(strata)
+    assert (np.abs(np.bincount(strata[:20], minlength=len(counts)) - counts / 2) <= 1).all()
+
+
+def test_a_run_smaller_than_the_sample_is_judged_whole(run, tmp_path):
+    found, audit = drawn(run, tmp_path, DrawOptions(num_pairs=5_000))
+    assert pc.min(audit.pairs["inclusion"]).as_py() == 1
+    assert audit.pairs.num_rows == found.record.population.pairs
+
+
+def test_images_without_a_mask_are_asked_for_missed_objects_too(run, tmp_path):
+    _, audit = drawn(run, tmp_path)
+    asked = audit.images.filter(audit.images["is_asked_missed"]).to_pylist()
+    assert min(len(row["masks"]) for row in asked) == 0
+    assert sum(1 / row["inclusion"] for row in asked) == pytest.approx(audit.draw.population.images)
+
+
+def test_no_audit_is_overwritten(run, tmp_path):
+    drawn(run, tmp_path)
+    with pytest.raises(ConfigError, match="holds an audit already"):
+        drawn(run, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "images.parquet", "draw.json"])
+def test_a_changed_file_of_the_draw_is_refused(run, tmp_path, name):
+    drawn(run, tmp_path)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data.replace(b"0", b"1", 1))
+    with pytest.raises(ConfigError, match=f"{name}.* was changed after it was"):
+        AuditFolder.open(tmp_path)
