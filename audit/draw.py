@@ -31,8 +31,8 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.keep_rule import stated_rule
 
 DEFAULT_PAIRS: Final = 200
-# Verdicts that are judged twice or planted: with fewer, nothing is said about raters' errors.
-LEAST_CHECKED: Final = 60
+# More than the 60 that a correction of raters' errors needs: some of them end as `cannot_say`.
+DEFAULT_DOUBLE: Final = 70
 _LEAST_IMAGES: Final = 20
 _IMAGES_SHARE: Final = 0.2
 # Purposes of random draws: a stratum's number, or one of these.
@@ -58,7 +58,7 @@ class DrawOptions:
     seed: int = 0
     unkept_share: float = 0.15
     blind_share: float = 0.3
-    num_double: int = LEAST_CHECKED
+    num_double: int = DEFAULT_DOUBLE
     num_planted: int = 0
     num_images: int | None = None
 

@@ -187,9 +187,9 @@ class VerdictFile:
         """
         path = audit / VERDICTS_FOLDER / f"{check_rater(rater)}{SUFFIX}"
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or not path.read_bytes().strip(b"\n"):
-                _create(path, encode_line(HeaderLine(draw=known.draw, rater=rater), "")[0].encode())
+                write_whole(path, encode_line(HeaderLine(draw=known.draw, rater=rater), "")[0].encode())
             return cls(path, read_answers(path.read_bytes(), str(path), known, rater=rater))
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
@@ -233,7 +233,7 @@ class VerdictFile:
         self.close()
 
 
-def _create(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file that appears whole: a crash leaves none, or a temporary one."""
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, facts_table, path_lines, report, stderr, stdout
+from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.files.storage_at import local_path
@@ -39,7 +39,7 @@ def draw(
     blind: Annotated[
         float, typer.Option(min=0, max=1, help="Share that is asked blind: the rater clicks before a mask shows.")
     ] = 0.3,
-    double: Annotated[int, typer.Option(min=0, help="Number of pairs that two raters judge.")] = 60,
+    double: Annotated[int, typer.Option(min=0, help="Number of pairs that two raters judge.")] = 70,
     planted: Annotated[
         int, typer.Option(min=0, help="Number of pairs known to be untrue, added to measure raters' errors.")
     ] = 0,
@@ -81,6 +81,85 @@ def draw(
             on_shard=lambda done, total: progress.update(reading, completed=done, total=total),
         )
     _print_draw(audit, found, planted=planted)
+
+
+@app.command("add")
+def add(
+    audit: Audit,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of verdicts, RATER.jsonl.", show_default=False)
+    ],
+) -> None:
+    """Add files of verdicts, such as those of the static page."""
+    from pseudoris.audit.audit_folder import AuditFolder
+    from pseudoris.audit.verdict_merge import add_file
+
+    folder = AuditFolder.open(local_folder(audit))
+    for file in files:
+        found = add_file(folder, file)
+        report("added", f"{file}: {found.num_new:,} new lines of {found.rater}", "green")
+        if found.answers.num_cut_bytes:
+            report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")
+
+
+@app.command("report")
+def audit_report(
+    audit: Audit,
+    out_run: Annotated[
+        str | None,
+        typer.Option(
+            "--out-run",
+            metavar="OUT",
+            help="Speak about this run, such as a refilter of the drawn one: what it keeps of the same pairs.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also write a picture of the figures, SVG.", show_default=False)
+    ] = None,
+) -> None:
+    """Show what the verdicts say, with 95 % intervals."""
+    from pseudoris.audit.applied_run import apply_to
+    from pseudoris.audit.audit_folder import AuditFolder
+    from pseudoris.audit.figures import audit_figures
+    from pseudoris.audit.report_chart import report_chart
+    from pseudoris.cli.audit_report import print_report
+
+    if plot is not None:
+        options.check_file(plot)
+    folder = AuditFolder.open(local_folder(audit))
+    answers = folder.answers()
+    applied = None
+    if out_run is not None:
+        with Progress(console=stderr, transient=True) as progress:
+            reading = progress.add_task("reading shards", total=None)
+            applied = apply_to(
+                RunLocation.open_to_read(out_run),
+                folder,
+                lambda done, total: progress.update(reading, completed=done, total=total),
+            )
+    figures = audit_figures(folder, answers, applied)
+    if plot is not None:
+        write_text(plot, report_chart(figures), option="--plot")
+    if as_json:
+        echo_json(figures.as_json())
+    else:
+        print_report(folder, figures)
+
+
+def write_text(path: Path, text: str, *, option: str) -> None:
+    """Write a file that an option names.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path} cannot be written ({error.strerror or error}): name another file"
+        ) from error
 
 
 def _moved(header: RunHeader, source: str) -> RunHeader:

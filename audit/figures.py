@@ -1,0 +1,231 @@
+"""What an audit says: every figure with its interval, from the judged pairs and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pseudoris.audit.agreement import Agreement, agreements, rater_checks
+from pseudoris.audit.applied_run import AppliedRun
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.intervals import Interval, RatioEstimate, mean_interval, ratio, share_interval
+from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes
+from pseudoris.audit.rater_errors import CorrectedShare, RaterChecks, corrected_share, error_interval
+from pseudoris.audit.verdict_file import RaterAnswers
+from pseudoris.schemas.keep_rule import Flags, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedFigure:
+    """A figure with its interval, and how far undecided verdicts could move it.
+
+    Attributes:
+        name: In words.
+        num: Verdicts that it comes from.
+        value: With its interval; undecided verdicts are left out.
+        worst: As if all undecided were wrong.
+        best: As if all were right.
+        num_undecided: `cannot_say`, or masks whose kept expressions were not all judged.
+    """
+
+    name: str
+    num: int
+    value: Interval
+    worst: Interval
+    best: Interval
+    num_undecided: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    """All figures of an audit.
+
+    Attributes:
+        num_drawn: Pairs drawn; planted ones and follow-ups not counted.
+        num_judged: Of these.
+        num_verdicts: All that stand, of all raters, follow-ups and planted ones included.
+        raters: Name and number of standing verdicts of each rater.
+        accuracy: Share of the kept pairs that are right.
+        corrected: The same, corrected for raters' errors; None where too little was checked.
+        masks: Share of all masks that have a right kept expression.
+        unkept: Share of right pairs among those that are not kept.
+        missed: Missed objects an image.
+        with_missed: Share of images with a missed object.
+        blind: Share of blind clicks on kept pairs that fell in the mask.
+        strata: Accuracy by stratum of the draw.
+        kinds: Share of each verdict among the kept pairs.
+        checks: What was judged twice or planted.
+        error: The raters' error rate; None if nothing was checked.
+        agreements: κ of raters.
+        unreached: Strata of which no pair was judged yet: the figures leave them out.
+        applied: Set if the audit is applied to another run than the drawn one.
+    """
+
+    num_drawn: int
+    num_judged: int
+    num_verdicts: int
+    raters: dict[str, int]
+    accuracy: BoundedFigure
+    corrected: CorrectedShare | None
+    masks: BoundedFigure
+    unkept: BoundedFigure
+    missed: BoundedFigure
+    with_missed: BoundedFigure
+    blind: BoundedFigure
+    strata: tuple[BoundedFigure, ...]
+    kinds: tuple[BoundedFigure, ...]
+    checks: RaterChecks
+    error: Interval | None
+    agreements: tuple[Agreement, ...]
+    unreached: tuple[str, ...]
+    applied: AppliedRun | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as values that JSON has; no number is infinite."""
+        tree: dict[str, Any] = _finite(asdict(self))
+        if tree["applied"] is not None:
+            del tree["applied"]["kept"]
+        return tree
+
+
+def audit_figures(
+    audit: AuditFolder, answers: Sequence[RaterAnswers], applied: AppliedRun | None = None
+) -> AuditFigures:
+    """Return all figures of an audit.
+
+    Args:
+        audit: The draw.
+        answers: What stands of every rater.
+        applied: What another run keeps of the same pairs; None speaks about the drawn run.
+    """
+    judged = join_answers(audit, answers)
+    population = audit.draw.population
+    masks, masks_with_kept = population.masks, population.masks_with_kept
+    if applied is not None:
+        judged = applied.judged(judged)
+        masks, masks_with_kept = applied.num_masks, applied.num_masks_with_kept
+    accuracy = _accuracy("accuracy of the kept", judged, judged.is_kept)
+    checks = rater_checks(judged, answers)
+    return AuditFigures(
+        num_drawn=int(judged.is_drawn.sum()),
+        num_judged=int((judged.is_drawn & judged.is_judged).sum()),
+        num_verdicts=int(judged.counts.sum()),
+        raters={rater.rater: len(rater.verdicts) for rater in answers},
+        accuracy=accuracy,
+        corrected=corrected_share(_right(judged, judged.is_kept, judged.right), checks),
+        masks=_masks(judged, masks_with_kept / max(masks, 1)),
+        unkept=_accuracy("right pairs that are not kept", judged, ~judged.is_kept),
+        missed=_missed(audit, answers, "missed objects an image", lambda clicks: clicks),
+        with_missed=_missed(audit, answers, "images with a missed object", lambda clicks: float(clicks > 0)),
+        blind=_blind(judged),
+        strata=tuple(
+            _accuracy(stratum.name, judged, judged.stratum == stratum.number) for stratum in audit.draw.strata
+        ),
+        kinds=tuple(_kind(judged, number) for number in range(len(KINDS))),
+        checks=checks,
+        error=error_interval(checks) if checks.num else None,
+        agreements=tuple(agreements(answers)),
+        unreached=tuple(
+            stratum.name
+            for stratum in audit.draw.strata
+            if stratum.num_drawn and not (judged.is_judged & (judged.stratum == stratum.number)).any()
+        ),
+        applied=applied,
+    )
+
+
+def _right(judged: JudgedPairs, domain: Flags, right: Floats) -> RatioEstimate:
+    """Return the share of right pairs in a domain; pairs whose `right` is NaN are outside."""
+    inside = domain & ~np.isnan(right) & (judged.weights > 0)
+    return _ratio(judged, np.where(inside, np.nan_to_num(right), 0.0), inside.astype(np.float64))
+
+
+def _ratio(judged: JudgedPairs, over: Floats, under: Floats) -> RatioEstimate:
+    rows = np.flatnonzero(judged.weights > 0)
+    return ratio(
+        over[rows],
+        under[rows],
+        weights=judged.weights[rows],
+        strata=judged.stratum[rows],
+        units=judged.image[rows],
+    )
+
+
+def _accuracy(name: str, judged: JudgedPairs, domain: Flags) -> BoundedFigure:
+    value, worst, best = (
+        share_interval(_right(judged, domain, right))
+        for right in (judged.right, judged.bounded(0.0), judged.bounded(1.0))
+    )
+    inside = domain & (judged.weights > 0)
+    undecided = int((inside & np.isnan(judged.right)).sum())
+    return BoundedFigure(name, int(inside.sum()) - undecided, value, worst, best, undecided)
+
+
+def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
+    """Each kept pair stands for its mask, divided by the mask's kept pairs: any of them could have been drawn.
+
+    Source: P. Lavallée, "Indirect Sampling" (2007), the generalised weight share method. Masks without a kept
+    expression are counted in the run: they have no right one.
+    """
+    inside = judged.is_kept & (judged.num_kept_of_mask > 0) & (judged.weights > 0)
+    under = np.where(inside, 1 / np.maximum(judged.num_kept_of_mask, 1), 0.0)
+    least, most = mask_outcomes(judged)
+    worst, middle, best = (
+        _scaled(share_interval(_ratio(judged, under * right, under)), share_with_kept)
+        for right in (least, (least + most) / 2, most)
+    )
+    undecided = int((inside & (least < most)).sum())
+    name = "masks with a right expression"
+    # An open mask has no right expression among those judged: leaving it out would flatter.
+    value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
+    return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    estimate = None if interval.estimate is None else factor * interval.estimate
+    return Interval(estimate, factor * interval.low, factor * interval.high)
+
+
+def _missed(
+    audit: AuditFolder, answers: Sequence[RaterAnswers], name: str, of: Callable[[int], float]
+) -> BoundedFigure:
+    asked = audit.images.filter(pc.field("is_asked_missed"))
+    ids, strata = asked["image_id"].to_pylist(), np.array(asked["stratum"].to_pylist(), np.int64)
+    weights = 1 / np.array(asked["inclusion"].to_pylist(), np.float64)
+    values = np.full(len(ids), np.nan)
+    for row, image in enumerate(ids):
+        if said := [of(len(rater.missed[image].clicks)) for rater in answers if image in rater.missed]:
+            values[row] = np.mean(said)
+    told = ~np.isnan(values)
+    for stratum in np.unique(strata):
+        inside = strata == stratum
+        weights[inside] *= inside.sum() / max((inside & told).sum(), 1)
+    rows = np.flatnonzero(told)
+    found = ratio(values[rows], np.ones(len(rows)), weights=weights[rows], strata=strata[rows], units=rows)
+    value = share_interval(found) if name.startswith("images") else mean_interval(found)
+    return BoundedFigure(name, len(rows), value, value, value)
+
+
+def _blind(judged: JudgedPairs) -> BoundedFigure:
+    value = share_interval(_right(judged, judged.is_kept, judged.click_in_mask))
+    inside = judged.is_kept & ~np.isnan(judged.click_in_mask) & (judged.weights > 0)
+    return BoundedFigure("blind clicks in the mask", int(inside.sum()), value, value, value)
+
+
+def _kind(judged: JudgedPairs, number: int) -> BoundedFigure:
+    total = judged.counts.sum(axis=1)
+    shares = np.where(total > 0, judged.counts[:, number] / np.maximum(total, 1), np.nan)
+    value = share_interval(_right(judged, judged.is_kept, shares))
+    return BoundedFigure(KINDS[number], int((judged.is_kept & (judged.weights > 0)).sum()), value, value, value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,174 @@
+"""All raters' answers, joined with the draw, as arrays: one entry for each row of `pairs.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.sample_tables import DRAWN, PLANTED
+from pseudoris.audit.verdict_file import RaterAnswers
+from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT, VERDICTS, VerdictLine
+from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.store.tables.rle import decode_image_runs
+
+Ints = npt.NDArray[np.int64]
+KINDS: Final = tuple(VERDICTS)
+_CANNOT: Final = KINDS.index(CANNOT_SAY)
+_NO_OBJECT: Final = KINDS.index("not_an_object")
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedPairs:
+    """R rows, in the order of `pairs.parquet`.
+
+    Attributes:
+        ids: The pairs.
+        counts: (R, 5) int64, how many raters gave each verdict of `KINDS`.
+        is_drawn: (R,) bool; the others are follow-ups and planted pairs.
+        is_planted: (R,) bool.
+        stratum: (R,) int64, -1 unless drawn.
+        inclusion: (R,) float64, NaN unless drawn.
+        image: (R,) int64, a number for its image.
+        mask: (R,) int64, a number for its mask; -1 for a group.
+        is_kept: (R,) bool, by the run, or by the rule that the audit is applied to.
+        num_kept_of_mask: (R,) int64, by the same.
+        click_in_mask: (R,) float64, share of blind clicks that fell in a mask; NaN without a click.
+    """
+
+    ids: tuple[str, ...]
+    counts: Ints
+    is_drawn: Flags
+    is_planted: Flags
+    stratum: Ints
+    inclusion: Floats
+    image: Ints
+    mask: Ints
+    is_kept: Flags
+    num_kept_of_mask: Ints
+    click_in_mask: Floats
+
+    @property
+    def is_judged(self) -> Flags:
+        """(R,) bool: whether anyone gave a verdict, be it `cannot_say`."""
+        return np.asarray(self.counts.sum(axis=1) > 0)
+
+    @property
+    def right(self) -> Floats:
+        """(R,) float64: share of its raters that call it right, of those that could say; NaN if none could."""
+        said = self.counts.sum(axis=1) - self.counts[:, _CANNOT]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.counts[:, KINDS.index(RIGHT)] / said)
+
+    def bounded(self, value: float) -> Floats:
+        """(R,) float64: `right`, with `value` where no rater could say, or none judged."""
+        return np.where(np.isnan(self.right), value, self.right)
+
+    @property
+    def weights(self) -> Floats:
+        """(R,) float64: how many pairs of the run a judged one stands for; 0 for rows that were not drawn or judged.
+
+        Pairs are asked in a random order, so those that nobody has reached are missing at random: the others of their
+        stratum stand for them.
+        """
+        used = self.is_drawn & self.is_judged
+        weights = np.where(used, 1 / np.where(self.is_drawn, self.inclusion, 1.0), 0.0)
+        for stratum in np.unique(self.stratum[self.is_drawn]):
+            inside = self.stratum == stratum
+            if judged := int((inside & used).sum()):
+                weights[inside] *= int((inside & self.is_drawn).sum()) / judged
+        return weights
+
+
+def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedPairs:
+    """Return what the raters say of each pair of an audit."""
+    pairs = audit.pairs
+    ids = tuple(pairs["pair_id"].to_pylist())
+    masks = [tuple(each) for each in pairs["mask_ids"].to_pylist()]
+    return JudgedPairs(
+        ids=ids,
+        counts=_counts(ids, answers),
+        is_drawn=np.array([role == DRAWN for role in pairs["role"].to_pylist()], np.bool_),
+        is_planted=np.array([role == PLANTED for role in pairs["role"].to_pylist()], np.bool_),
+        stratum=np.array(pairs["stratum"].fill_null(-1).to_pylist(), np.int64),
+        inclusion=np.array(pairs["inclusion"].to_pylist(), np.float64),
+        image=numbers_of(pairs["image_id"].to_pylist()),
+        mask=np.where([len(each) == 1 for each in masks], numbers_of(["+".join(each) for each in masks]), -1),
+        is_kept=np.array(pairs["is_kept"].to_pylist(), np.bool_),
+        num_kept_of_mask=np.array(pairs["num_kept_of_mask"].to_pylist(), np.int64),
+        click_in_mask=_clicks(audit, pairs, answers),
+    )
+
+
+def mask_outcomes(judged: JudgedPairs) -> tuple[Floats, Floats]:
+    """Return the least and the most that is known of each row's mask: 1 if it has a right kept expression, (R,) each.
+
+    They differ where a mask's kept expressions were not all judged, and none of the judged is right.
+    """
+    num = judged.mask.max(initial=-1) + 1
+    inside = judged.is_kept & ~judged.is_planted & (judged.mask >= 0)
+    right = judged.right
+    has_right, is_none, told = (np.zeros(num, np.int64) for _ in range(3))
+    np.add.at(has_right, judged.mask[inside], right[inside] >= 0.5)
+    np.add.at(told, judged.mask[inside], ~np.isnan(right[inside]))
+    is_no_object = inside & (2 * judged.counts[:, _NO_OBJECT] > judged.counts.sum(axis=1) - judged.counts[:, _CANNOT])
+    np.add.at(is_none, judged.mask[is_no_object], 1)
+    place = np.maximum(judged.mask, 0)
+    if not num:
+        return np.zeros(len(judged.ids)), np.ones(len(judged.ids))
+    known_right = has_right[place] > 0
+    known_wrong = ~known_right & ((is_none[place] > 0) | (told[place] >= judged.num_kept_of_mask))
+    return known_right.astype(np.float64), (~known_wrong).astype(np.float64)
+
+
+def is_in_mask(mask: Mapping[str, Any], x: float, y: float) -> bool:
+    """Return whether a point of the upright image lies in a mask of `images.parquet`.
+
+    Raises:
+        ValueError: The mask's encoding is damaged.
+    """
+    height, width = mask["height"], mask["width"]
+    if not (0 <= x < width and 0 <= y < height):
+        return False
+    _, ends = decode_image_runs(height, width, mask["counts"])
+    # Runs go down the columns; every second one, from the second on, is the mask's.
+    return bool(np.searchsorted(ends, int(x) * height + int(y), side="right") % 2)
+
+
+def numbers_of(values: Sequence[str]) -> Ints:
+    """Return a number for each value, from 0, equal for equal ones."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
+
+
+def _counts(ids: Sequence[str], answers: Sequence[RaterAnswers]) -> Ints:
+    place = {pair: number for number, pair in enumerate(ids)}
+    counts = np.zeros((len(ids), len(KINDS)), np.int64)
+    for rater in answers:
+        for pair, line in rater.verdicts.items():
+            counts[place[pair], KINDS.index(line.verdict)] += 1
+    return counts
+
+
+def _clicks(audit: AuditFolder, pairs: pa.Table, answers: Sequence[RaterAnswers]) -> Floats:
+    masks = audit.masks()
+    found = np.full(pairs.num_rows, np.nan)
+    columns = (pairs[name].to_pylist() for name in ("pair_id", "image_id", "mask_ids"))
+    for row, (pair, image, targets) in enumerate(zip(*columns, strict=True)):
+        lines = [rater.verdicts[pair] for rater in answers if pair in rater.verdicts]
+        hits = [_hit(line, [masks[image][target] for target in targets]) for line in lines if line.click is not None]
+        if hits:
+            found[row] = np.mean(hits)
+    return found
+
+
+def _hit(line: VerdictLine, masks: Sequence[Mapping[str, Any]]) -> bool:
+    if line.in_mask is not None or line.click is None:
+        return bool(line.in_mask)
+    x, y = line.click
+    return any(is_in_mask(mask, x, y) for mask in masks)

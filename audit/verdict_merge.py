@@ -1,0 +1,62 @@
+"""Adds a file of verdicts that was written elsewhere, such as by the static page, to an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.verdict_file import SUFFIX, VERDICTS_FOLDER, RaterAnswers, read_answers, write_whole
+from pseudoris.schemas.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a file added.
+
+    Attributes:
+        rater: Whose it is.
+        num_new: Lines that the audit did not have.
+        answers: What stands of the rater now.
+    """
+
+    rater: str
+    num_new: int
+    answers: RaterAnswers
+
+
+def add_file(audit: AuditFolder, file: Path) -> Added:
+    """Add a file of verdicts. Adding it again, or an earlier state of it, changes nothing; a later state continues it.
+
+    Raises:
+        ConfigError: It is refused as by `read_answers`, it cannot be read, or the audit has other verdicts of a rater
+            with this name.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error})") from error
+    answers = read_answers(data, str(file), audit.known)
+    data = data[: answers.num_bytes]
+    path = audit.path / VERDICTS_FOLDER / f"{answers.rater}{SUFFIX}"
+    before = path.read_bytes() if path.exists() else b""
+    if before:
+        before = before[: read_answers(before, str(path), audit.known, rater=answers.rater).num_bytes]
+    if before.startswith(data):
+        return Added(answers.rater, 0, read_answers(before, str(path), audit.known) if before else answers)
+    if not data.startswith(before):
+        raise ConfigError(
+            f"{file}, line {_first_difference(data, before)}: the audit has other verdicts of a rater "
+            f"{answers.rater!r} in {path}. Two people, or two devices, need two names"
+        )
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
+    return Added(answers.rater, data.count(b"\n") - before.count(b"\n"), answers)
+
+
+def _first_difference(data: bytes, before: bytes) -> int:
+    pairs = zip(data.split(b"\n"), before.split(b"\n"), strict=False)
+    return next(number for number, (mine, theirs) in enumerate(pairs, start=1) if mine != theirs)

@@ -1,0 +1,101 @@
+"""`pseudoris audit report`: the figures of an audit as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from pseudoris.audit.agreement import Agreement
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.figures import AuditFigures, BoundedFigure
+from pseudoris.audit.intervals import Interval
+from pseudoris.audit.rater_errors import LEAST_CHECKED
+from pseudoris.cli.console import report, stdout
+
+_NONE = "–"
+
+
+def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
+    """Print all figures of an audit, and notes on what they leave open."""
+    table = _table("figure")
+    for each in (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed, figures.blind):
+        table.add_row(*_cells(each))
+        if each is figures.accuracy and figures.corrected is not None:
+            table.add_row(*_interval("  corrected for raters' errors", figures.corrected.share), "", "")
+    stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals", table, sep="\n")
+    stdout.print(_parts("right, by stratum", figures.strata), _parts("verdicts on the kept", figures.kinds), sep="\n")
+    if figures.agreements:
+        stdout.print(_agreements(figures.agreements))
+    for note in notes(audit, figures):
+        report("note", note, "yellow")
+
+
+def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
+    """Yield what a reader of the figures must know."""
+    if figures.applied is not None:
+        applied = figures.applied
+        yield (
+            f"Applied to {applied.location}: {applied.num_same:,} of {applied.num_asked:,} pairs are the same, and it "
+            f"keeps {applied.num_kept:,} of them."
+        )
+        if not applied.has_same_pairs:
+            yield "It holds other pairs than the drawn run. The figures speak about the pairs that both have."
+    if figures.num_judged < figures.num_drawn:
+        yield f"{figures.num_drawn - figures.num_judged:,} pairs have no verdict yet. The figures are provisional."
+    if figures.unreached:
+        yield f"The figures leave out the strata that have no verdict yet: {', '.join(figures.unreached)}."
+    checked = figures.checks.num
+    if checked < LEAST_CHECKED:
+        yield (
+            f"Raters' errors are not corrected for: {checked:,} verdicts are double or planted, {LEAST_CHECKED} are "
+            "needed. With 5 % of wrong verdicts an accuracy of 0.97 looks like 0.92."
+        )
+    elif figures.error is not None and figures.error.estimate is not None:
+        error = figures.error
+        yield (
+            f"Raters err on {error.estimate:.1%} of the pairs [{error.low:.1%}, {error.high:.1%}], if they err "
+            "both ways alike."
+        )
+        if figures.corrected is None:
+            yield "They differ too often for a correction. Talk about what right means, and judge again."
+    if not audit.draw.run.is_complete:
+        yield "The run was not finished when it was drawn from. The figures speak about the shards of that time."
+
+
+def _table(name: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(name, no_wrap=True)
+    for column in ("estimate", "interval", "if undecided are wrong … right", "from"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(figure: BoundedFigure) -> tuple[str, ...]:
+    bounds = ""
+    if figure.num_undecided and figure.worst.estimate is not None and figure.best.estimate is not None:
+        bounds = f"{figure.worst.estimate:.3f} … {figure.best.estimate:.3f} ({figure.num_undecided})"
+    return (*_interval(figure.name, figure.value), bounds, f"{figure.num:,}" if figure.num else _NONE)
+
+
+def _interval(name: str, value: Interval) -> tuple[str, str, str]:
+    if value.estimate is None:
+        return name, _NONE, _NONE
+    return name, f"{value.estimate:.3f}", f"{value.low:.3f} to {value.high:.3f}"
+
+
+def _parts(title: str, figures: Iterable[BoundedFigure]) -> Table:
+    table = _table(title)
+    for figure in figures:
+        table.add_row(*_cells(figure))
+    return table
+
+
+def _agreements(found: Iterable[Agreement]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("raters", "pairs", "same verdict", "κ, five verdicts", "κ, right or not"):
+        table.add_column(column, justify="left" if column == "raters" else "right")
+    for each in found:
+        kappas = (_NONE if value is None else f"{value:.2f}" for value in (each.kappa, each.kappa_right))
+        table.add_row(" and ".join(each.raters), f"{each.num_pairs:,}", f"{each.same:.0%}", *kappas)
+    return table

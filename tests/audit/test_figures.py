@@ -1,0 +1,160 @@
+"""Figures of audits whose right answers are known: verdicts are given by rule on a small run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from pycocotools import mask as coco
+
+from pseudoris.audit.applied_run import apply_to
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.figures import audit_figures
+from pseudoris.audit.judged_pairs import is_in_mask
+from pseudoris.audit.report_chart import report_chart
+from pseudoris.audit.verdict_file import VerdictFile
+from pseudoris.audit.verdict_lines import MissedLine, VerdictLine
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.tables.run_reader import Run
+from tests.builders.scored_runs import scored_run
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory):
+    location = RunLocation.open(str(tmp_path_factory.mktemp("run")))
+    scored_run(location)
+    return location
+
+
+@pytest.fixture
+def whole(location, tmp_path):
+    """An audit of every pair of the run: its figures are the run's own."""
+    return drawn(location, tmp_path / "audit", num_pairs=5_000, num_images=500)
+
+
+def drawn(location, path, **options):
+    draw_audit(location, Run(location).header, path, DrawOptions(**options), load_bytes=lambda shard, key: b"")
+    return AuditFolder.open(path)
+
+
+def judge(audit, rule, rater="ana", **fields):
+    with VerdictFile.open(audit.path, rater, audit.known) as file:
+        for row in audit.pairs.to_pylist():
+            if verdict := rule(row):
+                file.append(VerdictLine(pair=row["pair_id"], verdict=verdict, **fields))
+    return audit
+
+
+def by_text(row):
+    return {"the red circle": "right", "a circle": "several"}.get(row["text"], "untrue")
+
+
+def figures(audit, applied=None):
+    return audit_figures(audit, audit.answers(), applied)
+
+
+def test_an_audit_of_every_pair_gives_the_runs_own_figures(location, whole):
+    found = figures(judge(whole, by_text))
+    table = Run(location).expressions().to_table().to_pylist()
+    kept = [row for row in table if row["kept"]]
+    right = [row for row in kept if row["text"] == "the red circle"]
+    assert found.accuracy.value.estimate == pytest.approx(len(right) / len(kept))
+    masks = len({row["target_mask_ids"][0] for row in right}) / Run(location).masks().count_rows()
+    assert found.masks.value.estimate == pytest.approx(masks)
+    kinds = {each.name: each.value.estimate for each in found.kinds}
+    assert kinds["several"] == pytest.approx(sum(row["text"] == "a circle" for row in kept) / len(kept))
+    assert sum(kinds.values()) == pytest.approx(1)
+
+
+def test_what_a_rater_cannot_say_moves_the_bounds_and_not_the_estimate(whole):
+    found = figures(judge(whole, lambda row: "cannot_say" if row["text"] == "a circle" else by_text(row))).accuracy
+    assert found.num_undecided > 0
+    assert found.worst.estimate < found.value.estimate < found.best.estimate
+
+
+def test_a_mask_is_open_until_all_of_its_kept_texts_are_judged(location, tmp_path):
+    audit = drawn(location, tmp_path / "audit", num_pairs=30)
+    first = figures(judge(audit, lambda row: by_text(row) if row["role"] == "drawn" else None)).masks
+    assert first.num_undecided > 0
+    assert first.worst.estimate < first.value.estimate < first.best.estimate
+    both = figures(judge(audit, lambda row: by_text(row) if row["role"] == "follow_up" else None)).masks
+    assert both.num_undecided == 0
+    assert first.worst.estimate <= both.value.estimate <= first.best.estimate
+
+
+def test_unanswered_pairs_are_stood_for_by_the_others_of_their_stratum(location, tmp_path):
+    audit = drawn(location, tmp_path / "audit", num_pairs=60)
+    found = figures(judge(audit, lambda row: by_text(row) if row["position"] < 40 else None))
+    assert found.num_judged == 40
+    assert 0 < found.accuracy.value.low < found.accuracy.value.estimate < found.accuracy.value.high < 1
+
+
+def test_no_verdict_at_all_is_no_error(whole):
+    found = figures(whole)
+    assert found.accuracy.value.estimate is None
+    assert len(found.unreached) == len(whole.draw.strata)
+    json.dumps(found.as_json(), allow_nan=False)
+    assert report_chart(found).startswith("<svg")
+
+
+def test_missed_objects_are_a_mean_over_all_images_those_without_masks_too(whole):
+    with VerdictFile.open(whole.path, "ana", whole.known) as file:
+        for row in whole.images.to_pylist():
+            file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (3 if not row["masks"] else 0)))
+    found = figures(whole)
+    empty = np.mean([not row["masks"] for row in whole.images.to_pylist()])
+    assert found.missed.value.estimate == pytest.approx(3 * empty)
+    assert found.with_missed.value.estimate == pytest.approx(empty)
+
+
+def test_a_blind_click_counts_if_it_falls_in_the_mask(whole):
+    mask = next(iter(next(iter(whole.masks().values())).values()))
+    height, width = mask["height"], mask["width"]
+    inside = np.array([[is_in_mask(mask, x + 0.5, y + 0.5) for x in range(width)] for y in range(height)])
+    assert (inside == coco.decode({"size": [height, width], "counts": mask["counts"]}).astype(bool)).all()
+    assert not is_in_mask(mask, -1, 2)
+    y, x = np.argwhere(inside)[0].tolist()
+    audit = judge(whole, lambda row: "right" if row["is_blind"] else None, click=(x, y))
+    hits = pc.equal(pc.list_element(audit.pairs["mask_ids"], 0), mask["mask_id"])
+    assert pc.any(hits).as_py()
+    assert 0 < figures(audit).blind.value.estimate < 1
+
+
+def test_two_raters_who_differ_are_averaged_and_corrected_for(whole):
+    judge(whole, by_text)
+    judge(whole, lambda row: "untrue" if row["position"] % 10 == 0 else by_text(row), rater="bob")
+    found = figures(whole)
+    (agreement,) = found.agreements
+    assert agreement.raters == ("ana", "bob")
+    assert 0.8 < agreement.kappa < 1
+    assert found.checks.num_twice == whole.pairs.num_rows
+    assert found.corrected is not None
+    assert found.corrected.share.estimate < found.accuracy.value.estimate
+
+
+def test_after_a_refilter_the_audit_speaks_about_what_the_new_run_keeps(location, whole, tmp_path):
+    judge(whole, by_text)
+    new = RunLocation.open(str(tmp_path / "new"))
+    refilter(location, new, RuleChange(tau=1.3))
+    applied = apply_to(new, whole)
+    assert (applied.num_same, applied.has_same_pairs) == (whole.pairs.num_rows, True)
+    kept = [row for row in Run(new).expressions().to_table().to_pylist() if row["kept"]]
+    found = figures(whole, applied)
+    right = sum(row["text"] == "the red circle" for row in kept) / len(kept)
+    assert found.accuracy.value.estimate == pytest.approx(right)
+    assert found.as_json()["applied"]["num_same"] == applied.num_same
+
+
+def test_a_run_of_other_images_is_refused(whole, tmp_path):
+    other = RunLocation.open(str(tmp_path / "other"))
+    scored_run(other, num_shards=1, per_shard=1)
+    applied = apply_to(other, whole)
+    assert not applied.has_same_pairs
+    audit = AuditFolder(whole.path, whole.draw, whole.pairs, whole.images.slice(0, 0), whole.known)
+    with pytest.raises(ConfigError, match="has none of the"):
+        apply_to(other, audit)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pseudoris.audit.intervals import (
+    RatioEstimate,
+    effective_size,
+    exact_share,
+    mean_interval,
+    ratio,
+    share_interval,
+)
+
+
+def estimate(value, size, variance=None, degrees=None):
+    variance = value * (1 - value) / size if variance is None else variance
+    return RatioEstimate(value, variance, size, size, size - 1 if degrees is None else degrees)
+
+
+def test_without_a_design_the_interval_is_clopper_and_pearsons():
+    found = share_interval(estimate(0.9, 200))
+    exact = stats.binomtest(180, 200).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.parametrize(("value", "side"), [(1.0, 0), (0.0, 1)])
+def test_verdicts_that_are_all_equal_still_leave_doubt(value, side):
+    found = share_interval(estimate(value, 50, variance=0.0))
+    limit = 0.025 ** (1 / 50)
+    assert (found.low, 1 - found.high)[side] == pytest.approx(limit, rel=1e-6)
+    assert found.estimate == value
+
+
+def test_strata_without_an_error_do_not_make_the_sample_larger_than_it_is():
+    assert effective_size(estimate(0.97, 200, variance=1e-9), 0.97 * 0.03) == 200
+
+
+def test_few_degrees_of_freedom_widen_the_interval():
+    wide, narrow = (share_interval(estimate(0.8, 60, variance=0.004, degrees=d)).width for d in (4, 59))
+    assert wide > narrow
+
+
+def test_nothing_judged_is_an_interval_of_everything():
+    found = share_interval(
+        ratio(*np.zeros((2, 0)), weights=np.zeros(0), strata=np.zeros(0, int), units=np.zeros(0, int))
+    )
+    assert (found.estimate, found.low, found.high) == (None, 0.0, 1.0)
+
+
+def test_a_mean_of_counts_has_garwoods_interval():
+    found = mean_interval(estimate(0.5, 40, variance=0.5 / 40))
+    assert found.low == pytest.approx(stats.chi2.ppf(0.025, 40) / 80)
+    assert found.high == pytest.approx(stats.chi2.ppf(0.975, 42) / 80)
+
+
+def test_the_variance_of_a_stratified_mean_is_the_text_books():
+    y = np.array([1, 0, 1, 1, 1, 0, 1, 1.0])
+    strata = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    weights = np.where(strata == 0, 30.0, 10.0)
+    found = ratio(y, np.ones(8), weights=weights, strata=strata, units=np.arange(8))
+    assert found.value == pytest.approx(0.75)
+    share = np.array([0.75, 0.25])
+    variances = np.array([y[strata == h].var(ddof=1) / 4 for h in (0, 1)])
+    assert found.variance == pytest.approx((share**2 * variances).sum())
+    assert found.degrees == 6
+
+
+def test_pairs_of_one_image_count_as_one_unit():
+    y = np.array([1, 1, 1, 0, 0, 0, 1, 1.0])
+    one, four = (
+        ratio(y, np.ones(8), weights=np.ones(8), strata=np.zeros(8, int), units=units).variance
+        for units in (np.arange(8), np.arange(8) // 2)
+    )
+    assert four > one
+
+
+def test_limits_of_sizes_that_are_not_whole_lie_between_those_that_are():
+    lows = [exact_share(0.9 * size, size)[0] for size in (100, 100.5, 101)]
+    assert lows == sorted(lows)

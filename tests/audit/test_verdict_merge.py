@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.verdict_file import Known, VerdictFile
+from pseudoris.audit.verdict_lines import VerdictLine
+from pseudoris.audit.verdict_merge import add_file
+from pseudoris.schemas.errors import ConfigError
+
+KNOWN = Known("a" * 64, {"p1", "p2"}, set())
+
+
+@pytest.fixture
+def audit(tmp_path):
+    # Of a folder, adding reads no more than its path and what it knows.
+    return AuditFolder(tmp_path, None, None, None, KNOWN)
+
+
+def written(folder, *pairs, verdict="right"):
+    folder.mkdir(exist_ok=True)
+    with VerdictFile.open(folder, "ana", KNOWN) as file:
+        for pair in pairs:
+            file.append(VerdictLine(pair=pair, verdict=verdict))
+    return folder / "verdicts" / "ana.jsonl"
+
+
+def test_a_file_is_added_once_and_a_later_state_continues_it(audit, tmp_path):
+    file = written(tmp_path / "phone", "p1")
+    assert add_file(audit, file).num_new == 2
+    earlier = file.read_bytes()
+    assert add_file(audit, file).num_new == 0
+    written(tmp_path / "phone", "p2")
+    assert add_file(audit, file).num_new == 1
+    file.write_bytes(earlier)
+    assert set(add_file(audit, file).answers.verdicts) == {"p1", "p2"}
+
+
+def test_two_people_of_one_name_are_told_apart_by_the_line(audit, tmp_path):
+    add_file(audit, written(tmp_path / "phone", "p1"))
+    with pytest.raises(ConfigError, match=r"ana.jsonl, line \d: the audit has other verdicts of a rater 'ana'"):
+        add_file(audit, written(tmp_path / "laptop", "p1", verdict="untrue"))
+
+
+def test_a_file_that_is_not_there_is_named(audit, tmp_path):
+    with pytest.raises(ConfigError, match=r"gone.jsonl cannot be read"):
+        add_file(audit, tmp_path / "gone.jsonl")
