@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -22,6 +23,7 @@ from pseudoris.cli.console import format_bytes, stdout
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError, PseudorisError
+from pseudoris.schemas.printable import printable
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
@@ -32,6 +34,7 @@ _MIN_FREE_DISK_BYTES = 2 * 2**30
 _MIN_MEMORY_BYTES = 4 * 2**30
 # Weights need about four bytes a parameter twice while they load.
 _MIN_GPU_MEMORY_BYTES = 8 * 2**30
+_SEE_BELOW = "see below"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,12 @@ class Check:
     name: str
     is_ok: bool
     detail: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence, unless there is a url in it."""
+        sentence = self.detail.partition(". ")[0].partition("\n")[0]
+        return _SEE_BELOW if "://" in sentence else sentence
 
 
 def doctor(
@@ -62,12 +71,18 @@ def doctor(
     config = load_config(preset, config_file, assignments or ())
     checks = list(run_checks(config, source=source, out=out))
     stdout.print(_as_table(preset, checks))
+    for check in checks:
+        if not check.is_ok and check.summary != check.detail:
+            # Not in the table, which would break commands and urls across lines.
+            rest = check.detail.removeprefix(check.summary).removeprefix(". ")
+            stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
     if not all(check.is_ok for check in checks):
         raise typer.Exit(1)
 
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
     """Yield one check after the other; none raises for what it finds."""
+    _ask_servers(config)
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
@@ -154,6 +169,16 @@ def _weights(config: RunConfig) -> Iterator[Check]:
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
 
 
+def _ask_servers(config: RunConfig) -> None:
+    """Begin to ask for missing weights: the answers come while torch is imported."""
+    from pseudoris.workers.checkpoints.weight_fetch import ask_early
+    from pseudoris.workers.stages import STAGES
+
+    # What is wrong is told where it is checked.
+    with contextlib.suppress(ConfigError):
+        ask_early(stage.settings(config).weights for stage in STAGES)
+
+
 def _prior(config: RunConfig) -> str:
     from pseudoris.workers.engine_digests import prior_digest
 
@@ -211,5 +236,9 @@ def _as_table(preset: str, checks: list[Check]) -> Table:
     for header in ("", "check", "found"):
         table.add_column(header, overflow="fold")
     for check in checks:
-        table.add_row(Text("ok", "green") if check.is_ok else Text("off", "red"), check.name, check.detail)
+        table.add_row(
+            Text("ok", "green") if check.is_ok else Text("off", "red"),
+            check.name,
+            check.detail if check.is_ok else check.summary,
+        )
     return table

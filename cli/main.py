@@ -43,6 +43,7 @@ from pseudoris.cli import (
     status,
     train,
     verify,
+    weights,
 )
 from pseudoris.cli.console import PrintableFormatter, degrade_output, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError, PseudorisError
@@ -63,8 +64,7 @@ class HelpPage(TyperGroup):
         _escape_texts(self.commands.values())
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the page."""
-        del formatter  # Typer prints too, and leaves the formatter empty
+        """Write the page."""
         page = Table.grid(padding=(0, 2, 0, 0))
         for width in (5, 9, None):
             page.add_column(min_width=width)
@@ -75,7 +75,10 @@ class HelpPage(TyperGroup):
             names, text = parameter.get_help_record(ctx) or ("", "")
             # Typer says more of completion than fits a line.
             options.add_row(names, text.partition(",")[0].rstrip(".") + ".")
-        stdout.print(self.get_usage(ctx), self.help, "", page, options, EXIT_CODES, sep="\n")
+        with stdout.capture() as captured:
+            stdout.print(self.get_usage(ctx), self.help, "", page, options, EXIT_CODES, sep="\n")
+        # Typer ends it with a line of its own.
+        formatter.write(captured.get().rstrip("\n"))
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield a group's name on its first line, a command's name, and the first line of its help."""
@@ -132,7 +135,12 @@ def _before_any_command(
 
 # Groups as `--help` shows them, in this order.
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
-    "Start": {"demo": demo.demo, "doctor": doctor.doctor, "estimate": estimate.estimate},
+    "Start": {
+        "demo": demo.demo,
+        "doctor": doctor.doctor,
+        "weights": weights.app,
+        "estimate": estimate.estimate,
+    },
     "Run": {"annotate": annotate.annotate, "status": status.status, "verify": verify.verify, "gc": gc.gc},
     "Look": {
         "gallery": gallery.gallery,

@@ -117,6 +117,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def empty_weight_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests, and the processes that they start, away from the weights of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path_factory.getbasetemp() / "no-weights"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
     """Leave writes to the page cache: no test cuts the power, and a run of a few images syncs sixty times."""
     with pytest.MonkeyPatch.context() as patch:

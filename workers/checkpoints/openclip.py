@@ -14,7 +14,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.checkpoints.weight_files import BUILTIN_PREFIX
+from pseudoris.workers.checkpoints.weight_catalogue import BUILTIN_PREFIX
 
 # Configs in open_clip's registry are about a kilobyte, and their largest number is a vocabulary of 901,629 tokens.
 _MAX_FILE_BYTES = 2**20

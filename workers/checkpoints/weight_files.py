@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import stat
 import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,9 +12,21 @@ import fsspec
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.weight_cache import file_sha256, user_cache
+from pseudoris.workers.checkpoints.weight_catalogue import (
+    BUILTIN_PREFIX,
+    OPEN_CLIP_PREFIX,
+    RANDOM_PREFIX,
+    HubSource,
+    PublishedFile,
+    cached_names,
+    published_file,
+)
+from pseudoris.workers.checkpoints.weight_remedies import missing
 
-BUILTIN_PREFIX, OPEN_CLIP_PREFIX, RANDOM_PREFIX = "builtin:", "open_clip:", "random:"
 _COPY_BLOCK_BYTES = 2**20
+# Of the cache: copies of urls.
+_URLS_FOLDER = "urls"
 # Keys under which S3, GCS, Azure, web servers and disks give a file's version. A new file under the same url has
 # another.
 _VERSION_KEYS = (
@@ -51,21 +61,53 @@ def random_seed(weights: WeightsConfig) -> int | None:
 
 
 def local_file(weights: WeightsConfig) -> Path:
-    """Return a local path of the weights. A remote file is first downloaded to the machine's temporary folder.
+    """Return a local path of the weights. A remote file or hub tag is first downloaded to the cache of weights.
+
+    A relative path below `checkpoints/` that does not exist is looked for in the cache.
 
     Raises:
         ConfigError: The file is missing or cannot be downloaded; the message says how to get it.
+        TransientError: The download broke off again and again.
     """
     if weights.uri.startswith(BUILTIN_PREFIX):
         return _builtin_file(weights)
-    if weights.uri.startswith(OPEN_CLIP_PREFIX):
-        return _open_clip_file(weights)
     if "://" in weights.uri:
         return _remote_file(weights)
+    found = found_file(weights)
+    if found is not None:
+        return found
+    published = published_file(weights)
+    if weights.uri.startswith(OPEN_CLIP_PREFIX) and published is not None:
+        return _fetched(published, weights)
+    raise ConfigError(missing(weights, "there is no such file"))
+
+
+def found_file(weights: WeightsConfig) -> Path | None:
+    """Return the file of a path, url or hub tag that this machine has, None if it has none. Nothing is downloaded.
+
+    Raises:
+        ConfigError: open_clip knows no such tag, or other users may write to the cache.
+    """
+    if "://" in weights.uri:
+        # Without a digest, only the store knows which version of the file is the present one.
+        copy = _url_copy(weights, weights.sha256) if weights.sha256 else None
+        return copy if copy is not None and copy.is_file() else None
     path = Path(weights.uri)
-    if not path.is_file():
-        raise ConfigError(_missing(weights, "there is no such file"))
-    return path
+    if not weights.uri.startswith(OPEN_CLIP_PREFIX) and path.is_file():
+        return path
+    names = cached_names(weights)
+    in_cache = (user_cache().path(name) for name in names)
+    return next((each for each in in_cache if each.is_file()), None) or _hub_copy(weights)
+
+
+def _hub_copy(weights: WeightsConfig) -> Path | None:
+    """The file that the hub's own library has in its cache."""
+    published = published_file(weights)
+    if published is None or not isinstance(published.source, HubSource):
+        return None
+    from pseudoris.workers.checkpoints.hub import hub_cached_file
+
+    return hub_cached_file(published.source)
 
 
 def weights_digest(weights: WeightsConfig) -> str:
@@ -84,64 +126,38 @@ def _builtin_file(weights: WeightsConfig) -> Path:
     resource = files("pseudoris.workers.checkpoints").joinpath(weights.uri.removeprefix(BUILTIN_PREFIX))
     with as_file(resource) as path:
         if not path.is_file():
-            raise ConfigError(_missing(weights, "the package holds no such file"))
+            raise ConfigError(missing(weights, "the package holds no such file"))
         return path
 
 
-def split_tag(weights: WeightsConfig) -> tuple[str, str]:
-    """Return model name and tag of `open_clip:<model>/<tag>`. Raises: ConfigError: open_clip knows no such tag."""
-    # Imported here: it takes seconds, which only a hub tag needs.
-    from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
+def _fetched(published: PublishedFile, weights: WeightsConfig) -> Path:
+    """Downloads a published file."""
+    # Imported here: only a download needs a client of the web.
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
 
-    name, separator, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
-    if not separator or not is_pretrained_cfg(name, tag):
-        raise ConfigError(
-            f"weights '{weights.uri}': open_clip has no such model and tag; tags of '{name}': "
-            f"{list_pretrained_tags_by_model(name)}"
-        )
-    return name, tag
-
-
-def _open_clip_file(weights: WeightsConfig) -> Path:
-    """Downloads, or finds in open_clip's cache, the file of a hub tag."""
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-
-    name, tag = split_tag(weights)
     try:
-        return Path(download_pretrained(get_pretrained_cfg(name, tag)))
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ConfigError(_missing(weights, f"the download failed: {type(error).__name__}: {error}")) from error
+        return fetch(published, user_cache())
+    except UnreachableError as error:
+        raise ConfigError(missing(weights, str(error))) from error
 
 
 def _remote_file(weights: WeightsConfig) -> Path:
-    """Downloads an fsspec url once per machine, into the temporary folder; again if the file behind the url changes."""
+    """Downloads an fsspec url once, into the cache of weights; again if the file behind the url changes."""
     try:
         # With a digest, no request to the store is needed: a file under this name was verified when it was downloaded.
-        version = weights.sha256 or _remote_version(weights.uri)
-        name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
-        target = _own_folder() / name
+        target = _url_copy(weights, weights.sha256 or _remote_version(weights.uri))
         if not target.is_file():
+            user_cache().make_folder(f"{_URLS_FOLDER}/{target.name}")
             _fetch(weights, target)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(_missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
+        raise ConfigError(missing(weights, f"it cannot be fetched: {type(error).__name__}: {error}")) from error
     return target
 
 
-def _own_folder() -> Path:
-    """The machine's folder of downloaded weights. Another user who can write to it could replace weights.
-
-    Raises:
-        ConfigError: It belongs to another user, or others may write to it.
-    """
-    folder = Path(tempfile.gettempdir()) / "pseudoris-weights"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(
-            f"{folder} holds downloaded weights, but is not a folder that only this user can write to "
-            f"(owner {found.st_uid}, {stat.filemode(found.st_mode)}): remove it, or set TMPDIR to a folder of your own"
-        )
-    return folder
+def _url_copy(weights: WeightsConfig, version: str) -> Path:
+    """Where the copy of one version of the file behind a url lies, or would lie."""
+    name = hashlib.sha256(f"{weights.uri} {version}".encode()).hexdigest()[:24] + Path(weights.uri).suffix
+    return user_cache().path(f"{_URLS_FOLDER}/{name}")
 
 
 def _remote_version(uri: str) -> str:
@@ -165,33 +181,32 @@ def _fetch(weights: WeightsConfig, target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _missing(weights: WeightsConfig, why: str) -> str:
-    """The message for a missing file, with the command that gets it."""
-    remedy = weights.how_to_get or _default_remedy(weights)
-    return f"weights '{weights.uri}' are not available: {why}. To get them: {remedy}"
-
-
-def _default_remedy(weights: WeightsConfig) -> str:
-    """How to get the weights if the preset does not say it."""
-    if weights.uri.startswith(BUILTIN_PREFIX):
-        return "reinstall the package, or train them: python -m pseudoris.synthworld.training"
-    if weights.uri.startswith(OPEN_CLIP_PREFIX):
-        name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).rpartition("/")
-        return (
-            'on a machine with network access run python -c "import open_clip; '
-            f"open_clip.create_model('{name}', pretrained='{tag}')\" and copy its cache (~/.cache/huggingface), "
-            "or set the stage's weights.uri, such as captions.weights.uri, to a local file"
-        )
-    return "put the file there, or set weights.uri to its path"
-
-
 def verified_digest(weights: WeightsConfig, path: Path) -> str:
-    """Return the sha256 of a weights file. Raises: ConfigError: It is not the expected one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 of a file that `local_file` returned. Raises: ConfigError: It is not the expected one."""
+    found = file_sha256(path)
     if weights.sha256 is not None and found != weights.sha256:
         raise ConfigError(
             f"weights '{weights.uri}' have sha256 {found}, expected {weights.sha256}: "
             "the file was changed or is another version; get it again, or remove weights.sha256"
         )
+    known = expected_sha256(weights, path)
+    if known not in (None, found):
+        raise ConfigError(
+            f"weights '{weights.uri}': {path} has sha256 {found}, but {known} is published or was fetched before. "
+            f"Get it again: pseudoris weights get {weights.uri}"
+        )
     return found
+
+
+def expected_sha256(weights: WeightsConfig, path: Path) -> str | None:
+    """Return the digest that a found file must have, None if any is accepted.
+
+    A file that lies where the configuration says is the user's own, and only `weights.sha256` binds it.
+    """
+    if weights.sha256 is not None or path == Path(weights.uri):
+        return weights.sha256
+    published = published_file(weights)
+    if published is None:
+        return None
+    name = next((each for each in published.names if each.endswith(path.name)), published.names[0])
+    return published.sha256 or user_cache().pinned_sha256(name)

@@ -15,7 +15,8 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.workers.checkpoints.compact_vocabulary import expand_vocabulary
 from pseudoris.workers.checkpoints.tensor_files import load_tensors
-from pseudoris.workers.checkpoints.weight_files import OPEN_CLIP_PREFIX, local_file, split_tag, verified_digest
+from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX, split_tag
+from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 
 _SHOWN_KEYS = 4
 

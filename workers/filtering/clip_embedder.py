@@ -24,7 +24,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.measures import BATCH_FILL, record
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
-from pseudoris.workers.checkpoints.weight_files import OPEN_CLIP_PREFIX
+from pseudoris.workers.checkpoints.weight_catalogue import OPEN_CLIP_PREFIX
 from pseudoris.workers.compilation import compile_tower
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.filtering.clip_tokenizer import ClipTokenizer

@@ -30,7 +30,7 @@ def test_an_unknown_hub_tag_lists_the_known_ones():
 
 @pytest.fixture
 def remote(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
     save_file(nn.Linear(3, 2).state_dict(), tmp_path / "w.safetensors")
     memory = fsspec.filesystem("memory")
     memory.pipe("/weights/w.safetensors", (tmp_path / "w.safetensors").read_bytes())
@@ -68,7 +68,7 @@ def test_a_url_with_a_digest_needs_its_store_once(tmp_path, remote):
 def test_a_fetched_file_of_another_digest_is_not_kept(tmp_path, remote):
     with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
         local_file(WeightsConfig(uri=REMOTE, sha256="0" * 64))
-    assert not list((tmp_path / "pseudoris-weights").iterdir())
+    assert not list((tmp_path / "cache" / "urls").iterdir())
 
 
 def test_a_fetch_that_breaks_off_leaves_nothing_behind(tmp_path, remote, monkeypatch):
@@ -79,11 +79,11 @@ def test_a_fetch_that_breaks_off_leaves_nothing_behind(tmp_path, remote, monkeyp
     monkeypatch.setattr("shutil.copyfileobj", broken)
     with pytest.raises(ConfigError, match="cannot be fetched: OSError: the connection was lost"):
         local_file(WeightsConfig(uri=REMOTE))
-    assert not list((tmp_path / "pseudoris-weights").iterdir())
+    assert not list((tmp_path / "cache" / "urls").iterdir())
 
 
 def test_a_url_that_holds_nothing_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match="cannot be fetched: FileNotFoundError"):
         local_file(WeightsConfig(uri="memory://weights/none.safetensors"))
 
@@ -97,16 +97,104 @@ def test_random_weights_have_a_digest_of_their_own_and_no_file():
 
 @pytest.mark.parametrize("kind", ["open to others", "another's", "a link"])
 def test_a_folder_of_fetched_weights_that_others_may_write_to_is_not_used(tmp_path, remote, monkeypatch, kind):
-    folder = tmp_path / "pseudoris-weights"
+    monkeypatch.delenv("PSEUDORIS_WEIGHTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "pseudoris" / "weights"
     if kind == "a link":
         (tmp_path / "elsewhere").mkdir()
+        folder.parent.mkdir()
         folder.symlink_to(tmp_path / "elsewhere")
     else:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         folder.chmod(0o777 if kind == "open to others" else 0o700)
     if kind == "another's":
         monkeypatch.setattr("os.getuid", lambda: 4711)
     with pytest.raises(
-        ConfigError, match=r"is not a folder that only this user can write to .* remove it, or set TMPDIR"
+        ConfigError, match=r"is not a folder that only this user can write to .* remove it, or set PSEUDORIS_WEIGHTS"
     ):
         local_file(WeightsConfig(uri=REMOTE))
+
+
+CHECKPOINT = WeightsConfig(uri="checkpoints/sam_vit_b_01ec64.pth")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache, below a folder that commands run in."""
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def test_a_checkpoint_is_found_in_the_cache_from_any_folder(cache):
+    (cache / "mine").mkdir()
+    (cache / "mine" / "sam.pth").write_bytes(b"weights")
+    weights = WeightsConfig(uri="checkpoints/mine/sam.pth")
+    assert local_file(weights) == cache / "mine" / "sam.pth"
+    assert weights_digest(weights) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_checkpoint_in_the_working_folder_wins(cache):
+    (cache / "sam_vit_b_01ec64.pth").write_bytes(b"in the cache")
+    (cache.parent / "checkpoints").mkdir()
+    (cache.parent / CHECKPOINT.uri).write_bytes(b"a person's own")
+    assert weights_digest(CHECKPOINT) == hashlib.sha256(b"a person's own").hexdigest()
+
+
+def test_a_published_file_in_the_cache_must_be_what_was_published(cache):
+    (cache / "sam_vit_b_01ec64.pth").write_bytes(b"other bytes")
+    with pytest.raises(
+        ConfigError, match=r"but ec2df627\w+ is published .* pseudoris weights get checkpoints/sam_vit_b"
+    ):
+        weights_digest(CHECKPOINT)
+
+
+@pytest.mark.parametrize("uri", ["checkpoints/../sam.pth", "other/sam.pth", "/checkpoints/sam.pth", "checkpoints"])
+def test_no_other_path_is_looked_for_in_the_cache(cache, uri):
+    (cache / "sam.pth").write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        local_file(WeightsConfig(uri=uri))
+
+
+def test_a_missing_published_file_is_told_with_its_source_size_digest_and_place(cache):
+    with pytest.raises(ConfigError) as told:
+        weights_digest(CHECKPOINT)
+    words = (
+        "To get them: pseudoris weights get base. By hand: download "
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth and put it at "
+        f"{cache}/sam_vit_b_01ec64.pth (375,042,383 bytes, sha256 ec2df627"
+    )
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_hub_tag_is_found_in_the_cache_without_a_network(cache, name):
+    path = cache / "timm" / "resnet50_clip.openai" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == path
+
+
+def test_a_hub_tag_that_open_clip_s_own_download_cached_is_found(cache, monkeypatch):
+    folder = cache / "hub" / "models--timm--resnet50_clip.openai"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache / "hub"))
+    file = folder / "snapshots" / ("a" * 40) / "open_clip_model.safetensors"
+    for path, text in ((file, "weights"), (folder / "refs" / "main", "a" * 40)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == file
+
+
+def test_a_hub_tag_that_cannot_be_fetched_is_told_with_its_source_and_place(cache, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError) as told:
+        local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai"))
+    for words in (
+        "huggingface.co cannot be reached (HF_HUB_OFFLINE is set)",
+        "To get them: pseudoris weights get open_clip:RN50-quickgelu/openai",
+        "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
+        f"{cache}/timm/resnet50_clip.openai/open_clip_model.safetensors",
+    ):
+        assert words in str(told.value)

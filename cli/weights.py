@@ -1,0 +1,170 @@
+"""`pseudoris weights`: what a preset's weights are, getting them, and checking them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
+
+from pseudoris.cli import options
+from pseudoris.cli.annotate import INCOMPLETE
+from pseudoris.cli.console import format_bytes, path_lines, report, stdout
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config, preset_names
+from pseudoris.schemas.errors import ConfigError, TransientError, gather
+from pseudoris.schemas.printable import printable
+
+if TYPE_CHECKING:
+    from pseudoris.workers.checkpoints.download import OnProgress
+    from pseudoris.workers.checkpoints.weight_cache import WeightCache
+
+app = typer.Typer(no_args_is_help=True, help="List, download and check the weights of a preset.")
+
+Preset = Annotated[
+    str,
+    typer.Argument(
+        metavar="PRESET",
+        help="tiny, base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("list")
+def list_weights(
+    preset: Annotated[
+        str | None,
+        typer.Argument(metavar="PRESET", help="Preset or weights uri. By default all presets.", show_default=False),
+    ] = None,
+    config_file: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+) -> None:
+    """Show name, licence, size, sha256 and source of each file, and where it lies here. Needs no network."""
+    from pseudoris.workers.checkpoints.weight_report import weight_facts
+
+    for each in preset_names() if preset is None else [preset]:
+        for stage, weights in _weights_of(each, config_file, assignments).items():
+            facts = weight_facts(weights)
+            lines = {
+                "licence": facts.licence,
+                "size": facts.size,
+                "sha256": facts.sha256,
+                "source": facts.source,
+                "here": str(facts.found) if facts.found else f"no. To get it: pseudoris weights get {each}",
+            }
+            stdout.print(path_lines(f"{each}, {stage}: {facts.name}", lines), "", sep="\n", soft_wrap=True)
+
+
+@app.command("get")
+def get(
+    preset: Preset,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Put the files there, to be carried to a machine without a network. By default the cache: "
+            "PSEUDORIS_WEIGHTS, else ~/.cache/pseudoris/weights.",
+            show_default=False,
+        ),
+    ] = None,
+    config_file: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+) -> None:
+    """Download the files that are missing, and check their digests. Run again, it continues what broke off."""
+    from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
+    from pseudoris.workers.checkpoints.weight_fetch import ask_early
+
+    cache = user_cache() if to is None else WeightCache(to.expanduser().absolute(), is_named=True)
+    files = _weights_of(preset, config_file, assignments)
+    ask_early(files.values())
+    try:
+        paths = gather(*(partial(_get, weights, cache, is_carried=to is not None) for weights in files.values()))
+    except TransientError as error:
+        report("stopped", f"{error}", "yellow")
+        raise typer.Exit(INCOMPLETE) from None
+    shown = {stage: str(path) for stage, path in zip(files, paths, strict=True)}
+    stdout.print(path_lines(f"weights of {preset}", shown), soft_wrap=True)
+    if to is not None:
+        stdout.print(f"On the other machine: export PSEUDORIS_WEIGHTS={to}", soft_wrap=True)
+
+
+@app.command("check")
+def check(preset: Preset, config_file: options.ConfigFile = None, assignments: options.Assignments = None) -> None:
+    """Check that each file is here and has the right digest. Needs no network.
+
+    Exit code 1 if there is a problem.
+    """
+    from pseudoris.workers.checkpoints.weight_report import check_weights
+
+    checks = {stage: check_weights(each) for stage, each in _weights_of(preset, config_file, assignments).items()}
+    for stage, found in checks.items():
+        word = ("ok ", "green") if found.is_ok else ("off", "red")
+        stdout.print(Text.assemble(word, f"  {stage:<8}  {printable(found.detail)}"), soft_wrap=True)
+    if not all(found.is_ok for found in checks.values()):
+        raise typer.Exit(1)
+
+
+def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | None) -> dict[str, WeightsConfig]:
+    """Return the weights of a preset by stage, or of the one uri that was given instead."""
+    if ":" in preset or "/" in preset:
+        if config_file is not None or assignments:
+            raise ConfigError(f"{preset!r} is a weights uri: --config and --set need a preset")
+        return {"weights": WeightsConfig(uri=preset)}
+    from pseudoris.workers.stages import STAGES
+
+    config = load_config(preset, config_file, assignments or ())
+    return {stage.name: stage.settings(config).weights for stage in STAGES}
+
+
+def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Path | str:
+    """Return where a file of weights lies, or why it needs no place."""
+    from pseudoris.workers.checkpoints.weight_catalogue import published_file
+    from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
+    from pseudoris.workers.checkpoints.weight_files import local_file, weights_digest
+    from pseudoris.workers.checkpoints.weight_remedies import unreachable
+    from pseudoris.workers.checkpoints.weight_report import copies_elsewhere, is_shipped
+
+    published = published_file(weights)
+    if published is None:
+        weights_digest(weights)
+        if is_shipped(weights):
+            return f"{weights.uri} (nothing to download)"
+        path = local_file(weights)
+        return f"{path} (your own file: carry it yourself)" if is_carried else path
+    with _bar(published.names[0]) as on_progress:
+        try:
+            return fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
+        except UnreachableError as error:
+            raise ConfigError(unreachable(weights, str(error), cache)) from error
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[OnProgress]:
+    """Show a download as a bar; without a terminal as a line for each tenth."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stdout, disable=not stdout.is_terminal) as progress:
+        task = progress.add_task(name, visible=False)
+        tenth = 0
+
+        def show(done: int, total: int | None) -> None:
+            nonlocal tenth
+            progress.update(task, completed=done, total=total, visible=True)
+            now = int(10 * done / total) if total else 0
+            if progress.disable and now > tenth:
+                tenth = now
+                stdout.print(f"{name}: {format_bytes(done)} of {format_bytes(total or 0)}", soft_wrap=True)
+
+        yield show

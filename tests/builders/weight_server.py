@@ -1,0 +1,108 @@
+"""A web server of weights files, a hub among them, that fails as it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from huggingface_hub import constants
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+class WeightServer:
+    """Files by path. A path `/owner/repo/resolve/REVISION/FILE` is looked up as `/owner/repo/FILE`, as a hub has it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.files: dict[str, bytes] = {}
+        # Each applies to one GET: a status, or the number of bytes after which the connection breaks off.
+        self.faults: list[tuple[str, int]] = []
+        self.ignores_ranges = False
+        self.is_version_sent = True
+        # What was asked with GET: path, Range and If-Range.
+        self.requests: list[tuple[str, str | None, str | None]] = []
+
+    def find(self, path: str) -> bytes | None:
+        return self.files.get(re.sub(r"/resolve/[^/]+/", "/", path))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    weights: WeightServer
+
+    def do_HEAD(self) -> None:
+        content = self.weights.find(self.path)
+        self.send_response(404 if content is None else 200)
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            self._describe(content, len(content))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        asked, version = self.headers.get("Range"), self.headers.get("If-Range")
+        self.weights.requests.append((self.path, asked, version))
+        fault, number = self.weights.faults.pop(0) if self.weights.faults else ("", 0)
+        content = self.weights.find(self.path)
+        if fault == "status" or content is None:
+            self._refuse(number or 404)
+            return
+        is_same = version in (None, self._etag(content))
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and is_same else 0
+        start = 0 if self.weights.ignores_ranges else start
+        if start >= len(content):
+            self._refuse(416, f"bytes */{len(content)}")
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self._describe(content, len(content) - start)
+        self.end_headers()
+        self.wfile.write(content[start : start + number] if fault == "cut" else content[start:])
+
+    def _refuse(self, status: int, content_range: str = "") -> None:
+        self.send_response(status)
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _describe(self, content: bytes, length: int) -> None:
+        self.send_header("Content-Length", str(length))
+        self.send_header("X-Repo-Commit", COMMIT)
+        if self.weights.is_version_sent:
+            self.send_header("ETag", self._etag(content))
+
+    def _etag(self, content: bytes) -> str:
+        return f'"{hashlib.sha256(content).hexdigest()}"'
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def use_as_hub(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it the hub of this process, as the variable HF_ENDPOINT does for a new one."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+
+
+@contextmanager
+def serving_weights() -> Iterator[WeightServer]:
+    """Serve on a free port of this machine for the block."""
+    handler = type("Handler", (_Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        handler.weights = WeightServer(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield handler.weights
+        finally:
+            server.shutdown()
+            thread.join()

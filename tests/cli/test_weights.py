@@ -1,0 +1,227 @@
+"""`pseudoris weights`: the facts of each file, getting them from a server that fails, and checking them."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import constants
+
+from pseudoris.schemas.config import WeightsConfig
+from pseudoris.workers.checkpoints import reachability, weight_catalogue
+from tests.builders.command import pseudoris, pseudoris_here
+from tests.builders.weight_server import serving_weights, use_as_hub
+
+SAM, COCA, CLIP = b"sam" * 1_000, b"coca" * 1_000, b"clip" * 1_000
+SAM_NAME = "sam_vit_b_01ec64.pth"
+COCA_NAME = "laion/CoCa-ViT-B-32-laion2B-s13B-b90k/open_clip_model.safetensors"
+CLIP_NAME = "timm/resnet50_clip.openai/open_clip_pytorch_model.bin"
+FILES = {SAM_NAME: SAM, COCA_NAME: COCA, CLIP_NAME: CLIP}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(reachability, "_questions", {})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    """The files of `base` in miniature: SAM's site and the hub."""
+    with serving_weights() as server:
+        use_as_hub(server, monkeypatch)
+        published = weight_catalogue.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
+        sam = replace(
+            published, source=f"{server.url}/{SAM_NAME}", size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest()
+        )
+        monkeypatch.setattr(weight_catalogue, "_CHECKPOINTS", {SAM_NAME: sam})
+        server.files = {f"/{name}": content for name, content in FILES.items()}
+        yield server
+
+
+@pytest.fixture
+def offline(cache, monkeypatch):
+    """A network in which nothing ever answers, and nothing is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        yield
+
+
+def test_list_tells_name_licence_size_digest_and_source_of_all_presets(cache):
+    shown = pseudoris_here("weights", "list")
+    assert shown.returncode == 0
+    for words in (
+        "base, propose: sam_vit_b_01ec64.pth",
+        "licence  Apache-2.0",
+        "size     375,042,383 bytes",
+        "sha256   a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
+        "licence  see the source",
+        "tiny, filter: builtin:tiny/clip.safetensors",
+        "tiny/MODEL_CARD.md",
+    ):
+        assert words in shown.stdout
+
+
+def test_get_puts_the_files_of_a_preset_where_all_commands_look(server, cache):
+    server.faults = [("cut", 1_000)]
+    shown = pseudoris_here("weights", "get", "base")
+    assert shown.returncode == 0, shown.stderr
+    for name, content in FILES.items():
+        assert (cache / name).read_bytes() == content
+        assert str(cache / name) in shown.stdout
+    checked = pseudoris_here("weights", "check", "base")
+    assert checked.returncode == 0
+    assert checked.stdout.count("as it must be") == 3
+
+
+def test_get_asks_for_nothing_twice(server, cache):
+    pseudoris_here("weights", "get", "base")
+    asked = len(server.requests)
+    assert pseudoris_here("weights", "get", "base").returncode == 0
+    assert len(server.requests) == asked
+
+
+def test_get_to_a_folder_fills_a_cache_for_another_machine(server, cache, tmp_path, monkeypatch):
+    pseudoris_here("weights", "get", "base")
+    asked = len(server.requests)
+    shown = pseudoris_here("weights", "get", "base", "--to", str(tmp_path / "stick"))
+    assert f"export PSEUDORIS_WEIGHTS={tmp_path}/stick" in shown.stdout
+    assert len(server.requests) == asked
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "stick"))
+    checked = pseudoris_here("weights", "check", "base")
+    assert checked.returncode == 0
+    assert checked.stdout.count("as it must be") == 3
+
+
+def test_get_to_a_folder_downloads_what_is_not_here(server, cache, tmp_path):
+    assert pseudoris_here("weights", "get", "base", "--to", "stick").returncode == 0
+    assert not cache.exists() or not list(cache.glob("*.pth"))
+    assert (tmp_path / "stick" / SAM_NAME).read_bytes() == SAM
+
+
+def test_get_takes_one_weights_uri(server, cache):
+    assert pseudoris_here("weights", "get", "open_clip:RN50-quickgelu/openai").returncode == 0
+    assert (cache / CLIP_NAME).read_bytes() == CLIP
+
+
+def test_get_of_shipped_weights_has_nothing_to_do(cache):
+    shown = pseudoris_here("weights", "get", "tiny")
+    assert shown.returncode == 0
+    assert shown.stdout.count("nothing to download") == 3
+
+
+def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
+    server.files[f"/{SAM_NAME}"] = b"x" * len(SAM)
+    shown = pseudoris_here("weights", "get", "base")
+    assert shown.returncode == 2
+    assert "it was not kept" in shown.stderr
+    assert not (cache / SAM_NAME).exists()
+    assert (cache / CLIP_NAME).exists()
+
+
+@pytest.mark.slow
+def test_without_a_network_get_names_all_files_within_ten_seconds(offline, cache):
+    begun = time.monotonic()
+    shown = pseudoris_here("weights", "get", "base")
+    assert time.monotonic() - begun < 10
+    assert shown.returncode == 2
+    lines = shown.stderr.splitlines()
+    assert lines[0] == "error 3 parts that this run needs are missing:"
+    for line, (source, place) in zip(
+        lines[1:],
+        [
+            (f"https://dl.fbaipublicfiles.com/segment_anything/{SAM_NAME}", SAM_NAME),
+            (f"https://huggingface.co/{COCA_NAME.replace('/open', '/resolve/main/open')}", COCA_NAME),
+            (
+                "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
+                "timm/resnet50_clip.openai/open_clip_model.safetensors",
+            ),
+        ],
+        strict=True,
+    ):
+        assert "cannot be reached" in line
+        assert f"By hand: download {source} and put it at {cache}/{place}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["doctor"], ["annotate", "images", "out"]], ids=["doctor", "annotate"])
+def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, tmp_path, monkeypatch, command):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    # As wide as a terminal: what is to be copied must not be broken.
+    monkeypatch.setattr("tests.builders.command.WIDTH", "80")
+    begun = time.monotonic()
+    shown = pseudoris_here(*command, "--preset", "base", "--set", "compute.device=cpu")
+    assert time.monotonic() - begun < 10
+    told = shown.stdout + shown.stderr
+    assert told.count("To get them: pseudoris weights get ") == 3
+    assert told.count("pseudoris weights get base") == 2
+    for url in (
+        f"https://dl.fbaipublicfiles.com/segment_anything/{SAM_NAME}",
+        f"https://huggingface.co/{COCA_NAME.replace('/open', '/resolve/main/open')}",
+        "https://huggingface.co/timm/resnet50_clip.openai/resolve/main/open_clip_model.safetensors",
+    ):
+        assert f"By hand: download {url} and put it at " in told
+
+
+def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
+    pseudoris_here("weights", "get", "base")
+    (cache / SAM_NAME).unlink()
+    (cache / COCA_NAME).write_bytes(b"damaged")
+    shown = pseudoris_here("weights", "check", "base")
+    assert shown.returncode == 1
+    propose, caption, scored = shown.stdout.splitlines()
+    assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
+    assert f"expected {hashlib.sha256(COCA).hexdigest()}: delete it and get it again" in caption
+    assert scored.startswith("ok ")
+
+
+def test_check_tells_a_file_of_other_bytes_in_the_working_folder(server, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / SAM_NAME).write_bytes(b"a person's own")
+    shown = pseudoris_here("weights", "check", "base")
+    assert shown.returncode == 1
+    assert f"checkpoints/{SAM_NAME} has sha256" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["get", "bass"], "unknown preset 'bass'; known: base, paper, tiny; did you mean 'base'?"),
+        # Imports open_clip.
+        pytest.param(["get", "open_clip:RN50/none"], "open_clip has no such model and tag", marks=pytest.mark.slow),
+        (["get", "open_clip:RN50-quickgelu/openai", "--set", "a=b"], "is a weights uri: --config and --set need a"),
+    ],
+)
+def test_a_mistake_is_one_message(cache, words, told):
+    shown = pseudoris_here("weights", *words)
+    assert shown.returncode == 2
+    assert told in shown.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folder(cache, tmp_path):
+    from importlib.resources import files
+
+    from pseudoris.synthworld.demo import write_demo
+
+    (cache).mkdir()
+    shipped = files("pseudoris.workers.checkpoints").joinpath("tiny/sam.safetensors")
+    (cache / "mine.safetensors").write_bytes(shipped.read_bytes())
+    source = write_demo(tmp_path / "source", num_scenes=1)
+    (tmp_path / "elsewhere").mkdir()
+    shown = pseudoris(
+        *("annotate", str(source), str(tmp_path / "out"), "--address", "local"),
+        *("--set", "masks.weights.uri=checkpoints/mine.safetensors"),
+        cwd=tmp_path / "elsewhere",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()

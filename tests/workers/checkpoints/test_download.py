@@ -1,0 +1,149 @@
+"""A download ends with the right bytes under its name, or with none: over breaks, refusals, and other bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+from tenacity import wait_none
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.workers.checkpoints import download as module
+from pseudoris.workers.checkpoints.download import RemoteFile
+from tests.builders.weight_server import serving_weights
+
+CONTENT = random.Random(0).randbytes(300_000)
+SIZE = len(CONTENT)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "/weights.bin"
+
+
+@pytest.fixture
+def server():
+    with serving_weights() as server:
+        server.files[PATH] = CONTENT
+        yield server
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "weights.bin"
+
+
+def fetched(server, target, *, sha256=SHA256, size_bytes=SIZE, on_progress=lambda *_: None):
+    remote = RemoteFile(server.url + PATH, sha256, size_bytes)
+    return module.download(remote, target, on_progress=on_progress, wait=wait_none())
+
+
+def ranges(server):
+    return [asked for _, asked, _ in server.requests]
+
+
+def test_a_whole_file_gets_its_name_and_leaves_nothing_beside_it(server, target):
+    steps = []
+    assert fetched(server, target, on_progress=lambda *step: steps.append(step)) == SHA256
+    assert target.read_bytes() == CONTENT
+    assert list(target.parent.iterdir()) == [target]
+    assert steps[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_connection_that_breaks_off_is_continued_where_it_broke(server, target):
+    server.faults = [("cut", 100_000), ("cut", 50_000)]
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(server) == [None, "bytes=100000-", "bytes=150000-"]
+    assert server.requests[-1][2] == f'"{SHA256}"'
+
+
+def test_what_another_process_left_is_continued(server, target):
+    server.faults = [("cut", 70_000), *[("status", 503)] * 6]
+    with pytest.raises(TransientError, match=r"503 .*70,000 bytes are here: run the command again"):
+        fetched(server, target)
+    assert not target.exists()
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(server)[-1] == "bytes=70000-"
+
+
+def test_a_server_that_is_busy_is_asked_again(server, target):
+    server.faults = [("status", 503), ("status", 429), ("status", 500)]
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_stays_busy_is_given_up(server, target):
+    server.faults = [("status", 503)] * 100
+    with pytest.raises(TransientError, match="the server answers 503 Service Unavailable"):
+        fetched(server, target)
+    assert len(server.requests) < 10
+
+
+def test_a_server_that_ignores_ranges_sends_the_whole_file_again(server, target):
+    server.ignores_ranges = True
+    server.faults = [("cut", 100_000), ("cut", 200_000)]
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size_bytes", [None, len(CONTENT)])
+def test_a_part_that_is_complete_needs_no_byte_more(server, target, size_bytes):
+    target.with_name("weights.bin.part").write_bytes(CONTENT)
+    fetched(server, target, size_bytes=size_bytes)
+    assert target.read_bytes() == CONTENT
+    # Without the length, the server's 416 tells that nothing is missing.
+    assert ranges(server) == ([f"bytes={len(CONTENT)}-"] if size_bytes is None else [])
+
+
+@pytest.mark.parametrize("size_bytes", [None, len(CONTENT)])
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(server, target, size_bytes):
+    target.with_name("weights.bin.part").write_bytes(CONTENT + b"more")
+    fetched(server, target, size_bytes=size_bytes)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_after_the_break_is_not_mixed_with_its_part(server, target):
+    server.files[PATH] = b"an older version" * 9_000
+    server.faults = [("cut", 100_000), *[("status", 503)] * 6]
+    with pytest.raises(TransientError):
+        fetched(server, target)
+    server.files[PATH] = CONTENT
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_other_bytes_are_refused_and_not_kept(server, target):
+    other = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    server.files[PATH] = other
+    with pytest.raises(ConfigError, match=f"sha256 {hashlib.sha256(other).hexdigest()}, expected {SHA256}: it was not"):
+        fetched(server, target)
+    assert not list(target.parent.iterdir())
+
+
+def test_a_part_of_other_bytes_is_refused_and_the_next_call_begins_anew(server, target):
+    server.is_version_sent = False
+    target.with_name("weights.bin.part").write_bytes(b"x" * 1_000)
+    with pytest.raises(ConfigError, match="it was not kept"):
+        fetched(server, target)
+    fetched(server, target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_told_at_once(server, target, status):
+    server.faults = [("status", status)]
+    with pytest.raises(ConfigError, match=f"the server answers {status}"):
+        fetched(server, target)
+    assert len(server.requests) == 1
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_it_fills_it(server, target, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000}))
+    with pytest.raises(ConfigError, match=r"needs 300,000 bytes, and .* has 1,000 free"):
+        fetched(server, target)
+
+
+def test_the_length_that_the_server_tells_is_expected_if_none_is_known(server, target):
+    server.faults = [("cut", 100_000)]
+    assert fetched(server, target, sha256=None, size_bytes=None) == SHA256
+    assert len(server.requests) == 2

@@ -1,0 +1,166 @@
+"""Published files come into the cache once, with the digest that the hub records or that was seen first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import socket
+import threading
+from dataclasses import replace
+
+import huggingface_hub.constants
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.reachability import unreachable_reason
+from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
+from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile
+from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
+from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
+
+CONTENT = random.Random(1).randbytes(100_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SAFE, PICKLED = "owner/repo/model.safetensors", "owner/repo/model.bin"
+HUB_FILE = PublishedFile((SAFE, PICKLED), HubSource("owner/repo", ("model.safetensors", "model.bin")))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serving_weights() as server:
+        use_as_hub(server, monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
+    return WeightCache(tmp_path / "cache", is_named=True)
+
+
+def gets(server):
+    # The hub's library may ask for other things of its own.
+    return [path for path, _, _ in server.requests if not path.startswith("/api/")]
+
+
+def test_a_file_of_the_hub_is_fetched_by_its_commit_and_pinned(server, cache):
+    server.files[f"/{SAFE}"] = CONTENT
+    assert fetch(HUB_FILE, cache) == cache.path(SAFE)
+    assert cache.path(SAFE).read_bytes() == CONTENT
+    assert cache.pins() == {SAFE: Pin(SHA256, len(CONTENT), COMMIT)}
+    assert gets(server) == [f"/owner/repo/resolve/{COMMIT}/model.safetensors"]
+    fetch(HUB_FILE, cache)
+    assert len(gets(server)) == 1
+
+
+def test_a_repository_without_safetensors_gives_its_pickle(server, cache):
+    server.files[f"/{PICKLED}"] = CONTENT
+    assert fetch(HUB_FILE, cache) == cache.path(PICKLED)
+
+
+def test_once_pinned_the_same_file_is_fetched_though_a_preferred_one_appeared(server, cache):
+    server.files[f"/{PICKLED}"] = CONTENT
+    fetch(HUB_FILE, cache).unlink()
+    server.files[f"/{SAFE}"] = b"the same weights in other bytes"
+    assert fetch(HUB_FILE, cache) == cache.path(PICKLED)
+
+
+def test_another_digest_than_the_pinned_one_is_refused_with_both(server, cache):
+    server.files[f"/{SAFE}"] = CONTENT
+    fetch(HUB_FILE, cache).unlink()
+    server.files[f"/{SAFE}"] = b"another version"
+    other = hashlib.sha256(b"another version").hexdigest()
+    with pytest.raises(ConfigError, match=rf"sha256 {other} now; at its first use it had {SHA256}, .*pins\.json"):
+        fetch(HUB_FILE, cache)
+    assert not cache.path(SAFE).exists()
+
+
+def test_bytes_that_are_not_those_of_the_hub_s_record_are_refused(server, cache, monkeypatch):
+    server.files[f"/{SAFE}"] = CONTENT
+    monkeypatch.setattr(type(server), "find", lambda self, path: CONTENT if COMMIT not in path else b"x" * len(CONTENT))
+    with pytest.raises(ConfigError, match=f"expected {SHA256}: it was not kept"):
+        fetch(HUB_FILE, cache)
+    assert not cache.pins()
+
+
+def test_a_repository_with_neither_file_is_named(server, cache):
+    with pytest.raises(ConfigError, match=r"owner/repo has none of the files model\.safetensors, model\.bin"):
+        fetch(HUB_FILE, cache)
+
+
+def test_a_damaged_file_is_fetched_again(server, cache):
+    server.files[f"/{SAFE}"] = CONTENT
+    fetch(HUB_FILE, cache).write_bytes(b"damaged")
+    fetch(HUB_FILE, cache)
+    assert cache.path(SAFE).read_bytes() == CONTENT
+
+
+def test_a_file_put_there_by_hand_is_compared_with_the_hub_s_record_when_it_can_be(server, cache):
+    server.files[f"/{SAFE}"] = CONTENT
+    cache.make_folder(SAFE).write_bytes(CONTENT)
+    fetch(HUB_FILE, cache)
+    assert cache.pins()[SAFE].sha256 == SHA256
+    assert not gets(server)
+
+
+def test_a_right_copy_is_taken_instead_of_a_download(cache, tmp_path):
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(CONTENT)
+    published = PublishedFile(("sam.pth",), "http://127.0.0.1:9/sam.pth", sha256=SHA256)
+    assert fetch(published, cache, copies=[("sam.pth", copy)]).read_bytes() == CONTENT
+
+
+def test_what_the_hub_s_own_library_has_filed_needs_no_network(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / SHA256).write_bytes(CONTENT)
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(tmp_path / SHA256)
+    assert fetch(HUB_FILE, cache, copies=[(SAFE, link)]).read_bytes() == CONTENT
+    assert cache.pins()[SAFE].sha256 == SHA256
+
+
+def test_a_wrong_copy_is_not_taken(cache, tmp_path):
+    (tmp_path / "copy.pth").write_bytes(b"other")
+    published = PublishedFile(("sam.pth",), "http://127.0.0.1:9/sam.pth", sha256=SHA256)
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1 cannot be reached \("):
+        fetch(published, cache, copies=[("sam.pth", tmp_path / "copy.pth")])
+
+
+def test_two_who_fetch_the_same_file_download_it_once(server, cache):
+    server.files["/sam.pth"] = CONTENT
+    published = PublishedFile(("sam.pth",), f"{server.url}/sam.pth", sha256=SHA256, size_bytes=len(CONTENT))
+    threads = [threading.Thread(target=fetch, args=(published, cache)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.path("sam.pth").read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def test_a_record_of_digests_that_cannot_be_read_is_named(cache):
+    cache.make_folder("pins.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"pins\.json, the record .* cannot be read"):
+        cache.pins()
+
+
+def test_pins_are_added_and_never_changed(cache):
+    cache.add_pin("a", Pin("1" * 64, 1))
+    cache.add_pin("a", Pin("2" * 64, 2))
+    cache.add_pin("b", Pin("3" * 64, 3, "commit"))
+    assert [pin.sha256[0] for pin in cache.pins().values()] == ["1", "3"]
+    assert json.loads(cache.path("pins.json").read_text())["b"]["revision"] == "commit"
+
+
+def test_another_cache_knows_the_pins_of_the_user_s_own(server, cache, tmp_path):
+    server.files[f"/{SAFE}"] = b"another version"
+    cache.add_pin(SAFE, Pin(SHA256, len(CONTENT)))
+    with pytest.raises(ConfigError, match=f"at its first use it had {SHA256}"):
+        fetch(HUB_FILE, replace(cache, folder=tmp_path / "elsewhere"))
+
+
+def test_a_server_that_never_answers_is_told_in_time(monkeypatch):
+    monkeypatch.setattr("pseudoris.workers.checkpoints.reachability.DEADLINE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reason = unreachable_reason(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
+    assert reason is not None

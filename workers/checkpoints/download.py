@@ -1,0 +1,224 @@
+"""Downloads one file by url: resumed where it broke off, and named only once its digest is right."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from tenacity.wait import wait_base, wait_exponential_jitter
+
+from pseudoris.schemas.errors import ConfigError, TransientError
+
+# Called with the bytes that are here, and with the bytes of the whole file if they are known.
+OnProgress = Callable[[int, int | None], None]
+PART_SUFFIX: Final = ".part"
+_ETAG_SUFFIX: Final = ".part.etag"
+_CONNECT_TIMEOUT_S: Final = 5.0
+# A server that sends nothing for so long has broken off.
+_READ_TIMEOUT_S: Final = 30.0
+# Attempts in a row that bring no further byte. With the waits between them, about a minute.
+_MAX_IDLE_ATTEMPTS: Final = 6
+# Bounds a server that ignores ranges and always breaks off a little later.
+_MAX_ATTEMPTS: Final = 100
+_WAIT: Final = wait_exponential_jitter(initial=1, max=20)
+_RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file on a web server.
+
+    Attributes:
+        url: Where it is; redirects are followed.
+        sha256: What its bytes must be; None accepts any.
+        size_bytes: Its length, None if not known.
+        headers: Sent with each request; `Authorization` only to the url's own host.
+    """
+
+    url: str
+    sha256: str | None = None
+    size_bytes: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def download(
+    remote: RemoteFile, target: Path, *, on_progress: OnProgress = lambda *_: None, wait: wait_base = _WAIT
+) -> str:
+    """Write a remote file to `target` and return its sha256. What broke off is continued, also by a later process.
+
+    Until it is complete and its digest is right, the file is called `target` with `.part`. Only one process at a time
+    may download to a target.
+
+    Raises:
+        ConfigError: The server refuses the file, its bytes have another digest, or the disk is full.
+        TransientError: The server stays away, or breaks off again and again.
+    """
+    transfer = _Transfer(remote, target, on_progress)
+    retrying = Retrying(
+        retry=retry_if_exception_type(_BrokenOffError),
+        stop=transfer.is_given_up,
+        wait=wait,
+        before_sleep=_report,
+        reraise=True,
+    )
+    try:
+        retrying(transfer.attempt)
+        return transfer.finish()
+    except _BrokenOffError as error:
+        raise TransientError(
+            f"{remote.url} cannot be downloaded: {error}. {transfer.offset:,} bytes are here: run the command again"
+        ) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+            raise
+        raise ConfigError(f"{remote.url} cannot be stored as {target}: {error.strerror}") from error
+
+
+class _BrokenOffError(Exception):
+    """The server or the network failed, and another attempt may succeed."""
+
+
+class _Transfer:
+    """What is here of a file, and how the rest is asked for."""
+
+    def __init__(self, remote: RemoteFile, target: Path, on_progress: OnProgress) -> None:
+        self._remote = remote
+        self._target = target
+        self._part = target.with_name(target.name + PART_SUFFIX)
+        self._etag = target.with_name(target.name + _ETAG_SUFFIX)
+        self._size_bytes = remote.size_bytes
+        self._on_progress = on_progress
+        self._furthest = self.offset
+        self._num_idle = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are here."""
+        return self._part.stat().st_size if self._part.is_file() else 0
+
+    def is_given_up(self, state: RetryCallState) -> bool:
+        """Return whether no attempt brings anything any more."""
+        self._num_idle = 0 if self.offset > self._furthest else self._num_idle + 1
+        self._furthest = max(self._furthest, self.offset)
+        return self._num_idle >= _MAX_IDLE_ATTEMPTS or state.attempt_number >= _MAX_ATTEMPTS
+
+    def attempt(self) -> None:
+        """Ask for what is missing, and write it. Raises: _BrokenOffError: Something is still missing."""
+        if self._size_bytes is not None and self.offset > self._size_bytes:
+            self._restart()
+        if self.offset and self.offset == self._size_bytes:
+            return
+        timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+        # Compressed on the way, offsets would mean other bytes.
+        headers = {**self._remote.headers, "Accept-Encoding": "identity", **self._range()}
+        try:
+            with (
+                httpx2.Client(follow_redirects=True, timeout=timeout) as client,
+                client.stream("GET", self._remote.url, headers=headers) as response,
+            ):
+                self._receive(response)
+        except httpx2.HTTPError as error:
+            raise _BrokenOffError(f"{type(error).__name__}: {error}") from error
+        if self._size_bytes is not None and self.offset < self._size_bytes:
+            raise _BrokenOffError(f"the connection ended after {self.offset:,} of {self._size_bytes:,} bytes")
+
+    def finish(self) -> str:
+        """Give the complete file its name if its digest is right, else delete it."""
+        with self._part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        if self._remote.sha256 not in (None, found):
+            self._restart()
+            raise ConfigError(
+                f"{self._remote.url} gave a file with sha256 {found}, expected {self._remote.sha256}: it was not kept. "
+                "Run the command again; if it repeats, the server or a proxy serves other bytes"
+            )
+        self._part.replace(self._target)
+        self._etag.unlink(missing_ok=True)
+        return found
+
+    def _range(self) -> dict[str, str]:
+        """Return the headers that ask for the rest only, if the file is still the one that the part is of."""
+        if not self.offset:
+            return {}
+        etag = self._etag.read_text(encoding="utf-8") if self._etag.is_file() else ""
+        return {"Range": f"bytes={self.offset}-", **({"If-Range": etag} if etag else {})}
+
+    def _receive(self, response: httpx2.Response) -> None:
+        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and self.offset:
+            self._check_complete(response)
+            return
+        if response.status_code in _RETRIED_STATUSES:
+            raise _BrokenOffError(f"the server answers {response.status_code} {response.reason_phrase}")
+        if response.is_error:
+            raise ConfigError(
+                f"{self._remote.url} cannot be downloaded: the server answers {response.status_code} "
+                f"{response.reason_phrase}"
+            )
+        is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if is_rest and _content_range(response) != self.offset:
+            self._restart()
+            raise _BrokenOffError(f"the server sent another range: {response.headers.get('Content-Range')}")
+        self._expect(response, before=self.offset if is_rest else 0)
+        # A plain 200 is the whole file: the server ignores ranges, or the file is another by now.
+        self._write(response, "ab" if is_rest else "wb")
+
+    def _check_complete(self, response: httpx2.Response) -> None:
+        """Accept an answer 416 if all bytes are here, else begin anew."""
+        _, _, total = response.headers.get("Content-Range", "").partition("/")
+        if total == str(self.offset) or (not total.isdecimal() and self._size_bytes is None):
+            return
+        self._restart()
+        raise _BrokenOffError("the part is longer than the file")
+
+    def _expect(self, response: httpx2.Response, *, before: int) -> None:
+        """Note the length and the version of what follows, and that the disk has room for it."""
+        length = response.headers.get("Content-Length", "")
+        if self._size_bytes is None and length.isdecimal():
+            self._size_bytes = before + int(length)
+        needed = (self._size_bytes or 0) - before
+        free = shutil.disk_usage(self._part.parent).free + (self.offset - before)
+        if needed > free:
+            raise ConfigError(
+                f"{self._remote.url} needs {needed:,} bytes, and {self._part.parent} has {free:,} free: free some, or "
+                "name another folder"
+            )
+        etag = response.headers.get("ETag", "")
+        # A weak one must not be sent back with a range.
+        self._etag.write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
+
+    def _write(self, response: httpx2.Response, mode: str) -> None:
+        with self._part.open(mode) as file:
+            done = file.tell() if mode == "ab" else 0
+            # As it comes: blocks of a fixed size would be lost half full when the connection breaks off.
+            for block in response.iter_bytes():
+                file.write(block)
+                done += len(block)
+                self._on_progress(done, self._size_bytes)
+
+    def _restart(self) -> None:
+        self._part.unlink(missing_ok=True)
+        self._etag.unlink(missing_ok=True)
+
+
+def _content_range(response: httpx2.Response) -> int | None:
+    """Return the first byte of a partial answer."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
+def _report(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0
+    logger.warning("%s: next attempt in %.0f s", error, pause)
