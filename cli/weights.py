@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -92,7 +93,7 @@ def get(
     shown = {stage: str(path) for stage, path in zip(files, paths, strict=True)}
     stdout.print(path_lines(f"weights of {preset}", shown), soft_wrap=True)
     if to is not None:
-        stdout.print(f"On the other machine: export PSEUDORIS_WEIGHTS={to}", soft_wrap=True)
+        stdout.print(f"On the other machine: export PSEUDORIS_WEIGHTS={shlex.quote(str(to))}", soft_wrap=True)
 
 
 @app.command("check")
@@ -127,7 +128,7 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
     """Return where a file of weights lies, or why it needs no place."""
     from pseudoris.workers.checkpoints.weight_catalogue import published_file
     from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
-    from pseudoris.workers.checkpoints.weight_files import local_file, weights_digest
+    from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest, weights_digest
     from pseudoris.workers.checkpoints.weight_remedies import unreachable
     from pseudoris.workers.checkpoints.weight_report import copies_elsewhere, is_shipped
 
@@ -140,9 +141,12 @@ def _get(weights: WeightsConfig, cache: WeightCache, *, is_carried: bool) -> Pat
         return f"{path} (your own file: carry it yourself)" if is_carried else path
     with _bar(published.names[0]) as on_progress:
         try:
-            return fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
+            path = fetch(published, cache, copies=copies_elsewhere(weights, cache), on_progress=on_progress)
         except UnreachableError as error:
             raise ConfigError(unreachable(weights, str(error), cache)) from error
+    if weights.sha256 is not None:
+        verified_digest(weights, path)
+    return path
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -106,6 +108,18 @@ def test_get_to_a_folder_downloads_what_is_not_here(server, cache, tmp_path):
     assert (tmp_path / "stick" / SAM_NAME).read_bytes() == SAM
 
 
+@pytest.mark.slow
+def test_two_processes_that_get_the_same_file_download_it_once(server, cache, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.files[f"/{CLIP_NAME}"] = CLIP * 10_000
+    words = [sys.executable, "-m", "pseudoris", "weights", "get", "open_clip:RN50-quickgelu/openai"]
+    running = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait(timeout=60) for each in running] == [0, 0]
+    assert (cache / CLIP_NAME).read_bytes() == CLIP * 10_000
+    assert len([path for path, _, _ in server.requests if not path.startswith("/api/")]) == 1
+    assert not list(cache.rglob("*.part*"))
+
+
 def test_get_takes_one_weights_uri(server, cache):
     assert pseudoris_here("weights", "get", "open_clip:RN50-quickgelu/openai").returncode == 0
     assert (cache / CLIP_NAME).read_bytes() == CLIP
@@ -179,7 +193,7 @@ def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
     assert shown.returncode == 1
     propose, caption, scored = shown.stdout.splitlines()
     assert propose.startswith("off  propose   weights 'checkpoints/sam_vit_b_01ec64.pth' are not available")
-    assert f"expected {hashlib.sha256(COCA).hexdigest()}: delete it and get it again" in caption
+    assert f"expected {hashlib.sha256(COCA).hexdigest()}: it is not the published file; get it again" in caption
     assert scored.startswith("ok ")
 
 

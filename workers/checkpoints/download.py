@@ -26,7 +26,7 @@ _ETAG_SUFFIX: Final = ".part.etag"
 _CONNECT_TIMEOUT_S: Final = 5.0
 # A server that sends nothing for so long has broken off.
 _READ_TIMEOUT_S: Final = 30.0
-# Attempts in a row that bring no further byte. With the waits between them, about a minute.
+# Attempts in a row that bring no further byte: half a minute of refusals, or three minutes of silence.
 _MAX_IDLE_ATTEMPTS: Final = 6
 # Bounds a server that ignores ranges and always breaks off a little later.
 _MAX_ATTEMPTS: Final = 100

@@ -20,6 +20,7 @@ from pseudoris.schemas.errors import ConfigError
 FOLDER_VARIABLE: Final = "PSEUDORIS_WEIGHTS"
 PINS_NAME: Final = "pins.json"
 _LOCKS_FOLDER: Final = ".locks"
+_NAME_ANOTHER: Final = f"Set {FOLDER_VARIABLE} to a folder that you can write to"
 logger = logging.getLogger(__name__)
 
 
@@ -70,21 +71,25 @@ class WeightCache:
             path = self.path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"weights cannot be stored in {self.folder}: {error}. Set {FOLDER_VARIABLE} to a folder that you can "
-                "write to"
-            ) from error
+            raise ConfigError(f"weights cannot be stored in {self.folder}: {error}. {_NAME_ANOTHER}") from error
         return path
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a file's lock for the block; another process that writes the file waits, and then finds it."""
-        lock = FileLock(self.make_folder(f"{_LOCKS_FOLDER}/{name.replace('/', '--')}.lock"))
+        """Hold a file's lock for the block; another process that writes the file waits, and then finds it.
+
+        Raises:
+            ConfigError: The cache cannot be written.
+        """
+        path = self.make_folder(f"{_LOCKS_FOLDER}/{name.replace('/', '--')}.lock")
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             logger.warning("another process writes %s: waiting for it", self.folder / name)
             lock.acquire()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be locked: {error.strerror}. {_NAME_ANOTHER}") from error
         try:
             yield
         finally:

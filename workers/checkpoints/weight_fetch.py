@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 from collections.abc import Iterable
@@ -18,8 +17,6 @@ from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCac
 from pseudoris.workers.checkpoints.weight_catalogue import HubSource, PublishedFile, published_file
 from pseudoris.workers.checkpoints.weight_files import found_file
 from pseudoris.workers.checkpoints.weight_remedies import source_url
-
-logger = logging.getLogger(__name__)
 
 
 class UnreachableError(ConfigError):
@@ -107,7 +104,6 @@ def _downloaded(published: PublishedFile, cache: WeightCache, on_progress: OnPro
     with cache.lock(name):
         # Another process, or a person, may have put it there.
         if not target.is_file() or remote.sha256 not in (None, file_sha256(target)):
-            logger.info("downloading %s to %s", remote.url, target)
             download(remote, target, on_progress=on_progress)
         cache.add_pin(name, Pin(remote.sha256 or file_sha256(target), target.stat().st_size, commit))
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from importlib.resources import as_file, files
@@ -27,6 +28,7 @@ from pseudoris.workers.checkpoints.weight_remedies import missing
 _COPY_BLOCK_BYTES = 2**20
 # Of the cache: copies of urls.
 _URLS_FOLDER = "urls"
+logger = logging.getLogger(__name__)
 # Keys under which S3, GCS, Azure, web servers and disks give a file's version. A new file under the same url has
 # another.
 _VERSION_KEYS = (
@@ -135,6 +137,8 @@ def _fetched(published: PublishedFile, weights: WeightsConfig) -> Path:
     # Imported here: only a download needs a client of the web.
     from pseudoris.workers.checkpoints.weight_fetch import UnreachableError, fetch
 
+    # A run says nothing for minutes otherwise.
+    logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     try:
         return fetch(published, user_cache())
     except UnreachableError as error:

@@ -9,11 +9,13 @@ from typing import Final
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.workers.checkpoints.hub import hub_cached_file
 from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache, file_sha256, user_cache
 from pseudoris.workers.checkpoints.weight_catalogue import (
     BUILTIN_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
+    HubSource,
     cached_names,
     published_file,
 )
@@ -66,7 +68,7 @@ def weight_facts(weights: WeightsConfig) -> WeightFacts:
     """
     if weights.uri.startswith(RANDOM_PREFIX):
         return WeightFacts(weights.uri, "–", "–", "–", "drawn at random: untrained", None)
-    found = local_file(weights) if is_shipped(weights) else found_file(weights)
+    found = _found(weights)
     published, pin = published_file(weights), _pin(weights)
     size = found.stat().st_size if found else (published.size_bytes if published else None) or (pin and pin.size_bytes)
     sha256 = weights.sha256 or (published.sha256 if published else None) or (pin.sha256 if pin else None)
@@ -78,23 +80,22 @@ def weight_facts(weights: WeightsConfig) -> WeightFacts:
         )
     if published is None:
         return WeightFacts(weights.uri, SEE_SOURCE, shown_size, sha256 or "not given", "your own file", found)
-    return WeightFacts(
-        published.names[0], published.licence, shown_size, sha256 or _UNKNOWN, source_url(published), found
-    )
+    name = next((each for each in published.names if found and Path(each).name == found.name), published.names[0])
+    return WeightFacts(name, published.licence, shown_size, sha256 or _UNKNOWN, source_url(published), found)
 
 
 def check_weights(weights: WeightsConfig) -> WeightCheck:
     """Return whether the file is here and has the digest that it must have. The network is not asked.
 
-    A file in the working folder that another run may use is accepted there, but told here: it is not the published one.
+    A person's own file in the working folder under a published file's name is used by a run, and told here.
 
     Raises:
-        ConfigError: open_clip knows no such tag, or the cache cannot be read.
+        ConfigError: The cache cannot be read.
     """
     if weights.uri.startswith(RANDOM_PREFIX):
         return WeightCheck(True, "drawn at random")
     try:
-        found = local_file(weights) if is_shipped(weights) else found_file(weights)
+        found = _found(weights)
     except ConfigError as error:
         return WeightCheck(False, str(error))
     if found is None:
@@ -104,22 +105,30 @@ def check_weights(weights: WeightsConfig) -> WeightCheck:
     sha256 = file_sha256(found)
     if known is None:
         return WeightCheck(True, f"{found}  sha256 {sha256}, no digest to compare it with")
-    if sha256 != known:
-        return WeightCheck(False, f"{found} has sha256 {sha256}, expected {known}: delete it and get it again")
-    return WeightCheck(True, f"{found}  sha256 {sha256}, as it must be")
+    if sha256 == known:
+        return WeightCheck(True, f"{found}  sha256 {sha256}, as it must be")
+    remedy = "a run in this folder uses it" if found == Path(weights.uri) else "get it again"
+    return WeightCheck(False, f"{found} has sha256 {sha256}, expected {known}: it is not the published file; {remedy}")
 
 
 def copies_elsewhere(weights: WeightsConfig, cache: WeightCache) -> list[tuple[str, Path]]:
-    """Return a file that may be the same outside of `cache`, with the name that it would have there.
+    """Return files outside of `cache` that may be the same, by the name that each would have there.
 
-    It lies in the working folder, in the user's cache, or in that of the hub's own library.
+    They lie in the working folder, in the user's cache, and in that of the hub's own library.
     """
-    found = found_file(weights)
-    if found is None:
-        return []
     names = cached_names(weights)
-    name = next((each for each in names if found.name == Path(each).name), None)
-    return [(name, found)] if name is not None and found != cache.path(name) else []
+    places = [(name, user_cache().path(name)) for name in names]
+    places += [(names[0], Path(weights.uri))] if names else []
+    published, hub_copy = published_file(weights), None
+    if published is not None and isinstance(published.source, HubSource):
+        hub_copy = hub_cached_file(published.source)
+    if hub_copy is not None:
+        places += [(name, hub_copy) for name in names if Path(name).name == hub_copy.name]
+    return [(name, path) for name, path in places if path.is_file() and path != cache.path(name)]
+
+
+def _found(weights: WeightsConfig) -> Path | None:
+    return local_file(weights) if is_shipped(weights) else found_file(weights)
 
 
 def _pin(weights: WeightsConfig) -> Pin | None:
