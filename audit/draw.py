@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pseudoris.audit.draw_record import DRAW_NAME, DrawnRun, DrawRecord, Population, Stratum, draw_bytes
 from pseudoris.audit.population import OnShard, RunPairs, read_pairs
-from pseudoris.audit.sample_rows import LoadBytes, Row, SampleRows, read_rows
+from pseudoris.audit.sample_rows import Ints, LoadBytes, Row, SampleRows, read_rows
 from pseudoris.audit.sample_tables import (
     IMAGES_NAME,
     PAIRS_NAME,
@@ -113,7 +113,7 @@ def draw_audit(
         for number, each in enumerate(strata)
     ]
     numbers = np.concatenate([each.pairs for each in drawn])
-    asked, image_strata = _draw_images(pairs, options)
+    asked, image_strata = draw_images(pairs.image_masks, options)
     pictures = np.union1d(pairs.image[numbers], np.array(list(asked), np.int64))
     rows = read_rows(location, pairs, drawn=numbers, images=pictures, load_bytes=load_bytes)
     if len(rows.unreadable) == len(pictures):
@@ -124,24 +124,28 @@ def draw_audit(
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
 
 
-def _draw_images(pairs: RunPairs, options: DrawOptions) -> tuple[dict[int, tuple[int, float]], list[Stratum]]:
+def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tuple[int, float]], list[Stratum]]:
     """Return stratum and probability of each image that is asked for missed objects, and the strata.
 
     Simple random samples of images without a mask, and of three bins by the number of masks: an image with few masks
     may have been searched badly, one with many has more to miss.
+
+    Args:
+        image_masks: (I,) masks of each image.
+        options: How many, and the seed.
     """
-    rng, order = options.rng(_IMAGES), np.argsort(pairs.image_masks, kind="stable")
+    rng, order = options.rng(_IMAGES), np.argsort(image_masks, kind="stable")
     number = options.num_images
     if number is None:
         number = max(_LEAST_IMAGES, round(_IMAGES_SHARE * options.num_pairs))
-    empty = int((pairs.image_masks == 0).sum())
+    empty = int((image_masks == 0).sum())
     bins = [each for each in (order[:empty], *np.array_split(order[empty:], 3)) if len(each)]
     asked: dict[int, tuple[int, float]] = {}
     strata = []
     for stratum, (members, count) in enumerate(zip(bins, allocate([len(b) for b in bins], number), strict=True)):
         chosen = rng.choice(members, count, replace=False)
         asked |= {int(image): (stratum, count / len(members)) for image in chosen}
-        low, high = (int(pairs.image_masks[members[at]]) for at in (0, -1))
+        low, high = (int(image_masks[members[at]]) for at in (0, -1))
         name = f"{low} masks" if low == high else f"{low} to {high} masks"
         strata.append(
             Stratum(number=stratum, name=name, num_units=len(members), num_images=len(members), num_drawn=count)

@@ -4,7 +4,9 @@ A Wald interval is never used: at 0.97 of 200 it is too narrow, and where no err
 
 Source: E. L. Korn, B. I. Graubard, "Confidence intervals for proportions with small expected number of positive counts
 estimated from survey data", Survey Methodology 24 (1998): Clopper and Pearson's interval with the effective sample size
-in place of the size. The same with F. Garwood's interval (Biometrika 28, 1936) for means of counts.
+in place of the size. The same with F. Garwood's interval (Biometrika 28, 1936) for means of counts. Both leave room for
+one more event than was seen; where verdicts have unequal weights, it is one of the heaviest weight, as in M. P. Fay,
+E. J. Feuer, "Confidence intervals for directly standardized rates", Statistics in Medicine 16 (1997).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class RatioEstimate:
         variance: Of the ratio, linearised, between primary units in strata; NaN where it cannot be told.
         num: Verdicts that have a part in it.
         num_effective_at_most: Kish's size of these, by their weights alone: what counts where all verdicts are equal.
+        heaviest: The largest weight of a verdict, as a share of all.
         degrees: Primary units less strata.
     """
 
@@ -54,41 +57,59 @@ class RatioEstimate:
     variance: float
     num: int
     num_effective_at_most: float
+    heaviest: float
     degrees: int
 
 
 def share_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
-    """Return Korn and Graubard's interval of a share."""
+    """Return the interval of a share; Clopper and Pearson's if all verdicts weigh the same and no design helps."""
     if not found.num:
         return Interval(None, 0.0, 1.0)
     share = min(max(found.value, 0.0), 1.0)
     size = effective_size(found, share * (1 - share))
-    return Interval(share, *exact_share(share * size, size, level=level))
+    heavy = max(found.heaviest * size, 1.0)
+    low, high = (_highest(part * size, size, heavy, (1 + level) / 2) for part in (1 - share, share))
+    return Interval(share, 1 - low, high)
 
 
 def mean_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
     """Return the like of a mean of counts, which has no upper bound: Garwood's on an effective number of units."""
     if not found.num:
         return Interval(None, 0.0, float("inf"))
-    size = effective_size(found, found.value)
-    tail = (1 - level) / 2
-    count = found.value * size
+    size, tail = effective_size(found, found.value), (1 - level) / 2
+    count, heavy = found.value * size, max(found.heaviest * size, 1.0)
     low = float(special.gammaincinv(count, tail)) / size if count > 0 else 0.0
-    return Interval(found.value, low, float(special.gammaincinv(count + 1, 1 - tail)) / size)
+    more, scale = _with_one_more(count, heavy)
+    return Interval(found.value, low, float(special.gammaincinv(more * scale, 1 - tail)) / scale / size)
+
+
+def _highest(successes: float, size: float, heavy: float, chance: float) -> float:
+    """Return the upper limit of a share, if one more success could have the weight of `heavy` average ones."""
+    failures = size - successes
+    if failures <= 1e-9 * size:
+        return 1.0
+    more, scale = _with_one_more(successes, heavy)
+    return float(special.betaincinv(more * scale, failures * scale, chance))
+
+
+def _with_one_more(count: float, heavy: float) -> tuple[float, float]:
+    """Return the count with one heavy event more, and the factor that gives their sum its variance: 1 for `heavy` 1."""
+    return count + heavy, (count + heavy) / (count + heavy**2)
 
 
 def effective_size(found: RatioEstimate, unit_variance: float) -> float:
-    """Return the size of a simple random sample with the same variance, at most what was judged.
+    """Return the size of a simple random sample with the same variance, at most Kish's.
 
     It is lowered by the degrees of freedom, because the variance is itself estimated. It is not raised above the number
-    of verdicts: in strata without an error the estimated variance is 0, and says more than is known.
+    of verdicts, or what their weights leave of it: in strata without an error the estimated variance is 0, and says
+    more than is known.
     """
     if not found.variance > 0 or not unit_variance > 0:
         return found.num_effective_at_most
     size = unit_variance / found.variance
     if found.degrees > 0:
         size *= (special.stdtrit(max(found.num - 1, 1), 0.975) / special.stdtrit(found.degrees, 0.975)) ** 2
-    return float(min(size, found.num))
+    return float(min(size, found.num_effective_at_most))
 
 
 def exact_share(successes: float, size: float, *, level: float = LEVEL) -> tuple[float, float]:
@@ -121,7 +142,7 @@ def ratio(
     inside = under != 0
     total = float(weights @ under)
     if total <= 0:
-        return RatioEstimate(float("nan"), float("nan"), 0, 0.0, 0)
+        return RatioEstimate(float("nan"), float("nan"), 0, 0.0, 1.0, 0)
     value = float(weights @ over) / total
     _, unit, unit_stratum = _numbered(strata, units)
     residuals = np.bincount(unit, weights * (over - value * under) / total)
@@ -134,7 +155,7 @@ def ratio(
     kish = float(used.sum() ** 2 / (used**2).sum())
     within, _, within_stratum = _numbered(strata[inside], units[inside])
     degrees = len(within) - len(np.unique(within_stratum))
-    return RatioEstimate(value, variance, int(inside.sum()), kish, degrees)
+    return RatioEstimate(value, variance, int(inside.sum()), kish, float(used.max() / used.sum()), degrees)
 
 
 def _numbered(strata: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def expected_precision(record: DrawRecord) -> Iterator[Precision]:
     if unkept:
         yield _share("right pairs that are not kept", 0.5, unkept, "pairs not kept")
     for mean in _MEANS if images else ():
-        found = mean_interval(RatioEstimate(mean, mean / images, images, images, max(images - 1, 1)))
+        found = mean_interval(RatioEstimate(mean, mean / images, images, images, 1 / images, max(images - 1, 1)))
         yield Precision("missed objects an image", f"{mean:g}", *_shown(found.low, found.high), f"{images} images")
 
 

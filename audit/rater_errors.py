@@ -5,17 +5,18 @@ raters err independently. Then two of them differ with probability 2e(1 − e), 
 probability e, and the share that is called right is q = A(1 − e) + (1 − A)e, so A = (q − e) / (1 − 2e).
 
 Source: W. J. Rogan, B. Gladen, "Estimating prevalence from the results of a screening test", American Journal of
-Epidemiology 107 (1978). The interval carries the uncertainty of q and of e: quantiles of A over their distributions,
-as Z. Lang, J. Reiczigel, Preventive Veterinary Medicine 113 (2014) recommend in place of Rogan and Gladen's Wald.
+Epidemiology 107 (1978). The interval is of quantiles of A over the distributions of q and of e, because the Wald
+interval of that paper fails near 1; Z. Lang, J. Reiczigel, Preventive Veterinary Medicine 113 (2014), compare others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from pseudoris.audit.intervals import LEVEL, Interval, RatioEstimate, effective_size
 from pseudoris.schemas.keep_rule import Floats
@@ -25,7 +26,7 @@ LEAST_CHECKED: Final = 60
 # From here on two raters agree little more than by chance, and no correction is possible.
 MAX_ERROR: Final = 0.4
 _ERRORS: Final[Floats] = np.linspace(0.0005, 0.4995, 500)
-_SHARES: Final = 200
+_NEGLIGIBLE: Final = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,21 @@ def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float =
         return None
     called = min(max(found.value, 0.0), 1.0)
     size = effective_size(found, called * (1 - called))
-    tails = (np.arange(_SHARES) + 0.5) / _SHARES
-    called_right = special.betaincinv(called * size + 0.5, (1 - called) * size + 0.5, tails)
     chances = checks.chances()
-    inside = (chances > 1e-7) & (_ERRORS < 0.48)
-    true = np.clip((called_right[:, None] - _ERRORS[inside]) / (1 - 2 * _ERRORS[inside]), 0.0, 1.0).ravel()
-    weights = np.broadcast_to(chances[inside], (_SHARES, int(inside.sum()))).ravel()
-    order = np.argsort(true)
-    limits = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.interp(limits, np.cumsum(weights[order]) / weights.sum(), true[order])
+    inside = chances > _NEGLIGIBLE
+    errors, chances = _ERRORS[inside], chances[inside] / chances[inside].sum()
+
+    def below(share: float) -> float:
+        """Return the probability that the true share is at most `share`."""
+        limits = errors + share * (1 - 2 * errors)
+        return float(chances @ special.betainc(called * size + 0.5, (1 - called) * size + 0.5, limits))
+
+    low, high = (_quantile(below, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
     middle = min(max((called - error.estimate) / (1 - 2 * error.estimate), 0.0), 1.0)
-    return CorrectedShare(Interval(middle, float(low), float(high)), error)
+    return CorrectedShare(Interval(middle, low, high), error)
+
+
+def _quantile(below: Callable[[float], float], chance: float) -> float:
+    if below(0.0) >= chance:
+        return 0.0
+    return 1.0 if below(1.0) <= chance else float(optimize.brentq(lambda share: below(share) - chance, 0.0, 1.0))

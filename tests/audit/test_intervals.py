@@ -16,7 +16,7 @@ from pseudoris.audit.intervals import (
 
 def estimate(value, size, variance=None, degrees=None):
     variance = value * (1 - value) / size if variance is None else variance
-    return RatioEstimate(value, variance, size, size, size - 1 if degrees is None else degrees)
+    return RatioEstimate(value, variance, size, size, 1 / size, size - 1 if degrees is None else degrees)
 
 
 def test_without_a_design_the_interval_is_clopper_and_pearsons():

@@ -7,7 +7,7 @@ from pseudoris.audit.rater_errors import RaterChecks, corrected_share, error_int
 
 
 def called(value, size=200):
-    return RatioEstimate(value, value * (1 - value) / size, size, size, size - 1)
+    return RatioEstimate(value, value * (1 - value) / size, size, size, 1 / size, size - 1)
 
 
 def test_the_error_rate_follows_from_how_often_two_raters_differ():
