@@ -63,6 +63,13 @@ class HelpPage(TyperGroup):
         super().__init__(**attributes)
         _escape_texts(self.commands.values())
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words; without one, show the page. Typer's own way there drops what `format_help` writes."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit(USER_MUST_MEND)
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
         page = Table.grid(padding=(0, 2, 0, 0))
