@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from pseudoris.audit.agreement import Agreement, agreements, rater_checks
 from pseudoris.audit.applied_run import AppliedRun
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.intervals import Interval, RatioEstimate, mean_interval, ratio, share_interval
+from pseudoris.audit.intervals import Interval, mean_interval, ratio, share_interval
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs, join_answers, mask_outcomes
 from pseudoris.audit.rater_errors import CorrectedShare, RaterChecks, corrected_share, error_interval
 from pseudoris.audit.verdict_file import RaterAnswers
-from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.keep_rule import Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def audit_figures(
         num_verdicts=int(judged.counts.sum()),
         raters={rater.rater: len(rater.verdicts) for rater in answers},
         accuracy=accuracy,
-        corrected=corrected_share(_right(judged, judged.is_kept, judged.right), checks),
+        corrected=corrected_share(judged.share_right(judged.is_kept, judged.right), checks),
         masks=_masks(judged, masks_with_kept / max(masks, 1)),
         unkept=_accuracy("right pairs that are not kept", judged, ~judged.is_kept),
         missed=_missed(audit, answers, "missed objects an image", lambda clicks: clicks),
@@ -138,26 +138,9 @@ def audit_figures(
     )
 
 
-def _right(judged: JudgedPairs, domain: Flags, right: Floats) -> RatioEstimate:
-    """Return the share of right pairs in a domain; pairs whose `right` is NaN are outside."""
-    inside = domain & ~np.isnan(right) & (judged.weights > 0)
-    return _ratio(judged, np.where(inside, np.nan_to_num(right), 0.0), inside.astype(np.float64))
-
-
-def _ratio(judged: JudgedPairs, over: Floats, under: Floats) -> RatioEstimate:
-    rows = np.flatnonzero(judged.weights > 0)
-    return ratio(
-        over[rows],
-        under[rows],
-        weights=judged.weights[rows],
-        strata=judged.stratum[rows],
-        units=judged.image[rows],
-    )
-
-
 def _accuracy(name: str, judged: JudgedPairs, domain: Flags) -> BoundedFigure:
     value, worst, best = (
-        share_interval(_right(judged, domain, right))
+        share_interval(judged.share_right(domain, right))
         for right in (judged.right, judged.bounded(0.0), judged.bounded(1.0))
     )
     inside = domain & (judged.weights > 0)
@@ -175,7 +158,7 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     under = np.where(inside, 1 / np.maximum(judged.num_kept_of_mask, 1), 0.0)
     least, most = mask_outcomes(judged)
     worst, middle, best = (
-        _scaled(share_interval(_ratio(judged, under * right, under)), share_with_kept)
+        _scaled(share_interval(judged.ratio(under * right, under)), share_with_kept)
         for right in (least, (least + most) / 2, most)
     )
     undecided = int((inside & (least < most)).sum())
@@ -211,7 +194,7 @@ def _missed(
 
 
 def _blind(judged: JudgedPairs) -> BoundedFigure:
-    value = share_interval(_right(judged, judged.is_kept, judged.click_in_mask))
+    value = share_interval(judged.share_right(judged.is_kept, judged.click_in_mask))
     inside = judged.is_kept & ~np.isnan(judged.click_in_mask) & (judged.weights > 0)
     return BoundedFigure("blind clicks in the mask", int(inside.sum()), value, value, value)
 
@@ -219,7 +202,7 @@ def _blind(judged: JudgedPairs) -> BoundedFigure:
 def _kind(judged: JudgedPairs, number: int) -> BoundedFigure:
     total = judged.counts.sum(axis=1)
     shares = np.where(total > 0, judged.counts[:, number] / np.maximum(total, 1), np.nan)
-    value = share_interval(_right(judged, judged.is_kept, shares))
+    value = share_interval(judged.share_right(judged.is_kept, shares))
     return BoundedFigure(KINDS[number], int((judged.is_kept & (judged.weights > 0)).sum()), value, value, value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.intervals import RatioEstimate, ratio
 from pseudoris.audit.sample_tables import DRAWN, PLANTED
 from pseudoris.audit.verdict_file import RaterAnswers
 from pseudoris.audit.verdict_lines import CANNOT_SAY, RIGHT, VERDICTS, VerdictLine
@@ -58,7 +60,7 @@ class JudgedPairs:
         """(R,) bool: whether anyone gave a verdict, be it `cannot_say`."""
         return np.asarray(self.counts.sum(axis=1) > 0)
 
-    @property
+    @cached_property
     def right(self) -> Floats:
         """(R,) float64: share of its raters that call it right, of those that could say; NaN if none could."""
         said = self.counts.sum(axis=1) - self.counts[:, _CANNOT]
@@ -69,7 +71,7 @@ class JudgedPairs:
         """(R,) float64: `right`, with `value` where no rater could say, or none judged."""
         return np.where(np.isnan(self.right), value, self.right)
 
-    @property
+    @cached_property
     def weights(self) -> Floats:
         """(R,) float64: how many pairs of the run a judged one stands for; 0 for rows that were not drawn or judged.
 
@@ -83,6 +85,22 @@ class JudgedPairs:
             if judged := int((inside & used).sum()):
                 weights[inside] *= int((inside & self.is_drawn).sum()) / judged
         return weights
+
+    def share_right(self, domain: Flags, right: Floats) -> RatioEstimate:
+        """Return the share of right pairs in a domain, over images in strata; a pair whose `right` is NaN is outside.
+
+        Args:
+            domain: (R,) bool.
+            right: (R,) float64 in [0, 1].
+        """
+        inside = domain & ~np.isnan(right) & (self.weights > 0)
+        return self.ratio(np.where(inside, np.nan_to_num(right), 0.0), inside.astype(np.float64))
+
+    def ratio(self, over: Floats, under: Floats) -> RatioEstimate:
+        """Return the weighted sum of `over`, (R,), over that of `under`, (R,), of the judged pairs."""
+        weights = self.weights
+        rows = np.flatnonzero(weights > 0)
+        return ratio(over[rows], under[rows], weights=weights[rows], strata=self.stratum[rows], units=self.image[rows])
 
 
 def join_answers(audit: AuditFolder, answers: Sequence[RaterAnswers]) -> JudgedPairs:

@@ -55,6 +55,15 @@ def calibrate(
             "to aim for.",
         ),
     ] = 2.0,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            "--audit",
+            metavar="AUDIT",
+            help="Move the weights that need no labels by the verdicts of this audit of OUT. Not with --truth.",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Use the first N images; all by default.")] = None,
     to: Annotated[Path | None, typer.Option(help="Also write the YAML to this file.", show_default=False)] = None,
 ) -> None:
@@ -69,6 +78,8 @@ def calibrate(
 
     if coverage is not None and truth is None:
         raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
+    if truth is not None and audit is not None:
+        raise ConfigError("--truth and --audit exclude each other: each says what is right. Give one.")
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     if to is not None:
         check_file(to)
@@ -76,7 +87,12 @@ def calibrate(
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:
         known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
-        found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
+        if audit is None:
+            found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
+        else:
+            from pseudoris.cli.audited_weights import audited_calibration
+
+            found = audited_calibration(location, audit, wanted_yield=least_yield, max_images=images)
     text = as_yaml(found)
     echo(text, nl=False)
     if to is not None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.run_bar import write_with_bar
+from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
 from pseudoris.schemas.lone_masks import LoneMasks
 from pseudoris.store.location import RunLocation
@@ -49,6 +50,19 @@ def refilter(
             show_default=False,
         ),
     ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.999,
+            help="Choose the loosest rule whose accuracy is shown to be at least this, by the verdicts of --audit.",
+            show_default=False,
+        ),
+    ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option("--audit", metavar="AUDIT", help="Judged audit of OUT. Needs --accuracy.", show_default=False),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, max=64, help="Number of shards at once; each is held in memory.")
     ] = DEFAULT_THREADS,
@@ -57,8 +71,10 @@ def refilter(
     ] = False,
 ) -> None:
     """Write a new run with another keep rule, from the stored scores. No model runs."""
-    change = RuleChange(tau, _conditions(keep), lone_masks)
     parent, target = RunLocation.open(out), RunLocation.open(new)
+    change = RuleChange(tau, _conditions(keep), lone_masks)
+    if accuracy is not None or audit is not None:
+        change = _audited(parent, change, accuracy, audit)
     found = write_with_bar(
         target,
         lambda on_progress, on_notice: run_refilter(
@@ -74,6 +90,18 @@ def refilter(
         during="refiltering shards",
     )
     _print(out, new, found)
+
+
+def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, audit: str | None) -> RuleChange:
+    if accuracy is None or audit is None:
+        raise ConfigError(
+            "--accuracy and --audit need each other: the verdicts of an audit choose the rule. Give both."
+        )
+    if change != RuleChange():
+        raise ConfigError("--accuracy chooses the rule: leave --tau, --keep and --lone-masks out.")
+    from pseudoris.cli.audited_rule import audited_change
+
+    return audited_change(parent, audit, accuracy)
 
 
 def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.verdict_file import VerdictFile
+from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli import refilter as command
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.committed_tables import read_table
 from tests.builders.command import pseudoris_here, start_pseudoris, wait_for
@@ -121,3 +126,26 @@ def _parts(out: Path) -> dict[str, bytes]:
     paths = (path for table in tables for path in (out / table).glob("shard-*"))
     named = {f"{path.parent.name}/{path.name}": path for path in paths}
     return {name: without_digests(name, path.read_bytes()) for name, path in named.items()}
+
+
+def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_to_reach_it(tmp_path):
+    out = str(tmp_path / "out")
+    location = RunLocation.open(out)
+    header = scored_run(location, "filtering.tau=1.4", num_shards=8)
+    draw_audit(location, header, tmp_path / "audit", DrawOptions(num_pairs=5_000), load_bytes=lambda shard, key: b"")
+    audit = AuditFolder.open(tmp_path / "audit")
+    words = ["--accuracy", "0.8", "--audit", str(audit.path)]
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        for row in audit.pairs.to_pylist():
+            is_right = row["distinctiveness"] is None or row["distinctiveness"] > 1.0
+            file.append(VerdictLine(pair=row["pair_id"], verdict="right" if is_right else "untrue"))
+    printed = invoke(out, str(tmp_path / "new"), *words)
+    assert "not shown" in printed.output
+    tau = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau
+    assert 0.5 < tau < 1.1
+    with pytest.raises(ConfigError, match="need each other"):
+        invoke(out, str(tmp_path / "other"), *words[:2])
+    with pytest.raises(ConfigError, match="leave --tau, --keep and --lone-masks out"):
+        invoke(out, str(tmp_path / "other"), *words, "--tau", "1")
+    with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999"):
+        invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])

@@ -1,0 +1,74 @@
+"""The rule that `pseudoris refilter --accuracy` takes: the loosest that an audit shows to be accurate enough."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from pseudoris.audit.agreement import rater_checks
+from pseudoris.audit.applied_run import apply_to
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.judged_pairs import join_answers
+from pseudoris.audit.rule_search import RuleChoice, choose_rule
+from pseudoris.audit.rule_sequence import rule_sequence
+from pseudoris.cli.audit import local_folder
+from pseudoris.cli.console import report, stdout
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.refilter import RuleChange
+from pseudoris.store.tables.keep_rule import stated_rule
+
+
+def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
+    """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested.
+
+    Raises:
+        ConfigError: The audit is of another run, no verdict was given, or no rule is shown to be accurate enough.
+        TransientError: Storage failed.
+    """
+    folder = AuditFolder.open(local_folder(audit))
+    rule = stated_rule(require_header(parent))
+    if rule is None:
+        raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")
+    applied = apply_to(parent, folder)
+    if not applied.has_same_pairs:
+        raise ConfigError(
+            f"{parent.root} has other pairs than the run that {audit} was drawn from ({applied.num_same:,} of "
+            f"{applied.num_asked:,} are the same): draw and judge an audit of it"
+        )
+    answers = folder.answers()
+    judged = applied.judged(join_answers(folder, answers))
+    rules = rule_sequence(folder, judged, rule)
+    choice = choose_rule(
+        judged,
+        [each.keeps for each in rules],
+        [each.name for each in rules],
+        target=accuracy,
+        checks=rater_checks(judged, answers),
+    )
+    stdout.print(_view(choice))
+    if choice.chosen is None:
+        raise ConfigError(_why_not(choice))
+    chosen = rules[choice.chosen]
+    report("chosen", f"{chosen.name}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
+    return RuleChange(chosen.rule.tau, chosen.rule.conditions)
+
+
+def _view(choice: RuleChoice) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("rule, strict to loose", "verdicts", "accuracy", "at least", ""):
+        table.add_column(name, justify="left" if name.startswith("rule") else "right", no_wrap=True)
+    for each in choice.tested:
+        said = f"{each.estimate:.3f}" if each.num else "–"
+        table.add_row(each.name, f"{each.num:,}", said, f"{each.low:.3f}", "" if each.passes else "not shown")
+    return table
+
+
+def _why_not(choice: RuleChoice) -> str:
+    text = f"no rule is shown to reach an accuracy of {choice.target:g}"
+    if choice.more is None:
+        return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"
+    return (
+        f"{text}. If accuracies are as they look, about {choice.more:,} more verdicts would tell: finish this audit, "
+        "or draw a larger one"
+    )

@@ -1,0 +1,71 @@
+"""The choice of a rule by verdicts; its promise is measured in experiments/audits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
+from pseudoris.audit.rater_errors import RaterChecks
+from pseudoris.audit.rule_search import choose_rule, first_rule
+
+NO_CHECKS = RaterChecks(0, 0)
+
+
+def judged(right):
+    size = len(right)
+    counts = np.zeros((size, len(KINDS)), np.int64)
+    counts[np.arange(size), np.where(right, KINDS.index("right"), KINDS.index("untrue"))] = 1
+    zeros, ones = np.zeros(size, np.int64), np.ones(size, np.bool_)
+    return JudgedPairs(
+        ids=tuple(map(str, range(size))),
+        counts=counts,
+        is_drawn=ones,
+        is_planted=~ones,
+        stratum=zeros,
+        inclusion=np.full(size, 0.01),
+        image=np.arange(size),
+        mask=np.arange(size),
+        is_kept=ones,
+        num_kept_of_mask=zeros + 1,
+        click_in_mask=np.full(size, np.nan),
+    )
+
+
+def chosen(right, *sizes, target=0.9):
+    places = np.arange(len(right))
+    keeps = [places < size for size in sizes]
+    return choose_rule(
+        judged(np.array(right, bool)), keeps, [f"first {s}" for s in sizes], target=target, checks=NO_CHECKS
+    )
+
+
+def test_the_loosest_rule_before_the_first_that_fails_is_chosen():
+    found = chosen([1] * 100 + [0] * 60, 80, 100, 120, 160)
+    assert [(each.name, each.passes) for each in found.tested] == [
+        ("first 80", True),
+        ("first 100", True),
+        ("first 120", False),
+    ]
+    assert found.chosen == 1
+
+
+def test_a_rule_after_a_failure_is_not_looked_at():
+    found = chosen([1] * 60 + [0] * 12 + [1] * 400, 65, 72, 470)
+    assert [each.passes for each in found.tested] == [False]
+    assert found.chosen is None
+
+
+def test_rules_too_strict_to_show_anything_are_passed_over():
+    # Of 20 verdicts, all right, the limit is 0.86.
+    assert chosen([1] * 100, 20, 100).chosen == 1
+    assert first_rule([20, 40, 70, 100], 0.9) == 2
+    assert first_rule([20, 35], 0.9) == 1
+
+
+def test_a_target_that_looks_reached_but_is_not_shown_says_how_many_more_verdicts_tell():
+    found = chosen([1] * 56 + [0] * 4, 60)
+    assert found.chosen is None
+    assert found.tested[0].estimate == pytest.approx(56 / 60)
+    assert 100 < found.more < 1_000
+    assert chosen([1, 0] * 50, 100).more is None

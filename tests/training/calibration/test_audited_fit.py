@@ -1,0 +1,87 @@
+"""Weights moved by a few verdicts: never far from the label-free ones, and better where verdicts tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from pseudoris.training.calibration.audited_fit import AuditedVerdict, around_label_free
+from pseudoris.training.calibration.confidence_fit import NO_LABELS, without_labels
+from pseudoris.training.calibration.labelled_images import JudgedImage
+
+NUM_CANDIDATES = 12
+
+
+def scene(seed: int) -> JudgedImage:
+    """Return three masks' candidates, which are right by truth and uniqueness; the other scores say nothing."""
+    draw = np.random.default_rng(seed)
+    size = 3 * NUM_CANDIDATES
+    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
+    scores["truth"] = draw.uniform(-2, 0, size)
+    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
+    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
+    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
+    groups = [f"{seed}-{n // NUM_CANDIDATES}" for n in range(size)]
+    texts = [f"a {n % 3} {n}" for n in range(size)]
+    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // NUM_CANDIDATES, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [scene(seed) for seed in range(40)]
+
+
+def verdicts(scenes, number, seed=0, weigh=lambda score: 1.0):
+    keys = [
+        (key, bool(right), image.rated.scores["truth"][row])
+        for image in scenes
+        for row, (key, right) in enumerate(
+            zip(zip(image.rated.groups, image.rated.texts, strict=True), image.is_right, strict=True)
+        )
+    ]
+    chosen = np.random.default_rng(seed).permutation(len(keys))[:number]
+    return {keys[at][0]: AuditedVerdict(float(keys[at][1]), weigh(keys[at][2])) for at in chosen}
+
+
+def accuracy(scenes, found):
+    sums = [image.sums(found.reached.bounds.keeps(image, found.weights))["accuracy"] for image in scenes]
+    return sum(each[0] for each in sums) / sum(each[1] for each in sums)
+
+
+def test_verdicts_make_the_weights_better_and_a_hundred_never_make_them_worse(scenes):
+    alone = accuracy(scenes, without_labels(scenes, NO_LABELS, wanted_yield=1.5))
+    moved = {
+        number: np.mean(
+            [
+                accuracy(scenes, around_label_free(scenes, verdicts(scenes, number, seed), wanted_yield=1.5)[0])
+                for seed in range(3)
+            ]
+        )
+        for number in (100, 800)
+    }
+    assert moved[100] > alone - 0.01
+    assert moved[800] > alone + 0.02
+
+
+def test_weights_of_the_design_count_and_not_their_unit(scenes):
+    said = verdicts(scenes, 200)
+    first, scaled = (
+        around_label_free(
+            scenes,
+            {key: AuditedVerdict(each.is_right, factor * each.weight) for key, each in said.items()},
+            wanted_yield=1.5,
+        )[0].weights
+        for factor in (1.0, 50.0)
+    )
+    other = around_label_free(scenes, verdicts(scenes, 200, weigh=lambda truth: np.exp(2 * truth)), wanted_yield=1.5)
+    assert first == scaled
+    assert first != other[0].weights
+
+
+def test_what_no_image_has_is_left_out_and_verdicts_of_one_kind_are_refused(scenes):
+    said = {**verdicts(scenes, 100), ("elsewhere-0", "a text"): AuditedVerdict(1.0, 1.0)}
+    assert around_label_free(scenes, said, wanted_yield=1.5)[1] == 100
+    right = {key: AuditedVerdict(1.0, 1.0) for key in said}
+    with pytest.raises(ValueError, match="100 of 100 verdicts are right"):
+        around_label_free(scenes, right, wanted_yield=1.5)
