@@ -56,6 +56,8 @@ def annotate(
     allow_degraded: Annotated[
         bool, typer.Option("--allow-degraded", help="Use smaller batches for a shard that has run out of memory twice.")
     ] = False,
+    exclude: options.Exclude = None,
+    exclude_distance: options.ExcludeDistance = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     profile_start: Annotated[
         bool, typer.Option("--profile-start", help="Print where the time before the first commit goes.")
@@ -72,7 +74,8 @@ def annotate(
     from pseudoris.store.runs.pending_work import parse_reasons
 
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
-    run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons)
+    exclusions = options.read_exclude(exclude, exclude_distance)
+    run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     if dry_run:
         from pseudoris.pipeline.dry_run import dry_run as preview
 

@@ -115,6 +115,8 @@ def import_annotation(
     assignments: Assignments = None,
     workers: Workers = None,
     allow_mixed: AllowMixed = False,
+    exclude: options.Exclude = None,
+    exclude_distance: options.ExcludeDistance = None,
 ) -> None:
     """Import human annotation (REFER, COCO) as a run with the same tables.
 
@@ -137,6 +139,7 @@ def import_annotation(
         prefix=prefix,
         orientation="stored" if orientation == Orientation.STORED else "upright",
         num_workers=workers or len(os.sched_getaffinity(0)),
+        exclusions=options.read_exclude(exclude, exclude_distance),
     )
     _run(request, RunLocation.open(out, config.source.endpoint_url, config.placement.storage))
 

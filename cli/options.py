@@ -12,6 +12,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.sources.exclusions import Exclusions
 
 Source = Annotated[
     str,
@@ -73,6 +74,21 @@ Address = Annotated[
     ),
 ]
 
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATH",
+        help="Leave out a benchmark's images: a REFER folder, a folder of images, a list of names or COCO ids, a table "
+        "of sha256 or phash. Can be repeated.",
+        show_default=False,
+    ),
+]
+ExcludeDistance = Annotated[
+    int | None,
+    typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="8"),
+]
+
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:
     """Refuse the run's own folders, and what lies in them: readers of a table take its folder with all below.
@@ -83,6 +99,21 @@ def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> N
     own = (*SCHEMAS, PLAN_FOLDER, RECEIPTS_FOLDER, MANIFEST_FOLDER)
     if (destination.holds(run) and run.holds(destination)) or any(run.holds(destination, folder) for folder in own):
         raise ConfigError(f"{option} {destination.root!r} is inside the run. Choose a folder outside it.")
+
+
+def read_exclude(exclude: list[str] | None, max_distance: int | None) -> Exclusions:
+    """Return what `--exclude` and `--exclude-distance` name.
+
+    Raises:
+        ConfigError: A file is not as it should be.
+        TransientError: Storage failed.
+    """
+    if not exclude and max_distance is None:
+        return Exclusions()
+    # Here: it imports the readers of images and pickles.
+    from pseudoris.training.exclusions import read_exclusions
+
+    return read_exclusions(exclude or (), max_distance)
 
 
 def load_plugins(plugins: Iterable[str] | None) -> None:

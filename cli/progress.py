@@ -219,6 +219,8 @@ def plan_view(plan: RunPlan) -> Table:
     table.add_row("output", plan.out)
     table.add_row("images", f"{plan.num_images:,} ({format_bytes(plan.input_bytes)}){repeated}")
     table.add_row("shards", f"{plan.num_shards:,}{done}")
+    if plan.num_excluded:
+        table.add_row("excluded", f"{plan.num_excluded:,} listed images are not planned")
     if plan.extension is not None:
         known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
         table.add_row(

@@ -27,6 +27,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import missing_shards, num_to_retry, quarantined_shards
 from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
 from pseudoris.store.runs.session import RunSession, SessionOutcome, trim_memory
+from pseudoris.store.runs.stored_exclusions import exclusion_notices
 from pseudoris.store.sources import Source, open_source
 
 
@@ -105,11 +106,14 @@ def plan_or_resume(
         TransientError: Storage or the cluster failed.
     """
     pool = config.placement.read
-    request = RunRequest("annotate", source.name, identity, config, allow_mixed=config.placement.allow_mixed)
+    allow_mixed, exclusions = config.placement.allow_mixed, options.exclusions
+    request = RunRequest("annotate", source.name, identity, config, allow_mixed=allow_mixed, exclusions=exclusions)
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
     if planned.mixed:
         on_event(Notice(f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(planned.mixed)}"))
+    for text in exclusion_notices(header, is_new=planned.is_new, is_given=bool(exclusions)):
+        on_event(Notice(text))
     if planned.is_new:
         return header
     if options.is_extension:

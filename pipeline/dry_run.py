@@ -20,6 +20,7 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import quarantined_shards
 from pseudoris.store.runs.plan import iter_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.runs.totals import Totals
 from pseudoris.store.sources import Source, open_source
 from pseudoris.workers.stages import STAGES
@@ -57,7 +58,8 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         identity = complete_identity(config, here)
         if header is not None:
             check_identity(header, identity, allow_mixed=config.placement.allow_mixed)
-        tally = _listed(listing, config, options.limit) if header is None else _planned(location, header)
+        excluded = ExcludedItems(options.exclusions)
+        tally = _listed(listing, config, options.limit, excluded) if header is None else _planned(location, header)
         extension = _extension(listing, location, header, config=config, options=options)
     if extension is not None:
         tally.num_images += extension.num_new
@@ -79,12 +81,13 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         output_basis=basis,
         extension=extension,
         num_to_retry=_num_to_retry(location, options),
+        num_excluded=excluded.total,
     )
 
 
-def _listed(listing: Source, config: RunConfig, limit: int | None) -> PlanTally:
+def _listed(listing: Source, config: RunConfig, limit: int | None, excluded: ExcludedItems) -> PlanTally:
     tally = PlanTally()
-    items = list_on_cluster(listing, config.placement.read)
+    items = excluded.kept(list_on_cluster(listing, config.placement.read))
     for _ in itertools.islice(assign_shards(items, config.shards, tally=tally), limit):
         pass
     return tally

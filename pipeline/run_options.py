@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_origin, read_header, require_header
+from pseudoris.store.runs.stored_exclusions import check_exclusions
+from pseudoris.store.sources.exclusions import Exclusions
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +20,22 @@ class RunOptions:
         is_extension: List SOURCE again and plan its new images.
         is_retry: Compute the quarantined images again, and nothing else.
         reasons: With `is_retry`, only images quarantined for one of these reasons; None for all.
+        exclusions: Images that a new run leaves out; of an existing run they must be the same, or none.
     """
 
     limit: int | None = None
     is_extension: bool = False
     is_retry: bool = False
     reasons: frozenset[str] | None = None
+    exclusions: Exclusions = field(default_factory=Exclusions)
 
 
 def check_options(location: RunLocation, options: RunOptions) -> None:
     """Accept `options` if they fit the run in `location`, if there is one.
 
     Raises:
-        ConfigError: There is no run to retry or to extend, another command made it, or two options exclude each other.
+        ConfigError: There is no run to retry or to extend, another command made it, it excludes other images, or two
+            options exclude each other.
         TransientError: Storage failed.
     """
     if options.is_extension and options.is_retry:
@@ -43,3 +48,4 @@ def check_options(location: RunLocation, options: RunOptions) -> None:
     header = require_header(location) if is_old else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
+        check_exclusions(header, options.exclusions)

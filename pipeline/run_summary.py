@@ -29,6 +29,7 @@ class RunPlan:
         output_basis: The basis of that estimate.
         extension: With `--extend`, the result of listing SOURCE again; the figures above then include the extension.
         num_to_retry: With `--retry-failed`, how many images would be computed again.
+        num_excluded: Listed images of a new run that its exclusions by name leave out.
     """
 
     source: str
@@ -45,6 +46,7 @@ class RunPlan:
     output_basis: str
     extension: ExtensionTally | None = None
     num_to_retry: int | None = None
+    num_excluded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.runs.retry_commit import commit_retry, quarantined_ids
+from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.workers.images.prover import shared_prover
 
@@ -136,7 +137,9 @@ def _read(job: Job, shard: int) -> Shard:
     work = shard_work(job, shard)
     if not work.entries:
         return Shard(shard, work.generation, (), is_committed=True)
-    with shared_prover(job.config.images) as prover:
+    exclusions = content_matcher(job.location, job.header)
+    has_hash = exclusions is not None and exclusions.has_hashes
+    with shared_prover(job.config.images, has_hash=has_hash) as prover:
         shard_read = read_shard(
             job.source,
             job.config,
@@ -144,6 +147,7 @@ def _read(job: Job, shard: int) -> Shard:
             prover=prover,
             generation=work.generation,
             others=_others(job, shard, work),
+            exclusions=exclusions,
         )
     return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
 

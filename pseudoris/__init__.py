@@ -125,6 +125,8 @@ def annotate(
     extend: bool = False,
     retry_failed: bool = False,
     retry_reasons: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    exclude_distance: int | None = None,
     on_event: Callable[[RunEvent], None] = lambda event: None,
 ) -> RunSummary:
     """Annotate the images of `source` into the run at `out`; the same call again continues.
@@ -137,6 +139,9 @@ def annotate(
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
         retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
+        exclude: Images to leave out, as `pseudoris annotate --exclude`: a path, or several. A run keeps what it was
+            planned with; without a path, an existing run continues with its own.
+        exclude_distance: As `--exclude-distance`.
         on_event: Called with each step of the start (`Step`), the plan (`Planned`), each commit (`Committed`), each
             retried shard (`Retried`), and each `Notice`.
 
@@ -152,10 +157,13 @@ def annotate(
     from pseudoris.pipeline.run_options import RunOptions
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.store.runs.pending_work import parse_reasons
+    from pseudoris.store.sources.exclusions import Exclusions
+    from pseudoris.training.exclusions import as_exclusions
 
     settings = load_config(config) if isinstance(config, str) else config
     reasons = parse_reasons(_listed(retry_reasons) or None)
-    options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons)
+    exclusions = as_exclusions(exclude, exclude_distance) if exclude or exclude_distance is not None else Exclusions()
+    options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     return run_pipeline(source, out, settings, options=options, on_event=on_event)
 
 

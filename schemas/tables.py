@@ -43,7 +43,10 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "annotation_missing": "masks.options.path holds no masks for this image.",
     "annotation_mismatch": "The imported annotation or the ready masks have another size than the image.",
     "annotation_damaged": "A mask of the imported annotation or of the ready masks cannot be decoded.",
+    "excluded": "The image is one that `--exclude` lists by its content; it is never tried again.",
 }
+# Not retried: another try would give the same.
+FINAL_REASONS: Final = frozenset({"excluded"})
 
 
 def _field(name: str, kind: pa.DataType, doc: str, *, nullable: bool = False) -> pa.Field:

@@ -115,16 +115,17 @@ def thread_executor(location: RunLocation, planned: PlannedRun, make: MakeShard,
 
 
 @contextmanager
-def proving(limits: ImagesConfig, count: int) -> Iterator[queue.SimpleQueue[Prover]]:
+def proving(limits: ImagesConfig, count: int, *, has_hash: bool = False) -> Iterator[queue.SimpleQueue[Prover]]:
     """Give one prover a worker; each has a child process of its own, and serves one thread at a time.
 
     Args:
         limits: The user's own; this process decodes with the same plug-ins afterwards, so it imports them too.
         count: Of workers.
+        has_hash: Whether they also compute perceptual hashes.
     """
     import_plugins(limits.decoder_plugins)
     provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
     with ExitStack() as stack:
         for _ in range(count):
-            provers.put(stack.enter_context(Prover(limits)))
+            provers.put(stack.enter_context(Prover(limits, has_hash=has_hash)))
         yield provers

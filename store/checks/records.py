@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt
+from pseudoris.schemas.run_records import MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card import CARD_NAME, is_generated
@@ -18,6 +18,7 @@ from pseudoris.store.runs.manifest import (
     snapshot_path,
 )
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, list_commits, try_read_receipts
+from pseudoris.store.runs.stored_exclusions import stored_exclusions
 
 
 def refuse_blocked_extensions(location: RunLocation) -> None:
@@ -32,6 +33,15 @@ def refuse_blocked_extensions(location: RunLocation) -> None:
             raise ConfigError(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
             )
+
+
+def exclusion_problems(location: RunLocation, header: RunHeader) -> list[Problem]:
+    """Return a problem if the list of excluded images is missing or was changed."""
+    try:
+        stored_exclusions(location, header)
+    except ConfigError as error:
+        return [Problem(None, "exclusions", str(error))]
+    return []
 
 
 def blocked_receipts(location: RunLocation) -> dict[int, Problem]:

@@ -10,9 +10,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
-from pseudoris.store.checks.records import (
-    refuse_blocked_extensions,
-)
+from pseudoris.store.checks.records import exclusion_problems, refuse_blocked_extensions
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.checks.verify_walk import OutsideBytes, VerifyReport, VerifyWalk
 from pseudoris.store.location import RunLocation
@@ -78,6 +76,7 @@ def verify_run(
     refuse_blocked_extensions(location)
     committed = list_receipts(location)
     walk = VerifyWalk(location, header, committed, chosen=spread_evenly(list(committed), sample))
+    walk.add(exclusion_problems(location, header))
     for problems in check(location, _visited(walk, location, header, progress), quick):
         walk.add(problems)
     return walk.report(root, () if quick else walk.strays())

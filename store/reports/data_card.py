@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from pseudoris.schemas.exclusion_records import EXCLUDED
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.data_card_sections import CardFacts, card_text
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.totals import Totals
+from pseudoris.store.tables.committed_tables import read_table
 
 CARD_NAME: Final = "DATACARD.md"
 # The name of the new card if an edited one exists.
@@ -75,10 +78,13 @@ def _sealed(text: bytes) -> bytes:
 
 
 def _facts(location: RunLocation, header: RunHeader) -> CardFacts:
-    totals, digest = Totals(), hashlib.sha256()
+    totals, digest, excluded = Totals(), hashlib.sha256(), Counter[str]()
     for receipt in cached_receipts(location):
         totals.add(receipt)
+        if EXCLUDED in receipt.counts.reasons:
+            failures = read_table(location, FAILURES, ("reason", "message"), [receipt]).to_pylist()
+            excluded.update(row["message"] for row in failures if row["reason"] == EXCLUDED)
         for table in sorted(SCHEMAS):
             # Hashes contents, not names: a retry that recovers every image gives the digest of a run that never failed.
             digest.update(f"{receipt.shard} {table} {receipt.parts[table].sha256}\n".encode())
-    return CardFacts(header, totals.sum(), digest.hexdigest())
+    return CardFacts(header, totals.sum(), digest.hexdigest(), excluded)

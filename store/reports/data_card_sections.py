@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
+from pydantic import JsonValue
 
+from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.reports.data_card_models import BIBTEX, METHOD, Statement, UsedModel, used_models
@@ -37,16 +39,19 @@ class CardFacts:
         header: The header with all extensions of the plan.
         totals: Sums over the latest receipts.
         tables_sha256: Digest over the digests of all parts, ordered by shard and table.
+        excluded: Images quarantined as excluded, by their message.
     """
 
     header: RunHeader
     totals: RunTotals
     tables_sha256: str
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
 
 def card_text(facts: CardFacts) -> str:
     """Return the card without its final digest line."""
-    sections = (_title, _sources, _counts, _making, _biases, _licence, _citation)
+    exclusions = () if facts.header.exclusions is None else (_exclusions,)
+    sections = (_title, _sources, _counts, *exclusions, _making, _biases, _licence, _citation)
     body = "\n\n".join("\n".join(section(facts)) for section in sections)
     return f"---\n{_front_matter(facts)}---\n\n{body}\n"
 
@@ -151,6 +156,30 @@ def _counts(facts: CardFacts) -> Iterator[str]:
             f"{totals.degraded:,} shards were computed with lowered settings, and {totals.mixed:,} on other devices or "
             "package versions. There, another run of the same configuration may differ in the last bits."
         )
+
+
+def _exclusions(facts: CardFacts) -> Iterator[str]:
+    record = exclusions_of(facts.header)
+    yield "## Excluded images"
+    yield ""
+    yield "These images are not in the data, because a benchmark tests on them. By name: images of the last listing"
+    yield "that are not planned. By content: images that are planned, and quarantined as `excluded`."
+    yield ""
+    yield "| rule | of | settings | values | sha256 of the values | excluded images |"
+    yield "| --- | --- | --- | --: | --- | --: |"
+    for rule in record.rules if record else ():
+        settings = "; ".join(f"{name} {_setting(value)}" for name, value in sorted(rule.settings.items())) or "–"
+        count = facts.excluded.get(rule.reason, 0) if rule.num_excluded is None else rule.num_excluded
+        cells = (f"`{rule.kind}`", _code(rule.name), settings, f"{rule.num_values:,}", f"`{rule.values_sha256}`")
+        yield f"| {' | '.join(cells)} | {count:,} |"
+    files = [(name, digest) for rule in (record.rules if record else ()) for name, digest in rule.files.items()]
+    for name, digest in dict.fromkeys(files):
+        yield ""
+        yield f"File {_code(name)}: sha256 `{digest}`."
+
+
+def _setting(value: JsonValue) -> str:
+    return _code(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _making(facts: CardFacts) -> Iterator[str]:

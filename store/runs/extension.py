@@ -16,12 +16,14 @@ from typing import Final, TypeVar
 
 from pseudoris.schemas.config import ShardsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import ListingCounts
 from pseudoris.schemas.run_records import PartRecord, PlanEntry, PlanExtension, RunHeader
 from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_extension
 from pseudoris.store.runs.plan import stream_plan, write_plan
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, stored_exclusions
 from pseudoris.store.sources.items import SourceItem
 
 _MAX_EXAMPLES: Final = 5
@@ -46,6 +48,7 @@ class ExtensionTally:
         vanished: Some keys of these.
         size_bytes: Sum of the expected sizes of the new images.
         max_shard_bytes: Largest such sum of one new shard.
+        excluded: Listed images that the run's rules by name exclude, by number of the rule; None for others.
     """
 
     num_new: int = 0
@@ -58,6 +61,7 @@ class ExtensionTally:
     vanished: list[str] = field(default_factory=list)
     size_bytes: int = 0
     max_shard_bytes: int = 0
+    excluded: list[int | None] = field(default_factory=list)
 
 
 def extend_plan(
@@ -94,6 +98,9 @@ def extend_plan(
         num_shards=written.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
         header_sha256=header.sha256,
+        exclusions=ListingCounts(num_excluded=tuple(tally.excluded)).model_dump(mode="json")
+        if tally.excluded
+        else None,
     )
     return create_extension(location, extension), tally
 
@@ -108,6 +115,8 @@ def new_entries(
 ) -> Iterator[PlanEntry]:
     """Yield the plan's rows for the items whose keys `header` does not plan, in shards numbered after its own.
 
+    The run's exclusions hold for them.
+
     Args:
         location: The run's folder.
         header: The present header; its config bounds the shards.
@@ -115,7 +124,9 @@ def new_entries(
         tally: Updated along the way; complete when the iterator ends.
         limit: Yield only the first `limit` rows.
     """
-    unplanned = unplanned_items(location, header, items, tally)
+    excluded = ExcludedItems(stored_exclusions(location, header))
+    tally.excluded = excluded.counts
+    unplanned = unplanned_items(location, header, excluded.kept(items), tally)
     wanted = itertools.islice(unplanned, limit)
     yield from _numbered(wanted, header.config.shards, first_shard=header.num_shards, tally=tally)
     # Items beyond the limit are not planned, but known keys after it are still compared.
@@ -224,6 +235,8 @@ def extension_notices(tally: ExtensionTally) -> list[str]:
         if tally.num_new
         else "SOURCE has no new images: the plan is unchanged"
     ]
+    if num_excluded := sum(count or 0 for count in tally.excluded):
+        texts.append(f"{num_excluded:,} of the listed images are excluded, as the run was planned")
     if tally.num_changed:
         texts.append(
             f"{tally.num_changed:,} planned images have changed since they were planned ({_some(tally.changed)}). The "

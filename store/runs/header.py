@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import extended_exclusions
 from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, RUN_VERSION, Identity, PlanExtension, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.seals import read_version, sealed
@@ -176,6 +177,7 @@ def _extended(location: RunLocation, header: RunHeader) -> RunHeader:
         update = {
             "plan_parts": header.plan_parts + extension.plan_parts,
             "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
+            "exclusions": extended_exclusions(header, extension),
             "sha256": extension.sha256,
         }
         sums = {name: getattr(header, name) + getattr(extension, name) for name in _SUMMED}

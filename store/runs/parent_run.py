@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PLAN_FOLDER, ParentRun, PartRecord, Receipt, RunHeader
 from pseudoris.store.location import RunLocation
@@ -122,7 +123,7 @@ class Parent:
         return data
 
     def copy_plan(self, target: RunLocation) -> None:
-        """Copy the plan of this run into the run at `target`, byte for byte.
+        """Copy the plan of this run, and what it excludes, into the run at `target`, byte for byte.
 
         Raises:
             ConfigError: A part of it is missing or damaged, or `target` cannot be written.
@@ -130,3 +131,5 @@ class Parent:
         """
         for part in self.header.plan_parts:
             target.put_part(f"{PLAN_FOLDER}/{part.name}", self.read_part(PLAN_FOLDER, part))
+        if record := exclusions_of(self.header):
+            target.put_part(f"{PLAN_FOLDER}/{record.part.name}", self.read_part(PLAN_FOLDER, record.part))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import Receipt, RunHeader
-from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.schemas.tables import FAILURE_REASONS, FINAL_REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,19 @@ def quarantined_shards(receipts: Iterable[Receipt], reasons: frozenset[str] | No
 
 def num_to_retry(receipt: Receipt, reasons: frozenset[str] | None) -> int:
     """Return how many images of the shard are in quarantine for one of `reasons`, or for any reason."""
-    return sum(count for reason, count in receipt.counts.reasons.items() if reasons is None or reason in reasons)
+    return sum(count for reason, count in receipt.counts.reasons.items() if is_retried(reason, reasons))
+
+
+def is_retried(reason: str, reasons: frozenset[str] | None) -> bool:
+    """Return whether a retry of `reasons`, or of any reason, computes an image again that has this reason code."""
+    return reason not in FINAL_REASONS and (reasons is None or reason in reasons)
 
 
 def parse_reasons(words: Iterable[str] | None) -> frozenset[str] | None:
     """Return words such as "missing" as reason codes; None for None.
 
     Raises:
-        ConfigError: One is not a reason code.
+        ConfigError: One is not a reason code, or of images that are never retried.
     """
     if words is None:
         return None
@@ -65,4 +70,9 @@ def parse_reasons(words: Iterable[str] | None) -> frozenset[str] | None:
     unknown = sorted(reasons - FAILURE_REASONS.keys())
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is not a quarantine reason: the reasons are {', '.join(FAILURE_REASONS)}")
+    if final := sorted(reasons & FINAL_REASONS):
+        raise ConfigError(
+            f"images quarantined as {final[0]!r} are never retried: a benchmark tests on them. To annotate them, name "
+            "another output and leave --exclude out"
+        )
     return reasons

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,8 +15,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import check_identity, check_origin, create_header, read_header
 from pseudoris.store.runs.parent_run import Parent
 from pseudoris.store.runs.shard_assignment import plan_run
+from pseudoris.store.runs.stored_exclusions import check_exclusions
 from pseudoris.store.runs.unexpected_files import refuse_unexpected_files
 from pseudoris.store.sources import SourceItem
+from pseudoris.store.sources.exclusions import Exclusions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class RunRequest:
         config: The configuration; its `shards` bound the shards.
         parent: The run that this one is made from, if any.
         allow_mixed: Accept another device or other package versions than those that the run started with.
+        exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
     """
 
     origin: Origin
@@ -38,6 +41,7 @@ class RunRequest:
     config: RunConfig
     parent: Parent | None = None
     allow_mixed: bool = False
+    exclusions: Exclusions = field(default_factory=Exclusions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ def plan_or_continue(
         limit: Plan only the first `limit` images. It does not change an existing plan.
 
     Raises:
-        ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source.
+        ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
+            excludes other images.
         TransientError: Storage failed.
     """
     header = read_header(location)
@@ -95,6 +100,7 @@ def plan_or_continue(
             limit=limit,
             origin=request.origin,
             parent=pinned,
+            exclusions=request.exclusions,
         )
     return PlannedRun(header, _check(location, header, request), is_new)
 
@@ -146,6 +152,7 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
         if header.parent is None:
             raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
         request.parent.check(header.parent)
+    check_exclusions(header, request.exclusions)
     return tuple(check_identity(header, request.identity, request.source, allow_mixed=request.allow_mixed))
 
 

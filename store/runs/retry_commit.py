@@ -25,6 +25,7 @@ from pseudoris.schemas.tables import (
 )
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import NOWHERE, CommitOutcome, Provenance, commit_parts, make_receipt
+from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import read_receipt
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.keep_rule import num_kept_lone
@@ -32,7 +33,7 @@ from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 
 def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
-    """Return the ids of the quarantined images in the receipt's generation.
+    """Return the ids of the quarantined images in the receipt's generation that a retry computes again.
 
     Args:
         location: The run's folder.
@@ -44,7 +45,7 @@ def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[
         TransientError: Storage failed.
     """
     failures = read_table(location, FAILURES, ("image_id", "reason"), [receipt]).to_pylist()
-    return frozenset(row["image_id"] for row in failures if reasons is None or row["reason"] in reasons)
+    return frozenset(row["image_id"] for row in failures if is_retried(row["reason"], reasons))
 
 
 def commit_retry(

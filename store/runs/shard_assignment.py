@@ -15,7 +15,9 @@ from pseudoris.store.files.key_order import file_of
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import create_header
 from pseudoris.store.runs.plan import write_plan
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, excluded_section, nothing_is_left
 from pseudoris.store.runs.unexpected_files import refuse_unexpected_files
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.items import SourceItem
 
 
@@ -90,6 +92,7 @@ def plan_run(
     limit: int | None = None,
     origin: Origin = "annotate",
     parent: ParentRun | None = None,
+    exclusions: Exclusions | None = None,
 ) -> RunHeader:
     """Write the listing as the plan under `location`, then create the header, and return it.
 
@@ -105,15 +108,21 @@ def plan_run(
         limit: Plan only the first `limit` images.
         origin: The command that writes the tables, for the header.
         parent: The run that this one is made from, for the header; None if there is none.
+        exclusions: Images that are not planned, or quarantined when they are read; they are stored beside the plan.
 
     Raises:
-        ConfigError: The listing raises it, the location cannot be written, or its table folders hold files.
+        ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
+            image is excluded.
         TransientError: Storage failed.
     """
     refuse_unexpected_files(location)
     tally = PlanTally()
-    entries = itertools.islice(assign_shards(items, config.shards, tally=tally), limit)
+    exclusions = exclusions or Exclusions()
+    excluded = ExcludedItems(exclusions)
+    entries = itertools.islice(assign_shards(excluded.kept(items), config.shards, tally=tally), limit)
     written = write_plan(location, entries)
+    if excluded.total and not written.num_images:
+        raise nothing_is_left(exclusions, excluded)
     header = RunHeader(
         source=source,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -127,6 +136,7 @@ def plan_run(
         config_sha256=config_hash(config),
         origin=origin,
         parent=parent,
+        exclusions=excluded_section(location, exclusions, excluded),
     )
     return create_header(location, header)
 

@@ -16,6 +16,7 @@ from pseudoris.schemas.errors import ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.store.sources.exclusions import ContentMatcher
 from pseudoris.store.sources.planned_images import Outcome, Reading, read_or_refused
 from pseudoris.store.sources.refusals import settle_refusals
 from pseudoris.store.sources.root import SourceRoot
@@ -32,6 +33,9 @@ class Prover(Protocol):
     def prove(self, data: bytes) -> tuple[int, int]:
         """Return the upright (height, width) of an encoded image. Raises: ImageError: it does not decode."""
 
+    def prove_and_hash(self, data: bytes) -> tuple[int, int, str]:
+        """Return also its perceptual hash, 16 hex digits; only asked for where an exclusion needs it."""
+
 
 def read_shard(
     source: str,
@@ -41,6 +45,7 @@ def read_shard(
     prover: Prover,
     generation: int = 0,
     others: Iterable[PlanEntry] = (),
+    exclusions: ContentMatcher | None = None,
 ) -> Shard:
     """Return the shard of `entries` with bytes, digests and upright sizes; broken images are quarantined.
 
@@ -53,6 +58,7 @@ def read_shard(
         prover: Decodes each image in a process that may crash.
         generation: Generation of the shard.
         others: A few more images of the plan. They are only read if images are refused, to see whether SOURCE is.
+        exclusions: Images that it knows by their content are quarantined as `excluded`.
 
     Raises:
         ConfigError: SOURCE itself no longer exists.
@@ -66,7 +72,7 @@ def read_shard(
     if any(_reason(reading) in ("missing", "unreadable") for reading in readings.values()):
         _check_root(root)
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
-    images = tuple(_prove(entry, outcomes[entry.position], prover) for entry in entries)
+    images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
     shard = Shard(entries[0].shard, generation, images)
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
 
@@ -81,16 +87,29 @@ def _check_root(root: SourceRoot) -> None:
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
 
 
-def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover) -> ShardImage:
+def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ContentMatcher | None) -> ShardImage:
     image = ShardImage(position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
         return _quarantined(image, outcome)
     image = replace(image, data=outcome, sha256=sha256_hex(outcome))
     try:
-        height, width = prover.prove(outcome)
+        height, width = _proven_size(image, outcome, prover, exclusions)
     except ImageError as error:
         return _quarantined(image, error)
     return replace(image, height=height, width=width)
+
+
+def _proven_size(image: ShardImage, data: bytes, prover: Prover, exclusions: ContentMatcher | None) -> tuple[int, int]:
+    if exclusions is None:
+        return prover.prove(data)
+    sha256 = image.sha256 or ""
+    # First by sha256: it needs no decoding.
+    exclusions.check(sha256)
+    if not exclusions.has_hashes:
+        return prover.prove(data)
+    height, width, phash = prover.prove_and_hash(data)
+    exclusions.check(sha256, phash)
+    return height, width
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

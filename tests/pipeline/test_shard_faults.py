@@ -52,7 +52,7 @@ def job(tmp_path, monkeypatch, broken) -> Job:
     monkeypatch.setattr(shard_faults, "read_or_refused", read_or_refused)
     monkeypatch.setattr(shard_faults, "open_root", lambda *arguments: None)
     for module in (shard_tasks, shard_faults):
-        monkeypatch.setattr(module, "shared_prover", lambda limits: nullcontext(Prover()))
+        monkeypatch.setattr(module, "shared_prover", lambda limits, **_: nullcontext(Prover()))
     monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
     monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ())
     monkeypatch.setattr(shard_tasks, "report_counts", lambda root, step: None)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pseudoris.schemas.config import RunConfig
@@ -17,6 +17,7 @@ from pseudoris.store.files.key_order import path_key
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, package_versions, plan_or_continue
 from pseudoris.store.sources import Source, SourceItem, open_source
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.threads import map_in_threads
 from pseudoris.training.imports.annotated_image import Orientation
@@ -46,6 +47,7 @@ class ImportRequest:
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
         orientation: What masks and sizes refer to.
         num_workers: Shards at work at a time; decides no byte.
+        exclusions: Images to leave out; of an existing run they must be the same, or none.
     """
 
     annotation: str
@@ -58,6 +60,7 @@ class ImportRequest:
     prefix: str = ""
     orientation: Orientation = "upright"
     num_workers: int = 1
+    exclusions: Exclusions = field(default_factory=Exclusions)
 
     def identity(self, digests: Mapping[str, str]) -> Identity:
         """Return what must be equal for two calls to belong to one run.
@@ -119,7 +122,9 @@ def plan_import(request: ImportRequest, annotation: Annotation, source: Source, 
         raise ConfigError(f"ANNOTATION {request.annotation!r} lists no images, so there is nothing to import.")
     identity = request.identity(annotation.digests)
     allow_mixed = request.config.placement.allow_mixed
-    wanted = RunRequest("import", source.name, identity, request.config, allow_mixed=allow_mixed)
+    wanted = RunRequest(
+        "import", source.name, identity, request.config, allow_mixed=allow_mixed, exclusions=request.exclusions
+    )
     run = plan_or_continue(location, wanted, lambda: _listed(request, source, humans))
     return PlannedImport(run, {image_id(key): human for key, human in humans.items()})
 

@@ -11,6 +11,8 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.stored_exclusions import content_matcher
+from pseudoris.store.sources.exclusions import ContentMatcher
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.training.imports.annotated_image import STAGE_IMPORT, annotate_image
 from pseudoris.training.imports.annotation_files import read_annotation
@@ -52,8 +54,10 @@ def import_annotation(
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
         planned = plan_import(request, annotation, source, location)
-        with proving(request.config.images, request.num_workers) as provers:
-            work = _Import(request, planned, provers)
+        exclusions = content_matcher(location, planned.run.header)
+        has_hash = exclusions is not None and exclusions.has_hashes
+        with proving(request.config.images, request.num_workers, has_hash=has_hash) as provers:
+            work = _Import(request, planned, provers, exclusions)
             written = write_run(
                 location, planned.run, work, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
@@ -73,17 +77,30 @@ class _Import:
         num_without_pixels: Number of masks without pixels, for each shard that was made.
     """
 
-    def __init__(self, request: ImportRequest, planned: PlannedImport, provers: queue.SimpleQueue[Prover]) -> None:
+    def __init__(
+        self,
+        request: ImportRequest,
+        planned: PlannedImport,
+        provers: queue.SimpleQueue[Prover],
+        exclusions: ContentMatcher | None,
+    ) -> None:
         self._request = request
         self._planned = planned
         self._provers = provers
+        self._exclusions = exclusions
         # A list, for several threads add to it.
         self.num_without_pixels: list[int] = []
 
     def __call__(self, entries: Sequence[PlanEntry]) -> Shard:
         prover = self._provers.get()
         try:
-            shard = read_shard(self._planned.run.header.source, self._request.config, entries, prover=prover)
+            shard = read_shard(
+                self._planned.run.header.source,
+                self._request.config,
+                entries,
+                prover=prover,
+                exclusions=self._exclusions,
+            )
         finally:
             self._provers.put(prover)
         return self._annotate(shard)

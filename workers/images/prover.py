@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from typing import Any, Final, Self
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError, TransientError
 from pseudoris.workers.faults.child_process import is_external_signal, start_child
-from pseudoris.workers.images.prover_main import LENGTH
+from pseudoris.workers.images.perceptual_hash import HASH_HEX_DIGITS
+from pseudoris.workers.images.prover_main import LENGTH, WITH_HASH
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ _MAX_PROOFS: Final = 10_000
 _CRAMPED: Final = 16
 # The prover that this process keeps for its next shard, at most one, by its limits.
 _SHARED: Final[dict[str, Prover]] = {}
+_HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
 
 
 class _ProverDiedError(Exception):
@@ -44,8 +47,8 @@ class _TimedOutError(Exception):
 
 
 @contextmanager
-def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
-    """Provide this process's prover inside the block. Its child is kept for the next block with the same limits.
+def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[Prover]:
+    """Provide this process's prover inside the block. Its child is kept for the next block with the same arguments.
 
     Starting a child takes longer than proving a shard of small images. The child is replaced after `_MAX_PROOFS`
     images, and if the block ends with an exception, so that damage by an image does not last. Blocks must not be
@@ -53,10 +56,11 @@ def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
 
     Raises like `Prover.__enter__`.
     """
-    prover = _SHARED.pop(limits.model_dump_json(), None)
-    for stale in [_SHARED.pop(key) for key in list(_SHARED)]:
+    key = f"{limits.model_dump_json()} {has_hash}"
+    prover = _SHARED.pop(key, None)
+    for stale in [_SHARED.pop(other) for other in list(_SHARED)]:
         stale.__exit__(None, None, None)
-    prover = prover or Prover(limits)
+    prover = prover or Prover(limits, has_hash=has_hash)
     try:
         yield prover.__enter__()
     except BaseException:
@@ -65,11 +69,13 @@ def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
     if prover.num_proofs >= _MAX_PROOFS:
         prover.__exit__(None, None, None)
     else:
-        _SHARED[limits.model_dump_json()] = prover
+        _SHARED[key] = prover
 
 
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
+
+    With `has_hash` it also computes their perceptual hashes.
 
     Use as a context manager: the child lives from entry to exit. Not thread-safe.
 
@@ -77,8 +83,9 @@ class Prover:
         num_proofs: Number of images that it was asked to prove.
     """
 
-    def __init__(self, limits: ImagesConfig) -> None:
+    def __init__(self, limits: ImagesConfig, *, has_hash: bool = False) -> None:
         self._limits = limits
+        self._has_hash = has_hash
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child
         self.num_proofs = 0
@@ -102,6 +109,14 @@ class Prover:
     def prove(self, data: bytes) -> tuple[int, int]:
         """Return the upright (height, width) of an image, after decoding it to the end with `decode_upright`.
 
+        Raises as `prove_and_hash`.
+        """
+        height, width = self._prove(data)["size"]
+        return height, width
+
+    def prove_and_hash(self, data: bytes) -> tuple[int, int, str]:
+        """Return also its perceptual hash, 16 hex digits; only of a prover with `has_hash`.
+
         A first death of the child decides nothing; a second of the same kind does. A kill from outside is never the
         image's fault.
 
@@ -110,6 +125,11 @@ class Prover:
                 the decoder, or its memory limit); `decoder_timeout` if it took too long twice.
             TransientError: The child was twice killed from outside, or does not start.
         """
+        answer = self._prove(data)
+        height, width = answer["size"]
+        return height, width, str(answer["phash"])
+
+    def _prove(self, data: bytes) -> dict[str, Any]:
         self.num_proofs += 1
         deaths: Counter[str] = Counter()
         while True:
@@ -126,8 +146,7 @@ class Prover:
                 # Memory that earlier images left in use must not decide about later ones.
                 self._end_child()
             if "size" in answer:
-                height, width = answer["size"]
-                return height, width
+                return answer
             if not is_cramped:
                 raise ImageError(answer["reason"], answer["message"])
 
@@ -141,6 +160,8 @@ class Prover:
         is_sound = isinstance(answer.get("grown_bytes"), int) and (
             "size" in answer or {"reason", "message"} <= {*answer}
         )
+        if self._has_hash and "size" in answer:
+            is_sound = is_sound and _HASH.fullmatch(str(answer.get("phash"))) is not None
         if not is_sound or answer.get("number") != self._num_asked:
             # An answer to an earlier image, or one forged by an image that controls its decoder.
             raise _ProverDiedError
@@ -164,7 +185,7 @@ class Prover:
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
-            self._child = _start(self._limits)
+            self._child = _start(self._limits, has_hash=self._has_hash)
             self._num_asked = 0
             try:
                 greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
@@ -200,12 +221,11 @@ def _death_kind(error: ImageError | TransientError) -> str:
     return error.reason if isinstance(error, ImageError) else "killed from outside"
 
 
-def _start(limits: ImagesConfig) -> subprocess.Popen[bytes]:
+def _start(limits: ImagesConfig, *, has_hash: bool) -> subprocess.Popen[bytes]:
     # One BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    child = start_child(
-        "pseudoris.workers.images.prover_main", limits.model_dump_json(), environment=environment, is_buffered=False
-    )
+    arguments = (limits.model_dump_json(), *([WITH_HASH] if has_hash else []))
+    child = start_child("pseudoris.workers.images.prover_main", *arguments, environment=environment, is_buffered=False)
     os.set_blocking(_fileno(child.stdin), False)
     return child
 

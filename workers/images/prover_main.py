@@ -1,12 +1,14 @@
 """The prover's child process: decodes each image to the end and answers with its upright size.
 
-`python -m pseudoris.workers.images.prover_main <ImagesConfig as JSON>` speaks frames over standard input and output:
+`python -m pseudoris.workers.images.prover_main <ImagesConfig as JSON> [phash]` speaks frames over standard input and
+output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
-    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]} or
-                {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what earlier images
-                have left in this process; {"config_error": …} at the start where a plug-in is missing
+    answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width]}, with its "phash" if
+                that is asked for, or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes",
+                what earlier images have left in this process; {"config_error": …} at the start where a plug-in or
+                package is missing
 
 The process ends when its standard input ends: at most one image's time limit after its parent.
 """
@@ -25,10 +27,13 @@ from typing import Any, BinaryIO, Final
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.faults.child_process import reserve_stdout
+from pseudoris.workers.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.images.pixels import decode_upright
 
 LENGTH: Final = struct.Struct(">Q")
+# Argument of a child that also computes perceptual hashes.
+WITH_HASH: Final = "phash"
 EXIT_OUT_OF_MEMORY: Final = 86
 # The parent kills a decoder that hangs. This alarm is for a child whose parent has died.
 _ORPHAN_GRACE_S: Final = 10.0
@@ -37,9 +42,12 @@ _ORPHAN_GRACE_S: Final = 10.0
 def main() -> None:
     """Answer requests until the standard input ends."""
     limits = ImagesConfig.model_validate_json(sys.argv[1])
+    has_hash = WITH_HASH in sys.argv[2:]
     requests, answers = reserve_stdout()
     try:
         import_plugins(limits.decoder_plugins)
+        if has_hash:
+            require_imagehash()
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
         return
@@ -51,14 +59,15 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer = _prove(data, limits)
+        answer = _prove(data, limits, has_hash=has_hash)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
 
 
-def _prove(data: bytes, limits: ImagesConfig) -> dict[str, Any]:
+def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool) -> dict[str, Any]:
     try:
-        return {"size": decode_upright(data, limits).shape[:2]}
+        pixels = decode_upright(data, limits)
+        return {"size": pixels.shape[:2], **({"phash": perceptual_hash(pixels)} if has_hash else {})}
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}
     except MemoryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
@@ -21,6 +23,7 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.planned_images import PlannedImages
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.committed_tables import read_table
+from pseudoris.training.exclusions import read_exclusions
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -345,3 +348,17 @@ def test_nothing_is_written_where_the_annotation_cannot_be_read(tmp_path, import
     with pytest.raises(ConfigError, match=r"instances\.json cannot be read as JSON"):
         imported(annotation, images)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_import_leaves_out_the_images_of_a_benchmark_and_says_how_many(dataset, location, tmp_path):
+    refer, images = dataset
+    digest = hashlib.sha256((images / "train2014" / "3.png").read_bytes()).hexdigest()
+    (tmp_path / "bench.csv").write_text(f"sha256\n{digest}\n")
+    (tmp_path / "names.txt").write_text("train2014/1.png\n")
+    exclusions = read_exclusions([str(tmp_path / "names.txt"), str(tmp_path / "bench.csv")])
+    summary = import_small(refer, images, location, exclusions=exclusions)
+    assert (summary.header.num_images, summary.totals.reasons) == (4, {"excluded": 1})
+    assert [rule.num_excluded for rule in exclusions_of(summary.header).rules] == [1, None]
+    assert verify_run(location).is_clean
+    with pytest.raises(ConfigError, match="excludes other images"):
+        import_small(refer, images, location, exclusions=read_exclusions([str(tmp_path / "names.txt")]))

@@ -1,0 +1,116 @@
+"""Which images a run excludes, as its header says it: the section `exclusions` of `_run.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, JsonValue, ValidationError
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.run_records import PartRecord, PlanExtension, RunHeader, Sha256
+
+# By name: `refer`, `names`. They act on the plan. By content: `sha256`, `phash`. They act when an image is read.
+RuleKind = Literal["refer", "names", "sha256", "phash"]
+NAME_KINDS: Final = frozenset({"refer", "names"})
+
+# The reason code of an image that a rule by content excludes.
+EXCLUDED: Final = "excluded"
+
+
+class ExclusionRule(FrozenModel):
+    """One rule. Two rules are the same if kind, settings and values are; the files may have moved.
+
+    Attributes:
+        kind: What the values are: file names and COCO ids (`refer` from a REFER dataset, `names` from a list), sha256
+            of encoded bytes, or perceptual hashes.
+        name: Last name of the path that was given: of a moved file the same, so that it can stand in tables.
+        files: sha256 by name of the files that were read; empty for a folder of images.
+        settings: `splits` of `refer`; `max_distance` of `phash`, in bits, inclusive.
+        num_values: Number of values.
+        values_sha256: sha256 of the values, sorted, a line each.
+        num_excluded: By name: images of the last listing that are not planned because of it, each counted for the first
+            rule that applies. None by content: the images are planned, and quarantined as `excluded`.
+    """
+
+    kind: RuleKind
+    name: str
+    files: dict[str, Sha256] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    num_values: int = Field(ge=1)
+    values_sha256: Sha256
+    num_excluded: int | None = Field(default=None, ge=0)
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether it acts on the plan."""
+        return self.kind in NAME_KINDS
+
+    @property
+    def identity(self) -> str:
+        """What must be equal for two sessions to have the same rule, as text for messages."""
+        settings = "".join(f", {name} {_shown(value)}" for name, value in sorted(self.settings.items()))
+        return f"{self.kind}, {self.num_values:,} values{settings}, sha256 {self.values_sha256[:16]}"
+
+    @property
+    def reason(self) -> str:
+        """The message of an image that it excludes."""
+        if self.kind == "phash":
+            distance = self.settings.get("max_distance")
+            return f"excluded by {self.name}: its perceptual hash is within {distance} bits of a listed one"
+        what = "sha256" if self.kind == "sha256" else "name or COCO id"
+        return f"excluded by {self.name}: its {what} is listed"
+
+
+class ExclusionRecord(FrozenModel):
+    """All rules of a run, in the order that they were given in, and the file of the plan that holds their values."""
+
+    rules: Annotated[tuple[ExclusionRule, ...], Field(min_length=1)]
+    part: PartRecord
+
+
+class ListingCounts(FrozenModel):
+    """The section `exclusions` of an extension of the plan: for each rule by its number, `num_excluded` now."""
+
+    num_excluded: tuple[int | None, ...]
+
+
+def exclusions_of(header: RunHeader) -> ExclusionRecord | None:
+    """Return what the run of `header` excludes; None if nothing.
+
+    Raises:
+        ConfigError: The section was edited, or a later version wrote it.
+    """
+    if header.exclusions is None:
+        return None
+    try:
+        return ExclusionRecord.model_validate(header.exclusions)
+    except ValidationError as error:
+        raise ConfigError(
+            f"the section `exclusions` of _run.json cannot be read ({error.error_count()} problems): it was edited, or "
+            "a later version of pseudoris wrote it. Use that version, or name another output"
+        ) from None
+
+
+def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str, JsonValue] | None:
+    """Return the section of `header` with the counts of an extension, which listed all of SOURCE again."""
+    record = exclusions_of(header)
+    if record is None or extension.exclusions is None:
+        return header.exclusions
+    counts = ListingCounts.model_validate(extension.exclusions).num_excluded
+    return as_section(counted(record.rules, counts), record.part)
+
+
+def counted(rules: Sequence[ExclusionRule], counts: Sequence[int | None]) -> tuple[ExclusionRule, ...]:
+    """Return the rules with another `num_excluded` each."""
+    return tuple(rule.model_copy(update={"num_excluded": count}) for rule, count in zip(rules, counts, strict=True))
+
+
+def as_section(rules: Sequence[ExclusionRule], part: PartRecord) -> dict[str, JsonValue]:
+    """Return the section of a header."""
+    return ExclusionRecord(rules=tuple(rules), part=part).model_dump(mode="json")
+
+
+def _shown(value: JsonValue) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,190 @@
+"""The exclusions of a run: their values stand beside the plan, so that no later session needs the files they came from.
+
+    _plan/g0001/exclusions-<first 8 hex digits of its sha256>.parquet     columns rule, value
+
+The plan of a run is frozen, and so are its exclusions: sessions without `--exclude` keep to them, a session with others
+is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import pyarrow as pa
+from pydantic import JsonValue
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import ExclusionRule, as_section, counted, exclusions_of
+from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
+from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
+from pseudoris.store.files.key_order import file_of
+from pseudoris.store.location import RunLocation
+from pseudoris.store.sources.exclusions import ContentMatcher, Exclusions, KeyMatcher
+from pseudoris.store.sources.items import SourceItem
+from pseudoris.store.tables.parquet_files import open_parquet, parquet_bytes
+
+_SCHEMA: Final = pa.schema([("rule", pa.int32()), ("value", pa.string())])
+
+# The matcher that this process used last, by the digest of its part: a process reads many shards of one run.
+_MATCHERS: Final[dict[str, ContentMatcher]] = {}
+
+
+class ExcludedItems:
+    """Leaves out the items of a listing that a rule by name excludes, and counts them.
+
+    Attributes:
+        counts: By number of the rule, the images left out; None for rules by content. Complete when the listing ends.
+    """
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        """Wire it."""
+        self._matcher = KeyMatcher(exclusions)
+        self.counts: list[int | None] = [0 if rule.is_by_name else None for rule in exclusions.rules]
+
+    @property
+    def total(self) -> int:
+        """Images left out."""
+        return sum(count or 0 for count in self.counts)
+
+    def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
+        """Yield the other items, in their order; an image that is listed several times counts once."""
+        if not self._matcher:
+            yield from items
+            return
+        # A repeated file follows itself, and repeated members are in one tar: only its ids are held.
+        file, seen = "", set[str]()
+        for item in items:
+            number = self._matcher.rule_of(item.key)
+            if number is None:
+                yield item
+                continue
+            if file_of(item.key) != file:
+                file, seen = file_of(item.key), set()
+            name = image_id(item.key)
+            if name not in seen:
+                seen.add(name)
+                self.counts[number] = (self.counts[number] or 0) + 1
+
+
+def excluded_section(
+    location: RunLocation, exclusions: Exclusions, excluded: ExcludedItems
+) -> dict[str, JsonValue] | None:
+    """Write the values, and return the section `exclusions` of a header; None without a rule.
+
+    Raises:
+        ConfigError: The location cannot be written.
+        TransientError: Storage failed.
+    """
+    if not exclusions:
+        return None
+    rows = [(number, value) for number, values in enumerate(exclusions.values) for value in sorted(values)]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
+    data = parquet_bytes([table], _SCHEMA)
+    digest = sha256_hex(data)
+    name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
+    location.put_part(f"{PLAN_FOLDER}/{name}", data)
+    part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
+    return as_section(counted(exclusions.rules, excluded.counts), part)
+
+
+def stored_exclusions(location: RunLocation, header: RunHeader) -> Exclusions:
+    """Return the rules of the run with their values; no rule if it excludes nothing.
+
+    Raises:
+        ConfigError: Their file is missing, or its bytes do not have the digest in the header.
+        TransientError: Storage failed.
+    """
+    record = exclusions_of(header)
+    if record is None:
+        return Exclusions()
+    path = f"{PLAN_FOLDER}/{record.part.name}"
+    try:
+        data = location.read_bytes(path)
+    except FileNotFoundError:
+        raise ConfigError(_not_the_part(location, path, "it is missing")) from None
+    if sha256_hex(data) != record.part.sha256:
+        raise ConfigError(_not_the_part(location, path, f"its sha256 is {sha256_hex(data)}"))
+    table = open_parquet(pa.BufferReader(data), location.uri(path)).read(use_threads=False)
+    values: list[set[str]] = [set() for _ in record.rules]
+    for number, value in zip(table["rule"].to_pylist(), table["value"].to_pylist(), strict=True):
+        values[number].add(value)
+    return Exclusions(record.rules, tuple(map(frozenset, values)))
+
+
+def content_matcher(location: RunLocation, header: RunHeader) -> ContentMatcher | None:
+    """Return the matcher of the run's rules by content, None if it has none. Raises as `stored_exclusions`."""
+    record = exclusions_of(header)
+    if record is None or all(rule.is_by_name for rule in record.rules):
+        return None
+    digest = record.part.sha256
+    if digest not in _MATCHERS:
+        matcher = ContentMatcher(stored_exclusions(location, header))
+        _MATCHERS.clear()
+        _MATCHERS[digest] = matcher
+    return _MATCHERS[digest]
+
+
+def check_exclusions(header: RunHeader, given: Exclusions) -> None:
+    """Accept what a session of the run of `header` excludes: nothing of its own, or the run's own rules in any order.
+
+    Raises:
+        ConfigError: It excludes something else. The message has a line for each rule that differs.
+    """
+    record = exclusions_of(header)
+    ours = {} if record is None else {rule.identity: rule for rule in record.rules}
+    theirs = {rule.identity: rule for rule in given.rules}
+    if not given or ours.keys() == theirs.keys():
+        return
+    lines = [f"  --exclude {ours[each].name}: {each} in the run, absent now" for each in ours.keys() - theirs.keys()]
+    lines += [f"  --exclude {theirs[each].name}: absent in the run, {each} now" for each in theirs.keys() - ours.keys()]
+    raise ConfigError(
+        "this output holds a run that excludes other images:\n"
+        + "\n".join(sorted(lines))
+        + "\nThe plan of a run is frozen. Leave --exclude out to continue with its own rules, or name another output"
+    )
+
+
+def nothing_is_left(exclusions: Exclusions, excluded: ExcludedItems) -> ConfigError:
+    """Return the error for a listing of which every image is excluded."""
+    names = ", ".join(dict.fromkeys(rule.name for rule in exclusions.rules))
+    return ConfigError(
+        f"all {excluded.total:,} listed images are excluded by {names}: there is nothing to plan. Check --exclude, or "
+        "give another SOURCE"
+    )
+
+
+def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> list[str]:
+    """Return what the user should know about the run's rules, a sentence each.
+
+    Args:
+        header: Of the run.
+        is_new: Whether it was just planned.
+        is_given: Whether this session names exclusions.
+    """
+    record = exclusions_of(header)
+    if record is None:
+        return []
+    if is_new:
+        return [_notice(rule) for rule in record.rules]
+    names = ", ".join(dict.fromkeys(rule.name for rule in record.rules))
+    return [] if is_given else [f"the run still excludes the images of {names}, as it was planned"]
+
+
+def _notice(rule: ExclusionRule) -> str:
+    if rule.num_excluded is None:
+        what = "sha256" if rule.kind == "sha256" else f"perceptual hash (distance {rule.settings.get('max_distance')})"
+        return f"{rule.name}: images whose {what} is among its {rule.num_values:,} are quarantined as excluded"
+    if rule.num_excluded == 0:
+        return (
+            f"{rule.name} excludes none of the listed images by name or COCO id. If SOURCE has renamed copies of its "
+            "images, exclude them by content: a folder of the images, or a table of their hashes"
+        )
+    return f"{rule.name} excludes {rule.num_excluded:,} of the listed images: they are not planned"
+
+
+def _not_the_part(location: RunLocation, path: str, found: str) -> str:
+    return (
+        f"{location.uri(path)} is not the list of exclusions that _run.json names: {found}. Restore the file from a "
+        "copy, or start again with another output"
+    )

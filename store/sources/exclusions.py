@@ -1,0 +1,206 @@
+"""Images that must not be in training data: rules by name, COCO id, sha256 and perceptual hash, and their matchers.
+
+A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.exclusion_records import EXCLUDED, ExclusionRule, RuleKind
+from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
+
+# COCO's names, of all years, and what is made from them: REFER's pickles append the number of an object, our exports
+# the id of the image. The digits are always 12: a photograph `120.jpg` has no COCO id.
+_COCO_NAME: Final = re.compile(
+    rf"(?:COCO_[a-z]+\d{{4}}_)?(\d{{12}})(?:_(?:\d{{1,12}}|[0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}}))?\.[A-Za-z0-9]{{1,5}}"
+)
+_EXPORTED_NAME: Final = re.compile(rf"(?:.*_)?([0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}})\.[A-Za-z0-9]{{1,5}}")
+
+
+def coco_id(name: str) -> int | None:
+    """Return the COCO id in a file's name; None for names of another form, whatever digits they contain."""
+    match = _COCO_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def name_value(entry: str) -> str:
+    """Return a listed name, path or COCO id as a rule's value: of a COCO id the digits, without leading zeros."""
+    path = entry.replace("\\", "/").strip("/")
+    number = int(path) if path.isascii() and path.isdecimal() else coco_id(path.rpartition("/")[2])
+    return path if number is None else str(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """Rules with their values. It can be pickled.
+
+    Attributes:
+        rules: In the order that they were given in.
+        values: Of each rule: names and digits of COCO ids, or hex digits.
+    """
+
+    rules: tuple[ExclusionRule, ...] = ()
+    values: tuple[frozenset[str], ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return whether there is a rule."""
+        return bool(self.rules)
+
+    def __add__(self, other: Exclusions) -> Exclusions:
+        """Return the rules of both."""
+        return Exclusions(self.rules + other.rules, self.values + other.values)
+
+    def of_kinds(self, *kinds: RuleKind) -> Iterator[tuple[int, ExclusionRule, frozenset[str]]]:
+        """Yield number, rule and values of the rules of these kinds."""
+        for number, (rule, values) in enumerate(zip(self.rules, self.values, strict=True)):
+            if rule.kind in kinds:
+                yield number, rule, values
+
+    def without(self, rules: Iterable[ExclusionRule]) -> Exclusions:
+        """Return the rules that are not among `rules`, which were applied before."""
+        known = {rule.identity for rule in rules}
+        kept = [
+            (rule, values) for rule, values in zip(self.rules, self.values, strict=True) if rule.identity not in known
+        ]
+        return Exclusions(tuple(rule for rule, _ in kept), tuple(values for _, values in kept))
+
+
+def exclusion(
+    kind: RuleKind,
+    name: str,
+    values: Iterable[str],
+    *,
+    files: dict[str, str] | None = None,
+    settings: dict[str, JsonValue] | None = None,
+) -> Exclusions:
+    """Return one rule; arguments as in `ExclusionRule`. There must be a value."""
+    held = frozenset(values)
+    digest = sha256_hex("\n".join(sorted(held)).encode())
+    rule = ExclusionRule(
+        kind=kind, name=name, files=files or {}, settings=settings or {}, num_values=len(held), values_sha256=digest
+    )
+    return Exclusions((rule,), (held,))
+
+
+class KeyMatcher:
+    """Finds the first rule by name that excludes a key: one look-up, whatever the number of values."""
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        """Index the rules by name; others are ignored."""
+        self._names: dict[str, int] = {}
+        self._coco_ids: dict[int, int] = {}
+        self._image_ids: dict[str, int] = {}
+        for number, _, values in exclusions.of_kinds("refer", "names"):
+            for value in values:
+                if value.isascii() and value.isdecimal():
+                    self._coco_ids.setdefault(int(value), number)
+                    continue
+                self._names.setdefault(value, number)
+                # Our exports name a file by the id of its image.
+                if match := _EXPORTED_NAME.fullmatch(value):
+                    self._image_ids.setdefault(match[1], number)
+
+    def __bool__(self) -> bool:
+        """Return whether there is a value to match."""
+        return bool(self._names or self._coco_ids)
+
+    def rule_of(self, key: str) -> int | None:
+        """Return the number of the first rule that excludes an image, None if none does.
+
+        A listed name is that of the file; a listed path must be the end of the key's path, by whole folders. Rows of a
+        table have no name.
+
+        Args:
+            key: Percent-encoded key relative to SOURCE.
+        """
+        folders = key_path(key).split("/")
+        found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
+        number = coco_id(folders[-1]) if self._coco_ids else None
+        found.append(None if number is None else self._coco_ids.get(number))
+        found.append(self._image_ids.get(image_id(key)) if self._image_ids else None)
+        return min((each for each in found if each is not None), default=None)
+
+
+class ContentMatcher:
+    """Finds the first rule by content that excludes an image."""
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        """Index the rules by content; others are ignored."""
+        self._rules = exclusions.rules
+        self._digests: dict[str, int] = {}
+        for number, _, values in exclusions.of_kinds("sha256"):
+            for value in values:
+                self._digests.setdefault(value, number)
+        self._hashes: list[tuple[int, int, NDArray[np.uint64]]] = [
+            (number, _max_distance(rule), np.array([int(value, 16) for value in sorted(values)], np.uint64))
+            for number, rule, values in exclusions.of_kinds("phash")
+        ]
+
+    @property
+    def has_hashes(self) -> bool:
+        """Whether it needs the perceptual hash of an image."""
+        return bool(self._hashes)
+
+    def __bool__(self) -> bool:
+        """Return whether there is a value to match."""
+        return bool(self._digests or self._hashes)
+
+    def rule_of(self, sha256: str, phash: str | None = None) -> int | None:
+        """Return the number of the first rule that excludes an image, None if none does.
+
+        Args:
+            sha256: Of its encoded bytes.
+            phash: Its perceptual hash, 16 hex digits; None if it is not known.
+        """
+        found = [self._digests.get(sha256)]
+        if phash is not None:
+            found += [_near(int(phash, 16), *each) for each in self._hashes]
+        return min((each for each in found if each is not None), default=None)
+
+    def check(self, sha256: str, phash: str | None = None) -> None:
+        """Accept an image that no rule excludes; arguments as for `rule_of`.
+
+        Raises:
+            ImageError: One does.
+        """
+        number = self.rule_of(sha256, phash)
+        if number is not None:
+            raise ImageError(EXCLUDED, self._rules[number].reason)
+
+
+def key_path(key: str) -> str:
+    """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it. For comparison alone."""
+    return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")
+
+
+def _max_distance(rule: ExclusionRule) -> int:
+    distance = rule.settings["max_distance"]
+    return distance if isinstance(distance, int) else 0
+
+
+def _near(phash: int, number: int, max_distance: int, listed: NDArray[np.uint64]) -> int | None:
+    distances = np.bitwise_count(listed ^ np.uint64(phash))
+    return number if int(distances.min()) <= max_distance else None
+
+
+def dropped_phrase(rule: ExclusionRule) -> str:
+    """Return what a list of dropped things calls the images that a rule excludes."""
+    return f"images excluded by {rule.name} ({rule.kind})"
+
+
+def all_rules(exclusions: Sequence[Exclusions]) -> Exclusions:
+    """Return the rules of all, each once, in order."""
+    found = Exclusions()
+    for each in exclusions:
+        found += each.without(found.rules)
+    return found

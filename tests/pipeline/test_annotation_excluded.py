@@ -1,0 +1,114 @@
+"""A run that leaves out a benchmark's images: by name before the plan, by content when they are read."""
+
+from __future__ import annotations
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.pipeline.annotation import annotate
+from pseudoris.pipeline.dry_run import dry_run
+from pseudoris.pipeline.run_options import RunOptions
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.events import Notice
+from pseudoris.training.exclusions import read_exclusions
+from tests.builders.images import encode, random_pixels
+from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
+
+pytestmark = pytest.mark.ray
+
+# Of `write_source`: image 0 by name, 1 by its bytes, 2 as a copy in another format, 5 is left.
+BY_NAME, BY_BYTES, BY_LOOK = "a/image-000.png", "b/image-001.png", "c/image-002.png"
+
+
+@pytest.fixture(scope="module")
+def run(ray_session, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    source = write_source(folder / "in", num_images=6)
+    (folder / "held-out.txt").write_text("image-000.png\n")
+    bench = folder / "bench"
+    bench.mkdir()
+    shutil.copy(source / BY_BYTES, bench / "renamed.png")
+    # `write_source` draws noise of height 8 for it.
+    (bench / "copy.webp").write_bytes(encode(random_pixels(8, 9, seed=2), "WEBP", lossless=True))
+    options = RunOptions(exclusions=read_exclusions([str(folder / "held-out.txt"), str(bench)], 0))
+    events = []
+    out = folder / "out"
+    summary = annotate(str(source), str(out), stub_config(), options=options, on_event=events.append)
+    return source, out, options, summary, events
+
+
+def failures(out) -> dict[str, tuple[str, str]]:
+    keys = {row["image_id"]: row["key"] for row in pq.read_table(out / "images").to_pylist()}
+    found = pq.read_table(out / "failures").to_pylist()
+    return {keys[row["image_id"]]: (row["reason"], row["message"]) for row in found}
+
+
+def test_by_name_an_image_is_not_planned_by_content_it_is_quarantined(run):
+    _, out, _, summary, events = run
+    keys = set(pq.read_table(out / "images")["key"].to_pylist())
+    assert BY_NAME not in keys
+    assert len(keys) == summary.num_planned_images == 5 + len(BROKEN)
+    assert summary.totals.reasons["excluded"] == 2
+    assert failures(out)[BY_BYTES] == ("excluded", "excluded by bench: its sha256 is listed")
+    assert failures(out)[BY_LOOK][1] == "excluded by bench: its perceptual hash is within 0 bits of a listed one"
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices[0] == "held-out.txt excludes 1 of the listed images: they are not planned"
+    assert verify_run(RunLocation.open(str(out))).is_clean
+
+
+def test_the_card_says_by_which_rule_how_many(run):
+    lines = (run[1] / "DATACARD.md").read_text().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith(("| `names`", "| `sha256`", "| `phash`"))]
+    assert [(row[1], row[-1]) for row in rows] == [("`held-out.txt`", "1 |"), ("`bench`", "1 |"), ("`bench`", "1 |")]
+
+
+def test_a_retry_does_not_bring_an_excluded_image_back(run):
+    source, out, _, _, _ = run
+    before = part_digests(out)
+    options = RunOptions(is_retry=True)
+    assert dry_run(str(source), str(out), stub_config(), options=options).num_to_retry == len(BROKEN)
+    annotate(str(source), str(out), stub_config(), options=options)
+    assert part_digests(out) == before
+
+
+def test_a_resume_without_exclusions_keeps_them_and_another_one_is_refused(run):
+    source, out, options, summary, _ = run
+    events = []
+    again = annotate(str(source), str(out), stub_config(), on_event=events.append)
+    assert again.totals.reasons == summary.totals.reasons
+    assert [e.text for e in events if isinstance(e, Notice)] == [
+        "the run still excludes the images of held-out.txt, bench, as it was planned"
+    ]
+    assert annotate(str(source), str(out), stub_config(), options=options).totals == summary.totals
+    (out.parent / "other.txt").write_text("image-001.png\n")
+    other = RunOptions(exclusions=read_exclusions([str(out.parent / "other.txt")]))
+    with pytest.raises(ConfigError, match=r"--exclude other\.txt: absent in the run"):
+        annotate(str(source), str(out), stub_config(), options=other)
+
+
+def test_an_extension_excludes_by_the_runs_own_rules(run, tmp_path):
+    source, out, _, _, _ = run
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    shutil.copy(source / BY_BYTES, source / "another name.png")
+    (source / "d").mkdir()
+    shutil.copy(source / BY_NAME, source / "d" / "image-000.png")
+    try:
+        summary = annotate(str(source), str(copy), stub_config(), options=RunOptions(is_extension=True))
+    finally:
+        (source / "another name.png").unlink()
+        shutil.rmtree(source / "d")
+    assert failures(copy)["another%20name.png"][0] == "excluded"
+    assert "d/image-000.png" not in pq.read_table(copy / "images")["key"].to_pylist()
+    assert summary.totals.reasons["excluded"] == 3
+    assert "| `names` | `held-out.txt` |" in (copy / "DATACARD.md").read_text()
+
+
+def test_a_dry_run_counts_the_images_that_are_not_planned(run, tmp_path):
+    source, _, options, _, _ = run
+    plan = dry_run(str(source), str(tmp_path / "new"), stub_config(), options=options)
+    assert (plan.num_images, plan.num_excluded) == (5 + len(BROKEN), 1)

@@ -1,0 +1,154 @@
+"""A run's exclusions: frozen with its plan, counted, kept by every later session, and refused where they differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.store.checks.verify import verify_run
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.data_card import write_datacard
+from pseudoris.store.runs.extension import extend_plan, extension_notices
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.plan import iter_plan
+from pseudoris.store.runs.planned_run import RunRequest, plan_or_continue
+from pseudoris.store.runs.stored_exclusions import content_matcher, exclusion_notices, stored_exclusions
+from pseudoris.store.sources import SourceItem
+from pseudoris.store.sources.exclusions import Exclusions, exclusion
+from tests.store.builders import make_identity
+
+CONFIG = load_config("tiny", None, ["shards.max_images=2"])
+NAMES = exclusion("names", "held-out.txt", ["1.png", "3.png", "not-there.png"], files={"held-out.txt": "ab" * 32})
+DIGESTS = exclusion("sha256", "bench.parquet", ["cd" * 32])
+
+
+def plan(location: RunLocation, exclusions: Exclusions, count: int = 6, **values):
+    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=exclusions)
+    return plan_or_continue(location, request, lambda: items(count), **values).header
+
+
+def items(count: int) -> list[SourceItem]:
+    return [SourceItem(key=f"{number}.png", size_bytes=1) for number in range(count)]
+
+
+def planned_keys(location: RunLocation) -> list[str]:
+    return [entry.key for _, entries in iter_plan(location, require_header(location)) for entry in entries]
+
+
+def counts(location: RunLocation) -> list[int | None]:
+    return [rule.num_excluded for rule in exclusions_of(require_header(location)).rules]
+
+
+def test_images_excluded_by_name_are_not_planned_and_the_header_counts_them(disk):
+    header = plan(disk, NAMES + DIGESTS)
+    assert planned_keys(disk) == ["0.png", "2.png", "4.png", "5.png"]
+    assert (header.num_images, header.num_shards) == (4, 2)
+    assert counts(disk) == [2, None]
+    assert require_header(disk) == header
+    (rule, _) = exclusions_of(header).rules
+    assert (rule.kind, rule.name, rule.num_values, rule.files) == (
+        "names",
+        "held-out.txt",
+        3,
+        {"held-out.txt": "ab" * 32},
+    )
+
+
+def test_a_run_that_excludes_nothing_has_no_such_section(disk):
+    header = plan(disk, Exclusions())
+    assert header.exclusions is None
+    assert content_matcher(disk, header) is None
+    assert not list(disk.list("_plan"))
+    assert b"exclusions" not in disk.read_bytes("_run.json")
+
+
+def test_a_repeated_image_is_excluded_once_and_a_limit_counts_what_is_planned(disk):
+    listing = [each for item in items(4) for each in (item, item)]
+    request = RunRequest("import", "/photos", make_identity(), CONFIG, exclusions=NAMES)
+    header = plan_or_continue(disk, request, lambda: listing, limit=2).header
+    assert planned_keys(disk) == ["0.png", "2.png"]
+    assert header.num_images == 2
+    assert counts(disk) == [1]
+
+
+def test_the_values_stand_beside_the_plan_so_a_later_session_needs_no_file(disk):
+    header = plan(disk, NAMES + DIGESTS)
+    stored = stored_exclusions(disk, require_header(disk))
+    assert stored.values == (NAMES + DIGESTS).values
+    assert content_matcher(disk, header).rule_of("cd" * 32) == 1
+    assert verify_run(disk).problems[0].what == "not_committed"
+    again = plan(disk, Exclusions())
+    assert again == header
+    assert exclusion_notices(again, is_new=False, is_given=False) == [
+        "the run still excludes the images of held-out.txt, bench.parquet, as it was planned"
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [NAMES, NAMES + exclusion("sha256", "bench.parquet", ["ef" * 32]), exclusion("names", "held-out.txt", ["9.png"])],
+)
+def test_a_session_with_other_exclusions_is_refused_by_name(disk, other):
+    plan(disk, NAMES + DIGESTS)
+    with pytest.raises(
+        ConfigError, match=r"--exclude bench\.parquet: sha256, 1 values, sha256 [0-9a-f]{16} in the run, absent now"
+    ):
+        plan(disk, other)
+
+
+def test_the_same_rules_in_another_order_from_moved_files_are_accepted(disk):
+    header = plan(disk, NAMES + DIGESTS)
+    moved = exclusion("names", "moved.txt", ["not-there.png", "3.png", "1.png"])
+    assert plan(disk, DIGESTS + moved) == header
+
+
+def test_a_run_without_exclusions_accepts_none_later(disk):
+    plan(disk, Exclusions())
+    with pytest.raises(ConfigError, match=r"--exclude held-out.txt: absent in the run, names, 3 values"):
+        plan(disk, NAMES)
+
+
+def test_an_extension_applies_the_runs_rules_and_counts_the_whole_listing(disk):
+    plan(disk, NAMES + DIGESTS, count=2)
+    assert counts(disk) == [1, None]
+    header, tally = extend_plan(disk, require_header(disk), items(6))
+    assert planned_keys(disk) == ["0.png", "2.png", "4.png", "5.png"]
+    assert header == require_header(disk)
+    assert counts(disk) == [2, None]
+    assert "2 of the listed images are excluded" in extension_notices(tally)[1]
+
+
+def test_a_listing_of_which_nothing_is_left_is_refused(disk):
+    with pytest.raises(ConfigError, match=r"all 2 listed images are excluded by all.txt"):
+        plan(disk, exclusion("names", "all.txt", ["0.png", "1.png"]), count=2)
+
+
+def test_notices_say_how_many_and_warn_of_a_rule_that_excludes_none(disk):
+    none = exclusion("names", "other.txt", ["elsewhere.png"])
+    header = plan(disk, NAMES + none + DIGESTS)
+    first, second, third = exclusion_notices(header, is_new=True, is_given=True)
+    assert "held-out.txt excludes 2 of the listed images" in first
+    assert "other.txt excludes none" in second
+    assert "images whose sha256 is among its 1 are quarantined as excluded" in third
+
+
+def test_a_damaged_or_missing_list_is_told_and_verify_finds_it(disk):
+    header = plan(disk, DIGESTS)
+    path = f"_plan/{exclusions_of(header).part.name}"
+    disk.replace(path, b"other")
+    assert "exclusions" in {problem.what for problem in verify_run(disk).problems}
+    disk.delete(path)
+    with pytest.raises(ConfigError, match=r"it is missing\. Restore the file from a copy"):
+        stored_exclusions(disk, header)
+
+
+def test_the_data_card_lists_each_rule(disk):
+    plan(disk, NAMES + DIGESTS)
+    write_datacard(disk)
+    card = disk.read_bytes("DATACARD.md").decode()
+    assert "## Excluded images" in card
+    assert f"| `names` | `held-out.txt` | – | 3 | `{NAMES.rules[0].values_sha256}` | 2 |" in card
+    assert f"| `sha256` | `bench.parquet` | – | 1 | `{DIGESTS.rules[0].values_sha256}` | 0 |" in card
+    assert f"File `held-out.txt`: sha256 `{'ab' * 32}`." in card

@@ -1,0 +1,120 @@
+"""Which images a rule excludes, by name and by content, and which it leaves alone."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pseudoris.schemas.errors import ImageError
+from pseudoris.schemas.ids import image_id
+from pseudoris.store.files.key_order import member_key, path_key, row_key
+from pseudoris.store.sources.exclusions import (
+    ContentMatcher,
+    Exclusions,
+    KeyMatcher,
+    all_rules,
+    coco_id,
+    exclusion,
+    name_value,
+)
+
+
+def names(*entries: str) -> Exclusions:
+    return exclusion("names", "list.txt", map(name_value, entries))
+
+
+def phashes(*hashes: str, distance: int = 2) -> Exclusions:
+    return exclusion("phash", "table.csv", hashes, settings={"max_distance": distance})
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("COCO_train2014_000000123456.jpg", 123456),
+        ("COCO_val2014_000000000012.jpg", 12),
+        ("COCO_train2014_000000123456_7.jpg", 123456),
+        ("000000123456.jpg", 123456),
+        ("000000123456.webp", 123456),
+        ("COCO_train2014_000000123456_0123456789abcdef.jpg", 123456),
+        ("123456.jpg", None),
+        ("0000000123456.jpg", None),
+        ("photo_000000123456.jpg", None),
+        ("COCO_train2014_123456.jpg", None),
+        ("COCO_train2014_000000123456", None),
+        ("COCO_train2014_000000123456.jpg.txt.bak", None),
+    ],
+)
+def test_a_coco_id_is_the_twelve_digits_of_a_whole_name(name, number):
+    assert coco_id(name) == number
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "COCO_train2014_000000000012.jpg",
+        "a/b/000000000012.jpg",
+        member_key("x.tar", "train/COCO_train2014_000000000012.jpg"),
+        "COCO_val2014_000000000012_3.png",
+    ],
+)
+def test_an_id_matches_every_form_of_cocos_names(key):
+    for listed in ("12", "000000000012", "COCO_train2014_000000000012.jpg", "COCO_train2014_000000000012_99.jpg"):
+        assert KeyMatcher(names(listed)).rule_of(key) == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["COCO_train2014_000000000120.jpg", "COCO_train2014_000000000112.jpg", "12.jpg", "12", "a12.jpg", row_key("t", 12)],
+)
+def test_an_id_matches_nothing_that_merely_contains_it(key):
+    assert KeyMatcher(names("12")).rule_of(key) is None
+
+
+def test_a_listed_name_is_the_files_and_a_listed_path_the_end_of_the_keys():
+    matcher = KeyMatcher(names("a cat.jpg", "dogs/1.jpg"))
+    assert matcher.rule_of(path_key("any/folder/a cat.jpg")) == 0
+    assert matcher.rule_of(member_key("cats.tar", "val/a cat.jpg")) == 0
+    assert matcher.rule_of("more/dogs/1.jpg") == 0
+    for other in ("cats/1.jpg", "1.jpg", "hotdogs/1.jpg", path_key("not a cat.jpg"), "cat.jpg", "a%20cat.jpg/x.png"):
+        assert matcher.rule_of(other) is None
+
+
+def test_a_file_of_an_export_excludes_the_image_that_it_came_from():
+    matcher = KeyMatcher(names(f"holiday_{image_id('b/holiday.jpg')}.jpg"))
+    assert matcher.rule_of("b/holiday.jpg") == 0
+    assert matcher.rule_of("c/holiday.jpg") is None
+
+
+def test_the_first_rule_that_applies_is_named():
+    both = names("7") + names("000000000007.jpg", "other.jpg") + exclusion("refer", "refcoco", ["other.jpg"])
+    matcher = KeyMatcher(both)
+    assert (matcher.rule_of("000000000007.jpg"), matcher.rule_of("other.jpg")) == (0, 1)
+
+
+def test_a_matcher_without_a_rule_of_its_kind_matches_nothing():
+    assert not KeyMatcher(phashes("00" * 8))
+    assert not ContentMatcher(names("a.jpg"))
+    assert not Exclusions()
+
+
+def test_content_is_matched_by_digest_and_by_distance():
+    matcher = ContentMatcher(exclusion("sha256", "t", ["ab" * 32]) + phashes("f0" * 8, distance=2))
+    assert matcher.has_hashes
+    assert matcher.rule_of("ab" * 32) == 0
+    near, far = f"{0xF0F0F0F0F0F0F0F0 ^ 0b11:016x}", f"{0xF0F0F0F0F0F0F0F0 ^ 0b111:016x}"
+    assert matcher.rule_of("00" * 32, near) == 1
+    assert matcher.rule_of("00" * 32, far) is None
+    with pytest.raises(ImageError, match=r"excluded by table\.csv: its perceptual hash is within 2 bits") as caught:
+        matcher.check("00" * 32, near)
+    assert caught.value.reason == "excluded"
+
+
+def test_a_rule_is_the_same_by_its_values_whatever_its_file_is_called():
+    first = exclusion("names", "a.txt", ["x.jpg", "y.jpg"], files={"a.txt": "00" * 32})
+    second = exclusion("names", "b.txt", ["y.jpg", "x.jpg"])
+    assert first.rules[0].identity == second.rules[0].identity
+    assert not first.without(second.rules)
+    assert all_rules([first, second]) == first
+    assert phashes("00" * 8, distance=2).without(phashes("00" * 8, distance=3).rules)
+    assert pickle.loads(pickle.dumps(first)) == first

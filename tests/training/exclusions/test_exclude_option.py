@@ -1,0 +1,82 @@
+"""Each kind of value of `--exclude`, and what is said of one that is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources.exclusions import Exclusions
+from pseudoris.training.exclusions import as_exclusions, read_exclusions
+from tests.builders.human import write_images, write_small_refer
+
+
+@pytest.fixture
+def paths(tmp_path):
+    refer, images = write_small_refer(tmp_path, num_images=2)
+    listed = tmp_path / "held out.txt"
+    listed.write_text("a.jpg\n12\n")
+    table = tmp_path / "bench.csv"
+    table.write_text(f"sha256\n{'ab' * 32}\n")
+    return [str(path) for path in (refer, listed, table, images)]
+
+
+def test_every_kind_gives_its_rules_in_the_order_of_the_values(paths):
+    found = read_exclusions(paths)
+    kinds = [(rule.kind, rule.name) for rule in found.rules]
+    assert kinds == [
+        ("refer", "refcoco"),
+        ("names", "held out.txt"),
+        ("sha256", "bench.csv"),
+        ("sha256", "images"),
+        ("phash", "images"),
+    ]
+    assert found.rules[-1].settings == {"max_distance": 8}
+
+
+def test_a_value_that_is_given_twice_is_one_rule(paths):
+    assert len(read_exclusions([paths[1], paths[1]]).rules) == 1
+
+
+def test_the_python_api_takes_one_path_several_or_rules(paths):
+    one = as_exclusions(paths[1])
+    assert one == as_exclusions([paths[1]]) == as_exclusions(one)
+    assert as_exclusions(()) == Exclusions()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("missing.txt", r"'.*missing.txt' does not exist. Give a folder of a REFER dataset"),
+        ("refs(unc).p", r"is a pickle. Give its folder"),
+        ("empty", r"lists no image"),
+    ],
+)
+def test_a_value_that_is_none_of_the_kinds_is_named(tmp_path, value, message):
+    (tmp_path / "refs(unc).p").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        read_exclusions([str(tmp_path / value)])
+
+
+def test_a_url_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is a url: copy it to this machine"):
+        read_exclusions(["s3://bucket/bench.parquet"])
+
+
+@pytest.mark.parametrize("distance", [-1, 32])
+def test_a_distance_out_of_range_is_refused(paths, distance):
+    with pytest.raises(ConfigError, match=f"--exclude-distance {distance} is not possible"):
+        read_exclusions(paths, distance)
+
+
+def test_a_distance_without_a_perceptual_hash_is_refused(paths):
+    with pytest.raises(ConfigError, match="--exclude-distance needs"):
+        read_exclusions(paths[:3], 4)
+
+
+def test_a_folder_of_images_is_hashed_and_a_broken_one_is_known_by_its_bytes(tmp_path):
+    folder = write_images(tmp_path / "bench", "a.png", "b.png")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    by_bytes, by_look = read_exclusions([str(folder)], 3).rules
+    assert (by_bytes.num_values, by_look.num_values) == (3, 2)
+    assert by_look.settings == {"max_distance": 3}

@@ -1,0 +1,62 @@
+"""Tables of hashes, Parquet and CSV; a bad one is told by file, row and value."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.exclusions.hash_table import read_hash_table
+
+SHA, PHASH = "ab" * 32, "1234567812345678"
+
+
+def write(folder, name, **columns):
+    path = folder / name
+    if name.endswith(".csv"):
+        rows = zip(*columns.values(), strict=True)
+        path.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]) + "\n")
+    else:
+        pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
+def test_each_column_becomes_a_rule_and_hashes_of_digits_stay_text(tmp_path, name):
+    found = read_hash_table(write(tmp_path, name, key=["a"], sha256=[SHA.upper()], phash=[PHASH]), 5)
+    assert [(rule.kind, rule.settings) for rule in found.rules] == [("sha256", {}), ("phash", {"max_distance": 5})]
+    assert found.values == ({SHA}, {PHASH})
+
+
+def test_an_image_without_a_perceptual_hash_is_known_by_its_bytes(tmp_path):
+    found = read_hash_table(write(tmp_path, "bench.csv", sha256=[SHA], phash=[""]), 5)
+    assert [rule.kind for rule in found.rules] == ["sha256"]
+
+
+@pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"digest": [SHA]}, r"has no column sha256 or phash; its columns are 'digest'"),
+        ({"sha256": [SHA, "xyz"]}, "row 2 has the sha256 'xyz'. 64 hex digits are needed"),
+        ({"phash": ["12"]}, "row 1 has the phash '12'. 16 hex digits are needed.*imagehash.phash"),
+        ({"sha256": [""]}, "has no row with a sha256"),
+    ],
+)
+def test_a_table_that_is_none_of_hashes_is_told_by_row_and_value(tmp_path, name, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        read_hash_table(write(tmp_path, name, **columns), 5)
+
+
+def test_numbers_are_no_hashes(tmp_path):
+    with pytest.raises(ConfigError, match="row 1 has the phash '12'"):
+        read_hash_table(write(tmp_path, "bench.parquet", phash=[12]), 5)
+
+
+@pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
+def test_a_file_of_another_kind_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x00\xff\n" * 3 if name.endswith(".parquet") else b"")
+    with pytest.raises(ConfigError, match=f"{name} cannot be read as"):
+        read_hash_table(path, 5)

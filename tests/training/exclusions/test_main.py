@@ -1,0 +1,27 @@
+"""The command that writes a table of hashes, which `--exclude` reads back."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pseudoris.training.exclusions.__main__ import main
+from pseudoris.training.exclusions.hash_table import read_hash_table
+from pseudoris.training.exclusions.image_folder import read_image_folder
+from tests.builders.human import write_images
+
+
+@pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
+def test_the_table_of_a_folder_excludes_what_the_folder_does(tmp_path, monkeypatch, capsys, name):
+    folder = write_images(tmp_path / "bench", "a.png", "b.png")
+    monkeypatch.setattr(sys, "argv", ["x", str(folder), str(tmp_path / name)])
+    assert main() == 0
+    assert "2 images" in capsys.readouterr().out
+    assert read_hash_table(tmp_path / name, 8).values == read_image_folder(folder, 8).values
+
+
+def test_a_folder_without_images_is_told_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), str(tmp_path / "t.csv")])
+    assert main() == 2
+    assert "lists no image" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""One value of `--exclude` to rules: what a path is decides how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources.exclusions import Exclusions, all_rules
+from pseudoris.training.exclusions.hash_table import TABLE_SUFFIXES, read_hash_table
+from pseudoris.training.exclusions.image_folder import read_image_folder
+from pseudoris.training.exclusions.name_list import read_name_list
+from pseudoris.training.exclusions.refer_folder import read_refer_folder, refer_files
+from pseudoris.workers.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, require_imagehash
+
+_KINDS: Final = (
+    "a folder of a REFER dataset (refs(…).p), a folder of images, a text file of names or COCO ids, or a .parquet or "
+    ".csv with a column sha256 or phash"
+)
+_PICKLES: Final = frozenset({".p", ".pkl", ".pickle"})
+
+
+def read_exclusions(values: Sequence[str], max_distance: int | None = None) -> Exclusions:
+    """Return the rules of all values of `--exclude`, in their order, each once.
+
+    Args:
+        values: Local paths.
+        max_distance: Most bits in which the perceptual hashes of two copies differ; None is `DEFAULT_MAX_DISTANCE`.
+
+    Raises:
+        ConfigError: A value is none of the kinds, a file is not as it should be, or a package is missing.
+        TransientError: Storage failed.
+    """
+    distance = DEFAULT_MAX_DISTANCE if max_distance is None else max_distance
+    # Of two unrelated images half of the bits differ.
+    if not 0 <= distance < HASH_BITS // 2:
+        raise ConfigError(
+            f"--exclude-distance {distance} is not possible: give 0 (equal hashes) to {HASH_BITS // 2 - 1}"
+        )
+    found = all_rules([_read(value, distance) for value in values])
+    if any(rule.kind == "phash" for rule in found.rules):
+        require_imagehash()
+    elif max_distance is not None:
+        raise ConfigError("--exclude-distance needs an --exclude with perceptual hashes: images, or a table of phash")
+    return found
+
+
+def as_exclusions(exclude: Exclusions | str | Sequence[str], max_distance: int | None = None) -> Exclusions:
+    """Return what an argument `exclude` of the Python API names; raises as `read_exclusions`."""
+    if isinstance(exclude, Exclusions):
+        return exclude
+    return read_exclusions([exclude] if isinstance(exclude, str) else exclude, max_distance)
+
+
+def _read(value: str, max_distance: int) -> Exclusions:
+    if "://" in value:
+        raise ConfigError(f"--exclude {value!r} is a url: copy it to this machine. A run keeps what it read of it.")
+    path = Path(value).expanduser()
+    if path.is_dir():
+        return read_refer_folder(path) if refer_files(path) else read_image_folder(path, max_distance)
+    if not path.is_file():
+        raise ConfigError(f"--exclude {value!r} does not exist. Give {_KINDS}.")
+    if path.suffix.lower() in _PICKLES:
+        raise ConfigError(f"--exclude {value!r} is a pickle. Give its folder: all refs(…).p in it are read.")
+    return read_hash_table(path, max_distance) if path.suffix.lower() in TABLE_SUFFIXES else read_name_list(path)

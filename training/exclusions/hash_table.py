@@ -1,0 +1,93 @@
+"""A table of hashes: Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.sources.exclusions import Exclusions, exclusion
+from pseudoris.workers.images.perceptual_hash import HASH_HEX_DIGITS
+
+TABLE_SUFFIXES: Final = frozenset({".parquet", ".csv"})
+COLUMNS: Final = ("sha256", "phash")
+_MEANING: Final = {
+    "sha256": (64, "the sha256 of an encoded image"),
+    "phash": (HASH_HEX_DIGITS, "a perceptual hash as imagehash.phash(image) gives it"),
+}
+
+
+def read_hash_table(path: Path, max_distance: int) -> Exclusions:
+    """Return a rule for each of the two columns that the table has; an empty value of one column is left out.
+
+    Raises:
+        ConfigError: It is no such table, has no such column, or a value is not a hash. The message names the row.
+        TransientError: Storage failed.
+    """
+    with storage_errors("read", str(path)):
+        data = path.read_bytes()
+    table = _read(path, data)
+    columns = [name for name in COLUMNS if name in table.column_names]
+    if not columns:
+        there = ", ".join(map(repr, table.column_names[:8])) or "none"
+        raise ConfigError(
+            f"--exclude {path} has no column sha256 or phash; its columns are {there}. Rename one of them."
+        )
+    values = {name: _hashes(path, name, table[name]) for name in columns}
+    if not any(values.values()):
+        raise ConfigError(f"--exclude {path} has no row with a {' or '.join(columns)}. Leave it out, or fill it.")
+    return hash_rules(path.name, values, max_distance, files={path.name: sha256_hex(data)})
+
+
+def hash_rules(
+    name: str, values: dict[str, set[str]], max_distance: int, *, files: dict[str, str] | None = None
+) -> Exclusions:
+    """Return a rule for each column that has a value."""
+    found = Exclusions()
+    if digests := values.get("sha256"):
+        found += exclusion("sha256", name, digests, files=files)
+    if hashes := values.get("phash"):
+        found += exclusion("phash", name, hashes, files=files, settings={"max_distance": max_distance})
+    return found
+
+
+def _read(path: Path, data: bytes) -> pa.Table:
+    buffer = pa.BufferReader(data)
+    try:
+        if path.suffix.lower() == ".parquet":
+            file = pq.ParquetFile(buffer, pre_buffer=False)
+            wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
+            # Without a wanted column the schema alone, for the message.
+            return file.read(wanted, use_threads=False) if wanted else file.schema_arrow.empty_table()
+        # As text: a hash of digits alone is not a number.
+        options = pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+        return pc.read_csv(buffer, pc.ReadOptions(use_threads=False), convert_options=options)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        kind = path.suffix.lower().lstrip(".")
+        raise ConfigError(f"--exclude {path} cannot be read as {kind}: {error}. Write the file again.") from error
+
+
+def _hashes(path: Path, column: str, found: Iterable[pa.Scalar]) -> set[str]:
+    num_digits, meaning = _MEANING[column]
+    pattern = re.compile(rf"[0-9a-f]{{{num_digits}}}")
+    values: set[str] = set()
+    for number, scalar in enumerate(found, start=1):
+        value = scalar.as_py()
+        text = value.strip().lower() if isinstance(value, str) else value
+        if text is None or text == "":
+            continue
+        if not isinstance(text, str) or not pattern.fullmatch(text):
+            raise ConfigError(
+                f"--exclude {path}: row {number} has the {column} {str(value)[:80]!r}. {num_digits} hex digits are "
+                f"needed: {meaning}. Correct the row, or leave the column out."
+            )
+        values.add(text)
+    return values

@@ -1,0 +1,53 @@
+"""The perceptual hash of an image, by the package `imagehash`: near copies have hashes that differ in few of 64 bits.
+
+Does not import torch, because the prover's child imports this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+from PIL import Image
+
+from pseudoris.schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HASH_HEX_DIGITS: Final = 16
+HASH_BITS: Final = 64
+# Copies of a photograph in another format, quality or size are within it; of 6 million pairs of different photographs
+# and scenes none is. Source: measured, docs/exclusions.md.
+DEFAULT_MAX_DISTANCE: Final = 8
+_INSTALL: Final = "pip install 'pseudoris[exclude]'"
+
+
+def require_imagehash() -> None:
+    """Import what `perceptual_hash` needs, so that it neither fails nor allocates later.
+
+    Raises:
+        ConfigError: The package is missing.
+    """
+    try:
+        importlib.import_module("imagehash")
+        # imagehash imports it at the first hash.
+        importlib.import_module("scipy.fftpack")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"perceptual hashes need the package imagehash, and {error.name!r} is not installed. Install it on every "
+            f"node: {_INSTALL}"
+        ) from None
+
+
+def perceptual_hash(pixels: np.ndarray) -> str:
+    """Return `imagehash.phash` of an image with its defaults, 16 lower-case hex digits.
+
+    It is the sign of the 8 × 8 lowest frequencies of the image at 32 × 32 pixels, against their median.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB, upright.
+    """
+    import imagehash
+
+    return str(imagehash.phash(Image.fromarray(pixels)))
