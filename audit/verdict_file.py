@@ -115,7 +115,7 @@ def read_answers(data: bytes, name: str, known: Known, *, rater: str | None = No
     for number, line in enumerate(lines, start=2):
         if isinstance(line, HeaderLine):
             raise ConfigError(f"{name}, line {number}: a second header. Add files one by one, do not join them")
-        _check_answer(line, f"{name}, line {number}", known)
+        check_answer(line, f"{name}, line {number}", known)
         answers.add(line)
     answers.last_digest = _last_digest(data[:end])
     return answers
@@ -154,7 +154,12 @@ def _check_header(header: HeaderLine, name: str, known: Known, rater: str | None
         )
 
 
-def _check_answer(line: Answer, place: str, known: Known) -> None:
+def check_answer(line: Answer, place: str, known: Known) -> None:
+    """Return if the audit asks what the line answers; errors show `place`.
+
+    Raises:
+        ConfigError: It does not.
+    """
     pair = None if isinstance(line, MissedLine) else line.pair
     image = None if isinstance(line, VerdictLine) else line.image
     if pair is not None and pair not in known.pairs:

@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from pseudoris.cli import options
+from pseudoris.cli import audit_serve, options
 from pseudoris.cli.console import command, echo_json, facts_table, path_lines, report, stderr, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RunHeader
@@ -81,6 +81,10 @@ def draw(
             on_shard=lambda done, total: progress.update(reading, completed=done, total=total),
         )
     _print_draw(audit, found, planted=planted)
+
+
+app.command("serve")(audit_serve.serve)
+app.command("page")(audit_serve.page)
 
 
 @app.command("add")

@@ -54,16 +54,24 @@ def thumbnail(data: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> bytes | No
         data: The encoded image.
         formats: Formats that may be opened, by Pillow's names.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
-            image.draft("RGB", (2 * MAX_SIDE_PX, 2 * MAX_SIDE_PX))  # JPEG alone: decodes at a fraction of the size
-            upright = _as_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
+    upright = upright_picture(data, formats, max_side_px=MAX_SIDE_PX)
+    if upright is None:
         return None
-    upright.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     upright.save(encoded, "WEBP", quality=_QUALITY, method=4)
     return encoded.getvalue()
+
+
+def upright_picture(data: bytes, formats: Sequence[str], *, max_side_px: int) -> Image.Image | None:
+    """Return the image in RGB, turned as its EXIF says, its longer side at most `max_side_px`; None if unreadable."""
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+            image.draft("RGB", (2 * max_side_px, 2 * max_side_px))  # JPEG alone: decodes at a fraction of the size
+            upright = _as_rgb(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
+        return None
+    upright.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    return upright
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

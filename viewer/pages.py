@@ -22,13 +22,21 @@ from pseudoris.schemas.printable import visible
 from pseudoris.viewer.image_cards import mask_colours
 
 GENERATOR: Final = "pseudoris"
+# Its templates are every page's base.
+ROOM: Final = "pseudoris.viewer"
 _STREAM_PIECES: Final = 64
 # Concatenated in this order into one script; each is a part of one function's body.
 GALLERY_SCRIPTS: Final = ("model", "rules", "filters", "elements", "peek", "cards", "inspector", "keyboard", "main")
 
 
 def iter_page(
-    template: str, content: Mapping[str, Any], *, styles: Sequence[str], scripts: Sequence[str]
+    template: str,
+    content: Mapping[str, Any],
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    room: str = ROOM,
+    may_connect: bool = False,
 ) -> Iterator[str]:
     """Yield a page's text piece by piece.
 
@@ -37,9 +45,11 @@ def iter_page(
         content: What the template shows; text in it is escaped.
         styles: Names of stylesheets, joined.
         scripts: Names of the parts of the page's script, joined; the script of the theme comes on its own, first.
+        room: Package whose `templates` are looked in before the viewer's.
+        may_connect: Whether the page's script may ask its own server.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pseudoris.viewer"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in dict.fromkeys((room, ROOM))]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=visible,
@@ -49,28 +59,29 @@ def iter_page(
     environment.filters["thousands"] = lambda value: f"{value:,}"
     # A key as a person writes it.
     environment.filters["unquoted"] = unquote
-    style = "".join(_resource(f"{name}.css") for name in styles) + _colour_classes()
-    theme = _resource("theme.js")
-    script = _joined(scripts)
+    style = "".join(_resource(f"{name}.css", room) for name in styles) + _colour_classes()
+    theme = _resource("theme.js", room)
+    script = _joined(scripts, room)
     page = {
         "generator": GENERATOR,
         # Our own files, not data: they hold no character that HTML would read in a style or script element.
         "style": Markup(style),
         "theme": Markup(theme),
         "script": Markup(script),
-        "policy": _policy(style=style, scripts=[theme, script]),
+        "policy": _policy(style=style, scripts=[theme, script], may_connect=may_connect),
     }
     stream = environment.get_template(template).stream({**content, **page})
     stream.enable_buffering(_STREAM_PIECES)
     yield from stream
 
 
-def _policy(*, style: str, scripts: Sequence[str]) -> str:
+def _policy(*, style: str, scripts: Sequence[str], may_connect: bool) -> str:
     digests = " ".join(_digest(script) for script in scripts if script)
     return "; ".join(
         [
             "default-src 'none'",
             "img-src 'self'",
+            *(["connect-src 'self'"] if may_connect else []),
             f"style-src {_digest(style)}",
             f"script-src {digests}",
             "base-uri 'none'",
@@ -86,10 +97,10 @@ def _digest(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _joined(names: Sequence[str]) -> str:
+def _joined(names: Sequence[str], room: str) -> str:
     if not names:
         return ""
-    body = "\n".join(_resource(f"{name}.js") for name in names)
+    body = "\n".join(_resource(f"{name}.js", room) for name in names)
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
@@ -98,5 +109,6 @@ def _colour_classes() -> str:
     return "".join(f".c{number} {{ --c: {colour}; }}\n" for number, colour in enumerate(mask_colours()))
 
 
-def _resource(name: str) -> str:
-    return files("pseudoris.viewer").joinpath("templates", name).read_text(encoding="utf-8")
+def _resource(name: str, room: str) -> str:
+    own = files(room).joinpath("templates", name)
+    return (own if own.is_file() else files(ROOM).joinpath("templates", name)).read_text(encoding="utf-8")

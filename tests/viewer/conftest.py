@@ -33,7 +33,7 @@ def open_page(chromium: Any) -> Iterator[Any]:
     contexts, errors = [], []
 
     def open_one(address: str, **options: Any) -> Any:
-        context = chromium.new_context(viewport={"width": 1280, "height": 800}, **options)
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)

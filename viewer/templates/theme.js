@@ -23,7 +23,7 @@
     stored((storage) => storage.setItem("pseudoris-keys", root.dataset.keys));
   });
   document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.closest?.("input:not([type=range]), select, dialog");
+    const isTyping = event.target.closest?.("input:not([type=range]), select, textarea, dialog");
     if (event.key === "t" && root.dataset.keys !== "off" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) toggle();
   });
 })();

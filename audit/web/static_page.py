@@ -1,0 +1,56 @@
+"""An audit as a folder of static files, for a bucket or a share: answers stay in the rater's browser.
+
+DEST/index.html   DEST/pictures/<image id>.jpg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.web.page import GENERATOR, judging_page
+from pseudoris.audit.web.pictures import Pictures
+from pseudoris.audit.web.questions import Questions
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+
+INDEX_NAME: Final = "index.html"
+PICTURES_FOLDER: Final = "pictures"
+_MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
+
+
+def write_static_page(
+    audit: AuditFolder,
+    destination: RunLocation,
+    pictures: Pictures,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Write the pictures, then the page; return the keys of images that cannot be shown.
+
+    Args:
+        audit: The audit.
+        destination: The folder of the page.
+        pictures: Its pictures.
+        on_image: Called with how many images are done, and how many there are.
+
+    Raises:
+        ConfigError: The folder has another page, or cannot be written.
+        TransientError: Storage failed.
+    """
+    if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
+        raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
+    questions = Questions(audit)
+    plan, missing = questions.plan(), []
+    rows = audit.images.select(["image_id", "key"]).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        picture = pictures.jpeg(row["image_id"])
+        if picture is None:
+            missing.append(row["key"])
+        else:
+            destination.replace(f"{PICTURES_FOLDER}/{row['image_id']}.jpg", picture)
+        on_image(number, len(rows))
+    asked = [*(pair["id"] for pair in plan["pairs"]), *plan["missed"]]
+    outlines = {question: questions.outlines(question) for question in asked}
+    destination.replace(INDEX_NAME, judging_page({**plan, "outlines": outlines}, is_static=True).encode())
+    return missing

@@ -1,0 +1,62 @@
+// Keeps answers in this browser, as the text of the rater's file: what is stored is what is downloaded.
+
+const FULL = "This browser cannot store your answers. Download them before you close the page.";
+
+function openBackEnd(rater) {
+  const key = `pseudoris-audit/${plan.draw.slice(0, 16)}/${rater}`;
+  const memory = new Map();
+  const read = (name) => {
+    try { return localStorage.getItem(name) ?? memory.get(name) ?? null; } catch { return memory.get(name) ?? null; }
+  };
+  const write = (name, text) => {
+    memory.set(name, text);
+    try { localStorage.setItem(name, text); memory.delete(name); } catch { tell(FULL); }
+  };
+  const clicks = () => JSON.parse(read(`${key}/clicks`) ?? "{}");
+
+  function append(line) {
+    // Read anew each time: another window of the same rater may have written.
+    const text = read(key) ?? "";
+    const previous = text ? text.slice(text.lastIndexOf('"digest":"') + 10).slice(0, 16) : "";
+    const body = JSON.stringify(line).slice(0, -1);
+    write(key, `${text}${body},"digest":"${sha256(previous + body).slice(0, 16)}"}\n`);
+  }
+
+  function standing() {
+    const found = new Map();
+    for (const line of (read(key) ?? "").split("\n").filter(Boolean).map((each) => JSON.parse(each))) {
+      const id = line.pair ?? line.image;
+      found.delete(id);
+      if (line.line === "verdict" || line.line === "missed") found.set(id, line);
+    }
+    return [...found.values()];
+  }
+
+  function download() {
+    const url = URL.createObjectURL(new Blob([read(key)], { type: "application/jsonl" }));
+    const link = make("a", "");
+    link.href = url;
+    link.download = `${rater}.jsonl`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  }
+
+  return {
+    async open() {
+      if (read(key) === null) {
+        append({ line: "header", version: plan.version, draw: plan.draw, rater, created_utc: new Date().toISOString() });
+      }
+      return { answers: standing(), clicks: clicks(), taken: [] };
+    },
+    outlines: async (id) => plan.outlines[id],
+    async record(line) {
+      append(line);
+      return [];
+    },
+    async keepClick(pair, click) {
+      // The first click stands.
+      write(`${key}/clicks`, JSON.stringify({ [pair]: click, ...clicks() }));
+    },
+    download,
+  };
+}

@@ -1,0 +1,196 @@
+"""Raters at work in Chromium: against a server that is killed, two at once, on a phone, and on a static page."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.verdict_file import read_answers
+from pseudoris.audit.verdict_merge import add_file
+from pseudoris.audit.web.pictures import Pictures
+from pseudoris.audit.web.static_page import write_static_page
+from pseudoris.store.location import RunLocation
+from tests.builders.audits import served, small_audit
+from tests.viewer.builders import serving
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+READY = "#judge:not([hidden])[aria-busy=false], #finished:not([hidden])"
+KEYS = {"right": "1", "several": "2", "untrue": "3", "not_an_object": "4", "cannot_say": "5"}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return small_audit(tmp_path_factory.mktemp("audit"))
+
+
+@pytest.fixture
+def audit(drawn, tmp_path):
+    """A copy without answers."""
+    for file in drawn.path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return AuditFolder.open(tmp_path)
+
+
+def ready(page):
+    page.wait_for_selector(READY)
+
+
+def give_verdict(page, verdict="right"):
+    """Answer the pair in view by keyboard, a blind one after a mark set by keyboard; return its text."""
+    ready(page)
+    text = page.locator("#text").inner_text()
+    if page.locator("#not-found").is_visible():
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#answers:not([hidden])")
+        ready(page)
+    page.keyboard.press(KEYS[verdict])
+    ready(page)
+    return text
+
+
+def lines_of(audit, rater):
+    file = audit.path / "verdicts" / f"{rater}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()[1:]]
+
+
+def test_twenty_verdicts_by_keyboard_survive_a_killed_server(open_page, audit):
+    texts = {row["pair_id"]: row["text"] for row in audit.pairs.to_pylist()}
+    asked = []
+    with served(audit.path) as server:
+        page = open_page(f"{server.address}?rater=ana")
+        for number in range(1, 11):
+            asked.append(give_verdict(page))
+            # On disk before the next picture stands.
+            assert len(lines_of(audit, "ana")) == number
+        ready(page)
+        is_blind = page.locator("#not-found").is_visible()
+        server.kill()
+    with served(audit.path) as server:
+        page = open_page(f"{server.address}?rater=ana")
+        ready(page)
+        assert page.locator("#not-found").is_visible() == is_blind
+        assert page.locator("#count").inner_text() == "10 of 24 texts"
+        asked += [give_verdict(page) for _ in range(10)]
+        assert "20 answers of ana" in server.stop()
+    found = lines_of(audit, "ana")
+    assert [texts[line["pair"]] for line in found] == asked
+    assert len({line["pair"] for line in found}) == 20
+    blind = {row["pair_id"] for row in audit.pairs.to_pylist() if row["is_blind"]}
+    assert {line["pair"] for line in found if line["click"]} == blind & {line["pair"] for line in found} != set()
+
+
+def test_what_a_server_could_not_store_is_told_and_the_question_stays(open_page, audit):
+    with served(audit.path) as server:
+        page = open_page(f"{server.address}?rater=ana")
+        give_verdict(page)
+        refusal = {"status": 404, "json": {"error": "the disk is full"}}
+        page.route("**/answer?*", lambda route: route.fulfill(**refusal), times=1)
+        text = give_verdict(page)
+        assert page.locator("#notice").inner_text() == "the disk is full"
+        assert page.locator("#text").inner_text() == text
+        page.keyboard.press("1")
+        page.wait_for_selector("#notice", state="hidden")
+    assert len(lines_of(audit, "ana")) == 2
+
+
+def test_two_raters_at_once_share_the_pairs_and_have_files_of_their_own(open_page, audit):
+    with served(audit.path) as server:
+        pages = {name: open_page(f"{server.address}?rater={name}") for name in ("ana", "bob")}
+        for _ in range(5):
+            for page in pages.values():
+                give_verdict(page)
+        again = subprocess.run(
+            [sys.executable, "-m", "pseudoris", "audit", "serve", str(audit.path), "--no-open"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        token = server.address.split("/")[3]
+    pairs = {name: {line["pair"] for line in lines_of(audit, name)} for name in pages}
+    assert [len(each) for each in pairs.values()] == [5, 5]
+    assert not pairs["ana"] & pairs["bob"]
+    assert again.returncode == 2
+    assert f"process {server.process.pid} on " in again.stderr
+    assert re.search(r"at http://127\.0\.0\.1:\d+/\. ", again.stderr)
+    assert token not in again.stderr
+
+
+def test_follow_ups_are_asked_until_one_is_right_and_an_undo_takes_each_answer_back(open_page, audit):
+    with served(audit.path) as server:
+        page = open_page(f"{server.address}?rater=ana")
+        for _ in range(24):
+            first = give_verdict(page, "untrue")
+            if "Another text" in page.locator("#task").inner_text():
+                break
+        second = give_verdict(page, "right")
+        assert "Another text" not in page.locator("#task").inner_text()
+        for text in (second, first):
+            page.keyboard.press("u")
+            page.wait_for_function("text => document.querySelector('#text').textContent === text", arg=text)
+            ready(page)
+        # Who has seen the outline is not asked blind again.
+        assert not page.locator("#not-found").is_visible()
+        give_verdict(page, "right")
+        assert "Another text" not in page.locator("#task").inner_text()
+    kinds = [line["line"] for line in lines_of(audit, "ana")][-4:]
+    assert kinds == ["verdict", "undo", "undo", "verdict"]
+
+
+def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, audit):
+    phone = {"viewport": {"width": 390, "height": 664}, "has_touch": True, "is_mobile": True}
+    with served(audit.path) as server:
+        page = open_page(server.address, **phone)
+        page.locator("#name").fill("Ana Two")
+        page.locator("#start button").tap()
+        ready(page)
+        while page.locator("#not-found").is_visible():
+            page.locator("#stage").tap()
+            page.locator("#confirm").tap()
+            page.wait_for_selector("#answers:not([hidden])")
+            ready(page)
+        boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
+        page.locator("#answers button").nth(1).tap()
+        page.wait_for_function("() => document.querySelector('#progress').value > 0")
+    assert all(box["y"] + box["height"] <= 664 and box["x"] + box["width"] <= 390 for box in boxes)
+    assert [line["verdict"] for line in lines_of(audit, "ana-two")] == ["several"]
+
+
+def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):
+    write_static_page(audit, RunLocation.open(str(tmp_path / "page")), Pictures(audit))
+    with serving(tmp_path / "page") as address:
+        page = open_page(f"{address}/index.html?rater=eva", accept_downloads=True)
+        ready(page)
+        page.keyboard.press("c")
+        page.locator("#comment").fill("déjà vu — 一 \n<b>")
+        page.keyboard.press("Enter")
+        give_verdict(page)
+        page.reload()
+        for _ in range(23):
+            give_verdict(page)
+        # Searched pictures come last: two clicks, one of them taken back.
+        ready(page)
+        box = page.locator("#picture").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.keyboard.press("u")
+        for _ in range(3):
+            ready(page)
+            page.keyboard.press("Enter")
+        page.wait_for_selector("#finished:not([hidden])")
+        with page.expect_download() as download:
+            page.locator("#finished .download").click()
+        file = tmp_path / download.value.suggested_filename
+        download.value.save_as(file)
+    answers = read_answers(file.read_bytes(), file.name, audit.known)
+    assert file.name == "eva.jsonl"
+    assert len(answers.verdicts) == 24
+    assert next(iter(answers.verdicts.values())).comment == "déjà vu — 一 \n<b>"
+    clicks = [click for line in answers.missed.values() for click in line.clicks]
+    assert clicks == [(pytest.approx(30, abs=0.5), pytest.approx(30, abs=0.5))]
+    assert len(add_file(audit, file).answers.verdicts) == 24
