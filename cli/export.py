@@ -134,6 +134,8 @@ def export(
     source: _MovedSource = None,
     partial: _Partial = False,
     overwrite: _Overwrite = False,
+    exclude: options.Exclude = None,
+    exclude_distance: options.ExcludeDistance = None,
     plugins: options.Plugins = None,
 ) -> None:
     """Write a finished run in another format, and read it back to check it."""
@@ -152,6 +154,7 @@ def export(
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,
+        exclusions=options.read_exclude(exclude, exclude_distance),
     )
     report = _write(find_export(export_format), request)
     stdout.print(_view(destination, report, request), soft_wrap=True)

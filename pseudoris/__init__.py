@@ -157,12 +157,11 @@ def annotate(
     from pseudoris.pipeline.run_options import RunOptions
     from pseudoris.schemas.config_layers import load_config
     from pseudoris.store.runs.pending_work import parse_reasons
-    from pseudoris.store.sources.exclusions import Exclusions
-    from pseudoris.training.exclusions import as_exclusions
+    from pseudoris.training.exclusions import read_exclusions
 
     settings = load_config(config) if isinstance(config, str) else config
     reasons = parse_reasons(_listed(retry_reasons) or None)
-    exclusions = as_exclusions(exclude, exclude_distance) if exclude or exclude_distance is not None else Exclusions()
+    exclusions = read_exclusions(_listed(exclude), exclude_distance)
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     return run_pipeline(source, out, settings, options=options, on_event=on_event)
 
@@ -260,6 +259,8 @@ def export(
     source: str | None = None,
     partial: bool = False,
     overwrite: bool = False,
+    exclude: str | Sequence[str] = (),
+    exclude_distance: int | None = None,
 ) -> ExportReport:
     """Write the run at `out` in another format, and read it back.
 
@@ -277,6 +278,8 @@ def export(
         source: Where the run's images are now, if they have moved.
         partial: Export what is committed of an unfinished run.
         overwrite: Replace an existing export at `destination`.
+        exclude: Images to leave out, as `pseudoris export --exclude`: a path, or several.
+        exclude_distance: As `--exclude-distance`.
 
     Returns:
         What was written.
@@ -286,6 +289,7 @@ def export(
             `destination` cannot take the export.
         TransientError: Storage failed, or a part of the run cannot be read.
     """
+    from pseudoris.training.exclusions import read_exclusions
     from pseudoris.training.exports import find_export
     from pseudoris.training.exports.export_request import export_request
 
@@ -303,6 +307,7 @@ def export(
         source=source,
         is_partial=partial,
         is_overwriting=overwrite,
+        exclusions=read_exclusions(_listed(exclude), exclude_distance),
     )
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)
 

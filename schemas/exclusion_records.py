@@ -54,6 +54,11 @@ class ExclusionRule(FrozenModel):
         return f"{self.kind}, {self.num_values:,} values{settings}, sha256 {self.values_sha256[:16]}"
 
     @property
+    def dropped_phrase(self) -> str:
+        """What a list of dropped things calls the images that it excludes."""
+        return f"images excluded by {self.name} ({self.kind})"
+
+    @property
     def reason(self) -> str:
         """The message of an image that it excludes."""
         if self.kind == "phash":

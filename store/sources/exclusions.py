@@ -178,6 +178,19 @@ class ContentMatcher:
             raise ImageError(EXCLUDED, self._rules[number].reason)
 
 
+class RecordedImageMatcher:
+    """Finds the first rule that excludes an image by what a run's images table says of it: its key and its sha256."""
+
+    def __init__(self, exclusions: Exclusions) -> None:
+        """Index the rules; those by perceptual hash are ignored."""
+        self._keys, self._contents = KeyMatcher(exclusions), ContentMatcher(exclusions)
+
+    def rule_of(self, key: str, sha256: str | None) -> int | None:
+        """Return the number of a rule that excludes an image, None if none does; `sha256` is None if it is unknown."""
+        by_key = self._keys.rule_of(key)
+        return self._contents.rule_of(sha256) if by_key is None and sha256 is not None else by_key
+
+
 def key_path(key: str) -> str:
     """Return a key's path, decoded, as it is in SOURCE; a member of a tar is below it. For comparison alone."""
     return unquote_to_bytes(key.replace("!", "/")).decode("utf-8", "replace").replace("\\", "/")
@@ -191,11 +204,6 @@ def _max_distance(rule: ExclusionRule) -> int:
 def _near(phash: int, number: int, max_distance: int, listed: NDArray[np.uint64]) -> int | None:
     distances = np.bitwise_count(listed ^ np.uint64(phash))
     return number if int(distances.min()) <= max_distance else None
-
-
-def dropped_phrase(rule: ExclusionRule) -> str:
-    """Return what a list of dropped things calls the images that a rule excludes."""
-    return f"images excluded by {rule.name} ({rule.kind})"
 
 
 def all_rules(exclusions: Sequence[Exclusions]) -> Exclusions:

@@ -9,9 +9,11 @@ from typing import Final, Self
 import numpy as np
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.training.dataset.image_reader import ImageBytes
 from pseudoris.training.dataset.samples import SampleSpec
 from pseudoris.training.dataset.shard_reader import Int64Array, ShardReader
@@ -62,7 +64,7 @@ class OpenedRun:
             is_random_access: See `ImageBytes`.
 
         Raises:
-            ConfigError: There is no run, or nothing of it is committed yet.
+            ConfigError: There is no run, nothing of it is committed yet, or `spec.exclude` needs the images' pixels.
             TransientError: Storage failed.
         """
         location = run if isinstance(run, RunLocation) else RunLocation.open(run, endpoint_url)
@@ -73,7 +75,9 @@ class OpenedRun:
             images = ImageBytes(
                 location, header, source=spec.source, endpoint_url=endpoint_url, is_random_access=is_random_access
             )
-        return cls(location, header, chosen, spec, images, ShardReader(location, chosen, spec, images))
+        excluded = _excluded(header, spec)
+        reader = ShardReader(location, chosen, spec, images, excluded=excluded)
+        return cls(location, header, chosen, spec, images, reader)
 
     def nothing_passes(self) -> ConfigError:
         """Return the error for a snapshot of which the filter keeps nothing."""
@@ -92,3 +96,16 @@ class OpenedRun:
         with ThreadPoolExecutor(_COUNTERS) as pool:
             counts = pool.map(lambda row: self.reader.index(row, with_sizes=False).num_masks, range(len(self.snapshot)))
             return np.fromiter(counts, np.int64, len(self.snapshot))
+
+
+def _excluded(header: RunHeader, spec: SampleSpec) -> RecordedImageMatcher | None:
+    """The matcher of the rules that the run was not planned with; None without one."""
+    record = exclusions_of(header)
+    left = spec.exclusions.without(record.rules if record else ())
+    for rule in left.rules:
+        if rule.kind == "phash":
+            raise ConfigError(
+                f"exclude: {rule.name} has perceptual hashes, but a dataset compares names and sha256 alone. Use "
+                "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
+            )
+    return RecordedImageMatcher(left) if left else None

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.dataset.expression_filter import ExpressionFilter
+from pseudoris.training.exclusions import as_exclusions
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -76,6 +78,8 @@ class SampleSpec:
             masks, which `num_skipped` counts.
         source: Where the images are now, if they moved, or a mapping from the old to the new place; their sha256 is
             checked either way.
+        exclude: Images to leave out, as `pseudoris annotate --exclude`: a path, or several, or what `read_exclusions`
+            returned. By name, COCO id and sha256; perceptual hashes only if the run was planned with the same.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -85,6 +89,7 @@ class SampleSpec:
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
     source: str | Mapping[str, str] | None = None
+    exclude: Exclusions | str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
@@ -96,6 +101,13 @@ class SampleSpec:
             raise ConfigError(f"expressions_per_mask is {self.expressions_per_mask}: give 1 or more, or None for all")
         if self.on_bad_image not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image is {self.on_bad_image!r}: give 'raise' or 'skip'")
+        # Read once: copies of the spec, in loader workers too, hold the rules.
+        object.__setattr__(self, "exclude", as_exclusions(self.exclude))
+
+    @property
+    def exclusions(self) -> Exclusions:
+        """The rules of `exclude`."""
+        return as_exclusions(self.exclude)
 
     @property
     def has_expressions(self) -> bool:
@@ -119,6 +131,8 @@ class SampleSpec:
             "expressions_per_mask": self.expressions_per_mask,
             "where": {**self.where.as_json(), "lone": self.lone_masks},
         }
+        if self.exclusions:
+            described["exclude"] = sorted(rule.identity for rule in self.exclusions.rules)
         return described if self.draw == "distinct" else {**described, "draw": self.draw}
 
 

@@ -14,6 +14,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.sources.exclusions import RecordedImageMatcher
 from pseudoris.store.tables.column_selection import read_selected
 from pseudoris.training.dataset.draw_weights import WEIGHT_COLUMNS, draw_weights
 from pseudoris.training.dataset.image_reader import ImageBytes, ShardImages
@@ -85,13 +86,20 @@ class ShardReader:
     """Reads shards of a snapshot: each table's part once, and only the columns of the spec. Can be pickled."""
 
     def __init__(
-        self, location: RunLocation, snapshot: Snapshot, spec: SampleSpec, image_bytes: ImageBytes | None
+        self,
+        location: RunLocation,
+        snapshot: Snapshot,
+        spec: SampleSpec,
+        image_bytes: ImageBytes | None,
+        *,
+        excluded: RecordedImageMatcher | None = None,
     ) -> None:
-        """Wire it; `image_bytes` is None if no images are requested."""
+        """Wire it; `image_bytes` is None if no images are requested, `excluded` if none are left out."""
         self._location = location
         self._snapshot = snapshot
         self._spec = spec
         self._image_bytes = image_bytes
+        self._excluded = excluded
 
     def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:
         """Return the index of the shard in a row of the snapshot: ids alone, and the images' sizes.
@@ -136,9 +144,17 @@ class ShardReader:
         rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
         table = read_selected(self._location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
         table = table.filter(pc.equal(pc.list_value_length(table["target_mask_ids"]), 1))
+        table = table if self._excluded is None else self._without_excluded(parts, table, self._excluded)
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)
         return _index(parts, _weighed(self._spec, table, list(wanted)) if is_judged_by_mask else table)
+
+    def _without_excluded(self, parts: ShardParts, table: pa.Table, excluded: RecordedImageMatcher) -> pa.Table:
+        if not table.num_rows:
+            return table
+        rows = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
+        ids = [row["image_id"] for row in rows if excluded.rule_of(row["key"], row["sha256"]) is not None]
+        return table.filter(pc.invert(pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))))
 
     def _read_masks(self, parts: ShardParts) -> pa.Table | None:
         columns = {"mask": "segmentation", "box": "box_xyxy_px"}

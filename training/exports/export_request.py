@@ -13,6 +13,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.latest_receipts import LatestReceipts
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exports.coco import CocoExport
 from pseudoris.training.exports.cris import CrisExport
 from pseudoris.training.exports.cris_lmdb import LmdbExport
@@ -73,6 +74,7 @@ def export_request(
     source: str | None = None,
     is_partial: bool = False,
     is_overwriting: bool = False,
+    exclusions: Exclusions | None = None,
 ) -> ExportRequest:
     """Return what `find_export(export_format).write` needs; nothing is written.
 
@@ -90,6 +92,7 @@ def export_request(
         source: Where the run's images are now, if they have moved.
         is_partial: Export the committed shards of an unfinished run.
         is_overwriting: Replace an existing export at the destination.
+        exclusions: Images to leave out; None for none.
 
     Raises:
         ConfigError: The format or run does not exist, the format does not read an option, the run is not finished, or
@@ -118,7 +121,9 @@ def export_request(
     receipts = LatestReceipts.listed(run)
     _check_complete(len(receipts), header.num_shards, is_partial=is_partial)
     options = ExportOptions(limit, dataset, split, split_by, human, distinctive_only)
-    return ExportRequest(run, header, receipts, target, target_mb * _MB, is_overwriting, source, options)
+    return ExportRequest(
+        run, header, receipts, target, target_mb * _MB, is_overwriting, source, options, exclusions or Exclusions()
+    )
 
 
 def _check_options(name: str, given: Mapping[str, bool]) -> None:

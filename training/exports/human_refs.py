@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.files.storage_errors import storage_errors
+from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
 from pseudoris.store.tables.rle import summarise_rle
 from pseudoris.training.exports.mask_encodings import CATEGORY_ID
 from pseudoris.training.exports.protocol import HumanAnnotation
@@ -48,9 +49,10 @@ class HumanRefs:
         return max((int(category["id"]) for category in self.categories), default=CATEGORY_ID - 1) + 1
 
     @property
-    def file_names(self) -> frozenset[str]:
-        """Of their images; an image of the run with such a name is most likely the same."""
-        return frozenset(str(image["file_name"]) for image in self.images.values())
+    def exclusions(self) -> Exclusions:
+        """The run's images that they show too, by name or COCO id; no rule without references."""
+        names = [name_value(str(image["file_name"])) for image in self.images.values()]
+        return exclusion("refer", "--merge-human", names) if names else Exclusions()
 
     def renumbered(
         self, numbers: RecordIds, image_ids: Mapping[int, int]

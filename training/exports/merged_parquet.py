@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.schemas.errors import ConfigError, TransientError
 from pseudoris.schemas.tables import IMAGES, MASKS, SCHEMAS
@@ -48,20 +50,22 @@ class ParquetExport:
         num_rows = sum(part.rows for receipt in request.receipts for part in receipt.parts.values())
         num_done = 0
         written: dict[str, list[_WrittenFile]] = {}
+        left_out = _LeftOut.of(request)
         for table in SCHEMAS:
             written[table] = []
-            for file in _write_table(request, table):
+            for file in _write_table(request, table, left_out):
                 written[table].append(file)
                 num_done += file.rows
                 on_progress(num_done, num_rows)
         _remove_others(request.destination, written)
         for table, files in written.items():
-            _check_table(request, table, files)
-        request.destination.replace(EXPORT_NAME, _description(request, written))
+            _check_table(request, table, files, num_left_out=left_out.rows[table])
+        request.destination.replace(EXPORT_NAME, _description(request, written, left_out))
         return ExportReport(
             rows={table: sum(file.rows for file in files) for table, files in written.items()},
             files={table: len(files) for table, files in written.items()},
             size_bytes=sum(file.size_bytes for files in written.values() for file in files),
+            dropped=left_out.images,
             checked=("every file reads back as written: its bytes, and the ids of its rows in order",),
         )
 
@@ -75,6 +79,29 @@ class _WrittenFile:
     size_bytes: int
     sha256: str
     ids_sha256: str
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    """The images that are left out: their ids, how many by which rule, and how many rows of each table."""
+
+    ids: pa.Array
+    images: Counter[str]
+    rows: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, request: ExportRequest) -> Self:
+        images = request.excluded_images()
+        found = [pair for receipt in request.receipts for pair in images.of_shard(receipt).items()] if images else []
+        return cls(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
+
+    def without(self, part: pa.Table, table: str) -> pa.Table:
+        """Return the part without their rows, which are counted."""
+        if not len(self.ids):
+            return part
+        kept = part.filter(pc.invert(pc.is_in(part["image_id"], value_set=self.ids)))
+        self.rows[table] += part.num_rows - kept.num_rows
+        return kept
 
 
 @dataclass(slots=True)
@@ -106,9 +133,9 @@ def _make_room(request: ExportRequest) -> None:
     destination.delete(EXPORT_NAME)
 
 
-def _write_table(request: ExportRequest, table: str) -> Iterator[_WrittenFile]:
+def _write_table(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[_WrittenFile]:
     """Write one file after the other; a file ends with the row group that takes it to the target size."""
-    groups = _row_groups(request, table)
+    groups = _row_groups(request, table, left_out)
     number = 0
     group = next(groups, None)
     while group is not None or number == 0:
@@ -125,11 +152,11 @@ def _write_table(request: ExportRequest, table: str) -> Iterator[_WrittenFile]:
         number += 1
 
 
-def _row_groups(request: ExportRequest, table: str) -> Iterator[pa.Table]:
+def _row_groups(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
     held: list[pa.Table] = []
     num_rows = num_bytes = 0
-    for part in _parts(request, table):
+    for part in _parts(request, table, left_out):
         if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
             yield pa.concat_tables(held).combine_chunks()
             held, num_rows, num_bytes = [], 0, 0
@@ -140,10 +167,11 @@ def _row_groups(request: ExportRequest, table: str) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def _parts(request: ExportRequest, table: str) -> Iterator[pa.Table]:
+def _parts(request: ExportRequest, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
     """Yield the parts that have rows; one of more than a row group in pieces."""
     chosen = (receipt for receipt in request.receipts if receipt.parts[table].rows)
-    for part in iter_table(request.run, table, receipts=chosen):
+    for found in iter_table(request.run, table, receipts=chosen):
+        part = left_out.without(found, table)
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):
             # A copy: pieces of a table still weigh, and are counted, as parts of the whole.
             yield part.slice(start, ROW_GROUP_SIZE).combine_chunks()
@@ -158,9 +186,9 @@ def _remove_others(destination: RunLocation, written: dict[str, list[_WrittenFil
                 destination.delete(f"{table}/{found.name}")
 
 
-def _check_table(request: ExportRequest, table: str, files: Sequence[_WrittenFile]) -> None:
+def _check_table(request: ExportRequest, table: str, files: Sequence[_WrittenFile], *, num_left_out: int) -> None:
     """Read the table back: the same bytes, which hold as many rows as the receipts name, with the same ids in order."""
-    due = sum(receipt.parts[table].rows for receipt in request.receipts)
+    due = sum(receipt.parts[table].rows for receipt in request.receipts) - num_left_out
     found = 0
     for file in files:
         path = f"{table}/{file.name}"
@@ -190,7 +218,7 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]]) -> bytes:
+def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]], left_out: _LeftOut) -> bytes:
     tables = {
         table: [
             {"name": file.name, "rows": file.rows, "size_bytes": file.size_bytes, "sha256": file.sha256}
@@ -207,5 +235,6 @@ def _description(request: ExportRequest, written: dict[str, list[_WrittenFile]])
         "num_shards": len(request.receipts),
         "num_shards_retried": generations,
         "tables": tables,
+        **({"dropped": dict(left_out.images)} if left_out.images else {}),
     }
     return json.dumps(tree, indent=2).encode()

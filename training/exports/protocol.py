@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.store.location import RunLocation
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.store.tables.annotations import AnnotatedImage
+from pseudoris.training.exports.excluded_images import ExcludedImages
 from pseudoris.training.exports.selected_rows import TextRule, iter_selected
 
 WRITING: Final = "writing"
@@ -77,6 +79,7 @@ class ExportRequest:
         is_overwriting: Whether an existing export is replaced.
         source: Where the images are now, if they are not embedded; None uses the header's SOURCE.
         options: For formats of images, masks and expressions.
+        exclusions: Images to leave out, with all that belongs to them.
     """
 
     run: RunLocation
@@ -87,6 +90,7 @@ class ExportRequest:
     is_overwriting: bool = False
     source: str | None = None
     options: ExportOptions = field(default_factory=ExportOptions)
+    exclusions: Exclusions = field(default_factory=Exclusions)
 
     def annotations(
         self,
@@ -124,8 +128,13 @@ class ExportRequest:
             with_bytes=with_bytes,
             source=self.source,
             keeps_bare_masks=keeps_bare_masks,
+            excluded=self.excluded_images().of_shard if self.exclusions else None,
             on_image=(lambda done: on_progress(done, self.num_images)) if on_progress else None,
         )
+
+    def excluded_images(self) -> ExcludedImages:
+        """Return what finds the images to leave out."""
+        return ExcludedImages(self.run, self.header, self.exclusions, source=self.source)
 
     @property
     def num_images(self) -> int:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.exports.destination import claim_destination, mark_whole, nothing_left
 from pseudoris.training.exports.human_refs import HumanRefs, read_human
-from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files, key_name
+from pseudoris.training.exports.image_files import encoded_anew_notes, iter_image_files
 from pseudoris.training.exports.json_arrays import JsonArray, json_arrays
 from pseudoris.training.exports.mask_encodings import CATEGORY
 from pseudoris.training.exports.output_files import ManyFiles, new_file
@@ -55,6 +56,7 @@ class ReferExport:
         """Write images and instances as they come, the references at the end; then read all of it back."""
         dataset = _checked_dataset(request)
         human = read_human(request.options.human)
+        request = replace(request, exclusions=request.exclusions + human.exclusions)
         claim_destination(request, NAME, (dataset, IMAGES_FOLDER))
         instances, refs = f"{dataset}/instances.json", f"{dataset}/refs({request.options.split_by}).p"
         writer = _Writer(request, human)
@@ -95,7 +97,6 @@ class _Writer:
         self._human = human
         self._numbers = RecordIds()
         self._category_id = human.free_category_id
-        self._human_names = human.file_names
         self.dropped: Counter[str] = Counter(human.dropped)
         self.refs: list[dict[str, Any]] = []
         self.written = Fingerprint()
@@ -108,9 +109,6 @@ class _Writer:
         rule = TextRule(options.max_tokens, is_lower_case=True, refused=_REFUSED)
         arrays["categories"].append({**CATEGORY, "id": self._category_id})
         for image, image_file in iter_image_files(self._request, self.dropped, rule, on_progress):
-            if self._human_names & {key_name(image.key), image_file.name}:
-                self.dropped[SHOWN_TO_HUMANS] += 1
-                continue
             files.write(IMAGES_FOLDER, image_file.name, image_file.data)
             image_id = next(self._numbers.image)
             arrays["images"].append(image_record(image_id, image, image_file.name))
@@ -121,6 +119,8 @@ class _Writer:
                 texts = [expression.text for expression in mask.expressions]
                 ref = ref_record(self._numbers, annotation, file_name=image_file.name, split=options.split, texts=texts)
                 self._add(arrays, annotation, [ref], file_name=image_file.name, size=(image.height, image.width))
+        for shown in self._human.exclusions.rules:
+            self.dropped[SHOWN_TO_HUMANS] += self.dropped.pop(shown.dropped_phrase, 0)
         if not self.refs:
             raise nothing_left(self._request, self.dropped)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -65,6 +65,7 @@ def iter_selected(
     with_bytes: bool = False,
     source: str | None = None,
     keeps_bare_masks: bool = False,
+    excluded: Callable[[Receipt], Mapping[str, str]] | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> Iterator[AnnotatedImage]:
     """Yield images in plan order with the masks and expressions that a format takes.
@@ -83,6 +84,7 @@ def iter_selected(
         with_bytes: Fill in `data`; see `with_source_bytes`.
         source: Where the images are now; None uses the header's SOURCE.
         keeps_bare_masks: Yield masks also without an expression.
+        excluded: Returns the images of a shard to leave out: by id, what `dropped` calls them.
         on_image: Called with the number of images done, yielded or not.
 
     Raises:
@@ -92,7 +94,10 @@ def iter_selected(
     take = _Selection(rule, dropped, keeps_bare_masks=keeps_bare_masks)
     num_done = 0
     for receipt in receipts:
-        found = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
+        left_out = excluded(receipt) if excluded else {}
+        dropped.update(left_out.values())
+        read = iter_annotations(run, [receipt], kept_only=rule.is_kept_only, with_bytes=with_bytes)
+        found = (image for image in read if image.image_id not in left_out)
         # Filtered before their bytes are read: images without a remaining mask are not read.
         wanted = [image for image in map(take.image, found) if image is not None]
         pending = num_done + receipt.counts.annotated + receipt.counts.empty - len(wanted)

@@ -14,6 +14,7 @@ import pytest
 from pycocotools import mask as coco
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exports.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
 from pseudoris.training.exports.protocol import HumanAnnotation
 from pseudoris.training.exports.refer_records import RecordIds
@@ -48,7 +49,7 @@ def write(tmp_path) -> Callable[..., HumanAnnotation]:
 
 def test_nothing_to_merge_is_nothing():
     human = read_human(None)
-    assert (human.refs, human.free_category_id, human.file_names) == ((), 1, frozenset())
+    assert (human.refs, human.free_category_id, human.exclusions) == ((), 1, Exclusions())
 
 
 def test_the_wanted_splits_come_without_empty_sentences(write):

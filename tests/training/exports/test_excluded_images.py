@@ -1,0 +1,82 @@
+"""An export without the images that `--exclude` names, in every format, counted by rule."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from pseudoris.schemas.exclusion_records import as_section
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import PartRecord
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.sources.exclusions import Exclusions, exclusion, name_value
+from pseudoris.training.exports import EXPORTS, ExportOptions, ExportRequest, find_export
+from pseudoris.training.exports.excluded_images import UNCHECKED, ExcludedImages
+from pseudoris.workers.images.perceptual_hash import perceptual_hash
+from tests.builders import images as build
+from tests.training.exports.builders import PICTURES, build_run, png
+
+NAMES = exclusion("names", "held-out.txt", map(name_value, ["turned.jpg", "passwd"]))
+DIGESTS = exclusion("sha256", "bench.csv", [sha256_hex(png("P"))])
+LOOKS = exclusion("phash", "bench", ["00" * 8], settings={"max_distance": 8})
+LEFT_OUT = {"images excluded by held-out.txt (names)": 2, "images excluded by bench.csv (sha256)": 1}
+
+
+def excluded(run, exclusions: Exclusions, **values) -> dict[str, str]:
+    images = ExcludedImages(run.location, run.header, exclusions, **values)
+    return {
+        each: phrase for receipt in latest_receipts(run.location) for each, phrase in images.of_shard(receipt).items()
+    }
+
+
+def export(name, run, place, exclusions):
+    receipts = list(latest_receipts(run.location))
+    options = ExportOptions(max_tokens=find_export(name).default_max_tokens)
+    request = ExportRequest(run.location, run.header, receipts, place, 2**20, options=options, exclusions=exclusions)
+    return find_export(name).write(request, lambda done, total, /, stage="": None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_format_leaves_them_out_and_counts_them_by_rule(built_run, place, name):
+    alone = export(name, built_run, place, Exclusions())
+    report = export(name, built_run, RunLocation.open(f"{place.root} without"), NAMES + DIGESTS)
+    assert {phrase: report.dropped[phrase] for phrase in LEFT_OUT} == LEFT_OUT
+    assert sum(report.rows.values()) < sum(alone.rows.values())
+
+
+def test_merged_tables_hold_no_row_of_them(built_run, place):
+    report = export("parquet", built_run, place, NAMES + DIGESTS)
+    gone = {image_id(key) for key, data, _ in PICTURES if "turned" in key or "passwd" in key or data == png("P")}
+    assert len(gone) == 3
+    for table in SCHEMAS:
+        assert not gone & set(pq.read_table(f"{place.root}/{table}")["image_id"].to_pylist())
+    assert json.loads(place.read_bytes("_export.json"))["dropped"] == dict(report.dropped) == LEFT_OUT
+
+
+def test_copies_are_found_by_look_and_what_cannot_be_compared_is_left_out(tmp_path):
+    # Pictures with details: of flat ones the hash is noise.
+    pictures = tuple((f"{n}.png", build.png(40, 60, seed=n), (("a thing",),)) for n in range(3))
+    run = build_run(RunLocation.open(str(tmp_path / "run")), pictures, embed=False, source=tmp_path / "in")
+    copy = perceptual_hash(build.random_pixels(40, 60, seed=1))
+    looks = exclusion("phash", "bench", [copy], settings={"max_distance": 4})
+    by_look = "images excluded by bench (phash)"
+    (tmp_path / "in" / "2.png").unlink()
+    # The builder's empty image is not in SOURCE either.
+    phrases = excluded(run, looks)
+    assert {key: phrases.get(image_id(key)) for key, _, _ in pictures} == {
+        "0.png": None,
+        "1.png": by_look,
+        "2.png": UNCHECKED,
+    }
+
+
+def test_rules_that_the_run_was_planned_with_cost_nothing_more(built_run):
+    part = PartRecord(name="g0001/exclusions-00000000.parquet", rows=1, size_bytes=1, sha256="00" * 32)
+    header = built_run.header.model_copy(update={"exclusions": as_section(LOOKS.rules, part)})
+    assert not ExcludedImages(built_run.location, header, LOOKS)
+    assert ExcludedImages(built_run.location, header, LOOKS + NAMES)
