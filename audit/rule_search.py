@@ -83,16 +83,15 @@ def choose_rule(
         target: The accuracy, below 1.
         checks: Of the raters; enough of them, and accuracies are corrected.
     """
-    estimates = [_estimate(judged, flags) for flags in keeps]
-    start = first_rule([found.num_effective_at_most for found in estimates], target)
+    start = first_rule([_size(judged, flags) for flags in keeps], target)
     tested: list[TestedRule] = []
     chosen = None
     for place in range(start, len(keeps)):
-        tested.append(_test(names[place], estimates[place], target, checks))
+        tested.append(_test(names[place], _estimate(judged, keeps[place]), target, checks))
         if not tested[-1].passes:
             break
         chosen = place
-    more = None if chosen is not None else _more(judged, estimates, target, checks)
+    more = None if chosen is not None else _more(judged, [_estimate(judged, flags) for flags in keeps], target, checks)
     return RuleChoice(target, tuple(tested), chosen, more)
 
 
@@ -116,6 +115,12 @@ def _least_size(target: float, errors: int) -> int:
     while exact_share(size - errors, size, level=_LEVEL)[0] < target and size < _MAX_VERDICTS:
         size += 1
     return size
+
+
+def _size(judged: JudgedPairs, keeps: Flags) -> float:
+    """Return Kish's effective number of verdicts on what a rule keeps; it depends on no verdict."""
+    weights = judged.weights[keeps]
+    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
 
 
 def _estimate(judged: JudgedPairs, keeps: Flags) -> RatioEstimate:

@@ -149,15 +149,15 @@ def _line(number: str, row: Mapping[str, Any], paper: str) -> str:
     return f"| {number} | {row['name']} | {row['seeds']} | {shares} | {mean} ({low} to {high}) | {paper} |"
 
 
-def put_into(page: Path, table: str) -> None:
+def put_into(page: Path, table: str, *, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace the table of a page, between its two marks.
 
     Raises:
         ConfigError: The page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ConfigError(f"{page} has no marks {BEGIN} … {END} for the table: put them where it shall stand")
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+        raise ConfigError(f"{page} has no marks {' … '.join(marks)} for the table: put them where it shall stand")
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")

@@ -11,6 +11,7 @@ from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.run_reader import Run
+from tests.builders import scored_runs
 from tests.builders.scored_runs import scored_run
 
 OPTIONS = DrawOptions(num_pairs=40, num_double=12, num_planted=4, seed=3)
@@ -61,12 +62,24 @@ def test_each_pair_stands_once_with_the_picture_and_the_masks_that_it_needs(run,
     assert found.num_follow_ups == sum(each["role"] == "follow_up" for each in rows)
 
 
-def test_a_planted_pair_has_a_noun_that_no_candidate_of_its_image_has(run, tmp_path):
-    _, audit = drawn(run, tmp_path)
-    planted = [row for row in audit.pairs.to_pylist() if row["role"] == "planted"]
-    # The runs of this builder say the same of every image: nothing can be planted.
-    assert planted == []
-    assert audit.draw.planted == 0
+def test_a_planted_pair_has_a_noun_that_no_candidate_of_its_image_has(tmp_path, monkeypatch):
+    location = RunLocation.open(str(tmp_path / "run"))
+    header = scored_runs.begin(location, num_shards=2)
+    for shard, texts in enumerate((("a red car", "an old bus"), ("a brown dog", "a cat"))):
+        monkeypatch.setattr(scored_runs, "TEXTS", texts)
+        scored_runs.commit_scored(location, header, shard)
+    _, audit = drawn((location, header), tmp_path / "audit")
+    rows = audit.pairs.to_pylist()
+    nouns = {row["image_id"]: {"car", "bus"} & {row["text"].split()[-1]} for row in rows if row["role"] == "drawn"}
+    planted = [row for row in rows if row["role"] == "planted"]
+    assert len(planted) == audit.draw.planted == 4
+    assert all(row["planted_truth"] == "untrue" and row["inclusion"] is None for row in planted)
+    assert all((row["text"].split()[-1] in {"car", "bus"}) != bool(nouns[row["image_id"]]) for row in planted)
+
+
+def test_what_cannot_be_planted_is_counted(run, tmp_path):
+    # The images of this run all have the same texts.
+    assert drawn(run, tmp_path)[1].draw.planted == 0
 
 
 def test_the_same_seed_draws_the_same_and_another_another(run, tmp_path):
@@ -110,3 +123,10 @@ def test_a_changed_file_of_the_draw_is_refused(run, tmp_path, name):
     (tmp_path / name).write_bytes(data.replace(b"0", b"1", 1))
     with pytest.raises(ConfigError, match=f"{name}.* was changed after it was"):
         AuditFolder.open(tmp_path)
+
+
+def test_a_run_in_a_bucket_is_drawn_from_like_one_on_disk(s3_server, s3_bucket, tmp_path):
+    location = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
+    _, audit = drawn((location, scored_run(location, num_shards=1)), tmp_path / "audit")
+    assert audit.draw.run.location == location.root
+    assert all(audit.pictures().values())

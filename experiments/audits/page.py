@@ -1,0 +1,113 @@
+"""The tables and the picture of docs/audit.md, from the rows of the simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from experiments.audits.populations import POPULATIONS
+from experiments.audits.simulated_audits import SEARCHED
+from pseudoris.audit.interval_chart import ChartRow, interval_chart
+from pseudoris.audit.intervals import Interval, exact_share
+
+BEGIN: Final = "<!-- audits: written by `python -m experiments.audits` -->"
+END: Final = "<!-- end of audits -->"
+_LEAST_SHOWN: Final = 0.9
+
+Row = Mapping[str, Any]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Return the tables: accuracy with and without raters' errors, the other questions, and chosen rules."""
+    return "\n\n".join([_accuracy(rows), _errors(rows), _others(rows), _searched(rows)])
+
+
+def coverage_chart(rows: Sequence[Row]) -> str:
+    """Return a picture of the coverage of the audit's intervals, and the doubt that their number leaves."""
+    found: list[ChartRow] = []
+    for title, design, error in (
+        ("right verdicts", "audit", 0.0),
+        ("5 % wrong verdicts, corrected", "audit, corrected", 0.05),
+    ):
+        found.append(ChartRow(title, Interval(None, 0.0, 1.0), is_heading=True))
+        found += [_chart_row(row) for row in _chosen(rows, design=design, rater_error=error, question="accuracy")]
+    title = "Share of simulated audits whose 95 % interval holds the truth"
+    return interval_chart(found, title=title, low=_LEAST_SHOWN)
+
+
+def _chart_row(row: Row) -> ChartRow:
+    share, audits = row["interval_coverage"], row["audits"]
+    return ChartRow(
+        f"{row['population']}, {row['accuracy']:.2f}", Interval(share, *exact_share(share * audits, audits))
+    )
+
+
+def _chosen(rows: Sequence[Row], **values: object) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def _accuracy(rows: Sequence[Row]) -> str:
+    lines = [
+        "| population | accuracy | coverage | width, of simple random sampling's | coverage of that | of Wald's |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for row in _chosen(rows, question="accuracy", design="audit", rater_error=0.0):
+        same = {"question": "accuracy", "population": row["population"], "accuracy": row["accuracy"]}
+        simple, wald = (_chosen(rows, design=design, **same)[0] for design in ("simple random", "simple random, Wald"))
+        cells = (f"{_percent(each['interval_coverage'])}" for each in (simple, wald))
+        title = POPULATIONS[row["population"]].title
+        lines.append(
+            f"| {title} | {row['accuracy']:.2f} | {_percent(row['interval_coverage'])} | "
+            f"{row['mean_width_ratio']:.2f} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _errors(rows: Sequence[Row]) -> str:
+    lines = [
+        "| 5 % of wrong verdicts | accuracy | naive: coverage | bias | corrected: coverage | bias | width |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in _chosen(rows, question="accuracy", design="audit, corrected", rater_error=0.05):
+        same = {"question": "accuracy", "population": row["population"], "accuracy": row["accuracy"]}
+        (naive,) = _chosen(rows, design="audit", rater_error=0.05, **same)
+        lines.append(
+            f"| {POPULATIONS[row['population']].title} | {row['accuracy']:.2f} | "
+            f"{_percent(naive['interval_coverage'])} | {naive['bias']:+.3f} | {_percent(row['interval_coverage'])} | "
+            f"{row['bias']:+.3f} | {row['mean_width_ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _others(rows: Sequence[Row]) -> str:
+    lines = ["| question | least coverage | mean width | greatest bias |", "| --- | --: | --: | --: |"]
+    others = [row for row in rows if row["question"] not in ("accuracy", SEARCHED)]
+    for question in dict.fromkeys(row["question"] for row in others):
+        found = _chosen(others, question=question)
+        least = min(row["interval_coverage"] for row in found)
+        width = sum(row["mean_width"] for row in found) / len(found)
+        bias = max((row["bias"] for row in found), key=abs)
+        lines.append(f"| {question} | {_percent(least)} | {width:.2f} | {bias:+.3f} |")
+    return "\n".join(lines)
+
+
+def _searched(rows: Sequence[Row]) -> str:
+    lines = [
+        f"| `{SEARCHED}` | accuracy of the run | reaches it, or none chosen | a rule is chosen | "
+        "keeps, of the possible | best look: reaches it |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for row in _chosen(rows, question=SEARCHED, design="fixed sequence"):
+        same = {name: row[name] for name in ("question", "population", "accuracy")}
+        (best,) = _chosen(rows, design="best look", **same)
+        kept = "–" if row["kept_of_possible"] is None else f"{row['kept_of_possible']:.2f}"
+        lines.append(
+            f"| {POPULATIONS[row['population']].title} | {row['accuracy']:.2f} | "
+            f"{_percent(row['interval_coverage'])} | {_percent(row['chosen'])} | {kept} | "
+            f"{_percent(best['interval_coverage'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

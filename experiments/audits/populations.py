@@ -1,0 +1,124 @@
+"""Runs made of numbers: images, masks, pairs with scores, which are kept, and which are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from pseudoris.audit.sample_rows import Ints
+from pseudoris.schemas.keep_rule import Flags, Floats
+
+_KEPT_SHARE: Final = 0.3
+_MASKS: Final = 4.0
+_TEXTS: Final = 5.0
+# Variances of what an image, a mask and a pair add to how likely a pair is right: pairs of an image are alike.
+_IMAGE, _MASK, _PAIR = 0.25, 0.35, 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class PairPopulation:
+    """P pairs of M masks of I images.
+
+    Attributes:
+        image: (P,) number of the pair's image.
+        mask: (P,) number of its mask.
+        score: (P,) float64.
+        is_kept: (P,) bool: the highest scores, about 30 %.
+        is_right: (P,) bool.
+        num_masks: M.
+        missed: (I,) int64, objects of the image that no mask has.
+    """
+
+    image: Ints
+    mask: Ints
+    score: Floats
+    is_kept: Flags
+    is_right: Flags
+    num_masks: int
+    missed: Ints
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the kept pairs that are right."""
+        return float(self.is_right[self.is_kept].mean())
+
+    @property
+    def num_kept_of_mask(self) -> Ints:
+        """(P,) kept pairs of the pair's mask."""
+        return np.bincount(self.mask[self.is_kept], minlength=self.num_masks)[self.mask]
+
+    @property
+    def mask_is_right(self) -> Flags:
+        """(P,) bool: whether the pair's mask has a right kept pair."""
+        return (np.bincount(self.mask[self.is_kept & self.is_right], minlength=self.num_masks) > 0)[self.mask]
+
+
+@dataclass(frozen=True)
+class PopulationKind:
+    """How a population is made.
+
+    Attributes:
+        title: In words, for the table.
+        num_images: I.
+        information: Weight of the likelihood to be right in the score, against noise of variance 1.
+        error_share: Errors fall at random among this share of the kept pairs, those with the lowest scores; None puts
+            them where pairs are least likely to be right.
+    """
+
+    title: str
+    num_images: int = 1_200
+    information: float = 1.0
+    error_share: float | None = None
+
+
+POPULATIONS: Final = {
+    "informative": PopulationKind("scores tell right from wrong"),
+    "weak": PopulationKind("scores tell little", information=0.3),
+    "clean strata": PopulationKind("errors only in the lowest 3 of 8 strata", error_share=0.375),
+    "few images": PopulationKind("60 images, several pairs of each", num_images=60),
+}
+
+
+def make_population(kind: PopulationKind, accuracy: float, seed: int) -> PairPopulation:
+    """Return a population with this accuracy of its kept pairs, to one pair."""
+    rng = np.random.default_rng(seed)
+    masks_of = 1 + rng.poisson(_MASKS - 1, kind.num_images)
+    image_of_mask = np.repeat(np.arange(kind.num_images), masks_of)
+    mask = np.repeat(np.arange(len(image_of_mask)), 1 + rng.poisson(_TEXTS - 1, len(image_of_mask)))
+    image = image_of_mask[mask]
+    likely = _normal(rng, _IMAGE, kind.num_images)[image] + _normal(rng, _MASK, len(image_of_mask))[mask]
+    likely += _normal(rng, _PAIR, len(mask))
+    score = kind.information * likely + rng.normal(size=len(mask))
+    is_kept = score > np.quantile(score, 1 - _KEPT_SHARE)
+    place_errors: Callable[..., Flags] = _least_likely if kind.error_share is None else _lowest
+    is_right = place_errors(rng, kind, likely=likely, score=score, is_kept=is_kept, accuracy=accuracy)
+    # More varied than Poisson: some images are crowded.
+    missed = rng.poisson(0.15 * masks_of * rng.gamma(1.0, 1.0, kind.num_images))
+    return PairPopulation(image, mask, score, is_kept, is_right, len(image_of_mask), missed)
+
+
+def _least_likely(
+    rng: np.random.Generator, kind: PopulationKind, *, likely: Floats, score: Floats, is_kept: Flags, accuracy: float
+) -> Flags:
+    del rng, kind, score
+    ordered = np.sort(likely[is_kept])
+    return np.asarray(likely >= ordered[round((1 - accuracy) * len(ordered))])
+
+
+def _lowest(
+    rng: np.random.Generator, kind: PopulationKind, *, likely: Floats, score: Floats, is_kept: Flags, accuracy: float
+) -> Flags:
+    kept = np.flatnonzero(is_kept)
+    kept = kept[np.argsort(score[kept])]
+    is_right = likely > 0
+    is_right[kept] = True
+    lowest = kept[: round((kind.error_share or 1.0) * len(kept))]
+    is_right[rng.permutation(lowest)[: round((1 - accuracy) * len(kept))]] = False
+    return is_right
+
+
+def _normal(rng: np.random.Generator, variance: float, size: int) -> Floats:
+    return rng.normal(0.0, np.sqrt(variance), size)

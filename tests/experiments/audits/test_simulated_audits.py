@@ -1,0 +1,66 @@
+"""A few simulated audits, and the figures of the whole record: what is promised of the intervals holds in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.audits.page import BEGIN, END, as_markdown, coverage_chart
+from experiments.audits.populations import POPULATIONS, make_population
+from experiments.audits.simulated_audits import (
+    ACCURACIES,
+    NUM_AUDITS,
+    NUM_SEARCHED,
+    SEARCHED,
+    Job,
+    failures,
+    search,
+    simulate,
+)
+
+ROOT = Path(__file__).parents[3]
+RECORD = json.loads((ROOT / "experiments/results/audits.json").read_text())
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_a_population_has_the_accuracy_that_it_is_asked_for(name):
+    made = make_population(POPULATIONS[name], 0.9, 1)
+    assert made.accuracy == pytest.approx(0.9, abs=0.01)
+    assert made.is_kept.mean() == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_job_gives_the_rows_of_every_design_and_question():
+    rows = simulate(Job("few images", 0.9, 20))
+    assert {row["design"] for row in rows} >= {"audit", "audit, corrected", "simple random", "simple random, Wald"}
+    assert {"accuracy", "design", "rater_error", "interval_coverage", "mean_width_ratio"} <= set(rows[0])
+    assert all(abs(row["bias"]) < 0.1 for row in rows if row["question"] == "accuracy")
+
+
+def test_a_search_says_how_often_the_chosen_rule_reaches_its_target():
+    sequence, best = search(Job("clean strata", 0.97, 3))
+    assert (sequence["design"], best["design"]) == ("fixed sequence", "best look")
+    assert 0 <= sequence["interval_coverage"] <= 1
+    assert 0 <= sequence["chosen"] <= best["chosen"]
+
+
+def test_the_record_keeps_every_promise():
+    assert failures(RECORD) == []
+    assert {(row["population"], row["accuracy"]) for row in RECORD} == {(n, a) for n in POPULATIONS for a in ACCURACIES}
+    assert {row["audits"] for row in RECORD if row["question"] != SEARCHED} == {NUM_AUDITS}
+    assert {row["audits"] for row in RECORD if row["question"] == SEARCHED} == {NUM_SEARCHED}
+
+
+def test_the_page_has_the_tables_of_the_record():
+    text = (ROOT / "docs/audit.md").read_text()
+    assert f"{BEGIN}\n\n{as_markdown(RECORD)}\n\n{END}" in text
+    assert (ROOT / "docs/audit.svg").read_text() == coverage_chart(RECORD)
+
+
+def test_an_interval_that_misses_its_coverage_or_width_is_named():
+    row = {"question": "accuracy", "population": "weak", "accuracy": 0.9, "design": "audit", "rater_error": 0.0}
+    assert failures([{**row, "interval_coverage": 0.95, "mean_width_ratio": 1.1}]) == []
+    for broken in ({"interval_coverage": 0.93}, {"mean_width_ratio": 1.2}):
+        found = {**row, "interval_coverage": 0.95, "mean_width_ratio": 1.1, **broken}
+        assert len(failures([found])) == 1
