@@ -86,7 +86,7 @@ Exclude = Annotated[
 ]
 ExcludeDistance = Annotated[
     int | None,
-    typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="8"),
+    typer.Option("--exclude-distance", help="Bits by which perceptual hashes of copies differ.", show_default="6"),
 ]
 
 

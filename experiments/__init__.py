@@ -5,6 +5,7 @@
 | `python -m experiments.quality` | every figure of docs/quality.md, and writes the page from `experiments/results/` |
 | `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
+| `python -m experiments.exclusion --json FILE` | the perceptual hash of `--exclude`: the tables of docs/exclusions.md |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |
 | `python -m experiments.composing.composed_picture FILE` | draws docs/composing*.png |
 | `python -m experiments.quality.scene_runs OUT` | writes scenes with people's expressions as a run |

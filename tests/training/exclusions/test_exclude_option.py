@@ -7,6 +7,7 @@ import pytest
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.training.exclusions import as_exclusions, read_exclusions
+from pseudoris.workers.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from tests.builders.human import write_images, write_small_refer
 
 
@@ -30,7 +31,7 @@ def test_every_kind_gives_its_rules_in_the_order_of_the_values(paths):
         ("sha256", "images"),
         ("phash", "images"),
     ]
-    assert found.rules[-1].settings == {"max_distance": 8}
+    assert found.rules[-1].settings == {"max_distance": DEFAULT_MAX_DISTANCE}
 
 
 def test_a_value_that_is_given_twice_is_one_rule(paths):
