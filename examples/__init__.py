@@ -1,0 +1,1 @@
+"""Examples: configurations for `--config`, and the benchmark of a run on RefCOCO."""

@@ -1,0 +1,1 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in one command: annotate, train, evaluate, one table."""

@@ -1,0 +1,156 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in one command, for whoever has the data and the weights.
+
+    python -m examples.refcoco REFER train2014 OUT [--preset paper] [--student vit-b-16] [--set KEY=VALUE ...]
+
+REFER holds refcoco, refcoco+ and refcocog, each with refs(…).p and instances.json. The command leaves out the images of
+all val and test splits, annotates the rest of train2014, trains the student on the annotation, evaluates it on every
+split by oIoU, mIoU and P@k, and writes OUT/refcoco.md: one table beside published figures, with hours and memory.
+Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from examples.refcoco.refer_splits import ReferSplit, find_splits
+from examples.refcoco.results_table import MEANINGLESS, as_markdown
+from examples.refcoco.step_log import StepLog
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.errors import ConfigError
+
+_RANDOM: Final = "random:"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The folders and settings of a benchmark.
+
+    Attributes:
+        refer: Holds the REFER datasets.
+        images: train2014.
+        out: Gets all that is written.
+        preset: Of the annotation; with `settings` as words of `--set`.
+        student: Preset of the student; with `training` as words of `--set`.
+    """
+
+    refer: Path
+    images: Path
+    out: Path
+    preset: str
+    settings: Sequence[str]
+    student: str
+    training: Sequence[str]
+
+    @property
+    def annotation(self) -> Path:
+        """The run that is trained on."""
+        return self.out / "annotation"
+
+    @property
+    def model(self) -> Path:
+        """The training's folder."""
+        return self.out / "student"
+
+    def truth(self, split: ReferSplit) -> Path:
+        """Return where a split is imported to."""
+        return self.out / "truth" / split.name.replace("/", "-")
+
+    def result(self, split: ReferSplit) -> Path:
+        """Return the file of a split's figures."""
+        return self.out / "results" / f"{split.name.replace('/', '-')}.json"
+
+
+def main(
+    refer: Annotated[Path, typer.Argument(help="Folder of refcoco, refcoco+ and refcocog.", exists=True)],
+    images: Annotated[Path, typer.Argument(help="Folder train2014.", exists=True)],
+    out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
+    preset: Annotated[str, typer.Option(help="Of the annotation: paper, base or tiny.")] = "paper",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the annotation.")] = None,
+    student: Annotated[str, typer.Option(help="Preset of the student: vit-b-16 or tiny.")] = "vit-b-16",
+    training: Annotated[list[str] | None, typer.Option("--train-set", help="A setting of the student.")] = None,
+) -> None:
+    """Annotate, train and evaluate; the same command goes on where an interrupted one stopped."""
+    benchmark = Benchmark(refer, images, out, preset, settings or (), student, training or ())
+    try:
+        _run(benchmark, load_config(preset, None, settings or ()))
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _run(benchmark: Benchmark, config: RunConfig) -> None:
+    splits = find_splits(benchmark.refer)
+    log = StepLog(benchmark.out / "steps")
+    _step(log, "annotate", lambda: _annotate(benchmark))
+    _step(log, "train", lambda: _train(benchmark))
+    for split in splits:
+        _step(log, f"evaluate {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
+    figures = {split.name: json.loads(benchmark.result(split).read_text(encoding="utf-8")) for split in splits}
+    page = as_markdown(figures, log.records(), notes=[MEANINGLESS] if _is_random(config) else [])
+    (benchmark.out / "refcoco.md").write_text(page, encoding="utf-8")
+    (benchmark.out / "refcoco.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    typer.echo(page)
+
+
+def _step(log: StepLog, name: str, work: Callable[[], None]) -> None:
+    if log.read(name).is_finished:
+        typer.echo(f"{name}: finished before", err=True)
+        return
+    typer.echo(name, err=True)
+    with log.measured(name):
+        work()
+
+
+def _annotate(benchmark: Benchmark) -> None:
+    words = [f"--set={each}" for each in benchmark.settings]
+    # All val and test splits together: the datasets share images.
+    exclude = ["--exclude", str(benchmark.refer)]
+    _command("annotate", benchmark.images, benchmark.annotation, "--preset", benchmark.preset, *exclude, *words)
+
+
+def _train(benchmark: Benchmark) -> None:
+    words = [f"--set={each}" for each in benchmark.training]
+    student = ["--preset", benchmark.student, "--resume", *words]
+    _command("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
+
+
+def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
+    truth = benchmark.truth(split)
+    chosen = ["--split", split.split, "--split-by", split.split_by]
+    _command("import", split.folder, benchmark.images, truth, "--format", "refer", *chosen)
+    # Imported here: torch and the student are not needed before.
+    from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
+    from pseudoris.training.student.student_training import load_student
+
+    figures = evaluate(load_student(benchmark.model), HeldOutExpressions(str(truth))).figures()
+    _write(benchmark.result(split), {"expressions": figures.num_expressions, **named_figures(figures)})
+
+
+def _write(path: Path, figures: Mapping[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _command(*words: str | Path) -> None:
+    """Run a `pseudoris` command; its own message has said what is wrong if it fails."""
+    ended = subprocess.run([sys.executable, "-m", "pseudoris", *map(str, words)], check=False)
+    if ended.returncode:
+        raise typer.Exit(ended.returncode)
+
+
+def _is_random(config: RunConfig) -> bool:
+    stages = (config.masks, config.captions, config.filtering)
+    return any(stage.weights.uri.startswith(_RANDOM) for stage in stages)
+
+
+if __name__ == "__main__":
+    typer.run(main)

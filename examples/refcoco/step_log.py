@@ -1,0 +1,108 @@
+"""Hours and memory of each step, added up over sessions, so that an interrupted benchmark goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_PERIOD_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What a step has cost so far.
+
+    Attributes:
+        name: Of the step.
+        seconds: Wall seconds over all sessions, those that were interrupted included.
+        peak_bytes: Largest private memory of this process and all below it, together.
+        is_finished: Whether it ended without an error.
+    """
+
+    name: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    is_finished: bool = False
+
+
+class StepLog:
+    """The records of a benchmark's steps, a JSON file each."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep records in `folder`, which is made if it is missing."""
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self, name: str) -> StepRecord:
+        """Return the record of a step; an empty one before its first session."""
+        try:
+            return StepRecord(**json.loads(self._path(name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return StepRecord(name)
+
+    def records(self) -> list[StepRecord]:
+        """Return all records, in the order in which the steps began."""
+        paths = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_ctime_ns)
+        return [StepRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+    @contextmanager
+    def measured(self, name: str) -> Iterator[None]:
+        """Add what happens inside to the record; it counts as finished if nothing is raised."""
+        before, started = self.read(name), time.monotonic()
+        watch = _MemoryWatch()
+        watch.start()
+        is_finished = False
+        try:
+            yield
+            is_finished = True
+        finally:
+            peak = max(before.peak_bytes, watch.stop())
+            seconds = before.seconds + time.monotonic() - started
+            self._write(replace(before, seconds=round(seconds, 1), peak_bytes=peak, is_finished=is_finished))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name.replace('/', '-')}.json"
+
+    def _write(self, record: StepRecord) -> None:
+        path = self._path(record.name)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+class _MemoryWatch(threading.Thread):
+    """Samples the private memory of this process and of all below it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._has_ended = threading.Event()
+        self._peak_bytes = 0
+
+    def run(self) -> None:
+        """Sample until `stop`."""
+        while True:
+            own = psutil.Process()
+            self._peak_bytes = max(self._peak_bytes, sum(map(_private_bytes, (own, *own.children(recursive=True)))))
+            if self._has_ended.wait(_PERIOD_S):
+                return
+
+    def stop(self) -> int:
+        """End, and return the largest sample."""
+        self._has_ended.set()
+        self.join()
+        return self._peak_bytes
+
+
+def _private_bytes(process: psutil.Process) -> int:
+    with suppress(psutil.Error):
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+    return 0

@@ -1,0 +1,141 @@
+"""RefCOCO's benchmark: whole, on a miniature REFER of real photographs; and its parts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.refcoco.refer_splits import find_splits
+from examples.refcoco.results_table import MEANINGLESS, PUBLISHED, as_markdown
+from examples.refcoco.step_log import StepLog, StepRecord
+from pseudoris.schemas.errors import ConfigError
+from tests.builders.human import image_row, object_row, reference, write_refer
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT.parent / "shared" / "assets" / "photos"
+FIGURES = {"expressions": 3, "miou": 0.5, "oiou": 0.25} | {f"p{at}": 0.1 for at in (30, 50, 60, 70, 80, 90)}
+# Real architectures at random weights; a coarse grid and short captions, so that minutes are enough.
+SETTINGS = (
+    "masks.weights={uri: 'random:0'}",
+    "captions.weights={uri: 'random:0'}",
+    "filtering.weights={uri: 'random:0'}",
+    "masks.points_per_side=2",
+    "masks.pred_iou_thresh=-10",
+    "masks.stability_score_thresh=0",
+    "masks.reduction={mask_nms_iou: 0.99, min_area: 0, max_area: 1, min_inside: 0, max_part_area: 1}",
+    "captions.max_length=5",
+    "captions.context_scales=[1.0]",
+    "captions.has_masked_crop=false",
+    "captions.sampling={top_k: [5], top_p: [0.5]}",
+    "filtering.tau=0",
+    "filtering.batch_size=8",
+    "compute={device: cpu, threads: 2}",
+    "placement={address: local, fused: {num_cpus: 1, num_gpus: 0}}",
+)
+
+
+def miniature(root: Path, num_images: int) -> tuple[Path, Path]:
+    """Write refcoco and refcocog of photographs with their real instances; return REFER and train2014.
+
+    Of three images one is in train, one in val and one in testA.
+    """
+    tree = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))
+    names = {row["id"]: row["name"] for row in tree["categories"]}
+    images = tree["images"][:num_images]
+    train2014 = root / "train2014"
+    train2014.mkdir(parents=True)
+    for row in images:
+        # As COCO names them, so that images are excluded by their id.
+        name = f"COCO_train2014_{row['id']:012d}.jpg"
+        shutil.copy(PHOTOS / row["file_name"], train2014 / name)
+        row["file_name"] = name
+    ids = {row["id"]: number for number, row in enumerate(images)}
+    objects = [row for row in tree["annotations"] if row["image_id"] in ids and isinstance(row["segmentation"], list)]
+    refs = [
+        reference(
+            number,
+            row["id"],
+            row["image_id"],
+            f"the {names[row['category_id']]}",
+            split=("train", "val", "testA")[ids[row["image_id"]] % 3],
+        )
+        for number, row in enumerate(objects)
+    ]
+    for dataset, split_by in (("refcoco", "unc"), ("refcocog", "umd")):
+        folder = root / "refer" / dataset
+        folder.mkdir(parents=True)
+        (folder / "instances.json").write_text(
+            json.dumps({**tree, "images": images, "annotations": objects}), encoding="utf-8"
+        )
+        (folder / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, 2))
+    return root / "refer", train2014
+
+
+def benchmark(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "examples.refcoco", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone")
+def test_the_whole_benchmark_runs_on_a_miniature_and_goes_on_where_it_stopped(tmp_path):
+    refer, train2014 = miniature(tmp_path, 6)
+    words = [word for each in SETTINGS for word in ("--set", each)]
+    student = ["--student", "tiny", "--train-set", "training={num_steps: 12, num_warmup_steps: 1}"]
+    whole = [refer, train2014, tmp_path / "out", "--preset", "base", *words, *student]
+    # The training cannot begin: what stood before is kept.
+    broken = benchmark(*whole, "--train-set", "training.no_such_key=1")
+    assert broken.returncode == 2, broken.stderr
+    shown = benchmark(*whole)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "annotate: finished before" in shown.stderr
+    page = (tmp_path / "out" / "refcoco.md").read_text(encoding="utf-8")
+    assert MEANINGLESS in page
+    figures = json.loads((tmp_path / "out" / "refcoco.json").read_text(encoding="utf-8"))
+    assert set(figures) == {f"{name}/{split}" for name in ("refcoco", "refcocog") for split in ("val", "testA")}
+    assert all(0 <= row["miou"] <= 1 and row["expressions"] > 0 for row in figures.values())
+    header = json.loads((tmp_path / "out" / "annotation" / "_run.json").read_text(encoding="utf-8"))
+    assert header["num_images"] == 2
+    again = benchmark(*whole)
+    assert again.returncode == 0
+    assert again.stderr.count("finished before") == 6
+    assert (tmp_path / "out" / "refcoco.md").read_text(encoding="utf-8") == page
+
+
+def test_splits_are_named_by_their_dataset_and_where_it_has_several_by_their_file(tmp_path):
+    rows = [image_row(1, "a.jpg")]
+    objects = [object_row(1, 1, (1, 1, 5, 5))]
+    refs = [reference(1, 1, 1, "a", split="val"), reference(2, 1, 1, "b", split="train")]
+    write_refer(tmp_path / "refcoco", rows, objects, refs)
+    write_refer(tmp_path / "refcocog", rows, objects, refs)
+    (tmp_path / "refcocog" / "refs(google).p").write_bytes(pickle.dumps(refs, 2))
+    assert [each.name for each in find_splits(tmp_path)] == ["refcoco/val", "refcocog-google/val", "refcocog-unc/val"]
+    with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
+        find_splits(tmp_path / "empty")
+
+
+def test_a_step_that_fails_keeps_its_seconds_and_is_not_finished(tmp_path):
+    log = StepLog(tmp_path)
+    with pytest.raises(ValueError, match="broken"), log.measured("annotate"):
+        raise ValueError("broken")
+    assert not log.read("annotate").is_finished
+    assert log.read("annotate").peak_bytes > 0
+    with log.measured("annotate"):
+        pass
+    assert [(each.name, each.is_finished) for each in StepLog(tmp_path).records()] == [("annotate", True)]
+
+
+def test_the_table_has_published_figures_beside_ours_and_hours_below():
+    page = as_markdown({"refcoco/val": FIGURES, "own/val": FIGURES}, [StepRecord("annotate", 7200, 5 * 10**9, True)])
+    assert "| refcoco/val | 3 | 25.00 | 50.00 | 10.00 | 10.00 | 10.00 | 10.00 | 10.00 | 46.76 | – |" in page
+    assert "| own/val | 3 | 25.00 | 50.00 | 10.00 | 10.00 | 10.00 | 10.00 | 10.00 | – | – |" in page
+    assert "| annotate | 2.00 | 5.0 |" in page
+    splits = {split for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"] for split in row["splits"]}
+    assert {"refcoco/val", "refcoco+/testB", "refcocog-google/val"} <= splits
