@@ -203,7 +203,10 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
         )
     if not record.run.is_complete:
         report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
-    stdout.print(path_lines("next", {"figures": command("audit", "report", audit)}), soft_wrap=True)
+    stdout.print(
+        path_lines("next", {"judge": command("audit", "serve", audit), "figures": command("audit", "report", audit)}),
+        soft_wrap=True,
+    )
 
 
 def _draw_view(audit: str, found: Draw) -> Table:

@@ -15,7 +15,7 @@ from tests.viewer.builders import annotated, picture, write_run
 _ADDRESS = re.compile(r"(http://127\.0\.0\.1:\d+/\S+)")
 
 
-_TEXTS = ("the red circle", "a circle", "the small dotted square", "what is on the left")
+_TEXTS = ("the red circle", "a circle", "the small dotted square", "<img src=x onerror=alert(1)> left")
 
 
 def small_audit(folder: Path, **options) -> AuditFolder:
