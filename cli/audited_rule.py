@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.table import Table
 
 from pseudoris.audit.agreement import rater_checks
@@ -12,11 +14,14 @@ from pseudoris.audit.rule_search import RuleChoice, choose_rule
 from pseudoris.audit.rule_sequence import rule_sequence
 from pseudoris.cli.audit import local_folder
 from pseudoris.cli.console import report, stdout
+from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refilter import RuleChange
 from pseudoris.store.tables.keep_rule import stated_rule
+
+_DIGITS: Final = 4
 
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
@@ -51,7 +56,18 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
         raise ConfigError(_why_not(choice))
     chosen = rules[choice.chosen]
     report("chosen", f"{chosen.name}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
-    return RuleChange(chosen.rule.tau, chosen.rule.conditions)
+    (tested,) = (each for each in choice.tested if each.name == chosen.name)
+    record = AuditRecord(
+        draw=folder.draw.digest,
+        run_root=folder.draw.run.root_sha256,
+        raters=len(answers),
+        verdicts=tested.num,
+        target=accuracy,
+        rule=chosen.name,
+        accuracy=round(tested.estimate, _DIGITS),
+        at_least=round(tested.low, _DIGITS),
+    )
+    return RuleChange(chosen.rule.tau, chosen.rule.conditions, audit=record)
 
 
 def _view(choice: RuleChoice) -> Table:

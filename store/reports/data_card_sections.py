@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic import JsonValue
 
+from pseudoris.schemas.audit_records import audit_of
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -51,7 +52,8 @@ class CardFacts:
 def card_text(facts: CardFacts) -> str:
     """Return the card without its final digest line."""
     exclusions = () if facts.header.exclusions is None else (_exclusions,)
-    sections = (_title, _sources, _counts, *exclusions, _making, _biases, _licence, _citation)
+    audit = () if facts.header.audits is None else (_audit,)
+    sections = (_title, _sources, _counts, *audit, *exclusions, _making, _biases, _licence, _citation)
     body = "\n\n".join("\n".join(section(facts)) for section in sections)
     return f"---\n{_front_matter(facts)}---\n\n{body}\n"
 
@@ -156,6 +158,21 @@ def _counts(facts: CardFacts) -> Iterator[str]:
             f"{totals.degraded:,} shards were computed with lowered settings, and {totals.mixed:,} on other devices or "
             "package versions. There, another run of the same configuration may differ in the last bits."
         )
+
+
+def _audit(facts: CardFacts) -> Iterator[str]:
+    found = audit_of(facts.header)
+    if found is None:
+        return
+    yield "## Accuracy, judged by people"
+    yield ""
+    yield "| | |"
+    yield "| --- | --- |"
+    yield f"| right, of the kept | {found.accuracy:.3f}, at least {found.at_least:.3f} (with {found.level:.0%}) |"
+    yield f"| from | {found.verdicts:,} verdicts by {found.raters:,} raters on a sample of the parent |"
+    yield f"| the rule was chosen for | an accuracy of {found.target:g}: {_code(found.rule)} |"
+    yield f"| digest of the draw | `{found.draw}` |"
+    yield f"| root of the run drawn from | `{found.run_root}` |"
 
 
 def _exclusions(facts: CardFacts) -> Iterator[str]:

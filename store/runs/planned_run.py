@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
+from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.errors import ConfigError
@@ -113,10 +114,12 @@ def plan_as_parent(
     identity: Identity,
     config: RunConfig,
     allow_mixed: bool = False,
+    audit: AuditRecord | None = None,
 ) -> PlannedRun:
     """Return the run in `location`. If there is none, copy the plan of the parent, shard by shard.
 
-    Keys, ids and SOURCE are those of the parent. SOURCE is read as the parent's header says.
+    Keys, ids and SOURCE are those of the parent. SOURCE is read as the parent's header says. `audit` is what chose the
+    configuration; the parent's own is not the new run's.
 
     Other arguments and errors as for `RunRequest` and `plan_or_continue`.
     """
@@ -124,11 +127,11 @@ def plan_as_parent(
     config = config.model_copy(update={"source": before.source, "images": before.images, "shards": before.shards})
     request = RunRequest(origin, parent.header.source, identity, config, parent, allow_mixed)
     existing = read_header(location)
-    header = existing or _copied_plan(location, parent, request)
+    header = existing or _copied_plan(location, parent, request, audit)
     return PlannedRun(header, _check(location, header, request), is_new=existing is None)
 
 
-def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> RunHeader:
+def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest, audit: AuditRecord | None) -> RunHeader:
     """Copy the plan, then create the header. If this is killed in between, the next session starts again."""
     refuse_unexpected_files(location)
     pinned = parent.pin()
@@ -141,6 +144,7 @@ def _copied_plan(location: RunLocation, parent: Parent, request: RunRequest) -> 
         "config_sha256": config_hash(request.config),
         "origin": request.origin,
         "parent": pinned,
+        "audits": None if audit is None else audit.model_dump(mode="json"),
     }
     return create_header(location, parent.header.model_copy(update=made))
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
@@ -60,11 +61,13 @@ class RuleChange:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.lone_masks`.
+        audit: What chose the rule, for the header; None if a person named it.
     """
 
     tau: float | None = None
     keep: Sequence[KeepCondition] | None = None
     lone_masks: LoneMasks | None = None
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,13 @@ def refilter(
 
     with RunLock.held(target, on_wait=on_notice) as lock:
         planned = plan_as_parent(
-            target, source, origin=ORIGIN, identity=identity, config=config, allow_mixed=allow_mixed
+            target,
+            source,
+            origin=ORIGIN,
+            identity=identity,
+            config=config,
+            allow_mixed=allow_mixed,
+            audit=change.audit,
         )
         session = RunSession(target, lock, on_event=tell)
         on_progress(len(session.latest), planned.header.num_shards)

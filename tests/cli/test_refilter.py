@@ -143,6 +143,10 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
     assert "not shown" in printed.output
     tau = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.tau
     assert 0.5 < tau < 1.1
+    card = (tmp_path / "new" / "DATACARD.md").read_text()
+    assert "## Accuracy, judged by people" in card
+    assert audit.draw.digest in card
+    assert CliRunner().invoke(app, ["verify", str(tmp_path / "new")]).exit_code == 0
     with pytest.raises(ConfigError, match="need each other"):
         invoke(out, str(tmp_path / "other"), *words[:2])
     with pytest.raises(ConfigError, match="leave --tau, --keep and --lone-masks out"):
