@@ -130,6 +130,26 @@ def test_export_writes_a_format_and_refuses_what_it_does_not_read(tmp_path):
         pseudoris.export(out, str(tmp_path / "other"), "coca")
 
 
+def test_annotate_and_export_take_one_path_to_exclude_or_several(tmp_path, monkeypatch):
+    names, table = tmp_path / "names.txt", tmp_path / "bench.csv"
+    names.write_text("3.png\n")
+    table.write_text(f"phash\n{'ab' * 8}\n")
+    seen = []
+    monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, options, **__: seen.append(options))
+    pseudoris.annotate("in", "out", exclude=str(names))
+    pseudoris.annotate("in", "out", exclude=[str(names), str(table)], exclude_distance=3)
+    pseudoris.annotate("in", "out")
+    assert [[rule.kind for rule in each.exclusions.rules] for each in seen] == [["names"], ["names", "phash"], []]
+    assert seen[1].exclusions.rules[1].settings == {"max_distance": 3}
+    out = str(tmp_path / "out")
+    scored_run(RunLocation.open(out))
+    keys = pseudoris.open_run(out).images().to_table(columns=["key"])["key"].to_pylist()
+    names.write_text(f"{keys[0]}\n")
+    report = pseudoris.export(out, str(tmp_path / "tables"), exclude=str(names))
+    assert report.dropped == {"images excluded by names.txt (names)": 1}
+    assert report.rows["images"] == len(keys) - 1
+
+
 def test_evaluate_takes_a_truth_by_name_or_as_an_object(tmp_path):
     known = scenes(2)
     out = str(tmp_path / "run")

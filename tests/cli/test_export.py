@@ -52,10 +52,19 @@ def test_a_destination_in_the_run_is_refused(out, inside):
         invoke(str(out), str(out / inside), "--partial")
 
 
+def test_excluded_images_are_left_out_and_counted(out, tmp_path):
+    (tmp_path / "held-out.txt").write_text(ds.dataset(out / "images").to_table()["key"][0].as_py())
+    result = invoke(str(out), str(tmp_path / "export"), "--partial", "--exclude", str(tmp_path / "held-out.txt"))
+    assert result.exit_code == 0, result.output
+    assert "1 images excluded by held-out.txt (names)" in result.output
+    assert ds.dataset(tmp_path / "export" / "images").count_rows() == 7
+
+
 def test_mistakes_are_messages_with_exit_code_two(out, tmp_path):
     for arguments, message in [
         ((str(tmp_path / "nowhere"), str(tmp_path / "export")), "there is no run"),
         ((str(out), str(tmp_path / "export"), "--format", "yolo"), "'yolo' is not one of 'parquet'"),
+        ((str(out), str(tmp_path / "export"), "--exclude", str(tmp_path / "none.csv")), "none.csv' does not exist"),
     ]:
         failed = pseudoris_here("export", *arguments)
         assert failed.returncode == 2

@@ -152,3 +152,13 @@ def test_an_import_that_is_ended_is_finished_by_the_same_command(tmp_path, signa
     assert again.returncode == 0, again.stderr
     assert f"{num_done} of 60 shards were committed" in again.stdout
     assert pseudoris_here("verify", str(out)).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_images_of_a_benchmark_are_left_out_and_told(dataset, tmp_path):
+    annotation, images = dataset
+    (tmp_path / "held-out.txt").write_text("train2014/1.png\n2.png\n")
+    result = invoke("import", annotation, images, tmp_path / "out", "--exclude", tmp_path / "held-out.txt")
+    assert result.exit_code == 0, result.output
+    assert "3 of 3: 3 annotated" in result.output
+    assert "2 images excluded by held-out.txt (names)" in result.output

@@ -14,6 +14,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.events import Notice
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.refilter import RuleChange, refilter
+from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.training.exclusions import read_exclusions
 from tests.builders.images import encode, random_pixels
 from tests.builders.runs import BROKEN, part_digests, stub_config, write_source
@@ -112,3 +115,12 @@ def test_a_dry_run_counts_the_images_that_are_not_planned(run, tmp_path):
     source, _, options, _, _ = run
     plan = dry_run(str(source), str(tmp_path / "new"), stub_config(), options=options)
     assert (plan.num_images, plan.num_excluded) == (5 + len(BROKEN), 1)
+
+
+def test_a_run_that_is_filtered_again_keeps_the_exclusions(run, tmp_path):
+    old, new = RunLocation.open(str(run[1])), RunLocation.open(str(tmp_path / "new"))
+    refilter(old, new, RuleChange(tau=1.5))
+    assert verify_run(new).is_clean
+    assert stored_exclusions(new, require_header(new)) == stored_exclusions(old, require_header(old))
+    card = (tmp_path / "new" / "DATACARD.md").read_text()
+    assert "## Excluded images" in card

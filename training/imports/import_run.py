@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.exclusion_records import exclusions_of
+from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
@@ -65,9 +66,14 @@ def import_annotation(
         written.header,
         written.totals,
         written.num_shards_before,
-        left_out=annotation.left_out.counts,
+        left_out={**annotation.left_out.counts, **_excluded_by_name(planned.run.header)},
         num_without_pixels=sum(work.num_without_pixels),
     )
+
+
+def _excluded_by_name(header: RunHeader) -> dict[str, int]:
+    record = exclusions_of(header)
+    return {rule.dropped_phrase: rule.num_excluded for rule in (record.rules if record else ()) if rule.num_excluded}
 
 
 class _Import:

@@ -359,6 +359,7 @@ def test_an_import_leaves_out_the_images_of_a_benchmark_and_says_how_many(datase
     summary = import_small(refer, images, location, exclusions=exclusions)
     assert (summary.header.num_images, summary.totals.reasons) == (4, {"excluded": 1})
     assert [rule.num_excluded for rule in exclusions_of(summary.header).rules] == [1, None]
+    assert summary.left_out["images excluded by names.txt (names)"] == 1
     assert verify_run(location).is_clean
     with pytest.raises(ConfigError, match="excludes other images"):
         import_small(refer, images, location, exclusions=read_exclusions([str(tmp_path / "names.txt")]))
