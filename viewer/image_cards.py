@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from markupsafe import Markup
 
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS
 from pseudoris.schemas.printable import visible
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
@@ -22,6 +23,7 @@ _LIGHTNESSES: Final = (0.74, 0.62, 0.86)
 NUM_COLOURS: Final = len(_HUES) * len(_LIGHTNESSES)
 # More than the page shows. What τ is compared with is not rounded.
 _DIGITS: Final = 5
+_HASH_DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class ImageCard:
     """One image on the page; width and height in the page's units.
 
     Attributes:
+        image_id: It begins the ids of the image's pairs.
         name: The key as a person writes it.
         picture: Address of the small picture, relative to the page; None where there is none.
         has_expressions: An image without a mask may have some that refer to nothing.
         record: JSON that no HTML parser reads as anything else.
     """
 
+    image_id: str
     key: str
     name: str
     pixels: str
@@ -68,6 +72,7 @@ def image_card(image: GalleryImage, *, picture: str | None) -> ImageCard:
     shapes = tuple(_shape(mask, order) for order, mask in enumerate(image.masks))
     height, width = frame_size(image.height, image.width)
     return ImageCard(
+        image_id=image.image_id,
         key=image.key,
         name=unquote(image.key),
         pixels=f"{image.width} × {image.height}",
@@ -137,6 +142,8 @@ def _expression_record(expression: GalleryExpression, order_of: Mapping[int, int
     rival = expression.rival_index
     return {
         "text": expression.text,
+        # The end of the pair's id, as an audit has it.
+        "hash": sha256_hex(expression.text.encode())[:_HASH_DIGITS],
         "head": expression.head_noun,
         "targets": [order_of[index] for index in expression.targets if index in order_of],
         "nothing": not expression.targets,

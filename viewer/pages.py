@@ -26,7 +26,10 @@ GENERATOR: Final = "pseudoris"
 ROOM: Final = "pseudoris.viewer"
 _STREAM_PIECES: Final = 64
 # Concatenated in this order into one script; each is a part of one function's body.
-GALLERY_SCRIPTS: Final = ("model", "rules", "filters", "elements", "peek", "cards", "inspector", "keyboard", "main")
+GALLERY_SCRIPTS: Final = (
+    *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
+    *("address", "main"),
+)
 
 
 def iter_page(

@@ -27,6 +27,7 @@ function select(image, order = null, { expression = null, isOpening = false, isS
   if (isOpening) inspector.classList.add("is-open");
   if (isScrolling) image.card.scrollIntoView({ block: "nearest" });
   if (isNew) renderStage();
+  writeAddressSoon();
   renderInspector();
   // As a sheet it lies over what had the focus.
   if (isOpening && getComputedStyle(inspector).position === "fixed") inspector.focus({ preventScroll: true });
@@ -108,14 +109,14 @@ function item(e) {
   const count = e.count > 1 ? make("span", "count", ` ×${e.count}`) : null;
   const line = make(
     "button", "line",
-    make("span", "", spoken(e), count, short ? make("span", "reason", short) : null),
+    make("span", "", isMarked(e) ? make("span", "star", "★ ") : null, spoken(e), count, short ? make("span", "reason", short) : null),
     make("span", "", make("span", "value", fixed(e.distinctiveness)), e.distinctiveness === null ? null : meter(e)),
   );
   line.type = "button";
   line.setAttribute("aria-expanded", String(isOpen));
   const element = make("li", `expression ${isKept[e.id] ? "kept" : "rejected"}${isOpen ? " is-open" : ""}`, line);
   element.dataset.id = e.id;
-  if (isOpen) element.append(detail(e));
+  if (isOpen) element.append(markTools(e), detail(e));
   return element;
 }
 
@@ -176,6 +177,7 @@ function lightSelection(image) {
 
 function openExpression(id) {
   selection.expression = id;
+  writeAddressSoon();
   renderExpressions();
   lightSelection(selection.image);
 }

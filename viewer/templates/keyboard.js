@@ -1,4 +1,4 @@
-// Keys: arrows between images, masks and expressions; / ? m and Esc. (t, and whether keys of one character count, is the
+// Keys: arrows between images, masks and expressions; / ? m x and Esc. (t, and whether keys of one character count, is the
 // theme's own.)
 
 function focusCard() {
@@ -78,6 +78,7 @@ function onKey(event) {
     "/": () => byId("find").select(),
     "?": () => byId("help").showModal(),
     m: () => byId("show-masks").click(),
+    x: () => { if (selection.expression !== null) toggleMark(expressions[selection.expression]); },
   };
   if (event.key === "Enter" && document.activeElement === document.body) actions.Enter = enterExpressions;
   const isArrow = event.key.startsWith("Arrow");

@@ -60,6 +60,8 @@ function showCount(found) {
 
 function update() {
   const found = applyFilters();
+  sortImages();
+  writeAddressSoon();
   showYield();
   showCount(found);
   renderCards();
@@ -86,7 +88,8 @@ function readRanges() {
     }
   }
   filters.pictures = byId("pictures").value;
-  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all");
+  filters.marks = byId("marks").value;
+  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all") + (filters.marks !== "all") + (sorting.score !== null);
   byId("active").textContent = count ? String(count) : "";
   updateSoon();
 }
@@ -112,9 +115,11 @@ function showAll() {
   readRanges();
 }
 
+const termsOf = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+
 function listenToControls() {
   byId("find").addEventListener("input", (event) => {
-    filters.terms = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+    filters.terms = termsOf(event.target.value);
     updateSoon();
   });
   slider.addEventListener("input", () => {
@@ -135,8 +140,10 @@ function listenToControls() {
     byId("filters").hidden = !byId("filters").hidden;
     byId("more").setAttribute("aria-expanded", String(!byId("filters").hidden));
   });
-  byId("filters").addEventListener("input", readRanges);
-  byId("filters").addEventListener("reset", () => requestAnimationFrame(readRanges));
+  byId("filters").addEventListener("input", () => { setSort(byId("sort").value); readRanges(); });
+  byId("filters").addEventListener("reset", () => requestAnimationFrame(() => { setSort(""); readRanges(); }));
+  byId("export-marks").addEventListener("click", exportMarks);
+  addEventListener("hashchange", readAddress);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("nobody-reset").addEventListener("click", showAll);
   byId("show-masks").addEventListener("click", (event) => {
@@ -167,4 +174,8 @@ keepAt(settings.tau);
 listenToCards();
 listenToInspector();
 listenToControls();
+offerSorts();
+sortExpressions();
+showMarks();
 update();
+readAddress();

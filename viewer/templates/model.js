@@ -6,13 +6,10 @@ const settings = JSON.parse(byId("settings").textContent);
 const images = [];
 const expressions = [];
 
-// Best first. A mask alone in its image has no distinctiveness: correctness ranks it. Few runs have a confidence.
-const rank = (e) => e.confidence ?? e.distinctiveness ?? e.correctness ?? -1;
-
 for (const card of document.querySelectorAll(".card")) {
   const record = JSON.parse(card.querySelector("script").textContent);
   const heading = card.querySelector("h2");
-  const image = { number: images.length, card, name: heading.textContent, lower: heading.textContent.toLowerCase() };
+  const image = { number: images.length, id: card.dataset.image, card, name: heading.textContent, lower: heading.textContent.toLowerCase() };
   image.pixels = card.querySelector(".caption p").textContent;
   image.masks = record.masks.map((mask, order) => ({ ...mask, order, image, expressions: [] }));
   image.expressions = record.expressions;
@@ -20,6 +17,7 @@ for (const card of document.querySelectorAll(".card")) {
     e.id = expressions.length;
     e.image = image;
     e.lower = e.text.toLowerCase();
+    e.pair = `${image.id}-${e.targets.map((order) => String(image.masks[order].index).padStart(4, "0")).join("+")}-${e.hash}`;
     e.words = e.text.split(/\s+/).length;
     expressions.push(e);
     for (const order of e.targets) image.masks[order].expressions.push(e);
@@ -28,7 +26,6 @@ for (const card of document.querySelectorAll(".card")) {
   const silent = record.expressions.filter((e) => e.nothing);
   const nothing = { index: "∅", order: image.masks.length, image, expressions: silent, isNothing: true };
   image.entries = silent.length ? [...image.masks, nothing] : image.masks;
-  for (const mask of image.entries) mask.expressions.sort((a, b) => rank(b) - rank(a));
   images.push(image);
 }
 

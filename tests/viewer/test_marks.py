@@ -1,0 +1,79 @@
+"""A gallery as the place to work from: order, marks, addresses of views and pairs."""
+
+import json
+
+import pytest
+
+from pseudoris.audit.sample_tables import pair_id
+from pseudoris.cli.gallery import write_pages
+from pseudoris.schemas.ids import image_id, mask_id
+from tests.store.builders import empty
+from tests.viewer.builders import annotated, write_run
+
+pytestmark = pytest.mark.browser
+
+TEXTS = {"a.png": [(0, "a red circle", 1.5, 1), (1, "a dot", 1.4, 0)], "b.png": [(0, "a <b> square", 1.9, 1)]}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    makers = [(key, lambda entry, texts=texts: annotated(entry, 2, texts)) for key, texts in TEXTS.items()]
+    write_pages(write_run(folder / "run", ("0.png", empty), *makers).root)
+    return (folder / "run" / "gallery" / "index.html").as_uri()
+
+
+def names(page):
+    return page.locator(".card:not([hidden]) h2").all_inner_texts()
+
+
+def test_images_are_sorted_by_any_score_and_those_without_a_mask_are_small_and_last(open_page, address):
+    page = open_page(address)
+    assert names(page) == ["a.png", "b.png", "0.png"]
+    page.locator("#more").click()
+    page.locator("#sort").select_option("highest distinctiveness")
+    page.wait_for_function("() => document.querySelector('.card h2').textContent === 'b.png'")
+    assert names(page) == ["b.png", "a.png", "0.png"]
+    heights = [card.bounding_box()["height"] for card in page.locator(".card").all()]
+    assert heights[2] < heights[0] / 3
+
+
+def test_a_mark_lasts_is_filtered_by_and_exported_with_the_id_that_an_audit_has(open_page, address, tmp_path):
+    page = open_page(address)
+    page.locator(".card", has_text="b.png").locator(".row").first.click()
+    page.keyboard.press("x")
+    page.locator(".marking input").fill("the tail is cut off")
+    page.locator(".marking input").press("Tab")
+    page.wait_for_function("() => location.hash.includes('pair=')")
+    page.reload()
+    assert page.locator(".expression.is-open .star").is_visible()
+    page.locator("#more").click()
+    page.locator("#marks").select_option("marked")
+    page.wait_for_function("() => document.querySelectorAll('.card:not([hidden])').length === 1")
+    with page.expect_download() as download:
+        page.locator("#export-marks").click()
+    download.value.save_as(tmp_path / "marks.jsonl")
+    (line,) = (tmp_path / "marks.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert (found["text"], found["note"]) == ("a <b> square", "the tail is cut off")
+    image = image_id("b.png")
+    assert found["pair"] == pair_id(image, [mask_id(image, 0)], "a <b> square")
+
+
+def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, address):
+    page = open_page(address)
+    page.locator("#find").fill("a")
+    page.locator("[data-status=kept]").click()
+    page.locator("#more").click()
+    page.locator("[data-range=distinctiveness] input").first.fill("1.45")
+    page.locator("#sort").select_option("lowest distinctiveness")
+    page.locator(".card", has_text="b.png").locator(".row").first.click()
+    page.wait_for_function("() => location.hash.includes('pair=')")
+    again = open_page(page.url)
+    again.locator(".expression.is-open").wait_for()
+    assert names(again) == ["a.png", "b.png"]
+    assert again.locator(".expression.is-open .text").inner_text() == "a <b> square"
+    assert again.locator("[data-status=kept]").get_attribute("aria-pressed") == "true"
+    strange = open_page(f"{address}#status=x&pictures=%3Cb%3E&sort=highest+__proto__&tau=x&pair=none&words=a:b")
+    strange.locator("#shown", has_text="not on this page").wait_for()
+    assert names(strange) == ["a.png", "b.png", "0.png"]

@@ -1,0 +1,72 @@
+// What is shown stands in the address after `#`: search, filters, order, τ, and the open pair. So a view can be sent to others.
+
+const RANGES = [...document.querySelectorAll("[data-range]")].map((field) => field.dataset.range);
+
+function addressNow() {
+  const found = new URLSearchParams();
+  if (filters.terms.length) found.set("find", filters.terms.join(" "));
+  if (filters.status !== "all") found.set("status", filters.status);
+  for (const name of ["pictures", "marks", "sort"]) {
+    const { value } = byId(name);
+    if (value && value !== "all") found.set(name, value);
+  }
+  for (const [name, [least, most]] of Object.entries(filters.ranges)) {
+    found.set(name, [least, most].map((bound) => (Number.isFinite(bound) ? bound : "")).join(":"));
+  }
+  if (tau !== settings.tau) found.set("tau", tau);
+  if (selection.expression !== null) found.set("pair", expressions[selection.expression].pair);
+  return found.toString();
+}
+
+let addressDue = null;
+function writeAddressSoon() {
+  clearTimeout(addressDue);
+  // Browsers limit how often an address may change.
+  addressDue = setTimeout(() => {
+    const now = addressNow();
+    if (now === location.hash.slice(1) || (!now && !location.hash.includes("="))) return;
+    history.replaceState(null, "", now ? `#${now}` : location.pathname + location.search);
+  }, 250);
+}
+
+function readRange(name, text) {
+  const inputs = document.querySelectorAll(`[data-range="${name}"] input`);
+  const bounds = (text ?? ":").split(":");
+  inputs.forEach((input, at) => { input.value = bounds[at] && Number.isFinite(Number(bounds[at])) ? bounds[at] : ""; });
+}
+
+// An address may come from anybody: each value is one that a control has, or it is left out.
+function readAddress() {
+  // An anchor, such as #quarantined, is no view.
+  if (!location.hash.includes("=")) return;
+  const given = new URLSearchParams(location.hash.slice(1));
+  byId("find").value = given.get("find") ?? "";
+  filters.terms = termsOf(byId("find").value);
+  const status = given.get("status");
+  setStatus(["kept", "rejected"].includes(status) ? status : "all");
+  for (const name of ["pictures", "marks"]) {
+    byId(name).value = given.get(name) ?? "all";
+    if (!byId(name).value) byId(name).value = "all";
+  }
+  setSort(given.get("sort") ?? "");
+  for (const name of RANGES) readRange(name, given.get(name));
+  const wanted = Number(given.get("tau") ?? NaN);
+  const value = Number.isFinite(wanted) ? wanted : settings.tau;
+  slider.value = value;
+  keepAt(value);
+  readRanges();
+  // After the update that is due.
+  requestAnimationFrame(() => openPair(given.get("pair")));
+}
+
+function openPair(pair) {
+  if (pair === null) return;
+  const e = expressions.find((each) => each.pair === pair);
+  if (e === undefined) {
+    byId("shown").textContent = "The pair of this address is not on this page: it shows a sample of the run.";
+    return;
+  }
+  const order = e.targets[0] ?? e.image.entries.length - 1;
+  select(e.image, order, { expression: e.id, isOpening: true, isScrolling: true });
+  reveal(e.id);
+}
