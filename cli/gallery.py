@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +13,8 @@ from rich.progress import Progress
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stderr
 from pseudoris.cli.options import check_apart, load_plugins
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.sources.planned_images import PlannedImages
@@ -30,6 +34,12 @@ def gallery(
         str | None,
         typer.Option("--to", help="Folder or url for the pages. Default: OUT/gallery.", show_default=False),
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit", metavar="AUDIT", help="Show an audit's verdicts, and filter by them.", show_default=False
+        ),
+    ] = None,
     plugins: options.Plugins = None,
 ) -> None:
     """Write HTML pages: images, masks, expressions, and the quality of the run."""
@@ -37,16 +47,16 @@ def gallery(
     # Here: the pages' reader imports what no other command needs.
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
-    page = write_pages(out, sample=sample, to=to)
+    page = write_pages(out, sample=sample, to=to, audit=audit)
     report("gallery", page, "green")
     report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
 
 
-def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None) -> str:
+def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None, audit: Path | None = None) -> str:
     """Write the gallery and the quality page of the run at `out`; return the gallery's address.
 
     Raises:
-        ConfigError: There is no run, or the pages cannot be written where they should go.
+        ConfigError: There is no run, the audit is of another source, or the pages cannot be written there.
         TransientError: Storage failed.
     """
     from pseudoris.viewer.gallery_page import check_destination, write_gallery
@@ -59,7 +69,8 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else to)
     check_apart(location, destination, option="--to")
     check_destination(destination)
-    content = gallery_from_run(location, PlannedImages(location, header), sample=sample)
+    verdicts = _verdicts(audit, header) if audit else {}
+    content = replace(gallery_from_run(location, PlannedImages(location, header), sample=sample), verdicts=verdicts)
     with Progress(console=stderr, transient=True) as progress:
         counting = progress.add_task("counting shards", total=None)
         quality = quality_of_run(
@@ -76,6 +87,21 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
             lambda done: progress.update(showing, completed=done),
             formats=_formats(header.config.images.decoder_plugins),
         )
+
+
+def _verdicts(audit: Path, header: RunHeader) -> dict[str, dict[str, str]]:
+    """Return the verdicts of an audit of this run, or of one with the same images, by pair and rater."""
+    from pseudoris.audit.audit_folder import AuditFolder
+
+    folder = AuditFolder.open(audit)
+    drawn = folder.draw.run.source
+    if drawn != header.source:
+        raise ConfigError(f"{audit} was drawn from images at {drawn!r}, and this run is of {header.source!r}")
+    found: dict[str, dict[str, str]] = {}
+    for answers in folder.answers():
+        for pair, line in answers.verdicts.items():
+            found.setdefault(pair, {})[answers.rater] = line.verdict
+    return found
 
 
 def _formats(plugins: Sequence[str]) -> tuple[str, ...]:

@@ -174,9 +174,11 @@ class Gallery:
         images: Read once, one after another; only the file of its small picture and its record are kept.
         num_images: How many `images` holds.
         quarantined: Read once.
+        verdicts: People's verdicts by rater, by pair: `<image id>-0007-9f3a1c07`, as an audit names it.
     """
 
     summary: GallerySummary
     images: Iterable[GalleryImage]
     num_images: int
     quarantined: Iterable[QuarantinedImage] = ()
+    verdicts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

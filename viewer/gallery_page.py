@@ -20,7 +20,7 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.source_settings import IMAGE_FORMATS
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
-from pseudoris.viewer.gallery_model import Gallery, GallerySummary
+from pseudoris.viewer.gallery_model import Gallery
 from pseudoris.viewer.image_cards import NUM_COLOURS, ImageCard, embedded_json, image_card
 from pseudoris.viewer.pages import GALLERY_SCRIPTS, GENERATOR, iter_page
 
@@ -128,13 +128,14 @@ def write_gallery(
     return destination.uri(INDEX_NAME)
 
 
-def _settings(summary: GallerySummary) -> dict[str, Any]:
-    rule = summary.rule
+def _settings(gallery: Gallery) -> dict[str, Any]:
+    summary, rule = gallery.summary, gallery.summary.rule
     return {
         "tau": summary.tau,
         "hasTau": rule is not None and rule.tau is not None,
         "conditions": [str(condition) for condition in rule.conditions] if rule else [],
         "colours": NUM_COLOURS,
+        **({"verdicts": {pair: dict(each) for pair, each in gallery.verdicts.items()}} if gallery.verdicts else {}),
     }
 
 
@@ -168,7 +169,8 @@ def iter_gallery(
     content: dict[str, Any] = {
         "summary": gallery.summary,
         "num_images": gallery.num_images,
-        "settings": embedded_json(_settings(gallery.summary)),
+        "verdicts": sorted({each for raters in gallery.verdicts.values() for each in raters.values()}),
+        "settings": embedded_json(_settings(gallery)),
         "cards": cards(),
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,

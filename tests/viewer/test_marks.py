@@ -5,8 +5,11 @@ import json
 import pytest
 
 from pseudoris.audit.sample_tables import pair_id
+from pseudoris.audit.verdict_file import VerdictFile
+from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id
+from tests.builders.audits import small_audit
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
 
@@ -77,3 +80,16 @@ def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, addre
     strange = open_page(f"{address}#status=x&pictures=%3Cb%3E&sort=highest+__proto__&tau=x&pair=none&words=a:b")
     strange.locator("#shown", has_text="not on this page").wait_for()
     assert names(strange) == ["a.png", "b.png", "0.png"]
+
+
+def test_an_audits_verdicts_are_shown_and_filtered_by(open_page, tmp_path):
+    audit = small_audit(tmp_path)
+    row = next(row for row in audit.pairs.to_pylist() if row["text"].startswith("a circle"))
+    with VerdictFile.open(audit.path, "ana", audit.known) as file:
+        file.append(VerdictLine(pair=row["pair_id"], verdict="not_an_object"))
+    page = open_page(f"file://{write_pages(str(tmp_path / 'run'), audit=audit.path)}")
+    page.locator("#more").click()
+    page.locator("#verdicts").select_option("not_an_object")
+    page.wait_for_function("() => document.querySelectorAll('.card:not([hidden])').length === 1")
+    page.locator(".card:not([hidden]) .row").first.click()
+    assert "not an object (ana)" in page.locator(".detail").inner_text()

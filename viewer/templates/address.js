@@ -6,8 +6,8 @@ function addressNow() {
   const found = new URLSearchParams();
   if (filters.terms.length) found.set("find", filters.terms.join(" "));
   if (filters.status !== "all") found.set("status", filters.status);
-  for (const name of ["pictures", "marks", "sort"]) {
-    const { value } = byId(name);
+  for (const name of ["pictures", "marks", "verdicts", "sort"]) {
+    const value = byId(name)?.value;
     if (value && value !== "all") found.set(name, value);
   }
   for (const [name, [least, most]] of Object.entries(filters.ranges)) {
@@ -44,7 +44,7 @@ function readAddress() {
   filters.terms = termsOf(byId("find").value);
   const status = given.get("status");
   setStatus(["kept", "rejected"].includes(status) ? status : "all");
-  for (const name of ["pictures", "marks"]) {
+  for (const name of ["pictures", "marks", "verdicts"].filter(byId)) {
     byId(name).value = given.get(name) ?? "all";
     if (!byId(name).value) byId(name).value = "all";
   }

@@ -130,7 +130,8 @@ function detail(e) {
     ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a human" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
   ];
   const list = make("dl", "scores", ...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value))));
-  return make("div", "detail", why, list, e.draws.length ? drawsTable(e) : null);
+  const judged = e.verdicts.map(([rater, verdict]) => `${verdict.replaceAll("_", " ")} (${rater})`).join(", ");
+  return make("div", "detail", why, judged ? make("p", "why", make("b", "", "Judged"), ` ${judged}.`) : null, list, e.draws.length ? drawsTable(e) : null);
 }
 
 function maskLink(mask) {

@@ -89,7 +89,9 @@ function readRanges() {
   }
   filters.pictures = byId("pictures").value;
   filters.marks = byId("marks").value;
-  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all") + (filters.marks !== "all") + (sorting.score !== null);
+  // Only where an audit was given.
+  filters.verdicts = byId("verdicts")?.value ?? "all";
+  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all") + (filters.marks !== "all") + (filters.verdicts !== "all") + (sorting.score !== null);
   byId("active").textContent = count ? String(count) : "";
   updateSoon();
 }

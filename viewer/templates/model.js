@@ -3,6 +3,9 @@
 const byId = (id) => document.getElementById(id);
 const settings = JSON.parse(byId("settings").textContent);
 
+// By pair, then rater; only where an audit was given.
+const verdicts = settings.verdicts ?? {};
+
 const images = [];
 const expressions = [];
 
@@ -18,6 +21,7 @@ for (const card of document.querySelectorAll(".card")) {
     e.image = image;
     e.lower = e.text.toLowerCase();
     e.pair = `${image.id}-${e.targets.map((order) => String(image.masks[order].index).padStart(4, "0")).join("+")}-${e.hash}`;
+    e.verdicts = Object.hasOwn(verdicts, e.pair) ? Object.entries(verdicts[e.pair]) : [];
     e.words = e.text.split(/\s+/).length;
     expressions.push(e);
     for (const order of e.targets) image.masks[order].expressions.push(e);
