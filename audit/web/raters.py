@@ -71,17 +71,21 @@ class Raters:
         """Return what the page of a rater starts with."""
         return {**self.rater(name).standing(), "taken": self.taken(name)}
 
-    def look(self, name: str, question: str) -> list[str] | None:
-        """Return the outlines of a question, and note that it is in view: the others get another one.
+    def look(self, name: str, question: str) -> dict[str, list[str]] | None:
+        """Return the `outlines` of a question, and note that it is in view: the others get another one.
 
-        None if there is no such question; empty if the rater has yet to click what its text means.
+        None if there is no such question. The outlines are empty if the rater has yet to click what the text means.
+        Two raters may choose a question at the same time; the second gets `taken` instead, which then holds it.
         """
         rater = self.rater(name)
         outlines = self._questions.outlines(question)
         if outlines is None:
             return None
+        taken = self.taken(name)
+        if question in taken:
+            return {"taken": taken}
         rater.view, rater.viewed_s = question, self._clock()
-        return [] if question in self._questions.blind - rater.clicks.clicks.keys() else outlines
+        return {"outlines": [] if question in self._questions.blind - rater.clicks.clicks.keys() else outlines}
 
     def record(self, name: str, answer: Answer) -> list[str]:
         """Write an answer; when it is on disk, return what others leave to nobody else, as `taken`.
@@ -95,8 +99,10 @@ class Raters:
         if isinstance(answer, VerdictLine):
             change["click"] = rater.clicks.clicks.get(answer.pair)
         rater.file.append(answer.model_copy(update=change))
-        if not isinstance(answer, UndoLine):
-            rater.view = None
+        rater.view = None
+        if isinstance(answer, UndoLine):
+            # It is asked again at once: of this rater.
+            rater.view, rater.viewed_s = answer.pair or answer.image, self._clock()
         return self.taken(name)
 
     def keep_click(self, name: str, pair: str, click: Point | None) -> None:

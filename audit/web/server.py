@@ -71,10 +71,10 @@ class JudgingServer:
         return web.json_response(self._raters.open(_rater(request)))
 
     async def _get_outlines(self, request: web.Request) -> web.Response:
-        paths = self._raters.look(_rater(request), request.match_info["question"])
-        if paths is None:
+        found = self._raters.look(_rater(request), request.match_info["question"])
+        if found is None:
             raise web.HTTPNotFound
-        return web.json_response(paths)
+        return web.json_response(found)
 
     async def _get_picture(self, request: web.Request) -> web.Response:
         # Decoding takes a while, and other raters wait for nothing else.

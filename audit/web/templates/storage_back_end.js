@@ -48,7 +48,7 @@ function openBackEnd(rater) {
       }
       return { answers: standing(), clicks: clicks(), taken: [] };
     },
-    outlines: async (id) => plan.outlines[id],
+    outlines: async (id) => ({ outlines: plan.outlines[id] }),
     async record(line) {
       append(line);
       return [];

@@ -157,6 +157,7 @@ def test_a_tap_on_a_phone_answers_and_all_answers_are_on_the_screen(open_page, a
         boxes = [button.bounding_box() for button in page.locator("#answers button").all()]
         page.locator("#answers button").nth(1).tap()
         page.wait_for_function("() => document.querySelector('#progress').value > 0")
+        ready(page)
     assert all(box["y"] + box["height"] <= 664 and box["x"] + box["width"] <= 390 for box in boxes)
     assert [line["verdict"] for line in lines_of(audit, "ana-two")] == ["several"]
 

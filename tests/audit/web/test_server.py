@@ -67,13 +67,15 @@ def test_a_pair_is_left_to_others_until_enough_have_answered_it_or_look_at_it(au
     rows = [row for row in audit.pairs.to_pylist() if row["role"] == "drawn"]
     single = next(row["pair_id"] for row in rows if row["is_blind"] and not row["is_double"])
     double = next(row["pair_id"] for row in rows if row["is_double"])
-    assert raters.look("ana", single) == []
+    assert raters.look("ana", single) == {"outlines": []}
+    # Both chose it at the same time.
+    assert raters.look("bob", single) == {"taken": [single]}
     assert raters.taken("bob") == [single]
     now[0] = 3_600.0
     assert raters.taken("bob") == []
     raters.keep_click("ana", single, (3.0, 4.0))
     raters.keep_click("ana", single, (9.0, 9.0))
-    assert len(raters.look("ana", single)) == 1
+    assert len(raters.look("ana", single)["outlines"]) == 1
     for pair in (single, double):
         raters.record("ana", VerdictLine(pair=pair, verdict="right"))
     assert raters.taken("bob") == [single]
