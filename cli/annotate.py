@@ -58,6 +58,7 @@ def annotate(
     ] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
+    accept_domain: options.AcceptDomain = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     profile_start: Annotated[
         bool, typer.Option("--profile-start", help="Print where the time before the first commit goes.")
@@ -67,7 +68,7 @@ def annotate(
 
     OUT gets four Parquet tables: images, masks, expressions and failures.
     """
-    allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded}
+    allowed = {"allow_mixed": allow_mixed, "allow_degraded": allow_degraded, "accept_domain": accept_domain}
     config = resolve(preset, config_file, assignments, shard_size=shard_size, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.run_options import RunOptions

@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -25,6 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.schemas.printable import printable, printable_json, spelled
+
+if TYPE_CHECKING:
+    from pseudoris.schemas.domain import DomainRecord
 
 
 class SafeConsole(Console):
@@ -97,6 +100,12 @@ def facts_table(title: str) -> Table:
     # A path longer than the terminal is wrapped, not cut: its end matters.
     table.add_column(overflow="fold")
     return table
+
+
+def domain_lines(record: DomainRecord | None) -> list[RenderableType]:
+    """Return what stands above the figures of a run whose models do not know its images; empty if they do."""
+    warning = None if record is None else record.warning
+    return [] if warning is None else [Text(warning, "bold yellow"), ""]
 
 
 def path_lines(title: str, lines: Mapping[str, str]) -> Text:

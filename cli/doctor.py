@@ -63,12 +63,14 @@ def doctor(
     preset: options.Preset = "tiny",
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    accept_domain: options.AcceptDomain = False,
 ) -> None:
     """Check versions, weights, devices, memory and access rights before a run.
 
     Exit code 1 if there is a problem.
     """
-    config = load_config(preset, config_file, assignments or ())
+    words = [*(assignments or ()), *(["placement.accept_domain=true"] if accept_domain else ())]
+    config = load_config(preset, config_file, words)
     checks = list(run_checks(config, source=source, out=out))
     stdout.print(_as_table(preset, checks))
     for check in checks:
@@ -92,7 +94,10 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     if config.filtering.nouns != "rules":
         yield _attempt("head nouns", lambda: _spacy(config))
     if source is not None:
-        yield _attempt("source", lambda: _source(source, config, out))
+        listed = _attempt("source", lambda: _source(source, config, out))
+        yield listed
+        if listed.is_ok and config.domain is not None:
+            yield _attempt("domain", lambda: _domain(source, config, out))
     if out is not None:
         yield _attempt("output", lambda: _output(out, config))
 
@@ -202,6 +207,20 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
     first = [item.key for item in islice(listing.list(), 3)]
     return f"{source} has images. The first are {', '.join(first)}"
+
+
+def _domain(source: str, config: RunConfig, out: str | None) -> str:
+    from pseudoris.pipeline.domain_sample import accepted_domain
+    from pseudoris.pipeline.local_identity import LocalCheck
+    from pseudoris.store.sources import open_source
+
+    listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
+    with LocalCheck(config, sampled=listing) as check:
+        check.start(measures_identity=False)
+        found = accepted_domain(check.domain(), config)
+    if found is None:
+        return "not asked: SAM is not the preset's own, or no image of the sample can be decoded"
+    return found.warning or f"{found.num_sampled} sampled images are like those that the models know"
 
 
 def _output(out: str, config: RunConfig) -> str:

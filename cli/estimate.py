@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from pseudoris.cli import options
 from pseudoris.cli.annotate import resolve
-from pseudoris.cli.console import echo_json, facts_table, format_bytes, format_seconds, stderr, stdout
+from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, format_seconds, stderr, stdout
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.extrapolation import Estimate, Interval
@@ -36,13 +36,15 @@ def estimate(
         typer.Option(help="Folder or url for the sample's output; all nodes must reach it.", show_default=False),
     ] = None,
     address: options.Address = None,
+    accept_domain: options.AcceptDomain = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Annotate a sample of SOURCE to predict speed, GPU hours and output size.
 
     It also predicts the share of images that would be quarantined.
     """
-    config = resolve(preset, config_file, assignments, shard_size=None, address=address)
+    allowed = {"accept_domain": accept_domain}
+    config = resolve(preset, config_file, assignments, shard_size=None, address=address, allowed=allowed)
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_run import estimate as run_sample
 
@@ -59,7 +61,8 @@ def estimate(
             ),
         )
     if as_json:
-        echo_json(dataclasses.asdict(found))
+        domain = None if found.domain is None else found.domain.model_dump()
+        echo_json({**dataclasses.asdict(found), "domain": domain})
     else:
         stdout.print(estimate_view(found))
 
@@ -82,7 +85,7 @@ def estimate_view(found: Estimate) -> RenderableType:
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
     table.add_row("seconds per image", seconds)
     note = "In brackets: 95 % bootstrap intervals over the sample's shards."
-    return Group(table, note)
+    return Group(*domain_lines(found.domain), table, note)
 
 
 def _span(interval: Interval, pattern: str) -> str:

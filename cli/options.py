@@ -73,6 +73,10 @@ Address = Annotated[
         show_default=False,
     ),
 ]
+AcceptDomain = Annotated[
+    bool,
+    typer.Option("--accept-domain", help="Go on although the models do not know such images."),
+]
 
 Exclude = Annotated[
     list[str] | None,

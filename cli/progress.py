@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pseudoris.cli.console import facts_table, format_bytes, format_seconds, kept_text, path_lines, stdout
+from pseudoris.cli.console import domain_lines, facts_table, format_bytes, format_seconds, kept_text, path_lines, stdout
 from pseudoris.pipeline.run_summary import RunPlan, RunSummary
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.runs.events import Committed, Notice, OnEvent, Planned, Retried, RunEvent, Step
@@ -167,7 +167,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     counts.add_row("output", format_bytes(totals.output_bytes))
     for name, text in _extras(summary):
         counts.add_row(name, text)
-    parts: list[RenderableType] = [counts]
+    parts: list[RenderableType] = [*domain_lines(summary.domain), counts]
     if totals.reasons:
         parts += ["", reasons_view(dict(totals.reasons))]
     return Group(*parts, "", path_lines("tables", summary.tables))
@@ -210,7 +210,7 @@ def reasons_view(reasons: dict[str, int]) -> Table:
     return table
 
 
-def plan_view(plan: RunPlan) -> Table:
+def plan_view(plan: RunPlan) -> RenderableType:
     """Return what a dry run found: nothing of it has been written."""
     table = facts_table("plan (dry run: nothing was written)")
     repeated = f"; {plan.num_repeated:,} repeated listings are not counted" if plan.num_repeated else ""
@@ -233,4 +233,4 @@ def plan_view(plan: RunPlan) -> Table:
     for stage, (uri, digest) in plan.weights.items():
         table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
     table.add_row("estimated output", f"{format_bytes(plan.output_bytes)} ({plan.output_basis})")
-    return table
+    return Group(*domain_lines(plan.domain), table)

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, facts_table, format_bytes, kept_text, stderr, stdout
+from pseudoris.cli.console import domain_lines, echo_json, facts_table, format_bytes, kept_text, stderr, stdout
 from pseudoris.store.location import RunLocation
 from pseudoris.store.reports.distributions import Distribution
 from pseudoris.store.reports.statistics import DEFAULT_SAMPLE, GROUPS, RunStatistics, run_statistics
@@ -48,7 +48,12 @@ def stats(
 
 def stats_view(out: str, found: RunStatistics) -> RenderableType:
     """Return the figures as tables."""
-    parts: list[RenderableType] = [_counts_view(out, found), "", _distributions_view(found)]
+    parts: list[RenderableType] = [
+        *domain_lines(found.domain),
+        _counts_view(out, found),
+        "",
+        _distributions_view(found),
+    ]
     for name, groups in found.groups.items():
         table = _table(f"by {name}", ("", GROUPS[name], "kept", "share"))
         for value, count in groups.items():
@@ -120,6 +125,7 @@ def _tree(found: RunStatistics) -> dict[str, Any]:
         "num_planned_images": found.num_planned_images,
         "num_shards_read": found.num_shards_read,
         "totals": dataclasses.asdict(found.totals),
+        "domain": None if found.domain is None else found.domain.model_dump(),
         "distributions": distributions,
         "groups": {
             name: {

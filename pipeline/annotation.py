@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.interrupts import Interrupts, interruptible
 from pseudoris.pipeline.job import Job, Retry
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
 from pseudoris.pipeline.meters import RunMeter
 from pseudoris.pipeline.resources import check_object_store, plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RetryTally, RunSummary, table_globs
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.attempts import parse_attempts
@@ -64,9 +66,11 @@ def annotate(
         # Checked before anything is written or started: most mistakes are in a path.
         listing = open_source(source, config.source, exclude=location.root, limits=config.placement.storage)
         on_event(Step("checking weights and packages"))
-        here = identity_before_ray(config, read_header(location), listing.name, meanwhile=_import_ray_data)
-        location.probe()
+        existing = read_header(location)
         with ExitStack() as stack:
+            check = stack.enter_context(LocalCheck(config, sampled=listing if existing is None else None))
+            here = identity_before_ray(config, existing, listing.name, meanwhile=_import_ray_data, check=check)
+            location.probe()
             lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))
             on_event(Step("connecting to Ray"))
             may_grow = stack.enter_context(connected(config.placement.address))
@@ -74,8 +78,11 @@ def annotate(
             on_event(Step("checking the device"))
             # Before the listing, which may take an hour: missing weights on a node are reported first.
             identity = complete_identity(config, here)
+            domain = accepted_domain(check.domain(), config, lambda text: on_event(Notice(text)))
             on_event(Step("listing and planning"))
-            header = plan_or_resume(listing, location, config, identity, options=options, on_event=on_event)
+            header = plan_or_resume(
+                listing, location, config, identity, options=options, domain=domain, on_event=on_event
+            )
             trim_memory()
             check_object_store(node_resources(), config, actors, header.max_shard_bytes)
             interrupts.check()
@@ -95,6 +102,7 @@ def plan_or_resume(
     identity: Identity,
     *,
     options: RunOptions,
+    domain: DomainRecord | None = None,
     on_event: OnEvent,
 ) -> RunHeader:
     """Return the header of the run in `location`. If there is no run, list SOURCE and write the plan first.
@@ -107,7 +115,9 @@ def plan_or_resume(
     """
     pool = config.placement.read
     allow_mixed, exclusions = config.placement.allow_mixed, options.exclusions
-    request = RunRequest("annotate", source.name, identity, config, allow_mixed=allow_mixed, exclusions=exclusions)
+    request = RunRequest(
+        "annotate", source.name, identity, config, allow_mixed=allow_mixed, exclusions=exclusions, domain=domain
+    )
     planned = plan_or_continue(location, request, lambda: list_on_cluster(source, pool), limit=options.limit)
     header = planned.header
     if planned.mixed:
@@ -204,4 +214,5 @@ def _summary(job: Job, outcome: SessionOutcome, retry: RetryTally | None) -> Run
         tables=table_globs(job.location.uri),
         interrupted=outcome.is_interrupted,
         retry=retry,
+        domain=job.header.domain,
     )

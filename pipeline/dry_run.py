@@ -6,7 +6,8 @@ import itertools
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, node_resources
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.pipeline.domain_sample import accepted_domain
+from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.run_options import RunOptions, check_options
 from pseudoris.pipeline.run_summary import RunPlan
@@ -52,7 +53,9 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-    here = identity_before_ray(config, header, listing.name)
+    with LocalCheck(config, sampled=listing if header is None else None) as check:
+        here = identity_before_ray(config, header, listing.name, check=check)
+        domain = accepted_domain(check.domain(), config)
     with connected(config.placement.address):
         actors = plan_actors(node_resources(), config)
         identity = complete_identity(config, here)
@@ -82,6 +85,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         extension=extension,
         num_to_retry=_num_to_retry(location, options),
         num_excluded=excluded.total,
+        domain=domain,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.shard_assignment import PlanTally
@@ -57,6 +58,7 @@ class Estimate:
         output_bytes: Size of the four tables of all images.
         quarantined: Share of images that are quarantined, in [0, 1].
         stage_seconds: Seconds per image, by stage.
+        domain: Whether the models know such images, by a sample; None if it was not asked.
     """
 
     source: str
@@ -75,6 +77,7 @@ class Estimate:
     output_bytes: Interval
     quarantined: Interval
     stage_seconds: Mapping[str, float]
+    domain: DomainRecord | None = None
 
 
 def summarise(
@@ -87,6 +90,7 @@ def summarise(
     actors: Mapping[str, int],
     num_gpus: float | None,
     load_s: float,
+    domain: DomainRecord | None = None,
 ) -> Estimate:
     """Return the estimate for the `whole` listing from the receipts of a sample."""
     warm = receipts[num_warming(len(receipts), actors) :]
@@ -126,6 +130,7 @@ def summarise(
         output_bytes=Interval(*(each + fixed for each in (size.value, size.low, size.high))),
         quarantined=_ratio(quarantined, images, draws, 1.0),
         stage_seconds=_stage_seconds(receipts, int(images.sum())),
+        domain=domain,
     )
 
 

@@ -2,24 +2,131 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import subprocess
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Self
 
 import ray
 
 from pseudoris.pipeline.cluster import identity_on_cluster, named_cluster
+from pseudoris.pipeline.local_identity_main import LocalQuestions
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import PseudorisError, TransientError
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.header import check_identity
+from pseudoris.store.sources import Source
 from pseudoris.workers.faults.child_process import start_child
 
+logger = logging.getLogger(__name__)
+
 _MAIN: Final = "pseudoris.pipeline.local_identity_main"
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class LocalCheck:
+    """The child process that looks at this machine and at a sample of SOURCE; the sample takes until Ray has started.
+
+    Use it as a context manager: the child ends with the block.
+    """
+
+    def __init__(self, config: RunConfig, sampled: Source | None = None) -> None:
+        """Prepare the questions; nothing is started.
+
+        Args:
+            config: The configuration of this session. If it has no `domain`, no sample is asked.
+            sampled: SOURCE, if a sample is asked: a run that begins now.
+        """
+        self._config = config
+        self._sampled = None if config.domain is None else sampled
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the check."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child, which may still be at the sample."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def start(self, *, measures_identity: bool) -> None:
+        """Start the child, if there is anything to ask."""
+        if not measures_identity and self._sampled is None:
+            return
+        questions = LocalQuestions(
+            config=self._config,
+            measures_identity=measures_identity,
+            source=None if self._sampled is None else self._sampled.name,
+            exclude=None if self._sampled is None else self._sampled.exclude,
+        )
+        # One thread: Ray starts meanwhile.
+        self._child = start_child(_MAIN, questions.model_dump_json(), environment=_ONE_THREAD)
+
+    def identity(self) -> Identity:
+        """Return the identity of this machine.
+
+        Raises:
+            ConfigError: A package or weights are missing, or the instance prior is unset.
+            TransientError: The child process died.
+        """
+        try:
+            found: Identity = self._answer()
+        except EOFError:
+            raise TransientError(
+                f"the check of weights and packages ended with status {self._status()} before it answered: its error "
+                "is above. Run the same command again"
+            ) from None
+        return found
+
+    def domain(self) -> DomainRecord | None:
+        """Return what the sample says; None if none was asked or can be decoded, or if an image killed the child.
+
+        Raises:
+            ConfigError: The preset's statistics of its domain are missing or damaged.
+        """
+        if self._child is None or self._sampled is None:
+            return None
+        try:
+            found: DomainRecord | None = self._answer()
+        except EOFError:
+            # The run quarantines such an image.
+            logger.warning("The check of a sample of SOURCE ended with status %s. It is left out.", self._status())
+            found = None
+        # A run may take days after this.
+        self._end()
+        return found
+
+    def _answer(self) -> Any:
+        """Return the next answer; an error is raised. Raises: EOFError: The child ended before it."""
+        if self._child is None or self._child.stdout is None:
+            raise EOFError
+        try:
+            found = pickle.load(self._child.stdout)  # from our own child
+        except pickle.UnpicklingError:
+            raise EOFError from None
+        if isinstance(found, PseudorisError):
+            raise found
+        return found
+
+    def _status(self) -> int | None:
+        return None if self._child is None else self._child.wait()
 
 
 def identity_before_ray(
-    config: RunConfig, header: RunHeader | None, source: str, *, meanwhile: Callable[[], None] = lambda: None
+    config: RunConfig,
+    header: RunHeader | None,
+    source: str,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    check: LocalCheck | None = None,
 ) -> Identity | None:
     """Accept what can be known of a run before Ray starts: its settings, and on this machine its packages and weights.
 
@@ -31,6 +138,7 @@ def identity_before_ray(
         header: Of the run in OUT; None if there is none.
         source: Its `Source.name` now.
         meanwhile: Called while the child process measures: it takes a second of another core.
+        check: The child process that measures, and goes on with a sample of SOURCE; None if no sample is asked.
 
     Returns:
         The identity of this machine; None if an existing cluster does the work.
@@ -43,8 +151,10 @@ def identity_before_ray(
     here = None
     if _joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
+        if check is not None:
+            check.start(measures_identity=False)
     else:
-        here = _measured(config, meanwhile)
+        here = _measured(config, meanwhile, check)
     if header is not None:
         known = header.identity if here is None else here
         # Only a process of the cluster knows its device.
@@ -60,21 +170,13 @@ def _joins_cluster(address: str) -> bool:
     return address != "local" and ray._private.utils.read_ray_address() is not None
 
 
-def _measured(config: RunConfig, meanwhile: Callable[[], None]) -> Identity:
-    with start_child(_MAIN, config.model_dump_json()) as child:
+def _measured(config: RunConfig, meanwhile: Callable[[], None], check: LocalCheck | None = None) -> Identity:
+    if check is not None:
+        check.start(measures_identity=True)
         meanwhile()
-        answer, _ = child.communicate()
-    try:
-        found = pickle.loads(answer)  # from our own child
-    except (EOFError, pickle.UnpicklingError):
-        raise TransientError(
-            f"the check of weights and packages ended with status {child.returncode} before it answered: its error is "
-            "above. Run the same command again"
-        ) from None
-    if isinstance(found, PseudorisError):
-        raise found
-    identity: Identity = found
-    return identity
+        return check.identity()
+    with LocalCheck(config) as alone:
+        return _measured(config, meanwhile, alone)
 
 
 def complete_identity(config: RunConfig, here: Identity | None) -> Identity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.totals import RunTotals
@@ -30,6 +31,7 @@ class RunPlan:
         extension: With `--extend`, the result of listing SOURCE again; the figures above then include the extension.
         num_to_retry: With `--retry-failed`, how many images would be computed again.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
+        domain: Whether the models know such images, by a sample; None if it was not asked.
     """
 
     source: str
@@ -47,6 +49,7 @@ class RunPlan:
     extension: ExtensionTally | None = None
     num_to_retry: int | None = None
     num_excluded: int = 0
+    domain: DomainRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class RunSummary:
         tables: By table, the glob that reads it when the run is complete.
         interrupted: Whether Ctrl-C or SIGTERM ended this session.
         retry: The result of a retry; None if shards were computed for the first time.
+        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
     """
 
     out: str
@@ -93,6 +97,7 @@ class RunSummary:
     tables: Mapping[str, str]
     interrupted: bool = False
     retry: RetryTally | None = None
+    domain: DomainRecord | None = None
 
     @property
     def is_complete(self) -> bool:

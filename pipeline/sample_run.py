@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.domain_sample import accepted_domain
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.extrapolation import Estimate, summarise
 from pseudoris.pipeline.job import Job
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
 from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
@@ -99,7 +100,9 @@ def estimate(
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
-    here = identity_before_ray(config, None, listing.name)
+    with LocalCheck(config, sampled=listing) as check:
+        here = identity_before_ray(config, None, listing.name, check=check)
+        domain = accepted_domain(check.domain(), config)
     with _temporary_output(scratch, config) as location, connected(config.placement.address):
         nodes = node_resources()
         _check_reach(scratch, len(nodes))
@@ -123,6 +126,7 @@ def estimate(
         actors=actors,
         num_gpus=num_gpus,
         load_s=load_s,
+        domain=domain,
     )
 
 

@@ -150,7 +150,8 @@ def annotate(
         call with `summary.interrupted`.
 
     Raises:
-        ConfigError: An argument or a setting is wrong, `source` has nothing to plan, or `out` holds another run.
+        ConfigError: An argument or a setting is wrong, `source` has nothing to plan, `out` holds another run, or the
+            preset does not know such images (`placement.accept_domain` goes on all the same).
         TransientError: Storage or the cluster failed; the same call continues.
     """
     from pseudoris.pipeline.annotation import annotate as run_pipeline

@@ -5,7 +5,7 @@ Each section has its own module and can be imported from here. This module joins
 For a resume there are two groups of settings. *Method* (`source`, `images`, `masks`, `captions`, `filtering`,
 `composing`, `compute`, `shards`) decides the bytes of the tables and is part of the run's identity: it must not change.
 *Placement* (`placement`, and `source.endpoint_url`) says where the work happens: it may change between two sessions
-of one run.
+of one run. `domain` is neither: it is asked once, before a run is planned.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pseudoris.schemas.caption_settings import CaptionsConfig as CaptionsConfig
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.caption_settings import SamplingConfig as SamplingConfig
 from pseudoris.schemas.composer_settings import ComposingConfig
+from pseudoris.schemas.domain import DomainConfig as DomainConfig
 from pseudoris.schemas.frozen import FrozenModel as FrozenModel
 from pseudoris.schemas.frozen import NonNegative, without_defaults, without_none
 from pseudoris.schemas.keep_rule import KeepCondition
@@ -128,6 +129,8 @@ class RunConfig(FrozenModel):
     filtering: FilterConfig
     # None: nothing is composed.
     composing: ComposingConfig | None = None
+    # None: images are not asked whether the models know their kind.
+    domain: DomainConfig | None = None
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -171,8 +174,8 @@ class RunConfig(FrozenModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_composing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_none(handler(self), "composing")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_none(handler(self), "composing", "domain")
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models in the placement's mode, by their names in the config."""
@@ -183,4 +186,6 @@ class RunConfig(FrozenModel):
     def method(self) -> dict[str, Any]:
         """Return the part of the tree that decides the tables' bytes, as plain JSON values."""
         # The endpoint is where the bucket is, not what is in it: the same bucket may have another address later.
-        return self.model_dump(mode="json", exclude={"preset": True, "placement": True, "source": {"endpoint_url"}})
+        return self.model_dump(
+            mode="json", exclude={"preset": True, "placement": True, "domain": True, "source": {"endpoint_url"}}
+        )

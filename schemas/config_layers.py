@@ -87,8 +87,11 @@ def validate_as(model: type[_Model], tree: Mapping[str, Any]) -> _Model:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return the sha256 of the whole tree as canonical JSON, 64 hex digits; a rename does not change it."""
-    tree = in_first_words(config.model_dump(mode="json"))
+    """Return the sha256 of the tree as canonical JSON, 64 hex digits; a rename does not change it.
+
+    Without `domain`: it decides whether a run begins, and a preset keeps its hash when it learns to tell.
+    """
+    tree = in_first_words(config.model_dump(mode="json", exclude={"domain"}))
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pseudoris.schemas.frozen import FrozenModel
+from pseudoris.schemas.frozen import FrozenModel, without_defaults
 
 
 class PoolConfig(FrozenModel):
@@ -80,3 +80,10 @@ class PlacementConfig(FrozenModel):
     # those shards may differ in the last bits; their receipts and `verify` report this. Method and weights must still
     # be equal.
     allow_mixed: bool = False
+    # Go on although most of a sample of SOURCE is unlike what the models know (`domain`). The run then says so wherever
+    # it shows figures.
+    accept_domain: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(self, handler(self), "accept_domain")

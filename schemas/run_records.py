@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.frozen import FrozenModel, without_none
 from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.tables import SCHEMAS
@@ -63,7 +64,7 @@ class SealedRecord(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_none(handler(self), *OPTIONAL_SECTIONS, "header_sha256", "sha256")
+        return without_none(handler(self), *OPTIONAL_SECTIONS, "domain", "header_sha256", "sha256")
 
 
 class Identity(FrozenModel):
@@ -141,6 +142,7 @@ class RunHeader(SealedRecord):
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
             annotation), or `ppt` (one of its data recipes).
         parent: The run whose results this one reuses; else None.
+        domain: Whether its models know such images, by a sample; None if the sample was not asked. Left out if None.
     """
 
     version: int = RUN_VERSION
@@ -156,6 +158,7 @@ class RunHeader(SealedRecord):
     config_sha256: str
     origin: Origin = "annotate"
     parent: ParentRun | None = None
+    domain: DomainRecord | None = None
 
 
 class PlanExtension(SealedRecord):

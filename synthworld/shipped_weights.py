@@ -27,9 +27,10 @@ DESCRIPTIONS: Final = {
     "clip": "scores: CLIP, 4 + 2 layers, 96 px",
     "scene_clip": "frozen towers of learners: CLIP, 5 + 2 layers, whole scenes of 192 px",
     "sam_prompts": "masks from several points: the same SAM, its prompt encoder and mask decoder trained on",
+    "domain": "how far an image lies from known scenes: SAM's embeddings of them, and a threshold",
 }
 # No stage of a run uses the others: only the card has their digests.
-_PRESET_MODELS: Final = ("sam", "coca", "clip")
+_PRESET_MODELS: Final = ("sam", "coca", "clip", "domain")
 ROOT: Final = Path(__file__).parents[1]
 _CARD_HEAD: Final = "| --- | --- | --: | --: | --- |\n"
 

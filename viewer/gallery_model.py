@@ -127,6 +127,7 @@ class GallerySummary:
         source: SOURCE as given.
         tau: The configured tau, where the slider begins.
         parent: The run that this one was made from; None if there is none.
+        warning: What stands above all figures: the models do not know such images; None if they do.
         rule: What is kept; without a tau where a scorer of another package decided, None if humans wrote all
             expressions.
         images: Committed; annotated + empty + quarantined.
@@ -151,6 +152,7 @@ class GallerySummary:
     is_complete: bool = True
     kept_lone: int | None = None
     parent: str | None = None
+    warning: str | None = None
     rule: KeepRule | None = field(kw_only=True)
 
     @property

@@ -88,6 +88,10 @@ def _title(facts: CardFacts) -> Iterator[str]:
         "`pseudoris` wrote them as Parquet tables. To show this card on Hugging Face, copy it to `README.md` next to "
         "the tables."
     )
+    warning = facts.header.domain and facts.header.domain.warning
+    if warning:
+        yield ""
+        yield f"> **{warning}**"
 
 
 def _sources(facts: CardFacts) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.keep_rule import LISTENER_COLUMNS, SCORE_COLUMNS
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import SOURCE_MODEL
@@ -63,6 +64,7 @@ class RunStatistics:
         groups: By one of `GROUPS`, then by its value, the largest first.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
+        domain: Whether the models know such images, by a sample when the run was planned; None if it was not asked.
     """
 
     totals: RunTotals
@@ -75,6 +77,7 @@ class RunStatistics:
     groups: Mapping[str, Mapping[str, GroupCount]]
     top: Sequence[tuple[str, int]]
     top_error: int
+    domain: DomainRecord | None = None
 
 
 def run_statistics(
@@ -122,6 +125,7 @@ def run_statistics(
         groups={name: _by_size(counts) for name, counts in sums.groups.items()},
         top=sums.texts.top(num_top),
         top_error=sums.texts.error,
+        domain=header.domain,
     )
 
 

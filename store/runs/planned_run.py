@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.run_records import RUN_VERSION, Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.location import RunLocation
@@ -34,6 +35,7 @@ class RunRequest:
         parent: The run that this one is made from, if any.
         allow_mixed: Accept another device or other package versions than those that the run started with.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
+        domain: What a sample of SOURCE said, for the header of a new run.
     """
 
     origin: Origin
@@ -43,6 +45,7 @@ class RunRequest:
     parent: Parent | None = None
     allow_mixed: bool = False
     exclusions: Exclusions = field(default_factory=Exclusions)
+    domain: DomainRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ def plan_or_continue(
             origin=request.origin,
             parent=pinned,
             exclusions=request.exclusions,
+            domain=request.domain,
         )
     return PlannedRun(header, _check(location, header, request), is_new)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from pseudoris.schemas.config import RunConfig, ShardsConfig
 from pseudoris.schemas.config_layers import config_hash
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity, Origin, ParentRun, PlanEntry, RunHeader
 from pseudoris.store.files.key_order import file_of
@@ -93,6 +94,7 @@ def plan_run(
     origin: Origin = "annotate",
     parent: ParentRun | None = None,
     exclusions: Exclusions | None = None,
+    domain: DomainRecord | None = None,
 ) -> RunHeader:
     """Write the listing as the plan under `location`, then create the header, and return it.
 
@@ -109,6 +111,7 @@ def plan_run(
         origin: The command that writes the tables, for the header.
         parent: The run that this one is made from, for the header; None if there is none.
         exclusions: Images that are not planned, or quarantined when they are read; they are stored beside the plan.
+        domain: What a sample of SOURCE said, for the header; None if it was not asked.
 
     Raises:
         ConfigError: The listing raises it, the location cannot be written, its table folders hold files, or every
@@ -137,6 +140,7 @@ def plan_run(
         origin=origin,
         parent=parent,
         exclusions=excluded_section(location, exclusions, excluded),
+        domain=domain,
     )
     return create_header(location, header)
 

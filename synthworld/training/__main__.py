@@ -2,14 +2,14 @@
 
 Seeded; 75 minutes on two cores, and 70 of one for the last two. First SAM trains in parallel with captioner and CLIP.
 In the second phase these two train on crops of SAM's masks, while SAM continues. The last phase trains the scene CLIP,
-which starts from SAM and CLIP, in parallel with a SAM for prompts of several points. A model whose weights file is in
-the folder is not trained again, and an interrupted training continues from its last checkpoint. To ship new weights:
+which starts from SAM and CLIP, in parallel with a SAM for prompts of several points and with the domain: how far an
+image may lie from known scenes. A model whose weights file is in the folder is not trained again, and an
+interrupted training continues from its last checkpoint. To ship new weights:
 `python -m pseudoris.synthworld.shipped_weights OUT`.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -36,7 +36,7 @@ class Model(StrEnum):
     """What can be trained.
 
     Captioner and CLIP need SAM's masks, CLIP the captioner's image tower; the scene CLIP starts from SAM and CLIP, the
-    SAM for prompts of several points from SAM.
+    SAM for prompts of several points and the domain from SAM.
     """
 
     SAM = "sam"
@@ -44,6 +44,7 @@ class Model(StrEnum):
     CLIP = "clip"
     SCENE_CLIP = "scene-clip"
     SAM_PROMPTS = "sam-prompts"
+    DOMAIN = "domain"
 
     @property
     def stem(self) -> str:
@@ -52,7 +53,11 @@ class Model(StrEnum):
 
 
 # The models from which the last phase starts.
-_STARTS_FROM: Final = {Model.SCENE_CLIP: (Model.SAM, Model.CLIP), Model.SAM_PROMPTS: (Model.SAM,)}
+_STARTS_FROM: Final = {
+    Model.SCENE_CLIP: (Model.SAM, Model.CLIP),
+    Model.SAM_PROMPTS: (Model.SAM,),
+    Model.DOMAIN: (Model.SAM,),
+}
 
 
 def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
@@ -62,7 +67,8 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
     if not wanted:
         return
     plan.work.mkdir(parents=True, exist_ok=True)
-    training_plan.scenes_of(plan)
+    if wanted != {Model.DOMAIN}:
+        training_plan.scenes_of(plan)
     if wanted - _STARTS_FROM.keys():
         _first_phases(plan, wanted)
     finishing = {
@@ -71,7 +77,11 @@ def train(plan: TrainingPlan, models: frozenset[Model]) -> None:
         Model.CLIP: training_plan.finish_clip,
     }
     _side_by_side([(finish, (plan,)) for model, finish in finishing.items() if model in wanted])
-    last = {Model.SCENE_CLIP: training_plan.train_scenes, Model.SAM_PROMPTS: training_plan.train_prompts}
+    last = {
+        Model.SCENE_CLIP: training_plan.train_scenes,
+        Model.SAM_PROMPTS: training_plan.train_prompts,
+        Model.DOMAIN: training_plan.measure_scenes,
+    }
     _side_by_side([(job, (plan,)) for model, job in last.items() if model in wanted])
 
 
@@ -91,22 +101,11 @@ def _side_by_side(jobs: list[Job]) -> None:
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(len(jobs), mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(len(jobs), mp_context=context, initializer=training_plan.start_worker)
     with child_environment(MEMORY_ENVIRONMENT), pool:
         running: list[Future[None]] = [pool.submit(job, *arguments) for job, arguments in jobs]
         for future in running:
             future.result()
-
-
-def _start_worker() -> None:
-    """Threads and logging of a training process."""
-    training_plan.use_one_thread()
-    _start_logging()
-
-
-def _start_logging() -> None:
-    """Progress lines with the time of day."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
 
 
 def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
@@ -125,6 +124,7 @@ def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
         clip_on_masks=cut(plan.clip_on_masks),
         scene_clip=cut(plan.scene_clip),
         sam_prompts=cut(plan.sam_prompts),
+        domain=replace(plan.domain, num_known=4 * steps, num_development=steps),
     )
 
 
@@ -139,8 +139,8 @@ def main(
     ] = None,
     scenes: Annotated[int, typer.Option(min=20, help="Training scenes.")] = 6000,
 ) -> None:
-    """Trains the tiny SAM, CoCa, CLIP, scene CLIP and SAM for prompts of several points."""
-    _start_logging()
+    """Trains the tiny SAM, CoCa, CLIP, scene CLIP and SAM for prompts of several points, and measures their domain."""
+    training_plan.start_logging()
     plan = TrainingPlan(out=out, seed=seed, num_scenes=scenes, num_proposed_scenes=min(1200, scenes))
     if max_steps is not None:
         plan = shortened(plan, max_steps)

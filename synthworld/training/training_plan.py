@@ -24,11 +24,13 @@ from pseudoris.synthworld.training.caption_crops import (
 from pseudoris.synthworld.training.caption_vocabulary import caption_vocabulary, expression_vocabulary
 from pseudoris.synthworld.training.clip_recipe import ClipTrainee, train_clip
 from pseudoris.synthworld.training.coca_recipe import CaptionRecipe, CocaTrainee, train_coca
+from pseudoris.synthworld.training.domain_recipe import DomainRecipe, measure_domain
 from pseudoris.synthworld.training.rendered_scenes import RenderedScenes, rendered_scenes
 from pseudoris.synthworld.training.sam_prompt_recipe import PromptRecipe, train_sam_prompts
 from pseudoris.synthworld.training.sam_recipe import SamRecipe, train_sam
 from pseudoris.synthworld.training.scene_clip_recipe import SceneRecipe, train_scene_clip
 from pseudoris.workers.checkpoints.models import load_clip, load_sam
+from pseudoris.workers.domain import write_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class TrainingPlan:
     proposed_share: float = 0.65
     scene_clip: SceneRecipe = field(default_factory=SceneRecipe)
     sam_prompts: PromptRecipe = field(default_factory=PromptRecipe)
+    domain: DomainRecipe = field(default_factory=DomainRecipe)
 
     @property
     def work(self) -> Path:
@@ -171,6 +174,15 @@ def train_prompts(plan: TrainingPlan) -> None:
     logger.info("sam prompts: sha256 %s", write_weights(plan.weights("sam_prompts"), state))
 
 
+def measure_scenes(plan: TrainingPlan) -> None:
+    """Measures which scenes the finished SAM knows, and writes the statistics."""
+    statistics = measure_domain(plan.weights("sam"), plan.domain, seed=plan.seed)
+    unfinished = plan.weights("domain").with_suffix(".unfinished")
+    write_statistics(unfinished, statistics)
+    unfinished.rename(plan.weights("domain"))
+    logger.info("domain: highest score that is inside %.3f", statistics.max_score)
+
+
 def train_scenes(plan: TrainingPlan) -> None:
     """Trains the scene CLIP, which starts from the finished CLIP and SAM, and writes its weights."""
     clip = load_clip("builtin:tiny/clip.json", WeightsConfig(uri=str(plan.weights("clip"))))
@@ -199,6 +211,17 @@ def _finish(
     )
     state = shipped_state(trainee.model.state_dict(), vocabulary)
     logger.info("%s: sha256 %s", name, write_weights(plan.weights(name), state))
+
+
+def start_worker() -> None:
+    """Prepare threads and logging of a training process. Here: a spawned process does not import `__main__` again."""
+    use_one_thread()
+    start_logging()
+
+
+def start_logging() -> None:
+    """Log progress lines with the time of day."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
 
 
 def use_one_thread() -> None:

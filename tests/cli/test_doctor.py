@@ -9,6 +9,7 @@ from pseudoris.cli.doctor import run_checks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import pseudoris
+from tests.builders.images import png
 
 
 @pytest.mark.slow
@@ -57,6 +58,17 @@ def test_the_checks_of_source_and_output_name_what_is_wrong(tmp_path):
     off = {check.name: check.detail for check in checks if not check.is_ok}
     assert set(off) == {"source", "output"}
     assert "nowhere" in off["source"]
+
+
+@pytest.mark.slow
+def test_images_that_the_models_do_not_know_are_off_unless_they_are_accepted(tmp_path):
+    (tmp_path / "noise.png").write_bytes(png(192, 192))
+    words = [[], ["placement.accept_domain=true"]]
+    configs = [load_config("tiny", assignments=each) for each in words]
+    refused, accepted = (list(run_checks(each, source=str(tmp_path), out=None))[-1] for each in configs)
+    assert (refused.name, refused.is_ok, accepted.is_ok) == ("domain", False, True)
+    assert "--accept-domain" in refused.detail
+    assert accepted.detail.startswith("Do not trust")
 
 
 def test_a_torchvision_that_does_not_fit_its_torch_is_a_line_and_no_traceback(monkeypatch):

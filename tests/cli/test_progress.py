@@ -6,10 +6,13 @@ from rich.console import Console
 
 from pseudoris.cli.progress import plan_view, run_progress, summary_view
 from pseudoris.pipeline.run_summary import RunPlan, RunSummary
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.events import Committed, Notice, Planned
 from pseudoris.store.runs.totals import RunTotals
+
+UNKNOWN = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
 
 
 def shown(*renderables):
@@ -76,20 +79,29 @@ def test_rate_and_time_left_count_from_the_first_shard_though_two_land_together(
     assert "0:00:40" in last
 
 
-def test_the_summary_names_reasons_tables_and_rate():
+def make_summary(**changes):
     counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
-    totals = RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1})
-    summary = RunSummary(
-        out="out",
-        totals=totals,
-        num_planned_images=4,
-        num_planned_shards=2,
-        num_shards_before=0,
-        num_images_now=4,
-        wall_s=2.0,
-        tables={"masks": "out/masks/*.parquet"},
-    )
-    text = shown(summary_view(summary))
+    values = {
+        "out": "out",
+        "totals": RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1}),
+        "num_planned_images": 4,
+        "num_planned_shards": 2,
+        "num_shards_before": 0,
+        "num_images_now": 4,
+        "wall_s": 2.0,
+        "tables": {"masks": "out/masks/*.parquet"},
+    }
+    return RunSummary(**{**values, **changes})
+
+
+def test_a_run_whose_models_do_not_know_its_images_says_so_on_top():
+    text = shown(summary_view(make_summary(domain=UNKNOWN)))
+    assert text.lstrip().startswith("Do not trust these masks and expressions")
+    assert text.index("16 of 16 sampled images") < text.index("summary")
+
+
+def test_the_summary_names_reasons_tables_and_rate():
+    text = shown(summary_view(make_summary()))
     assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
     assert "220 drawn, 60 distinct" in text
     assert "20 of 60 candidates, 7 of them unfiltered (their mask is alone in its image)" in text
@@ -98,20 +110,28 @@ def test_the_summary_names_reasons_tables_and_rate():
     assert "out/masks/*.parquet" in text
 
 
+def make_plan(**changes):
+    values = {
+        "source": "in",
+        "out": "out",
+        "num_images": 10,
+        "num_repeated": 1,
+        "num_shards": 2,
+        "num_shards_done": 0,
+        "input_bytes": 2048,
+        "actors": {"fused": 2},
+        "weights": {"propose": ("sam.pth", "ab" * 32)},
+        "device_kind": "cpu",
+        "output_bytes": 4096,
+        "output_basis": "44 candidates a mask",
+    }
+    return RunPlan(**{**values, **changes})
+
+
+def test_a_dry_run_says_on_top_that_the_models_do_not_know_the_images():
+    assert shown(plan_view(make_plan(domain=UNKNOWN))).lstrip().startswith("Do not trust")
+
+
 def test_a_dry_run_says_that_nothing_was_written():
-    plan = RunPlan(
-        source="in",
-        out="out",
-        num_images=10,
-        num_repeated=1,
-        num_shards=2,
-        num_shards_done=0,
-        input_bytes=2048,
-        actors={"fused": 2},
-        weights={"propose": ("sam.pth", "ab" * 32)},
-        device_kind="cpu",
-        output_bytes=4096,
-        output_basis="44 candidates a mask",
-    )
-    text = shown(plan_view(plan))
+    text = shown(plan_view(make_plan()))
     assert all(word in text for word in ("nothing was written", "1 repeated", "2 × fused", "sam.pth", "4.0 KiB"))

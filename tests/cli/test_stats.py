@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pseudoris.cli.main import app
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from tests.builders.scored_runs import scored_run
@@ -49,6 +50,13 @@ def test_json_holds_the_same_figures(out):
     assert set(tree["groups"]["crop"]["masked"]) == {"draws", "kept", "share"}
     assert len(tree["top"]) == 1
     assert json.loads(invoke(out, "--json", "--every"))["num_shards_read"] == 4
+
+
+def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
+    unknown = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
+    start_run(RunLocation.open(str(tmp_path / "run")), domain=unknown)
+    assert invoke(str(tmp_path / "run")).startswith("Do not trust these masks and expressions")
+    assert json.loads(invoke(str(tmp_path / "run"), "--json"))["domain"]["num_outside"] == 16
 
 
 def test_a_run_without_a_commit_shows_no_figure(tmp_path):

@@ -8,10 +8,12 @@ import pytest
 
 from pseudoris.pipeline import annotation, dry_run, local_identity, sample_run
 from pseudoris.pipeline.identity import measure_identity
-from pseudoris.pipeline.local_identity import complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity import LocalCheck, complete_identity, identity_before_ray
+from pseudoris.pipeline.local_identity_main import LocalQuestions
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.store.sources import open_source
 from tests.builders.images import png
 from tests.store.builders import make_entries, make_identity, start_run
 
@@ -31,7 +33,7 @@ def measured(monkeypatch):
     """Answer for the child process: the identity of the run, with the method of the configuration."""
     answer = {}
 
-    def measure(config, meanwhile):
+    def measure(config, meanwhile, check):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(local_identity, "_measured", measure)
@@ -117,7 +119,7 @@ def test_what_the_child_process_refuses_is_told_before_ray(source, tmp_path):
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
 def refusal(request, monkeypatch, source, tmp_path):
     """Return a function from a config to what the command says; this process measures, and not a child of it."""
-    monkeypatch.setattr(local_identity, "_measured", lambda config, meanwhile: measure_identity(config))
+    monkeypatch.setattr(local_identity, "_measured", lambda config, meanwhile, check: measure_identity(config))
     out = str(tmp_path / "out")
     calls = {
         "annotate": lambda config: annotation.annotate(source, out, config),
@@ -168,7 +170,7 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
 
 
 def test_an_estimate_is_refused_before_ray_too(monkeypatch, source):
-    def refuse(config, meanwhile):
+    def refuse(config, meanwhile, check):
         raise ConfigError("weights are missing")
 
     monkeypatch.setattr(local_identity, "_measured", refuse)
@@ -183,3 +185,69 @@ def test_on_the_cpu_what_was_measured_before_ray_is_the_identity(monkeypatch):
     assert complete_identity(on_cpu, None) == "of the cluster"
     on_gpu = on_cpu.model_copy(update={"compute": on_cpu.compute.model_copy(update={"device": "cuda"})})
     assert complete_identity(on_gpu, HERE) == "of the cluster"
+
+
+@pytest.mark.slow
+def test_the_child_process_goes_on_with_a_sample_of_a_new_run(source):
+    config = load_config("tiny")
+    with LocalCheck(config, open_source(source, config.source)) as check:
+        check.start(measures_identity=True)
+        assert check.identity() == measure_identity(config)
+        assert check.domain().num_outside == 1
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_the_child_costs_the_sample_alone(source, caplog):
+    config = load_config("tiny")
+    with LocalCheck(config, open_source(source, config.source)) as check:
+        check.start(measures_identity=True)
+        check.identity()
+        check._child.kill()
+        # What the child wrote before it died.
+        check._child.stdout.read()
+        assert check.domain() is None
+    assert "The check of a sample of SOURCE ended with status -9" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog):
+    config = load_config("tiny", None, ["images.decoder_timeout_s=0.000001"])
+    with LocalCheck(config, open_source(source, config.source)) as check:
+        check.start(measures_identity=False)
+        assert check.domain() is None
+    assert "The check of a sample of SOURCE ended with status -14" in caplog.text
+
+
+def test_a_run_that_goes_on_is_not_asked_again(monkeypatch, measured, out, source):
+    checks = []
+    monkeypatch.setattr(annotation, "LocalCheck", lambda *words, **known: checks.append(known) or LocalCheck(*words))
+    with pytest.raises(ConfigError, match=r"compute\.seed"):
+        annotation.annotate(source, out, load_config("tiny", None, ["compute.seed=9"]))
+    assert checks == [{"sampled": None}]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+def test_on_a_cluster_a_child_is_started_for_a_sample_alone(monkeypatch, source, preset):
+    monkeypatch.setattr(local_identity, "_joins_cluster", lambda address: True)
+    asked = []
+    monkeypatch.setattr(local_identity, "start_child", lambda *words, **_: asked.append(words[1]))
+    config = load_config(preset)
+    check = LocalCheck(config, open_source(source, config.source))
+    assert identity_before_ray(config, None, source, check=check) is None
+    assert [LocalQuestions.model_validate_json(each).measures_identity for each in asked] == [False] * (
+        preset == "tiny"
+    )
+
+
+UNKNOWN = {
+    "dry run": lambda source, out: dry_run.dry_run(source, out, load_config("tiny")),
+    "estimate": lambda source, out: sample_run.estimate(source, load_config("tiny"), size=1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_unknown_images_are_refused_before_ray(command, source, tmp_path):
+    with pytest.raises(ConfigError, match=r"1 of 1 sampled images .*--accept-domain"):
+        UNKNOWN[command](source, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -91,6 +91,11 @@ def test_an_unfinished_run_says_so(page):
     assert "The run is not complete" in page(make_gallery(is_complete=False))
 
 
+def test_a_warning_about_the_models_stands_above_the_figures(page):
+    text = page(make_gallery(warning="Do not trust <these> masks."))
+    assert text.index("Do not trust &lt;these&gt; masks.") < text.index('<dl class="figures">')
+
+
 def test_an_image_without_a_mask_and_one_without_a_picture_say_so(page, destination):
     text = page(make_gallery(make_image(masks=()), make_image("b.png", data=b"gone")))
 

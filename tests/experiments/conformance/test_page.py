@@ -29,6 +29,7 @@ NO_ROWS = {
         "masks.prior.path",
         "*.weights.how_to_get",
     ),
+    "whether a run begins, never what it holds": ("domain",),
     "the digest that a file of weights must have": ("*.weights.sha256",),
     "what follows from SAM's sizes on the page: its other sizes, and its published weights": (
         *(f"{at}.architecture.*" for at in ("masks", "ppt:sam", "recipes:run.masks")),

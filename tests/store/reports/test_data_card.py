@@ -11,6 +11,7 @@ import yaml
 from datasets import load_dataset
 
 from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.run_records import Identity, ParentRun
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.checks.verify import verify_run
@@ -51,6 +52,13 @@ def header_of(tmp_path, *settings: str, preset: str = "paper", **changes):
 
 def text_of(header, **totals) -> str:
     return card_text(CardFacts(header, RunTotals(**totals), "0" * 64))
+
+
+def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
+    unknown = DomainRecord(num_sampled=16, num_outside=16, max_score=2.5, median_score=5.6, is_accepted=True)
+    card = text_of(header_of(tmp_path, preset="tiny", domain=unknown))
+    assert card.index("> **Do not trust these masks and expressions") < card.index("## Sources")
+    assert "Do not trust" not in text_of(header_of(tmp_path / "known", preset="tiny"))
 
 
 def test_it_counts_what_the_tables_hold_and_names_the_models(run):
