@@ -100,7 +100,8 @@ FILTER: Final = Section(
         Element(
             "a mask alone in its image",
             "script: captions",
-            "its correctness in place of distinctiveness",
+            "its correctness in place of distinctiveness; the filter keeps all of its captions",
+            {"filtering.lone_masks": "keep"},
             ours="distinctiveness is null, correctness ranks",
             proof=f"{_SCORES}::test_a_lone_mask_has_correctness_alone",
         ),

@@ -40,7 +40,7 @@ def job(tmp_path, monkeypatch, broken) -> Job:
         if entry.shard in broken:
             raise TransientError(f"cannot read {entry.key}: Input/output error; fix this")
 
-    def read_shard(source, config, entries, *, prover, generation, others):
+    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
         refuse_broken(entries[0])
         return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
 

@@ -25,7 +25,7 @@ NUM_IMAGES = 8
 def job(tmp_path, monkeypatch) -> Job:
     """A planned run of one shard, whose images are read as they would leave the last stage."""
 
-    def read_shard(source, config, entries, *, prover, generation, others):
+    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
         return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
 
     monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
@@ -120,7 +120,7 @@ def test_a_retry_of_a_generation_that_is_not_there_is_refused(job):
 def test_a_few_other_images_of_the_plan_are_at_hand_if_one_is_refused(tmp_path, job, monkeypatch):
     given = []
 
-    def read_shard(source, config, entries, *, prover, generation, others):
+    def read_shard(source, config, entries, *, prover, generation, others, exclusions):
         given.append([entry.key for entry in others])
         return Shard(entries[0].shard, generation, tuple(annotated(entry) for entry in entries))
 
