@@ -92,12 +92,12 @@ def _watch(process: subprocess.Popen[str], samples: list[Sample], has_workers: b
             if len(heads) < len(_HEAD_NAMES):
                 heads = [child for child in watched.children() if _name(child) in _HEAD_NAMES]
             workers = [worker for head in heads for worker in descendants(head.pid)] if has_workers else []
-            samples.append(Sample(time.monotonic(), usage(watched), _total(heads), _total(workers)))
+            samples.append(Sample(time.monotonic(), usage(watched), total(heads), total(workers)))
         # The search for workers reads every process of the machine.
         time.sleep(_PERIOD_WITH_WORKERS_S if has_workers else _PERIOD_S)
 
 
-def _total(processes: Iterable[psutil.Process]) -> Usage:
+def total(processes: Iterable[psutil.Process]) -> Usage:
     """Return what those of the processes that still live have together."""
     found = []
     for process in processes:

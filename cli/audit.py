@@ -145,25 +145,11 @@ def audit_report(
             )
     figures = audit_figures(folder, answers, applied)
     if plot is not None:
-        write_text(plot, report_chart(figures), option="--plot")
+        options.write_text(plot, report_chart(figures), option="--plot")
     if as_json:
         echo_json(figures.as_json())
     else:
         print_report(folder, figures)
-
-
-def write_text(path: Path, text: str, *, option: str) -> None:
-    """Write a file that an option names.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{option} {path} cannot be written ({error.strerror or error}): name another file"
-        ) from error
 
 
 def _moved(header: RunHeader, source: str) -> RunHeader:

@@ -96,7 +96,7 @@ def calibrate(
     text = as_yaml(found)
     echo(text, nl=False)
     if to is not None:
-        _write(to, text)
+        options.write_text(to, text, option="--to")
     reached = found.reached
     kept = f"it keeps {reached.distinct:.2f} expressions per mask"
     if known is None:
@@ -118,13 +118,6 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
     if reached.distinct < wanted and reached.bounds.min_confidence == 0:
         return f"{nearest}. Without --truth at most {NO_LABEL_RANK} captions per mask are kept. Give --truth for more."
     return f"{nearest}. Bounds change in steps. Composed and human expressions are always kept."
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--to {path} cannot be written ({error.strerror or error}): name another file") from error
 
 
 def as_yaml(found: Calibration) -> str:

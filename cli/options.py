@@ -145,6 +145,20 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"{path} is a folder. Give a file name in it.")
 
 
+def write_text(path: Path, text: str, *, option: str) -> None:
+    """Write a file that an option names.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path} cannot be written ({error.strerror or error}): name another file"
+        ) from error
+
+
 def training_folder(out: str, runs: Iterable[str]) -> Path:
     """Return the local folder that `--out` of a training names.
 

@@ -15,8 +15,7 @@ from pseudoris.cli.console import echo_json, kept_text, stdout
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.printable import printable
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.totals import Totals
+from pseudoris.store.reports.status import run_status
 from pseudoris.store.tables.expression_sample import COLUMNS, sample_expressions
 
 DEFAULT_ROWS = 20
@@ -61,10 +60,7 @@ def sample(
 
 
 def _print_unfiltered(location: RunLocation) -> None:
-    totals = Totals()
-    for receipt in cached_receipts(location):
-        totals.add(receipt)
-    found = totals.sum()
+    found = run_status(location)
     if found.kept_lone:
         kept = kept_text(found.kept, found.kept_lone, num_candidates=found.expressions)
         stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)

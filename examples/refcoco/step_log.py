@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from benchmarks.process_watch import descendants, total
 
 _PERIOD_S: Final = 2.0
 
@@ -89,8 +92,8 @@ class _MemoryWatch(threading.Thread):
     def run(self) -> None:
         """Sample until `stop`."""
         while True:
-            own = psutil.Process()
-            self._peak_bytes = max(self._peak_bytes, sum(map(_private_bytes, (own, *own.children(recursive=True)))))
+            now = total((psutil.Process(), *descendants(os.getpid())))
+            self._peak_bytes = max(self._peak_bytes, now.private_bytes)
             if self._has_ended.wait(_PERIOD_S):
                 return
 
@@ -99,10 +102,3 @@ class _MemoryWatch(threading.Thread):
         self._has_ended.set()
         self.join()
         return self._peak_bytes
-
-
-def _private_bytes(process: psutil.Process) -> int:
-    with suppress(psutil.Error):
-        memory = process.memory_info()
-        return int(memory.rss - memory.shared)
-    return 0
