@@ -5,26 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
 from pseudoris.training.calibration.audited_fit import AuditedVerdict, around_label_free
 from pseudoris.training.calibration.confidence_fit import NO_LABELS, without_labels
-from pseudoris.training.calibration.labelled_images import JudgedImage
-
-NUM_CANDIDATES = 12
-
-
-def scene(seed: int) -> JudgedImage:
-    """Return three masks' candidates, which are right by truth and uniqueness; the other scores say nothing."""
-    draw = np.random.default_rng(seed)
-    size = 3 * NUM_CANDIDATES
-    scores = {name: draw.uniform(0.4, 1.0, size) for name in CONFIDENCE_COLUMNS}
-    scores["truth"] = draw.uniform(-2, 0, size)
-    scores["uniqueness"] = draw.uniform(0.7, 1.5, size)
-    odds = 4 * (scores["truth"] + 1) + 6 * np.log(scores["uniqueness"])
-    is_right = draw.random(size) < 1 / (1 + np.exp(-odds))
-    groups = [f"{seed}-{n // NUM_CANDIDATES}" for n in range(size)]
-    texts = [f"a {n % 3} {n}" for n in range(size)]
-    return JudgedImage(Rated(groups, texts, scores), is_right, np.arange(size) // NUM_CANDIDATES, 3, 4)
+from tests.training.calibration.builders import scene
 
 
 @pytest.fixture(scope="module")
