@@ -15,6 +15,7 @@ def test_the_exponent_of_a_power_is_found_whatever_the_small_sizes_cost(power):
     assert exponent(sizes, [100.0, 100.0, 100.0, *(3 * size**power for size in sizes[3:])]) == pytest.approx(power)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "size"), [("masks", 1), ("masks", 120), ("image size", 384), ("shard size", 3)])
 def test_a_point_has_the_size_that_it_says(part, size):
     shard = shard_of(part, size)

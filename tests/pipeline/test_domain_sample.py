@@ -1,6 +1,7 @@
 """A sample of SOURCE is asked whether the preset's models know such images."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -72,9 +73,11 @@ def test_a_damaged_source_is_left_to_the_listing(folder):
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the test photographs are absent: {PHOTOS.name} beside the clone")
-def test_photographs_are_outside():
-    found = judge_sample(TINY, opened(PHOTOS))
-    assert (found.num_sampled, found.num_outside) == (NUM_SAMPLED, NUM_SAMPLED)
+def test_photographs_are_outside(folder):
+    for photo in sorted(PHOTOS.iterdir())[:3]:
+        shutil.copy(photo, folder)
+    found = judge_sample(TINY, opened(folder))
+    assert (found.num_sampled, found.num_outside) == (3, 3)
 
 
 def test_a_preset_without_a_score_is_not_asked(folder):

@@ -35,6 +35,7 @@ def test_a_process_without_torch_gives_torchs_answer_and_does_not_load_it():
     assert _asked() == f"{device_kind(ComputeConfig(device='cpu'))} False"
 
 
+@pytest.mark.slow
 def test_a_capability_that_the_user_sets_is_asked_of_torch():
     assert _asked(ATEN_CPU_CAPABILITY="default").endswith("DEFAULT True")
 
