@@ -2,7 +2,7 @@
 
     python -m experiments.audits [--json experiments/results/audits.json] [--page docs/audit.md] [--plot docs/audit.svg]
 
-Two thousand audits of each of twelve populations take a quarter of an hour on one core. `--audits 100` is a trial,
+Two thousand audits of each of twelve populations take eight minutes of one core. `--audits 100` is a trial,
 which writes nothing into docs or results. It ends with 1 if an interval misses what is promised.
 """
 

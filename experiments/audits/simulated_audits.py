@@ -25,8 +25,6 @@ from pseudoris.schemas.keep_rule import Flags, Floats
 ACCURACIES: Final = (0.75, 0.90, 0.97)
 RATER_ERRORS: Final = (0.0, 0.05)
 NUM_AUDITS: Final = 2_000
-# A search evaluates twenty rules.
-NUM_SEARCHED: Final = 1_000
 TARGET: Final = 0.9
 SEARCHED: Final = f"refilter --accuracy {TARGET:g}"
 _SRS: Final = "simple random"
@@ -86,8 +84,8 @@ def search(job: Job) -> list[Row]:
     """Return the rows of a job for rules that are chosen to reach an accuracy."""
     population = make_population(POPULATIONS[job.population], job.accuracy, job.seed)
     rng = np.random.default_rng([job.seed, 2])
-    strata, num_audits = _strata(population), min(job.num_audits, NUM_SEARCHED)
-    samples = [_draw(population, strata, rng) for _ in range(num_audits)]
+    strata = _strata(population)
+    samples = [_draw(population, strata, rng) for _ in range(job.num_audits)]
     found = searched_rules(population, [(each.rows, each.weights, each.strata) for each in samples], TARGET)
     shared = {
         "question": SEARCHED,
@@ -95,7 +93,7 @@ def search(job: Job) -> list[Row]:
         "accuracy": job.accuracy,
         "truth": round(population.accuracy, _DIGITS),
         "rater_error": 0.0,
-        "audits": num_audits,
+        "audits": job.num_audits,
         "verdicts": DEFAULT_PAIRS,
         "mean_width_ratio": None,
     }
