@@ -37,7 +37,19 @@ def gallery(
     audit: Annotated[
         Path | None,
         typer.Option(
-            "--audit", metavar="AUDIT", help="Show an audit's verdicts, and filter by them.", show_default=False
+            "--audit",
+            metavar="AUDIT",
+            help="Show an audit's verdicts, and filter by them. Its judged images are shown besides the sample.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="ID",
+            help="Show this image besides the sample, by its id or the id of one of its pairs. Can be repeated.",
+            show_default=False,
         ),
     ] = None,
     plugins: options.Plugins = None,
@@ -47,13 +59,22 @@ def gallery(
     # Here: the pages' reader imports what no other command needs.
     from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 
-    page = write_pages(out, sample=sample, to=to, audit=audit)
+    page = write_pages(out, sample=sample, to=to, audit=audit, besides=images or ())
     report("gallery", page, "green")
     report("quality", f"{page.removesuffix(INDEX_NAME)}{QUALITY_NAME}", "green")
 
 
-def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None, audit: Path | None = None) -> str:
+def write_pages(
+    out: str,
+    *,
+    sample: int = DEFAULT_SAMPLE,
+    to: str | None = None,
+    audit: Path | None = None,
+    besides: Sequence[str] = (),
+) -> str:
     """Write the gallery and the quality page of the run at `out`; return the gallery's address.
+
+    Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
 
     Raises:
         ConfigError: There is no run, the audit is of another source, or the pages cannot be written there.
@@ -70,7 +91,10 @@ def write_pages(out: str, *, sample: int = DEFAULT_SAMPLE, to: str | None = None
     check_apart(location, destination, option="--to")
     check_destination(destination)
     verdicts = _verdicts(audit, header) if audit else {}
-    content = replace(gallery_from_run(location, PlannedImages(location, header), sample=sample), verdicts=verdicts)
+    # A pair's id begins with that of its image.
+    ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
+    content = gallery_from_run(location, PlannedImages(location, header), sample=sample, besides=ids)
+    content = replace(content, verdicts=verdicts)
     with Progress(console=stderr, transient=True) as progress:
         counting = progress.add_task("counting shards", total=None)
         quality = quality_of_run(

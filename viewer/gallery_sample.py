@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +31,7 @@ from pseudoris.viewer.gallery_model import (
     GallerySummary,
     QuarantinedImage,
 )
-from pseudoris.viewer.shard_choice import CommittedShards, choose_images
+from pseudoris.viewer.shard_choice import CommittedShards, choose_images, find_images
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,22 @@ _COPIED: Final = (
 _EXPRESSION_COLUMNS: Final = ("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", *_COPIED)
 
 
-def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None, *, sample: int = 200) -> Gallery:
-    """Return a gallery of up to `sample` images of a run, which may still be going on.
+def gallery_from_run(
+    location: RunLocation,
+    load_bytes: LoadBytes | None = None,
+    *,
+    sample: int = 200,
+    besides: Collection[str] = (),
+) -> Gallery:
+    """Return a gallery of up to `sample` images of a run, which may still be going on, and of those of `besides`.
 
     Args:
         location: Where the run lives.
         load_bytes: Encoded bytes by shard and key, for runs without `shards.embed_images`. An `OSError`, an error of
             ours, or other bytes than were annotated leave that picture blank. None: only embedded images are shown.
         sample: The most images to show, evenly spaced over those that are not quarantined, in plan order.
+        besides: Ids of images that are shown whether the sample has them or not. Those that the run does not have are
+            counted in a warning.
 
     Raises:
         ConfigError: No run was started there, or its records cannot be used.
@@ -67,13 +75,26 @@ def gallery_from_run(location: RunLocation, load_bytes: LoadBytes | None = None,
         raise ValueError(f"sample must be at least 0, got {sample}")
     summary = read_summary(location)
     shards = CommittedShards.of(location)
-    chosen = choose_images(shards.shown, sample)
+    chosen = _with_others(location, shards, choose_images(shards.shown, sample), frozenset(besides))
     return Gallery(
         summary=summary,
         images=_iter_images(location, shards, chosen, load_bytes=load_bytes, rule=summary.rule),
         num_images=sum(len(positions) for positions in chosen.values()),
         quarantined=_iter_quarantined(location, shards),
     )
+
+
+def _with_others(
+    location: RunLocation, shards: CommittedShards, chosen: Mapping[int, Sequence[int]], besides: frozenset[str]
+) -> dict[int, list[int]]:
+    positions = {place: set(some) for place, some in chosen.items()}
+    found = find_images(location, shards, besides)
+    for place, position in found:
+        positions.setdefault(place, set()).add(position)
+    if len(found) < len(besides):
+        left, all_ = len(besides) - len(found), len(besides)
+        logger.warning("%d of %d images asked for are not in the run, or are quarantined", left, all_)
+    return {place: sorted(positions[place]) for place in sorted(positions)}
 
 
 def read_summary(location: RunLocation) -> GallerySummary:

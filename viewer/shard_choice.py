@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+import pyarrow.compute as pc
+
 from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import read_receipts
+from pseudoris.store.tables.committed_tables import read_table
 
 
 def _integers() -> array[int]:
@@ -69,6 +73,21 @@ def choose_images(counts: Sequence[int], sample: int) -> dict[int, list[int]]:
             shard += 1
         chosen[shard].append(position - start)
     return dict(chosen)
+
+
+def find_images(location: RunLocation, shards: CommittedShards, image_ids: Collection[str]) -> list[tuple[int, int]]:
+    """Return where images are, as `choose_images` says it: the shard's place, and the position in it.
+
+    Those that the run does not have or has quarantined are left out. Reads shards until all are found.
+    """
+    found: list[tuple[int, int]] = []
+    for place, receipt in enumerate(shards.receipts(location, range(len(shards))) if image_ids else ()):
+        images = read_table(location, IMAGES, ("image_id", "status"), [receipt])
+        shown = images.filter(pc.not_equal(images["status"], STATUS_QUARANTINED))["image_id"].to_pylist()
+        found += [(place, position) for position, image in enumerate(shown) if image in image_ids]
+        if len(found) == len(image_ids):
+            break
+    return found
 
 
 def choose_shards(rows: Sequence[int], max_rows: int) -> list[int]:

@@ -3,6 +3,7 @@ import logging
 import pytest
 
 from pseudoris.schemas.errors import ConfigError, TransientError
+from pseudoris.schemas.ids import image_id
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import GalleryDraw
 from pseudoris.viewer.gallery_sample import gallery_from_run
@@ -47,6 +48,18 @@ def test_masks_and_candidates_come_with_their_image_and_their_scores(run):
     assert (kept.uniqueness, kept.correctness, kept.distinctiveness) == (1.2, 0.5, 1.1)
     assert (rejected.distinctiveness, rejected.rival_index, rejected.kept) == (0.9, 0, False)
     assert (lone.expressions[0].distinctiveness, lone.expressions[0].rival_index) == (None, None)
+
+
+def test_images_that_are_asked_for_are_shown_besides_the_sample_in_plan_order(run, caplog):
+    location, header = run
+    commit(location, header, 0, 1, 2)
+    besides = [image_id(key) for key in ("s2/1.png", "s0/2.png", "s0/0.png", "s1/3.png", "of another run.png")]
+    with caplog.at_level(logging.WARNING):
+        gallery = gallery_from_run(location, sample=1, besides=besides)
+        assert [image.key for image in gallery.images] == ["s0/0.png", "s0/2.png", "s2/1.png"]
+    assert gallery.num_images == 3
+    # The fourth of a shard is quarantined.
+    assert "2 of 5 images asked for are not in the run, or are quarantined" in caplog.text
 
 
 def test_the_summary_counts_the_whole_run_whatever_is_shown(run):

@@ -80,6 +80,21 @@ def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, addre
     strange = open_page(f"{address}#status=x&pictures=%3Cb%3E&sort=highest+__proto__&tau=x&pair=none&words=a:b")
     strange.locator("#shown", has_text="not on this page").wait_for()
     assert names(strange) == ["a.png", "b.png", "0.png"]
+    assert "--image" not in strange.locator("#shown").inner_text()
+
+
+def test_a_pair_that_the_page_lacks_comes_with_the_command_that_adds_its_image(open_page, tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        *[(f"{n}.png", lambda entry: annotated(entry, 2, [(0, "a circle", 1.5, 1)])) for n in range(3)],
+    )
+    image = image_id("2.png")
+    link = f"#pair={pair_id(image, [mask_id(image, 0)], 'a circle')}"
+    page = open_page(f"file://{write_pages(run.root, sample=1)}{link}")
+    page.locator("#shown", has_text=f"pseudoris gallery OUT --image {image}").wait_for()
+    again = open_page(f"file://{write_pages(run.root, sample=1, besides=[image])}{link}")
+    assert again.locator(".expression.is-open .text").inner_text() == "a circle"
+    assert names(again) == ["0.png", "2.png"]
 
 
 def test_an_audits_verdicts_are_shown_and_filtered_by(open_page, tmp_path):

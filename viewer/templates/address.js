@@ -1,5 +1,7 @@
 // What is shown stands in the address after `#`: search, filters, order, τ, and the open pair. So a view can be sent to others.
 
+// An address may come from anybody: only such an id may stand in a command that a person copies.
+const PAIR_ID = /^[0-9a-f]{16}-[0-9+]+-[0-9a-f]{8}$/;
 const RANGES = [...document.querySelectorAll("[data-range]")].map((field) => field.dataset.range);
 
 function addressNow() {
@@ -63,7 +65,8 @@ function openPair(pair) {
   if (pair === null) return;
   const e = expressions.find((each) => each.pair === pair);
   if (e === undefined) {
-    byId("shown").textContent = "The pair of this address is not on this page: it shows a sample of the run.";
+    const remedy = PAIR_ID.test(pair) ? `. This shows it: pseudoris gallery OUT --image ${pair.split("-")[0]}` : "";
+    byId("shown").textContent = `The pair of this address is not on this page, which shows a sample of the run${remedy}`;
     return;
   }
   const order = e.targets[0] ?? e.image.entries.length - 1;
