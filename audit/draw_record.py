@@ -28,7 +28,7 @@ class DrawnRun(FrozenModel):
         location: Absolute path or url of its folder at that time.
         created_utc: When it was created.
         header_sha256: Digest of its header; None for a run of version 0.1.
-        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.checks.root_digest`.
+        root_sha256: Its root digest over the shards that were committed; see `pseudoris.store.runs.root_digest`.
         source: Its SOURCE.
         origin: What made it: annotate, refilter, import or ppt.
         is_complete: Whether every planned shard was committed.

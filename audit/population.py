@@ -17,9 +17,9 @@ from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats
 from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, STATUS_QUARANTINED
-from pseudoris.store.checks.root_digest import RootDigest
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.store.tables.keep_rule import flags_of, judged, scores_of
 

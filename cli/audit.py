@@ -122,13 +122,16 @@ def audit_report(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also write a picture of the figures, SVG.", show_default=False)
     ] = None,
+    is_cited: Annotated[
+        bool, typer.Option("--cite", help="Also write the figures into the run's data card, DATACARD.md.")
+    ] = False,
 ) -> None:
     """Show what the verdicts say, with 95 % intervals."""
     from pseudoris.audit.applied_run import apply_to
     from pseudoris.audit.audit_folder import AuditFolder
     from pseudoris.audit.figures import audit_figures
     from pseudoris.audit.report_chart import report_chart
-    from pseudoris.cli.audit_report import print_report
+    from pseudoris.cli.audit_report import cite, print_report
 
     if plot is not None:
         options.check_file(plot)
@@ -150,6 +153,8 @@ def audit_report(
         echo_json(figures.as_json())
     else:
         print_report(folder, figures)
+    if is_cited:
+        cite(folder, figures)
 
 
 def _moved(header: RunHeader, source: str) -> RunHeader:

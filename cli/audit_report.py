@@ -12,8 +12,14 @@ from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import Interval
 from pseudoris.audit.rater_errors import LEAST_CHECKED
 from pseudoris.cli.console import report, stdout
+from pseudoris.schemas.audit_records import CitedAudit, JudgedShare
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.cited_audit import root_of, write_citation
+from pseudoris.store.reports.data_card import write_datacard
 
 _NONE = "–"
+_DIGITS = 4
 
 
 def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
@@ -29,6 +35,48 @@ def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
         stdout.print(_agreements(figures.agreements))
     for note in notes(audit, figures):
         report("note", note, "yellow")
+
+
+def cite(audit: AuditFolder, figures: AuditFigures) -> None:
+    """Write the figures into the data card of the run that they speak about.
+
+    Raises:
+        ConfigError: No pair was judged, the run has other pairs than the drawn one, or it cannot be written.
+        TransientError: Storage failed.
+    """
+    applied, drawn = figures.applied, audit.draw.run
+    location = RunLocation.open(drawn.location if applied is None else applied.location)
+    root = root_of(location)
+    if applied is None and root != drawn.root_sha256:
+        raise ConfigError(f"{location.root} has changed since the audit was drawn. Give its address with --out-run")
+    if applied is not None and not applied.has_same_pairs:
+        raise ConfigError(f"{location.root} has other pairs than the drawn run: the figures do not speak about it")
+    if figures.accuracy.value.estimate is None:
+        raise ConfigError(f"no kept pair of {audit.path} was judged yet: there is nothing to cite")
+    write_citation(location, _citation(audit, figures, root))
+    report("cited", location.uri(write_datacard(location).path), "green")
+
+
+def _citation(audit: AuditFolder, figures: AuditFigures, root: str) -> CitedAudit:
+    accuracy = figures.accuracy
+    return CitedAudit(
+        draw=audit.draw.digest,
+        run_root=root,
+        raters=len(figures.raters),
+        num_judged=figures.num_judged,
+        num_drawn=figures.num_drawn,
+        accuracy=_judged_share(accuracy.value),
+        undecided=accuracy.num_undecided,
+        worst=round(accuracy.worst.estimate or 0.0, _DIGITS),
+        best=round(accuracy.best.estimate or 0.0, _DIGITS),
+        corrected=None if figures.corrected is None else _judged_share(figures.corrected.share),
+        masks=_judged_share(figures.masks.value),
+    )
+
+
+def _judged_share(interval: Interval) -> JudgedShare:
+    value, low, high = (round(each or 0.0, _DIGITS) for each in (interval.estimate, interval.low, interval.high))
+    return JudgedShare(value=value, low=low, high=high)
 
 
 def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:

@@ -1,12 +1,17 @@
-"""What a run's header says of the audit that its keep rule was chosen by."""
+"""What a run says of its audits: the one that its keep rule was chosen by, and the one that its data card cites."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from pydantic import Field, ValidationError
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
-from pseudoris.schemas.run_records import RunHeader, Sha256
+from pseudoris.schemas.run_records import RunHeader, SealedRecord, Sha256
+
+# As in all records: version 1 is what has no digest, and there is none of it.
+CITATION_VERSION: Final = 2
 
 
 class AuditRecord(FrozenModel):
@@ -33,6 +38,44 @@ class AuditRecord(FrozenModel):
     accuracy: UnitInterval
     at_least: UnitInterval
     level: UnitInterval = 0.95
+
+
+class JudgedShare(FrozenModel):
+    """A share with its 95 % interval."""
+
+    value: UnitInterval
+    low: UnitInterval
+    high: UnitInterval
+
+
+class CitedAudit(SealedRecord):
+    """What the data card says of an audit of the run: `_audit.json`, beside the header.
+
+    Attributes:
+        draw: Digest of the draw.
+        run_root: Root digest of the run when it was cited.
+        raters: Number of raters.
+        num_judged: Drawn pairs with a verdict.
+        num_drawn: Pairs drawn.
+        accuracy: Share of right pairs among the kept.
+        undecided: Verdicts `cannot_say` that `accuracy` leaves out.
+        worst, best: The share if all of these were wrong, or right.
+        corrected: The accuracy, corrected for raters' errors; None where too little was judged twice.
+        masks: Share of masks with a right expression.
+    """
+
+    version: int = CITATION_VERSION
+    draw: Sha256
+    run_root: Sha256
+    raters: int = Field(ge=1)
+    num_judged: int = Field(ge=1)
+    num_drawn: int = Field(ge=1)
+    accuracy: JudgedShare
+    undecided: int = Field(ge=0)
+    worst: UnitInterval
+    best: UnitInterval
+    corrected: JudgedShare | None
+    masks: JudgedShare
 
 
 def audit_of(header: RunHeader) -> AuditRecord | None:

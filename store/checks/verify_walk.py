@@ -18,10 +18,10 @@ from pseudoris.store.checks.records import (
     card_notices,
     replaced_receipt_problems,
 )
-from pseudoris.store.checks.root_digest import RootDigest
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import header_digests
 from pseudoris.store.runs.receipts import foreign_receipt
+from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.runs.unexpected_files import NamedParts, stray_files
 
 
@@ -56,7 +56,7 @@ class VerifyReport:
         num_checked: Shards whose parts were checked.
         problems: Empty if nothing is wrong.
         outside: Shards that were allowed to give other bytes. They are not problems.
-        root: The run's root digest (`pseudoris.store.checks.root_digest`), over the shards committed so far; None if
+        root: The run's root digest (`pseudoris.store.runs.root_digest`), over the shards committed so far; None if
             a receipt cannot be used.
         has_chain: Whether the header, the receipts and the manifests have digests of their own. A run that version
             0.1.0 began has none: a change of its header or of a receipt may not be found.

@@ -16,9 +16,11 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.reports.cited_audit import read_citation
 from pseudoris.store.reports.data_card_sections import CardFacts, card_text
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.root_digest import RootDigest
 from pseudoris.store.runs.totals import Totals
 from pseudoris.store.tables.committed_tables import read_table
 
@@ -78,13 +80,15 @@ def _sealed(text: bytes) -> bytes:
 
 
 def _facts(location: RunLocation, header: RunHeader) -> CardFacts:
-    totals, digest, excluded = Totals(), hashlib.sha256(), Counter[str]()
+    totals, digest, root, excluded = Totals(), hashlib.sha256(), RootDigest(header), Counter[str]()
     for receipt in cached_receipts(location):
         totals.add(receipt)
+        root.add(receipt)
         if EXCLUDED in receipt.counts.reasons:
             failures = read_table(location, FAILURES, ("reason", "message"), [receipt]).to_pylist()
             excluded.update(row["message"] for row in failures if row["reason"] == EXCLUDED)
         for table in sorted(SCHEMAS):
             # Hashes contents, not names: a retry that recovers every image gives the digest of a run that never failed.
             digest.update(f"{receipt.shard} {table} {receipt.parts[table].sha256}\n".encode())
-    return CardFacts(header, totals.sum(), digest.hexdigest(), excluded)
+    cited = read_citation(location)
+    return CardFacts(header, totals.sum(), digest.hexdigest(), excluded, cited, root.hexdigest())

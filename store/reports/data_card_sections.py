@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic import JsonValue
 
-from pseudoris.schemas.audit_records import audit_of
+from pseudoris.schemas.audit_records import CitedAudit, JudgedShare, audit_of
 from pseudoris.schemas.exclusion_records import exclusions_of
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -41,18 +41,22 @@ class CardFacts:
         totals: Sums over the latest receipts.
         tables_sha256: Digest over the digests of all parts, ordered by shard and table.
         excluded: Images quarantined as excluded, by their message.
+        cited: The audit of the run that the card cites.
+        root_sha256: Root digest of the run.
     """
 
     header: RunHeader
     totals: RunTotals
     tables_sha256: str
     excluded: Mapping[str, int] = field(default_factory=dict)
+    cited: CitedAudit | None = None
+    root_sha256: str = ""
 
 
 def card_text(facts: CardFacts) -> str:
     """Return the card without its final digest line."""
     exclusions = () if facts.header.exclusions is None else (_exclusions,)
-    audit = () if facts.header.audits is None else (_audit,)
+    audit = () if facts.header.audits is None and facts.cited is None else (_audit,)
     sections = (_title, _sources, _counts, *audit, *exclusions, _making, _biases, _licence, _citation)
     body = "\n\n".join("\n".join(section(facts)) for section in sections)
     return f"---\n{_front_matter(facts)}---\n\n{body}\n"
@@ -165,18 +169,42 @@ def _counts(facts: CardFacts) -> Iterator[str]:
 
 
 def _audit(facts: CardFacts) -> Iterator[str]:
+    yield "## Accuracy, judged by people"
+    if facts.cited is not None:
+        yield from _cited(facts.cited, is_of_this=facts.cited.run_root == facts.root_sha256)
     found = audit_of(facts.header)
     if found is None:
         return
-    yield "## Accuracy, judged by people"
     yield ""
-    yield "| | |"
+    yield "| the parent's audit, which chose the rule | |"
     yield "| --- | --- |"
     yield f"| right, of the kept | {found.accuracy:.3f}, at least {found.at_least:.3f} (with {found.level:.0%}) |"
     yield f"| from | {found.verdicts:,} verdicts by {found.raters:,} raters on a sample of the parent |"
     yield f"| the rule was chosen for | an accuracy of {found.target:g}: {_code(found.rule)} |"
     yield f"| digest of the draw | `{found.draw}` |"
     yield f"| root of the run drawn from | `{found.run_root}` |"
+
+
+def _cited(found: CitedAudit, *, is_of_this: bool) -> Iterator[str]:
+    yield ""
+    yield "| an audit of this run | |"
+    yield "| --- | --- |"
+    yield f"| right, of the kept | {_judged_share(found.accuracy)} |"
+    if found.undecided:
+        yield f"| … if {found.undecided:,} undecided are wrong, or right | {found.worst:.3f}, {found.best:.3f} |"
+    if found.corrected is not None:
+        yield f"| … corrected for raters' errors | {_judged_share(found.corrected)} |"
+    yield f"| masks with a right expression | {_judged_share(found.masks)} |"
+    judged = f"{found.num_judged:,} of {found.num_drawn:,} drawn pairs"
+    yield f"| from | {judged}, judged by {found.raters:,} raters |"
+    yield f"| digest of the draw | `{found.draw}` |"
+    if not is_of_this:
+        yield ""
+        yield "The run has changed since this audit was cited. Its figures are those of the earlier state."
+
+
+def _judged_share(share: JudgedShare) -> str:
+    return f"{share.value:.3f}, {share.low:.3f} to {share.high:.3f} (95 %)"
 
 
 def _exclusions(facts: CardFacts) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The digest that a JSON record carries of its own bytes: a change after the record was written is found.
 
 It detects accidents. Against a person who writes a matching digest, compare the run's root digest
-(`pseudoris.store.checks.root_digest`).
+(`pseudoris.store.runs.root_digest`).
 """
 
 from __future__ import annotations

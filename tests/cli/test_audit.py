@@ -13,8 +13,11 @@ from pseudoris.audit.verdict_file import VerdictFile
 from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.cli.main import app
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.store.checks.verify import verify_run
 from pseudoris.store.location import RunLocation
-from tests.builders.scored_runs import scored_run
+from pseudoris.store.reports.cited_audit import CITATION_NAME
+from pseudoris.store.reports.data_card import CARD_NAME, write_datacard
+from tests.builders.scored_runs import begin, commit_scored, scored_run
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,50 @@ def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):
     figures = json.loads(ran("report", tmp_path / "audit", "--json"))
     assert figures["accuracy"]["value"]["high"] == 1
     assert figures["raters"] == {"ana": audit.pairs.num_rows}
+
+
+def judged(out, folder, *, number=60):
+    """Return a new audit of a run, its first pairs judged `right` in turn with `cannot_say`."""
+    ran("draw", out, folder, "-n", 60)
+    audit = AuditFolder.open(folder)
+    with VerdictFile.open(folder, "ana", audit.known) as file:
+        for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
+            file.append(VerdictLine(pair=pair, verdict="cannot_say" if place % 10 == 5 else "right"))
+    return audit
+
+
+def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
+    out = RunLocation.open(str(tmp_path / "run"))
+    header = begin(out)
+    for shard in range(3):
+        commit_scored(out, header, shard)
+    write_datacard(out)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    audit = judged(out.root, tmp_path / "audit")
+    assert "cited" in ran("report", tmp_path / "audit", "--cite")
+    card = (tmp_path / "run" / CARD_NAME).read_text()
+    assert "| right, of the kept | 1.000, 0.9" in card
+    assert f"| digest of the draw | `{audit.draw.digest}` |" in card
+    assert "undecided are wrong, or right" in card
+    after = {path: path.read_bytes() for path in before}
+    assert [path.name for path in before if before[path] != after[path]] == [CARD_NAME]
+    # Whatever writes the card again keeps the citation, and says when the run is another one.
+    write_datacard(out)
+    assert "has changed since" not in (tmp_path / "run" / CARD_NAME).read_text()
+    commit_scored(out, header, 3)
+    write_datacard(out)
+    assert "The run has changed since this audit was cited" in (tmp_path / "run" / CARD_NAME).read_text()
+    with pytest.raises(ConfigError, match="has changed since the audit was drawn"):
+        ran("report", tmp_path / "audit", "--cite")
+    with pytest.raises(ConfigError, match="has other pairs than the drawn run"):
+        ran("report", tmp_path / "audit", "--cite", "--out-run", out.root)
+    assert verify_run(out).is_clean
+    (tmp_path / "run" / CITATION_NAME).write_text("{}")
+    with pytest.raises(ConfigError, match=r"is not the record of an audit. Delete the file, and cite the audit again"):
+        write_datacard(out)
+
+
+def test_an_audit_without_a_verdict_is_not_cited(out, tmp_path):
+    judged(out, tmp_path / "audit", number=0)
+    with pytest.raises(ConfigError, match=r"no kept pair of .* was judged yet"):
+        ran("report", tmp_path / "audit", "--cite")
