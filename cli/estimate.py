@@ -36,6 +36,8 @@ def estimate(
         typer.Option(help="Folder or url for the sample's output; all nodes must reach it.", show_default=False),
     ] = None,
     address: options.Address = None,
+    exclude: options.Exclude = None,
+    exclude_distance: options.ExcludeDistance = None,
     accept_domain: options.AcceptDomain = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -48,6 +50,7 @@ def estimate(
     # Ray and torch take seconds to import: `--help` and a mistyped option do not wait for them.
     from pseudoris.pipeline.sample_run import estimate as run_sample
 
+    exclusions = options.read_exclude(exclude, exclude_distance)
     with Progress(console=stderr, transient=True) as progress:
         task = progress.add_task("listing", total=None)
         found = run_sample(
@@ -56,6 +59,7 @@ def estimate(
             size=sample,
             num_gpus=gpus,
             scratch=scratch,
+            exclusions=exclusions,
             on_progress=lambda done, total: progress.update(
                 task, completed=done, total=total, description="running the sample"
             ),
@@ -71,6 +75,8 @@ def estimate_view(found: Estimate) -> RenderableType:
     """Return the estimate as a table, each figure with its interval."""
     table = facts_table(f"{found.source}: estimate")
     table.add_row("images", f"{found.num_images:,} in {found.num_shards:,} shards")
+    if found.num_excluded:
+        table.add_row("excluded", f"{found.num_excluded:,} listed images are not counted")
     table.add_row(
         "sample", f"{found.num_sampled:,} images in {found.num_sample_shards:,} shards, on {found.device_kind}"
     )

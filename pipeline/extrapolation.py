@@ -59,6 +59,7 @@ class Estimate:
         quarantined: Share of images that are quarantined, in [0, 1].
         stage_seconds: Seconds per image, by stage.
         domain: Whether the models know such images, by a sample; None if it was not asked.
+        num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Estimate:
     quarantined: Interval
     stage_seconds: Mapping[str, float]
     domain: DomainRecord | None = None
+    num_excluded: int = 0
 
 
 def summarise(
@@ -91,6 +93,7 @@ def summarise(
     num_gpus: float | None,
     load_s: float,
     domain: DomainRecord | None = None,
+    num_excluded: int = 0,
 ) -> Estimate:
     """Return the estimate for the `whole` listing from the receipts of a sample."""
     warm = receipts[num_warming(len(receipts), actors) :]
@@ -131,6 +134,7 @@ def summarise(
         quarantined=_ratio(quarantined, images, draws, 1.0),
         stage_seconds=_stage_seconds(receipts, int(images.sum())),
         domain=domain,
+        num_excluded=num_excluded,
     )
 
 

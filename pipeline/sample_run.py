@@ -26,7 +26,9 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.set_aside import fault_error
 from pseudoris.store.runs.shard_assignment import PlanTally, assign_shards, plan_run
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, nothing_is_left
 from pseudoris.store.sources import SourceItem, open_source
+from pseudoris.store.sources.exclusions import Exclusions
 
 DEFAULT_SAMPLE: Final = 200
 # Enough shards for resampling and for every actor of a small cluster; each shard still fills a few tiles of a batch.
@@ -75,6 +77,7 @@ def estimate(
     size: int = DEFAULT_SAMPLE,
     num_gpus: float | None = None,
     scratch: str | None = None,
+    exclusions: Exclusions | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Estimate:
     """Run a sample of SOURCE through the graph of a run into a temporary output, and extrapolate to the whole.
@@ -86,6 +89,7 @@ def estimate(
         num_gpus: GPUs that the run would have; by default those of the cluster.
         scratch: Folder or url for the temporary output, which is removed at the end; every node must reach it. By
             default a temporary folder of this machine, which works only if this is the only node.
+        exclusions: As for a run: images that are left out by name, and quarantined by content.
         on_progress: Called after each commit.
 
     Raises:
@@ -97,6 +101,7 @@ def estimate(
         raise ConfigError(
             f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
         )
+    exclusions = exclusions or Exclusions()
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
@@ -109,12 +114,17 @@ def estimate(
         actors = plan_actors(nodes, config)
         # Before the listing, which may take an hour: a missing weight file is reported first.
         identity = complete_identity(config, here)
-        items = list_on_cluster(listing, config.placement.read)
+        excluded = ExcludedItems(exclusions)
+        items = excluded.kept(list_on_cluster(listing, config.placement.read))
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
+        if excluded.total and not sample.items:
+            raise nothing_is_left(exclusions, excluded)
         # Smaller shards than the run's: a single shard would use one actor and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
         small = config.model_copy(update={"shards": shards})
-        header = plan_run(location, sample.items, source=listing.name, identity=identity, config=small)
+        header = plan_run(
+            location, sample.items, source=listing.name, identity=identity, config=small, exclusions=exclusions
+        )
         job = Job(listing.name, location, header, small)
         load_s, receipts = _run(job, actors, on_progress)
     return summarise(
@@ -127,6 +137,7 @@ def estimate(
         num_gpus=num_gpus,
         load_s=load_s,
         domain=domain,
+        num_excluded=excluded.total,
     )
 
 

@@ -67,6 +67,11 @@ def test_where_the_models_do_not_know_the_images_it_stands_on_top_and_in_the_jso
     assert json.loads(result.stdout)["domain"]["num_outside"] == 9
 
 
+def test_excluded_images_are_counted_apart():
+    assert "excluded 3 listed images are not counted" in lines(found(num_excluded=3))
+    assert not any(line.startswith("excluded") for line in lines(found()))
+
+
 @pytest.mark.parametrize(
     ("num_units", "unit", "said"), [(1, "GPU", "on 1 GPU"), (0.5, "GPU", "on 0.5 GPUs"), (2, "CPU actor", "CPU actors")]
 )
@@ -75,18 +80,22 @@ def test_units_are_counted_as_a_person_does(num_units, unit, said):
     assert line.endswith(said)
 
 
-def test_options_reach_the_sample_and_json_is_one_object(monkeypatch):
+def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     asked = {}
+    (tmp_path / "names.txt").write_text("a.png\n")
 
-    def run_sample(source, config, *, size, num_gpus, scratch, on_progress):
+    def run_sample(source, config, *, size, num_gpus, scratch, exclusions, on_progress):
         asked.update(source=source, points=config.masks.points_per_side, size=size, num_gpus=num_gpus, scratch=scratch)
+        asked["excluded"] = [sorted(values) for values in exclusions.values]
         on_progress(1, 2)
         return found()
 
     monkeypatch.setattr("pseudoris.pipeline.sample_run.estimate", run_sample)
     options = ["--sample", "24", "--gpus", "0.5", "--scratch", "s3://b/x", "--set", "masks.points_per_side=5", "--json"]
+    options += ["--exclude", str(tmp_path / "names.txt")]
     result = CliRunner().invoke(app, ["estimate", "photos", *options], catch_exceptions=False)
-    assert asked == {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
+    expected = {"source": "photos", "points": 5, "size": 24, "num_gpus": 0.5, "scratch": "s3://b/x"}
+    assert asked == {**expected, "excluded": [["a.png"]]}
     printed = json.loads(result.stdout)
     assert printed["hours"] == {"value": 6.75, "low": 6.2, "high": 7.6}
     assert printed["source"] == "/photos"

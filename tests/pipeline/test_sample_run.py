@@ -10,6 +10,7 @@ import pytest
 from pseudoris.pipeline.sample_run import draw_sample, estimate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.sources.exclusions import exclusion
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.sources.source import Source
 from pseudoris.store.tables.shard_tables import table_bytes
@@ -59,8 +60,13 @@ def test_a_sample_is_run_for_real_and_leaves_nothing(ray_session, tmp_path, monk
     before = sorted(path for path in source.rglob("*"))
     seen = []
     config = stub_config("masks.options={sleep_s: 0.05}", "shards.max_images=8")
-    found = estimate(str(source), config, size=24, on_progress=lambda done, total: seen.append((done, total)))
-    assert (found.num_images, found.num_shards, found.num_sampled) == (40, 5, 24)
+    excluded = exclusion("names", "bench", [f"image-{number:03d}.png" for number in range(3)])
+    found = estimate(
+        str(source), config, size=24, exclusions=excluded, on_progress=lambda done, total: seen.append((done, total))
+    )
+    # Three others are excluded by name, and counted apart.
+    assert (found.num_images, found.num_excluded) == (37, 3)
+    assert (found.num_shards, found.num_sampled) == (5, 24)
     assert found.num_sample_shards == 12
     assert seen[-1] == (24, 24)
     # The stub sleeps 0.05 s for each image that is not in quarantine: no actor does more than 20 a second or so.
