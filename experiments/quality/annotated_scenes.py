@@ -42,17 +42,19 @@ PAPER_TAU: Final = 1.0
 
 @dataclass(frozen=True)
 class SceneSet:
-    """The first `count` scenes of a split of a world."""
+    """`count` scenes of a split of a world, from the position `first` on."""
 
     split: Split
     count: int
     world: str = DEFAULT_WORLD
     seed: int = 0
+    first: int = 0
 
     @property
     def chunks(self) -> list[range]:
         """The positions, a file's at a time."""
-        return [range(start, min(start + CHUNK, self.count)) for start in range(0, self.count, CHUNK)]
+        end = self.first + self.count
+        return [range(start, min(start + CHUNK, end)) for start in range(self.first, end, CHUNK)]
 
     def scene(self, position: int) -> Scene:
         """Return one of them."""
@@ -60,7 +62,7 @@ class SceneSet:
 
     def all(self) -> list[Scene]:
         """Return them in their order."""
-        return [self.scene(position) for position in range(self.count)]
+        return [self.scene(position) for position in range(self.first, self.first + self.count)]
 
 
 @dataclass(frozen=True)

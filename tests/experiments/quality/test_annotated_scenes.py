@@ -19,7 +19,7 @@ from experiments.quality.annotated_scenes import (
 from experiments.quality.parts import Options
 from experiments.quality.systems import ALL_DRAWS, Draws
 from pseudoris.synthworld.scene_shards import scene_image, scene_shard
-from pseudoris.synthworld.scenes import Split
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -117,3 +117,9 @@ def test_another_method_has_another_folder(options):
     other = replace(DISTINCTIVE, assignments=("filtering.tau=1.1",))
     with pytest.raises(FileNotFoundError):
         cached(options, other)
+
+
+def test_a_set_may_begin_at_any_scene():
+    scenes = SceneSet(Split.TEST, 30, first=5)
+    assert scenes.chunks == [range(5, 25), range(25, 35)]
+    assert scenes.all()[0] == make_scene(Split.TEST, 5)
