@@ -68,7 +68,7 @@ def annotate(
         on_event(Step("checking weights and packages"))
         existing = read_header(location)
         with ExitStack() as stack:
-            check = stack.enter_context(LocalCheck(config, sampled=listing if existing is None else None))
+            check = stack.enter_context(LocalCheck(config, listing if existing is None else None, options.exclusions))
             here = identity_before_ray(config, existing, listing.name, meanwhile=_import_ray_data, check=check)
             location.probe()
             lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))

@@ -1,7 +1,8 @@
 """Whether a preset's models know the images of SOURCE: scores a sample of them. Ray and torch are not imported.
 
 The sample: up to 16 files, evenly spaced over the first 4,096 that are listed; if SOURCE has fewer files, of each tar
-or table its first images, so that the sample has 16. Images that cannot be read or decoded are left out.
+or table its first images, so that the sample has 16. Images that cannot be read or decoded are left out, and those that
+the run excludes by name or sha256.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Final
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.files.storage import StoredFile
 from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.runs.shard_assignment import assign_shards
 from pseudoris.store.sources import Source, SourceItem
+from pseudoris.store.sources.exclusions import Exclusions, RecordedImageMatcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.source import Format
 from pseudoris.workers.domain import load_scorer
@@ -33,13 +36,18 @@ _PATIENCE_S: Final = 10.0
 
 
 def judge_sample(
-    config: RunConfig, source: Source, *, decoding: Callable[[], AbstractContextManager[None]] = nullcontext
+    config: RunConfig,
+    source: Source,
+    *,
+    exclusions: Exclusions | None = None,
+    decoding: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> DomainRecord | None:
     """Return what a sample of `source` says; None if the preset has no score, or no image of the sample can be decoded.
 
     Args:
         config: The configuration of the session.
         source: SOURCE.
+        exclusions: Of the run; rules by perceptual hash are ignored.
         decoding: Entered around the work on each image, which may hang a decoder.
 
     Raises:
@@ -51,7 +59,7 @@ def judge_sample(
     max_score, began_s = score.statistics.max_score, time.monotonic()
     scores: list[float] = []
     try:
-        for data in _sampled_bytes(source, config):
+        for data in _sampled_bytes(source, config, RecordedImageMatcher(exclusions or Exclusions())):
             try:
                 with decoding():
                     scores.append(score(decode_upright(data, config.images)))
@@ -109,8 +117,9 @@ def sample_items(source: Source) -> Iterator[SourceItem]:
             yield from itertools.islice(source.items(file, format_), num_each)
 
 
-def _sampled_bytes(source: Source, config: RunConfig) -> Iterator[bytes]:
+def _sampled_bytes(source: Source, config: RunConfig, excluded: RecordedImageMatcher) -> Iterator[bytes]:
     for item in sample_items(source):
         for reading in read_or_refused(source.root, list(assign_shards([item], config.shards)), config):
-            if isinstance(reading.outcome, bytes):
-                yield reading.outcome
+            data = reading.outcome
+            if isinstance(data, bytes) and excluded.rule_of(item.key, sha256_hex(data)) is None:
+                yield data

@@ -53,7 +53,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         listing.check_not_empty()
     else:
         check_origin(location, header, "annotate")
-    with LocalCheck(config, sampled=listing if header is None else None) as check:
+    with LocalCheck(config, listing if header is None else None, options.exclusions) as check:
         here = identity_before_ray(config, header, listing.name, check=check)
         domain = accepted_domain(check.domain(), config)
     with connected(config.placement.address):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ from pseudoris.schemas.errors import PseudorisError, TransientError
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.header import check_identity
 from pseudoris.store.sources import Source
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.workers.faults.child_process import start_child
 
 logger = logging.getLogger(__name__)
@@ -32,15 +34,17 @@ class LocalCheck:
     Use it as a context manager: the child ends with the block.
     """
 
-    def __init__(self, config: RunConfig, sampled: Source | None = None) -> None:
+    def __init__(self, config: RunConfig, sampled: Source | None = None, exclusions: Exclusions | None = None) -> None:
         """Prepare the questions; nothing is started.
 
         Args:
             config: The configuration of this session. If it has no `domain`, no sample is asked.
             sampled: SOURCE, if a sample is asked: a run that begins now.
+            exclusions: Of that run.
         """
         self._config = config
         self._sampled = None if config.domain is None else sampled
+        self._exclusions = exclusions or Exclusions()
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -66,9 +70,20 @@ class LocalCheck:
             measures_identity=measures_identity,
             source=None if self._sampled is None else self._sampled.name,
             exclude=None if self._sampled is None else self._sampled.exclude,
+            has_exclusions=bool(self._exclusions),
         )
         # One thread: Ray starts meanwhile.
         self._child = start_child(_MAIN, questions.model_dump_json(), environment=_ONE_THREAD)
+        if not measures_identity:
+            self._send_exclusions()
+
+    def _send_exclusions(self) -> None:
+        if self._sampled is None or not self._exclusions or self._child is None or self._child.stdin is None:
+            return
+        # A child that has died says so where its answer is read.
+        with contextlib.suppress(BrokenPipeError):
+            pickle.dump(self._exclusions, self._child.stdin)
+            self._child.stdin.flush()
 
     def identity(self) -> Identity:
         """Return the identity of this machine.
@@ -84,6 +99,8 @@ class LocalCheck:
                 f"the check of weights and packages ended with status {self._status()} before it answered: its error "
                 "is above. Run the same command again"
             ) from None
+        # Now: the child reads them at once, however many there are.
+        self._send_exclusions()
         return found
 
     def domain(self) -> DomainRecord | None:

@@ -1,7 +1,8 @@
 """The child process that looks at this machine, and at a sample of SOURCE; it imports neither Ray nor torch.
 
 `python -m pseudoris.pipeline.local_identity_main <LocalQuestions as JSON>` writes a pickled answer for each question:
-an `Identity`, then a `DomainRecord` or None. An answer may be a PseudorisError.
+an `Identity`, then a `DomainRecord` or None. An answer may be a PseudorisError. If there are exclusions, it reads them
+before the second question, pickled, from its standard input: they may be longer than an argument.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pseudoris.schemas.domain import DomainRecord
 from pseudoris.schemas.errors import PseudorisError
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources.exclusions import Exclusions
 from pseudoris.workers.faults.child_process import reserve_stdout
 from pseudoris.workers.images.pillow_formats import import_plugins
 
@@ -34,17 +36,19 @@ class LocalQuestions(FrozenModel):
         measures_identity: Whether the identity of this machine is asked.
         source: SOURCE whose images are sampled; None if no sample is asked.
         exclude: As for `open_source`.
+        has_exclusions: Whether exclusions are sent.
     """
 
     config: RunConfig
     measures_identity: bool = True
     source: str | None = None
     exclude: str | None = None
+    has_exclusions: bool = False
 
 
 def main() -> None:
     """Write the answers."""
-    _, answers = reserve_stdout()
+    sent, answers = reserve_stdout()
     questions = LocalQuestions.model_validate_json(sys.argv[1])
     with answers:
         if questions.measures_identity:
@@ -52,7 +56,8 @@ def main() -> None:
         if questions.source is not None:
             # The parent lists SOURCE too, and tells the user what it finds.
             logging.disable()
-            _answer(answers, lambda: _domain(questions))
+            exclusions = pickle.load(sent) if questions.has_exclusions else Exclusions()  # from our own parent
+            _answer(answers, lambda: _domain(questions, exclusions))
 
 
 def _answer(answers: BinaryIO, find: Callable[[], object]) -> None:
@@ -69,13 +74,14 @@ def _identity(config: RunConfig) -> object:
     return measure_identity(config)
 
 
-def _domain(questions: LocalQuestions) -> DomainRecord | None:
+def _domain(questions: LocalQuestions, exclusions: Exclusions) -> DomainRecord | None:
     config = questions.config
     import_plugins(config.images.decoder_plugins)
     listing = open_source(
         questions.source or "", config.source, exclude=questions.exclude, limits=config.placement.storage
     )
-    return judge_sample(config, listing, decoding=partial(_killed_after, config.images.decoder_timeout_s))
+    decoding = partial(_killed_after, config.images.decoder_timeout_s)
+    return judge_sample(config, listing, exclusions=exclusions, decoding=decoding)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def estimate(
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
     listing.check_not_empty()
-    with LocalCheck(config, sampled=listing) as check:
+    with LocalCheck(config, listing, exclusions) as check:
         here = identity_before_ray(config, None, listing.name, check=check)
         domain = accepted_domain(check.domain(), config)
     with _temporary_output(scratch, config) as location, connected(config.placement.address):

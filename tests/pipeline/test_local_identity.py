@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources.exclusions import exclusion
 from tests.builders.images import png
 from tests.store.builders import make_entries, make_identity, start_run
 
@@ -197,6 +199,20 @@ def test_the_child_process_goes_on_with_a_sample_of_a_new_run(source):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("measures", [False, True])
+def test_an_excluded_image_is_not_in_the_sample(source, measures, caplog):
+    config = load_config("tiny")
+    # More than a pipe holds.
+    names = [*(path.name for path in Path(source).iterdir()), *(f"{number:012d}.jpg" for number in range(20_000))]
+    with LocalCheck(config, open_source(source, config.source), exclusion("names", "bench", names)) as check:
+        check.start(measures_identity=measures)
+        if measures:
+            check.identity()
+        assert check.domain() is None
+    assert "ended with status" not in caplog.text
+
+
+@pytest.mark.slow
 def test_an_image_that_kills_the_child_costs_the_sample_alone(source, caplog):
     config = load_config("tiny")
     with LocalCheck(config, open_source(source, config.source)) as check:
@@ -220,10 +236,10 @@ def test_an_image_on_which_a_decoder_hangs_costs_the_sample_alone(source, caplog
 
 def test_a_run_that_goes_on_is_not_asked_again(monkeypatch, measured, out, source):
     checks = []
-    monkeypatch.setattr(annotation, "LocalCheck", lambda *words, **known: checks.append(known) or LocalCheck(*words))
+    monkeypatch.setattr(annotation, "LocalCheck", lambda *words: checks.append(words[1]) or LocalCheck(*words))
     with pytest.raises(ConfigError, match=r"compute\.seed"):
         annotation.annotate(source, out, load_config("tiny", None, ["compute.seed=9"]))
-    assert checks == [{"sampled": None}]
+    assert checks == [None]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "base"])
