@@ -94,12 +94,11 @@ def draw_audit(
     """Draw a sample of a run into the new folder `audit`.
 
     Raises:
-        ConfigError: The folder holds an audit already or cannot be written, the run has nothing to judge, or none of
+        ConfigError: The folder holds anything or cannot be written, the run has nothing to judge, or none of
             its pictures can be read.
         TransientError: Storage failed.
     """
-    if (audit / DRAW_NAME).exists():
-        raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
+    _check_free(audit)
     pairs = read_pairs(location, header, on_shard)
     strata = make_strata(
         score=pairs.score,
@@ -122,6 +121,19 @@ def draw_audit(
     record = _record(location, header, pairs, options, strata, image_strata, num_planted=_num_planted(tables))
     record = _write(audit, record, tables)
     return Draw(record, len(rows.follow_ups), tuple(rows.unreadable.values()))
+
+
+def _check_free(audit: Path) -> None:
+    """Refuses a folder that holds anything but what a draw that was stopped left there."""
+    if (audit / DRAW_NAME).exists():
+        raise ConfigError(f"{audit} holds an audit already. Name another folder; its verdicts are worth keeping")
+    if not audit.is_dir():
+        return
+    strange = sorted(each.name for each in audit.iterdir() if not each.name.startswith((".", *SAMPLE_SCHEMAS)))
+    if strange:
+        raise ConfigError(
+            f"the folder {audit} holds other files, such as {strange[0]!r}. Name a new folder for the audit"
+        )
 
 
 def draw_images(image_masks: Ints, options: DrawOptions) -> tuple[dict[int, tuple[int, float]], list[Stratum]]:

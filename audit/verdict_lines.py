@@ -38,7 +38,7 @@ VERDICTS: Final[dict[str, str]] = {
     RIGHT: "It is true of the outlined object, and of no other object in the picture.",
     "several": "It is true of the outlined object, and of others as well.",
     "untrue": "It is not true of the outlined object.",
-    "not_an_object": "What is outlined is not an object, nor a group of them.",
+    "not_an_object": "The outline holds background, or less than half of an object. A group counts as one.",
     CANNOT_SAY: "The picture does not tell.",
 }
 Verdict = Literal["right", "several", "untrue", "not_an_object", "cannot_say"]

@@ -46,7 +46,9 @@ def draw(
     images: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Number of images to search for missed objects. Default: a fifth of -n.", show_default=False
+            min=2,
+            help="Number of images to search for missed objects. Default: a fifth of -n, at least 20.",
+            show_default=False,
         ),
     ] = None,
     source: Annotated[

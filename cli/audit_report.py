@@ -112,9 +112,10 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
 
 
 def _table(name: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(name, no_wrap=True)
-    for column in ("estimate", "interval", "if undecided are wrong … right", "from"):
+    """A table in which a narrow terminal folds names, and no figure."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column(name)
+    for column in ("estimate", "interval", "if undecided are\nwrong … right", "from"):
         table.add_column(column, justify="right", no_wrap=True)
     return table
 

@@ -53,7 +53,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     )
     stdout.print(_view(choice))
     if choice.chosen is None:
-        raise ConfigError(_why_not(choice))
+        raise ConfigError(_why_not(choice, is_judged=bool(judged.is_judged[judged.is_drawn].all())))
     chosen = rules[choice.chosen]
     report("chosen", f"{chosen.name}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
     (tested,) = (each for each in choice.tested if each.name == chosen.name)
@@ -80,11 +80,12 @@ def _view(choice: RuleChoice) -> Table:
     return table
 
 
-def _why_not(choice: RuleChoice) -> str:
+def _why_not(choice: RuleChoice, *, is_judged: bool) -> str:
     text = f"no rule is shown to reach an accuracy of {choice.target:g}"
     if choice.more is None:
         return f"{text}, and none looks as if it would. Aim lower, or calibrate the confidence first"
+    remedy = "draw a larger audit" if is_judged else "finish this audit, or draw a larger one"
     return (
-        f"{text}. If accuracies are as they look, about {choice.more:,} more verdicts would tell: finish this audit, "
-        "or draw a larger one"
+        f"{text}. If accuracies are as they look, about {choice.more:,} more verdicts would tell: {remedy}, or aim "
+        "lower"
     )

@@ -116,6 +116,20 @@ def test_no_audit_is_overwritten(run, tmp_path):
         drawn(run, tmp_path)
 
 
+def test_an_audit_is_not_drawn_into_a_folder_of_other_files(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds other files, such as 'notes.txt'. Name a new folder"):
+        drawn(run, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_stopped_draw_left_is_drawn_over(run, tmp_path):
+    (tmp_path / "pairs.parquet").write_bytes(b"half")
+    (tmp_path / ".tmp-1-0123456789abcdef").write_bytes(b"half")
+    drawn(run, tmp_path)
+    assert AuditFolder.open(tmp_path).pairs.num_rows
+
+
 @pytest.mark.parametrize("name", ["pairs.parquet", "images.parquet", "draw.json"])
 def test_a_changed_file_of_the_draw_is_refused(run, tmp_path, name):
     drawn(run, tmp_path)

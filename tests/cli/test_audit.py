@@ -27,8 +27,9 @@ def out(tmp_path_factory):
     return str(folder)
 
 
-def ran(*words):
-    ended = CliRunner().invoke(app, ["audit", *map(str, words)], prog_name="pseudoris", env={"COLUMNS": "120"})
+def ran(*words, columns=120):
+    environment = {"COLUMNS": str(columns)}
+    ended = CliRunner().invoke(app, ["audit", *map(str, words)], prog_name="pseudoris", env=environment)
     if ended.exception and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return ended.output
@@ -73,6 +74,16 @@ def judged(out, folder, *, number=60):
         for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
             file.append(VerdictLine(pair=pair, verdict="cannot_say" if place % 10 == 5 else "right"))
     return audit
+
+
+def test_report_shows_every_figure_whole_on_80_columns(out, tmp_path):
+    judged(out, tmp_path / "audit")
+    wide, narrow = (ran("report", tmp_path / "audit", columns=columns) for columns in (200, 80))
+    figures = re.compile(r"\d\.\d{3} +\d\.\d{3} to \d\.\d{3}(?: +\d\.\d{3} … \d\.\d{3} \(\d+\))? +\d+")
+    found = figures.findall(wide)
+    # With and without undecided ones.
+    assert {"…" in each for each in found} == {True, False}
+    assert [each.split() for each in figures.findall(narrow)] == [each.split() for each in found]
 
 
 def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):

@@ -35,7 +35,7 @@ def _lines(path: Path, data: bytes) -> list[tuple[int, str]]:
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
-            raise _wrong(path, number, "is not UTF-8", "Write the file as UTF-8 text") from None
+            raise _wrong(path, number, "is not UTF-8", "Write names as UTF-8 text; give images as a folder") from None
         if text and not text.startswith("#"):
             lines.append((number, text))
     return lines

@@ -4,7 +4,7 @@ const NAMES = { right: "Right", several: "True of several", untrue: "Untrue", no
 const TASKS = {
   blind: ["Click what this text means", "No outline is shown yet. If the text fits several objects, click one of them."],
   verdict: ["Does the text fit what is outlined?", ""],
-  missed: ["Click each object that has no outline", "One click an object. A part of an outlined object is not missed."],
+  missed: ["Click each object that has no outline", "One click an object. Click it too if less than half of it is outlined. A part of an outlined object is not missed."],
 };
 
 function setBusy(value) {
