@@ -71,7 +71,10 @@ def annotate(
             check = stack.enter_context(LocalCheck(config, listing if existing is None else None, options.exclusions))
             here = identity_before_ray(config, existing, listing.name, meanwhile=_import_ray_data, check=check)
             location.probe()
-            lock = stack.enter_context(RunLock.held(location, on_wait=lambda text: on_event(Notice(text))))
+            # Given back after Ray has ended.
+            locks = stack.enter_context(ExitStack())
+            held = RunLock.held(location, on_wait=lambda text: on_event(Notice(text)))
+            lock = None if existing is None else locks.enter_context(held)
             on_event(Step("connecting to Ray"))
             may_grow = stack.enter_context(connected(config.placement.address))
             actors = plan_actors(node_resources(), config)
@@ -79,6 +82,8 @@ def annotate(
             # Before the listing, which may take an hour: missing weights on a node are reported first.
             identity = complete_identity(config, here)
             domain = accepted_domain(check.domain(), config, lambda text: on_event(Notice(text)))
+            # Of a new run not before: if its images are refused, it leaves nothing in OUT.
+            lock = lock or locks.enter_context(held)
             on_event(Step("listing and planning"))
             header = plan_or_resume(
                 listing, location, config, identity, options=options, domain=domain, on_event=on_event

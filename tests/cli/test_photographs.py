@@ -26,6 +26,7 @@ def test_photographs_are_annotated_in_their_own_size_and_verify(ray_session, tmp
     refused = pseudoris_here("annotate", str(PHOTOS), str(out), *OPTIONS, *coarse)
     assert refused.returncode == 2
     assert "16 of 16 sampled images" in refused.stderr
+    assert not list(out.iterdir())
     shown = pseudoris_here("annotate", str(PHOTOS), str(out), *OPTIONS, *coarse, "--accept-domain")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     listed = json.loads((PHOTOS / "instances.json").read_text(encoding="utf-8"))["images"]
