@@ -59,7 +59,7 @@ def predict(
 
     pixels, image_id = _read(image)
     answer = _answered(model, image_id, pixels, expression)
-    logits, mask = answer.logits, answer.logits > 0
+    mask = answer.mask
     _save(answer.picture, out)
     if mask_out is not None:
         _save(Pictures.fromarray(mask.numpy()).convert("L"), mask_out)
@@ -67,9 +67,9 @@ def predict(
     if mask.any():
         table.add_row("pixels", f"{int(mask.sum()):,} of {mask.numel():,}, {float(mask.float().mean()):.1%}")
         table.add_row("box", ", ".join(map(str, _box(mask))) + "  (x0, y0, x1, y1)")
-        table.add_row("certainty", f"{float(logits.sigmoid()[mask].mean()):.2f}, mean probability inside")
+        table.add_row("certainty", answer.certainty)
     else:
-        table.add_row("nothing found", "the mask is empty: no pixel is more likely inside than outside")
+        table.add_row("nothing found", "the mask is empty")
     for name, value in answer.facts:
         table.add_row(name, value)
     stdout.print(table)
@@ -78,29 +78,43 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a learner says: logits (H, W) float32, its picture, and rows of its own for the table."""
+    """What a learner says: a mask (H, W) bool, how sure it is, its picture, and rows of its own for the table."""
 
-    logits: torch.Tensor
+    mask: torch.Tensor
+    certainty: str
     picture: Image
     facts: Sequence[tuple[str, str]] = ()
 
 
 def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str) -> _Answer:
     """Ask whichever learner wrote the checkpoint."""
+    from pseudoris.training.chooser.chooser_learner import ChooserLearner
     from pseudoris.training.learning.checkpoint_folder import read_settings
     from pseudoris.training.learning.mask_overlay import draw_overlay
     from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
     from pseudoris.training.ppt.ppt_learner import load_ppt
-    from pseudoris.training.student.student_training import LEARNER as STUDENT
-    from pseudoris.training.student.student_training import load_student
+    from pseudoris.training.student.student_training import CHOOSER, SEGMENTER, load_student
 
     file, _, settings = read_settings(model)
-    if settings.get("learner") == STUDENT:
-        logits = load_student(model).logits(image_id, pixels, [expression])[0]
-        return _Answer(logits, draw_overlay(pixels, logits > 0, expression))
     if settings.get("learner") == PPT:
         return _of_points(load_ppt(model).predict(image_id, pixels, [expression]), pixels, expression)
-    raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
+    if settings.get("learner") not in (CHOOSER, SEGMENTER):
+        raise ConfigError(f"{file} is not a checkpoint of a known model. Give the --out of `pseudoris train`.")
+    student = load_student(model)
+    if not isinstance(student, ChooserLearner):
+        logits = student.logits(image_id, pixels, [expression])[0]
+        return _Answer(logits > 0, _inside(logits), draw_overlay(pixels, logits > 0, expression))
+    choice = student.choose(image_id, pixels, [expression])
+    mask, num_masks = choice.chosen[0], len(choice.masks)
+    certainty = f"{float(choice.probabilities[0].max()):.2f}, probability of this mask" if num_masks else ""
+    facts = [("chosen among", f"{num_masks} masks that SAM proposes")]
+    return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts)
+
+
+def _inside(logits: torch.Tensor) -> str:
+    """How sure a mask that was drawn is."""
+    mask = logits > 0
+    return f"{float(logits.sigmoid()[mask].mean()) if mask.any() else 0:.2f}, mean probability inside"
 
 
 def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _Answer:
@@ -115,7 +129,8 @@ def _of_points(answer: PointAnswer, pixels: torch.Tensor, expression: str) -> _A
         ("points inside", " ".join(points[True]) or "none"),
         ("points outside", " ".join(points[False]) or "none"),
     ]
-    return _Answer(answer.logits[0], draw_answer(pixels, answer, expression), facts)
+    logits = answer.logits[0]
+    return _Answer(logits > 0, _inside(logits), draw_answer(pixels, answer, expression), facts)
 
 
 def _read(path: Path) -> tuple[torch.Tensor, str]:

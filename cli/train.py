@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train a model on runs: the student, or PPT.", no_args_is_help=True)
 app.command("ppt")(ppt)
+
+
+class Kind(StrEnum):
+    """Kinds of student."""
+
+    CHOOSER = "chooser"
+    SEGMENTER = "segmenter"
 
 
 @app.command("student")
@@ -42,6 +50,10 @@ def student(
             show_default=False,
         ),
     ] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option("--kind", help="chooser: answers with one of SAM's masks. segmenter: draws a mask of its own."),
+    ] = Kind.CHOOSER,
     preset: Annotated[str, typer.Option("--preset", help="tiny (embedded towers, CPU) or vit-b-16.")] = "tiny",
     config_file: options.ConfigFile = None,
     assignments: Annotated[
@@ -62,11 +74,12 @@ def student(
     ] = False,
     plugins: options.Plugins = None,
 ) -> None:
-    """Train the student, a supervised model of referring image segmentation, on runs.
+    """Train a student, a supervised model of referring image segmentation, on runs.
 
     With `--val` it is evaluated on held-out expressions at the end.
     """
     # Only here: other commands need not wait for what this one imports.
+    from pseudoris.training.chooser.chooser_config import load_chooser_config
     from pseudoris.training.student.student_config import load_student_config
     from pseudoris.training.student.student_training import StudentRequest
 
@@ -76,7 +89,8 @@ def student(
     words += [f"training.seed={seed}"] if seed is not None else []
     if steps is not None and epochs is not None:
         raise typer.BadParameter("Give --steps or --epochs, not both.")
-    config = load_student_config(preset, config_file, words)
+    load = load_chooser_config if kind is Kind.CHOOSER else load_student_config
+    config = load(preset, config_file, words)
     if steps is not None:
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
@@ -91,8 +105,8 @@ def _run(request: StudentRequest) -> int:
     if fabric.is_global_zero:
         note_new_training(request.out, is_resuming=request.is_resuming)
     try:
-        with progress(is_shown=fabric.is_global_zero) as on_step:
-            _, summary = train_student(request, fabric, on_step=on_step)
+        with progress(is_shown=fabric.is_global_zero) as shown:
+            _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
     except KeyboardInterrupt:
         return stopped(request.out)
     if fabric.is_global_zero:

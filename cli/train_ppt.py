@@ -87,8 +87,8 @@ def _run(request: PptRequest) -> int:
         report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
     try:
-        with progress(is_shown=is_first) as on_step:
-            _, summary = train_ppt(request, fabric, Reports(on_plan, on_step, on_select))
+        with progress(is_shown=is_first) as shown:
+            _, summary = train_ppt(request, fabric, Reports(on_plan, shown.on_step, on_select))
     except KeyboardInterrupt:
         return stopped(request.out)
     if is_first:

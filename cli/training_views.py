@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,24 +18,34 @@ if TYPE_CHECKING:
     from pseudoris.training.learning import StepReport
 
 
+class TrainingBar:
+    """Shows images that are prepared and steps as a bar, and validations as lines."""
+
+    def __init__(self, bar: Progress) -> None:
+        """Begin with a bar of unknown length."""
+        self._bar = bar
+        self._task = bar.add_task("reading the runs", total=None)
+
+    def on_image(self, done: int, total: int) -> None:
+        """Show how many images have their masks, of how many."""
+        self._bar.update(self._task, completed=done, total=total, description="proposing masks")
+
+    def on_step(self, step: StepReport) -> None:
+        """Show a step, or the figures of a validation."""
+        loss = step.values.get("train/loss")
+        note = "validating" if loss is None else f"training, loss {loss:.3f}"
+        self._bar.update(self._task, completed=step.step, total=step.num_steps, description=note)
+        if loss is None and step.values:
+            self._bar.console.print(f"step {step.step}: {figures_text(step.values)}")
+
+
 @contextmanager
-def progress(*, is_shown: bool) -> Iterator[Callable[[StepReport], None]]:
-    """Give a callback that shows steps as a bar, and validations as lines; only on the first process."""
-    if not is_shown:
-        yield lambda step: None
-        return
+def progress(*, is_shown: bool) -> Iterator[TrainingBar]:
+    """Give the bar of a training; only the first process shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True) as bar:
-        task = bar.add_task("reading the runs", total=None)
-
-        def on_step(step: StepReport) -> None:
-            loss = step.values.get("train/loss")
-            note = "validating" if loss is None else f"training, loss {loss:.3f}"
-            bar.update(task, completed=step.step, total=step.num_steps, description=note)
-            if loss is None and step.values:
-                bar.console.print(f"step {step.step}: {figures_text(step.values)}")
-
-        yield on_step
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=stderr, transient=True, disable=not is_shown) as bar:
+        yield TrainingBar(bar)
 
 
 def note_new_training(out: Path, *, is_resuming: bool) -> None:

@@ -119,7 +119,7 @@ def _annotate(benchmark: Benchmark) -> None:
 
 def _train(benchmark: Benchmark) -> None:
     words = [f"--set={each}" for each in benchmark.training]
-    student = ["--preset", benchmark.student, "--resume", *words]
+    student = ["--kind", "segmenter", "--preset", benchmark.student, "--resume", *words]
     _command("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
 
 

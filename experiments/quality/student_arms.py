@@ -22,8 +22,7 @@ from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
 from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
 from pseudoris.training.student.student_config import StudentConfig, load_student_config
-from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from pseudoris.training.student.student_training import Student, StudentRequest, load_student, train_student
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
 # Of a student's training; three minutes of one core.
@@ -176,7 +175,7 @@ def _train_and_ask(job: _ArmJob) -> None:
     TrainingFolder(job.folder).write_json(job.answers.name, {"figures": figures, "scenes": scenes})
 
 
-def _trained(job: _ArmJob) -> StudentLearner:
+def _trained(job: _ArmJob) -> Student:
     """The student of an arm; an interrupted training goes on."""
     if (job.folder / SUMMARY_NAME).exists():
         return load_student(job.folder)

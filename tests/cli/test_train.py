@@ -26,7 +26,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a student é")
     run = build_run(folder / "data").location.root
     words = [each for word in clip_words(folder) for each in ("--set", word)]
-    arguments = ["train", "student", run, "--val", run, "--out", folder / "out", "--epochs", "4", "--seed", "2", *words]
+    arguments = ["train", "student", run, "--kind", "segmenter", "--val", run, "--out", folder / "out"]
+    arguments += ["--epochs", "4", "--seed", "2", *words]
     return folder, arguments, invoke(*arguments)
 
 

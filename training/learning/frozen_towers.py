@@ -29,8 +29,8 @@ _TEXT_BYTES: Final = 2**28
 _Text = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class TextFeatureCache(Generic[Value]):
-    """Values by text up to a number of bytes; beyond it, the least recently used goes first.
+class FeatureCache(Generic[Value]):
+    """Values by key, such as a text, up to a number of bytes; beyond it, the least recently used goes first.
 
     A training reads the same texts in every epoch. A single pass over a large run, or a server, always reads new ones.
     """
@@ -51,23 +51,23 @@ class TextFeatureCache(Generic[Value]):
         """Return how many are kept."""
         return len(self._values)
 
-    def get(self, text: str) -> Value | None:
-        """Return the value of a text, None if there is none."""
-        value = self._values.pop(text, None)
+    def get(self, key: str) -> Value | None:
+        """Return the value of a key, None if there is none."""
+        value = self._values.pop(key, None)
         if value is not None:
-            self._values[text] = value
+            self._values[key] = value
         return value
 
-    def put(self, text: str, value: Value) -> None:
-        """Keep a value, replacing an earlier one of that text, and drop old values until there is room."""
-        self._drop(text)
-        self._values[text] = value
+    def put(self, key: str, value: Value) -> None:
+        """Keep a value, replacing an earlier one of that key, and drop old values until there is room."""
+        self._drop(key)
+        self._values[key] = value
         self._num_bytes += self._size_of(value)
         while self._num_bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
 
-    def _drop(self, text: str) -> None:
-        value = self._values.pop(text, None)
+    def _drop(self, key: str) -> None:
+        value = self._values.pop(key, None)
         if value is not None:
             self._num_bytes -= self._size_of(value)
 
@@ -170,7 +170,7 @@ class FrozenTowers:
             )
         self._tokenise = ClipTokenizer(int(self._model.context_length))
         self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._texts = TextFeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
+        self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
         self._left_bytes = config.cache_bytes
         probe = self.encode_texts(["a"])
         self.widths = TowerWidths(
@@ -209,6 +209,14 @@ class FrozenTowers:
         both = zip(*(found[each] for each in image_ids), strict=True)
         stages, dense = (to_device(torch.stack(each), self.device).float() for each in both)
         return TowerImages(stages, dense)
+
+    def read_images(self, pixels: torch.Tensor) -> TowerImages:
+        """Return the features of images (B, 3, S, S) uint8, as `encode_images` does, and keep none."""
+        parts = [
+            self._read_images(pixels[first : first + _IMAGES_A_TILE]) for first in range(0, len(pixels), _IMAGES_A_TILE)
+        ]
+        stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))
+        return TowerImages(to_device(stages, self.device), to_device(dense, self.device))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
         """Return the features of texts; text beyond the tower's context is cut off."""

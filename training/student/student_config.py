@@ -75,6 +75,8 @@ class DataConfig(FrozenModel):
     max_words: int | None = Field(default=None, ge=1)
     # See `pseudoris.training.dataset.SampleSpec`; `pseudo_ris` draws as the Pseudo-RIS authors' loader.
     draw: Draw = "distinct"
+    # How many expressions of each mask an epoch has; a mask with fewer repeats them.
+    expressions_per_mask: int = Field(default=1, ge=1)
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
     # once).
     human_fraction: UnitInterval = 1.0
@@ -93,7 +95,7 @@ class DataConfig(FrozenModel):
             parts=("mask", "text"),
             where=where,
             draw=self.draw,
-            expressions_per_mask=1,
+            expressions_per_mask=self.expressions_per_mask,
             seed=seed,
             source=self.moved,
         )
@@ -118,6 +120,8 @@ class StudentConfig(FrozenModel):
         tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
         if self.data.draw == "distinct":
             del tree["data"]["draw"]
+        if self.data.expressions_per_mask == 1:
+            del tree["data"]["expressions_per_mask"]
         return {**tree, "training": self.training.decisive()}
 
 

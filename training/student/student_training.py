@@ -1,4 +1,7 @@
-"""One training of the student, from runs to a folder, and the trained student read back from it."""
+"""One training of a student of either kind, from runs to a folder, and the trained student read back from it.
+
+A chooser answers with one of the masks that SAM proposes; a segmenter draws a mask of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import torch
 from lightning_fabric import Fabric
@@ -14,18 +17,26 @@ from lightning_fabric import Fabric
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.chooser.chooser_config import ChooserConfig
+from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
+from pseudoris.training.learning.batch_feed import EpochDataset
 from pseudoris.training.learning.checkpoint_folder import read_settings, require_weights
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained
 from pseudoris.training.student.student_config import StudentConfig
 from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import Snapshots, collate, training_set
+from pseudoris.training.student.target_dataset import MapDataset, Snapshots, TargetDataset, collate, open_runs
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
-# What a training of the student calls itself in its checkpoint.
-LEARNER = "student"
+# What a training calls itself in its checkpoint. Segmenters keep the name that they had when they were the only kind.
+CHOOSER: Final = "chooser"
+SEGMENTER: Final = "student"
+
+Student: TypeAlias = ChooserLearner | StudentLearner
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,7 @@ class StudentRequest:
     """One training to run.
 
     Attributes:
-        config: Resolved.
+        config: Resolved; its class is the kind of student.
         runs: Folders or urls, at least one; a human's import counts as one.
         val: A run or import whose kept expressions are evaluated at each validation; None for none.
         human: An import to mix in by `data.human_fraction` and `data.human_share`; None for none.
@@ -42,7 +53,7 @@ class StudentRequest:
         is_resuming: Whether to continue the training in `out`.
     """
 
-    config: StudentConfig
+    config: ChooserConfig | StudentConfig
     runs: Sequence[str]
     out: Path
     val: str | None = None
@@ -52,14 +63,20 @@ class StudentRequest:
 
 
 def train_student(
-    request: StudentRequest, fabric: Fabric, *, on_step: Callable[[StepReport], None] = lambda report: None
-) -> tuple[StudentLearner, FitSummary]:
+    request: StudentRequest,
+    fabric: Fabric,
+    *,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Student, FitSummary]:
     """Train, or continue the training in the folder; return the learner and its summary.
 
     Args:
         request: What, on what, and where.
         fabric: Returned by `pseudoris.training.learning.open_fabric`; all of its processes make this call.
         on_step: As in `Trainer`.
+        on_image: Called while a chooser proposes the masks of images that are not in its cache: how many are done, of
+            how many.
 
     Raises:
         ConfigError: A setting, run, image or checkpoint cannot be used; the message says what to fix.
@@ -67,34 +84,56 @@ def train_student(
     """
     folder = TrainingFolder(request.out)
     folder.refuse_another(is_resuming=request.is_resuming)
-    config = request.config
+    config, saved = request.config, folder.settings()
     towers = FrozenTowers(config.towers, fabric.device)
     held_out = None if request.val is None else HeldOutExpressions(request.val, config.data.moved)
-    learner = StudentLearner(config, towers, held_out)
-    feed, snapshots = _feed(request, learner, fabric)
+    targets, images, snapshots = open_runs(
+        request.runs,
+        request.human,
+        config.data,
+        seed=config.training.seed,
+        snapshots=None if saved is None else saved.get("snapshots"),
+    )
+    learner: Student
+    data: QuestionDataset | TargetDataset
+    if isinstance(config, ChooserConfig):
+        learner = _chooser(config, towers, held_out)
+        data = learner.dataset(targets, images, on_image=on_image)
+        feed = _feed(request, data, collate_questions, fabric)
+    else:
+        learner = StudentLearner(config, towers, held_out)
+        data = _targets(config, learner, targets, images)
+        feed = _feed(request, data, collate, fabric)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
-    settings = _settings(request, config, snapshots)
+    settings = _settings(request, config, snapshots, learner)
     begin_together(folder, settings, fabric)
     trainer = Trainer(fabric, config.training, folder, settings=json.dumps(settings), on_step=on_step)
     return learner, trainer.fit(learner, feed)
 
 
-def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> tuple[ResumableFeed, Snapshots]:
-    """Return the batches of this process, and which commits they are of."""
-    config, saved = request.config, TrainingFolder(request.out).settings()
-    data, snapshots = training_set(
-        request.runs,
-        request.human,
-        config.data,
-        seed=config.training.seed,
+def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> ChooserLearner:
+    store = CandidateStore(config.candidates, towers, weights_digest(config.towers.weights))
+    return ChooserLearner(config, store, held_out)
+
+
+def _targets(config: StudentConfig, learner: StudentLearner, targets: MapDataset, images: MapDataset) -> TargetDataset:
+    return TargetDataset(
+        targets,
+        images,
         image_format=learner.towers.image_format,
         mask_size=config.model.mask_size,
         is_held=learner.holds,
-        snapshots=None if saved is None else saved.get("snapshots"),
     )
-    feed = ResumableFeed(
+
+
+def _feed(
+    request: StudentRequest, data: EpochDataset, collate: Callable[[list[Any]], Any], fabric: Fabric
+) -> ResumableFeed:
+    """Return the batches of this process."""
+    config = request.config
+    return ResumableFeed(
         data,
         collate,
         units_per_batch=config.data.images_per_batch,
@@ -104,14 +143,17 @@ def _feed(request: StudentRequest, learner: StudentLearner, fabric: Fabric) -> t
         world_size=fabric.world_size,
         num_workers=config.data.num_workers,
     )
-    return feed, snapshots
 
 
-def _settings(request: StudentRequest, config: StudentConfig, snapshots: Snapshots) -> dict[str, Any]:
+def _settings(
+    request: StudentRequest, config: ChooserConfig | StudentConfig, snapshots: Snapshots, learner: Student
+) -> dict[str, Any]:
     """Return what decides the weights, and enough to build the model again."""
+    kind = {"learner": CHOOSER, "candidates": learner.store.digest} if isinstance(learner, ChooserLearner) else {}
     human = {} if request.human is None else {"human": RunLocation.open(request.human).root}
     return {
-        "learner": LEARNER,
+        "learner": SEGMENTER,
+        **kind,
         "config": config.decisive(),
         "towers_sha256": weights_digest(config.towers.weights),
         "runs": [RunLocation.open(run).root for run in request.runs],
@@ -120,18 +162,30 @@ def _settings(request: StudentRequest, config: StudentConfig, snapshots: Snapsho
     }
 
 
-def load_student(path: Path, device: str = "cpu") -> StudentLearner:
+def load_student(path: Path, device: str = "cpu") -> Student:
     """Return the student of a training's folder, or of its checkpoint, in eval mode.
 
     Raises:
-        ConfigError: There is none, it is another learner's, or its towers' weights are missing or others.
+        ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
     """
     file, state, settings = read_settings(path)
-    if settings.get("learner") != LEARNER:
+    kind = settings.get("learner")
+    if kind not in (CHOOSER, SEGMENTER):
         raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")
-    config = validate_as(StudentConfig, settings["config"])
-    require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
-    learner = StudentLearner(config, FrozenTowers(config.towers, torch.device(device)))
+    learner: Student
+    if kind == CHOOSER:
+        chooser = validate_as(ChooserConfig, settings["config"])
+        require_weights(file, "towers", chooser.towers.weights, settings["towers_sha256"])
+        learner = _chooser(chooser, FrozenTowers(chooser.towers, torch.device(device)))
+        if learner.store.digest != settings["candidates"]:
+            raise ConfigError(
+                f"{file} chose among masks of the preset {chooser.candidates.preset!r} as it was then. Its settings "
+                "or weights are others now. Train again, or use the version of pseudoris that trained it."
+            )
+    else:
+        config = validate_as(StudentConfig, settings["config"])
+        require_weights(file, "towers", config.towers.weights, settings["towers_sha256"])
+        learner = StudentLearner(config, FrozenTowers(config.towers, torch.device(device)))
     load_trained(learner.module, state["module"], where=str(file))
     learner.module.to(device).eval()
     return learner

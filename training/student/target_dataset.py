@@ -207,27 +207,16 @@ class TargetDataset(Dataset[Target]):
         return Target(key, pixels, placement.mask(mask, self._mask_size), text)
 
 
-def training_set(
-    runs: Sequence[str],
-    human: str | None,
-    data: DataConfig,
-    *,
-    seed: int,
-    image_format: CropFormat,
-    mask_size: int,
-    is_held: Callable[[str], bool],
-    snapshots: Snapshots | None = None,
-) -> tuple[TargetDataset, Snapshots]:
-    """Return the training data, and the commits that it covers of each run.
+def open_runs(
+    runs: Sequence[str], human: str | None, data: DataConfig, *, seed: int, snapshots: Snapshots | None = None
+) -> tuple[MapDataset, MapDataset, Snapshots]:
+    """Return masks and texts to learn from, the images of the same items, and the commits that they cover of each run.
 
     Args:
         runs: Folders or urls of runs, at least one.
         human: An import to mix in; None for none.
         data: Which expressions.
         seed: Seed of the draws.
-        image_format: Image format of the towers.
-        mask_size: Side of the masks.
-        is_held: See `TargetDataset`.
         snapshots: Snapshots of an earlier start, to read the same again.
 
     Raises:
@@ -247,14 +236,7 @@ def training_set(
         annotation = _open(human, replace(spec, where=plain, draw="distinct"), snapshots, taken)
         return MixedDataset(own, annotation, fraction=data.human_fraction, human_share=data.human_share, seed=seed)
 
-    dataset = TargetDataset(
-        opened(spec),
-        opened(replace(spec, parts=("image",))),
-        image_format=image_format,
-        mask_size=mask_size,
-        is_held=is_held,
-    )
-    return dataset, taken
+    return opened(spec), opened(replace(spec, parts=("image",))), taken
 
 
 def _open(run: str, spec: SampleSpec, snapshots: Snapshots | None, taken: Snapshots) -> RisDataset:

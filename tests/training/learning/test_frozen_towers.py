@@ -1,10 +1,10 @@
 """What is kept as long as there is room for it."""
 
-from pseudoris.training.learning.frozen_towers import TextFeatureCache
+from pseudoris.training.learning.frozen_towers import FeatureCache
 
 
-def _kept(max_bytes: int) -> TextFeatureCache[str]:
-    return TextFeatureCache(max_bytes, len)
+def _kept(max_bytes: int) -> FeatureCache[str]:
+    return FeatureCache(max_bytes, len)
 
 
 def test_what_was_not_asked_for_the_longest_goes_first() -> None:

@@ -8,7 +8,7 @@ import torch
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import Placement, training_set
+from pseudoris.training.student.target_dataset import Placement, TargetDataset, open_runs
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
 
@@ -23,11 +23,10 @@ def two_runs(folder):
 def test_masks_of_two_runs_come_together_where_their_image_is_the_same_and_only_there(tmp_path):
     config = small_config(tmp_path)
     learner = StudentLearner(config, FrozenTowers(config.towers))
-    dataset, _ = training_set(
-        two_runs(tmp_path),
-        None,
-        config.data,
-        seed=0,
+    targets, images, _ = open_runs(two_runs(tmp_path), None, config.data, seed=0)
+    dataset = TargetDataset(
+        targets,
+        images,
         image_format=learner.towers.image_format,
         mask_size=config.model.mask_size,
         is_held=learner.holds,

@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter
 
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.training.learning.frozen_towers import TextFeatureCache
+from pseudoris.training.learning.frozen_towers import FeatureCache
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.checkpoints.models import load_clip
 from pseudoris.workers.checkpoints.openclip import read_model_config
@@ -54,7 +54,7 @@ class ResponseMaps:
         self._model = model.requires_grad_(False)
         self._format = crop_format(model, weights)
         self._tokenise = ClipTokenizer(int(model.context_length))
-        self._texts = TextFeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
+        self._texts = FeatureCache[torch.Tensor](_TEXT_BYTES, lambda embedding: embedding.nbytes)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], phrases: Sequence[str], redundant: Sequence[str] = ()) -> FloatArray:

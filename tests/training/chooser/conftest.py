@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.learning.frozen_towers import FrozenTowers
+from tests.training.chooser.builders import imported_run, small_config
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    """For every test of the chooser."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder of candidates that the tests share: an image is proposed once."""
+    return tmp_path_factory.mktemp("candidates")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> str:
+    """An import of four scenes with what people say of each object."""
+    return imported_run(tmp_path_factory.mktemp("scenes"), 4)
+
+
+@pytest.fixture
+def config(cache):
+    return small_config(cache)
+
+
+@pytest.fixture
+def store(config) -> CandidateStore:
+    return CandidateStore(config.candidates, FrozenTowers(config.towers), "t" * 64)
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """A scene, (3, H, W) uint8."""
+    return torch.from_numpy(render(make_scene(Split.DEMO, 0)).image.copy()).permute(2, 0, 1)

@@ -1,0 +1,90 @@
+"""What is known of an image's masks: where each lies, how others lie to it, and a cache that changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
+from pseudoris.training.chooser.chooser_learner import mirrored
+from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.workers.masks import rle
+from tests.training.chooser.builders import small_config
+
+
+def masks(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
+    """Return rectangles (x0, y0, x1, y1) as masks (N, 20, 40) bool."""
+    found = torch.zeros(len(boxes), 20, 40, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(found, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    return found
+
+
+def test_the_geometry_of_a_mask_is_in_shares_of_its_image():
+    counts = rle.encode(masks((0, 0, 20, 10), (20, 10, 40, 20)))
+    geometry = mask_geometry(counts, (20, 40))
+    assert geometry[:, :3].tolist() == [[-0.5, -0.5, 0.25], [0.5, 0.5, 0.25]]
+    torch.testing.assert_close(geometry[0, 3:], geometry[1, 3:])
+
+
+def test_a_pair_says_where_the_second_lies_and_which_is_inside_which():
+    counts = rle.encode(masks((0, 0, 20, 20), (5, 5, 10, 10), (30, 0, 40, 20)))
+    pairs = pair_geometry(mask_geometry(counts, (20, 40)), counts, (20, 40))
+    assert pairs[0, 2, 0] == -pairs[2, 0, 0] == 1.25
+    assert pairs[1, 0, 6:].tolist() == [1.0, 25 / 400]
+    assert pairs[0, 1, 6:].tolist() == [25 / 400, 1.0]
+    assert pairs.diagonal()[:6].abs().max() == 0
+
+
+def test_a_mirrored_image_is_what_is_computed_of_mirrored_masks(store, pixels):
+    candidates = store.of("scene", pixels)
+    flipped = rle.encode(candidates.decoded().flip(2))
+    geometry = mask_geometry(flipped, candidates.size)
+    found = mirrored(candidates)
+    torch.testing.assert_close(found.geometry, geometry)
+    torch.testing.assert_close(found.pairs, pair_geometry(geometry, flipped, candidates.size))
+
+
+def test_a_mask_reads_the_patches_below_it_alone(store, pixels):
+    candidates = store.of("scene", pixels)
+    assert len(candidates.counts) >= 2
+    assert candidates.pooled.shape == (
+        len(candidates.counts),
+        2 * store.towers.widths.image + store.towers.widths.joint,
+    )
+    torch.testing.assert_close(
+        candidates.crops.float().norm(dim=-1), torch.ones(len(candidates.counts), 2), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"x" * 90])
+def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, damage):
+    config = small_config(tmp_path)
+    towers = FrozenTowers(config.towers)
+    made = CandidateStore(config.candidates, towers, "t").of("a", pixels)
+    (file,) = tmp_path.rglob("*.safetensors")
+    if damage is not None:
+        file.write_bytes(damage)
+    again = CandidateStore(config.candidates, towers, "t")
+    assert (again.held("a") is None) == (damage is not None)
+    kept = again.of("a", pixels)
+    for each in fields(made):
+        one, other = getattr(made, each.name), getattr(kept, each.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    assert CandidateStore(config.candidates, towers, "other towers").held("a") is None
+
+
+def test_an_image_without_masks_has_no_candidates(store):
+    candidates = store.of("plain", torch.full((3, 48, 64), 200, dtype=torch.uint8))
+    assert candidates.counts == ()
+    assert candidates.decoded().shape == (0, 48, 64)
+    assert candidates.pairs.shape[:2] == (0, 0)
+
+
+def test_masks_that_no_sam_proposes_are_refused(config, store):
+    ready = config.candidates.model_copy(update={"assignments": ("masks.engine=ready",)})
+    with pytest.raises(ConfigError, match=r"masks\.engine is 'ready'.*Give masks\.engine=sam"):
+        CandidateStore(ready, store.towers, "t")

@@ -1,0 +1,89 @@
+"""Trainings of the chooser: they learn, resume to equal weights, and are read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pseudoris.cli.main import app
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.training.chooser.chooser_learner import ChooserLearner
+from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate
+from pseudoris.training.student.student_training import StudentRequest, load_student, train_student
+from tests.training.checkpoints import assert_equal_weights
+from tests.training.chooser.builders import chooser_words, small_config
+
+
+class KilledError(Exception):
+    """What ends a training in its middle."""
+
+
+def train(request, *, until: int | None = None):
+    """Train; with `until`, end at the first report of so many steps, as a kill would."""
+
+    def on_step(report):
+        if until is not None and report.step >= until:
+            raise KilledError
+
+    return train_student(request, open_fabric(request.config.training), on_step=on_step)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_as_if_nothing_had_happened_and_reads_back_the_same(tmp_path, cache, run):
+    config = small_config(cache, ["training.checkpoint_every=5", "model.dropout=0.1"])
+    request = StudentRequest(config, [run], tmp_path / "whole", val=run)
+    _, summary = train(request)
+    cut = replace(request, out=tmp_path / "cut")
+    with pytest.raises(KilledError):
+        train(cut, until=8)
+    _, resumed = train(replace(cut, is_resuming=True))
+    assert resumed.num_steps_now == 7
+    assert_equal_weights(request.out, cut.out)
+    student = load_student(request.out)
+    assert isinstance(student, ChooserLearner)
+    assert evaluate(student, HeldOutExpressions(run)).figures().miou == pytest.approx(summary.figures["miou"])
+
+
+@pytest.mark.slow
+def test_it_learns_which_mask_is_meant(tmp_path, cache, run):
+    words = ["training.peak_rate=0.003", "training.log_every=1", "mirrored_words=null"]
+    losses = []
+    request = StudentRequest(small_config(cache, words, steps=200), [run], tmp_path / "out", val=run)
+    _, summary = train_student(
+        request, open_fabric(request.config.training), on_step=lambda each: losses.append(each.values.get("train/loss"))
+    )
+    # The last report is the validation's.
+    assert sum(losses[-11:-1]) < 0.5 * sum(losses[:10])
+    before = ChooserLearner(request.config, load_student(request.out).store)
+    assert summary.figures["miou"] > evaluate(before, HeldOutExpressions(run)).figures().miou + 0.05
+
+
+@pytest.mark.slow
+def test_masks_of_other_settings_than_it_was_trained_on_are_refused(tmp_path, cache, run, monkeypatch):
+    request = StudentRequest(small_config(cache, steps=3), [run], tmp_path / "out")
+    train(request)
+    # As if the preset had changed since.
+    monkeypatch.setattr("pseudoris.training.chooser.candidate_masks._VERSION", 99)
+    with pytest.raises(ConfigError, match="chose among masks of the preset 'tiny' as it was then"):
+        load_student(request.out)
+
+
+@pytest.mark.slow
+def test_the_commands_train_and_answer(tmp_path, cache, run):
+    words = [each for word in [*chooser_words(cache), "training.num_warmup_steps=1"] for each in ("--set", word)]
+    invoke = CliRunner(env={"COLUMNS": "160"}).invoke
+    trained = invoke(
+        app, ["train", "student", run, "--val", run, "--out", str(tmp_path / "out"), "--steps", "6", *words]
+    )
+    assert trained.exit_code == 0, trained.output
+    assert "mIoU" in trained.output
+    image = next((Path(run).parent / "images").iterdir())
+    arguments = [str(image), "the star", "--model", str(tmp_path / "out"), "--out", str(tmp_path / "seen.png")]
+    answered = invoke(app, ["predict", *arguments])
+    assert answered.exit_code == 0, answered.output
+    assert "masks that SAM proposes" in answered.output
+    assert "probability of this mask" in answered.output

@@ -1,0 +1,267 @@
+"""The masks that SAM proposes for an image, and what frozen models see of each: computed once an image."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
+from pseudoris.training.chooser.chooser_config import CandidatesConfig
+from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
+from pseudoris.training.student.target_dataset import Placement
+from pseudoris.workers.engine_digests import clip_digest, sam_digest
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.images.crops import make_crops
+from pseudoris.workers.masks import SamProposer, rle
+
+# Rises when what a file holds changes; files of other versions are written anew.
+_VERSION: Final = 1
+_META: Final = "candidates"
+# Width of `Candidates.geometry` and `Candidates.pairs`.
+GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The N masks of an image; N may be 0.
+
+    Attributes:
+        size: (H, W) of the upright image.
+        counts: (N) COCO compressed RLE.
+        crops: (N, K, D) float16, normalised embeddings of each kind of crop by the filter's CLIP.
+        pooled: (N, C) float16, the towers' patches averaged under each mask: their stages, then the joint space.
+        geometry: (N, 7) float32, see `mask_geometry`.
+        pairs: (N, N, 8) float32, see `pair_geometry`.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[str, ...]
+    crops: torch.Tensor
+    pooled: torch.Tensor
+    geometry: torch.Tensor
+    pairs: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(each.nbytes for each in (self.crops, self.pooled, self.geometry, self.pairs))
+
+    def ious(self, masks: torch.Tensor) -> NDArray[np.float64]:
+        """Return the IoU of masks (M, H, W) bool with every candidate, (M, N)."""
+        return rle.ious(rle.encode(masks), self.counts, self.size)
+
+    def decoded(self) -> torch.Tensor:
+        """Return the masks, (N, H, W) bool."""
+        return torch.from_numpy(rle.decode(self.counts, self.size))
+
+
+def mask_geometry(counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
+    """Return (N, 7) float32: centre x and y and area as shares of the image, width, height, area in logarithms.
+
+    Centres are of boxes, from -1 at the left and top to 1.
+    """
+    height, width = size
+    boxes = torch.tensor(rle.boxes(counts, size), dtype=torch.float32).reshape(-1, 4)
+    areas = torch.from_numpy(rle.areas(counts, size)).float() / (height * width)
+    x = (boxes[:, 0] + boxes[:, 2]) / width - 1
+    y = (boxes[:, 1] + boxes[:, 3]) / height - 1
+    wide = ((boxes[:, 2] - boxes[:, 0]) / width).clamp(min=1e-3)
+    high = ((boxes[:, 3] - boxes[:, 1]) / height).clamp(min=1e-3)
+    logarithms = [each.log() / 2 + 1 for each in (wide, high, areas.clamp(min=1e-5))]
+    return torch.stack([x, y, areas, *logarithms, (wide / high).log()], 1)
+
+
+def pair_geometry(geometry: torch.Tensor, counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
+    """Return (N, N, 8) float32, of the first mask and the second: offsets, distance, sizes, containment both ways.
+
+    A mirrored image has the first of them with the opposite sign.
+    """
+    offset = geometry[None, :, :2] - geometry[:, None, :2]
+    distance = offset.norm(dim=-1, keepdim=True)
+    direction = offset / distance.clamp(min=1e-3)
+    larger = geometry[None, :, 5:6] - geometry[:, None, 5:6]
+    inside = torch.from_numpy(rle.shares_inside(counts, counts, size)).float()[..., None]
+    return torch.cat([offset, direction, distance, larger, inside, inside.transpose(0, 1)], -1)
+
+
+class CandidateStore:
+    """Candidates by image: in memory, in a folder, or proposed now.
+
+    Attributes:
+        towers: Frozen; patches are theirs.
+        digest: Of all that decides the candidates and their features.
+    """
+
+    def __init__(self, config: CandidatesConfig, towers: FrozenTowers, towers_sha256: str) -> None:
+        """Open the folder; models are loaded when the first image needs them.
+
+        Raises:
+            ConfigError: The preset or its weights are missing.
+        """
+        self.towers = towers
+        self._run: RunConfig = config.run_config()
+        if self._run.masks.engine != "sam":
+            raise ConfigError(
+                f"candidates: masks.engine is {self._run.masks.engine!r}, but the student proposes masks for new "
+                "images too. Give masks.engine=sam."
+            )
+        method = self._run.method()
+        said = [_VERSION, method["masks"], method["compute"], method["filtering"]["context_scale"], towers_sha256]
+        weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering)]
+        self.digest = sha256_hex(json.dumps([said, weights], sort_keys=True).encode())
+        self._folder = None if config.cache is None else config.cache / self.digest[:16]
+        # Without a folder there is no other place: all are kept.
+        max_bytes = sys.maxsize if self._folder is None else config.memory_bytes
+        self._held = FeatureCache[Candidates](max_bytes, lambda found: found.nbytes)
+
+    @cached_property
+    def clip(self) -> ClipEmbedder:
+        """The filter's CLIP."""
+        return ClipEmbedder(self._run.filtering, self._run.compute)
+
+    @cached_property
+    def _proposer(self) -> SamProposer:
+        return SamProposer(self._run.masks, self._run.compute)
+
+    @property
+    def run(self) -> RunConfig:
+        """The configuration of a run with the same masks."""
+        return self._run
+
+    def held(self, image_key: str) -> Candidates | None:
+        """Return an image's candidates from memory or the folder; None if they are in neither."""
+        found = self._held.get(image_key)
+        if found is None and self._folder is not None:
+            found = _read(self._path(image_key), self.digest)
+            if found is not None:
+                self._held.put(image_key, found)
+        return found
+
+    def __getitem__(self, image_key: str) -> Candidates:
+        """Return the candidates of an image that was prepared.
+
+        Raises:
+            KeyError: It was not.
+        """
+        found = self.held(image_key)
+        if found is None:
+            raise KeyError(f"the candidates of image {image_key} were not prepared")
+        return found
+
+    def of(self, image_key: str, image: torch.Tensor) -> Candidates:
+        """Return the candidates of an image (3, H, W) uint8, upright RGB, and keep them by its key.
+
+        Raises:
+            ConfigError: No mask can be proposed for it.
+        """
+        held = self.held(image_key)
+        if held is None:
+            held = self._made(image)
+            self._held.put(image_key, held)
+            if self._folder is not None:
+                _write(self._path(image_key), held, self.digest)
+        return held
+
+    def _path(self, image_key: str) -> Path:
+        name = sha256_hex(image_key.encode())
+        return (self._folder or Path()) / name[:2] / f"{name}.safetensors"
+
+    def _made(self, image: torch.Tensor) -> Candidates:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        size = (pixels.shape[0], pixels.shape[1])
+        masks = self._proposed(pixels)
+        counts = tuple(mask.rle_counts for mask in masks)
+        geometry = mask_geometry(counts, size)
+        return Candidates(
+            size=size,
+            counts=counts,
+            crops=self._crops(pixels, masks),
+            pooled=self._pooled(image, counts, size),
+            geometry=geometry,
+            pairs=pair_geometry(geometry, counts, size),
+        )
+
+    def _proposed(self, pixels: NDArray[np.uint8]) -> tuple[MaskRecord, ...]:
+        data = io.BytesIO()
+        # Lossless, and fast: it is read once.
+        Image.fromarray(pixels).save(data, format="PNG", compress_level=0)
+        encoded = data.getvalue()
+        given = ShardImage(
+            0, "0" * 16, "", encoded, sha256=sha256_hex(encoded), height=pixels.shape[0], width=pixels.shape[1]
+        )
+        (done,) = self._proposer(Shard(0, 0, (given,))).images
+        if done.failure is not None:
+            raise ConfigError(f"no masks can be proposed for an image: {done.failure.message}")
+        return done.masks
+
+    def _crops(self, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> torch.Tensor:
+        """Embeddings (N, 2, D): context crops and masked ones."""
+        if not masks:
+            return torch.zeros(0, 2, 0, dtype=torch.float16)
+        scales = (self._run.filtering.context_scale, None)
+        crops = make_crops(
+            pixels,
+            [mask.box_xyxy_px for mask in masks],
+            runs=[rle.runs(mask.rle_counts) for mask in masks],
+            scales=scales,
+            crop_format=self.clip.crop_format,
+            device=self.clip.device,
+        )
+        seen = self.clip.embed_crops([crops.flatten(0, 1)]).view(len(scales), len(masks), -1)
+        return seen.transpose(0, 1).contiguous().half()
+
+    def _pooled(self, image: torch.Tensor, counts: Sequence[str], size: tuple[int, int]) -> torch.Tensor:
+        """Patches (N, C) under each mask; the nearest patch where a mask is smaller than any."""
+        form = self.towers.image_format
+        placement = Placement.of(size, form.size)
+        # Under no key: only what is pooled is kept.
+        seen = self.towers.read_images(placement.image(image, form.mean)[None])
+        patches = torch.cat([seen.stages.flatten(1, 2), seen.dense], 1)[0]
+        if not counts:
+            return torch.zeros(0, len(patches), dtype=torch.float16)
+        grid = self.towers.widths.grid
+        shares = torch.stack([placement.mask(mask, grid) for mask in torch.from_numpy(rle.decode(counts, size))])
+        weights = shares.flatten(1)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+        return (weights @ patches.flatten(1).T).half()
+
+
+def _write(path: Path, found: Candidates, digest: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = json.dumps({"digest": digest, "size": found.size, "counts": found.counts})
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    save_file({"crops": found.crops, "pooled": found.pooled}, unfinished, metadata={_META: meta})
+    unfinished.rename(path)
+
+
+def _read(path: Path, digest: str) -> Candidates | None:
+    """Return what a file holds; None if there is none, or it is damaged or of another digest."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get(_META, "{}"))
+            if meta.get("digest") != digest:
+                return None
+            size, counts = (meta["size"][0], meta["size"][1]), tuple(meta["counts"])
+            geometry = mask_geometry(counts, size)
+            pairs = pair_geometry(geometry, counts, size)
+            return Candidates(size, counts, file.get_tensor("crops"), file.get_tensor("pooled"), geometry, pairs)
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return None

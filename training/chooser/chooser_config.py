@@ -1,0 +1,102 @@
+"""The chooser's settings: whose masks it chooses among, its frozen towers, its own layers, its data, its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
+from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
+from pseudoris.training.student.student_config import DataConfig
+
+_PACKAGE = "pseudoris.training.chooser"
+
+
+class CandidatesConfig(FrozenModel):
+    """Which masks there are to choose among, and which CLIP sees their crops: as a run of these settings has them."""
+
+    # A run's preset, and its settings as `--set` takes them.
+    preset: str = "tiny"
+    assignments: tuple[str, ...] = ()
+    # Folder that keeps masks and features of images between trainings; None keeps them in memory alone.
+    cache: Path | None = None
+    # Of it, each process keeps so much in memory too; 60 masks of a ViT-B take half a megabyte.
+    memory_bytes: int = Field(default=2 * 2**30, ge=0)
+
+    def run_config(self) -> RunConfig:
+        """Return the run's configuration, of which `masks`, `filtering` and `compute` count.
+
+        Raises:
+            ConfigError: There is no such preset or setting.
+        """
+        return load_config(self.preset, None, self.assignments)
+
+
+class ModelConfig(FrozenModel):
+    """The layers that are trained."""
+
+    # Width of masks and words.
+    width: int = Field(default=128, ge=8)
+    num_heads: int = Field(default=4, ge=1)
+    # In each, masks read the words, then one another.
+    num_layers: int = Field(default=3, ge=1)
+    # Hidden width of the perceptrons, in widths.
+    mlp_ratio: int = Field(default=2, ge=1)
+    # Bits of a fixed random code for each token: what takes the place of a table of learnt embeddings.
+    word_code_width: int = Field(default=128, ge=0)
+    # Whether masks know how the others lie to them.
+    has_relative_geometry: bool = True
+    # Whether CLIP's cosines with the head noun are asked beside those with the sentence.
+    has_head_noun: bool = True
+    dropout: UnitInterval = 0.0
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class TargetConfig(FrozenModel):
+    """What an answer is compared with: a softmax of the candidates' IoU with the mask that was meant."""
+
+    temperature: float = Field(default=0.1, gt=0)
+    # Questions whose best candidate has a lower IoU teach nothing and are skipped.
+    min_iou: NonNegative = 0.3
+
+
+class ChooserConfig(FrozenModel):
+    """All settings of a training of the chooser."""
+
+    preset: str = "tiny"
+    candidates: CandidatesConfig = CandidatesConfig()
+    towers: TowersConfig
+    model: ModelConfig = ModelConfig()
+    target: TargetConfig = TargetConfig()
+    data: DataConfig = DataConfig()
+    # Words that change places when an image is mirrored; None never mirrors. Without it "left" would become wrong.
+    mirrored_words: dict[str, str] | None = None
+    training: TrainingConfig = TrainingConfig()
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON."""
+        tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
+        for placement in ("cache", "memory_bytes"):
+            del tree["candidates"][placement]
+        for placement in ("num_workers", "moved"):
+            del tree["data"][placement]
+        return {**tree, "training": self.training.decisive()}
+
+
+def load_chooser_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> ChooserConfig:
+    """Return the resolved settings: `key=value` words over the YAML at `path` over the preset.
+
+    Raises:
+        ConfigError: An unknown preset, file, key or value; the message holds the nearest known name.
+    """
+    return load_preset(_PACKAGE, ChooserConfig, preset, path, assignments)

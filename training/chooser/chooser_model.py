@@ -1,0 +1,153 @@
+"""The chooser: from what is known of an image's masks, and words, to a score of each mask for each expression.
+
+Masks read the words, then one another: which one is "left", or "the largest", or lies beside "the red square", is a
+question about the others too. What depends on the image alone is computed once for all of its expressions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH
+from pseudoris.training.chooser.chooser_config import ModelConfig
+from pseudoris.training.learning.frozen_towers import TowerTexts, TowerWidths
+from pseudoris.training.learning.token_layers import Perceptron, ProductAttention
+from pseudoris.training.student.student_model import WordReader
+
+
+@dataclass(slots=True)
+class ChooserInput:
+    """What a forward pass takes: U images of up to N masks, and T expressions of them.
+
+    Not frozen: Fabric replaces its tensors, for precision and device.
+
+    Attributes:
+        crops: (U, N, K · D) float32, embeddings of each mask's crops.
+        pooled: (U, N, C) float32.
+        geometry: (U, N, 7) float32.
+        pairs: (U, N, N, 8) float32.
+        is_mask: (U, N) bool; the others are padding.
+        owners: (T,) int64, the image of each expression.
+        texts: The towers' features of the expressions.
+        cosines: (T, N, S) float32: of CLIP, centred over the masks of an image.
+    """
+
+    crops: torch.Tensor
+    pooled: torch.Tensor
+    geometry: torch.Tensor
+    pairs: torch.Tensor
+    is_mask: torch.Tensor
+    owners: torch.Tensor
+    texts: TowerTexts
+    cosines: torch.Tensor
+
+
+class MaskReader(nn.Module):
+    """Brings what is known of a mask to the width of the layers."""
+
+    def __init__(self, crop_width: int, pooled_width: int, width: int) -> None:
+        super().__init__()
+        self.of_crops = nn.Sequential(nn.LayerNorm(crop_width), nn.Linear(crop_width, width))
+        self.of_pooled = nn.Sequential(nn.LayerNorm(pooled_width), nn.Linear(pooled_width, width))
+        self.of_geometry = nn.Sequential(nn.Linear(GEOMETRY_WIDTH, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, given: ChooserInput) -> torch.Tensor:
+        """Return masks (U, N, width)."""
+        out: torch.Tensor = self.of_crops(given.crops) + self.of_pooled(given.pooled) + self.of_geometry(given.geometry)
+        return out
+
+
+class PairAttention(nn.Module):
+    """The masks of an image read one another, and how each lies to the reader: x + Attention(norm(x))."""
+
+    def __init__(self, width: int, num_heads: int, *, has_pairs: bool) -> None:
+        super().__init__()
+        self._num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.bias = nn.Linear(PAIR_WIDTH, num_heads) if has_pairs else None
+        self.lie = nn.Linear(PAIR_WIDTH * num_heads, width) if has_pairs else None
+
+    def forward(self, masks: torch.Tensor, pairs: torch.Tensor, is_mask: torch.Tensor) -> torch.Tensor:
+        """Return (T, N, width), of masks (T, N, width), pairs (T, N, N, 8) and which masks there are (T, N) bool."""
+        heads = self._num_heads
+        both = self.query_key_value(self.norm(masks)).view(*masks.shape[:2], 3, heads, -1)
+        query, key, value = both.permute(2, 0, 3, 1, 4)
+        scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
+        if self.bias is not None:
+            scores = scores + self.bias(pairs).permute(0, 3, 1, 2)
+        weights = scores.masked_fill(~is_mask[:, None, None, :], float("-inf")).softmax(-1)
+        out: torch.Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        if self.lie is not None:
+            seen = torch.einsum("thij,tijp->tihp", weights, pairs)
+            out = out + self.lie(seen.flatten(2))
+        return masks + out
+
+
+class ChooserLayer(ProductAttention):
+    """Masks read the words and are multiplied with them, then read one another."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.width, config.num_heads)
+        self.out = nn.Linear(3 * config.width, config.width)
+        self.others = PairAttention(config.width, config.num_heads, has_pairs=config.has_relative_geometry)
+        self.think = Perceptron(config.width, config.mlp_ratio, dropout=config.dropout)
+
+    def forward(
+        self,
+        masks: torch.Tensor,
+        words: torch.Tensor,
+        is_word: torch.Tensor,
+        *,
+        pairs: torch.Tensor,
+        is_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return masks (T, N, width)."""
+        masks = masks + self.out(self.compared_with_words(masks, words, is_word))
+        masks = self.others(masks, pairs, is_mask)
+        out: torch.Tensor = self.think(masks)
+        return out
+
+
+class Chooser(nn.Module):
+    """All layers that are trained; the frozen towers are not part of it."""
+
+    def __init__(self, config: ModelConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
+        """Draw fresh weights from torch's generator.
+
+        Args:
+            config: The layers.
+            widths: Of the towers.
+            crop_width: K · D, of the embeddings of a mask's crops.
+            num_cosines: S.
+        """
+        super().__init__()
+        pooled = widths.num_stages * widths.image + widths.joint
+        self.masks = MaskReader(crop_width, pooled, config.width)
+        self.words = WordReader(
+            widths.text,
+            config.width,
+            code_width=config.word_code_width,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+        )
+        self.of_cosines = nn.Linear(num_cosines, config.width)
+        self.layers = nn.ModuleList(ChooserLayer(config) for _ in range(config.num_layers))
+        self.score = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1, bias=False))
+        # An untrained chooser answers as CLIP does.
+        self.trusted = nn.Parameter(torch.ones(num_cosines))
+
+    def forward(self, given: ChooserInput) -> torch.Tensor:
+        """Return logits (T, N) of the masks; -inf where there is none."""
+        owners, texts = given.owners, given.texts
+        words = self.words(texts)
+        masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
+        pairs, is_mask = given.pairs[owners], given.is_mask[owners]
+        for layer in self.layers:
+            masks = layer(masks, words, texts.is_word, pairs=pairs, is_mask=is_mask)
+        logits: torch.Tensor = self.score(masks)[..., 0] + given.cosines @ self.trusted
+        return logits.masked_fill(~is_mask, float("-inf"))

@@ -1,0 +1,166 @@
+"""A run's masks and expressions as the chooser takes them: an expression, and how well each candidate would answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from pseudoris.training.chooser.candidate_masks import CandidateStore
+from pseudoris.training.student.target_dataset import MapDataset
+from pseudoris.workers.counter_rng import draw_below, key_of
+
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An expression of an image.
+
+    Attributes:
+        image_key: Identifies its image among those of all runs.
+        text: The expression; mirrored where the image is.
+        ious: (N,) float32, of each candidate with the mask that was meant.
+        is_mirrored: Whether the image is taken as seen in a mirror.
+    """
+
+    image_key: str
+    text: str
+    ious: torch.Tensor
+    is_mirrored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionBatch:
+    """Questions about some images.
+
+    Attributes:
+        images: (U) key and whether mirrored, each once.
+        owners: (T,) int64, the image of each question.
+        texts: (T).
+        ious: (T, N) float32, 0 where an image has fewer candidates.
+    """
+
+    images: list[tuple[str, bool]]
+    owners: torch.Tensor
+    texts: list[str]
+    ious: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.texts)
+
+
+def collate_questions(groups: Sequence[Sequence[Question]]) -> QuestionBatch:
+    """Return the questions of some masks as a batch."""
+    questions = [each for group in groups for each in group]
+    places: dict[tuple[str, bool], int] = {}
+    for each in questions:
+        places.setdefault((each.image_key, each.is_mirrored), len(places))
+    ious = [each.ious for each in questions]
+    return QuestionBatch(
+        images=list(places),
+        owners=torch.tensor([places[each.image_key, each.is_mirrored] for each in questions], dtype=torch.int64),
+        texts=[each.text for each in questions],
+        ious=pad_sequence(ious, batch_first=True) if ious else torch.zeros(0, 0),
+    )
+
+
+class QuestionDataset(Dataset[list[Question]]):
+    """The masks of runs: each gives its expressions of the epoch, or none if no candidate resembles it.
+
+    Candidates of all images are prepared when it is made, so that later epochs read no image.
+    """
+
+    def __init__(
+        self,
+        targets: MapDataset,
+        images: MapDataset,
+        *,
+        store: CandidateStore,
+        min_iou: float,
+        mirrored_words: Mapping[str, str] | None,
+        seed: int,
+        on_image: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Take two datasets of the same items.
+
+        Args:
+            targets: With the parts `mask` and `text`.
+            images: With the part `image`.
+            store: Candidates.
+            min_iou: A mask whose best candidate has less gives no question.
+            mirrored_words: Words that change places in a mirrored image, each way; None never mirrors.
+            seed: Seed of the draw that mirrors.
+            on_image: Called after each image whose candidates were not at hand: how many are done, of how many.
+
+        Raises:
+            ConfigError: An image cannot be used.
+        """
+        self._targets, self._images, self._store = targets, images, store
+        self._min_iou, self._seed, self._epoch = min_iou, seed, 0
+        self._mirror = None if mirrored_words is None else Mirror(mirrored_words)
+        self._ious: dict[tuple[str, bytes], torch.Tensor] = {}
+        self._keys = images.image_digests()
+        first = {key: at for at, key in reversed(list(enumerate(self._keys)))}
+        missing = [at for key, at in first.items() if store.held(key) is None]
+        for done, at in enumerate(missing, 1):
+            store.of(self._keys[at], images[at]["image"])
+            on_image(done, len(missing))
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._targets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the expressions, which human masks repeat, and which images are mirrored."""
+        self._epoch = epoch
+        self._targets.set_epoch(epoch)
+        self._images.set_epoch(epoch)
+        self._keys = self._images.image_digests()
+
+    def image_keys(self) -> list[str]:
+        """Return the image of every item of the epoch."""
+        return self._keys
+
+    def __getitem__(self, index: int) -> list[Question]:
+        """Return the questions of a mask."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[list[Question]]:
+        """Return the questions of the masks of a batch."""
+        samples = self._targets.__getitems__(indices)
+        return [self._questions(self._keys[at], sample) for at, sample in zip(indices, samples, strict=True)]
+
+    def _questions(self, key: str, sample: Any) -> list[Question]:
+        ious, texts = self._compared(key, sample["mask"]), sample["expressions"]
+        if not len(ious) or float(ious.max()) < self._min_iou:
+            return []
+        mirror = self._mirror if self._is_mirrored(key) else None
+        return [Question(key, text if mirror is None else mirror(text), ious, mirror is not None) for text in texts]
+
+    def _compared(self, key: str, mask: torch.Tensor) -> torch.Tensor:
+        named = key, mask.numpy().tobytes()
+        if named not in self._ious:
+            self._ious[named] = torch.from_numpy(self._store[key].ious(mask[None])[0]).float()
+        return self._ious[named]
+
+    def _is_mirrored(self, key: str) -> bool:
+        return self._mirror is not None and draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 1
+
+
+class Mirror:
+    """Says of a mirrored image what a text says of the image."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        """Take words that change places, one way or both."""
+        self._words = {**{there: here for here, there in words.items()}, **words}
+
+    def __call__(self, text: str) -> str:
+        """Return the text with its words exchanged."""
+        return _WORD.sub(lambda found: self._words.get(found[0], found[0]), text)
