@@ -115,7 +115,6 @@ class ChooserLearner:
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool."""
-        self.module.eval()
         return self.choose(question.image_key, question.image, question.texts).chosen
 
     @torch.no_grad()
@@ -133,6 +132,7 @@ class ChooserLearner:
         Raises:
             ConfigError: No mask can be proposed for the image.
         """
+        asked = self.module.eval() if module is None else module
         candidates = self.store.of(image_key, image)
         if not candidates.counts:
             return Choice(torch.zeros(len(texts), 0), torch.zeros(0, *candidates.size, dtype=torch.bool))
@@ -140,7 +140,7 @@ class ChooserLearner:
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([(image_key, False)], some, torch.zeros(len(some), dtype=torch.int64))
-            parts.append((self.module if module is None else module)(given).float().softmax(-1).cpu())
+            parts.append(asked(given).float().softmax(-1).cpu())
         return Choice(torch.cat(parts), candidates.decoded())
 
     def _input(self, images: Sequence[tuple[str, bool]], texts: Sequence[str], owners: torch.Tensor) -> ChooserInput:

@@ -13,7 +13,9 @@ TEXTS = ["the red circle", "the leftmost square on the top", "a star"]
 
 @pytest.fixture
 def learner(config, store):
-    return ChooserLearner(config, store)
+    found = ChooserLearner(config, store)
+    found.module.eval()
+    return found
 
 
 def test_an_answer_is_one_of_the_masks_whatever_is_asked_beside_it(learner, store, pixels):
