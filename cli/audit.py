@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Judge a sample of a run, and learn how accurate the run is.")
 
 Audit = Annotated[str, typer.Argument(metavar="AUDIT", help="Local folder of the audit.", show_default=False)]
-_SHOWN_UNREADABLE: Final = 3
 
 
 @app.command("draw")
@@ -186,10 +185,7 @@ def _print_draw(audit: str, found: Draw, *, planted: int) -> None:
     for each in expected_precision(record):
         table.add_row(each.question, each.assumed, each.interval, each.half_width, each.basis)
     stdout.print(table)
-    for text in found.unreadable[:_SHOWN_UNREADABLE]:
-        report("note", f"Picture not readable: {text}", "yellow")
-    if found.unreadable:
-        report("note", f"{len(found.unreadable):,} pictures are missing. Their pairs cannot be judged.", "yellow")
+    audit_serve.report_missing(found.unreadable)
     if record.planted < planted:
         report(
             "note", f"Only {record.planted:,} of {planted:,} pairs were planted: too few texts fit no image.", "yellow"

@@ -8,6 +8,7 @@ import secrets
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,13 +83,18 @@ def page(
             _pictures(opened, plugins),
             lambda done, total: progress.update(images, completed=done, total=total),
         )
-    for key in missing[:_SHOWN_MISSING]:
-        report("note", f"No picture of {key}: its questions can only be skipped.", "yellow")
-    if len(missing) > _SHOWN_MISSING:
-        report("note", f"{len(missing):,} pictures are missing in total.", "yellow")
+    report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green")
     report("note", "Whoever can open the page sees its pictures and texts. Answers stay in the rater's browser.", "dim")
     report("then", command("audit", "add", str(audit), "NAME.jsonl"), "dim")
+
+
+def report_missing(pictures: Sequence[str]) -> None:
+    """Name the first pictures that cannot be shown, by key or with the reason, and say how many there are."""
+    for text in pictures[:_SHOWN_MISSING]:
+        report("note", f"Picture not readable: {text}", "yellow")
+    if pictures:
+        report("note", f"{len(pictures):,} pictures are missing. Their questions can only be skipped.", "yellow")
 
 
 def _pictures(opened: AuditFolder, plugins: list[str] | None) -> Pictures:

@@ -71,40 +71,59 @@ def calibrate(
 
     The YAML holds `filtering.confidence` and `filtering.keep`. It reads the tables only.
     """
+    _check(truth, coverage, audit)
+    if to is not None:
+        check_file(to)
+    aim = DEFAULT_COVERAGE if coverage is None else coverage
+    location = RunLocation.open_to_read(out)
+    if audit is None:
+        found = _fitted(location, truth, coverage=aim, least_yield=least_yield, images=images)
+    else:
+        found = _audited(location, audit, least_yield=least_yield, images=images)
+    text = as_yaml(found)
+    echo(text, nl=False)
+    if to is not None:
+        options.write_text(to, text, option="--to")
+    _report(found, aim if truth is not None else None, least_yield)
+
+
+def _check(truth: str | None, coverage: float | None, audit: str | None) -> None:
+    if coverage is not None and truth is None:
+        raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
+    if truth is not None and audit is not None:
+        raise ConfigError("--truth and --audit exclude each other: each says what is right. Give one.")
+
+
+def _fitted(
+    location: RunLocation, truth: str | None, *, coverage: float, least_yield: float, images: int | None
+) -> Calibration:
     # Only here: other commands need not wait for what this one imports.
     from pseudoris.synthworld.scene_truth import SceneTruth
     from pseudoris.training.calibration import calibrated_run
     from pseudoris.training.evaluation.truth import open_truth
 
-    if coverage is not None and truth is None:
-        raise ConfigError(f"--coverage {coverage:g} needs --truth. Give --truth, or leave --coverage out.")
-    if truth is not None and audit is not None:
-        raise ConfigError("--truth and --audit exclude each other: each says what is right. Give one.")
-    aim = DEFAULT_COVERAGE if coverage is None else coverage
-    if to is not None:
-        check_file(to)
-    location = RunLocation.open_to_read(out)
     header = require_header(location)
     with Progress(console=stderr, transient=True) as progress:
         known = None if truth is None else open_truth(truth, header, SceneTruth, truth_bar(progress))
-        if audit is None:
-            found = calibrated_run(location, known, coverage=aim, least_yield=least_yield, max_images=images)
-        else:
-            from pseudoris.cli.audited_weights import audited_calibration
+        return calibrated_run(location, known, coverage=coverage, least_yield=least_yield, max_images=images)
 
-            found = audited_calibration(location, audit, wanted_yield=least_yield, max_images=images)
-    text = as_yaml(found)
-    echo(text, nl=False)
-    if to is not None:
-        options.write_text(to, text, option="--to")
+
+def _audited(location: RunLocation, audit: str, *, least_yield: float, images: int | None) -> Calibration:
+    from pseudoris.cli.audited_weights import audited_calibration
+
+    return audited_calibration(location, audit, wanted_yield=least_yield, max_images=images)
+
+
+def _report(found: Calibration, coverage: float | None, least_yield: float) -> None:
+    """Say what the bounds keep; `coverage` is what was asked for, None without a truth."""
     reached = found.reached
     kept = f"it keeps {reached.distinct:.2f} expressions per mask"
-    if known is None:
+    if coverage is None:
         kept += f" (wanted: about {least_yield:g})"
         if abs(reached.distinct - least_yield) > _NEAR * max(least_yield, 1):
             report("note", _why_not(reached, least_yield), "yellow")
     else:
-        if reached.coverage < aim or reached.distinct < least_yield:
+        if reached.coverage < coverage or reached.distinct < least_yield:
             report("note", "No bounds reach this coverage and yield. These reach the widest coverage.", "yellow")
         kept += f"; accuracy {reached.accuracy:.3f}, coverage {reached.coverage:.3f}"
     report("calibrated", f"on these {found.num_images:,} images, {kept}", "green")

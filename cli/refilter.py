@@ -75,7 +75,13 @@ def refilter(
     change = RuleChange(tau, _conditions(keep), lone_masks)
     if accuracy is not None or audit is not None:
         change = _audited(parent, change, accuracy, audit)
-    found = write_with_bar(
+    _print(out, new, _written(parent, target, change, threads=threads, allow_mixed=allow_mixed))
+
+
+def _written(
+    parent: RunLocation, target: RunLocation, change: RuleChange, *, threads: int, allow_mixed: bool
+) -> RefilterSummary:
+    return write_with_bar(
         target,
         lambda on_progress, on_notice: run_refilter(
             parent,
@@ -89,7 +95,6 @@ def refilter(
         before="reading the parent",
         during="refiltering shards",
     )
-    _print(out, new, found)
 
 
 def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, audit: str | None) -> RuleChange:

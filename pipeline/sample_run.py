@@ -20,7 +20,7 @@ from pseudoris.pipeline.resources import plan_actors
 from pseudoris.pipeline.source_listing import list_on_cluster
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.run_records import Receipt
+from pseudoris.schemas.run_records import Identity, Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.garbage import remove_run
@@ -96,11 +96,7 @@ def estimate(
         ConfigError: SOURCE, the configuration, the placement or `scratch` cannot be used.
         TransientError: Storage or the cluster failed.
     """
-    if num_gpus is not None and config.compute.device != "cuda":
-        device = config.compute.device
-        raise ConfigError(
-            f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
-        )
+    _check_gpus(num_gpus, config)
     exclusions = exclusions or Exclusions()
     listing = open_source(source, config.source, limits=config.placement.storage)
     # Checked before Ray, which takes seconds to start: most mistakes are in a path.
@@ -119,13 +115,7 @@ def estimate(
         sample = draw_sample(items, config, size=size, seed=config.compute.seed)
         if excluded.total and not sample.items:
             raise nothing_is_left(exclusions, excluded)
-        # Smaller shards than the run's: a single shard would use one actor and give no interval.
-        shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
-        small = config.model_copy(update={"shards": shards})
-        header = plan_run(
-            location, sample.items, source=listing.name, identity=identity, config=small, exclusions=exclusions
-        )
-        job = Job(listing.name, location, header, small)
+        job = _planned(sample, location, listing.name, config, identity=identity, exclusions=exclusions)
         load_s, receipts = _run(job, actors, on_progress)
     return summarise(
         sample.tally,
@@ -139,6 +129,30 @@ def estimate(
         domain=domain,
         num_excluded=excluded.total,
     )
+
+
+def _check_gpus(num_gpus: float | None, config: RunConfig) -> None:
+    device = config.compute.device
+    if num_gpus is not None and device != "cuda":
+        raise ConfigError(
+            f"--gpus says how many GPUs the run would have, but compute.device is {device}: leave --gpus out"
+        )
+
+
+def _planned(
+    sample: Sample,
+    location: RunLocation,
+    source: str,
+    config: RunConfig,
+    *,
+    identity: Identity,
+    exclusions: Exclusions,
+) -> Job:
+    # Smaller shards than the run's: a single shard would use one actor and give no interval.
+    shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
+    small = config.model_copy(update={"shards": shards})
+    header = plan_run(location, sample.items, source=source, identity=identity, config=small, exclusions=exclusions)
+    return Job(source, location, header, small)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
