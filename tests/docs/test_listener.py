@@ -40,7 +40,7 @@ def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():
     assert {name: getattr(posterior, name) for name in fitted["weights"]} == fitted["weights"]
     for name, rule, coverage in (("listener", "all", 0.65), ("listener-composer", "all+weighing composer", 0.8)):
         config = load_config("tiny", EXAMPLES / f"{name}.yaml").filtering
-        # The record is older than the key: at its scenes no mask is alone in its image.
+        # The record is older than the key: of its 700 scenes none has a mask that is alone (counted with `tiny`).
         expected = {**record["weights"]["all"], "lone_log_ratio": 0.0}
         assert config.confidence.model_dump(exclude_defaults=True) == expected
         (bounds,) = (aim["bounds"][rule] for aim in record["aims"] if aim["coverage"] == coverage)
