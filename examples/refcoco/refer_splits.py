@@ -22,18 +22,16 @@ class ReferSplit:
         folder: Of the dataset: `refs(<split_by>).p` and `instances.json`.
         split_by: As in the file's name.
         split: `val`, `test`, `testA` or `testB`.
-        is_only: Whether the folder has one `refs(…).p`; then the name has no `split_by`.
     """
 
     folder: Path
     split_by: str
     split: str
-    is_only: bool
 
     @property
     def name(self) -> str:
-        """`refcoco/testA`, or `refcocog-umd/val` where a dataset has several files of references."""
-        dataset = self.folder.name if self.is_only else f"{self.folder.name}-{self.split_by}"
+        """`refcoco/testA`, UNC's splits; of another file `refcocog-umd/val`."""
+        dataset = self.folder.name if self.split_by == "unc" else f"{self.folder.name}-{self.split_by}"
         return f"{dataset}/{self.split}"
 
 
@@ -51,7 +49,7 @@ def find_splits(root: Path) -> list[ReferSplit]:
             match = _REFS.fullmatch(path.name)
             split_by = match[1] if match else ""
             splits = sorted({str(ref["split"]) for ref in read_refs(path)} - {_TRAIN})
-            found += [ReferSplit(folder, split_by, split, len(files) == 1) for split in splits]
+            found += [ReferSplit(folder, split_by, split) for split in splits]
     if not found:
         raise ConfigError(
             f"there is no split to evaluate below {root}: give the folder that holds refcoco, refcoco+ and refcocog, "

@@ -99,7 +99,7 @@ def test_the_whole_benchmark_runs_on_a_miniature_and_goes_on_where_it_stopped(tm
     page = (tmp_path / "out" / "refcoco.md").read_text(encoding="utf-8")
     assert MEANINGLESS in page
     figures = json.loads((tmp_path / "out" / "refcoco.json").read_text(encoding="utf-8"))
-    assert set(figures) == {f"{name}/{split}" for name in ("refcoco", "refcocog") for split in ("val", "testA")}
+    assert set(figures) == {f"{name}/{split}" for name in ("refcoco", "refcocog-umd") for split in ("val", "testA")}
     assert all(0 <= row["miou"] <= 1 and row["expressions"] > 0 for row in figures.values())
     header = json.loads((tmp_path / "out" / "annotation" / "_run.json").read_text(encoding="utf-8"))
     assert header["num_images"] == 2
@@ -109,14 +109,22 @@ def test_the_whole_benchmark_runs_on_a_miniature_and_goes_on_where_it_stopped(tm
     assert (tmp_path / "out" / "refcoco.md").read_text(encoding="utf-8") == page
 
 
-def test_splits_are_named_by_their_dataset_and_where_it_has_several_by_their_file(tmp_path):
+def test_splits_are_named_as_the_published_tables_name_them(tmp_path):
     rows = [image_row(1, "a.jpg")]
     objects = [object_row(1, 1, (1, 1, 5, 5))]
     refs = [reference(1, 1, 1, "a", split="val"), reference(2, 1, 1, "b", split="train")]
-    write_refer(tmp_path / "refcoco", rows, objects, refs)
-    write_refer(tmp_path / "refcocog", rows, objects, refs)
-    (tmp_path / "refcocog" / "refs(google).p").write_bytes(pickle.dumps(refs, 2))
-    assert [each.name for each in find_splits(tmp_path)] == ["refcoco/val", "refcocog-google/val", "refcocog-unc/val"]
+    # As REFER's archives come.
+    for dataset, files in {"refcoco": ["google", "unc"], "refcoco+": ["unc"], "refcocog": ["google", "umd"]}.items():
+        write_refer(tmp_path / dataset, rows, objects, refs)
+        (tmp_path / dataset / "refs(unc).p").unlink()
+        for split_by in files:
+            (tmp_path / dataset / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, 2))
+    names = {each.name for each in find_splits(tmp_path)}
+    assert names == {
+        f"{name}/val" for name in ("refcoco-google", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd")
+    }
+    published = {split for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"] for split in row["splits"]}
+    assert {split for split in published if split.endswith("/val")} <= names
     with pytest.raises(ConfigError, match=r"no split to evaluate below .*empty: give the folder"):
         find_splits(tmp_path / "empty")
 
