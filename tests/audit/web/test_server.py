@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import re
 from html import unescape
 
 import pytest
@@ -9,6 +11,7 @@ from pseudoris.audit.verdict_lines import VerdictLine
 from pseudoris.audit.web.pictures import Pictures
 from pseudoris.audit.web.questions import Questions
 from pseudoris.audit.web.raters import Raters
+from pseudoris.audit.web.serve_lock import HOLDER_NAME, serving_alone
 from pseudoris.audit.web.server import JudgingServer
 from pseudoris.audit.web.server_guard import refusal
 from pseudoris.schemas.errors import ConfigError
@@ -87,3 +90,13 @@ def test_a_pair_is_left_to_others_until_enough_have_answered_it_or_look_at_it(au
     assert [line["click"] for line in again["answers"]] == [(3.0, 4.0), None]
     with pytest.raises(ConfigError, match="cannot be a rater's name"):
         raters.open("../ana")
+
+
+def test_a_second_server_of_an_audit_says_who_has_it(audit):
+    address = "http://127.0.0.1:81/"
+    said = rf"is being served by process {os.getpid()} on \S+, at {re.escape(address)}\. Open the address"
+    with serving_alone(audit.path, address), pytest.raises(ConfigError, match=said):
+        serving_alone(audit.path, "http://127.0.0.1:82/").__enter__()
+    with serving_alone(audit.path, "http://127.0.0.1:82/"):
+        assert json.loads((audit.path / HOLDER_NAME).read_text())["address"].endswith(":82/")
+    assert not (audit.path / HOLDER_NAME).exists()
