@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 
 from experiments.ppt.ablation_jobs import RECORDS, job_names, jobs_of, measure
+from experiments.ppt.ablation_rows import TRAININGS
 from experiments.ppt.ablation_runs import QUICK, WHOLE, make_runs
 from experiments.ppt.ablation_table import as_json, as_markdown, put_into
 from experiments.process_pool import run_jobs
@@ -53,7 +54,7 @@ def main(
     # A world that there is none of costs no run.
     world_named(world)
     _refuse_unknown(only or [], job_names(is_pseudo=is_pseudo))
-    if only or not is_pseudo or sizes != WHOLE:
+    if sizes != WHOLE or not is_pseudo or not _of_paper() <= {*(only or _of_paper())}:
         _refuse_docs({"--json": json_path, "--page": page})
     torch.set_num_threads(1)
     console = Console(stderr=True)
@@ -88,13 +89,18 @@ def _refuse_unknown(only: Sequence[str], names: Sequence[str]) -> None:
         raise typer.BadParameter(f"--only {unknown[0]}: there is no such training here; allowed: {', '.join(names)}")
 
 
+def _of_paper() -> set[str]:
+    """The names of all trainings that the rows of the paper's table need."""
+    return {"floor", *(each.name for each in TRAININGS if each.is_paper)}
+
+
 def _refuse_docs(paths: Mapping[str, Path | None]) -> None:
-    """Refuse to put figures of a trial, or of some rows, in the place of the whole ablation's."""
+    """Refuse to put figures of a trial, or of some of the paper's rows, in the place of the whole ablation's."""
     for option, path in paths.items():
         if path is not None and path.resolve().is_relative_to(_DOCS.resolve()):
             raise typer.BadParameter(
                 f"{option} {path} lies in docs, which has the figures of all rows at their whole size: name another "
-                "file, or leave out --quick, --only, --no-pseudo, --epochs-factor and --world"
+                "file, or leave out --quick, --epochs-factor, --world, and an --only without all of the paper's rows"
             )
 
 

@@ -28,6 +28,7 @@ class Training:
         share_of_epochs: Of those of the others. The pipeline writes many expressions a mask, and a training with them
             is to take as many steps as `full`.
         share_of_refinement: Of the last phase's epochs, in the same way.
+        has_seeds: Whether it has several seeds as the paper's rows have, because it is to explain a step of theirs.
     """
 
     name: str
@@ -38,10 +39,11 @@ class Training:
     refined_on: tuple[Source, ...] | None = None
     share_of_epochs: float = 1.0
     share_of_refinement: float = 1.0
+    has_seeds: bool = False
 
     @property
     def is_paper(self) -> bool:
-        """Whether it is a row of the paper's table: these have several seeds, the others one."""
+        """Whether it is a row of the paper's table: these have several seeds."""
         return not PAPER.keys().isdisjoint(self.phases.values())
 
     def runs(self, made: AblationRuns) -> SourceRuns:
@@ -112,6 +114,7 @@ TRAININGS: Final[tuple[Training, ...]] = (
         {"refinement": "kept-composed"},
         refined_on=("d_ref", "h_sem", "h_ref"),
         share_of_refinement=0.466,
+        has_seeds=True,
     ),
     Training(
         "order",

@@ -35,7 +35,14 @@ def test_a_name_of_no_training_is_refused_with_those_that_there_are(tmp_path, wo
 
 @pytest.mark.parametrize(
     "words",
-    [{"is_quick": True}, {"only": ["floor"]}, {"is_pseudo": False}, {"epochs_factor": 0.5}, {"world": "second"}],
+    [
+        {"is_quick": True},
+        {"only": ["floor"]},
+        {"only": ["floor", "full", "plain"]},
+        {"is_pseudo": False},
+        {"epochs_factor": 0.5},
+        {"world": "second"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(("option", "path"), [("json_path", DOCS / "ppt.json"), ("page", DOCS / "ppt.md")])
