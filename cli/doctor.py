@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -84,7 +83,6 @@ def doctor(
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
     """Yield one check after the other; none raises for what it finds."""
-    _ask_servers(config)
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
     yield _attempt("memory", _memory)
@@ -174,16 +172,6 @@ def _weights(config: RunConfig) -> Iterator[Check]:
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
 
 
-def _ask_servers(config: RunConfig) -> None:
-    """Begin to ask for missing weights: the answers come while torch is imported."""
-    from pseudoris.workers.checkpoints.weight_fetch import ask_early
-    from pseudoris.workers.stages import STAGES
-
-    # What is wrong is told where it is checked.
-    with contextlib.suppress(ConfigError):
-        ask_early(stage.settings(config).weights for stage in STAGES)
-
-
 def _prior(config: RunConfig) -> str:
     from pseudoris.workers.engine_digests import prior_digest
 
@@ -192,7 +180,15 @@ def _prior(config: RunConfig) -> str:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
-    return f"{stage.settings(config).weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
+    from pseudoris.workers.checkpoints.weight_catalogue import published_file
+    from pseudoris.workers.checkpoints.weight_files import found_file
+    from pseudoris.workers.checkpoints.weight_remedies import missing
+
+    weights = stage.settings(config).weights
+    # A run would download it. A check of a machine does not: the file may have gigabytes.
+    if published_file(weights) is not None and found_file(weights) is None:
+        raise ConfigError(missing(weights, "there is no such file"))
+    return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 
 def _spacy(config: RunConfig) -> str:
