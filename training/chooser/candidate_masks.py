@@ -25,7 +25,9 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import CandidatesConfig
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
+from pseudoris.training.learning.training_config import TowersConfig
 from pseudoris.training.student.target_dataset import Placement
+from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.engine_digests import clip_digest, sam_digest
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.images.crops import make_crops
@@ -33,6 +35,8 @@ from pseudoris.workers.masks import SamProposer, rle
 
 # Rises when what a file holds changes; files of other versions are written anew.
 _VERSION: Final = 1
+# Settings of the filter that decide a crop's embedding.
+_OF_CROPS: Final = ("architecture", "context_scale", "has_antialiasing", "batch_size")
 _META: Final = "candidates"
 # Width of `Candidates.geometry` and `Candidates.pairs`.
 GEOMETRY_WIDTH, PAIR_WIDTH = 7, 8
@@ -109,8 +113,13 @@ class CandidateStore:
         digest: Of all that decides the candidates and their features.
     """
 
-    def __init__(self, config: CandidatesConfig, towers: FrozenTowers, towers_sha256: str) -> None:
+    def __init__(self, config: CandidatesConfig, towers_config: TowersConfig, towers: FrozenTowers) -> None:
         """Open the folder; models are loaded when the first image needs them.
+
+        Args:
+            config: Which masks, and where they are kept.
+            towers_config: Which patches are read.
+            towers: The same, loaded.
 
         Raises:
             ConfigError: The preset or its weights are missing.
@@ -123,8 +132,9 @@ class CandidateStore:
                 "images too. Give masks.engine=sam."
             )
         method = self._run.method()
-        said = [_VERSION, method["masks"], method["compute"], method["filtering"]["context_scale"], towers_sha256]
-        weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering)]
+        crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
+        said = [_VERSION, method["masks"], method["compute"], crops, towers_config.architecture, towers_config.layers]
+        weights = [sam_digest(self._run.masks), clip_digest(self._run.filtering), weights_digest(towers_config.weights)]
         self.digest = sha256_hex(json.dumps([said, weights], sort_keys=True).encode())
         self._folder = None if config.cache is None else config.cache / self.digest[:16]
         # Without a folder there is no other place: all are kept.

@@ -114,8 +114,7 @@ def train_student(
 
 
 def _chooser(config: ChooserConfig, towers: FrozenTowers, held_out: HeldOutExpressions | None = None) -> ChooserLearner:
-    store = CandidateStore(config.candidates, towers, weights_digest(config.towers.weights))
-    return ChooserLearner(config, store, held_out)
+    return ChooserLearner(config, CandidateStore(config.candidates, config.towers, towers), held_out)
 
 
 def _targets(config: StudentConfig, learner: StudentLearner, targets: MapDataset, images: MapDataset) -> TargetDataset:

@@ -34,7 +34,7 @@ def config(cache):
 
 @pytest.fixture
 def store(config) -> CandidateStore:
-    return CandidateStore(config.candidates, FrozenTowers(config.towers), "t" * 64)
+    return CandidateStore(config.candidates, config.towers, FrozenTowers(config.towers))
 
 
 @pytest.fixture(scope="session")

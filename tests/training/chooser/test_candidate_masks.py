@@ -64,17 +64,33 @@ def test_a_mask_reads_the_patches_below_it_alone(store, pixels):
 def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, damage):
     config = small_config(tmp_path)
     towers = FrozenTowers(config.towers)
-    made = CandidateStore(config.candidates, towers, "t").of("a", pixels)
+    made = CandidateStore(config.candidates, config.towers, towers).of("a", pixels)
     (file,) = tmp_path.rglob("*.safetensors")
     if damage is not None:
         file.write_bytes(damage)
-    again = CandidateStore(config.candidates, towers, "t")
+    again = CandidateStore(config.candidates, config.towers, towers)
     assert (again.held("a") is None) == (damage is not None)
     kept = again.of("a", pixels)
     for each in fields(made):
         one, other = getattr(made, each.name), getattr(kept, each.name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    assert CandidateStore(config.candidates, towers, "other towers").held("a") is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "towers.layers=[1, 4]",
+        "towers.weights.uri=random:1",
+        'candidates.assignments=["masks.points_per_side=5"]',
+        'candidates.assignments=["filtering.context_scale=1.5"]',
+    ],
+)
+def test_candidates_of_other_settings_are_never_taken(tmp_path, word):
+    first, other = small_config(tmp_path), small_config(tmp_path, [word])
+    digests = {
+        CandidateStore(each.candidates, each.towers, FrozenTowers(each.towers)).digest for each in (first, other)
+    }
+    assert len(digests) == 2
 
 
 def test_an_image_without_masks_has_no_candidates(store):
@@ -87,4 +103,4 @@ def test_an_image_without_masks_has_no_candidates(store):
 def test_masks_that_no_sam_proposes_are_refused(config, store):
     ready = config.candidates.model_copy(update={"assignments": ("masks.engine=ready",)})
     with pytest.raises(ConfigError, match=r"masks\.engine is 'ready'.*Give masks\.engine=sam"):
-        CandidateStore(ready, store.towers, "t")
+        CandidateStore(ready, config.towers, store.towers)
