@@ -32,9 +32,14 @@ def config(cache):
     return small_config(cache)
 
 
+@pytest.fixture(scope="session")
+def towers(cache) -> FrozenTowers:
+    return FrozenTowers(small_config(cache).towers)
+
+
 @pytest.fixture
-def store(config) -> CandidateStore:
-    return CandidateStore(config.candidates, config.towers, FrozenTowers(config.towers))
+def store(config, towers) -> CandidateStore:
+    return CandidateStore(config.candidates, config.towers, towers)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import torch
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
 from pseudoris.training.chooser.chooser_learner import mirrored
-from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.workers.masks import rle
 from tests.training.chooser.builders import small_config
 
@@ -60,20 +59,24 @@ def test_a_mask_reads_the_patches_below_it_alone(store, pixels):
     )
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"x" * 90])
-def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, damage):
+def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
     config = small_config(tmp_path)
-    towers = FrozenTowers(config.towers)
-    made = CandidateStore(config.candidates, config.towers, towers).of("a", pixels)
-    (file,) = tmp_path.rglob("*.safetensors")
-    if damage is not None:
-        file.write_bytes(damage)
-    again = CandidateStore(config.candidates, config.towers, towers)
-    assert (again.held("a") is None) == (damage is not None)
-    kept = again.of("a", pixels)
+
+    def opened() -> CandidateStore:
+        return CandidateStore(config.candidates, config.towers, towers)
+
+    made = opened().of("a", pixels)
+    kept = opened().held("a")
     for each in fields(made):
         one, other = getattr(made, each.name), getattr(kept, each.name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    (file,) = tmp_path.rglob("*.safetensors")
+    whole = file.read_bytes()
+    for damage in (b"", b"x" * 90, whole[:-1]):
+        file.write_bytes(damage)
+        assert opened().held("a") is None
+    opened().of("a", pixels)
+    assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -85,11 +88,9 @@ def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, damage):
         'candidates.assignments=["filtering.context_scale=1.5"]',
     ],
 )
-def test_candidates_of_other_settings_are_never_taken(tmp_path, word):
+def test_candidates_of_other_settings_are_never_taken(tmp_path, towers, word):
     first, other = small_config(tmp_path), small_config(tmp_path, [word])
-    digests = {
-        CandidateStore(each.candidates, each.towers, FrozenTowers(each.towers)).digest for each in (first, other)
-    }
+    digests = {CandidateStore(each.candidates, each.towers, towers).digest for each in (first, other)}
     assert len(digests) == 2
 
 
