@@ -27,6 +27,7 @@ def test_a_point_has_the_size_that_it_says(part, size):
     assert found[part] == size
 
 
+@pytest.mark.slow
 def test_masks_of_a_picture_of_scenes_lie_apart_within_it():
     (image,) = shard_of("masks", 120).images
     assert (image.height, image.width) == (1152, 1152)
