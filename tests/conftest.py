@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import settings
 from xdist.scheduler import LoadGroupScheduling
 from xdist.workermanage import WorkerController
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 # Idle threads of one process must not spin on the cores of another: read by libgomp when torch loads it. With two
 # processes on two cores, the engines' tests took twice the CPU time otherwise.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# NumPy's products as well: a thread a core in each process is twice the threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # pytest-xdist sets it in its processes, and a console that finds it when it is made keeps that width for good.
 os.environ.pop("COLUMNS", None)
@@ -31,6 +36,9 @@ os.environ.pop("COLUMNS", None)
 # Collection makes a million objects that live to the end. The garbage collector passes over them in half a second, and
 # each run that ends calls for a pass: `pytest_collection_finish` hides them from it.
 gc.disable()
+
+# Typer makes the tree of all commands anew for each call. It holds nothing of a call, and takes 50 ms.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 # A property's time says nothing on a shared machine; speed is a benchmark's business.
 settings.register_profile("untimed", deadline=None)
@@ -79,6 +87,8 @@ def pytest_collection_finish() -> None:
         sys.modules["torch"].set_num_threads(1)
     gc.collect()
     gc.freeze()
+    # A pass after each 700 new objects would be a twentieth of the tests' time.
+    gc.set_threshold(50_000)
     gc.enable()
 
 

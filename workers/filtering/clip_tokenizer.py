@@ -23,7 +23,7 @@ class ClipTokenizer:
     """
 
     def __init__(self, context_length: int) -> None:
-        self._tokeniser = open_clip.SimpleTokenizer(context_length=context_length)
+        self._tokeniser = _byte_pair_encoder()
         self._context_length = context_length
         self._words: dict[str, list[int]] = {}
 
@@ -55,6 +55,12 @@ class ClipTokenizer:
                 self._words.clear()
             self._words[word] = tokens
         return tokens
+
+
+@functools.cache
+def _byte_pair_encoder() -> open_clip.SimpleTokenizer:
+    # Reading its merges takes 0.1 s. Of the context's length it encodes nothing.
+    return open_clip.SimpleTokenizer()
 
 
 def num_clip_tokens(text: str) -> int:

@@ -3,6 +3,8 @@
 A pipeline of these parses stands for the authors' `en_core_web_lg`.
 """
 
+import functools
+
 import pytest
 
 from pseudoris.schemas.config import FilterConfig, WeightsConfig
@@ -14,10 +16,15 @@ from pseudoris.workers.filtering.spacy_nouns import check_spacy, first_child_hea
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")
 
 
+@functools.cache
+def english():
+    return spacy.blank("en")
+
+
 def parsed(*tokens):
     """Build a Doc from (word, part of speech, index of its head, dependency)."""
     words, pos, heads, deps = zip(*tokens, strict=True)
-    return spacy.tokens.Doc(spacy.blank("en").vocab, list(words), pos=list(pos), heads=list(heads), deps=list(deps))
+    return spacy.tokens.Doc(english().vocab, list(words), pos=list(pos), heads=list(heads), deps=list(deps))
 
 
 def test_the_head_is_the_root_of_the_chunk_that_holds_the_sentences_root():
@@ -61,7 +68,7 @@ def test_a_parse_without_a_noun_chunk_has_no_head():
 
 
 def test_an_empty_text_has_no_head():
-    assert head_of_parse(spacy.blank("en")("")) is None
+    assert head_of_parse(english()("")) is None
 
 
 A_DOG_RUNS = (("a", "DET", 1, "det"), ("dog", "NOUN", 2, "nsubj"), ("runs", "VERB", 2, "ROOT"))
@@ -102,7 +109,7 @@ def test_in_paper_the_head_is_of_the_roots_chunk_or_of_its_first_childs_alone(to
 
 
 def test_an_empty_text_has_no_head_in_paper():
-    assert first_child_head(spacy.blank("en")("")) is None
+    assert first_child_head(english()("")) is None
 
 
 @spacy.language.Language.component("written_parses")
