@@ -90,6 +90,8 @@ class ChooserConfig(FrozenModel):
             del tree["candidates"][placement]
         for placement in ("num_workers", "moved"):
             del tree["data"][placement]
+        if not self.data.rewording:
+            del tree["data"]["rewording"]
         return {**tree, "training": self.training.decisive()}
 
 

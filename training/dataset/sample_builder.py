@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.tables.rle import decode_image_runs
+from pseudoris.training.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
 from pseudoris.workers.counter_rng import draw_texts, draw_weighted_texts
@@ -60,9 +61,18 @@ class SampleBuilder:
         if "text" in self.spec.parts:
             sample["expressions"] = _taken(content.texts, first, drawn)
             sample["sources"] = _taken(content.sources, first, drawn)
+            if self.spec.rewording:
+                self._reword(sample, epoch)
         if "scores" in self.spec.parts:
             rows = [first + at for at in drawn]
             sample["scores"] = {name: torch.from_numpy(column[rows]) for name, column in content.scores.items()}
+
+    def _reword(self, sample: RisSample, epoch: int) -> None:
+        rows, sources = sample["expressions"], sample["sources"]
+        said = drawn_forms(rows, sources, seed=self.spec.seed, epoch=epoch, mask_id=sample["mask_id"])
+        pairs = zip(rows, said, sources, strict=True)
+        sample["sources"] = [source if row == form else SOURCE_REWORDED for row, form, source in pairs]
+        sample["expressions"], sample["row_texts"] = said, rows
 
     def _drawn(self, content: ShardContent, first: int, end: int, *, epoch: int, mask_id: str) -> list[int]:
         """Return which expressions are drawn of a mask's, which begin at `first`, as positions from there."""

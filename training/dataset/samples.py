@@ -37,7 +37,9 @@ class RisSample(TypedDict, total=False):
         box_xyxy_px: (4,) int64, tight box x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive. Part
             `box`.
         expressions: K texts. Part `text`.
-        sources: Who wrote each, `model` or `human`. Part `text`.
+        sources: Who wrote each, `model`, `human`, `composer` or `recipe`; `reworded` if it is not the text of its row.
+            Part `text`.
+        row_texts: K texts, of the row that each expression came from. Part `text`, only with `SampleSpec.rewording`.
         scores: By name of `SCORES`, (K,) float32 each; nan where the table has null (a lone mask's, a human's).
             Part `scores`.
     """
@@ -50,6 +52,7 @@ class RisSample(TypedDict, total=False):
     box_xyxy_px: Tensor
     expressions: list[str]
     sources: list[str]
+    row_texts: list[str]
     scores: dict[str, Tensor]
 
 
@@ -73,6 +76,8 @@ class SampleSpec:
             alone in its image. What else `where` excludes is never drawn.
         expressions_per_mask: K, the number of expressions drawn in an epoch. If `distinct` finds fewer, they are
             repeated, so that K is the same for all. None gives all that can be drawn, in the tables' order.
+        rewording: Whether each drawn expression is said in one of the forms that mean the same
+            (`pseudoris.training.dataset.rewording.forms_of`); a human's stay as they are. `where` judges the rows.
         seed: Seed of draws and shuffles.
         on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.
@@ -86,6 +91,7 @@ class SampleSpec:
     where: ExpressionFilter = field(default_factory=ExpressionFilter)
     draw: Draw = "distinct"
     expressions_per_mask: int | None = 1
+    rewording: bool = False
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
     source: str | Mapping[str, str] | None = None
@@ -125,7 +131,7 @@ class SampleSpec:
         return self.draw == "pseudo_ris" or self.lone_masks == "better_half"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what decides the draws, as JSON; the default draw is left out, as in states of earlier versions."""
+        """Return what decides the draws, as JSON; newer settings only if set, as in states of earlier versions."""
         described: dict[str, Any] = {
             "seed": self.seed,
             "expressions_per_mask": self.expressions_per_mask,
@@ -133,6 +139,8 @@ class SampleSpec:
         }
         if self.exclusions:
             described["exclude"] = sorted(rule.identity for rule in self.exclusions.rules)
+        if self.rewording:
+            described["rewording"] = True
         return described if self.draw == "distinct" else {**described, "draw": self.draw}
 
 

@@ -77,6 +77,8 @@ class DataConfig(FrozenModel):
     draw: Draw = "distinct"
     # How many expressions of each mask an epoch has; a mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
+    # Whether expressions are said in other words that mean the same, others each epoch; a human's never are.
+    rewording: bool = False
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
     # once).
     human_fraction: UnitInterval = 1.0
@@ -96,6 +98,7 @@ class DataConfig(FrozenModel):
             where=where,
             draw=self.draw,
             expressions_per_mask=self.expressions_per_mask,
+            rewording=self.rewording,
             seed=seed,
             source=self.moved,
         )
@@ -122,6 +125,8 @@ class StudentConfig(FrozenModel):
             del tree["data"]["draw"]
         if self.data.expressions_per_mask == 1:
             del tree["data"]["expressions_per_mask"]
+        if not self.data.rewording:
+            del tree["data"]["rewording"]
         return {**tree, "training": self.training.decisive()}
 
 

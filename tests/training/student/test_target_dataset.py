@@ -63,6 +63,15 @@ def test_the_authors_draw_is_a_setting_and_the_default_changes_no_training(tmp_p
     assert after == {**before, "lone": "better_half", "draw": "pseudo_ris"}
 
 
+def test_rewording_is_a_setting_and_the_default_changes_no_training(tmp_path):
+    config = small_config(tmp_path)
+    said = config.data.model_copy(update={"rewording": True})
+    assert (config.data.spec(3).rewording, said.spec(3).rewording) == (False, True)
+    before = config.decisive()["data"]
+    assert "rewording" not in before
+    assert config.model_copy(update={"data": said}).decisive()["data"] == {**before, "rewording": True}
+
+
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (20, 64), (100, 30), (1, 40)])
 def test_a_mask_comes_back_where_it_was(size):
     height, width = size

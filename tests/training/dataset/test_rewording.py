@@ -1,0 +1,288 @@
+"""Other words for the same thing: what is meant stays, and every draw follows from its key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pseudoris.schemas.errors import ConfigError
+from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, EXTREMES, NUMBERS, ORDINALS, PARTS, PATTERNS, SIZES
+from pseudoris.synthworld.grammar import OPENINGS, POSITIONS, Description, realise
+from pseudoris.synthworld.human_expressions import person_expressions
+from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
+from pseudoris.synthworld.references import Extreme, Group, NamedObject, Ordinal, Relation, parse_reference, to_text
+from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Split, make_scene
+from pseudoris.training.dataset import (
+    JoinedDataset,
+    MixedDataset,
+    MixedIterableDataset,
+    RisDataset,
+    RisIterableDataset,
+    SampleSpec,
+)
+from pseudoris.training.dataset.rewording import drawn_forms, forms_of
+from pseudoris.workers.composing import english
+from pseudoris.workers.composing.geometry import SIDES, Margins, MaskPosition, is_alone_at
+from tests.training.dataset.builders import build_run
+
+SCENES = [make_scene(Split.DEVELOPMENT, position) for position in range(20)]
+
+
+def maybe(values):
+    return st.none() | st.sampled_from(sorted(values))
+
+
+nouns = st.builds(
+    Description,
+    category=st.sampled_from(CATEGORIES),
+    colour=maybe(COLOURS),
+    pattern=maybe(PATTERNS),
+    size=maybe(SIZES),
+    part=maybe(PARTS),
+)
+placed = st.builds(lambda noun, position: replace(noun, position=position), nouns, maybe(POSITIONS))
+relations = st.builds(Relation, st.sampled_from(["above", "below", "left of", "to the right of"]), nouns)
+group_words = st.sampled_from(["", "all", "both", *NUMBERS])
+references = st.one_of(
+    st.builds(NamedObject, nouns, relations),
+    st.builds(Extreme, nouns, st.sampled_from([word for words in EXTREMES.values() for word in words]), maybe(NUMBERS)),
+    st.builds(Ordinal, nouns, st.sampled_from(ORDINALS), st.sampled_from(sorted(POSITIONS))),
+    st.builds(Group, placed, group_words),
+    st.builds(Group, nouns, group_words, relations),
+)
+openings = st.sampled_from(["", *OPENINGS])
+scenes = st.sampled_from(SCENES)
+
+
+def means_the_same(text, form):
+    """Whether it does in every scene, not in one alone."""
+    return parse_reference(form) == parse_reference(text)
+
+
+def is_side(text, form):
+    """Whether a third of the picture became a side before the noun."""
+    return isinstance(parse_reference(form), Extreme) and not isinstance(parse_reference(text), Extreme)
+
+
+def assert_sound(text):
+    forms = forms_of(text)
+    assert forms[0] == text
+    assert len(set(forms)) == len(forms)
+    assert all(form.strip() == form != "" and len(form.split()) <= len(text.split()) for form in forms)
+
+
+@settings(max_examples=30)
+@given(st.builds(realise, placed, opening=openings, is_definite=st.booleans()))
+def test_forms_of_a_caption_mean_what_it_means(caption):
+    assert_sound(caption)
+    same = [form for form in forms_of(caption) if not is_side(caption, form)]
+    assert all(means_the_same(caption, form) for form in same)
+    # At the least with "the", or with no article.
+    assert len(same) > 1
+
+
+@settings(max_examples=30)
+@given(references, st.sampled_from(["", "the"]), openings)
+def test_forms_of_a_reference_mean_what_it_means(reference, article, opening):
+    text = f"{opening} {to_text(reference, article=article)}".strip()
+    assert_sound(text)
+    assert all(means_the_same(text, form) for form in forms_of(text))
+
+
+@settings(max_examples=30)
+@given(scenes, placed.filter(lambda noun: noun.position is not None), st.data())
+def test_a_side_means_the_one_object_of_its_third_unless_another_lies_at_the_border(scene, noun, data):
+    item = data.draw(st.sampled_from(scene.objects)).attributes
+    noun = Description(item.category, data.draw(st.sampled_from([None, item.colour])), position=noun.position)
+    caption = realise(noun, is_definite=True)
+    meant = referents(caption, scene)
+    if len(meant) != 1:
+        return
+    (number,) = meant
+    row = row_of(replace(noun, position=None), scene)
+    own = along(noun.position, scene.objects[number])
+    near = {at for at, each in row.items() if own - along(noun.position, each) < ROW_MARGIN_PX}
+    assert all(referents(form, scene) == near for form in forms_of(caption) if is_side(caption, form))
+
+
+@settings(max_examples=10)
+@given(scenes, st.data())
+def test_forms_of_what_a_person_says_mean_the_same_object(scene, data):
+    number = data.draw(st.integers(0, len(scene.objects) - 1))
+    for each in person_expressions(scene, number):
+        assert_sound(each.text)
+        assert {referents(form, scene) for form in forms_of(each.text)} == {frozenset({number})}
+
+
+@settings(max_examples=30)
+@given(nouns, nouns, st.sampled_from(SIDES), st.integers(2, 4))
+def test_forms_of_what_is_composed_mean_what_it_means(noun, anchor, side, number):
+    phrase, other = (english.noun_phrase(realise(each), each.category) for each in (noun, anchor))
+    texts = [
+        *(english.definite(phrase), english.extreme(side, phrase), english.extreme_of(side, number, phrase)),
+        *(english.ordinal(side, number, phrase), english.related(side, phrase, other), english.group(number, phrase)),
+    ]
+    for text in filter(None, texts):
+        assert_sound(text)
+        assert all(means_the_same(text, form) for form in forms_of(text))
+
+
+@settings(max_examples=30)
+@given(scenes, st.data(), st.sampled_from(SIDES))
+def test_forms_of_a_composed_side_mean_the_same_object(scene, data, side):
+    number = data.draw(st.integers(0, len(scene.objects) - 1))
+    noun = Description(scene.objects[number].attributes.category)
+    row = row_of(noun, scene)
+    positions = {
+        at: MaskPosition(*(each / SCENE_SIZE_PX for each in item.centre_xy_px), 1.0) for at, item in row.items()
+    }
+    if is_alone_at(side, number, list(row), positions, Margins(min_gap=0.08, max_slant=0.8)):
+        text = english.at_side(side, english.noun_phrase(realise(noun), noun.category))
+        assert {referents(form, scene) for form in forms_of(text)} == {frozenset({number})}
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(["a", "photo", "of", "the", "red", "is", "left", "on", "-", "star", "'", "two"])))
+def test_any_text_is_its_own_first_form_and_none_is_empty(words):
+    text = " ".join(words)
+    if text:
+        assert_sound(text)
+    assert forms_of(text)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("a photo of a dog", {"a dog", "the dog", "dog"}),
+        ("a close-up of the man in a red shirt", {"the man in a red shirt", "man in a red shirt"}),
+        ("this is a picture of an umbrella", {"an umbrella", "the umbrella", "umbrella"}),
+        ("there are two dogs", {"two dogs"}),
+        ("small red star", {"red small star"}),
+        ("an aqua star", {"the aqua star", "aqua star"}),
+        ("red striped small star", {"small red striped star"}),
+        ("the dog on the left", {"dog on the left", "the left dog", "left dog"}),
+        ("the second star from the left", {"second star from the left"}),
+        ("the leftmost big blue bus", {"leftmost big blue bus", "the leftmost blue big bus", "leftmost blue big bus"}),
+        ("a photo of a dog on a mug", {"the photo of a dog on a mug", "photo of a dog on a mug"}),
+    ],
+)
+def test_people_say(text, forms):
+    assert set(forms_of(text)) == {text, *forms}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("the two dogs", "the other dog", "the taller of the two men", "a group of people", "a glass", "the red"),
+        *(
+            "small orange tree",
+            "small brown bear",
+            "small light blue boat",
+            "very small red star",
+            "small red fire truck",
+        ),
+        *(
+            "left dog",
+            "leftmost dog",
+            "dog on the far left",
+            "dog on the left of the car",
+            "man with a dog on the left",
+        ),
+        *("hand on the left", "triangle on the right", "arrow on the left", "dog at the top"),
+        *("the dog is red", "a man and a woman", "a dog, running", "A dog", "a  dog", "a dog.", "3 dogs", "", "a"),
+        *("there is a photo of a dog", "there is nothing", "this is red"),
+    ],
+)
+def test_where_a_word_may_matter_the_text_stays(text):
+    assert forms_of(text) == (text,)
+
+
+def test_a_draw_follows_from_its_key_and_every_form_comes():
+    text, key = "a photo of a dog", {"seed": 1, "mask_id": "m"}
+
+    def drawn(count=1, source="model", **changes):
+        return drawn_forms([text] * count, [source] * count, **{"epoch": 0, **key, **changes})
+
+    assert drawn(40) == drawn(40)
+    assert drawn(40)[:3] == drawn(3)
+    assert set(drawn(40)) == {drawn(epoch=epoch)[0] for epoch in range(40)} == set(forms_of(text))
+    assert drawn(source="human", count=9) == [text] * 9
+
+
+ROWS = [(0, "a photo of a red star", {}), (0, "the red star on the left", {}), (1, "zebra crossing", {})]
+HUMANS = [(0, "the red star on the left", {"source": "human", "samples": (), "distinctiveness": None})]
+SPEC = SampleSpec(parts=("text",), expressions_per_mask=3, rewording=True)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    return build_run(tmp_path_factory.mktemp("machine"), num_shards=2, rows=lambda number: ROWS).location
+
+
+@pytest.fixture(scope="module")
+def human(tmp_path_factory):
+    rows = {"rows": lambda number: HUMANS, "prefix": "human-"}
+    return RisDataset(build_run(tmp_path_factory.mktemp("human"), num_shards=1, **rows).location, SPEC)
+
+
+def by_mask(samples):
+    return {sample["mask_id"]: sample for sample in samples}
+
+
+def assert_marked(sample):
+    for said, row, source in zip(sample["expressions"], sample["row_texts"], sample["sources"], strict=True):
+        assert said in forms_of(row)
+        assert (source == "reworded") == (said != row)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_both_styles_give_the_same_forms_of_the_rows_that_are_drawn_without(machine, epoch):
+    plain, mapped = RisDataset(machine, replace(SPEC, rewording=False)), RisDataset(machine, SPEC)
+    stream = RisIterableDataset(machine, SPEC)
+    for dataset in (plain, mapped, stream):
+        dataset.set_epoch(epoch)
+    samples = [mapped[at] for at in range(len(mapped))]
+    assert by_mask(samples) == by_mask(stream)
+    assert [sample["row_texts"] for sample in samples] == [plain[at]["expressions"] for at in range(len(plain))]
+    assert {source for sample in samples for source in sample["sources"]} == {"model", "reworded"}
+    for sample in samples:
+        assert_marked(sample)
+
+
+def test_an_epoch_has_other_forms(machine):
+    dataset = RisDataset(machine, replace(SPEC, expressions_per_mask=None))
+    epochs = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        epochs.append([dataset[at]["expressions"] for at in range(len(dataset))])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_by_default_a_sample_is_what_it_was(machine):
+    sample = RisDataset(machine, replace(SPEC, rewording=False))[0]
+    assert sample.keys() == {"image_id", "mask_id", "expressions", "sources"}
+    assert "rewording" not in SampleSpec().as_json()
+    assert SPEC.as_json()["rewording"] is True
+
+
+def test_joined_and_mixed_datasets_give_the_forms_of_theirs_and_a_humans_words_as_they_are(machine, human):
+    mapped, stream = RisDataset(machine, SPEC), RisIterableDataset(machine, SPEC)
+    joined, mixed = JoinedDataset([mapped, human]), MixedDataset(mapped, human)
+    own = by_mask(mapped[at] for at in range(len(mapped)))
+    for samples in ([joined[at] for at in range(len(joined))], [mixed[at] for at in range(len(mixed))]):
+        found = by_mask(samples)
+        assert own.items() <= found.items()
+        assert {text for mask in found.keys() - own for text in found[mask]["expressions"]} == {HUMANS[0][1]}
+    mixed_stream = list(MixedIterableDataset(stream, human, human_share=0.5))
+    assert own.items() <= by_mask(mixed_stream).items()
+    for sample in mixed_stream:
+        assert_marked(sample)
+
+
+def test_a_state_without_rewording_does_not_resume_with_it(machine):
+    state = RisDataset(machine, replace(SPEC, rewording=False)).state_dict()
+    with pytest.raises(ConfigError, match="rewording: None saved, True now"):
+        RisDataset(machine, SPEC).load_state_dict(state)
