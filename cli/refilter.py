@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +13,13 @@ from rich.table import Table
 from pseudoris.cli import options
 from pseudoris.cli.console import command, facts_table, format_bytes, kept_text, path_lines, report, stdout
 from pseudoris.cli.run_bar import write_with_bar
+from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, KeepCondition, parse_conditions
 from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.schemas.pair_weight import PairWeightConfig
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.refilter import DEFAULT_THREADS, RefilterSummary, RuleChange
 from pseudoris.store.runs.refilter import refilter as run_refilter
 
@@ -50,6 +55,14 @@ def refilter(
             show_default=False,
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with a `filtering.pair_weight`, as `pseudoris calibrate --to` writes it: set the column "
+            "weight by it. Default: as in OUT.",
+            show_default=False,
+        ),
+    ] = None,
     accuracy: Annotated[
         float | None,
         typer.Option(
@@ -75,6 +88,8 @@ def refilter(
     change = RuleChange(tau, _conditions(keep), lone_masks)
     if accuracy is not None or audit is not None:
         change = _audited(parent, change, accuracy, audit)
+    if weights is not None:
+        change = replace(change, pair_weight=_pair_weight(parent, weights))
     _print(out, new, _written(parent, target, change, threads=threads, allow_mixed=allow_mixed))
 
 
@@ -107,6 +122,19 @@ def _audited(parent: RunLocation, change: RuleChange, accuracy: float | None, au
     from pseudoris.cli.audited_rule import audited_change
 
     return audited_change(parent, audit, accuracy)
+
+
+def _pair_weight(parent: RunLocation, file: Path) -> PairWeightConfig:
+    before = require_header(parent).config
+    filtering = validate(lay_over(before.model_dump(mode="json"), file)).filtering
+    if filtering.pair_weight is None:
+        raise ConfigError(f"--weights {file} holds no filtering.pair_weight. `pseudoris calibrate` writes it")
+    if filtering.confidence != before.filtering.confidence:
+        raise ConfigError(
+            f"--weights {file} was fitted with another filtering.confidence than {parent.root} has. Annotate with "
+            "--config and this file"
+        )
+    return filtering.pair_weight
 
 
 def _conditions(words: Sequence[str] | None) -> tuple[KeepCondition, ...] | None:

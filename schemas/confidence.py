@@ -11,6 +11,7 @@ import numpy as np
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.log_odds import log_odds, logistic
 
 # The table's columns that `features` reads.
 CONFIDENCE_COLUMNS: Final = (
@@ -47,10 +48,9 @@ def features(rated: Rated, lone_log_ratio: float) -> dict[str, Floats]:
     to them is undefined; `lone_log_ratio` stands for its logarithm.
     """
     scores = rated.scores
-    odds = np.clip(scores["listener"], _TINY, 1.0 - _TINY)
     shares = _word_shares(rated)
     return {
-        "listener": np.clip(np.log(odds) - np.log1p(-odds), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
+        "listener": np.clip(log_odds(scores["listener"]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS),
         "truth": scores["truth"],
         "relative_truth": shares["relative_truth"],
         "consensus": shares["consensus"],
@@ -75,8 +75,7 @@ def confidence_of(found: Mapping[str, Floats], config: ConfidenceConfig) -> Floa
     for name in sorted(found):
         if weight := getattr(config, name):
             total += weight * found[name]
-    # The form that does not overflow for a large |total|.
-    return np.asarray(np.where(total >= 0, 1.0, np.exp(np.minimum(total, 0.0))) / (1.0 + np.exp(-np.abs(total))))
+    return logistic(total)
 
 
 def ranks(confidence: Floats, groups: Sequence[str]) -> Floats:

@@ -35,6 +35,7 @@ from pseudoris.schemas.mask_settings import MasksConfig as MasksConfig
 from pseudoris.schemas.mask_settings import PriorConfig as PriorConfig
 from pseudoris.schemas.mask_settings import ReductionConfig as ReductionConfig
 from pseudoris.schemas.mask_settings import SamArchitecture as SamArchitecture
+from pseudoris.schemas.pair_weight import PairWeightConfig
 from pseudoris.schemas.placement import PlacementConfig as PlacementConfig
 from pseudoris.schemas.placement import PoolConfig as PoolConfig
 from pseudoris.schemas.placement import StorageConfig as StorageConfig
@@ -43,7 +44,7 @@ from pseudoris.schemas.source_settings import SourceConfig as SourceConfig
 from pseudoris.schemas.source_settings import WeightsConfig as WeightsConfig
 from pseudoris.schemas.uris import secrets_in
 
-_LATER_FILTER_KEYS: Final = ("confidence", "keep", "lone_masks", "has_antialiasing", "spacy_model")
+_LATER_FILTER_KEYS: Final = ("confidence", "keep", "lone_masks", "has_antialiasing", "spacy_model", "pair_weight")
 
 
 class FilterConfig(FrozenModel):
@@ -76,6 +77,8 @@ class FilterConfig(FrozenModel):
     # Weights that turn the scores into the columns `confidence` and `rank`, which `keep` may bound. None: both are
     # null.
     confidence: ConfidenceConfig | None = None
+    # Lines that turn `confidence` into the column `weight`, for a trainer. None: every weight is 1.
+    pair_weight: PairWeightConfig | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of a plug-in engine.")
 
     @field_validator("keep")
@@ -83,6 +86,14 @@ class FilterConfig(FrozenModel):
     def _in_one_order(cls, keep: tuple[KeepCondition, ...]) -> tuple[KeepCondition, ...]:
         # All conditions hold together: the order in which they are written does not change the method.
         return tuple(sorted(set(keep), key=str))
+
+    @model_validator(mode="after")
+    def _weighs_what_has_a_confidence(self) -> Self:
+        if self.pair_weight is not None and self.pair_weight.drawn is not None and self.confidence is None:
+            raise ValueError(
+                "pair_weight.drawn needs filtering.confidence: set the weights that it was fitted with, or leave it out"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -170,6 +181,20 @@ class RunConfig(FrozenModel):
             raise ValueError(
                 "composing.posterior.counts=probability needs a listener's scores, but captions.listening is not set: "
                 "set it, or counts=draws with the weights fitted for draws"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_posterior_is_there_where_it_is_weighed(self) -> Self:
+        lines = self.filtering.pair_weight
+        if (
+            lines is not None
+            and lines.composed is not None
+            and (self.composing is None or not self.composing.posterior)
+        ):
+            raise ValueError(
+                "filtering.pair_weight.composed needs composing.posterior: set the posterior that it was fitted with, "
+                "or leave it out"
             )
         return self
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serial
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.lone_masks import LoneMasks, is_lone, lone_draws
+from pseudoris.schemas.pair_weight import PairWeightConfig
 
 ScoreColumn = Literal[
     "uniqueness",
@@ -90,12 +91,14 @@ class KeepRule:
         conditions: All of them must hold.
         confidence: How to compute the columns `confidence` and `rank`, which conditions may bound, from the others.
         lone_masks: What is kept, in place of tau, of a mask alone in its image.
+        pair_weight: How to compute the column `weight` from `confidence`. It decides nothing about what is kept.
     """
 
     tau: float | None
     conditions: tuple[KeepCondition, ...] = ()
     confidence: ConfidenceConfig | None = None
     lone_masks: LoneMasks = "keep"
+    pair_weight: PairWeightConfig | None = None
 
     def __str__(self) -> str:
         tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"

@@ -137,7 +137,7 @@ class ExpressionRecord:
             if composed.
         kept: Whether distinctiveness > tau and `filtering.keep` holds; an undefined score passes (a mask alone in its
             image).
-        weight: Weight of the pair for a trainer, 1.0 today.
+        weight: Weight of the pair for a trainer: by `filtering.pair_weight` the probability that it is right, else 1.0.
         source: `model`; `human` if imported; `composer`, whose expressions are kept and have no other score; or
             `recipe`, a pseudo-label of PPT, kept or not.
     """

@@ -144,7 +144,8 @@ class StageKind:
             # all models.
             from pseudoris.workers.composing.composer import ComposingStage
 
-            stage = ComposingStage(stage, config.composing)
+            lines = config.filtering.pair_weight
+            stage = ComposingStage(stage, config.composing, None if lines is None else lines.composed)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

@@ -17,10 +17,20 @@ import pyarrow.compute as pc
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
+from pseudoris.schemas.pair_weight import WEIGHT_DIGITS, PairWeightConfig
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
 from pseudoris.store.checks.content import Problem, Tables, examples
-from pseudoris.store.tables.keep_rule import SOME_TAU, flags_of, is_from, judged, passes, scores_of, target_masks
+from pseudoris.store.tables.keep_rule import (
+    SOME_TAU,
+    flags_of,
+    is_from,
+    judged,
+    passes,
+    scores_of,
+    target_masks,
+    weights_by,
+)
 
 # By kind: the smallest and the largest number of masks that it refers to.
 _TARGETS: Final = {"attribute": (1, 1), "position": (1, 1), "relation": (1, 1), "group": (2, None), "none": (0, 0)}
@@ -101,6 +111,8 @@ _NULL_OF_UNDRAWN: Final = (*_FIRST_DRAW, *_SCORES, *HEARD, *CONFIDENCE, "rival_m
 # The composer sets its own confidence.
 _NULL_OF_COMPOSED: Final = tuple(name for name in _NULL_OF_UNDRAWN if name != "confidence")
 _WEIGHT_OF_UNDRAWN: Final = 1.0
+# Another machine may round to the other side.
+_WEIGHT_TOLERANCE: Final = 1.5 * 10**-WEIGHT_DIGITS
 
 
 def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
@@ -121,9 +133,12 @@ def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -
     is_undrawn = is_human | is_composed | is_recipe
     yield from _draw_problems(shard, table, is_undrawn)
     yield from _undrawn_problems(shard, table, is_human, "human", "a human's expression")
-    yield from _undrawn_problems(shard, table, is_composed, "composed", "a composed expression", _NULL_OF_COMPOSED)
+    composed = ("composed", "a composed expression", _NULL_OF_COMPOSED)
+    yield from _undrawn_problems(shard, table, is_composed, *composed, is_weighed=rule.pair_weight is not None)
     yield from _undrawn_problems(shard, table, is_recipe, "recipe", "a recipe's expression", is_kept=False)
     yield from composed_problems(shard, table, is_composed)
+    if rule.pair_weight is not None:
+        yield from _weight_problems(shard, table, rule.pair_weight)
     # Scores of groups and of no-target expressions have another meaning.
     is_single = np.array([len(each) == 1 for each in targets], bool) & ~is_undrawn
     is_alone = np.array([num_masks[image] == 1 for image in images], bool)
@@ -203,8 +218,9 @@ def _undrawn_problems(
     null: Sequence[str] = _NULL_OF_UNDRAWN,
     *,
     is_kept: bool = True,
+    is_weighed: bool = False,
 ) -> Iterator[Problem]:
-    """Check that undrawn expressions have no draws, no scores and weight 1, and, if `is_kept`, that they are kept."""
+    """Check that undrawn expressions have no draws, no scores, weight 1 unless weighed, and are kept if `is_kept`."""
     what = f"expression_{name}"
     num_samples = _numpy(pc.list_value_length(table["samples"]))
     yield from _rows_of_expression_checks(shard, what, is_meant & (num_samples > 0), f"{who} has draws")
@@ -213,9 +229,15 @@ def _undrawn_problems(
         yield from _rows_of_expression_checks(shard, what, is_meant & is_set, f"{column} of {who} is not null")
     kept, weight = _numpy(table["kept"]), _numpy(table["weight"])
     yield from _rows_of_expression_checks(shard, what, is_meant & ~kept & is_kept, f"{who} is not kept")
-    yield from _rows_of_expression_checks(
-        shard, what, is_meant & (weight != _WEIGHT_OF_UNDRAWN), f"{who} has a weight other than 1"
-    )
+    is_wrong = is_meant & (weight != _WEIGHT_OF_UNDRAWN) & (not is_weighed)
+    yield from _rows_of_expression_checks(shard, what, is_wrong, f"{who} has a weight other than 1")
+
+
+def _weight_problems(shard: int, table: pa.Table, config: PairWeightConfig) -> Iterator[Problem]:
+    """Compute the weights of drawn and composed expressions again from their confidence."""
+    differs = np.abs(_numpy(table["weight"]) - weights_by(config, table)) > _WEIGHT_TOLERANCE
+    rule = "weight is not what filtering.pair_weight gives for the confidence"
+    yield from _rows_of_expression_checks(shard, "expression_weight", differs, rule)
 
 
 def _score_problems(shard: int, table: pa.Table, is_single: Flags, is_alone: Flags) -> Iterator[Problem]:

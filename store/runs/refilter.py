@@ -1,7 +1,8 @@
 """`refilter`: makes another run from the stored scores of a complete run; it uses no model and reads no image.
 
 The plan and the tables of images, masks and failures equal the parent's, byte for byte. In the expressions table the
-column `kept` is computed again. Each shard is committed like any other: parts first, then the receipt, created once.
+column `kept` is computed again, and `weight` if its rule changes. Each shard is committed like any other: parts first,
+then the receipt, created once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.lone_masks import LoneMasks
+from pseudoris.schemas.pair_weight import PairWeightConfig
 from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.run_records import Identity, Receipt, RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, Shard
@@ -37,7 +39,7 @@ from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.session import Executor, RunSession
 from pseudoris.store.runs.totals import RunTotals
 from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.keep_rule import flags_of, judged, num_kept_lone, passes, rule_of
+from pseudoris.store.tables.keep_rule import flags_of, judged, num_kept_lone, passes, rule_of, weights_by
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.store.threads import map_in_threads
 
@@ -61,12 +63,14 @@ class RuleChange:
         tau: An expression is kept if its distinctiveness is strictly above it.
         keep: Further conditions; an empty sequence removes the parent's conditions.
         lone_masks: What is kept of a mask alone in its image, see `pseudoris.schemas.lone_masks`.
+        pair_weight: How `weight` follows from `confidence`; what is kept does not depend on it.
         audit: What chose the rule, for the header; None if a person named it.
     """
 
     tau: float | None = None
     keep: Sequence[KeepCondition] | None = None
     lone_masks: LoneMasks | None = None
+    pair_weight: PairWeightConfig | None = None
     audit: AuditRecord | None = None
 
 
@@ -160,7 +164,8 @@ def refilter(
 def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
     """Return an expressions table with `kept` set by `rule`, in the present schema; rows and order stay the same.
 
-    Expressions written by a human, and those of several masks or none, are not changed.
+    Expressions written by a human, and those of several masks or none, are not changed. `weight` is set if the rule
+    says how.
     """
     kept = np.where(judged(table), passes(rule, table), flags_of(table["kept"]))
     changed = {
@@ -168,6 +173,8 @@ def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
         # Tables of version 1 have no such column: models wrote all their expressions, each for one mask.
         "source": pc.fill_null(table["source"], SOURCE_MODEL),
     }
+    if rule.pair_weight is not None:
+        changed["weight"] = pa.array(weights_by(rule.pair_weight, table), pa.float64())
     return pa.table([changed.get(name, table[name]) for name in EXPRESSIONS_SCHEMA.names], schema=EXPRESSIONS_SCHEMA)
 
 
@@ -178,7 +185,10 @@ def writer_versions() -> dict[str, str]:
 
 def _executor(parent: Parent, target: RunLocation, planned: PlannedRun, num_threads: int) -> Executor:
     """Return an executor that commits the parent's shards under the new rule: several at once, in plan order."""
-    commit = _Commit(parent, target, rule_of(planned.header), planned.mixed, planned.header.sha256)
+    rule, before = rule_of(planned.header), parent.header.config.filtering.pair_weight
+    # Weights by the same rule are copied: another machine's would differ in the last digit.
+    rule = replace(rule, pair_weight=None) if rule.pair_weight == before else rule
+    commit = _Commit(parent, target, rule, planned.mixed, planned.header.sha256)
 
     def execute(pending: PendingWork) -> Generator[Receipt]:
         lacking = frozenset(pending.shards)
@@ -218,11 +228,12 @@ def _changed(config: RunConfig, change: RuleChange) -> RunConfig:
     keep = before.keep if change.keep is None else tuple(change.keep)
     tree = config.model_dump()
     tree["filtering"] |= {"tau": tau, "keep": keep, "lone_masks": change.lone_masks or before.lone_masks}
+    tree["filtering"] |= {"pair_weight": change.pair_weight or before.pair_weight}
     changed = validate(tree)
     if changed == config:
         raise ConfigError(
             f"the parent already keeps {KeepRule(before.tau, before.keep, lone_masks=before.lone_masks)}: "
-            "give another --tau, --keep or --lone-masks"
+            "give another --tau, --keep, --lone-masks or --weights"
         )
     return changed
 

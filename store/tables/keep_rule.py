@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from pseudoris.schemas.config import FilterConfig
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Floats, KeepRule, keeps
+from pseudoris.schemas.pair_weight import PairWeightConfig, line_weights
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
 
 # The tau of a plug-in engine may be unknown. The table still shows whether one bound explains what was kept.
 SOME_TAU: Final = KeepRule(tau=None)
@@ -41,7 +42,8 @@ def stated_rule(header: RunHeader) -> KeepRule | None:
 
 
 def _rule(filtering: FilterConfig, *, has_tau: bool) -> KeepRule:
-    return KeepRule(filtering.tau if has_tau else None, filtering.keep, filtering.confidence, filtering.lone_masks)
+    tau = filtering.tau if has_tau else None
+    return KeepRule(tau, filtering.keep, filtering.confidence, filtering.lone_masks, filtering.pair_weight)
 
 
 def judged(table: pa.Table) -> Flags:
@@ -71,6 +73,15 @@ def passes(rule: KeepRule, table: pa.Table) -> Flags:
     return passing
 
 
+def weights_by(config: PairWeightConfig, table: pa.Table) -> Floats:
+    """Return the column `weight`, (rows,) float64, with what `config` gives to the model's and the composer's rows."""
+    found = np.array(table["weight"].to_numpy(), np.float64)
+    confidence = _floats(table["confidence"])
+    for rows, line in ((judged(table), config.drawn), (is_from(table, SOURCE_COMPOSER), config.composed)):
+        found[rows] = line_weights(line, confidence[rows])
+    return found
+
+
 def target_masks(table: pa.Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return (len(rows),) int64: a number for the mask of each of the rows, which refer to one mask each."""
     targets = pc.list_flatten(table["target_mask_ids"].combine_chunks().take(pa.array(rows)))
@@ -79,10 +90,7 @@ def target_masks(table: pa.Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 def scores_of(table: pa.Table) -> dict[str, Floats]:
     """Return each score column by name as (rows,) float64, with NaN for null."""
-    return {
-        name: np.asarray(pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy(), np.float64)
-        for name in SCORE_COLUMNS
-    }
+    return {name: _floats(table[name]) for name in SCORE_COLUMNS}
 
 
 def is_from(table: pa.Table, source: str) -> Flags:
@@ -93,3 +101,7 @@ def is_from(table: pa.Table, source: str) -> Flags:
 def flags_of(column: pa.ChunkedArray) -> Flags:
     """Return a column without nulls as (rows,) bool."""
     return np.asarray(column.to_numpy(), np.bool_)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), np.float64)

@@ -61,8 +61,8 @@ def test_a_card_that_was_edited_is_told_of(out, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tau", "1.0"], "give another --tau, --keep or --lone-masks"),
-        ([], "give another --tau, --keep or --lone-masks"),
+        (["--tau", "1.0"], "give another --tau, --keep, --lone-masks or --weights"),
+        ([], "give another --tau, --keep, --lone-masks or --weights"),
         (["--keep", "kept > 1"], "--keep: 'kept > 1' is not a condition such as 'correctness > 0.2'"),
         (["--keep", "corectness > 0.2"], "such as 'correctness > 0.2': did you mean correctness?"),
         (["--keep", "count > many"], "--keep: Input should be a valid number"),
@@ -153,3 +153,27 @@ def test_an_accuracy_needs_an_audit_of_the_run_and_chooses_a_rule_that_is_shown_
         invoke(out, str(tmp_path / "other"), *words, "--tau", "1")
     with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0.999.*: draw a larger audit"):
         invoke(out, str(tmp_path / "other"), "--accuracy", "0.999", *words[2:])
+
+
+def test_weights_come_from_a_file_that_was_fitted_with_the_runs_confidence(tmp_path):
+    out, file = tmp_path / "out", tmp_path / "weights.yaml"
+    scored_run(RunLocation.open(str(out)), "filtering.confidence={correctness: 2.0}")
+    file.write_text("filtering: {confidence: {correctness: 2.0}, pair_weight: {drawn: {bias: 1.5, slope: 0.5}}}")
+    result = invoke(str(out), str(tmp_path / "new"), "--weights", str(file))
+    assert result.exit_code == 0, result.output
+    found = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.pair_weight
+    assert found.drawn.bias == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filtering: {tau: 1.0}", "holds no filtering.pair_weight"),
+        ("filtering: {confidence: {vote: 1.0}, pair_weight: {drawn: {}}}", "another filtering.confidence than"),
+        ("filtering: {pair_weight: {drawn: {}}}", "pair_weight.drawn needs filtering.confidence"),
+    ],
+)
+def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, message):
+    (tmp_path / "weights.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        invoke(str(out), str(tmp_path / "new"), "--weights", str(tmp_path / "weights.yaml"))

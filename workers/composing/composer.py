@@ -5,12 +5,15 @@ The result depends on masks, candidates and scores, never on `kept`: another kee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final
 
+import numpy as np
+
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
+from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, Shard, ShardImage
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.expression_ranking import ranked_absences, ranked_expressions, ranked_groups
@@ -35,9 +38,9 @@ _LANGUAGES: Final[dict[str, Language]] = {"english": english}
 class Composer:
     """Composes expressions image by image. The same image gives the same expressions."""
 
-    def __init__(self, config: ComposingConfig) -> None:
-        """Take the settings."""
-        self._config = config
+    def __init__(self, config: ComposingConfig, line: WeightLine | None = None) -> None:
+        """Take the settings, and the line from confidence to weight; None gives every expression the weight 1."""
+        self._config, self._line = config, line
         self._language = _LANGUAGES[config.language]
 
     def __call__(self, image: ShardImage) -> ShardImage:
@@ -55,7 +58,12 @@ class Composer:
             if (record.target_mask_ids, record.text) not in taken:
                 taken.add((record.target_mask_ids, record.text))
                 composed.append(record)
-        return replace(image, expressions=(*given, *composed))
+        return replace(image, expressions=(*given, *self._weighed(composed)))
+
+    def _weighed(self, composed: Sequence[ExpressionRecord]) -> Iterator[ExpressionRecord]:
+        confidence = np.array([np.nan if each.confidence is None else each.confidence for each in composed], np.float64)
+        for each, weight in zip(composed, line_weights(self._line, confidence).tolist(), strict=True):
+            yield replace(each, weight=weight)
 
     def _composed(self, image: ShardImage) -> Iterator[ComposedExpression]:
         weights = self._config.posterior
@@ -94,10 +102,12 @@ def _record(composed: ComposedExpression, image: ShardImage) -> ExpressionRecord
 class ComposingStage:
     """Scores a shard, then composes image by image. An error quarantines the image under the filter stage."""
 
-    def __init__(self, scorer: Callable[[Shard], Shard], config: ComposingConfig) -> None:
-        """Take a scorer with its model loaded."""
+    def __init__(
+        self, scorer: Callable[[Shard], Shard], config: ComposingConfig, line: WeightLine | None = None
+    ) -> None:
+        """Take a scorer with its model loaded, and what `Composer` takes."""
         self._scorer = scorer
-        self._composer = Composer(config)
+        self._composer = Composer(config, line)
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard scored, with the composed expressions of each image last."""

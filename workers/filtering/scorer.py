@@ -15,6 +15,7 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.schemas.keep_rule import Floats, KeepRule, keeps
+from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.workers.engine_digests import clip_digest
 from pseudoris.workers.faults.quarantine import apply_to_images
@@ -39,7 +40,7 @@ class _ImageVectors:
 
 
 class ClipScorer:
-    """Sets head noun, uniqueness, correctness, distinctiveness, rival, confidence, rank and `kept` of every candidate.
+    """Sets head noun, uniqueness, correctness, distinctiveness, rival, confidence, rank, weight and `kept`.
 
     An expression with several targets or none gets no scores, because scores compare one target with the other masks.
     Which images share a shard changes scores at most in the last bits of an embedding.
@@ -52,6 +53,7 @@ class ClipScorer:
             ConfigError: A weight, a GPU or the spaCy extra is missing.
         """
         self._config = config
+        self._weight_line = None if config.pair_weight is None else config.pair_weight.drawn
         self._find_noun = noun_finder(config)
         self._prompt = prompt_builder(config)
         self._embedder = ClipEmbedder(config, compute)
@@ -155,12 +157,14 @@ class ClipScorer:
         columns = _columns(candidates, scores, self._config.confidence)
         rule = KeepRule(self._config.tau, self._config.keep, lone_masks=self._config.lone_masks)
         kept = keeps(rule, columns, [e.target_mask_ids[0] for e in candidates])
+        weights = line_weights(self._weight_line, columns["confidence"]).tolist()
         scored = iter(
             replace(
                 _with_scores(e, nouns[e.text], scores=scores, row=row, image=image),
                 confidence=_or_none(columns["confidence"][row]),
                 rank=None if np.isnan(columns["rank"][row]) else int(columns["rank"][row]),
                 kept=bool(kept[row]),
+                weight=weights[row],
             )
             for row, e in enumerate(candidates)
         )

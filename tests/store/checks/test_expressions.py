@@ -17,6 +17,7 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import Rated, confidences, ranks
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import composed_problems, confidence_problems, expression_problems
 from pseudoris.store.tables.keep_rule import SOME_TAU, scores_of
@@ -410,3 +411,24 @@ def test_a_composed_expression_is_accepted_in_no_other_form(values):
         setting(1, **{**AS_COMPOSED, "target_mask_ids": [mask_id(FIRST, 1)], **values})
     )
     assert re.search("expression_(composed|count): row 1", found)
+
+
+LINES = PairWeightConfig(drawn=WeightLine(bias=1.0, slope=0.5), composed=WeightLine(bias=-1.0))
+WEIGHING = replace(rule(None), pair_weight=LINES)
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_weight_is_what_its_line_gives_for_the_confidence(line):
+    fields = ({"confidence": None}, {**AS_COMPOSED, "confidence": 0.9})[line]
+    due = (1.0, float(line_weights(LINES.composed, np.array([0.9]))[0]))[line]
+    assert "expression_weight: row 1" not in problems_with_of_expression_checks(
+        setting(1, **{**fields, "weight": due}), WEIGHING
+    )
+    found = problems_with_of_expression_checks(setting(1, **{**fields, "weight": due - 0.01}), WEIGHING)
+    assert "expression_weight: row 1: weight is not what filtering.pair_weight gives for the confidence" in found
+
+
+def test_a_humans_weight_is_one_whatever_the_lines():
+    assert problems_with_of_expression_checks(setting(1, **AS_HUMANS), WEIGHING) == ""
+    found = problems_with_of_expression_checks(setting(1, **{**AS_HUMANS, "weight": 0.5}), WEIGHING)
+    assert "a human's expression has a weight other than 1" in found

@@ -9,6 +9,7 @@ import tracemalloc
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
+from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.renames import in_present_words
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
@@ -228,6 +230,24 @@ def test_conditions_that_are_not_given_stay_and_an_empty_list_takes_them_away(di
     assert "keep" not in read_header(bare).identity.method["filtering"]
 
 
+def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk):
+    scored_run(disk, has_humans=True)
+    table = read_table(disk, EXPRESSIONS)
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        if row["source"] == "model" and len(row["target_mask_ids"]) == 1:
+            row.update(confidence=0.8, source="composer" if number % 2 else "model")
+    lines = PairWeightConfig(drawn=WeightLine(bias=1.0), composed=WeightLine(bias=-1.0))
+    given = pa.Table.from_pylist(rows, schema=table.schema)
+    weighed = refiltered(given, KeepRule(1.0, pair_weight=lines))
+    drawn, composed = (line_weights(each, np.array([0.8]))[0] for each in (lines.drawn, lines.composed))
+    for row in weighed.to_pylist():
+        known = {"model": drawn, "composer": composed}.get(row["source"], 1.0)
+        assert row["weight"] == (known if row["confidence"] is not None else 1.0)
+    unweighed = refiltered(given, KeepRule(1.0))
+    assert weighed.drop_columns("weight").equals(unweighed.drop_columns("weight"))
+
+
 def test_a_run_filtered_anew_can_be_a_parent(on_disk, new, tmp_path):
     refilter(on_disk, new, HIGHER)
     back = RunLocation.open(str(tmp_path / "back"))
@@ -237,7 +257,9 @@ def test_a_run_filtered_anew_can_be_a_parent(on_disk, new, tmp_path):
 
 
 def test_what_would_change_nothing_is_refused(on_disk, new):
-    with pytest.raises(ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep or --lone-masks"):
+    with pytest.raises(
+        ConfigError, match=r"keeps distinctiveness > 1: give another --tau, --keep, --lone-masks or --weights"
+    ):
         refilter(on_disk, new, RuleChange(tau=1.0))
     with pytest.raises(ConfigError, match=r"filtering.tau: Input should be greater than or equal to 0 \(got -1"):
         refilter(on_disk, new, RuleChange(tau=-1.0))

@@ -91,6 +91,25 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
     assert {problem.what for problem in problems} == {"expression_confidence"}
 
 
+@pytest.mark.slow
+def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(tmp_path):
+    plain, weighed, new = (RunLocation.open(str(tmp_path / name)) for name in ("plain", "weighed", "new"))
+    annotate(plain, "filtering.tau=0", *LISTENING)
+    annotate(weighed, "filtering.tau=0", *LISTENING, "filtering.pair_weight={drawn: {bias: -0.5, slope: 0.7}}")
+    assert {row["weight"] for row in read_table(plain, EXPRESSIONS).to_pylist()} == {1.0}
+    lines = read_header(weighed).config.filtering.pair_weight
+    summary = refilter(plain, new, RuleChange(pair_weight=lines))
+    assert summary.totals.kept == summary.num_kept_before
+    assert len({row["weight"] for row in read_table(new, EXPRESSIONS).to_pylist()}) > 3
+    for name in SCHEMAS:
+        assert _parts(new, name) == _parts(weighed, name)
+    assert verify_run(new).problems == ()
+    # Another rule of what is kept leaves the weights as they are.
+    again = RunLocation.open(str(tmp_path / "again"))
+    refilter(new, again, RuleChange(tau=99.0))
+    assert read_table(again, EXPRESSIONS)["weight"].equals(read_table(new, EXPRESSIONS)["weight"])
+
+
 def _heard(image: ShardImage) -> ShardImage:
     draw = random.Random(image.image_id)
     return replace(

@@ -1,9 +1,13 @@
 """What is said where one probability decides."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from pseudoris.schemas.composer_settings import ComposingConfig, PosteriorConfig
 from pseudoris.schemas.ids import mask_id
+from pseudoris.schemas.pair_weight import WeightLine, line_weights
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.composer import Composer
@@ -147,3 +151,14 @@ def test_composing_what_was_composed_already_changes_nothing():
     once = Composer(config)(TWO)
     assert len(once.expressions) > len(TWO.expressions)
     assert Composer(config)(once) == once
+
+
+def test_each_expression_weighs_what_the_line_makes_of_its_probability():
+    config, line = ComposingConfig(kinds=("position",), posterior=PosteriorConfig()), WeightLine(bias=0.5, slope=1.5)
+    plain, weighing = (Composer(config, each)(TWO).expressions[len(TWO.expressions) :] for each in (None, line))
+    assert [replace(each, weight=1.0) for each in weighing] == list(plain)
+    due = line_weights(line, np.array([each.confidence for each in plain]))
+    assert [each.weight for each in weighing] == due.tolist()
+    # By shares there is no probability to weigh.
+    by_shares = Composer(ComposingConfig(kinds=("position",)), line)(TWO).expressions
+    assert {each.weight for each in by_shares} == {1.0}

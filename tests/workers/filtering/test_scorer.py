@@ -8,6 +8,7 @@ from PIL import Image
 
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, WeightsConfig
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.pair_weight import line_weights
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.images import prefetch
@@ -188,6 +189,16 @@ def test_tau_decides_what_is_kept_and_changes_no_score(scorer):
 
     assert not any(expression.kept for expression in tight)
     assert [replace(e, kept=False) for e in loose] == list(tight)
+
+
+def test_the_weight_is_the_probability_that_its_line_makes_of_confidence():
+    weighing = {"confidence": {"correctness": 2.0}, "pair_weight": {"drawn": {"bias": -1.0, "slope": 0.5}}}
+    config = FilterConfig.model_validate({**CONFIG.model_dump(), **weighing})
+    (image,) = ClipScorer(config, ComputeConfig(device="cpu"))(build_shard(build_image())).images
+    line = config.pair_weight.drawn
+    due = line_weights(line, np.array([each.confidence for each in image.expressions]))
+    assert [each.weight for each in image.expressions] == due.tolist()
+    assert all(0 < each.weight < 1 for each in image.expressions)
 
 
 def test_the_digest_is_the_weights_files(tmp_path):
