@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import yaml
@@ -69,7 +69,8 @@ def calibrate(
 ) -> None:
     """Fit a run's confidence and keep rule, and print them as YAML.
 
-    The YAML holds `filtering.confidence` and `filtering.keep`. It reads the tables only.
+    The YAML holds `filtering.confidence` and `filtering.keep`; with labels also `filtering.pair_weight`. It reads the
+    tables only.
     """
     _check(truth, coverage, audit)
     if to is not None:
@@ -142,5 +143,7 @@ def _why_not(reached: BoundsFigures, wanted: float) -> str:
 def as_yaml(found: Calibration) -> str:
     """Return what is laid over a preset with `--config`, beside the `captions.listening` of the run."""
     weights = found.weights.model_dump(exclude_defaults=True)
-    filtering = {"tau": 0.0, "confidence": weights, "keep": found.reached.bounds.conditions()}
+    filtering: dict[str, Any] = {"tau": 0.0, "confidence": weights, "keep": found.reached.bounds.conditions()}
+    if found.pair_weight is not None:
+        filtering["pair_weight"] = found.pair_weight.model_dump(exclude_none=True)
     return yaml.safe_dump({"filtering": filtering}, sort_keys=False)

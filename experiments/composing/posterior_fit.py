@@ -23,7 +23,7 @@ from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.calibration.confidence_fit import logistic_regression
+from pseudoris.training.calibration.logistic_regression import logistic_regression
 from pseudoris.training.evaluation.counts import match_image
 from pseudoris.workers.composing import english
 from pseudoris.workers.composing.caption_votes import Evidence, evidence_of, substitutes

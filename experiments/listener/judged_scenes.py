@@ -20,14 +20,14 @@ from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_people
 from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.composer_settings import ComposedKind, ComposingConfig, PosteriorConfig
-from pseudoris.schemas.confidence import CONFIDENCE_COLUMNS, Rated
+from pseudoris.schemas.confidence import Rated
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.calibration.confidence_fit import CLIP, EVERYTHING, LISTENER, VOTE, Bounds
-from pseudoris.training.calibration.labelled_images import AlwaysKept, JudgedImage, judge_image
+from pseudoris.training.calibration.labelled_images import JUDGED_COLUMNS, AlwaysKept, JudgedImage, judge_image
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
@@ -104,10 +104,7 @@ def _judge_chunk(job: _JudgementJob) -> list[SceneRows]:
 def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     """Return the candidates of a scene's annotation, each of one mask."""
     truth = SceneImageTruth(scene)
-    columns: dict[str, list[Any]] = {
-        name: [getattr(each, name) for each in image.expressions] for name in ("source", *CONFIDENCE_COLUMNS[:-1])
-    }
-    columns["count"] = [len(each.samples) for each in image.expressions]
+    columns = judged_columns(image)
     candidates = candidates_of(image, lambda expression: expression.kept)
     judged = judge_image(truth, candidates, columns)
     sentences = [said_by_people(scene, number) for number in range(len(scene.objects))]
@@ -116,6 +113,13 @@ def scene_rows(scene: Scene, image: ShardImage) -> SceneRows:
     said = {name: _composed(image, truth, object_of_mask, config) for name, config in COMPOSERS.items()}
     shared = {each.name: getattr(judged, each.name) for each in fields(judged)}
     return SceneRows(**shared, composed=said, is_right_by_sentences=by_sentences.is_right)
+
+
+def judged_columns(image: ShardImage) -> dict[str, list[Any]]:
+    """Return what `judge_image` reads of an annotated image's expressions."""
+    fields_of = [name for name in JUDGED_COLUMNS if name != "count"]
+    columns: dict[str, list[Any]] = {name: [getattr(each, name) for each in image.expressions] for name in fields_of}
+    return {**columns, "count": [len(each.samples) for each in image.expressions]}
 
 
 def composed_alone(scene: Scene, image: ShardImage, config: ComposingConfig) -> Sums:
@@ -137,7 +141,8 @@ def _composed(
     alone = tuple(each for each in said if each.source == SOURCE_COMPOSER and len(each.target_mask_ids) == 1)
     candidates = candidates_of(replace(image, expressions=alone), lambda expression: True)
     verdicts = judge(truth, candidates, object_of_mask)
-    return AlwaysKept(verdicts.is_right, verdicts.target)
+    confidence = np.array([each.confidence for each in alone], np.float64)
+    return AlwaysKept(verdicts.is_right, verdicts.target, confidence)
 
 
 @dataclass(frozen=True)

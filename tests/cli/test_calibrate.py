@@ -61,6 +61,8 @@ def test_the_yaml_is_laid_over_a_preset(demo, tmp_path, truth):
     assert config.filtering.tau == 0.0
     assert config.filtering.keep[0].column == "confidence"
     assert ("; accuracy" in found.output) == bool(truth)
+    lines = config.filtering.pair_weight
+    assert (lines is not None and lines.drawn is not None and lines.composed is None) == bool(truth)
     assert "on these 8 images, it keeps" in found.output
 
 

@@ -7,14 +7,16 @@ say otherwise. Verdicts are weighted by the design of the sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from pseudoris.schemas.caption_settings import ConfidenceConfig
+from pseudoris.schemas.confidence import confidence_of
 from pseudoris.schemas.keep_rule import Floats
+from pseudoris.schemas.pair_weight import PairWeightConfig, WeightLine
 from pseudoris.training.calibration.confidence_fit import (
     NO_LABELS,
     NO_LABELS_VOTE,
@@ -25,6 +27,7 @@ from pseudoris.training.calibration.confidence_fit import (
     rounded_weights,
 )
 from pseudoris.training.calibration.labelled_images import JudgedImage
+from pseudoris.training.calibration.pair_weight_fit import as_config, fit_line
 
 # Standard deviation of δ before any verdict is seen. Measured (experiments/audits/moved_weights): at 0.3, the worst of
 # 60 audits of 100 verdicts lost 0.012 of accuracy; at 0.15, 0.003, and as much on scenes that it was not chosen on.
@@ -62,7 +65,31 @@ def around_label_free(
         ValueError: As `audited_weights`.
     """
     config, num_used = audited_weights(images, verdicts)
-    return at_yield(images, config, wanted_yield), num_used
+    found = at_yield(images, config, wanted_yield)
+    return replace(found, pair_weight=audited_pair_weight(images, config, verdicts)), num_used
+
+
+def audited_pair_weight(
+    images: Sequence[JudgedImage], config: ConfidenceConfig, verdicts: Mapping[tuple[str, str], AuditedVerdict]
+) -> PairWeightConfig | None:
+    """Return the lines from confidence to `weight`, by the verdicts; see `fit_pair_weight`."""
+    drawn = {
+        pair: value
+        for image in images
+        for pair, value in zip(_pairs(image), confidence_of(image.features, config).tolist(), strict=True)
+    }
+    composed = {
+        pair: value
+        for image in images
+        for pair, value in zip(image.beside.pairs, image.beside.confidence.tolist(), strict=True)
+    }
+
+    def line(known: Mapping[tuple[str, str], float]) -> WeightLine | None:
+        found = [(known[pair], each.is_right, each.weight) for pair, each in verdicts.items() if pair in known]
+        confidence, right, weights = np.array(found, np.float64).reshape(-1, 3).T
+        return fit_line(confidence, right, weights)
+
+    return as_config(line(drawn), line(composed))
 
 
 def audited_weights(
@@ -75,7 +102,7 @@ def audited_weights(
     """
     names = NO_LABELS if has_listened(images) else NO_LABELS_VOTE
     table = feature_table(images, names)
-    keys = [key for image in images for key in zip(image.rated.groups, image.rated.texts, strict=True)]
+    keys = [key for image in images for key in _pairs(image)]
     rows = [row for row, key in enumerate(keys) if key in verdicts]
     found = [verdicts[keys[row]] for row in rows]
     right = np.array([each.is_right for each in found], np.float64)
@@ -85,6 +112,10 @@ def audited_weights(
     weights = np.array([each.weight for each in found], np.float64)
     bias, slopes = _fitted((table[rows] - mean) / std, right, weights * weights.sum() / (weights**2).sum())
     return rounded_weights(names, slopes / std, float(bias - slopes @ (mean / std))), len(rows)
+
+
+def _pairs(image: JudgedImage) -> Iterator[tuple[str, str]]:
+    return zip(image.rated.groups, image.rated.texts, strict=True)
 
 
 def _fitted(features: Floats, right: Floats, weights: Floats) -> tuple[float, Floats]:

@@ -1,4 +1,4 @@
-"""Logistic weights by Newton's method, and bounds on confidence and rank, from images that a truth has judged."""
+"""Logistic weights, and bounds on confidence and rank, from images that a truth has judged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pseudoris.schemas.caption_settings import ConfidenceConfig
 from pseudoris.schemas.confidence import confidence_of, ranks
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.schemas.keep_rule import Flags, Floats
+from pseudoris.schemas.pair_weight import PairWeightConfig
 from pseudoris.store.location import RunLocation
 from pseudoris.training.calibration.labelled_images import LONE_LOG_RATIO, JudgedImage, judged_images
+from pseudoris.training.calibration.logistic_regression import logistic_regression
+from pseudoris.training.calibration.pair_weight_fit import fit_pair_weight
 from pseudoris.training.evaluation.truth import Truth
 
 # What a run has in any case, and what needs `captions.listening`.
@@ -25,11 +28,6 @@ EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
 NO_LABELS: Final = (*NO_LABELS_VOTE, "listener", "truth")
 
-# Against weights without bound; in units of standardised features.
-_RIDGE: Final = 1e-3
-_STEPS: Final = 40
-# Beyond it a probability is 0 or 1 to float64, and its exponential may overflow.
-_MAX_LOG_ODDS: Final = 30.0
 _DIGITS: Final = 3
 # Every confidence is above 0, and no rank is above the last one: the widest bounds keep everything.
 _GRID: Final = tuple(float(value) for value in np.round(np.arange(0.0, 0.985, 0.02), 2))
@@ -74,11 +72,15 @@ class BoundsFigures:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Weights, chosen bounds, the figures that these reach on their own images, and the number of images."""
+    """Weights, chosen bounds, the figures that these reach on their own images, and the number of images.
+
+    `pair_weight` holds the lines from confidence to the column `weight`; None without enough labels.
+    """
 
     weights: ConfidenceConfig
     reached: BoundsFigures
     num_images: int
+    pair_weight: PairWeightConfig | None = None
 
 
 def calibrate(
@@ -91,7 +93,7 @@ def calibrate(
     """
     weights = fit(images, names)
     chosen = choose(reached(images, weights), coverage=coverage, least_yield=least_yield)
-    return Calibration(weights, chosen, len(images))
+    return Calibration(weights, chosen, len(images), fit_pair_weight(images, weights))
 
 
 def calibrated_run(
@@ -233,28 +235,3 @@ def _objects(images: Sequence[JudgedImage]) -> tuple[np.ndarray, Flags, int, int
     is_covered[covered] = True
     said = sum(len(image.beside.is_right) for image in images)
     return np.concatenate(numbers), is_covered, said, len(covered)
-
-
-def logistic_regression(table: Floats, right: Floats) -> tuple[float, Floats]:
-    """Return bias and slopes, (F,) float64, of F features; a slight ridge on the slopes in standard deviations.
-
-    Args:
-        table: (T, F) float64.
-        right: (T,) float64, 0 and 1, some of each.
-    """
-    mean, std = table.mean(axis=0), table.std(axis=0) + 1e-9
-    weights = _newton(np.column_stack([np.ones(len(table)), (table - mean) / std]), right)
-    slopes = weights[1:] / std
-    return float(weights[0] - slopes @ mean), slopes
-
-
-def _newton(table: Floats, right: Floats) -> Floats:
-    penalty = _RIDGE * np.eye(table.shape[1])
-    penalty[0, 0] = 0.0
-    weights = np.zeros(table.shape[1])
-    for _ in range(_STEPS):
-        likely = 1 / (1 + np.exp(-np.clip(table @ weights, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))
-        gradient = table.T @ (likely - right) / len(right) + penalty @ weights
-        curvature = (table.T * (likely * (1 - likely))) @ table / len(right) + penalty
-        weights = weights - np.linalg.solve(curvature, gradient)
-    return weights

@@ -29,7 +29,9 @@ Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Sequence[Any]]
 # A ratio of 1: the caption of a mask alone in its image fits as well as one that fits its best rival.
 LONE_LOG_RATIO: Final = 0.0
-_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source", *CONFIDENCE_COLUMNS)
+# What `judge_image` reads of the expressions table, beside what a `CandidateTable` holds.
+JUDGED_COLUMNS: Final = ("source", "confidence", *CONFIDENCE_COLUMNS)
+_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", *JUDGED_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +41,17 @@ class AlwaysKept:
     Attributes:
         is_right: (K,) bool.
         targets: (K,) int64, the mask's object; -1 where that is none.
+        confidence: (K,) float64, by the composer; NaN without one, as a human's.
+        pairs: K mask ids and texts; empty if not known.
     """
 
     is_right: Flags
     targets: Ints
+    confidence: Floats
+    pairs: Sequence[tuple[str, str]] = ()
 
 
-NOTHING_KEPT = AlwaysKept(np.zeros(0, np.bool_), np.zeros(0, np.int64))
+NOTHING_KEPT = AlwaysKept(np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +127,7 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
     Args:
         truth: The image's truth.
         candidates: The image in columns.
-        columns: `source` and `CONFIDENCE_COLUMNS` of the same rows, None if undefined.
+        columns: `JUDGED_COLUMNS` of the same rows, None if undefined.
     """
     matched = match_image(truth, candidates)
     verdicts = judge(truth, candidates, matched.object_of_mask)
@@ -136,7 +142,12 @@ def judge_image(truth: ImageTruth, candidates: CandidateTable, columns: Columns)
         targets=verdicts.target[drawn],
         num_masks=len(candidates.mask_ids),
         num_visible=int(matched.is_visible.sum()),
-        beside=AlwaysKept(verdicts.is_right[beside], verdicts.target[beside]),
+        beside=AlwaysKept(
+            verdicts.is_right[beside],
+            verdicts.target[beside],
+            np.array(columns["confidence"], np.float64)[beside],
+            [(candidates.targets[row][0], candidates.texts[row]) for row in np.flatnonzero(beside).tolist()],
+        ),
     )
 
 
@@ -163,7 +174,7 @@ class _EmptyTruth:
 def _iter_judged(location: RunLocation, truth: Truth | None) -> Iterator[JudgedImage]:
     for receipt in cached_receipts(location):
         tables = read_shard(location, receipt, *_COLUMNS)
-        columns = {name: tables.expressions[name].to_pylist() for name in ("source", *CONFIDENCE_COLUMNS)}
+        columns = {name: tables.expressions[name].to_pylist() for name in JUDGED_COLUMNS}
         for number, image in enumerate(iter_images(tables)):
             if image.candidates is None:
                 continue

@@ -59,7 +59,7 @@ def totals(images, keep):
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_what_bounds_reach_is_what_they_keep_counted_image_by_image(scenes, beside):
-    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]))
+    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]), np.full(3, np.nan))
     given = [replace(each, beside=said) if beside else each for each in scenes]
     # An image of which nothing was drawn has masks and objects all the same.
     empty = {name: np.zeros(0) for name in CONFIDENCE_COLUMNS}
@@ -109,7 +109,7 @@ def test_a_mask_is_covered_once_by_what_is_right_of_it(scenes):
 
 
 def test_what_is_said_in_any_case_counts_beside_what_is_kept(scenes):
-    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]))
+    said = AlwaysKept(np.array([True, False, True]), np.array([3, 3, 0]), np.full(3, np.nan))
     one = replace(scenes[0], beside=said)
     none = np.zeros(len(one.is_right), bool)
     assert one.sums(none) == {"accuracy": (2.0, 3.0), "yield": (3.0, 3), "coverage": (2.0, 4)}
@@ -129,7 +129,7 @@ def test_without_labels_verdicts_change_nothing_and_the_yield_is_about_what_was_
 def test_without_labels_what_is_said_beside_is_of_the_yield_that_was_asked(scenes):
     alone = without_labels(scenes, NO_LABELS, wanted_yield=2.0)
     # One a mask: as much less is kept of what was drawn.
-    beside = [replace(each, beside=AlwaysKept(np.ones(3, bool), np.arange(3))) for each in scenes]
+    beside = [replace(each, beside=AlwaysKept(np.ones(3, bool), np.arange(3), np.full(3, np.nan))) for each in scenes]
     found = without_labels(beside, NO_LABELS, wanted_yield=2.0)
     assert found.reached.distinct == pytest.approx(2.0, abs=0.2)
     drawn = totals(scenes, lambda image: found.reached.bounds.keeps(image, found.weights))
@@ -183,13 +183,14 @@ def test_all_candidates_of_the_images_that_the_truth_knows_are_judged(tmp_path, 
 def test_what_was_composed_is_kept_beside_and_is_no_candidate(tmp_path, truth):
     def composing(image):
         image = scored(image)
-        one = replace(
-            said(image.masks[0].mask_id, "the leftmost thing"), samples=(), source=SOURCE_COMPOSER, kind="position"
-        )
+        one = said(image.masks[0].mask_id, "the leftmost thing")
+        one = replace(one, samples=(), source=SOURCE_COMPOSER, kind="position", confidence=0.9)
         return replace(image, expressions=(*image.expressions, one))
 
     found = judged_images(written(tmp_path / "run", composing), truth)
     assert [len(image.beside.is_right) for image in found] == [1] * 6
+    assert {image.beside.confidence.tolist()[0] for image in found} == {0.9}
+    assert {text for image in found for _, text in image.beside.pairs} == {"the leftmost thing"}
     assert all("the leftmost thing" not in image.rated.texts for image in found)
 
 

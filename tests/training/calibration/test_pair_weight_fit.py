@@ -1,0 +1,106 @@
+"""Fitted lines make probabilities of what only ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pseudoris.schemas.log_odds import log_odds, logistic
+from pseudoris.schemas.pair_weight import WeightLine, line_weights
+from pseudoris.training.calibration.audited_fit import AuditedVerdict, audited_pair_weight
+from pseudoris.training.calibration.confidence_fit import EVERYTHING, calibrate, fit
+from pseudoris.training.calibration.labelled_images import AlwaysKept
+from pseudoris.training.calibration.pair_weight_fit import fit_line, fit_pair_weight
+from tests.training.calibration.builders import scene
+
+
+def drawn(size: int, bias: float, slope: float, seed: int):
+    """Return confidences, and whether each is right, with a probability that is a line in their log-odds."""
+    draw = np.random.default_rng(seed)
+    confidence = draw.uniform(0.02, 0.99, size)
+    return confidence, (draw.random(size) < logistic(bias + slope * log_odds(confidence))).astype(np.float64)
+
+
+@pytest.mark.parametrize(("bias", "slope"), [(0.0, 1.0), (1.2, 0.8), (-1.0, 0.5), (0.5, 2.0)])
+def test_weights_are_the_shares_that_are_right_whatever_confidence_was(bias, slope):
+    line = fit_line(*drawn(20_000, bias, slope, seed=1))
+    assert line is not None
+    assert line.slope == pytest.approx(slope, abs=0.08)
+    confidence, right = drawn(60_000, bias, slope, seed=2)
+    weights = line_weights(line, confidence)
+    for low in np.arange(0, 1, 0.1):
+        inside = (weights >= low) & (weights < low + 0.1)
+        if inside.sum() > 1000:
+            assert weights[inside].mean() == pytest.approx(right[inside].mean(), abs=0.03)
+
+
+def test_what_counts_more_moves_the_line_more():
+    confidence, right = np.full(200, 0.5), np.repeat([1.0, 0.0], 100)
+    alike, tilted = fit_line(confidence, right), fit_line(confidence, right, np.repeat([3.0, 1.0], 100))
+    assert line_weights(alike, confidence)[0] == pytest.approx(0.5, abs=1e-3)
+    assert line_weights(tilted, confidence)[0] == pytest.approx(0.75, abs=1e-3)
+
+
+def test_few_verdicts_and_unknown_confidences_give_no_line():
+    confidence, right = drawn(100, 0.0, 1.0, seed=3)
+    assert fit_line(confidence, np.ones(100)) is None
+    assert fit_line(confidence, np.r_[np.zeros(4), np.ones(96)]) is None
+    assert fit_line(np.full(100, np.nan), right) is None
+    assert fit_line(np.r_[confidence, np.nan], np.r_[right, 1.0]) == fit_line(confidence, right)
+
+
+def test_confidence_against_the_verdicts_is_left_out():
+    confidence, right = drawn(2000, 0.0, 1.0, seed=4)
+    line = fit_line(confidence, 1 - right)
+    assert line is not None
+    assert line.slope == 0
+    assert line_weights(line, confidence)[:2] == pytest.approx([1 - right.mean()] * 2, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    told = drawn(40 * 6, 1.0, 0.7, seed=5)
+    return [
+        replace(
+            scene(seed),
+            beside=AlwaysKept(
+                told[1][6 * seed : 6 * seed + 6].astype(bool),
+                np.arange(6),
+                told[0][6 * seed : 6 * seed + 6],
+                [(f"{seed}-0", f"composed {n}") for n in range(6)],
+            ),
+        )
+        for seed in range(40)
+    ]
+
+
+def test_a_calibration_holds_a_line_for_each_kind(scenes):
+    found = calibrate(scenes, EVERYTHING, coverage=0.5, least_yield=1.0)
+    assert found.pair_weight == fit_pair_weight(scenes, found.weights)
+    # The weights were fitted to the same verdicts: their line is hardly one.
+    assert found.pair_weight.drawn.slope == pytest.approx(1, abs=0.05)
+    assert found.pair_weight.composed.slope == pytest.approx(0.7, abs=0.25)
+    silent = [replace(each, beside=scene(0).beside) for each in scenes]
+    assert fit_pair_weight(silent, found.weights).composed is None
+
+
+def test_verdicts_of_an_audit_on_all_pairs_give_what_a_truth_gives(scenes):
+    config = fit(scenes, EVERYTHING)
+    known = {
+        pair: AuditedVerdict(float(right), 1.0)
+        for image in scenes
+        for pairs, all_right in (
+            (zip(image.rated.groups, image.rated.texts, strict=True), image.is_right),
+            (image.beside.pairs, image.beside.is_right),
+        )
+        for pair, right in zip(pairs, all_right, strict=True)
+    }
+    assert audited_pair_weight(scenes, config, known) == fit_pair_weight(scenes, config)
+    assert audited_pair_weight(scenes, config, {}) is None
+
+
+def test_a_line_is_written_as_a_configuration_takes_it():
+    line = fit_line(*drawn(500, 0.3, 0.9, seed=6))
+    assert line == WeightLine.model_validate({"bias": round(line.bias, 3), "slope": round(line.slope, 3)})
