@@ -4,14 +4,15 @@ With a global generator every draw would depend on the order of the work, so ano
 bytes. numpy's generators are not used because their streams may change between versions, and an epoch that began under
 one version must resume under the next.
 
-There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below`, `draw_texts` and
-`draw_weighted_texts` (SplitMix64 and BLAKE2b over a key) for datasets and training. Reproducible results depend on the
-bits of both.
+There are two generators: `draws` (BLAKE2b) for the captioner; `permutation`, `draw_below`, `draw_texts`,
+`draw_weighted_texts` and `draw_texts_by_weight` (SplitMix64 and BLAKE2b over a key) for datasets and training.
+Reproducible results depend on the bits of both.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -134,6 +135,37 @@ def draw_weighted_texts(
     keys = [_digest((seed, epoch, mask_id, number)) for number in range(num_drawn)]
     rows = range(len(texts))
     return [min(rows, key=lambda row: _smallest_word(texts[row], counts[row], key)) for key in keys]
+
+
+def draw_texts_by_weight(
+    texts: Sequence[str], weights: Sequence[float], num_drawn: int | None, *, seed: int, epoch: int, mask_id: str
+) -> list[int]:
+    """Return which of a mask's texts an epoch draws if each is as likely as its weight says, as positions.
+
+    Every text gets a waiting time from (seed, epoch, mask id, number of the draw, text), exponential with its weight as
+    the rate, and the smallest is drawn: in any order of the rows, independent, and so that other weights of a few texts
+    change few draws.
+
+    Args:
+        texts: The texts of one mask, at least one, all different.
+        weights: Of each, above 0.
+        num_drawn: Number of draws. None: all texts, each once, in order.
+        seed: Of the dataset.
+        epoch: Of the training.
+        mask_id: Of the mask.
+    """
+    if num_drawn is None:
+        return list(range(len(texts)))
+    if len(texts) == 1:
+        return [0] * num_drawn
+    keys = [_digest((seed, epoch, mask_id, number)) for number in range(num_drawn)]
+    return [min(range(len(texts)), key=lambda row: _wait(texts[row], key) / weights[row]) for key in keys]
+
+
+def _wait(text: str, key: bytes) -> float:
+    word = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "little")
+    # Above 0, so that the logarithm is finite.
+    return -math.log((word + 1) * 2.0**-64)
 
 
 def _smallest_word(text: str, count: int, key: bytes) -> bytes:

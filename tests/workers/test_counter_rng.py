@@ -13,6 +13,7 @@ from pseudoris.workers.counter_rng import (
     DrawKey,
     draw_below,
     draw_texts,
+    draw_texts_by_weight,
     draw_weighted_texts,
     draws,
     key_of,
@@ -112,6 +113,37 @@ def test_a_weighted_draw_does_not_depend_on_the_order_of_the_rows(order, num_dra
 def test_weighted_draws_of_one_text_or_of_all_ask_no_number():
     assert draw_weighted_texts(TEXTS[:1], [44], 3, seed=0, epoch=0, mask_id="m") == [0, 0, 0]
     assert draw_weighted_texts(TEXTS, COUNTS, None, seed=0, epoch=0, mask_id="m") == [0, 1, 2, 3, 4]
+
+
+WEIGHTS = [0.9, 0.05, 0.3, 0.5, 0.01]
+
+
+def test_numbers_by_weight_are_golden():
+    drawn = draw_texts_by_weight(TEXTS, WEIGHTS, 8, seed=1, epoch=2, mask_id="m-0000")
+    assert drawn == [0, 3, 0, 0, 0, 3, 3, 2]
+    assert draw_texts_by_weight(TEXTS[:1], [0.1], 3, seed=0, epoch=0, mask_id="m") == [0, 0, 0]
+    assert draw_texts_by_weight(TEXTS, WEIGHTS, None, seed=0, epoch=0, mask_id="m") == [0, 1, 2, 3, 4]
+
+
+def test_a_text_is_drawn_as_often_as_its_weight_says():
+    masks = 4_000
+    drawn = Counter(
+        draw_texts_by_weight(TEXTS, WEIGHTS, 1, seed=0, epoch=0, mask_id=f"m-{mask:04d}")[0] for mask in range(masks)
+    )
+    for at, weight in enumerate(WEIGHTS):
+        share = weight / sum(WEIGHTS)
+        # Five standard deviations.
+        assert abs(drawn[at] - masks * share) < 5 * (masks * share * (1 - share)) ** 0.5
+
+
+def test_by_weight_neither_the_order_of_rows_nor_the_scale_of_weights_matters_and_less_of_one_moves_to_others():
+    draw = {"num_drawn": 200, "seed": 3, "epoch": 1, "mask_id": "m-0001"}
+    drawn = draw_texts_by_weight(TEXTS, WEIGHTS, **draw)
+    assert [4 - at for at in draw_texts_by_weight(TEXTS[::-1], WEIGHTS[::-1], **draw)] == drawn
+    assert draw_texts_by_weight(TEXTS, [64 * each for each in WEIGHTS], **draw) == drawn
+    lower = draw_texts_by_weight(TEXTS, [0.6, *WEIGHTS[1:]], **draw)
+    changed = {before for before, after in zip(drawn, lower, strict=True) if before != after}
+    assert changed == {0}
 
 
 KEY = DrawKey(seed=0, image_id="2c26b46b68ffc68f", mask_index=3, crop="masked", rule="top_k=5")

@@ -14,13 +14,16 @@ from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.training.dataset.samples import SampleSpec
 
 # What `draw_weights` reads of the expressions table.
-WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count")
+WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
+# A weight of 1 as an integer: as fine as the column `weight` is rounded.
+FULL_WEIGHT: Final = 2**20
 
 
 def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the weight of each candidate among those of its mask, (E,) int64; 0 for one that is never drawn.
 
-    With `draw="distinct"` a weight is 0 or 1, else the number of the captioner's draws that may be drawn again.
+    With `draw="distinct"` a weight is 0 or 1; with `pseudo_ris` the number of the captioner's draws that may be drawn
+    again; with `weighted` the column `weight` in units of 1 / `FULL_WEIGHT`.
 
     Args:
         spec: Which candidates, and how they are drawn.
@@ -40,7 +43,10 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     is_from_model = pc.equal(pc.fill_null(candidates["source"], SOURCE_MODEL), SOURCE_MODEL).to_numpy()
     rows = np.flatnonzero(is_lone(distinctiveness) & is_from_model)
     most[rows] = lone_draws(spec.lone_masks, masks=masks[rows], correctness=correctness[rows], counts=counts[rows])
-    return np.where(is_passing, most if spec.draw == "pseudo_ris" else np.minimum(most, 1), 0)
+    units = most if spec.draw == "pseudo_ris" else np.minimum(most, 1)
+    if spec.draw == "weighted":
+        units = units * np.rint(_floats(candidates["weight"]) * FULL_WEIGHT).astype(np.int64)
+    return np.where(is_passing, units, 0)
 
 
 def _is_passing(spec: SampleSpec, candidates: pa.Table, distinctiveness: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -113,6 +113,10 @@ class JoinedDataset(Dataset[Any]):
         """Return the id of every mask, in order; a mask of two runs comes twice."""
         return [mask for run in self._runs for mask in run.mask_ids()]
 
+    def best_weights(self) -> NDArray[np.float64]:
+        """Return the largest weight of each mask's expressions, as `RisDataset.best_weights` does."""
+        return np.concatenate([run.best_weights() for run in self._runs])
+
     def image_digests(self) -> list[str]:
         """Return for every mask the sha256 of its image, as `RisDataset.image_digests` does."""
         return [digest for run in self._runs for digest in run.image_digests()]

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.store.location import RunLocation
+from pseudoris.training.dataset.draw_weights import FULL_WEIGHT
 from pseudoris.training.dataset.opened_run import OpenedRun
 from pseudoris.training.dataset.process_group import SharedNumbers
 from pseudoris.training.dataset.sample_builder import SampleBuilder
@@ -142,6 +143,11 @@ class RisDataset(Dataset[Any]):
         """Return the id of every mask, in order."""
         return [mask_id for content in self._contents for mask_id in content.index.mask_ids]
 
+    def best_weights(self) -> NDArray[np.float64]:
+        """Return the largest `weight` of each mask's expressions, (M,) float64; 1 for other draws than `weighted`."""
+        parts = [np.zeros(0), *(_best_weights(self._run.spec, content) for content in self._contents)]
+        return np.concatenate(parts)
+
     def image_digests(self) -> list[str]:
         """Return for every mask the sha256 of its image's bytes, as annotated: ids are unique only within one run.
 
@@ -231,3 +237,9 @@ class RisDataset(Dataset[Any]):
         if self._run.images is None or content.images is None:
             raise error
         raise self._run.images.explained(content.images.keys[image], error) from error
+
+
+def _best_weights(spec: SampleSpec, content: ShardContent) -> NDArray[np.float64]:
+    if spec.draw != "weighted" or content.draw_weights is None or not content.index.num_masks:
+        return np.ones(content.index.num_masks)
+    return np.maximum.reduceat(content.draw_weights, content.index.first_rows[:-1]) / FULL_WEIGHT

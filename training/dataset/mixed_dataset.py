@@ -97,6 +97,10 @@ class MixedDataset(Dataset[Any]):
         """Return the mask of every item of the epoch, in order."""
         return [*self._pseudo.mask_ids(), *self._repeated(self._human.mask_ids())]
 
+    def best_weights(self) -> NDArray[np.float64]:
+        """Return the largest weight of each item's expressions, (N,) float64, in every epoch; 1 for human items."""
+        return np.concatenate([self._pseudo.best_weights(), np.ones(self._num_human)])
+
     def image_digests(self) -> list[str]:
         """Return the sha256 of the image of every item of the epoch, as `RisDataset.image_digests` does."""
         return [*self._pseudo.image_digests(), *self._repeated(self._human.image_digests())]

@@ -14,7 +14,7 @@ from pseudoris.store.tables.rle import decode_image_runs
 from pseudoris.training.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.training.dataset.samples import RisSample, SampleSpec
 from pseudoris.training.dataset.shard_reader import ShardContent
-from pseudoris.workers.counter_rng import draw_texts, draw_weighted_texts
+from pseudoris.workers.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,8 @@ class SampleBuilder:
         if spec.draw == "distinct" or content.draw_weights is None:
             return draw_texts(texts, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id)
         weights = content.draw_weights[first:end].tolist()
-        return draw_weighted_texts(
-            texts, weights, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id
-        )
+        draw = draw_texts_by_weight if spec.draw == "weighted" else draw_weighted_texts
+        return draw(texts, weights, spec.expressions_per_mask, seed=spec.seed, epoch=epoch, mask_id=mask_id)
 
 
 def decode_mask(counts: str, height: int, width: int) -> Tensor:

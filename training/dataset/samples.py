@@ -16,7 +16,7 @@ from pseudoris.training.exclusions import as_exclusions
 
 Part = Literal["image", "mask", "box", "text", "scores"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-Draw = Literal["distinct", "pseudo_ris"]
+Draw = Literal["distinct", "pseudo_ris", "weighted"]
 DRAWS: Final[tuple[Draw, ...]] = get_args(Draw)
 # The numbers of an expression, in the order of its table.
 SCORES: Final = ("uniqueness", "correctness", "distinctiveness", "log_prob", "weight")
@@ -73,7 +73,8 @@ class SampleSpec:
             replacement. `pseudo_ris`: as the loader of the Pseudo-RIS authors draws (method page, section 5), uniformly
             over the captioner's draws that pass, with replacement, so that a text that was drawn k times has weight k;
             over all draws of a mask if none passes `tau` (or was kept); over the better half by correctness of a mask
-            alone in its image. What else `where` excludes is never drawn.
+            alone in its image. What else `where` excludes is never drawn. `weighted`: in proportion to the column
+            `weight`, with replacement, over the texts that pass `where`.
         expressions_per_mask: K, the number of expressions drawn in an epoch. If `distinct` finds fewer, they are
             repeated, so that K is the same for all. None gives all that can be drawn, in the tables' order.
         rewording: Whether each drawn expression is said in one of the forms that mean the same
@@ -123,12 +124,12 @@ class SampleSpec:
     @property
     def lone_masks(self) -> LoneMasks:
         """What may be drawn of a mask alone in its image."""
-        return self.where.lone or ("keep" if self.draw == "distinct" else "better_half")
+        return self.where.lone or ("better_half" if self.draw == "pseudo_ris" else "keep")
 
     @property
     def is_judged_by_mask(self) -> bool:
         """Whether all candidates of a mask decide together what may be drawn, so that all of them are read."""
-        return self.draw == "pseudo_ris" or self.lone_masks == "better_half"
+        return self.draw != "distinct" or self.lone_masks == "better_half"
 
     def as_json(self) -> dict[str, Any]:
         """Return what decides the draws, as JSON; newer settings only if set, as in states of earlier versions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from pseudoris.schemas.shard import CaptionSample
 from pseudoris.store.location import RunLocation
 from pseudoris.training.dataset import (
     ExpressionFilter,
+    JoinedDataset,
     MixedDataset,
     MixedIterableDataset,
     RisDataset,
     RisIterableDataset,
     SampleSpec,
 )
+from pseudoris.training.dataset.draw_weights import FULL_WEIGHT
 from pseudoris.training.dataset.opened_run import OpenedRun
 from tests.training.dataset.builders import BuiltRun, build_run
 from tests.training.exports.builders import export
@@ -181,8 +184,61 @@ def test_a_state_of_another_draw_is_refused_and_one_of_the_default_stays_as_it_w
 
 
 def test_a_draw_of_no_name_is_refused_with_the_names():
-    with pytest.raises(ConfigError, match="draw is 'uniform': give one of distinct, pseudo_ris"):
+    with pytest.raises(ConfigError, match="draw is 'uniform': give one of distinct, pseudo_ris, weighted"):
         SampleSpec(draw="uniform")
+
+
+WEIGHTED = SampleSpec(parts=("text",), draw="weighted", where=ExpressionFilter(is_kept_only=False))
+# By text: weight, and whether the run kept it; the last two are of another mask.
+WEIGHTS = {"sure": (0.9, True), "likely": (0.3, False), "hopeless": (0.0, False), "doubtful": (0.5, False)}
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory):
+    rows = [
+        (int(text == "doubtful"), text, drawn(3, distinctiveness=1.1, weight=weight, kept=kept))
+        for text, (weight, kept) in WEIGHTS.items()
+    ]
+    return build_run(tmp_path_factory.mktemp("weighed"), num_shards=1, per_shard=1, rows=lambda number: rows)
+
+
+def test_what_passes_may_be_drawn_by_its_weight_unless_that_is_0(weighed):
+    sure, likely, doubtful = (round(WEIGHTS[text][0] * FULL_WEIGHT) for text in ("sure", "likely", "doubtful"))
+    everything = [{"sure": sure, "likely": likely}, {"doubtful": doubtful}]
+    assert weights(weighed, draw="weighted", where=WEIGHTED.where) == everything
+    assert weights(weighed, draw="weighted") == [{"sure": sure}]
+    bounded = ExpressionFilter(is_kept_only=False, bounds={"weight": (0.4, None)})
+    assert weights(weighed, draw="weighted", where=bounded) == [{"sure": sure}, {"doubtful": doubtful}]
+
+
+def test_a_text_comes_in_proportion_to_its_weight_with_replacement(weighed):
+    dataset = RisDataset(weighed.location, replace(WEIGHTED, expressions_per_mask=4))
+    found = Counter(text for epoch in range(300) for text in texts(dataset, epoch))
+    assert set(found) == {"sure", "likely", "doubtful"}
+    # Five standard deviations at most.
+    assert abs(found["sure"] / 1200 - 0.75) < 0.06
+    assert found["doubtful"] == 1200
+    assert any(len(set(texts(dataset, epoch)[:4])) == 1 for epoch in range(20))
+
+
+def test_a_stream_draws_by_weight_as_the_map_style_dataset_does(weighed):
+    for epoch in range(3):
+        streamed = texts(RisIterableDataset(weighed.location, WEIGHTED), epoch)
+        assert sorted(streamed) == sorted(texts(RisDataset(weighed.location, WEIGHTED), epoch))
+
+
+def test_the_best_weight_of_a_mask_is_known_and_other_draws_and_humans_have_one(weighed, tmp_path):
+    dataset = RisDataset(weighed.location, WEIGHTED)
+    assert dataset.best_weights() == pytest.approx([0.9, 0.5], abs=1e-6)
+    plain = RisDataset(weighed.location, SampleSpec(parts=("text",)))
+    assert plain.best_weights().tolist() == [1.0]
+    human = RisDataset(build_run(tmp_path, num_shards=1, prefix="human-").location, SampleSpec(parts=("text",)))
+    mixed = MixedDataset(JoinedDataset([dataset, plain]), human, fraction=0.25)
+    assert mixed.best_weights() == pytest.approx([0.9, 0.5, 1.0, 1.0, 1.0], abs=1e-6)
+
+
+def test_a_state_of_the_weighted_draw_says_so(weighed):
+    assert RisDataset(weighed.location, WEIGHTED).describe()["draw"] == "weighted"
 
 
 def _epoch(dataset: RisDataset, epoch: int) -> list:
