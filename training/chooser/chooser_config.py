@@ -90,8 +90,11 @@ class ChooserConfig(FrozenModel):
             del tree["candidates"][placement]
         for placement in ("num_workers", "moved"):
             del tree["data"][placement]
+        # As trainings of earlier versions have it.
         if not self.data.rewording:
             del tree["data"]["rewording"]
+        if self.data.weighting == "none":
+            del tree["data"]["weighting"]
         return {**tree, "training": self.training.decisive()}
 
 

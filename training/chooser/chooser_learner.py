@@ -17,6 +17,7 @@ from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
+from pseudoris.training.learning.weighted_mean import weighted_mean
 from pseudoris.training.student.target_dataset import MapDataset
 from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 
@@ -105,7 +106,8 @@ class ChooserLearner:
             return {"loss": sum((each.sum() for each in module.parameters()), torch.zeros(())) * 0}
         given = self._input(batch.images, batch.texts, batch.owners)
         logits = module(given).float()
-        return {"loss": choice_loss(logits, batch.ious.to(logits.device), self._config.target.temperature)}
+        ious, weights = batch.ious.to(logits.device), batch.weights.to(logits.device)
+        return {"loss": choice_loss(logits, ious, self._config.target.temperature, weights)}
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return the figures of the held-out expressions."""
@@ -216,15 +218,18 @@ class _Answering:
         return self._learner.choose(question.image_key, question.image, question.texts, self._module).chosen
 
 
-def choice_loss(logits: torch.Tensor, ious: torch.Tensor, temperature: float) -> torch.Tensor:
+def choice_loss(
+    logits: torch.Tensor, ious: torch.Tensor, temperature: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the mean cross entropy of scores and softmax(IoU / temperature), a scalar.
 
     Args:
         logits: (T, N), -inf where there is no candidate.
         ious: (T, N), at most N: later columns are padding.
         temperature: Of the target.
+        weights: (T,), of the mean; all alike by default.
     """
     is_mask = logits.isfinite()
     ious = F.pad(ious, (0, logits.shape[1] - ious.shape[1]))
     target = (ious / temperature).masked_fill(~is_mask, float("-inf")).softmax(-1)
-    return -(target * logits.log_softmax(-1).masked_fill(~is_mask, 0)).sum(-1).mean()
+    return -weighted_mean((target * logits.log_softmax(-1).masked_fill(~is_mask, 0)).sum(-1), weights)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pseudoris.training.chooser.candidate_masks import CandidateStore
-from pseudoris.training.student.target_dataset import MapDataset
+from pseudoris.training.student.target_dataset import MapDataset, loss_weights
 from pseudoris.workers.counter_rng import draw_below, key_of
 
 _WORD = re.compile(r"[a-z]+")
@@ -27,12 +27,14 @@ class Question:
         text: The expression; mirrored where the image is.
         ious: (N,) float32, of each candidate with the mask that was meant.
         is_mirrored: Whether the image is taken as seen in a mirror.
+        weight: How much its loss counts.
     """
 
     image_key: str
     text: str
     ious: torch.Tensor
     is_mirrored: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,14 @@ class QuestionBatch:
         owners: (T,) int64, the image of each question.
         texts: (T).
         ious: (T, N) float32, 0 where an image has fewer candidates.
+        weights: (T,) float32.
     """
 
     images: list[tuple[str, bool]]
     owners: torch.Tensor
     texts: list[str]
     ious: torch.Tensor
+    weights: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -68,6 +72,7 @@ def collate_questions(groups: Sequence[Sequence[Question]]) -> QuestionBatch:
         owners=torch.tensor([places[each.image_key, each.is_mirrored] for each in questions], dtype=torch.int64),
         texts=[each.text for each in questions],
         ious=pad_sequence(ious, batch_first=True) if ious else torch.zeros(0, 0),
+        weights=torch.tensor([each.weight for each in questions], dtype=torch.float32),
     )
 
 
@@ -91,7 +96,7 @@ class QuestionDataset(Dataset[list[Question]]):
         """Take two datasets of the same items.
 
         Args:
-            targets: With the parts `mask` and `text`.
+            targets: With the parts `mask` and `text`; with `scores`, weights multiply losses.
             images: With the part `image`.
             store: Candidates.
             min_iou: A mask whose best candidate has less gives no question.
@@ -142,7 +147,10 @@ class QuestionDataset(Dataset[list[Question]]):
         if not len(ious) or float(ious.max()) < self._min_iou:
             return []
         mirror = self._mirror if self._is_mirrored(key) else None
-        return [Question(key, text if mirror is None else mirror(text), ious, mirror is not None) for text in texts]
+        return [
+            Question(key, text if mirror is None else mirror(text), ious, mirror is not None, weight)
+            for text, weight in zip(texts, loss_weights(sample), strict=True)
+        ]
 
     def _compared(self, key: str, mask: torch.Tensor) -> torch.Tensor:
         named = key, mask.numpy().tobytes()

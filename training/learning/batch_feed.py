@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from torch.utils.data import DataLoader
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.workers.counter_rng import key_of, permutation
+from pseudoris.workers.counter_rng import draw_below, key_of, permutation
+
+_CHANCE_STEPS: Final = 2**32
 
 
 class EpochDataset(Protocol):
@@ -35,8 +37,9 @@ class EpochDataset(Protocol):
 class ResumableFeed:
     """Batches of units, a unit being a few masks of one image: features of an image are then computed once.
 
-    An epoch holds every item once, each image's masks in units of at most `masks_per_unit`. The last batch of an epoch
-    is filled up with its first units, so that all batches and ranks are even.
+    An epoch holds every item once, each image's masks in units of at most `masks_per_unit`; with `chances` each item
+    with its probability. The last batch of an epoch is filled up with its first units, so that all batches and ranks
+    are even.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ResumableFeed:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        chances: Sequence[float] | None = None,
     ) -> None:
         """Take a dataset.
 
@@ -62,6 +66,7 @@ class ResumableFeed:
             rank: Rank of this process.
             world_size: Number of processes.
             num_workers: Processes that draw ahead.
+            chances: Probability that an epoch has an item, (N,), the same in every epoch; None takes all.
 
         Raises:
             ConfigError: The batch cannot be split evenly.
@@ -78,6 +83,7 @@ class ResumableFeed:
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self._num_workers = num_workers
+        self._limits = None if chances is None else [round(each * _CHANCE_STEPS) for each in chances]
 
     def num_batches(self, epoch: int = 0) -> int:
         """Return the batches of an epoch."""
@@ -117,10 +123,16 @@ class ResumableFeed:
     def _units(self, epoch: int) -> list[Sequence[int]]:
         by_image: defaultdict[str, list[int]] = defaultdict(list)
         for item, image in enumerate(self._dataset.image_keys()):
-            by_image[image].append(item)
+            if self._is_taken(item, epoch):
+                by_image[image].append(item)
         units: list[Sequence[int]] = []
         for image, items in by_image.items():
             order = permutation(key_of("masks", self._seed, epoch, image), len(items)).tolist()
             shuffled = [items[at] for at in order]
             units += [shuffled[at : at + self._masks_per_unit] for at in range(0, len(items), self._masks_per_unit)]
         return units
+
+    def _is_taken(self, item: int, epoch: int) -> bool:
+        if self._limits is None:
+            return True
+        return draw_below(key_of("chance", self._seed, epoch), item, _CHANCE_STEPS) < self._limits[item]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -75,6 +75,11 @@ class DataConfig(FrozenModel):
     max_words: int | None = Field(default=None, ge=1)
     # See `pseudoris.training.dataset.SampleSpec`; `pseudo_ris` draws as the Pseudo-RIS authors' loader.
     draw: Draw = "distinct"
+    # What the column `weight` does (`filtering.pair_weight`; without it every weight is 1, and nothing changes). loss:
+    # multiplies the loss of an expression. draw: draws expressions in proportion to it (`draw=weighted`), and takes a
+    # mask into an epoch with the probability of its best expression. Set is_kept_only=false to learn from all
+    # candidates.
+    weighting: Literal["none", "loss", "draw", "both"] = "none"
     # How many expressions of each mask an epoch has; a mask with fewer repeats them.
     expressions_per_mask: int = Field(default=1, ge=1)
     # Whether expressions are said in other words that mean the same, others each epoch; a human's never are.
@@ -83,6 +88,22 @@ class DataConfig(FrozenModel):
     # once).
     human_fraction: UnitInterval = 1.0
     human_share: float | None = Field(default=None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_one_draw(self) -> Self:
+        if self.draws_by_weight and self.draw == "pseudo_ris":
+            raise ValueError(f"weighting={self.weighting} and draw=pseudo_ris exclude each other: each is a draw")
+        return self
+
+    @property
+    def draws_by_weight(self) -> bool:
+        """Whether weights decide how often masks and expressions come."""
+        return self.weighting in ("draw", "both")
+
+    @property
+    def has_weighted_loss(self) -> bool:
+        """Whether weights multiply losses."""
+        return self.weighting in ("loss", "both")
 
     def spec(self, seed: int) -> SampleSpec:
         """Return the samples of a run for training: each mask, with one of its expressions an epoch."""
@@ -94,9 +115,9 @@ class DataConfig(FrozenModel):
             words=(None, self.max_words),
         )
         return SampleSpec(
-            parts=("mask", "text"),
+            parts=("mask", "text", "scores") if self.has_weighted_loss else ("mask", "text"),
             where=where,
-            draw=self.draw,
+            draw="weighted" if self.draws_by_weight else self.draw,
             expressions_per_mask=self.expressions_per_mask,
             rewording=self.rewording,
             seed=seed,
@@ -123,6 +144,8 @@ class StudentConfig(FrozenModel):
         tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
         if self.data.draw == "distinct":
             del tree["data"]["draw"]
+        if self.data.weighting == "none":
+            del tree["data"]["weighting"]
         if self.data.expressions_per_mask == 1:
             del tree["data"]["expressions_per_mask"]
         if not self.data.rewording:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion, evaluate, named_figures
 from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.learning.weighted_mean import weighted_mean
 from pseudoris.training.student.student_config import LossConfig, StudentConfig
 from pseudoris.training.student.student_model import RisStudent, StudentInput
 from pseudoris.training.student.target_dataset import Placement, TargetBatch
@@ -50,7 +51,8 @@ class StudentLearner:
         pixels = torch.stack([self._held(*each) for each in zip(batch.image_keys, batch.pixels, strict=True)])
         given = self._input(batch.image_keys, pixels, batch.texts, batch.owners)
         logits, rough = module(given)
-        return mask_losses(logits, rough, batch.masks.to(logits.device), self._config.loss)
+        device = logits.device
+        return mask_losses(logits, rough, batch.masks.to(device), self._config.loss, batch.weights.to(device))
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return the figures of the held-out expressions."""
@@ -114,7 +116,11 @@ class _Answering:
 
 
 def mask_losses(
-    logits: torch.Tensor, rough: torch.Tensor, targets: torch.Tensor, config: LossConfig
+    logits: torch.Tensor,
+    rough: torch.Tensor,
+    targets: torch.Tensor,
+    config: LossConfig,
+    weights: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return `loss` and its parts, scalars.
 
@@ -122,31 +128,34 @@ def mask_losses(
         logits: (T, m, m).
         rough: (T, rounds, h, w), logits on the grid of patches.
         targets: (T, m, m) float32 in [0, 1], shares of each pixel.
-        config: Weights.
+        config: Weights of the parts.
+        weights: (T,), of each expression in the means; all alike by default.
     """
     logits, rough = logits.float(), rough.float()
-    bce = F.binary_cross_entropy_with_logits(logits, targets)
-    dice = dice_loss(logits, targets)
-    where = pointing_loss(rough, targets)
+    bce = weighted_mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), weights)
+    dice = dice_loss(logits, targets, weights)
+    where = pointing_loss(rough, targets, weights)
     loss = config.bce * bce + config.dice * dice + config.pointing * where
     return {"loss": loss, "bce": bce, "dice": dice, "pointing": where}
 
 
-def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def dice_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return the mean over masks of 1 - dice, the dice of probabilities with squares below (V-Net, Milletari 2016).
 
     Args:
         logits: (T, H, W).
         targets: (T, H, W) in [0, 1].
+        weights: (T,), of the mean.
     """
     probabilities = logits.sigmoid().flatten(1)
     wanted = targets.flatten(1)
     overlap = (probabilities * wanted).sum(1)
     # One pixel more on both sides: a mask that is empty at this size, as it should be, loses nothing.
-    return (1 - (2 * overlap + 1) / (probabilities.square().sum(1) + wanted.square().sum(1) + 1)).mean()
+    dice = (2 * overlap + 1) / (probabilities.square().sum(1) + wanted.square().sum(1) + 1)
+    return weighted_mean(1 - dice, weights)
 
 
-def pointing_loss(rough: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def pointing_loss(rough: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return how far a softmax over all patches is from the target's share of each, a Kullback-Leibler divergence.
 
     Background is most of an image: a mean over patches would hardly show which object is the target. Here patches
@@ -155,8 +164,9 @@ def pointing_loss(rough: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Args:
         rough: (T, rounds, h, w) logits.
         targets: (T, m, m) in [0, 1]; one without a pixel counts nothing.
+        weights: (T,), of the mean.
     """
     share = F.adaptive_avg_pool2d(targets[:, None], (rough.shape[-2], rough.shape[-1])).flatten(2)
     share = share / share.sum(-1, keepdim=True).clamp(min=1e-6)
     divergence = F.kl_div(rough.flatten(2).log_softmax(-1), share.expand(-1, rough.shape[1], -1), reduction="none")
-    return divergence.sum(-1).mean()
+    return weighted_mean(divergence.sum(-1), weights)

@@ -99,11 +99,12 @@ def train_student(
     if isinstance(config, ChooserConfig):
         learner = _chooser(config, towers, held_out)
         data = learner.dataset(targets, images, on_image=on_image)
-        feed = _feed(request, data, collate_questions, fabric)
+        collated: Callable[[list[Any]], Any] = collate_questions
     else:
         learner = StudentLearner(config, towers, held_out)
-        data = _targets(config, learner, targets, images)
-        feed = _feed(request, data, collate, fabric)
+        data, collated = _targets(config, learner, targets, images), collate
+    chances = targets.best_weights().tolist() if config.data.draws_by_weight else None
+    feed = _feed(request, data, collated, fabric, chances)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
         config = config.model_copy(update={"training": training})
@@ -128,7 +129,11 @@ def _targets(config: StudentConfig, learner: StudentLearner, targets: MapDataset
 
 
 def _feed(
-    request: StudentRequest, data: EpochDataset, collate: Callable[[list[Any]], Any], fabric: Fabric
+    request: StudentRequest,
+    data: EpochDataset,
+    collate: Callable[[list[Any]], Any],
+    fabric: Fabric,
+    chances: Sequence[float] | None,
 ) -> ResumableFeed:
     """Return the batches of this process."""
     config = request.config
@@ -141,6 +146,7 @@ def _feed(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         num_workers=config.data.num_workers,
+        chances=chances,
     )
 
 

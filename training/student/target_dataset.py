@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize
 
 from pseudoris.schemas.errors import ConfigError
 from pseudoris.store.location import RunLocation
-from pseudoris.training.dataset import JoinedDataset, MixedDataset, RisDataset, SampleSpec, Snapshot
+from pseudoris.training.dataset import JoinedDataset, MixedDataset, RisDataset, RisSample, SampleSpec, Snapshot
 from pseudoris.training.student.student_config import DataConfig
 from pseudoris.workers.images.crops import CropFormat
 
@@ -82,12 +82,14 @@ class Target:
         pixels: (3, S, S) uint8; None where the towers hold its features and the learner its pixels.
         mask: (m, m) float32 in [0, 1], shares of each pixel.
         text: The expression.
+        weight: How much its loss counts.
     """
 
     image_key: str
     pixels: torch.Tensor | None
     mask: torch.Tensor
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class TargetBatch:
         owners: (T,) int64, the image of each mask.
         masks: (T, m, m) float32.
         texts: (T).
+        weights: (T,) float32.
     """
 
     image_keys: list[str]
@@ -107,6 +110,7 @@ class TargetBatch:
     owners: torch.Tensor
     masks: torch.Tensor
     texts: list[str]
+    weights: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -127,7 +131,14 @@ def collate(targets: Sequence[Target]) -> TargetBatch:
         owners=torch.tensor([places[each.image_key] for each in targets]),
         masks=torch.stack([each.mask for each in targets]),
         texts=[each.text for each in targets],
+        weights=torch.tensor([each.weight for each in targets], dtype=torch.float32),
     )
+
+
+def loss_weights(sample: RisSample) -> list[float]:
+    """Return how much the loss of each expression of a sample counts: its `weight`, or 1 without the part `scores`."""
+    scores = sample.get("scores")
+    return [1.0] * len(sample["expressions"]) if scores is None else scores["weight"].tolist()
 
 
 MapDataset = RisDataset | JoinedDataset | MixedDataset
@@ -151,7 +162,7 @@ class TargetDataset(Dataset[Target]):
         """Take two datasets of the same items.
 
         Args:
-            targets: With the parts `mask` and `text`.
+            targets: With the parts `mask` and `text`; with `scores`, weights multiply losses.
             images: With the part `image`.
             image_format: Image format of the towers.
             mask_size: Side of the masks.
@@ -203,8 +214,8 @@ class TargetDataset(Dataset[Target]):
     def _target(self, sample: Any, key: str, pixels: torch.Tensor | None) -> Target:
         mask: torch.Tensor = sample["mask"]
         placement = Placement.of((mask.shape[0], mask.shape[1]), self._format.size)
-        (text,) = sample["expressions"]
-        return Target(key, pixels, placement.mask(mask, self._mask_size), text)
+        (text,), (weight,) = sample["expressions"], loss_weights(sample)
+        return Target(key, pixels, placement.mask(mask, self._mask_size), text, weight)
 
 
 def open_runs(

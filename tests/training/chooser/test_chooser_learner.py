@@ -71,6 +71,16 @@ def test_the_loss_is_least_where_scores_follow_the_ious():
     )
 
 
+def test_a_question_of_more_weight_counts_more():
+    logits, ious = torch.randn(3, 4), torch.rand(3, 4)
+    each = torch.stack([choice_loss(logits[at : at + 1], ious[at : at + 1], 0.1) for at in range(3)])
+    weights = torch.tensor([0.9, 0.0, 0.3])
+    due = (each * weights).sum() / weights.sum()
+    torch.testing.assert_close(choice_loss(logits, ious, 0.1, weights), due)
+    questions = [[Question("a", "x", torch.ones(1), False, 0.5)], [Question("a", "y", torch.ones(1), False)]]
+    assert collate_questions(questions).weights.tolist() == [0.5, 1.0]
+
+
 def test_a_mirror_exchanges_words_and_nothing_within_words():
     mirror = Mirror({"left": "right"})
     assert mirror("the left one, right of the leftover") == "the right one, left of the leftover"

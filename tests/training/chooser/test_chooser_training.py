@@ -49,6 +49,17 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened_and_reads_back_the_sam
 
 
 @pytest.mark.slow
+def test_weights_of_one_draw_other_texts_and_learn_all_the_same(tmp_path, cache, run):
+    words = ["data.weighting=both", "data.is_kept_only=false"]
+    request = StudentRequest(small_config(cache, words, steps=4), [run], tmp_path / "out", num_epochs=1)
+    _, summary = train(request)
+    assert summary.num_steps > 0
+    config = load_student(request.out)._config
+    assert config.data.weighting == "both"
+    assert "weighting" not in small_config(cache).decisive()["data"]
+
+
+@pytest.mark.slow
 def test_it_learns_which_mask_is_meant(tmp_path, cache, run):
     words = ["training.peak_rate=0.003", "training.log_every=1", "mirrored_words=null"]
     losses = []

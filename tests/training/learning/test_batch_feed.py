@@ -81,3 +81,22 @@ def test_ranks_share_out_the_batches_of_one_process():
 def test_a_batch_that_ranks_cannot_share_is_refused():
     with pytest.raises(ConfigError, match="batch of 3 images cannot be split over 2 processes"):
         feed(units=3, world_size=2)
+
+
+def test_items_come_as_often_as_their_chances_say_and_the_same_again():
+    items = Items(a=40, b=40)
+    chances = [0.25] * 40 + [1.0] * 39 + [0.0]
+    thinned = feed(items, units=4, chances=chances)
+    counts = Counter()
+    for epoch in range(60):
+        drawn = {item for batch in thinned._epoch(epoch) for item in batch}
+        assert set(range(40, 79)) <= drawn
+        counts.update(drawn)
+    assert counts[79] == 0
+    assert sum(counts[item] for item in range(40)) / (40 * 60) == pytest.approx(0.25, abs=0.04)
+    assert len({counts[item] for item in range(40)}) > 3
+    assert taken(thinned, 5, 9) == taken(feed(items, units=4, chances=chances), 0, 14)[5:]
+
+
+def test_chances_of_one_change_no_batch():
+    assert taken(feed(chances=[1.0] * 17), 0, 9) == taken(feed(), 0, 9)

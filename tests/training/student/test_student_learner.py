@@ -34,3 +34,14 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     parts = mask_losses(logits, rough, targets, LossConfig(bce=2.0, dice=3.0, pointing=0.25))
     weighted = 2 * parts["bce"] + 3 * parts["dice"] + 0.25 * parts["pointing"]
     assert parts["loss"].item() == pytest.approx(weighted.item())
+
+
+def test_an_expression_of_more_weight_counts_more_in_every_part():
+    torch.manual_seed(0)
+    logits, rough, targets = torch.randn(3, 8, 8), torch.randn(3, 2, 4, 4), torch.rand(3, 8, 8)
+    weights = torch.tensor([0.9, 0.0, 0.3])
+    found = mask_losses(logits, rough, targets, LossConfig(), weights)
+    alone = [mask_losses(*(part[at : at + 1] for part in (logits, rough, targets)), LossConfig()) for at in range(3)]
+    for name, value in found.items():
+        due = sum(float(weight) * each[name].item() for weight, each in zip(weights, alone, strict=True)) / 1.2
+        assert value.item() == pytest.approx(due, rel=1e-5)

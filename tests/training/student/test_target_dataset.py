@@ -7,10 +7,14 @@ import torch
 
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 from pseudoris.training.learning.frozen_towers import FrozenTowers
+from pseudoris.training.student.student_config import DataConfig
 from pseudoris.training.student.student_learner import StudentLearner
-from pseudoris.training.student.target_dataset import Placement, TargetDataset, open_runs
+from pseudoris.training.student.target_dataset import Placement, TargetDataset, collate, open_runs
+from pseudoris.workers.images.crops import CropFormat
 from tests.training.dataset.builders import build_run
 from tests.training.student.builders import small_config
+
+FORMAT = CropFormat(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def two_runs(folder):
@@ -70,6 +74,39 @@ def test_rewording_is_a_setting_and_the_default_changes_no_training(tmp_path):
     before = config.decisive()["data"]
     assert "rewording" not in before
     assert config.model_copy(update={"data": said}).decisive()["data"] == {**before, "rewording": True}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "draw", "parts"),
+    [
+        ("none", "distinct", ("mask", "text")),
+        ("loss", "distinct", ("mask", "text", "scores")),
+        ("draw", "weighted", ("mask", "text")),
+        ("both", "weighted", ("mask", "text", "scores")),
+    ],
+)
+def test_weights_may_be_a_draw_or_a_loss_and_the_default_changes_no_training(tmp_path, weighting, draw, parts):
+    config = small_config(tmp_path)
+    data = config.data.model_copy(update={"weighting": weighting})
+    assert (data.spec(3).draw, data.spec(3).parts) == (draw, parts)
+    described = config.model_copy(update={"data": data}).decisive()["data"]
+    assert described == {**config.decisive()["data"], **({} if weighting == "none" else {"weighting": weighting})}
+
+
+def test_two_draws_at_once_are_refused():
+    with pytest.raises(ValueError, match="weighting=both and draw=pseudo_ris exclude each other"):
+        DataConfig(weighting="both", draw="pseudo_ris")
+
+
+def test_a_target_has_the_weight_of_its_expression_where_losses_are_weighed(tmp_path):
+    config = small_config(tmp_path)
+    rows = [(0, "a text", {"weight": 0.25})]
+    run = build_run(tmp_path / "run", num_shards=1, per_shard=2, rows=lambda number: rows).location.root
+    for weighting, due in (("loss", 0.25), ("draw", 1.0)):
+        data = config.data.model_copy(update={"weighting": weighting})
+        targets, images, _ = open_runs([run], None, data, seed=0)
+        dataset = TargetDataset(targets, images, image_format=FORMAT, mask_size=16)
+        assert collate(dataset.__getitems__([0, 1])).weights.tolist() == [due, due]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (20, 64), (100, 30), (1, 40)])
