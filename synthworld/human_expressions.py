@@ -7,7 +7,7 @@ relation. The oracle confirms that each refers to its object and to nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
@@ -61,15 +61,22 @@ def person_expressions(scene: Scene, number: int) -> tuple[Expression, ...]:
     for _ in range(wanted):
         if not pool:
             break
-        drawn = _draw(pool, rng)
+        drawn = draw_utterance(pool, rng)
         pool.remove(drawn)
         text = to_text(drawn.reference, article=_article(drawn.reference, rng))
         found[text] = Expression(text, drawn.kind, frozenset((number,)))
     return tuple(found.values())
 
 
-def _draw(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
-    """Draws first the form, by its share among those available, then an expression of it; shorter ones are likelier."""
+def kinds_of(
+    scene: Scene, speaker: Callable[[Scene, int], Sequence[Expression]] = person_expressions
+) -> dict[str, str]:
+    """Return the kind of each expression that a speaker says about a scene, by its text: all is said again."""
+    return {each.text: each.kind for number in range(len(scene.objects)) for each in speaker(scene, number)}
+
+
+def draw_utterance(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
+    """Return one of a pool: its form is drawn first, by its share among those there; then shorter ones are likelier."""
     forms = list(dict.fromkeys(each.form for each in pool))
     placed = [_FORM_SHARES[form] for form in forms if form != ATTRIBUTE]
     shares = [

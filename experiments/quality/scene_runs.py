@@ -1,6 +1,6 @@
 """Runs that students learn from: scenes with people's expressions, and the same images annotated by the pipeline.
 
-    python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second]
+    python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second] [--voice second]
 
 writes the first kind through `pseudoris import`: true masks, and what a person would say of each object. So training on
 the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,9 +29,10 @@ from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.human_expressions import person_expressions
+from pseudoris.synthworld.human_expressions import Expression, kinds_of, person_expressions
 from pseudoris.synthworld.renderer import RenderedScene, render
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
+from pseudoris.synthworld.scenes import Scene, Split, Voice, make_scene
+from pseudoris.synthworld.second_voice import second_voice_expressions
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
@@ -44,21 +45,27 @@ FIRST_UNSEEN: Final = 10_000
 BY_SHARES: Final = "composing={}"
 # What is said of an object of a scene, by its number.
 Speaker = Callable[[Scene, int], Sequence[str]]
+_VOICES: Final[Mapping[Voice, Callable[[Scene, int], tuple[Expression, ...]]]] = {
+    "people": person_expressions,
+    "second": second_voice_expressions,
+}
 
 
 @dataclass(frozen=True)
 class SceneRun:
-    """`count` scenes of a split of a world, from a position on."""
+    """`count` scenes of a split of a world, from a position on, and who speaks about them."""
 
     split: Split
     count: int
     first: int = 0
     world: str = DEFAULT_WORLD
+    voice: Voice = "people"
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.world}-{self.split}-{self.first}-{self.count}"
+        voice = "" if self.voice == "people" else f"-{self.voice}"
+        return f"{self.world}-{self.split}-{self.first}-{self.count}{voice}"
 
 
 def training_scenes(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
@@ -67,10 +74,25 @@ def training_scenes(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
 
 
 def true_run(options: Options, scenes: SceneRun) -> str:
-    """Return the run of a set of scenes with their true masks and people's expressions, written unless it stands."""
-    folder = _folder(options, scenes)
-    run = imported_scenes(folder, split=scenes.split, num_scenes=scenes.count, first=scenes.first, world=scenes.world)
+    """Return the run of a set of scenes with their true masks and their voice's expressions, written unless it stands.
+
+    Images do not depend on the voice.
+    """
+    run = imported_scenes(
+        _folder(options, scenes),
+        split=scenes.split,
+        num_scenes=scenes.count,
+        first=scenes.first,
+        world=scenes.world,
+        speaker=speaker_of(scenes.voice),
+    )
     return str(run)
+
+
+def kinds_said(scenes: SceneRun) -> dict[str, dict[str, str]]:
+    """Return the kind (attribute, position or relation) of each expression of `true_run`, by image's name and text."""
+    made = (make_scene(scenes.split, scenes.first + n, world=scenes.world) for n in range(scenes.count))
+    return {image_name(number): kinds_of(scene, _VOICES[scenes.voice]) for number, scene in enumerate(made)}
 
 
 def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None) -> str:
@@ -122,6 +144,21 @@ def said_by_people(scene: Scene, number: int) -> list[str]:
     return [each.text for each in person_expressions(scene, number)]
 
 
+def said_in_second_voice(scene: Scene, number: int) -> list[str]:
+    """Return the two or three expressions of an object that `pseudoris.synthworld.second_voice` gives it."""
+    return [each.text for each in second_voice_expressions(scene, number)]
+
+
+def speaker_of(voice: Voice) -> Speaker:
+    """Return who speaks with a voice."""
+    return {"people": said_by_people, "second": said_in_second_voice}[voice]
+
+
+def image_name(number: int) -> str:
+    """Return the file name of an image, counted from 0 in its set of scenes."""
+    return f"scene-{number:05d}.png"
+
+
 def imported_scenes(
     folder: Path,
     *,
@@ -167,7 +204,7 @@ def write_scenes(folder: Path, scenes: Sequence[Scene], speaker: Speaker) -> Non
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes):
-        name = f"scene-{number:05d}.png"
+        name = image_name(number)
         painted = render(scene)
         (folder / IMAGES_FOLDER / name).write_bytes(_png(painted.image))
         height, width = painted.image.shape[:2]
@@ -204,9 +241,11 @@ def main(
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
     world: Annotated[str, typer.Option(help="default, second or shifted.")] = DEFAULT_WORLD,
+    voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "people",
 ) -> None:
     """Write scenes as a run of human annotation."""
-    typer.echo(imported_scenes(out, split=split, num_scenes=scenes, first=first, world=world))
+    speaker = speaker_of(voice)
+    typer.echo(imported_scenes(out, split=split, num_scenes=scenes, first=first, world=world, speaker=speaker))
 
 
 if __name__ == "__main__":
