@@ -7,8 +7,9 @@ from typing import Final
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import Arm, mean_and_deviation, said_difference, seeded, train_arms
-from experiments.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
+from experiments.quality.segmenters import NUM_SEEDS, NUM_TEST, QUICK_TEST, segmenter, settings, test_run
+from experiments.quality.student_arms import mean_and_deviation, said_difference, seeded, train_arms
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES
 from pseudoris.synthworld.scenes import Split
 
 # Other textures, palette, noise, and another mix of categories: no model of `tiny` was trained there.
@@ -31,7 +32,7 @@ def run(options: Options) -> Result:
         "new pseudo": pseudo_run(options, new, composing=BY_SHARES),
         "new truth": true_run(options, new),
     }
-    groups = {name: seeded(options, Arm((runs[name],))) for name in _ROWS}
+    groups = {name: seeded(options, segmenter(runs[name]), num_seeds=NUM_SEEDS) for name in _ROWS}
     worlds = {"new": true_run(options, SceneRun(Split.TEST, test, world=NEW_WORLD)), "old": test_run(options)}
     found = {
         world: train_arms(options, groups, val, shown=f"students asked in the {world} world")

@@ -13,7 +13,15 @@ from typing import Any, Final
 
 import jinja2
 
-from experiments.quality.markdown_cells import TRIPLE, cell, is_reversed_beside, markdown_table, triple, triple_of_means
+from experiments.quality.markdown_cells import (
+    TRIPLE,
+    cell,
+    is_reversed_beside,
+    markdown_table,
+    triple,
+    triple_of_means,
+    value,
+)
 from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, plot_name, record_path
 
 PAGE, DATA = "quality.md", "quality.json"
@@ -141,14 +149,13 @@ def _values(parts: dict[str, Result | None]) -> dict[str, Any]:
         found: Mapping[str, Any] = aim[world]["rules"][name]
         return found
 
-    def share(name: str) -> str:
-        arms = students["arms"]
-        return f"{arms[name]['miou']['mean'] / arms['truth']['miou']['mean']:.0%}"
+    def miou(name: str) -> str:
+        return value(students["kinds"][name]["all"])
 
     return {
         **parts,
         "rule": rule,
-        "share": share,
+        "miou": miou,
         "three": triple,
         "whole": cell,
         "gap": lambda name: cell(ablation["default_minus_second"][f"{name}/accuracy"]),

@@ -26,6 +26,7 @@ MODULES: Final[tuple[str, ...]] = (
     "composition",
     "listener",
     "students",
+    "segmenters",
     "semi",
     "domains",
 )

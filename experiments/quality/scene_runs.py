@@ -37,6 +37,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
 
+_EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 IMAGES_FOLDER, RUN_FOLDER = "images", "run"
 TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
 # The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
@@ -95,13 +96,14 @@ def kinds_said(scenes: SceneRun) -> dict[str, dict[str, str]]:
     return {image_name(number): kinds_of(scene, _VOICES[scenes.voice]) for number, scene in enumerate(made)}
 
 
-def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None) -> str:
+def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None, example: str | None = None) -> str:
     """Return the run that `pseudoris annotate --preset tiny` makes of the same images, and goes on with what stands.
 
     Args:
         options: Of the whole.
         scenes: Which.
         composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
+        example: A file of examples/ with more of the method; None without.
 
     Raises:
         RuntimeError: The command failed; its last lines are in the message.
@@ -109,19 +111,15 @@ def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = No
     true_run(options, scenes)
     folder = _folder(options, scenes)
     method = [] if composing is None else [composing]
+    file = None if example is None else _EXAMPLES / example
     # By the whole method, weights included: another one never takes its figures from these tables.
-    digest = config_hash(load_config("tiny", None, method))[:8]
-    out = folder / f"{'pseudo' if composing is None else 'composed'}-{digest}"
+    config = load_config("tiny", file, method)
+    out = folder / f"{'pseudo' if config.composing is None else 'composed'}-{config_hash(config)[:8]}"
     if not _is_done(out):
         arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
-        settings = ["placement.address=local", *method]
-        command = [
-            sys.executable,
-            "-m",
-            "pseudoris",
-            *arguments,
-            *(word for each in settings for word in ("--set", each)),
-        ]
+        chosen = [] if file is None else ["--config", str(file)]
+        settings = [word for each in ("placement.address=local", *method) for word in ("--set", each)]
+        command = [sys.executable, "-m", "pseudoris", *arguments, *chosen, *settings]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -8,8 +8,9 @@ from typing import Any, Final
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.scene_runs import BY_SHARES, pseudo_run, training_scenes, true_run
+from experiments.quality.segmenters import NUM_TEST, QUICK_TEST, segmenter, settings, test_run
 from experiments.quality.student_arms import Arm, mean_and_deviation, num_steps, seeded, train_arms
-from experiments.quality.students import NUM_SCENES, NUM_TEST, QUICK_SCENES, QUICK_TEST, settings, test_run
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart
 
 SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 1.0)
@@ -27,9 +28,9 @@ def run(options: Options) -> Result:
     groups: dict[str, list[Arm]] = {}
     for share, count in counts.items():
         true = true_run(options, training_scenes(count)) if count else None
-        groups[f"mixed {share}"] = seeded(options, Arm((pseudo,), human=true), num_seeds=_NUM_SEEDS)
+        groups[f"mixed {share}"] = seeded(options, segmenter(pseudo, human=true), num_seeds=_NUM_SEEDS)
         if true is not None:
-            groups[f"alone {share}"] = seeded(options, Arm((true,)), num_seeds=_NUM_SEEDS)
+            groups[f"alone {share}"] = seeded(options, segmenter(true), num_seeds=_NUM_SEEDS)
     figures = train_arms(options, groups, val, shown="students with few annotations").figures
     return {
         "scenes": scenes.count,

@@ -8,27 +8,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.measurement import digest_of
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_below_zero
 from experiments.quality.parts import Options
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
+from experiments.quality.question_kinds import ALL_KINDS, KINDS, kind_of
+from experiments.quality.seed_bootstrap import SeedBootstrap
+from pseudoris.schemas.config_layers import config_hash
+from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
 from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
-from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
+from pseudoris.training.learning.evaluator import (
+    Answerer,
+    HeldOutExpressions,
+    ImageQuestion,
+    evaluate,
+    named_figures,
+)
 from pseudoris.training.student.student_config import StudentConfig, load_student_config
 from pseudoris.training.student.student_training import Student, StudentRequest, load_student, train_student
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
-# Of a student's training; three minutes of one core.
+# Of a student's training: of a chooser a minute of one core, of a segmenter three.
 NUM_STEPS: Final = 300
 QUICK_STEPS: Final = 60
-NUM_SEEDS: Final = 3
+NUM_SEEDS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -40,21 +50,28 @@ class Arm:
         human: Mixed in: every mask of it counts an epoch once, as every mask of `runs` does.
         assignments: Of the student's settings, as `--set` takes them.
         seed: Of weights and order.
+        kind: Of student: it chooses one of SAM's masks, or draws one.
     """
 
     runs: tuple[str, ...]
     human: str | None = None
     assignments: tuple[str, ...] = ()
     seed: int = 0
+    kind: Literal["chooser", "segmenter"] = "chooser"
 
-    def config(self) -> StudentConfig:
-        """Return the student's settings."""
-        return load_student_config("tiny", None, [*self.assignments, f"training.seed={self.seed}"])
+    def config(self, cache: Path | None = None) -> ChooserConfig | StudentConfig:
+        """Return the student's settings; a chooser keeps the features of images in `cache`."""
+        words = [*self.assignments, f"training.seed={self.seed}"]
+        if self.kind == "segmenter":
+            return load_student_config("tiny", None, words)
+        return load_chooser_config("tiny", None, words if cache is None else [*words, f"candidates.cache={cache}"])
 
     def digest(self) -> str:
-        """Return a name that says all of it, the frozen towers included."""
+        """Return a name that says all of it, the frozen models included."""
         config = self.config()
         said = [self.runs, self.human, config.decisive(), weights_digest(config.towers.weights)]
+        if isinstance(config, ChooserConfig):
+            said.append(config_hash(config.candidates.run_config()))
         return digest_of(said)
 
 
@@ -77,26 +94,77 @@ class Answered:
 
     Attributes:
         figures: By group, `summarise` of its seeds.
-        scenes: By group, sum of IoU and number of expressions by seed and scene, (seeds, scenes, 2) float64.
+        scenes: By group, for each of `ALL_KINDS`: sum of IoU and number of expressions by seed and scene, (seeds,
+            scenes, 2) float64.
     """
 
     figures: dict[str, dict[str, Any]]
-    scenes: Mapping[str, NDArray[np.float64]]
+    scenes: Mapping[str, Mapping[str, NDArray[np.float64]]]
 
-    def difference(self, more: str, less: str) -> dict[str, Any]:
+    def bootstrap(self, kind: str = "all") -> SeedBootstrap:
+        """Return the mIoU of every group in questions of one of `ALL_KINDS`, with intervals over scenes and seeds."""
+        return SeedBootstrap({name: kinds[kind] for name, kinds in self.scenes.items()})
+
+    def difference(self, more: str, less: str, kind: str = "all") -> dict[str, Any]:
         """Return by how much the mIoU of a group exceeds that of another.
 
-        `value`, `low` and `high` are of the mean over seeds and resample scenes; `seeds` are the differences of seeds
-        that are paired by their number, which scatter whatever the scenes are.
+        `value`, `low` and `high` are of the mean over seeds and resample scenes and seeds; `seeds` are the differences
+        of seeds that are paired by their number.
         """
-        both = {name: self.scenes[name].sum(0) for name in (more, less)}
-        sums = [
-            {name: (float(scenes[place, 0]), float(scenes[place, 1])) for name, scenes in both.items()}
-            for place in range(len(both[more]))
-        ]
-        found = as_json(ImageBootstrap(sums).difference(more, less))
-        pairs = zip(*(self.figures[name]["miou"]["values"] for name in (more, less)), strict=False)
-        return {**found, "seeds": [round(one - other, 5) for one, other in pairs]}
+        found = as_json(self.bootstrap(kind).difference(more, less))
+        by_seed = [self.scenes[name][kind].sum(1) for name in (more, less)]
+        values = ((sums[:, 0] / sums[:, 1]).tolist() for sums in by_seed)
+        return {**found, "seeds": [round(one - other, 5) for one, other in zip(*values, strict=False)]}
+
+    def with_others(self, others: Answered) -> Answered:
+        """Return both, asked the same."""
+        return Answered({**self.figures, **others.figures}, {**self.scenes, **others.scenes})
+
+
+class _KindsOfQuestions:
+    """Answers as another does, and notes the kind of each question in order."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+        self.kinds: list[NDArray[np.str_]] = []
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        self.kinds.append(np.array([kind_of(text) for text in question.texts]))
+        return self._answerer.answer(question)
+
+
+def answers_of(answerer: Answerer, questions: HeldOutExpressions) -> dict[str, Any]:
+    """Return what an answerer gives to all questions, as JSON.
+
+    Returns:
+        figures: What `named_figures` names. scenes: For each of `ALL_KINDS`, sum of IoU and number of expressions by
+        scene.
+    """
+    ious: list[NDArray[np.float64]] = []
+    asked = _KindsOfQuestions(answerer)
+    figures = named_figures(evaluate(asked, questions, on_image=ious.append).figures())
+    scenes: dict[str, list[tuple[float, int]]] = {kind: [] for kind in ALL_KINDS}
+    for own, kinds in zip(ious, asked.kinds, strict=True):
+        for kind in ALL_KINDS:
+            chosen = own if kind == "all" else own[kinds == kind]
+            scenes[kind].append((round(float(chosen.sum()), 6), len(chosen)))
+    return {"figures": figures, "scenes": scenes}
+
+
+def answered(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Answered:
+    """Return groups of what `answers_of` returned, a member for each seed."""
+    return Answered(
+        {name: summarise([each["figures"] for each in seeds]) for name, seeds in groups.items()},
+        {
+            name: {kind: np.array([each["scenes"][kind] for each in seeds], np.float64) for kind in ALL_KINDS}
+            for name, seeds in groups.items()
+        },
+    )
+
+
+def by_kind(found: Answered, group: str) -> dict[str, dict[str, float | None]]:
+    """Return the mIoU of a group in all questions and in each kind of them, with intervals."""
+    return {kind: as_json(found.bootstrap(kind).mean(group)) for kind in ("all", *KINDS)}
 
 
 def is_decided(difference: Mapping[str, Any]) -> bool:
@@ -125,11 +193,7 @@ def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *,
     if missing:
         run_jobs(_train_and_ask, missing, options.processes, shown=shown)
     found = {digest: json.loads(job.answers.read_text(encoding="utf-8")) for digest, job in wanted.items()}
-    groups = {name: [found[arm.digest()] for arm in group] for name, group in arms.items()}
-    return Answered(
-        {name: summarise([each["figures"] for each in seeds]) for name, seeds in groups.items()},
-        {name: np.array([each["scenes"] for each in seeds], np.float64) for name, seeds in groups.items()},
-    )
+    return answered({name: [found[arm.digest()] for arm in group] for name, group in arms.items()})
 
 
 def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -166,20 +230,17 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 
 def _train_and_ask(job: _ArmJob) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
-    scenes: list[tuple[float, int]] = []
-
-    def add(ious: NDArray[np.float64]) -> None:
-        scenes.append((round(float(ious.sum()), 6), len(ious)))
-
-    figures = named_figures(evaluate(_trained(job), HeldOutExpressions(job.val), on_image=add).figures())
-    TrainingFolder(job.folder).write_json(job.answers.name, {"figures": figures, "scenes": scenes})
+    found = answers_of(_trained(job), HeldOutExpressions(job.val))
+    TrainingFolder(job.folder).write_json(job.answers.name, found)
 
 
 def _trained(job: _ArmJob) -> Student:
     """The student of an arm; an interrupted training goes on."""
     if (job.folder / SUMMARY_NAME).exists():
         return load_student(job.folder)
-    config, has_begun = job.arm.config(), (job.folder / CHECKPOINT_NAME).exists()
+    # Beside the trainings: all of them read the same images.
+    config = job.arm.config(job.folder.parent / "candidates")
+    has_begun = (job.folder / CHECKPOINT_NAME).exists()
     if job.folder.exists() and not has_begun:
         shutil.rmtree(job.folder)
     request = StudentRequest(config, job.arm.runs, job.folder, human=job.arm.human, is_resuming=has_begun)

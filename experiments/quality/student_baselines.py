@@ -1,21 +1,25 @@
-"""Two baselines without training that a student must beat: a random proposed mask, and CLIP's choice.
+"""Baselines without training that a student must beat: a random proposed mask, and CLIP's choice in three ways.
 
-Both choose among the masks that a run proposed for the image, so that neither knows the true masks. They are evaluated
-on the same expressions by the same evaluator as a student: `pseudoris.training.learning.evaluator.evaluate`.
+All choose among the masks that a run proposed for the image, so that none knows the true masks. `Ceiling` alone reads
+the truth: it answers with the best of them. They are evaluated on the same expressions by the same evaluator as a
+student: `pseudoris.training.learning.evaluator.evaluate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from experiments.quality.place_words import Place, read_place
 from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.training.learning.evaluator import ImageQuestion
 from pseudoris.workers.counter_rng import draw_below, key_of
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.masks import rle
 
@@ -74,9 +78,22 @@ class ClipBaseline:
     """
 
     def __init__(
-        self, proposed: BaselineMasks, filtering: FilterConfig, compute: ComputeConfig, *, crops: str = "both"
+        self,
+        proposed: BaselineMasks,
+        filtering: FilterConfig,
+        compute: ComputeConfig,
+        *,
+        crops: str = "both",
+        asked: Callable[[str], str] = str,
     ) -> None:
         """Load the CLIP of a run's filter.
+
+        Args:
+            proposed: The masks.
+            filtering: Which CLIP.
+            compute: Where it computes.
+            crops: Which crops it sees.
+            asked: From an expression to the text that CLIP is asked.
 
         Raises:
             ConfigError: Its weights are missing.
@@ -92,12 +109,18 @@ class ClipBaseline:
         self._scales = kinds[crops]
         self._proposed = proposed
         self._embedder = ClipEmbedder(filtering, compute)
+        self._asked = asked
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
         """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
         masks = self._proposed.of(question.image_id)
         if not masks:
             return torch.zeros_like(question.masks)
+        return _chosen(masks, self.scores(question, question.texts).argmax(1).tolist())
+
+    def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the score of each text with each proposed mask, (T, N): a cosine, of `both` crops the sum of two."""
+        masks = self._proposed.of(question.image_id)
         crops = make_crops(
             np.ascontiguousarray(question.image.permute(1, 2, 0).numpy()),
             [mask.box_xyxy_px for mask in masks],
@@ -107,8 +130,69 @@ class ClipBaseline:
             device=self._embedder.device,
         )
         seen = self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(self._scales), len(masks), -1)
-        scores = self._embedder.embed_texts(question.texts) @ seen.sum(0).T
-        return _chosen(masks, scores.argmax(1).tolist())
+        found = self._embedder.embed_texts([self._asked(text) for text in texts]) @ seen.sum(0).T
+        return np.asarray(found.cpu().numpy(), np.float32)
+
+
+def head_noun_baseline(
+    proposed: BaselineMasks, filtering: FilterConfig, compute: ComputeConfig, *, crops: str = "both"
+) -> ClipBaseline:
+    """Return CLIP's choice when it is asked the prompt of an expression's head noun, as the filter asks it."""
+    noun, prompt = noun_finder(filtering), prompt_builder(filtering)
+    return ClipBaseline(proposed, filtering, compute, crops=crops, asked=lambda text: prompt(text, noun(text)))
+
+
+class PlaceRules:
+    """The head noun's choice, and where an expression names a place, the end of those masks that may be the noun.
+
+    Hand-written: words of a place, of an order and of a relation. A mask may be the noun if its score is at most
+    `margin` below the best.
+    """
+
+    def __init__(self, nouns: ClipBaseline, proposed: BaselineMasks, *, margin: float) -> None:
+        """Take the head noun's choice and its masks."""
+        self._nouns, self._proposed, self._margin = nouns, proposed, margin
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
+        masks = self._proposed.of(question.image_id)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        places = [read_place(text) for text in question.texts]
+        named = [place.anchor or text for place, text in zip(places, question.texts, strict=True)]
+        scores, anchors = (self._nouns.scores(question, texts) for texts in (question.texts, named))
+        boxes = np.array([mask.box_xyxy_px for mask in masks], np.float64)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        rows = zip(places, scores, anchors.argmax(1).tolist(), strict=True)
+        return _chosen(masks, [self._choose(place, own, centres, anchor) for place, own, anchor in rows])
+
+    def _choose(self, place: Place, scores: NDArray[np.float32], centres: NDArray[np.float64], anchor: int) -> int:
+        if place.direction is None:
+            return int(scores.argmax())
+        along = centres @ np.array(place.direction)
+        may_be = np.flatnonzero(scores >= scores.max() - self._margin)
+        if place.anchor is not None:
+            beyond = may_be[along[may_be] > along[anchor]]
+            among = beyond if len(beyond) else may_be
+            return int(among[scores[among].argmax()])
+        in_order = may_be[np.argsort(-along[may_be], kind="stable")]
+        return int(in_order[min(place.rank, len(in_order) - 1)])
+
+
+class Ceiling:
+    """Answers with the proposed mask that is nearest to the truth: what no choice among them can exceed."""
+
+    def __init__(self, proposed: BaselineMasks) -> None:
+        """Take the masks."""
+        self._proposed = proposed
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return the best mask for each expression, (T, H, W) bool; it reads the masks of the question."""
+        masks = self._proposed.of(question.image_id)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        ious = rle.ious(rle.encode(question.masks), [mask.counts for mask in masks], masks[0].size)
+        return _chosen(masks, ious.argmax(1).tolist())
 
 
 def _chosen(masks: Sequence[BaselineMask], choices: Sequence[int]) -> torch.Tensor:

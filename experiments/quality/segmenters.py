@@ -1,0 +1,91 @@
+"""The same steps, learnt by a student that draws masks of its own: what the quality of masks costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+from experiments.quality.markdown_cells import markdown_table
+from experiments.quality.parts import Options, Part, Result
+from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
+from experiments.quality.student_arms import (
+    Arm,
+    mean_and_deviation,
+    num_steps,
+    said_difference,
+    seeded,
+    train_arms,
+)
+from experiments.quality.students import NUM_SCENES, QUICK_SCENES, UNFILTERED
+from pseudoris.synthworld.scenes import Split
+from pseudoris.workers.checkpoints.weight_files import weights_digest
+
+NUM_TEST, QUICK_TEST = 150, 20
+NUM_SEEDS: Final = 3
+_TITLES: Final = {
+    "naive": "naive captions (beam search)",
+    "distinctive": "+ distinctive sampling",
+    "filtered": "+ filter",
+    "composed": "+ positions and relations (composer by shares)",
+    "truth": "people's masks and expressions",
+}
+_FIGURES: Final = {"miou": "mIoU", "oiou": "oIoU", "p30": "P@0.3", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
+
+
+def run(options: Options) -> Result:
+    """Train on each, and ask all the same."""
+    scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
+    pseudo = (pseudo_run(options, scenes),)
+    arms = {
+        "naive": segmenter(*pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
+        "distinctive": segmenter(*pseudo, assignments=(UNFILTERED,)),
+        "filtered": segmenter(*pseudo),
+        "composed": segmenter(pseudo_run(options, scenes, composing=BY_SHARES)),
+        "truth": segmenter(true_run(options, scenes)),
+    }
+    groups = {name: seeded(options, arm, num_seeds=NUM_SEEDS) for name, arm in arms.items()}
+    found = train_arms(options, groups, test_run(options), shown="segmenters of each step")
+    return {
+        "scenes": scenes.count,
+        "test_scenes": options.scenes(NUM_TEST, QUICK_TEST),
+        "seeds": len(groups["truth"]),
+        "arms": found.figures,
+        "differences": {more: found.difference(more, less) for less, more in pairwise(_TITLES)},
+    }
+
+
+def segmenter(run: str, *, human: str | None = None, assignments: tuple[str, ...] = ()) -> Arm:
+    """Return the arm of a segmenter on a run."""
+    return Arm((run,), human=human, assignments=assignments, kind="segmenter")
+
+
+def test_run(options: Options) -> str:
+    """Return the test scenes of the captioner's own world, as people would describe them."""
+    return true_run(options, SceneRun(Split.TEST, options.scenes(NUM_TEST, QUICK_TEST)))
+
+
+def section(result: Result) -> str:
+    """Return the part's Markdown."""
+    arms, steps = result["arms"], result["differences"]
+    rows = [[title, *(mean_and_deviation(arms[name], each) for each in _FIGURES)] for name, title in _TITLES.items()]
+    said = "; ".join(f"{title} {said_difference(steps[name])}" for name, title in list(_TITLES.items())[1:])
+    text = (
+        f"A student that draws masks of its own (`--kind segmenter`), on {result['scenes']} scenes, asked about "
+        f"{result['test_scenes']} test scenes; mean ± standard deviation of {result['seeds']} seeds. Steps, paired "
+        f"over scenes: {said}."
+    )
+    return "\n\n".join(["### A student that draws", text, markdown_table(["learnt from", *_FIGURES.values()], rows)])
+
+
+def settings(options: Options) -> Mapping[str, Any]:
+    """Return what figures of segmenters depend on beside the method: their frozen towers, and how much they see."""
+    return {
+        "towers": weights_digest(segmenter("").config().towers.weights)[:16],
+        "steps": num_steps(options),
+        "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
+        "test_scenes": options.scenes(NUM_TEST, QUICK_TEST),
+    }
+
+
+PART = Part("segmenters", run, section, settings=settings)
