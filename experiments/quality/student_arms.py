@@ -59,12 +59,10 @@ class Arm:
     seed: int = 0
     kind: Literal["chooser", "segmenter"] = "chooser"
 
-    def config(self, cache: Path | None = None) -> ChooserConfig | StudentConfig:
-        """Return the student's settings; a chooser keeps the features of images in `cache`."""
-        words = [*self.assignments, f"training.seed={self.seed}"]
-        if self.kind == "segmenter":
-            return load_student_config("tiny", None, words)
-        return load_chooser_config("tiny", None, words if cache is None else [*words, f"candidates.cache={cache}"])
+    def config(self) -> ChooserConfig | StudentConfig:
+        """Return the student's settings."""
+        load = load_student_config if self.kind == "segmenter" else load_chooser_config
+        return load("tiny", None, [*self.assignments, f"training.seed={self.seed}"])
 
     def digest(self) -> str:
         """Return a name that says all of it, the frozen models included."""
@@ -236,10 +234,13 @@ def _train_and_ask(job: _ArmJob) -> None:
 
 def _trained(job: _ArmJob) -> Student:
     """The student of an arm; an interrupted training goes on."""
-    if (job.folder / SUMMARY_NAME).exists():
-        return load_student(job.folder)
     # Beside the trainings: all of them read the same images.
-    config = job.arm.config(job.folder.parent / "candidates")
+    cache = job.folder.parent / "candidates"
+    if (job.folder / SUMMARY_NAME).exists():
+        return load_student(job.folder, cache=cache)
+    config = job.arm.config()
+    if isinstance(config, ChooserConfig):
+        config = config.with_cache(cache)
     has_begun = (job.folder / CHECKPOINT_NAME).exists()
     if job.folder.exists() and not has_begun:
         shutil.rmtree(job.folder)

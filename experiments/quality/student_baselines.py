@@ -70,30 +70,17 @@ class RandomBaseline:
         return _chosen(masks, [draw_below(key, 0, len(masks)) for key in keys])
 
 
-class ClipBaseline:
-    """Answers with the proposed mask that a CLIP of crops likes best.
+class CropScores:
+    """The cosines of texts with the crops of the proposed masks, by the CLIP of a run's filter.
 
-    The score is the cosine of the text with a mask's crop: `context` is the box grown by 1.2, `masked` the tight box
-    with all else blanked, `both` their sum.
+    `context` is the box grown by 1.2, `masked` the tight box with all else blanked, `both` the sum of the two cosines.
+    An image's crops are seen once.
     """
 
     def __init__(
-        self,
-        proposed: BaselineMasks,
-        filtering: FilterConfig,
-        compute: ComputeConfig,
-        *,
-        crops: str = "both",
-        asked: Callable[[str], str] = str,
+        self, proposed: BaselineMasks, filtering: FilterConfig, compute: ComputeConfig, *, crops: str = "both"
     ) -> None:
-        """Load the CLIP of a run's filter.
-
-        Args:
-            proposed: The masks.
-            filtering: Which CLIP.
-            compute: Where it computes.
-            crops: Which crops it sees.
-            asked: From an expression to the text that CLIP is asked.
+        """Load the CLIP.
 
         Raises:
             ConfigError: Its weights are missing.
@@ -106,21 +93,21 @@ class ClipBaseline:
         }
         if crops not in kinds:
             raise ValueError(f"crops is {crops!r}: give one of {', '.join(kinds)}")
+        self.proposed = proposed
         self._scales = kinds[crops]
-        self._proposed = proposed
         self._embedder = ClipEmbedder(filtering, compute)
-        self._asked = asked
+        self._seen: dict[str, torch.Tensor] = {}
 
-    def answer(self, question: ImageQuestion) -> torch.Tensor:
-        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
-        masks = self._proposed.of(question.image_id)
-        if not masks:
-            return torch.zeros_like(question.masks)
-        return _chosen(masks, self.scores(question, question.texts).argmax(1).tolist())
+    def __call__(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the score of each text with each mask of the image, (T, N); it has at least one."""
+        if question.image_id not in self._seen:
+            self._seen[question.image_id] = self._embedded(question)
+        found = self._embedder.embed_texts(list(texts)) @ self._seen[question.image_id].T
+        return np.asarray(found.cpu().numpy(), np.float32)
 
-    def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the score of each text with each proposed mask, (T, N): a cosine, of `both` crops the sum of two."""
-        masks = self._proposed.of(question.image_id)
+    def _embedded(self, question: ImageQuestion) -> torch.Tensor:
+        """The sum over crops of a mask's embeddings, (N, D)."""
+        masks = self.proposed.of(question.image_id)
         crops = make_crops(
             np.ascontiguousarray(question.image.permute(1, 2, 0).numpy()),
             [mask.box_xyxy_px for mask in masks],
@@ -129,17 +116,32 @@ class ClipBaseline:
             crop_format=self._embedder.crop_format,
             device=self._embedder.device,
         )
-        seen = self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(self._scales), len(masks), -1)
-        found = self._embedder.embed_texts([self._asked(text) for text in texts]) @ seen.sum(0).T
-        return np.asarray(found.cpu().numpy(), np.float32)
+        return self._embedder.embed_crops([crops.flatten(0, 1)]).view(len(self._scales), len(masks), -1).sum(0)
 
 
-def head_noun_baseline(
-    proposed: BaselineMasks, filtering: FilterConfig, compute: ComputeConfig, *, crops: str = "both"
-) -> ClipBaseline:
+class ClipBaseline:
+    """Answers with the proposed mask that a CLIP of crops likes best."""
+
+    def __init__(self, scores: CropScores, *, asked: Callable[[str], str] = str) -> None:
+        """Take the scores, and what turns an expression into the text that CLIP is asked."""
+        self._scores, self._asked = scores, asked
+
+    def answer(self, question: ImageQuestion) -> torch.Tensor:
+        """Return a mask for each expression, (T, H, W) bool; empty where none is proposed."""
+        masks = self._scores.proposed.of(question.image_id)
+        if not masks:
+            return torch.zeros_like(question.masks)
+        return _chosen(masks, self.scores(question, question.texts).argmax(1).tolist())
+
+    def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the score of each text with each mask of the image, (T, N)."""
+        return self._scores(question, [self._asked(text) for text in texts])
+
+
+def head_noun_baseline(scores: CropScores, filtering: FilterConfig) -> ClipBaseline:
     """Return CLIP's choice when it is asked the prompt of an expression's head noun, as the filter asks it."""
     noun, prompt = noun_finder(filtering), prompt_builder(filtering)
-    return ClipBaseline(proposed, filtering, compute, crops=crops, asked=lambda text: prompt(text, noun(text)))
+    return ClipBaseline(scores, asked=lambda text: prompt(text, noun(text)))
 
 
 class PlaceRules:

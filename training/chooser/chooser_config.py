@@ -83,6 +83,10 @@ class ChooserConfig(FrozenModel):
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
 
+    def with_cache(self, cache: Path | None) -> ChooserConfig:
+        """Return the settings with another `candidates.cache`."""
+        return self.model_copy(update={"candidates": self.candidates.model_copy(update={"cache": cache})})
+
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})

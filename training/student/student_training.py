@@ -167,8 +167,13 @@ def _settings(
     }
 
 
-def load_student(path: Path, device: str = "cpu") -> Student:
+def load_student(path: Path, device: str = "cpu", *, cache: Path | None = None) -> Student:
     """Return the student of a training's folder, or of its checkpoint, in eval mode.
+
+    Args:
+        path: The folder, or the file.
+        device: Where its models compute.
+        cache: Folder of candidates, as `candidates.cache`; None keeps them in memory.
 
     Raises:
         ConfigError: There is none, it is another learner's, or its frozen models' weights are missing or others.
@@ -179,7 +184,7 @@ def load_student(path: Path, device: str = "cpu") -> Student:
         raise ConfigError(f"{file} is not a checkpoint of a student. Give the --out of `pseudoris train student`.")
     learner: Student
     if kind == CHOOSER:
-        chooser = validate_as(ChooserConfig, settings["config"])
+        chooser = validate_as(ChooserConfig, settings["config"]).with_cache(cache)
         require_weights(file, "towers", chooser.towers.weights, settings["towers_sha256"])
         learner = _chooser(chooser, FrozenTowers(chooser.towers, torch.device(device)))
         if learner.store.digest != settings["candidates"]:

@@ -175,7 +175,7 @@ def test_a_record_of_another_seed_is_measured_anew(tmp_path):
 
 def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
     names = [each.name for each in load_parts()]
-    assert names == ["ablation", "sweeps", "composition", "listening", "students", "semi", "domains"]
+    assert names == ["ablation", "sweeps", "composition", "listening", "students", "segmenters", "semi", "domains"]
 
 
 def test_the_page_and_its_data_are_what_the_records_say():
@@ -259,8 +259,8 @@ def test_the_summary_has_the_figures_of_the_parts(results) -> None:
     head, tail = page.frame(results)
     shipped = results["ablation"]["test"]["systems"]["shipped-distinctiveness"]
     assert " / ".join(f"{shipped[name]['value']:.2f}" for name in ("accuracy", "yield", "coverage")) in head
-    arms = results["students"]["arms"]
-    assert f"{arms['filtered']['miou']['mean'] / arms['truth']['miou']['mean']:.0%} of the mIoU" in head
+    best = results["students"]["kinds"]["best"]["all"]["value"]
+    assert f"said in other words {best:.3f}, from people's" in head
     unlabelled = next(row for row in results["listening"]["labels"] if row["labels"] == "none")["test"]
     assert f"Here that is {unlabelled['accuracy']['mean']:.2f} /" in tail
 

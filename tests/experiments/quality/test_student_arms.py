@@ -3,14 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from experiments.quality.parts import Options
+from experiments.quality.question_kinds import ALL_KINDS
 from experiments.quality.scene_runs import imported_scenes
 from experiments.quality.student_arms import (
     Answered,
     Arm,
+    answered,
     is_decided,
     mean_and_deviation,
     said_difference,
@@ -42,8 +43,8 @@ def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> 
     whole = seeded(Options(tmp_path), ARM)
     quick = seeded(Options(tmp_path, is_quick=True), ARM)
 
-    assert [arm.seed for arm in whole] == [0, 1, 2]
-    assert len({arm.digest() for arm in [*whole, *quick]}) == 4
+    assert [arm.seed for arm in whole] == [0, 1, 2, 3, 4]
+    assert len({arm.digest() for arm in [*whole, *quick]}) == 6
 
 
 @pytest.mark.parametrize(
@@ -53,25 +54,41 @@ def test_every_seed_is_an_arm_of_its_own_and_a_trial_has_one(tmp_path: Path) -> 
         replace(ARM, human="out/true"),
         replace(ARM, assignments=("data.is_kept_only=false",)),
         replace(ARM, seed=1),
+        replace(ARM, kind="segmenter"),
     ],
 )
 def test_whatever_differs_is_trained_anew(other: Arm) -> None:
     assert other.digest() != ARM.digest()
 
 
-def test_a_difference_is_of_the_means_over_seeds_its_interval_over_scenes_and_told_seed_by_seed() -> None:
-    # Two seeds over three scenes of one, two and one expressions.
-    counts = np.array([1.0, 2.0, 1.0])
-    ious = {"more": [[0.5, 1.0, 0.7], [0.7, 1.2, 0.7]], "less": [[0.4, 0.8, 0.6], [0.5, 1.3, 0.5]]}
-    scenes = {name: np.stack([np.stack([each, counts], -1) for each in seeds]) for name, seeds in ious.items()}
-    figures = {name: summarise([{"miou": sum(each) / 4} for each in seeds]) for name, seeds in ious.items()}
+def _asked(ious: list[list[float]], counts: list[int]) -> Answered:
+    """Return what two seeds answered to questions of three scenes, all of one kind."""
+    empty = [(0.0, 0)] * len(counts)
+    answers = []
+    for seed in ious:
+        own = list(zip(seed, counts, strict=True))
+        scenes = {**dict.fromkeys(ALL_KINDS, empty), "all": own, "position": own}
+        answers.append({"figures": {"miou": sum(seed) / sum(counts)}, "scenes": scenes})
+    return answered({"arm": answers})
 
-    found = Answered(figures, scenes).difference("more", "less")
+
+def test_a_difference_is_of_the_means_over_seeds_its_interval_over_scenes_and_seeds() -> None:
+    counts = [1, 2, 1]
+    more, less = (
+        _asked(ious, counts) for ious in ([[0.5, 1.0, 0.7], [0.7, 1.2, 0.7]], [[0.4, 0.8, 0.6], [0.5, 1.3, 0.5]])
+    )
+    both = Answered(
+        {"more": more.figures["arm"], "less": less.figures["arm"]},
+        {"more": more.scenes["arm"], "less": less.scenes["arm"]},
+    )
+
+    found = both.difference("more", "less")
 
     assert found["value"] == pytest.approx((4.8 - 4.1) / 8)
     assert found["seeds"] == pytest.approx([0.1, 0.075])
-    assert 0 < found["low"] <= found["value"] <= found["high"]
-    assert said_difference(found).endswith("+0.075 to +0.100 by seed")
+    assert found["low"] <= found["value"] <= found["high"]
+    assert both.difference("more", "less", "position") == found
+    assert said_difference(found).partition(", not")[0].endswith("+0.075 to +0.100 by seed")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +120,8 @@ def test_arms_are_trained_once_asked_scene_by_scene_and_taken_again_where_they_s
 
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
     assert again.figures == found.figures
-    assert found.scenes["arm"].shape == (2, 2, 2)
-    sums = found.scenes["arm"].sum(1)
+    assert found.scenes["arm"]["all"].shape == (2, 2, 2)
+    sums = found.scenes["arm"]["all"].sum(1)
+    assert sum(found.scenes["arm"][kind].sum() for kind in ALL_KINDS if kind != "all") == pytest.approx(sums.sum())
     assert found.figures["arm"]["miou"]["values"] == pytest.approx((sums[:, 0] / sums[:, 1]).tolist(), abs=1e-5)
     assert found.difference("arm", "arm")["value"] == 0.0

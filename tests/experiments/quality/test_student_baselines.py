@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from experiments.quality.student_baselines import BaselineMask, BaselineMasks, ClipBaseline, RandomBaseline
+from experiments.quality.student_baselines import (
+    BaselineMask,
+    BaselineMasks,
+    Ceiling,
+    ClipBaseline,
+    CropScores,
+    PlaceRules,
+    RandomBaseline,
+    head_noun_baseline,
+)
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.tables import MASKS
@@ -55,9 +66,33 @@ def miou(baseline) -> float:
 def test_clip_finds_more_than_chance(proposed):
     config = load_config("tiny")
     by_chance = np.mean([miou(RandomBaseline(proposed, seed=seed)) for seed in range(5)])
-    by_clip = miou(ClipBaseline(proposed, config.filtering, config.compute))
+    by_clip = miou(ClipBaseline(CropScores(proposed, config.filtering, config.compute)))
     assert by_chance < 0.4
     assert by_clip > by_chance + 0.2
+    assert miou(Ceiling(proposed)) > by_clip
+
+
+@pytest.mark.slow
+def test_places_tell_masks_of_one_noun_apart(proposed):
+    config = load_config("tiny")
+    scores = CropScores(proposed, config.filtering, config.compute)
+    nouns = head_noun_baseline(scores, config.filtering)
+    question = next(questions())
+    masks = proposed.of(question.image_id)
+    # A margin that every mask keeps: only the place decides.
+    rules = PlaceRules(nouns, proposed, margin=9.0)
+    asked = replace(question, texts=["the leftmost thing", "the second thing from the left", "the rightmost thing"])
+
+    answers = rule_boxes(rules.answer(asked))
+
+    centres = sorted((mask.box_xyxy_px[0] + mask.box_xyxy_px[2]) / 2 for mask in masks)
+    assert answers == pytest.approx([centres[0], centres[1], centres[-1]])
+
+
+def rule_boxes(masks: torch.Tensor) -> list[float]:
+    """Return the centre along x of each mask's box."""
+    columns = [torch.nonzero(mask.any(0)).flatten() for mask in masks]
+    return [float(each.min() + each.max() + 1) / 2 for each in columns]
 
 
 def test_a_random_mask_is_one_of_the_images_and_the_same_each_time(proposed):
@@ -75,7 +110,8 @@ def test_an_image_without_masks_is_answered_by_none(proposed):
     config = load_config("tiny")
     for baseline in (
         RandomBaseline(proposed),
-        ClipBaseline(proposed, config.filtering, config.compute, crops="masked"),
+        ClipBaseline(CropScores(proposed, config.filtering, config.compute, crops="masked")),
+        Ceiling(proposed),
     ):
         assert not baseline.answer(unknown).any()
 
@@ -83,4 +119,4 @@ def test_an_image_without_masks_is_answered_by_none(proposed):
 def test_unknown_crops_are_refused(proposed):
     config = load_config("tiny")
     with pytest.raises(ValueError, match="give one of context, masked, both"):
-        ClipBaseline(proposed, config.filtering, config.compute, crops="tight")
+        CropScores(proposed, config.filtering, config.compute, crops="tight")

@@ -1,4 +1,4 @@
-"""The part about students: baselines on real scenes, and from figures to the page."""
+"""The part about students: rows without training on real scenes, and from figures to the page."""
 
 from pathlib import Path
 from typing import Any
@@ -6,82 +6,76 @@ from typing import Any
 import pytest
 
 from experiments.quality import students
+from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import imported_scenes
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning.evaluator import HeldOutExpressions
 
 pytestmark = pytest.mark.slow
 
+NAMES = (
+    *("random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "naive", "distinctive", "filtered", "composed"),
+    *("probability", "reworded", "best", "people", "best_plain", "people_plain", "ceiling"),
+)
+MIOU = {name: 0.1 + 0.05 * at for at, name in enumerate(NAMES)}
 
-def _figures(miou: float, deviation: float = 0.01) -> dict[str, Any]:
-    names = ("miou", "oiou", "p30", "p50", "p70", "p90")
-    return {name: {"mean": miou, "std": deviation, "values": [miou, miou]} for name in names}
+
+def _figures(miou: float) -> dict[str, Any]:
+    return {name: {"mean": miou, "std": 0.01, "values": [miou, miou]} for name in ("miou", "oiou", "p50", "p70")}
 
 
-ARMS = {
-    name: _figures(miou)
-    for name, miou in {
-        "random": 0.1,
-        "clip": 0.3,
-        "naive": 0.2,
-        "distinctive": 0.25,
-        "filtered": 0.3,
-        "composed": 0.4,
-        "truth": 0.5,
-    }.items()
-}
+def _whole(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
 
 
 def _step(value: float) -> dict[str, Any]:
-    return {"value": value, "low": value - 0.01, "high": value + 0.01, "seeds": [value - 0.005, value + 0.005]}
+    return {**_whole(value), "seeds": [value - 0.005, value + 0.005]}
 
 
-STEPS = {"distinctive": _step(0.05), "filtered": _step(0.05), "composed": _step(0.1), "truth": _step(0.1)}
-RESULT = {"scenes": 400, "test_scenes": 150, "seeds": 3, "arms": ARMS, "differences": STEPS}
+STEPS = ("distinctive", "filtered", "composed", "probability", "reworded", "best", "people", "filtered - zero_shot")
+RESULT = {
+    "scenes": 400,
+    "test_scenes": 300,
+    "seeds": 5,
+    "arms": {name: _figures(miou) for name, miou in MIOU.items()},
+    "kinds": {name: {kind: _whole(miou) for kind in ("all", *KINDS)} for name, miou in MIOU.items()},
+    "second_voice": {"best": _whole(0.4)},
+    "differences": {name: _step(0.05) for name in STEPS} | {"filtered": _step(-0.02)},
+    "share": {kind: _whole(0.83) for kind in ("all", *KINDS)},
+}
 
 
-def test_a_row_a_step_with_its_share_of_the_truth() -> None:
+def test_a_row_a_step_with_its_kinds_of_questions_and_the_second_voice() -> None:
     rows = students.section(RESULT).splitlines()
 
-    assert any(row.startswith("| + filter | 0.300 ± 0.010 |") and row.endswith("| 60% |") for row in rows)
-    assert any(row.startswith("| people's masks and expressions |") and row.endswith("| 100% |") for row in rows)
+    assert any(row.startswith("| + filter | 0.400 [0.390, 0.410] | 0.400 | 0.400 | 0.400 |") for row in rows)
+    assert any(row.startswith("| … said in other words |") and row.endswith("| 0.400 [0.390, 0.410] |") for row in rows)
+    assert any(row.startswith("| the best of SAM's masks |") and row.endswith("| – |") for row in rows)
 
 
 def test_what_the_table_says_follows_from_its_figures() -> None:
     text = students.section(RESULT)
-    assert "worth +0.050 [+0.040, +0.060], +0.045 to +0.055 by seed; the filter on top" in text
-    assert "positions and relations on top of that +0.100" in text
-    assert "silent about objects" not in text
-    assert "still beats it" not in text
-    assert "What it lacks then are outlines" not in text
 
-    clip = {**_figures(0.6), "p30": _figures(0.45)["p30"]}
-    lower = {**RESULT, "arms": {**ARMS, "clip": clip}}
-    assert "silent about objects" not in students.section(
-        {**lower, "differences": {**STEPS, "filtered": _step(-0.005)}}
+    assert "distinctive on naive +0.050 [+0.040, +0.060], +0.045 to +0.055 by seed" in text
+    assert "filter on distinctive -0.020 [-0.030, -0.010]" in text
+    assert "the best goes **0.83 [0.82, 0.84]**" in text
+
+
+def test_the_headline_has_mean_and_interval_of_every_arm_that_the_page_is_read_for() -> None:
+    found = students.headline(RESULT)["students"]
+
+    assert found["best"] == {"mean": MIOU["best"], "low": MIOU["best"] - 0.01, "high": MIOU["best"] + 0.01}
+    assert {"zero_shot", "zero_shot_sentence", "naive", "distinctive", "filtered", "best", "people", "ceiling"} <= set(
+        found
     )
-    text = students.section({**lower, "differences": {**STEPS, "filtered": _step(-0.03)}})
-    assert "silent about objects" in text
-    assert "still beats it" in text
-    assert "What it lacks then are outlines" in text
-
-    text = students.section({**RESULT, "arms": {**ARMS, "clip": _figures(0.6)}})
-    assert "still beats it" in text
-    assert "What it lacks then are outlines" not in text
-
-
-def test_the_headline_names_what_was_trained() -> None:
-    found = students.headline(RESULT)["student_miou"]
-
-    assert found["naive"] == {"mean": 0.2, "std": 0.01}
-    assert found.keys() == {"naive", "distinctive", "filtered", "composed", "truth"}
 
 
 @pytest.mark.long
-def test_clips_choice_beats_a_random_mask_on_real_scenes(tmp_path: Path) -> None:
+def test_without_training_the_noun_beats_a_random_mask_and_nothing_beats_the_ceiling(tmp_path: Path) -> None:
     run = imported_scenes(tmp_path, split=Split.TEST, num_scenes=2)
 
-    found = students.baselines(HeldOutExpressions(str(run)))
+    found = students.untrained(HeldOutExpressions(str(run))).figures
 
     assert len(found["random"]["miou"]["values"]) == 5
-    assert found["clip"]["miou"]["mean"] > found["random"]["miou"]["mean"] > 0
+    miou = {name: each["miou"]["mean"] for name, each in found.items()}
+    assert miou["random"] < miou["zero_shot"] <= miou["ceiling"] == max(miou.values())
