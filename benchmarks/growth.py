@@ -3,7 +3,8 @@
     python -m benchmarks.growth [--part masks …] [--images 1000] [--stub-images 100000] [--plot F] [--json F]
 
 What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
-is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Inputs are scenes
+is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. A stage's seconds
+are the CPU's, of one thread with an actor's memory settings; a run's are the clock's. Inputs are scenes
 of the synthetic world: side by side in one picture for many masks, enlarged for larger images.
 """
 
@@ -22,7 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from PIL import Image
 
-from benchmarks.measurement import median_seconds, peak_rss_bytes, write_json
+from benchmarks.measurement import cpu_seconds, peak_rss_bytes, write_json
 from benchmarks.memory import watch_scenes, watch_stub_run
 from benchmarks.process_watch import Watched
 from experiments.quality.svg_chart import Line, axis_of, line_chart
@@ -31,6 +32,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_shards import SceneImage, encode_png, scene_image, scene_shard
 from pseudoris.synthworld.scenes import Split, make_scene
+from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT, child_environment
 from pseudoris.workers.stages import STAGES
 
 Part = Literal["masks", "image size", "shard size"]
@@ -54,7 +56,7 @@ class Curve:
         case: What grew, of what.
         unit: What `sizes` counts.
         sizes: Ascending.
-        seconds: At each size, median of several.
+        seconds: At each size: of a stage the CPU's, median of several; of a run the clock's.
         bytes: At each size: the peak of the process beyond what it held with its models loaded; of a run the highest
             private bytes of all of its processes until then.
     """
@@ -85,7 +87,7 @@ def stage_curves(part: Part, preset: str, repeats: int) -> Iterator[Curve]:
     """Yield a curve a stage of what grows with `part`."""
     found: list[dict[str, tuple[float, int]]] = []
     for size in POINTS[part]:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with child_environment(MEMORY_ENVIRONMENT), ProcessPoolExecutor(1, get_context("spawn")) as process:
             found.append(process.submit(measure, part, size, preset, repeats).result())
     for name in found[0]:
         seconds, grown = zip(*(each[name] for each in found), strict=True)
@@ -94,16 +96,19 @@ def stage_curves(part: Part, preset: str, repeats: int) -> Iterator[Curve]:
 
 def measure(part: Part, size: int, preset: str, repeats: int) -> dict[str, tuple[float, int]]:
     """Return seconds and bytes of each stage at a point; the proposer's masks do not follow from how many are given."""
-    config = load_config(preset, assignments=["compute.device=cpu"])
+    config = load_config(preset, assignments=["compute.device=cpu", "compute.threads=1"])
     shard, small = shard_of(part, size), shard_of(part, POINTS[part][0])
     found = {}
     for kind in STAGES[1:] if part == "masks" else STAGES:
         stage = kind.build(config)
         small = stage(small)
         before = peak_rss_bytes()
-        seconds = median_seconds(lambda: stage(shard), repeats=repeats, warm_ups=0)  # noqa: B023 -- called here
-        found[kind.name] = (seconds, peak_rss_bytes() - before)
-        shard = stage(shard)
+        taken, given = [], shard
+        for _ in range(repeats):
+            start_s = cpu_seconds()
+            shard = stage(given)
+            taken.append(cpu_seconds() - start_s)
+        found[kind.name] = (statistics.median(taken), peak_rss_bytes() - before)
     return found
 
 

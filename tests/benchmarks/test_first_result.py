@@ -13,6 +13,7 @@ from pseudoris.pipeline.start_profile import ProcessGroup
 WRITES = "import pathlib, sys, time; time.sleep(0.2); pathlib.Path(sys.argv[1]).touch(); time.sleep(0.5)"
 
 
+@pytest.mark.slow
 def test_the_time_of_the_first_file_and_of_the_end_are_told_apart(tmp_path):
     found = timed([sys.executable, "-c", WRITES, str(tmp_path / "first")], tmp_path, "first")
     assert 0.2 <= found.first_s < found.end_s - 0.3

@@ -77,6 +77,7 @@ def test_json_has_every_figure(tmp_path):
     assert found["driver"]["state"] == "none"
 
 
+@pytest.mark.slow
 def test_watch_ends_when_the_run_is_complete(tmp_path):
     location = RunLocation.open(str(tmp_path))
     header = start_run(location)

@@ -71,6 +71,7 @@ def test_list_tells_name_licence_size_digest_and_source_of_all_presets(cache):
         assert words in shown.stdout
 
 
+@pytest.mark.slow
 def test_get_puts_the_files_of_a_preset_where_all_commands_look(server, cache):
     server.faults = [("cut", 1_000)]
     shown = pseudoris_here("weights", "get", "base")

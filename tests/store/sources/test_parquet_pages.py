@@ -158,11 +158,13 @@ BOMB_BEHIND_PICTURES = written(
 )
 
 
+@pytest.mark.slow
 def test_a_page_of_many_images_that_are_really_there_is_no_bomb():
     rows = [random.Random(n).randbytes(MIB) for n in range(66)]
     read_all(written(rows, data_page_size=2**30, write_batch_size=1024), max_bytes=2 * MIB)
 
 
+@pytest.mark.slow
 def test_a_page_whose_values_are_too_large_on_average_is_refused_though_it_is_there():
     data = written([random.Random(0).randbytes(ALWAYS_BYTES + 1)], compression="none")
     with pytest.raises(ImageError, match=f"allows it {ALWAYS_BYTES:,}"):

@@ -34,6 +34,7 @@ def test_braces_stand_for_their_words(pattern, words):
     assert expand_braces(pattern) == words
 
 
+@pytest.mark.slow
 def test_a_brace_that_would_fill_the_memory_is_refused():
     with pytest.raises(ConfigError, match="more than 200,000 names"):
         expand_braces("{0..99999999}.tar")

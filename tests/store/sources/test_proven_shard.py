@@ -275,6 +275,7 @@ def test_rows_of_a_table_are_read_and_refused_one_by_one(tmp_path, read):
     assert set(reasons(shard).values()) - {None} <= set(FAILURE_REASONS)
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_table_costs_its_row_group_and_no_other(tmp_path, prover):
     rows = [build.png(1, 5), b"\0" * (65 * 2**20), build.png(2, 5), build.png(3, 5)]
     (tmp_path / "t.parquet").write_bytes(parquet_bytes({"bytes": rows}, rows_per_group=2))

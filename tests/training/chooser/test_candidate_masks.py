@@ -59,6 +59,7 @@ def test_a_mask_reads_the_patches_below_it_alone(store, pixels):
     )
 
 
+@pytest.mark.slow
 def test_what_the_folder_keeps_is_what_is_made_anew(tmp_path, pixels, towers):
     config = small_config(tmp_path)
 

@@ -12,6 +12,7 @@ from pseudoris.training.exclusions.image_folder import read_image_folder
 from tests.builders.human import write_images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bench.parquet", "bench.csv"])
 def test_the_table_of_a_folder_excludes_what_the_folder_does(tmp_path, monkeypatch, capsys, name):
     folder = write_images(tmp_path / "bench", "a.png", "b.png")

@@ -117,6 +117,7 @@ def test_a_name_keeps_what_is_safe_of_the_key_and_adds_the_id(key, stem):
     assert image_file_name(annotated(b"", key), ".jpg") == (f"{stem}_{number}.jpg" if stem else f"{number}.jpg")
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=300), min_size=2, max_size=2, unique=True), st.sampled_from(["path", "member"]))
 def test_names_are_unique_and_lead_nowhere_whatever_the_keys(paths, kind):
     keys = [path_key(path) if kind == "path" else member_key("a.tar", path) for path in paths]
