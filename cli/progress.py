@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -88,7 +88,7 @@ class RunProgress:
             self._progress.console.print(Text.assemble(("note", "yellow"), " ", event.text))
 
     def _start(self, event: Planned) -> None:
-        actors = ", ".join(f"{count} × {pool}" for pool, count in event.actors.items())
+        actors = _actors(event.actors)
         self._verb = "retrying" if event.is_retry else "annotating"
         if event.num_shards_done:
             self._progress.console.print(
@@ -228,9 +228,19 @@ def plan_view(plan: RunPlan) -> RenderableType:
         )
     if plan.num_to_retry is not None:
         table.add_row("to retry", f"{plan.num_to_retry:,} quarantined images")
-    table.add_row("actors", ", ".join(f"{count} × {pool}" for pool, count in plan.actors.items()))
+    table.add_row("actors", _actors(plan.actors))
     table.add_row("device", plan.device_kind)
     for stage, (uri, digest) in plan.weights.items():
         table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
     table.add_row("estimated output", f"{format_bytes(plan.output_bytes)} ({plan.output_basis})")
     return Group(*domain_lines(plan.domain), table)
+
+
+def _actors(by_pool: Mapping[str, int]) -> str:
+    """Return "2 actors", or "1 propose, 2 caption and 1 filter actors"; empty if none is needed."""
+    if not by_pool:
+        return ""
+    if set(by_pool) == {"fused"}:
+        return "1 actor" if by_pool["fused"] == 1 else f"{by_pool['fused']} actors"
+    *before, last = [f"{count} {pool}" for pool, count in by_pool.items()]
+    return f"{', '.join(before)} and {last} actors" if before else f"{last} actors"

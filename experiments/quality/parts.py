@@ -25,6 +25,7 @@ MODULES: Final[tuple[str, ...]] = (
     "sweeps",
     "composition",
     "listener",
+    "expressions",
     "students",
     "segmenters",
     "semi",

@@ -21,6 +21,12 @@ _ENDS: Final = (
 )
 # "The left of the two stars" orders a row: it relates to no anchor.
 _OF_SO_MANY: Final = re.compile(r"\bof the (?:two|three|four|five|six)\b")
+# "On the left", "from the top", "in the middle".
+_PLACES: Final = re.compile(r"\b(?:on|at|in|from|to) the (?:left|right|top|bottom|middle|center|centre)\b(?: side)?")
+_ORDER: Final = re.compile(
+    r"\b(?:left|right|top|bottom|upper|lower|middle|leftmost|rightmost|topmost|bottommost|first|second|third|fourth"
+    r"|of the (?:two|three|four|five|six))\b"
+)
 _RANKS: Final = {"second": 1, "third": 2, "fourth": 3}
 
 
@@ -51,3 +57,12 @@ def read_place(text: str) -> Place:
             rank = next((rank for word, rank in _RANKS.items() if re.search(rf"\b{word}\b", text)), 0)
             return Place(direction, rank)
     return Place()
+
+
+def head_phrase(text: str) -> str:
+    """Return the words that describe the object itself: without a place, an order, a number or an anchor."""
+    if not _OF_SO_MANY.search(text):
+        for pattern, _ in _RELATIONS:
+            text = re.split(pattern, text, maxsplit=1)[0]
+    left = _PLACES.sub(" ", text)
+    return " ".join(_ORDER.sub(" ", left).split())

@@ -37,7 +37,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.imports import ImportRequest, import_annotation
 from pseudoris.workers.masks import rle
 
-_EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 IMAGES_FOLDER, RUN_FOLDER = "images", "run"
 TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
 # The models of `tiny` were trained on the first 6,000 training scenes; nobody has seen these.
@@ -111,7 +111,7 @@ def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = No
     true_run(options, scenes)
     folder = _folder(options, scenes)
     method = [] if composing is None else [composing]
-    file = None if example is None else _EXAMPLES / example
+    file = None if example is None else EXAMPLES / example
     # By the whole method, weights included: another one never takes its figures from these tables.
     config = load_config("tiny", file, method)
     out = folder / f"{'pseudo' if config.composing is None else 'composed'}-{config_hash(config)[:8]}"

@@ -19,6 +19,7 @@ from experiments.quality.parts import Options, Part, Result
 from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
 from experiments.quality.student_arms import (
+    NUM_SEEDS,
     Answered,
     Arm,
     answered,
@@ -61,6 +62,8 @@ UNFILTERED: Final = "data.is_kept_only=false"
 # texts are said in other words, were chosen on development scenes.
 LISTENER_COMPOSER, TRAINING_COMPOSER = "listener-composer.yaml", "training-composer.yaml"
 REWORDED: Final = ("data.rewording=true",)
+# Without what is hand-written knowledge of English.
+_PLAIN_SEEDS: Final = 2
 _WITHOUT_HAND: Final = ("model.has_head_noun=false", "mirrored_words=null")
 _TITLES: Final = {
     "random": "no training: a random mask of SAM's",
@@ -91,7 +94,10 @@ _HEADLINE: Final = (
 
 def run(options: Options) -> Result:
     """Train on each, and ask all of them and the rows without training the same."""
-    groups = {name: seeded(options, arm) for name, arm in arms(options).items()}
+    groups = {
+        name: seeded(options, arm, num_seeds=_PLAIN_SEEDS if name.endswith("_plain") else NUM_SEEDS)
+        for name, arm in arms(options).items()
+    }
     val = fresh_run(options)
     found = train_arms(options, groups, val, shown="students of each step")
     torch.set_num_threads(1)

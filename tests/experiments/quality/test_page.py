@@ -175,7 +175,17 @@ def test_a_record_of_another_seed_is_measured_anew(tmp_path):
 
 def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
     names = [each.name for each in load_parts()]
-    assert names == ["ablation", "sweeps", "composition", "listening", "students", "segmenters", "semi", "domains"]
+    assert names == [
+        "ablation",
+        "sweeps",
+        "composition",
+        "listening",
+        "expressions",
+        "students",
+        "segmenters",
+        "semi",
+        "domains",
+    ]
 
 
 def test_the_page_and_its_data_are_what_the_records_say():

@@ -1,0 +1,32 @@
+"""The part about expressions on fresh scenes: from figures to the page."""
+
+from experiments.quality import expressions
+
+
+def _sets(accuracy: float) -> dict[str, dict[str, dict[str, float]]]:
+    kept = {
+        name: {"value": value, "low": value - 0.01, "high": value + 0.01}
+        for name, value in {"accuracy": accuracy, "yield": 2.5, "coverage": 0.8}.items()
+    }
+    return {"kept": kept, "all": {**kept, "coverage": {"value": 0.87, "low": 0.86, "high": 0.88}}}
+
+
+RESULT = {
+    "scenes": 300,
+    "worlds": {world: _sets(0.9 + at / 100) for at, world in enumerate(expressions.WORLDS)},
+    "other": {"training-composer.yaml": _sets(0.8), "tiny": _sets(0.7)},
+}
+
+
+def test_a_row_a_world_and_the_ceiling_of_any_filter() -> None:
+    rows = expressions.section(RESULT).splitlines()
+
+    assert any("`fourth` | 0.930 [0.920, 0.940]" in row and row.endswith("0.870 [0.860, 0.880] |") for row in rows)
+    assert any(row.startswith("| `tiny` | `default` | 0.700") for row in rows)
+
+
+def test_the_headline_has_the_lower_end_of_every_world() -> None:
+    found = expressions.headline(RESULT)["expressions"]
+
+    assert found.keys() == set(expressions.WORLDS)
+    assert found["second"] == {"accuracy": 0.91, "yield": 2.5, "coverage": 0.8, "low": 0.9}
