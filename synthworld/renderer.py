@@ -68,6 +68,34 @@ def bricks(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.asarray(np.where((ys % height < joint) | (along < joint), 0.9, 0.1 + 0.15 * (course % 3)))
 
 
+def weave(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return bands that pass over and under one another, 12 to 32 pixels wide, along the sides of the picture."""
+    width = rng.uniform(12, 32)
+    ys, xs = np.mgrid[0:size, 0:size].astype(np.float64)
+    over = (np.floor(xs / width) + np.floor(ys / width)) % 2
+    along = np.where(over == 0, xs, ys) % width / width
+    return np.asarray(0.5 + 0.4 * np.sin(math.pi * along) * np.where(over == 0, 1.0, -1.0))
+
+
+def speckles(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return 60 to 160 round spots of 4 to 14 pixels on an even ground."""
+    canvas = Image.new("L", (size, size), 30)
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(int(rng.integers(60, 161))):
+        x, y = (int(each) for each in rng.integers(0, size, size=2))
+        radius, tone = int(rng.integers(4, 15)), int(rng.integers(90, 256))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tone)
+    return np.asarray(canvas) / 255.0
+
+
+def slopes(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return flat steps along a random direction, five to nine over the picture, each a little brighter."""
+    along, _, _ = _turned(rng, size)
+    steps = int(rng.integers(5, 10))
+    level = np.floor((along - along.min()) / (along.max() - along.min() + 1.0) * steps)
+    return np.asarray(level / (steps - 1))
+
+
 def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Coordinates (size, size) along and across a random direction, and a random period."""
     angle, period = rng.uniform(0, math.pi), rng.uniform(10, 45)
@@ -86,6 +114,9 @@ TEXTURES: Final[Mapping[str, Texture]] = {
     "cells": cells,
     "rings": rings,
     "bricks": bricks,
+    "weave": weave,
+    "speckles": speckles,
+    "slopes": slopes,
 }
 
 

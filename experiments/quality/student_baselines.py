@@ -19,7 +19,6 @@ from pseudoris.schemas.config import ComputeConfig, FilterConfig
 from pseudoris.training.learning.evaluator import ImageQuestion
 from pseudoris.workers.counter_rng import draw_below, key_of
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
-from pseudoris.workers.filtering.head_nouns import noun_finder, prompt_builder
 from pseudoris.workers.images.crops import make_crops
 from pseudoris.workers.masks import rle
 
@@ -136,12 +135,6 @@ class ClipBaseline:
     def scores(self, question: ImageQuestion, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the score of each text with each mask of the image, (T, N)."""
         return self._scores(question, [self._asked(text) for text in texts])
-
-
-def head_noun_baseline(scores: CropScores, filtering: FilterConfig) -> ClipBaseline:
-    """Return CLIP's choice when it is asked the prompt of an expression's head noun, as the filter asks it."""
-    noun, prompt = noun_finder(filtering), prompt_builder(filtering)
-    return ClipBaseline(scores, asked=lambda text: prompt(text, noun(text)))
 
 
 class PlaceRules:

@@ -48,7 +48,12 @@ def test_what_the_default_world_holds_is_what_it_was():
 
 @pytest.mark.parametrize(
     ("world", "expected"),
-    [("default", "baec89f3a3f34bf1"), ("second", "dcdcbee33cabc742"), ("shifted", "5b7b8cb6179bc8eb")],
+    [
+        ("default", "baec89f3a3f34bf1"),
+        ("second", "dcdcbee33cabc742"),
+        ("shifted", "5b7b8cb6179bc8eb"),
+        ("fourth", "1b9ff3137e1a21bf"),
+    ],
 )
 def test_the_pixels_of_a_world_are_the_published_ones(world, expected):
     painted = [render(make_scene(Split.TEST, at, world=world)) for at in range(6)]
@@ -142,7 +147,9 @@ def test_the_oracle_finds_each_object_by_all_of_its_words(world):
 
 def test_an_unknown_world_is_refused_with_those_that_there_are(tmp_path):
     for ask in (lambda: world_named("third"), lambda: make_scene(Split.TEST, 0, world="third")):
-        with pytest.raises(ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted, crowded"):
+        with pytest.raises(
+            ConfigError, match=r"no world 'third'\. The worlds are default, second, shifted, crowded, fourth"
+        ):
             ask()
     with pytest.raises(ConfigError, match="no world 'third'"):
         write_demo(tmp_path / "demo", num_scenes=1, world="third")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.quality.place_words import head_phrase
 from experiments.quality.student_baselines import (
     BaselineMask,
     BaselineMasks,
@@ -16,7 +17,6 @@ from experiments.quality.student_baselines import (
     CropScores,
     PlaceRules,
     RandomBaseline,
-    head_noun_baseline,
 )
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
@@ -76,7 +76,7 @@ def test_clip_finds_more_than_chance(proposed):
 def test_places_tell_masks_of_one_noun_apart(proposed):
     config = load_config("tiny")
     scores = CropScores(proposed, config.filtering, config.compute)
-    nouns = head_noun_baseline(scores, config.filtering)
+    nouns = ClipBaseline(scores, asked=head_phrase)
     question = next(questions())
     masks = proposed.of(question.image_id)
     # A margin that every mask keeps: only the place decides.
