@@ -14,7 +14,12 @@ EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
 
 @pytest.mark.parametrize(
     ("name", "listens", "composes"),
-    [("listener.yaml", True, False), ("listener-composer.yaml", True, True), ("vote.yaml", False, False)],
+    [
+        ("listener.yaml", True, False),
+        ("listener-composer.yaml", True, True),
+        ("training-composer.yaml", True, True),
+        ("vote.yaml", False, False),
+    ],
 )
 def test_the_configurations_load_over_the_preset(name, listens, composes):
     config = load_config("tiny", EXAMPLES / name)
@@ -30,6 +35,17 @@ def test_the_configurations_load_over_the_preset(name, listens, composes):
         tree["filtering"].pop(key)
         plain["filtering"].pop(key, None)
     assert tree == plain
+
+
+def test_the_composer_for_training_differs_in_how_much_it_says_alone():
+    sure, more = (load_config("tiny", EXAMPLES / f"{name}-composer.yaml").method() for name in ("listener", "training"))
+    assert more["filtering"] == sure["filtering"]
+    differing = {name for name, value in more["composing"].items() if value != sure["composing"][name]}
+    assert differing == {"max_per_mask", "posterior"}
+    weights = {
+        name for name, value in more["composing"]["posterior"].items() if value != sure["composing"]["posterior"][name]
+    }
+    assert weights == {"min_first", "min_further", "max_per_form"}
 
 
 def test_both_listeners_have_the_weights_and_bounds_that_the_record_has():

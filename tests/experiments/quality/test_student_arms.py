@@ -88,7 +88,7 @@ def test_a_difference_is_of_the_means_over_seeds_its_interval_over_scenes_and_se
     assert found["seeds"] == pytest.approx([0.1, 0.075])
     assert found["low"] <= found["value"] <= found["high"]
     assert both.difference("more", "less", "position") == found
-    assert said_difference(found).partition(", not")[0].endswith("+0.075 to +0.100 by seed")
+    assert said_difference(found).partition(": not")[0].endswith("+0.075 to +0.100 by seed")
 
 
 @pytest.mark.parametrize(

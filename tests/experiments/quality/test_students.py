@@ -48,8 +48,10 @@ RESULT = {
 def test_a_row_a_step_with_its_kinds_of_questions_and_the_second_voice() -> None:
     rows = students.section(RESULT).splitlines()
 
-    assert any(row.startswith("| + filter | 0.400 [0.390, 0.410] | 0.400 | 0.400 | 0.400 |") for row in rows)
-    assert any(row.startswith("| … said in other words |") and row.endswith("| 0.400 [0.390, 0.410] |") for row in rows)
+    assert any(row.startswith("| + filter | 2 | 0.400 [0.390, 0.410] | 0.400 | 0.400 | 0.400 |") for row in rows)
+    assert any(
+        row.startswith("| … and the composer says more |") and row.endswith("| 0.400 [0.390, 0.410] |") for row in rows
+    )
     assert any(row.startswith("| the best of SAM's masks |") and row.endswith("| – |") for row in rows)
 
 
