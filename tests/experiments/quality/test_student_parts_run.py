@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from experiments.quality import domains, semi, student_arms, students
+from experiments.quality import domains, segmenters, semi, student_arms, students
 from experiments.quality.parts import Options
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
+PARTS = (students.PART, segmenters.PART, semi.PART, domains.PART)
 NUM_SCENES = 3
 # One more than those of the warm-up.
 NUM_STEPS = 51
@@ -25,25 +26,27 @@ def options(tmp_path_factory):
 def results(options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(student_arms, "QUICK_STEPS", NUM_STEPS)
-        return {part.name: part.run(options) for part in (students.PART, semi.PART, domains.PART)}
+        return {part.name: part.run(options) for part in PARTS}
 
 
-@pytest.mark.parametrize("part", [students.PART, semi.PART, domains.PART], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_result_is_json_and_makes_a_section_and_plots(results, part):
     result = json.loads(json.dumps(results[part.name], allow_nan=False))
-    assert part.section(result).startswith("## ")
+    assert part.section(result).startswith(("## ", "### "))
     assert all(svg.startswith("<svg") for svg in part.plots(result).values())
     assert (result["scenes"], result["test_scenes"]) == (NUM_SCENES, NUM_SCENES)
 
 
-def test_every_student_is_asked_and_none_is_another_by_mistake(results):
-    found = results["students"]["arms"]
-    assert found.keys() == {"random", "clip", "naive", "distinctive", "filtered", "composed", "truth"}
-    trained = {name: each["miou"]["mean"] for name, each in found.items() if name not in ("random", "clip")}
-    assert all(0 <= value <= 1 for value in trained.values())
-    # SAM's masks answer better than a student of so few steps, and the best by CLIP better than any.
-    assert found["clip"]["miou"]["mean"] > max(trained.values())
-    assert found["clip"]["miou"]["mean"] > found["random"]["miou"]["mean"]
+def test_every_student_is_asked_by_kind_and_in_both_voices(results):
+    found = results["students"]
+    trained = {"naive", "distinctive", "filtered", "composed", "probability", "reworded", "best", "people"}
+    plain = {"best_plain", "people_plain"}
+    untrained = {"random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "ceiling"}
+    assert found["arms"].keys() == trained | plain | untrained
+    assert found["second_voice"].keys() == trained | plain
+    miou = {name: kinds["all"]["value"] for name, kinds in found["kinds"].items()}
+    assert max(miou.values()) == miou["ceiling"]
+    assert miou["zero_shot_sentence"] > miou["random"]
 
 
 def test_no_scene_annotated_by_people_has_no_student_alone(results):
@@ -51,8 +54,8 @@ def test_no_scene_annotated_by_people_has_no_student_alone(results):
     assert points[0.0]["alone"] is None
     assert points[1.0]["annotated"] == NUM_SCENES
     # The same training, and so not done twice.
-    assert points[1.0]["alone"] == results["students"]["arms"]["truth"]
-    assert points[0.0]["mixed"] == results["students"]["arms"]["composed"]
+    assert points[1.0]["alone"] == results["segmenters"]["arms"]["truth"]
+    assert points[0.0]["mixed"] == results["segmenters"]["arms"]["composed"]
 
 
 def test_both_worlds_are_annotated_and_asked(results, options):
