@@ -1,4 +1,9 @@
-"""A shard as one Arrow block: the form in which it moves between the stages."""
+"""A shard as one Arrow block: the form in which it moves between the stages.
+
+A block is one row, which no engine can cut, of two columns: the records as an Arrow message, and the images' bytes. Ray
+takes nested columns apart in Python, array by array, for each block that it passes on: 3.3 ms for the columns of the
+records, 0.1 ms for their message (measured, a shard of 100 images).
+"""
 
 from __future__ import annotations
 
@@ -61,12 +66,11 @@ _EXPRESSION = pa.struct(
 FAULT = pa.struct(
     [("shard", pa.int64()), ("message", pa.large_string()), ("is_config", pa.bool_()), ("is_proven", pa.bool_())]
 )
-# `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
-BLOCK_SCHEMA = pa.schema(
+_RECORDS_SCHEMA: Final = pa.schema(
     [
+        # To `fault` only in the first row.
         ("shard", pa.int64()),
         ("generation", pa.int32()),
-        # From here to `fault` only in the first row: a block that was cut lacks it, and a merged one has it twice.
         ("planned_ids", pa.list_(pa.string())),
         ("seconds", pa.map_(pa.string(), pa.float64())),
         ("nodes", pa.list_(pa.string())),
@@ -77,7 +81,6 @@ BLOCK_SCHEMA = pa.schema(
         ("position", pa.int32()),
         ("image_id", pa.string()),
         ("key", pa.string()),
-        ("data", pa.large_binary()),
         ("sha256", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
@@ -89,60 +92,66 @@ BLOCK_SCHEMA = pa.schema(
         ("expressions", pa.large_list(_EXPRESSION)),
     ]
 )
+# `large_*` types: a `binary` column overflows at 2 GiB a block (measured on Ray Data 2.60).
+BLOCK_SCHEMA: Final = pa.schema([("records", pa.large_binary()), ("data", pa.large_list(pa.large_binary()))])
 # The dataclass of each struct, by the name of its column or field.
-_RECORDS: Final[Mapping[str, type]] = {
+_CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
     "masks": MaskRecord,
     "expressions": ExpressionRecord,
     "samples": CaptionSample,
 }
-_SHARD_COLUMNS: Final = ("planned_ids", "seconds", "nodes", "degraded", "mixed", "is_committed", "fault")
+_SHARD_COLUMNS: Final = (
+    "shard",
+    "generation",
+    "planned_ids",
+    "seconds",
+    "nodes",
+    "degraded",
+    "mixed",
+    "is_committed",
+    "fault",
+)
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
 
 
 def shard_to_block(shard: Shard) -> pa.Table:
-    """Return the shard as one Arrow table of `BLOCK_SCHEMA`, a row an image, in plan order.
-
-    A shard without images becomes one row with null image columns, because an engine may drop a block without rows.
-    """
-    images = shard.images
-    num_rows = max(len(images), 1)
-    columns: dict[str, Sequence[Any]] = {
-        "shard": [shard.shard] * num_rows,
-        "generation": [shard.generation] * num_rows,
-        **{name: [_of_shard(shard, name)] + [None] * (num_rows - 1) for name in _SHARD_COLUMNS},
-        **{name: [getattr(image, name) for image in images] if images else [None] for name in _IMAGE_COLUMNS},
-    }
-    arrays = [to_array(columns[field.name], field.type) for field in BLOCK_SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=BLOCK_SCHEMA)
+    """Return the shard as one Arrow table of `BLOCK_SCHEMA`, which is one row."""
+    # Without its schema, which both ends know.
+    message = _records(shard).serialize()
+    columns = {"records": [memoryview(message)], "data": [[image.data for image in shard.images]]}
+    return pa.table(columns, BLOCK_SCHEMA)
 
 
 def block_to_shard(block: pa.Table) -> Shard:
     """Return the shard that `shard_to_block` wrote; images come back in plan order.
 
     Raises:
-        ValueError: The block is empty, or it is not exactly one whole shard: Ray cut or merged it.
+        ValueError: The block is not exactly one row: Ray merged it, or cut it.
     """
-    numbers = set(zip(block["shard"].to_pylist(), block["generation"].to_pylist(), strict=True))
-    if len(numbers) != 1:
-        raise ValueError(f"a block must hold one generation of one shard, got {sorted(numbers)}")
-    ((number, generation),) = numbers
-    firsts = [row for row, is_first in enumerate(block["planned_ids"].is_valid().to_pylist()) if is_first]
-    if len(firsts) != 1:
-        raise ValueError(
-            f"a block of shard {number} names the planned images {len(firsts)} times instead of once: "
-            "it was cut or merged"
-        )
-    first = {name: _values(block.slice(firsts[0], 1), name)[0] for name in _SHARD_COLUMNS}
-    rows = zip(*(_values(block, name) for name in _IMAGE_COLUMNS), strict=True)
-    images = [image for image in itertools.starmap(ShardImage, rows) if image.position is not None]
-    return Shard(
-        shard=number,
-        generation=generation,
-        images=tuple(sorted(images, key=lambda image: image.position)),
-        **{**first, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])},
-    )
+    if block.num_rows != 1:
+        raise ValueError(f"a block must hold one shard, which is one row, got {block.num_rows} rows")
+    records = pa.ipc.read_record_batch(block["records"][0].as_buffer(), _RECORDS_SCHEMA)
+    first = {name: _values(records.slice(0, 1), name)[0] for name in _SHARD_COLUMNS}
+    columns = {name: _values(records, name) for name in _IMAGE_COLUMNS if name != "data"}
+    # A shard without images has one record.
+    columns["data"] = block["data"][0].as_py() or [b""]
+    rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
+    images = tuple(image for image in itertools.starmap(ShardImage, rows) if image.position is not None)
+    return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])})
+
+
+def _records(shard: Shard) -> pa.RecordBatch:
+    """Return a row an image, in plan order; for a shard without images one row with null image columns."""
+    images = shard.images
+    num_others = max(len(images) - 1, 0)
+    columns: dict[str, Sequence[Any]] = {
+        **{name: [_of_shard(shard, name)] + [None] * num_others for name in _SHARD_COLUMNS},
+        **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
+    }
+    arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=_RECORDS_SCHEMA)
 
 
 def _of_shard(shard: Shard, name: str) -> Any:
@@ -151,6 +160,5 @@ def _of_shard(shard: Shard, name: str) -> Any:
     return list(value.items()) if isinstance(value, Mapping) else value
 
 
-def _values(block: pa.Table, name: str) -> list[Any]:
-    # One chunk, except after a concatenation.
-    return from_array(pa.concat_arrays(block[name].chunks), name, _RECORDS)
+def _values(records: pa.RecordBatch, name: str) -> list[Any]:
+    return from_array(records[name], name, _CLASSES)
