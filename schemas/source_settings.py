@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.frozen import FrozenModel
-
-# The image formats that may be opened, by Pillow's names; MPO is opened as JPEG. The list is closed because a folder of
-# images is untrusted input, and Pillow would pass a PostScript file to Ghostscript.
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 
 
 class WeightsConfig(FrozenModel):

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import Gallery

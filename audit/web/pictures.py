@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 from pseudoris.viewer.gallery_page import upright_picture
 
 # A rater zooms: more than a screen shows, less than a phone's camera takes.

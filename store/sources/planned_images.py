@@ -153,7 +153,7 @@ def _read_table(
     stream: BinaryIO, root: SourceRoot, *, entries: Sequence[PlanEntry], config: RunConfig
 ) -> list[Reading]:
     """Return what comes of rows of a Parquet file, all from one row group."""
-    table = root.describe(file_path(entries[0].key))
+    table, store = root.describe(file_path(entries[0].key)), root.store
     positions = {entry.row: entry.position for entry in entries if entry.row is not None}
     readings: dict[int, Reading] = {}
     rest = ImageError("changed", "the Parquet file has no such row")
@@ -167,12 +167,12 @@ def _read_table(
             table=table,
         )
         for row, image in found:
-            outcome, store = _read_row(image, table, config)
-            readings[positions[row]] = Reading(positions[row], outcome, store or root.store)
+            outcome, other_store = _read_row(image, table, config)
+            readings[positions[row]] = Reading(positions[row], outcome, other_store or store)
     except ImageError as error:
         # Damage in the middle of a row group: the rows before it are good.
         rest = error
-    return [readings.get(position, Reading(position, rest, root.store)) for position in positions.values()]
+    return [readings.get(position, Reading(position, rest, store)) for position in positions.values()]
 
 
 def _read_row(image: RowImage | ImageError, table: str, config: RunConfig) -> tuple[Outcome | RefusedError, str | None]:

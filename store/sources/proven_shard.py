@@ -5,10 +5,10 @@ An image error becomes a failure of that image. A storage error ends the attempt
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from pseudoris.schemas.config import RunConfig
@@ -88,21 +88,20 @@ def _check_root(root: SourceRoot) -> None:
 
 
 def _prove(entry: PlanEntry, outcome: Outcome, prover: Prover, exclusions: ContentMatcher | None) -> ShardImage:
-    image = ShardImage(position=entry.position, image_id=entry.image_id, key=entry.key)
+    image = functools.partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
-        return _quarantined(image, outcome)
-    image = replace(image, data=outcome, sha256=sha256_hex(outcome))
+        return _quarantined(image(), outcome)
+    sha256 = sha256_hex(outcome)
     try:
-        height, width = _proven_size(image, outcome, prover, exclusions)
+        height, width = _proven_size(outcome, sha256, prover, exclusions)
     except ImageError as error:
-        return _quarantined(image, error)
-    return replace(image, height=height, width=width)
+        return _quarantined(image(sha256=sha256), error)
+    return image(data=outcome, sha256=sha256, height=height, width=width)
 
 
-def _proven_size(image: ShardImage, data: bytes, prover: Prover, exclusions: ContentMatcher | None) -> tuple[int, int]:
+def _proven_size(data: bytes, sha256: str, prover: Prover, exclusions: ContentMatcher | None) -> tuple[int, int]:
     if exclusions is None:
         return prover.prove(data)
-    sha256 = image.sha256 or ""
     # First by sha256: it needs no decoding.
     exclusions.check(sha256)
     if not exclusions.has_hashes:

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 from pseudoris.schemas.printable import printable
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
 from pseudoris.store.location import RunLocation
 from pseudoris.viewer.gallery_model import Gallery, GalleryImage, GalleryMask
 from pseudoris.viewer.gallery_page import MAX_SIDE_PX, check_destination, thumbnail, write_gallery

@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 
 # Importing a plugin registers its format. MPO is opened through JPEG.
 _PLUGINS: Final = (

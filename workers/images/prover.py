@@ -154,8 +154,9 @@ class Prover:
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
-        _send(child, LENGTH.pack(len(data)), deadline)
-        _send(child, data, deadline)
+        # The length with the first bytes: the child would wake up for it alone.
+        _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
+        _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
         answer = _receive(child, deadline)
         is_sound = isinstance(answer.get("grown_bytes"), int) and (
             "size" in answer or {"reason", "message"} <= {*answer}
@@ -234,14 +235,13 @@ def _fileno(stream: Any) -> int:
     return int(stream.fileno())
 
 
-def _send(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
-    rest = memoryview(data)
+def _send(child: subprocess.Popen[bytes], data: bytes | memoryview, deadline: float) -> None:
+    descriptor, rest = _fileno(child.stdin), memoryview(data)
     while rest:
-        _wait(_fileno(child.stdin), select.POLLOUT, deadline)
         try:
-            rest = rest[os.write(_fileno(child.stdin), rest[:_WRITE_BYTES]) :]
+            rest = rest[os.write(descriptor, rest[:_WRITE_BYTES]) :]
         except BlockingIOError:
-            continue
+            _wait(descriptor, select.POLLOUT, deadline)
         except BrokenPipeError:
             raise _ProverDiedError from None
 

@@ -22,14 +22,17 @@ import signal
 import struct
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.errors import ConfigError, ImageError
 from pseudoris.workers.faults.child_process import reserve_stdout
 from pseudoris.workers.images.perceptual_hash import perceptual_hash, require_imagehash
 from pseudoris.workers.images.pillow_formats import import_plugins
 from pseudoris.workers.images.pixels import decode_upright
+
+if TYPE_CHECKING:
+    from pseudoris.schemas.config import ImagesConfig
 
 LENGTH: Final = struct.Struct(">Q")
 # Argument of a child that also computes perceptual hashes.
@@ -37,11 +40,13 @@ WITH_HASH: Final = "phash"
 EXIT_OUT_OF_MEMORY: Final = 86
 # The parent kills a decoder that hangs. This alarm is for a child whose parent has died.
 _ORPHAN_GRACE_S: Final = 10.0
+_STATM: Final = Path("/proc/self/statm")
 
 
 def main() -> None:
     """Answer requests until the standard input ends."""
-    limits = ImagesConfig.model_validate_json(sys.argv[1])
+    # The parent has validated it. Pydantic would take 10 MB in each child, and half of its start.
+    limits = cast("ImagesConfig", SimpleNamespace(**json.loads(sys.argv[1])))
     has_hash = WITH_HASH in sys.argv[2:]
     requests, answers = reserve_stdout()
     try:
@@ -77,8 +82,10 @@ def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool) -> dict[str, An
 
 def _address_space_bytes() -> int:
     """Return the size of this process's address space; 0 if the system does not report it."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+    try:
+        return int(_STATM.read_bytes().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
 
 
 def _limit_memory(start_bytes: int, extra_bytes: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pseudoris.schemas.errors import ConfigError
-from pseudoris.schemas.source_settings import IMAGE_FORMATS
+from pseudoris.schemas.image_formats import IMAGE_FORMATS
 from pseudoris.workers.images.pillow_formats import (
     allowed_formats,
     explain_missing,

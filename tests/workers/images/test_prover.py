@@ -216,8 +216,8 @@ def _is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_the_child_loads_no_torch():
+def test_the_child_loads_neither_torch_nor_pydantic():
     code = "import sys, pseudoris.workers.images.prover_main as _; "
-    code += "print([m for m in ('torch', 'pyarrow', 'ray') if m in sys.modules])"
+    code += "print([m for m in ('torch', 'pyarrow', 'ray', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
