@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import SimpleTokenizer
 
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
+from pseudoris.workers.byte_pairs import byte_pair_encoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import Listener
@@ -74,7 +74,7 @@ class CocaCaptioner:
         """
         device, dtype = prepare_device(compute), compute_dtype(compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
-        self._tokenizer = SimpleTokenizer()
+        self._tokenizer = byte_pair_encoder()
         special = SpecialTokens(self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, model.text.pad_id)
         self._engine = CachedEngine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
         listening = config.listening

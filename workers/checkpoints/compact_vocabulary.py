@@ -66,4 +66,5 @@ def _scatter(tensor: torch.Tensor, ids: torch.Tensor, dimension: int, *, what: s
         raise ConfigError(f"{what} has {tensor.shape[dimension]} tokens and token_ids {len(ids)}: the file is damaged")
     shape = list(tensor.shape)
     shape[dimension] = FULL_VOCABULARY
-    return torch.zeros(shape, dtype=tensor.dtype).index_copy(dimension, ids, tensor)
+    # In place: `index_copy` would hold the table twice, 25 MB each for `tiny`.
+    return torch.zeros(shape, dtype=tensor.dtype).index_copy_(dimension, ids, tensor)

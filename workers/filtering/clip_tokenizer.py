@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import open_clip
 import torch
+
+from pseudoris.workers.byte_pairs import byte_pair_encoder
 
 # Plain words: cleaning does not change them, and the tokens of each depend on the word alone.
 _PLAIN: Final = re.compile(r"[a-z ]*")
@@ -23,7 +24,7 @@ class ClipTokenizer:
     """
 
     def __init__(self, context_length: int) -> None:
-        self._tokeniser = _byte_pair_encoder()
+        self._tokeniser = byte_pair_encoder()
         self._context_length = context_length
         self._words: dict[str, list[int]] = {}
 
@@ -55,12 +56,6 @@ class ClipTokenizer:
                 self._words.clear()
             self._words[word] = tokens
         return tokens
-
-
-@functools.cache
-def _byte_pair_encoder() -> open_clip.SimpleTokenizer:
-    # Reading its merges takes 0.1 s. Of the context's length it encodes nothing.
-    return open_clip.SimpleTokenizer()
 
 
 def num_clip_tokens(text: str) -> int:
