@@ -18,7 +18,7 @@ from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
 from pseudoris.training.evaluation.truth import open_truth
 
-NUM_SCENES, QUICK_SCENES = 150, 20
+NUM_SCENES, QUICK_SCENES = 100, 20
 # The last was written after every choice was made.
 WORLDS: Final = (DEFAULT_WORLD, "second", "shifted", "fourth")
 _FIGURES: Final = ("accuracy", "yield", "coverage")
