@@ -64,7 +64,13 @@ FILTER: Final = Section(
             "other conditions",
             "§3.3",
             "none",
-            {"filtering.keep": [], "filtering.confidence": None, "captions.listening": None, "composing": None},
+            {
+                "filtering.keep": [],
+                "filtering.confidence": None,
+                "filtering.pair_weight": None,
+                "captions.listening": None,
+                "composing": None,
+            },
             proof="tests/schemas/test_keep_rule.py::test_all_conditions_hold_and_none_ask_nothing",
         ),
         Element(
