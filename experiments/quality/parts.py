@@ -25,7 +25,6 @@ MODULES: Final[tuple[str, ...]] = (
     "sweeps",
     "composition",
     "listener",
-    "expressions",
     "students",
     "segmenters",
     "semi",

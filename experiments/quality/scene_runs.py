@@ -134,7 +134,9 @@ def _is_done(out: Path) -> bool:
     if not out.exists():
         return False
     location = RunLocation.open(str(out))
-    return is_manifest_complete(location, list_receipts(location))
+    receipts = list(list_receipts(location))
+    # A run that was stopped before its first commit has nothing that its manifest could lack.
+    return bool(receipts) and is_manifest_complete(location, receipts)
 
 
 def said_by_people(scene: Scene, number: int) -> list[str]:

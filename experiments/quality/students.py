@@ -230,10 +230,13 @@ def _readings(result: Result) -> list[str]:
     return [
         f"- The paper's order, paired over scenes: {order}; the filtered student on no training {trained}.",
         f"- Beyond the paper: the composer by shares {said_difference(steps['composed'])}; the listener and the "
-        f"composer by probability on top {said_difference(steps['probability'])}; the same said in other words "
-        f"{said_difference(steps['best'])}; people's annotation on top of all {said_difference(steps['people'])}.",
+        f"composer by probability in its place {said_difference(steps['probability'])}; the same said in other words "
+        f"{said_difference(steps['reworded'])}; a composer that says more {said_difference(steps['best'])}; people's "
+        f"annotation on top of all {said_difference(steps['people'])}.",
         f"- Of the way from CLIP's choice by the head noun to people's annotation, the best goes "
         f"**{cell(result['share']['all'], 2)}** ({shares}).",
+        f"- Rules of places written by hand, for this grammar, bring the choice without training to "
+        f"{cell(result['kinds']['zero_shot_places']['all'])}.",
     ]
 
 
