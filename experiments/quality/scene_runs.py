@@ -134,7 +134,7 @@ def _is_done(out: Path) -> bool:
     if not out.exists():
         return False
     location = RunLocation.open(str(out))
-    receipts = list(list_receipts(location))
+    receipts = list_receipts(location)
     # A run that was stopped before its first commit has nothing that its manifest could lack.
     return bool(receipts) and is_manifest_complete(location, receipts)
 
