@@ -11,10 +11,10 @@ scenes.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -58,14 +58,12 @@ class Cell:
         return f"{self.masks} masks, {self.texts} texts, {self.objects} objects"
 
 
+_MASKS: Final[tuple[Masks, ...]] = ("SAM's", "true")
+_TEXTS: Final[tuple[Texts, ...]] = ("drawn", "right", "people's")
+_OBJECTS: Final[tuple[Objects, ...]] = ("all", "left by the filter")
 # The last is what the filter leaves, without its masks that are no object.
 CELLS: Final = (
-    *(
-        Cell(masks, texts, objects)
-        for masks, texts, objects in product(
-            ("SAM's", "true"), ("drawn", "right", "people's"), ("all", "left by the filter")
-        )
-    ),
+    *itertools.starmap(Cell, itertools.product(_MASKS, _TEXTS, _OBJECTS)),
     Cell("SAM's", "kept", "left by the filter"),
 )
 

@@ -44,7 +44,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.scene_shards import encode_png
-from pseudoris.synthworld.scenes import Split
+from pseudoris.synthworld.scenes import Split, Voice
 from pseudoris.training.learning.evaluator import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.masks import SamProposer
@@ -148,7 +148,7 @@ def differences(found: Answered) -> dict[str, dict[str, Any]]:
     return {**steps, **{f"{name} - zero_shot": found.difference(name, "zero_shot") for name in _STEPS}}
 
 
-def fresh_run(options: Options, *, voice: str = "people") -> str:
+def fresh_run(options: Options, *, voice: Voice = "people") -> str:
     """Return scenes of the captioner's own world that nothing was chosen on, as people would describe them."""
     count = options.scenes(NUM_FRESH, QUICK_FRESH)
     return true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH, voice=voice))
