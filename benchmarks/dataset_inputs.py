@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader
@@ -102,9 +103,14 @@ def _start(location: RunLocation, size: DataSize) -> RunHeader:
         PlanEntry(number // size.shard_images, number % size.shard_images, image_id(key), key)
         for number, key in enumerate(keys)
     ]
+    return start_run(location, "photographs", entries, config)
+
+
+def start_run(location: RunLocation, source: str, entries: Sequence[PlanEntry], config: RunConfig) -> RunHeader:
+    """Write the plan and the header of a run whose shards are written by hand: no model computes, no clock is read."""
     plan = write_plan(location, entries)
     header = RunHeader(
-        source="photographs",
+        source=source,
         created_utc="2026-01-01T00:00:00Z",
         plan_parts=plan.parts,
         num_images=plan.num_images,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import FIRST_UNSEEN, SceneRun, said_by_people, training_scenes, true_run
 from experiments.quality.student_arms import Answered, Arm, by_kind, seeded, train_arms
 from experiments.quality.written_runs import write_run
+from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -36,7 +38,6 @@ from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.workers.masks import rle
 
-RECORD: Final = Path(__file__).parent / "results" / "crossing.json"
 Masks = Literal["SAM's", "true"]
 Texts = Literal["drawn", "right", "people's", "kept"]
 Objects = Literal["all", "left by the filter"]
@@ -116,14 +117,15 @@ class CrossedScene:
         true = SceneImageTruth(self.scene).masks
         for number in range(len(self.scene.objects)):
             texts = self._texts(chosen.texts, number)
-            if not texts or (chosen.objects != "all" and not self._is_left(number)):
+            if not texts or (chosen.objects != "all" and not self.is_left(number)):
                 continue
             is_true = chosen.masks == "true"
             mask = true_mask(self.image, true[number]) if is_true else self.mask_of.get(number)
             if mask is not None:
                 yield mask, texts
 
-    def _is_left(self, number: int) -> bool:
+    def is_left(self, number: int) -> bool:
+        """Return whether the filter keeps a caption of an object."""
         return any(each.kept for each in self.drawn.get(number, ()))
 
     def _texts(self, texts: Texts, number: int) -> Sequence[ExpressionRecord]:
@@ -152,7 +154,7 @@ def counts_of(scenes: Sequence[CrossedScene]) -> dict[str, int]:
         "objects": len(objects),
         "without_mask": sum(number not in scene.mask_of for scene, number in objects),
         "without_right_caption": sum(not scene.right.get(number) for scene, number in objects),
-        "left_by_filter": sum(any(e.kept for e in scene.drawn.get(number, ())) for scene, number in objects),
+        "left_by_filter": sum(scene.is_left(number) for scene, number in objects),
     }
 
 
@@ -160,9 +162,9 @@ def measure(options: Options, *, num_scenes: int, num_seeds: int) -> dict[str, A
     """Train on every cell, and ask all of them about development scenes."""
     runs = training_scenes(num_scenes)
     true_run(options, runs)
-    images = annotated_scenes(options, SceneSet(Split.TRAIN, num_scenes, first=FIRST_UNSEEN), DISTINCTIVE)
-    scenes = SceneSet(Split.TRAIN, num_scenes, first=FIRST_UNSEEN).all()
-    crossed = [CrossedScene.of(scene, image) for scene, image in zip(scenes, images, strict=True)]
+    scenes = SceneSet(Split.TRAIN, num_scenes, first=FIRST_UNSEEN)
+    images = annotated_scenes(options, scenes, DISTINCTIVE)
+    crossed = [CrossedScene.of(scene, image) for scene, image in zip(scenes.all(), images, strict=True)]
     folder = options.out / "runs" / runs.name
     groups = {each.name: seeded(options, _arm(folder, each, crossed), num_seeds=num_seeds) for each in CELLS}
     val = true_run(options, SceneRun(Split.DEVELOPMENT, options.pick(_NUM_ASKED, 20), _FIRST_ASKED))
@@ -198,9 +200,13 @@ def effects(found: Answered) -> dict[str, dict[str, float | None]]:
 
 
 def _arm(folder: Path, chosen: Cell, scenes: Sequence[CrossedScene]) -> Arm:
-    out = folder / f"crossed-{CELLS.index(chosen):02d}"
+    # By the whole method, as the runs that `pseudo_run` annotates.
+    out = folder / f"crossed-{config_hash(DISTINCTIVE.config())[:8]}-{CELLS.index(chosen):02d}"
     if not out.exists():
-        write_run(folder, out, [scene.of_cell(chosen) for scene in scenes])
+        unfinished = out.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_run(folder, unfinished, [scene.of_cell(chosen) for scene in scenes])
+        unfinished.rename(out)
     return Arm((str(out),))
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,13 +128,9 @@ def draw_weighted_texts(
         epoch: Of the training.
         mask_id: Of the mask.
     """
-    if num_drawn is None:
-        return list(range(len(texts)))
-    if len(texts) == 1:
-        return [0] * num_drawn
-    keys = [_digest((seed, epoch, mask_id, number)) for number in range(num_drawn)]
-    rows = range(len(texts))
-    return [min(rows, key=lambda row: _smallest_word(texts[row], counts[row], key)) for key in keys]
+    return _independent_draws(
+        len(texts), num_drawn, (seed, epoch, mask_id), lambda row, key: _smallest_word(texts[row], counts[row], key)
+    )
 
 
 def draw_texts_by_weight(
@@ -154,12 +150,21 @@ def draw_texts_by_weight(
         epoch: Of the training.
         mask_id: Of the mask.
     """
+    return _independent_draws(
+        len(texts), num_drawn, (seed, epoch, mask_id), lambda row, key: _wait(texts[row], key) / weights[row]
+    )
+
+
+def _independent_draws(
+    num_rows: int, num_drawn: int | None, words: tuple[str | int, ...], number: Callable[[int, bytes], Any]
+) -> list[int]:
+    """Return the row with the smallest `number(row, key)` for the key of each draw; all rows if `num_drawn` is None."""
     if num_drawn is None:
-        return list(range(len(texts)))
-    if len(texts) == 1:
+        return list(range(num_rows))
+    if num_rows == 1:
         return [0] * num_drawn
-    keys = [_digest((seed, epoch, mask_id, number)) for number in range(num_drawn)]
-    return [min(range(len(texts)), key=lambda row: _wait(texts[row], key) / weights[row]) for key in keys]
+    keys = [_digest((*words, draw)) for draw in range(num_drawn)]
+    return [min(range(num_rows), key=lambda row: number(row, key)) for key in keys]
 
 
 def _wait(text: str, key: bytes) -> float:

@@ -6,14 +6,11 @@ All rows are drawn alike, image for image and seed for seed, so that differences
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate
-
-_BOUNDS: Final = (0.025, 0.975)
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate, estimate_of
 
 
 class SeedBootstrap:
@@ -57,13 +54,8 @@ class SeedBootstrap:
 
     def miou(self, row: str) -> Estimate:
         """Return the mIoU of a row."""
-        return _estimate(self._values[row], self._resampled[row])
+        return estimate_of(self._values[row], self._resampled[row])
 
     def difference(self, row: str, baseline: str) -> Estimate:
         """Return by how much the mIoU of a row exceeds another's."""
-        return _estimate(self._values[row] - self._values[baseline], self._resampled[row] - self._resampled[baseline])
-
-
-def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(resampled, _BOUNDS)
-    return Estimate(value, float(low), float(high))
+        return estimate_of(self._values[row] - self._values[baseline], self._resampled[row] - self._resampled[baseline])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.quality.parts import draw_generator
-from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate, estimate_of
 
 Floats = NDArray[np.float64]
-RESAMPLES: Final = 2_000
-_QUANTILES: Final = (0.025, 0.975)
 
 
 class SeedBootstrap:
@@ -35,17 +32,17 @@ class SeedBootstrap:
 
     def mean(self, name: str) -> Estimate:
         """Return an arm's figure."""
-        return _estimate(self._values[name], self._drawn[name])
+        return estimate_of(self._values[name], self._drawn[name])
 
     def difference(self, name: str, baseline: str) -> Estimate:
         """Return by how much an arm exceeds another."""
-        return _estimate(self._values[name] - self._values[baseline], self._drawn[name] - self._drawn[baseline])
+        return estimate_of(self._values[name] - self._values[baseline], self._drawn[name] - self._drawn[baseline])
 
     def share(self, name: str, *, floor: str, top: str) -> Estimate:
         """Return how much of the way from `floor` to `top` an arm has come: 0 at the one, 1 at the other."""
         value = (self._values[name] - self._values[floor]) / (self._values[top] - self._values[floor])
         drawn = (self._drawn[name] - self._drawn[floor]) / (self._drawn[top] - self._drawn[floor])
-        return _estimate(value, drawn)
+        return estimate_of(value, drawn)
 
 
 def _mean_of_drawn_seeds(sums: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
@@ -58,8 +55,3 @@ def _mean_of_drawn_seeds(sums: Floats, weights: Floats, rng: np.random.Generator
 def _ratios(sums: Floats) -> Floats:
     """(…,) of (…, 2)."""
     return np.asarray(sums[..., 0] / sums[..., 1])
-
-
-def _estimate(value: float, drawn: Floats) -> Estimate:
-    low, high = np.quantile(drawn, _QUANTILES)
-    return Estimate(value, float(low), float(high))

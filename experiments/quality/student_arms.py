@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final, Literal
@@ -101,7 +102,13 @@ class Answered:
 
     def bootstrap(self, kind: str = "all") -> SeedBootstrap:
         """Return the mIoU of every group in questions of one of `ALL_KINDS`, with intervals over scenes and seeds."""
-        return SeedBootstrap({name: kinds[kind] for name, kinds in self.scenes.items()})
+        if kind not in self._bootstraps:
+            self._bootstraps[kind] = SeedBootstrap({name: kinds[kind] for name, kinds in self.scenes.items()})
+        return self._bootstraps[kind]
+
+    @cached_property
+    def _bootstraps(self) -> dict[str, SeedBootstrap]:
+        return {}
 
     def difference(self, more: str, less: str, kind: str = "all") -> dict[str, Any]:
         """Return by how much the mIoU of a group exceeds that of another.

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.dataset_inputs import start_run
 from experiments.quality.scene_runs import IMAGES_FOLDER
-from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
-from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.header import create_header
-from pseudoris.store.runs.plan import read_shard_plan, write_plan
+from pseudoris.store.runs.plan import read_shard_plan
 
 _PER_SHARD = 20
-# Written anew, tables need no clock.
-_TIME = "2026-01-01T00:00:00Z"
 
 
 def write_run(folder: Path, out: Path, images: Sequence[ShardImage]) -> str:
@@ -27,13 +24,13 @@ def write_run(folder: Path, out: Path, images: Sequence[ShardImage]) -> str:
 
     Masks and expressions are taken as they are; ids become those of the files.
     """
-    location, config = RunLocation.open(str(out)), load_config("tiny")
+    location = RunLocation.open(str(out))
     names = [f"scene-{number:05d}.png" for number in range(len(images))]
     entries = [
         PlanEntry(at // _PER_SHARD, at % _PER_SHARD, image_id(name), name, 100, None, 5)
         for at, name in enumerate(names)
     ]
-    header = create_header(location, _header(location, str(folder / IMAGES_FOLDER), entries, config))
+    header = start_run(location, str(folder / IMAGES_FOLDER), entries, load_config("tiny"))
     named = dict(zip(names, images, strict=True))
     for number in range(header.num_shards):
         rows = read_shard_plan(location, header, number)
@@ -42,21 +39,6 @@ def write_run(folder: Path, out: Path, images: Sequence[ShardImage]) -> str:
         ids = [row.image_id for row in rows]
         commit_shard(location, shard, planned_ids=ids, embed_images=False, provenance=provenance)
     return str(out)
-
-
-def _header(location: RunLocation, source: str, entries: Sequence[PlanEntry], config: RunConfig) -> RunHeader:
-    plan = write_plan(location, entries)
-    return RunHeader(
-        source=source,
-        created_utc=_TIME,
-        plan_parts=plan.parts,
-        num_images=plan.num_images,
-        num_repeated=0,
-        num_shards=plan.num_shards,
-        identity=Identity(method=config.method(), weights={}, device_kind="none", versions={}),
-        config=config,
-        config_sha256=config_hash(config),
-    )
 
 
 def _as_file(image: ShardImage, entry: PlanEntry, images: Path) -> ShardImage:

@@ -76,7 +76,7 @@ def passes(rule: KeepRule, table: pa.Table) -> Flags:
 def weights_by(config: PairWeightConfig, table: pa.Table) -> Floats:
     """Return the column `weight`, (rows,) float64, with what `config` gives to the model's and the composer's rows."""
     found = np.array(table["weight"].to_numpy(), np.float64)
-    confidence = _floats(table["confidence"])
+    confidence = floats_of(table["confidence"])
     for rows, line in ((judged(table), config.drawn), (is_from(table, SOURCE_COMPOSER), config.composed)):
         found[rows] = line_weights(line, confidence[rows])
     return found
@@ -90,7 +90,7 @@ def target_masks(table: pa.Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 def scores_of(table: pa.Table) -> dict[str, Floats]:
     """Return each score column by name as (rows,) float64, with NaN for null."""
-    return {name: _floats(table[name]) for name in SCORE_COLUMNS}
+    return {name: floats_of(table[name]) for name in SCORE_COLUMNS}
 
 
 def is_from(table: pa.Table, source: str) -> Flags:
@@ -103,5 +103,6 @@ def flags_of(column: pa.ChunkedArray) -> Flags:
     return np.asarray(column.to_numpy(), np.bool_)
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
+def floats_of(column: pa.ChunkedArray) -> Floats:
+    """Return a numeric column, (rows,) float64, NaN where it is null."""
     return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), np.float64)

@@ -92,14 +92,7 @@ class ChooserConfig(FrozenModel):
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
         for placement in ("cache", "memory_bytes"):
             del tree["candidates"][placement]
-        for placement in ("num_workers", "moved"):
-            del tree["data"][placement]
-        # As trainings of earlier versions have it.
-        if not self.data.rewording:
-            del tree["data"]["rewording"]
-        if self.data.weighting == "none":
-            del tree["data"]["weighting"]
-        return {**tree, "training": self.training.decisive()}
+        return {**tree, "data": self.data.decisive(), "training": self.training.decisive()}
 
 
 def load_chooser_config(preset: str, path: Path | None = None, assignments: Sequence[str] = ()) -> ChooserConfig:

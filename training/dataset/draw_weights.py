@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.lone_masks import is_lone, lone_draws
 from pseudoris.schemas.shard import SOURCE_MODEL
+from pseudoris.store.tables.keep_rule import floats_of
 from pseudoris.training.dataset.samples import SampleSpec
 
 # What `draw_weights` reads of the expressions table.
@@ -32,7 +33,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
 
     Source: the loader of the Pseudo-RIS authors (method page, section 5).
     """
-    distinctiveness, correctness = (_floats(candidates[name]) for name in ("distinctiveness", "correctness"))
+    distinctiveness, correctness = (floats_of(candidates[name]) for name in ("distinctiveness", "correctness"))
     # What was not drawn, as a human's expression, has a count of 0.
     counts = np.maximum(pc.fill_null(candidates["count"], 0).to_numpy().astype(np.int64), 1)
     is_passing = _is_passing(spec, candidates, distinctiveness)
@@ -45,7 +46,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
     most[rows] = lone_draws(spec.lone_masks, masks=masks[rows], correctness=correctness[rows], counts=counts[rows])
     units = most if spec.draw == "pseudo_ris" else np.minimum(most, 1)
     if spec.draw == "weighted":
-        units = units * np.rint(_floats(candidates["weight"]) * FULL_WEIGHT).astype(np.int64)
+        units = units * np.rint(floats_of(candidates["weight"]) * FULL_WEIGHT).astype(np.int64)
     return np.where(is_passing, units, 0)
 
 
@@ -56,7 +57,3 @@ def _is_passing(spec: SampleSpec, candidates: pa.Table, distinctiveness: NDArray
     if spec.where.is_kept_only:
         return np.array(candidates["kept"].to_numpy(), np.bool_)
     return np.ones(len(distinctiveness), np.bool_)
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), np.float64)

@@ -56,7 +56,7 @@ class ImageBootstrap:
             KeyError: No image named it.
         """
         column = self._columns[name]
-        return _estimate(self._values[column], self._resampled[:, column])
+        return estimate_of(self._values[column], self._resampled[:, column])
 
     def difference(self, name: str, baseline: str) -> Estimate:
         """Return by how much a figure exceeds another.
@@ -65,7 +65,7 @@ class ImageBootstrap:
             KeyError: No image named one of them.
         """
         column, other = self._columns[name], self._columns[baseline]
-        return _estimate(
+        return estimate_of(
             self._values[column] - self._values[other], self._resampled[:, column] - self._resampled[:, other]
         )
 
@@ -114,8 +114,8 @@ def _ratios(sums: Floats) -> Floats:
     return np.asarray(np.divide(sums[..., 0], sums[..., 1], out=missing, where=sums[..., 1] > 0))
 
 
-def _estimate(value: float, resampled: Floats) -> Estimate:
-    """Return the central 95 % of the resamples that counted anything."""
+def estimate_of(value: float, resampled: Floats) -> Estimate:
+    """Return a figure with the central 95 % of its resamples, (R,), that counted anything."""
     counted = resampled[np.isfinite(resampled)]
     if not len(counted):
         return Estimate(float(value), float("nan"), float("nan"))

@@ -105,6 +105,14 @@ class DataConfig(FrozenModel):
         """Whether weights multiply losses."""
         return self.weighting in ("loss", "both")
 
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON; newer settings only if set, as in trainings of earlier versions."""
+        tree = self.model_dump(mode="json", exclude={"num_workers", "moved"})
+        for name in ("rewording", "weighting"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del tree[name]
+        return tree
+
     def spec(self, seed: int) -> SampleSpec:
         """Return the samples of a run for training: each mask, with one of its expressions an epoch."""
         where = ExpressionFilter(
@@ -138,18 +146,13 @@ class StudentConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""
         tree = self.model_dump(mode="json", exclude={"training": True, "towers": {"cache_bytes"}})
-        for placement in ("num_workers", "moved"):
-            del tree["data"][placement]
-        # As trainings of earlier versions have it.
+        tree["data"] = self.data.decisive()
+        # As segmenters of earlier versions have it.
         tree["data"]["lone"] = self.data.spec(seed=0).lone_masks
         if self.data.draw == "distinct":
             del tree["data"]["draw"]
-        if self.data.weighting == "none":
-            del tree["data"]["weighting"]
         if self.data.expressions_per_mask == 1:
             del tree["data"]["expressions_per_mask"]
-        if not self.data.rewording:
-            del tree["data"]["rewording"]
         return {**tree, "training": self.training.decisive()}
 
 
