@@ -1,74 +1,109 @@
-"""`pseudoris demo`: the whole tool on a bundled set, offline, in about a minute."""
+"""`pseudoris demo`: the whole tool on a bundled set, offline, in about two minutes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
+import pseudoris
 from pseudoris.cli import annotate, gallery
 from pseudoris.cli.console import command, path_lines, stdout
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 
-NUM_SAMPLE_ROWS = 3
-# What fits a terminal of 80 columns beside the text; the table has many more.
-_SAMPLE_COLUMNS = ("text", "uniqueness", "correctness", "distinctiveness")
+# The paper's method, and what a student learns most from.
+PRESETS: Final = ("tiny", "tiny-composed")
+# Each figure of `pseudoris evaluate` with its digits, as a row of the comparison.
+_FIGURES: Final = {
+    "accuracy": ("share that is right", 3),
+    "yield": ("expressions a mask", 2),
+    "coverage": ("objects with a right one", 3),
+}
+_NUM_SAMPLE_ROWS = 3
+# What fits a terminal of 80 columns beside the text; the table has many more. By whether a composer wrote some of them.
+_SAMPLE_COLUMNS: Final = {
+    False: ("text", "uniqueness", "correctness", "distinctiveness"),
+    True: ("text", "kind", "confidence"),
+}
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for the scenes and the run.")] = Path("demo-out"),
+    folder: Annotated[Path, typer.Argument(help="Folder for the scenes and the runs.")] = Path("demo-out"),
     scenes: Annotated[int, typer.Option(min=1, max=900, help="Number of scenes.")] = 64,
 ) -> None:
-    """Annotate bundled scenes with the embedded models, offline, in about a minute.
+    """Annotate bundled scenes with two presets of the embedded models, offline, in about two minutes.
 
-    Some files are broken on purpose, to show how they are quarantined.
+    One is the paper's method; the other listens and composes too, and is what models learn most from. Some files are
+    broken on purpose, to show how they are quarantined.
     """
     from pseudoris.synthworld.demo import write_demo
 
     images = write_demo(folder, num_scenes=scenes)
-    # A Ray of its own: a demonstration must not land on somebody's cluster.
-    config = load_config("tiny", assignments=["placement.address=local"])
-    # Another preset, other weights or another number of scenes are another run; the same ones continue or are done.
-    out = str(folder / f"run-{scenes}-{config_hash(config)[:8]}")
-    exit_code = annotate.run(str(images), out, config)
-    if exit_code:
-        raise typer.Exit(exit_code)
-    stdout.print("", _sample_rows(RunLocation.open(out)), "")
-    page = gallery.write_pages(out, sample=scenes)
-    stdout.print(path_lines("look", {"page": page, "next": command("verify", out)}), soft_wrap=True)
+    runs: dict[str, str] = {}
+    for preset in PRESETS:
+        # A Ray of its own: a demonstration must not land on somebody's cluster.
+        config = load_config(preset, assignments=["placement.address=local"])
+        # Other weights or another number of scenes are another run; the same ones continue or are done.
+        runs[preset] = str(folder / f"{preset}-{scenes}-{config_hash(config)[:8]}")
+        stdout.print(f"preset {preset}", style="bold")
+        exit_code = annotate.run(str(images), runs[preset], config)
+        if exit_code:
+            raise typer.Exit(exit_code)
+        stdout.print("", _sample_rows(RunLocation.open(runs[preset]), config), "")
+    stdout.print(_comparison(runs, str(folder)), "")
+    for preset, out in runs.items():
+        page = gallery.write_pages(out, sample=scenes)
+        stdout.print(path_lines(preset, {"page": page, "next": command("verify", out)}), soft_wrap=True)
 
 
-def _sample_rows(location: RunLocation) -> Table:
-    """Return three rows of the expressions table: the most distinctive ones of different masks."""
-    rows = read_table(location, EXPRESSIONS, ("target_mask_ids", "kept", *_SAMPLE_COLUMNS))
-    kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows["distinctiveness"])), False))
-    ranked = kept.sort_by([("distinctiveness", "descending")]) if kept.num_rows else kept
-    table = Table(title=f"{NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", title_justify="left", title_style="bold", box=None)
-    for column in _SAMPLE_COLUMNS:
-        table.add_column(column)
-    for row in _of_different_masks(ranked):
-        table.add_row(*(_cell(row[column]) for column in _SAMPLE_COLUMNS))
+def _comparison(runs: dict[str, str], folder: str) -> Table:
+    """Return what the runs' expressions are worth, against the truth of the scenes."""
+    from pseudoris.synthworld.demo import TRUTH_FILE
+
+    table = Table(
+        title="both against the truth of the scenes", title_justify="left", title_style="bold", box=None, min_width=40
+    )
+    table.add_column("")
+    found = [pseudoris.evaluate(out, f"synthworld:{folder}/{TRUTH_FILE}").sets["kept"] for out in runs.values()]
+    for preset in runs:
+        table.add_column(preset, justify="right")
+    for name, (title, digits) in _FIGURES.items():
+        table.add_row(title, *(f"{figures[name].value:.{digits}f}" for figures in found))
     return table
 
 
-def _of_different_masks(ranked: pa.Table) -> list[dict[str, object]]:
-    seen: set[tuple[str, ...]] = set()
-    chosen: list[dict[str, object]] = []
+def _sample_rows(location: RunLocation, config: RunConfig) -> Table:
+    """Return three rows of the expressions table: the best ones, of different masks or of different kinds."""
+    is_composed = config.composing is not None
+    columns = _SAMPLE_COLUMNS[is_composed]
+    best, apart = columns[-1], "kind" if is_composed else "target_mask_ids"
+    rows = read_table(location, EXPRESSIONS, tuple(dict.fromkeys((apart, "kept", *columns))))
+    kept = rows.filter(pc.fill_null(pc.and_(rows["kept"], pc.is_valid(rows[best])), False))
+    ranked = kept.sort_by([(best, "descending")]) if kept.num_rows else kept
+    table = Table(title=f"{_NUM_SAMPLE_ROWS} rows of {EXPRESSIONS}", title_justify="left", title_style="bold", box=None)
+    for column in columns:
+        table.add_column(column)
+    for row in _first_of_each(ranked, apart):
+        table.add_row(*(_cell(row[column]) for column in columns))
+    return table
+
+
+def _first_of_each(ranked: pa.Table, apart: str) -> list[dict[str, object]]:
+    """Return the first rows that differ in a column."""
+    chosen: dict[str, dict[str, object]] = {}
     for row in ranked.to_pylist():
-        targets = tuple(row["target_mask_ids"])
-        if targets not in seen:
-            seen.add(targets)
-            chosen.append(row)
-        if len(chosen) == NUM_SAMPLE_ROWS:
+        chosen.setdefault(str(row[apart]), row)
+        if len(chosen) == _NUM_SAMPLE_ROWS:
             break
-    return chosen
+    return list(chosen.values())
 
 
 def _cell(value: object) -> str:

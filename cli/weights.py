@@ -31,7 +31,7 @@ Preset = Annotated[
     str,
     typer.Argument(
         metavar="PRESET",
-        help="tiny, base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai.",
+        help="A preset, such as base or paper; or a weights uri, such as open_clip:RN50-quickgelu/openai.",
         show_default=False,
     ),
 ]

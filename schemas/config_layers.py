@@ -132,7 +132,9 @@ def _read_preset(preset: str) -> Mapping[str, Any]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())}{hint}")
     text = (resources.files("pseudoris.schemas") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    return {"preset": preset, **yaml.safe_load(text)}
+    tree = yaml.safe_load(text)
+    below = _read_preset(tree.pop("extends")) if "extends" in tree else {}
+    return _lay_over(below, {**tree, "preset": preset})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

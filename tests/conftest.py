@@ -182,7 +182,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     folder = tmp_path_factory.mktemp("a run é")
     printed = pseudoris("demo", str(folder), "--scenes", str(NUM_SCENES))
     assert printed.returncode == 0, printed.stdout + printed.stderr
-    (out,) = folder.glob(f"run-{NUM_SCENES}-*")
+    (out,) = folder.glob(f"tiny-{NUM_SCENES}-*")
     return TinyRun(folder / "images", out, printed)
 
 

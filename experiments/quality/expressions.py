@@ -8,7 +8,7 @@ from typing import Any, Final
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run
-from experiments.quality.students import FIRST_FRESH, LISTENER_COMPOSER, TRAINING_COMPOSER
+from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.header import require_header
@@ -31,7 +31,7 @@ def run(options: Options) -> Result:
     count = options.scenes(NUM_SCENES, QUICK_SCENES)
     worlds = {world: _figures(pseudo_run(options, _fresh(count, world), example=LISTENER_COMPOSER)) for world in WORLDS}
     other = {
-        TRAINING_COMPOSER: _figures(pseudo_run(options, _fresh(count), example=TRAINING_COMPOSER)),
+        BEST_PRESET: _figures(pseudo_run(options, _fresh(count), preset=BEST_PRESET)),
         _SHIPPED: _figures(pseudo_run(options, _fresh(count))),
     }
     return {"scenes": count, "worlds": worlds, "other": other}
@@ -67,9 +67,15 @@ def headline(result: Result) -> Mapping[str, Any]:
 
 def settings(options: Options) -> Mapping[str, Any]:
     """Return what the figures depend on beside the method of `tiny`."""
-    examples = (LISTENER_COMPOSER, TRAINING_COMPOSER)
-    hashes = {name: config_hash(load_config("tiny", EXAMPLES / name))[:16] for name in examples}
-    return {**hashes, "scenes": options.scenes(NUM_SCENES, QUICK_SCENES), "first_fresh": FIRST_FRESH}
+    methods = {
+        LISTENER_COMPOSER: load_config("tiny", EXAMPLES / LISTENER_COMPOSER),
+        BEST_PRESET: load_config(BEST_PRESET),
+    }
+    return {
+        **{name: config_hash(config)[:16] for name, config in methods.items()},
+        "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
+        "first_fresh": FIRST_FRESH,
+    }
 
 
 def _fresh(count: int, world: str = DEFAULT_WORLD) -> SceneRun:

@@ -96,12 +96,20 @@ def kinds_said(scenes: SceneRun) -> dict[str, dict[str, str]]:
     return {image_name(number): kinds_of(scene, _VOICES[scenes.voice]) for number, scene in enumerate(made)}
 
 
-def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = None, example: str | None = None) -> str:
-    """Return the run that `pseudoris annotate --preset tiny` makes of the same images, and goes on with what stands.
+def pseudo_run(
+    options: Options,
+    scenes: SceneRun,
+    *,
+    preset: str = "tiny",
+    composing: str | None = None,
+    example: str | None = None,
+) -> str:
+    """Return the run that `pseudoris annotate` makes of the same images, and goes on with what stands.
 
     Args:
         options: Of the whole.
         scenes: Which.
+        preset: Of the tiny models.
         composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
         example: A file of examples/ with more of the method; None without.
 
@@ -113,10 +121,10 @@ def pseudo_run(options: Options, scenes: SceneRun, *, composing: str | None = No
     method = [] if composing is None else [composing]
     file = None if example is None else EXAMPLES / example
     # By the whole method, weights included: another one never takes its figures from these tables.
-    config = load_config("tiny", file, method)
+    config = load_config(preset, file, method)
     out = folder / f"{'pseudo' if config.composing is None else 'composed'}-{config_hash(config)[:8]}"
     if not _is_done(out):
-        arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", "tiny"]
+        arguments = ["annotate", str(folder / IMAGES_FOLDER), str(out), "--preset", preset]
         chosen = [] if file is None else ["--config", str(file)]
         settings = [word for each in ("placement.address=local", *method) for word in ("--set", each)]
         command = [sys.executable, "-m", "pseudoris", *arguments, *chosen, *settings]

@@ -1,9 +1,14 @@
 """`pseudoris demo` ends with everything a newcomer needs to look at."""
 
 
-def test_the_demo_prints_summary_tables_rows_and_the_page(tiny_run):
-    shown = tiny_run.printed
-    assert all(word in shown.stdout for word in ("summary", "quarantined", "tables", "3 rows of expressions", "page"))
-    page = tiny_run.out / "gallery" / "index.html"
-    assert str(page) in shown.stdout
-    assert page.stat().st_size > 10_000
+def test_the_demo_prints_summaries_tables_rows_the_comparison_and_the_pages(tiny_run):
+    shown = tiny_run.printed.stdout
+    for words in ("summary", "quarantined", "tables", "3 rows of expressions", "both against the truth", "page"):
+        assert words in shown
+    (composed,) = tiny_run.out.parent.glob("tiny-composed-*")
+    for out in (tiny_run.out, composed):
+        page = out / "gallery" / "index.html"
+        assert str(page) in shown
+        assert page.stat().st_size > 10_000
+    (right,) = (line.split()[-2:] for line in shown.splitlines() if "share that is right" in line)
+    assert all(0 < float(each) <= 1 for each in right)

@@ -7,8 +7,8 @@ from pseudoris.schemas.config_layers import config_hash, known_keys, load_config
 from pseudoris.schemas.errors import ConfigError
 
 
-def test_the_three_presets_are_instances_of_one_model():
-    assert preset_names() == ["base", "paper", "tiny"]
+def test_the_presets_are_instances_of_one_model():
+    assert preset_names() == ["base", "paper", "tiny", "tiny-composed"]
     assert all(isinstance(load_config(name), RunConfig) for name in preset_names())
 
 

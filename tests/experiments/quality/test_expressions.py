@@ -14,7 +14,7 @@ def _sets(accuracy: float) -> dict[str, dict[str, dict[str, float]]]:
 RESULT = {
     "scenes": 300,
     "worlds": {world: _sets(0.9 + at / 100) for at, world in enumerate(expressions.WORLDS)},
-    "other": {"training-composer.yaml": _sets(0.8), "tiny": _sets(0.7)},
+    "other": {"tiny-composed": _sets(0.8), "tiny": _sets(0.7)},
 }
 
 
