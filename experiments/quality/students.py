@@ -126,7 +126,7 @@ def arms(options: Options) -> dict[str, Arm]:
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     pseudo = (pseudo_run(options, scenes),)
     probable = (pseudo_run(options, scenes, example=LISTENER_COMPOSER),)
-    best = Arm((pseudo_run(options, scenes, preset=BEST_PRESET),), assignments=REWORDED)
+    best = best_arm(options, scenes)
     people = (true_run(options, scenes),)
     return {
         "naive": Arm(pseudo, assignments=(UNFILTERED, 'data.decoders=["beam"]')),
@@ -140,6 +140,11 @@ def arms(options: Options) -> dict[str, Arm]:
         "best_plain": replace(best, assignments=(*best.assignments, *_WITHOUT_HAND)),
         "people_plain": Arm(people, assignments=_WITHOUT_HAND),
     }
+
+
+def best_arm(options: Options, scenes: SceneRun) -> Arm:
+    """Return what trains best of all that needs no people."""
+    return Arm((pseudo_run(options, scenes, preset=BEST_PRESET),), assignments=REWORDED)
 
 
 def differences(found: Answered) -> dict[str, dict[str, Any]]:

@@ -53,9 +53,10 @@ def test_no_scene_annotated_by_people_has_no_student_alone(results):
     points = {point["share"]: point for point in results["semi"]["points"]}
     assert points[0.0]["alone"] is None
     assert points[1.0]["annotated"] == NUM_SCENES
-    # The same training, and so not done twice.
-    assert points[1.0]["alone"] == results["segmenters"]["arms"]["truth"]
-    assert points[0.0]["mixed"] == results["segmenters"]["arms"]["composed"]
+    # The same trainings as of the part about students, and so not done twice.
+    kinds = results["students"]["kinds"]
+    assert points[1.0]["alone"]["all"]["value"] == kinds["people"]["all"]["value"]
+    assert points[0.0]["mixed"]["all"]["value"] == kinds["best"]["all"]["value"]
 
 
 def test_both_worlds_are_annotated_and_asked(results, options):
