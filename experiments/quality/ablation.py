@@ -171,4 +171,4 @@ def _between(
     return {name: as_json(bootstrap.difference(f"here {name}", f"there {name}")) for name in names}
 
 
-PART: Final = Part("ablation", run, section, plots)
+PART: Final = Part("ablation", run, section, plots, is_appendix=True)

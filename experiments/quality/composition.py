@@ -191,4 +191,4 @@ def _settings(options: Options) -> Mapping[str, Any]:
     return {"composers": [digest_of(config.model_dump(mode="json")) for config in (_BY_SHARES, BY_PROBABILITY)]}
 
 
-PART = Part("composition", run, section, settings=_settings)
+PART = Part("composition", run, section, settings=_settings, is_appendix=True)

@@ -70,4 +70,4 @@ def section(result: Result) -> str:
     return "\n\n".join(["## A new domain", intro, markdown_table(header, rows)])
 
 
-PART = Part("domains", run, section, settings=settings)
+PART = Part("domains", run, section, settings=settings, is_appendix=True)

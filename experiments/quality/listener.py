@@ -230,4 +230,4 @@ def _settings(options: Options) -> Mapping[str, Any]:
     return {"composers": {name: digest_of(config.model_dump(mode="json")) for name, config in COMPOSERS.items()}}
 
 
-PART = Part("listening", run, section, settings=_settings)
+PART = Part("listening", run, section, settings=_settings, is_appendix=True)

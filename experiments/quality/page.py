@@ -1,4 +1,4 @@
-"""docs/quality.md, docs/quality.json and the plots beside them, from the parts' records.
+"""docs/quality.md, its appendix, docs/quality.json and the plots beside them, from the parts' records.
 
 The texts above and below the parts are templates, `texts/*.md.j2`.
 """
@@ -24,7 +24,7 @@ from experiments.quality.markdown_cells import (
 )
 from experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, plot_name, record_path
 
-PAGE, DATA = "quality.md", "quality.json"
+PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
 # Above a section whose record no run of today would take again.
 STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
 # Of all parts from an empty folder, on two cores that nobody else uses.
@@ -45,7 +45,7 @@ def write_report(
     kept_in: Path,
     whole: WholeRun | None = None,
 ) -> Path:
-    """Write the page, its data and its plots for the parts that have a record; return the page's path.
+    """Write the page, its appendix, its data and its plots for the parts that have a record; return the page's path.
 
     Args:
         parts: In the order of the page.
@@ -64,15 +64,22 @@ def write_report(
     data = json.dumps(tree(known, links, whole), indent=1, ensure_ascii=False) + "\n"
     (folder / DATA).write_text(data, encoding="utf-8")
     page = folder / PAGE
-    page.write_text(markdown(known, options, whole), encoding="utf-8")
+    page.write_text(markdown(known, options), encoding="utf-8")
+    (folder / APPENDIX).write_text(appendix(known, options, whole), encoding="utf-8")
     return page
 
 
-def markdown(known: Sequence[tuple[Part, Record]], options: Options, whole: WholeRun | None = None) -> str:
+def markdown(known: Sequence[tuple[Part, Record]], options: Options) -> str:
     """Return the page."""
-    sections = [_section(part, record, options) for part, record in known]
+    sections = [_section(part, record, options) for part, record in known if not part.is_appendix]
     head, tail = frame({part.name: record.result for part, record in known})
-    return "\n\n".join([head, *sections, tail, runtime(known, whole)]) + "\n"
+    return "\n\n".join([head, *sections, tail]) + "\n"
+
+
+def appendix(known: Sequence[tuple[Part, Record]], options: Options, whole: WholeRun | None = None) -> str:
+    """Return the page of the other parts, and of what all of them take."""
+    sections = [_section(part, record, options) for part, record in known if part.is_appendix]
+    return "\n\n".join([render("appendix", {}), *sections, runtime(known, whole)]) + "\n"
 
 
 def _section(part: Part, record: Record, options: Options) -> str:

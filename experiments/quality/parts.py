@@ -1,4 +1,4 @@
-"""A part of docs/quality.md, and how it runs: its result is a JSON file, which later runs reuse.
+"""A part of docs/quality.md or of its appendix, and how it runs: its result is a JSON file, which later runs reuse.
 
 To add a part: a module here that ends in `PART = Part(…)`, and its name in `MODULES`, in the order of the page.
 """
@@ -19,15 +19,16 @@ from benchmarks.measurement import cpu_seconds
 from pseudoris.schemas.config_layers import config_hash, load_config
 
 Result = dict[str, Any]
-# Modules of this package, in the order of the page.
+# Modules of this package: first those of the page, then those of its appendix.
 MODULES: Final[tuple[str, ...]] = (
+    "expressions",
+    "students",
+    "semi",
     "ablation",
     "sweeps",
     "composition",
     "listener",
-    "students",
     "segmenters",
-    "semi",
     "domains",
 )
 # Where the last whole run's results are kept, and read from for parts that were not run.
@@ -89,6 +90,7 @@ class Part:
         plots: From a result to SVG texts by short name.
         headline: From a result to what stands at the top of docs/quality.json.
         settings: What its result depends on beside the options and the method of `tiny`, as JSON.
+        is_appendix: Whether its section stands in docs/quality-appendix.md.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Part:
     plots: Callable[[Result], Mapping[str, str]] = _nothing
     headline: Callable[[Result], Mapping[str, Any]] = _nothing
     settings: Callable[[Options], Mapping[str, Any]] = _nothing
+    is_appendix: bool = False
 
 
 @dataclass(frozen=True)

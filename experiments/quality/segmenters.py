@@ -75,7 +75,7 @@ def section(result: Result) -> str:
         f"{result['test_scenes']} test scenes; mean ± standard deviation of {result['seeds']} seeds. Steps, paired "
         f"over scenes: {said}."
     )
-    return "\n\n".join(["### A student that draws", text, markdown_table(["learnt from", *_FIGURES.values()], rows)])
+    return "\n\n".join(["## A student that draws", text, markdown_table(["learnt from", *_FIGURES.values()], rows)])
 
 
 def settings(options: Options) -> Mapping[str, Any]:
@@ -88,4 +88,4 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
 
 
-PART = Part("segmenters", run, section, settings=settings)
+PART = Part("segmenters", run, section, settings=settings, is_appendix=True)

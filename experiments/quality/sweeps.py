@@ -224,4 +224,4 @@ def _table(column: str, rows: Sequence[Mapping[str, Any]], *, with_masks: bool) 
     return markdown_table(header, cells)
 
 
-PART: Final = Part("sweeps", run, section, plots)
+PART: Final = Part("sweeps", run, section, plots, is_appendix=True)

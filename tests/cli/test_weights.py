@@ -212,7 +212,7 @@ def test_check_tells_a_file_of_other_bytes_in_the_working_folder(server, tmp_pat
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["get", "bass"], "unknown preset 'bass'; known: base, paper, tiny; did you mean 'base'?"),
+        (["get", "bass"], "unknown preset 'bass'; known: base, paper, tiny, tiny-composed; did you mean 'base'?"),
         # Imports open_clip.
         pytest.param(["get", "open_clip:RN50/none"], "open_clip has no such model and tag", marks=pytest.mark.slow),
         (["get", "open_clip:RN50-quickgelu/openai", "--set", "a=b"], "is a weights uri: --config and --set need a"),

@@ -73,7 +73,8 @@ def test_all_parts_run_once_and_an_interrupted_run_goes_on(invoke, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     assert CALLS == ["second", "first"]
     text = (tmp_path / "docs" / "quality.md").read_text()
-    assert text.index("## first") < text.index("## second") < text.index("## What it takes")
+    assert text.index("## first") < text.index("## second")
+    assert "## What it takes" in (tmp_path / "docs" / "quality-appendix.md").read_text()
     assert ["first" in outcome.output, "second" in outcome.output] == [True, True]
 
 
@@ -90,10 +91,10 @@ def test_the_data_holds_headlines_and_times_and_links_every_record(invoke, tmp_p
 def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_path):
     invoke("--only", "first")
     invoke()
-    assert "from an empty folder" not in (tmp_path / "docs" / "quality.md").read_text()
+    assert "from an empty folder" not in (tmp_path / "docs" / "quality-appendix.md").read_text()
     shutil.rmtree(tmp_path / "out")
     invoke()
-    text = (tmp_path / "docs" / "quality.md").read_text()
+    text = (tmp_path / "docs" / "quality-appendix.md").read_text()
     assert "One command from an empty folder took 0.0 minutes" in text
     assert json.loads((tmp_path / "docs" / "quality.json").read_text())["whole_run"].keys() >= {
         "seconds",
@@ -103,6 +104,15 @@ def test_a_run_of_everything_from_an_empty_folder_says_what_it_took(invoke, tmp_
     record = (tmp_path / "results" / "quality-whole.json").read_text()
     invoke("--only", "second")
     assert (tmp_path / "results" / "quality-whole.json").read_text() == record
+
+
+def test_a_part_of_the_appendix_is_not_on_the_page(invoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "load_parts", lambda: [part("first"), replace(part("second"), is_appendix=True)])
+    invoke()
+    assert "## second" not in (tmp_path / "docs" / "quality.md").read_text()
+    text = (tmp_path / "docs" / "quality-appendix.md").read_text()
+    assert "## first" not in text
+    assert "## second" in text
 
 
 def test_one_part_run_anew_leaves_the_others_on_the_page(invoke, tmp_path):
@@ -118,13 +128,13 @@ def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
     assert invoke("--quick").exit_code == 0
     assert not (tmp_path / "docs").exists()
     assert not (tmp_path / "results").exists()
-    assert "These are of `--quick`" in (tmp_path / "out" / "quality.md").read_text()
+    assert "These are of `--quick`" in (tmp_path / "out" / "quality-appendix.md").read_text()
     records = json.loads((tmp_path / "out" / "quality.json").read_text())["records"]
     assert records == {"first": "quality-first.json", "second": "quality-second.json"}
     # What was quick is no whole result.
     invoke()
     assert CALLS == ["first", "second"] * 2
-    assert "`--quick`." not in (tmp_path / "docs" / "quality.md").read_text()
+    assert "`--quick`." not in (tmp_path / "docs" / "quality-appendix.md").read_text()
 
 
 @pytest.mark.parametrize("trial", [("--seed", "1"), ("--max-scenes", "5")])
@@ -175,13 +185,16 @@ def test_a_record_of_another_seed_is_measured_anew(tmp_path):
 
 def test_every_part_of_the_page_is_there_under_the_name_of_its_record():
     names = [each.name for each in load_parts()]
-    assert names == ["ablation", "sweeps", "composition", "listening", "students", "segmenters", "semi", "domains"]
+    behind = ["ablation", "sweeps", "composition", "listening", "segmenters", "domains"]
+    assert names == ["expressions", "students", "semi", *behind]
+    assert [each.name for each in load_parts() if each.is_appendix] == behind
 
 
 def test_the_page_and_its_data_are_what_the_records_say():
     known = [(each, read_record(record_path(RECORDS, each.name))) for each in load_parts()]
     whole = read_whole(RECORDS)
-    assert page.markdown(known, Options(RECORDS), whole) == (DOCS / "quality.md").read_text()
+    assert page.markdown(known, Options(RECORDS)) == (DOCS / "quality.md").read_text()
+    assert page.appendix(known, Options(RECORDS), whole) == (DOCS / "quality-appendix.md").read_text()
     data = json.loads((DOCS / "quality.json").read_text())
     assert page.tree(known, data["records"], whole) == data
     assert [(DOCS / link).resolve() for link in data["records"].values()] == [

@@ -18,6 +18,6 @@ def test_a_row_a_step_and_what_each_is_worth() -> None:
 
     text = segmenters.section({"scenes": 400, "test_scenes": 150, "seeds": 3, "arms": arms, "differences": steps})
 
-    assert text.startswith("### ")
+    assert text.startswith("## ")
     assert "| + filter | 0.300 ± 0.010 |" in text
     assert "+ filter +0.050 [+0.040, +0.060], +0.045 to +0.055 by seed" in text
