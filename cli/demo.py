@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
-import pseudoris
 from pseudoris.cli import annotate, gallery
 from pseudoris.cli.console import command, path_lines, stdout
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
+from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.committed_tables import read_table
+
+if TYPE_CHECKING:
+    from pseudoris.training.evaluation.bootstrap import Estimate
 
 # The paper's method, and what a student learns most from.
 PRESETS: Final = ("tiny", "tiny-composed")
@@ -66,13 +70,22 @@ def demo(
 
 def _comparison(runs: dict[str, str], folder: str) -> Table:
     """Return what the runs' expressions are worth, against the truth of the scenes."""
+    # Only here: the command's help need not wait for what these import.
     from pseudoris.synthworld.demo import TRUTH_FILE
+    from pseudoris.synthworld.scene_truth import SceneTruth
+    from pseudoris.training.evaluation.run_evaluation import evaluate_run
+    from pseudoris.training.evaluation.truth import open_truth
+
+    def kept(out: str) -> Mapping[str, Estimate]:
+        location = RunLocation.open(out)
+        truth = open_truth(f"synthworld:{folder}/{TRUTH_FILE}", require_header(location), SceneTruth)
+        return evaluate_run(location, truth).sets["kept"]
 
     table = Table(
         title="both against the truth of the scenes", title_justify="left", title_style="bold", box=None, min_width=40
     )
     table.add_column("")
-    found = [pseudoris.evaluate(out, f"synthworld:{folder}/{TRUTH_FILE}").sets["kept"] for out in runs.values()]
+    found = [kept(out) for out in runs.values()]
     for preset in runs:
         table.add_column(preset, justify="right")
     for name, (title, digits) in _FIGURES.items():
