@@ -43,9 +43,9 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the scenes and the runs.")] = Path("demo-out"),
     scenes: Annotated[int, typer.Option(min=1, max=900, help="Number of scenes.")] = 64,
 ) -> None:
-    """Annotate bundled scenes with two presets of the embedded models, offline, in about two minutes.
+    """Annotate bundled scenes with the embedded models, offline, in two minutes.
 
-    One is the paper's method; the other listens and composes too, and is what models learn most from. Some files are
+    With two presets: one is the paper's method; the other listens and composes too, and is what models learn most from. Some files are
     broken on purpose, to show how they are quarantined.
     """
     from pseudoris.synthworld.demo import write_demo
