@@ -45,8 +45,8 @@ def demo(
 ) -> None:
     """Annotate bundled scenes with the embedded models, offline, in two minutes.
 
-    With two presets: one is the paper's method; the other listens and composes too, and is what models learn most from. Some files are
-    broken on purpose, to show how they are quarantined.
+    With two presets: one is the paper's method; the other listens and composes too, and is what models learn most from.
+    Some files are broken on purpose, to show how they are quarantined.
     """
     from pseudoris.synthworld.demo import write_demo
 
