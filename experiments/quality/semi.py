@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from experiments.quality.markdown_cells import Figure, as_json, cell, markdown_table, value
 from experiments.quality.parts import Options, Part, Result, plot_name
-from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import training_scenes, true_run
-from experiments.quality.student_arms import Arm, num_steps, seeded, train_arms
+from experiments.quality.student_arms import Arm, by_kind, num_steps, seeded, train_arms
 from experiments.quality.students import (
     NUM_FRESH,
     NUM_SCENES,
@@ -43,9 +42,6 @@ def run(options: Options) -> Result:
             groups[_alone(share)] = seeded(options, Arm((true,)), num_seeds=_NUM_SEEDS)
     found = train_arms(options, groups, val, shown="students with few annotations")
 
-    def kinds(name: str) -> dict[str, Any]:
-        return {kind: as_json(found.bootstrap(kind).mean(name)) for kind in ("all", *KINDS)}
-
     return {
         "scenes": scenes.count,
         "seeds": len(groups[_alone(_WHOLE)]),
@@ -55,8 +51,8 @@ def run(options: Options) -> Result:
             {
                 "share": share,
                 "annotated": count,
-                "mixed": kinds(_mixed(share)),
-                "alone": kinds(_alone(share)) if count else None,
+                "mixed": by_kind(found, _mixed(share)),
+                "alone": by_kind(found, _alone(share)) if count else None,
                 "mixed_minus_people": as_json(found.bootstrap().difference(_mixed(share), _alone(_WHOLE))),
             }
             for share, count in counts.items()
