@@ -6,11 +6,13 @@ text. The rules:
     opening    "a photo of", "there is" and the like are left out
     article    "a" and "an" become "the"; any article before the first noun phrase is left out
     order      a size stands before or after colour and pattern: "small red star", "red small star"
+    relation   "below the box" becomes "under the box", "to the left of" becomes "left of"
     side       "star on the left" becomes "left star", of text whose noun phrase has nothing else behind it
 
 Every rule but the last gives a form that means the same in every picture. A side needs a text that is right of one
 object: the only star in the left third is the leftmost star, unless another one lies hardly further right. Never the
-other way: a "left star" may lie anywhere, and "leftmost" says more than "on the left".
+other way: a "left star" may lie anywhere, "leftmost" says more than "on the left", and what is "under" a sheet need not
+be below it.
 
 Rules know closed lists of words. A text that they do not know, or where one may matter ("light", "red fox", "a picture
 on a wall"), keeps its words.
@@ -95,6 +97,11 @@ _THINGS: Final = frozenset({"square", "cross"}) | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
+# Before an article: "the shelf below" and "below average" stay.
+_RELATIONS: Final = (
+    (re.compile(r"(?<=\w )below(?= (?:an?|the) )"), "under"),
+    (re.compile(r"(?<=\w )to the (left|right) of(?= (?:an?|the) )"), r"\1 of"),
+)
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
 # "Left arrow" points left, and a top chef is a good one.
 _OTHER_THINGS: Final = frozenset(
@@ -142,7 +149,7 @@ def forms_of(text: str) -> tuple[str, ...]:
     found = dict.fromkeys((text, phrase))
     if article and not _is_free_of_article(article, noun_phrase):
         return tuple(found)
-    for ordered in _orders(noun_phrase):
+    for ordered in (order for related in _relations(noun_phrase) for order in _orders(related)):
         found.update(dict.fromkeys(_with_articles(article, ordered, is_reordered=ordered != noun_phrase)))
         placed = _side_first(ordered)
         if placed is not None:
@@ -210,6 +217,14 @@ def _orders(noun_phrase: str) -> Iterator[str]:
     if sizes and others:
         for adjectives in ((*sizes, *others), (*others, *sizes)):
             yield " ".join((*words[:begin], *adjectives, *words[end:]))
+
+
+def _relations(noun_phrase: str) -> Iterator[str]:
+    """Yield the phrase, and with the other word for its one relation."""
+    yield noun_phrase
+    reworded = [pattern.subn(word, noun_phrase) for pattern, word in _RELATIONS]
+    if sum(count for _, count in reworded) == 1:
+        yield next(text for text, count in reworded if count)
 
 
 def _side_first(noun_phrase: str) -> str | None:
