@@ -3,9 +3,9 @@
     python -m benchmarks.growth [--part masks …] [--images 1000] [--stub-images 100000] [--plot F] [--json F]
 
 What grows is doubled from point to point, each point in a process of its own, whose peak memory is its own. `exponent`
-is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. A stage's seconds
-are the CPU's, of one thread with an actor's memory settings; a run's are the clock's. Inputs are scenes
-of the synthetic world: side by side in one picture for many masks, enlarged for larger images.
+is the slope of a straight line through the logarithms of the larger half of the points: 1 is linear. Seconds are the
+CPU's: a stage's of one thread with an actor's memory settings, a run's of its driver, Ray's head and all workers that
+live. Inputs are scenes of the synthetic world: side by side in one picture for many masks, enlarged for larger images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.measurement import cpu_seconds, peak_rss_bytes, write_json
 from benchmarks.memory import watch_scenes, watch_stub_run
-from benchmarks.process_watch import Watched
+from benchmarks.process_watch import Sample, Watched
 from experiments.quality.svg_chart import Line, axis_of, line_chart
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -56,7 +56,7 @@ class Curve:
         case: What grew, of what.
         unit: What `sizes` counts.
         sizes: Ascending.
-        seconds: At each size: of a stage the CPU's, median of several; of a run the clock's.
+        seconds: Of the CPU, at each size; of a stage the median of several.
         bytes: At each size: the peak of the process beyond what it held with its models loaded; of a run the highest
             private bytes of all of its processes until then.
     """
@@ -157,20 +157,27 @@ def stub_run_curve(num_images: int) -> Curve:
 
 
 def _curve_of(case: str, watched: Watched) -> Curve:
-    """Return the points of a run, halved from its end: seconds since its start, and the memory until then."""
+    """Return the points of a run, halved from its end: CPU seconds since its start, and the memory until then."""
     commits, start_s = watched.answer["commits_s"], watched.answer["start_s"]
     per_shard = watched.answer["num_images"] / len(commits)
     counts = [len(commits)]
     while counts[-1] > 1 and len(counts) < _RUN_POINTS:
         counts.append(counts[-1] // 2)
     counts.reverse()
-    ends = [commits[count - 1] for count in counts]
-    peaks = [
-        max(each.driver.private_bytes + each.workers.private_bytes for each in watched.between(start_s, end))
-        for end in ends
-    ]
-    sizes = tuple(round(count * per_shard) for count in counts)
-    return Curve(case, "images of the run", sizes, tuple(end - start_s for end in ends), tuple(peaks))
+    until = [watched.between(start_s, commits[count - 1]) for count in counts]
+    before_s = _cpu_s(until[0][0])
+    return Curve(
+        case,
+        "images of the run",
+        tuple(round(count * per_shard) for count in counts),
+        # A worker that ends takes its seconds with it.
+        tuple(max(map(_cpu_s, samples)) - before_s for samples in until),
+        tuple(max(each.driver.private_bytes + each.workers.private_bytes for each in samples) for samples in until),
+    )
+
+
+def _cpu_s(sample: Sample) -> float:
+    return sample.driver.cpu_s + sample.head.cpu_s + sample.workers.cpu_s
 
 
 def plot(curves: Sequence[Curve]) -> str:
@@ -186,7 +193,7 @@ def plot(curves: Sequence[Curve]) -> str:
     ]
     x, y = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
     return line_chart(
-        "Time over size, of the largest", axis_of("log10 of size", x), axis_of("log10 of seconds", y), lines
+        "Time over size, of the largest", axis_of("log10 of size", x), axis_of("log10 of CPU seconds", y), lines
     )
 
 

@@ -40,13 +40,16 @@ def test_memory_of_next_to_nothing_has_no_exponent():
     assert (row["exponent_s"], row["exponent_bytes"]) == (1.0, None)
 
 
-def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_until_then():
+def test_a_run_is_halved_from_its_end_and_has_the_highest_memory_and_all_cpu_seconds_until_then():
+    read = [(0, 1.0, 1.0, 5), (1, 1.5, 2.0, 5), (3, 2.0, 7.0, 9), (8, 2.5, 6.0, 7)]
     samples = [
-        Sample(at, Usage(private_bytes=size), Usage(), Usage(private_bytes=1)) for at, size in [(1, 5), (3, 9), (8, 7)]
+        Sample(at, Usage(cpu_s=driver_s, private_bytes=size), Usage(cpu_s=0.5), Usage(cpu_s=workers_s, private_bytes=1))
+        for at, driver_s, workers_s, size in read
     ]
     watched = Watched({"start_s": 0, "commits_s": [2, 4, 6, 9], "num_images": 8}, samples)
     curve = curve_of("a run", watched)
-    assert (curve.sizes, curve.seconds, curve.bytes) == ((2, 4, 8), (2, 4, 9), (6, 10, 10))
+    # A worker has ended before the last reading.
+    assert (curve.sizes, curve.seconds, curve.bytes) == ((2, 4, 8), (1.5, 7.0, 7.0), (6, 10, 10))
     assert "<svg" in plot([curve])
 
 
