@@ -84,6 +84,8 @@ class DataConfig(FrozenModel):
     expressions_per_mask: int = Field(default=1, ge=1)
     # Whether expressions are said in other words that mean the same, others each epoch; a human's never are.
     rewording: bool = False
+    # Images that are not trained on, human ones neither: what `--exclude` takes. See docs/exclusions.md.
+    exclude: tuple[str, ...] = ()
     # If human annotation is given: the share of its masks that is used, and its share of an epoch's items (None: each
     # once).
     human_fraction: UnitInterval = 1.0
@@ -108,8 +110,10 @@ class DataConfig(FrozenModel):
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON; newer settings only if set, as in trainings of earlier versions."""
         tree = self.model_dump(mode="json", exclude={"num_workers", "moved"})
-        for name in ("rewording", "weighting"):
-            if getattr(self, name) == type(self).model_fields[name].default:
+        # What the files say, wherever they lie.
+        tree["exclude"] = self.spec(seed=0).as_json().get("exclude", ())
+        for name in ("rewording", "weighting", "exclude"):
+            if not tree[name] or tree[name] == type(self).model_fields[name].default:
                 del tree[name]
         return tree
 
@@ -128,6 +132,7 @@ class DataConfig(FrozenModel):
             draw="weighted" if self.draws_by_weight else self.draw,
             expressions_per_mask=self.expressions_per_mask,
             rewording=self.rewording,
+            exclude=self.exclude,
             seed=seed,
             source=self.moved,
         )

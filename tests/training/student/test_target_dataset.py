@@ -76,6 +76,21 @@ def test_rewording_is_a_setting_and_the_default_changes_no_training(tmp_path):
     assert config.model_copy(update={"data": said}).decisive()["data"] == {**before, "rewording": True}
 
 
+def test_excluded_images_are_not_learnt_from_and_without_any_no_training_changes(tmp_path):
+    config = small_config(tmp_path)
+    one, other = two_runs(tmp_path)
+    known = sorted(set(open_runs([one], None, config.data, seed=0)[1].image_digests()))
+    table = tmp_path / "seen.csv"
+    table.write_text("\n".join(["sha256", *known[:3]]) + "\n", encoding="utf-8")
+    data = config.data.model_copy(update={"exclude": (str(table),)})
+    targets, images, _ = open_runs([one, other], None, data, seed=0)
+    assert set(known[3:]) >= set(images.image_digests()) > set()
+    assert len(targets) == len(images)
+    before, after = (config.model_copy(update={"data": each}).decisive()["data"] for each in (config.data, data))
+    assert "exclude" not in before
+    assert after == {**before, "exclude": data.spec(0).as_json()["exclude"]}
+
+
 @pytest.mark.parametrize(
     ("weighting", "draw", "parts"),
     [
