@@ -1,11 +1,12 @@
 """RefCOCO, RefCOCO+ and RefCOCOg in one command, for whoever has the data and the weights.
 
-    python -m examples.refcoco REFER train2014 OUT [--preset paper] [--student vit-b-16] [--set KEY=VALUE ...]
+    python -m examples.refcoco REFER train2014 OUT [--preset paper] [--kind segmenter] [--set KEY=VALUE ...]
 
 REFER holds refcoco, refcoco+ and refcocog, each with refs(…).p and instances.json. The command leaves out the images of
 all val and test splits, annotates the rest of train2014, trains the student on the annotation, evaluates it on every
 split by oIoU, mIoU and P@k, and writes OUT/refcoco.md: one table beside published figures, with hours and memory.
-Interrupted, the same command goes on.
+Interrupted, the same command goes on. The segmenter draws masks, as the published models do; a chooser answers with one
+of the masks that the annotation's SAM proposes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -39,6 +40,7 @@ class Benchmark:
         images: train2014.
         out: Gets all that is written.
         preset: Of the annotation; with `settings` as words of `--set`.
+        kind: Of the student: segmenter or chooser.
         student: Preset of the student; with `training` as words of `--set`.
     """
 
@@ -47,6 +49,7 @@ class Benchmark:
     out: Path
     preset: str
     settings: Sequence[str]
+    kind: Literal["segmenter", "chooser"]
     student: str
     training: Sequence[str]
 
@@ -75,11 +78,12 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
     preset: Annotated[str, typer.Option(help="Of the annotation: paper, base or tiny.")] = "paper",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the annotation.")] = None,
+    kind: Annotated[Literal["segmenter", "chooser"], typer.Option(help="Of the student.")] = "segmenter",
     student: Annotated[str, typer.Option(help="Preset of the student: vit-b-16 or tiny.")] = "vit-b-16",
     training: Annotated[list[str] | None, typer.Option("--train-set", help="A setting of the student.")] = None,
 ) -> None:
     """Annotate, train and evaluate; the same command goes on where an interrupted one stopped."""
-    benchmark = Benchmark(refer, images, out, preset, settings or (), student, training or ())
+    benchmark = Benchmark(refer, images, out, preset, settings or (), kind, student, training or ())
     try:
         _run(benchmark, load_config(preset, None, settings or ()))
     except ConfigError as error:
@@ -118,9 +122,18 @@ def _annotate(benchmark: Benchmark) -> None:
 
 
 def _train(benchmark: Benchmark) -> None:
-    words = [f"--set={each}" for each in benchmark.training]
-    student = ["--kind", "segmenter", "--preset", benchmark.student, "--resume", *words]
+    settings = list(benchmark.training)
+    if benchmark.kind == "chooser":
+        # The masks of the annotation, which are those of its preset and settings.
+        settings = [f"candidates={json.dumps(_candidates(benchmark))}", *settings]
+    words = [f"--set={each}" for each in settings]
+    student = ["--kind", benchmark.kind, "--preset", benchmark.student, "--resume", *words]
     _command("train", "student", benchmark.annotation, "--out", benchmark.model, *student)
+
+
+def _candidates(benchmark: Benchmark) -> dict[str, object]:
+    cache = str(benchmark.out / "candidates")
+    return {"preset": benchmark.preset, "assignments": list(benchmark.settings), "cache": cache}
 
 
 def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
