@@ -17,7 +17,7 @@ import typer
 
 from experiments.ppt_data.contact_sheet import draw_sheet
 from experiments.ppt_data.pseudo_label_figures import ideal_ious, object_ious, pair_figures, share_of_hits
-from experiments.quality.scene_runs import imported_scenes
+from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.store.location import RunLocation
 from pseudoris.store.tables.committed_tables import read_table
 from pseudoris.synthworld.object_centric import write_object_centric
@@ -89,7 +89,7 @@ def main(
 def _runs(folder: Path, images: Path, scenes: int, words: list[str]) -> dict[str, RunLocation]:
     config = load_recipe_config("tiny", None, words)
     runs = {name: RunLocation.open(str(folder / name)) for name in ("D_sem", "D_ref", "H")}
-    human = imported_scenes(folder / "scenes", split=Split.DEVELOPMENT, num_scenes=scenes)
+    human = imported_scenes(folder / "scenes", SceneRun(Split.DEVELOPMENT, scenes))
     silent: dict[str, Any] = {"on_progress": lambda done, total: None, "on_wait": typer.echo}
     make_objects(str(images), runs["D_sem"], config, **silent)
     compose_objects(runs["D_sem"].root, runs["D_ref"], config, **silent)

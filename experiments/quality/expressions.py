@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from experiments.quality.judged_run import judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.scene_runs import EXAMPLES, SceneRun, pseudo_run
 from experiments.quality.students import BEST_PRESET, FIRST_FRESH, LISTENER_COMPOSER
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
-from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
-from pseudoris.training.evaluation.run_evaluation import evaluate_run
-from pseudoris.training.evaluation.truth import open_truth
 
 NUM_SCENES, QUICK_SCENES = 100, 20
 # The last was written after every choice was made.
@@ -83,9 +79,7 @@ def _fresh(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
 
 
 def _figures(run_folder: str) -> dict[str, dict[str, Any]]:
-    location = RunLocation.open(run_folder)
-    truth = open_truth("synthworld", require_header(location), SceneTruth)
-    found = evaluate_run(location, truth).sets
+    found = judged_sets(run_folder)
     return {name: {figure: as_json(found[name][figure]) for figure in _FIGURES} for name in (_KEPT, _ALL)}
 
 

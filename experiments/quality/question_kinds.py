@@ -1,23 +1,27 @@
-"""Kinds of questions: what singles the object out."""
+"""Kinds of questions, as those who ask them know: what singles the object out."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
-from pseudoris.synthworld.references import NamedObject, parse_reference
+from pseudoris.schemas.ids import image_id
 
 # Words alone; a place in the picture or in a row; a relation to another object.
 KINDS: Final = ("attribute", "position", "relation")
-ALL_KINDS: Final = ("all", *KINDS, "unread")
+ALL_KINDS: Final = ("all", *KINDS)
+_NAME: Final = "kinds.json"
 
 
-def kind_of(text: str) -> str:
-    """Return one of `KINDS`, or `unread` if the grammar cannot read the text."""
-    reference = parse_reference(text)
-    if reference is None:
-        return "unread"
-    if not isinstance(reference, NamedObject):
-        return "position"
-    if reference.relation is not None:
-        return "relation"
-    return "attribute" if reference.noun.position is None else "position"
+def write_kinds(folder: Path, kinds: Mapping[str, Mapping[str, str]]) -> None:
+    """Write the kind of each expression, by the image's file name and the text, beside the run in `folder`."""
+    named = {image_id(name): found for name, found in kinds.items()}
+    (folder / _NAME).write_text(json.dumps(named) + "\n", encoding="utf-8")
+
+
+def read_kinds(run: str) -> dict[str, dict[str, str]]:
+    """Return the kind of each expression of a run, by the id of its image and the text."""
+    found: dict[str, dict[str, str]] = json.loads((Path(run).parent / _NAME).read_text(encoding="utf-8"))
+    return found

@@ -24,6 +24,7 @@ import typer
 from PIL import Image
 
 from experiments.quality.parts import Options
+from experiments.quality.question_kinds import write_kinds
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.store.location import RunLocation
 from pseudoris.store.runs.manifest import is_manifest_complete
@@ -45,11 +46,8 @@ FIRST_UNSEEN: Final = 10_000
 # For `pseudo_run`: the composer with its defaults.
 BY_SHARES: Final = "composing={}"
 # What is said of an object of a scene, by its number.
-Speaker = Callable[[Scene, int], Sequence[str]]
-_VOICES: Final[Mapping[Voice, Callable[[Scene, int], tuple[Expression, ...]]]] = {
-    "people": person_expressions,
-    "second": second_voice_expressions,
-}
+Speaker = Callable[[Scene, int], tuple[Expression, ...]]
+SPEAKERS: Final[Mapping[Voice, Speaker]] = {"people": person_expressions, "second": second_voice_expressions}
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,10 @@ class SceneRun:
         voice = "" if self.voice == "people" else f"-{self.voice}"
         return f"{self.world}-{self.split}-{self.first}-{self.count}{voice}"
 
+    def all(self) -> list[Scene]:
+        """Return the scenes."""
+        return [make_scene(self.split, self.first + at, world=self.world) for at in range(self.count)]
+
 
 def training_scenes(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
     """Return scenes for students to learn from."""
@@ -79,21 +81,7 @@ def true_run(options: Options, scenes: SceneRun) -> str:
 
     Images do not depend on the voice.
     """
-    run = imported_scenes(
-        _folder(options, scenes),
-        split=scenes.split,
-        num_scenes=scenes.count,
-        first=scenes.first,
-        world=scenes.world,
-        speaker=speaker_of(scenes.voice),
-    )
-    return str(run)
-
-
-def kinds_said(scenes: SceneRun) -> dict[str, dict[str, str]]:
-    """Return the kind (attribute, position or relation) of each expression of `true_run`, by image's name and text."""
-    made = (make_scene(scenes.split, scenes.first + n, world=scenes.world) for n in range(scenes.count))
-    return {image_name(number): kinds_of(scene, _VOICES[scenes.voice]) for number, scene in enumerate(made)}
+    return str(imported_scenes(_folder(options, scenes), scenes))
 
 
 def pseudo_run(
@@ -152,48 +140,27 @@ def said_by_people(scene: Scene, number: int) -> list[str]:
     return [each.text for each in person_expressions(scene, number)]
 
 
-def said_in_second_voice(scene: Scene, number: int) -> list[str]:
-    """Return the two or three expressions of an object that `pseudoris.synthworld.second_voice` gives it."""
-    return [each.text for each in second_voice_expressions(scene, number)]
-
-
-def speaker_of(voice: Voice) -> Speaker:
-    """Return who speaks with a voice."""
-    return {"people": said_by_people, "second": said_in_second_voice}[voice]
-
-
 def image_name(number: int) -> str:
     """Return the file name of an image, counted from 0 in its set of scenes."""
     return f"scene-{number:05d}.png"
 
 
-def imported_scenes(
-    folder: Path,
-    *,
-    split: Split,
-    num_scenes: int,
-    first: int = 0,
-    seed: int = 0,
-    world: str = DEFAULT_WORLD,
-    speaker: Speaker = said_by_people,
-) -> Path:
+def imported_scenes(folder: Path, scenes: SceneRun) -> Path:
     """Write scenes and their annotation below a folder, import them, and return the run; what is done stays done.
 
     The images, `folder/images/scene-00000.png` and on, embedded in the run too, can be annotated by models as any
-    other folder, and `folder/truth.json` is the truth of `pseudoris evaluate`.
+    other folder, `folder/truth.json` is the truth of `pseudoris evaluate`, and the kinds of the expressions stand
+    beside it.
 
     Args:
         folder: Of this set of scenes alone.
-        split: Which scenes.
-        num_scenes: How many of them.
-        first: The position of the first.
-        seed: Of the scenes.
-        world: How they look, and what is frequent in them.
-        speaker: Says what of an object; an object of which nothing is said has a mask all the same.
+        scenes: Which, and who speaks about them.
     """
     run = RunLocation.open(str(folder / RUN_FOLDER))
+    speaker = SPEAKERS[scenes.voice]
     if not list_receipts(run):
-        write_scenes(folder, [make_scene(split, first + n, seed=seed, world=world) for n in range(num_scenes)], speaker)
+        write_scenes(folder, scenes.all(), speaker)
+    write_kinds(folder, {image_name(at): kinds_of(scene, speaker) for at, scene in enumerate(scenes.all())})
     request = ImportRequest(
         str(folder / ANNOTATION_NAME),
         str(folder / IMAGES_FOLDER),
@@ -233,7 +200,8 @@ def _objects(scene: Scene, painted: RenderedScene, image: int, first: int, speak
         if area:
             segmentation = {"size": list(size), "counts": counts[number]}
             named = {"id": first + len(rows), "image_id": image, "category_id": 1, "iscrowd": 0, "area": area}
-            rows.append({**named, "segmentation": segmentation, "captions": list(speaker(scene, number))})
+            texts = [each.text for each in speaker(scene, number)]
+            rows.append({**named, "segmentation": segmentation, "captions": texts})
     return rows
 
 
@@ -252,8 +220,7 @@ def main(
     voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "people",
 ) -> None:
     """Write scenes as a run of human annotation."""
-    speaker = speaker_of(voice)
-    typer.echo(imported_scenes(out, split=split, num_scenes=scenes, first=first, world=world, speaker=speaker))
+    typer.echo(imported_scenes(out, SceneRun(split, scenes, first, world, voice)))
 
 
 if __name__ == "__main__":

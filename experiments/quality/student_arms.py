@@ -19,7 +19,7 @@ from benchmarks.measurement import digest_of
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import as_json, cell, is_above_zero, is_below_zero
 from experiments.quality.parts import Options
-from experiments.quality.question_kinds import ALL_KINDS, KINDS, kind_of
+from experiments.quality.question_kinds import ALL_KINDS, KINDS, read_kinds
 from experiments.quality.seed_bootstrap import SeedBootstrap
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
@@ -129,27 +129,27 @@ class Answered:
 class _KindsOfQuestions:
     """Answers as another does, and notes the kind of each question in order."""
 
-    def __init__(self, answerer: Answerer) -> None:
-        self._answerer = answerer
-        self.kinds: list[NDArray[np.str_]] = []
+    def __init__(self, answerer: Answerer, kinds: Mapping[str, Mapping[str, str]]) -> None:
+        self._answerer, self._kinds = answerer, kinds
+        self.found: list[NDArray[np.str_]] = []
 
     def answer(self, question: ImageQuestion) -> torch.Tensor:
-        self.kinds.append(np.array([kind_of(text) for text in question.texts]))
+        self.found.append(np.array([self._kinds[question.image_id][text] for text in question.texts]))
         return self._answerer.answer(question)
 
 
-def answers_of(answerer: Answerer, questions: HeldOutExpressions) -> dict[str, Any]:
-    """Return what an answerer gives to all questions, as JSON.
+def answers_of(answerer: Answerer, run: str) -> dict[str, Any]:
+    """Return what an answerer gives to all expressions of a run, as JSON.
 
     Returns:
         figures: What `named_figures` names. scenes: For each of `ALL_KINDS`, sum of IoU and number of expressions by
         scene.
     """
     ious: list[NDArray[np.float64]] = []
-    asked = _KindsOfQuestions(answerer)
-    figures = named_figures(evaluate(asked, questions, on_image=ious.append).figures())
+    asked = _KindsOfQuestions(answerer, read_kinds(run))
+    figures = named_figures(evaluate(asked, HeldOutExpressions(run), on_image=ious.append).figures())
     scenes: dict[str, list[tuple[float, int]]] = {kind: [] for kind in ALL_KINDS}
-    for own, kinds in zip(ious, asked.kinds, strict=True):
+    for own, kinds in zip(ious, asked.found, strict=True):
         for kind in ALL_KINDS:
             chosen = own if kind == "all" else own[kinds == kind]
             scenes[kind].append((round(float(chosen.sum()), 6), len(chosen)))
@@ -235,7 +235,7 @@ def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
 
 def _train_and_ask(job: _ArmJob) -> None:
     """Train an arm unless it is trained, and write what it answers; runs in a child process."""
-    found = answers_of(_trained(job), HeldOutExpressions(job.val))
+    found = answers_of(_trained(job), job.val)
     TrainingFolder(job.folder).write_json(job.answers.name, found)
 
 

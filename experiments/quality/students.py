@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import torch
 
+from experiments.quality.judged_run import judged_sets
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
-from experiments.quality.parts import Options, Part, Result
+from experiments.quality.parts import Options, Part, Result, plot_name
 from experiments.quality.place_words import head_phrase
 from experiments.quality.question_kinds import KINDS
 from experiments.quality.scene_runs import BY_SHARES, SceneRun, pseudo_run, training_scenes, true_run
@@ -40,6 +41,7 @@ from experiments.quality.student_baselines import (
     PlaceRules,
     RandomBaseline,
 )
+from experiments.quality.svg_chart import Line, axis_of, line_chart
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard, ShardImage
@@ -88,6 +90,8 @@ _TITLES: Final = {
 _FIGURES: Final = {"oiou": "oIoU", "p50": "P@0.5", "p70": "P@0.7"}
 # The paper's order, and what comes after it.
 _STEPS: Final = ("naive", "distinctive", "filtered", "composed", "probability", "reworded", "best", "people")
+# What these learn from, as an evaluation names it; the others learn from what is kept.
+_LEARNT_SETS: Final = {"naive": "beam", "distinctive": "all"}
 # docs/quality.json says mean and interval of these at its top.
 _HEADLINE: Final = (
     *("zero_shot", "zero_shot_sentence", "zero_shot_places", "naive", "distinctive", "filtered", "composed"),
@@ -97,13 +101,12 @@ _HEADLINE: Final = (
 
 def run(options: Options) -> Result:
     """Train on each, and ask all of them and the rows without training the same."""
-    groups = {
-        name: seeded(options, arm, num_seeds=_FEWER_SEEDS.get(name, NUM_SEEDS)) for name, arm in arms(options).items()
-    }
+    all_arms = arms(options)
+    groups = {name: seeded(options, arm, num_seeds=_FEWER_SEEDS.get(name, NUM_SEEDS)) for name, arm in all_arms.items()}
     val = fresh_run(options)
     found = train_arms(options, groups, val, shown="students of each step")
     torch.set_num_threads(1)
-    found = found.with_others(untrained(HeldOutExpressions(val)))
+    found = found.with_others(untrained(val))
     again = {name: groups[name] for name in _SECOND_VOICE}
     second = train_arms(options, again, fresh_run(options, voice="second"), shown="asked in a second voice")
     return {
@@ -112,7 +115,8 @@ def run(options: Options) -> Result:
         "seeds": len(groups["people"]),
         "arms": found.figures,
         "kinds": {name: by_kind(found, name) for name in found.figures},
-        "second_voice": {name: as_json(second.bootstrap().mean(name)) for name in again},
+        "second_voice": {name: by_kind(second, name) for name in again},
+        "annotation": {name: annotation_figures(name, all_arms[name]) for name in _STEPS},
         "differences": differences(found),
         "share": {
             kind: as_json(found.bootstrap(kind).share("best", floor="zero_shot", top="people"))
@@ -147,6 +151,12 @@ def best_arm(options: Options, scenes: SceneRun) -> Arm:
     return Arm((pseudo_run(options, scenes, preset=BEST_PRESET),), assignments=REWORDED)
 
 
+def annotation_figures(name: str, arm: Arm) -> dict[str, float]:
+    """Return accuracy and coverage of what an arm learns from."""
+    found = judged_sets(arm.runs[0])[_LEARNT_SETS.get(name, "kept")]
+    return {figure: round(found[figure].value or 0.0, 5) for figure in ("accuracy", "coverage")}
+
+
 def differences(found: Answered) -> dict[str, dict[str, Any]]:
     """Return by how much each step exceeds the one before it, and each kind of student the row without training."""
     steps = {more: found.difference(more, less) for less, more in pairwise(_STEPS)}
@@ -159,9 +169,9 @@ def fresh_run(options: Options, *, voice: Voice = "people") -> str:
     return true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH, voice=voice))
 
 
-def untrained(questions: HeldOutExpressions) -> Answered:
+def untrained(run: str) -> Answered:
     """Return what needs no training, and the best answer that these masks allow; a random mask over five draws."""
-    proposed, config = propose(questions), load_config("tiny")
+    proposed, config = propose(HeldOutExpressions(run)), load_config("tiny")
     scores = CropScores(proposed, config.filtering, config.compute)
     nouns = ClipBaseline(scores, asked=head_phrase)
     asked: dict[str, list[Answerer]] = {
@@ -171,7 +181,7 @@ def untrained(questions: HeldOutExpressions) -> Answered:
         "zero_shot_places": [PlaceRules(nouns, proposed, margin=_PLACE_MARGIN)],
         "ceiling": [Ceiling(proposed)],
     }
-    return answered({name: [answers_of(each, questions) for each in group] for name, group in asked.items()})
+    return answered({name: [answers_of(each, run) for each in group] for name, group in asked.items()})
 
 
 def propose(questions: HeldOutExpressions) -> BaselineMasks:
@@ -198,13 +208,26 @@ def section(result: Result) -> str:
             cell(kinds[name]["all"]),
             *(f"{kinds[name][kind]['value']:.3f}" for kind in KINDS),
             *(f"{found[name][figure]['mean']:.3f}" for figure in _FIGURES),
-            cell(result["second_voice"].get(name)),
+            cell(result["second_voice"].get(name, {}).get("all")),
         ]
         for name, title in _TITLES.items()
     ]
     header = ["learnt from", "seeds", "mIoU", *KINDS, *_FIGURES.values(), "mIoU, second voice"]
-    blocks = [_introduction(result), markdown_table(header, rows), "\n".join(_readings(result))]
+    plot = f"![mIoU over accuracy × coverage]({plot_name('students', 'annotation')})"
+    blocks = [_introduction(result), markdown_table(header, rows), "\n".join(_readings(result)), plot]
     return "\n\n".join(["## What a student learns", *blocks])
+
+
+def plots(result: Result) -> Mapping[str, str]:
+    """Return mIoU over what the annotation is worth by itself, a point an arm."""
+    said = {name: figures["accuracy"] * figures["coverage"] for name, figures in result["annotation"].items()}
+    whole = {name: result["kinds"][name]["all"] for name in said}
+    points = {name: (at, *(whole[name][key] for key in ("value", "low", "high"))) for name, at in said.items()}
+    # By their names in docs/quality.json: the titles of the table do not fit.
+    lines = [Line(name, [point]) for name, point in points.items()]
+    along = axis_of("accuracy × coverage of the annotation", list(said.values()))
+    up = axis_of("mIoU of the student", [value for point in points.values() for value in point[1:]])
+    return {"annotation": line_chart("A student over the annotation that it learnt from", along, up, lines)}
 
 
 def headline(result: Result) -> Mapping[str, Any]:
@@ -240,8 +263,16 @@ def _readings(result: Result) -> list[str]:
         f"annotation on top of all {said_difference(steps['people'])}.",
         f"- Of the way from CLIP's choice by the head noun to people's annotation, the best goes "
         f"**{cell(result['share']['all'], 2)}** ({shares}).",
+        f"- In the second voice, by kind: {'; '.join(_second_voice(result))}.",
         f"- Rules of places written by hand, for this grammar, bring the choice without training to "
         f"{cell(result['kinds']['zero_shot_places']['all'])}.",
+    ]
+
+
+def _second_voice(result: Result) -> list[str]:
+    return [
+        f"{_TITLES[name]} " + ", ".join(f"{kind} {found[kind]['value']:.3f}" for kind in KINDS)
+        for name, found in result["second_voice"].items()
     ]
 
 
@@ -256,4 +287,4 @@ def settings(options: Options) -> Mapping[str, Any]:
     }
 
 
-PART = Part("students", run, section, headline=headline, settings=settings)
+PART = Part("students", run, section, plots, headline=headline, settings=settings)

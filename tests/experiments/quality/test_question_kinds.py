@@ -1,29 +1,23 @@
 """Kinds of questions."""
 
+from pathlib import Path
+
 import pytest
 
-from experiments.quality.question_kinds import kind_of
-from pseudoris.synthworld.human_expressions import person_expressions
-from pseudoris.synthworld.scenes import Split, make_scene
+from experiments.quality.question_kinds import KINDS, read_kinds
+from experiments.quality.scene_runs import SceneRun, imported_scenes
+from pseudoris.synthworld.scenes import Split
+from pseudoris.training.learning.evaluator import HeldOutExpressions
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("the small red star", "attribute"),
-        ("the star on the left", "position"),
-        ("the leftmost red star", "position"),
-        ("the second star from the left", "position"),
-        ("the circle above the star", "relation"),
-        ("that thing over there", "unread"),
-    ],
-)
-def test_a_kind_is_what_singles_the_object_out(text: str, kind: str) -> None:
-    assert kind_of(text) == kind
+@pytest.mark.slow
+@pytest.mark.parametrize("voice", ["people", "second"])
+def test_every_expression_of_a_run_has_the_kind_that_its_speaker_meant(tmp_path: Path, voice) -> None:
+    run = str(imported_scenes(tmp_path, SceneRun(Split.TEST, 2, first=3, voice=voice)))
 
+    kinds = read_kinds(run)
+    questions = HeldOutExpressions(run)
+    asked = {each.image_id: set(each.texts) for each in questions.of(questions.image_ids)}
 
-def test_it_is_the_kind_that_the_speaker_meant() -> None:
-    scenes = [make_scene(Split.DEMO, number) for number in range(3)]
-    said = [each for scene in scenes for at in range(len(scene.objects)) for each in person_expressions(scene, at)]
-
-    assert [kind_of(each.text) for each in said] == [each.kind for each in said]
+    assert {name: set(found) for name, found in kinds.items()} == asked
+    assert {kind for found in kinds.values() for kind in found.values()} == set(KINDS)

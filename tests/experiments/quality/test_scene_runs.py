@@ -6,10 +6,9 @@ from pathlib import Path
 from experiments.quality.scene_runs import (
     ANNOTATION_NAME,
     IMAGES_FOLDER,
+    SPEAKERS,
     SceneRun,
     image_name,
-    kinds_said,
-    speaker_of,
     write_scenes,
 )
 from pseudoris.synthworld.scenes import Split, make_scene
@@ -20,15 +19,12 @@ def test_only_a_voice_other_than_peoples_is_in_the_name_of_a_folder() -> None:
     assert SceneRun(Split.TEST, 150, voice="second").name == "default-test-0-150-second"
 
 
-def test_voices_speak_otherwise_of_the_same_images_and_kinds_are_known_by_the_texts(tmp_path: Path) -> None:
+def test_voices_speak_otherwise_of_the_same_images(tmp_path: Path) -> None:
     written = {}
     for voice in ("people", "second"):
-        write_scenes(tmp_path / voice, [make_scene(Split.TEST, 3)], speaker_of(voice))
+        write_scenes(tmp_path / voice, [make_scene(Split.TEST, 3)], SPEAKERS[voice])
         document = json.loads((tmp_path / voice / ANNOTATION_NAME).read_text(encoding="utf-8"))
         texts = {text for each in document["annotations"] for text in each["captions"]}
-        kinds = kinds_said(SceneRun(Split.TEST, 1, first=3, voice=voice))[image_name(0)]
-        assert texts == kinds.keys()
-        assert set(kinds.values()) <= {"attribute", "position", "relation"}
         written[voice] = (texts, (tmp_path / voice / IMAGES_FOLDER / image_name(0)).read_bytes())
     assert written["people"][1] == written["second"][1]
     assert written["people"][0].isdisjoint(written["second"][0])

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.quality.parts import Options
 from experiments.quality.question_kinds import ALL_KINDS
-from experiments.quality.scene_runs import imported_scenes
+from experiments.quality.scene_runs import SceneRun, imported_scenes
 from experiments.quality.student_arms import (
     Answered,
     Arm,
@@ -109,7 +109,7 @@ def test_a_difference_is_decided_by_scenes_and_by_every_seed(low, high, seeds, d
 
 @pytest.mark.long
 def test_arms_are_trained_once_asked_scene_by_scene_and_taken_again_where_they_stand(tmp_path: Path) -> None:
-    run = str(imported_scenes(tmp_path / "run", split=Split.TEST, num_scenes=2))
+    run = str(imported_scenes(tmp_path / "run", SceneRun(Split.TEST, 2)))
     words = ("training.num_steps=2", "training.num_warmup_steps=1")
     groups = {"arm": [Arm((run,), assignments=words, seed=seed) for seed in (0, 1)]}
     options = Options(tmp_path / "out", is_quick=True, processes=1)

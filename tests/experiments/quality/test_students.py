@@ -7,9 +7,8 @@ import pytest
 
 from experiments.quality import students
 from experiments.quality.question_kinds import KINDS
-from experiments.quality.scene_runs import imported_scenes
+from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.learning.evaluator import HeldOutExpressions
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +38,8 @@ RESULT = {
     "seeds": 5,
     "arms": {name: _figures(miou) for name, miou in MIOU.items()},
     "kinds": {name: {kind: _whole(miou) for kind in ("all", *KINDS)} for name, miou in MIOU.items()},
-    "second_voice": {"best": _whole(0.4)},
+    "second_voice": {"best": {kind: _whole(0.4) for kind in ("all", *KINDS)}},
+    "annotation": {name: {"accuracy": 0.9, "coverage": 0.5 + 0.05 * at} for at, name in enumerate(NAMES[4:12])},
     "differences": {name: _step(0.05) for name in STEPS} | {"filtered": _step(-0.02)},
     "share": {kind: _whole(0.83) for kind in ("all", *KINDS)},
 }
@@ -74,9 +74,9 @@ def test_the_headline_has_mean_and_interval_of_every_arm_that_the_page_is_read_f
 
 @pytest.mark.long
 def test_without_training_the_noun_beats_a_random_mask_and_nothing_beats_the_ceiling(tmp_path: Path) -> None:
-    run = imported_scenes(tmp_path, split=Split.TEST, num_scenes=2)
+    run = imported_scenes(tmp_path, SceneRun(Split.TEST, 2))
 
-    found = students.untrained(HeldOutExpressions(str(run))).figures
+    found = students.untrained(str(run)).figures
 
     assert len(found["random"]["miou"]["values"]) == 5
     miou = {name: each["miou"]["mean"] for name, each in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.quality.scene_runs import imported_scenes
+from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
 
@@ -28,4 +28,4 @@ def small_config(cache: Path, words: Sequence[str] = (), *, steps: int = 12) -> 
 
 def imported_run(folder: Path, num_scenes: int) -> str:
     """Return an import of training scenes with true masks and people's expressions."""
-    return str(imported_scenes(folder, split=Split.TRAIN, num_scenes=num_scenes))
+    return str(imported_scenes(folder, SceneRun(Split.TRAIN, num_scenes)))
