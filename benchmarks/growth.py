@@ -57,8 +57,8 @@ class Curve:
         unit: What `sizes` counts.
         sizes: Ascending.
         seconds: Of the CPU, at each size; of a stage the median of several.
-        bytes: At each size: the peak of the process beyond what it held with its models loaded; of a run the highest
-            private bytes of all of its processes until then.
+        bytes: At each size: by how much the stage raised the peak of the process, which earlier stages raised before;
+            of a run the highest private bytes of driver and workers until then.
     """
 
     case: str
@@ -184,7 +184,7 @@ def plot(curves: Sequence[Curve]) -> str:
     """Return the curves as SVG: seconds over sizes, each as its share of its last point, in powers of ten."""
     lines = [
         Line(
-            f"{curve.case}, {curve.unit}",
+            _title(curve),
             [(math.log10(size / curve.sizes[-1]), math.log10(value / curve.seconds[-1])) for size, value in points],
             is_dashed=curve.case.startswith("a run"),
         )
@@ -195,6 +195,11 @@ def plot(curves: Sequence[Curve]) -> str:
     return line_chart(
         "Time over size, of the largest", axis_of("log10 of size", x), axis_of("log10 of CPU seconds", y), lines
     )
+
+
+def _title(curve: Curve) -> str:
+    part, separator, _ = curve.unit.partition(":")
+    return f"{curve.case.partition(',')[0]}: {part}" if separator else curve.case
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

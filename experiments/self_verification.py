@@ -4,16 +4,16 @@
 
 The training images of a run are divided into folds by their bytes, so that copies share one. The student of a fold
 learns from the annotation of all others, and grounds the expressions of images that it never saw: those of its fold,
-and of scenes that are no training data. How well its mask covers the target joins the confidence as a feature of
-P(right), fitted on development scenes and judged on fresh ones, against the same fit without it: as many expressions
-kept, those with the highest probability.
+and of development scenes, which are no training data. How well its mask covers the target joins confidence and source
+as a feature of P(right), fitted on development scenes and judged on the training images, against the same fit without
+it: as many expressions kept, those with the highest probability. Intervals are over scenes; a fold has one student.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
@@ -23,17 +23,17 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.measurement import machine
+from experiments.quality.judged_run import judged_run
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import SceneRun, pseudo_run, training_scenes, true_run
-from experiments.quality.student_arms import Arm, seeded, train_arms
-from experiments.quality.students import BEST_PRESET, FIRST_FRESH, best_arm
+from experiments.quality.student_arms import seeded, train_arms
+from experiments.quality.students import BEST_PRESET, best_arm
+from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.location import RunLocation
-from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.tables.committed_tables import read_table
-from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.logistic_regression import logistic_regression
 from pseudoris.training.chooser.chooser_learner import Choice, ChooserLearner
@@ -41,14 +41,13 @@ from pseudoris.training.dataset import RisDataset, SampleSpec
 from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.training.evaluation.counts import judge, match_image
 from pseudoris.training.evaluation.run_images import iter_images, read_shard
-from pseudoris.training.evaluation.truth import open_truth
 from pseudoris.training.learning.evaluator import HeldOutExpressions, ImageQuestion
 from pseudoris.training.student.student_training import load_student
 
 NUM_FOLDS: Final = 4
 # Kept expressions a mask.
 YIELDS: Final = (2.0, 3.0, 5.0)
-_FIRST_DEVELOPMENT, _NUM_DEVELOPMENT, _NUM_FRESH = 2_000, 150, 100
+_FIRST_DEVELOPMENT, _NUM_DEVELOPMENT = 2_000, 150
 _COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 _MIN_ODDS: Final = 1e-4
 Floats = NDArray[np.float64]
@@ -116,6 +115,7 @@ class Grounded:
 
     Attributes:
         confidence: (T,).
+        is_composed: (T,) bool; else it was drawn. The two have probabilities of their own.
         covers: (T, 2), see `FoldedStudents.covers`.
         is_right: (T,) bool.
         objects: (T,) int64, the object that the mask is; -1 for none.
@@ -124,6 +124,7 @@ class Grounded:
     """
 
     confidence: Floats
+    is_composed: NDArray[np.bool_]
     covers: Floats
     is_right: NDArray[np.bool_]
     objects: NDArray[np.int64]
@@ -131,9 +132,10 @@ class Grounded:
     num_objects: int
 
     def features(self, *, is_verified: bool) -> Floats:
-        """Return (T, F): the log odds of the confidence, and with a student how well it covers the target."""
-        odds = np.clip(self.confidence, _MIN_ODDS, 1 - _MIN_ODDS)
-        known = np.log(odds / (1 - odds))[:, None]
+        """Return (T, F): source and log odds of the confidence, and with a student how well it covers the target."""
+        share = np.clip(self.confidence, _MIN_ODDS, 1 - _MIN_ODDS)
+        odds, composed = np.log(share / (1 - share)), self.is_composed.astype(np.float64)
+        known = np.column_stack([odds, composed, odds * composed])
         return np.column_stack([known, self.covers]) if is_verified else known
 
     def sums(self, is_kept: NDArray[np.bool_], name: str) -> dict[str, tuple[float, float]]:
@@ -149,9 +151,8 @@ class Grounded:
 
 def grounded(run: str, students: FoldedStudents) -> Iterator[Grounded]:
     """Yield the images of an annotated run of scenes, grounded and judged."""
-    location = RunLocation.open(run)
-    truth = open_truth("synthworld", require_header(location), SceneTruth)
-    confidence = _confidence(location)
+    location, truth = judged_run(run)
+    stored = _stored(location)
     questions = HeldOutExpressions(run)
     asked = {each.image_id: each for each in questions.of(questions.image_ids)}
     for receipt in cached_receipts(location):
@@ -173,7 +174,8 @@ def grounded(run: str, students: FoldedStudents) -> Iterator[Grounded]:
             }
             pairs = [] if question is None else list(zip(question.mask_ids, question.texts, strict=True))
             yield Grounded(
-                confidence=np.array([confidence[image.image_id, *pair] for pair in pairs], np.float64),
+                confidence=np.array([stored[image.image_id, *pair][0] for pair in pairs], np.float64),
+                is_composed=np.array([stored[image.image_id, *pair][1] for pair in pairs], np.bool_),
                 covers=np.zeros((0, 2)) if question is None else students.covers(question),
                 is_right=np.array([rows[pair][0] for pair in pairs], np.bool_),
                 objects=np.array([rows[pair][1] for pair in pairs], np.int64),
@@ -182,10 +184,16 @@ def grounded(run: str, students: FoldedStudents) -> Iterator[Grounded]:
             )
 
 
-def _confidence(location: RunLocation) -> dict[tuple[str, str, str], float]:
-    names = ("image_id", "target_mask_ids", "text", "confidence")
+def _stored(location: RunLocation) -> dict[tuple[str, str, str], tuple[float, bool]]:
+    names = ("image_id", "target_mask_ids", "text", "confidence", "source")
     rows = read_table(location, EXPRESSIONS, names, list(cached_receipts(location))).to_pylist()
-    return {(row["image_id"], row["target_mask_ids"][0], row["text"]): row["confidence"] or 0.0 for row in rows}
+    return {
+        (row["image_id"], row["target_mask_ids"][0], row["text"]): (
+            row["confidence"] or 0.0,
+            row["source"] == SOURCE_COMPOSER,
+        )
+        for row in rows
+    }
 
 
 Ranker = Callable[[Grounded], Floats]
@@ -201,11 +209,14 @@ def fitted(scenes: Sequence[Grounded], *, is_verified: bool) -> Ranker:
 def compare(scenes: Sequence[Grounded], rankers: Mapping[str, Ranker], wanted_yield: float) -> dict[str, Any]:
     """Return the figures of each ranker at the same number of expressions, and of the second less the first."""
     count = round(wanted_yield * sum(scene.num_masks for scene in scenes))
+    starts = np.cumsum([len(scene.confidence) for scene in scenes])[:-1]
     kept: dict[str, list[NDArray[np.bool_]]] = {}
     for name, rank in rankers.items():
-        ranks = [rank(scene) for scene in scenes]
-        bound = np.sort(np.concatenate(ranks))[::-1][count - 1]
-        kept[name] = [each >= bound for each in ranks]
+        ranks = np.concatenate([rank(scene) for scene in scenes])
+        is_kept = np.zeros(len(ranks), np.bool_)
+        # What is equal is taken as the images come, by either ranker.
+        is_kept[np.argsort(-ranks, kind="stable")[:count]] = True
+        kept[name] = np.split(is_kept, starts)
     bootstrap = ImageBootstrap(
         {key: sums for name in rankers for key, sums in scene.sums(kept[name][at], name).items()}
         for at, scene in enumerate(scenes)
@@ -218,27 +229,35 @@ def compare(scenes: Sequence[Grounded], rankers: Mapping[str, Ranker], wanted_yi
     }
 
 
-def fold_arms(options: Options, runs: Sequence[str], keys: Sequence[str], arm: Arm) -> dict[str, list[Arm]]:
-    """Return an arm a fold, which leaves the fold's images out."""
-    found = {}
+def exclusion_tables(options: Options, keys: Sequence[str]) -> list[str]:
+    """Write and return a table a fold, of its images."""
+    folder = options.out / "folds"
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = []
     for fold in range(NUM_FOLDS):
-        listed = sorted({key for key in keys if fold_of(key) == fold})
-        table = options.out / "folds" / f"fold-{fold}-of-{NUM_FOLDS}.csv"
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text("\n".join(["sha256", *listed]) + "\n", encoding="utf-8")
-        words = (*arm.assignments, f"data.exclude=[{table}]")
-        found[f"fold {fold}"] = seeded(options, Arm(tuple(runs), assignments=words), num_seeds=1)
-    return found
+        table = folder / f"fold-{fold}-of-{NUM_FOLDS}.csv"
+        own = sorted({key for key in keys if fold_of(key) == fold})
+        table.write_text("\n".join(["sha256", *own]) + "\n", encoding="utf-8")
+        tables.append(str(table))
+    return tables
+
+
+def image_keys(run: str, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the image of each mask that a training reads of a run."""
+    return RisDataset(RunLocation.open(run), SampleSpec(parts=("image",), exclude=exclude)).image_digests()
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Train a student a fold, ground development and fresh scenes, and compare both fits."""
+    """Train a student a fold, ground development scenes and the training images, and compare both fits."""
     scenes = training_scenes(options.pick(400, 40))
     development = SceneRun(Split.DEVELOPMENT, options.pick(_NUM_DEVELOPMENT, 20), _FIRST_DEVELOPMENT)
-    fresh = SceneRun(Split.TEST, options.pick(_NUM_FRESH, 20), FIRST_FRESH)
     arm = best_arm(options, scenes)
-    keys = RisDataset(RunLocation.open(arm.runs[0]), SampleSpec(parts=("image",))).image_digests()
-    groups = fold_arms(options, arm.runs, keys, arm)
+    (run,) = arm.runs
+    tables = exclusion_tables(options, image_keys(run))
+    groups = {
+        table: seeded(options, replace(arm, assignments=(*arm.assignments, f"data.exclude=[{table}]")), num_seeds=1)
+        for table in tables
+    }
     found = train_arms(options, groups, true_run(options, development), shown="a student a fold")
     students: list[ChooserLearner] = []
     for (one,) in groups.values():
@@ -246,23 +265,19 @@ def measure(options: Options) -> dict[str, Any]:
         if not isinstance(learner, ChooserLearner):
             raise TypeError(f"{learner} does not choose among masks")
         students.append(learner)
-    seen = [frozenset(key for key in keys if fold_of(key) != fold) for fold in range(NUM_FOLDS)]
-    folded = FoldedStudents(students, seen)
-    judged = {
-        each: list(grounded(pseudo_run(options, each, preset=BEST_PRESET), folded)) for each in (development, fresh)
-    }
+    folded = FoldedStudents(students, [frozenset(image_keys(run, [table])) for table in tables])
+    fit, judged = (list(grounded(each, folded)) for each in (pseudo_run(options, development, preset=BEST_PRESET), run))
     rankers = {
-        "confidence": fitted(judged[development], is_verified=False),
-        "and the students' IoU": fitted(judged[development], is_verified=True),
+        "confidence": fitted(fit, is_verified=False),
+        "and the students' IoU": fitted(fit, is_verified=True),
     }
     return {
         "machine": machine(),
         "folds": NUM_FOLDS,
-        "scenes": scenes.count,
         "development_scenes": development.count,
-        "fresh_scenes": fresh.count,
-        "student_miou": {name: found.figures[name]["miou"]["mean"] for name in groups},
-        "yields": {str(each): compare(judged[fresh], rankers, each) for each in YIELDS},
+        "scenes": scenes.count,
+        "student_miou": [found.figures[table]["miou"]["mean"] for table in tables],
+        "yields": {str(each): compare(judged, rankers, each) for each in YIELDS},
     }
 
 

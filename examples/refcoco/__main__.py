@@ -61,7 +61,7 @@ class Benchmark:
     @property
     def model(self) -> Path:
         """The training's folder."""
-        return self.out / "student"
+        return self.out / self.kind
 
     def truth(self, split: ReferSplit) -> Path:
         """Return where a split is imported to."""
@@ -69,7 +69,12 @@ class Benchmark:
 
     def result(self, split: ReferSplit) -> Path:
         """Return the file of a split's figures."""
-        return self.out / "results" / f"{split.name.replace('/', '-')}.json"
+        return self.out / "results" / self.kind / f"{split.name.replace('/', '-')}.json"
+
+    @property
+    def candidates(self) -> Path | None:
+        """Where a chooser keeps the masks of images, for all splits."""
+        return self.out / "candidates" if self.kind == "chooser" else None
 
 
 def main(
@@ -95,9 +100,9 @@ def _run(benchmark: Benchmark, config: RunConfig) -> None:
     splits = find_splits(benchmark.refer)
     log = StepLog(benchmark.out / "steps")
     _step(log, "annotate", lambda: _annotate(benchmark))
-    _step(log, "train", lambda: _train(benchmark))
+    _step(log, f"train {benchmark.kind}", lambda: _train(benchmark))
     for split in splits:
-        _step(log, f"evaluate {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
+        _step(log, f"evaluate {benchmark.kind} {split.name}", lambda split=split: _evaluate(benchmark, split))  # type: ignore[misc]
     figures = {split.name: json.loads(benchmark.result(split).read_text(encoding="utf-8")) for split in splits}
     page = as_markdown(figures, log.records(), notes=[MEANINGLESS] if _is_random(config) else [])
     (benchmark.out / "refcoco.md").write_text(page, encoding="utf-8")
@@ -132,8 +137,11 @@ def _train(benchmark: Benchmark) -> None:
 
 
 def _candidates(benchmark: Benchmark) -> dict[str, object]:
-    cache = str(benchmark.out / "candidates")
-    return {"preset": benchmark.preset, "assignments": list(benchmark.settings), "cache": cache}
+    return {
+        "preset": benchmark.preset,
+        "assignments": list(benchmark.settings),
+        "cache": str(benchmark.candidates),
+    }
 
 
 def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
@@ -144,7 +152,9 @@ def _evaluate(benchmark: Benchmark, split: ReferSplit) -> None:
     from pseudoris.training.learning.evaluator import HeldOutExpressions, evaluate, named_figures
     from pseudoris.training.student.student_training import load_student
 
-    figures = evaluate(load_student(benchmark.model), HeldOutExpressions(str(truth))).figures()
+    figures = evaluate(
+        load_student(benchmark.model, cache=benchmark.candidates), HeldOutExpressions(str(truth))
+    ).figures()
     _write(benchmark.result(split), {"expressions": figures.num_expressions, **named_figures(figures)})
 
 

@@ -9,11 +9,15 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
-from pseudoris.training.evaluation.truth import open_truth
+from pseudoris.training.evaluation.truth import Truth, open_truth
+
+
+def judged_run(run: str) -> tuple[RunLocation, Truth]:
+    """Return where a run lives, and the truth of its scenes."""
+    location = RunLocation.open(run)
+    return location, open_truth("synthworld", require_header(location), SceneTruth)
 
 
 def judged_sets(run: str) -> Mapping[str, Mapping[str, Estimate]]:
     """Return the figures of each set of expressions: `kept`, `all`, and each decoder's."""
-    location = RunLocation.open(run)
-    truth = open_truth("synthworld", require_header(location), SceneTruth)
-    return evaluate_run(location, truth).sets
+    return evaluate_run(*judged_run(run)).sets

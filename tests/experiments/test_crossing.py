@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.crossing import CELLS, Cell, CrossedScene, counts_of
-from experiments.quality.scene_runs import said_by_people, write_scenes
+from experiments.quality.scene_runs import SPEAKERS, said_by_people, write_scenes
 from experiments.quality.written_runs import write_run
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
@@ -61,7 +61,7 @@ def test_what_the_filter_leaves_is_every_object_of_which_it_keeps_a_caption(cros
 
 
 def test_every_cell_is_a_run_that_datasets_read(crossed, tmp_path) -> None:
-    write_scenes(tmp_path, [scene.scene for scene in crossed], said_by_people)
+    write_scenes(tmp_path, [scene.scene for scene in crossed], SPEAKERS["people"])
     for number, cell in enumerate((CELLS[0], CELLS[-1])):
         run = write_run(tmp_path, tmp_path / f"run-{number}", [scene.of_cell(cell) for scene in crossed])
         read = [tuple(sample["expressions"]) for sample in RisDataset(run, TEXTS)]

@@ -50,7 +50,8 @@ def test_what_covers_is_the_chosen_mask_and_the_expected_one() -> None:
 def scene(rng: np.random.Generator) -> Grounded:
     right = rng.random(12) < 0.7
     covers = np.where(right, 0.9, 0.1)[:, None].repeat(2, 1) + 0.05 * rng.standard_normal((12, 2))
-    return Grounded(rng.random(12), covers, right, np.arange(12) // 2, num_masks=6, num_objects=6)
+    composed = rng.random(12) < 0.5
+    return Grounded(rng.random(12), composed, covers, right, np.arange(12) // 2, num_masks=6, num_objects=6)
 
 
 def test_a_feature_that_tells_right_from_wrong_gains_at_an_equal_number() -> None:
@@ -63,4 +64,7 @@ def test_a_feature_that_tells_right_from_wrong_gains_at_an_equal_number() -> Non
     assert found["before"]["yield"]["value"] == pytest.approx(found["after"]["yield"]["value"])
     assert found["after"]["accuracy"]["value"] == 1.0
     assert found["gain"]["accuracy"]["low"] > 0
+    # Of equal ranks no more are kept than asked for.
+    alike = compare(fresh, {"before": rankers["before"], "after": lambda each: np.zeros(12)}, 1.0)
+    assert alike["gain"]["yield"]["value"] == 0
     assert compare(fresh, dict.fromkeys(("before", "after"), rankers["before"]), 1.0)["gain"]["accuracy"]["value"] == 0

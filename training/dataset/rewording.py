@@ -9,10 +9,10 @@ text. The rules:
     relation   "below the box" becomes "under the box", "to the left of" becomes "left of"
     side       "star on the left" becomes "left star", of text whose noun phrase has nothing else behind it
 
-Every rule but the last gives a form that means the same in every picture. A side needs a text that is right of one
-object: the only star in the left third is the leftmost star, unless another one lies hardly further right. Never the
-other way: a "left star" may lie anywhere, "leftmost" says more than "on the left", and what is "under" a sheet need not
-be below it.
+All rules but two give forms that mean the same in every picture. "Under" takes "below" as said of the picture: a bowl
+that stands before a cup is below it there, and not under it. A side needs a text that is right of one object: the only
+star in the left third is the leftmost star, unless another one lies hardly further right. Never the other way: a "left
+star" may lie anywhere, "leftmost" says more than "on the left", and what is "under" a sheet need not be below it.
 
 Rules know closed lists of words. A text that they do not know, or where one may matter ("light", "red fox", "a picture
 on a wall"), keeps its words.
@@ -97,10 +97,16 @@ _THINGS: Final = frozenset({"square", "cross"}) | lexicon.KNOWN_NOUNS - _words(
     "bear bull light batter catcher pitcher hand arm leg head shoe shoes pants window door wall building food people "
     "men women children kids someone somebody something anything animal bread broccoli glass orange"
 )
-# Before an article: "the shelf below" and "below average" stay.
+# Before an article: "the shelf below" and "below average" stay. "Closest to the left of" is about the side of a thing.
 _RELATIONS: Final = (
-    (re.compile(r"(?<=\w )below(?= (?:an?|the) )"), "under"),
-    (re.compile(r"(?<=\w )to the (left|right) of(?= (?:an?|the) )"), r"\1 of"),
+    (re.compile(r"\b(\w+) below(?= (?:an?|the) )"), r"\1 under"),
+    (
+        re.compile(
+            r"\b(?!(?:next|near|nearer|nearest|close|closer|closest|attached|connected|turned) )(\w+) "
+            r"to the (left|right) of(?= (?:an?|the) )"
+        ),
+        r"\1 \2 of",
+    ),
 )
 _SIDES: Final = {"on the left": "left", "on the right": "right", "at the top": "top", "at the bottom": "bottom"}
 # "Left arrow" points left, and a top chef is a good one.

@@ -209,7 +209,7 @@ def test_people_say(text, forms):
             "man with a dog on the left",
         ),
         *("shelf below", "dog below boxes", "dog under the box", "dog left of the cat", "dog on the left of the cat"),
-        *("dog below a box to the left of a cat", "dog next to the box"),
+        *("dog below a box to the left of a cat", "dog next to the box", "dog closest to the left of the box"),
         *("hand on the left", "triangle on the right", "arrow on the left", "dog at the top"),
         *("the dog is red", "a man and a woman", "a dog, running", "A dog", "a  dog", "a dog.", "3 dogs", "", "a"),
         *("there is a photo of a dog", "there is nothing", "this is red"),
