@@ -144,6 +144,8 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", waits)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A shell's background jobs, the tests perhaps among them, ignore it.
+    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -152,3 +154,4 @@ def test_joining_what_answers_and_is_no_ray_ends_with_ctrl_c(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before_int)
